@@ -1,0 +1,64 @@
+"""lookalike: turns a trained classifier into one that explains itself by example.
+
+The public names are loaded when first used, so that importing the package, and the command line's help,
+cost nothing of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookalike.embedding import EmbeddingStore, embed
+    from lookalike.encoder import Encoder, load_classifier
+    from lookalike.errors import LookalikeError, LookalikeWarning
+    from lookalike.estimator import PrototypeClassifier
+    from lookalike.explanation import Explanation, explain
+    from lookalike.kmex import KMEx
+    from lookalike.model import PrototypeModel, Prototypes, load
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "EmbeddingStore": "embedding",
+    "Encoder": "encoder",
+    "Explanation": "explanation",
+    "KMEx": "kmex",
+    "LookalikeError": "errors",
+    "LookalikeWarning": "errors",
+    "PrototypeClassifier": "estimator",
+    "PrototypeModel": "model",
+    "Prototypes": "model",
+    "embed": "embedding",
+    "explain": "explanation",
+    "load": "model",
+    "load_classifier": "encoder",
+}
+
+__all__ = [
+    "EmbeddingStore",
+    "Encoder",
+    "Explanation",
+    "KMEx",
+    "LookalikeError",
+    "LookalikeWarning",
+    "PrototypeClassifier",
+    "PrototypeModel",
+    "Prototypes",
+    "__version__",
+    "embed",
+    "explain",
+    "load",
+    "load_classifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lookalike' has no attribute {name!r}")
+    value = getattr(import_module(f"lookalike.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,124 @@
+"""Transparent classifiers: from similarities to prototypes to class scores.
+
+Source: paper section 2 (the four parts of a prototypical self-explainable model) and Table 1.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lookalike.errors import LookalikeError
+
+
+class TransparentClassifier(nn.Module, ABC):
+    """Maps similarities [N, P] to class scores [N, K], in a way that a person can follow."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Scores the classes.
+
+        Args:
+            similarities: [N, P].
+            labels: The prototypes' classes [P].
+            n_classes: K.
+
+        Returns:
+            Class scores [N, K]; the predicted class has the largest.
+        """
+
+    def probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Returns class probabilities [N, K]: the softmax of the scores."""
+        scores: Tensor = self(similarities, labels, n_classes)
+        return scores.softmax(1)
+
+    def options(self) -> dict[str, Any]:
+        """Returns the options to make it again with."""
+        return {}
+
+
+class NearestPrototype(TransparentClassifier):
+    """The class of the most similar prototype (paper section 3.2, step 2).
+
+    A class scores as its most similar prototype does; a class without prototypes scores −∞.
+
+    Args:
+        reading: How similarities become probabilities. ``"max"`` [ours]: softmax over the classes' scores, so
+            the most probable class is always the predicted one. ``"sum"`` [ref]: softmax over all P
+            similarities, summed per class; its largest can differ from the nearest prototype's class.
+
+    Example:
+        >>> similarities = torch.tensor([[-1.0, -5.0, -2.0]])
+        >>> NearestPrototype()(similarities, torch.tensor([0, 0, 1]), 2)
+        tensor([[-1., -2.]])
+    """
+
+    name = "nearest-prototype"
+
+    def __init__(self, reading: Literal["max", "sum"] = "max") -> None:
+        super().__init__()
+        if reading not in ("max", "sum"):
+            raise LookalikeError(f"probabilities are read as 'max' or 'sum', not {reading!r}")
+        self.reading = reading
+
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        scores = similarities.new_full((len(similarities), n_classes), -torch.inf)
+        return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax")
+
+    def probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        if self.reading == "max":
+            return super().probabilities(similarities, labels, n_classes)
+        shares = similarities.softmax(1)
+        return shares.new_zeros(len(shares), n_classes).index_add(1, labels, shares)
+
+    def options(self) -> dict[str, Any]:  # noqa: D102
+        return {"reading": self.reading}
+
+
+class LinearHead(TransparentClassifier):
+    """A linear layer on the similarities: each prototype votes for or against each class.
+
+    Args:
+        weight: [K, P].
+        bias: [K], or None.
+    """
+
+    name = "linear"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias) if bias is not None else None
+
+    @classmethod
+    def from_labels(cls, labels: Tensor, n_classes: int, own: float = 1.0, other: float = -0.5) -> "LinearHead":
+        """Starts from votes of ``own`` for a prototype's class and ``other`` for the rest (ProtoPNet) [paper].
+
+        Example:
+            >>> LinearHead.from_labels(torch.tensor([0, 1]), n_classes=2).weight.tolist()
+            [[1.0, -0.5], [-0.5, 1.0]]
+        """
+        own_class = labels[None, :] == torch.arange(n_classes, device=labels.device)[:, None]
+        return cls(torch.where(own_class, own, other))
+
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        expected = (n_classes, len(labels))
+        if tuple(self.weight.shape) != expected:
+            raise LookalikeError(f"the linear head has weights {tuple(self.weight.shape)}; it needs {expected}")
+        return nn.functional.linear(similarities, self.weight, self.bias)
+
+
+def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]) -> TransparentClassifier:
+    """Makes a classifier again from what a saved model holds.
+
+    Raises:
+        LookalikeError: If there is none of that name.
+    """
+    if name == NearestPrototype.name:
+        return NearestPrototype(**options)
+    if name == LinearHead.name:
+        return LinearHead(state["weight"], state.get("bias"))
+    raise LookalikeError(f"no classifier is called {name!r}; there are {NearestPrototype.name}, {LinearHead.name}")

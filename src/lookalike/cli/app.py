@@ -1,0 +1,44 @@
+"""The command line's entrance. Nothing here imports torch: help must be quick."""
+
+from typing import Annotated
+
+import typer
+
+from lookalike.cli import convert, datasets, demo, explain, predict
+
+app = typer.Typer(
+    name="lookalike",
+    help="Turns a trained classifier into one that explains itself by example, without re-training it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(demo.demo)
+app.command("convert")(convert.convert)
+app.command("predict")(predict.predict)
+app.command("explain")(explain.explain)
+app.command("datasets")(datasets.datasets)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from lookalike import __version__
+
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command."""
+    app()

@@ -1,0 +1,246 @@
+"""``lookalike convert``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_table, say
+from lookalike.cli.options import BatchSize, Device, Json, OnError, Overwrite, Seed, Workers, pick_device
+
+if TYPE_CHECKING:
+    from lookalike.data import DataBundle, Preprocessing
+    from lookalike.metrics import Comparison
+    from lookalike.model import PrototypeModel
+
+_LISTED_CLASSES = 30
+_LISTED_SKIPPED = 20
+
+
+@guarded
+def convert(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="torchvision:NAME, timm:NAME, hf:NAME, path/to/file.py:function, or a folder that 'convert' wrote.",
+        ),
+    ],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder with a sub-folder per class, or a dataset's name.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors or .pth file; read without running code.")
+    ] = None,
+    weights_by_order: Annotated[
+        bool,
+        typer.Option("--weights-by-order", help="Pair the weights with the network's by order, not by name."),
+    ] = False,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An argument of the network's builder; repeatable."),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
+    ] = None,
+    n_prototypes: Annotated[
+        str, typer.Option(help="Per class: a number, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")
+    ] = "5",
+    similarity: Annotated[
+        str, typer.Option(help="l2, mahalanobis, head, cosine, … (an unknown name lists them)")
+    ] = "l2",
+    clusterer: Annotated[str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.")] = "kmeans",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="The network's input size, if not its usual one.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Normalisation, e.g. 0.5 or 0.485,0.456,0.406 (one number: grey).")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation, likewise.")] = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    on_error: OnError = "stop",
+    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Convert a trained classifier into one that explains itself by its prototypes."""
+    from lookalike.data import Batches, load_data
+    from lookalike.errors import LookalikeError
+    from lookalike.kmex import KMEx
+    from lookalike.metrics import compare
+
+    if output.exists() and not overwrite:
+        raise LookalikeError(f"{str(output)!r} exists already; choose another place, or overwrite it (--overwrite)")
+    source, preprocessing = _source(model, weights, weights_by_order, _arguments(model_arg), pick_device(device))
+    preprocessing = _adjusted(preprocessing, image_size, mean, std)
+    bundle = load_data(data, preprocessing, seed=seed)
+    say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
+    train = Batches(bundle.train, batch_size, workers, on_error)
+    converter = KMEx(
+        source,
+        _numbers(n_prototypes),
+        similarity,
+        clusterer=clusterer,
+        head=head,
+        random_state=seed,
+    )
+    converted = converter.fit(train)
+    skipped = list(train.skipped.values())
+    found = None
+    if len(bundle.test):
+        test = Batches(bundle.test, batch_size, workers, on_error)
+        found = compare(converted, test)
+        skipped += list(test.skipped.values())
+        converted.provenance["test"] = found.to_dict()
+    converted.save(output, images=not no_images, overwrite=overwrite)
+    if json:
+        print_json(_report(converted, bundle, found, skipped, output))
+    else:
+        _show(converted, bundle, found, skipped, output)
+
+
+def _source(
+    model: str, weights: Path | None, by_order: bool, args: dict[str, Any], device: Any
+) -> "tuple[Any, Preprocessing | None]":
+    """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
+    if Path(model).is_dir():
+        from lookalike.model import load
+
+        saved = load(model).to(device)
+        return saved, saved.preprocessing
+    from lookalike.encoder import load_classifier
+
+    loaded = load_classifier(model, weights, model_args=args, by_order=by_order)
+    loaded.model.to(device)
+    return loaded, loaded.preprocessing
+
+
+def _adjusted(
+    preprocessing: "Preprocessing | None", size: int | None, mean: str | None, std: str | None
+) -> "Preprocessing | None":
+    """Applies --image-size, --mean and --std."""
+    from dataclasses import replace
+
+    from lookalike.data import Preprocessing
+    from lookalike.errors import LookalikeError
+
+    given: dict[str, Any] = {
+        name: _floats(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None
+    }
+    if preprocessing is None:
+        if size is None and not given:
+            return None
+        if size is None or len(given) != 2:
+            raise LookalikeError(
+                "the model does not tell what its images go through: give --image-size, --mean and --std together"
+            )
+        return Preprocessing.square(size, **given)
+    if size is not None:
+        preprocessing = preprocessing.with_size(size)
+    return replace(preprocessing, **given) if given else preprocessing
+
+
+def _floats(name: str, text: str) -> tuple[float, ...]:
+    from lookalike.errors import LookalikeError
+
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise LookalikeError(f"--{name} takes one or three numbers with commas between, not {text!r}") from error
+
+
+def _numbers(text: str) -> Any:
+    """Reads --n-prototypes."""
+    from lookalike.errors import LookalikeError
+
+    if text == "auto":
+        return "auto"
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name.strip(): int(number) for name, number in pairs}
+    except ValueError as error:
+        raise LookalikeError(f"--n-prototypes takes a number, 'auto', or CLASS=NUMBER,…, not {text!r}") from error
+
+
+def _arguments(pairs: list[str] | None) -> dict[str, Any]:
+    """Reads --model-arg: numbers and true/false as such, anything else as text."""
+    import json as reader
+
+    from lookalike.errors import LookalikeError
+
+    args: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, found, value = pair.partition("=")
+        if not found:
+            raise LookalikeError(f"--model-arg takes KEY=VALUE, not {pair!r}")
+        try:
+            args[key] = reader.loads(value)
+        except ValueError:
+            args[key] = value
+    return args
+
+
+def _report(
+    model: "PrototypeModel",
+    bundle: "DataBundle",
+    found: "Comparison | None",
+    skipped: list[str],
+    output: Path,
+) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "test": found.to_dict() if found else None,
+        "provenance": model.provenance,
+        "preprocessing": model.preprocessing.to_dict() if model.preprocessing else None,
+        "prototypes": model.prototypes.to_table(),
+        "skipped": skipped,
+        "notes": list(bundle.notes),
+    }
+
+
+def _show(
+    model: "PrototypeModel",
+    bundle: "DataBundle",
+    found: "Comparison | None",
+    skipped: list[str],
+    output: Path,
+) -> None:
+    p = model.prototypes
+    rows = []
+    for k, name in enumerate(p.class_names[:_LISTED_CLASSES]):
+        own = (p.labels == k).cpu()
+        purity = p.purity.cpu()[own]
+        cells = [str(int(own.sum())), f"{int(p.counts.cpu()[own].sum()):,}", percent(float(purity.min()))]
+        rows.append([name, *cells])
+    print_table("Prototypes", ["class", "prototypes", "training images", "lowest purity"], rows)
+    if len(p.class_names) > _LISTED_CLASSES:
+        out.print(f"… and {len(p.class_names) - _LISTED_CLASSES} more classes", style="dim")
+    facts = {
+        "images as": model.preprocessing.describe() if model.preprocessing else "given",
+        "cut before": f"{getattr(model.encoder, 'head_name', None) or 'nothing'}",
+        "converted in": f"{model.provenance['convert_seconds']:.1f} s",
+    }
+    if found is not None:
+        facts["test images"] = f"{found.n_samples:,}"
+        facts["accuracy"] = percent(found.accuracy)
+        if found.black_box_accuracy is not None:
+            facts["black box"] = percent(found.black_box_accuracy)
+            facts["agreement"] = percent(found.agreement)
+        else:
+            facts["black box"] = "has other classes than the data, so there is nothing to compare with"
+    facts["saved to"] = str(output)
+    print_facts("", facts)
+    for note in bundle.notes:
+        out.print(f"Note: {note}.", style="dim", markup=False)
+    if skipped:
+        out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
+        for message in skipped[:_LISTED_SKIPPED]:
+            out.print(f"  {message}", markup=False, soft_wrap=True)
+        if len(skipped) > _LISTED_SKIPPED:
+            out.print(f"  … and {len(skipped) - _LISTED_SKIPPED} more")

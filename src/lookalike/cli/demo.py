@@ -1,0 +1,61 @@
+"""``lookalike demo``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lookalike.cli.console import guarded, out, percent, print_json, print_table, say
+from lookalike.cli.options import Json, Overwrite, Seed
+
+_FILES = {
+    "gallery.png": "the prototypes, each by its nearest training image",
+    "likeness-right.png": "this looks like that: right predictions",
+    "likeness-wrong.png": "this looks like that: wrong predictions",
+    "model/": "the converted model, for 'lookalike predict' and 'lookalike explain'",
+    "classifier.pth": "the black box, with network.py: try 'lookalike convert' on them",
+    "summary.json": "these figures",
+}
+
+
+@guarded
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("demo-output"),
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="Convert ImageNet's EfficientNet-Lite0 instead; nothing is trained."),
+    ] = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Convert a small classifier of real handwritten digits, and show what comes out."""
+    from lookalike.demo import run_demo, run_pretrained_demo
+
+    run = run_pretrained_demo if pretrained else run_demo
+    result = run(output, seed=seed, overwrite=overwrite, say=say)
+    if json:
+        print_json(result.summary)
+        return
+    columns = ["model", "accuracy", "agreement", "ghosted", "to convert", "to predict"]
+    black_box = result.summary.get("black_box_accuracy")
+    rows = [["black box", percent(black_box), "", "", "", "1"]] if black_box is not None else []
+    print_table(f"{result.summary['n_test']:,} test digits", columns, rows + [_cells(row) for row in result.rows])
+    for note in result.notes:
+        out.print(f"Note: {note}.", style="dim")
+    out.print(f"\nIn [bold]{output}[/]:")
+    for name, what in _FILES.items():
+        if (output / name).exists():
+            out.print(f"  {name:<20} {what}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    ratio = row["predict_time_ratio"]
+    return [
+        row["model"],
+        percent(row["accuracy"]),
+        percent(row["agreement"]),
+        percent(row["ghosting"]),
+        f"{row['convert_seconds']:.1f} s",
+        "" if ratio is None else f"× {ratio:.2f}",
+    ]

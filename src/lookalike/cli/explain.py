@@ -1,0 +1,90 @@
+"""``lookalike explain``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lookalike.cli.console import guarded, out, print_json
+from lookalike.cli.options import (
+    BatchSize,
+    Device,
+    Images,
+    Json,
+    Network,
+    OnError,
+    Overwrite,
+    SavedModel,
+    open_model,
+)
+from lookalike.cli.predict import read_batches, report_skipped
+
+
+@guarded
+def explain(
+    model: SavedModel,
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write pictures to.")] = Path(
+        "explanations"
+    ),
+    nearest: Annotated[int, typer.Option(min=1, help="How many prototypes to show.")] = 3,
+    labels_from_folders: Annotated[
+        bool,
+        typer.Option("--labels-from-folders", help="Each image's true class is its folder's name; wrong is red."),
+    ] = False,
+    network: Network = None,
+    batch_size: BatchSize = 64,
+    on_error: OnError = "stop",
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Show which prototypes images look like: a picture each, and one JSON file of all."""
+    import json as writer
+
+    from lookalike.artifact import fresh_folder
+    from lookalike.data import find_images
+    from lookalike.explanation import explain as explain_inputs
+    from lookalike.plots import sheet_axes
+    from lookalike.progress import progress_bar
+
+    converted, preprocessing = open_model(model, network, device)
+    files = find_images(images)
+    skipped: list[str] = []
+    rows: list[dict[str, Any]] = []
+    sentences: list[str] = []
+    with (
+        fresh_folder(output, overwrite=overwrite) as folder,
+        progress_bar("Explaining", len(files)) as advance,
+    ):
+        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
+            labels = _labels(names, converted.class_names) if labels_from_folders else None
+            for found in explain_inputs(converted, inputs, n_nearest=nearest, names=names, labels=labels):
+                picture = f"{len(rows):04d}-{Path(str(found.name)).stem}.png"
+                if found.image is not None:
+                    (ax,) = sheet_axes(1, len(found.likenesses))
+                    figure = found.plot(ax).get_figure(root=True)
+                    figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
+                rows.append(found.to_dict() | {"picture": picture})
+                sentences.append(f"{found.name}: {found.sentence()}")
+                advance()
+        (folder / "explanations.json").write_text(writer.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    if json:
+        print_json({"explanations": rows, "skipped": skipped, "output": str(output)})
+        return
+    for sentence in sentences:
+        out.print(sentence, markup=False, soft_wrap=True)
+    out.print(f"\n{len(rows)} pictures and explanations.json in {output}", style="bold", markup=False)
+    report_skipped(skipped)
+
+
+def _labels(names: list[str], class_names: list[str]) -> list[int]:
+    from lookalike.errors import LookalikeError
+
+    folders = [Path(name).resolve().parent.name for name in names]
+    unknown = [(name, folder) for name, folder in zip(names, folders, strict=True) if folder not in class_names]
+    if unknown:
+        raise LookalikeError(
+            f"{unknown[0][0]!r} lies in a folder {unknown[0][1]!r}, which is none of the model's classes"
+        )
+    return [class_names.index(folder) for folder in folders]

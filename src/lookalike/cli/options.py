@@ -1,0 +1,72 @@
+"""Options that several commands have, and what is read off them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from lookalike.data import Preprocessing
+    from lookalike.model import PrototypeModel
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="The most images that pass through the network at once.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+OnError = Annotated[
+    Literal["stop", "skip"], typer.Option(help="An image that cannot be read: 'stop', or 'skip' and list it.")
+]
+Network = Annotated[
+    str | None,
+    typer.Option(help="path/to/file.py:function that makes the network, where a saved model cannot name it."),
+]
+SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' wrote.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
+
+
+def pick_device(name: str) -> Any:
+    """Returns the torch device of that name; ``auto`` is the fastest there is."""
+    import torch
+
+    from lookalike.errors import LookalikeError
+
+    if name == "auto":
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        name = next(kind for kind, usable in available.items() if usable)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["not available"])[0]
+        raise LookalikeError(f"the device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def open_model(folder: Path, network: str | None, device: str) -> "tuple[PrototypeModel, Preprocessing]":
+    """Loads a saved model, and what its images go through.
+
+    Raises:
+        LookalikeError: If the model does not know what its images go through.
+    """
+    from lookalike.encoder import load_classifier
+    from lookalike.encoder.specs import build_untrained
+    from lookalike.errors import LookalikeError
+    from lookalike.model import load
+
+    base = None
+    if network is not None:
+        base = build_untrained(network) if ".py:" in network else load_classifier(network).model
+    try:
+        model = load(folder, model=base)
+    except LookalikeError as error:
+        if base is None and "load(folder, model=" in str(error):
+            raise LookalikeError(f"{error}; on the command line: --network path/to/file.py:function") from error
+        raise
+    if model.preprocessing is None:
+        raise LookalikeError(
+            f"the model in {str(folder)!r} was made from ready tensors and does not say how to prepare an image; "
+            "use it from Python"
+        )
+    return model.to(pick_device(device)), model.preprocessing

@@ -1,0 +1,346 @@
+"""Clustering the embeddings of one class into prototypes.
+
+One door, ``cluster``, in front of a registry of methods. Whatever the method, the door sees to it that the
+same seed gives the same result, that no cluster is empty, and that nothing of N×N is formed.
+
+Sources: paper section 3.2 (k-means per class, k-means++, larger data) and appendix A.6.3 (bisecting k-means,
+k-medoids, Gaussian mixtures); the automatic number of clusters is [ours].
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from lookalike.errors import LookalikeError
+from lookalike.registry import Registry
+
+Array = np.ndarray
+
+_ROWS = 16_384  # rows compared with all centres at a time
+_OVERSAMPLING = 4  # seedings drawn for each that is run
+_FINALISTS = 3  # runs of k-means that go on after the first iterations
+_MEDOID_CANDIDATES = 512
+_AUTO_SAMPLE = 2_000
+_AUTO_MARGIN = 0.02
+
+
+class Clusterer(Protocol):
+    """Finds the centres of clusters."""
+
+    def __call__(self, points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+        """Clusters points.
+
+        Args:
+            points: [n, D], finite, with at least ``n_clusters`` distinct rows.
+            n_clusters: k, at least 2.
+            n_init: How many starts to choose the best of, where the method has random starts.
+            seed: Makes the result repeatable.
+
+        Returns:
+            Centres [k, D].
+        """
+
+
+CLUSTERERS: Registry[Clusterer] = Registry("clusterer")
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """The clusters of one class.
+
+    Attributes:
+        centres: [k, D].
+        labels: The nearest centre of each point [n]; each centre has at least one.
+        inertia: The sum of the squared distances to the nearest centre.
+    """
+
+    centres: Array
+    labels: Array
+    inertia: float
+
+
+def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: int = 10, seed: int = 0) -> Clustering:
+    """Clusters the rows of an array.
+
+    Args:
+        points: [n, D], finite.
+        n_clusters: How many clusters; fewer come back where there are fewer distinct points.
+        method: A registered clusterer.
+        n_init: How many random starts to choose the best of.
+        seed: The same seed gives the same clusters, bit for bit.
+
+    Returns:
+        The clusters, none of them empty.
+
+    Raises:
+        LookalikeError: If the method is unknown, or there are no points, or ``n_clusters`` is below 1.
+
+    Example:
+        >>> found = cluster(np.array([[0.0], [0.2], [5.0], [5.2]]), 2)
+        >>> sorted(found.centres.ravel().tolist())
+        [0.1, 5.1]
+    """
+    find = CLUSTERERS[method]
+    if n_clusters < 1:
+        raise LookalikeError(f"n_clusters must be at least 1, not {n_clusters}")
+    if len(points) == 0:
+        raise LookalikeError("there are no points to cluster")
+    n_clusters = min(n_clusters, count_distinct(points, at_most=n_clusters))
+    if n_clusters == 1:
+        # A medoid is a point of its cluster even when there is one; every other method's centre is the mean.
+        centres = _medoid(points)[None] if method == "kmedoids" else points.mean(0, keepdims=True)
+    else:
+        centres = find(points, n_clusters, n_init=n_init, seed=seed)
+    centres, labels, squares = _without_empty(points, np.asarray(centres, dtype=points.dtype))
+    return Clustering(centres, labels, float(squares.sum(dtype=np.float64)))
+
+
+def count_distinct(points: Array, at_most: int) -> int:
+    """Returns the number of distinct rows, or ``at_most`` as soon as that many are found.
+
+    Example:
+        >>> count_distinct(np.zeros((1000, 3)), at_most=5)
+        1
+    """
+    seen: set[bytes] = set()
+    for row in points:
+        seen.add(np.ascontiguousarray(row + 0.0).tobytes())  # + 0.0 makes one of -0.0 and 0.0
+        if len(seen) >= at_most:
+            break
+    return len(seen)
+
+
+def assign(points: Array, centres: Array) -> tuple[Array, Array]:
+    """Returns each point's nearest centre [n] and its squared distance to it [n]."""
+    offset = centres.mean(0)
+    shifted = centres - offset
+    half_norms = 0.5 * np.einsum("kd,kd->k", shifted, shifted)
+    labels = np.empty(len(points), dtype=np.int64)
+    squares = np.empty(len(points), dtype=points.dtype)
+    for start in range(0, len(points), _ROWS):
+        rows = points[start : start + _ROWS] - offset
+        closeness = rows @ shifted.T - half_norms
+        best = closeness.argmax(1)
+        labels[start : start + _ROWS] = best
+        norms = np.einsum("nd,nd->n", rows, rows)
+        squares[start : start + _ROWS] = np.maximum(norms - 2 * closeness[np.arange(len(rows)), best], 0)
+    return labels, squares
+
+
+@CLUSTERERS.register("kmeans")
+def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """K-means by faiss, from greedy k-means++ seedings.
+
+    Four times ``n_init`` seedings are drawn together; the ``n_init`` of least inertia are run for five
+    iterations, the best three of these until they settle, and the best of those to its fixed point.
+    """
+    import faiss
+
+    rng = np.random.default_rng(seed)
+    single = np.ascontiguousarray(points, dtype=np.float32)
+    seedings = _seed_greedily(single, n_clusters, n_init, rng)
+    options: dict[str, Any] = {"seed": int(rng.integers(2**31)), "min_points_per_centroid": 1}
+    if hasattr(faiss.ClusteringParameters(), "early_stop_threshold"):
+        options["early_stop_threshold"] = 1e-4
+
+    def run(start: Array, n_iter: int) -> tuple[float, Array]:
+        model: Any = faiss.Kmeans(
+            single.shape[1], n_clusters, niter=n_iter, max_points_per_centroid=len(single), **options
+        )
+        model.train(single, init_centroids=start)
+        return float(model.obj[-1]), np.asarray(model.centroids)
+
+    short = sorted((run(single[seeding], 5) for seeding in seedings), key=lambda result: result[0])
+    best = min((run(start, 100) for _, start in short[:_FINALISTS]), key=lambda result: result[0])[1]
+    return _lloyd(points, best.astype(points.dtype))
+
+
+@CLUSTERERS.register("minibatch")
+def minibatch(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """Mini-batch k-means (scikit-learn), for classes of very many samples."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(n_clusters, n_init=n_init, batch_size=4096, random_state=seed)
+    return np.asarray(model.fit(points).cluster_centers_)
+
+
+@CLUSTERERS.register("bisecting")
+def bisecting(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """Bisecting k-means (scikit-learn), which splits the largest cluster in two until there are enough."""
+    from sklearn.cluster import BisectingKMeans
+
+    model = BisectingKMeans(n_clusters, n_init=n_init, random_state=seed)
+    return np.asarray(model.fit(points).cluster_centers_)
+
+
+@CLUSTERERS.register("kmedoids")
+def kmedoids(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """K-medoids by alternation (Park and Jun, 2009): every prototype is the embedding of a training sample.
+
+    A cluster's medoid is the member with the least sum of distances to all members, looked for among the 512
+    members nearest to the cluster's mean (so among all, in clusters of up to 512).
+    """
+    rng = np.random.default_rng(seed)
+    best_cost, best = np.inf, points[:n_clusters]
+    for seeding in _seed_greedily(points, n_clusters, n_init, rng):
+        medoids = points[seeding]
+        labels, squares = assign(points, medoids)
+        cost = float(np.sqrt(squares).sum(dtype=np.float64))
+        while True:
+            members = [points[labels == j] for j in range(n_clusters)]
+            moved = np.stack([_medoid(m) if len(m) else medoids[j] for j, m in enumerate(members)])
+            labels, squares = assign(points, moved)
+            moved_cost = float(np.sqrt(squares).sum(dtype=np.float64))
+            if not moved_cost < cost * (1 - 1e-6):
+                break
+            medoids, cost = moved, moved_cost
+        if cost < best_cost:
+            best_cost, best = cost, medoids
+    return best
+
+
+@CLUSTERERS.register("gmm")
+def gmm(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """Means of a Gaussian mixture with diagonal covariances (scikit-learn), started from the k-means centres."""
+    from sklearn.mixture import GaussianMixture
+
+    start = kmeans(points, n_clusters, n_init=n_init, seed=seed)
+    floor = 1e-6 * float(points.var(0).mean()) + 1e-12
+    model = GaussianMixture(
+        n_clusters, covariance_type="diag", means_init=start, reg_covar=floor, max_iter=200, random_state=seed
+    )
+    return np.asarray(model.fit(points).means_)
+
+
+def choose_n_clusters(points: Array, at_most: int = 10, method: str = "kmeans", *, seed: int = 0) -> int:
+    """Chooses how many clusters a class falls into, by its silhouette [ours].
+
+    On up to 2,000 of the points, 2 to ``at_most`` clusters are tried and the number of the largest mean
+    silhouette (Rousseeuw, 1987) is taken. The class keeps one cluster if that silhouette is not at least 0.02
+    above what the same number of clusters reaches on a single Gaussian cloud of the same covariance, for a
+    cloud without any clusters has a silhouette above zero too.
+
+    Args:
+        points: The class's embeddings [n, D].
+        at_most: The largest number to try.
+        method: A registered clusterer.
+        seed: Makes the choice repeatable.
+    """
+    from sklearn.metrics import silhouette_score
+
+    rng = np.random.default_rng(seed)
+    if len(points) > _AUTO_SAMPLE:
+        points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
+    distinct = count_distinct(points, at_most=at_most + 1)
+    if distinct < 3:
+        return distinct
+    centred = points - points.mean(0)
+    cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
+    cloud = cloud.astype(points.dtype)
+
+    def silhouette(data: Array, k: int) -> float:
+        labels = cluster(data, k, method, n_init=3, seed=seed).labels
+        return float(silhouette_score(data, labels)) if labels.max() > 0 else -1.0
+
+    scores = {k: silhouette(points, k) for k in range(2, min(at_most, distinct - 1) + 1)}
+    best = max(scores, key=lambda k: scores[k])
+    return best if scores[best] >= silhouette(cloud, best) + _AUTO_MARGIN else 1
+
+
+def _seed_greedily(points: Array, n_clusters: int, n_init: int, rng: np.random.Generator) -> Array:
+    """Draws greedy k-means++ seedings (Arthur and Vassilvitskii, 2007) and returns the best [n_init, k].
+
+    All seedings grow together, so that each step is one matrix product over the points.
+    """
+    drawn = _OVERSAMPLING * n_init
+    trials = 2 + int(np.log(n_clusters))
+    shifted = points - points.mean(0)
+    norms = np.einsum("nd,nd->n", shifted, shifted)
+
+    def squared_to(chosen: Array) -> Array:  # [c] → [c, n]
+        products: Array = shifted[chosen] @ shifted.T
+        products *= -2
+        products += norms
+        products += norms[chosen, None]
+        np.maximum(products, 0, out=products)
+        return products
+
+    seeds = np.empty((drawn, n_clusters), dtype=np.int64)
+    seeds[:, 0] = rng.integers(len(points), size=drawn)
+    inertias = np.empty(drawn)
+    group = max(1, int(2e7 // (len(points) * trials)))  # seedings that grow side by side in some 80 MB
+    for start in range(0, drawn, group):
+        part = slice(start, start + group)
+        closest = squared_to(seeds[part, 0])
+        rows = np.arange(len(closest))
+        for j in range(1, n_clusters):
+            candidates = _draw_in_proportion(closest, trials, rng)
+            squares = squared_to(candidates.ravel()).reshape(len(rows), trials, -1)
+            np.minimum(squares, closest[:, None], out=squares)
+            best = squares.sum(2).argmin(1)
+            seeds[part, j] = candidates[rows, best]
+            closest = squares[rows, best]
+        inertias[part] = closest.sum(1)
+    return seeds[np.argsort(inertias, kind="stable")[:n_init]]
+
+
+def _draw_in_proportion(weights: Array, size: int, rng: np.random.Generator) -> Array:
+    """Draws ``size`` column indices per row of ``weights`` [r, n], in proportion to the weights."""
+    cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
+    levels = rng.random((len(weights), size)) * cumulative[:, -1:]
+    drawn = [np.searchsorted(row, level, side="right") for row, level in zip(cumulative, levels, strict=True)]
+    return np.asarray(np.minimum(np.stack(drawn), weights.shape[1] - 1))
+
+
+def _lloyd(points: Array, centres: Array, max_iter: int = 300) -> Array:
+    """Runs k-means from the centres to its fixed point, where each centre is the mean of its points."""
+    previous: Array | None = None
+    for _ in range(max_iter):
+        centres, labels, _ = _without_empty(points, centres)
+        if previous is not None and np.array_equal(labels, previous):
+            break
+        previous = labels
+        centres = np.stack([points[labels == j].mean(0) for j in range(len(centres))])
+    return centres
+
+
+def _without_empty(points: Array, centres: Array) -> tuple[Array, Array, Array]:
+    """Moves each centre that is nearest to no point onto the point that is worst served.
+
+    Returns:
+        Centres [k, D], none without points; the points' labels [n]; their squared distances [n].
+    """
+    labels, squares = assign(points, centres)
+    for _ in range(len(centres) + 1):
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(centres)) == 0)
+        if len(empty) == 0:
+            break
+        centres = centres.copy()
+        centres[empty[0]] = points[squares.argmax()]
+        labels, squares = assign(points, centres)
+    else:
+        raise LookalikeError(
+            f"{len(centres)} clusters cannot all be kept: too many of the {len(points)} points all but coincide; "
+            "ask for fewer prototypes"
+        )
+    return centres, labels, squares
+
+
+def _medoid(members: Array) -> Array:
+    """Returns the member [D] with the least sum of distances to all members [n, D]."""
+    if len(members) <= _MEDOID_CANDIDATES:
+        candidates = members
+    else:
+        offsets = members - members.mean(0)
+        squares = np.einsum("nd,nd->n", offsets, offsets)
+        candidates = members[np.sort(np.argpartition(squares, _MEDOID_CANDIDATES)[:_MEDOID_CANDIDATES])]
+    sums = np.zeros(len(candidates))
+    centre = candidates.mean(0)
+    shifted = candidates - centre
+    norms = np.einsum("nd,nd->n", shifted, shifted)
+    for start in range(0, len(members), _ROWS):
+        rows = members[start : start + _ROWS] - centre
+        squares = norms[:, None] + np.einsum("nd,nd->n", rows, rows) - 2 * shifted @ rows.T
+        sums += np.sqrt(np.maximum(squares, 0)).sum(1)
+    return np.asarray(candidates[sums.argmin()])

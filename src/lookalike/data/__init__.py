@@ -1,0 +1,56 @@
+"""Datasets by name, folders of images, and the way from any of them to batches."""
+
+from pathlib import Path
+
+from lookalike.data.batches import Batch, Batches
+from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
+from lookalike.data.digits import load_digits
+from lookalike.data.folders import ImageFiles, find_images, load_folder
+from lookalike.data.images import read_image
+from lookalike.data.preprocessing import Preprocessing
+from lookalike.errors import LookalikeError
+
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "Batches",
+    "DataBundle",
+    "DatasetEntry",
+    "ImageArray",
+    "ImageFiles",
+    "Preprocessing",
+    "find_images",
+    "list_datasets",
+    "load_data",
+    "load_digits",
+    "load_folder",
+    "read_image",
+]
+
+
+def list_datasets(pattern: str = "*") -> list[str]:
+    """Returns the names of the registered datasets that match a shell pattern."""
+    return DATASETS.names(pattern)
+
+
+def load_data(source: str | Path, preprocessing: Preprocessing | None = None, *, seed: int = 0) -> DataBundle:
+    """Loads a dataset by its name, or a folder with one sub-folder of images per class.
+
+    Args:
+        source: A registered name, or a folder.
+        preprocessing: What the network takes; needed for a folder, and for a dataset to overrule its own.
+        seed: For the split of a folder that has none.
+
+    Raises:
+        LookalikeError: If there is neither a dataset nor a folder of that name.
+    """
+    if isinstance(source, str) and source in DATASETS:
+        return DATASETS[source].load(preprocessing)
+    path = Path(source)
+    if not path.exists():
+        raise LookalikeError(
+            f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
+        )
+    if preprocessing is None:
+        raise LookalikeError(f"to read the images of {str(source)!r}, say what size and normalisation the model takes")
+    return load_folder(path, preprocessing, seed=seed)

@@ -1,0 +1,353 @@
+"""The one way from any kind of data to batches that remember which sample is which."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+)
+
+from lookalike.data.bundle import DataBundle
+from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.provenance import fingerprint_array, fingerprint_json
+
+_INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
+_LABEL_KEYS = ("labels", "label", "target", "targets", "y")
+_DEFAULT_BATCH = 256
+
+Inputs = Any  # a tensor [n, ...], or a tuple or mapping of such
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples.
+
+    Attributes:
+        inputs: What the network takes: a tensor [n, ...], or a tuple or mapping of tensors.
+        labels: [n], int64.
+        indices: Which samples of the data these are [n].
+    """
+
+    inputs: Inputs
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+class Batches:
+    """Reads data in a fixed order, whatever kind it is.
+
+    Args:
+        data: A map-style or iterable ``Dataset`` of (x, y) or of mappings with ``pixel_values`` and ``label``; a
+            ``DataLoader`` (its data set, collation and workers are used, its shuffling is not); (x, y) tensors
+            or arrays; or a ``DataBundle`` (its training part).
+        batch_size: The most rows in a batch; None takes the loader's own, or 256.
+        num_workers: Worker processes; None takes the loader's own, or none.
+        on_error: What to do about an image file that cannot be read: ``"stop"`` raises, ``"skip"`` goes on and
+            lists it in ``skipped``.
+
+    Attributes:
+        skipped: Messages about the samples that could not be read, by index.
+        class_names: As the data set tells them, or None.
+
+    Raises:
+        LookalikeError: If the data are of no kind that it knows.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        if on_error not in ("stop", "skip"):
+            raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+        if isinstance(data, DataBundle):
+            data = data.train
+        self.skipped: dict[int, str] = {}
+        self.on_error = on_error
+        self._collate: Callable[[list[Any]], Any] = default_collate
+        self._rows: np.ndarray | None = None
+        self.class_names: list[str] | None = None
+        if isinstance(data, DataLoader):
+            batch_size = batch_size or data.batch_size
+            num_workers = data.num_workers if num_workers is None else num_workers
+            self._collate = data.collate_fn
+            self._rows = _rows_of(data)
+            data = data.dataset
+        self.batch_size = batch_size or _DEFAULT_BATCH
+        self.num_workers = num_workers or 0
+        if self.batch_size < 1:
+            raise LookalikeError(f"batch_size must be at least 1, not {self.batch_size}")
+        self._arrays = _as_arrays(data)
+        if self._arrays is not None:
+            self.class_names = self._arrays[2]
+        elif not isinstance(data, IterableDataset) and not _is_map_style(data):
+            raise LookalikeError(
+                f"cannot read samples from a {type(data).__name__}; give a Dataset or DataLoader of (x, y), "
+                "or a pair (x, y) of tensors or arrays"
+            )
+        else:
+            self.class_names = _class_names(data)
+        self.dataset = data
+
+    def __len__(self) -> int:
+        """The number of samples; raises TypeError for an iterable data set that does not know."""
+        if self._rows is not None:
+            return len(self._rows)
+        if self._arrays is not None:
+            return len(self._arrays[1])
+        return len(self.dataset)
+
+    @property
+    def total(self) -> int | None:
+        """The number of samples, or None when it is not known."""
+        try:
+            return len(self)
+        except TypeError:
+            return None
+
+    @property
+    def can_fetch(self) -> bool:
+        """Whether single samples can be read again."""
+        return not isinstance(self.dataset, IterableDataset)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.skipped.clear()
+        if self._arrays is not None:
+            return self._slices(*self._arrays[:2])
+        if isinstance(self.dataset, IterableDataset):
+            return self._stream(self.dataset)
+        return self._load(np.arange(len(self.dataset)) if self._rows is None else self._rows)
+
+    def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
+        """Returns the inputs of some samples, collated, in the order asked for."""
+        if self._arrays is not None:
+            return _as_tensor(self._arrays[0][np.asarray(indices)])
+        if not self.can_fetch:
+            raise LookalikeError("an iterable data set cannot be asked for single samples")
+        return self._stack([self.dataset[int(index)] for index in indices], int(indices[0]))[0]
+
+    def describe(self, index: int) -> str:
+        """Names a sample: its file where there is one, else its number."""
+        dataset: Any = self.dataset
+        index = int(index)
+        while isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        describe = getattr(dataset, "describe", None)
+        return str(describe(index)) if callable(describe) else f"sample {index}"
+
+    def is_random(self) -> bool:
+        """Whether reading the same sample twice gives different inputs, as augmentation does."""
+        if self._arrays is not None or not self.can_fetch or not len(self):
+            return False
+        index = 0 if self._rows is None else int(self._rows[0])
+        try:
+            first, second = (_split_item(self.dataset[index], index)[0] for _ in range(2))
+        except BrokenImageError:
+            return False
+        return isinstance(first, Tensor) and isinstance(second, Tensor) and not _same(first, second)
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 that changes when the data do.
+
+        A data set's own ``fingerprint()`` is used where it has one; arrays are read whole; of other data sets the
+        length and up to 16 samples, evenly spread, stand for all.
+        """
+        if self._arrays is not None:
+            parts = [fingerprint_array(np.asarray(part)) for part in self._arrays[:2]]
+            return fingerprint_json(["arrays", parts])
+        rows = None if self._rows is None else fingerprint_array(self._rows)
+        dataset, subsets = self.dataset, []
+        while isinstance(dataset, Subset):
+            subsets.append(fingerprint_array(np.asarray(dataset.indices)))
+            dataset = dataset.dataset
+        own = getattr(dataset, "fingerprint", None)
+        if callable(own):
+            return fingerprint_json([own(), subsets, rows])
+        if not self.can_fetch:
+            return fingerprint_json(["stream", type(dataset).__name__, self.total])
+        spread = np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if len(self) else np.arange(0)
+        samples = []
+        for position in spread:
+            index = int(position if self._rows is None else self._rows[position])
+            try:
+                x, y = _split_item(self.dataset[index], index)
+            except BrokenImageError as error:
+                x, y = str(error), -1
+            shown = fingerprint_array(np.asarray(x)) if isinstance(x, Tensor | np.ndarray) else type(x).__name__
+            samples.append([index, shown, int(y)])
+        return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
+
+    def _slices(self, x: Any, y: np.ndarray) -> Iterator[Batch]:
+        for start in range(0, len(y), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            labels = y[rows]
+            yield Batch(_as_tensor(x[rows]), labels, np.arange(start, start + len(labels)))
+
+    def _stream(self, dataset: Any) -> Iterator[Batch]:
+        start = 0
+        loader = DataLoader(dataset, self.batch_size, num_workers=0, collate_fn=list)
+        for items in loader:
+            inputs, labels = self._stack(items, start)
+            yield Batch(inputs, labels, np.arange(start, start + len(labels)))
+            start += len(labels)
+
+    def _load(self, rows: np.ndarray) -> Iterator[Batch]:
+        guarded = _Guarded(self.dataset, rows, skip=self.on_error == "skip")
+        loader = DataLoader(guarded, self.batch_size, num_workers=self.num_workers, collate_fn=self._gather)
+        for batch, broken in loader:
+            self.skipped.update(broken)
+            if batch is not None:
+                yield batch
+
+    def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str]]:
+        broken = {index: message for index, _, message in items if message is not None}
+        kept = [(index, item) for index, item, message in items if message is None]
+        if not kept:
+            return None, broken
+        inputs, labels = self._stack([item for _, item in kept], kept[0][0])
+        return Batch(inputs, labels, np.asarray([index for index, _ in kept])), broken
+
+    def _stack(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
+        if self._collate is not default_collate:  # a loader's own collation takes the samples as they are
+            inputs, labels = _split_item(self._collate(items), first)
+            return inputs, _as_labels(labels)
+        pairs = [_split_item(item, first + offset) for offset, item in enumerate(items)]
+        try:
+            inputs, labels = default_collate(pairs)
+        except RuntimeError as error:
+            shapes = sorted({str(tuple(np.shape(x))) for x, _ in pairs if isinstance(x, Tensor | np.ndarray)})
+            if len(shapes) > 1:
+                raise LookalikeError(
+                    f"samples differ in shape ({', '.join(shapes[:3])}) and cannot form a batch; "
+                    "resize and crop them to one size in the data set's transform"
+                ) from error
+            raise
+        return inputs, _as_labels(labels)
+
+
+class _Guarded(Dataset[Any]):
+    """Returns (index, sample, None), or (index, None, message) for an image that cannot be read."""
+
+    def __init__(self, dataset: Any, rows: np.ndarray, skip: bool) -> None:
+        self.dataset = dataset
+        self.rows = rows
+        self.skip = skip
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[int, Any, str | None]:
+        index = int(self.rows[position])
+        try:
+            return index, self.dataset[index], None
+        except BrokenImageError as error:
+            if not self.skip:
+                raise
+            return index, None, str(error)
+
+
+def _rows_of(loader: DataLoader[Any]) -> np.ndarray | None:
+    """Returns which samples a loader draws, in the data set's order; None for all of them."""
+    if isinstance(loader.dataset, IterableDataset):
+        return None
+    sampler: Any = loader.sampler if loader.batch_size is not None else None
+    whole = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
+    if whole and len(sampler) == len(loader.dataset):  # type: ignore[arg-type]
+        return None
+    drawn = list(loader.sampler) if loader.batch_size is not None else _flatten(loader.batch_sampler)
+    return np.unique(np.asarray(drawn, dtype=np.int64))
+
+
+def _flatten(sampler: BatchSampler | Any) -> list[int]:
+    return [index for batch in sampler for index in batch]
+
+
+def _is_map_style(data: Any) -> bool:
+    return (
+        hasattr(data, "__getitem__")
+        and hasattr(data, "__len__")
+        and not isinstance(data, Mapping | str | Tensor | np.ndarray)
+    )
+
+
+def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
+    """Recognises a pair (x, y) of tensors or arrays."""
+    if not (isinstance(data, tuple | list) and len(data) == 2 and all(_is_array(part) for part in data)):
+        return None
+    x, y = data
+    if len(x) != len(y):
+        raise LookalikeError(f"x has {len(x)} rows and y has {len(y)}")
+    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if values.dtype.kind in "US":
+        names, values = np.unique(values, return_inverse=True)
+        return x, values.astype(np.int64), [str(name) for name in names]
+    return x, _as_labels(values), None
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+
+
+def _class_names(data: Any) -> list[str] | None:
+    while isinstance(data, Subset):
+        data = data.dataset
+    names = getattr(data, "classes", None)
+    if names is None:
+        names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
+    return [str(name) for name in names] if isinstance(names, list | tuple) else None
+
+
+def _split_item(item: Any, index: int) -> tuple[Any, Any]:
+    """Returns (x, y) of a sample."""
+    if isinstance(item, Mapping):
+        keys = [next((key for key in names if key in item), None) for names in (_INPUT_KEYS, _LABEL_KEYS)]
+        if None in keys:
+            raise LookalikeError(
+                f"sample {index} has the keys {', '.join(map(str, item))}; "
+                f"it needs one of {', '.join(_INPUT_KEYS)} and one of {', '.join(_LABEL_KEYS)}"
+            )
+        x, y = item[keys[0]], item[keys[1]]
+    elif isinstance(item, tuple | list) and len(item) >= 2:
+        x, y = item[0], item[1]
+    else:
+        raise LookalikeError(f"sample {index} is a {type(item).__name__}, not a pair (x, y)")
+    if not isinstance(x, Tensor | np.ndarray | tuple | list | Mapping):
+        raise LookalikeError(
+            f"sample {index} has a {type(x).__name__} for x; give the data set a transform that makes tensors"
+        )
+    return x, y
+
+
+def _as_tensor(values: Any) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _as_labels(labels: Any) -> np.ndarray:
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iub":
+        raise LookalikeError(
+            f"labels must be whole numbers, one per sample; these are {values.dtype} of shape {values.shape}"
+        )
+    values = values.astype(np.int64)
+    if len(values) and values.min() < 0:
+        raise LookalikeError(f"labels must not be negative; there is a {values.min()}")
+    return values
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

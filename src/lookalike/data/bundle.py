@@ -1,0 +1,93 @@
+"""A dataset as the rest of the package takes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lookalike.data.preprocessing import Preprocessing
+from lookalike.provenance import fingerprint_array, fingerprint_json
+from lookalike.registry import Registry
+
+
+class Samples(Protocol):
+    """Samples (x, y) by number: a map-style data set that knows its length."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample of that number."""
+
+
+class ImageArray(Dataset[tuple[Tensor, int]]):
+    """Images held in memory, prepared one by one when asked for.
+
+    Args:
+        images: uint8 [N, H, W] or [N, H, W, C].
+        labels: [N].
+        classes: The classes' names.
+        transform: Prepares one image.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        classes: list[str],
+        transform: Callable[[np.ndarray], Tensor],
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.classes = classes
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), int(self.labels[index])
+
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 of the images and labels."""
+        return fingerprint_json([fingerprint_array(self.images), fingerprint_array(self.labels)])
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """A dataset's two parts and what belongs to both.
+
+    Attributes:
+        name: Its registered name, or the folder's.
+        train: Training samples (x, y), never augmented.
+        test: Test samples.
+        class_names: By label.
+        preprocessing: What both parts' images go through.
+        notes: Anything the user should know, in sentences.
+    """
+
+    name: str
+    train: "Samples"
+    test: "Samples"
+    class_names: list[str]
+    preprocessing: Preprocessing
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A registered dataset.
+
+    Attributes:
+        description: One line.
+        load: Makes the bundle; with no preprocessing, the dataset's own size, mean and deviation are used.
+    """
+
+    description: str
+    load: Callable[[Preprocessing | None], DataBundle]
+
+
+DATASETS: Registry[DatasetEntry] = Registry("dataset")

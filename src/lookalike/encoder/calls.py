@@ -1,0 +1,131 @@
+"""Calling somebody else's model without leaving a trace."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lookalike.errors import LookalikeError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts every module of a model into eval mode and each one back into its own mode at the end.
+
+    The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Calls a model on a tensor, on a tuple of positional or on a mapping of named inputs."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
+
+
+def n_rows(inputs: Any) -> int:
+    """Returns how many rows the inputs have."""
+    return len(_tensors(inputs)[0])
+
+
+def take_rows(inputs: Any, rows: slice) -> Any:
+    """Returns some rows of each tensor of the inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def place(inputs: Any, device: torch.device) -> Any:
+    """Returns the inputs on a device, arrays as tensors."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    return tree_map(lambda leaf: torch.as_tensor(leaf).to(device) if hasattr(leaf, "shape") else leaf, inputs)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns where a model's first parameter or buffer is."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+class _Reached(BaseException):
+    """Ends a forward pass at the module whose input was wanted."""
+
+
+def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[Tensor, Any]:
+    """Returns the first tensor that a module is given while ``run`` runs.
+
+    Args:
+        module: The module to watch.
+        run: Calls the model.
+        stop: End the forward pass there.
+
+    Returns:
+        The module's input, and what ``run`` returned (None if it was stopped).
+
+    Raises:
+        LookalikeError: If the module was not called with a tensor.
+    """
+    captured: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def watch(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() != thread:
+            return
+        captured[:] = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)][:1]
+        if stop and captured:
+            raise _Reached
+
+    handle = module.register_forward_pre_hook(watch, with_kwargs=True)
+    result = None
+    try:
+        result = run()
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    if not captured:
+        raise LookalikeError(f"the head, a {type(module).__name__}, was not called with a tensor in the forward pass")
+    return captured[0], result
+
+
+def with_input(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
+    """Returns what ``run`` returns when the module is given ``value`` in place of its first tensor."""
+    thread = threading.get_ident()
+
+    def replace(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if threading.get_ident() != thread:
+            return None
+        for position, argument in enumerate(args):
+            if isinstance(argument, Tensor):
+                return (*args[:position], value, *args[position + 1 :]), kwargs
+        name = next(key for key, argument in kwargs.items() if isinstance(argument, Tensor))
+        return args, {**kwargs, name: value}
+
+    handle = module.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        return run()
+    finally:
+        handle.remove()
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    found = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not found:
+        raise LookalikeError(f"the model needs tensors, not a {type(inputs).__name__}")
+    return found

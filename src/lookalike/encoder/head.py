@@ -1,0 +1,167 @@
+"""Finding a network's head: the layer whose output became the class scores."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lookalike.encoder.calls import call, evaluating, n_rows
+from lookalike.errors import LookalikeError
+
+OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PRODUCING_CALLS = frozenset({
+    nn.functional.linear,
+    torch.conv1d, torch.conv2d, torch.conv3d,
+    nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d,
+    torch.conv_transpose2d, torch.matmul, torch.mm, torch.addmm, torch.bmm, torch.einsum,
+    Tensor.matmul, Tensor.mm, Tensor.__matmul__,
+})  # fmt: skip
+
+
+def find_head(model: nn.Module, sample: Any, output: str | int | None = None) -> tuple[str, str | int | None]:
+    """Runs a sample and watches which layer produced the class scores.
+
+    Each tensor of the forward pass is followed back to the linear or convolutional layers that produced it,
+    through whatever comes after them (softmax, temperature, pooling, reshaping, a sum).
+
+    Args:
+        model: A trained classifier.
+        sample: Its inputs, one or a few rows.
+        output: Which of several outputs holds the class scores, by key or position.
+
+    Returns:
+        The head's name among the model's modules, and the key of the output that it produces.
+
+    Raises:
+        LookalikeError: If no linear or 1×1 convolution layer produced the scores, or several did; the message
+            lists the candidates.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, *_CONVOLUTIONS))}
+    sources = _Sources()
+    handles = [module.register_forward_hook(sources.name_output(name)) for module, name in names.items()]
+    try:
+        with torch.no_grad(), evaluating(model), sources:
+            result = call(model, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    scores = {key: value for key, value in named_outputs(result) if output in (None, key)}
+    if not scores:
+        keys = ", ".join(repr(key) for key, _ in named_outputs(result))
+        raise LookalikeError(f"the model has no output {output!r}; it has {keys or 'no tensors'}")
+    if output is None and "logits" in scores:
+        scores = {"logits": scores["logits"]}
+
+    eligible: dict[str, nn.Module] = {name: module for module, name in names.items() if _is_head_like(module)}
+    rows = n_rows(sample)
+    found: dict[str, str | int | None] = {}
+    produced: dict[str | int | None, frozenset[str]] = {}
+    for key, value in scores.items():
+        if value.ndim < 1 or value.shape[0] != rows or not value.is_floating_point():
+            continue
+        produced[key] = sources.of(value)
+        if len(produced[key]) == 1:
+            name = next(iter(produced[key]))
+            if name in eligible and _n_outputs(eligible[name]) in (value.shape[1:] or (1,)):
+                found.setdefault(name, key)
+    if len(found) == 1:
+        return next(iter(found.items()))
+    raise LookalikeError(_no_single_head(found, produced, eligible))
+
+
+def get_head(model: nn.Module, name: str) -> nn.Module:
+    """Returns the module of that name.
+
+    Raises:
+        LookalikeError: If there is none; the message lists linear and 1×1 convolution layers.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        heads = [n for n, module in model.named_modules() if _is_head_like(module)]
+        listed = ", ".join(repr(n) for n in heads[-8:]) or "none"
+        raise LookalikeError(f"the model has no module {name!r}; its last linear and 1×1 layers are {listed}") from None
+
+
+def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
+    """Yields a model's output tensors: the only one under None, others under their key or position."""
+    if isinstance(result, Tensor):
+        yield None, result
+        return
+    items = (
+        result.items() if isinstance(result, Mapping) else enumerate(result) if isinstance(result, tuple | list) else ()
+    )
+    for key, value in items:
+        if isinstance(value, Tensor):
+            yield key, value
+
+
+def _is_head_like(module: nn.Module) -> bool:
+    if isinstance(module, _CONVOLUTIONS):
+        return module.groups == 1 and all(size == 1 for size in module.kernel_size)
+    return isinstance(module, nn.Linear)
+
+
+def _n_outputs(module: nn.Module) -> int:
+    return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
+
+
+def _no_single_head(
+    found: dict[str, str | int | None],
+    produced: dict[str | int | None, frozenset[str]],
+    eligible: dict[str, nn.Module],
+) -> str:
+    if len(found) > 1:
+        outputs = "; ".join(f"output {key!r} comes from {name!r}" for name, key in found.items())
+        return f"the model has several outputs ({outputs}); say which holds the class scores with output="
+    candidates = sorted({name for names in produced.values() for name in names if name in eligible})
+    if candidates:
+        listed = ", ".join(repr(name) for name in candidates)
+        return (
+            f"cannot tell which layer is the head: the output comes from {listed} and maybe others; choose with head="
+        )
+    last = ", ".join(repr(name) for name in list(eligible)[-5:]) or "none"
+    return (
+        "no linear or 1×1 convolution layer produced the model's output; name the layer whose input is the "
+        f"embedding with head= (its last linear and 1×1 layers: {last}), or, if the output itself is an embedding, "
+        f"say head={OUTPUT!r}"
+    )
+
+
+class _Sources(TorchFunctionMode):
+    """Keeps, for each tensor, the names of the layers that last produced it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of = WeakTensorKeyDictionary()
+
+    def of(self, tensor: Tensor) -> frozenset[str]:
+        found: frozenset[str] = self._of.get(tensor, frozenset())
+        return found
+
+    def name_output(self, name: str) -> Any:
+        """Returns a forward hook that files a layer's output under its name."""
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self._of[output] = frozenset({name})
+
+        return hook
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in _PRODUCING_CALLS:
+            origin = frozenset({f"<{func.__name__}>"})
+        else:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            origin = frozenset().union(*(self.of(tensor) for tensor in tensors))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._of[leaf] = origin
+        return result

@@ -1,0 +1,322 @@
+"""Classifiers by name: ``torchvision:``, ``timm:``, ``hf:`` and ``file.py:function``."""
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lookalike.data import Preprocessing
+from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
+from lookalike.errors import LookalikeError
+
+_FORMS = "torchvision:NAME, timm:NAME, hf:NAME or path/to/file.py:function"
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A trained classifier and what came with it.
+
+    Attributes:
+        model: In eval mode.
+        spec: What ``rebuild`` needs to build it again without weights; for a file, who to ask.
+        preprocessing: What its images go through, where that is known.
+        class_names: Of its outputs, where they are known.
+    """
+
+    model: nn.Module
+    spec: dict[str, Any]
+    preprocessing: Preprocessing | None = None
+    class_names: list[str] | None = field(default=None)
+
+
+def load_classifier(
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    by_order: bool = False,
+) -> LoadedClassifier:
+    """Loads a trained classifier.
+
+    Args:
+        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a hub's name or a local folder), or
+            ``path/to/file.py:function``, where the function returns a module, or a module and its
+            ``Preprocessing``.
+        weights: A ``.safetensors`` file, or a ``.pth`` one that needs no unpickling. Without it, torchvision, timm
+            and Hugging Face models come with their published weights, which may be downloaded. The number of
+            classes is read off the weights.
+        model_args: Further arguments of the builder, e.g. ``{"img_size": 32}``.
+        by_order: Pair the weights with the model's by their order instead of by their names.
+
+    Raises:
+        LookalikeError: If the spec is of no known form, the model cannot be built, or the weights do not fit.
+    """
+    source, _, name = spec.partition(":")
+    args = dict(model_args or {})
+    state = read_weights(weights) if weights is not None else None
+    if source == "torchvision" and name:
+        loaded = _load_torchvision(name, args, state, by_order)
+    elif source == "timm" and name:
+        loaded = _load_timm(name, args, state, by_order)
+    elif source == "hf" and name:
+        loaded = _load_hf(name, args, state)
+    elif ".py:" in spec:
+        loaded = _load_file(spec, args)
+    else:
+        raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
+    if state is not None:
+        named = pair_by_order(state, loaded.model) if by_order else state
+        load_weights(loaded.model, named, f"the weights in {str(weights)!r}")
+    loaded.model.eval()
+    return loaded
+
+
+def build_untrained(spec: str) -> nn.Module:
+    """Builds the network that a ``file.py:function`` makes, whatever weights it has.
+
+    Raises:
+        LookalikeError: If the function fails or makes no network.
+    """
+    return _load_file(spec, {}).model
+
+
+def rebuild(spec: Mapping[str, Any]) -> nn.Module:
+    """Builds the architecture that a spec names, with random weights and without running code of its own.
+
+    Raises:
+        LookalikeError: If no code but the user's can build it.
+    """
+    source, name, args = spec["source"], spec.get("name", ""), dict(spec.get("args", {}))
+    paths = [
+        key for key, value in args.items() if "checkpoint" in key or "pretrained" in key or isinstance(value, dict)
+    ]
+    if paths:  # a saved model may come from anyone: its arguments shape the network and read no files
+        raise LookalikeError(f"the saved model asks for {', '.join(paths)} when its network is built, which is refused")
+    if source == "torchvision":
+        return _build_torchvision(name, args)
+    if source == "timm":
+        return _build_timm(name, args, pretrained=False)
+    if source == "hf":
+        transformers = _import("transformers", "hf")
+        config = transformers.AutoConfig.for_model(**spec["config"])
+        auto = transformers.AutoModelForImageClassification
+        return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
+    raise LookalikeError(
+        f"its network was made by {name or 'your own code'}, which is not run from a saved model; "
+        "make the network yourself and call load(folder, model=network)"
+    )
+
+
+def _load_torchvision(
+    name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None, by_order: bool
+) -> LoadedClassifier:
+    import torchvision
+
+    _check_torchvision(name)
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    if state is None:
+        with _downloading(f"torchvision:{name}"):
+            model = torchvision.models.get_model(name, weights=published, **args)
+    else:
+        args |= _n_classes(_build_torchvision(name, args), state, by_order, args)
+        model = _build_torchvision(name, args)
+    steps = published.transforms()
+    size, crop = steps.resize_size, steps.crop_size
+    preprocessing = Preprocessing(
+        resize=size[0] if len(size) == 1 else tuple(size),
+        crop=(crop[0], crop[-1]),
+        mean=tuple(steps.mean),
+        std=tuple(steps.std),
+        interpolation=steps.interpolation.value,
+    )
+    names = published.meta.get("categories") if state is None else None
+    return LoadedClassifier(model, {"source": "torchvision", "name": name, "args": args}, preprocessing, names)
+
+
+def _check_torchvision(name: str) -> None:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+
+
+def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    _check_torchvision(name)
+    with _building(f"torchvision:{name}", args):
+        if name in ("googlenet", "inception_v3"):
+            args = {"init_weights": False} | args  # their own initialisation takes half a minute
+        return torchvision.models.get_model(name, weights=None, **args)  # type: ignore[no-any-return]
+
+
+def _load_timm(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None, by_order: bool) -> LoadedClassifier:
+    timm = _import("timm", "timm")
+    if state is None:
+        with _downloading(f"timm:{name}"):
+            model = _build_timm(name, args, pretrained=True)
+    else:
+        args |= _n_classes(_build_timm(name, args, pretrained=False), state, by_order, args)
+        model = _build_timm(name, args, pretrained=False)
+    config = timm.data.resolve_model_data_config(model)
+    channels, height, width = config["input_size"]
+    scaled = int(height / config["crop_pct"])
+    preprocessing = Preprocessing(
+        resize=(height, width) if config["crop_mode"] == "squash" else scaled,
+        crop=(height, width),
+        mean=tuple(config["mean"][:channels]),
+        std=tuple(config["std"][:channels]),
+        interpolation=config["interpolation"],
+    )
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or name
+    return LoadedClassifier(model, {"source": "timm", "name": architecture, "args": args}, preprocessing)
+
+
+def _build_timm(name: str, args: dict[str, Any], *, pretrained: bool) -> nn.Module:
+    timm = _import("timm", "timm")
+    if not pretrained and not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models())
+    if ":" not in name and "/" not in name and not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models())
+    with _building(f"timm:{name}", args):
+        return timm.create_model(name, pretrained=pretrained, **args)  # type: ignore[no-any-return]
+
+
+def _load_hf(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None) -> LoadedClassifier:
+    transformers = _import("transformers", "hf")
+    auto = transformers.AutoModelForImageClassification
+    with _downloading(f"hf:{name}"):
+        if state is None:
+            model = auto.from_pretrained(name, **args)
+        else:
+            model = auto.from_config(transformers.AutoConfig.from_pretrained(name, **args))
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+    names = [str(label) for _, label in sorted(model.config.id2label.items())]
+    spec = {"source": "hf", "name": name, "config": model.config.to_dict()}
+    return LoadedClassifier(model, spec, _hf_preprocessing(processor.to_dict()), names)
+
+
+def _hf_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+    """Reads an image processor's configuration."""
+    size = config.get("size") or {}
+    crop = config.get("crop_size") if config.get("do_center_crop") else None
+    resize: int | tuple[int, int] | None = None
+    if config.get("do_resize", True):
+        if "shortest_edge" in size:
+            resize = int(size["shortest_edge"])
+            if config.get("crop_pct") and crop is None:  # ConvNeXt's: enlarge, then crop to the size
+                crop = {"height": resize, "width": resize}
+                resize = int(resize / config["crop_pct"])
+        elif "height" in size:
+            resize = (int(size["height"]), int(size["width"]))
+    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    normalised = config.get("do_normalize", True)
+    return Preprocessing(
+        resize=resize,
+        crop=(int(crop["height"]), int(crop["width"])) if crop else None,
+        mean=tuple(config["image_mean"]) if normalised else (0.0, 0.0, 0.0),
+        std=tuple(config["image_std"]) if normalised else (1.0, 1.0, 1.0),
+        interpolation=names.get(config.get("resample", 2), "bilinear"),
+    )
+
+
+def _load_file(spec: str, args: dict[str, Any]) -> LoadedClassifier:
+    path_text, _, function_name = spec.rpartition(":")
+    path = Path(path_text).resolve()
+    if not path.is_file():
+        raise LookalikeError(f"{path_text!r} does not exist")
+    described = importlib.util.spec_from_file_location(f"_lookalike_user_{path.stem}", path)
+    if described is None or described.loader is None:
+        raise LookalikeError(f"{path_text!r} is not a Python file")
+    module = importlib.util.module_from_spec(described)
+    sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
+    try:
+        described.loader.exec_module(module)
+    except Exception as error:
+        raise LookalikeError(f"{path_text!r} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise LookalikeError(f"{path_text!r} has no function {function_name!r}")
+    try:
+        made = function(**args)
+    except Exception as error:
+        raise LookalikeError(f"{spec} failed: {type(error).__name__}: {error}") from error
+    model, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
+        raise LookalikeError(
+            f"{spec} returned {_kinds(made)}; it must return a torch.nn.Module, or one and its Preprocessing"
+        )
+    return LoadedClassifier(
+        model, {"source": "file", "name": f"{path.name}:{function_name}", "args": args}, preprocessing
+    )
+
+
+def _n_classes(
+    model: nn.Module, state: Mapping[str, Tensor], by_order: bool, args: Mapping[str, Any]
+) -> dict[str, int]:
+    """Reads the number of classes off weights whose only misfits are the head's rows."""
+    if "num_classes" in args:
+        return {}
+    expected = model.state_dict()
+    try:
+        fitted = pair_by_order(state, model) if by_order else match_prefix(state, expected)
+    except LookalikeError:
+        return {}
+    misfits = {
+        (tuple(expected[name].shape), tuple(tensor.shape))
+        for name, tensor in fitted.items()
+        if name in expected and expected[name].shape != tensor.shape
+    }
+    rows = {given[0] for wanted, given in misfits if len(wanted) == len(given) > 0 and wanted[1:] == given[1:]}
+    same_kind = all(len(wanted) == len(given) > 0 and wanted[1:] == given[1:] for wanted, given in misfits)
+    return {"num_classes": rows.pop()} if same_kind and len(rows) == 1 else {}
+
+
+@contextlib.contextmanager
+def _building(what: str, args: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError) as error:
+        if isinstance(error, LookalikeError):
+            raise
+        raise LookalikeError(f"cannot build {what} with {dict(args)}: {error}") from error
+
+
+@contextlib.contextmanager
+def _downloading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except LookalikeError:
+        raise
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LookalikeError(
+            f"the published weights of {what} cannot be had ({first[:160]}); give a file with --weights (weights=)"
+        ) from error
+
+
+def _unknown(source: str, name: str, known: list[str]) -> LookalikeError:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return LookalikeError(f"{source} has no model {name!r}{hint}")
+
+
+def _import(package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise LookalikeError(f"this needs {package}: pip install 'lookalike[{extra}]'") from error
+
+
+def _kinds(made: Any) -> str:
+    return f"({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else type(made).__name__

@@ -1,0 +1,249 @@
+"""This looks like that: why a model predicts what it predicts (paper section 3.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.encoder import place
+from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.errors import LookalikeError
+from lookalike.model import PrototypeModel
+from lookalike.plots import plot_likeness
+from lookalike.plots.tiles import shorten
+from lookalike.similarity import euclidean_distances
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """One prototype that an input looks like.
+
+    Attributes:
+        prototype: Its number.
+        label: Its class.
+        class_name: The class's name.
+        similarity: s(z, p), by the model's similarity.
+        distance: Euclidean, in the space in which the similarity clusters.
+        percentile: How far out this distance is among the prototype's own training samples, in percent; 100 is as
+            far as the farthest, or farther. NaN where none stand behind it.
+        count: How many training samples stand behind the prototype.
+        purity: The share of the training samples most similar to it that carry its class.
+        nearest: The training samples nearest to the prototype, as indices.
+        image: The nearest one, uint8 [H, W, C]; None if the model holds no images.
+        heat_map: Which pixels of the input make the likeness [H, W]; None where relevance was not asked for.
+        prototype_heat_map: The same on the prototype's own training image [H, W].
+    """
+
+    prototype: int
+    label: int
+    class_name: str
+    similarity: float
+    distance: float
+    percentile: float
+    count: int
+    purity: float
+    nearest: list[int]
+    image: np.ndarray | None = None
+    heat_map: np.ndarray | None = None
+    prototype_heat_map: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, without pictures."""
+        return {
+            "prototype": self.prototype,
+            "class": self.class_name,
+            "similarity": self.similarity,
+            "distance": self.distance,
+            "percentile": None if np.isnan(self.percentile) else self.percentile,
+            "count": self.count,
+            "purity": None if np.isnan(self.purity) else self.purity,
+            "nearest": self.nearest,
+        }
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prediction and the prototypes that it rests on.
+
+    Attributes:
+        prediction: The predicted class.
+        class_name: Its name.
+        probability: The predicted class's.
+        probabilities: Of all classes [K].
+        likenesses: The nearest prototypes, the most similar first.
+        image: The input as the network sees it, uint8 [H, W, C]; None if it is no image.
+        name: What to call the input, e.g. its file.
+        label: Its true class, where it is known.
+        true_name: That class's name.
+        black_box_heat_map: Which pixels the black box's own prediction rests on [H, W]; None where relevance was not
+            asked for.
+    """
+
+    prediction: int
+    class_name: str
+    probability: float
+    probabilities: np.ndarray
+    likenesses: list[Likeness]
+    image: np.ndarray | None = None
+    name: str | None = None
+    label: int | None = None
+    true_name: str | None = None
+    black_box_heat_map: np.ndarray | None = None
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the prediction is right; None where the true class is not known."""
+        return None if self.label is None else self.label == self.prediction
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Whether the input is at least as far from its nearest prototype as any training sample behind it."""
+        return self.likenesses[0].percentile >= 100
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, without pictures."""
+        return {
+            "name": self.name,
+            "prediction": self.class_name,
+            "probability": self.probability,
+            "probabilities": self.probabilities.tolist(),
+            "true": self.true_name,
+            "correct": self.correct,
+            "unfamiliar": self.unfamiliar,
+            "nearest": [likeness.to_dict() for likeness in self.likenesses],
+        }
+
+    def sentence(self) -> str:
+        """Says it in a sentence."""
+        first = self.likenesses[0]
+        start = f"This looks like prototype {first.prototype} of class {first.class_name!r}"
+        end = f"so the prediction is {self.class_name!r} ({self.probability:.0%})"
+        if self.unfamiliar:
+            return f"{start} more than like any other, but less than all its {first.count:,} training images do; {end}."
+        return f"{start}, more than {100 - first.percentile:.0f}% of its {first.count:,} training images do; {end}."
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws the input beside the training images of its nearest prototypes; a wrong prediction is framed in red.
+
+        Raises:
+            LookalikeError: If the input is not an image.
+        """
+        if self.image is None:
+            raise LookalikeError("there is nothing to draw: the input is not an image, or its value range is not known")
+        verdict = f"{shorten(self.class_name, 14)} · {self.probability:.0%}"
+        if self.correct is False and self.true_name is not None:
+            verdict += f"\nwrong: it is {shorten(self.true_name, 12)}"
+        elif self.unfamiliar:
+            verdict += "\nunfamiliar"
+        captions = [
+            f"{shorten(near.class_name, 12)} · no. {near.prototype}\ns = {near.similarity:.3g}".replace("= -", "= −")
+            for near in self.likenesses
+        ]
+        return plot_likeness(
+            self.image,
+            [near.image for near in self.likenesses],
+            caption=verdict,
+            captions=captions,
+            wrong=self.correct is False,
+            ax=ax,
+        )
+
+
+def explain(
+    model: PrototypeModel,
+    inputs: Any,
+    *,
+    n_nearest: int = 3,
+    labels: Sequence[int] | np.ndarray | Tensor | None = None,
+    names: Sequence[str] | None = None,
+    batch_size: int = 256,
+) -> list[Explanation]:
+    """Explains predictions by the prototypes that the inputs look most like.
+
+    Args:
+        model: A prototype model.
+        inputs: What the network takes [N, C, H, W].
+        n_nearest: How many prototypes to show per input.
+        labels: True classes [N], to tell right from wrong.
+        names: What to call the inputs.
+        batch_size: The most rows that pass through the encoder at once.
+
+    Returns:
+        An explanation per input.
+
+    Raises:
+        LookalikeError: If labels or names are not one per input, or ``n_nearest`` is below 1.
+    """
+    if isinstance(inputs, np.ndarray):
+        inputs = torch.from_numpy(inputs)
+    rows = n_rows(inputs)
+    if n_nearest < 1:
+        raise LookalikeError(f"n_nearest must be at least 1, not {n_nearest}")
+    for what, given in (("labels", labels), ("names", names)):
+        if given is not None and len(given) != rows:
+            raise LookalikeError(f"there are {rows} inputs and {len(given)} {what}")
+    explanations: list[Explanation] = []
+    for start in range(0, rows, batch_size):
+        part = slice(start, start + batch_size)
+        explanations += _explain_batch(
+            model,
+            take_rows(inputs, part),
+            n_nearest,
+            None if labels is None else [int(label) for label in labels[part]],
+            None if names is None else list(names[part]),
+        )
+    return explanations
+
+
+@torch.no_grad()
+def _explain_batch(
+    model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None
+) -> list[Explanation]:
+    embeddings = model.encoder(place(inputs, model.device))
+    similarities = model.similarities_of(embeddings)
+    p, owners = model.prototypes, model.prototypes.labels
+    scores = model.classifier(similarities, owners, model.n_classes)
+    probabilities = model.classifier.probabilities(similarities, owners, model.n_classes).cpu().numpy()
+    space = model.similarity.project
+    distances = euclidean_distances(space(embeddings), space(p.vectors))
+    percentiles = p.percentile_of(distances).cpu()
+    predictions = scores.argmax(1).tolist()
+    order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
+    similarities, distances = similarities.cpu(), distances.cpu()
+    pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
+    table = p.to_table() if order else []
+
+    def likeness(row: int, j: int) -> Likeness:
+        return Likeness(
+            prototype=j,
+            label=int(owners[j]),
+            class_name=p.class_of(j),
+            similarity=float(similarities[row, j]),
+            distance=float(distances[row, j]),
+            percentile=float(percentiles[row, j]),
+            count=table[j]["count"],
+            purity=table[j]["purity"],
+            nearest=[index for index in table[j]["nearest"] if index >= 0],
+            image=None if model.images is None else model.images[j, 0].numpy(),
+        )
+
+    return [
+        Explanation(
+            prediction=predictions[row],
+            class_name=model.class_names[predictions[row]],
+            probability=float(probabilities[row, predictions[row]]),
+            probabilities=probabilities[row],
+            likenesses=[likeness(row, j) for j in order[row]],
+            image=None if pixels is None else pixels[row].numpy(),
+            name=None if names is None else names[row],
+            label=None if labels is None else labels[row],
+            true_name=None if labels is None else model.class_names[labels[row]],
+        )
+        for row in range(len(predictions))
+    ]

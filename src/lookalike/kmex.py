@@ -1,0 +1,260 @@
+"""KMEx: a trained classifier becomes a prototypical self-explainable model, without re-training.
+
+Source: Gautam, Boubekki, Höhne and Kampffmeyer, "Prototypical Self-Explainable Models Without Re-training",
+TMLR 05/2024, section 3.2.
+"""
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike.classifier import NearestPrototype
+from lookalike.data import Batches, Preprocessing
+from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
+from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
+from lookalike.errors import LookalikeError
+from lookalike.estimator import NPrototypes, learn_prototypes
+from lookalike.model import PrototypeModel, pixels_of
+from lookalike.prototypes import Prototypes, survey
+from lookalike.provenance import versions
+from lookalike.similarity import Similarity, make_similarity
+
+
+class KMEx:
+    """Converts a trained classifier.
+
+    The encoder is used as it is. Per class, the embeddings of the training data are clustered by k-means, and the
+    centres are the class's prototypes; the class of an input is that of its most similar prototype.
+
+    Args:
+        model: A trained classifier: a module, a spec such as ``"torchvision:resnet34"``, what ``load_classifier``
+            returned, an ``Encoder``, or another ``PrototypeModel``, whose embedding is used.
+        n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
+        similarity: A registered similarity, by name, or one that is made already.
+        similarity_options: Its options, e.g. ``{"sigma": 2.0}``.
+        clusterer: A registered clusterer.
+        probabilities: How similarities become probabilities, ``"max"`` [ours] or ``"sum"`` [ref].
+        n_init: How many random starts of the clustering to choose the best of.
+        n_nearest: M, how many of the nearest training samples to remember per prototype.
+        n_images: Of how many of them to keep the image.
+        nearest_from: Show a prototype by images of its own ``"class"``, or of ``"any"``.
+        head: The name of the classifier's head, where it cannot be found; ``"output"`` if the model's output is the
+            embedding.
+        output: Which of several outputs holds the class scores.
+        batch_size: The most rows that pass through the encoder at once.
+        num_workers: Processes that read images.
+        on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
+        random_state: Seed.
+        progress: Show progress bars; None shows them on a terminal.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+        >>> sem = KMEx(net, n_prototypes=3).fit((x, (x[:, 0] > 0).long()))
+        >>> sem(x).shape, len(sem.prototypes)
+        (torch.Size([40, 2]), 6)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | LoadedClassifier | str,
+        n_prototypes: NPrototypes = 5,
+        similarity: str | Similarity = "l2",
+        *,
+        similarity_options: Mapping[str, Any] | None = None,
+        clusterer: str = "kmeans",
+        probabilities: Literal["max", "sum"] = "max",
+        n_init: int = 10,
+        n_nearest: int = 10,
+        n_images: int = 3,
+        nearest_from: Literal["class", "any"] = "class",
+        head: str | None = None,
+        output: str | int | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        random_state: int = 0,
+        progress: bool | None = None,
+    ) -> None:
+        if isinstance(model, str):
+            model = load_classifier(model)
+        if not isinstance(model, nn.Module | LoadedClassifier):
+            raise LookalikeError(f"KMEx converts a torch.nn.Module, not a {type(model).__name__}")
+        self.model = model
+        self.n_prototypes = n_prototypes
+        self.similarity = similarity
+        self.similarity_options = similarity_options
+        self.clusterer = clusterer
+        self.probabilities = probabilities
+        self.n_init = n_init
+        self.n_nearest = n_nearest
+        self.n_images = n_images
+        self.nearest_from = nearest_from
+        self.head = head
+        self.output = output
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.on_error = on_error
+        self.random_state = random_state
+        self.progress = progress
+
+    def fit(
+        self, train: Any, *, embeddings: EmbeddingStore | None = None, class_names: list[str] | None = None
+    ) -> PrototypeModel:
+        """Converts the classifier with its training data.
+
+        Args:
+            train: A ``Dataset`` or ``DataLoader`` of (x, y), a pair (x, y) of tensors or arrays, a ``DataBundle``, or
+                an ``EmbeddingStore``. Without augmentation; the training split, not the test split.
+            embeddings: The embeddings of ``train``, where ``embed`` has made them already.
+            class_names: K names; None takes the data's own, or numbers.
+
+        Returns:
+            The self-explainable model. The classifier is in it, unchanged.
+
+        Raises:
+            LookalikeError: If no head is found, a class has no samples, or an embedding is not finite.
+
+        Warns:
+            LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, or the data
+                are augmented at random.
+        """
+        started = time.perf_counter()
+        batches = None if isinstance(train, EmbeddingStore) else self._batches(train)
+        encoder = self._encoder(batches)
+        if batches is not None and embeddings is None:
+            embeddings = embed(encoder, batches, progress=self.progress)
+        store: EmbeddingStore = train if embeddings is None else embeddings
+        embedded = time.perf_counter()
+        if store.embeddings.shape[1] != encoder.embedding_dim:
+            raise LookalikeError(
+                f"the stored embeddings have {store.embeddings.shape[1]} dimensions, "
+                f"the encoder's {encoder.embedding_dim}"
+            )
+        _check_finite(store)
+        names = class_names or store.class_names or [str(k) for k in range(int(store.labels.max()) + 1)]
+        similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
+        similarity.fit(store.embeddings, store.labels, encoder.head_weight)
+        prototypes = self._prototypes(store, similarity, names)
+        source = batches.dataset if batches is not None else None
+        preprocessing = getattr(source, "transform", None)
+        preprocessing = preprocessing if isinstance(preprocessing, Preprocessing) else None
+        images, value_range = self._images(batches, prototypes, preprocessing)
+        return PrototypeModel(
+            encoder,
+            prototypes,
+            similarity,
+            NearestPrototype(self.probabilities),
+            preprocessing=preprocessing,
+            images=images,
+            value_range=value_range,
+            provenance={
+                **self._options(similarity),
+                "n_samples": len(store),
+                "skipped": len(store.skipped),
+                "embed_seconds": round(embedded - started, 3),
+                "convert_seconds": round(time.perf_counter() - started, 3),
+                "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+                "versions": versions(),
+            },
+        )
+
+    def _batches(self, train: Any) -> Batches:
+        if isinstance(train, Batches):
+            return train
+        return Batches(train, self.batch_size, self.num_workers, self.on_error)
+
+    def _encoder(self, batches: Batches | None) -> Encoder:
+        model, spec = self.model, None
+        if isinstance(model, LoadedClassifier):
+            model, spec = model.model, model.spec
+        if batches is None:
+            own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
+            if not isinstance(own, Encoder):
+                raise LookalikeError(
+                    "stored embeddings do not show where to cut the classifier: give KMEx the Encoder that made them"
+                )
+            return own
+        return as_encoder(model, batches, self.head, output=self.output, spec=spec)
+
+    def _prototypes(self, store: EmbeddingStore, similarity: Similarity, names: list[str]) -> Prototypes:
+        learned = learn_prototypes(
+            store.embeddings,
+            store.labels,
+            names,
+            similarity,
+            n_prototypes=self.n_prototypes,
+            clusterer=self.clusterer,
+            n_init=self.n_init,
+            seed=self.random_state,
+            progress=self.progress,
+        )
+        return survey(
+            learned,
+            similarity,
+            store.embeddings,
+            store.labels,
+            indices=store.indices,
+            n_nearest=self.n_nearest,
+            nearest_from=self.nearest_from,
+        )
+
+    def _images(
+        self, batches: Batches | None, prototypes: Prototypes, preprocessing: Preprocessing | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Reads the nearest training images again: pixels [P, M, H, W, C], and their value range [2, C]."""
+        wanted = min(self.n_images, self.n_nearest)
+        if batches is None or not batches.can_fetch or wanted < 1:
+            return None, None
+        rows = prototypes.nearest[:, :wanted]
+        rows = torch.where(rows < 0, rows[:, :1], rows)  # a class with fewer images shows its nearest again
+        unique, position = np.unique(rows.numpy(), return_inverse=True)
+        parts, value_range = [], None
+        for start in range(0, len(unique), batches.batch_size):
+            inputs = batches.fetch(unique[start : start + batches.batch_size])
+            if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+                return None, None
+            if value_range is None:
+                value_range = _value_range(inputs, preprocessing)
+            parts.append(pixels_of(inputs, value_range))
+        return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], value_range
+
+    def _options(self, similarity: Similarity) -> dict[str, Any]:
+        number = dict(self.n_prototypes) if isinstance(self.n_prototypes, Mapping) else self.n_prototypes
+        return {
+            "method": "KMEx",
+            "n_prototypes": number,
+            "similarity": similarity.name,
+            "clusterer": self.clusterer,
+            "n_init": self.n_init,
+            "nearest_from": self.nearest_from,
+            "random_state": self.random_state,
+        }
+
+
+def _value_range(inputs: Tensor, preprocessing: Preprocessing | None) -> Tensor:
+    """Returns the input values of black and white [2, C]: exact for a known normalisation, else the span seen."""
+    channels = inputs.shape[1]
+    if preprocessing is not None and preprocessing.channels == channels:
+        black, white = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+        return torch.stack([preprocessing.normalise(black), preprocessing.normalise(white)])[..., 0, 0]
+    low, high = float(inputs.min()), float(inputs.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return torch.tensor([[low], [high if high > low else low + 1.0]]).expand(2, channels).clone()
+
+
+def _check_finite(store: EmbeddingStore) -> None:
+    bad = [
+        start + np.flatnonzero(~np.isfinite(store.embeddings[start : start + 65_536]).all(1))
+        for start in range(0, len(store), 65_536)
+    ]
+    rows = np.concatenate(bad) if bad else np.arange(0)
+    if len(rows):
+        named = name_samples(store.indices[rows], lambda index: f"sample {index}")
+        raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {named}")

@@ -1,0 +1,79 @@
+"""What a conversion costs: the converted model beside its black box on the same samples."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder
+from lookalike.metrics.faithfulness import accuracy, agreement
+from lookalike.metrics.transparency import activation_counts, ghosting
+from lookalike.model import PrototypeModel
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A converted model beside its black box.
+
+    Attributes:
+        n_samples: On how many samples.
+        accuracy: Of the converted model.
+        black_box_accuracy: None where the black box's classes are not those of the data.
+        agreement: The share of samples on which both predict the same; None likewise.
+    """
+
+    n_samples: int
+    accuracy: float
+    black_box_accuracy: float | None
+    agreement: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+
+def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
+    """Compares a converted model with its black box, from one pass over the data.
+
+    Args:
+        model: The converted model.
+        data: Samples with labels, or an ``EmbeddingStore`` of them.
+        **options: For ``embed``: ``batch_size``, ``num_workers``, ``on_error``, ``progress``.
+    """
+    store = data if isinstance(data, EmbeddingStore) else embed(model, data, **options)
+    labels = torch.from_numpy(np.asarray(store.labels))
+    predictions = predict_store(model, store)
+    encoder = model.encoder
+    n_outputs = encoder.n_outputs if isinstance(encoder, Encoder) else None
+    same_classes = n_outputs == model.n_classes or (n_outputs == 1 and model.n_classes == 2)
+    if store.predictions is None or not same_classes:
+        return Comparison(len(store), accuracy(predictions, labels), None, None)
+    black_box = torch.from_numpy(store.predictions)
+    return Comparison(
+        len(store),
+        accuracy(predictions, labels),
+        accuracy(black_box, labels),
+        agreement(predictions, black_box),
+    )
+
+
+def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
+    """Returns D_tsp on stored training embeddings (paper, equation 1)."""
+    labels = torch.from_numpy(np.asarray(store.labels))
+    similarities = torch.cat([model.similarities_of(z).detach().cpu() for z in _parts(model, store)])
+    return ghosting(activation_counts(similarities, labels, model.prototypes.labels.cpu()))
+
+
+@torch.no_grad()
+def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
+    """Returns the predicted classes [N] of stored embeddings."""
+    return torch.cat([model.scores_of(z).argmax(1).cpu() for z in _parts(model, store)])
+
+
+def _parts(model: PrototypeModel, store: EmbeddingStore, rows: int = 8192) -> Iterator[Tensor]:
+    for start in range(0, len(store), rows):
+        yield torch.from_numpy(np.array(store.embeddings[start : start + rows])).to(model.device)

@@ -1,0 +1,60 @@
+"""Transparency: prototypes that are never used are ghosts (paper section 4.3.1, equation 1)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lookalike.errors import LookalikeError
+
+_ROWS = 16_384
+
+
+@torch.no_grad()
+def activation_counts(
+    similarities: Tensor, labels: Tensor, prototype_labels: Tensor, scope: Literal["class", "all"] = "class"
+) -> Tensor:
+    """Counts how often each prototype is the most similar one for a training sample of its own class.
+
+    Args:
+        similarities: Of the training samples to the prototypes [N, P].
+        labels: The samples' classes [N].
+        prototype_labels: The prototypes' classes [P].
+        scope: Compare with the prototypes of the sample's own class [ours], or with ``"all"``.
+
+    Returns:
+        Counts [P].
+
+    Raises:
+        LookalikeError: If the scope is unknown.
+    """
+    if scope not in ("class", "all"):
+        raise LookalikeError(f"scope must be 'class' or 'all', not {scope!r}")
+    n_prototypes = len(prototype_labels)
+    counts = torch.zeros(n_prototypes, dtype=torch.int64)
+    for s, y in zip(similarities.split(_ROWS), labels.split(_ROWS), strict=True):
+        own = y[:, None] == prototype_labels
+        winner = (s.masked_fill(~own, -torch.inf) if scope == "class" else s).argmax(1)
+        counted = winner[prototype_labels[winner] == y]
+        counts += torch.bincount(counted.cpu(), minlength=n_prototypes)
+    return counts
+
+
+def ghosting(counts: Tensor) -> float:
+    """Returns D_tsp, the share of prototypes that are never activated, in [0, 1]; lower is better.
+
+    D_tsp = 1 − (1/P) Σ_j [some training sample of class c(j) activates prototype j]: equation 1, read so [ours].
+
+    Args:
+        counts: From ``activation_counts`` [P].
+
+    Raises:
+        LookalikeError: If there are no prototypes.
+
+    Example:
+        >>> ghosting(torch.tensor([12, 0, 3, 5]))
+        0.25
+    """
+    if not len(counts):
+        raise LookalikeError("there are no prototypes")
+    return float((counts == 0).double().mean())

@@ -1,0 +1,291 @@
+"""The one abstraction: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
+
+import copy
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
+from lookalike.classifier import TransparentClassifier, make_classifier
+from lookalike.data import Preprocessing
+from lookalike.encoder import Encoder, blank_inputs, device_of, load_weights, place, rebuild
+from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.errors import LookalikeError
+from lookalike.model_card import model_card
+from lookalike.prototypes import Prototypes
+from lookalike.similarity import Similarity, make_similarity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["PrototypeModel", "Prototypes", "load"]
+
+_PROBE_TOLERANCE = 1e-2
+_GALLERY_CLASSES = 60
+
+
+class PrototypeModel(nn.Module):
+    """A prototypical self-explainable model.
+
+    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, and
+    leaves the encoder as it was. ``forward`` is differentiable.
+
+    Args:
+        encoder: Maps inputs to embeddings [N, D].
+        prototypes: The prototypes.
+        similarity: Compares embeddings with prototypes.
+        classifier: Reads class scores off similarities.
+        preprocessing: What the inputs' images went through, where that is known.
+        images: The training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
+        value_range: The inputs' values at black and at white [2, C], to show inputs and to read images back.
+        provenance: Options, seeds, fingerprints and versions that this model was made with.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        prototypes: Prototypes,
+        similarity: Similarity,
+        classifier: TransparentClassifier,
+        *,
+        preprocessing: Preprocessing | None = None,
+        images: Tensor | None = None,
+        value_range: Tensor | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        device = device_of(encoder)
+        self.encoder = encoder
+        self.prototypes = prototypes.to(device)
+        self.similarity = similarity.to(device)
+        self.classifier = classifier.to(device)
+        self.preprocessing = preprocessing
+        self.images = images
+        self.value_range = value_range
+        self.provenance = dict(provenance or {})
+        self.training = False
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the K classes."""
+        return self.prototypes.class_names
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return self.prototypes.n_classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.prototypes.vectors.device
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Returns class scores [N, K]."""
+        return self.scores_of(self.encoder(inputs))
+
+    def similarities_of(self, embeddings: Tensor) -> Tensor:
+        """Compares embeddings [N, D] with the prototypes; [N, P]."""
+        return self.similarity(embeddings, self.prototypes.vectors)  # type: ignore[no-any-return]
+
+    def scores_of(self, embeddings: Tensor) -> Tensor:
+        """Scores the classes of embeddings [N, D]; [N, K]."""
+        similarities = self.similarities_of(embeddings)
+        return self.classifier(similarities, self.prototypes.labels, self.n_classes)  # type: ignore[no-any-return]
+
+    def probabilities_of(self, embeddings: Tensor) -> Tensor:
+        """Returns class probabilities [N, K] of embeddings [N, D]."""
+        return self.classifier.probabilities(self.similarities_of(embeddings), self.prototypes.labels, self.n_classes)
+
+    def embed(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Returns embeddings [N, D]."""
+        return self._batched(inputs, batch_size, lambda z: z)
+
+    def similarities(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Returns the similarities to all prototypes [N, P]."""
+        return self._batched(inputs, batch_size, self.similarities_of)
+
+    def predict(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Returns the predicted classes [N]."""
+        return self._batched(inputs, batch_size, lambda z: self.scores_of(z).argmax(1))
+
+    def predict_proba(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Returns class probabilities [N, K]."""
+        return self._batched(inputs, batch_size, self.probabilities_of)
+
+    def to_pixels(self, inputs: Tensor) -> Tensor | None:
+        """Returns network inputs [N, C, H, W] as uint8 pixels [N, H, W, C] to look at; None if they are no images."""
+        if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
+            return None
+        return pixels_of(inputs, self.value_range)
+
+    def prototype_inputs(self, rank: int = 0) -> Tensor | None:
+        """Returns the network inputs [P, C, H, W] of the training images nearest to each prototype.
+
+        Args:
+            rank: 0 for the nearest, 1 for the second, and so on.
+
+        Returns:
+            None if the model holds no images.
+        """
+        if self.images is None or self.value_range is None:
+            return None
+        low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
+        pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
+        return pixels * (high - low) + low
+
+    def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
+        """Draws the prototypes, a row per class, each by its nearest training images.
+
+        Raises:
+            LookalikeError: If the model holds no images.
+        """
+        from lookalike.plots import plot_gallery
+
+        if self.images is None:
+            raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
+        p = self.prototypes
+        return plot_gallery(
+            self.images[:, :per_prototype].numpy(),
+            p.labels.cpu().numpy(),
+            p.class_names,
+            counts=p.counts.cpu().numpy(),
+            purity=p.purity.cpu().numpy(),
+            ax=ax,
+        )
+
+    def save(self, folder: str | Path, *, images: bool = True, overwrite: bool = False) -> None:
+        """Writes the model: ``model.safetensors``, ``config.json``, a model card and the prototypes' images.
+
+        Args:
+            folder: Where to; it appears only when it is complete.
+            images: False leaves out every training pixel.
+            overwrite: Replace the folder if there is one.
+
+        Raises:
+            LookalikeError: If the folder exists, or the encoder is not one that can be saved.
+        """
+        if not isinstance(self.encoder, Encoder):
+            raise LookalikeError(f"a {type(self.encoder).__name__} cannot be saved as an encoder")
+        files: dict[str, bytes] = {}
+        names: list[list[str]] | None = None
+        if images and self.images is not None:
+            names = [
+                [f"images/{j:05d}-{rank}.png" for rank in range(row.shape[0])] for j, row in enumerate(self.images)
+            ]
+            files = {
+                n: encode_image(p)
+                for row, line in zip(self.images, names, strict=True)
+                for p, n in zip(row, line, strict=True)
+            }
+            if len(self.class_names) <= _GALLERY_CLASSES:
+                files["gallery.png"] = self._gallery_file()
+        encoder = self.encoder
+        config: dict[str, Any] = {
+            "encoder": {
+                "class": type(encoder.model).__name__,
+                "spec": encoder.spec,
+                "head": encoder.head_name,
+                "output": encoder.output_key,
+                "inputs": encoder.input_spec,
+                "embedding_dim": encoder.embedding_dim,
+            },
+            "similarity": {"name": self.similarity.name, "options": self.similarity.options()},
+            "classifier": {"name": self.classifier.name, "options": self.classifier.options()},
+            "class_names": self.class_names,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            "value_range": self.value_range.tolist() if self.value_range is not None else None,
+            "images": names,
+            "gallery": "gallery.png" in files,
+            "provenance": self.provenance,
+        }
+        files["README.md"] = model_card(config, self.prototypes).encode()
+        tensors = self.state_dict() | {"probe": encoder.probe()}
+        write_artifact(folder, config, tensors, files, overwrite=overwrite)
+
+    def _gallery_file(self) -> bytes:
+        from lookalike.plots import gallery_axes
+
+        per_class = int(self.prototypes.labels.bincount().max())
+        ax = self.plot_gallery(gallery_axes(self.class_names, per_class))
+        buffer = io.BytesIO()
+        ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
+        return buffer.getvalue()
+
+    def _batched(self, inputs: Any, batch_size: int, read: Callable[[Tensor], Tensor]) -> Tensor:
+        if isinstance(inputs, np.ndarray):
+            inputs = torch.from_numpy(inputs)
+        if batch_size < 1:
+            raise LookalikeError(f"batch_size must be at least 1, not {batch_size}")
+        parts = []
+        with torch.no_grad():
+            for start in range(0, max(n_rows(inputs), 1), batch_size):
+                rows = take_rows(inputs, slice(start, start + batch_size))
+                parts.append(read(self.encoder(place(rows, self.device))))
+        return torch.cat(parts)
+
+
+def pixels_of(inputs: Tensor, value_range: Tensor) -> Tensor:
+    """Returns inputs [N, C, H, W] as uint8 pixels [N, H, W, C], given their values at black and white [2, C]."""
+    low, high = value_range[:, :, None, None].to(inputs.device, inputs.dtype).unbind(0)
+    unit = (inputs.detach() - low) / (high - low)
+    return (unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
+    """Loads a saved model. Nothing in the folder is executed.
+
+    Args:
+        folder: What ``save`` wrote.
+        model: The network, where it was made by the user's own code. A copy of it gets the saved weights.
+
+    Raises:
+        LookalikeError: If a file is missing or altered, the network cannot be rebuilt without ``model``, or the
+            network computes something else than the one that was saved.
+    """
+    config, tensors = read_artifact(folder)
+    described = config["encoder"]
+    if model is None:
+        if described["spec"] is None:
+            raise LookalikeError(
+                f"the network of the saved model in {str(folder)!r}, a {described['class']}, was given as an object "
+                "and cannot be rebuilt from its name; make it yourself and call load(folder, model=network)"
+            )
+        model = rebuild(described["spec"])
+    else:
+        model = copy.deepcopy(model)
+    load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
+    head = described["head"] or "output"
+    sample = place(blank_inputs(described["inputs"]), device_of(model))
+    encoder = Encoder(model, sample, head=head, output=described["output"], spec=described["spec"])
+    probe = encoder.probe()
+    expected = tensors["probe"]
+    if probe.shape != expected.shape or float((probe - expected).norm()) > _PROBE_TOLERANCE * float(
+        expected.norm() + 1e-6
+    ):
+        raise LookalikeError(
+            f"the network does not compute what the one saved in {str(folder)!r} did, though its weights fit: "
+            "another architecture (strides, padding, activations) or another input size"
+        )
+    stored = below("prototypes", tensors)
+    prototypes = Prototypes(stored.pop("vectors"), stored.pop("labels"), config["class_names"], **stored)
+    similarity = make_similarity(config["similarity"]["name"], config["similarity"]["options"])
+    for name, tensor in below("similarity", tensors).items():
+        similarity.register_buffer(name, tensor)
+    chosen = config["classifier"]
+    value_range = config["value_range"]
+    return PrototypeModel(
+        encoder,
+        prototypes,
+        similarity,
+        make_classifier(chosen["name"], chosen["options"], below("classifier", tensors)),
+        preprocessing=Preprocessing.from_dict(config["preprocessing"]) if config["preprocessing"] else None,
+        images=stack_images(Path(folder), config["images"]) if config["images"] else None,
+        value_range=torch.tensor(value_range) if value_range is not None else None,
+        provenance=config["provenance"],
+    )

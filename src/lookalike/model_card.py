@@ -1,0 +1,67 @@
+"""The card that lies beside a saved model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lookalike.prototypes import Prototypes
+
+_ROWS = 200
+
+
+def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
+    """Returns a page of Markdown about a model: what it is, how it was made, and its prototypes."""
+    encoder, provenance = config["encoder"], config["provenance"]
+    spec = encoder["spec"]
+    network = f"{spec['source']}:{spec.get('name', '')}" if spec else encoder["class"]
+    lines = [
+        "# A prototypical self-explainable model",
+        "",
+        f"Made with lookalike by {provenance.get('method', 'unknown means')} from `{network}`, whose weights are as "
+        "they were. It predicts the class of the most similar prototype.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| network | `{network}`, cut before `{encoder['head'] or 'nothing: its output is the embedding'}` |",
+        f"| embedding | {encoder['embedding_dim']} dimensions |",
+        f"| similarity | {_called(config['similarity'])} |",
+        f"| classifier | {_called(config['classifier'])} |",
+        f"| classes | {len(prototypes.class_names)} |",
+        f"| prototypes | {len(prototypes)} |",
+        *(f"| {key} | {_cell(value)} |" for key, value in provenance.items() if not isinstance(value, dict)),
+        "",
+        "## Prototypes",
+        "",
+        *(["![The prototypes, each by its nearest training image](gallery.png)", ""] if config["gallery"] else []),
+        "A prototype is a centroid of training embeddings. *count*: training samples of its class nearest to it; "
+        "*purity*: share of the training samples most similar to it that carry its class.",
+        "",
+        "| prototype | class | count | purity |",
+        "|---:|---|---:|---:|",
+    ]
+    table = prototypes.to_table()
+    lines += [f"| {r['prototype']} | {_cell(r['class'])} | {r['count']} | {r['purity']:.1%} |" for r in table[:_ROWS]]
+    if len(table) > _ROWS:
+        lines.append(f"\n… and {len(table) - _ROWS} more.")
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from lookalike import load",
+        "",
+        'model = load("path/to/this/folder")',
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _called(part: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in part["options"].items())
+    return f"`{part['name']}`" + (f" ({options})" if options else "")
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str(value).split())
+    for mark in "\\`|*_<>[]":
+        text = text.replace(mark, "\\" + mark)
+    return text

@@ -1,0 +1,78 @@
+"""The prototypes of a model, a row per class."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, shorten, tile_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEGEND = "beneath: training images behind the prototype · share of them with its class"
+_LEGEND_WIDTH = 4.2
+_NAME_LENGTH = 18
+
+
+def plot_gallery(
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    counts: np.ndarray,
+    purity: np.ndarray,
+    classes: Sequence[int] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws each prototype by its nearest training images, with its cluster's size and purity beneath.
+
+    Args:
+        images: uint8 [P, M, H, W, C], the nearest first.
+        labels: The prototypes' classes [P].
+        class_names: K names.
+        counts: How many training samples stand behind each prototype [P].
+        purity: Share of the training samples most similar to it that carry its class [P]; NaN where there are none.
+        classes: Which classes to draw; None draws all that have prototypes.
+        ax: Where to; None makes a figure of fitting size.
+
+    Returns:
+        The Axes.
+    """
+    shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
+    members = [np.flatnonzero(labels == k) for k in shown]
+    per_prototype = images.shape[1]
+    names = [shorten(class_names[k], _NAME_LENGTH) for k in shown]
+    margin = _name_width(names)
+    columns, rows = _extent(names, max((len(m) for m in members), default=1), per_prototype)
+    height = 1 + CAPTION
+    ax = tile_axes(ax, columns, rows)
+    for row, prototypes in enumerate(members):
+        y = row * height
+        ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
+        for column, j in enumerate(prototypes):
+            x = margin + column * (per_prototype + GAP)
+            caption = f"{counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
+            for rank in range(per_prototype):
+                draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
+    ax.text(margin, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
+    return ax
+
+
+def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> "Axes":
+    """Makes a figure of fitting size that belongs to no window; save it with ``ax.figure.savefig``."""
+    from matplotlib.figure import Figure
+
+    columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class, per_prototype)
+    size = (columns * TILE_INCHES, rows * TILE_INCHES)
+    return Figure(figsize=size, layout="constrained").subplots()
+
+
+def _name_width(names: Sequence[str]) -> float:
+    return 0.3 + 0.07 * max((len(name) for name in names), default=1)
+
+
+def _extent(names: Sequence[str], per_class: int, per_prototype: int) -> tuple[float, float]:
+    """Returns the gallery's width and height in tiles; the last line is the legend's."""
+    width = _name_width(names) + per_class * (per_prototype + GAP)
+    return max(width, _LEGEND_WIDTH), max(len(names), 1) * (1 + CAPTION) + 2 * LINE

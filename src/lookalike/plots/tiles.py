@@ -1,0 +1,80 @@
+"""Laying pictures out in one Axes: each picture is a tile of a grid, with a caption beneath."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#1a1a1a"
+MUTED = "#5f6368"
+WRONG = "#d32f2f"
+RIGHT = "#9aa0a6"
+
+TILE_INCHES = 1.25
+LINE = 0.17  # the height of a caption's line, in tiles
+CAPTION = 0.34  # the height of a caption of one line with its margins, in tiles
+GAP = 0.14
+
+
+def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
+    """Returns an Axes without frame or ticks for a grid of tiles, y downwards; makes one where there is none."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        size = (columns * TILE_INCHES, rows * TILE_INCHES)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.set_xlim(0, columns)
+    ax.set_ylim(rows, 0)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    return ax
+
+
+def draw_tile(
+    ax: "Axes",
+    image: np.ndarray,
+    x: float,
+    y: float,
+    *,
+    caption: str = "",
+    frame: str | None = None,
+    size: float = 1.0,
+) -> None:
+    """Draws a picture uint8 [H, W, C] with its upper left corner at (x, y), fitted into a square of ``size``."""
+    from matplotlib.patches import Rectangle
+
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    w, h = width * scale, height * scale
+    left, top = x + (size - w) / 2, y + (size - h) / 2
+    shown = image[..., 0] if image.shape[-1] == 1 else image
+    options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if shown.ndim == 2 else {}
+    ax.imshow(
+        shown,
+        extent=(left, left + w, top + h, top),
+        interpolation="nearest" if max(height, width) < 64 else "antialiased",
+        aspect="equal",
+        **options,
+    )
+    if frame is not None:
+        ax.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=frame, linewidth=2.5, clip_on=False))
+    if caption:
+        ax.text(
+            x + size / 2,
+            y + size + 0.06,
+            caption,
+            ha="center",
+            va="top",
+            fontsize=8,
+            color=MUTED,
+            linespacing=1.2,
+        )
+
+
+def shorten(text: str, length: int) -> str:
+    """Returns a text of at most ``length`` characters, and one line; ``$`` is no formula."""
+    text = " ".join(text.split())
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return text.replace("$", r"\$")

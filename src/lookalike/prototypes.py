@@ -1,0 +1,191 @@
+"""Prototypes: the vectors a model decides by, and what training data stand behind each."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike.errors import LookalikeError
+from lookalike.similarity import Similarity, euclidean_distances
+
+_QUANTILES = 101
+_CELLS = 20_000_000  # rows × prototypes compared at a time
+
+
+class Prototypes(nn.Module):
+    """P prototypes and, once they are surveyed, their training data.
+
+    A prototype of KMEx is a centroid: no image looks exactly like it. What is shown for it are the training
+    images nearest to it, with their distances (paper section 3.3). Distances are Euclidean, in the space in
+    which the similarity clusters.
+
+    Args:
+        vectors: [P, D].
+        labels: Their classes [P], int64.
+        class_names: The names of all K classes.
+
+    Attributes:
+        vectors: [P, D].
+        labels: [P].
+        class_names: K names.
+        counts: How many training samples of its class are nearest to each prototype [P].
+        purity: The share, among all training samples that the model finds most similar to a prototype, of those
+            that carry its class [P]; NaN where there are none.
+        nearest: The training samples nearest to each prototype [P, M], as indices into the training data, the
+            nearest first; −1 where a class has fewer than M.
+        distances: Theirs to the prototype [P, M].
+        percentiles: The share, in percent, of the prototype's own training samples at most as far away [P, M].
+        quantiles: The 0th to 100th percentile of the distances of the prototype's own training samples [P, 101].
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    counts: Tensor
+    purity: Tensor
+    nearest: Tensor
+    distances: Tensor
+    percentiles: Tensor
+    quantiles: Tensor
+
+    def __init__(self, vectors: Tensor, labels: Tensor, class_names: Sequence[str], **surveyed: Tensor) -> None:
+        super().__init__()
+        if vectors.ndim != 2 or labels.shape != (len(vectors),):
+            raise LookalikeError(f"vectors {tuple(vectors.shape)} and labels {tuple(labels.shape)} do not fit")
+        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
+            raise LookalikeError(f"a prototype has class {int(labels.max())}; there are {len(class_names)} classes")
+        self.class_names = [str(name) for name in class_names]
+        if isinstance(vectors, nn.Parameter):
+            self.register_parameter("vectors", vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+        self.register_buffer("labels", labels)
+        n = len(vectors)
+        blank = {
+            "counts": torch.zeros(n, dtype=torch.int64),
+            "purity": torch.full((n,), torch.nan),
+            "nearest": torch.full((n, 0), -1, dtype=torch.int64),
+            "distances": torch.zeros(n, 0),
+            "percentiles": torch.zeros(n, 0),
+            "quantiles": torch.full((n, _QUANTILES), torch.nan),
+        }
+        for name, tensor in {**blank, **surveyed}.items():
+            self.register_buffer(name, tensor)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def class_of(self, prototype: int) -> str:
+        """Returns the name of a prototype's class."""
+        return self.class_names[int(self.labels[prototype])]
+
+    def percentile_of(self, distances: Tensor) -> Tensor:
+        """Returns how far out distances [N, P] are among each prototype's own training samples, in percent.
+
+        100 means as far as the farthest of them, or farther; NaN where a prototype has none.
+        """
+        ranks = torch.searchsorted(self.quantiles, distances.T.contiguous(), right=True).T
+        percent = (ranks - 1).clamp(0, _QUANTILES - 1).to(distances.dtype)
+        return torch.where(self.quantiles[:, 0].isnan(), torch.nan, percent)
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Returns a row of plain values for each prototype."""
+        return [
+            {
+                "prototype": j,
+                "class": self.class_of(j),
+                "count": int(self.counts[j]),
+                "purity": float(self.purity[j]),
+                "nearest": self.nearest[j].tolist(),
+                "distances": self.distances[j].tolist(),
+                "percentiles": self.percentiles[j].tolist(),
+            }
+            for j in range(len(self))
+        ]
+
+    def extra_repr(self) -> str:
+        """Shows the numbers."""
+        return f"{len(self)} of {self.n_classes} classes, dim={self.vectors.shape[1]}"
+
+
+@torch.no_grad()
+def survey(
+    prototypes: Prototypes,
+    similarity: Similarity,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    *,
+    indices: np.ndarray | None = None,
+    n_nearest: int = 10,
+    nearest_from: Literal["class", "any"] = "class",
+) -> Prototypes:
+    """Finds the training data behind each prototype, in one pass that holds no more than a part of it.
+
+    Args:
+        prototypes: Vectors, labels and class names.
+        similarity: The model's.
+        embeddings: Training embeddings [N, D].
+        labels: Their classes [N].
+        indices: What to call the rows; None numbers them.
+        n_nearest: M, how many of the nearest samples to keep.
+        nearest_from: Whether the nearest are looked for in the prototype's own class or in all classes.
+
+    Returns:
+        New prototypes, with everything filled in.
+    """
+    vectors, owners = prototypes.vectors.detach(), prototypes.labels
+    n, n_prototypes = len(embeddings), len(vectors)
+    centres = similarity.project(vectors)
+    own = torch.empty(n, dtype=torch.int64)
+    own_distance = torch.empty(n, dtype=vectors.dtype)
+    won, won_own = torch.zeros(n_prototypes, dtype=torch.int64), torch.zeros(n_prototypes, dtype=torch.int64)
+    top = torch.full((n_nearest, n_prototypes), torch.inf, dtype=vectors.dtype)
+    top_rows = torch.full((n_nearest, n_prototypes), -1, dtype=torch.int64)
+    step = max(256, _CELLS // n_prototypes)
+    for start in range(0, n, step):
+        z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
+        y = torch.from_numpy(np.asarray(labels[start : start + step]))
+        winner = similarity(z, vectors).argmax(1)
+        won += torch.bincount(winner, minlength=n_prototypes)
+        won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
+        distances = euclidean_distances(similarity.project(z), centres)
+        within = distances.masked_fill(y[:, None] != owners, torch.inf)
+        own_distance[start : start + step], own[start : start + step] = within.min(1)
+        candidates = within if nearest_from == "class" else distances
+        rows = torch.arange(start, start + len(z))[:, None].expand_as(candidates)
+        top, order = torch.cat([top, candidates]).topk(n_nearest, dim=0, largest=False)
+        top_rows = torch.cat([top_rows, rows]).gather(0, order).masked_fill(top.isinf(), -1)
+
+    own[own_distance.isinf()] = n_prototypes  # of a class without prototypes
+    counts = torch.bincount(own, minlength=n_prototypes)[:n_prototypes]
+    quantiles = torch.full((n_prototypes, _QUANTILES), torch.nan, dtype=vectors.dtype)
+    percentiles = torch.full((n_prototypes, n_nearest), torch.nan, dtype=vectors.dtype)
+    levels = np.linspace(0, 1, _QUANTILES)
+    order = torch.argsort(own, stable=True)
+    for j, members in enumerate(order[: int(counts.sum())].split(counts.tolist())):
+        if len(members):
+            spread = own_distance[members].sort().values
+            quantiles[j] = torch.from_numpy(np.quantile(spread.numpy(), levels)).to(vectors.dtype)
+            at_most = torch.searchsorted(spread, top[:, j].contiguous(), right=True)
+            percentiles[j] = 100 * at_most.to(vectors.dtype) / len(spread)
+    names = None if indices is None else torch.from_numpy(np.asarray(indices, dtype=np.int64))
+    nearest = top_rows.T.contiguous()
+    if names is not None:
+        nearest = torch.where(nearest >= 0, names[nearest.clamp_min(0)], -1)
+    return Prototypes(
+        prototypes.vectors,
+        owners,
+        prototypes.class_names,
+        counts=counts,
+        purity=won_own / won,
+        nearest=nearest,
+        distances=top.T.contiguous(),
+        percentiles=percentiles,
+        quantiles=quantiles,
+    )
