@@ -205,8 +205,9 @@ def gmm(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
     """Means of a Gaussian mixture with diagonal covariances (scikit-learn), started from the k-means centres."""
     from sklearn.mixture import GaussianMixture
 
+    points = points.astype(np.float64)
     start = kmeans(points, n_clusters, n_init=n_init, seed=seed)
-    floor = 1e-6 * float(points.var(0).mean()) + 1e-12
+    floor = 1e-3 * float(points.var(0).mean())  # a component of coinciding points keeps some width
     model = GaussianMixture(
         n_clusters, covariance_type="diag", means_init=start, reg_covar=floor, max_iter=200, random_state=seed
     )

@@ -84,7 +84,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         similarity: The name of a registered similarity.
         similarity_options: Its options, e.g. ``{"sigma": 2.0}``.
         clusterer: The name of a registered clusterer.
-        probabilities: ``"max"`` or ``"sum"``; see ``lookalike.classifier.NearestPrototype``.
+        probabilities: ``"max"`` or ``"sum"``; see ``lookalike.classifier.NearestPrototype``. With ``"sum"`` the most
+            probable class can differ from the predicted one, which scikit-learn's contract does not foresee.
         n_init: How many random starts of the clustering to choose the best of.
         random_state: Seed, or None for a new one at each fit.
 
@@ -106,7 +107,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         >>> model.prototypes_.shape
         (6, 4)
         >>> round(model.score(Z, y), 2)
-        0.96
+        0.95
     """
 
     def __init__(

@@ -164,7 +164,8 @@ def _load_timm(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | No
     else:
         args |= _n_classes(_build_timm(name, args, pretrained=False), state, by_order, args)
         model = _build_timm(name, args, pretrained=False)
-    config = timm.data.resolve_model_data_config(model)
+    asked = {"img_size": args.get("img_size"), "chans": args.get("in_chans")}
+    config = timm.data.resolve_data_config({key: value for key, value in asked.items() if value}, model=model)
     channels, height, width = config["input_size"]
     scaled = int(height / config["crop_pct"])
     preprocessing = Preprocessing(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND = "beneath: training images behind the prototype · share of them with its class"
-_LEGEND_WIDTH = 4.2
+_LEGEND_WIDTH = 3.4
 _NAME_LENGTH = 18
 
 
@@ -55,7 +55,7 @@ def plot_gallery(
             caption = f"{counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
-    ax.text(margin, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
+    ax.text(0.1, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
     return ax
 
 

@@ -1,0 +1,218 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from lookalike.cli import app
+
+RUNNER = CliRunner()
+
+
+def run(*arguments, code=0):
+    result = RUNNER.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def mistake(*arguments):
+    """Runs a command that must fail with exit code 2 and one clear line."""
+    result = run(*arguments, code=2)
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def converted(network_file, image_folder, tmp_path):
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "out", "--n-prototypes", 2)
+    return tmp_path / "out"
+
+
+def test_convert_predict_explain(converted, network_file, image_folder, tmp_path):
+    network = f"{network_file}:make"
+    result = run("predict", converted, image_folder / "test", "--network", network, "--json")
+    found = json.loads(result.stdout)
+    assert len(found["predictions"]) == 9
+    right = [row["prediction"] in row["file"] for row in found["predictions"]]
+    assert sum(right) >= 8
+    out = tmp_path / "pictures"
+    result = run("explain", converted, image_folder / "test" / "ant", "-o", out, "--network", network,
+                 "--labels-from-folders")  # fmt: skip
+    assert "This looks like prototype" in result.stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        "0000-00.png", "0001-01.png", "0002-02.png", "explanations.json",
+    ]  # fmt: skip
+    rows = json.loads((out / "explanations.json").read_text())
+    assert rows[0]["true"] == "ant"
+    assert Image.open(out / "0000-00.png").width > 300
+
+
+def test_convert_prints_tables_or_json(network_file, image_folder, tmp_path):
+    result = run(
+        "convert", f"{network_file}:make", image_folder, "-o", tmp_path / "a", "--n-prototypes", "ant=1,bee=2,cat=3"
+    )
+    assert "Prototypes" in result.stdout
+    assert "accuracy" in result.stdout
+    result = run(
+        "convert", f"{network_file}:make", image_folder, "-o", tmp_path / "b", "--json", "--n-prototypes", "auto"
+    )
+    report = json.loads(result.stdout)
+    assert report["test"]["n_samples"] == 9
+    assert report["preprocessing"]["crop"] == [8, 8]
+    assert {row["class"] for row in report["prototypes"]} == {"ant", "bee", "cat"}
+
+
+def test_a_prototype_models_embedding_can_be_converted_again(image_folder, tmp_path):
+    from safetensors.torch import save_file
+
+    from tests.architectures import make
+
+    model, _ = make("torchvision-resnet18")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    options = ["--image-size", 32, "--n-prototypes", 1]
+    run(
+        "convert",
+        "torchvision:resnet18",
+        image_folder,
+        "-o",
+        tmp_path / "a",
+        "--weights",
+        tmp_path / "w.safetensors",
+        *options,
+    )
+    run(
+        "convert",
+        tmp_path / "a",
+        image_folder,
+        "-o",
+        tmp_path / "b",
+        "--n-prototypes",
+        2,
+        "--similarity",
+        "mahalanobis",
+    )
+    result = run("predict", tmp_path / "b", image_folder / "test", "--json")
+    assert len(json.loads(result.stdout)["predictions"]) == 9
+
+
+def test_broken_images_stop_or_are_skipped_and_listed(network_file, image_folder, tmp_path, converted):
+    for part in ("train", "test"):
+        (image_folder / part / "bee" / "01.png").write_text("no image")
+    command = ["convert", f"{network_file}:make", image_folder, "-o", tmp_path / "new", "--n-prototypes", 1]
+    assert "bee/01.png': not an image" in mistake(*command)
+    assert not (tmp_path / "new").exists()
+    result = run(*command, "--on-error", "skip")
+    assert "Skipped 2 images that could not be read" in result.stdout
+    assert result.stdout.count("bee/01.png") == 2
+    network = f"{network_file}:make"
+    assert "not an image" in mistake("predict", converted, image_folder / "test", "--network", network)
+    result = run("predict", converted, image_folder / "test", "--network", network, "--on-error", "skip", "--json")
+    found = json.loads(result.stdout)
+    assert (len(found["predictions"]), len(found["skipped"])) == (8, 1)
+
+
+def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, converted):
+    make, out = f"{network_file}:make", tmp_path / "x"
+    assert "names no model" in mistake("convert", "resnet18", image_folder, "-o", out)
+    assert "exists already" in mistake("convert", make, image_folder, "-o", converted)
+    assert "neither a folder nor a dataset" in mistake("convert", make, "digitz", "-o", out)
+    assert "does not exist" in mistake("convert", make, image_folder, "-o", out, "--weights", "none.pth")
+    assert "--n-prototypes takes" in mistake("convert", make, image_folder, "-o", out, "--n-prototypes", "few")
+    assert "names 'dog', which is no class" in mistake(
+        "convert", make, image_folder, "-o", out, "--n-prototypes", "ant=1,bee=1,cat=1,dog=1"
+    )
+    assert "no similarity is called 'l9'" in mistake("convert", make, image_folder, "-o", out, "--similarity", "l9")
+    assert "--mean takes" in mistake("convert", make, image_folder, "-o", out, "--mean", "a,b")
+    assert "takes KEY=VALUE" in mistake("convert", make, image_folder, "-o", out, "--model-arg", "x")
+    assert "the device 'tpu9' cannot be used" in mistake("convert", make, image_folder, "-o", out, "--device", "tpu9")
+    bare = f"{network_file}:bare"
+    assert "say what size and normalisation" in mistake("convert", bare, image_folder, "-o", out)
+    assert "--image-size, --mean and --std together" in mistake(
+        "convert", bare, image_folder, "-o", out, "--image-size", 8
+    )
+    assert "--network path/to/file.py:function" in mistake("predict", converted, image_folder)
+    assert "does not exist" in mistake("predict", converted, "none.png", "--network", make)
+    assert "holds no saved model" in mistake("predict", tmp_path, image_folder)
+    assert "none of the model's classes" in mistake(
+        "explain",
+        converted,
+        network_file.parent / "out" / "images",
+        "--network",
+        make,
+        "-o",
+        out,
+        "--labels-from-folders",
+    )
+    assert not out.exists()
+    run("convert", bare, image_folder, "-o", out, "--image-size", 8, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+
+
+def test_few_distinct_images_are_warned_of(network_file, image_folder, tmp_path):
+    result = run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "x", "--n-prototypes", 9)
+    assert "warning: class 'ant' has 8 distinct embeddings; 9 prototypes asked: using 8" in result.stderr
+
+
+def test_ctrl_c_leaves_nothing_half_written_and_it_works_again(network_file, image_folder, tmp_path):
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        network_file.read_text()
+        + """
+import time
+
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = make()[0], 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 4:
+            print("embedding", flush=True)
+            time.sleep(60)
+        return self.net(x)
+
+
+def slow():
+    return Slow(), make()[1]
+"""
+    )
+    arguments = ["convert", f"{slow}:slow", image_folder, "-o", tmp_path / "o", "--batch-size", 4]
+    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "embedding\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "error: interrupted" in errors
+    assert "Traceback" not in errors
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert [name for name in left if name != "__pycache__"] == ["images", "network.py", "slow.py"]
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "o")
+
+
+def test_help_version_and_datasets():
+    assert "lookalike 0." in run("--version").stdout
+    for command in ("demo", "convert", "predict", "explain", "datasets"):
+        assert "--json" in run(command, "--help").stdout
+    assert "digits" in run("datasets").stdout
+    assert json.loads(run("datasets", "--json").stdout)[0]["name"] == "digits"
+
+
+def test_no_images_means_no_pixels(network_file, image_folder, tmp_path):
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "x", "--no-images")
+    assert not list((tmp_path / "x").rglob("*.png"))
+
+
+def test_thread_counts_are_left_alone(network_file, image_folder, tmp_path):
+    before = torch.get_num_threads()
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "x")
+    assert torch.get_num_threads() == before

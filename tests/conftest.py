@@ -1,0 +1,126 @@
+"""Small models and data that many tests share, and the watch over models that must not be touched."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lookalike.provenance import fingerprint_tensors
+
+mpl.use("Agg")
+torch.set_num_threads(1)  # the tests run side by side
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """A small untrained classifier of 1×8×8 images into 3 classes, in train mode in part, frozen in part."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(24, 3),
+    )
+    model.train()
+    model[1].eval()
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.fixture
+def blobs() -> tuple[Tensor, Tensor]:
+    """90 images of 3 classes that differ in where they are bright."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(90) % 3
+    x = 0.3 * torch.randn(90, 1, 8, 8, generator=generator)
+    for k, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
+        x[y == k, :, row : row + 4, column : column + 4] += 2
+    return x, y
+
+
+def _state(model: nn.Module) -> dict[str, object]:
+    return {
+        "weights": fingerprint_tensors(model.state_dict()),
+        "modes": [m.training for m in model.modules()],
+        "hooks": [{name: list(value) for name, value in vars(m).items() if "hooks" in name} for m in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grads": [p.grad is None for p in model.parameters()],
+        "inplace": [getattr(m, "inplace", None) for m in model.modules()],
+        "parameters": [id(p) for p in model.parameters()],
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+    }
+
+
+@pytest.fixture
+def untouched() -> Callable[[nn.Module], AbstractContextManager[None]]:
+    """A context that fails if a model is not exactly as it was, exceptions included."""
+
+    @contextmanager
+    def watch(model: nn.Module) -> Iterator[None]:
+        before = _state(model)
+        try:
+            yield
+        finally:
+            assert _state(model) == before
+
+    return watch
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with train and test parts of three classes of 12×10 RGB images."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for part, number in (("train", 8), ("test", 3)):
+        for k, name in enumerate(["ant", "bee", "cat"]):
+            (root / part / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = rng.integers(0, 60, (12, 10, 3), dtype=np.uint8)
+                pixels[..., k] += 190
+                Image.fromarray(pixels).save(root / part / name / f"{i:02d}.png")
+    return root
+
+
+NETWORK_FILE = """
+import torch
+from torch import nn
+from lookalike.data import Preprocessing
+
+
+def make():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    return net, Preprocessing.square(8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def bare():
+    return make()[0]
+
+
+def wrong():
+    return 42
+
+
+def fails():
+    raise RuntimeError("no luck")
+"""
+
+
+@pytest.fixture
+def network_file(tmp_path: Path) -> Path:
+    """A user's file with functions that make networks."""
+    path = tmp_path / "network.py"
+    path.write_text(NETWORK_FILE)
+    return path

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from lookalike.data import Batches, Preprocessing, load_data
+from lookalike.errors import BrokenImageError, LookalikeError
+
+X = torch.arange(20.0).reshape(10, 2)
+Y = torch.arange(10) % 3
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y.tolist(), strict=True))
+
+
+class Dicts(Dataset):
+    classes = ("a", "b", "c")
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return {"pixel_values": X[index], "label": int(Y[index])}
+
+
+def collate(items):
+    return {"pixel_values": torch.stack([i["pixel_values"] for i in items]), "labels": [i["label"] for i in items]}
+
+
+KINDS = {
+    "tensors": lambda: (X, Y),
+    "arrays": lambda: (X.numpy(), Y.numpy()),
+    "dataset": lambda: TensorDataset(X, Y),
+    "list of pairs": lambda: [(x, int(y)) for x, y in zip(X, Y, strict=True)],
+    "mappings": Dicts,
+    "loader": lambda: DataLoader(TensorDataset(X, Y), batch_size=4),
+    "shuffled loader": lambda: DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True, drop_last=True),
+    "loader with its own collation": lambda: DataLoader(Dicts(), batch_size=4, collate_fn=collate),
+    "stream": Stream,
+    "loader of a stream": lambda: DataLoader(Stream(), batch_size=4),
+    "workers": lambda: DataLoader(TensorDataset(X, Y), batch_size=4, num_workers=1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_data_gives_the_same_rows_in_order(kind):
+    batches = Batches(KINDS[kind](), batch_size=4)
+    parts = list(batches)
+    assert [len(part.labels) for part in parts] == [4, 4, 2]
+    torch.testing.assert_close(torch.cat([part.inputs for part in parts]), X)
+    assert np.concatenate([part.labels for part in parts]).tolist() == Y.tolist()
+    assert np.concatenate([part.indices for part in parts]).tolist() == list(range(10))
+    if batches.can_fetch:
+        torch.testing.assert_close(batches.fetch([7, 2]), X[[7, 2]])
+
+
+def test_a_loaders_subset_stays_a_subset():
+    loader = DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler([8, 1, 5]), batch_size=2)
+    assert np.concatenate([part.indices for part in Batches(loader)]).tolist() == [1, 5, 8]
+    weighted = WeightedRandomSampler([0.0, 0, 1, 0, 0, 0, 0, 0, 0, 0], 6)
+    loader = DataLoader(TensorDataset(X, Y), sampler=weighted, batch_size=2)
+    assert len(Batches(loader)) == 1
+    loader = DataLoader(TensorDataset(X, Y), batch_sampler=[[3, 4], [9]])
+    assert np.concatenate([part.indices for part in Batches(loader)]).tolist() == [3, 4, 9]
+
+
+def test_class_names_come_from_the_data():
+    assert Batches(Subset(Dicts(), [1, 2])).class_names == ["a", "b", "c"]
+    named = Batches((X, np.array(["dog", "cat"] * 5)))
+    assert named.class_names == ["cat", "dog"]
+    assert next(iter(named)).labels[:2].tolist() == [1, 0]
+
+
+def test_broken_images_stop_or_are_skipped_and_listed(image_folder):
+    broken = image_folder / "train" / "bee" / "03.png"
+    broken.write_text("no")
+    train = load_data(image_folder, Preprocessing.square(8)).train
+    with pytest.raises(BrokenImageError, match=r"03\.png"):
+        list(Batches(train))
+    for workers in (0, 1):
+        batches = Batches(train, 5, workers, on_error="skip")
+        indices = np.concatenate([part.indices for part in batches])
+        assert sorted(set(range(24)) - set(indices.tolist())) == list(batches.skipped) == [11]
+        assert str(broken) in batches.skipped[11]
+    assert batches.describe(11) == str(broken)
+    assert Batches(Subset(train, [3, 11])).describe(1) == str(broken)
+
+
+def test_augmented_data_are_noticed():
+    class Noisy(TensorDataset):
+        def __getitem__(self, index):
+            return torch.rand(3), 0
+
+    assert Batches(Noisy(X)).is_random()
+    assert not Batches(TensorDataset(X, Y)).is_random()
+
+
+def test_fingerprints_follow_the_data():
+    prints = [
+        Batches(data).fingerprint()
+        for data in ((X, Y), (X, Y), (X + 1, Y), (X, 2 - Y), TensorDataset(X, Y), TensorDataset(X + 1, Y), Stream())
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 6
+    assert Batches(Subset(TensorDataset(X, Y), [1])).fingerprint() != Batches(TensorDataset(X, Y)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (42, "cannot read samples from a int"),
+        ((X, Y[:3]), "x has 10 rows and y has 3"),
+        ((X, Y.float() + 0.5), "labels must be whole numbers"),
+        ((X, Y - 1), "must not be negative"),
+        ([(X[0],), (X[1],)], "not a pair"),
+        ([(Image.new("L", (2, 2)), 0)], "give the data set a transform"),
+        ([(torch.zeros(2), 0), (torch.zeros(3), 0)], r"samples differ in shape \(\(2,\), \(3,\)\)"),
+        ([{"img": X[0], "cls": 1}], "has the keys img, cls"),
+    ],
+)
+def test_wrong_data_are_told(data, message):
+    with pytest.raises(LookalikeError, match=message):
+        list(Batches(data))
+    with pytest.raises(LookalikeError, match="'stop' or 'skip'"):
+        Batches((X, Y), on_error="explode")

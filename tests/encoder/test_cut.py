@@ -1,0 +1,232 @@
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from lookalike.encoder import Encoder
+from lookalike.encoder.calls import call
+from lookalike.encoder.head import find_head, named_outputs
+from lookalike.errors import LookalikeError
+from tests.architectures import ARCHITECTURES, DictOutput, TupleOutput, TwoInputs, make, plain_cnn
+
+
+def own_output(encoder, model, x):
+    with torch.no_grad():
+        outputs = dict(named_outputs(call(model, x)))
+    return outputs[encoder.output_key] if encoder.output_key in outputs else next(iter(outputs.values()))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_head_of_the_embedding_equals_the_models_own_output(name, untouched):
+    model, x = make(name)
+    with untouched(model):
+        encoder = Encoder(model, x)
+        expected = own_output(encoder, model, x)
+        with torch.no_grad():
+            features = encoder.features(x)
+            embedding = encoder(x)
+            torch.testing.assert_close(encoder.head(features), expected)
+            torch.testing.assert_close(encoder.scores(x), expected)
+            both, scores = encoder.embed_and_score(x)
+    torch.testing.assert_close(both, embedding)
+    torch.testing.assert_close(scores, expected)
+    assert embedding.shape == (2, encoder.embedding_dim)
+    assert encoder.n_outputs == 7
+    assert encoder.head_weight.shape == (7, encoder.embedding_dim)
+    if features.ndim == 2:  # all but the convolutional head: the embedding is what the head takes
+        torch.testing.assert_close(embedding, features)
+    else:
+        torch.testing.assert_close(embedding, features.flatten(2).mean(2))
+
+
+def test_it_embeds_in_eval_mode_and_gives_every_module_its_own_mode_back(net, untouched):
+    x = torch.randn(4, 1, 8, 8)
+    with untouched(net):
+        encoder = Encoder(net, x)
+        first, second = encoder(x), encoder(x)
+        torch.testing.assert_close(first, second)  # dropout would differ, batch norm would learn
+        encoder.train()
+        encoder.eval()
+
+
+def test_an_exception_in_the_middle_leaves_no_trace(net, untouched):
+    encoder = Encoder(net, torch.randn(2, 1, 8, 8))
+    with untouched(net):
+        for run in (encoder, encoder.features, encoder.embed_and_score, encoder.scores):
+            with pytest.raises(RuntimeError):
+                run(torch.randn(2, 5, 8, 8))
+        with pytest.raises(RuntimeError):
+            Encoder(net, torch.randn(2, 5, 8, 8))
+        with pytest.raises(RuntimeError):
+            encoder.head(torch.randn(2, 3))
+
+
+def test_the_forward_pass_ends_at_the_head(net):
+    class Trap(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            Trap.calls += 1
+            return super().forward(x)
+
+    net[6] = Trap(24, 3)
+    encoder = Encoder(net, torch.randn(2, 1, 8, 8))
+    before = Trap.calls
+    encoder(torch.randn(2, 1, 8, 8))
+    assert Trap.calls == before
+
+
+def test_gradients_flow(net):
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    Encoder(net, x.detach())(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_frozen_and_gradient_free_models_are_cut_too():
+    class Sealed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = plain_cnn().requires_grad_(False)
+
+        @torch.no_grad()
+        def forward(self, x):
+            return self.net(x)
+
+    assert Encoder(Sealed(), torch.randn(2, 3, 16, 16)).head_name == "net.7"
+
+
+@pytest.mark.parametrize("tail", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid(), nn.Identity()])
+def test_what_follows_the_head_is_part_of_its_reading(tail):
+    model = nn.Sequential(plain_cnn(), tail).eval()
+    x = torch.randn(3, 3, 16, 16)
+    encoder = Encoder(model, x)
+    assert encoder.head_name == "0.7"
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.head(encoder(x)), model(x))
+
+
+def test_tuples_and_mappings_of_inputs():
+    model = TwoInputs().eval()
+    image, scale = torch.randn(3, 3, 16, 16), torch.rand(3)
+    for inputs in ((image, scale), {"image": image, "scale": scale}):
+        encoder = Encoder(model, inputs)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder.head(encoder(inputs)), model(image, scale))
+
+
+def test_outputs_can_be_chosen():
+    x = torch.randn(2, 3, 16, 16)
+    assert find_head(DictOutput(), x) == ("net.7", "probabilities")
+    assert find_head(TupleOutput(), x) == ("head", 1)
+    assert Encoder(TupleOutput(), x, output=1).output_key == 1
+    with pytest.raises(LookalikeError, match="no output 'scores'; it has 'probabilities'"):
+        find_head(DictOutput(), x, "scores")
+
+
+def test_two_heads_are_ambiguous_and_the_candidates_are_listed():
+    class Distilled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = plain_cnn()[:-1]
+            self.head, self.head_dist = nn.Linear(12, 7), nn.Linear(12, 7)
+
+        def forward(self, x):
+            z = self.body(x)
+            return (self.head(z) + self.head_dist(z)) / 2
+
+    x = torch.randn(2, 3, 16, 16)
+    with pytest.raises(LookalikeError, match="'head', 'head_dist'"):
+        Encoder(Distilled(), x)
+    assert Encoder(Distilled(), x, head="head").embedding_dim == 12
+
+    class TwoTasks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.a, self.b = plain_cnn()[:-1], nn.Linear(12, 7), nn.Linear(12, 4)
+
+        def forward(self, x):
+            z = self.body(x)
+            return {"species": self.a(z), "colour": self.b(z)}
+
+    with pytest.raises(LookalikeError, match="'species' comes from 'a'; output 'colour' comes from 'b'"):
+        Encoder(TwoTasks(), x)
+    assert Encoder(TwoTasks(), x, output="colour").head_name == "b"
+
+
+def test_no_head_is_told_and_an_embedding_network_needs_none():
+    body = plain_cnn()[:-1]
+    x = torch.randn(2, 3, 16, 16)
+    with pytest.raises(LookalikeError, match="no linear or 1×1 convolution layer produced"):
+        Encoder(body, x)
+    encoder = Encoder(body, x, head="output")
+    assert (encoder.head_name, encoder.embedding_dim, encoder.n_outputs) == (None, 12, None)
+    torch.testing.assert_close(encoder(x), body.eval()(x))
+    with pytest.raises(LookalikeError, match="without a head"):
+        encoder.scores(x)
+    with pytest.raises(LookalikeError, match="no module 'fc'; its last linear and 1×1 layers are '7'"):
+        Encoder(plain_cnn(), x, head="fc")
+
+
+def test_a_hidden_linear_layer_is_not_taken_for_the_head():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = nn.Linear(4, 6)
+            self.weight = nn.Parameter(torch.randn(6, 6))
+
+        def forward(self, x):
+            return torch.relu(self.hidden(x)) @ self.weight
+
+    with pytest.raises(LookalikeError, match="no linear or 1×1"):
+        Encoder(Functional(), torch.randn(2, 4))
+
+
+def test_a_container_can_be_the_head():
+    model, x = make("torchvision-vgg16_bn")
+    encoder = Encoder(model, x, head="classifier")
+    assert encoder.embedding_dim == 25_088
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.head(encoder(x)), model(x))
+
+
+def test_a_linear_head_on_tokens_averages_the_tokens():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.head(x).mean(1)
+
+    x = torch.randn(2, 5, 6)
+    encoder = Encoder(Tokens(), x)
+    torch.testing.assert_close(encoder(x), x.mean(1))
+
+
+def test_threads_do_not_meet():
+    model = plain_cnn().eval()
+    inputs = [torch.full((1, 3, 16, 16), float(i)) for i in range(4)]
+    encoder = Encoder(model, inputs[0])
+    expected = [encoder(x) for x in inputs]
+    failures = []
+
+    def work(i):
+        failures.extend(i for _ in range(50) if not torch.equal(encoder(inputs[i]), expected[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_the_probe_tells_computations_apart():
+    torch.manual_seed(0)
+    first, second = plain_cnn(), plain_cnn()
+    second.load_state_dict(first.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(Encoder(first, x).probe(), Encoder(second, x).probe())
+    second[0].stride = (1, 1)
+    assert (Encoder(first, x).probe() - Encoder(second, x).probe()).norm() > 1e-3

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lookalike.encoder import load_weights, pair_by_order, read_weights
+from lookalike.errors import LookalikeError
+from tests.architectures import plain_cnn
+
+
+class Custom:
+    """Something that a checkpoint should not hold."""
+
+
+@pytest.fixture
+def state():
+    return plain_cnn().state_dict()
+
+
+def same(a, b):
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_both_kinds_of_files_are_read(tmp_path, state):
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pth")
+    assert same(read_weights(tmp_path / "a.safetensors"), state)
+    assert same(read_weights(tmp_path / "a.pth"), state)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_wrappers_and_prefixes_are_understood(tmp_path, state, wrapper, prefix):
+    content = {wrapper: {prefix + name: tensor for name, tensor in state.items()}, "epoch": 3, "optimizer": {"lr": 0.1}}
+    torch.save(content, tmp_path / "a.ckpt")
+    model = plain_cnn()
+    load_weights(model, read_weights(tmp_path / "a.ckpt"))
+    assert same(model.state_dict(), state)
+
+
+def test_a_wrapper_that_holds_more_than_the_model(state):
+    more = {f"model.{name}": tensor for name, tensor in state.items()} | {"criterion.weight": torch.ones(3)}
+    model = plain_cnn()
+    load_weights(model, more)
+    assert same(model.state_dict(), state)
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path):
+    torch.save({"state_dict": {}, "model": Custom()}, tmp_path / "a.pth")
+    with pytest.raises(LookalikeError, match="would have to run code"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_pickled_model_is_refused(tmp_path):
+    torch.save(plain_cnn(), tmp_path / "a.pth")
+    with pytest.raises(LookalikeError, match=r"save model\.state_dict\(\) instead"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_missing_and_damaged_files_are_told(tmp_path, state):
+    with pytest.raises(LookalikeError, match=r"'.*none\.pth' does not exist"):
+        read_weights(tmp_path / "none.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("hello, this is no checkpoint at all")
+        with pytest.raises(LookalikeError, match="cannot read the weights file"):
+            read_weights(tmp_path / name)
+    torch.save(state, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:700])
+    with pytest.raises(LookalikeError, match="cannot read the weights file"):
+        read_weights(tmp_path / "cut.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(LookalikeError, match="holds no state dict, but a list"):
+        read_weights(tmp_path / "list.pth")
+
+
+def test_misfits_are_listed_and_nothing_is_loaded(state):
+    model = plain_cnn()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrong = dict(state)
+    wrong["extra.weight"] = wrong.pop("0.bias")
+    wrong["7.weight"] = torch.ones(3, 12)
+    message = (
+        r"do not fit the Sequential: missing: 0\.bias; unexpected: extra\.weight; of another shape: 7\.weight \(3, 12\)"
+    )
+    with pytest.raises(LookalikeError, match=message):
+        load_weights(model, wrong)
+    assert same(model.state_dict(), before)
+
+
+def test_pairing_by_order(state):
+    renamed = {f"layer{i}": tensor for i, tensor in enumerate(state.values())}
+    counted = pair_by_order({k: v for k, v in renamed.items() if v.ndim}, plain_cnn())
+    model = plain_cnn()
+    load_weights(model, counted)
+    assert same(model.state_dict(), state)
+    with pytest.raises(LookalikeError, match="2 entries and the model"):
+        pair_by_order({"a": torch.ones(1), "b": torch.ones(1)}, model)
+    with pytest.raises(LookalikeError, match="would become"):
+        pair_by_order({"a": torch.ones(2), "b": torch.ones(3)}, nn.Linear(3, 2))

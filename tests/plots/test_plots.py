@@ -1,0 +1,75 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from lookalike.plots import gallery_axes, plot_gallery, plot_likeness, sheet_axes
+from lookalike.plots.tiles import draw_tile, shorten, tile_axes
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gallery_has_a_row_per_class_and_every_image(channels):
+    images = RNG.integers(0, 255, (5, 2, 6, 6, channels), dtype=np.uint8)
+    labels = np.array([0, 0, 1, 2, 2])
+    ax = plot_gallery(
+        images, labels, ["a", "b", "c"], counts=np.arange(5) * 1000, purity=np.array([1, 0.5, 0, 1, np.nan])
+    )
+    assert len(ax.images) == 10
+    texts = [text.get_text() for text in ax.texts]
+    assert {"a", "b", "c", "1,000 · 50%", "4,000 · unused"} <= set(texts)
+    tops = {image.get_extent()[3] for image in ax.images}
+    assert len(tops) == 3
+    only = plot_gallery(images, labels, ["a", "b", "c"], counts=np.arange(5), purity=np.ones(5), classes=[1])
+    assert len(only.images) == 2
+
+
+def test_the_gallery_draws_into_given_axes():
+    ax = gallery_axes(["a"], 3)
+    images = RNG.integers(0, 255, (1, 1, 6, 6, 3), dtype=np.uint8)
+    assert plot_gallery(images, np.array([0]), ["a"], counts=np.ones(1), purity=np.ones(1), ax=ax) is ax
+
+
+def test_texts_do_not_overlap():
+    images = RNG.integers(0, 255, (4, 1, 6, 6, 3), dtype=np.uint8)
+    names = ["a class with a rather long name", "b"]
+    ax = gallery_axes(names, 2)
+    plot_gallery(images, np.array([0, 0, 1, 1]), names, counts=np.full(4, 123_456), purity=np.full(4, 0.987), ax=ax)
+    figure = ax.get_figure(root=True)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    overlapping = [(i, j) for i, a in enumerate(boxes) for j, b in enumerate(boxes) if i < j and a.overlaps(b)]
+    assert overlapping == []
+    width, height = figure.canvas.get_width_height()
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+
+
+def test_a_missing_picture_leaves_a_blank_tile():
+    image = RNG.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    ax = plot_likeness(image, [None, image], caption="a", captions=["b", "c"])
+    assert len(ax.images) == 3
+    assert np.unique(np.asarray(ax.images[1].get_array())).tolist() == [245]
+
+
+def test_a_sheet_has_a_place_for_each():
+    axes = sheet_axes(5, 3, 2)
+    assert len(axes) == 5
+    assert len(axes[0].get_figure(root=True).axes) == 6
+
+
+def test_wide_pictures_keep_their_shape():
+    ax = tile_axes(None, 2, 2)
+    draw_tile(ax, RNG.integers(0, 255, (10, 20, 3), dtype=np.uint8), 0, 0)
+    left, right, bottom, top = ax.images[0].get_extent()
+    assert (right - left) == pytest.approx(2 * (bottom - top))
+
+
+def test_names_are_shortened_and_are_no_formulas():
+    assert shorten("a\nlong   name of a class", 10) == "a long na…"
+    assert shorten("$x$", 10) == r"\$x\$"

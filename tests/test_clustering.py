@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+
+from lookalike.clustering import CLUSTERERS, assign, choose_n_clusters, cluster, count_distinct
+from lookalike.errors import LookalikeError
+
+
+def modes(n=300, k=4, dim=8, spread=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(k, dim)) * 4
+    labels = np.arange(n) % k
+    return (centres[labels] + spread * rng.normal(size=(n, dim))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
+def test_finds_well_separated_modes(method):
+    points, truth = modes()
+    found = cluster(points, 4, method)
+    pairs = {(int(a), int(b)) for a, b in zip(found.labels, truth, strict=True)}
+    assert len(pairs) == 4  # one cluster per mode and one mode per cluster
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40), k=st.integers(1, 6), repeats=st.integers(1, 4))
+def test_no_cluster_is_empty_and_every_point_goes_to_its_nearest_centre(method, seed, n, k, repeats):
+    rng = np.random.default_rng(seed)
+    points = np.repeat(rng.integers(-3, 3, size=(n, 2)).astype(np.float32), repeats, axis=0)
+    found = cluster(points, k, method, n_init=2, seed=seed)
+    n_distinct = len(np.unique(points, axis=0))
+    assert len(found.centres) == min(k, n_distinct)
+    assert np.bincount(found.labels, minlength=len(found.centres)).min() > 0
+    distances = np.linalg.norm(points[:, None] - found.centres, axis=2)
+    np.testing.assert_allclose(distances[np.arange(len(points)), found.labels], distances.min(1), atol=1e-3)
+    np.testing.assert_allclose(found.inertia, (distances.min(1) ** 2).sum(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
+def test_same_seed_same_bits(method):
+    points, _ = modes(spread=3.0)
+    first, second = (cluster(points, 5, method, seed=7) for _ in range(2))
+    assert first.centres.tobytes() == second.centres.tobytes()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kmeans_is_as_good_as_scikit_learns_and_its_centres_are_means(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(600, 16)).astype(np.float32)
+    found = cluster(points, 5, seed=seed)
+    peer = KMeans(5, n_init=10, random_state=seed).fit(points)
+    assert found.inertia <= peer.inertia_ * 1.01
+    for j, centre in enumerate(found.centres):
+        np.testing.assert_allclose(centre, points[found.labels == j].mean(0), atol=1e-5)
+
+
+def test_kmedoids_are_points_and_better_than_random_ones():
+    points, _ = modes(n=700, k=3, spread=1.0)
+    found = cluster(points, 3, "kmedoids")
+    assert all((points == centre).all(1).any() for centre in found.centres)
+    rng = np.random.default_rng(0)
+    cost = np.sqrt(assign(points, found.centres)[1]).sum()
+    for _ in range(20):
+        assert cost <= np.sqrt(assign(points, points[rng.choice(700, 3, replace=False)])[1]).sum()
+
+
+def test_a_single_medoid_is_the_exact_minimiser():
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    sums = np.linalg.norm(points[:, None] - points, axis=2).sum(1)
+    np.testing.assert_array_equal(cluster(points, 1, "kmedoids").centres[0], points[sums.argmin()])
+
+
+def test_double_precision_stays():
+    points, _ = modes()
+    assert cluster(points.astype(np.float64), 3).centres.dtype == np.float64
+
+
+def test_the_automatic_number_follows_the_structure():
+    assert choose_n_clusters(modes(k=3)[0]) == 3
+    assert choose_n_clusters(modes(k=6, n=600)[0]) == 6
+    rng = np.random.default_rng(0)
+    assert choose_n_clusters(rng.normal(size=(500, 8)).astype(np.float32)) == 1  # one cloud keeps one prototype
+    assert choose_n_clusters(rng.normal(size=(500, 2)).astype(np.float32)) == 1
+    assert choose_n_clusters(np.ones((20, 4), dtype=np.float32)) == 1
+
+
+def test_distinct_rows_are_counted_up_to_a_limit():
+    points = np.array([[0.0, 1.0], [-0.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    assert count_distinct(points, at_most=10) == 3
+    assert count_distinct(points, at_most=2) == 2
+
+
+@pytest.mark.parametrize(
+    ("points", "k", "method", "message"),
+    [
+        (np.ones((3, 2)), 0, "kmeans", "at least 1"),
+        (np.ones((0, 2)), 2, "kmeans", "no points"),
+        (np.ones((3, 2)), 2, "kmeens", "did you mean 'kmeans'"),
+    ],
+)
+def test_wrong_requests_are_told(points, k, method, message):
+    with pytest.raises(LookalikeError, match=message):
+        cluster(points, k, method)

@@ -1,0 +1,92 @@
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lookalike.errors import LookalikeError
+from lookalike.explanation import explain
+from lookalike.kmex import KMEx
+
+
+@pytest.fixture
+def sem(net, blobs):
+    return KMEx(net, n_prototypes=2).fit(blobs, class_names=["ant", "bee", "cat"])
+
+
+def test_tells_the_prediction_and_the_nearest_prototypes_in_order(sem, blobs):
+    x, y = blobs
+    s, proba, predicted = sem.similarities(x), sem.predict_proba(x), sem.predict(x)
+    for batch_size in (7, 500):
+        found = explain(sem, x, n_nearest=4, labels=y, names=[f"f{i}" for i in range(90)], batch_size=batch_size)
+        assert len(found) == 90
+        for i, one in enumerate(found):
+            assert one.prediction == int(predicted[i]) == one.likenesses[0].label
+            assert one.class_name == ["ant", "bee", "cat"][one.prediction]
+            assert one.probability == pytest.approx(float(proba[i].max()), abs=1e-5)
+            values = [near.similarity for near in one.likenesses]
+            np.testing.assert_allclose(values, s[i].sort(descending=True).values[:4], atol=1e-4)
+            assert one.correct == bool(predicted[i] == y[i])
+            assert one.name == f"f{i}"
+
+
+def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, blobs):
+    x, _ = blobs
+    farthest = [one for one in explain(sem, x) if one.unfamiliar]
+    assert len(farthest) <= len(sem.prototypes)  # none but the farthest member of each
+    strange = explain(sem, 40 * torch.ones(1, 1, 8, 8))[0]
+    assert strange.unfamiliar
+    assert strange.likenesses[0].percentile == 100
+    assert "less than all its" in strange.sentence()
+    assert explain(sem, x[:1])[0].sentence().startswith("This looks like prototype")
+
+
+def test_is_plain_json(sem, blobs):
+    x, y = blobs
+    found = explain(sem, x[:3], labels=y[:3])
+    again = json.loads(json.dumps([one.to_dict() for one in found]))
+    assert again[0]["nearest"][0]["class"] == found[0].class_name
+    assert again[0]["true"] == "ant"
+    assert again[0]["correct"] is True
+    assert explain(sem, x[:1])[0].correct is None
+
+
+def test_draws_the_images_and_frames_a_wrong_prediction_in_red(sem, blobs):
+    x, y = blobs
+    one = explain(sem, x[:1], labels=(y[:1] + 1) % 3)[0]
+    assert one.correct is False
+    ax = one.plot()
+    pictures = [np.asarray(image.get_array()) for image in ax.images]
+    np.testing.assert_array_equal(pictures[0], one.image[..., 0])
+    np.testing.assert_array_equal(pictures[1], one.likenesses[0].image[..., 0])
+    assert len(pictures) == 4
+    assert any("wrong: it is" in text.get_text() for text in ax.texts)
+    red = ax.patches[0].get_edgecolor()
+    assert red[0] > 0.7 > 0.3 > red[1]
+    right = explain(sem, x[:1], labels=y[:1])[0].plot()
+    assert right.patches[0].get_edgecolor() != red
+    plt.close("all")
+
+
+def test_without_images_there_is_still_an_explanation(net, blobs):
+    x, _ = blobs
+    sem = KMEx(net, n_images=0).fit(blobs)
+    one = explain(sem, x[:1])[0]
+    assert one.likenesses[0].image is None
+    with pytest.raises(LookalikeError, match="nothing to draw"):
+        one.plot()
+    vectors = KMEx(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), n_prototypes=1)
+    sem = vectors.fit((torch.randn(20, 4), torch.arange(20) % 2))
+    assert explain(sem, torch.randn(2, 4))[0].image is None
+
+
+def test_wrong_requests_are_told(sem, blobs):
+    x, y = blobs
+    with pytest.raises(LookalikeError, match="at least 1"):
+        explain(sem, x, n_nearest=0)
+    with pytest.raises(LookalikeError, match="90 inputs and 3 labels"):
+        explain(sem, x, labels=y[:3])
+    with pytest.raises(LookalikeError, match="90 inputs and 1 names"):
+        explain(sem, x, names=["a"])

@@ -1,0 +1,68 @@
+"""Registry, progress, provenance, errors and the package's public names."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lookalike
+from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.progress import progress_bar
+from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors, versions
+from lookalike.registry import Registry
+
+
+def test_a_name_is_taken_once_and_found_by_pattern():
+    registry: Registry[int] = Registry("number")
+    registry.register("one")(1)
+    registry.register("two")(2)
+    with pytest.raises(LookalikeError, match="the number 'one' is registered already"):
+        registry.register("one")
+    assert registry.names("t*") == ["two"]
+    assert (list(registry), len(registry), "one" in registry) == (["one", "two"], 2, True)
+    with pytest.raises(LookalikeError, match="no number is called 'xyz'; there are: one, two"):
+        registry["xyz"]
+
+
+def test_the_bar_is_silent_unless_asked_for(capsys):
+    for enabled in (None, False):
+        with progress_bar("Working", 3, enabled) as advance:
+            advance()
+    assert capsys.readouterr() == ("", "")
+    with progress_bar("Working", 3, True) as advance:
+        advance(2)
+    output = capsys.readouterr()
+    assert output.out == ""
+
+
+def test_fingerprints_depend_on_values_types_and_names_and_on_nothing_else():
+    tensors = {"a": torch.ones(2), "b": torch.zeros(0), "c": torch.tensor(1)}
+    assert fingerprint_tensors(tensors) == fingerprint_tensors(dict(reversed(tensors.items())))
+    for change in ({"a": torch.zeros(2)}, {"a": torch.ones(2).double()}, {"a": torch.ones(1, 2)}, {"d": torch.ones(1)}):
+        assert fingerprint_tensors(tensors | change) != fingerprint_tensors(tensors)
+    assert fingerprint_tensors({"a": torch.eye(3).T[::2]}) == fingerprint_tensors({"a": torch.eye(3)[::2].contiguous()})
+    assert fingerprint_tensors({"a": torch.ones(2).bfloat16()}) != fingerprint_tensors({"a": torch.ones(2).half()})
+    assert fingerprint_json({"a": 1, "b": 2}) == fingerprint_json({"b": 2, "a": 1})
+    assert fingerprint_array(np.eye(2)) != fingerprint_array(np.eye(2, dtype=np.float32))
+
+
+def test_versions_name_this_package():
+    assert versions()["lookalike"] == lookalike.__version__
+
+
+def test_errors_survive_the_way_back_from_a_worker():
+    error = pickle.loads(pickle.dumps(BrokenImageError("a.png", "truncated")))
+    assert (error.path, str(error)) == ("a.png", "cannot read the image 'a.png': truncated")
+
+
+def test_public_names_exist_and_importing_the_package_imports_no_torch():
+    for name in lookalike.__all__:
+        assert getattr(lookalike, name) is not None
+    assert set(dir(lookalike)) >= {"KMEx", "load", "explain"}
+    with pytest.raises(AttributeError, match="no attribute 'KMeks'"):
+        _ = lookalike.KMeks
+    code = "import sys, lookalike, lookalike.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

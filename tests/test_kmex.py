@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lookalike import KMEx as PublicKMEx
+from lookalike.clustering import CLUSTERERS
+from lookalike.data import load_data
+from lookalike.embedding import embed
+from lookalike.encoder import Encoder, load_classifier
+from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.kmex import KMEx
+from lookalike.similarity import SIMILARITIES, make_similarity
+
+
+def test_is_what_the_paper_says(net, blobs):
+    """Per class k-means on the embeddings; then the nearest prototype."""
+    x, y = blobs
+    sem = KMEx(net, n_prototypes=2).fit(blobs)
+    z = sem.embed(x).numpy()
+    assert sem.prototypes.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    for k in range(3):
+        members = z[y == k]
+        ours = sem.prototypes.vectors[sem.prototypes.labels == k].numpy()
+        inertia = (np.linalg.norm(members[:, None] - ours, axis=2).min(1) ** 2).sum()
+        assert inertia <= KMeans(2, n_init=10, random_state=0).fit(members).inertia_ * 1.001
+    distances = np.linalg.norm(z[:, None] - sem.prototypes.vectors.numpy(), axis=2)
+    np.testing.assert_array_equal(sem.predict(x), sem.prototypes.labels[distances.argmin(1)])
+    assert float((sem.predict(x) == y).float().mean()) > 0.9
+    assert sem.prototypes.counts.sum() == 90
+    assert sem.prototypes.counts.min() > 0
+
+
+def test_kinds_of_training_data_give_the_same_model(net, blobs):
+    x, y = blobs
+    encoder = Encoder(net, x[:2])
+    kinds = [
+        blobs,
+        (x.numpy(), y.numpy()),
+        TensorDataset(x, y),
+        DataLoader(TensorDataset(x, y), batch_size=256, shuffle=True),
+    ]
+    models = [KMEx(net).fit(data) for data in kinds]
+    models.append(KMEx(encoder).fit(embed(encoder, blobs)))
+    models.append(KMEx(encoder).fit(blobs, embeddings=embed(encoder, blobs)))
+    for model in models[1:]:
+        assert torch.equal(model.prototypes.vectors, models[0].prototypes.vectors)
+        assert torch.equal(model.prototypes.nearest, models[0].prototypes.nearest)
+    assert models[4].images is None
+    assert torch.equal(models[5].images, models[0].images)
+
+
+def test_same_seed_same_bits(net, blobs):
+    first, second = (KMEx(net, random_state=4).fit(blobs) for _ in range(2))
+    assert first.prototypes.vectors.numpy().tobytes() == second.prototypes.vectors.numpy().tobytes()
+
+
+@pytest.mark.parametrize("similarity", list(SIMILARITIES))
+def test_every_similarity_converts(net, blobs, similarity, tmp_path):
+    from lookalike.model import load
+
+    x, _ = blobs
+    sem = KMEx(net, n_prototypes=2, similarity=similarity).fit(blobs)
+    sem.save(tmp_path / "saved")
+    assert torch.equal(load(tmp_path / "saved", model=net)(x), sem(x))
+    assert sem.provenance["similarity"] == similarity
+
+
+@pytest.mark.parametrize("clusterer", list(CLUSTERERS))
+def test_every_clusterer_converts(net, blobs, clusterer):
+    sem = KMEx(net, n_prototypes=3, clusterer=clusterer).fit(blobs)
+    assert len(sem.prototypes) == 9
+
+
+def test_an_own_similarity_is_copied_not_fitted_in_place(net, blobs):
+    mine = make_similarity("mahalanobis")
+    KMEx(net, similarity=mine).fit(blobs)
+    assert mine.transform is None
+
+
+def test_of_another_prototype_model_it_uses_the_embedding(net, blobs):
+    first = KMEx(net, n_prototypes=1).fit(blobs)
+    second = KMEx(first, n_prototypes=4).fit(blobs)
+    assert second.encoder is first.encoder
+    assert len(second.prototypes) == 12
+
+
+def test_numbers_per_class_and_auto(net, blobs):
+    assert len(KMEx(net, n_prototypes={0: 1, 1: 2, 2: 3}).fit(blobs).prototypes) == 6
+    auto = KMEx(net, n_prototypes="auto").fit(blobs)
+    assert 3 <= len(auto.prototypes) <= 30
+
+
+def test_an_embedding_network_without_a_head(blobs):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh())
+    sem = KMEx(body, head="output", n_prototypes=1).fit(blobs)
+    assert sem.embed(blobs[0]).shape == (90, 5)
+
+
+def test_class_names_come_with_the_data_or_the_call(net, blobs, image_folder, network_file):
+    assert KMEx(net).fit(blobs).class_names == ["0", "1", "2"]
+    assert KMEx(net).fit(blobs, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
+    x, y = blobs
+    assert KMEx(net).fit((x, np.array(["u", "v", "w"])[y])).class_names == ["u", "v", "w"]
+    loaded = load_classifier(f"{network_file}:make")
+    sem = KMEx(loaded, n_prototypes=2).fit(load_data(image_folder, loaded.preprocessing))
+    assert sem.class_names == ["ant", "bee", "cat"]
+    assert sem.preprocessing == loaded.preprocessing
+    torch.testing.assert_close(sem.value_range, torch.tensor([[-1.0] * 3, [1.0] * 3]))
+
+
+def test_memory_of_images_is_optional(net, blobs):
+    assert KMEx(net, n_images=0).fit(blobs).images is None
+    assert KMEx(net, n_images=2, n_nearest=4).fit(blobs).images.shape == (15, 2, 8, 8, 1)
+
+
+def test_skipped_images_are_counted(image_folder, network_file):
+    (image_folder / "train" / "bee" / "03.png").write_text("no")
+    loaded = load_classifier(f"{network_file}:make")
+    sem = KMEx(loaded, n_prototypes=1, on_error="skip").fit(load_data(image_folder, loaded.preprocessing))
+    assert sem.provenance["skipped"] == 1
+    assert sem.provenance["n_samples"] == 23
+    assert 11 not in sem.prototypes.nearest
+
+
+def test_wrong_requests_are_told(net, blobs):
+    x, y = blobs
+    with pytest.raises(LookalikeError, match=r"converts a torch\.nn\.Module, not a int"):
+        KMEx(42)
+    with pytest.raises(LookalikeError, match="class '1', '3' has no training samples"):
+        KMEx(net).fit((x, y * 2))
+    with pytest.raises(LookalikeError, match="give KMEx the Encoder that made them"):
+        KMEx(net).fit(embed(net, blobs))
+    with pytest.raises(LookalikeError, match="did you mean 'cosine'"):
+        KMEx(net, similarity="cosin").fit(blobs)
+    with pytest.raises(LookalikeError, match="did you mean 'kmeans'"):
+        KMEx(net, clusterer="kmean").fit(blobs)
+    store = embed(net, blobs)
+    store.embeddings[[3, 8]] = np.nan
+    with pytest.raises(LookalikeError, match="2 embeddings have NaN or infinite values: sample 3, sample 8"):
+        KMEx(Encoder(net, x[:1])).fit(store)
+    store.embeddings[[3, 8]] = 0
+    other = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x[:1])
+    with pytest.raises(LookalikeError, match="have 24 dimensions, the encoder's 64"):
+        KMEx(other).fit(store)
+    with pytest.warns(LookalikeWarning, match="class '0' has 1 distinct embeddings"):
+        KMEx(net, n_prototypes=2).fit((x[:3].repeat(2, 1, 1, 1), y[:3].repeat(2)))
+
+
+def test_the_public_name_is_the_class():
+    assert PublicKMEx is KMEx

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.covariance import LedoitWolf
+
+from lookalike.errors import LookalikeError
+from lookalike.similarity import SIMILARITIES, make_similarity
+
+GENERATOR = np.random.default_rng(0)
+TRAIN = GENERATOR.normal(size=(80, 6)) @ GENERATOR.normal(size=(6, 6)) + 3
+LABELS = np.arange(80) % 4
+HEAD = torch.from_numpy(GENERATOR.normal(size=(4, 6)))
+
+NAMES = list(SIMILARITIES)
+DISTANCE_BASED = ["l2", "sqeuclidean", "l1", "log", "log-l2", "rbf", "mahalanobis", "head"]
+
+
+def fitted(name):
+    return make_similarity(name).fit(TRAIN, LABELS, HEAD)
+
+
+def naive(name, z, p, similarity):
+    """Each similarity for one pair of vectors, written out with loops."""
+    d = np.sqrt(sum((a - b) ** 2 for a, b in zip(z, p, strict=True)))
+    match name:
+        case "l2":
+            return -d
+        case "sqeuclidean":
+            return -(d**2)
+        case "l1":
+            return -sum(abs(a - b) for a, b in zip(z, p, strict=True))
+        case "log":
+            return np.log((d**2 + 1) / (d**2 + 1e-4))
+        case "log-l2":
+            return np.log((d + 1) / (d + 1e-4))
+        case "rbf":
+            means = {k: TRAIN[k == LABELS].mean(0) for k in range(4)}
+            variance = np.mean([np.sum((row - means[k]) ** 2) for row, k in zip(TRAIN, LABELS, strict=True)])
+            return np.exp(-(d**2) / (2 * variance))
+        case "dot":
+            return sum(a * b for a, b in zip(z, p, strict=True))
+        case "cosine":
+            return np.dot(z, p) / (np.linalg.norm(z) * np.linalg.norm(p))
+        case "ned":
+            return -0.5 * np.var(z - p) / (np.var(z) + np.var(p))
+        case "mahalanobis":
+            residuals = np.concatenate([TRAIN[k == LABELS] - TRAIN[k == LABELS].mean(0) for k in range(4)])
+            covariance = LedoitWolf(assume_centered=True).fit(residuals).covariance_
+            return -np.sqrt((z - p) @ np.linalg.inv(covariance) @ (z - p))
+        case "head":
+            weight = HEAD.numpy() - HEAD.numpy().mean(0)
+            gram = weight.T @ weight
+            metric = gram / (np.trace(gram) / 6) + similarity.alpha * np.eye(6)
+            return -np.sqrt((z - p) @ metric @ (z - p))
+    raise AssertionError(name)
+
+
+def test_there_are_the_eleven_of_the_method():
+    assert len(NAMES) == 11
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_a_naive_loop(name):
+    rng = np.random.default_rng(1)
+    z, p = rng.normal(size=(7, 6)), rng.normal(size=(5, 6))
+    similarity = fitted(name)
+    expected = [[naive(name, a, b, similarity) for b in p] for a in z]
+    found = similarity(torch.from_numpy(z), torch.from_numpy(p))
+    assert found.shape == (7, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", DISTANCE_BASED)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), offset=st.floats(-50, 50), n=st.integers(1, 9))
+def test_distances_are_symmetric_shift_invariant_and_greatest_at_the_same_point(name, seed, offset, n):
+    rng = np.random.default_rng(seed)
+    z, p = (torch.from_numpy(rng.normal(size=(n, 6))) for _ in range(2))
+    similarity = fitted(name)
+    s = similarity(z, p)
+    torch.testing.assert_close(s, similarity(p, z).T)
+    torch.testing.assert_close(similarity(z + offset, p + offset), s, rtol=1e-6, atol=1e-6)
+    own = similarity(z, z)
+    assert (own.diagonal()[:, None] >= own - 1e-9).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 6), p=st.integers(1, 6))
+def test_rows_do_not_depend_on_each_other_and_ranges_hold(name, seed, n, p):
+    rng = np.random.default_rng(seed)
+    z, q = torch.from_numpy(rng.normal(size=(n, 6))), torch.from_numpy(rng.normal(size=(p, 6)))
+    similarity = fitted(name)
+    s = similarity(z, q)
+    torch.testing.assert_close(torch.cat([similarity(row[None], q) for row in z]), s)
+    low, high = {"cosine": (-1, 1), "ned": (-1, 0), "rbf": (0, 1), "dot": (-np.inf, np.inf)}.get(
+        name, (0, np.inf) if name.startswith("log") else (-np.inf, 0)
+    )
+    assert low - 1e-9 <= float(s.min()) <= float(s.max()) <= high + 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_right_and_finite_even_on_a_prototype(name):
+    rng = np.random.default_rng(2)
+    z = torch.from_numpy(rng.normal(size=(3, 6))).requires_grad_()
+    p = torch.from_numpy(rng.normal(size=(2, 6))).requires_grad_()
+    similarity = fitted(name)
+    assert torch.autograd.gradcheck(similarity, (z, p), atol=1e-5)
+    same = p.detach().clone().requires_grad_()
+    similarity(same, p).sum().backward()
+    assert same.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["l2", "mahalanobis", "dot", "cosine", "ned"])
+def test_half_precision_and_mixed_types_are_accepted(name):
+    z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    similarity = fitted(name)
+    torch.testing.assert_close(similarity(z, z[:2].double()), similarity(z, z[:2]), rtol=1e-3, atol=1e-3)
+    assert similarity(z.bfloat16(), z[:2]).isfinite().all()
+
+
+def test_a_large_common_offset_costs_no_digits():
+    z = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    similarity = make_similarity("l2")
+    torch.testing.assert_close(similarity(z + 1000, z[:3] + 1000), similarity(z, z[:3]), rtol=1e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "head"])
+def test_learned_metrics_are_euclidean_in_their_space_and_invertible(name):
+    similarity = fitted(name)
+    z = torch.from_numpy(TRAIN[:9])
+    space = similarity.project(z)
+    torch.testing.assert_close(-torch.cdist(space, space[:4]), similarity(z, z[:4]), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(similarity.unproject(space), z)
+
+
+def test_mahalanobis_makes_the_within_class_scatter_round():
+    similarity = make_similarity("mahalanobis", {"shrinkage": 0.0}).fit(TRAIN, LABELS)
+    residuals = np.concatenate([TRAIN[k == LABELS] - TRAIN[k == LABELS].mean(0) for k in range(4)])
+    white = similarity.project(torch.from_numpy(residuals)).numpy()
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(6), atol=1e-8)
+
+
+def test_memory_stays_far_below_all_pairs_and_dimensions():
+    # 20,000 × 500 × 256 floats would take 10 GB; the distances alone take 40 MB
+    import resource
+
+    z, p = torch.randn(20_000, 256), torch.randn(500, 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in ("l2", "l1", "ned", "cosine"):
+        make_similarity(name)(z, p)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("l3", {}, "no similarity is called 'l3'"),
+        ("rbf", {"sigma": -1.0}, "sigma must be positive"),
+        ("log", {"epsilon": 2.0}, "epsilon must lie between 0 and 1"),
+        ("head", {"alpha": 0.0}, "alpha must be positive"),
+        ("mahalanobis", {"shrinkage": 2.0}, "shrinkage must lie in"),
+        ("l2", {"sigma": 1.0}, "'l2' does not take"),
+    ],
+)
+def test_wrong_names_and_options_are_told(name, options, message):
+    with pytest.raises(LookalikeError, match=message):
+        make_similarity(name, options)
+
+
+def test_unfitted_and_headless_metrics_say_so():
+    z = torch.zeros(2, 6)
+    for name in ("mahalanobis", "head", "rbf"):
+        with pytest.raises(LookalikeError, match="must be fitted"):
+            make_similarity(name)(z, z)
+    with pytest.raises(LookalikeError, match="there is none"):
+        make_similarity("head").fit(TRAIN, LABELS)
+    with pytest.raises(LookalikeError, match="takes 5 features"):
+        make_similarity("head").fit(TRAIN, LABELS, torch.ones(3, 5))
+
+
+def test_a_direction_that_never_varies_needs_shrinkage():
+    flat = TRAIN.copy()
+    flat[:, 0] = 1.0
+    with pytest.raises(LookalikeError, match="use a larger shrinkage"):
+        make_similarity("mahalanobis", {"shrinkage": 0.0}).fit(flat, LABELS)
+    z = torch.from_numpy(flat)
+    assert make_similarity("mahalanobis").fit(flat, LABELS)(z, z[:3]).isfinite().all()

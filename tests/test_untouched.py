@@ -1,0 +1,64 @@
+"""The model is never touched: one test for each public function that is given one."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike import KMEx, PrototypeClassifier, embed, explain, load
+from lookalike.encoder import Encoder
+from lookalike.metrics import compare
+
+
+def actions(net, blobs, folder):
+    x, y = blobs
+    sem = KMEx(net, n_prototypes=2).fit(blobs)
+    sem.save(folder)
+    broken = torch.full((2, 7), 1.0)
+    return {
+        "Encoder": lambda bad: Encoder(net, broken if bad else x[:2]),
+        "embed": lambda bad: embed(net, (broken, y[:2]) if bad else blobs),
+        "KMEx.fit": lambda bad: KMEx(net).fit((broken, y[:2]) if bad else blobs),
+        "call": lambda bad: sem(broken if bad else x),
+        "predict": lambda bad: sem.predict(broken if bad else x),
+        "predict_proba": lambda bad: sem.predict_proba(broken if bad else x),
+        "embed method": lambda bad: sem.embed(broken if bad else x),
+        "similarities": lambda bad: sem.similarities(broken if bad else x),
+        "explain": lambda bad: explain(sem, broken if bad else x),
+        "compare": lambda bad: compare(sem, (broken, y[:2]) if bad else blobs),
+        "save": lambda bad: sem.save(folder, overwrite=not bad),
+        "load": lambda bad: load(folder / "nowhere" if bad else folder, model=net),
+        "PrototypeClassifier": lambda bad: PrototypeClassifier().fit(
+            sem.embed(broken if bad else x).numpy(), y.numpy()
+        ),
+        "plot_gallery": lambda bad: sem.plot_gallery("no axes" if bad else None),
+    }
+
+
+NAMES = [
+    "Encoder", "embed", "KMEx.fit", "call", "predict", "predict_proba", "embed method", "similarities", "explain",
+    "compare", "save", "load", "PrototypeClassifier", "plot_gallery",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_the_model_changes_exceptions_included(net, blobs, tmp_path, untouched, name):
+    action = actions(net, blobs, tmp_path / "saved")[name]
+    with untouched(net):
+        action(False)
+    with untouched(net), pytest.raises((RuntimeError, ValueError, AttributeError)):
+        action(True)
+
+
+def test_every_action_is_tested(net, blobs, tmp_path):
+    assert set(actions(net, blobs, tmp_path / "saved")) == set(NAMES)
+
+
+def test_random_numbers_are_left_alone(net, blobs):
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002 - the global state is what is watched
+    expected = torch.rand(1), np.random.rand()  # noqa: NPY002
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    KMEx(net).fit(blobs).predict(blobs[0])
+    assert torch.rand(1) == expected[0]
+    assert np.random.rand() == expected[1]  # noqa: NPY002
