@@ -121,10 +121,26 @@ def test_half_precision_and_mixed_types_are_accepted(name):
     assert similarity(z.bfloat16(), z[:2]).isfinite().all()
 
 
-def test_a_large_common_offset_costs_no_digits():
+@pytest.mark.parametrize("name", NAMES)
+def test_many_pairs_give_what_few_do(name, monkeypatch):
+    rng = np.random.default_rng(3)
+    z, p = torch.from_numpy(rng.normal(size=(9, 6))), torch.from_numpy(rng.normal(size=(5, 6)))
+    similarity = fitted(name)
+    few = similarity(z, p)
+    monkeypatch.setattr("lookalike.similarity._DIRECT_CELLS", 0)
+    torch.testing.assert_close(similarity(z, p), few)
+    a, b = z.clone().requires_grad_(), z[:4].clone().requires_grad_()
+    similarity(a, b).sum().backward()
+    assert a.grad.isfinite().all()
+    assert torch.autograd.gradcheck(similarity, (a[4:].detach().requires_grad_(), b), atol=1e-5)
+
+
+def test_a_large_common_offset_costs_no_digits(monkeypatch):
     z = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     similarity = make_similarity("l2")
-    torch.testing.assert_close(similarity(z + 1000, z[:3] + 1000), similarity(z, z[:3]), rtol=1e-2, atol=5e-3)
+    for cells in (0, 10**6):
+        monkeypatch.setattr("lookalike.similarity._DIRECT_CELLS", cells)
+        torch.testing.assert_close(similarity(z + 1000, z[:3] + 1000), similarity(z, z[:3]), rtol=1e-2, atol=5e-3)
 
 
 @pytest.mark.parametrize("name", ["mahalanobis", "head"])

@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lookalike.errors import LookalikeError
 from lookalike.registry import Registry
 
 Array = np.ndarray
 
-_ROWS = 16_384  # rows compared with all centres at a time
-_OVERSAMPLING = 4  # seedings drawn for each that is run
-_FINALISTS = 3  # runs of k-means that go on after the first iterations
+_ROWS = 4_096  # rows that are added up in single precision
+_OVERSAMPLING = 8  # seedings drawn for each that is run
+_EXPLORED = 2_048  # points that the first iterations of k-means look at, or
+_EXPLORED_PER_CLUSTER = 256
+_FINALISTS = 5  # starts that go on with all points
+_TOLERANCE = 1e-4  # of the inertia: less improvement than this is none
+_CELLS = 8_000_000  # points × centres compared at a time
 _MEDOID_CANDIDATES = 512
 _AUTO_SAMPLE = 2_000
 _AUTO_MARGIN = 0.02
@@ -86,6 +92,8 @@ def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: i
         raise LookalikeError(f"n_clusters must be at least 1, not {n_clusters}")
     if len(points) == 0:
         raise LookalikeError("there are no points to cluster")
+    if not points.flags.writeable:
+        points = points.copy()  # a read-only array cannot be shared with torch
     n_clusters = min(n_clusters, count_distinct(points, at_most=n_clusters))
     if n_clusters == 1:
         # A medoid is a point of its cluster even when there is one; every other method's centre is the mean.
@@ -113,47 +121,54 @@ def count_distinct(points: Array, at_most: int) -> int:
 
 def assign(points: Array, centres: Array) -> tuple[Array, Array]:
     """Returns each point's nearest centre [n] and its squared distance to it [n]."""
-    offset = centres.mean(0)
-    shifted = centres - offset
-    half_norms = 0.5 * np.einsum("kd,kd->k", shifted, shifted)
-    labels = np.empty(len(points), dtype=np.int64)
-    squares = np.empty(len(points), dtype=points.dtype)
-    for start in range(0, len(points), _ROWS):
-        rows = points[start : start + _ROWS] - offset
-        closeness = rows @ shifted.T - half_norms
-        best = closeness.argmax(1)
-        labels[start : start + _ROWS] = best
-        norms = np.einsum("nd,nd->n", rows, rows)
-        squares[start : start + _ROWS] = np.maximum(norms - 2 * closeness[np.arange(len(rows)), best], 0)
-    return labels, squares
+    x, c = torch.from_numpy(points), torch.from_numpy(centres)
+    offset = c.mean(0)
+    c = c - offset
+    half_norms = 0.5 * c.square().sum(1)
+    labels, squares = [], []
+    for part in x.split(max(1, _CELLS // max(len(c), x.shape[1]))):
+        rows = part - offset
+        closeness, nearest = torch.addmm(half_norms, rows, c.T, beta=-1).max(1)
+        labels.append(nearest)
+        squares.append((rows.square().sum(1) - 2 * closeness).clamp_min(0))
+    return torch.cat(labels).numpy(), torch.cat(squares).numpy()
 
 
 @CLUSTERERS.register("kmeans")
 def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
-    """K-means by faiss, from greedy k-means++ seedings.
+    """K-means (Lloyd) from greedy k-means++ seedings, all starts side by side as matrix products.
 
-    Four times ``n_init`` seedings are drawn together; the ``n_init`` of least inertia are run for five
-    iterations, the best three of these until they settle, and the best of those to its fixed point.
+    Eight times ``n_init`` seedings are drawn and the ``n_init`` of least inertia are run for five iterations, on a
+    sample of at most 2,048 points or 256 per cluster; the best five go on with all points until they settle, and
+    the best of those to its fixed point, where every centre is the mean of its points.
     """
-    import faiss
-
     rng = np.random.default_rng(seed)
     single = np.ascontiguousarray(points, dtype=np.float32)
-    seedings = _seed_greedily(single, n_clusters, n_init, rng)
-    options: dict[str, Any] = {"seed": int(rng.integers(2**31)), "min_points_per_centroid": 1}
-    if hasattr(faiss.ClusteringParameters(), "early_stop_threshold"):
-        options["early_stop_threshold"] = 1e-4
+    explored = max(_EXPLORED, _EXPLORED_PER_CLUSTER * n_clusters)
+    sample = single
+    if len(single) > explored:
+        sample = single[np.sort(rng.choice(len(single), explored, replace=False))]
+        if count_distinct(sample, at_most=n_clusters) < n_clusters:
+            sample = single  # the points are nearly all alike
+    seedings = _seed_greedily(sample, n_clusters, n_init, rng)
+    starts, inertias = _lloyd_together(sample, sample[seedings], max_iter=5)
+    finalists = starts[np.argsort(inertias, kind="stable")[:_FINALISTS]]
+    settled, inertias = _lloyd_together(single, finalists, max_iter=100)
+    return _lloyd(points, settled[inertias.argmin()].astype(points.dtype))
 
-    def run(start: Array, n_iter: int) -> tuple[float, Array]:
-        model: Any = faiss.Kmeans(
-            single.shape[1], n_clusters, niter=n_iter, max_points_per_centroid=len(single), **options
-        )
-        model.train(single, init_centroids=start)
-        return float(model.obj[-1]), np.asarray(model.centroids)
 
-    short = sorted((run(single[seeding], 5) for seeding in seedings), key=lambda result: result[0])
-    best = min((run(start, 100) for _, start in short[:_FINALISTS]), key=lambda result: result[0])[1]
-    return _lloyd(points, best.astype(points.dtype))
+@CLUSTERERS.register("faiss")
+def faiss_kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """K-means by faiss, with its own k-means++ seedings; the best run goes on to its fixed point."""
+    import faiss
+
+    options: dict[str, Any] = {"niter": 100, "nredo": n_init, "seed": int(seed % 2**31), "min_points_per_centroid": 1}
+    if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):
+        options |= {"init_method": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS, "early_stop_threshold": 1e-4}
+    single = np.ascontiguousarray(points, dtype=np.float32)
+    model: Any = faiss.Kmeans(single.shape[1], n_clusters, max_points_per_centroid=len(single), **options)
+    model.train(single)
+    return _lloyd(points, np.asarray(model.centroids, dtype=points.dtype))
 
 
 @CLUSTERERS.register("minibatch")
@@ -184,7 +199,7 @@ def kmedoids(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array
     rng = np.random.default_rng(seed)
     best_cost, best = np.inf, points[:n_clusters]
     for seeding in _seed_greedily(points, n_clusters, n_init, rng):
-        medoids = points[seeding]
+        medoids: Array = points[seeding]
         labels, squares = assign(points, medoids)
         cost = float(np.sqrt(squares).sum(dtype=np.float64))
         while True:
@@ -256,53 +271,92 @@ def _seed_greedily(points: Array, n_clusters: int, n_init: int, rng: np.random.G
     """
     drawn = _OVERSAMPLING * n_init
     trials = 2 + int(np.log(n_clusters))
-    shifted = points - points.mean(0)
-    norms = np.einsum("nd,nd->n", shifted, shifted)
+    x = torch.from_numpy(points)
+    x = x - x.mean(0)
+    norms = x.square().sum(1)
 
-    def squared_to(chosen: Array) -> Array:  # [c] → [c, n]
-        products: Array = shifted[chosen] @ shifted.T
-        products *= -2
-        products += norms
-        products += norms[chosen, None]
-        np.maximum(products, 0, out=products)
-        return products
+    def squared_to(chosen: Tensor) -> Tensor:  # [c] → [c, n]
+        squares = torch.addmm(norms, x[chosen], x.T, alpha=-2)
+        return squares.add_(norms[chosen, None]).clamp_min_(0)
 
-    seeds = np.empty((drawn, n_clusters), dtype=np.int64)
-    seeds[:, 0] = rng.integers(len(points), size=drawn)
-    inertias = np.empty(drawn)
-    group = max(1, int(2e7 // (len(points) * trials)))  # seedings that grow side by side in some 80 MB
+    seeds = torch.empty(drawn, n_clusters, dtype=torch.int64)
+    seeds[:, 0] = torch.from_numpy(rng.integers(len(points), size=drawn))
+    inertias = torch.empty(drawn, dtype=torch.float64)
+    group = max(1, 2 * _CELLS // (len(points) * trials))  # seedings that grow side by side
     for start in range(0, drawn, group):
         part = slice(start, start + group)
         closest = squared_to(seeds[part, 0])
-        rows = np.arange(len(closest))
+        rows = torch.arange(len(closest))
         for j in range(1, n_clusters):
             candidates = _draw_in_proportion(closest, trials, rng)
-            squares = squared_to(candidates.ravel()).reshape(len(rows), trials, -1)
-            np.minimum(squares, closest[:, None], out=squares)
+            squares = squared_to(candidates.ravel()).view(len(rows), trials, -1)
+            squares = torch.minimum(squares, closest[:, None])
             best = squares.sum(2).argmin(1)
             seeds[part, j] = candidates[rows, best]
             closest = squares[rows, best]
-        inertias[part] = closest.sum(1)
-    return seeds[np.argsort(inertias, kind="stable")[:n_init]]
+        inertias[part] = closest.sum(1, dtype=torch.float64)
+    return seeds[inertias.argsort(stable=True)[:n_init]].numpy()
 
 
-def _draw_in_proportion(weights: Array, size: int, rng: np.random.Generator) -> Array:
+def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     """Draws ``size`` column indices per row of ``weights`` [r, n], in proportion to the weights."""
-    cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
-    levels = rng.random((len(weights), size)) * cumulative[:, -1:]
-    drawn = [np.searchsorted(row, level, side="right") for row, level in zip(cumulative, levels, strict=True)]
-    return np.asarray(np.minimum(np.stack(drawn), weights.shape[1] - 1))
+    cumulative = weights.cumsum(1, dtype=torch.float64)
+    levels = torch.from_numpy(rng.random((len(weights), size))) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, levels, right=True).clamp_max(weights.shape[1] - 1)
+
+
+def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array, Array]:
+    """Runs k-means from several starts at once.
+
+    The distances to all centres of all starts are one matrix product, and so are the sums of their points.
+
+    Args:
+        points: [n, D], float32.
+        starts: [R, k, D].
+        max_iter: The most iterations.
+
+    Returns:
+        Centres [R, k, D] and inertias [R].
+    """
+    n_starts, k, dim = starts.shape
+    offset = torch.from_numpy(points.mean(0))
+    x = torch.from_numpy(points) - offset
+    centres = (torch.from_numpy(starts) - offset).reshape(n_starts * k, dim)
+    total = float(x.square().sum(dtype=torch.float64))
+    first = torch.arange(n_starts) * k
+    inertia = torch.full((n_starts,), torch.inf, dtype=torch.float64)
+    for _ in range(max_iter):
+        sums, counts = torch.zeros_like(centres), torch.zeros(n_starts * k)
+        gain = torch.zeros(n_starts, dtype=torch.float64)
+        half_norms = 0.5 * centres.square().sum(1)
+        for rows in x.split(max(1, _CELLS // (n_starts * k))):
+            closeness = torch.addmm(half_norms, rows, centres.T, beta=-1).view(len(rows), n_starts, k)
+            best, labels = closeness.max(2)
+            members = torch.zeros(len(rows), n_starts * k).scatter_(1, labels + first, 1.0)
+            sums.addmm_(members.T, rows)
+            counts += members.sum(0)
+            gain += best.sum(0, dtype=torch.float64)
+        centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centres)
+        previous, inertia = inertia, total - 2 * gain
+        if bool((previous - inertia <= _TOLERANCE * inertia).all()):
+            break
+    return (centres + offset).view(n_starts, k, dim).numpy(), inertia.numpy()
 
 
 def _lloyd(points: Array, centres: Array, max_iter: int = 300) -> Array:
     """Runs k-means from the centres to its fixed point, where each centre is the mean of its points."""
+    x = torch.from_numpy(points)
     previous: Array | None = None
     for _ in range(max_iter):
         centres, labels, _ = _without_empty(points, centres)
         if previous is not None and np.array_equal(labels, previous):
             break
         previous = labels
-        centres = np.stack([points[labels == j].mean(0) for j in range(len(centres))])
+        counts = torch.from_numpy(np.bincount(labels, minlength=len(centres)))[:, None]
+        sums = torch.zeros(centres.shape, dtype=torch.float64)
+        for rows, part in zip(x.split(_ROWS), torch.from_numpy(labels).split(_ROWS), strict=True):
+            sums += torch.zeros(centres.shape, dtype=x.dtype).index_add_(0, part, rows)
+        centres = (sums / counts).to(x.dtype).numpy()
     return centres
 
 
@@ -330,18 +384,18 @@ def _without_empty(points: Array, centres: Array) -> tuple[Array, Array, Array]:
 
 def _medoid(members: Array) -> Array:
     """Returns the member [D] with the least sum of distances to all members [n, D]."""
-    if len(members) <= _MEDOID_CANDIDATES:
-        candidates = members
+    x = torch.from_numpy(members)
+    centre = x.mean(0)
+    if len(x) <= _MEDOID_CANDIDATES:
+        candidates = torch.arange(len(x))
     else:
-        offsets = members - members.mean(0)
-        squares = np.einsum("nd,nd->n", offsets, offsets)
-        candidates = members[np.sort(np.argpartition(squares, _MEDOID_CANDIDATES)[:_MEDOID_CANDIDATES])]
-    sums = np.zeros(len(candidates))
-    centre = candidates.mean(0)
-    shifted = candidates - centre
-    norms = np.einsum("nd,nd->n", shifted, shifted)
-    for start in range(0, len(members), _ROWS):
-        rows = members[start : start + _ROWS] - centre
-        squares = norms[:, None] + np.einsum("nd,nd->n", rows, rows) - 2 * shifted @ rows.T
-        sums += np.sqrt(np.maximum(squares, 0)).sum(1)
-    return np.asarray(candidates[sums.argmin()])
+        squares = (x - centre).square().sum(1)
+        candidates = squares.topk(_MEDOID_CANDIDATES, largest=False).indices.sort().values
+    shifted = x[candidates] - centre
+    norms = shifted.square().sum(1)
+    sums = torch.zeros(len(candidates), dtype=torch.float64)
+    for part in x.split(_ROWS):
+        rows = part - centre
+        squares = torch.addmm(norms, rows, shifted.T, alpha=-2) + rows.square().sum(1, keepdim=True)
+        sums += squares.clamp_min(0).sqrt().sum(0, dtype=torch.float64)
+    return np.asarray(members[int(candidates[sums.argmin()])])

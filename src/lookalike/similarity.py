@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from lookalike.errors import LookalikeError
 from lookalike.registry import Registry
 
+_DIRECT_CELLS = 1_000_000  # embeddings × prototypes × dimensions up to which differences are taken one by one
+
 SIMILARITIES: Registry[type["Similarity"]] = Registry("similarity")
 
 
@@ -80,12 +82,13 @@ class Similarity(nn.Module, ABC):
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Returns the squared Euclidean distances [N, P] between the rows of ``a`` [N, D] and ``b`` [P, D].
 
-    One matrix product. Both sides are shifted by the mean of ``b`` first, which leaves distances as they
-    are and keeps the digits that a common offset would cost. Half precision is computed in float32.
+    Few pairs are compared directly, many by one matrix product. For that both sides are shifted by the mean of
+    ``b`` first, which leaves distances as they are and keeps the digits that a common offset would cost. Half
+    precision is computed in float32.
     """
-    if a.dtype in (torch.float16, torch.bfloat16):
-        a, b = a.float(), b.float()
-    b = b.to(a.dtype)
+    a, b = _same_type(a, b)
+    if _few(a, b):
+        return _direct(a, b).square()
     offset = b.detach().mean(0)
     a, b = a - offset, b - offset
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
@@ -94,9 +97,28 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
     """Returns the Euclidean distances [N, P]; where a distance is 0 its gradient is 0, not NaN."""
+    a, b = _same_type(a, b)
+    if _few(a, b):
+        return _direct(a, b)
     squares = squared_distances(a, b)
+    if not squares.requires_grad:
+        return squares.sqrt_()
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
+
+
+def _same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a = a.float()
+    return a, b.to(a.dtype)
+
+
+def _few(a: Tensor, b: Tensor) -> bool:
+    return len(a) * b.numel() <= _DIRECT_CELLS
+
+
+def _direct(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @SIMILARITIES.register("l2")
@@ -126,9 +148,7 @@ class L1(Similarity):
     name = "l1"
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
-        if embeddings.dtype in (torch.float16, torch.bfloat16):
-            embeddings = embeddings.float()
-        return -torch.cdist(embeddings, prototypes.to(embeddings.dtype), p=1)
+        return -torch.cdist(*_same_type(embeddings, prototypes), p=1)
 
 
 class _LogRatio(Similarity):

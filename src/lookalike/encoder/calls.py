@@ -18,7 +18,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that.
     """
-    training = [module for module in model.modules() if module.training]
+    training = _modules_in_training(model)
     for module in training:
         module.training = False
     try:
@@ -26,6 +26,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _modules_in_training(model: nn.Module) -> list[nn.Module]:
+    """Does what ``model.modules()`` would, without its names: this runs at every prediction."""
+    found, waiting, seen = [], [model], set()
+    while waiting:
+        module = waiting.pop()
+        if module.training and id(module) not in seen:
+            seen.add(id(module))
+            found.append(module)
+        waiting.extend(child for child in module._modules.values() if child is not None)
+    return found
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -87,7 +99,8 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
     def watch(_module: nn.Module, args: Any, kwargs: Any) -> None:
         if threading.get_ident() != thread:
             return
-        captured[:] = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)][:1]
+        leaves = args if args and isinstance(args[0], Tensor) else tree_leaves((args, kwargs))
+        captured[:] = [leaf for leaf in leaves if isinstance(leaf, Tensor)][:1]
         if stop and captured:
             raise _Reached
 
