@@ -152,6 +152,16 @@ def test_learned_metrics_are_euclidean_in_their_space_and_invertible(name):
     torch.testing.assert_close(similarity.unproject(space), z)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_falling_with_distance_means_that_the_nearest_is_the_most_similar(name):
+    rng = np.random.default_rng(4)
+    z, p = torch.from_numpy(rng.normal(size=(200, 6))), torch.from_numpy(rng.normal(size=(9, 6)) * 3)
+    similarity = fitted(name)
+    nearest = torch.cdist(similarity.project(z), similarity.project(p)).argmin(1)
+    same = torch.equal(similarity(z, p).argmax(1), nearest)
+    assert same == similarity.falls_with_distance
+
+
 def test_mahalanobis_makes_the_within_class_scatter_round():
     similarity = make_similarity("mahalanobis", {"shrinkage": 0.0}).fit(TRAIN, LABELS)
     residuals = np.concatenate([TRAIN[k == LABELS] - TRAIN[k == LABELS].mean(0) for k in range(4)])

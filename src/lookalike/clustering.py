@@ -20,7 +20,7 @@ from lookalike.registry import Registry
 Array = np.ndarray
 
 _ROWS = 4_096  # rows that are added up in single precision
-_OVERSAMPLING = 8  # seedings drawn for each that is run
+_OVERSAMPLING = 8  # seedings drawn for each start asked for
 _EXPLORED = 2_048  # points that the first iterations of k-means look at, or
 _EXPLORED_PER_CLUSTER = 256
 _FINALISTS = 5  # starts that go on with all points
@@ -138,21 +138,23 @@ def assign(points: Array, centres: Array) -> tuple[Array, Array]:
 def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
     """K-means (Lloyd) from greedy k-means++ seedings, all starts side by side as matrix products.
 
-    Eight times ``n_init`` seedings are drawn and the ``n_init`` of least inertia are run for five iterations, on a
-    sample of at most 2,048 points or 256 per cluster; the best five go on with all points until they settle, and
-    the best of those to its fixed point, where every centre is the mean of its points.
+    Eight times ``n_init`` seedings are drawn. Of up to 2,048 points (or 256 per cluster) all of them are run for
+    five iterations and the best ``n_init`` go on until they settle. Of more points a sample of that size is used
+    to choose five starts: the ``n_init`` seedings of least inertia are run for five iterations on the sample, and
+    the best five go on with all points. The best of those is run to its fixed point, where every centre is the
+    mean of its points.
     """
     rng = np.random.default_rng(seed)
     single = np.ascontiguousarray(points, dtype=np.float32)
     explored = max(_EXPLORED, _EXPLORED_PER_CLUSTER * n_clusters)
-    sample = single
+    n_starts, n_finalists, sample = _OVERSAMPLING * n_init, n_init, single
     if len(single) > explored:
-        sample = single[np.sort(rng.choice(len(single), explored, replace=False))]
-        if count_distinct(sample, at_most=n_clusters) < n_clusters:
-            sample = single  # the points are nearly all alike
-    seedings = _seed_greedily(sample, n_clusters, n_init, rng)
+        part = single[np.sort(rng.choice(len(single), explored, replace=False))]
+        if count_distinct(part, at_most=n_clusters) == n_clusters:  # else the points are nearly all alike
+            n_starts, n_finalists, sample = n_init, _FINALISTS, part
+    seedings = _seed_greedily(sample, n_clusters, _OVERSAMPLING * n_init, rng)[:n_starts]
     starts, inertias = _lloyd_together(sample, sample[seedings], max_iter=5)
-    finalists = starts[np.argsort(inertias, kind="stable")[:_FINALISTS]]
+    finalists = starts[np.argsort(inertias, kind="stable")[:n_finalists]]
     settled, inertias = _lloyd_together(single, finalists, max_iter=100)
     return _lloyd(points, settled[inertias.argmin()].astype(points.dtype))
 
@@ -198,7 +200,7 @@ def kmedoids(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array
     """
     rng = np.random.default_rng(seed)
     best_cost, best = np.inf, points[:n_clusters]
-    for seeding in _seed_greedily(points, n_clusters, n_init, rng):
+    for seeding in _seed_greedily(points, n_clusters, _OVERSAMPLING * n_init, rng)[:n_init]:
         medoids: Array = points[seeding]
         labels, squares = assign(points, medoids)
         cost = float(np.sqrt(squares).sum(dtype=np.float64))
@@ -264,12 +266,11 @@ def choose_n_clusters(points: Array, at_most: int = 10, method: str = "kmeans", 
     return best if scores[best] >= silhouette(cloud, best) + _AUTO_MARGIN else 1
 
 
-def _seed_greedily(points: Array, n_clusters: int, n_init: int, rng: np.random.Generator) -> Array:
-    """Draws greedy k-means++ seedings (Arthur and Vassilvitskii, 2007) and returns the best [n_init, k].
+def _seed_greedily(points: Array, n_clusters: int, drawn: int, rng: np.random.Generator) -> Array:
+    """Draws greedy k-means++ seedings (Arthur and Vassilvitskii, 2007); [drawn, k], the least inertia first.
 
     All seedings grow together, so that each step is one matrix product over the points.
     """
-    drawn = _OVERSAMPLING * n_init
     trials = 2 + int(np.log(n_clusters))
     x = torch.from_numpy(points)
     x = x - x.mean(0)
@@ -295,7 +296,7 @@ def _seed_greedily(points: Array, n_clusters: int, n_init: int, rng: np.random.G
             seeds[part, j] = candidates[rows, best]
             closest = squares[rows, best]
         inertias[part] = closest.sum(1, dtype=torch.float64)
-    return seeds[inertias.argsort(stable=True)[:n_init]].numpy()
+    return seeds[inertias.argsort(stable=True)].numpy()
 
 
 def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) -> Tensor:

@@ -151,10 +151,10 @@ def survey(
     for start in range(0, n, step):
         z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
         y = torch.from_numpy(np.asarray(labels[start : start + step]))
-        winner = similarity(z, vectors).argmax(1)
+        distances = euclidean_distances(similarity.project(z), centres)
+        winner = distances.argmin(1) if similarity.falls_with_distance else similarity(z, vectors).argmax(1)
         won += torch.bincount(winner, minlength=n_prototypes)
         won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
-        distances = euclidean_distances(similarity.project(z), centres)
         within = distances.masked_fill(y[:, None] != owners, torch.inf)
         own_distance[start : start + step], own[start : start + step] = within.min(1)
         candidates = within if nearest_from == "class" else distances

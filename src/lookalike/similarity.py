@@ -33,9 +33,12 @@ class Similarity(nn.Module, ABC):
 
     Attributes:
         name: The name it is registered under.
+        falls_with_distance: Whether it is a falling function of the Euclidean distance in the space that ``project``
+            maps to, so that the most similar prototype is the nearest one there.
     """
 
     name: ClassVar[str]
+    falls_with_distance: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
@@ -126,6 +129,7 @@ class L2(Similarity):
     """−‖z − p‖, the paper's choice (section 3.2) [paper]."""
 
     name = "l2"
+    falls_with_distance = True
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
         return -euclidean_distances(embeddings, prototypes)
@@ -136,6 +140,7 @@ class SquaredEuclidean(Similarity):
     """−‖z − p‖² [ours]."""
 
     name = "sqeuclidean"
+    falls_with_distance = True
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
         return -squared_distances(embeddings, prototypes)
@@ -172,6 +177,7 @@ class Log(_LogRatio):
     """ln((d² + 1) / (d² + ε)), ProtoPNet's [paper]; scores with different ε are not comparable."""
 
     name = "log"
+    falls_with_distance = True
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
         return self._log_ratio(squared_distances(embeddings, prototypes))
@@ -182,6 +188,7 @@ class LogL2(_LogRatio):
     """ln((d + 1) / (d + ε)), with the distance not squared [ref]."""
 
     name = "log-l2"
+    falls_with_distance = True
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
         return self._log_ratio(euclidean_distances(embeddings, prototypes))
@@ -197,6 +204,7 @@ class RBF(Similarity):
     """
 
     name = "rbf"
+    falls_with_distance = True
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
@@ -299,6 +307,7 @@ class Mahalanobis(_LearnedMetric):
     """
 
     name = "mahalanobis"
+    falls_with_distance = True
 
     def __init__(self, shrinkage: float | None = None, max_samples: int = 100_000) -> None:
         super().__init__()
@@ -350,6 +359,7 @@ class HeadMetric(_LearnedMetric):
     """
 
     name = "head"
+    falls_with_distance = True
 
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()
