@@ -39,7 +39,7 @@ def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, b
     strange = explain(sem, 40 * torch.ones(1, 1, 8, 8))[0]
     assert strange.unfamiliar
     assert strange.likenesses[0].percentile == 100
-    assert "less than all its" in strange.sentence()
+    assert "farther from it than all" in strange.sentence()
     assert explain(sem, x[:1])[0].sentence().startswith("This looks like prototype")
 
 

@@ -122,11 +122,16 @@ class Explanation:
     def sentence(self) -> str:
         """Says it in a sentence."""
         first = self.likenesses[0]
-        start = f"This looks like prototype {first.prototype} of class {first.class_name!r}"
-        end = f"so the prediction is {self.class_name!r} ({self.probability:.0%})"
-        if self.unfamiliar:
-            return f"{start} more than like any other, but less than all its {first.count:,} training images do; {end}."
-        return f"{start}, more than {100 - first.percentile:.0f}% of its {first.count:,} training images do; {end}."
+        if np.isnan(first.percentile):
+            spread = "no training image stands behind it"
+        elif self.unfamiliar:
+            spread = f"farther from it than all {first.count:,} training images behind it"
+        else:
+            spread = f"closer to it than {100 - first.percentile:.0f}% of the {first.count:,} training images behind it"
+        return (
+            f"This looks like prototype {first.prototype} of class {first.class_name!r} ({spread}), "
+            f"so the prediction is {self.class_name!r} ({self.probability:.0%})."
+        )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the input beside the training images of its nearest prototypes; a wrong prediction is framed in red.

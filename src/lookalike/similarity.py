@@ -251,7 +251,7 @@ class Cosine(Similarity):
 
 @SIMILARITIES.register("ned")
 class NormalisedEuclidean(Similarity):
-    """−½ · Var(z − p) / (Var z + Var p), Var over the D components; in [−1, 0] [ours]."""
+    """−½ · Var(z − p) / (Var z + Var p), Var over the D components; between −1 and 0 [ours]."""
 
     name = "ned"
 
