@@ -34,8 +34,9 @@ def test_tells_the_prediction_and_the_nearest_prototypes_in_order(sem, blobs):
 
 def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, blobs):
     x, _ = blobs
-    farthest = [one for one in explain(sem, x) if one.unfamiliar]
-    assert len(farthest) <= len(sem.prototypes)  # none but the farthest member of each
+    assert not any(one.unfamiliar for one in explain(sem, x))
+    few = KMEx(sem, n_prototypes=25).fit(blobs)
+    assert not explain(few, 40 * torch.ones(1, 1, 8, 8))[0].unfamiliar  # too few behind each to tell
     strange = explain(sem, 40 * torch.ones(1, 1, 8, 8))[0]
     assert strange.unfamiliar
     assert strange.likenesses[0].percentile == 100
@@ -88,5 +89,7 @@ def test_wrong_requests_are_told(sem, blobs):
         explain(sem, x, n_nearest=0)
     with pytest.raises(LookalikeError, match="90 inputs and 3 labels"):
         explain(sem, x, labels=y[:3])
+    with pytest.raises(LookalikeError, match="labels must lie between 0 and 2"):
+        explain(sem, x[:1], labels=[-1])
     with pytest.raises(LookalikeError, match="90 inputs and 1 names"):
         explain(sem, x, names=["a"])

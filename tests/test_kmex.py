@@ -149,5 +149,43 @@ def test_wrong_requests_are_told(net, blobs):
         KMEx(net, n_prototypes=2).fit((x[:3].repeat(2, 1, 1, 1), y[:3].repeat(2)))
 
 
+def test_arguments_are_checked_before_any_work(net, blobs):
+    for options, message in (
+        ({"n_init": 0}, "n_init must be a whole number of at least 1"),
+        ({"random_state": None}, "random_state must be"),
+        ({"nearest_from": "clas"}, "'class' or 'any'"),
+        ({"similarity": "l9"}, "no similarity"),
+        ({"clusterer": "l9"}, "no clusterer"),
+    ):
+        with pytest.raises(LookalikeError, match=message):
+            KMEx(net, **options)
+    x, y = blobs
+    with pytest.raises(LookalikeError, match="there is a label 20000000 and there are 90 samples"):
+        KMEx(net).fit((x, torch.where(y == 2, 20_000_000, y)))
+    with pytest.raises(LookalikeError, match="same name"):
+        KMEx(net).fit(blobs, class_names=["a", "b", "a"])
+    with pytest.raises(LookalikeError, match="batch_size must be at least 1"):
+        KMEx(net, batch_size=0).fit(blobs)
+
+
+def test_stored_embeddings_must_be_of_this_network_and_these_data(net, blobs):
+    x, y = blobs
+    store = embed(net, blobs)
+    with pytest.raises(LookalikeError, match="made with other data"):
+        KMEx(net).fit((x + 1, y), embeddings=store)
+    with torch.no_grad():
+        net[6].weight.add_(1)
+    with pytest.raises(LookalikeError, match="made with other weights"):
+        KMEx(Encoder(net, x[:1])).fit(store)
+
+
+def test_converted_under_inference_mode_it_can_be_differentiated(net, blobs):
+    with torch.inference_mode():
+        sem = KMEx(net).fit(blobs)
+    x = blobs[0].clone().requires_grad_()
+    sem(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
 def test_the_public_name_is_the_class():
     assert PublicKMEx is KMEx

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,16 +165,91 @@ def test_an_altered_or_foreign_configuration_is_refused(saved_resnet, tmp_path):
         load(tmp_path / "nowhere")
 
 
-def test_a_configuration_cannot_point_outside_its_folder(saved_resnet):
+def rewritten(folder, **changes):
+    """Changes a configuration as someone hostile would: fingerprint and all."""
     from lookalike.provenance import fingerprint_json
 
-    _, folder, _ = saved_resnet
-    config = json.loads((folder / "config.json").read_text())
-    config["files"]["../../secret"] = "0"
+    config = json.loads((folder / "config.json").read_text()) | changes
     config["fingerprint"] = fingerprint_json({k: v for k, v in config.items() if k != "fingerprint"})
     (folder / "config.json").write_text(json.dumps(config))
+    return config
+
+
+def test_a_configuration_cannot_point_outside_its_folder(saved_resnet, tmp_path):
+    _, folder, _ = saved_resnet
+    config = json.loads((folder / "config.json").read_text())
+    rewritten(folder, files=config["files"] | {"../../secret": "0"})
     with pytest.raises(LookalikeError, match="names a file outside of it"):
         load(folder)
+    rewritten(folder, files=config["files"], images=[[str(tmp_path / "secret.png")] * 3] * 6)
+    with pytest.raises(LookalikeError, match=r"has no fingerprint of '.*secret\.png'"):
+        load(folder)
+    rewritten(folder, files={}, images=None)
+    with pytest.raises(LookalikeError, match=r"has no fingerprint of 'model\.safetensors'"):
+        load(folder)
+    (tmp_path / "elsewhere").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    rewritten(folder, files=config["files"], images=config["images"])
+    with pytest.raises(LookalikeError, match="names a file outside of it"):
+        load(folder)
+
+
+def test_a_configuration_that_lacks_something_is_one_clear_line(saved_resnet):
+    _, folder, _ = saved_resnet
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("encoder", "similarity", "class_names", "classifier"):
+        rewritten(folder, **{key: None})
+        with pytest.raises(LookalikeError):
+            load(folder)
+        rewritten(folder, **{key: config[key]})
+    load(folder)
+
+
+def test_options_of_numpy_types_and_number_keys_are_saved(net, blobs, tmp_path):
+    sem = KMEx(
+        net, dict.fromkeys(range(3), 1), "rbf", similarity_options={"sigma": np.float32(2)}, random_state=np.int64(3)
+    )
+    sem.fit(blobs).save(tmp_path / "a")
+    assert load(tmp_path / "a", model=net).provenance["n_prototypes"] == {"0": 1, "1": 1, "2": 1}
+    many = KMEx(
+        torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 11)), dict.fromkeys(range(11), 1)
+    )
+    model = many.fit((torch.randn(44, 2), torch.arange(44) % 11))
+    model.save(tmp_path / "b")
+    load(tmp_path / "b", model=model.encoder.model)
+
+
+def test_threads_share_a_loaded_model(saved_resnet):
+    sem, folder, x = saved_resnet
+    again = load(folder)
+    assert not any(module.training for module in again.encoder.model.modules())
+    network = again.encoder.model.train()  # even so: every call runs in eval mode
+    expected, failures = sem.embed(x[:4]), []
+
+    def work():
+        for _ in range(10):
+            with torch.no_grad():
+                failures.append(not torch.allclose(again.encoder(x[:4]), expected, atol=1e-4))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(failures)
+    assert all(module.training for module in network.modules())
+    assert int(network.bn1.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_inputs_are_taken_in_the_networks_own_type(net, blobs, dtype):
+    x, y = blobs
+    sem = KMEx(net.to(dtype), n_prototypes=1).fit((x.double().numpy(), y))
+    assert sem.predict(x.half()).shape == (90,)
+    assert KMEx(net, n_prototypes=1).fit((x.to(dtype), y)).predict(x).shape == (90,)
+    with pytest.raises(LookalikeError, match="are bytes"):
+        sem.predict((x * 10).to(torch.uint8))
 
 
 def test_without_images_no_training_pixel_is_written(saved_resnet, tmp_path):
@@ -204,18 +281,29 @@ def test_nothing_half_written_is_left(saved_resnet, monkeypatch):
 
 def test_a_folder_takes_the_place_of_another_only_when_it_is_whole(tmp_path):
     target = tmp_path / "a"
-    with fresh_folder(target) as folder:
+    with fresh_folder(target, marker="one") as folder:
         (folder / "one").touch()
         assert not target.exists()
-    with pytest.raises(RuntimeError), fresh_folder(target, overwrite=True) as folder:
+    with pytest.raises(RuntimeError), fresh_folder(target, marker="one", overwrite=True) as folder:
         raise RuntimeError
     assert [path.name for path in target.iterdir()] == ["one"]
-    with fresh_folder(target, overwrite=True) as folder:
+    with fresh_folder(target, marker="one", overwrite=True) as folder:
         (folder / "two").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "two"]
     (tmp_path / "file").touch()
-    with pytest.raises(LookalikeError, match="is a file"), fresh_folder(tmp_path / "file", overwrite=True):
-        pass
+    for place, message in (
+        (tmp_path / "file", "is a file"),
+        (target, "no folder of this kind"),
+        (Path(), "you are in"),
+    ):
+        with pytest.raises(LookalikeError, match=message), fresh_folder(place, marker="one", overwrite=True):
+            pass
+    (tmp_path / "void").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "void")
+    with fresh_folder(tmp_path / "link", marker="one", overwrite=True) as folder:
+        (folder / "one").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "void" / "one").exists()
 
 
 def test_the_card_shows_names_as_text(image_folder, network_file, tmp_path):

@@ -24,19 +24,21 @@ FORMAT = 1
 
 
 @contextmanager
-def fresh_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def fresh_folder(target: str | Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside the target that takes the target's place when the block ends well.
 
     If the block is left by any exception, Ctrl-C included, what was written is removed and the target is as before.
 
+    Args:
+        target: Where to.
+        marker: A file that every such folder holds: only an empty folder or one with this file in it is replaced.
+        overwrite: Whether to replace at all.
+
     Raises:
-        LookalikeError: If the target exists and ``overwrite`` is not set, or its place cannot be written to.
+        LookalikeError: If the target may not be replaced, or its place cannot be written to.
     """
-    target = Path(target)
-    if target.exists() and not overwrite:
-        raise LookalikeError(f"{str(target)!r} exists already; choose another place, or overwrite it (--overwrite)")
-    if target.exists() and not target.is_dir():
-        raise LookalikeError(f"{str(target)!r} is a file, not a folder")
+    check_replaceable(target, marker=marker, overwrite=overwrite)
+    target = Path(target).resolve()
     aside = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +50,27 @@ def fresh_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pat
         _take_place(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_replaceable(target: str | Path, *, marker: str = CONFIG, overwrite: bool = False) -> None:
+    """Sees to it that a folder may be written, before any work is done.
+
+    Raises:
+        LookalikeError: If it exists and ``overwrite`` is not set, or it is none that lookalike wrote.
+    """
+    place = Path(target).resolve()
+    if not place.exists():
+        return
+    if not overwrite:
+        raise LookalikeError(f"{str(target)!r} exists already; choose another place, or overwrite it (--overwrite)")
+    if not place.is_dir():
+        raise LookalikeError(f"{str(target)!r} is a file, not a folder")
+    if Path.cwd().resolve().is_relative_to(place):
+        raise LookalikeError(f"{str(target)!r} is the folder you are in; choose another place")
+    if any(place.iterdir()) and not (place / marker).is_file():
+        raise LookalikeError(
+            f"{str(target)!r} is not overwritten: it holds files, and is no folder of this kind (it has no {marker!r})"
+        )
 
 
 def write_artifact(
@@ -69,7 +92,8 @@ def write_artifact(
     """
     from safetensors.torch import save_file
 
-    with fresh_folder(folder, overwrite=overwrite) as aside:
+    config = json.loads(json.dumps(dict(config), default=_plain))  # as it will be read: keys are texts
+    with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as aside:
         # copies, as safetensors refuses tensors that share memory
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, aside / TENSORS)
         for name, content in files.items():
@@ -94,15 +118,24 @@ def read_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     if not folder.is_dir():
         raise LookalikeError(f"{str(folder)!r} is not a folder with a saved model")
     config = _read_config(folder)
+    used = [TENSORS, *(name for row in config.get("images") or [] for name in row)]
+    unlisted = [name for name in used if name not in config["files"]]
+    if unlisted:
+        raise LookalikeError(f"the saved model in {str(folder)!r} has no fingerprint of {unlisted[0]!r}")
     for name, expected in config["files"].items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
             raise LookalikeError(f"the saved model in {str(folder)!r} names a file outside of it: {name!r}")
         if not path.is_file():
             raise LookalikeError(f"the saved model in {str(folder)!r} is incomplete: {name!r} is missing")
         if fingerprint_file(path) != expected:
             raise LookalikeError(f"{name!r} of the saved model in {str(folder)!r} was altered: its fingerprint differs")
     return config, load_file(folder / TENSORS)
+
+
+def _plain(value: Any) -> Any:
+    """Makes plain JSON of NumPy's numbers; anything else as text."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else str(value)
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lookalike.artifact import fresh_folder
 from lookalike.data import Batches
-from lookalike.encoder import Encoder, device_of, place
+from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.errors import LookalikeError, LookalikeWarning
 from lookalike.progress import progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
@@ -116,7 +116,7 @@ def embed(
         )
     if folder is None:
         return _embed(encoder, batches, _Memory(), progress)
-    with fresh_folder(folder, overwrite=overwrite) as aside:
+    with fresh_folder(folder, marker=_META, overwrite=overwrite) as aside:
         _embed(encoder, batches, _Files(aside), progress)
     return EmbeddingStore.open(folder)
 
@@ -146,11 +146,11 @@ def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
 
 
 def _embed(encoder: Encoder, batches: Batches, sink: "_Memory | _Files", progress: bool | None) -> EmbeddingStore:
-    device = device_of(encoder.model)
+    device, dtype = device_of(encoder.model), dtype_of(encoder.model)
     broken: list[int] = []
     with torch.no_grad(), progress_bar("Embedding", batches.total, progress) as advance:
         for batch in batches:
-            z, scores = encoder.embed_and_score(place(batch.inputs, device))
+            z, scores = encoder.embed_and_score(place(batch.inputs, device, dtype))
             z = z.float()
             if not bool(z.isfinite().all()):
                 bad = (~z.isfinite().all(1)).cpu().numpy()

@@ -1,5 +1,6 @@
 """The method on plain arrays: per-class clustering, then the nearest prototype."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -142,7 +143,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        self.similarity_ = make_similarity(self.similarity, self.similarity_options).fit(X, labels)
+        self.similarity_ = copy.deepcopy(make_similarity(self.similarity, self.similarity_options)).fit(X, labels)
         self.classifier_ = NearestPrototype(self.probabilities)
         number: NPrototypes = self.n_prototypes
         if isinstance(number, Mapping):

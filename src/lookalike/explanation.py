@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.encoder import place
+from lookalike.encoder import dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
@@ -18,6 +18,10 @@ from lookalike.similarity import euclidean_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+_ENOUGH = 10  # training samples behind a prototype that say how far they lie
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Likeness:
         distance: Euclidean, in the space in which the similarity clusters.
         percentile: How far out this distance is among the prototype's own training samples, in percent; 100 is as
             far as the farthest, or farther. NaN where none stand behind it.
+        farthest: The distance of the farthest of them.
         count: How many training samples stand behind the prototype.
         purity: The share of the training samples most similar to it that carry its class.
         nearest: The training samples nearest to the prototype, as indices.
@@ -46,6 +51,7 @@ class Likeness:
     similarity: float
     distance: float
     percentile: float
+    farthest: float
     count: int
     purity: float
     nearest: list[int]
@@ -103,8 +109,12 @@ class Explanation:
 
     @property
     def unfamiliar(self) -> bool:
-        """Whether the input is at least as far from its nearest prototype as any training sample behind it."""
-        return self.likenesses[0].percentile >= 100
+        """Whether the input is farther from its nearest prototype than every training sample behind it.
+
+        False where fewer than ten stand behind it: too few to tell.
+        """
+        first = self.likenesses[0]
+        return first.count >= _ENOUGH and first.distance > first.farthest * (1 + _ROUNDING)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -190,6 +200,8 @@ def explain(
     rows = n_rows(inputs)
     if n_nearest < 1:
         raise LookalikeError(f"n_nearest must be at least 1, not {n_nearest}")
+    if labels is not None and len(labels) and not 0 <= min(map(int, labels)) <= max(map(int, labels)) < model.n_classes:
+        raise LookalikeError(f"labels must lie between 0 and {model.n_classes - 1}")
     for what, given in (("labels", labels), ("names", names)):
         if given is not None and len(given) != rows:
             raise LookalikeError(f"there are {rows} inputs and {len(given)} {what}")
@@ -210,7 +222,7 @@ def explain(
 def _explain_batch(
     model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None
 ) -> list[Explanation]:
-    embeddings = model.encoder(place(inputs, model.device))
+    embeddings = model.encoder(place(inputs, model.device, dtype_of(model.encoder)))
     similarities = model.similarities_of(embeddings)
     p, owners = model.prototypes, model.prototypes.labels
     scores = model.classifier(similarities, owners, model.n_classes)
@@ -218,11 +230,11 @@ def _explain_batch(
     space = model.similarity.project
     distances = euclidean_distances(space(embeddings), space(p.vectors))
     percentiles = p.percentile_of(distances).cpu()
+    farthest = p.quantiles[:, -1].cpu()
     predictions = scores.argmax(1).tolist()
     order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
     similarities, distances = similarities.cpu(), distances.cpu()
     pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
-    table = p.to_table() if order else []
 
     def likeness(row: int, j: int) -> Likeness:
         return Likeness(
@@ -232,9 +244,10 @@ def _explain_batch(
             similarity=float(similarities[row, j]),
             distance=float(distances[row, j]),
             percentile=float(percentiles[row, j]),
-            count=table[j]["count"],
-            purity=table[j]["purity"],
-            nearest=[index for index in table[j]["nearest"] if index >= 0],
+            farthest=float(farthest[j]),
+            count=int(p.counts[j]),
+            purity=float(p.purity[j]),
+            nearest=[index for index in p.nearest[j].tolist() if index >= 0],
             image=None if model.images is None else model.images[j, 0].numpy(),
         )
 

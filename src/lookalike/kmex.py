@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from lookalike.classifier import NearestPrototype
+from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches, Preprocessing
 from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
 from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
@@ -21,7 +23,7 @@ from lookalike.errors import LookalikeError
 from lookalike.estimator import NPrototypes, learn_prototypes
 from lookalike.model import PrototypeModel, pixels_of
 from lookalike.prototypes import Prototypes, survey
-from lookalike.provenance import versions
+from lookalike.provenance import fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
 
 
@@ -85,6 +87,20 @@ class KMEx:
             model = load_classifier(model)
         if not isinstance(model, nn.Module | LoadedClassifier):
             raise LookalikeError(f"KMEx converts a torch.nn.Module, not a {type(model).__name__}")
+        if isinstance(similarity, str):
+            make_similarity(similarity, similarity_options)
+        _ = CLUSTERERS[clusterer]
+        NearestPrototype(probabilities)
+        if nearest_from not in ("class", "any"):
+            raise LookalikeError(f"nearest_from must be 'class' or 'any', not {nearest_from!r}")
+        for name, value, least in (
+            ("n_init", n_init, 1),
+            ("n_nearest", n_nearest, 1),
+            ("n_images", n_images, 0),
+            ("random_state", random_state, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise LookalikeError(f"{name} must be a whole number of at least {least}, not {value!r}")
         self.model = model
         self.n_prototypes = n_prototypes
         self.similarity = similarity
@@ -103,6 +119,7 @@ class KMEx:
         self.random_state = random_state
         self.progress = progress
 
+    @torch.inference_mode(False)
     def fit(
         self, train: Any, *, embeddings: EmbeddingStore | None = None, class_names: list[str] | None = None
     ) -> PrototypeModel:
@@ -128,22 +145,17 @@ class KMEx:
         batches = None if isinstance(train, EmbeddingStore) else self._batches(train)
         encoder = self._encoder(batches)
         if batches is not None and embeddings is None:
-            embeddings = embed(encoder, batches, progress=self.progress)
-        store: EmbeddingStore = train if embeddings is None else embeddings
+            store = embed(encoder, batches, progress=self.progress)
+        else:
+            store = train if embeddings is None else embeddings
+            _check_store(store, encoder, batches)
         embedded = time.perf_counter()
-        if store.embeddings.shape[1] != encoder.embedding_dim:
-            raise LookalikeError(
-                f"the stored embeddings have {store.embeddings.shape[1]} dimensions, "
-                f"the encoder's {encoder.embedding_dim}"
-            )
         _check_finite(store)
-        names = class_names or store.class_names or [str(k) for k in range(int(store.labels.max()) + 1)]
+        names = _class_names(class_names or store.class_names, store)
         similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
         similarity.fit(store.embeddings, store.labels, encoder.head_weight)
         prototypes = self._prototypes(store, similarity, names)
-        source = batches.dataset if batches is not None else None
-        preprocessing = getattr(source, "transform", None)
-        preprocessing = preprocessing if isinstance(preprocessing, Preprocessing) else None
+        preprocessing = _preprocessing_of(batches)
         images, value_range = self._images(batches, prototypes, preprocessing)
         return PrototypeModel(
             encoder,
@@ -235,6 +247,46 @@ class KMEx:
             "nearest_from": self.nearest_from,
             "random_state": self.random_state,
         }
+
+
+def _class_names(names: list[str] | None, store: EmbeddingStore) -> list[str]:
+    """Returns K names: those given, or numbers."""
+    top = int(store.labels.max())
+    if names is None:
+        if top >= len(store):
+            raise LookalikeError(
+                f"there is a label {top} and there are {len(store)} samples: some classes have none; "
+                "number the classes from 0 without gaps, or give class_names"
+            )
+        return [str(k) for k in range(top + 1)]
+    if len(set(names)) < len(names):
+        raise LookalikeError("two classes have the same name")
+    return list(names)
+
+
+def _preprocessing_of(batches: Batches | None) -> Preprocessing | None:
+    """Returns what the images of a data set go through, where it is one that can be told."""
+    dataset = batches.dataset if batches is not None else None
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    transform = getattr(dataset, "transform", None)
+    return transform if isinstance(transform, Preprocessing) else None
+
+
+def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None) -> None:
+    """Sees to it that stored embeddings are this encoder's, and of these data."""
+    if store.embeddings.shape[1] != encoder.embedding_dim:
+        raise LookalikeError(
+            f"the stored embeddings have {store.embeddings.shape[1]} dimensions, the encoder's {encoder.embedding_dim}"
+        )
+    expected = {"weights": fingerprint_tensors(encoder.model.state_dict()), "head": encoder.head_name}
+    if batches is not None:
+        expected["data"] = batches.fingerprint()
+    differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]
+    if differing:
+        raise LookalikeError(
+            f"the stored embeddings were made with other {' and '.join(differing)}; embed the data again"
+        )
 
 
 def _value_range(inputs: Tensor, preprocessing: Preprocessing | None) -> Tensor:

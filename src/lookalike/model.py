@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
 from lookalike.classifier import TransparentClassifier, make_classifier
 from lookalike.data import Preprocessing
-from lookalike.encoder import Encoder, blank_inputs, device_of, load_weights, place, rebuild
+from lookalike.encoder import Encoder, blank_inputs, device_of, dtype_of, load_weights, place, rebuild
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model_card import model_card
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
-_PROBE_TOLERANCE = 1e-2
+_PROBE_TOLERANCE = 1e-3  # of its norm; other processors round otherwise
+_HALF_TOLERANCE = 3e-2
 _GALLERY_CLASSES = 60
+_GALLERY_PROTOTYPES = 600
 
 
 class PrototypeModel(nn.Module):
@@ -183,7 +185,7 @@ class PrototypeModel(nn.Module):
                 for row, line in zip(self.images, names, strict=True)
                 for p, n in zip(row, line, strict=True)
             }
-            if len(self.class_names) <= _GALLERY_CLASSES:
+            if len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES:
                 files["gallery.png"] = self._gallery_file()
         encoder = self.encoder
         config: dict[str, Any] = {
@@ -205,7 +207,13 @@ class PrototypeModel(nn.Module):
             "provenance": self.provenance,
         }
         files["README.md"] = model_card(config, self.prototypes).encode()
-        tensors = self.state_dict() | {"probe": encoder.probe()}
+        state = self.state_dict()
+        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        if others:
+            raise LookalikeError(
+                f"the network keeps state that is no tensor and cannot be saved: {', '.join(others[:5])}"
+            )
+        tensors = state | {"probe": encoder.probe()}
         write_artifact(folder, config, tensors, files, overwrite=overwrite)
 
     def _gallery_file(self) -> bytes:
@@ -222,11 +230,11 @@ class PrototypeModel(nn.Module):
             inputs = torch.from_numpy(inputs)
         if batch_size < 1:
             raise LookalikeError(f"batch_size must be at least 1, not {batch_size}")
-        parts = []
+        parts, dtype = [], dtype_of(self.encoder)
         with torch.no_grad():
             for start in range(0, max(n_rows(inputs), 1), batch_size):
                 rows = take_rows(inputs, slice(start, start + batch_size))
-                parts.append(read(self.encoder(place(rows, self.device))))
+                parts.append(read(self.encoder(place(rows, self.device, dtype))))
         return torch.cat(parts)
 
 
@@ -249,6 +257,18 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
             network computes something else than the one that was saved.
     """
     config, tensors = read_artifact(folder)
+    try:
+        return _assemble(folder, config, tensors, model)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise LookalikeError(
+            f"the saved model in {str(folder)!r} is not as this version writes it: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _assemble(
+    folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor], model: nn.Module | None
+) -> PrototypeModel:
+    """Makes a model of what its folder holds."""
     described = config["encoder"]
     if model is None:
         if described["spec"] is None:
@@ -259,15 +279,16 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
         model = rebuild(described["spec"])
     else:
         model = copy.deepcopy(model)
+    model.eval()
     load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
     head = described["head"] or "output"
-    sample = place(blank_inputs(described["inputs"]), device_of(model))
+    sample = place(blank_inputs(described["inputs"]), device_of(model), dtype_of(model))
     encoder = Encoder(model, sample, head=head, output=described["output"], spec=described["spec"])
     probe = encoder.probe()
     expected = tensors["probe"]
-    if probe.shape != expected.shape or float((probe - expected).norm()) > _PROBE_TOLERANCE * float(
-        expected.norm() + 1e-6
-    ):
+    half = dtype_of(model) in (torch.float16, torch.bfloat16)
+    allowed = (_HALF_TOLERANCE if half else _PROBE_TOLERANCE) * float(expected.norm() + 1e-6)
+    if probe.shape != expected.shape or float((probe - expected).norm()) > allowed:
         raise LookalikeError(
             f"the network does not compute what the one saved in {str(folder)!r} did, though its weights fit: "
             "another architecture (strides, padding, activations) or another input size"

@@ -39,7 +39,9 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         "|---:|---|---:|---:|",
     ]
     table = prototypes.to_table()
-    lines += [f"| {r['prototype']} | {_cell(r['class'])} | {r['count']} | {r['purity']:.1%} |" for r in table[:_ROWS]]
+    lines += [
+        f"| {r['prototype']} | {_cell(r['class'])} | {r['count']} | {_share(r['purity'])} |" for r in table[:_ROWS]
+    ]
     if len(table) > _ROWS:
         lines.append(f"\n… and {len(table) - _ROWS} more.")
     lines += [
@@ -53,6 +55,10 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _called(part: Mapping[str, Any]) -> str:

@@ -95,16 +95,17 @@ class Prototypes(nn.Module):
         return torch.where(self.quantiles[:, 0].isnan(), torch.nan, percent)
 
     def to_table(self) -> list[dict[str, Any]]:
-        """Returns a row of plain values for each prototype."""
+        """Returns a row of plain JSON values for each prototype."""
+        known = self.nearest >= 0
         return [
             {
                 "prototype": j,
                 "class": self.class_of(j),
                 "count": int(self.counts[j]),
-                "purity": float(self.purity[j]),
-                "nearest": self.nearest[j].tolist(),
-                "distances": self.distances[j].tolist(),
-                "percentiles": self.percentiles[j].tolist(),
+                "purity": None if self.purity[j].isnan() else float(self.purity[j]),
+                "nearest": self.nearest[j][known[j]].tolist(),
+                "distances": self.distances[j][known[j]].tolist(),
+                "percentiles": self.percentiles[j][known[j]].tolist(),
             }
             for j in range(len(self))
         ]

@@ -30,6 +30,9 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Returns a SHA-256 of names, types, shapes and values, whatever the order or the device."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
+        if not isinstance(tensors[name], Tensor):  # an extra state of the model's own
+            digest.update(f"{name}:{tensors[name]!r};".encode())
+            continue
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")

@@ -34,7 +34,8 @@ class Similarity(nn.Module, ABC):
     Attributes:
         name: The name it is registered under.
         falls_with_distance: Whether it is a falling function of the Euclidean distance in the space that ``project``
-            maps to, so that the most similar prototype is the nearest one there.
+            maps to, without flat parts (as an exponential has, rounded), so that the most similar prototype is the
+            nearest one there.
     """
 
     name: ClassVar[str]
@@ -169,7 +170,7 @@ class _LogRatio(Similarity):
         return {"epsilon": self.epsilon}
 
     def _log_ratio(self, distances: Tensor) -> Tensor:
-        return torch.log((distances + 1) / (distances + self.epsilon))
+        return torch.log1p((1 - self.epsilon) / (distances + self.epsilon))  # no digits lost at large distances
 
 
 @SIMILARITIES.register("log")
@@ -177,7 +178,6 @@ class Log(_LogRatio):
     """ln((d² + 1) / (d² + ε)), ProtoPNet's [paper]; scores with different ε are not comparable."""
 
     name = "log"
-    falls_with_distance = True
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
         return self._log_ratio(squared_distances(embeddings, prototypes))
@@ -188,7 +188,6 @@ class LogL2(_LogRatio):
     """ln((d + 1) / (d + ε)), with the distance not squared [ref]."""
 
     name = "log-l2"
-    falls_with_distance = True
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
         return self._log_ratio(euclidean_distances(embeddings, prototypes))
@@ -204,7 +203,6 @@ class RBF(Similarity):
     """
 
     name = "rbf"
-    falls_with_distance = True
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
@@ -382,7 +380,7 @@ class HeadMetric(_LearnedMetric):
             weight = weight - weight.mean(0)
         metric = weight.T @ weight
         mean_eigenvalue = metric.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-        metric = metric / mean_eigenvalue + self.alpha * torch.eye(len(metric), dtype=torch.float64)
+        metric = metric + self.alpha * mean_eigenvalue * torch.eye(len(metric), dtype=torch.float64)
         transform = torch.linalg.cholesky(metric).T
         self.transform = transform.to(torch.from_numpy(embeddings[:1]).dtype)
         return self

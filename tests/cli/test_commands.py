@@ -131,6 +131,7 @@ def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, conver
     assert "no similarity is called 'l9'" in mistake("convert", make, image_folder, "-o", out, "--similarity", "l9")
     assert "--mean takes" in mistake("convert", make, image_folder, "-o", out, "--mean", "a,b")
     assert "takes KEY=VALUE" in mistake("convert", make, image_folder, "-o", out, "--model-arg", "x")
+    assert RUNNER.invoke(app, ["convert", make, str(image_folder), "-o", str(out), "--seed", "-1"]).exit_code == 2
     assert "the device 'tpu9' cannot be used" in mistake("convert", make, image_folder, "-o", out, "--device", "tpu9")
     bare = f"{network_file}:bare"
     assert "say what size and normalisation" in mistake("convert", bare, image_folder, "-o", out)
@@ -197,6 +198,22 @@ def slow():
     left = sorted(path.name for path in tmp_path.iterdir())
     assert [name for name in left if name != "__pycache__"] == ["images", "network.py", "slow.py"]
     run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "o")
+
+
+def test_overwriting_spares_what_is_not_ours(network_file, image_folder, converted):
+    message = mistake("convert", f"{network_file}:make", image_folder, "-o", image_folder, "--overwrite")
+    assert "is not overwritten: it holds files" in message
+    assert len(list(image_folder.rglob("*.png"))) == 33
+    run("convert", f"{network_file}:make", image_folder, "-o", converted, "--overwrite")
+
+
+def test_a_conversion_is_not_lost_for_its_test_images(network_file, image_folder, tmp_path):
+    for path in (image_folder / "test").rglob("*.png"):
+        path.write_text("no")
+    result = run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "x", "--on-error", "skip", "--json")
+    assert "nothing was measured on the test images" in result.stderr
+    assert json.loads(result.stdout)["test"] is None
+    assert (tmp_path / "x" / "model.safetensors").exists()
 
 
 def test_help_version_and_datasets():

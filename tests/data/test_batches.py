@@ -69,14 +69,20 @@ def test_a_loaders_subset_stays_a_subset():
     loader = DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler([8, 1, 5]), batch_size=2)
     assert np.concatenate([part.indices for part in Batches(loader)]).tolist() == [1, 5, 8]
     weighted = WeightedRandomSampler([0.0, 0, 1, 0, 0, 0, 0, 0, 0, 0], 6)
-    loader = DataLoader(TensorDataset(X, Y), sampler=weighted, batch_size=2)
-    assert len(Batches(loader)) == 1
+    for loader in (
+        DataLoader(TensorDataset(X, Y), sampler=weighted, batch_size=2),
+        DataLoader(TensorDataset(X, Y), batch_size=None),
+    ):
+        assert len(Batches(loader)) == 10  # chance does not decide what a prototype stands for
     loader = DataLoader(TensorDataset(X, Y), batch_sampler=[[3, 4], [9]])
     assert np.concatenate([part.indices for part in Batches(loader)]).tolist() == [3, 4, 9]
 
 
 def test_class_names_come_from_the_data():
     assert Batches(Subset(Dicts(), [1, 2])).class_names == ["a", "b", "c"]
+    for labels in (["dog", "cat"] * 5, np.array(["dog", "cat"] * 5, dtype=object)):
+        assert Batches((X, labels)).class_names == ["cat", "dog"]
+    assert Batches((X, Y.tolist())).class_names is None
     named = Batches((X, np.array(["dog", "cat"] * 5)))
     assert named.class_names == ["cat", "dog"]
     assert next(iter(named)).labels[:2].tolist() == [1, 0]
@@ -104,6 +110,29 @@ def test_augmented_data_are_noticed():
 
     assert Batches(Noisy(X)).is_random()
     assert not Batches(TensorDataset(X, Y)).is_random()
+
+    class Flipped(TensorDataset):
+        def __getitem__(self, index):
+            return (X[index].flip(0) if torch.rand(1) < 0.5 else X[index]), 0
+
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert sum(Batches(Flipped(X)).is_random() for _ in range(50)) >= 49
+    assert torch.rand(1) == expected
+
+
+def test_broken_files_of_other_data_sets_are_named_and_skipped_too(image_folder):
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    (image_folder / "train" / "bee" / "03.png").write_text("no")
+    folder = ImageFolder(image_folder / "train", transform=pil_to_tensor)
+    with pytest.raises(BrokenImageError, match=r"bee/03\.png"):
+        list(Batches(folder))
+    batches = Batches(folder, on_error="skip")
+    assert sum(len(part.labels) for part in batches) == 23
+    assert "bee/03.png" in batches.skipped[11]
 
 
 def test_fingerprints_follow_the_data():

@@ -45,7 +45,15 @@ def test_deeper_folders_count_and_other_files_do_not(image_folder):
     shutil.copy(image_folder / "train" / "ant" / "00.png", deep / "x.PNG")
     (deep / "notes.txt").write_text("hello")
     (deep / ".hidden.png").write_text("hello")
+    (deep / ".cache").mkdir()
+    shutil.copy(image_folder / "train" / "ant" / "00.png", deep / ".cache" / "y.png")
     assert len(load_data(image_folder, SMALL).train) == 25
+
+
+def test_a_class_may_be_called_train(image_folder):
+    flat = image_folder / "train"
+    (flat / "ant").rename(flat / "train")
+    assert load_data(flat, SMALL).class_names == ["bee", "cat", "train"]
 
 
 def test_fingerprints_change_with_the_files(image_folder):

@@ -204,6 +204,51 @@ def test_a_linear_head_on_tokens_averages_the_tokens():
     torch.testing.assert_close(encoder(x), x.mean(1))
 
 
+def test_a_head_that_runs_twice_is_refused():
+    class Flipped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = plain_cnn()
+
+        def forward(self, x):
+            return (self.net(x) + self.net(x.flip(-1))) / 2
+
+    with pytest.raises(LookalikeError, match="runs 2 times in a forward pass"):
+        Encoder(Flipped(), torch.randn(2, 3, 16, 16))
+
+
+def test_rows_at_the_head_must_be_samples():
+    class Crops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = plain_cnn()
+
+        def forward(self, x):
+            return self.net(x.flatten(0, 1)).view(len(x), -1, 7).mean(1)
+
+    with pytest.raises(LookalikeError, match="2 samples give 10 rows at the head"):
+        Encoder(Crops(), torch.randn(2, 5, 3, 16, 16), head="net.7")
+
+
+def test_a_one_dimensional_convolution_head_is_averaged_over_positions():
+    model = nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU(), nn.Conv1d(6, 3, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    x = torch.randn(4, 2, 20)
+    encoder = Encoder(model, x)
+    assert encoder.embedding_dim == 6
+    torch.testing.assert_close(encoder(x), encoder.features(x).mean(2))
+
+
+def test_wrappers_of_training_are_taken_off_and_scripts_refused():
+    x = torch.randn(2, 3, 16, 16)
+    net = plain_cnn()
+    for wrapped in (nn.DataParallel(net), torch.compile(net)):
+        encoder = Encoder(wrapped, x)
+        assert encoder.model is net
+        assert encoder.head_name == "7"
+    with pytest.raises(LookalikeError, match="scripted or traced network"):
+        Encoder(torch.jit.trace(net.eval(), x), x)
+
+
 def test_threads_do_not_meet():
     model = plain_cnn().eval()
     inputs = [torch.full((1, 3, 16, 16), float(i)) for i in range(4)]

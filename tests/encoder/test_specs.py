@@ -128,3 +128,12 @@ def test_a_saved_models_arguments_cannot_make_the_builder_read_files():
         rebuild({"source": "timm", "name": "resnet18", "args": {"checkpoint_path": "/tmp/x"}})
     with pytest.raises(LookalikeError, match="timm has no model"):
         rebuild({"source": "timm", "name": "hf-hub:someone/something", "args": {}})
+    for config in (
+        {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": {"checkpoint_path": "/x"}},
+        {"model_type": "vit", "auto_map": {"AutoModelForImageClassification": "evil.Model"}},
+        {"model_type": "vit", "backbone": "someone/something"},
+    ):
+        with pytest.raises(LookalikeError, match="which is refused"):
+            rebuild({"source": "hf", "config": config})
+    with pytest.raises(LookalikeError, match="cannot build the saved Hugging Face model"):
+        rebuild({"source": "hf", "config": {"model_type": "no_such_type"}})

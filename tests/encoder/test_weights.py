@@ -45,6 +45,11 @@ def test_a_wrapper_that_holds_more_than_the_model(state):
     assert same(model.state_dict(), state)
 
 
+def test_tensors_beside_the_state_dict_do_not_hide_it(tmp_path, state):
+    torch.save({"epoch": 3, "state_dict": state, "best_acc1": torch.tensor(76.1)}, tmp_path / "a.pth")
+    assert same(read_weights(tmp_path / "a.pth"), state)
+
+
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
     torch.save({"state_dict": {}, "model": Custom()}, tmp_path / "a.pth")
     with pytest.raises(LookalikeError, match="would have to run code"):

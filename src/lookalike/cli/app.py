@@ -1,5 +1,6 @@
 """The command line's entrance. Nothing here imports torch: help must be quick."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -40,5 +41,6 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command."""
+    """Runs the command; a request to end it (SIGTERM) is taken as Ctrl-C is, so that nothing is left half written."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -1,5 +1,6 @@
 """``lookalike convert``."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,13 +69,13 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by its prototypes."""
+    from lookalike.artifact import check_replaceable
     from lookalike.data import Batches, load_data
-    from lookalike.errors import LookalikeError
+    from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
 
-    if output.exists() and not overwrite:
-        raise LookalikeError(f"{str(output)!r} exists already; choose another place, or overwrite it (--overwrite)")
+    check_replaceable(output, overwrite=overwrite)
     source, preprocessing = _source(model, weights, weights_by_order, _arguments(model_arg), pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
     bundle = load_data(data, preprocessing, seed=seed)
@@ -93,9 +94,12 @@ def convert(
     found = None
     if len(bundle.test):
         test = Batches(bundle.test, batch_size, workers, on_error)
-        found = compare(converted, test)
+        try:
+            found = compare(converted, test)
+            converted.provenance["test"] = found.to_dict()
+        except LookalikeError as error:  # the conversion is not lost for it
+            warnings.warn(f"nothing was measured on the test images: {error}", LookalikeWarning, stacklevel=1)
         skipped += list(test.skipped.values())
-        converted.provenance["test"] = found.to_dict()
     converted.save(output, images=not no_images, overwrite=overwrite)
     if json:
         print_json(_report(converted, bundle, found, skipped, output))

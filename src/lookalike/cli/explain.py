@@ -54,13 +54,13 @@ def explain(
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
     with (
-        fresh_folder(output, overwrite=overwrite) as folder,
+        fresh_folder(output, marker="explanations.json", overwrite=overwrite) as folder,
         progress_bar("Explaining", len(files)) as advance,
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
             for found in explain_inputs(converted, inputs, n_nearest=nearest, names=names, labels=labels):
-                picture = f"{len(rows):04d}-{Path(str(found.name)).stem}.png"
+                picture = f"{len(rows):04d}-{Path(str(found.name)).stem[:80]}.png"
                 if found.image is not None:
                     (ax,) = sheet_axes(1, len(found.likenesses))
                     figure = found.plot(ax).get_figure(root=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="The most images that pass through the network at once.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -50,14 +50,13 @@ def open_model(folder: Path, network: str | None, device: str) -> "tuple[Prototy
     Raises:
         LookalikeError: If the model does not know what its images go through.
     """
-    from lookalike.encoder import load_classifier
     from lookalike.encoder.specs import build_untrained
     from lookalike.errors import LookalikeError
     from lookalike.model import load
 
     base = None
     if network is not None:
-        base = build_untrained(network) if ".py:" in network else load_classifier(network).model
+        base = build_untrained(network)
     try:
         model = load(folder, model=base)
     except LookalikeError as error:

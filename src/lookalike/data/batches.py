@@ -15,12 +15,13 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    WeightedRandomSampler,
     default_collate,
 )
 
 from lookalike.data.bundle import DataBundle
 from lookalike.errors import BrokenImageError, LookalikeError
-from lookalike.provenance import fingerprint_array, fingerprint_json
+from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
 _LABEL_KEYS = ("labels", "label", "target", "targets", "y")
@@ -49,7 +50,8 @@ class Batches:
 
     Args:
         data: A map-style or iterable ``Dataset`` of (x, y) or of mappings with ``pixel_values`` and ``label``; a
-            ``DataLoader`` (its data set, collation and workers are used, its shuffling is not); (x, y) tensors
+            ``DataLoader`` (its data set, collation and workers are used, and a subset sampler, but no shuffling or
+            weighting); (x, y) tensors
             or arrays; or a ``DataBundle`` (its training part).
         batch_size: The most rows in a batch; None takes the loader's own, or 256.
         num_workers: Worker processes; None takes the loader's own, or none.
@@ -81,12 +83,12 @@ class Batches:
         self._rows: np.ndarray | None = None
         self.class_names: list[str] | None = None
         if isinstance(data, DataLoader):
-            batch_size = batch_size or data.batch_size
+            batch_size = data.batch_size if batch_size is None else batch_size
             num_workers = data.num_workers if num_workers is None else num_workers
             self._collate = data.collate_fn
             self._rows = _rows_of(data)
             data = data.dataset
-        self.batch_size = batch_size or _DEFAULT_BATCH
+        self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         self.num_workers = num_workers or 0
         if self.batch_size < 1:
             raise LookalikeError(f"batch_size must be at least 1, not {self.batch_size}")
@@ -145,19 +147,22 @@ class Batches:
         index = int(index)
         while isinstance(dataset, Subset):
             dataset, index = dataset.dataset, int(dataset.indices[index])
-        describe = getattr(dataset, "describe", None)
-        return str(describe(index)) if callable(describe) else f"sample {index}"
+        return _describe(dataset, index)
 
     def is_random(self) -> bool:
         """Whether reading the same sample twice gives different inputs, as augmentation does."""
         if self._arrays is not None or not self.can_fetch or not len(self):
             return False
-        index = 0 if self._rows is None else int(self._rows[0])
-        try:
-            first, second = (_split_item(self.dataset[index], index)[0] for _ in range(2))
-        except BrokenImageError:
-            return False
-        return isinstance(first, Tensor) and isinstance(second, Tensor) and not _same(first, second)
+        rows = list(range(min(4, len(self)))) if self._rows is None else self._rows[:4].tolist()
+        with torch.random.fork_rng(devices=[]):
+            for index in rows:
+                try:
+                    first, *others = (_split_item(self.dataset[index], index)[0] for _ in range(4))
+                except (BrokenImageError, OSError, SyntaxError):
+                    continue
+                if isinstance(first, Tensor) and not all(_same(first, other) for other in others):
+                    return True
+        return False
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do.
@@ -166,7 +171,8 @@ class Batches:
         length and up to 16 samples, evenly spread, stand for all.
         """
         if self._arrays is not None:
-            parts = [fingerprint_array(np.asarray(part)) for part in self._arrays[:2]]
+            x, y = self._arrays[:2]
+            parts = [fingerprint_tensors({"x": _as_tensor(x)}), fingerprint_array(y)]
             return fingerprint_json(["arrays", parts])
         rows = None if self._rows is None else fingerprint_array(self._rows)
         dataset, subsets = self.dataset, []
@@ -178,16 +184,17 @@ class Batches:
             return fingerprint_json([own(), subsets, rows])
         if not self.can_fetch:
             return fingerprint_json(["stream", type(dataset).__name__, self.total])
-        spread = np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if len(self) else np.arange(0)
-        samples = []
-        for position in spread:
+        positions = np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if len(self) else np.arange(0)
+        samples: list[list[Any]] = []
+        for position in positions:
             index = int(position if self._rows is None else self._rows[position])
             try:
                 x, y = _split_item(self.dataset[index], index)
-            except BrokenImageError as error:
-                x, y = str(error), -1
-            shown = fingerprint_array(np.asarray(x)) if isinstance(x, Tensor | np.ndarray) else type(x).__name__
-            samples.append([index, shown, int(y)])
+            except (BrokenImageError, OSError, SyntaxError) as error:
+                samples.append([index, str(error), -1])
+                continue
+            known = isinstance(x, Tensor | np.ndarray)
+            samples.append([index, fingerprint_tensors({"x": _as_tensor(x)}) if known else type(x).__name__, int(y)])
         return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
 
     def _slices(self, x: Any, y: np.ndarray) -> Iterator[Batch]:
@@ -257,17 +264,33 @@ class _Guarded(Dataset[Any]):
             if not self.skip:
                 raise
             return index, None, str(error)
+        except (OSError, SyntaxError) as error:  # what Pillow raises in other data sets
+            broken = BrokenImageError(_describe(self.dataset, index), str(error) or type(error).__name__)
+            if not self.skip:
+                raise broken from error
+            return index, None, str(broken)
+
+
+def _describe(dataset: Any, index: int) -> str:
+    """Names a sample by its file, where the data set tells it."""
+    describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
+    if callable(describe):
+        return str(describe(index))
+    if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
+        return str(samples[index][0])  # torchvision's folders
+    return f"sample {index}"
 
 
 def _rows_of(loader: DataLoader[Any]) -> np.ndarray | None:
     """Returns which samples a loader draws, in the data set's order; None for all of them."""
     if isinstance(loader.dataset, IterableDataset):
         return None
-    sampler: Any = loader.sampler if loader.batch_size is not None else None
-    whole = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
-    if whole and len(sampler) == len(loader.dataset):  # type: ignore[arg-type]
-        return None
-    drawn = list(loader.sampler) if loader.batch_size is not None else _flatten(loader.batch_sampler)
+    batches: Any = loader.batch_sampler
+    sampler: Any = batches.sampler if type(batches) is BatchSampler else None
+    if batches is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
+        return None  # all of them: neither an order nor chance decides what a prototype stands for
+    with torch.random.fork_rng(devices=[]):
+        drawn = list(sampler) if sampler is not None else _flatten(batches)
     return np.unique(np.asarray(drawn, dtype=np.int64))
 
 
@@ -285,13 +308,18 @@ def _is_map_style(data: Any) -> bool:
 
 def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
     """Recognises a pair (x, y) of tensors or arrays."""
-    if not (isinstance(data, tuple | list) and len(data) == 2 and all(_is_array(part) for part in data)):
+    if not (isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0])):
         return None
     x, y = data
+    if isinstance(data, tuple) and not isinstance(y, Tensor) and (isinstance(y, list) or hasattr(y, "__array__")):
+        y = np.asarray(y)
+    if not _is_array(y):
+        return None
     if len(x) != len(y):
         raise LookalikeError(f"x has {len(x)} rows and y has {len(y)}")
     values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if values.dtype.kind in "US":
+    if values.dtype.kind in "US" or (values.dtype == object and all(isinstance(value, str) for value in values)):
+        values = values.astype(str)
         names, values = np.unique(values, return_inverse=True)
         return x, values.astype(np.int64), [str(name) for name in names]
     return x, _as_labels(values), None

@@ -128,19 +128,26 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _part(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    """Returns the part of a split: a folder of that name which has folders itself, as a class of that name has not."""
+    return next((root / name for name in names if (root / name).is_dir() and _class_folders(root / name)), None)
+
+
+def _class_folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _images_below(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
     )
 
 
 def _scan(root: Path, known: list[str] | None = None) -> tuple[list[str], list[Path], np.ndarray]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = _class_folders(root)
     if not folders:
         raise LookalikeError(f"{str(root)!r} has no sub-folders: put each class's images into a folder of its name")
     unknown = [folder.name for folder in folders if known is not None and folder.name not in known]

@@ -58,7 +58,7 @@ def run_demo(
         say: Is told each step.
         progress: Show progress bars.
     """
-    with fresh_folder(output, overwrite=overwrite) as folder:
+    with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         digits = load_digits(network.PREPROCESSING)
         say(f"Training a small network on {len(digits.train)} real digits: it stands for the model you already have.")
         source = Path(shutil.copy(network.__file__, folder / "network.py"))
@@ -122,7 +122,7 @@ def run_pretrained_demo(
     Raises:
         LookalikeError: If the package with the weights is not installed.
     """
-    with fresh_folder(output, overwrite=overwrite) as folder:
+    with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         say("Loading EfficientNet-Lite0 with its ImageNet weights; nothing is trained.")
         loaded = load_efficientnet_lite0(folder / "efficientnet_lite0.safetensors")
         digits = load_digits(loaded.preprocessing)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,34 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that.
     """
-    training = _modules_in_training(model)
-    for module in training:
-        module.training = False
+    with _LOCK:
+        held = _HELD.get(model)
+        if held is None:
+            held = _HELD[model] = _Held(_modules_in_training(model))
+            for module in held.training:
+                module.training = False
+        held.users += 1
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _LOCK:
+            held.users -= 1
+            if held.users == 0:  # the last of several threads gives the modes back
+                _HELD.pop(model, None)
+                for module in held.training:
+                    module.training = True
+
+
+class _Held:
+    """A model that is in eval mode for now, and the modules that were not."""
+
+    def __init__(self, training: list[nn.Module]) -> None:
+        self.training = training
+        self.users = 0
+
+
+_LOCK = threading.Lock()
+_HELD: "WeakKeyDictionary[nn.Module, _Held]" = WeakKeyDictionary()
 
 
 def _modules_in_training(model: nn.Module) -> list[nn.Module]:
@@ -61,11 +82,31 @@ def take_rows(inputs: Any, rows: slice) -> Any:
     return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-def place(inputs: Any, device: torch.device) -> Any:
-    """Returns the inputs on a device, arrays as tensors."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    return tree_map(lambda leaf: torch.as_tensor(leaf).to(device) if hasattr(leaf, "shape") else leaf, inputs)
+def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """Returns the inputs on a device, arrays as tensors, floating-point numbers in the model's type.
+
+    Raises:
+        LookalikeError: If images are still bytes.
+    """
+
+    def put(leaf: Any) -> Any:
+        if not hasattr(leaf, "shape"):
+            return leaf
+        tensor = torch.as_tensor(leaf)
+        if tensor.dtype == torch.uint8:
+            raise LookalikeError(
+                "the inputs are bytes (uint8): scale and normalise them as the network was trained, e.g. x / 255"
+            )
+        wanted = dtype if tensor.is_floating_point() else None
+        return tensor.to(device=device, dtype=wanted, non_blocking=True)
+
+    return put(inputs) if isinstance(inputs, Tensor) else tree_map(put, inputs)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Returns the type of a model's first floating-point parameter or buffer; None where it has none."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -94,11 +135,14 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
         LookalikeError: If the module was not called with a tensor.
     """
     captured: list[Tensor] = []
+    calls = 0
     thread = threading.get_ident()
 
     def watch(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal calls
         if threading.get_ident() != thread:
             return
+        calls += 1
         leaves = args if args and isinstance(args[0], Tensor) else tree_leaves((args, kwargs))
         captured[:] = [leaf for leaf in leaves if isinstance(leaf, Tensor)][:1]
         if stop and captured:
@@ -112,6 +156,11 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
         pass
     finally:
         handle.remove()
+    if calls > 1:
+        raise LookalikeError(
+            f"the head, a {type(module).__name__}, runs {calls} times in a forward pass, so there is no one embedding; "
+            "wrap the network so that it runs once"
+        )
     if not captured:
         raise LookalikeError(f"the head, a {type(module).__name__}, was not called with a tensor in the forward pass")
     return captured[0], result

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lookalike.encoder.calls import (
     call,
     device_of,
+    dtype_of,
     evaluating,
     input_of,
     n_rows,
@@ -16,7 +17,7 @@ from lookalike.encoder.calls import (
     take_rows,
     with_input,
 )
-from lookalike.encoder.head import OUTPUT, find_head, get_head, named_outputs
+from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head, named_outputs
 from lookalike.errors import LookalikeError
 
 
@@ -66,10 +67,13 @@ class Encoder(nn.Module):
         spec: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        model = _unwrapped(model)
+        if isinstance(model, torch.jit.ScriptModule) and head != OUTPUT:
+            raise LookalikeError("a scripted or traced network cannot be cut; give the network that it was made from")
         self.model = model
         self.spec = spec
         self.training = False
-        sample = place(sample, device_of(model))
+        sample = place(sample, device_of(model), dtype_of(model))
         sample = take_rows(sample, slice(0, 2))
         self.input_spec = _describe_row(sample)
         self.output_key = output
@@ -83,6 +87,10 @@ class Encoder(nn.Module):
             self.head_name = head
         with torch.no_grad():
             features, scores = self._run(sample)
+            if len(features) != n_rows(sample):
+                raise LookalikeError(
+                    f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
+                )
             self.embedding_dim = self._pool(features).shape[1]
             self.n_outputs = None if scores is None else int(scores.shape[1]) if scores.ndim > 1 else 1
             if self.head_name is not None:
@@ -156,7 +164,7 @@ class Encoder(nn.Module):
 
         def pattern(leaf: dict[str, Any]) -> Tensor:
             shape, dtype = (1, *leaf["shape"]), getattr(torch, leaf["dtype"])
-            values = torch.rand(shape, generator=generator)
+            values = torch.randn(shape, generator=generator)
             return values.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
 
         inputs = _map_spec(pattern, self.input_spec)
@@ -195,7 +203,8 @@ class Encoder(nn.Module):
         if features.ndim < 2:
             raise LookalikeError(f"the head's input has shape {tuple(features.shape)}; it needs a row per sample")
         head = get_head(self.model, self.head_name) if self.head_name else None
-        if features.ndim == 3 or isinstance(head, nn.Linear):
+        tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
+        if tokens or isinstance(head, nn.Linear):
             return features.flatten(1, -2).mean(1)
         return features.flatten(2).mean(2)
 
@@ -213,6 +222,17 @@ class Encoder(nn.Module):
 
     def _blank(self, rows: int) -> Any:
         return place(blank_inputs(self.input_spec, rows), device_of(self.model))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Takes off what trains on several devices or compiles: names and hooks are those of the network inside."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
 
 
 def blank_inputs(input_spec: Any, rows: int = 1) -> Any:

@@ -13,7 +13,7 @@ from lookalike.encoder.calls import call, evaluating, n_rows
 from lookalike.errors import LookalikeError
 
 OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCING_CALLS = frozenset({
     nn.functional.linear,
     torch.conv1d, torch.conv2d, torch.conv3d,
@@ -41,7 +41,7 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
         LookalikeError: If no linear or 1×1 convolution layer produced the scores, or several did; the message
             lists the candidates.
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, *_CONVOLUTIONS))}
+    names = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
     sources = _Sources()
     handles = [module.register_forward_hook(sources.name_output(name)) for module, name in names.items()]
     try:
@@ -102,7 +102,7 @@ def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
 
 
 def _is_head_like(module: nn.Module) -> bool:
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, CONVOLUTIONS):
         return module.groups == 1 and all(size == 1 for size in module.kernel_size)
     return isinstance(module, nn.Linear)
 

@@ -14,6 +14,8 @@ from lookalike.data import Preprocessing
 from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
 from lookalike.errors import LookalikeError
 
+_FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
+_IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME or path/to/file.py:function"
 
 
@@ -103,9 +105,11 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
         return _build_timm(name, args, pretrained=False)
     if source == "hf":
         transformers = _import("transformers", "hf")
-        config = transformers.AutoConfig.for_model(**spec["config"])
+        described = _harmless(spec["config"])
         auto = transformers.AutoModelForImageClassification
-        return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
+        with _building("the saved Hugging Face model", {}):
+            config = transformers.AutoConfig.for_model(**described)
+            return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
     raise LookalikeError(
         f"its network was made by {name or 'your own code'}, which is not run from a saved model; "
         "make the network yourself and call load(folder, model=network)"
@@ -136,6 +140,21 @@ def _load_torchvision(
     )
     names = published.meta.get("categories") if state is None else None
     return LoadedClassifier(model, {"source": "torchvision", "name": name, "args": args}, preprocessing, names)
+
+
+def _harmless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a saved Hugging Face configuration without what would fetch code or files.
+
+    Raises:
+        LookalikeError: If it names a wrapped network or files of its own.
+    """
+    asked = [key for key, value in config.items() if value and any(word in key for word in _FETCHING)]
+    if str(config.get("model_type", "")).startswith("timm") or asked:
+        raise LookalikeError(
+            f"the saved model asks for {', '.join(asked) or 'a wrapped network'} when its network is built, "
+            "which is refused"
+        )
+    return {key: value for key, value in config.items() if key not in _IGNORED}
 
 
 def _check_torchvision(name: str) -> None:
@@ -200,7 +219,10 @@ def _load_hf(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None
         processor = transformers.AutoImageProcessor.from_pretrained(name)
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict()}
-    return LoadedClassifier(model, spec, _hf_preprocessing(processor.to_dict()), names)
+    described = processor.to_dict()
+    unusual = [key for key in ("do_flip_channel_order", "include_top", "rescale_offset") if described.get(key)]
+    preprocessing = None if unusual else _hf_preprocessing(described)
+    return LoadedClassifier(model, spec, preprocessing, names)
 
 
 def _hf_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
@@ -285,9 +307,9 @@ def _n_classes(
 def _building(what: str, args: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
-    except (TypeError, ValueError, AssertionError) as error:
-        if isinstance(error, LookalikeError):
-            raise
+    except LookalikeError:
+        raise
+    except Exception as error:
         raise LookalikeError(f"cannot build {what} with {dict(args)}: {error}") from error
 
 

@@ -32,7 +32,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error) and "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start not in (b"PK", b"\x80\x02"):  # neither torch's own files nor its older ones
             raise LookalikeError(
                 f"cannot read the weights file {str(path)!r}: it is damaged or of another kind"
             ) from error
@@ -116,14 +118,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors
+    while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
+            tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+            if tensors:
+                return tensors
             break
         content = inner
     raise LookalikeError(f"the weights file {str(path)!r} holds no state dict, but a {type(content).__name__}")

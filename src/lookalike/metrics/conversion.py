@@ -14,6 +14,8 @@ from lookalike.metrics.faithfulness import accuracy, agreement
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
 
+_ROWS = 8192  # embeddings compared at a time
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -61,11 +63,14 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
     )
 
 
+@torch.no_grad()
 def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     """Returns D_tsp on stored training embeddings (paper, equation 1)."""
-    labels = torch.from_numpy(np.asarray(store.labels))
-    similarities = torch.cat([model.similarities_of(z).detach().cpu() for z in _parts(model, store)])
-    return ghosting(activation_counts(similarities, labels, model.prototypes.labels.cpu()))
+    owners, counts = model.prototypes.labels, torch.zeros(len(model.prototypes), dtype=torch.int64)
+    labels = torch.from_numpy(np.asarray(store.labels)).to(model.device)
+    for z, y in zip(_parts(model, store), labels.split(_ROWS), strict=True):
+        counts += activation_counts(model.similarities_of(z), y, owners)
+    return ghosting(counts)
 
 
 @torch.no_grad()
@@ -74,6 +79,6 @@ def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
     return torch.cat([model.scores_of(z).argmax(1).cpu() for z in _parts(model, store)])
 
 
-def _parts(model: PrototypeModel, store: EmbeddingStore, rows: int = 8192) -> Iterator[Tensor]:
-    for start in range(0, len(store), rows):
-        yield torch.from_numpy(np.array(store.embeddings[start : start + rows])).to(model.device)
+def _parts(model: PrototypeModel, store: EmbeddingStore) -> Iterator[Tensor]:
+    for start in range(0, len(store), _ROWS):
+        yield torch.from_numpy(np.array(store.embeddings[start : start + _ROWS])).to(model.device)
