@@ -14,6 +14,9 @@ def randomised(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
+    for parameter in model.parameters():
+        if not parameter.any():  # heads and biases that start at zero
+            nn.init.normal_(parameter, 0, 0.02, generator=generator)
     return model.eval()
 
 

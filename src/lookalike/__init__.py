@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lookalike import relevance
     from lookalike.embedding import EmbeddingStore, embed
     from lookalike.encoder import Encoder, load_classifier
     from lookalike.errors import LookalikeError, LookalikeWarning
@@ -34,6 +35,8 @@ _HOME = {
     "load_classifier": "encoder",
 }
 
+_MODULES = frozenset({"relevance"})
+
 __all__ = [
     "EmbeddingStore",
     "Encoder",
@@ -49,10 +52,13 @@ __all__ = [
     "explain",
     "load",
     "load_classifier",
+    "relevance",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"lookalike.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'lookalike' has no attribute {name!r}")
     value = getattr(import_module(f"lookalike.{_HOME[name]}"), name)

@@ -62,7 +62,9 @@ def check_replaceable(target: str | Path, *, marker: str = CONFIG, overwrite: bo
     if not place.exists():
         return
     if not overwrite:
-        raise LookalikeError(f"{str(target)!r} exists already; choose another place, or overwrite it (--overwrite)")
+        raise LookalikeError(
+            f"{str(target)!r} exists already; choose another place, or overwrite it (--overwrite, overwrite=True)"
+        )
     if not place.is_dir():
         raise LookalikeError(f"{str(target)!r} is a file, not a folder")
     if Path.cwd().resolve().is_relative_to(place):
@@ -104,6 +106,7 @@ def write_artifact(
         whole = {"format": FORMAT, **config, "files": hashes}
         whole["fingerprint"] = fingerprint_json(whole)
         (aside / CONFIG).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        shutil.copymode(aside / CONFIG, aside / TENSORS)  # safetensors writes for its owner alone
 
 
 def read_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

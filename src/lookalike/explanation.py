@@ -137,7 +137,8 @@ class Explanation:
         elif self.unfamiliar:
             spread = f"farther from it than all {first.count:,} training images behind it"
         else:
-            spread = f"closer to it than {100 - first.percentile:.0f}% of the {first.count:,} training images behind it"
+            farther = round((100 - first.percentile) / 100 * first.count)
+            spread = f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
         return (
             f"This looks like prototype {first.prototype} of class {first.class_name!r} ({spread}), "
             f"so the prediction is {self.class_name!r} ({self.probability:.0%})."
@@ -154,8 +155,8 @@ class Explanation:
         verdict = f"{shorten(self.class_name, 14)} · {self.probability:.0%}"
         if self.correct is False and self.true_name is not None:
             verdict += f"\nwrong: it is {shorten(self.true_name, 12)}"
-        elif self.unfamiliar:
-            verdict += "\nunfamiliar"
+        if self.unfamiliar:
+            verdict += " · unfamiliar" if "\n" in verdict else "\nunfamiliar"
         captions = [
             f"{shorten(near.class_name, 12)} · no. {near.prototype}\ns = {near.similarity:.3g}".replace("= -", "= −")
             for near in self.likenesses

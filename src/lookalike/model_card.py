@@ -44,16 +44,15 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     ]
     if len(table) > _ROWS:
         lines.append(f"\n… and {len(table) - _ROWS} more.")
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from lookalike import load",
-        "",
-        'model = load("path/to/this/folder")',
-        "```",
-    ]
+    lines += ["", "## Use", "", "```python", "from lookalike import load", ""]
+    if spec and spec["source"] != "file":
+        lines += ['model = load("path/to/this/folder")', "```"]
+    else:  # no name rebuilds the network
+        lines += [
+            f'model = load("path/to/this/folder", model=network)  # network: any {encoder["class"]} like the one saved'
+        ]
+        lines += ["```", "", "```sh"]
+        lines += ["lookalike predict path/to/this/folder IMAGES --network path/to/file.py:function", "```"]
     return "\n".join(lines) + "\n"
 
 

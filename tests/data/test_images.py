@@ -58,7 +58,8 @@ def test_unreadable_files_are_named(tmp_path):
     cut.write_bytes(whole.read_bytes()[:2000])
     empty = tmp_path / "empty.jpg"
     empty.touch()
-    for path in (text, cut, empty, tmp_path / "missing.png"):
+    nan = save(tmp_path / "nan.tif", Image.fromarray(np.full((4, 4), np.nan, np.float32)))
+    for path in (nan, text, cut, empty, tmp_path / "missing.png"):
         with pytest.raises(BrokenImageError, match=path.name) as caught:
             read_image(path)
         assert caught.value.path == str(path)

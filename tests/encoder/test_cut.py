@@ -56,8 +56,9 @@ def test_an_exception_in_the_middle_leaves_no_trace(net, untouched):
         for run in (encoder, encoder.features, encoder.embed_and_score, encoder.scores):
             with pytest.raises(RuntimeError):
                 run(torch.randn(2, 5, 8, 8))
-        with pytest.raises(RuntimeError):
-            Encoder(net, torch.randn(2, 5, 8, 8))
+        for head in (None, "6"):
+            with pytest.raises(LookalikeError, match=r"cannot run inputs of shape \(5, 8, 8\): .* 5 channels"):
+                Encoder(net, torch.randn(2, 5, 8, 8), head=head)
         with pytest.raises(RuntimeError):
             encoder.head(torch.randn(2, 3))
 

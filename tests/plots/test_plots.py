@@ -23,7 +23,7 @@ def test_the_gallery_has_a_row_per_class_and_every_image(channels):
     )
     assert len(ax.images) == 10
     texts = [text.get_text() for text in ax.texts]
-    assert {"a", "b", "c", "1,000 · 50%", "4,000 · unused"} <= set(texts)
+    assert {"a", "b", "c", "1: 1,000 · 50%", "4: 4,000 · unused"} <= set(texts)
     tops = {image.get_extent()[3] for image in ax.images}
     assert len(tops) == 3
     only = plot_gallery(images, labels, ["a", "b", "c"], counts=np.arange(5), purity=np.ones(5), classes=[1])

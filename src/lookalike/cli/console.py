@@ -15,8 +15,10 @@ from rich.table import Table
 P = ParamSpec("P")
 R = TypeVar("R")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_WIDE = 200  # columns where no terminal says how many: names of files stay whole
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDE)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_table, say
-from lookalike.cli.options import BatchSize, Device, Json, OnError, Overwrite, Seed, Workers, pick_device
+from lookalike.cli.options import (
+    BatchSize,
+    Device,
+    Json,
+    Network,
+    OnError,
+    Overwrite,
+    Seed,
+    Workers,
+    open_model,
+    pick_device,
+)
 
 if TYPE_CHECKING:
     from lookalike.data import DataBundle, Preprocessing
@@ -61,6 +72,7 @@ def convert(
     std: Annotated[str | None, typer.Option(help="Normalisation, likewise.")] = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
+    network: Network = None,
     on_error: OnError = "stop",
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
@@ -70,20 +82,26 @@ def convert(
 ) -> None:
     """Convert a trained classifier into one that explains itself by its prototypes."""
     from lookalike.artifact import check_replaceable
+    from lookalike.clustering import CLUSTERERS
     from lookalike.data import Batches, load_data
     from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
+    from lookalike.similarity import make_similarity
 
     check_replaceable(output, overwrite=overwrite)
-    source, preprocessing = _source(model, weights, weights_by_order, _arguments(model_arg), pick_device(device))
+    numbers = _numbers(n_prototypes)
+    make_similarity(similarity)
+    _ = CLUSTERERS[clusterer]
+    options = _arguments(model_arg)
+    source, preprocessing = _source(model, weights, weights_by_order, options, network, pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
     bundle = load_data(data, preprocessing, seed=seed)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle.train, batch_size, workers, on_error)
     converter = KMEx(
         source,
-        _numbers(n_prototypes),
+        numbers,
         similarity,
         clusterer=clusterer,
         head=head,
@@ -108,14 +126,11 @@ def convert(
 
 
 def _source(
-    model: str, weights: Path | None, by_order: bool, args: dict[str, Any], device: Any
+    model: str, weights: Path | None, by_order: bool, args: dict[str, Any], network: str | None, device: Any
 ) -> "tuple[Any, Preprocessing | None]":
     """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
     if Path(model).is_dir():
-        from lookalike.model import load
-
-        saved = load(model).to(device)
-        return saved, saved.preprocessing
+        return open_model(Path(model), network, device)
     from lookalike.encoder import load_classifier
 
     loaded = load_classifier(model, weights, model_args=args, by_order=by_order)

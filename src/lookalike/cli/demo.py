@@ -12,8 +12,8 @@ _FILES = {
     "gallery.png": "the prototypes, each by its nearest training image",
     "likeness-right.png": "this looks like that: right predictions",
     "likeness-wrong.png": "this looks like that: wrong predictions",
-    "model/": "the converted model, for 'lookalike predict' and 'lookalike explain'",
-    "classifier.pth": "the black box, with network.py: try 'lookalike convert' on them",
+    "model/": "the converted model",
+    "classifier.pth": "the black box's weights; network.py makes the network",
     "summary.json": "these figures",
 }
 
@@ -46,7 +46,9 @@ def demo(
     out.print(f"\nIn [bold]{output}[/]:")
     for name, what in _FILES.items():
         if (output / name).exists():
-            out.print(f"  {name:<20} {what}")
+            out.print(f"  {name:<20} {what}", markup=False)
+    network = f" --network {output}/network.py:digit_network" if (output / "network.py").exists() else ""
+    out.print(f"\nTry: lookalike explain {output}/model IMAGES -o pictures{network}", markup=False, soft_wrap=True)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

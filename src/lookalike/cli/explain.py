@@ -44,6 +44,7 @@ def explain(
 
     from lookalike.artifact import fresh_folder
     from lookalike.data import find_images
+    from lookalike.errors import LookalikeError
     from lookalike.explanation import explain as explain_inputs
     from lookalike.plots import sheet_axes
     from lookalike.progress import progress_bar
@@ -68,6 +69,8 @@ def explain(
                 rows.append(found.to_dict() | {"picture": picture})
                 sentences.append(f"{found.name}: {found.sentence()}")
                 advance()
+        if not rows:
+            raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
         (folder / "explanations.json").write_text(writer.dumps(rows, indent=2, ensure_ascii=False) + "\n")
     if json:
         print_json({"explanations": rows, "skipped": skipped, "output": str(output)})

@@ -44,7 +44,7 @@ def pick_device(name: str) -> Any:
     return device
 
 
-def open_model(folder: Path, network: str | None, device: str) -> "tuple[PrototypeModel, Preprocessing]":
+def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":
     """Loads a saved model, and what its images go through.
 
     Raises:
@@ -68,4 +68,4 @@ def open_model(folder: Path, network: str | None, device: str) -> "tuple[Prototy
             f"the model in {str(folder)!r} was made from ready tensors and does not say how to prepare an image; "
             "use it from Python"
         )
-    return model.to(pick_device(device)), model.preprocessing
+    return model.to(pick_device(device) if isinstance(device, str) else device), model.preprocessing

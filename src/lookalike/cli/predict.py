@@ -24,6 +24,7 @@ def predict(
 ) -> None:
     """Predict the class of images, with the prototype that each looks most like."""
     from lookalike.data import find_images
+    from lookalike.errors import LookalikeError
     from lookalike.explanation import explain
     from lookalike.progress import progress_bar
 
@@ -49,7 +50,9 @@ def predict(
     if json:
         print_json({"predictions": rows, "skipped": skipped})
         return
-    columns = ["file", "prediction", "probability", "looks like prototype", "similarity", ""]
+    if not rows:
+        raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
+    columns = ["file", "prediction", "probability", "prototype", "similarity", ""]
     cells = [
         [
             row["file"],
@@ -57,7 +60,7 @@ def predict(
             percent(row["probability"]),
             str(row["prototype"]),
             f"{row['similarity']:.4g}",
-            "unlike its training images" if row["unfamiliar"] else "",
+            "unfamiliar" if row["unfamiliar"] else "",
         ]
         for row in rows
     ]

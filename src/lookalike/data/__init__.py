@@ -44,13 +44,18 @@ def load_data(source: str | Path, preprocessing: Preprocessing | None = None, *,
     Raises:
         LookalikeError: If there is neither a dataset nor a folder of that name.
     """
-    if isinstance(source, str) and source in DATASETS:
-        return DATASETS[source].load(preprocessing)
     path = Path(source)
+    if isinstance(source, str) and source in DATASETS:
+        if path.is_dir():
+            raise LookalikeError(f"{source!r} is a dataset's name and a folder here; write './{source}' for the folder")
+        return DATASETS[source].load(preprocessing)
     if not path.exists():
         raise LookalikeError(
             f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
         )
     if preprocessing is None:
-        raise LookalikeError(f"to read the images of {str(source)!r}, say what size and normalisation the model takes")
+        raise LookalikeError(
+            f"to read the images of {str(source)!r}, say what size and normalisation the model takes "
+            "(--image-size, --mean, --std)"
+        )
     return load_folder(path, preprocessing, seed=seed)

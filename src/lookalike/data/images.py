@@ -36,6 +36,8 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it has NaN or infinite pixels")
     if image.mode == "F":
         low, high = (0.0, 1.0) if values.size and values.min() >= 0 and values.max() <= 1 else _span(values)
     elif values.size and values.min() >= 0 and values.max() <= 65_535:
@@ -43,9 +45,9 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
     else:
         low, high = _span(values)
     scaled = (values - low) / (high - low) * 255
-    return Image.fromarray(np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    low, high = float(values.min()), float(values.max())
     return low, high if high > low else low + 1.0

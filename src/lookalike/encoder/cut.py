@@ -1,6 +1,7 @@
 """The encoder of a trained classifier: everything before its head, run in place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,12 +82,14 @@ class Encoder(nn.Module):
         if head == OUTPUT:
             self.head_name = None
         elif head is None:
-            self.head_name, self.output_key = find_head(model, sample, output)
+            with _naming_inputs(self.input_spec):
+                self.head_name, self.output_key = find_head(model, sample, output)
         else:
             get_head(model, head)
             self.head_name = head
         with torch.no_grad():
-            features, scores = self._run(sample)
+            with _naming_inputs(self.input_spec):
+                features, scores = self._run(sample)
             if len(features) != n_rows(sample):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
@@ -248,6 +251,24 @@ def _describe_row(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return {"named": {str(key): _describe_row(value) for key, value in inputs.items() if isinstance(value, Tensor)}}
     return {"positional": [_describe_row(value) for value in inputs if isinstance(value, Tensor)]}
+
+
+@contextmanager
+def _naming_inputs(spec: Any) -> Iterator[None]:
+    """Tells in a line why a network cannot run its first inputs."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LookalikeError(f"the network cannot run inputs of {_shapes(spec)}: {first}") from error
+
+
+def _shapes(spec: Any) -> str:
+    if "named" in spec:
+        return ", ".join(f"{key} {_shapes(value)}" for key, value in spec["named"].items())
+    if "positional" in spec:
+        return ", ".join(_shapes(value) for value in spec["positional"])
+    return f"shape {tuple(spec['shape'])}"
 
 
 def _map_spec(make: Any, spec: Any) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from lookalike.data import Preprocessing
 from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, LookalikeWarning
 
 _FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
 _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
@@ -73,7 +74,16 @@ def load_classifier(
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
     if state is not None:
         named = pair_by_order(state, loaded.model) if by_order else state
-        load_weights(loaded.model, named, f"the weights in {str(weights)!r}")
+        try:
+            load_weights(loaded.model, named, f"the weights in {str(weights)!r}")
+        except LookalikeError as error:
+            raise LookalikeError(f"{error}{_order_hint(state, loaded.model)}") from None
+    elif loaded.spec["source"] == "file":
+        warnings.warn(
+            f"no weights given: the network is taken with those that {loaded.spec['name']} gives it",
+            LookalikeWarning,
+            stacklevel=2,
+        )
     loaded.model.eval()
     return loaded
 
@@ -280,6 +290,15 @@ def _load_file(spec: str, args: dict[str, Any]) -> LoadedClassifier:
     return LoadedClassifier(
         model, {"source": "file", "name": f"{path.name}:{function_name}", "args": args}, preprocessing
     )
+
+
+def _order_hint(state: Mapping[str, Tensor], model: nn.Module) -> str:
+    """Says that weights would fit by their order, where they would."""
+    try:
+        pair_by_order(state, model)
+    except LookalikeError:
+        return ""
+    return "; all shapes fit in order, though: if it is the same architecture, use --weights-by-order (by_order=True)"
 
 
 def _n_classes(

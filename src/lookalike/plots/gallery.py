@@ -10,7 +10,7 @@ from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, d
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEGEND = "beneath: training images behind the prototype · share of them with its class"
+_LEGEND = "beneath: number of the prototype: training images of its class behind it · purity"
 _LEGEND_WIDTH = 3.4
 _NAME_LENGTH = 18
 
@@ -52,7 +52,7 @@ def plot_gallery(
         ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (per_prototype + GAP)
-            caption = f"{counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
+            caption = f"{j}: {counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
     ax.text(0.1, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")

@@ -1,0 +1,21 @@
+"""Relevance: which pixels make this look like that."""
+
+from lookalike.relevance.attribution import lrp, prp
+from lookalike.relevance.composites import COMPOSITES, Composite
+from lookalike.relevance.result import Relevance, RuleUse
+from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
+
+__all__ = [
+    "COMPOSITES",
+    "AlphaBeta",
+    "Composite",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Relevance",
+    "Rule",
+    "RuleUse",
+    "ZPlus",
+    "lrp",
+    "prp",
+]

@@ -1,0 +1,40 @@
+"""Which rule for which operation: composites, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lookalike.registry import Registry
+from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
+
+Kind = Literal["convolution", "linear"]
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Assigns a rule to each linear operation; all other operations have one treatment each (see the engine).
+
+    Attributes:
+        name: What it is called in results.
+        rules: The rule for ``"convolution"`` and for ``"linear"``.
+        first: The rule for the first linear or convolutional operation, whose inputs are pixels; None takes the usual.
+    """
+
+    name: str
+    rules: Mapping[Kind, Rule] = field(default_factory=dict)
+    first: Rule | None = None
+
+    def rule_for(self, kind: Kind, *, first: bool) -> Rule:
+        """Returns the rule for an operation."""
+        return self.first if first and self.first is not None else self.rules[kind]
+
+
+COMPOSITES: Registry[Composite] = Registry("composite")
+
+COMPOSITES.register("epsilon-plus-flat")(
+    Composite("epsilon-plus-flat", {"convolution": ZPlus(), "linear": Epsilon()}, first=Flat())
+)
+COMPOSITES.register("epsilon")(Composite("epsilon", {"convolution": Epsilon(), "linear": Epsilon()}))
+COMPOSITES.register("alpha1-beta0")(Composite("alpha1-beta0", {"convolution": AlphaBeta(), "linear": AlphaBeta()}))
+COMPOSITES.register("gamma")(Composite("gamma", {"convolution": Gamma(), "linear": Epsilon()}))
+COMPOSITES.register("attnlrp")(Composite("attnlrp", {"convolution": Gamma(), "linear": Epsilon()}))
