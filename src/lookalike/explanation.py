@@ -1,19 +1,21 @@
 """This looks like that: why a model predicts what it predicts (paper section 3.3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.encoder import dtype_of, place
+from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.plots import plot_likeness
+from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
+from lookalike.relevance import Composite, lrp, prp
 from lookalike.similarity import euclidean_distances
 
 if TYPE_CHECKING:
@@ -144,6 +146,12 @@ class Explanation:
             f"so the prediction is {self.class_name!r} ({self.probability:.0%})."
         )
 
+    def _maps(self) -> LikenessMaps | None:
+        on_input = [near.heat_map for near in self.likenesses if near.heat_map is not None]
+        if len(on_input) < len(self.likenesses):
+            return None
+        return LikenessMaps(on_input, [near.prototype_heat_map for near in self.likenesses], self.black_box_heat_map)
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the input beside the training images of its nearest prototypes; a wrong prediction is framed in red.
 
@@ -167,6 +175,7 @@ class Explanation:
             caption=verdict,
             captions=captions,
             wrong=self.correct is False,
+            heat_maps=self._maps(),
             ax=ax,
         )
 
@@ -178,6 +187,8 @@ def explain(
     n_nearest: int = 3,
     labels: Sequence[int] | np.ndarray | Tensor | None = None,
     names: Sequence[str] | None = None,
+    relevance: bool = False,
+    composite: str | Composite = "epsilon-plus-flat",
     batch_size: int = 256,
 ) -> list[Explanation]:
     """Explains predictions by the prototypes that the inputs look most like.
@@ -188,6 +199,9 @@ def explain(
         n_nearest: How many prototypes to show per input.
         labels: True classes [N], to tell right from wrong.
         names: What to call the inputs.
+        relevance: Also find which pixels make each likeness, on the input and on the prototype's own training image,
+            and which the black box's prediction rests on.
+        composite: The rules of relevance propagation.
         batch_size: The most rows that pass through the encoder at once.
 
     Returns:
@@ -209,14 +223,44 @@ def explain(
     explanations: list[Explanation] = []
     for start in range(0, rows, batch_size):
         part = slice(start, start + batch_size)
-        explanations += _explain_batch(
+        found = _explain_batch(
             model,
             take_rows(inputs, part),
             n_nearest,
             None if labels is None else [int(label) for label in labels[part]],
             None if names is None else list(names[part]),
         )
+        explanations += _with_maps(model, take_rows(inputs, part), found, composite) if relevance else found
     return explanations
+
+
+def _with_maps(
+    model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite
+) -> list[Explanation]:
+    """Adds relevance maps to explanations."""
+    chosen = torch.tensor([[near.prototype for near in one.likenesses] for one in explanations])
+    on_input = prp(model, inputs, chosen, composite).pixels.cpu().numpy()
+    used = chosen.unique()
+    pictures = model.prototype_inputs()
+    on_prototype: dict[int, np.ndarray] = {}
+    if pictures is not None:
+        maps = prp(model, pictures[used.to(pictures.device)], used[:, None], composite).pixels[:, 0].cpu().numpy()
+        on_prototype = dict(zip(used.tolist(), maps, strict=True))
+    black_box: list[np.ndarray | None] = [None] * len(explanations)
+    if isinstance(model.encoder, Encoder) and model.encoder.head_name is not None:
+        found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.output_key)
+        black_box = list(found.pixels.cpu().numpy())
+    return [
+        replace(
+            one,
+            black_box_heat_map=black_box[row],
+            likenesses=[
+                replace(near, heat_map=on_input[row, rank], prototype_heat_map=on_prototype.get(near.prototype))
+                for rank, near in enumerate(one.likenesses)
+            ],
+        )
+        for row, one in enumerate(explanations)
+    ]
 
 
 @torch.no_grad()

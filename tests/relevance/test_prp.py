@@ -37,7 +37,7 @@ def canvas():
         nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(32, 3),
     )  # fmt: skip
     optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
-    for _ in range(12):
+    for _ in range(20):
         for rows in torch.randperm(900).split(50):
             optimiser.zero_grad()
             nn.functional.cross_entropy(net(train[0][rows]), train[1][rows]).backward()

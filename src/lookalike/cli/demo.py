@@ -12,6 +12,8 @@ _FILES = {
     "gallery.png": "the prototypes, each by its nearest training image",
     "likeness-right.png": "this looks like that: right predictions",
     "likeness-wrong.png": "this looks like that: wrong predictions",
+    "relevance-right.png": "which pixels make each likeness: right predictions",
+    "relevance-wrong.png": "which pixels make each likeness: wrong predictions",
     "model/": "the converted model",
     "classifier.pth": "the black box's weights; network.py makes the network",
     "summary.json": "these figures",

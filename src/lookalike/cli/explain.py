@@ -32,6 +32,12 @@ def explain(
         bool,
         typer.Option("--labels-from-folders", help="Each image's true class is its folder's name; wrong is red."),
     ] = False,
+    no_maps: Annotated[
+        bool, typer.Option("--no-maps", help="Leave out which pixels make each likeness; much quicker.")
+    ] = False,
+    composite: Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")] = (
+        "epsilon-plus-flat"
+    ),
     network: Network = None,
     batch_size: BatchSize = 64,
     on_error: OnError = "stop",
@@ -60,10 +66,18 @@ def explain(
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
-            for found in explain_inputs(converted, inputs, n_nearest=nearest, names=names, labels=labels):
+            for found in explain_inputs(
+                converted,
+                inputs,
+                n_nearest=nearest,
+                names=names,
+                labels=labels,
+                relevance=not no_maps,
+                composite=composite,
+            ):
                 picture = f"{len(rows):04d}-{Path(str(found.name)).stem[:80]}.png"
                 if found.image is not None:
-                    (ax,) = sheet_axes(1, len(found.likenesses))
+                    (ax,) = sheet_axes(1, len(found.likenesses), with_maps=not no_maps)
                     figure = found.plot(ax).get_figure(root=True)
                     figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
                 rows.append(found.to_dict() | {"picture": picture})

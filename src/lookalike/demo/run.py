@@ -27,6 +27,7 @@ from lookalike.model import PrototypeModel
 from lookalike.plots import sheet_axes
 
 _SHOWN = 6
+_MAPPED = 4
 
 Say = Callable[[str], None]
 
@@ -231,13 +232,17 @@ def _draw_likenesses(folder: Path, model: PrototypeModel, digits: DataBundle, st
         if not len(chosen):
             continue
         inputs = torch.stack([digits.test[int(index)][0] for index in chosen])
-        draw_sheet(folder / f"likeness-{name}.png", explain(model, inputs, labels=store.labels[rows[:_SHOWN]]))
+        known = store.labels[rows[:_SHOWN]]
+        draw_sheet(folder / f"likeness-{name}.png", explain(model, inputs, labels=known))
+        shown = explain(model, inputs[:_MAPPED], labels=known[:_MAPPED], relevance=True)
+        draw_sheet(folder / f"relevance-{name}.png", shown)
 
 
 def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:
     """Draws explanations into one picture."""
     columns = min(columns, len(explanations))
-    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns)
+    with_maps = explanations[0].likenesses[0].heat_map is not None
+    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns, with_maps)
     for ax, explanation in zip(axes, explanations, strict=True):
         explanation.plot(ax)
     figure = axes[0].get_figure(root=True)

@@ -1,5 +1,6 @@
-"""A relevance map, alone or beside its image."""
+"""Relevance maps: red for, blue against, over a faint picture of what they are of."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,22 +9,50 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOUR_MAP = "RdBu_r"  # diverging, white at zero; red and blue stay apart for colour-blind readers
+_FAINT = 0.25
 
 
-def plot_heat_map(relevance: np.ndarray, *, limit: float | None = None, ax: "Axes | None" = None) -> "Axes":
-    """Draws relevance [H, W]: red for, blue against, white for nothing.
+def common_limit(maps: Sequence[np.ndarray]) -> float:
+    """Returns the relevance of the deepest colours for all maps of a figure: the largest but for one pixel in 200."""
+    values = np.concatenate([np.abs(values).ravel() for values in maps]) if maps else np.zeros(1)
+    return float(np.quantile(values, 0.995)) or 1.0
+
+
+def shares(relevance: np.ndarray) -> np.ndarray:
+    """Returns a map [H, W] scaled so that its absolute values sum to one; maps of different things then compare."""
+    total = float(np.abs(relevance).sum())
+    return relevance / total if total > 0 else relevance
+
+
+def paint(relevance: np.ndarray, limit: float, image: np.ndarray | None = None) -> np.ndarray:
+    """Returns a map [H, W] as a picture uint8 [H, W, 3], over a faint grey version of its image uint8 [H, W, C]."""
+    from matplotlib import colormaps
+
+    strength = np.clip(relevance / limit, -1, 1)
+    colours = colormaps[COLOUR_MAP]((strength + 1) / 2)[..., :3]
+    if image is not None:
+        grey = image.mean(-1, keepdims=True) / 255
+        ground = 1 - _FAINT * (1 - grey) if grey.mean() > 0.5 else 1 - _FAINT * grey  # ink is darker than paper
+        colours = colours * ground
+    return np.asarray((colours * 255).round().astype(np.uint8))
+
+
+def plot_heat_map(
+    relevance: np.ndarray, *, image: np.ndarray | None = None, limit: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Draws relevance [H, W].
 
     Args:
         relevance: One value per pixel.
-        limit: The relevance of the deepest colours; give the same to all maps of a figure. None takes its largest.
+        image: What it is of, uint8 [H, W, C], drawn faintly beneath.
+        limit: The relevance of the deepest colours; give the same to all maps of a figure. None takes this map's own.
         ax: Where to; None makes a figure.
     """
     if ax is None:
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots(figsize=(2.5, 2.5), layout="constrained")
-    bound = float(np.abs(relevance).max()) if limit is None else limit
-    bound = bound or 1.0
-    ax.imshow(relevance, cmap=COLOUR_MAP, vmin=-bound, vmax=bound, interpolation="nearest")
+    bound = common_limit([relevance]) if limit is None else limit
+    ax.imshow(paint(relevance, bound, image), interpolation="nearest")
     ax.axis("off")
     return ax

@@ -11,6 +11,7 @@ INK = "#1a1a1a"
 MUTED = "#5f6368"
 WRONG = "#d32f2f"
 RIGHT = "#9aa0a6"
+FRAME = "#e0e0e0"
 
 TILE_INCHES = 1.25
 LINE = 0.17  # the height of a caption's line, in tiles
