@@ -93,3 +93,23 @@ def test_wrong_requests_are_told(sem, blobs):
         explain(sem, x[:1], labels=[-1])
     with pytest.raises(LookalikeError, match="90 inputs and 1 names"):
         explain(sem, x, names=["a"])
+
+
+def test_heat_maps_are_those_of_the_relevance_engine(sem, blobs, untouched):
+    from lookalike.relevance import lrp, prp
+
+    x, y = blobs
+    with untouched(sem.encoder.model):
+        found = explain(sem, x[:4], n_nearest=2, labels=y[:4], relevance=True, composite="epsilon")
+    numbers = torch.tensor([[near.prototype for near in one.likenesses] for one in found])
+    maps = prp(sem, x[:4], numbers, "epsilon").pixels
+    black_box = lrp(sem.encoder.model, x[:4], composite="epsilon").pixels
+    own = prp(sem, sem.prototype_inputs(), torch.arange(6)[:, None], "epsilon").pixels[:, 0]
+    for i, one in enumerate(found):
+        np.testing.assert_allclose(one.black_box_heat_map, black_box[i], atol=1e-6)
+        for rank, near in enumerate(one.likenesses):
+            np.testing.assert_allclose(near.heat_map, maps[i, rank], atol=1e-6)
+            np.testing.assert_allclose(near.prototype_heat_map, own[near.prototype], rtol=1e-3, atol=1e-5)
+    assert len(found[0].plot().images) == 1 + 2 + 1 + 2 + 2  # pictures, the black box's map, and two maps each
+    plt.close("all")
+    assert explain(sem, x[:1])[0].likenesses[0].heat_map is None

@@ -2,7 +2,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from lookalike.plots import gallery_axes, plot_gallery, plot_likeness, sheet_axes
+from lookalike.plots import gallery_axes, plot_gallery, plot_heat_map, plot_likeness, sheet_axes
+from lookalike.plots.heatmap import common_limit, paint, shares
 from lookalike.plots.tiles import draw_tile, shorten, tile_axes
 
 RNG = np.random.default_rng(0)
@@ -73,3 +74,25 @@ def test_wide_pictures_keep_their_shape():
 def test_names_are_shortened_and_are_no_formulas():
     assert shorten("a\nlong   name of a class", 10) == "a long na…"
     assert shorten("$x$", 10) == r"\$x\$"
+
+
+def test_heat_maps_are_white_at_zero_red_for_and_blue_against():
+    values = np.array([[1.0, 0.0, -1.0]])
+    painted = paint(values, 1.0).astype(int)
+    red, white, blue = painted[0]
+    assert red[0] > red[2] + 50
+    assert blue[2] > blue[0] + 50
+    assert (white > 240).all()
+    np.testing.assert_array_equal(paint(values * 5, 1.0), paint(values, 1.0))  # beyond the scale stays at its end
+    ink = paint(np.zeros((1, 2)), 1.0, np.array([[[0], [255]]], dtype=np.uint8))
+    assert ink[0, 0].sum() > ink[0, 1].sum()  # a dark picture's ink is its bright part
+    ax = plot_heat_map(values)
+    assert len(ax.images) == 1
+
+
+def test_maps_of_a_figure_share_one_scale():
+    small, large = np.full((20, 20), 0.1), np.full((20, 20), -2.0)
+    assert common_limit([small, large]) == 2.0
+    assert common_limit([np.zeros((2, 2))]) == 1.0
+    np.testing.assert_allclose(np.abs(shares(large)).sum(), 1)
+    assert shares(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
