@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lookalike.encoder import evaluating
 from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.relevance import COMPOSITES, Composite, Epsilon, lrp
+from lookalike.relevance import COMPOSITES, Composite, Epsilon, lrp, stream_lrp
 from lookalike.relevance.engine import Engine
 from tests.architectures import ARCHITECTURES, make, plain_cnn
 
@@ -174,6 +174,40 @@ def test_an_own_composite():
     with pytest.raises(LookalikeError, match="did you mean 'epsilon-plus-flat'"):
         lrp(model, x, composite="epsilon-plus-flut")
     assert set(COMPOSITES) == {"epsilon-plus-flat", "epsilon", "alpha1-beta0", "gamma", "attnlrp"}
+
+
+def test_results_stream_batch_by_batch():
+    model, _ = make("plain-sequential")
+    x = torch.randn(5, 3, 16, 16)
+    stream = stream_lrp(model, x, batch_size=2)
+    first = next(stream)
+    assert first.maps.shape == (2, 3, 16, 16)
+    maps = torch.cat([first.maps, *(part.maps for part in stream)])
+    torch.testing.assert_close(maps, lrp(model, x).maps)
+
+
+def test_products_of_every_kind_take_their_parts():
+    class Products(nn.Module):
+        def __init__(self, run):
+            super().__init__()
+            self.lift, self.run = nn.Linear(4, 4, bias=False), run
+
+        def forward(self, x):
+            z = self.lift(x.flatten(1))
+            return self.run(z, z.view(-1, 2, 2))
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 2, 2).double()
+    for run in (
+        lambda z, m: (m @ m).flatten(1),
+        lambda z, m: torch.bmm(m, m).flatten(1),
+        lambda z, m: torch.einsum("nij,njk,nkl->nil", m, m, m).flatten(1),
+        lambda z, m: torch.baddbmm(m, m, m).flatten(1),
+        lambda z, m: z * z * z,
+        lambda z, m: z / z.abs().amax(1, keepdim=True),
+    ):
+        found = lrp(Products(run).double(), x, 1, composite="epsilon")
+        assert float(found.residual.max()) < 1e-4  # conserved, whatever the number of factors
 
 
 def test_wrong_targets_are_told():

@@ -1,6 +1,6 @@
 """Relevance: which pixels make this look like that."""
 
-from lookalike.relevance.attribution import lrp, prp
+from lookalike.relevance.attribution import lrp, prp, stream_lrp, stream_prp
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.result import Relevance, RuleUse
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
@@ -18,4 +18,6 @@ __all__ = [
     "ZPlus",
     "lrp",
     "prp",
+    "stream_lrp",
+    "stream_prp",
 ]

@@ -3,7 +3,6 @@
 Sources: paper section 3.3 and Gautam et al. 2023 (PRP); Kauffmann et al. 2022 (neuralised distances).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.names import names_of
 from lookalike.relevance.operations import stabilised
-from lookalike.relevance.result import Relevance, RuleUse
+from lookalike.relevance.result import Relevance, RuleUse, join
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 
@@ -61,32 +60,9 @@ def lrp(
         >>> found.maps.shape, bool(found.residual.max() < 1e-4)
         (torch.Size([2, 1, 4, 4]), True)
     """
-    x = place(x, device_of(model))
-
-    def score(images: Tensor) -> Tensor:
-        result = model(images) if isinstance(model, PrototypeModel) else call(model, images)
-        outputs = dict(named_outputs(result))
-        key = output if output is not None else "logits" if "logits" in outputs else next(iter(outputs))
-        return outputs[key]
-
-    chosen = None if target is None else _as_targets(target, len(x))
-
-    def starts(scores: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        wanted = scores.argmax(1, keepdim=True) if chosen is None else chosen[rows].to(scores.device)
-        if int(wanted.min()) < 0 or int(wanted.max()) >= scores.shape[1]:
-            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {scores.shape[1]}")
-        for column in wanted.unbind(1):
-            one_hot = nn.functional.one_hot(column, scores.shape[1]).to(scores.dtype)
-            if of == "score":
-                yield one_hot, scores.detach().gather(1, column[:, None])[:, 0]
-            else:
-                p = scores.detach().softmax(1)
-                own = p.gather(1, column[:, None])
-                gradient = own * (one_hot - p)
-                yield gradient / stabilised(scores.detach()), gradient.sum(1)
-
-    several = chosen is not None and chosen.shape[1] > 1
-    return _propagate(model, x, score, starts, composite, batch_size, strict, several=several)
+    return join(
+        list(stream_lrp(model, x, target, composite, of=of, output=output, batch_size=batch_size, strict=strict))
+    )
 
 
 def prp(
@@ -120,6 +96,62 @@ def prp(
     Raises:
         LookalikeError: If a prototype's number or the kind of similarity layer is unknown.
     """
+    return join(
+        list(stream_prp(model, x, prototypes, composite, similarity=similarity, batch_size=batch_size, strict=strict))
+    )
+
+
+def stream_lrp(
+    model: nn.Module,
+    x: Tensor,
+    target: Targets = None,
+    composite: str | Composite = "epsilon-plus-flat",
+    *,
+    of: Literal["score", "probability"] = "score",
+    output: str | int | None = None,
+    batch_size: int = 32,
+    strict: bool = False,
+) -> Iterator[Relevance]:
+    """Does what ``lrp`` does and yields the result of each batch as soon as it is there."""
+    x = place(x, device_of(model))
+
+    def score(images: Tensor) -> Tensor:
+        result = model(images) if isinstance(model, PrototypeModel) else call(model, images)
+        outputs = dict(named_outputs(result))
+        key = output if output is not None else "logits" if "logits" in outputs else next(iter(outputs))
+        return outputs[key]
+
+    chosen = None if target is None else _as_targets(target, len(x))
+
+    def starts(scores: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        wanted = scores.argmax(1, keepdim=True) if chosen is None else chosen[rows].to(scores.device)
+        if int(wanted.min()) < 0 or int(wanted.max()) >= scores.shape[1]:
+            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {scores.shape[1]}")
+        for column in wanted.unbind(1):
+            one_hot = nn.functional.one_hot(column, scores.shape[1]).to(scores.dtype)
+            if of == "score":
+                yield one_hot, scores.detach().gather(1, column[:, None])[:, 0]
+            else:
+                p = scores.detach().softmax(1)
+                own = p.gather(1, column[:, None])
+                gradient = own * (one_hot - p)
+                yield gradient / stabilised(scores.detach()), gradient.sum(1)
+
+    several = chosen is not None and chosen.shape[1] > 1
+    return _stream(model, x, score, starts, composite, batch_size, strict, several=several)
+
+
+def stream_prp(
+    model: PrototypeModel,
+    x: Tensor,
+    prototypes: Literal["nearest", "predicted", "all"] | Sequence[int] | Tensor = "nearest",
+    composite: str | Composite = "epsilon-plus-flat",
+    *,
+    similarity: Literal["share", "gradient", "neuralized"] = "share",
+    batch_size: int = 32,
+    strict: bool = False,
+) -> Iterator[Relevance]:
+    """Does what ``prp`` does and yields the result of each batch as soon as it is there."""
     x = place(x, device_of(model))
     if similarity not in _SIMILARITY_LAYERS:
         raise LookalikeError(f"similarity must be one of {', '.join(_SIMILARITY_LAYERS)}, not {similarity!r}")
@@ -131,7 +163,7 @@ def prp(
             relevance = share(model, z, column)
             yield relevance / stabilised(z), relevance.sum(1)
 
-    return _propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
+    return _stream(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
 
 
 def _share(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
@@ -204,7 +236,7 @@ def _as_targets(target: Any, n: int) -> Tensor:
     return targets
 
 
-def _propagate(
+def _stream(
     model: nn.Module,
     x: Tensor,
     run: Callable[[Tensor], Tensor],
@@ -214,12 +246,12 @@ def _propagate(
     strict: bool,
     *,
     several: bool,
-) -> Relevance:
-    """Runs forward once per batch, and backward once per target."""
+) -> Iterator[Relevance]:
+    """Runs forward once per batch, and backward once per target; yields each batch's result."""
     rules = COMPOSITES[composite] if isinstance(composite, str) else composite
     names = names_of(model)
-    maps, residuals = [], []
-    table: Counter[tuple[str, str, str]] = Counter()
+    if not len(x):
+        raise LookalikeError("there are no images to explain")
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
         pixels = take_rows(x, rows).detach().clone().requires_grad_()
@@ -233,9 +265,8 @@ def _propagate(
             errors.append(
                 (found.flatten(1).sum(1) - begun).abs() / begun.abs().clamp_min(torch.finfo(begun.dtype).tiny)
             )
-        maps.append(torch.stack(columns, 1) if several else columns[0])
-        residuals.append(torch.stack(errors, 1) if several else errors[0])
-        table = engine.table
+        uses = [RuleUse(*key, count) for key, count in engine.table.items() if count > 0]
+        maps = torch.stack(columns, 1) if several else columns[0]
+        residual = torch.stack(errors, 1) if several else errors[0]
         del out, pixels, engine
-    uses = [RuleUse(name, where, rule, count) for (name, where, rule), count in table.items() if count > 0]
-    return Relevance(torch.cat(maps), torch.cat(residuals), uses, rules.name, versions())
+        yield Relevance(maps, residual, uses, rules.name, versions())

@@ -74,8 +74,7 @@ class Engine(TorchFunctionMode):
         if changes:
             target = args[0] if args else next(iter(kwargs.values()))
             func, kwargs = out_of_place(func, name), {k: v for k, v in kwargs.items() if k != "inplace"}
-        handler = HANDLERS.get(name)
-        result = handler(self, func, name, args, kwargs) if handler else self.by_gradient(func, name, args, kwargs)
+        result = self.by_name(func, name, args, kwargs)
         if changes and result is not target:
             self._now[target] = result
         return result
@@ -114,6 +113,11 @@ class Engine(TorchFunctionMode):
     def mark_pixels(self, tensor: Tensor) -> None:
         """Says that a tensor lies before the first linear operation."""
         self._pixels[tensor] = True
+
+    def by_name(self, func: Any, name: str, args: Any, kwargs: Any = None) -> Any:
+        """Runs an operation by its handler, or by its gradient where it has none."""
+        handler = HANDLERS.get(name, Engine.by_gradient)
+        return handler(self, func, name, args, kwargs or {})
 
     def by_gradient(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Runs an operation whose gradient is its rule, or that has none."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lookalike.relevance.attention import multi_head_attention, scaled_dot_product_attention
 from lookalike.relevance.composites import Kind
@@ -178,20 +178,23 @@ def _sum(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
 
 
 def _product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """Products: each of two factors that depend on the input gets half; a constant gets nothing."""
-    operands = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    """Products: of n factors that depend on the input each gets one n-th, of two half; a constant gets nothing."""
+    operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if len(operands) == 1:
-        if name in ("mul", "div", "true_divide", "multiply", "divide", "rtruediv") and engine.in_pixels(operands[0]):
+        if name in ("mul", "div") and engine.in_pixels(operands[0]):
             with torch.no_grad():
                 output = func(*args, **kwargs)
             return pass_in_pixels(engine, operands[0], output) if output.shape == operands[0].shape else output
         engine.note(name, "proportional")
         return func(*args, **kwargs)
-    if name in ("div", "true_divide", "divide"):  # what is divided by is held constant, as in a norm
+    if name == "div":  # what is divided by is held constant, as in a norm
         engine.note(name, "norm")
         return func(args[0], args[1].detach(), *args[2:], **kwargs)
     engine.note(name, "half")
-    halved = tree_map(lambda v: rescaled(v, v, 0.5) if isinstance(v, Tensor) and v.requires_grad else v, (args, kwargs))
+    part = 1 / len(operands)
+    halved = tree_map(
+        lambda v: rescaled(v, v, part) if isinstance(v, Tensor) and v.requires_grad else v, (args, kwargs)
+    )
     return func(*halved[0], **halved[1])
 
 
@@ -204,16 +207,26 @@ def _value(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
+def _added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """A sum and a product in one (baddbmm, addbmm, addmm): a + b @ c, told apart."""
+    product = engine.by_name(torch.matmul, "matmul", args[1:3])
+    if name == "addbmm":
+        product = product.sum(0)
+    scaled = product * kwargs.get("alpha", 1)
+    return engine.by_name(torch.add, "add", (args[0] * kwargs.get("beta", 1), scaled))
+
+
 HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(
         ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution
     ),
     "linear": _linear,
+    **dict.fromkeys(("baddbmm", "addbmm", "addmm"), _added_product),
     "batch_norm": _batch_norm,
     **dict.fromkeys(_NORM_ARGUMENTS, _norm),
     **dict.fromkeys(PASSED, _activation),
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
-    **dict.fromkeys(("mul", "div", "matmul", "baddbmm", "einsum"), _product),
+    **dict.fromkeys(("mul", "div", "matmul", "einsum"), _product),
     "scaled_dot_product_attention": scaled_dot_product_attention,
     "multi_head_attention_forward": multi_head_attention,
 }

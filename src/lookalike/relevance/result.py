@@ -1,8 +1,9 @@
 """What a relevance propagation returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -71,3 +72,9 @@ class Relevance:
 
         pixels = self.pixels[index]
         return plot_heat_map((pixels if pixels.ndim == 2 else pixels[0]).cpu().numpy(), ax=ax)
+
+
+def join(parts: list[Relevance]) -> Relevance:
+    """Puts the results of several batches together; the rule table is that of one batch, as all go alike."""
+    first = parts[0]
+    return replace(first, maps=torch.cat([p.maps for p in parts]), residual=torch.cat([p.residual for p in parts]))
