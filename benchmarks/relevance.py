@@ -117,9 +117,9 @@ def main() -> None:
     rows = []
     for name, size, batch in cases:
         for channels_last in (False, True) if name in PEERED else (False,):
-            rows += measure(name, size, batch, channels_last, 3 if quick else 7)
+            rows += measure(name, size, batch, channels_last, 3 if quick else 5)
     columns = ["", "", "time", "forward passes", "Zennit's forward passes", "times faster than Zennit"]
-    print(table(f"Time (median of {3 if quick else 7} runs in turn)", columns, rows), flush=True)
+    print(table(f"Time (median of {3 if quick else 5} runs in turn)", columns, rows), flush=True)
     base = in_process(functools.partial(peak, "forward"))[1]
     memory = [
         [f"five maps, {who}", f"{in_process(functools.partial(peak, who))[1] - base:.2f} GiB"]

@@ -1,5 +1,6 @@
 """Where a result comes from: versions, and fingerprints of weights, data and files."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -17,6 +18,11 @@ _PACKAGES = ("lookalike", "torch", "torchvision", "numpy", "scikit-learn", "fais
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of this package and of those that its results depend on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_STABILISER = 1e-6
+STABILISER = 1e-6
 
 
-def stabilised(values: Tensor, epsilon: float = _STABILISER) -> Tensor:
+def stabilised(values: Tensor, epsilon: float = STABILISER) -> Tensor:
     """Moves values away from zero by ε, to the side that they are on (zero itself to the positive one)."""
     return values + torch.where(values < 0, -epsilon, epsilon)
 
@@ -120,7 +120,7 @@ class Call:
     @property
     def non_negative(self) -> bool:
         """Whether no input is below zero."""
-        return bool(self.once("non-negative", lambda: bool((self.x >= 0).all())))
+        return bool(self.once("non-negative", lambda: float(self.x.amin()) >= 0))
 
     def folded(self, scale: Tensor, bias: Tensor, output: Tensor, tensors: tuple[Tensor, ...]) -> "Call":
         """Returns this call with the batch norm behind it folded in."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lookalike.relevance.operations import Call, stabilised
+from lookalike.relevance.operations import STABILISER, Call, stabilised
 
 
 class Rule(ABC):
@@ -65,9 +65,10 @@ class ZPlus(Rule):
     def _denominator(call: Call) -> Tensor:
         bias = None if call.bias is None else call.bias.clamp(min=0)
         if call.non_negative:
-            return stabilised(call.operation.apply(call.x, call.weights("positive"), bias))
+            return call.operation.apply(call.x, call.weights("positive"), bias).add_(STABILISER)  # never below zero
         positive = call.operation.apply(call.x.clamp(min=0), call.weights("positive"), bias)
-        return stabilised(positive + call.operation.apply(call.x.clamp(max=0), call.weights("negative"), None))
+        positive += call.operation.apply(call.x.clamp(max=0), call.weights("negative"), None)
+        return positive.add_(STABILISER)
 
 
 class AlphaBeta(Rule):
