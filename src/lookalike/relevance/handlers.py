@@ -203,10 +203,6 @@ def _many(value: Any, dims: int) -> tuple[int, ...]:
     return values * dims if len(values) == 1 else values
 
 
-def _value(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach()
-
-
 def _added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """A sum and a product in one (baddbmm, addbmm, addmm): a + b @ c, told apart."""
     product = engine.by_name(torch.matmul, "matmul", args[1:3])
