@@ -1,15 +1,18 @@
 """Zennit as the oracle: equal maps in double precision, with batch-norm statistics as training leaves them."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 from zennit.attribution import Gradient
-from zennit.canonizers import SequentialMergeBatchNorm
-from zennit.composites import EpsilonPlusFlat, LayerMapComposite
-from zennit.rules import AlphaBeta, Epsilon, Norm, Pass
+from zennit.canonizers import NamedMergeBatchNorm, SequentialMergeBatchNorm
+from zennit.composites import EpsilonPlusFlat, LayerMapComposite, MixedComposite, NameMapComposite
+from zennit.rules import AlphaBeta, Epsilon, Flat, Norm, Pass, ZPlus
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
-from zennit.types import Activation, AvgPool
+from zennit.types import Activation, AvgPool, BatchNorm
+from zennit.types import Convolution as AnyConvolution
 from zennit.types import Linear as AnyLinear
 
 from lookalike.relevance import lrp
@@ -114,3 +117,105 @@ def test_several_targets_and_prototypes_share_one_forward_pass():
         alone = lrp(model, x, [[0, 5, 9][column], [1, 2, 3][column]])
         torch.testing.assert_close(together.maps[:, column], alone.maps)
         torch.testing.assert_close(together.residual[:, column], alone.residual)
+
+
+class DenseNet(nn.Module):
+    """torchvision's, with the last ReLU and pooling as modules, as Zennit sees nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        net = torchvision.models.DenseNet(growth_rate=8, block_config=(2, 3, 2), num_init_features=16, num_classes=10)
+        self.features, self.relu = net.features, nn.ReLU()
+        self.pool, self.flatten, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.classifier
+
+    def forward(self, x):
+        return self.classifier(self.flatten(self.pool(self.relu(self.features(x)))))
+
+
+def test_batch_norm_before_a_convolution_takes_its_own_rule():
+    """In a DenseNet one batch norm follows its convolution as executed, the next one only in order of declaration."""
+    torch.manual_seed(0)
+    model = randomised(DenseNet()).double()
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for module in norms.values():
+        module.eps = 1e-12
+    merged = [([name.replace("norm2", "conv1")], name) for name in norms if name.endswith("norm2")]
+    canonizer = NamedMergeBatchNorm([(["features.conv0"], "features.norm0"), *merged])
+    composite = LayerMapComposite(
+        [
+            (Activation, Pass()),
+            (AvgPool, Norm()),
+            (BatchNorm, Epsilon()),
+            (AnyConvolution, ZPlus()),
+            (AnyLinear, Epsilon()),
+        ],
+        canonizers=[canonizer],
+    )
+    composite = MixedComposite([NameMapComposite([(["features.conv0"], Flat())]), composite])
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    found = lrp(model, x)
+    assert relative_error(found.maps, oracle(model, x, composite)) < 1e-4
+    alone = sum(use.count for use in found.rules if (use.operation, use.rule) == ("batch norm", "affine"))
+    folded = sum(use.count for use in found.rules if use.operation == "convolution + batch norm")
+    assert (alone, folded) == (len(norms) - len(merged) - 1, len(merged) + 1)
+
+
+class Residual(nn.Module):
+    """A residual sum and a pooling written as functions: y = mean of x₁ + relu(conv(x₁)), x₁ = relu(conv(x))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 1, bias=False)
+        self.second = nn.Conv2d(2, 2, 1, bias=False)
+        self.head = nn.Linear(2, 10, bias=False)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.first(x))
+        x = x + nn.functional.relu(self.second(x))
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def test_functions_take_their_rules_where_zennit_sees_modules_only():
+    """Zennit passes all relevance to both sides of the sum, and evenly to all pixels; ours in proportion."""
+    torch.manual_seed(1)
+    model = Residual().double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    x = torch.rand(1, 1, 2, 2, dtype=torch.float64) + 0.5
+    found = lrp(model, x)
+
+    # by hand: all weights and activations are positive, so every share is a contribution over their sum
+    w1, w2, v = model.first.weight[:, 0, 0, 0], model.second.weight[:, :, 0, 0], model.head.weight[model(x).argmax()]
+    pixels = x[0, 0].flatten()
+    a = w1[:, None] * pixels  # [2, 4]
+    b = w2 @ a
+    at_sum = v[:, None] * (a + b) / 4  # linear layer, then pooling in proportion
+    skip, branch = at_sum * a / (a + b), at_sum * b / (a + b)
+    through = a * (w2.T @ (branch / b))
+    by_hand = (skip + through).sum(0)  # 1×1 and one channel: flat gives each pixel what is above it
+    torch.testing.assert_close(found.maps[0, 0].flatten(), by_hand, atol=1e-5, rtol=1e-5)
+    assert float(found.residual) < 1e-5
+
+    zennit = oracle(model, x, EpsilonPlusFlat())
+    score = float(model(x)[0].max())
+    assert abs(float(zennit.sum()) - score) > 0.1 * score  # not conserved there
+
+
+def test_a_batch_norms_own_epsilon_is_folded():
+    torch.manual_seed(0)
+    normed = randomised(
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4, eps=0.5), nn.ReLU(),
+                      nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    ).double()  # fmt: skip
+    _, conv, norm, *_ = normed
+    plain = copy.deepcopy(normed)
+    with torch.no_grad():
+        scale = norm.weight / (norm.running_var + 0.5).sqrt()
+        plain[1].weight.mul_(scale[:, None, None, None])
+        plain[1].bias.copy_((conv.bias - norm.running_mean) * scale + norm.bias)
+    plain[2] = nn.Identity()
+    x = torch.randn(2, 2, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(lrp(normed, x, 3).maps, lrp(plain, x, 3).maps)
+    merged = oracle(normed, x, EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()]))
+    assert relative_error(merged, lrp(plain, x).maps) > 1e-3

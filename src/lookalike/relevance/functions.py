@@ -21,9 +21,9 @@ class Ruled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the rule's gradient."""
-        relevance = ctx.call.output * gradient
-        propagate = ctx.rule.relevance if ctx.first else ctx.rule.gradient
-        return propagate(ctx.call, relevance), None, None, None
+        if ctx.first:
+            return ctx.rule.relevance(ctx.call, ctx.call.output * gradient), None, None, None
+        return ctx.rule.propagate(ctx.call, gradient), None, None, None
 
 
 class Rescaled(torch.autograd.Function):

@@ -109,7 +109,8 @@ class Call:
         """Returns the folded weights: ``"all"``, or their ``"positive"`` or ``"negative"`` part."""
         if part == "all" and self.scale is None:
             return self.weight
-        return _derived(self, part)
+        found: Tensor = self.once(f"{part} weights", lambda: _derived(self, part))
+        return found
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """Returns what ``make`` makes, made only once for this call."""
@@ -148,6 +149,9 @@ def _derived(call: Call, part: str) -> Tensor:
 
 def _state(tensor: Tensor) -> tuple[Any, ...]:
     """Returns what changes when a tensor's values do: its version, and a sample of them, as ``.data`` has none."""
-    values = tensor.detach().reshape(-1)
-    sample = values[:: max(1, len(values) // 64)]
-    return id(tensor), tensor._version, tensor.data_ptr(), str(tensor.dtype), float(sample.double().sum())
+    values, step = tensor.detach(), max(1, tensor.numel() // 64)
+    if values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)):
+        sample = values.as_strided((values.numel() // step,), (step,))  # as it lies in memory, so nothing is copied
+    else:
+        sample = values.reshape(-1)[::step]
+    return id(tensor), tensor._version, tensor.data_ptr(), tensor.dtype, sample.sum().item()

@@ -30,6 +30,13 @@ class Rule(ABC):
             relevance: R_out, of the shape of its output.
         """
 
+    def propagate(self, call: Call, gradient: Tensor) -> Tensor:
+        """Returns the gradient at the input from the one at the output: what the engine asks for, layer by layer.
+
+        A rule whose R_out / denominator can be had in one product from what a call keeps may override it.
+        """
+        return self.gradient(call, call.output * gradient)
+
     def relevance(self, call: Call, relevance: Tensor) -> Tensor:
         """Returns R_in itself: used at the first layer, whose inputs are pixels and may be zero."""
         return call.x * self.gradient(call, relevance)
@@ -54,12 +61,22 @@ class ZPlus(Rule):
     name = "z-plus"
 
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+        return self._spread(call, relevance / call.once("z-plus", lambda: self._denominator(call)))
+
+    def propagate(self, call: Call, gradient: Tensor) -> Tensor:  # noqa: D102
+        return self._spread(call, gradient * call.once("output / z-plus", lambda: self._ratio(call)))
+
+    @staticmethod
+    def _spread(call: Call, share: Tensor) -> Tensor:
         op, x = call.operation, call.x
-        share = relevance / call.once("z-plus", lambda: self._denominator(call))
         g = op.adjoint(share, call.weights("positive"), x)
         if call.non_negative:
             return g
         return torch.where(x >= 0, g, op.adjoint(share, call.weights("negative"), x))
+
+    def _ratio(self, call: Call) -> Tensor:
+        denominator = self._denominator(call)
+        return torch.div(call.output, denominator, out=denominator)
 
     @staticmethod
     def _denominator(call: Call) -> Tensor:
