@@ -30,10 +30,14 @@ class TransparentClassifier(nn.Module, ABC):
             Class scores [N, K]; the predicted class has the largest.
         """
 
-    def probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-        """Returns class probabilities [N, K]: the softmax of the scores."""
+    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Returns the logarithm of class probabilities [N, K], up to a constant per row: the scores."""
         scores: Tensor = self(similarities, labels, n_classes)
-        return scores.softmax(1)
+        return scores
+
+    def probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Returns class probabilities [N, K]."""
+        return self.log_probabilities(similarities, labels, n_classes).softmax(1)
 
     def options(self) -> dict[str, Any]:
         """Returns the options to make it again with."""
@@ -68,11 +72,11 @@ class NearestPrototype(TransparentClassifier):
         scores = similarities.new_full((len(similarities), n_classes), -torch.inf)
         return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax")
 
-    def probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
         if self.reading == "max":
-            return super().probabilities(similarities, labels, n_classes)
-        shares = similarities.softmax(1)
-        return shares.new_zeros(len(shares), n_classes).index_add(1, labels, shares)
+            return super().log_probabilities(similarities, labels, n_classes)
+        own = labels == torch.arange(n_classes, device=labels.device)[:, None]
+        return torch.stack([similarities[:, mine].logsumexp(1) for mine in own], 1)
 
     def options(self) -> dict[str, Any]:  # noqa: D102
         return {"reading": self.reading}

@@ -104,6 +104,12 @@ class PrototypeModel(nn.Module):
         """Returns class probabilities [N, K] of embeddings [N, D]."""
         return self.classifier.probabilities(self.similarities_of(embeddings), self.prototypes.labels, self.n_classes)
 
+    def log_probabilities_of(self, embeddings: Tensor) -> Tensor:
+        """Returns what a softmax over classes makes the class probabilities of: [N, K] up to a constant per row."""
+        return self.classifier.log_probabilities(
+            self.similarities_of(embeddings), self.prototypes.labels, self.n_classes
+        )
+
     def embed(self, inputs: Any, batch_size: int = 256) -> Tensor:
         """Returns embeddings [N, D]."""
         return self._batched(inputs, batch_size, lambda z: z)

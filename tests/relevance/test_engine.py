@@ -61,7 +61,7 @@ def test_with_biases_the_residual_is_what_is_missing():
     assert float(found.residual.min()) > 1e-3
 
 
-def test_probabilities_start_with_the_softmax_gradient():
+def test_the_softmax_of_probabilities_keeps_its_gradient():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double().eval()
     x = torch.rand(2, 3, 2, 2, dtype=torch.float64)
@@ -73,8 +73,31 @@ def test_probabilities_start_with_the_softmax_gradient():
         start = p.gather(1, predicted[:, None]) * (F.one_hot(predicted, 4) - p)
         flat = x.flatten(1)
         contributions = flat[:, None] * model[1].weight  # [n, classes, inputs]
-        expected = (contributions * (start / scores)[:, :, None]).sum(1).view_as(x)
+        expected = (contributions * start[:, :, None]).sum(1).view_as(x)
     torch.testing.assert_close(found.maps, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_a_probability_all_but_one_still_has_a_map():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4, bias=False)).eval()
+    with torch.no_grad():
+        model[1].weight.fill_(-2.0)[0] = 2.0
+        x = torch.ones(2, 3, 2, 2)
+        assert float(model(x).softmax(1).max()) == 1.0
+    found = lrp(model, x, of="probability", composite="epsilon")
+    assert float(found.maps.abs().flatten(1).sum(1).min()) > 0
+
+
+def test_a_single_logit_speaks_for_class_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1)).double().eval()
+    two = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double().eval()
+    with torch.no_grad():
+        two[1].weight.copy_(torch.cat([torch.zeros_like(model[1].weight), model[1].weight]))
+        two[1].bias.copy_(torch.cat([torch.zeros_like(model[1].bias), model[1].bias]))
+    x = torch.randn(6, 3, 2, 2, dtype=torch.float64)
+    for target in (None, 0, 1):
+        ours, theirs = (lrp(m, x, target, "epsilon", of="probability").maps for m in (model, two))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-9)
 
 
 class Functional(nn.Module):

@@ -122,3 +122,17 @@ def test_the_model_stays_untouched_and_wrong_requests_are_told(canvas, untouched
             prp(sem, x[:2], prototypes)
     with pytest.raises(LookalikeError, match="similarity must be one of share, gradient, neuralized"):
         prp(sem, x[:2], similarity="magic")
+
+
+@pytest.mark.parametrize("probabilities", ["max", "sum"])
+def test_lrp_of_a_prototype_models_probability_is_its_gradient_at_the_embedding(net, blobs, probabilities):
+    x, _ = blobs
+    sem = KMEx(net, n_prototypes=2, probabilities=probabilities).fit(blobs)
+    found = lrp(sem, x[:5], of="probability", strict=True)
+    z = sem.embed(x[:5]).requires_grad_()
+    p = sem.probabilities_of(z)
+    (gradient,) = torch.autograd.grad(p.max(1).values.sum(), z)
+    begun = (z * gradient).sum(1)
+    residual = (found.maps.flatten(1).sum(1) - begun).abs() / begun.abs()
+    torch.testing.assert_close(found.residual, residual.detach(), rtol=1e-2, atol=1e-4)
+    assert found.rules[-1].rule == "gradient"

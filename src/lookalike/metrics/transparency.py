@@ -1,9 +1,10 @@
 """Transparency: prototypes that are never used are ghosts (paper section 4.3.1, equation 1)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lookalike.errors import LookalikeError
 
@@ -58,3 +59,38 @@ def ghosting(counts: Tensor) -> float:
     if not len(counts):
         raise LookalikeError("there are no prototypes")
     return float((counts == 0).double().mean())
+
+
+class Ghosting(Metric):
+    """Accumulates which prototypes training samples activate, and computes D_tsp. Its state sums, and does not grow.
+
+    Args:
+        prototype_labels: The prototypes' classes [P].
+        scope: Compare with the prototypes of the sample's own ``"class"`` [ours], or with ``"all"``.
+
+    Example:
+        >>> metric = Ghosting(torch.tensor([0, 0, 1]))
+        >>> metric.update(torch.tensor([[0.9, 0.1, 0.5], [0.0, 0.3, 0.7]]), torch.tensor([0, 1]))
+        >>> round(float(metric.compute()), 3)
+        0.333
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, prototype_labels: Tensor, *, scope: Literal["class", "all"] = "class", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prototype_labels = prototype_labels
+        self.scope = scope
+        self.add_state("counts", torch.zeros(len(prototype_labels), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, similarities: Tensor, labels: Tensor) -> None:
+        """Adds training samples: their similarities to all prototypes [n, P], and their classes [n]."""
+        owners = self.prototype_labels.to(similarities.device)
+        self.counts += activation_counts(similarities, labels, owners, self.scope).to(self.counts.device)
+
+    def compute(self) -> Tensor:
+        """Returns D_tsp."""
+        return torch.tensor(ghosting(self.counts), dtype=torch.float64)

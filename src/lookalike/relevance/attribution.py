@@ -3,6 +3,7 @@
 Sources: paper section 3.3 and Gautam et al. 2023 (PRP); Kauffmann et al. 2022 (neuralised distances).
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -42,8 +43,9 @@ def lrp(
         x: Images [N, C, H, W].
         target: A class for all images, one per image [N], or several per image [N, M]; None takes the predicted ones.
         composite: Which rules; by name, or one of your own.
-        of: Explain the score, starting with its value, or the ``"probability"``, starting with the gradient of the
-            softmax at the scores [paper, as the softmax has no rule].
+        of: Explain the score, starting with its value, or the ``"probability"`` [paper]: the softmax has no rule and
+            keeps its gradient. So do the similarities of a prototype model; the rules begin at its embedding. A single
+            score is the logit of class 1 of two.
         output: Which of several outputs holds the class scores.
         batch_size: The most images in flight.
         strict: Make an operation without a rule an error, in place of a warning.
@@ -114,31 +116,67 @@ def stream_lrp(
 ) -> Iterator[Relevance]:
     """Does what ``lrp`` does and yields the result of each batch as soon as it is there."""
     x = place(x, device_of(model))
-
-    def score(images: Tensor) -> Tensor:
-        result = model(images) if isinstance(model, PrototypeModel) else call(model, images)
-        outputs = dict(named_outputs(result))
-        key = output if output is not None else "logits" if "logits" in outputs else next(iter(outputs))
-        return outputs[key]
-
+    if of not in ("score", "probability"):
+        raise LookalikeError(f"of must be 'score' or 'probability', not {of!r}")
+    head: Callable[[Tensor], Tensor] | None = None
+    if isinstance(model, PrototypeModel):
+        run: Callable[[Tensor], Tensor] = model.encoder
+        head = model.scores_of if of == "score" else model.log_probabilities_of
+    else:
+        run = functools.partial(_scores, model, output)
     chosen = None if target is None else _as_targets(target, len(x))
 
-    def starts(scores: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        wanted = scores.argmax(1, keepdim=True) if chosen is None else chosen[rows].to(scores.device)
-        if int(wanted.min()) < 0 or int(wanted.max()) >= scores.shape[1]:
-            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {scores.shape[1]}")
+    def starts(out: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        values = out.detach()
+        scores = values if head is None else head(values).detach()
+        two = scores if scores.ndim == 2 and (of == "score" or scores.shape[1] > 1) else _two_logits(scores)
+        wanted = two.argmax(1, keepdim=True) if chosen is None else chosen[rows].to(scores.device)
+        if int(wanted.min()) < 0 or int(wanted.max()) >= two.shape[1]:
+            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {two.shape[1]}")
         for column in wanted.unbind(1):
-            one_hot = nn.functional.one_hot(column, scores.shape[1]).to(scores.dtype)
-            if of == "score":
-                yield one_hot, scores.detach().gather(1, column[:, None])[:, 0]
-            else:
-                p = scores.detach().softmax(1)
-                own = p.gather(1, column[:, None])
-                gradient = own * (one_hot - p)
-                yield gradient / stabilised(scores.detach()), gradient.sum(1)
+            gradient = _score_gradient(two, column) if of == "score" else _probability_gradient(two, column)
+            if two is not scores:  # class 1 is for the logit, class 0 against it
+                gradient = gradient[:, 1:].reshape(scores.shape)
+            if head is not None:
+                gradient = _pull_back(head, values, gradient)
+            yield gradient, (values * gradient).flatten(1).sum(1)
 
     several = chosen is not None and chosen.shape[1] > 1
-    return _stream(model, x, score, starts, composite, batch_size, strict, several=several)
+    for found in _stream(model, x, run, starts, composite, batch_size, strict, several=several):
+        if head is not None:
+            found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
+        yield found
+
+
+def _scores(model: nn.Module, output: str | int | None, images: Tensor) -> Tensor:
+    outputs = dict(named_outputs(call(model, images)))
+    return outputs[output if output is not None else "logits" if "logits" in outputs else next(iter(outputs))]
+
+
+def _two_logits(scores: Tensor) -> Tensor:
+    """Returns one logit per image [n] or [n, 1] as those of two classes [n, 2]."""
+    logit = scores.reshape(len(scores), 1)
+    return torch.cat([torch.zeros_like(logit), logit], 1)
+
+
+def _score_gradient(scores: Tensor, target: Tensor) -> Tensor:
+    return nn.functional.one_hot(target, scores.shape[1]).to(scores.dtype)
+
+
+def _probability_gradient(scores: Tensor, target: Tensor) -> Tensor:
+    """Returns the gradient [n, K] of a class's probability after the scores, also where it is all but one."""
+    p = scores.double().softmax(1)
+    own = p.gather(1, target[:, None])
+    others = p.scatter(1, target[:, None], 0.0)  # their sum is 1 − p, without its rounding
+    return (-own * others).scatter(1, target[:, None], own * others.sum(1, keepdim=True)).to(scores.dtype)
+
+
+@torch.enable_grad()
+def _pull_back(head: Callable[[Tensor], Tensor], embeddings: Tensor, gradient: Tensor) -> Tensor:
+    """Returns the gradient at embeddings [n, D] from that at what a head makes of them."""
+    leaf = embeddings.clone().requires_grad_()
+    (found,) = torch.autograd.grad(head(leaf), leaf, gradient.to(leaf.dtype))
+    return found
 
 
 def stream_prp(
@@ -259,8 +297,11 @@ def _stream(
         with torch.enable_grad(), evaluating(model), engine:
             out = run(pixels)
         columns, errors = [], []
-        for gradient, begun in starts(out, rows):
-            (found,) = torch.autograd.grad(out, pixels, gradient.to(out.dtype), retain_graph=True)
+        begins = list(starts(out, rows))
+        for done, (gradient, begun) in enumerate(begins):
+            engine.session.targets_left = len(begins) - done
+            last = done == len(begins) - 1
+            (found,) = torch.autograd.grad(out, pixels, gradient.to(out.dtype), retain_graph=not last)
             columns.append(found)
             errors.append(
                 (found.flatten(1).sum(1) - begun).abs() / begun.abs().clamp_min(torch.finfo(begun.dtype).tiny)

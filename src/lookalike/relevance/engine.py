@@ -23,7 +23,7 @@ from lookalike.relevance.composites import Composite, Kind
 from lookalike.relevance.functions import Ruled
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.names import GRADIENT, NO_RULE, STRUCTURAL, changes_in_place, name_of, out_of_place
-from lookalike.relevance.operations import Call, Convolution, Linear
+from lookalike.relevance.operations import Call, Convolution, Linear, Session
 
 
 class Engine(TorchFunctionMode):
@@ -37,6 +37,7 @@ class Engine(TorchFunctionMode):
 
     Attributes:
         table: How often each (operation, where, rule) was met.
+        session: Says how many backward passes are to come.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Engine(TorchFunctionMode):
         self.names = names
         self.strict = strict
         self.table: Counter[tuple[str, str, str]] = Counter()
+        self.session = Session()
         self.where = "input"
         self.calls = WeakTensorKeyDictionary()  # outputs of linear operations → Call
         self._pixels = WeakTensorKeyDictionary()
@@ -108,7 +110,8 @@ class Engine(TorchFunctionMode):
         if not x.requires_grad:
             return output
         values = weight.detach() if weight.grad_fn else weight
-        return self.linear(kind, Call(operation, x, values, None if bias is None else bias.detach(), output))
+        bias = None if bias is None else bias.detach()
+        return self.linear(kind, Call(operation, x, values, bias, output, session=self.session))
 
     def mark_pixels(self, tensor: Tensor) -> None:
         """Says that a tensor lies before the first linear operation."""

@@ -21,9 +21,11 @@ class Ruled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the rule's gradient."""
-        if ctx.first:
-            return ctx.rule.relevance(ctx.call, ctx.call.output * gradient), None, None, None
-        return ctx.rule.propagate(ctx.call, gradient), None, None, None
+        call, rule = ctx.call, ctx.rule
+        found = rule.relevance(call, call.output * gradient) if ctx.first else rule.propagate(call, gradient)
+        if call.session.targets_left < 2:
+            ctx.call = None  # the memory serves the layers before it
+        return found, None, None, None
 
 
 class Rescaled(torch.autograd.Function):

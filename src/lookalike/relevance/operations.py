@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ def stabilised(values: Tensor, epsilon: float = STABILISER) -> Tensor:
 @dataclass(frozen=True)
 class Convolution:
     """The options of a convolution of any dimension, transposed or not."""
+
+    output_axis: ClassVar[int] = 1
 
     stride: Sequence[int]
     padding: Sequence[int]
@@ -57,7 +59,8 @@ class Convolution:
 class Linear:
     """The last axis of x times a matrix [outputs, inputs]."""
 
-    transposed = False
+    output_axis: ClassVar[int] = -1
+    transposed: ClassVar[bool] = False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Returns A x + b."""
@@ -77,6 +80,17 @@ class Linear:
 
 
 @dataclass
+class Session:
+    """One forward pass and the targets that are propagated through it.
+
+    Attributes:
+        targets_left: How many backward passes are still to come, the present one included.
+    """
+
+    targets_left: int = 2
+
+
+@dataclass
 class Call:
     """One execution of a linear operation, and what its rules have computed of it so far.
 
@@ -88,6 +102,7 @@ class Call:
         output: What it returned, folded.
         scale: What a batch norm behind it multiplies its outputs by; None without one.
         folded_from: The tensors of that batch norm, whose changes are to be noticed.
+        session: The forward pass that it is of.
         kept: Denominators and the like, shared by all targets.
     """
 
@@ -98,6 +113,7 @@ class Call:
     output: Tensor
     scale: Tensor | None = None
     folded_from: tuple[Tensor, ...] = ()
+    session: Session = field(default_factory=Session)
     kept: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -118,10 +134,18 @@ class Call:
             self.kept[name] = make()
         return self.kept[name]
 
+    def shared(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """Returns a large tensor that all targets need, kept only while another target is to come."""
+        if name not in self.kept and self.session.targets_left < 2:
+            return make()
+        found: Tensor = self.once(name, make)
+        return found
+
     @property
     def non_negative(self) -> bool:
-        """Whether no input is below zero."""
-        return bool(self.once("non-negative", lambda: float(self.x.amin()) >= 0))
+        """Whether no input is below zero; a ReLU's output needs no look."""
+        maker = self.source.grad_fn.name() if self.source.grad_fn is not None else ""
+        return maker == "ReluBackward0" or bool(self.once("non-negative", lambda: float(self.x.amin()) >= 0))
 
     def folded(self, scale: Tensor, bias: Tensor, output: Tensor, tensors: tuple[Tensor, ...]) -> "Call":
         """Returns this call with the batch norm behind it folded in."""

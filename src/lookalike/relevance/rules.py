@@ -61,10 +61,10 @@ class ZPlus(Rule):
     name = "z-plus"
 
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
-        return self._spread(call, relevance / call.once("z-plus", lambda: self._denominator(call)))
+        return self._spread(call, relevance / call.shared("z-plus", lambda: self._denominator(call)))
 
     def propagate(self, call: Call, gradient: Tensor) -> Tensor:  # noqa: D102
-        return self._spread(call, gradient * call.once("output / z-plus", lambda: self._ratio(call)))
+        return self._spread(call, gradient * call.shared("output / z-plus", lambda: self._ratio(call)))
 
     @staticmethod
     def _spread(call: Call, share: Tensor) -> Tensor:
@@ -80,12 +80,15 @@ class ZPlus(Rule):
 
     @staticmethod
     def _denominator(call: Call) -> Tensor:
-        bias = None if call.bias is None else call.bias.clamp(min=0)
+        weights = call.weights("positive")
+        if call.bias is None:
+            bias = weights.new_full((call.output.shape[call.operation.output_axis],), STABILISER)
+        else:
+            bias = call.bias.clamp(min=0) + STABILISER  # no sum of positive contributions is below zero
         if call.non_negative:
-            return call.operation.apply(call.x, call.weights("positive"), bias).add_(STABILISER)  # never below zero
-        positive = call.operation.apply(call.x.clamp(min=0), call.weights("positive"), bias)
-        positive += call.operation.apply(call.x.clamp(max=0), call.weights("negative"), None)
-        return positive.add_(STABILISER)
+            return call.operation.apply(call.x, weights, bias)
+        positive = call.operation.apply(call.x.clamp(min=0), weights, bias)
+        return positive.add_(call.operation.apply(call.x.clamp(max=0), call.weights("negative"), None))
 
 
 class AlphaBeta(Rule):

@@ -1,0 +1,127 @@
+"""Faithfulness of explanations: D_fth (paper section 4.3.2, equations 2 and 3)."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lookalike.errors import LookalikeError
+
+Magnitude = Literal["absolute", "positive"]
+Direction = Literal["model", "black-box", "symmetric"]
+
+FLOOR = 1e-12
+
+
+def relevance_shares(maps: Tensor, magnitude: Magnitude = "absolute", floor: float = FLOOR) -> Tensor:
+    """Returns each pixel's share of its map's relevance (equation 2): r = |R| / Σ|R|, no share below the floor.
+
+    Args:
+        maps: Relevance per pixel [N, H, W].
+        magnitude: ``"absolute"`` takes |R| [ours]; ``"positive"`` leaves out relevance below zero.
+        floor: The least share; it keeps the logarithm finite [ours].
+
+    Returns:
+        float64 [N, H·W], each row with a sum of one. A map without any relevance is spread evenly.
+
+    Raises:
+        LookalikeError: If the magnitude is unknown, or a map is not finite.
+
+    Example:
+        >>> relevance_shares(torch.tensor([[[1.0, -3.0]]]))
+        tensor([[0.2500, 0.7500]], dtype=torch.float64)
+    """
+    if magnitude not in ("absolute", "positive"):
+        raise LookalikeError(f"magnitude must be 'absolute' or 'positive', not {magnitude!r}")
+    if not bool(maps.isfinite().all()):
+        raise LookalikeError("a relevance map has NaN or infinite values")
+    values = maps.double().flatten(1)
+    values = values.abs() if magnitude == "absolute" else values.clamp_min(0)
+    values = values / values.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    total = values.sum(1, keepdim=True)
+    shares = torch.where(total > 0, values / total.clamp_min(1e-300), 1 / values.shape[1]).clamp_min(floor)
+    return shares / shares.sum(1, keepdim=True)
+
+
+def explanation_divergence(
+    maps: Tensor,
+    black_box_maps: Tensor,
+    *,
+    direction: Direction = "model",
+    magnitude: Magnitude = "absolute",
+    floor: float = FLOOR,
+) -> Tensor:
+    """Returns D_fth image by image (equation 3): how far a model's maps are from its black box's; lower is better.
+
+    KL(r ‖ b) = Σ r ln(r / b) in nats, over the pixels' shares r of the model's map and b of the black box's. It is 0
+    only for the same shares everywhere.
+
+    Args:
+        maps: The model's relevance per pixel [N, H, W].
+        black_box_maps: The black box's [N, H, W].
+        direction: ``"model"`` is KL(model ‖ black box) [ours]; ``"black-box"`` the other way round; ``"symmetric"``
+            their mean.
+        magnitude: See ``relevance_shares``.
+        floor: See ``relevance_shares``.
+
+    Returns:
+        float64 [N]; D_fth is its mean.
+
+    Raises:
+        LookalikeError: If shapes differ, or an option is unknown.
+    """
+    if maps.shape != black_box_maps.shape:
+        raise LookalikeError(f"the maps have shapes {tuple(maps.shape)} and {tuple(black_box_maps.shape)}")
+    if direction not in ("model", "black-box", "symmetric"):
+        raise LookalikeError(f"direction must be 'model', 'black-box' or 'symmetric', not {direction!r}")
+    r = relevance_shares(maps, magnitude, floor)
+    b = relevance_shares(black_box_maps, magnitude, floor)
+    ratio = (r / b).log()
+    forward, backward = (r * ratio).sum(1), (-b * ratio).sum(1)
+    found = {"model": forward, "black-box": backward, "symmetric": (forward + backward) / 2}[direction]
+    return found.clamp_min(0)  # rounding
+
+
+class ExplanationDivergence(Metric):
+    """Accumulates D_fth over a loader. Its states sum, and do not grow.
+
+    Args:
+        direction: See ``explanation_divergence``.
+        magnitude: See ``relevance_shares``.
+        floor: See ``relevance_shares``.
+
+    Example:
+        >>> metric, maps = ExplanationDivergence(), torch.rand(3, 4, 4)
+        >>> metric.update(maps, 2 * maps)
+        >>> round(float(metric.compute()), 6)
+        0.0
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    n: Tensor
+
+    def __init__(
+        self,
+        *,
+        direction: Direction = "model",
+        magnitude: Magnitude = "absolute",
+        floor: float = FLOOR,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.options: dict[str, Any] = {"direction": direction, "magnitude": magnitude, "floor": floor}
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
+        """Adds images: the model's maps and the black box's, each [n, H, W]."""
+        self.total += explanation_divergence(maps, black_box_maps, **self.options).sum().to(self.total.device)
+        self.n += len(maps)
+
+    def compute(self) -> Tensor:
+        """Returns the mean; NaN without images."""
+        return self.total / self.n

@@ -1,0 +1,55 @@
+"""Diversity of prototypes: D_dvs (paper section 4.3.4, equation 4)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lookalike.errors import LookalikeError
+
+
+def diversity(
+    similarities: Tensor, prototype_labels: Tensor | None = None, *, within: Literal["all", "class"] = "all"
+) -> float:
+    """Returns D_dvs in [0, 1]: how alike the prototypes are to the model itself; lower is better.
+
+    The mean over prototypes of H(softmax(S_j)) / ln P, with S_j a prototype's similarities to all P, itself included
+    [ref]. It is 1 if all prototypes are equal. It depends on the scale of the similarity: with ``log`` ε alone nearly
+    fixes it, so compare only models with the same similarity and options.
+
+    Args:
+        similarities: The model's own similarity among its prototypes [P, P]; ghosted prototypes stay in.
+        prototype_labels: Their classes [P], for ``within="class"``.
+        within: ``"class"`` compares prototypes of the same class only, and divides by ln L_k [ours]; classes with one
+            prototype have none to compare, and are left out.
+
+    Raises:
+        LookalikeError: If there are fewer than two prototypes to compare, or the matrix is not square.
+
+    Example:
+        >>> diversity(torch.zeros(4, 4))
+        1.0
+    """
+    if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
+        raise LookalikeError(f"similarities among prototypes are a square matrix, not {tuple(similarities.shape)}")
+    s = similarities.double()
+    if within == "all":
+        if len(s) < 2:
+            raise LookalikeError("diversity compares prototypes, and there is only one")
+        return float(_normalised_entropies(s).mean())
+    if within != "class":
+        raise LookalikeError(f"within must be 'all' or 'class', not {within!r}")
+    if prototype_labels is None:
+        raise LookalikeError("diversity within classes needs the prototypes' classes")
+    groups = [torch.nonzero(prototype_labels == k)[:, 0] for k in prototype_labels.unique()]
+    entropies = [_normalised_entropies(s[group][:, group]) for group in groups if len(group) > 1]
+    if not entropies:
+        raise LookalikeError("diversity within classes is not defined: no class has more than one prototype")
+    return float(torch.cat(entropies).mean())
+
+
+def _normalised_entropies(s: Tensor) -> Tensor:
+    """Returns the entropy of each row's softmax over the largest it can be."""
+    log_p = s.log_softmax(1)
+    entropy = -(log_p.exp() * log_p).nan_to_num(0.0).sum(1)
+    return (entropy / torch.log(torch.tensor(float(len(s))))).clamp(0, 1)
