@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lookalike.estimator import PrototypeClassifier
     from lookalike.explanation import Explanation, explain
     from lookalike.kmex import KMEx
+    from lookalike.metrics import Scorecard, evaluate
     from lookalike.model import PrototypeModel, Prototypes, load
 
 __version__ = "0.1.0"
@@ -29,7 +30,9 @@ _HOME = {
     "PrototypeClassifier": "estimator",
     "PrototypeModel": "model",
     "Prototypes": "model",
+    "Scorecard": "metrics",
     "embed": "embedding",
+    "evaluate": "metrics",
     "explain": "explanation",
     "load": "model",
     "load_classifier": "encoder",
@@ -47,8 +50,10 @@ __all__ = [
     "PrototypeClassifier",
     "PrototypeModel",
     "Prototypes",
+    "Scorecard",
     "__version__",
     "embed",
+    "evaluate",
     "explain",
     "load",
     "load_classifier",

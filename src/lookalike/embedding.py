@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lookalike.artifact import fresh_folder
 from lookalike.data import Batches
 from lookalike.encoder import Encoder, device_of, dtype_of, place
+from lookalike.encoder.head import OUTPUT
 from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.progress import progress_bar
+from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 
 _META = "embeddings.json"
@@ -86,7 +87,7 @@ def embed(
     overwrite: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     head: str | None = None,
-    progress: bool | None = None,
+    progress: bool | Advance | None = None,
 ) -> EmbeddingStore:
     """Embeds a data set, in eval mode, without augmentation of its own (paper section 3.2, step 1).
 
@@ -99,7 +100,7 @@ def embed(
         overwrite: Replace the folder if there is one.
         on_error: ``"skip"`` goes on at an image that cannot be read, and lists it.
         head: The classifier's head, where it cannot be found.
-        progress: Show a progress bar; None shows one on a terminal.
+        progress: Show a progress bar; None shows one on a terminal; or the function that moves your own.
 
     Returns:
         The embeddings, row by row in the data's order.
@@ -129,6 +130,8 @@ def as_encoder(model: nn.Module, batches: Batches, head: str | None = None, **op
     first = next(iter(batches), None)
     if first is None:
         raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
+    if isinstance(own, nn.Module) and hasattr(model, "prototypes"):  # a prototype model that was trained as such
+        return Encoder(own, first.inputs, head=OUTPUT, **options)
     return Encoder(model, first.inputs, head=head, **options)
 
 
@@ -145,7 +148,9 @@ def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
     return ", ".join(describe(int(index)) for index in indices[:_NAMED]) + more
 
 
-def _embed(encoder: Encoder, batches: Batches, sink: "_Memory | _Files", progress: bool | None) -> EmbeddingStore:
+def _embed(
+    encoder: Encoder, batches: Batches, sink: "_Memory | _Files", progress: bool | Advance | None
+) -> EmbeddingStore:
     device, dtype = device_of(encoder.model), dtype_of(encoder.model)
     broken: list[int] = []
     with torch.no_grad(), progress_bar("Embedding", batches.total, progress) as advance:

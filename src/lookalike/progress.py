@@ -14,14 +14,18 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, enabled: bool | None = None) -> Iterator[Advance]:
+def progress_bar(description: str, total: int | None, enabled: "bool | Advance | None" = None) -> Iterator[Advance]:
     """Shows a bar while its block runs and yields the function that moves it.
 
     Args:
         description: What is being done, in a few words.
         total: How many steps there are; None when that is not known.
-        enabled: True or False; None shows the bar only if standard error is a terminal.
+        enabled: True or False; None shows the bar only if standard error is a terminal. The function that moves a
+            larger task's bar is yielded as it is, and no other bar is shown.
     """
+    if callable(enabled):
+        yield enabled
+        return
     if not (sys.stderr.isatty() if enabled is None else enabled):
         yield _stand_still
         return

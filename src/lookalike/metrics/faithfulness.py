@@ -96,7 +96,7 @@ class FaithfulnessOfPredictions(Metric):
     Example:
         >>> metric = FaithfulnessOfPredictions(n_classes=2)
         >>> metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0]))
-        >>> found = metric.compute()
+        >>> found = metric.result()
         >>> round(found.accuracy.value, 3), found.black_box_accuracy.value, round(found.agreement.value, 3)
         (0.667, 1.0, 0.667)
     """
@@ -146,23 +146,37 @@ class FaithfulnessOfPredictions(Metric):
         self.agreed += torch.bincount(labels[box == predictions], minlength=k)
         self.between += torch.bincount(box * k + predictions, minlength=k * k).view(k, k)
 
-    def compute(self) -> PredictionFaithfulness:
-        """Returns the shares.
+    def compute(self) -> dict[str, Tensor]:
+        """Returns ``accuracy``, ``black_box_accuracy``, ``agreement``, and the counts that ``result`` reads."""
+        n = self.outcomes.sum()
+        found = {"accuracy": self.outcomes[:, 1].sum() / n}
+        if self.black_box:
+            found |= {"black_box_accuracy": self.outcomes[..., 1].sum() / n, "agreement": self.agreed.sum() / n}
+        return found | {
+            "confused": self.confused,
+            "outcomes": self.outcomes,
+            "agreed": self.agreed,
+            "between": self.between,
+        }
+
+    def result(self) -> PredictionFaithfulness:
+        """Returns shares with their intervals, overall and by class.
 
         Raises:
             LookalikeError: If there were no samples.
         """
-        outcomes = self.outcomes.cpu()
-        whole = self._shares(outcomes.sum(0), int(self.agreed.sum()))
+        counts = self.compute()
+        outcomes, agreed, confused = (counts[name].cpu() for name in ("outcomes", "agreed", "confused"))
+        whole = self._shares(outcomes.sum(0), int(agreed.sum()))
         per_class = []
         for k in range(self.n_classes):
-            wrong = self.confused[k].clone()
+            wrong = confused[k].clone()
             wrong[k] = 0
             n = int(outcomes[k].sum())
-            found = self._shares(outcomes[k], int(self.agreed[k])) if n else (None,) * 4
+            found = self._shares(outcomes[k], int(agreed[k])) if n else (None,) * 4
             mistaken = int(wrong.argmax()) if int(wrong.sum()) else None
             per_class.append(ClassFaithfulness(k, n, *found, mistaken))
-        confusion = self.between.tolist() if self.black_box else None
+        confusion = counts["between"].tolist() if self.black_box else None
         assert whole[0] is not None  # noqa: S101 - narrows the type
         return PredictionFaithfulness(whole[0], *whole[1:], per_class, confusion)
 
@@ -196,4 +210,4 @@ def faithfulness_of_predictions(
     k = 1 + max(int(values.max()) for values in given) if n_classes is None else n_classes
     metric = FaithfulnessOfPredictions(k, black_box=black_box is not None).to(labels.device)
     metric.update(predictions, labels, black_box)
-    return metric.compute()
+    return metric.result()

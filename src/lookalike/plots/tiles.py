@@ -79,3 +79,17 @@ def shorten(text: str, length: int) -> str:
     text = " ".join(text.split())
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
+
+
+def plain_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+    """Returns Axes with little around the data, in one ink; makes a figure of ``size`` inches where there is none."""
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=size, layout="constrained").subplots()
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(MUTED)
+    ax.tick_params(colors=INK, labelsize=8)
+    return ax

@@ -1,0 +1,184 @@
+"""What the sections of a scorecard share: embeddings, images, maps, each made once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import dtype_of, place
+from lookalike.errors import LookalikeError
+from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of, in_layout
+from lookalike.metrics.robustness import Noise
+from lookalike.model import PrototypeModel
+from lookalike.relevance import lrp, prp
+
+_ROWS = 8192
+_MAPS_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a scorecard is measured; recorded in it.
+
+    Attributes:
+        n_images: Of how many test images explanations are measured.
+        n_runs: How often, with other images, noise and order.
+        n_steps: S of the relevance-ordering curve.
+        n_draws: Of noise, per image.
+        random_state: Seed of the first run; the next ones follow it.
+        composite: Rules of relevance propagation.
+        scope: Of ghosting.
+        precision: In which the networks run where noisy images are classified.
+        batch_size: The most rows that pass through a network at once.
+    """
+
+    n_images: int = 100
+    n_runs: int = 1
+    n_steps: int = 20
+    n_draws: int = 5
+    random_state: int = 0
+    composite: str = "epsilon-plus-flat"
+    scope: Literal["class", "all"] = "class"
+    precision: Precision = "float32"
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise LookalikeError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+@dataclass
+class Context:
+    """A model under evaluation.
+
+    Attributes:
+        model: The prototype model.
+        options: How it is measured.
+        test: The test data; None where only embeddings are at hand.
+        test_store: Their embeddings.
+        labels: The test samples' classes [N], in the model's numbering.
+        train_store: Embeddings of the training data, or None.
+        train_labels: Their classes, in the model's numbering.
+        black_box: What it is compared with, or None.
+        black_box_predictions: Its predictions for the test samples [N], or None.
+        attributes: Of the training samples [N, A], or None.
+        advance: Moves the progress bar.
+    """
+
+    model: PrototypeModel
+    options: Options
+    test: Batches | None
+    test_store: EmbeddingStore
+    labels: Tensor
+    train_store: EmbeddingStore | None = None
+    train_labels: Tensor | None = None
+    black_box: BlackBox | None = None
+    black_box_predictions: Tensor | None = None
+    attributes: Tensor | None = None
+    advance: Callable[[int], object] = lambda _: None
+    _kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def sample(self, run: int) -> list[int]:
+        """Returns which test samples, by their own indices, a run looks at."""
+        rng = np.random.default_rng([self.options.random_state, run])
+        n = min(self.options.n_images, len(self.test_store))
+        chosen: list[int] = np.sort(rng.permutation(self.test_store.indices)[:n]).tolist()
+        return chosen
+
+    def images(self, run: int) -> Tensor:
+        """Returns those samples' inputs [n, C, H, W]."""
+
+        def make() -> Tensor:
+            assert self.test is not None  # noqa: S101 - asked for by sections that need images
+            inputs = self.test.fetch(self.sample(run))
+            placed: Tensor = place(inputs, self.model.device, dtype_of(self.model.encoder))
+            return placed
+
+        return self._once("images", run, make)
+
+    def noise(self, run: int) -> Noise:
+        """Returns the white noise of a run, the same for every model."""
+        low_high = self.model.value_range
+        if low_high is None:
+            x = self.images(run)
+            low_high = torch.stack([x.amin((0, 2, 3)), x.amax((0, 2, 3))])
+        return Noise(low_high[0], low_high[1], self.options.n_draws, self.options.random_state + run)
+
+    def nearest(self, run: int) -> Tensor:
+        """Returns each image's most similar prototype [n]."""
+        size = self.options.batch_size
+        return self._once("nearest", run, lambda: self.model.similarities(self.images(run), size).argmax(1))
+
+    def likeness_maps(self, run: int) -> Tensor:
+        """Returns PRP maps of the most similar prototype [n, H, W]."""
+        chosen = self.nearest(run)[:, None]
+        return self._maps(
+            "prp", run, lambda x, rows: prp(self.model, x, chosen[rows], self.options.composite).pixels[:, 0]
+        )
+
+    def probability_maps(self, run: int) -> Tensor:
+        """Returns the model's own LRP maps of the predicted class's probability [n, H, W]."""
+        return self._maps(
+            "lrp", run, lambda x, _: lrp(self.model, x, None, self.options.composite, of="probability").pixels
+        )
+
+    def black_box_maps(self, run: int) -> Tensor:
+        """Returns the black box's LRP maps of its predicted class's probability [n, H, W]."""
+        black_box = self.black_box
+        assert black_box is not None  # noqa: S101 - asked for by sections that need it
+        return self._maps("black box", run, lambda x, _: black_box.maps(x, self.options.composite, _MAPS_BATCH))
+
+    def _maps(self, name: str, run: int, make: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        def batched() -> Tensor:
+            x, parts, step = self.images(run), [], min(_MAPS_BATCH, self.options.batch_size)
+            for start in range(0, len(x), step):
+                rows = slice(start, start + step)
+                parts.append(make(x[rows], rows))
+                self.advance(len(parts[-1]))
+            return torch.cat(parts)
+
+        return self._once(name, run, batched)
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Returns the model's class probabilities [n, K], at the precision asked for."""
+        with at_precision(self.options.precision, inputs.device):
+            z = embeddings_of(self.model, in_layout(inputs, self.options.precision))
+        return self.model.probabilities_of(z)
+
+    def similarities(self, inputs: Tensor) -> Tensor:
+        """Returns the model's similarities [n, P], at the precision asked for."""
+        with at_precision(self.options.precision, inputs.device):
+            z = embeddings_of(self.model, in_layout(inputs, self.options.precision))
+        return self.model.similarities_of(z)
+
+    def black_box_probabilities(self, inputs: Tensor) -> Tensor:
+        """Returns the black box's class probabilities [n, K], at the precision asked for."""
+        assert self.black_box is not None  # noqa: S101 - asked for by sections that need it
+        with at_precision(self.options.precision, inputs.device):
+            return self.black_box.probabilities(in_layout(inputs, self.options.precision))
+
+    def forget(self, run: int) -> None:
+        """Lets go of a run's images and maps."""
+        self._kept = {key: value for key, value in self._kept.items() if key[1] != run}
+
+    def _once(self, name: str, run: int, make: Callable[[], Tensor]) -> Tensor:
+        if (name, run) not in self._kept:
+            self._kept[name, run] = make()
+        return self._kept[name, run]
+
+
+def parts_of(store: EmbeddingStore) -> list[slice]:
+    """Returns the slices in which a store's rows are read."""
+    return [slice(start, start + _ROWS) for start in range(0, len(store), _ROWS)]
+
+
+def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:
+    """Returns some embeddings of a store [n, D]."""
+    return torch.from_numpy(np.array(store.embeddings[rows])).to(device)

@@ -1,0 +1,314 @@
+"""evaluate(): the paper's framework (section 4.3) for any prototype model."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike.data import Batches
+from lookalike.data.bundle import DataBundle
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.errors import LookalikeError
+from lookalike.metrics.black_box import BlackBox, Precision
+from lookalike.metrics.context import Context, Options
+from lookalike.metrics.scorecard import Scorecard
+from lookalike.metrics.sections import SECTIONS, Section
+from lookalike.model import PrototypeModel
+from lookalike.progress import Advance, progress_bar
+from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+
+_LACKING = {
+    "train": "no training data were given",
+    "images": "the test data are no images that can be read again",
+    "attributes": "no attributes of the training data were given",
+    "black box": "there is no black box with these classes to compare with",
+}
+
+
+def evaluate(
+    model: PrototypeModel,
+    test: Any,
+    *,
+    black_box: nn.Module | LoadedClassifier | None = None,
+    train: Any = None,
+    attributes: Tensor | np.ndarray | None = None,
+    only: Sequence[str] | None = None,
+    n_images: int = 100,
+    n_runs: int = 1,
+    n_steps: int = 20,
+    n_draws: int = 5,
+    random_state: int = 0,
+    composite: str = "epsilon-plus-flat",
+    scope: Literal["class", "all"] = "class",
+    precision: Precision = "float32",
+    batch_size: int = 256,
+    num_workers: int | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    test_embeddings: EmbeddingStore | None = None,
+    resume: str | Path | None = None,
+    progress: bool | Advance | None = None,
+) -> Scorecard:
+    """Measures transparency, faithfulness, robustness and diversity of a prototype model.
+
+    Args:
+        model: Any prototype model.
+        test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (its test part; its training part serves
+            as ``train``), or an ``EmbeddingStore``, from which only what needs no images is measured.
+        black_box: The classifier to compare with; None takes the one that the model was converted from.
+        train: Training data, or the ``EmbeddingStore`` of them: for ghosting and the embedding's diagnosis.
+        attributes: Binary attributes of the training samples [N, A], in the data's order.
+        only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes
+            the others.
+        n_images: Of how many test images explanations are measured.
+        n_runs: How often that is done, with other images and noise; figures are means then.
+        n_steps: Steps of the relevance-ordering curve.
+        n_draws: Draws of noise per image.
+        random_state: Seed.
+        composite: Rules of relevance propagation.
+        scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
+        precision: ``"bfloat16"`` classifies noisy images in it: quicker where the processor has it.
+        batch_size: The most rows that pass through a network at once.
+        num_workers: Processes that read images.
+        on_error: ``"skip"`` leaves out images that cannot be read.
+        test_embeddings: The embeddings of ``test``, where ``embed`` has made them already.
+        resume: A file that keeps each section as soon as it is measured; with the same model, data and options, those
+            in it are not measured again.
+        progress: Show one progress bar for all; None shows it on a terminal.
+
+    Returns:
+        The scorecard.
+
+    Raises:
+        LookalikeError: If a section that was asked for by name lacks what it needs, the black box or the data have
+            other classes than the model, or there are no test samples.
+    """
+    options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
+    if isinstance(test, DataBundle):
+        train, test = test.train if train is None else train, test.test
+    data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
+    train = (
+        train
+        if train is None or isinstance(train, EmbeddingStore)
+        else _batches(train, batch_size, num_workers, on_error)
+    )
+    box = _black_box(model, black_box, data)
+    images = data is not None and data.can_fetch and _is_image(data)
+    has = {
+        "train": train is not None,
+        "images": images,
+        "attributes": attributes is not None,
+        "black box": box is not None,
+    }
+    sections, notes = _chosen(only, has)
+    total = _steps(sections, options, data, train, box, test_embeddings)
+    with progress_bar("Evaluating", total, progress) as advance:
+        if data is not None and test_embeddings is None:
+            test_embeddings = embed(model, data, progress=advance)
+        store = test if test_embeddings is None else test_embeddings
+        if isinstance(train, Batches) and any("train" in section.needs for section in sections):
+            train = embed(model, train, progress=advance)
+        context = Context(
+            model,
+            options,
+            data,
+            store,
+            _labels(store, model, "test"),
+            train if isinstance(train, EmbeddingStore) else None,
+            _labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
+            box,
+            None if box is None else _predictions(box, model, store, data),
+            None if attributes is None else torch.as_tensor(np.asarray(attributes)),
+            advance,
+        )
+        info = _info(context, sections)
+        runs, details = _measure(context, sections, _Kept(resume, info))
+    if len(store) < options.n_images and any(section.per_run for section in sections):
+        notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
+    return Scorecard(runs, details, list(model.class_names), notes, info)
+
+
+def _measure(
+    context: Context, sections: list[Section], kept: "_Kept"
+) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
+    runs: dict[str, list[float]] = {}
+    details: dict[str, list[dict[str, Any]]] = {}
+    for run in range(context.options.n_runs):
+        for section in sections:
+            if run and not section.per_run:
+                continue
+            figures, found = kept.get(section.name, run) or kept.put(section.name, run, *section.measure(context, run))
+            for name, value in figures.items():
+                runs.setdefault(name, []).append(value)
+            details.setdefault(section.name, []).append(found)
+        context.forget(run)
+    return runs, details
+
+
+class _Kept:
+    """What is measured already, in a file."""
+
+    def __init__(self, path: str | Path | None, info: dict[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.key = fingerprint_json(
+            {k: v for k, v in info.items() if k not in ("sections", "samples", "seeds", "n_runs")}
+        )
+        self.done: dict[str, Any] = {}
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
+            key, done = saved["key"], saved["done"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LookalikeError(f"cannot take up the evaluation in {str(self.path)!r}: {error}") from error
+        if key != self.key:
+            raise LookalikeError(
+                f"{str(self.path)!r} holds an evaluation of another model, other data or other options; "
+                "give another file, or remove it"
+            )
+        self.done = done
+
+    def get(self, section: str, run: int) -> tuple[dict[str, float], dict[str, Any]] | None:
+        found = self.done.get(f"{section}/{run}")
+        return None if found is None else (found[0], found[1])
+
+    def put(
+        self, section: str, run: int, figures: dict[str, float], details: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        if self.path is not None:
+            self.done[f"{section}/{run}"] = [figures, details]
+            aside = self.path.with_name(f".{self.path.name}.part")
+            aside.write_text(json.dumps({"key": self.key, "done": self.done}), encoding="utf-8")
+            os.replace(aside, self.path)  # noqa: PTH105 - one call, one rename
+        return figures, details
+
+
+def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Literal["stop", "skip"]) -> Batches:
+    return data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
+
+
+def _black_box(model: PrototypeModel, given: Any, data: Batches | None) -> BlackBox | None:
+    """Returns what to compare with: what was given, or the classifier that was converted if its classes are these."""
+    if given is None:
+        own = model.encoder
+        if not isinstance(own, Encoder) or own.n_outputs is None:
+            return None
+        box = BlackBox(own)
+        return box if box.n_classes == model.n_classes else None
+    if data is None and not isinstance(given, Encoder):
+        raise LookalikeError("a black box cannot be asked about stored embeddings; give the test data themselves")
+    assert data is not None or isinstance(given, Encoder)  # noqa: S101 - narrows the type
+    box = BlackBox(given) if isinstance(given, Encoder) else BlackBox.of(given, data)  # type: ignore[arg-type]
+    if box.n_classes != model.n_classes:
+        raise LookalikeError(
+            f"the black box has {box.n_classes} classes and the model {model.n_classes}: "
+            "they cannot be compared; give the classifier that the model was made from"
+        )
+    return box
+
+
+def _predictions(box: BlackBox, model: PrototypeModel, store: EmbeddingStore, data: Batches | None) -> Tensor | None:
+    """Returns the black box's predictions for the test samples [N]: from their own pass if it is the encoder's own."""
+    if box.encoder is model.encoder or data is None:
+        return box.predictions(store)
+    return box.predictions(embed(box.encoder, data, progress=False))
+
+
+def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
+    """Returns the sections to measure, and a note for each that lacks something."""
+    if only is not None:
+        if isinstance(only, str) or not only:
+            raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
+        asked = [SECTIONS[name] for name in dict.fromkeys(only)]
+        for section in asked:
+            lacking = [need for need in section.needs if not has[need]]
+            if lacking:
+                raise LookalikeError(f"{section.name!r} cannot be measured: {_LACKING[lacking[0]]}")
+        return asked, []
+    sections, notes = [], []
+    for name in SECTIONS:
+        lacking = [need for need in SECTIONS[name].needs if not has[need]]
+        if not lacking:
+            sections.append(SECTIONS[name])
+        elif lacking != ["attributes"]:
+            notes.append(f"{name} was not measured: {_LACKING[lacking[0]]}")
+    return sections, notes
+
+
+def _steps(
+    sections: list[Section],
+    options: Options,
+    data: Batches | None,
+    train: Any,
+    box: BlackBox | None,
+    test_embeddings: EmbeddingStore | None,
+) -> int | None:
+    """Returns how many rows pass through a network; None if that is not known."""
+    names = {section.name for section in sections}
+    parts: list[int | None] = [data.total if data is not None and test_embeddings is None else 0]
+    if isinstance(train, Batches) and names & {"transparency", "embedding"}:
+        parts.append(train.total)
+    n = options.n_images if data is None or data.total is None else min(options.n_images, data.total)
+    curves = 4 if box is not None else 2
+    if "robustness" in names:
+        parts.append(options.n_runs * n * (curves * (1 + options.n_steps * options.n_draws) + curves // 2))
+    if "explanations" in names:
+        parts.append(options.n_runs * n * (1 if "robustness" in names else 2))
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> Tensor:
+    """Returns a store's labels in the model's numbering: by name where both have names."""
+    labels, names, own = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
+    if not len(labels):
+        raise LookalikeError("there are no samples to evaluate on")
+    if names is not None and list(names) != own and own != [str(k) for k in range(len(own))]:
+        strange = [name for name in names if name not in own]
+        if strange:
+            raise LookalikeError(f"the {what} data have a class {strange[0]!r}; the model knows {', '.join(own[:20])}")
+        return torch.tensor([own.index(name) for name in names])[labels]
+    if int(labels.max()) >= model.n_classes:
+        raise LookalikeError(
+            f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
+        )
+    return labels
+
+
+def _is_image(data: Batches) -> bool:
+    first = next(iter(data), None)
+    if first is None:
+        raise LookalikeError("there are no samples to evaluate on")
+    return isinstance(first.inputs, Tensor) and first.inputs.ndim == 4
+
+
+def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
+    """Returns how everything is computed."""
+    model, box = context.model, context.black_box
+    options = asdict(context.options)
+    runs = options.pop("n_runs")
+    per_run = any(section.per_run for section in sections)
+    return {
+        "model": fingerprint_tensors({k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}),
+        "similarity": {"name": model.similarity.name, "options": model.similarity.options()},
+        "classifier": {"name": model.classifier.name, "options": model.classifier.options()},
+        "black_box": None if box is None else fingerprint_tensors(box.encoder.model.state_dict()),
+        "test_data": context.test_store.info.get("data"),
+        "train_data": None if context.train_store is None else context.train_store.info.get("data"),
+        "n_test": len(context.test_store),
+        "n_train": None if context.train_store is None else len(context.train_store),
+        "skipped": len(context.test_store.skipped),
+        "options": options,
+        "n_runs": runs,
+        "seeds": [context.options.random_state + run for run in range(runs)],
+        "sections": [section.name for section in sections],
+        "samples": [context.sample(run) for run in range(runs)] if per_run else [],
+        "model_provenance": model.provenance,
+        "versions": versions(),
+    }

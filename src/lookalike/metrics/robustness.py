@@ -1,0 +1,290 @@
+"""Robustness of explanations: relevance ordering, its area under the curve, average increase and drop.
+
+Source: paper section 4.3.3; steps, noise and draws are our reading [ours].
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lookalike.errors import LookalikeError
+
+Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """White noise, uniform between black and white, the same for every model that is asked about the same sample.
+
+    Attributes:
+        low: The inputs' values at black [C].
+        high: At white [C].
+        draws: How many independent draws per image.
+        seed: For all of them.
+    """
+
+    low: Tensor
+    high: Tensor
+    draws: int = 5
+    seed: int = 0
+
+    def of(self, sample: int, shape: Sequence[int]) -> Tensor:
+        """Returns the noise for a sample [draws, C, H, W], float32."""
+        noise = torch.rand((self.draws, *shape), generator=self._generator(sample))
+        low, high = (bound.cpu().float().view(1, -1, 1, 1) for bound in (self.low, self.high))
+        return noise * (high - low) + low
+
+    def random_order(self, sample: int, n_pixels: int) -> Tensor:
+        """Returns relevance at random [n_pixels], all different: the order of the reference curve."""
+        return torch.randperm(n_pixels, generator=self._generator(sample, 1)).float()
+
+    def _generator(self, sample: int, kind: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * 2 + kind) * 1_000_003 + sample)
+
+
+@dataclass(frozen=True)
+class OrderingCurves:
+    """Relevance-ordering (RO) curves.
+
+    Attributes:
+        fractions: Which share of the pixels, the least relevant, is replaced by noise [S + 1], from 0 to 1.
+        probabilities: Of the class predicted at first, image by image, the mean over the draws [N, S + 1].
+    """
+
+    fractions: Tensor
+    probabilities: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The curve [S + 1]: the mean over images."""
+        return self.probabilities.mean(0)
+
+    @property
+    def areas(self) -> Tensor:
+        """The area under each image's curve [N], by the trapezoid rule."""
+        return torch.trapezoid(self.probabilities, self.fractions, dim=1)
+
+    @property
+    def auroc(self) -> float:
+        """The area under the relevance-ordering curve, in [0, 1]; higher is better."""
+        return float(self.areas.mean())
+
+
+@torch.no_grad()
+def relevance_ordering(
+    score: Scorer,
+    inputs: Tensor,
+    relevance: Tensor | None,
+    noise: Noise,
+    *,
+    samples: Sequence[int] | None = None,
+    n_steps: int = 20,
+    batch_size: int = 256,
+    advance: Callable[[int], object] | None = None,
+) -> OrderingCurves:
+    """Replaces the least relevant pixels by noise, step by step, and follows the predicted class (section 4.3.3).
+
+    Args:
+        score: Maps inputs to class probabilities; the class followed is the one that it predicts for clean inputs.
+        inputs: Images [N, C, H, W].
+        relevance: Per pixel [N, H, W]; None replaces pixels in random order: the reference.
+        noise: What replaces them.
+        samples: What number each image has in its data set, which chooses its noise; None numbers them from 0.
+        n_steps: S equal steps from none of the pixels to all.
+        batch_size: The most rows that pass through the model at once.
+        advance: Is told of each row done.
+
+    Raises:
+        LookalikeError: If shapes do not fit, or there is no step or draw.
+    """
+    n, _, height, width = _checked(inputs, relevance)
+    if n_steps < 1 or noise.draws < 1:
+        raise LookalikeError(f"at least one step and one draw are needed, not {n_steps} and {noise.draws}")
+    names = list(range(n)) if samples is None else [int(sample) for sample in samples]
+    n_pixels = height * width
+    clean = torch.cat([score(part) for part in inputs.split(batch_size)])
+    followed = clean.argmax(1)
+    replaced = torch.tensor([round(step * n_pixels / n_steps) for step in range(n_steps + 1)])
+    found = torch.zeros(n, n_steps + 1, dtype=torch.float64)
+    found[:, 0] = clean.gather(1, followed[:, None])[:, 0].double().cpu()
+    if advance is not None:
+        advance(n)
+    steps = replaced[1:].view(-1, 1, 1, 1, 1).to(inputs.device)
+    queue = _Queue(score, batch_size, found, advance)
+    for row in range(n):
+        x, drawn = inputs[row], noise.of(names[row], inputs.shape[1:]).to(inputs)
+        order = noise.random_order(names[row], n_pixels) if relevance is None else relevance[row].reshape(-1)
+        ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
+        rows = torch.where(ranks < steps, drawn, x)  # [steps, draws, C, H, W]
+        queue.add(row, rows.flatten(0, 1), int(followed[row]), noise.draws)
+    queue.finish()
+    return OrderingCurves(replaced.double() / n_pixels, found)
+
+
+class _Queue:
+    """Fills batches across images, so that the model always runs full ones, and files the mean over draws."""
+
+    def __init__(self, score: Scorer, batch_size: int, found: Tensor, advance: Callable[[int], object] | None) -> None:
+        self.score, self.batch_size, self.found, self.advance = score, batch_size, found, advance
+        self.waiting: list[Tensor] = []
+        self.classes: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.images: list[tuple[int, int, int]] = []  # row, rows, draws
+        self.rows = 0
+
+    def add(self, row: int, inputs: Tensor, followed: int, draws: int) -> None:
+        self.images.append((row, len(inputs), draws))
+        while len(inputs):
+            room = self.batch_size - self.rows
+            part, inputs = inputs[:room], inputs[room:]
+            self.waiting.append(part)
+            self.classes.append(torch.full((len(part),), followed, device=part.device))
+            self.rows += len(part)
+            if self.rows == self.batch_size:
+                self._run()
+
+    def finish(self) -> None:
+        if self.rows:
+            self._run()
+        values, start = torch.cat(self.values), 0
+        for row, n, draws in self.images:
+            self.found[row, 1:] = values[start : start + n].view(-1, draws).mean(1)
+            start += n
+
+    def _run(self) -> None:
+        inputs = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
+        chosen = torch.cat(self.classes)
+        self.values.append(self.score(inputs).gather(1, chosen[:, None])[:, 0].double().cpu())
+        if self.advance is not None:
+            self.advance(self.rows)
+        self.waiting, self.classes, self.rows = [], [], 0
+
+
+class RelevanceOrdering(Metric):
+    """Accumulates RO curves over a loader and computes their mean and AUROC. Its states sum, and do not grow.
+
+    Args:
+        n_steps: S.
+
+    Example:
+        >>> metric = RelevanceOrdering(n_steps=2)
+        >>> metric.update(OrderingCurves(torch.tensor([0, 0.5, 1]), torch.tensor([[1.0, 1.0, 0.0]])))
+        >>> metric.compute()["auroc"]
+        tensor(0.7500, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    area: Tensor
+    n: Tensor
+
+    def __init__(self, n_steps: int = 20, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros(n_steps + 1, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("area", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, curves: OrderingCurves) -> None:
+        """Adds the curves of some images."""
+        self.total += curves.probabilities.sum(0).to(self.total)
+        self.area += curves.areas.sum().to(self.area)
+        self.n += len(curves.probabilities)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Returns ``curve`` [S + 1] and ``auroc``."""
+        return {"curve": self.total / self.n, "auroc": self.area / self.n}
+
+
+@dataclass(frozen=True)
+class IncreaseAndDrop:
+    """What becomes of activations when only the most relevant pixels are left.
+
+    Attributes:
+        increase: AI, the share of images whose activation rises; higher is better.
+        drop: AD, the mean of max(0, a − a′) / a; lower is better.
+    """
+
+    increase: float
+    drop: float
+
+
+@torch.no_grad()
+def increase_and_drop(
+    activation: Scorer,
+    inputs: Tensor,
+    relevance: Tensor,
+    noise: Noise,
+    targets: Tensor,
+    *,
+    samples: Sequence[int] | None = None,
+    keep: float = 0.5,
+    batch_size: int = 256,
+) -> IncreaseAndDrop:
+    """Returns average increase (AI) and average drop (AD) of activations [ref].
+
+    The most relevant share ``keep`` of the pixels stays, noise takes the place of the others. Activations are made
+    positive first, by ``positive_activations``.
+
+    Args:
+        activation: Maps inputs to similarities [n, P], or to class scores.
+        inputs: Images [N, C, H, W].
+        relevance: Per pixel [N, H, W], for the activation of ``targets``.
+        noise: What replaces pixels.
+        targets: Which activation each image's relevance is about [N].
+        samples: What number each image has in its data set; None numbers them from 0.
+        keep: The share of pixels that stays.
+        batch_size: The most rows that pass through the model at once.
+
+    Raises:
+        LookalikeError: If shapes do not fit, or ``keep`` is not between 0 and 1.
+    """
+    n, _, height, width = _checked(inputs, relevance)
+    if not 0 < keep < 1:
+        raise LookalikeError(f"keep must lie between 0 and 1, not {keep}")
+    names = list(range(n)) if samples is None else [int(sample) for sample in samples]
+    removed = round((1 - keep) * height * width)
+    clean, masked = [], []
+    per_batch = max(1, batch_size // noise.draws)
+    for start in range(0, n, per_batch):
+        rows = range(start, min(start + per_batch, n))
+        ranks = relevance[rows.start : rows.stop].flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
+        gone = (ranks < removed).view(-1, 1, 1, height, width).to(inputs.device)
+        x = inputs[rows.start : rows.stop]
+        drawn = torch.stack([noise.of(names[row], inputs.shape[1:]) for row in rows]).to(inputs)
+        mixed = torch.where(gone, drawn, x[:, None]).flatten(0, 1)
+        chosen = targets[rows.start : rows.stop].to(inputs.device)[:, None]
+        clean.append(activation(x).gather(1, chosen)[:, 0])
+        masked.append(activation(mixed).gather(1, chosen.repeat_interleave(noise.draws, 0)).view(len(x), -1))
+    before = positive_activations(torch.cat(clean).double())[:, None]
+    after = positive_activations(torch.cat(masked).double())
+    return IncreaseAndDrop(
+        increase=float((after > before).double().mean()),
+        drop=float(((before - after).clamp_min(0) / before).mean()),
+    )
+
+
+def positive_activations(values: Tensor) -> Tensor:
+    """Makes activations of any sign positive and keeps their order: 1 / (1 − s) for s < 0, else 1 + s [ours].
+
+    Example:
+        >>> positive_activations(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([0.5000, 1.0000, 3.0000])
+    """
+    return torch.where(values < 0, 1 / (1 - values.clamp_max(0)), 1 + values)
+
+
+def _checked(inputs: Tensor, relevance: Tensor | None) -> tuple[int, int, int, int]:
+    if inputs.ndim != 4 or not len(inputs):
+        raise LookalikeError(f"images have the shape [N, C, H, W], not {tuple(inputs.shape)}")
+    n, channels, height, width = inputs.shape
+    if relevance is not None and relevance.shape != (n, height, width):
+        raise LookalikeError(
+            f"{n} images of {height}×{width} need relevance of shape {(n, height, width)}, not {tuple(relevance.shape)}"
+        )
+    return n, channels, height, width

@@ -1,0 +1,46 @@
+"""Relevance-ordering curves (paper, Figure 3)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lookalike.plots.radar import SERIES
+from lookalike.plots.tiles import INK, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_ordering(
+    fractions: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    references: Mapping[str, Sequence[float]] | None = None,
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws how the predicted class's probability falls while the least relevant pixels turn to noise.
+
+    Args:
+        fractions: Shares of the pixels replaced [S + 1].
+        curves: Mean probabilities by model [S + 1].
+        references: The same in random order, drawn dotted in the model's colour.
+        ax: Where to; None makes a figure.
+
+    Returns:
+        The Axes.
+    """
+    ax = plain_axes(ax, (4.4, 3.2))
+    percent = [100 * fraction for fraction in fractions]
+    for position, (name, values) in enumerate(curves.items()):
+        colour = SERIES[position % len(SERIES)]
+        dashes = "-" if position % 2 == 0 else "--"
+        ax.plot(percent, values, color=colour, linestyle=dashes, linewidth=1.8, label=name)
+        if references and name in references:
+            ax.plot(
+                percent, references[name], color=colour, linestyle=":", linewidth=1.5, label=f"{name}, random order"
+            )
+    ax.set_xlabel("least relevant pixels replaced by noise (%)", color=INK, fontsize=9)
+    ax.set_ylabel("probability of the predicted class", color=INK, fontsize=9)
+    ax.set_xlim(0, 100)
+    ax.set_ylim(0, 1.02)
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return ax

@@ -1,0 +1,101 @@
+"""A map of the embedding with its prototypes (paper, Figure 1)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lookalike.errors import LookalikeError
+from lookalike.plots.tiles import INK, plain_axes, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEGEND = 20
+
+
+def project_2d(
+    embeddings: np.ndarray, prototypes: np.ndarray, *, method: Literal["pca", "umap"] = "pca", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Projects embeddings and prototypes into one plane.
+
+    Args:
+        embeddings: [N, D].
+        prototypes: [P, D].
+        method: ``"pca"``, or ``"umap"`` (extra: ``umap``).
+        seed: For UMAP.
+
+    Returns:
+        [N, 2] and [P, 2].
+
+    Raises:
+        LookalikeError: If the method is unknown, or its package is not installed.
+    """
+    if method == "pca":
+        from sklearn.decomposition import PCA
+
+        plane = PCA(2, random_state=seed).fit(embeddings)
+        return plane.transform(embeddings), plane.transform(prototypes)
+    if method != "umap":
+        raise LookalikeError(f"method must be 'pca' or 'umap', not {method!r}")
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise LookalikeError("this map needs UMAP: pip install 'lookalike[umap]'") from error
+    n = len(embeddings)
+    placed = UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(np.concatenate([embeddings, prototypes]))
+    return placed[:n], placed[n:]
+
+
+def plot_map(
+    points: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    prototypes: np.ndarray,
+    prototype_labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws embeddings as dots and prototypes as squares, in their classes' colours.
+
+    Args:
+        points: [N, 2].
+        labels: Their classes [N].
+        prototypes: [P, 2].
+        prototype_labels: Theirs [P].
+        class_names: K names.
+        ax: Where to; None makes a figure.
+
+    Returns:
+        The Axes.
+    """
+    from matplotlib import colormaps
+
+    ax = plain_axes(ax, (5.4, 3.8))
+    labels, owners = np.asarray(labels), np.asarray(prototype_labels)
+    classes = np.unique(owners)
+    palette = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "turbo"]
+    for position, k in enumerate(classes):
+        colour = palette(position if len(classes) <= 20 else position / (len(classes) - 1))
+        ax.scatter(
+            points[labels == k, 0], points[labels == k, 1], s=5, color=colour, alpha=0.35, linewidths=0, rasterized=True
+        )
+        ax.scatter(
+            prototypes[owners == k, 0],
+            prototypes[owners == k, 1],
+            s=42,
+            marker="s",
+            color=colour,
+            edgecolors="black",
+            linewidths=0.9,
+            label=shorten(class_names[int(k)], 14),
+            zorder=3,
+        )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if len(classes) <= _LEGEND:
+        ax.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, labelcolor=INK, title="class",
+            title_fontsize=8,
+        )  # fmt: skip
+    return ax

@@ -1,0 +1,54 @@
+"""Matrices: similarities among prototypes, and the confusion between two models."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lookalike.plots.tiles import INK, plain_axes, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NAMED = 30
+
+
+def plot_similarity_matrix(
+    similarities: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws the model's own similarity among its prototypes, class by class.
+
+    Args:
+        similarities: [P, P].
+        labels: The prototypes' classes [P].
+        class_names: K names.
+        ax: Where to; None makes a figure.
+
+    Returns:
+        The Axes.
+    """
+    ax = plain_axes(ax, (4.4, 3.8))
+    labels = np.asarray(labels)
+    order = np.argsort(labels, kind="stable")
+    image = ax.imshow(np.asarray(similarities)[np.ix_(order, order)], cmap="cividis", interpolation="nearest")
+    classes, starts = np.unique(labels[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    for start in starts[1:]:
+        ax.axhline(start - 0.5, color="white", linewidth=0.6)
+        ax.axvline(start - 0.5, color="white", linewidth=0.6)
+    step = -(-len(classes) // _NAMED)
+    names = [shorten(class_names[int(k)], 12) for k in classes][::step]
+    centres = ((starts + ends - 1) / 2)[::step]
+    turned = max(map(len, names)) > 3
+    ax.set_xticks(centres, names, rotation=90 if turned else 0, fontsize=8, color=INK)
+    ax.set_yticks(centres, names, fontsize=8, color=INK)
+    figure = ax.get_figure(root=True)
+    if figure is not None:
+        bar = figure.colorbar(image, ax=ax, shrink=0.85)
+        bar.set_label("similarity", color=INK, fontsize=8)
+        bar.ax.tick_params(labelsize=7, colors=INK)
+    return ax

@@ -1,0 +1,64 @@
+"""The radar: several axes of several models in one figure (paper, Figure 4)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lookalike.plots.tiles import INK, MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SERIES = ("#0b7a75", "#d1495b", "#30638e", "#edae49", "#6f4e7c", "#5f6368")  # apart also for colour-blind readers
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_BEYOND = 1.15
+
+
+def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" = None) -> "Axes":
+    """Draws models as polygons; outward is better.
+
+    Args:
+        models: For each model its value on each axis, 0 at the centre and 1 at the rim; values beyond are drawn a
+            little beyond.
+        ax: Polar Axes; None makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If the Axes are not polar.
+    """
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(4.2, 3.8), layout="constrained").subplots(subplot_kw={"projection": "polar"})
+    if ax.name != "polar":
+        raise ValueError("a radar needs polar Axes: plt.subplots(subplot_kw={'projection': 'polar'})")
+    names = list(dict.fromkeys(axis for values in models.values() for axis in values))
+    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    ax.set_theta_offset(np.pi / 2)  # type: ignore[attr-defined]
+    ax.set_theta_direction(-1)  # type: ignore[attr-defined]
+    for position, (label, values) in enumerate(models.items()):
+        heights = [float(np.clip(values.get(name, np.nan), 0, _BEYOND)) for name in names]
+        colour = SERIES[position % len(SERIES)]
+        ax.plot(
+            [*angles, angles[0]],
+            [*heights, heights[0]],
+            color=colour,
+            linestyle=DASHES[position % len(DASHES)],
+            linewidth=1.8,
+            marker="o",
+            markersize=3.5,
+            label=label,
+        )
+        ax.fill(angles, heights, color=colour, alpha=0.12)
+    ax.set_xticks(angles, names, color=INK, fontsize=9)
+    ax.tick_params(axis="x", pad=8)
+    ax.set_ylim(0, _BEYOND)
+    ax.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], color=MUTED, fontsize=7)
+    ax.spines["polar"].set_visible(False)
+    ax.grid(color=MUTED, alpha=0.3)
+    if len(models) > 1:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), frameon=False, fontsize=8, labelcolor=INK)
+    return ax
