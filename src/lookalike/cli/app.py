@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import convert, datasets, demo, explain, predict
+from lookalike.cli import convert, datasets, demo, evaluate, explain, predict
 
 app = typer.Typer(
     name="lookalike",
@@ -19,6 +19,8 @@ app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(evaluate.report)
 app.command("datasets")(datasets.datasets)
 
 

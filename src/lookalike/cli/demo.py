@@ -9,6 +9,8 @@ from lookalike.cli.console import guarded, out, percent, print_json, print_table
 from lookalike.cli.options import Json, Overwrite, Seed
 
 _FILES = {
+    "report.html": "all of it on one page: open it in a browser",
+    "scorecard.json": "every measure, with how it was made",
     "gallery.png": "the prototypes, each by its nearest training image",
     "likeness-right.png": "this looks like that: right predictions",
     "likeness-wrong.png": "this looks like that: wrong predictions",
@@ -43,6 +45,8 @@ def demo(
     black_box = result.summary.get("black_box_accuracy")
     rows = [["black box", percent(black_box), "", "", "", "1"]] if black_box is not None else []
     print_table(f"{result.summary['n_test']:,} test digits", columns, rows + [_cells(row) for row in result.rows])
+    for sentence in result.verdict:
+        out.print(f"• {sentence}", markup=False, soft_wrap=True)
     for note in result.notes:
         out.print(f"Note: {note}.", style="dim")
     out.print(f"\nIn [bold]{output}[/]:")

@@ -25,6 +25,7 @@ from lookalike.kmex import KMEx
 from lookalike.metrics import Comparison, compare, predict_store, store_ghosting
 from lookalike.model import PrototypeModel
 from lookalike.plots import sheet_axes
+from lookalike.report import write_report
 
 _SHOWN = 6
 _MAPPED = 4
@@ -40,11 +41,13 @@ class DemoResult:
         summary: The figures of ``summary.json``.
         rows: One line of the table per converted model: name and figures.
         notes: What else to say.
+        verdict: What the scorecard says of the first of them.
     """
 
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
+    verdict: tuple[str, ...] = ()
 
 
 def run_demo(
@@ -104,8 +107,14 @@ def run_demo(
         model.save(folder / "model")
         shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
         _draw_likenesses(folder, model, digits, test_store)
+        say("Evaluating it, and writing a report.")
+        card = write_report(
+            model, digits, folder / "report.html", title="Digits, converted", random_state=seed, progress=progress
+        )
+        card.save(folder / "scorecard.json")
+        summary |= {name: card[name] for name in ("explanation_divergence", "auroc", "auroc_random", "diversity")}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return DemoResult(summary, rows, digits.notes)
+    return DemoResult(summary, rows, digits.notes, tuple(card.verdict()))
 
 
 def run_pretrained_demo(

@@ -1,0 +1,210 @@
+"""``lookalike evaluate`` and ``lookalike report``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lookalike.cli.console import err, guarded, out, print_json, print_table
+from lookalike.cli.options import (
+    BatchSize,
+    Device,
+    Json,
+    Network,
+    OnError,
+    Overwrite,
+    SavedModel,
+    Seed,
+    Workers,
+    open_model,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lookalike.data import DataBundle
+    from lookalike.metrics import Scorecard
+    from lookalike.model import PrototypeModel
+
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="A folder with one sub-folder of images per class, or a dataset's name.")
+]
+NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
+NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
+Composite = Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is quicker where the processor has it.")
+]
+BlackBox = Annotated[
+    str | None,
+    typer.Option("--black-box", help="Compare with this network, e.g. file.py:function; else with the one converted."),
+]
+Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights, .safetensors or .pth.")]
+
+
+@guarded
+def evaluate(
+    model: SavedModel,
+    data: Data,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the scorecard to this JSON file.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only these sections, with commas, e.g. transparency,faithfulness.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit code 1 if it agrees with the black box less often.")
+    ] = None,
+    max_ghosting: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit code 1 if more prototypes are never used.")
+    ] = None,
+    images: NImages = 100,
+    runs: NRuns = 1,
+    composite: Composite = "epsilon-plus-flat",
+    precision: Precision = "float32",
+    black_box: BlackBox = None,
+    black_box_weights: Weights = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
+    ] = None,
+    network: Network = None,
+    batch_size: BatchSize = 256,
+    workers: Workers = 0,
+    on_error: OnError = "stop",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure how faithful, transparent, robust and diverse a saved model is."""
+    from lookalike.metrics import evaluate as measure
+    from lookalike.report.build import check_writable
+
+    if output is not None:
+        check_writable(output, overwrite)
+    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    card = measure(
+        converted,
+        bundle,
+        black_box=box,
+        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        n_images=images,
+        n_runs=runs,
+        random_state=seed,
+        composite=composite,
+        precision=precision,
+        batch_size=batch_size,
+        num_workers=workers,
+        on_error=on_error,
+        resume=resume,
+    )
+    if output is not None:
+        card.save(output)
+    if json:
+        print_json(card.to_dict())
+    else:
+        print_table("Scorecard", ["measure", "value", "better"], card.rows())
+        for sentence in card.verdict():
+            out.print(f"• {sentence}", markup=False, soft_wrap=True)
+        for note in card.notes:
+            err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+    failed = _failed(card, min_agreement, max_ghosting)
+    for message in failed:
+        err.print(f"failed: {message}", style="bold red", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@guarded
+def report(
+    model: SavedModel,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Its title; else the model's folder.")] = None,
+    browse: Annotated[int, typer.Option(min=1, help="The most test images to show.")] = 1000,
+    nearest: Annotated[int, typer.Option(min=1, max=10, help="How many prototypes to show for each.")] = 3,
+    images: NImages = 100,
+    runs: NRuns = 1,
+    composite: Composite = "epsilon-plus-flat",
+    precision: Precision = "float32",
+    black_box: BlackBox = None,
+    black_box_weights: Weights = None,
+    network: Network = None,
+    batch_size: BatchSize = 256,
+    workers: Workers = 0,
+    on_error: OnError = "stop",
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Write one HTML file about a saved model: verdict, prototypes, test images, figures. It works offline."""
+    from lookalike.report import write_report
+    from lookalike.report.build import check_writable
+
+    check_writable(output, overwrite)
+    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    card = write_report(
+        converted,
+        bundle,
+        output,
+        black_box=box,
+        title=title or model.resolve().name,
+        n_browse=browse,
+        n_nearest=nearest,
+        n_images=images,
+        n_runs=runs,
+        random_state=seed,
+        composite=composite,
+        precision=precision,
+        batch_size=batch_size,
+        num_workers=workers,
+        on_error=on_error,
+        overwrite=overwrite,
+    )
+    if json:
+        print_json({"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()})
+        return
+    for sentence in card.verdict():
+        out.print(f"• {sentence}", markup=False, soft_wrap=True)
+    size = output.stat().st_size / 1e6
+    out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
+
+
+def _open(
+    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
+) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
+    from lookalike.data import load_data
+    from lookalike.encoder import load_classifier
+    from lookalike.errors import LookalikeError
+
+    converted, preprocessing = open_model(model, network, device)
+    box: Any = None
+    if black_box is not None:
+        box = load_classifier(black_box, weights).model.to(converted.device)
+    elif weights is not None:
+        raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
+    return converted, load_data(data, preprocessing), box
+
+
+def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:
+    """Returns what is worse than allowed.
+
+    Raises:
+        LookalikeError: If it was not measured.
+    """
+    from lookalike.errors import LookalikeError
+
+    failed = []
+    for figure, option, bound, sign in (
+        ("agreement", "--min-agreement", min_agreement, 1),
+        ("ghosting", "--max-ghosting", max_ghosting, -1),
+    ):
+        if bound is None:
+            continue
+        value = card.get(figure)
+        if value is None:
+            raise LookalikeError(f"{option} needs {figure}, which was not measured")
+        if sign * value < sign * bound:
+            failed.append(f"{figure} is {value:.4f}; {option} is {bound:g}")
+    return failed

@@ -1,0 +1,227 @@
+"""Building the report: everything measured and shown, put into one page."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lookalike.data import Batches
+from lookalike.data.bundle import DataBundle
+from lookalike.embedding import embed
+from lookalike.encoder import LoadedClassifier
+from lookalike.errors import LookalikeError
+from lookalike.metrics import Scorecard, evaluate
+from lookalike.model import PrototypeModel
+from lookalike.progress import Advance
+from lookalike.report.charts import charts_of
+from lookalike.report.gallery import gallery_of
+from lookalike.report.samples import samples_of
+
+_MATRIX = 20  # classes whose confusion fits into a table
+
+
+def write_report(
+    model: PrototypeModel,
+    test: Any,
+    path: str | Path,
+    *,
+    train: Any = None,
+    black_box: nn.Module | LoadedClassifier | None = None,
+    card: Scorecard | None = None,
+    title: str = "Prototype model",
+    n_browse: int = 1000,
+    n_nearest: int = 3,
+    batch_size: int = 256,
+    num_workers: int | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    composite: str = "epsilon-plus-flat",
+    overwrite: bool = False,
+    progress: bool | Advance | None = None,
+    **options: Any,
+) -> Scorecard:
+    """Writes one HTML file that shows a model, what it decides by, and how far it can be trusted. It works offline.
+
+    Args:
+        model: Any prototype model.
+        test: Test images with labels; a ``DataBundle`` brings its training part along.
+        path: The file to write; it appears only when it is complete.
+        train: Training data, for ghosting and the nearest training images.
+        black_box: The classifier to compare with; None takes the one that was converted.
+        card: A scorecard of the same model and data, where ``evaluate`` has made it already.
+        title: What to call it.
+        n_browse: The most test images to show: wrong and disagreeing ones first.
+        n_nearest: How many prototypes to show for each.
+        batch_size: The most rows that pass through a network at once.
+        num_workers: Processes that read images.
+        on_error: ``"skip"`` leaves out images that cannot be read.
+        composite: Rules of relevance propagation.
+        overwrite: Replace the file if there is one.
+        progress: Show progress bars.
+        **options: For ``evaluate``.
+
+    Returns:
+        The scorecard in it.
+
+    Raises:
+        LookalikeError: If the file exists, or the test data are no images.
+    """
+    path = Path(path)
+    check_writable(path, overwrite)
+    if isinstance(test, DataBundle):
+        train, test = test.train if train is None else train, test.test
+    data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
+    store = embed(model, data, progress=progress)
+    if card is None:
+        card = evaluate(
+            model,
+            data,
+            black_box=black_box,
+            train=train,
+            test_embeddings=store,
+            composite=composite,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_error=on_error,
+            progress=progress,
+            **options,
+        )
+    samples = samples_of(model, data, store, n_browse, n_nearest, composite, progress)
+    source = None if train is None or not hasattr(train, "__getitem__") else Batches(train)
+    page = render(
+        {
+            "title": title,
+            "card": card,
+            "rows": card.rows(),
+            "verdict": card.verdict(),
+            "model": model,
+            "gallery": gallery_of(model, card, samples.decides, source, composite),
+            "charts": charts_of(model, card, store),
+            "classes": _classes(card),
+            "confusion": _confusion(card),
+            "facts": _facts(card),
+            "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": samples.has_black_box},
+            "data": _as_json({"classes": model.class_names, "samples": samples.shown}),
+        }
+    )
+    _write_at_once(path, page)
+    return card
+
+
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Sees to it that a file may be written, before any work is done.
+
+    Raises:
+        LookalikeError: If it exists, is a folder, or its folder is missing.
+    """
+    if path.is_dir():
+        raise LookalikeError(f"{str(path)!r} is a folder; give the name of a file, e.g. report.html")
+    if path.exists() and not overwrite:
+        raise LookalikeError(f"{str(path)!r} exists already; choose another place, or overwrite it (--overwrite)")
+    if not path.resolve().parent.is_dir():
+        raise LookalikeError(f"the folder {str(path.resolve().parent)!r} does not exist")
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """Returns the page; all text in it is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lookalike.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.1%}"
+    return environment.get_template("report.html").render(**values)
+
+
+def _as_json(value: Any) -> str:
+    """Returns JSON that cannot end the script element that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _write_at_once(path: Path, page: str) -> None:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        aside.write_text(page, encoding="utf-8")
+        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _classes(card: Scorecard) -> list[dict[str, Any]]:
+    """Returns a line for each class: what became of it."""
+    if "faithfulness" not in card.details:
+        return []
+    separations = {one["label"]: one for one in card.details.get("embedding", [{}])[0].get("classes", [])}
+    lines = []
+    for one in card.details["faithfulness"][0]["per_class"]:
+        near = separations.get(one["label"], {})
+        rival = near.get("rival")
+        lines.append(
+            {
+                "name": card.class_names[one["label"]],
+                "n": one["n"],
+                **{key: one[key] and one[key]["value"] for key in ("accuracy", "black_box_accuracy", "agreement")},
+                "low": one["accuracy"] and one["accuracy"]["low"],
+                "high": one["accuracy"] and one["accuracy"]["high"],
+                "overlap": near.get("overlap"),
+                "rival": None if rival is None else card.class_names[rival],
+            }
+        )
+    return lines
+
+
+def _confusion(card: Scorecard) -> dict[str, Any] | None:
+    """Returns where black box and model disagree: the pairs, most frequent first, and the matrix if it is small."""
+    matrix = card.details.get("faithfulness", [{}])[0].get("confusion")
+    if matrix is None:
+        return None
+    counts = torch.tensor(matrix)
+    off = counts.clone().fill_diagonal_(0)
+    order = off.flatten().argsort(descending=True, stable=True)[:20].tolist()
+    k = len(counts)
+    pairs = [
+        {"black_box": card.class_names[i // k], "model": card.class_names[i % k], "n": int(off.flatten()[i])}
+        for i in order
+        if off.flatten()[i] > 0
+    ]
+    return {"pairs": pairs, "matrix": matrix if k <= _MATRIX else None, "total": int(off.sum())}
+
+
+def _facts(card: Scorecard) -> list[tuple[str, str]]:
+    """Returns how everything was computed, as names and values."""
+    info = card.info
+    options = dict(info["options"])
+    provenance = info["model_provenance"]
+    facts = [
+        ("method", str(provenance.get("method", "–"))),
+        ("options of the model", _plain({k: v for k, v in provenance.items() if not isinstance(v, dict)})),
+        ("similarity", _plain(info["similarity"])),
+        ("classifier", _plain(info["classifier"])),
+        ("options of the evaluation", _plain(options)),
+        ("runs and seeds", f"{info['n_runs']}: {', '.join(map(str, info['seeds']))}"),
+        ("test samples", f"{info['n_test']:,}" + (f", {info['skipped']} skipped" if info["skipped"] else "")),
+        ("training samples", "–" if info["n_train"] is None else f"{info['n_train']:,}"),
+        ("model (SHA-256)", str(info["model"])),
+        ("black box (SHA-256)", str(info["black_box"] or "–")),
+        ("test data (SHA-256)", str(info["test_data"] or "–")),
+        ("training data (SHA-256)", str(info["train_data"] or "–")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())),
+    ]
+    if info["samples"]:
+        facts.append(("test images whose explanations were measured", ", ".join(map(str, info["samples"][0]))))
+    return facts
+
+
+def _plain(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_plain(v) if isinstance(v, dict) else v}" for name, v in values.items() if v != {})

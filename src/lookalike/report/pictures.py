@@ -1,0 +1,81 @@
+"""Pictures and figures as text that stands in an HTML file."""
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lookalike.plots.tiles import INK, MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIDE = 96  # pixels of a picture's longer side, at most
+_SHARP = 64  # pictures up to this size are kept as they are
+_QUALITY = 72
+
+
+def picture(pixels: np.ndarray, side: int = SIDE) -> str:
+    """Returns a picture uint8 [H, W, C] as a data URI, made smaller where it is larger than ``side``."""
+    from PIL import Image, features
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    small = max(image.size) <= _SHARP
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if features.check("webp"):
+        kind = "webp"
+        image.convert("RGB").save(buffer, "WEBP", lossless=small, quality=_QUALITY, method=4)
+    elif small:
+        kind = "png"
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        kind = "jpeg"
+        image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" = None) -> str:
+    """Returns a figure as an inline SVG whose ink is the page's own colour, so that it is read in dark mode too.
+
+    Args:
+        draw: Draws on the Axes that it is given, or makes its own.
+        alt: What it shows, for those who do not see it.
+        ax: Where to.
+    """
+    from html import escape
+
+    import matplotlib as mpl
+
+    options: Any = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.family": "sans-serif"}
+    with mpl.rc_context(options):
+        drawn = draw(ax).get_figure(root=True)
+        buffer = io.StringIO()
+        assert drawn is not None  # noqa: S101 - narrows the type
+        drawn.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            pad_inches=0.05,
+            metadata={"Date": None, "Creator": None},
+        )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for colour, name in ((INK, "ink"), (MUTED, "muted"), ("#000000", "ink")):
+        svg = svg.replace(f": {colour}", f": var(--{name})")
+    text = escape(alt)
+    return re.sub(
+        r'<svg [^>]*?width="([\d.]+)pt" height="[\d.]+pt"|<svg ',
+        lambda match: (
+            f'<svg role="img" aria-label="{text}" class="figure" '
+            + (f'style="max-width:{1.25 * float(match[1]):.0f}px" ' if match[1] else "")
+            + 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" '
+        ),
+        svg,
+        count=1,
+    )

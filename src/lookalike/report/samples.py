@@ -1,0 +1,123 @@
+"""The test images to browse, with their nearest prototypes and heat-maps."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import dtype_of, place
+from lookalike.errors import LookalikeError
+from lookalike.model import PrototypeModel
+from lookalike.plots.heatmap import common_limit, paint, shares
+from lookalike.progress import Advance, progress_bar
+from lookalike.relevance import prp
+from lookalike.report.pictures import picture
+
+_BATCH = 32
+_MAP_SIDE = 72
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the report shows of the test data.
+
+    Attributes:
+        shown: An entry per image to browse, as plain JSON values.
+        decides: How many test images each prototype decides.
+        has_black_box: Whether the black box's predictions are among them.
+    """
+
+    shown: list[dict[str, Any]]
+    decides: Counter[int]
+    has_black_box: bool
+
+
+@torch.no_grad()
+def samples_of(
+    model: PrototypeModel,
+    data: Batches,
+    store: EmbeddingStore,
+    n_browse: int,
+    n_nearest: int,
+    composite: str,
+    progress: bool | Advance | None,
+) -> Samples:
+    """Chooses test images, wrong and disagreeing ones first, and explains them.
+
+    Raises:
+        LookalikeError: If the data are no images, or cannot be read again.
+    """
+    if not data.can_fetch:
+        raise LookalikeError("a report shows test images, and an iterable data set cannot be asked for single ones")
+    similarities, probabilities = _decide(model, store)
+    predicted = probabilities.argmax(1)
+    nearest = similarities.topk(min(n_nearest, similarities.shape[1]), dim=1)
+    same_classes = getattr(model.encoder, "n_outputs", None) in (model.n_classes, 1)
+    theirs = torch.from_numpy(store.predictions) if store.predictions is not None and same_classes else None
+    labels = torch.from_numpy(np.array(store.labels))
+    rows = _chosen(predicted, labels, theirs, n_browse)
+    shown: list[dict[str, Any]] = []
+    with progress_bar("Explaining", len(rows), progress) as advance:
+        for part in torch.tensor(rows).split(_BATCH):
+            indices = store.indices[part.numpy()]
+            inputs = place(data.fetch(indices), model.device, dtype_of(model.encoder))
+            pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
+            if pixels is None:
+                raise LookalikeError("a report shows test images; these inputs are none, or their range is not known")
+            maps = prp(model, inputs, nearest.indices[part], composite).pixels.cpu().numpy()
+            for position, row in enumerate(part.tolist()):
+                image = pixels[position].numpy()
+                drawn = [shares(one) for one in maps[position]]
+                limit = common_limit(drawn)
+                shown.append(
+                    {
+                        "name": data.describe(int(indices[position])),
+                        "true": int(labels[row]),
+                        "predicted": int(predicted[row]),
+                        "black_box": None if theirs is None else int(theirs[row]),
+                        "probability": round(float(probabilities[row, predicted[row]]), 4),
+                        "image": picture(image),
+                        "near": [
+                            {
+                                "prototype": int(nearest.indices[row, rank]),
+                                "similarity": float(f"{float(nearest.values[row, rank]):.4g}"),
+                                "map": picture(paint(drawn[rank], limit, image), _MAP_SIDE),
+                            }
+                            for rank in range(len(drawn))
+                        ],
+                    }
+                )
+            advance(len(part))
+    return Samples(shown, Counter(nearest.indices[:, 0].tolist()), theirs is not None)
+
+
+def _decide(model: PrototypeModel, store: EmbeddingStore) -> tuple[Tensor, Tensor]:
+    """Returns similarities [N, P] and probabilities [N, K] of stored embeddings."""
+    similarities, probabilities = [], []
+    for start in range(0, len(store), _ROWS):
+        z = torch.from_numpy(np.array(store.embeddings[start : start + _ROWS])).to(model.device)
+        similarities.append(model.similarities_of(z).cpu())
+        probabilities.append(model.probabilities_of(z).cpu())
+    return torch.cat(similarities), torch.cat(probabilities)
+
+
+def _chosen(predicted: Tensor, labels: Tensor, theirs: Tensor | None, most: int) -> list[int]:
+    """Returns which rows to show, in order: all if they fit, else wrong and disagreeing ones, then others spread."""
+    n = len(labels)
+    if n <= most:
+        return list(range(n))
+    telling = predicted != labels
+    if theirs is not None:
+        telling |= predicted != theirs
+    first = torch.nonzero(telling)[:most, 0]
+    others = torch.nonzero(~telling)[:, 0]
+    wanted = most - len(first)
+    spread = others[torch.linspace(0, len(others) - 1, wanted).long().unique()] if wanted > 0 else others[:0]
+    found: list[int] = torch.cat([first, spread]).sort().values.tolist()
+    return found

@@ -1,0 +1,119 @@
+"use strict";
+(() => {
+  const { classes, samples } = JSON.parse(document.getElementById("data").textContent);
+  const PAGE = 120;
+  const grid = document.getElementById("grid");
+  const detail = document.getElementById("detail");
+  const more = document.getElementById("more");
+  const form = document.querySelector(".filters");
+  const dialog = document.getElementById("dialog");
+  let found = [];
+  let drawn = 0;
+  let chosen = null;
+
+  const make = (tag, values = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), values);
+    node.append(...children);
+    return node;
+  };
+  const isWrong = (one) => one.predicted !== one.true;
+  const disagrees = (one) => one.black_box !== null && one.black_box !== one.predicted;
+  const kinds = { all: () => true, right: (one) => !isWrong(one), wrong: isWrong, disagreeing: disagrees };
+  const percent = (value) => `${(100 * value).toFixed(1)}%`;
+  const number = (value) => String(value).replace("-", "−");
+
+  const openPrototype = (j) => {
+    const template = document.querySelector(`template[data-number="${j}"]`);
+    dialog.firstElementChild.replaceChildren(template.content.cloneNode(true));
+    dialog.setAttribute("aria-label", `Prototype ${j}`);
+    dialog.showModal();
+  };
+  for (const button of document.querySelectorAll("button.prototype")) {
+    button.addEventListener("click", () => openPrototype(button.dataset.number));
+  }
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+
+  const pictureOf = (j) => {
+    const image = document.querySelector(`button.prototype[data-number="${j}"] img`);
+    return image ? image.src : null;
+  };
+  const nameOf = (j) => document.querySelector(`template[data-number="${j}"]`).content.querySelector("h3").textContent;
+
+  const show = (position, focus) => {
+    const one = found[position];
+    if (!one) return;
+    chosen = position;
+    while (drawn <= position) draw();
+    for (const [at, node] of [...grid.children].entries()) {
+      node.setAttribute("aria-pressed", String(at === position));
+      node.tabIndex = at === position ? 0 : -1;
+    }
+    if (focus) grid.children[position].focus();
+    const facts = make("p");
+    facts.append(`Predicted ${classes[one.predicted]} (${percent(one.probability)}); it is ${classes[one.true]}. `);
+    if (isWrong(one)) facts.append(make("span", { className: "is-wrong", textContent: "Wrong. " }));
+    if (disagrees(one)) facts.append(`The black box says ${classes[one.black_box]}.`);
+    const tiles = make("div", { className: "tiles" });
+    tiles.append(make("figure", { className: "tile" },
+      make("img", { src: one.image, alt: `Test image ${one.name}` }),
+      make("figcaption", { className: "caption", textContent: "this test image" })));
+    tiles.append(make("span", { className: "likes", textContent: "looks like" }));
+    for (const near of one.near) {
+      const source = pictureOf(near.prototype);
+      const button = make("button", { type: "button", className: "tile" });
+      if (source) button.append(make("img", { src: source, alt: nameOf(near.prototype) }));
+      button.append(make("span", { className: "caption",
+        textContent: `${nameOf(near.prototype)}, s = ${number(near.similarity)}` }));
+      button.addEventListener("click", () => openPrototype(near.prototype));
+      tiles.append(make("div", { className: "pair" }, button,
+        make("figure", { className: "tile" },
+          make("img", { src: near.map, alt: `Pixels of the test image that make it like ${nameOf(near.prototype)}` }),
+          make("figcaption", { className: "caption", textContent: "by these pixels: red for, blue against" }))));
+    }
+    detail.hidden = false;
+    detail.replaceChildren(make("h3", { textContent: one.name }), facts, tiles);
+  };
+
+  const draw = () => {
+    const end = Math.min(drawn + PAGE, found.length);
+    for (; drawn < end; drawn += 1) {
+      const one = found[drawn];
+      const position = drawn;
+      const button = make("button", { type: "button", className: "sample", tabIndex: position === 0 ? 0 : -1 },
+        make("img", { src: one.image, alt: "" }), classes[one.predicted]);
+      button.setAttribute("aria-pressed", "false");
+      button.setAttribute("aria-label",
+        `${one.name}: predicted ${classes[one.predicted]}, it is ${classes[one.true]}`);
+      button.classList.toggle("wrong", isWrong(one));
+      button.classList.toggle("disagreeing", disagrees(one));
+      button.addEventListener("click", () => show(position, false));
+      grid.append(button);
+    }
+    more.hidden = drawn >= found.length;
+  };
+
+  const filter = () => {
+    const kind = kinds[form.elements.kind.value];
+    const wanted = form.elements.class.value;
+    found = samples.filter((one) => kind(one) && (wanted === "" || one.true === Number(wanted)));
+    form.elements.found.value = `${found.length} images`;
+    drawn = 0;
+    chosen = null;
+    detail.hidden = true;
+    grid.replaceChildren();
+    draw();
+  };
+  form.addEventListener("change", filter);
+  more.addEventListener("click", draw);
+  grid.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const here = [...grid.children].indexOf(document.activeElement);
+    const next = (here < 0 ? (chosen ?? 0) : here) + step;
+    if (next >= 0 && next < found.length) show(next, true);
+  });
+  filter();
+})();
