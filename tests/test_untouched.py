@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, PrototypeClassifier, embed, explain, load
+from lookalike import KMEx, PrototypeClassifier, embed, evaluate, explain, load
 from lookalike.encoder import Encoder
 from lookalike.metrics import compare
+from lookalike.relevance import lrp, prp
+from lookalike.report import write_report
+from lookalike.testing import check_prototype_model
 
 
 def actions(net, blobs, folder):
@@ -30,13 +33,33 @@ def actions(net, blobs, folder):
         "PrototypeClassifier": lambda bad: PrototypeClassifier().fit(
             sem.embed(broken if bad else x).numpy(), y.numpy()
         ),
+        "evaluate": lambda bad: evaluate(
+            sem, (broken, y[:2]) if bad else blobs, train=blobs, n_images=3, n_steps=2, n_draws=1, progress=False
+        ),
+        "write_report": lambda bad: write_report(
+            sem,
+            (broken, y[:2]) if bad else blobs,
+            folder.with_suffix(".html"),
+            train=blobs,
+            overwrite=True,
+            n_images=3,
+            n_steps=2,
+            n_draws=1,
+            n_browse=5,
+            progress=False,
+        ),
+        "lrp": lambda bad: lrp(net, broken if bad else x[:3]),
+        "lrp of a prototype model": lambda bad: lrp(sem, broken if bad else x[:3], of="probability"),
+        "prp": lambda bad: prp(sem, broken if bad else x[:3]),
+        "check_prototype_model": lambda bad: check_prototype_model(sem, broken if bad else x[:3]),
         "plot_gallery": lambda bad: sem.plot_gallery("no axes" if bad else None),
     }
 
 
 NAMES = [
     "Encoder", "embed", "KMEx.fit", "call", "predict", "predict_proba", "embed method", "similarities", "explain",
-    "compare", "save", "load", "PrototypeClassifier", "plot_gallery",
+    "compare", "save", "load", "PrototypeClassifier", "evaluate", "write_report", "lrp",
+    "lrp of a prototype model", "prp", "check_prototype_model", "plot_gallery",
 ]  # fmt: skip
 
 

@@ -1,0 +1,98 @@
+"""``lookalike evaluate`` and ``lookalike report``, on a folder of images."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lookalike.cli import app
+from lookalike.cli.evaluate import _failed as failed
+from lookalike.metrics import Scorecard
+
+
+@pytest.fixture
+def saved(image_folder, network_file, tmp_path):
+    arguments = [
+        "convert",
+        f"{network_file}:make",
+        str(image_folder),
+        "-o",
+        str(tmp_path / "model"),
+        "--n-prototypes",
+        "2",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return tmp_path / "model", image_folder, f"{network_file}:make"
+
+
+def run(saved, command, *options):
+    model, folder, network = saved
+    return CliRunner().invoke(app, [command, str(model), str(folder), "--network", network, *map(str, options)])
+
+
+def test_prints_the_scorecard_and_says_what_it_means(saved):
+    result = run(saved, "evaluate", "--images", 5)
+    assert result.exit_code == 0, result.output
+    assert "agreement with the black box" in result.output
+    assert "It agrees with the original on" in result.output
+
+
+def test_json_and_a_file(saved, tmp_path):
+    result = run(saved, "evaluate", "--only", "faithfulness,transparency", "--json", "-o", tmp_path / "card.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads((tmp_path / "card.json").read_text())
+    assert found["info"]["sections"] == ["faithfulness", "transparency"]
+    assert run(saved, "evaluate", "-o", tmp_path / "card.json").exit_code == 2
+
+
+def test_exit_codes_for_someones_ci(saved):
+    only = ("--only", "faithfulness,transparency")
+    assert run(saved, "evaluate", *only, "--max-ghosting", 1, "--min-agreement", 0).exit_code == 0
+    result = run(saved, "evaluate", *only, "--min-agreement", 1)
+    card = json.loads(run(saved, "evaluate", *only, "--json").stdout)
+    assert result.exit_code == (0 if card["agreement"] == 1 else 1)
+    other = CliRunner().invoke(
+        app,
+        ["evaluate", str(saved[0]), str(saved[1]), "--network", saved[2], "--only", "diversity", "--max-ghosting", "0"],
+    )
+    assert other.exit_code == 2
+    assert "needs ghosting, which was not measured" in other.output
+
+
+def test_failed_thresholds_are_named():
+    card = Scorecard({"agreement": [0.5], "ghosting": [0.4]}, {}, ["a"])
+    assert failed(card, 0.97, 0.0) == [
+        "agreement is 0.5000; --min-agreement is 0.97",
+        "ghosting is 0.4000; --max-ghosting is 0",
+    ]
+    assert failed(card, 0.5, 0.4) == []
+
+
+def test_writes_a_report(saved, tmp_path):
+    path = tmp_path / "report.html"
+    result = run(saved, "report", "-o", path, "--images", 4, "--browse", 5, "--title", "Insects & cats")
+    assert result.exit_code == 0, result.output
+    assert "Insects &amp; cats" in path.read_text()
+    again = run(saved, "report", "-o", path)
+    assert again.exit_code == 2
+    assert "exists already" in again.output
+    other = run(saved, "report", "-o", path, "--overwrite", "--images", 4, "--json")
+    assert json.loads(other.stdout)["scorecard"]["accuracy"] >= 0
+
+
+def test_a_black_box_of_ones_own(saved, network_file):
+    result = run(saved, "evaluate", "--only", "faithfulness", "--black-box", f"{network_file}:bare", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["agreement"] is not None
+    wrong = run(saved, "evaluate", "--black-box-weights", "x.pth")
+    assert wrong.exit_code == 2
+    assert "needs --black-box" in wrong.output
+
+
+def test_mistakes_get_one_line(saved, tmp_path):
+    assert "did you mean 'transparency'" in run(saved, "evaluate", "--only", "transparancy").output
+    nowhere = CliRunner().invoke(app, ["evaluate", str(saved[0]), str(tmp_path / "nowhere"), "--network", saved[2]])
+    assert nowhere.exit_code == 2
+    assert "neither a folder nor a dataset" in nowhere.output
