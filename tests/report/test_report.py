@@ -1,5 +1,6 @@
 """The report, opened in a browser as a reader would."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -225,8 +226,15 @@ def test_many_test_images_show_the_telling_ones_first(net, blobs, tmp_path):
     wrong[10] = (wrong[10] + 1) % 3
     write_report(sem, (x, wrong), tmp_path / "r.html", n_browse=20, **QUICK)
     data = re.search(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text())[1]
-    import json
-
     shown = json.loads(data)["samples"]
     assert len(shown) == 20
     assert any(one["true"] != one["predicted"] for one in shown)
+
+
+def test_the_black_box_shown_is_the_one_that_was_given(net, blobs, tmp_path):
+    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    write_report(sem, blobs, tmp_path / "r.html", black_box=other, **QUICK)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text())[1])
+    with torch.no_grad():
+        assert [one["black_box"] for one in data["samples"]] == other(blobs[0]).argmax(1).tolist()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.data import Batches
-from lookalike.embedding import EmbeddingStore
+from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
@@ -56,9 +56,39 @@ class BlackBox:
         model, output = self.encoder.model, self.encoder.output_key
         return lrp(model, inputs, None, composite, of="probability", output=output, batch_size=batch_size).pixels
 
-    def predictions(self, store: EmbeddingStore) -> Tensor | None:
-        """Returns what it predicts [N] for the samples of a store that its own encoder made; None otherwise."""
+    def predictions(self, model: PrototypeModel, store: EmbeddingStore, data: Batches | None) -> Tensor | None:
+        """Returns what it predicts [N]: from the pass that made the store if that was its own, else from one more."""
+        if self.encoder is not model.encoder and data is not None:
+            store = embed(self.encoder, data, progress=False)
         return None if store.predictions is None else torch.from_numpy(store.predictions)
+
+
+def find_black_box(
+    model: PrototypeModel, given: nn.Module | LoadedClassifier | None, data: Batches | None
+) -> BlackBox | None:
+    """Returns what to compare a model with: what was given, or the classifier that was converted.
+
+    Returns:
+        None if nothing was given and there is no such classifier, or its classes are not the model's.
+
+    Raises:
+        LookalikeError: If what was given has other classes than the model, or no data to be asked about.
+    """
+    if given is None:
+        own = model.encoder
+        if not isinstance(own, Encoder) or own.n_outputs is None:
+            return None
+        box = BlackBox(own)
+        return box if box.n_classes == model.n_classes else None
+    if data is None:
+        raise LookalikeError("a black box cannot be asked about stored embeddings; give the test data themselves")
+    box = BlackBox.of(given, data)
+    if box.n_classes != model.n_classes:
+        raise LookalikeError(
+            f"the black box has {box.n_classes} classes and the model {model.n_classes}: "
+            "they cannot be compared; give the classifier that the model was made from"
+        )
+    return box
 
 
 def class_probabilities(scores: Tensor) -> Tensor:

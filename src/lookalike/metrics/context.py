@@ -174,6 +174,27 @@ class Context:
         return self._kept[name, run]
 
 
+def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> Tensor:
+    """Returns a store's labels [N] in the model's numbering: by name where both have names.
+
+    Raises:
+        LookalikeError: If there are none, or the data have a class that the model does not know.
+    """
+    labels, names, own = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
+    if not len(labels):
+        raise LookalikeError("there are no samples to evaluate on")
+    if names is not None and list(names) != own and own != [str(k) for k in range(len(own))]:
+        strange = [name for name in names if name not in own]
+        if strange:
+            raise LookalikeError(f"the {what} data have a class {strange[0]!r}; the model knows {', '.join(own[:20])}")
+        return torch.tensor([own.index(name) for name in names])[labels]
+    if int(labels.max()) >= model.n_classes:
+        raise LookalikeError(
+            f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
+        )
+    return labels
+
+
 def parts_of(store: EmbeddingStore) -> list[slice]:
     """Returns the slices in which a store's rows are read."""
     return [slice(start, start + _ROWS) for start in range(0, len(store), _ROWS)]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
-from lookalike.metrics.black_box import BlackBox, Precision
-from lookalike.metrics.context import Context, Options
+from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
+from lookalike.metrics.context import Context, Options, aligned_labels
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section
 from lookalike.model import PrototypeModel
@@ -98,7 +98,7 @@ def evaluate(
         if train is None or isinstance(train, EmbeddingStore)
         else _batches(train, batch_size, num_workers, on_error)
     )
-    box = _black_box(model, black_box, data)
+    box = find_black_box(model, black_box, data)
     images = data is not None and data.can_fetch and _is_image(data)
     has = {
         "train": train is not None,
@@ -119,11 +119,11 @@ def evaluate(
             options,
             data,
             store,
-            _labels(store, model, "test"),
+            aligned_labels(store, model, "test"),
             train if isinstance(train, EmbeddingStore) else None,
-            _labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
+            aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
             box,
-            None if box is None else _predictions(box, model, store, data),
+            None if box is None else box.predictions(model, store, data),
             None if attributes is None else torch.as_tensor(np.asarray(attributes)),
             advance,
         )
@@ -193,33 +193,6 @@ def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Lite
     return data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
 
 
-def _black_box(model: PrototypeModel, given: Any, data: Batches | None) -> BlackBox | None:
-    """Returns what to compare with: what was given, or the classifier that was converted if its classes are these."""
-    if given is None:
-        own = model.encoder
-        if not isinstance(own, Encoder) or own.n_outputs is None:
-            return None
-        box = BlackBox(own)
-        return box if box.n_classes == model.n_classes else None
-    if data is None and not isinstance(given, Encoder):
-        raise LookalikeError("a black box cannot be asked about stored embeddings; give the test data themselves")
-    assert data is not None or isinstance(given, Encoder)  # noqa: S101 - narrows the type
-    box = BlackBox(given) if isinstance(given, Encoder) else BlackBox.of(given, data)  # type: ignore[arg-type]
-    if box.n_classes != model.n_classes:
-        raise LookalikeError(
-            f"the black box has {box.n_classes} classes and the model {model.n_classes}: "
-            "they cannot be compared; give the classifier that the model was made from"
-        )
-    return box
-
-
-def _predictions(box: BlackBox, model: PrototypeModel, store: EmbeddingStore, data: Batches | None) -> Tensor | None:
-    """Returns the black box's predictions for the test samples [N]: from their own pass if it is the encoder's own."""
-    if box.encoder is model.encoder or data is None:
-        return box.predictions(store)
-    return box.predictions(embed(box.encoder, data, progress=False))
-
-
 def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
     """Returns the sections to measure, and a note for each that lacks something."""
     if only is not None:
@@ -262,23 +235,6 @@ def _steps(
         parts.append(options.n_runs * n * (1 if "robustness" in names else 2))
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
-
-
-def _labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> Tensor:
-    """Returns a store's labels in the model's numbering: by name where both have names."""
-    labels, names, own = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
-    if not len(labels):
-        raise LookalikeError("there are no samples to evaluate on")
-    if names is not None and list(names) != own and own != [str(k) for k in range(len(own))]:
-        strange = [name for name in names if name not in own]
-        if strange:
-            raise LookalikeError(f"the {what} data have a class {strange[0]!r}; the model knows {', '.join(own[:20])}")
-        return torch.tensor([own.index(name) for name in names])[labels]
-    if int(labels.max()) >= model.n_classes:
-        raise LookalikeError(
-            f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
-        )
-    return labels
 
 
 def _is_image(data: Batches) -> bool:

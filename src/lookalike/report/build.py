@@ -16,6 +16,7 @@ from lookalike.embedding import embed
 from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.metrics import Scorecard, evaluate
+from lookalike.metrics.black_box import find_black_box
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
 from lookalike.report.charts import charts_of
@@ -75,7 +76,9 @@ def write_report(
     if isinstance(test, DataBundle):
         train, test = test.train if train is None else train, test.test
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
+    box = find_black_box(model, black_box, data)
     store = embed(model, data, progress=progress)
+    theirs = None if box is None else box.predictions(model, store, data)
     if card is None:
         card = evaluate(
             model,
@@ -90,7 +93,7 @@ def write_report(
             progress=progress,
             **options,
         )
-    samples = samples_of(model, data, store, n_browse, n_nearest, composite, progress)
+    samples = samples_of(model, data, store, theirs, n_browse, n_nearest, composite, progress)
     source = None if train is None or not hasattr(train, "__getitem__") else Batches(train)
     page = render(
         {
@@ -104,7 +107,7 @@ def write_report(
             "classes": _classes(card),
             "confusion": _confusion(card),
             "facts": _facts(card),
-            "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": samples.has_black_box},
+            "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": theirs is not None},
             "data": _as_json({"classes": model.class_names, "samples": samples.shown}),
         }
     )

@@ -8,6 +8,7 @@ import torch
 
 from lookalike.embedding import EmbeddingStore
 from lookalike.metrics import Scorecard
+from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.plots import plot_activations, plot_map, plot_ordering, plot_similarity_matrix, project_2d
 from lookalike.report.pictures import figure
@@ -38,10 +39,11 @@ def charts_of(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> 
         rows = np.unique(np.linspace(0, len(store) - 1, min(_POINTS, len(store))).astype(int))
         space = model.similarity.project
         z = space(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)).cpu().numpy()
+        test_labels = aligned_labels(store, model, "test").numpy()
         points, squares = project_2d(z, space(p.vectors).cpu().numpy())
         alt = "Test embeddings as dots and prototypes as squares, on their first two principal components."
         charts["map"] = figure(
-            lambda ax: plot_map(points, store.labels[rows], squares, labels, p.class_names, ax=ax), alt
+            lambda ax: plot_map(points, test_labels[rows], squares, labels, p.class_names, ax=ax), alt
         )
     return charts
 

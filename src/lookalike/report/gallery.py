@@ -14,7 +14,7 @@ from lookalike.relevance import prp
 from lookalike.report.pictures import picture
 
 _NEAREST = 8
-_MANY = 300  # prototypes; with more of them fewer training images are shown of each
+_MANY = 300  # prototypes; of more than these one training image is shown each, and no map
 
 
 def gallery_of(
@@ -98,7 +98,7 @@ def _captioned(model: PrototypeModel, j: int, pictures: list[str]) -> list[dict[
 def _maps(model: PrototypeModel, composite: str) -> dict[int, str]:
     """Returns, for each prototype, which pixels of its own training image make the likeness."""
     inputs = model.prototype_inputs()
-    if inputs is None or model.images is None:
+    if inputs is None or model.images is None or len(inputs) > _MANY:
         return {}
     numbers = torch.arange(len(inputs), device=inputs.device)[:, None]
     maps: np.ndarray = prp(model, inputs, numbers, composite).pixels[:, 0].cpu().numpy()

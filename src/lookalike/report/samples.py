@@ -12,6 +12,7 @@ from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
 from lookalike.errors import LookalikeError
+from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
 from lookalike.progress import Advance, progress_bar
@@ -30,12 +31,10 @@ class Samples:
     Attributes:
         shown: An entry per image to browse, as plain JSON values.
         decides: How many test images each prototype decides.
-        has_black_box: Whether the black box's predictions are among them.
     """
 
     shown: list[dict[str, Any]]
     decides: Counter[int]
-    has_black_box: bool
 
 
 @torch.no_grad()
@@ -43,12 +42,23 @@ def samples_of(
     model: PrototypeModel,
     data: Batches,
     store: EmbeddingStore,
+    theirs: Tensor | None,
     n_browse: int,
     n_nearest: int,
     composite: str,
     progress: bool | Advance | None,
 ) -> Samples:
     """Chooses test images, wrong and disagreeing ones first, and explains them.
+
+    Args:
+        model: The prototype model.
+        data: The test data.
+        store: Their embeddings.
+        theirs: The black box's predictions [N], or None.
+        n_browse: The most images to show.
+        n_nearest: How many prototypes to show for each.
+        composite: Rules of relevance propagation.
+        progress: Show a progress bar.
 
     Raises:
         LookalikeError: If the data are no images, or cannot be read again.
@@ -58,9 +68,7 @@ def samples_of(
     similarities, probabilities = _decide(model, store)
     predicted = probabilities.argmax(1)
     nearest = similarities.topk(min(n_nearest, similarities.shape[1]), dim=1)
-    same_classes = getattr(model.encoder, "n_outputs", None) in (model.n_classes, 1)
-    theirs = torch.from_numpy(store.predictions) if store.predictions is not None and same_classes else None
-    labels = torch.from_numpy(np.array(store.labels))
+    labels = aligned_labels(store, model, "test")
     rows = _chosen(predicted, labels, theirs, n_browse)
     shown: list[dict[str, Any]] = []
     with progress_bar("Explaining", len(rows), progress) as advance:
@@ -94,7 +102,7 @@ def samples_of(
                     }
                 )
             advance(len(part))
-    return Samples(shown, Counter(nearest.indices[:, 0].tolist()), theirs is not None)
+    return Samples(shown, Counter(nearest.indices[:, 0].tolist()))
 
 
 def _decide(model: PrototypeModel, store: EmbeddingStore) -> tuple[Tensor, Tensor]:
