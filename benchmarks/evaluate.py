@@ -31,7 +31,7 @@ BATCH = 250
 
 
 def digits_network(size: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """Makes ResNet34 for grey images with random weights and batch-norm statistics of the digits, and reads some digits."""
+    """Makes ResNet34 for grey images, untrained but for batch-norm statistics, and reads some digits."""
     torch.manual_seed(0)
     net = torchvision.models.resnet34(num_classes=10)
     net.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)  # of more channels Quantus makes more steps

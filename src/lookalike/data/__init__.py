@@ -8,6 +8,7 @@ from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
 from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ImageArray",
     "ImageFiles",
     "Preprocessing",
+    "data_folder",
     "find_images",
     "list_datasets",
     "load_data",
