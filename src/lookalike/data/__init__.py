@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from lookalike.data.batches import Batch, Batches
-from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
+from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
+from lookalike.data.glyphs import load_glyphs
 from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.vision import data_folder
@@ -13,6 +14,7 @@ from lookalike.errors import LookalikeError
 
 __all__ = [
     "DATASETS",
+    "Attributes",
     "Batch",
     "Batches",
     "DataBundle",
@@ -26,6 +28,7 @@ __all__ = [
     "load_data",
     "load_digits",
     "load_folder",
+    "load_glyphs",
     "read_image",
 ]
 

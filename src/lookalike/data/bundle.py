@@ -57,6 +57,21 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
 
 
 @dataclass(frozen=True)
+class Attributes:
+    """Binary attributes of a data set's samples, beside their classes.
+
+    Attributes:
+        names: A names.
+        train: Of the training samples [N, A], uint8.
+        test: Of the test samples.
+    """
+
+    names: list[str]
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
 class DataBundle:
     """A dataset's two parts and what belongs to both.
 
@@ -67,6 +82,7 @@ class DataBundle:
         class_names: By label.
         preprocessing: What both parts' images go through.
         notes: Anything the user should know, in sentences.
+        attributes: Of both parts, where the dataset has any.
     """
 
     name: str
@@ -75,6 +91,7 @@ class DataBundle:
     class_names: list[str]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
+    attributes: Attributes | None = None
 
 
 @dataclass(frozen=True)

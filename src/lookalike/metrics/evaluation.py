@@ -59,8 +59,8 @@ def evaluate(
 
     Args:
         model: Any prototype model.
-        test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (its test part; its training part serves
-            as ``train``), or an ``EmbeddingStore``, from which only what needs no images is measured.
+        test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (its test part; its training part and
+            attributes serve as those), or an ``EmbeddingStore``, from which only what needs no images is measured.
         black_box: The classifier to compare with; None takes the one that the model was converted from.
         train: Training data, or the ``EmbeddingStore`` of them: for ghosting and the embedding's diagnosis.
         attributes: Binary attributes of the training samples [N, A], in the data's order.
@@ -91,6 +91,8 @@ def evaluate(
     """
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
     if isinstance(test, DataBundle):
+        if attributes is None and train is None and test.attributes is not None:
+            attributes = test.attributes.train
         train, test = test.train if train is None else train, test.test
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (

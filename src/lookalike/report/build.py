@@ -74,6 +74,8 @@ def write_report(
     path = Path(path)
     check_writable(path, overwrite)
     if isinstance(test, DataBundle):
+        if train is None and test.attributes is not None:
+            options.setdefault("attributes", test.attributes.train)
         train, test = test.train if train is None else train, test.test
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
     box = find_black_box(model, black_box, data)
