@@ -8,7 +8,9 @@ from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
 from lookalike.data.glyphs import load_glyphs
 from lookalike.data.images import read_image
+from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.data.quickdraw import load_quickdraw
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
@@ -25,10 +27,13 @@ __all__ = [
     "data_folder",
     "find_images",
     "list_datasets",
+    "load_celeba",
+    "load_cub200",
     "load_data",
     "load_digits",
     "load_folder",
     "load_glyphs",
+    "load_quickdraw",
     "read_image",
 ]
 
