@@ -61,6 +61,8 @@ def test_equals_a_plain_loop():
                 values.append(float(score(torch.from_numpy(image.reshape(1, 2, 6, 6)))[0, first]))
             assert float(found.probabilities[row, step]) == pytest.approx(np.mean(values), abs=1e-6)
     assert found.auroc == pytest.approx(np.trapezoid(found.mean, found.fractions))
+    assert found.samples == (3, 1, 4, 15, 9)
+    assert found.options == {"n_steps": 7, "n_draws": 3, "seed": 4, "random_order": False}
 
 
 def test_the_batch_size_makes_no_difference_and_bounds_the_rows():

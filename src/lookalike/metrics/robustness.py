@@ -3,8 +3,8 @@
 Source: paper section 4.3.3; steps, noise and draws are our reading [ours].
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,10 +53,14 @@ class OrderingCurves:
     Attributes:
         fractions: Which share of the pixels, the least relevant, is replaced by noise [S + 1], from 0 to 1.
         probabilities: Of the class predicted at first, image by image, the mean over the draws [N, S + 1].
+        samples: What number each image has in its data set, which chose its noise.
+        options: Steps, draws, seed, and whether pixels went in random order.
     """
 
     fractions: Tensor
     probabilities: Tensor
+    samples: tuple[int, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> Tensor:
@@ -122,7 +126,8 @@ def relevance_ordering(
         rows = torch.where(ranks < steps, drawn, x)  # [steps, draws, C, H, W]
         queue.add(row, rows.flatten(0, 1), int(followed[row]), noise.draws)
     queue.finish()
-    return OrderingCurves(replaced.double() / n_pixels, found)
+    options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed, "random_order": relevance is None}
+    return OrderingCurves(replaced.double() / n_pixels, found, tuple(names), options)
 
 
 class _Queue:
@@ -208,10 +213,14 @@ class IncreaseAndDrop:
     Attributes:
         increase: AI, the share of images whose activation rises; higher is better.
         drop: AD, the mean of max(0, a − a′) / a; lower is better.
+        samples: What number each image has in its data set.
+        options: The share of pixels kept, draws and seed.
     """
 
     increase: float
     drop: float
+    samples: tuple[int, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -266,6 +275,8 @@ def increase_and_drop(
     return IncreaseAndDrop(
         increase=float((after > before).double().mean()),
         drop=float(((before - after).clamp_min(0) / before).mean()),
+        samples=tuple(names),
+        options={"keep": keep, "n_draws": noise.draws, "seed": noise.seed},
     )
 
 
