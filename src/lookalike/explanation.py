@@ -239,17 +239,19 @@ def _with_maps(
 ) -> list[Explanation]:
     """Adds relevance maps to explanations."""
     chosen = torch.tensor([[near.prototype for near in one.likenesses] for one in explanations])
-    on_input = prp(model, inputs, chosen, composite).pixels.cpu().numpy()
+    on_input = prp(model, inputs, chosen, composite).pixels.float().cpu().numpy()
     used = chosen.unique()
     pictures = model.prototype_inputs()
     on_prototype: dict[int, np.ndarray] = {}
     if pictures is not None:
-        maps = prp(model, pictures[used.to(pictures.device)], used[:, None], composite).pixels[:, 0].cpu().numpy()
+        maps = (
+            prp(model, pictures[used.to(pictures.device)], used[:, None], composite).pixels[:, 0].float().cpu().numpy()
+        )
         on_prototype = dict(zip(used.tolist(), maps, strict=True))
     black_box: list[np.ndarray | None] = [None] * len(explanations)
     if isinstance(model.encoder, Encoder) and model.encoder.head_name is not None:
         found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.output_key)
-        black_box = list(found.pixels.cpu().numpy())
+        black_box = list(found.pixels.float().cpu().numpy())
     return [
         replace(
             one,

@@ -221,9 +221,9 @@ class KMEx:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Reads the nearest training images again: pixels [P, M, H, W, C], and their value range [2, C]."""
         wanted = min(self.n_images, self.n_nearest)
-        if batches is None or not batches.can_fetch or wanted < 1:
+        if batches is None or not batches.can_fetch:
             return None, None
-        rows = prototypes.nearest[:, :wanted]
+        rows = prototypes.nearest[:, : max(wanted, 1)]
         rows = torch.where(rows < 0, rows[:, :1], rows)  # a class with fewer images shows its nearest again
         unique, position = np.unique(rows.numpy(), return_inverse=True)
         parts, value_range = [], None
@@ -234,6 +234,8 @@ class KMEx:
             if value_range is None:
                 value_range = _value_range(inputs, preprocessing)
             parts.append(pixels_of(inputs, value_range))
+        if wanted < 1:
+            return None, value_range
         return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], value_range
 
     def _options(self, similarity: Similarity) -> dict[str, Any]:

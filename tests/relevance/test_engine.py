@@ -367,3 +367,22 @@ def test_attnlrp_on_a_small_transformer_equals_its_formulas():
     with torch.no_grad():
         expected = torch.cat([explicit_attnlrp(model, x[i : i + 1], t) for i, t in enumerate((0, 2))])
     assert float((found.maps - expected).norm() / expected.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_other_precision(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    x = torch.rand(2, 3, 8, 8)
+    expected = lrp(model, x, 0).pixels
+    found = lrp(model.to(dtype), x, 0).pixels
+    assert found.dtype == dtype
+    assert float((found - expected).norm() / expected.norm()) < (1e-4 if dtype == torch.float64 else 0.05)
+
+
+def test_half_precision_that_overflows_is_refused():
+    with pytest.raises(LookalikeError, match="overflows in a float16 network"):
+        lrp(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).half(), torch.rand(1, 1, 2, 2))

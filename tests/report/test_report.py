@@ -238,3 +238,13 @@ def test_the_black_box_shown_is_the_one_that_was_given(net, blobs, tmp_path):
     data = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text())[1])
     with torch.no_grad():
         assert [one["black_box"] for one in data["samples"]] == other(blobs[0]).argmax(1).tolist()
+
+
+def test_a_model_without_images_and_one_in_bfloat16(blobs, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    ).bfloat16()
+    sem = KMEx(net, n_prototypes=2, n_images=0, progress=False).fit(blobs)
+    write_report(sem, blobs, tmp_path / "r.html", **QUICK)
+    assert "no image" in (tmp_path / "r.html").read_text()

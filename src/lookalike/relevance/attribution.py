@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike.encoder import device_of, evaluating, place
+from lookalike.encoder import device_of, dtype_of, evaluating, place
 from lookalike.encoder.calls import call, take_rows
 from lookalike.encoder.head import named_outputs
 from lookalike.errors import LookalikeError
@@ -115,7 +115,7 @@ def stream_lrp(
     strict: bool = False,
 ) -> Iterator[Relevance]:
     """Does what ``lrp`` does and yields the result of each batch as soon as it is there."""
-    x = place(x, device_of(model))
+    x = _placed(x, model)
     if of not in ("score", "probability"):
         raise LookalikeError(f"of must be 'score' or 'probability', not {of!r}")
     head: Callable[[Tensor], Tensor] | None = None
@@ -146,6 +146,15 @@ def stream_lrp(
         if head is not None:
             found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield found
+
+
+def _placed(x: Tensor, model: nn.Module) -> Tensor:
+    """Returns images where the model is, in its precision."""
+    dtype = dtype_of(model)
+    if dtype is torch.float16:
+        raise LookalikeError("relevance overflows in a float16 network; give it in float32 or bfloat16 (model.float())")
+    placed: Tensor = place(x, device_of(model), dtype)
+    return placed
 
 
 def _scores(model: nn.Module, output: str | int | None, images: Tensor) -> Tensor:
@@ -190,7 +199,7 @@ def stream_prp(
     strict: bool = False,
 ) -> Iterator[Relevance]:
     """Does what ``prp`` does and yields the result of each batch as soon as it is there."""
-    x = place(x, device_of(model))
+    x = _placed(x, model)
     if similarity not in _SIMILARITY_LAYERS:
         raise LookalikeError(f"similarity must be one of {', '.join(_SIMILARITY_LAYERS)}, not {similarity!r}")
     share = _SIMILARITY_LAYERS[similarity]

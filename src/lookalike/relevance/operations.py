@@ -13,7 +13,7 @@ STABILISER = 1e-6
 
 def stabilised(values: Tensor, epsilon: float = STABILISER) -> Tensor:
     """Moves values away from zero by ε, to the side that they are on (zero itself to the positive one)."""
-    return values + torch.where(values < 0, -epsilon, epsilon)
+    return values + torch.where(values < 0, values.new_tensor(-epsilon), values.new_tensor(epsilon))
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Relevance:
         from lookalike.plots.heatmap import plot_heat_map
 
         pixels = self.pixels[index]
-        return plot_heat_map((pixels if pixels.ndim == 2 else pixels[0]).cpu().numpy(), ax=ax)
+        return plot_heat_map((pixels if pixels.ndim == 2 else pixels[0]).float().cpu().numpy(), ax=ax)
 
 
 def join(parts: list[Relevance]) -> Relevance:

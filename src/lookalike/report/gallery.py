@@ -101,6 +101,6 @@ def _maps(model: PrototypeModel, composite: str) -> dict[int, str]:
     if inputs is None or model.images is None or len(inputs) > _MANY:
         return {}
     numbers = torch.arange(len(inputs), device=inputs.device)[:, None]
-    maps: np.ndarray = prp(model, inputs, numbers, composite).pixels[:, 0].cpu().numpy()
+    maps: np.ndarray = prp(model, inputs, numbers, composite).pixels[:, 0].float().cpu().numpy()
     drawn = [shares(one) for one in maps]
     return {j: picture(paint(one, common_limit([one]), model.images[j, 0].numpy())) for j, one in enumerate(drawn)}

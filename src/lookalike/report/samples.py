@@ -78,7 +78,7 @@ def samples_of(
             pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
             if pixels is None:
                 raise LookalikeError("a report shows test images; these inputs are none, or their range is not known")
-            maps = prp(model, inputs, nearest.indices[part], composite).pixels.cpu().numpy()
+            maps = prp(model, inputs, nearest.indices[part], composite).pixels.float().cpu().numpy()
             for position, row in enumerate(part.tolist()):
                 image = pixels[position].numpy()
                 drawn = [shares(one) for one in maps[position]]
