@@ -96,3 +96,13 @@ def test_mistakes_get_one_line(saved, tmp_path):
     nowhere = CliRunner().invoke(app, ["evaluate", str(saved[0]), str(tmp_path / "nowhere"), "--network", saved[2]])
     assert nowhere.exit_code == 2
     assert "neither a folder nor a dataset" in nowhere.output
+
+
+def test_images_that_cannot_be_read_stop_it_or_are_counted(saved):
+    (saved[1] / "test" / "bee" / "01.png").write_text("no")
+    result = run(saved, "evaluate", "--only", "faithfulness")
+    assert result.exit_code == 2
+    assert "01.png': not an image" in result.output
+    result = run(saved, "evaluate", "--only", "faithfulness", "--on-error", "skip", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["notes"] == ["1 test images could not be read and are left out"]

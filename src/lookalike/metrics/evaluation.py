@@ -133,6 +133,9 @@ def evaluate(
         runs, details = _measure(context, sections, _Kept(resume, info))
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
+    for what, embedded in (("test", store), ("training", context.train_store)):
+        if embedded is not None and embedded.skipped:
+            notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")
     return Scorecard(runs, details, list(model.class_names), notes, info)
 
 
