@@ -115,6 +115,20 @@ class LinearHead(TransparentClassifier):
         return nn.functional.linear(similarities, self.weight, self.bias)
 
 
+class RectifiedLinearHead(LinearHead):
+    """A linear layer on max(0, similarity): a prototype that is not there does not vote (FLINT's attributes) [ours].
+
+    Args:
+        weight: [K, P].
+        bias: [K], or None.
+    """
+
+    name = "rectified-linear"
+
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        return super().forward(similarities.relu(), labels, n_classes)
+
+
 def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]) -> TransparentClassifier:
     """Makes a classifier again from what a saved model holds.
 
@@ -123,6 +137,8 @@ def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]
     """
     if name == NearestPrototype.name:
         return NearestPrototype(**options)
-    if name == LinearHead.name:
-        return LinearHead(state["weight"], state.get("bias"))
-    raise LookalikeError(f"no classifier is called {name!r}; there are {NearestPrototype.name}, {LinearHead.name}")
+    for head in (LinearHead, RectifiedLinearHead):
+        if name == head.name:
+            return head(state["weight"], state.get("bias"))
+    known = ", ".join(one.name for one in (NearestPrototype, LinearHead, RectifiedLinearHead))
+    raise LookalikeError(f"no classifier is called {name!r}; there are {known}")

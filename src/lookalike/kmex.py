@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Subset
+from torch import nn
 
 from lookalike.classifier import NearestPrototype
 from lookalike.clustering import CLUSTERERS
-from lookalike.data import Batches, Preprocessing
+from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
 from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
 from lookalike.errors import LookalikeError
 from lookalike.estimator import NPrototypes, learn_prototypes
-from lookalike.model import PrototypeModel, pixels_of
+from lookalike.model import PrototypeModel
+from lookalike.prototype_images import preprocessing_of, read_prototype_images
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
@@ -155,8 +155,8 @@ class KMEx:
         similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
         similarity.fit(store.embeddings, store.labels, encoder.head_weight)
         prototypes = self._prototypes(store, similarity, names)
-        preprocessing = _preprocessing_of(batches)
-        images, value_range = self._images(batches, prototypes, preprocessing)
+        preprocessing = preprocessing_of(batches)
+        images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
         return PrototypeModel(
             encoder,
             prototypes,
@@ -216,28 +216,6 @@ class KMEx:
             nearest_from=self.nearest_from,
         )
 
-    def _images(
-        self, batches: Batches | None, prototypes: Prototypes, preprocessing: Preprocessing | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Reads the nearest training images again: pixels [P, M, H, W, C], and their value range [2, C]."""
-        wanted = min(self.n_images, self.n_nearest)
-        if batches is None or not batches.can_fetch:
-            return None, None
-        rows = prototypes.nearest[:, : max(wanted, 1)]
-        rows = torch.where(rows < 0, rows[:, :1], rows)  # a class with fewer images shows its nearest again
-        unique, position = np.unique(rows.numpy(), return_inverse=True)
-        parts, value_range = [], None
-        for start in range(0, len(unique), batches.batch_size):
-            inputs = batches.fetch(unique[start : start + batches.batch_size])
-            if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
-                return None, None
-            if value_range is None:
-                value_range = _value_range(inputs, preprocessing)
-            parts.append(pixels_of(inputs, value_range))
-        if wanted < 1:
-            return None, value_range
-        return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], value_range
-
     def _options(self, similarity: Similarity) -> dict[str, Any]:
         number = dict(self.n_prototypes) if isinstance(self.n_prototypes, Mapping) else self.n_prototypes
         return {
@@ -266,15 +244,6 @@ def _class_names(names: list[str] | None, store: EmbeddingStore) -> list[str]:
     return list(names)
 
 
-def _preprocessing_of(batches: Batches | None) -> Preprocessing | None:
-    """Returns what the images of a data set go through, where it is one that can be told."""
-    dataset = batches.dataset if batches is not None else None
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    transform = getattr(dataset, "transform", None)
-    return transform if isinstance(transform, Preprocessing) else None
-
-
 def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None) -> None:
     """Sees to it that stored embeddings are this encoder's, and of these data."""
     if store.embeddings.shape[1] != encoder.embedding_dim:
@@ -289,18 +258,6 @@ def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | Non
         raise LookalikeError(
             f"the stored embeddings were made with other {' and '.join(differing)}; embed the data again"
         )
-
-
-def _value_range(inputs: Tensor, preprocessing: Preprocessing | None) -> Tensor:
-    """Returns the input values of black and white [2, C]: exact for a known normalisation, else the span seen."""
-    channels = inputs.shape[1]
-    if preprocessing is not None and preprocessing.channels == channels:
-        black, white = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
-        return torch.stack([preprocessing.normalise(black), preprocessing.normalise(white)])[..., 0, 0]
-    low, high = float(inputs.min()), float(inputs.max())
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return torch.tensor([[low], [high if high > low else low + 1.0]]).expand(2, channels).clone()
 
 
 def _check_finite(store: EmbeddingStore) -> None:

@@ -13,10 +13,20 @@ from torch import Tensor, nn
 from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
 from lookalike.classifier import TransparentClassifier, make_classifier
 from lookalike.data import Preprocessing
-from lookalike.encoder import Encoder, blank_inputs, device_of, dtype_of, load_weights, place, rebuild
+from lookalike.encoder import (
+    Encoder,
+    blank_inputs,
+    device_of,
+    dtype_of,
+    evaluating,
+    load_weights,
+    place,
+    rebuild,
+)
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model_card import model_card
+from lookalike.prototype_images import pixels_of
 from lookalike.prototypes import Prototypes
 from lookalike.similarity import Similarity, make_similarity
 
@@ -147,8 +157,23 @@ class PrototypeModel(nn.Module):
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
         return pixels * (high - low) + low
 
+    @torch.no_grad()
+    def decoded_prototypes(self) -> Tensor | None:
+        """Returns what the network's own decoder makes of each prototype, uint8 pixels [P, H, W, C].
+
+        Returns:
+            None if it has none. A network with a method ``decode_embeddings``, embeddings [N, D] to inputs
+            [N, C, H, W], as ProtoVAE's, has one.
+        """
+        network = self.encoder.model if isinstance(self.encoder, Encoder) else self.encoder
+        decode = getattr(network, "decode_embeddings", None)
+        if not callable(decode):
+            return None
+        with evaluating(network):
+            return self.to_pixels(decode(self.prototypes.vectors))
+
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
-        """Draws the prototypes, a row per class, each by its nearest training images.
+        """Draws the prototypes, a row per class, each by its nearest training images; first as decoded, if they can be.
 
         Raises:
             LookalikeError: If the model holds no images.
@@ -157,30 +182,43 @@ class PrototypeModel(nn.Module):
 
         if self.images is None:
             raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
-        p = self.prototypes
+        p, decoded = self.prototypes, self.decoded_prototypes()
         return plot_gallery(
             self.images[:, :per_prototype].numpy(),
             p.labels.cpu().numpy(),
             p.class_names,
             counts=p.counts.cpu().numpy(),
             purity=p.purity.cpu().numpy(),
+            decoded=None if decoded is None else decoded.numpy(),
             ax=ax,
         )
 
-    def save(self, folder: str | Path, *, images: bool = True, overwrite: bool = False) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        images: bool = True,
+        extra_files: Mapping[str, bytes] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Writes the model: ``model.safetensors``, ``config.json``, a model card and the prototypes' images.
 
         Args:
             folder: Where to; it appears only when it is complete.
             images: False leaves out every training pixel.
+            extra_files: What else to put there, by name: a training's log, say.
             overwrite: Replace the folder if there is one.
 
         Raises:
             LookalikeError: If the folder exists, or the encoder is not one that can be saved.
         """
         if not isinstance(self.encoder, Encoder):
-            raise LookalikeError(f"a {type(self.encoder).__name__} cannot be saved as an encoder")
-        files: dict[str, bytes] = {}
+            name = type(self.encoder).__name__
+            raise LookalikeError(
+                f"a {name} cannot be saved as an encoder; make the model with Encoder({name.lower()}, sample, "
+                'head="output") in its place'
+            )
+        files: dict[str, bytes] = dict(extra_files or {})
         names: list[list[str]] | None = None
         if images and self.images is not None:
             names = [
@@ -226,7 +264,8 @@ class PrototypeModel(nn.Module):
         from lookalike.plots import gallery_axes
 
         per_class = int(self.prototypes.labels.bincount().max())
-        ax = self.plot_gallery(gallery_axes(self.class_names, per_class))
+        tiles = 1 if self.decoded_prototypes() is None else 2
+        ax = self.plot_gallery(gallery_axes(self.class_names, per_class, tiles))
         buffer = io.BytesIO()
         ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
         return buffer.getvalue()
@@ -244,13 +283,6 @@ class PrototypeModel(nn.Module):
         return torch.cat(parts)
 
 
-def pixels_of(inputs: Tensor, value_range: Tensor) -> Tensor:
-    """Returns inputs [N, C, H, W] as uint8 pixels [N, H, W, C], given their values at black and white [2, C]."""
-    low, high = value_range[:, :, None, None].to(inputs.device, inputs.dtype).unbind(0)
-    unit = (inputs.detach() - low) / (high - low)
-    return (unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-
-
 def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """Loads a saved model. Nothing in the folder is executed.
 
@@ -263,6 +295,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
             network computes something else than the one that was saved.
     """
     config, tensors = read_artifact(folder)
+    if config.get("kind") == "classifier":
+        raise LookalikeError(
+            f"{str(folder)!r} holds a classifier, which has no prototypes yet: convert it first (lookalike convert, "
+            "or KMEx(load_classifier(folder)))"
+        )
     try:
         return _assemble(folder, config, tensors, model)
     except (KeyError, TypeError, AttributeError, IndexError) as error:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lookalike.classifier import NearestPrototype
+from lookalike.encoder import describe_spec
 from lookalike.prototypes import Prototypes
 
 _ROWS = 200
@@ -12,12 +14,16 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     """Returns a page of Markdown about a model: what it is, how it was made, and its prototypes."""
     encoder, provenance = config["encoder"], config["provenance"]
     spec = encoder["spec"]
-    network = f"{spec['source']}:{spec.get('name', '')}" if spec else encoder["class"]
+    network = describe_spec(spec) if spec else encoder["class"]
+    method = provenance.get("method", "unknown means")
+    converted = config["classifier"]["name"] == NearestPrototype.name
     lines = [
         "# A prototypical self-explainable model",
         "",
-        f"Made with lookalike by {provenance.get('method', 'unknown means')} from `{network}`, whose weights are as "
-        "they were. It predicts the class of the most similar prototype.",
+        f"Made with lookalike by {method} from `{network}`, whose weights are as they were. It predicts the class of "
+        "the most similar prototype."
+        if converted
+        else f"Trained with lookalike as a {method}: `{network}`. Its prototypes vote for the classes.",
         "",
         "| | |",
         "|---|---|",
@@ -32,7 +38,8 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         "## Prototypes",
         "",
         *(["![The prototypes, each by its nearest training image](gallery.png)", ""] if config["gallery"] else []),
-        "A prototype is a centroid of training embeddings. *count*: training samples of its class nearest to it; "
+        ("A prototype is a centroid of training embeddings. " if converted else "")
+        + "*count*: training samples of its class nearest to it; "
         "*purity*: share of the training samples most similar to it that carry its class.",
         "",
         "| prototype | class | count | purity |",

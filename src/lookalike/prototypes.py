@@ -125,6 +125,7 @@ def survey(
     indices: np.ndarray | None = None,
     n_nearest: int = 10,
     nearest_from: Literal["class", "any"] = "class",
+    nearest_by: Literal["distance", "similarity"] = "distance",
 ) -> Prototypes:
     """Finds the training data behind each prototype, in one pass that holds no more than a part of it.
 
@@ -136,6 +137,8 @@ def survey(
         indices: What to call the rows; None numbers them.
         n_nearest: M, how many of the nearest samples to keep.
         nearest_from: Whether the nearest are looked for in the prototype's own class or in all classes.
+        nearest_by: Whether the nearest are those at the smallest distance, or those that are most similar, which is
+            not the same where the similarity grows with an embedding's length. Distances are recorded either way.
 
     Returns:
         New prototypes, with everything filled in.
@@ -148,22 +151,27 @@ def survey(
     won, won_own = torch.zeros(n_prototypes, dtype=torch.int64), torch.zeros(n_prototypes, dtype=torch.int64)
     top = torch.full((n_nearest, n_prototypes), torch.inf, dtype=vectors.dtype)
     top_rows = torch.full((n_nearest, n_prototypes), -1, dtype=torch.int64)
+    top_distance = top.clone()
     step = max(256, _CELLS // n_prototypes)
     for start in range(0, n, step):
         z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
         y = torch.from_numpy(np.asarray(labels[start : start + step]))
         distances = euclidean_distances(similarity.project(z), centres)
-        winner = distances.argmin(1) if similarity.falls_with_distance else similarity(z, vectors).argmax(1)
+        similarities = None if similarity.falls_with_distance else similarity(z, vectors)
+        winner = distances.argmin(1) if similarities is None else similarities.argmax(1)
         won += torch.bincount(winner, minlength=n_prototypes)
         won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
-        within = distances.masked_fill(y[:, None] != owners, torch.inf)
-        own_distance[start : start + step], own[start : start + step] = within.min(1)
-        candidates = within if nearest_from == "class" else distances
+        ranks = distances if nearest_by == "distance" or similarities is None else -similarities
+        within = ranks.masked_fill(y[:, None] != owners, torch.inf)
+        best, own[start : start + step] = within.min(1)
+        own[start : start + step][best.isinf()] = n_prototypes  # of a class without prototypes
+        own_distance[start : start + step] = distances.gather(1, within.argmin(1, keepdim=True))[:, 0]
+        candidates = within if nearest_from == "class" else ranks
         rows = torch.arange(start, start + len(z))[:, None].expand_as(candidates)
         top, order = torch.cat([top, candidates]).topk(n_nearest, dim=0, largest=False)
         top_rows = torch.cat([top_rows, rows]).gather(0, order).masked_fill(top.isinf(), -1)
+        top_distance = torch.cat([top_distance, distances]).gather(0, order).masked_fill(top.isinf(), torch.inf)
 
-    own[own_distance.isinf()] = n_prototypes  # of a class without prototypes
     counts = torch.bincount(own, minlength=n_prototypes)[:n_prototypes]
     quantiles = torch.full((n_prototypes, _QUANTILES), torch.nan, dtype=vectors.dtype)
     percentiles = torch.full((n_prototypes, n_nearest), torch.nan, dtype=vectors.dtype)
@@ -173,7 +181,7 @@ def survey(
         if len(members):
             spread = own_distance[members].sort().values
             quantiles[j] = torch.from_numpy(np.quantile(spread.numpy(), levels)).to(vectors.dtype)
-            at_most = torch.searchsorted(spread, top[:, j].contiguous(), right=True)
+            at_most = torch.searchsorted(spread, top_distance[:, j].contiguous(), right=True)
             percentiles[j] = 100 * at_most.to(vectors.dtype) / len(spread)
     names = None if indices is None else torch.from_numpy(np.asarray(indices, dtype=np.int64))
     nearest = top_rows.T.contiguous()
@@ -186,7 +194,7 @@ def survey(
         counts=counts,
         purity=won_own / won,
         nearest=nearest,
-        distances=top.T.contiguous(),
+        distances=top_distance.T.contiguous(),
         percentiles=percentiles,
         quantiles=quantiles,
     )

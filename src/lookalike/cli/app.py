@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import convert, datasets, demo, evaluate, explain, predict
+from lookalike.cli import convert, datasets, demo, evaluate, explain, predict, train
 
 app = typer.Typer(
     name="lookalike",
@@ -21,6 +21,7 @@ app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.command("train")(train.train)
 app.command("datasets")(datasets.datasets)
 
 

@@ -35,7 +35,7 @@ def convert(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="torchvision:NAME, timm:NAME, hf:NAME, path/to/file.py:function, or a folder that 'convert' wrote.",
+            help="torchvision:NAME, timm:NAME, hf:NAME, path/to/file.py:function, or a folder of 'convert' or 'train'.",
         ),
     ],
     data: Annotated[
@@ -129,10 +129,10 @@ def _source(
     model: str, weights: Path | None, by_order: bool, args: dict[str, Any], network: str | None, device: Any
 ) -> "tuple[Any, Preprocessing | None]":
     """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
-    if Path(model).is_dir():
-        return open_model(Path(model), network, device)
-    from lookalike.encoder import load_classifier
+    from lookalike.encoder import is_saved_classifier, load_classifier
 
+    if Path(model).is_dir() and not is_saved_classifier(model):
+        return open_model(Path(model), network, device)
     loaded = load_classifier(model, weights, model_args=args, by_order=by_order)
     loaded.model.to(device)
     return loaded, loaded.preprocessing

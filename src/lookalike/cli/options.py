@@ -22,7 +22,7 @@ Network = Annotated[
     str | None,
     typer.Option(help="path/to/file.py:function that makes the network, where a saved model cannot name it."),
 ]
-SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' wrote.")]
+SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lookalike.data.augmentation import Augmented
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.digits import load_digits
@@ -11,12 +12,14 @@ from lookalike.data.images import read_image
 from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
+from lookalike.data.training import load_training_data
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
 __all__ = [
     "DATASETS",
     "Attributes",
+    "Augmented",
     "Batch",
     "Batches",
     "DataBundle",
@@ -34,6 +37,7 @@ __all__ = [
     "load_folder",
     "load_glyphs",
     "load_quickdraw",
+    "load_training_data",
     "read_image",
 ]
 

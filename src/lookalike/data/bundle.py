@@ -1,7 +1,8 @@
 """A dataset as the rest of the package takes it."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json
 from lookalike.registry import Registry
 
@@ -92,6 +94,21 @@ class DataBundle:
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
     attributes: Attributes | None = None
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "DataBundle":
+        """Returns the same images, prepared otherwise.
+
+        Raises:
+            LookalikeError: If a part's images are not prepared by a ``transform``.
+        """
+        parts = []
+        for part in (self.train, self.test):
+            if not hasattr(part, "transform"):
+                raise LookalikeError(f"the images of a {type(part).__name__} cannot be prepared otherwise")
+            again: Any = copy.copy(part)
+            again.transform = preprocessing
+            parts.append(again)
+        return replace(self, train=parts[0], test=parts[1], preprocessing=preprocessing)
 
 
 @dataclass(frozen=True)

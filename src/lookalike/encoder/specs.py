@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lookalike.data import Preprocessing
 from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
 from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.networks import NETWORKS
 
 _FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
 _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
-_FORMS = "torchvision:NAME, timm:NAME, hf:NAME or path/to/file.py:function"
+_FORMS = "torchvision:NAME, timm:NAME, hf:NAME, lookalike:NAME or path/to/file.py:function"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def load_classifier(
     """Loads a trained classifier.
 
     Args:
-        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a hub's name or a local folder), or
-            ``path/to/file.py:function``, where the function returns a module, or a module and its
-            ``Preprocessing``.
+        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a hub's name or a local folder),
+            ``lookalike:small-cnn``, ``path/to/file.py:function``, where the function returns a module, or a module
+            and its ``Preprocessing``, or a folder that ``save_classifier`` wrote.
         weights: A ``.safetensors`` file, or a ``.pth`` one that needs no unpickling. Without it, torchvision, timm
             and Hugging Face models come with their published weights, which may be downloaded. The number of
             classes is read off the weights.
@@ -59,6 +60,8 @@ def load_classifier(
     Raises:
         LookalikeError: If the spec is of no known form, the model cannot be built, or the weights do not fit.
     """
+    if Path(spec).is_dir():
+        return _open_saved(spec, weights, model_args)
     source, _, name = spec.partition(":")
     args = dict(model_args or {})
     state = read_weights(weights) if weights is not None else None
@@ -70,6 +73,8 @@ def load_classifier(
         loaded = _load_hf(name, args, state)
     elif ".py:" in spec:
         loaded = _load_file(spec, args)
+    elif source == "lookalike" and name:
+        loaded = LoadedClassifier(_build_own(name, args), {"source": "lookalike", "name": name, "args": args})
     else:
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
     if state is not None:
@@ -78,7 +83,7 @@ def load_classifier(
             load_weights(loaded.model, named, f"the weights in {str(weights)!r}")
         except LookalikeError as error:
             raise LookalikeError(f"{error}{_order_hint(state, loaded.model)}") from None
-    elif loaded.spec["source"] == "file":
+    elif loaded.spec["source"] in ("file", "lookalike"):
         warnings.warn(
             f"no weights given: the network is taken with those that {loaded.spec['name']} gives it",
             LookalikeWarning,
@@ -97,6 +102,34 @@ def build_untrained(spec: str) -> nn.Module:
     return _load_file(spec, {}).model
 
 
+def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Reads ``torchvision:NAME``, ``timm:NAME`` or ``lookalike:NAME`` as what ``rebuild`` takes.
+
+    Raises:
+        LookalikeError: If it is of another form.
+    """
+    source, _, name = spec.partition(":")
+    if source not in ("torchvision", "timm", "lookalike") or not name:
+        raise LookalikeError(
+            f"{spec!r} names no network that can be built again; give torchvision:NAME, timm:NAME or lookalike:NAME"
+        )
+    return {"source": source, "name": name, "args": dict(args or {})}
+
+
+def describe_spec(spec: Mapping[str, Any]) -> str:
+    """Says in a few words what a spec builds.
+
+    Example:
+        >>> inner = {"source": "torchvision", "name": "resnet34", "args": {}}
+        >>> describe_spec({"source": "lookalike", "name": "protopnet", "network": inner, "args": {}})
+        'protopnet of torchvision:resnet34'
+    """
+    if "network" in spec:
+        inner = describe_spec(spec["network"])
+        return inner if spec["name"] == "with-head" else f"{spec['name']} of {inner}"
+    return f"{spec['source']}:{spec.get('name', '')}"
+
+
 def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     """Builds the architecture that a spec names, with random weights and without running code of its own.
 
@@ -113,6 +146,8 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
         return _build_torchvision(name, args)
     if source == "timm":
         return _build_timm(name, args, pretrained=False)
+    if source == "lookalike":
+        return _build_own(name, args, rebuild(spec["network"]) if "network" in spec else None)
     if source == "hf":
         transformers = _import("transformers", "hf")
         described = _harmless(spec["config"])
@@ -206,6 +241,22 @@ def _load_timm(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | No
     )
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or name
     return LoadedClassifier(model, {"source": "timm", "name": architecture, "args": args}, preprocessing)
+
+
+def _build_own(name: str, args: dict[str, Any], network: nn.Module | None = None) -> nn.Module:
+    make = NETWORKS[name]
+    with _building(f"lookalike:{name}", args):
+        return make(**args) if network is None else make(network, **args)
+
+
+def _open_saved(folder: str, weights: str | Path | None, args: Mapping[str, Any] | None) -> LoadedClassifier:
+    from lookalike.encoder.saved import open_classifier
+
+    if weights is not None or args:
+        raise LookalikeError(
+            f"the classifier saved in {folder!r} comes with its weights; give no others, nor arguments"
+        )
+    return open_classifier(folder)
 
 
 def _build_timm(name: str, args: dict[str, Any], *, pretrained: bool) -> nn.Module:

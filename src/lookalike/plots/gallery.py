@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND = "beneath: number of the prototype: training images of its class behind it · purity"
+_DECODED = "left: decoded, right: nearest training image · "
 _LEGEND_WIDTH = 3.4
 _NAME_LENGTH = 18
 
@@ -23,6 +24,7 @@ def plot_gallery(
     counts: np.ndarray,
     purity: np.ndarray,
     classes: Sequence[int] | None = None,
+    decoded: np.ndarray | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws each prototype by its nearest training images, with its cluster's size and purity beneath.
@@ -34,6 +36,7 @@ def plot_gallery(
         counts: How many training samples stand behind each prototype [P].
         purity: Share of the training samples most similar to it that carry its class [P]; NaN where there are none.
         classes: Which classes to draw; None draws all that have prototypes.
+        decoded: What the model's own decoder makes of each prototype, uint8 [P, H, W, C], drawn before its images.
         ax: Where to; None makes a figure of fitting size.
 
     Returns:
@@ -41,6 +44,8 @@ def plot_gallery(
     """
     shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
     members = [np.flatnonzero(labels == k) for k in shown]
+    if decoded is not None:
+        images = np.concatenate([decoded[:, None], images], 1)
     per_prototype = images.shape[1]
     names = [shorten(class_names[k], _NAME_LENGTH) for k in shown]
     margin = _name_width(names)
@@ -55,7 +60,8 @@ def plot_gallery(
             caption = f"{j}: {counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
-    ax.text(0.1, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
+    legend = _LEGEND if decoded is None else _DECODED + _LEGEND
+    ax.text(0.1, rows - LINE, legend, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
     return ax
 
 

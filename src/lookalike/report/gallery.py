@@ -32,6 +32,7 @@ def gallery_of(
     p = model.prototypes
     pictures = _nearest_pictures(model, train)
     maps = _maps(model, composite)
+    decoded = model.decoded_prototypes()
     activations = card.details.get("transparency", [{}])[0].get("activations")
     classes = []
     for k, name in enumerate(model.class_names):
@@ -49,6 +50,7 @@ def gallery_of(
                         "ghost": activations is not None and activations[j] == 0,
                         "images": _captioned(model, j, pictures[j]),
                         "map": maps.get(j),
+                        "decoded": None if decoded is None else picture(decoded[j].numpy()),
                     }
                     for j in members
                 ],

@@ -1,0 +1,359 @@
+"""The training loop, on Lightning: by phases, deterministic, taken up where it was stopped."""
+
+import csv
+import io
+import logging
+import math
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from lookalike.baselines.baseline import Baseline
+from lookalike.baselines.hyperparameters import Hyperparameters
+from lookalike.baselines.phases import is_last, n_epochs, phase_at
+from lookalike.baselines.protopnet import push
+from lookalike.data import DataBundle
+from lookalike.data.augmentation import Augmented
+from lookalike.embedding import embed
+from lookalike.encoder import Encoder
+from lookalike.errors import LookalikeError
+from lookalike.model import PrototypeModel
+from lookalike.progress import Advance, progress_bar
+
+CHECKPOINT = "last.ckpt"
+LOG = "training.csv"
+
+Row = dict[str, Any]
+Report = Callable[[Row], None]
+
+
+def fit(
+    baseline: Baseline,
+    model: nn.Module,
+    data: DataBundle,
+    *,
+    seed: int,
+    folder: Path | None,
+    num_workers: int,
+    precision: Any,
+    accelerator: str,
+    devices: int | str,
+    on_epoch: Report | None,
+    progress: bool | Advance | None,
+) -> list[Row]:
+    """Trains a model in place.
+
+    Args:
+        baseline: Says how.
+        model: What it has built.
+        data: Training and test images.
+        seed: Of everything random.
+        folder: Keeps the last finished epoch; if it has one, the training goes on from there.
+        num_workers: Processes that read images.
+        precision: Lightning's.
+        accelerator: Lightning's.
+        devices: Lightning's.
+        on_epoch: Is given each epoch's row of the log.
+        progress: Show a progress bar.
+
+    Returns:
+        A row per epoch.
+
+    Raises:
+        KeyboardInterrupt: If it was interrupted.
+        LookalikeError: If the loss is not finite, or the kept epoch cannot be read.
+    """
+    keeper = _Keeper(folder)
+    module = _Module(baseline, model, data, seed, num_workers, on_epoch)
+    total = n_epochs(module.plan) * len(module.train_dataloader())
+    several = devices not in (1, "1")
+    with _leaving_no_trace(), progress_bar(f"Training {baseline.title}", total, progress) as module.advance:
+        trainer = pl.Trainer(
+            max_epochs=n_epochs(module.plan),
+            accelerator=accelerator,
+            devices=devices,
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
+            precision=precision,
+            deterministic="warn",
+            callbacks=[keeper],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+        kept = None if folder is None else folder / CHECKPOINT
+        try:
+            trainer.fit(module, ckpt_path=kept if kept is not None and kept.is_file() else None)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if not keeper.interrupted:
+                raise
+            raise KeyboardInterrupt from None
+        except (RuntimeError, KeyError, EOFError) as error:
+            if kept is None or module.resumed or not kept.is_file():
+                raise
+            raise LookalikeError(f"{str(kept)!r} cannot be read ({error}); remove its folder to start anew") from error
+    return module.rows
+
+
+def learning_rate_at(options: Hyperparameters, epoch: int) -> float:
+    """Returns the learning rate of an epoch, counted from 0: a linear rise, then constant or a half cosine.
+
+    Epochs beyond ``options.epochs``, in which ProtoPNet's last layer is fitted, have the full rate.
+    """
+    full = options.learning_rate
+    if epoch < options.warm_up:
+        return full * (epoch + 1) / (options.warm_up + 1)
+    if options.schedule == "constant" or epoch >= options.epochs:
+        return full
+    done = (epoch - options.warm_up) / max(1, options.epochs - options.warm_up)
+    return options.final_learning_rate + (full - options.final_learning_rate) * (1 + math.cos(math.pi * done)) / 2
+
+
+def as_csv(rows: list[Row]) -> bytes:
+    """Returns the log as a CSV file; a column that a phase does not have is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+class _Module(pl.LightningModule):
+    """Drives a baseline's phases.
+
+    Attributes:
+        rows: The log so far.
+        resumed: Whether a kept epoch was read.
+        advance: Moves the progress bar.
+    """
+
+    def __init__(
+        self,
+        baseline: Baseline,
+        model: nn.Module,
+        data: DataBundle,
+        seed: int,
+        num_workers: int,
+        on_epoch: Report | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.baseline = baseline
+        self.options = baseline.options
+        self.plan = baseline.phases()
+        self.data = data
+        self.seed = seed
+        self.num_workers = num_workers
+        self.on_epoch = on_epoch
+        self.rows: list[Row] = []
+        self.resumed = False
+        self.advance: Advance | None = None
+        self._sums: dict[str, Any] = {}
+        self._watch = _Watch()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        o, model = self.options, self.model
+        network = model.encoder if isinstance(model, PrototypeModel) else model
+        decayed = list(network.parameters())
+        known = {id(one) for one in decayed}
+        groups = [
+            {"params": decayed, "weight_decay": o.weight_decay},
+            {"params": [one for one in model.parameters() if id(one) not in known], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if o.optimiser == "sgd":
+            return torch.optim.SGD(groups, o.learning_rate, momentum=o.momentum)
+        return torch.optim.Adam(groups, o.learning_rate)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        images: Any = self.data.train
+        if self.options.augment:
+            images = Augmented(images, self.data.preprocessing)
+        sampler = _Shuffled(len(images), self.seed)
+        return DataLoader(images, self.options.batch_size, sampler=sampler, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        images: Any = self.data.test
+        return DataLoader(images, self.options.batch_size, num_workers=self.num_workers) if len(images) else []
+
+    def on_train_epoch_start(self) -> None:
+        self._watch = _Watch()
+        self._sums = {}
+        torch.manual_seed(_mixed(self.seed, self.current_epoch))
+        phase = phase_at(self.plan, self.current_epoch)
+        for name, part in self.baseline.parts(self.model).items():
+            part.train(name not in phase.still)
+            part.requires_grad_(name in phase.trains)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate_at(self.options, self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, y = batch
+        weights = phase_at(self.plan, self.current_epoch).losses
+        step = self.baseline.step(self.model, images, y)
+        terms = {name: step.losses[name] for name in weights}
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+        if not bool(loss.isfinite()):
+            named = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
+            raise LookalikeError(
+                f"the loss is not finite in epoch {self.current_epoch + 1} ({named}): try a smaller learning rate"
+            )
+        self._add("rows", len(y))
+        self._add("right", (step.scores.argmax(1) == y).sum())
+        for name, value in {"loss": loss, **terms}.items():
+            self._add(name, value.detach() * len(y))
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.advance is not None:
+            self.advance()
+
+    def on_validation_start(self) -> None:
+        self._watch.pause()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        images, y = batch
+        self._add("test_rows", len(y))
+        self._add("test_right", (self.model(images).argmax(1) == y).sum())
+
+    def on_validation_end(self) -> None:
+        self._watch.go_on()
+
+    def on_train_epoch_end(self) -> None:
+        phase = phase_at(self.plan, self.current_epoch)
+        if phase.push and is_last(self.plan, self.current_epoch):
+            self._push()
+        sums = {name: float(value) for name, value in self._sums.items()}
+        row: Row = {
+            "epoch": self.current_epoch + 1,
+            "phase": phase.name,
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "loss": sums["loss"] / sums["rows"],
+            **{name: sums[name] / sums["rows"] for name in phase.losses},
+            "train_accuracy": sums["right"] / sums["rows"],
+            "test_accuracy": sums["test_right"] / sums["test_rows"] if "test_rows" in sums else None,
+            "seconds": round(self._watch.seconds(), 3),
+        }
+        self.rows.append(row)
+        if self.on_epoch is not None and self.trainer.is_global_zero:
+            self.on_epoch(row)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rows"] = self.rows
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.rows = list(checkpoint["rows"])
+        self.resumed = True
+        if self.advance is not None:
+            self.advance(len(self.rows) * len(self.train_dataloader()))
+
+    def _push(self) -> None:
+        """Moves the prototypes onto training embeddings, which are made in eval mode and without augmentation."""
+        model: Any = self.model
+        encoder = Encoder(model.encoder, self.data.train[0][0][None].to(self.device), head="output")
+        store = embed(encoder, self.data.train, num_workers=self.num_workers, progress=False)
+        z, y = (torch.from_numpy(np.asarray(array)).to(self.device) for array in (store.embeddings, store.labels))
+        push(model.prototypes.vectors.data, model.prototypes.labels, z, y)
+
+    def _add(self, name: str, value: Any) -> None:
+        self._sums[name] = self._sums.get(name, 0) + value
+
+
+class _Watch:
+    """Tells how long something took, pauses left out."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self.go_on()
+
+    def go_on(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        self._spent += time.perf_counter() - self._since
+        self._since = time.perf_counter()
+
+    def seconds(self) -> float:
+        self.pause()
+        return self._spent
+
+
+class _Shuffled(Sampler[int]):
+    """Draws all samples in an order that seed and epoch fix; Lightning tells it the epoch."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch, 1))
+        yield from torch.randperm(self.n, generator=generator).tolist()
+
+
+class _Keeper(Checkpoint):
+    """Keeps the last finished epoch, and remembers whether the training was interrupted."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.interrupted = False
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.folder is None:
+            return
+        aside = self.folder / f".{CHECKPOINT}.part"
+        trainer.save_checkpoint(aside)
+        if trainer.is_global_zero and isinstance(pl_module, _Module):
+            os.replace(aside, self.folder / CHECKPOINT)  # noqa: PTH105 - one call, one rename
+            (self.folder / LOG).write_bytes(as_csv(pl_module.rows))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+
+
+def _mixed(*numbers: int) -> int:
+    """Returns one seed for several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def _leaving_no_trace() -> Iterator[None]:
+    """Keeps Lightning quiet, and puts back what it sets for the whole process."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    handler = signal.getsignal(signal.SIGINT)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*num_workers.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)

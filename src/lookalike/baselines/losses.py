@@ -1,0 +1,130 @@
+"""Every term of every baseline's loss, as a function of tensors (SPEC of the methods: paper, appendix A.2).
+
+N samples, K classes, P prototypes, D dimensions. Each returns a scalar to be made small, without its weight.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lookalike.errors import LookalikeError
+from lookalike.similarity import squared_distances
+
+_ENTROPY_FLOOR = 1e-12
+
+
+def cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
+    """Returns −mean_i ln softmax(scores_i)[y_i], of class scores [N, K] and classes [N] [paper]."""
+    return nn.functional.cross_entropy(scores, y)
+
+
+def clustering(distances: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """Returns mean_i min_{j: c(j) = y_i} d_ij: a sample is to be near some prototype of its class (ProtoPNet) [paper].
+
+    Args:
+        distances: Squared distances d [N, P].
+        y: The samples' classes [N].
+        labels: The prototypes' classes [P].
+    """
+    return distances.masked_fill(labels != y[:, None], torch.inf).min(1).values.mean()
+
+
+def separation(distances: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """Returns −mean_i min_{j: c(j) ≠ y_i} d_ij: and far from those of other classes (ProtoPNet) [paper].
+
+    Args:
+        distances: Squared distances d [N, P].
+        y: The samples' classes [N].
+        labels: The prototypes' classes [P].
+    """
+    return -distances.masked_fill(labels == y[:, None], torch.inf).min(1).values.mean()
+
+
+def off_class_sparsity(weight: Tensor, labels: Tensor) -> Tensor:
+    """Returns Σ_k Σ_{j: c(j) ≠ k} |w_kj|: prototypes are not to vote against other classes (ProtoPNet) [paper].
+
+    Args:
+        weight: Of the linear head [K, P].
+        labels: The prototypes' classes [P].
+    """
+    classes = torch.arange(len(weight), device=weight.device)
+    return weight.abs().masked_fill(classes[:, None] == labels, 0).sum()
+
+
+def reconstruction(images: Tensor, reconstructed: Tensor) -> Tensor:
+    """Returns the mean squared error over all values: FLINT's input fidelity, ProtoVAE's reconstruction [paper]."""
+    return nn.functional.mse_loss(reconstructed, images)
+
+
+def output_fidelity(scores: Tensor, predictor_scores: Tensor) -> Tensor:
+    """Returns −mean_i Σ_k softmax(f_i)_k ln softmax(g_i)_k: the interpreter g is to say what f does (FLINT) [paper].
+
+    No gradient reaches f's scores; the caller sees to it that none reaches f through what g reads.
+
+    Args:
+        scores: Of the interpreter, g [N, K].
+        predictor_scores: Of the predictor, f [N, K].
+    """
+    return nn.functional.cross_entropy(scores, predictor_scores.detach().softmax(1))
+
+
+def conciseness(attributes: Tensor) -> Tensor:
+    """Returns mean |Φ|, of attributes Φ [N, P]: few are to be active (FLINT) [paper]."""
+    return attributes.abs().mean()
+
+
+def attribute_entropy(attributes: Tensor) -> Tensor:
+    """Returns mean_i H(softmax |Φ_i|), of attributes Φ [N, P]: a sample is to have few of them (FLINT) [paper]."""
+    return _entropy(attributes.abs().softmax(1)).mean()
+
+
+def attribute_diversity(attributes: Tensor) -> Tensor:
+    """Returns −H(softmax mean_i |Φ_i|), of attributes Φ [N, P]: a batch is to have many of them (FLINT) [paper]."""
+    return -_entropy(attributes.abs().mean(0).softmax(0))
+
+
+def divergence_from_prototypes(
+    mean: Tensor, log_variance: Tensor, prototypes: Tensor, similarities: Tensor, y: Tensor, labels: Tensor
+) -> Tensor:
+    """Returns mean_i Σ_{j: c(j) = y_i} s_ij KL_ij / Σ_{j: c(j) = y_i} s_ij, KL_ij = KL(N(μ_i, σ_i²) ‖ N(p_j, I)) / D.
+
+    A sample's Gaussian is to be that of its class's prototypes, the more alike the more (ProtoVAE) [paper]. The
+    divergence is per dimension, so that its weight means the same in any latent space [ours].
+
+    Args:
+        mean: μ [N, D].
+        log_variance: ln σ² [N, D].
+        prototypes: p [P, D].
+        similarities: s, positive [N, P].
+        y: The samples' classes [N].
+        labels: The prototypes' classes [P].
+    """
+    spread = (log_variance.exp() - 1 - log_variance).sum(1, keepdim=True)
+    kl = 0.5 * (spread + squared_distances(mean, prototypes)) / mean.shape[1]
+    share = similarities.masked_fill(labels != y[:, None], 0)
+    return ((share * kl).sum(1) / share.sum(1)).mean()
+
+
+def orthonormality(prototypes: Tensor, labels: Tensor) -> Tensor:
+    """Returns (1/K) Σ_k ‖P̄_k P̄_kᵀ − I‖_F, P̄_k the centred prototypes of class k [L_k, D] (ProtoVAE) [paper].
+
+    Args:
+        prototypes: [P, D].
+        labels: Their classes [P].
+
+    Raises:
+        LookalikeError: If there are no prototypes.
+    """
+    if not len(prototypes):
+        raise LookalikeError("there are no prototypes")
+    terms = []
+    for k in labels.unique():
+        own = prototypes[labels == k]
+        own = own - own.mean(0)
+        eye = torch.eye(len(own), dtype=own.dtype, device=own.device)
+        terms.append(torch.linalg.matrix_norm(own @ own.T - eye))
+    return torch.stack(terms).mean()
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Returns Shannon entropies along the last axis, in nats."""
+    return -(probabilities * probabilities.clamp_min(_ENTROPY_FLOOR).log()).sum(-1)

@@ -1,0 +1,56 @@
+"""ProtoVAE: a variational auto-encoder around prototypes (Gautam et al. 2022; paper, appendix A.2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookalike.baselines import losses
+from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
+from lookalike.baselines.phases import Phase
+from lookalike.model import PrototypeModel
+from lookalike.networks import ProtoVAENetwork
+from lookalike.similarity import make_similarity
+
+_TERMS = ("cross_entropy", "reconstruction", "divergence", "orthonormality")
+
+
+@METHODS.register("protovae")
+class ProtoVAE(PrototypeBaseline):
+    """Free prototypes in the latent space, similarity ``log-l2``, a linear head, and a decoder."""
+
+    name = "protovae"
+    title = "ProtoVAE"
+
+    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
+        args = {"head": start.head, "image": list(task.image), "dim": self._own("embedding_dim")}
+        encoder = ProtoVAENetwork(start.network, **args)
+        vectors = torch.randn(self.n_prototypes(task), args["dim"])
+        return self._model(task, encoder, vectors, make_similarity("log-l2")), own_spec("protovae", start.spec, args)
+
+    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102
+        return {"encoder": model.encoder, "prototypes": model.prototypes, "classifier": model.classifier}
+
+    def phases(self) -> list[Phase]:  # noqa: D102
+        weights = {name: float(self._own(name)) for name in _TERMS}
+        return [Phase("all", self.options.epochs, ("encoder", "prototypes", "classifier"), weights)]
+
+    def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:  # noqa: D102
+        network: Any = model.encoder
+        mean, log_variance = network.distribution(images)
+        embeddings = network.draw(mean, log_variance)
+        similarities = model.similarities_of(embeddings)
+        p = model.prototypes
+        scores = model.classifier(similarities, p.labels, model.n_classes)
+        return Step(
+            scores,
+            {
+                "cross_entropy": losses.cross_entropy(scores, y),
+                "reconstruction": losses.reconstruction(images, network.decode_embeddings(embeddings)),
+                "divergence": losses.divergence_from_prototypes(
+                    mean, log_variance, p.vectors, similarities, y, p.labels
+                ),
+                "orthonormality": losses.orthonormality(p.vectors, p.labels),
+            },
+        )

@@ -1,0 +1,251 @@
+"""train(): from a method's name and a data set to a model that is ready to explain itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
+from lookalike.baselines.hyperparameters import Preset, hyperparameters
+from lookalike.baselines.start import start_from
+from lookalike.data import Batches, DataBundle
+from lookalike.embedding import embed
+from lookalike.encoder import Encoder, LoadedClassifier, save_classifier
+from lookalike.errors import LookalikeError
+from lookalike.model import PrototypeModel
+from lookalike.progress import Advance
+from lookalike.prototype_images import read_prototype_images
+from lookalike.prototypes import Prototypes, survey
+from lookalike.provenance import fingerprint_json, versions
+
+if TYPE_CHECKING:
+    from lookalike.baselines.loop import Report, Row
+
+_STATE = "training.json"
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training has made.
+
+    Attributes:
+        model: A ``PrototypeModel``; of the black box a ``LoadedClassifier``.
+        log: A row per epoch: phase, losses, accuracies, seconds.
+        provenance: Method, hyper-parameters, seed, training seconds, data and versions.
+    """
+
+    model: PrototypeModel | LoadedClassifier
+    log: "list[Row]"
+    provenance: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """How long the epochs took, pushes included, tests not."""
+        return float(self.provenance["train_seconds"])
+
+    def save(self, folder: str | Path, *, images: bool = True, overwrite: bool = False) -> None:
+        """Writes the model's folder, with its log: for ``load``, or, of the black box, ``load_classifier``."""
+        from lookalike.baselines.loop import LOG, as_csv
+
+        files = {LOG: as_csv(self.log)}
+        if isinstance(self.model, PrototypeModel):
+            self.model.save(folder, images=images, extra_files=files, overwrite=overwrite)
+        else:
+            save_classifier(self.model, folder, provenance=self.provenance, files=files, overwrite=overwrite)
+
+
+def train(
+    method: str,
+    data: DataBundle,
+    *,
+    preset: Preset = "paper",
+    options: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    working_folder: str | Path | None = None,
+    num_workers: int = 0,
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    n_images: int = 3,
+    on_epoch: "Report | None" = None,
+    progress: bool | Advance | None = None,
+) -> Trained:
+    """Trains a baseline.
+
+    The same seed gives the same weights on one machine, whether or not the training was stopped in between: chance
+    starts anew with every epoch, and an epoch that was not finished is run again.
+
+    Args:
+        method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``.
+        data: Training and test images, all of one size.
+        preset: Which defaults; see ``hyperparameters``.
+        options: Hyper-parameters by name, in place of the defaults.
+        weights: A file of weights for the network to start from.
+        seed: For first weights, order, augmentation and what a method draws.
+        working_folder: Keeps what is needed to go on after an interruption; if it holds the same training, that one
+            goes on. None keeps nothing.
+        num_workers: Processes that read images.
+        precision: Lightning's, e.g. ``"bf16-mixed"``.
+        accelerator: Lightning's, e.g. ``"gpu"``.
+        devices: Lightning's: how many.
+        n_images: Of how many training images to keep the pixels, per prototype.
+        on_epoch: Is given each epoch's row of the log.
+        progress: Show a progress bar; None shows one on a terminal.
+
+    Returns:
+        The model, and how it came about.
+
+    Raises:
+        LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
+            images, the loss is not finite, or the working folder holds another training.
+    """
+    chosen = hyperparameters(method, data.name, preset, options)
+    baseline = METHODS[method](chosen)
+    loop = _loop()
+    batches = Batches(data.train, _BATCH, num_workers)
+    task = _task(data)
+    provenance = {
+        "method": baseline.title,
+        "dataset": data.name,
+        "preset": preset,
+        **chosen.to_dict(),
+        "weights": None if weights is None else Path(weights).name,
+        "precision": precision,
+        "random_state": seed,
+        "n_samples": len(data.train),
+        "fingerprints": {
+            "data": batches.fingerprint(),
+            "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
+        },
+    }
+    folder = _working_folder(working_folder, provenance)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        given = None if weights is None else Path(weights)
+        start = start_from(chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given)
+        model, spec = baseline.build(task, start)
+        log = loop.fit(
+            baseline,
+            model,
+            data,
+            seed=seed,
+            folder=folder,
+            num_workers=num_workers,
+            precision=precision,
+            accelerator=accelerator,
+            devices=devices,
+            on_epoch=on_epoch,
+            progress=progress,
+        )
+    seconds = round(sum(row["seconds"] for row in log), 3)
+    provenance |= {"train_seconds": seconds, "versions": versions()}
+    model.eval().requires_grad_()
+    if not isinstance(model, PrototypeModel):
+        return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
+    return Trained(_finished(baseline, model, spec, task, batches, data, provenance, n_images), log, provenance)
+
+
+def _finished(
+    baseline: Baseline,
+    model: PrototypeModel,
+    spec: Spec,
+    task: Task,
+    batches: Batches,
+    data: DataBundle,
+    provenance: Mapping[str, Any],
+    n_images: int,
+) -> PrototypeModel:
+    """Makes of a trained model one that can be saved, with the training data behind each prototype."""
+    encoder = Encoder(model.encoder, task.sample(), head="output", spec=spec)
+    store = embed(encoder, batches, progress=False)
+    p = model.prototypes
+    learned = Prototypes(p.vectors.detach().clone(), p.labels, p.class_names)
+    prototypes = survey(
+        learned,
+        model.similarity,
+        store.embeddings,
+        store.labels,
+        indices=store.indices,
+        nearest_by=baseline.nearest_by,
+    )
+    images, value_range = read_prototype_images(batches, prototypes, n_images, data.preprocessing)
+    return PrototypeModel(
+        encoder,
+        prototypes,
+        model.similarity,
+        model.classifier,
+        preprocessing=data.preprocessing,
+        images=images,
+        value_range=value_range,
+        provenance=provenance,
+    )
+
+
+def _task(data: DataBundle) -> Task:
+    """Reads classes and shape off the data.
+
+    Raises:
+        LookalikeError: If there are no images, or the first is none.
+    """
+    if not len(data.train):
+        raise LookalikeError("there are no training images")
+    shape = tuple(getattr(data.train[0][0], "shape", ()))
+    if len(shape) != 3:
+        raise LookalikeError(f"baselines are trained on images [C, H, W]; the first sample has the shape {shape}")
+    labels = getattr(data.train, "labels", None)
+    if labels is not None:
+        present = set(map(int, labels))
+        empty = [name for k, name in enumerate(data.class_names) if k not in present]
+        if empty:
+            raise LookalikeError(f"class {empty[0]!r} has no training images")
+    return Task(list(data.class_names), shape)
+
+
+def _working_folder(folder: str | Path | None, described: Mapping[str, Any]) -> Path | None:
+    """Returns a folder that holds this training or none.
+
+    Raises:
+        LookalikeError: If it holds another one; it says what differs.
+    """
+    if folder is None:
+        return None
+    folder, wanted = Path(folder), json.loads(json.dumps(described))
+    state = folder / _STATE
+    if state.is_file():
+        try:
+            held = json.loads(state.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LookalikeError(f"{str(state)!r} cannot be read; remove its folder to start anew") from error
+        differing = [name for name in wanted if held.get(name) != wanted[name]]
+        if differing:
+            name = differing[0]
+            raise LookalikeError(
+                f"{str(folder)!r} holds an unfinished training with other {', '.join(differing)} "
+                f"({name}: {held.get(name)!r}, not {wanted[name]!r}); remove it, or repeat its command to finish it"
+            )
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise LookalikeError(f"{str(folder)!r} holds files, and no training; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    state.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
+    return folder
+
+
+def _loop() -> Any:
+    try:
+        from lookalike.baselines import loop
+    except ImportError as error:
+        if (error.name or "").startswith("lookalike"):
+            raise
+        raise LookalikeError("training needs Lightning: pip install 'lookalike[train]'") from error
+    return loop
+
+
+def is_unfinished(folder: str | Path) -> bool:
+    """Says whether a folder keeps a training that can go on."""
+    return (Path(folder) / _STATE).is_file()

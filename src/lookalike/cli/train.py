@@ -1,0 +1,147 @@
+"""``lookalike train``."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, say
+from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers
+
+if TYPE_CHECKING:
+    from lookalike.baselines import Trained
+
+_DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "mps": "mps"}
+
+
+@guarded
+def train(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="blackbox, protopnet, flint or protovae.")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="A dataset's name, or a folder with one sub-folder per class.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the trained model to.")],
+    preset: Annotated[
+        Literal["paper", "reference-code"], typer.Option(help="Whose hyper-parameters, where the two differ.")
+    ] = "paper",
+    network: Annotated[
+        str | None, typer.Option(help="torchvision:NAME, timm:NAME or lookalike:small-cnn; else the preset's.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A .safetensors or .pth file for the network to start from.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Start from random weights, not from published ones.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How many; else the preset's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Else the preset's.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; repeatable. --show lists them."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and stop.")] = False,
+    precision: Annotated[str, typer.Option(help="Lightning's: 32-true, bf16-mixed, 16-mixed.")] = "32-true",
+    devices: Annotated[int, typer.Option(min=1, help="On how many devices.")] = 1,
+    workers: Workers = 0,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Train a black box, or a prototype model to compare with. The same command goes on after an interruption."""
+    from lookalike.artifact import check_replaceable
+    from lookalike.baselines import METHODS
+    from lookalike.baselines import train as run
+    from lookalike.baselines.hyperparameters import hyperparameters
+    from lookalike.baselines.training import is_unfinished
+    from lookalike.data import load_training_data
+    from lookalike.errors import LookalikeError
+
+    title = METHODS[method].title
+    given = _given(option, network=network, epochs=epochs, learning_rate=learning_rate)
+    if from_scratch:
+        given["pretrained"] = False
+    chosen = hyperparameters(method, dataset, preset, given)
+    if show:
+        if json:
+            print_json(chosen.to_dict())
+        else:
+            print_facts(f"{title} on {dataset}", {name: str(value) for name, value in chosen.to_dict().items()})
+        return
+    if device not in _DEVICES:
+        raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
+    check_replaceable(output, overwrite=overwrite)
+    working = output.resolve().with_name(f"{output.resolve().name}.training")
+    bundle = load_training_data(dataset, chosen.image_size, seed=seed)
+    going_on = is_unfinished(working)
+    say(
+        f"{'Going on to train' if going_on else 'Training'} {title} ({chosen.network}) with {len(bundle.train):,} "
+        f"training images of {len(bundle.class_names)} classes."
+    )
+    try:
+        trained = run(
+            method,
+            bundle,
+            preset=preset,
+            options=given,
+            weights=weights,
+            seed=seed,
+            working_folder=working,
+            num_workers=workers,
+            precision=precision,
+            accelerator=_DEVICES[device],
+            devices=devices,
+            on_epoch=_tell,
+        )
+    except KeyboardInterrupt:
+        fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working}", 130)
+    trained.save(output, images=not no_images, overwrite=overwrite)
+    shutil.rmtree(working, ignore_errors=True)
+    if json:
+        print_json({"output": str(output), "log": trained.log, "provenance": trained.provenance})
+    else:
+        _show(trained, bundle.notes, output)
+
+
+def _given(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Reads --set and the options that have a name of their own."""
+    import json as reader
+
+    from lookalike.errors import LookalikeError
+
+    given = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs or []:
+        name, found, text = pair.partition("=")
+        if not found:
+            raise LookalikeError(f"--set takes NAME=VALUE, not {pair!r}")
+        try:
+            given[name] = reader.loads(text)
+        except ValueError:
+            given[name] = text
+    return given
+
+
+def _tell(row: dict[str, Any]) -> None:
+    tested = "" if row["test_accuracy"] is None else f", test {percent(row['test_accuracy'])}"
+    err.print(
+        f"epoch {row['epoch']} ({row['phase']}): loss {row['loss']:.4g}, training {percent(row['train_accuracy'])}"
+        f"{tested}, {row['seconds']:.1f} s",
+        style="dim",
+    )
+
+
+def _show(trained: "Trained", notes: tuple[str, ...], output: Path) -> None:
+    from lookalike.model import PrototypeModel
+
+    last = trained.log[-1]
+    facts = {"epochs": str(last["epoch"]), "trained in": f"{trained.seconds:.1f} s"}
+    if last["test_accuracy"] is not None:
+        facts["test accuracy"] = percent(last["test_accuracy"])
+    facts["saved to"] = str(output)
+    print_facts("", facts)
+    for note in notes:
+        out.print(f"Note: {note}.", style="dim", markup=False)
+    further = "evaluate" if isinstance(trained.model, PrototypeModel) else "convert"
+    out.print(f"Next: lookalike {further} {output} …", style="dim", markup=False)

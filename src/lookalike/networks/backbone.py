@@ -1,0 +1,62 @@
+"""A classifier without its head, or with another one."""
+
+from torch import Tensor, nn
+
+from lookalike.errors import LookalikeError
+from lookalike.networks.registry import NETWORKS
+
+
+class Backbone(nn.Module):
+    """A classifier up to the input of its head: images to embeddings [N, D].
+
+    Its head becomes ``nn.Identity``; a feature map that would have gone there is averaged over its positions.
+
+    Args:
+        network: A classifier; it is changed.
+        head: The name of its linear or 1×1 convolution head.
+
+    Raises:
+        LookalikeError: If there is no such layer.
+    """
+
+    def __init__(self, network: nn.Module, head: str) -> None:
+        super().__init__()
+        self.embedding_dim = _inputs_of(network, head)
+        _replace(network, head, nn.Identity())
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns embeddings [N, D]."""
+        features: Tensor = self.network(images)
+        return features if features.ndim == 2 else features.flatten(2).mean(2)
+
+
+@NETWORKS.register("with-head")
+def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = False) -> nn.Module:
+    """Returns the network with a new linear head for ``n_classes``, by default without bias (paper, appendix A.2).
+
+    Raises:
+        LookalikeError: If there is no such layer.
+    """
+    old = network.get_submodule(head)
+    new: nn.Module
+    if isinstance(old, nn.Conv2d):
+        new = nn.Conv2d(_inputs_of(network, head), n_classes, 1, bias=bias)
+    else:
+        new = nn.Linear(_inputs_of(network, head), n_classes, bias=bias)
+    _replace(network, head, new)
+    return network
+
+
+def _inputs_of(network: nn.Module, head: str) -> int:
+    layer = network.get_submodule(head)
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+        return layer.in_channels
+    raise LookalikeError(f"the head {head!r} is a {type(layer).__name__}, not a linear or 1×1 convolution layer")
+
+
+def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, layer)
