@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import convert, datasets, demo, evaluate, explain, predict, train
+from lookalike.cli import convert, datasets, demo, evaluate, explain, predict, reproduce, train
 
 app = typer.Typer(
     name="lookalike",
@@ -22,6 +22,7 @@ app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("train")(train.train)
+app.command("reproduce")(reproduce.reproduce)
 app.command("datasets")(datasets.datasets)
 
 

@@ -1,0 +1,78 @@
+"""Tables of experiments: mean ± standard deviation over seeds, as Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a table.
+
+    Attributes:
+        name: The figure's.
+        title: Its heading.
+        scale: What it is multiplied by: 100 for percent, 1000 for milliseconds.
+        digits: After the decimal point.
+    """
+
+    name: str
+    title: str
+    scale: float = 1.0
+    digits: int = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Attributes:
+        names: What stands in the first columns.
+        values: Each figure's values, one per seed.
+    """
+
+    names: tuple[str, ...]
+    values: Mapping[str, Sequence[float]]
+
+
+def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Returns a table in Markdown: mean ± standard deviation over seeds, the mean alone of one seed.
+
+    Example:
+        >>> print(markdown(["model"], [Column("a", "accuracy %", 100, 1)], [Row(("KMEx",), {"a": [0.9, 0.92]})]))
+        | model | accuracy % |
+        |---|---:|
+        | KMEx | 91.0 ± 1.4 |
+    """
+    lines = [
+        "| " + " | ".join([*heads, *(column.title for column in columns)]) + " |",
+        "|" + "---|" * len(heads) + "---:|" * len(columns),
+    ]
+    lines += ["| " + " | ".join([*row.names, *(cell(column, row) for column in columns)]) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(column: Column, row: Row) -> str:
+    """Returns a figure as text; – where there is none."""
+    values = [value * column.scale for value in row.values.get(column.name, ())]
+    if not values:
+        return "–"
+    text = f"{mean(values):.{column.digits}f}"
+    return text if len(values) < 2 else f"{text} ± {stdev(values):.{column.digits}f}"
+
+
+def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Returns the same as CSV, unrounded: mean, standard deviation and number of seeds of each figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*heads, *(f"{c.name}{part}" for c in columns for part in ("", "_sd", "_n"))])
+    for row in rows:
+        line: list[object] = list(row.names)
+        for column in columns:
+            values = list(row.values.get(column.name, ()))
+            spread = stdev(values) if len(values) > 1 else ""
+            line += [mean(values), spread, len(values)] if values else ["", "", 0]
+        writer.writerow(line)
+    return text.getvalue()

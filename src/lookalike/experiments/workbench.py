@@ -1,0 +1,149 @@
+"""The models that experiments are about: trained or converted once, then read from disk."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.baselines import METHODS, hyperparameters, train
+from lookalike.data import DataBundle, load_training_data
+from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
+from lookalike.errors import LookalikeError
+from lookalike.kmex import KMEx
+from lookalike.model import PrototypeModel, load
+
+Say = Callable[[str], None]
+
+KMEX = "kmex"
+SMALL = "lookalike:small-cnn"
+BASELINES = ("protopnet", "flint", "protovae")
+QUICK_EPOCHS = {"blackbox": 3, "protopnet": 4, "flint": 5, "protovae": 5}
+MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under study.
+
+    Attributes:
+        dataset: A data set's name, or a folder.
+        network: What it is built on.
+        model: ``"blackbox"``, a baseline's name, ``"kmex"`` (of the black box), or ``"BASELINE+kmex"``.
+        seed: Of training and conversion.
+    """
+
+    dataset: str
+    network: str
+    model: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name for files: data set, network, model and seed."""
+        network = self.network.partition(":")[2]
+        return f"{Path(self.dataset).name}-{network}-{self.model}-seed{self.seed}".replace("/", "_")
+
+
+def title_of(model: str) -> str:
+    """Returns what a model is called in tables.
+
+    Example:
+        >>> title_of("protopnet+kmex")
+        'ProtoPNet + KMEx'
+    """
+    if model == KMEX:
+        return "KMEx"
+    if model == "blackbox":
+        return "black box"
+    base, _, converted = model.partition("+")
+    return METHODS[base].title + (" + KMEx" if converted else "")
+
+
+@dataclass
+class Workbench:
+    """Makes models and keeps them in a folder.
+
+    Attributes:
+        folder: Theirs.
+        quick: Train for a few epochs only, to see that all works.
+        say: Is told what is being done.
+        progress: Show progress bars.
+    """
+
+    folder: Path
+    quick: bool = False
+    say: Say = lambda _: None
+    progress: bool | None = None
+
+    def options(self, subject: Subject) -> dict[str, Any]:
+        """Returns what a subject is made with."""
+        method = subject.model.removesuffix(f"+{KMEX}")
+        method = "blackbox" if method == KMEX else method
+        given: dict[str, Any] = {"network": subject.network}
+        if self.quick:
+            given["epochs"] = QUICK_EPOCHS[method]
+        return hyperparameters(method, subject.dataset, given=given).to_dict()
+
+    def data(self, subject: Subject) -> DataBundle:
+        """Returns the data that a subject's network takes."""
+        return _data(subject.dataset, self.options(subject)["image_size"])
+
+    def black_box(self, subject: Subject) -> LoadedClassifier:
+        """Returns the black box of the same data, network and seed."""
+        folder = self._trained(Subject(subject.dataset, subject.network, "blackbox", subject.seed))
+        return load_classifier(str(folder))
+
+    def model(self, subject: Subject) -> PrototypeModel:
+        """Returns a prototype model, trained or converted if it is not there yet."""
+        base, _, converted = subject.model.partition("+")
+        if subject.model != KMEX and not converted:
+            return load(self._trained(subject))
+        folder = self.folder / subject.name
+        if not folder.exists():
+            source: Any = self.black_box(subject)
+            if subject.model != KMEX:
+                source = self.model(Subject(subject.dataset, subject.network, base, subject.seed))
+            self.say(f"converting {subject.name}")
+            data = self.data(subject)
+            made = KMEx(source, random_state=subject.seed, progress=self.progress).fit(data.train)
+            made.provenance["dataset"] = data.name
+            made.save(folder)
+        return load(folder)
+
+    def train_seconds(self, subject: Subject) -> float:
+        """Returns how long it took to make a subject, from what it was made of: epochs, or embedding and clustering."""
+        model = self.model(subject)
+        found = model.provenance.get("convert_seconds", model.provenance.get("train_seconds"))
+        if found is None:
+            raise LookalikeError(f"{subject.name} does not tell how long it took")
+        return float(found)
+
+    def _trained(self, subject: Subject) -> Path:
+        folder = self.folder / subject.name
+        if not folder.exists():
+            self.say(f"training {subject.name}")
+            given: dict[str, Any] = {"network": subject.network}
+            if self.quick:
+                given["epochs"] = QUICK_EPOCHS[subject.model]
+            working = self.folder / f"{subject.name}.training"
+            made = train(
+                subject.model,
+                self.data(subject),
+                options=given,
+                seed=subject.seed,
+                working_folder=working,
+                accelerator="cpu",
+                progress=self.progress,
+            )
+            made.save(folder)
+            shutil.rmtree(working, ignore_errors=True)
+        if subject.model == "blackbox" and not is_saved_classifier(folder):
+            raise LookalikeError(f"{str(folder)!r} holds no classifier; remove it")
+        return folder
+
+
+@functools.lru_cache(maxsize=4)
+def _data(dataset: str, image_size: int) -> DataBundle:
+    return load_training_data(dataset, image_size)
