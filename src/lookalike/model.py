@@ -224,7 +224,7 @@ class PrototypeModel(nn.Module):
             names = [
                 [f"images/{j:05d}-{rank}.png" for rank in range(row.shape[0])] for j, row in enumerate(self.images)
             ]
-            files = {
+            files |= {
                 n: encode_image(p)
                 for row, line in zip(self.images, names, strict=True)
                 for p, n in zip(row, line, strict=True)

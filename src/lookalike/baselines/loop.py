@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lookalike.baselines.baseline import Baseline
 from lookalike.baselines.hyperparameters import Hyperparameters
 from lookalike.baselines.phases import is_last, n_epochs, phase_at
 from lookalike.baselines.protopnet import push
 from lookalike.data import DataBundle
-from lookalike.data.augmentation import Augmented
+from lookalike.data.augmentation import Augmentation
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
 from lookalike.errors import LookalikeError
@@ -180,10 +180,9 @@ class _Module(pl.LightningModule):
         return torch.optim.Adam(groups, o.learning_rate)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        images: Any = self.data.train
-        if self.options.augment:
-            images = Augmented(images, self.data.preprocessing)
-        sampler = _Shuffled(len(images), self.seed)
+        augmentation = Augmentation(self.data.preprocessing) if self.options.augment else None
+        images = _TrainingImages(self.data.train, augmentation, self.seed)
+        sampler: Any = _Shuffled(len(self.data.train), self.seed)
         return DataLoader(images, self.options.batch_size, sampler=sampler, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -193,13 +192,15 @@ class _Module(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._watch = _Watch()
         self._sums = {}
-        torch.manual_seed(_mixed(self.seed, self.current_epoch))
         phase = phase_at(self.plan, self.current_epoch)
         for name, part in self.baseline.parts(self.model).items():
             part.train(name not in phase.still)
             part.requires_grad_(name in phase.trains)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate_at(self.options, self.current_epoch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        torch.manual_seed(_mixed(self.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, y = batch
@@ -292,8 +293,27 @@ class _Watch:
         return self._spent
 
 
-class _Shuffled(Sampler[int]):
-    """Draws all samples in an order that seed and epoch fix; Lightning tells it the epoch."""
+class _TrainingImages(Dataset[tuple[Tensor, int]]):
+    """Training images by epoch and number, which together with the seed fix how one is augmented."""
+
+    def __init__(self, samples: Any, augmentation: Augmentation | None, seed: int) -> None:
+        self.samples = samples
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        image, label = self.samples[index]
+        if self.augmentation is not None:
+            image = self.augmentation(image, torch.Generator().manual_seed(_mixed(self.seed, epoch, 2, index)))
+        return image, label
+
+
+class _Shuffled(Sampler[tuple[int, int]]):
+    """Draws all samples, as (epoch, number), in an order that seed and epoch fix; Lightning tells it the epoch."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n = n
@@ -306,9 +326,9 @@ class _Shuffled(Sampler[int]):
     def __len__(self) -> int:
         return self.n
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch, 1))
-        yield from torch.randperm(self.n, generator=generator).tolist()
+        yield from ((self.epoch, index) for index in torch.randperm(self.n, generator=generator).tolist())
 
 
 class _Keeper(Checkpoint):

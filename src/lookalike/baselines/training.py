@@ -104,8 +104,8 @@ def train(
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
     """
-    chosen = hyperparameters(method, data.name, preset, options)
-    baseline = METHODS[method](chosen)
+    make = METHODS[method]
+    baseline = make(chosen := hyperparameters(method, data.name, preset, options))
     loop = _loop()
     batches = Batches(data.train, _BATCH, num_workers)
     task = _task(data)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lookalike.data.augmentation import Augmented
+from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.digits import load_digits
@@ -19,7 +19,7 @@ from lookalike.errors import LookalikeError
 __all__ = [
     "DATASETS",
     "Attributes",
-    "Augmented",
+    "Augmentation",
     "Batch",
     "Batches",
     "DataBundle",

@@ -1,10 +1,7 @@
 """Random changes to training images (paper, appendix A.1): never where images are embedded."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lookalike.data.preprocessing import Preprocessing
 
@@ -12,36 +9,37 @@ _PADDING = 2  # pixels
 _FLIP = 0.5
 
 
-class Augmented(Dataset[tuple[Tensor, int]]):
-    """A data set whose images are flipped left to right half of the time, and cropped after padding with black.
-
-    Chance is torch's own: ``torch.manual_seed`` fixes it.
+class Augmentation:
+    """Flips an image left to right half of the time, and crops it after padding with black.
 
     Args:
-        dataset: Samples (x, y) with images [C, H, W].
-        preprocessing: What they went through: it says what black is.
+        preprocessing: What the images went through: it says what black is.
         padding: On each side, in pixels, before a crop of the same size as the image.
         flip: How often an image is flipped.
+
+    Example:
+        >>> grey = Preprocessing(None, None, (0.5,), (0.5,))
+        >>> image = torch.ones(1, 4, 4)
+        >>> Augmentation(grey)(image, torch.Generator().manual_seed(0)).shape
+        torch.Size([1, 4, 4])
     """
 
-    def __init__(
-        self, dataset: Any, preprocessing: Preprocessing, padding: int = _PADDING, flip: float = _FLIP
-    ) -> None:
-        self.dataset = dataset
+    def __init__(self, preprocessing: Preprocessing, padding: int = _PADDING, flip: float = _FLIP) -> None:
         self.black = preprocessing.normalise(torch.zeros(preprocessing.channels, 1, 1))
         self.padding = padding
         self.flip = flip
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Changes one image [C, H, W].
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.dataset[index]
-        if torch.rand(()) < self.flip:
+        Args:
+            image: As the network takes it.
+            generator: Chance.
+        """
+        if torch.rand((), generator=generator) < self.flip:
             image = image.flip(-1)
         channels, height, width = image.shape
         canvas = self.black.expand(channels, height + 2 * self.padding, width + 2 * self.padding).clone()
-        inside = slice(self.padding, self.padding + height), slice(self.padding, self.padding + width)
-        canvas[:, *inside] = image
-        top, left = torch.randint(0, 2 * self.padding + 1, (2,)).tolist()
-        return canvas[:, top : top + height, left : left + width], label
+        canvas[:, self.padding : self.padding + height, self.padding : self.padding + width] = image
+        top, left = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
+        return canvas[:, top : top + height, left : left + width]

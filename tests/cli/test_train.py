@@ -1,0 +1,140 @@
+"""``lookalike train`` and ``lookalike reproduce``, on a folder of images."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from lookalike import load, load_classifier
+from lookalike.cli import app
+
+FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--set", "n_prototypes=2", "--epochs", "3"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def trained(image_folder, tmp_path):
+    def make(method, *more):
+        target = tmp_path / method
+        result = run("train", method, "--dataset", image_folder, "-o", target, *FAST, "--learning-rate", 0.02, *more)
+        assert result.exit_code == 0, result.output
+        return target, result
+
+    return make
+
+
+def test_a_black_box_is_trained_converted_and_evaluated(trained, image_folder, tmp_path):
+    box, result = trained("blackbox")
+    assert "Training black box (lookalike:small-cnn) with 24 training images of 3 classes." in result.output
+    assert "epoch 3 (all): loss" in result.output
+    assert not (tmp_path / "blackbox.training").exists()
+    assert load_classifier(str(box)).class_names == ["ant", "bee", "cat"]
+    converted = run("convert", box, image_folder, "-o", tmp_path / "kmex", "--n-prototypes", 2, "--json")
+    assert converted.exit_code == 0, converted.output
+    assert json.loads(converted.stdout)["test"]["black_box_accuracy"] is not None
+    baseline, _ = trained("protopnet")
+    card = run("evaluate", baseline, image_folder, "--black-box", box, "--images", 3, "--json")
+    assert card.exit_code == 0, card.output
+    assert json.loads(card.stdout)["agreement"] is not None
+    refused = run("evaluate", box, image_folder)
+    assert refused.exit_code == 2
+    assert "convert it first" in refused.output
+
+
+@pytest.mark.parametrize("method", ["flint", "protovae"])
+def test_kmex_of_a_baseline(method, trained, image_folder, tmp_path):
+    folder, _ = trained(method)
+    assert len(list(csv.DictReader((folder / "training.csv").open()))) == 3
+    converted = run("convert", folder, image_folder, "-o", tmp_path / "kmex", "--n-prototypes", 2)
+    assert converted.exit_code == 0, converted.output
+    assert load(tmp_path / "kmex").provenance["method"] == "KMEx"
+    images = next((image_folder / "test" / "ant").iterdir())
+    assert run("predict", folder, images).exit_code == 0
+    assert run("explain", folder, images, "-o", tmp_path / "explained").exit_code == 0
+
+
+def test_json_has_the_log_and_nothing_else_on_standard_output(trained, image_folder, tmp_path):
+    _, result = trained("blackbox", "--json")
+    found = json.loads(result.stdout)
+    assert [row["epoch"] for row in found["log"]] == [1, 2, 3]
+    assert found["provenance"]["learning_rate"] == 0.02
+
+
+def test_show_lists_the_hyperparameters_and_trains_nothing(tmp_path):
+    result = run("train", "protopnet", "-d", "cifar10", "-o", tmp_path / "x", "--show", "--json")
+    assert json.loads(result.stdout)["epochs"] == 35
+    result = run("train", "protopnet", "-d", "mnist", "-o", tmp_path / "x", "--show", "--preset", "reference-code")
+    assert "0.01" in result.output
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["protonet"], "no method is called 'protonet'; did you mean 'protopnet'"),
+        (["flint", "--set", "entropie=1"], "flint has no hyper-parameter 'entropie'"),
+        (["flint", "--set", "entropy"], "--set takes NAME=VALUE"),
+        (["flint", "--network", "lookalike:tiny"], "no network is called 'tiny'"),
+        (["flint", "--network", "torchvision:resnet43", "--from-scratch"], "torchvision has no model 'resnet43'"),
+        (["flint", "--device", "abacus"], "the device must be one of auto, cpu"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, image_folder, tmp_path):
+    result = run("train", *arguments, "--dataset", image_folder, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_what_is_there_is_not_overwritten_before_any_work(image_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    result = run("train", "blackbox", "-d", image_folder, "-o", tmp_path / "out", "--overwrite", *FAST)
+    assert result.exit_code == 2
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_ctrl_c_and_the_same_command_again(image_folder, tmp_path):
+    arguments = ["train", "blackbox", "-d", str(image_folder), "-o", str(tmp_path / "net"), *FAST, "--epochs", "40"]
+    command = [sys.executable, "-m", "lookalike", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while "epoch 2" not in (line := process.stderr.readline()):
+        assert line, "it ended before its second epoch"
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate()[1]
+    assert process.returncode == 130
+    assert "the same command goes on after the last finished epoch" in rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "net").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Going on to train black box" in again.stderr
+    assert "epoch 1 " not in again.stderr
+    assert "epoch 40 " in again.stderr
+    assert not (tmp_path / "net.training").exists()
+
+
+def test_experiments_are_listed():
+    result = run("reproduce", "--json")
+    assert "baselines" in [row["name"] for row in json.loads(result.stdout)]
+
+
+def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tmp_path):
+    arguments = ["reproduce", "baselines", "-d", image_folder, "--quick", "-o", tmp_path / "out", "--models", "kmex"]
+    first = run(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "training images-small-cnn-blackbox-seed0" in first.output
+    table = (tmp_path / "out" / "baselines.md").read_text()
+    again = run(*arguments, "--json")
+    assert "training" not in again.stderr
+    assert (tmp_path / "out" / "baselines.md").read_text() == table
+    assert json.loads(again.stdout)["failed"] == {}
+    broken = run("reproduce", "baselines", "-d", "nowhere", "--quick", "-o", tmp_path / "out", "--models", "kmex")
+    assert broken.exit_code == 1
+    assert "nowhere-small-cnn-kmex-seed0" in broken.output
