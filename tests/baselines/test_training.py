@@ -1,5 +1,6 @@
 """Training on Lightning: tiny networks, for seconds."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -342,3 +343,14 @@ def test_mixed_precision(bundle):
     made = run("blackbox", bundle, precision="bf16-mixed")
     assert made.log[-1]["test_accuracy"] > 0.6
     assert made.model.model.head.weight.dtype == torch.float32
+
+
+def test_two_devices_give_one_model(image_folder, tmp_path):
+    fast = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--epochs", "2", "--device", "cpu", "--json"]
+    command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *fast]
+    done = subprocess.run([*command, "-o", str(tmp_path / "net"), "--devices", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    log = json.loads(done.stdout)["log"]  # one process speaks
+    assert [row["epoch"] for row in log] == [1, 2]
+    assert log[1]["train_accuracy"] * 24 == pytest.approx(round(log[1]["train_accuracy"] * 24))  # of all 24 images
+    assert load_classifier(str(tmp_path / "net")).class_names == ["ant", "bee", "cat"]

@@ -84,7 +84,7 @@ class Step:
 class Baseline(ABC):
     """A method: it makes a model, and says how the model learns.
 
-    To add one, subclass this and register it; its defaults go into ``hyperparameters.toml``.
+    To add one, subclass this and register it.
 
     Args:
         options: Its hyper-parameters.
@@ -93,11 +93,13 @@ class Baseline(ABC):
         name: The name it is registered under.
         title: As it is called in texts.
         nearest_by: How the training images that show a prototype are chosen; see ``survey``.
+        defaults: Hyper-parameters of its own, where ``hyperparameters.toml`` has no section for it.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     nearest_by: ClassVar[Literal["distance", "similarity"]] = "distance"
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, options: Hyperparameters) -> None:
         self.options = options
@@ -136,7 +138,7 @@ class Baseline(ABC):
 class PrototypeBaseline(Baseline):
     """A method whose model is a prototype model with as many prototypes for each class."""
 
-    def _model(
+    def assemble(
         self,
         task: Task,
         encoder: nn.Module,
@@ -144,7 +146,15 @@ class PrototypeBaseline(Baseline):
         similarity: Similarity,
         head: type[LinearHead] = LinearHead,
     ) -> PrototypeModel:
-        """Puts the four parts together; each prototype first votes for its own class and against the others."""
+        """Puts the four parts together; each prototype first votes for its own class and against the others.
+
+        Args:
+            task: What is to be learned.
+            encoder: Maps images to embeddings [N, D].
+            vectors: First prototypes [P, D], class by class.
+            similarity: Compares the two.
+            head: The kind of linear classifier.
+        """
         labels = torch.arange(task.n_classes).repeat_interleave(self.options.n_prototypes)
         classifier: TransparentClassifier = head.from_labels(labels, task.n_classes)
         prototypes = Prototypes(nn.Parameter(vectors), labels, task.class_names)

@@ -37,7 +37,9 @@ class FLINT(PrototypeBaseline):
             "dim": self._own("embedding_dim"),
         }
         vectors = torch.nn.init.kaiming_uniform_(torch.empty(args["n_attributes"], args["dim"]))
-        model = self._model(task, FLINTNetwork(predictor, **args), vectors, make_similarity("dot"), RectifiedLinearHead)
+        model = self.assemble(
+            task, FLINTNetwork(predictor, **args), vectors, make_similarity("dot"), RectifiedLinearHead
+        )
         return model, own_spec("flint", spec, args)
 
     def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102

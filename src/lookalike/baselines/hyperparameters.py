@@ -70,15 +70,21 @@ class Hyperparameters:
 
 
 def hyperparameters(
-    method: str, dataset: str, preset: Preset = "paper", given: Mapping[str, Any] | None = None
+    method: str,
+    dataset: str,
+    preset: Preset = "paper",
+    given: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Hyperparameters:
     """Returns the defaults of a method on a data set, with what is given in their place.
 
     Args:
-        method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``.
+        method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``; or one of your own, with ``defaults``.
         dataset: A registered name; the defaults of no special data set for any other.
         preset: ``"paper"``, or ``"reference-code"`` where its code differs: a larger, falling learning rate.
         given: Values by name.
+        defaults: Those of a method of your own, which the file has no section for.
 
     Raises:
         LookalikeError: If a name is unknown or a value is of another kind than the default.
@@ -92,11 +98,11 @@ def hyperparameters(
         1.0
     """
     table = _table()
-    if method not in table or method in ("common", "presets", "datasets"):
+    if (method not in table and defaults is None) or method in ("common", "presets", "datasets"):
         raise LookalikeError(f"no method is called {method!r}")
     if preset not in table["presets"]:
         raise LookalikeError(f"no preset is called {preset!r}; there are {', '.join(table['presets'])}")
-    known = table["common"] | table[method]
+    known = table["common"] | dict(defaults or {}) | table.get(method, {})
     special = table["datasets"].get(dataset, {})
     layers = [
         table["presets"][preset],

@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -80,18 +81,13 @@ def fit(
     total = n_epochs(module.plan) * len(module.train_dataloader())
     several = devices not in (1, "1")
     with _leaving_no_trace(), progress_bar(f"Training {baseline.title}", total, progress) as module.advance:
-        trainer = pl.Trainer(
+        trainer = _trainer(
             max_epochs=n_epochs(module.plan),
             accelerator=accelerator,
             devices=devices,
             strategy="ddp_find_unused_parameters_true" if several else "auto",
             precision=precision,
-            deterministic="warn",
             callbacks=[keeper],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
             default_root_dir=folder,
         )
         kept = None if folder is None else folder / CHECKPOINT
@@ -105,7 +101,29 @@ def fit(
             if kept is None or module.resumed or not kept.is_file():
                 raise
             raise LookalikeError(f"{str(kept)!r} cannot be read ({error}); remove its folder to start anew") from error
+        if not trainer.is_global_zero:  # with several devices, one process goes on and the others have done their work
+            raise SystemExit(0)
     return module.rows
+
+
+def _trainer(**options: Any) -> pl.Trainer:
+    """Makes Lightning's trainer, with none of its own output.
+
+    Raises:
+        LookalikeError: If there is no such accelerator, number of devices or precision here.
+    """
+    try:
+        return pl.Trainer(
+            deterministic="warn",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **options,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LookalikeError(f"this machine cannot train with these settings: {reason}") from error
 
 
 def learning_rate_at(options: Hyperparameters, epoch: int) -> float:
@@ -238,7 +256,7 @@ class _Module(pl.LightningModule):
         phase = phase_at(self.plan, self.current_epoch)
         if phase.push and is_last(self.plan, self.current_epoch):
             self._push()
-        sums = {name: float(value) for name, value in self._sums.items()}
+        sums = {name: self._over_devices(self._sums[name]) for name in sorted(self._sums)}
         row: Row = {
             "epoch": self.current_epoch + 1,
             "phase": phase.name,
@@ -269,6 +287,11 @@ class _Module(pl.LightningModule):
         store = embed(encoder, self.data.train, num_workers=self.num_workers, progress=False)
         z, y = (torch.from_numpy(np.asarray(array)).to(self.device) for array in (store.embeddings, store.labels))
         push(model.prototypes.vectors.data, model.prototypes.labels, z, y)
+
+    def _over_devices(self, value: Any) -> float:
+        """Returns the sum of a number over all devices."""
+        here = torch.as_tensor(value, dtype=torch.float64 if self.device.type == "cpu" else None, device=self.device)
+        return float(self.trainer.strategy.reduce(here, reduce_op="sum"))
 
     def _add(self, name: str, value: Any) -> None:
         self._sums[name] = self._sums.get(name, 0) + value

@@ -13,7 +13,7 @@ _ENTROPY_FLOOR = 1e-12
 
 
 def cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
-    """Returns −mean_i ln softmax(scores_i)[y_i], of class scores [N, K] and classes [N] [paper]."""
+    """Returns −mean_i ln softmax(scores_i)[y_i], of class scores [N, K] for classes y [N]."""
     return nn.functional.cross_entropy(scores, y)
 
 

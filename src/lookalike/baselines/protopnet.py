@@ -25,7 +25,7 @@ class ProtoPNet(PrototypeBaseline):
         args = {"head": start.head, "dim": self._own("embedding_dim")}
         encoder = ProtoPNetNetwork(start.network, **args)
         vectors = torch.rand(self.n_prototypes(task), args["dim"])
-        return self._model(task, encoder, vectors, make_similarity("log")), own_spec("protopnet", start.spec, args)
+        return self.assemble(task, encoder, vectors, make_similarity("log")), own_spec("protopnet", start.spec, args)
 
     def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102
         encoder: Any = model.encoder

@@ -27,7 +27,7 @@ class ProtoVAE(PrototypeBaseline):
         args = {"head": start.head, "image": list(task.image), "dim": self._own("embedding_dim")}
         encoder = ProtoVAENetwork(start.network, **args)
         vectors = torch.randn(self.n_prototypes(task), args["dim"])
-        return self._model(task, encoder, vectors, make_similarity("log-l2")), own_spec("protovae", start.spec, args)
+        return self.assemble(task, encoder, vectors, make_similarity("log-l2")), own_spec("protovae", start.spec, args)
 
     def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102
         return {"encoder": model.encoder, "prototypes": model.prototypes, "classifier": model.classifier}

@@ -92,7 +92,8 @@ def train(
         num_workers: Processes that read images.
         precision: Lightning's, e.g. ``"bf16-mixed"``.
         accelerator: Lightning's, e.g. ``"gpu"``.
-        devices: Lightning's: how many.
+        devices: Lightning's: how many. With several, Lightning runs the program once for each, and all but the
+            first end when the training does.
         n_images: Of how many training images to keep the pixels, per prototype.
         on_epoch: Is given each epoch's row of the log.
         progress: Show a progress bar; None shows one on a terminal.
@@ -105,7 +106,7 @@ def train(
             images, the loss is not finite, or the working folder holds another training.
     """
     make = METHODS[method]
-    baseline = make(chosen := hyperparameters(method, data.name, preset, options))
+    baseline = make(chosen := hyperparameters(method, data.name, preset, options, defaults=make.defaults))
     loop = _loop()
     batches = Batches(data.train, _BATCH, num_workers)
     task = _task(data)

@@ -1,5 +1,6 @@
 """``lookalike train``."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -59,11 +60,12 @@ def train(
     from lookalike.data import load_training_data
     from lookalike.errors import LookalikeError
 
-    title = METHODS[method].title
+    made_by = METHODS[method]
+    title = made_by.title
     given = _given(option, network=network, epochs=epochs, learning_rate=learning_rate)
     if from_scratch:
         given["pretrained"] = False
-    chosen = hyperparameters(method, dataset, preset, given)
+    chosen = hyperparameters(method, dataset, preset, given, defaults=made_by.defaults)
     if show:
         if json:
             print_json(chosen.to_dict())
@@ -76,10 +78,12 @@ def train(
     working = output.resolve().with_name(f"{output.resolve().name}.training")
     bundle = load_training_data(dataset, chosen.image_size, seed=seed)
     going_on = is_unfinished(working)
-    say(
-        f"{'Going on to train' if going_on else 'Training'} {title} ({chosen.network}) with {len(bundle.train):,} "
-        f"training images of {len(bundle.class_names)} classes."
-    )
+    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
+    if not helper:
+        say(
+            f"{'Going on to train' if going_on else 'Training'} {title} ({chosen.network}) with {len(bundle.train):,} "
+            f"training images of {len(bundle.class_names)} classes."
+        )
     try:
         trained = run(
             method,
