@@ -240,7 +240,7 @@ import torch
 torch.set_num_threads(1)
 from tests.baselines.test_training import make_bundle, run
 tell = lambda row: print(row["epoch"], flush=True)
-run({method!r}, make_bundle(), working_folder={folder!r}, augment=True, on_epoch=tell)
+run({method!r}, make_bundle(), working_folder={folder!r}, augment=True, epochs=16, on_epoch=tell)
 """
 
 
@@ -256,8 +256,10 @@ def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_same_weights(met
     process.wait()
     process.stdout.close()
     epochs = []
-    resumed = run(method, bundle, working_folder=folder, augment=True, on_epoch=lambda row: epochs.append(row["epoch"]))
-    whole = run(method, bundle, augment=True)
+    given = {"augment": True, "epochs": 16}
+    resumed = run(method, bundle, working_folder=folder, on_epoch=lambda row: epochs.append(row["epoch"]), **given)
+    whole = run(method, bundle, **given)
+    assert 1 < epochs[0] <= 16  # it was stopped in the middle
     assert resumed.log[-1]["epoch"] == whole.log[-1]["epoch"]
     state = lambda made: getattr(made.model, "model", made.model).state_dict()  # noqa: E731
     assert fingerprint_tensors(state(resumed)) == fingerprint_tensors(state(whole))
