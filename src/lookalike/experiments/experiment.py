@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from lookalike.experiments.tables import Column, Row, as_csv, markdown
 from lookalike.experiments.workbench import MODELS, SMALL, Subject, Workbench
 from lookalike.provenance import versions
 from lookalike.registry import Registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,28 @@ class Experiment:
         title: One line.
         source: Where in the paper.
         run: Does it.
+        draw: Draws its figure from what it found, where the paper has one.
     """
 
     title: str
     source: str
     run: Callable[[Plan, Workbench, Cells], Findings]
+    draw: "Callable[[Findings], Figure] | None" = None
 
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 
 
 def write_findings(name: str, plan: Plan, found: Findings, folder: Path, failed: dict[str, str]) -> list[Path]:
-    """Writes an experiment's Markdown, CSV and JSON; returns the files."""
+    """Writes an experiment's Markdown, CSV, JSON and, if it has one, its figure; returns the files."""
     experiment = EXPERIMENTS[name]
     folder.mkdir(parents=True, exist_ok=True)
     table = found.to_markdown()
     failures = [f"- {cell} failed: {reason}" for cell, reason in failed.items()]
-    text = "\n\n".join([f"# {experiment.title}", table, *found.remarks, *(["\n".join(failures)] if failures else [])])
+    picture = [f"![{experiment.title}]({name}.png)"] if experiment.draw is not None and found.rows else []
+    text = "\n\n".join(
+        [f"# {experiment.title}", table, *picture, *found.remarks, *(["\n".join(failures)] if failures else [])]
+    )
     values = {
         "experiment": name,
         "plan": asdict(plan),
@@ -119,7 +127,13 @@ def write_findings(name: str, plan: Plan, found: Findings, folder: Path, failed:
     }
     for file, content in contents.items():
         (folder / file).write_text(content, encoding="utf-8")
-    return [folder / file for file in contents]
+    written = [folder / file for file in contents]
+    if experiment.draw is not None and found.rows:
+        figure = experiment.draw(found)
+        for ending in ("png", "svg"):
+            written.append(folder / f"{name}.{ending}")
+            figure.savefig(written[-1], dpi=150)
+    return written
 
 
 def read_findings(path: str | Path) -> Findings:

@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 KMEX = "kmex"
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
-QUICK_EPOCHS = {"blackbox": 3, "protopnet": 4, "flint": 5, "protovae": 5}
+QUICK_EPOCHS = {"blackbox": 5, "protopnet": 5, "flint": 5, "protovae": 5}
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
 
 

@@ -1,0 +1,236 @@
+"""All models side by side, and the paper's tables as views of the same measurements."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.measure import measured
+from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.workbench import KMEX, Workbench, title_of
+from lookalike.metrics import Scorecard
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PANEL = 3.7  # inches
+_MOST_DRAWN = 5  # models in one panel
+
+ACCURACY = Column("accuracy", "accuracy %", 100, 1)
+AGREEMENT = Column("agreement", "agreement %", 100, 1)
+GHOSTING = Column("ghosting", "D_tsp")
+DIVERGENCE = Column("explanation_divergence", "D_fth")
+AUROC = Column("auroc", "AUROC")
+RANDOM = Column("auroc_random", "in random order")
+DIVERSITY = Column("diversity", "D_dvs")
+TRAINING = Column("train_seconds", "training s", 1, 1)
+PREDICTION = Column("predict_seconds", "prediction ms", 1000, 2)
+
+# the black box's figures, as they stand in the scorecards of prototype models
+_OF_BLACK_BOX = {
+    "accuracy": "black_box_accuracy",
+    "auroc": "auroc_black_box",
+    "auroc_random": "auroc_black_box_random",
+    "train_seconds": "black_box_train_seconds",
+    "predict_seconds": "black_box_predict_seconds",
+}
+
+Measured = dict[tuple[str, str], dict[str, list[Record]]]  # (data, network) → model → a record per seed
+
+
+def measure_all(plan: Plan, bench: Workbench, cells: Cells) -> Measured:
+    """Trains, converts and measures every model of a plan, or reads what is there."""
+    return {
+        (dataset, network.partition(":")[2]): {
+            model: [
+                record
+                for subject in plan.subjects(dataset, network, model)
+                if (record := measured(bench, cells, subject)) is not None
+            ]
+            for model in plan.models
+        }
+        for dataset in plan.datasets
+        for network in plan.networks
+    }
+
+
+def rows_of(found: Measured, columns: Sequence[Column]) -> list[Row]:
+    """Returns a line per data set, network and model; first the black box, where it has any of the figures."""
+    rows = []
+    for place, models in found.items():
+        first = next((records for records in models.values() if records), [])
+        box = _values(first, {c.name: _OF_BLACK_BOX[c.name] for c in columns if c.name in _OF_BLACK_BOX})
+        if box:
+            rows.append(Row((*place, title_of("blackbox")), box))
+        same = {column.name: column.name for column in columns}
+        rows += [Row((*place, title_of(model)), _values(r, same)) for model, r in models.items() if r]
+    return rows
+
+
+def _values(records: list[Record], names: Mapping[str, str]) -> dict[str, list[float]]:
+    found = {
+        name: [record["figures"][key] for record in records if record["figures"].get(key) is not None]
+        for name, key in names.items()
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def _drawn(models: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
+    """Returns the models of a panel: those of the paper's figures first."""
+    order = sorted(models, key=lambda model: "+" in model)
+    return {model: models[model] for model in order[: _MOST_DRAWN - 1] if models[model]}
+
+
+def _curves(found: Measured) -> dict[str, Any]:
+    """Returns mean relevance-ordering curves over seeds, by place and model."""
+    panels: dict[str, Any] = {}
+    for place, models in found.items():
+        chosen = _drawn(models)
+        panel: dict[str, Any] = {"curves": {}, "random": {}}
+        for model, records in chosen.items():
+            robustness = [record["scorecard"]["details"]["robustness"][0] for record in records]
+            panel["fractions"] = robustness[0]["fractions"]
+            shown = [(title_of(model), "model", "random")]
+            if model == KMEX:
+                shown.append((title_of("blackbox"), "black_box", "black_box_random"))
+            for title, own, random in shown:
+                panel["curves"][title] = _mean([one["curves"][own] for one in robustness])
+                panel["random"][title] = _mean([one["curves"][random] for one in robustness])
+        if chosen:
+            panels[", ".join(place)] = panel
+    return panels
+
+
+def _mean(curves: Sequence[Sequence[float]]) -> list[float]:
+    return [fmean(values) for values in zip(*curves, strict=True)]
+
+
+def _axes(found: Measured) -> dict[str, Any]:
+    """Returns each model's radar, the mean over seeds, by place, and over all places."""
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for place, models in found.items():
+        for model, records in _drawn(models).items():
+            radars = [Scorecard.from_dict(record["scorecard"]).axes() for record in records]
+            panels.setdefault(", ".join(place), {})[title_of(model)] = _mean_radar(radars)
+    if len(panels) > 1:
+        titles = dict.fromkeys(title for panel in panels.values() for title in panel)
+        whole = {t: _mean_radar([panel[t] for panel in panels.values() if t in panel]) for t in titles}
+        panels = {"mean over all": whole, **panels}
+    return panels
+
+
+def _mean_radar(radars: list[dict[str, float]]) -> dict[str, float]:
+    return {axis: fmean(radar[axis] for radar in radars if axis in radar) for axis in radars[0]}
+
+
+def draw_curves(found: Findings) -> "Figure":
+    """Draws relevance-ordering curves, a panel per data set and network (paper, Figure 3)."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots import plot_ordering
+
+    panels = found.details["panels"]
+    figure = Figure(figsize=(_PANEL * 1.15 * len(panels), _PANEL), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+        plot_ordering(panel["fractions"], panel["curves"], ax=ax)
+        for line, curve in zip(list(ax.lines), panel["random"].values(), strict=True):
+            ax.plot(line.get_xdata(), curve, color=line.get_color(), linestyle=":", linewidth=1)
+        ax.set_title(f"{title} (dotted: random order)", fontsize=9)
+    return figure
+
+
+def draw_radars(found: Findings) -> "Figure":
+    """Draws a radar over all and one per data set and network (paper, Figures 4 and 7)."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots import plot_radar
+
+    panels = found.details["panels"]
+    figure = Figure(figsize=(_PANEL * 1.3 * len(panels), _PANEL), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
+    for ax, (title, models) in zip(axes, panels.items(), strict=True):
+        plot_radar(models, ax=ax)
+        ax.set_title(title, fontsize=9, pad=18)
+    return figure
+
+
+def _view(name: str, title: str, source: str, columns: tuple[Column, ...]) -> None:
+    """Files an experiment that shows some of the figures."""
+
+    def run(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+        return Findings(("data", "network", "model"), columns, rows_of(measure_all(plan, bench, cells), columns))
+
+    EXPERIMENTS.register(name)(Experiment(title, source, run))
+
+
+def run_robustness(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures robustness; keeps the curves."""
+    found, columns = measure_all(plan, bench, cells), (AUROC, RANDOM)
+    return Findings(("data", "network", "model"), columns, rows_of(found, columns), {"panels": _curves(found)})
+
+
+def run_summary(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Puts the five axes of each model together."""
+    panels = _axes(measure_all(plan, bench, cells))
+    names = list(dict.fromkeys(axis for models in panels.values() for radar in models.values() for axis in radar))
+    columns = tuple(Column(name, name, 1, 2) for name in names)
+    rows = [
+        Row((place, model), {axis: [value] for axis, value in radar.items()})
+        for place, models in panels.items()
+        for model, radar in models.items()
+    ]
+    remark = "Outward is better: 1 − D_tsp, 1 + difference in accuracy / 5 points, exp(−D_fth), AUROC, 1 − D_dvs."
+    return Findings(("where", "model"), columns, rows, {"panels": panels}, [remark])
+
+
+def run_kmex_of_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Sets each baseline beside KMEx of its embedding, with the differences, seed by seed."""
+    columns = (ACCURACY, GHOSTING, DIVERGENCE, AUROC, DIVERSITY)
+    rows = []
+    for place, models in measure_all(plan, bench, cells).items():
+        for model, records in models.items():
+            if "+" in model or not models.get(f"{model}+{KMEX}"):
+                continue
+            converted = models[f"{model}+{KMEX}"]
+            same = {column.name: column.name for column in columns}
+            before, after = _values(records, same), _values(converted, same)
+            rows += [Row((*place, title_of(model)), before), Row((*place, f"{title_of(model)} + KMEx"), after)]
+            if len(records) == len(converted):
+                change = {
+                    name: [b - a for a, b in zip(before[name], after[name], strict=True)]
+                    for name in before
+                    if name in after
+                }
+                rows.append(Row((*place, "difference"), change))
+    return Findings(("data", "network", "model"), columns, rows)
+
+
+_view(
+    "baselines",
+    "Black box, baselines, and KMEx of each",
+    "section 4, Tables 3 to 8, 11 and 12",
+    (ACCURACY, AGREEMENT, GHOSTING, DIVERGENCE, AUROC, RANDOM, DIVERSITY, TRAINING, PREDICTION),
+)
+_view("accuracy", "Accuracy of all models", "Table 3", (ACCURACY, AGREEMENT))
+EXPERIMENTS.register("robustness")(
+    Experiment(
+        "Robustness: relevance-ordering curves and their areas", "Figure 3, Table 4", run_robustness, draw_curves
+    )
+)
+_view("ghosting", "Transparency: ghosted prototypes", "Table 5", (GHOSTING,))
+_view(
+    "explanations",
+    "Faithfulness of explanations to the black box",
+    "Table 6",
+    (DIVERGENCE, Column("explanation_divergence_mismatched", "between different images")),
+)
+_view(
+    "diversity", "Diversity of prototypes", "Table 7", (DIVERSITY, Column("diversity_within_class", "within classes"))
+)
+EXPERIMENTS.register("summary")(Experiment("Five axes of every model", "Figures 4 and 7", run_summary, draw_radars))
+EXPERIMENTS.register("kmex-of-baselines")(
+    Experiment("Baselines before and after KMEx", "Table 8", run_kmex_of_baselines)
+)
+_view("runtime", "Training and prediction time", "Tables 11 and 12", (TRAINING, PREDICTION))
