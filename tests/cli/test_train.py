@@ -139,3 +139,19 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
     broken = run("reproduce", "baselines", "-d", "nowhere", "--quick", "-o", tmp_path / "out", "--models", "kmex")
     assert broken.exit_code == 1
     assert "nowhere-small-cnn-kmex-seed0" in broken.output
+
+
+def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):
+    from lookalike.experiments import Subject, Workbench
+
+    said = []
+    bench = Workbench(tmp_path, quick=True, say=said.append)
+    subject = Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
+    bench.model(subject)
+    bench.model(subject)
+    assert len(said) == 2  # trained and converted once
+    other = Workbench(tmp_path, quick=False, say=said.append)
+    other.model(subject)
+    assert "was made with other options" in said[2]
+    assert said[3].startswith("training")
+    assert said[4].startswith("converting")

@@ -13,13 +13,11 @@ from lookalike.metrics import evaluate
 from lookalike.model import PrototypeModel
 
 _TIMED = 30  # predictions of one image
-_IMAGES = 100
-_QUICK_IMAGES = 20
 
 
 def measured(bench: Workbench, cells: Cells, subject: Subject) -> Record | None:
     """Returns the figures of a model, from disk if it was measured already."""
-    n_images = _QUICK_IMAGES if bench.quick else _IMAGES
+    n_images = bench.n_images
     options = {"subject": vars(subject), "made": bench.options(subject), "n_images": n_images}
 
     def make() -> Record:

@@ -1,12 +1,14 @@
 """The models that experiments are about: trained or converted once, then read from disk."""
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lookalike.artifact import read_artifact
 from lookalike.baselines import METHODS, hyperparameters, train
 from lookalike.data import DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
@@ -20,6 +22,7 @@ KMEX = "kmex"
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
 QUICK_EPOCHS = {"blackbox": 5, "protopnet": 5, "flint": 5, "protovae": 5}
+_IMAGES, _QUICK_IMAGES = 100, 20
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
 
 
@@ -77,6 +80,11 @@ class Workbench:
     say: Say = lambda _: None
     progress: bool | None = None
 
+    @property
+    def n_images(self) -> int:
+        """On how many test images explanations are measured."""
+        return _QUICK_IMAGES if self.quick else _IMAGES
+
     def options(self, subject: Subject) -> dict[str, Any]:
         """Returns what a subject is made with."""
         method = subject.model.removesuffix(f"+{KMEX}")
@@ -100,11 +108,11 @@ class Workbench:
         base, _, converted = subject.model.partition("+")
         if subject.model != KMEX and not converted:
             return load(self._trained(subject))
+        source: Any = self.black_box(subject)
+        if subject.model != KMEX:
+            source = self.model(Subject(subject.dataset, subject.network, base, subject.seed))
         folder = self.folder / subject.name
         if not folder.exists():
-            source: Any = self.black_box(subject)
-            if subject.model != KMEX:
-                source = self.model(Subject(subject.dataset, subject.network, base, subject.seed))
             self.say(f"converting {subject.name}")
             data = self.data(subject)
             made = KMEx(source, random_state=subject.seed, progress=self.progress).fit(data.train)
@@ -120,8 +128,22 @@ class Workbench:
             raise LookalikeError(f"{subject.name} does not tell how long it took")
         return float(found)
 
+    def _is_as_asked(self, folder: Path, subject: Subject) -> bool:
+        provenance = json.loads(json.dumps(read_artifact(folder)[0]["provenance"]))
+        return all(provenance.get(name) == value for name, value in self.options(subject).items())
+
+    def _made_of(self, subject: Subject) -> list[Path]:
+        """Returns the folders of a subject and of its conversion."""
+        converted = KMEX if subject.model == "blackbox" else f"{subject.model}+{KMEX}"
+        other = Subject(subject.dataset, subject.network, converted, subject.seed)
+        return [self.folder / subject.name, self.folder / other.name]
+
     def _trained(self, subject: Subject) -> Path:
         folder = self.folder / subject.name
+        if folder.exists() and not self._is_as_asked(folder, subject):
+            self.say(f"{subject.name} was made with other options; it and what was made of it is made again")
+            for made_of_it in self._made_of(subject):
+                shutil.rmtree(made_of_it, ignore_errors=True)
         if not folder.exists():
             self.say(f"training {subject.name}")
             given: dict[str, Any] = {"network": subject.network}

@@ -1,0 +1,279 @@
+"""KMEx with one choice varied: the similarity, the number of prototypes, the clusterer, the attributes it shows."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lookalike.clustering import CLUSTERERS
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore, as_encoder, embed
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
+from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
+from lookalike.kmex import KMEx
+from lookalike.metrics import Scorecard, evaluate
+from lookalike.plots.radar import DASHES, SERIES
+from lookalike.similarity import SIMILARITIES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUMBERS: tuple[int | str, ...] = (1, 2, 5, 10, 20, 50, "auto")
+_ATTRIBUTE_NUMBERS = (1, 2, 5, 10, 20, 50)
+_PANEL = 3.2  # inches
+_IN_A_ROW = 3
+
+Variants = Mapping[str, Mapping[str, Any]]
+
+_SIMILARITIES: Variants = {name: {"similarity": name} for name in SIMILARITIES}
+_NUMBERS: Variants = {str(number): {"n_prototypes": number} for number in NUMBERS}
+_CLUSTERERS: Variants = {name: {"clusterer": name} for name in CLUSTERERS}
+_ATTRIBUTES: Variants = {str(number): {"n_prototypes": number} for number in _ATTRIBUTE_NUMBERS}
+
+
+class Converter:
+    """Converts one black box or baseline in many ways, from one pass over its data.
+
+    Args:
+        bench: Where models are kept.
+        subject: ``"kmex"``, or ``"BASELINE+kmex"``.
+    """
+
+    def __init__(self, bench: Workbench, subject: Subject) -> None:
+        self.bench = bench
+        self.subject = subject
+        self._parts: tuple[Any, EmbeddingStore, EmbeddingStore] | None = None
+
+    def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:
+        """Converts and measures a variant."""
+        encoder, train, test = self._embedded()
+        data = self.bench.data(self.subject)
+        converter = KMEx(encoder, random_state=self.subject.seed, progress=self.bench.progress, **variant)
+        model = converter.fit(Batches(data.train), embeddings=train)
+        card = evaluate(
+            model,
+            data.test,
+            black_box=self.bench.black_box(self.subject),
+            train=train,
+            attributes=None if data.attributes is None else data.attributes.train,
+            only=only,
+            n_images=self.bench.n_images,
+            random_state=self.subject.seed,
+            test_embeddings=test,
+            progress=self.bench.progress,
+        )
+        figures = {name: card[name] for name in card.runs}
+        figures |= {
+            "n_prototypes": float(len(model.prototypes)),
+            "cluster_seconds": float(model.provenance["convert_seconds"]),
+        }
+        return {"figures": figures, "scorecard": card.to_dict()}
+
+    def _embedded(self) -> tuple[Any, EmbeddingStore, EmbeddingStore]:
+        if self._parts is None:
+            base = self.subject.model.removesuffix(f"+{KMEX}")
+            where = (self.subject.dataset, self.subject.network)
+            source: Any = (
+                self.bench.black_box(self.subject)
+                if base == KMEX
+                else self.bench.model(Subject(*where, base, self.subject.seed))
+            )
+            data = self.bench.data(self.subject)
+            batches = Batches(data.train)
+            encoder = as_encoder(getattr(source, "model", source), batches)
+            train = embed(encoder, batches, progress=self.bench.progress)
+            self._parts = encoder, train, embed(encoder, data.test, progress=self.bench.progress)
+        return self._parts
+
+
+def _measured(
+    plan: Plan, bench: Workbench, cells: Cells, topic: str, variants: Variants, model: str, only: Sequence[str] | None
+) -> dict[tuple[str, str], dict[str, list[Record]]]:
+    """Measures every variant of a model on every data set, network and seed; by place and variant."""
+    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for dataset in plan.datasets:
+        for network in plan.networks:
+            place = found.setdefault((dataset, network.partition(":")[2]), {})
+            for subject in plan.subjects(dataset, network, model):
+                converter = Converter(bench, subject)
+                for label, variant in variants.items():
+                    name = f"{topic}-{label}-{subject.name}"
+                    options = {
+                        "subject": vars(subject),
+                        "made": bench.options(subject),
+                        "variant": dict(variant),
+                        "n_images": bench.n_images,
+                        "only": list(only or ()),
+                    }
+
+                    def make(variant: Mapping[str, Any] = variant, converter: Converter = converter) -> Record:
+                        bench.say(f"{topic}: {variant} of {converter.subject.name}")
+                        return converter.measure(variant, only)
+
+                    record = cells.get(name, options, make)
+                    if record is not None:
+                        place.setdefault(label, []).append(record)
+    return found
+
+
+def _figures(records: Sequence[Record], columns: Sequence[Column]) -> dict[str, list[float]]:
+    found = {c.name: [r["figures"][c.name] for r in records if r["figures"].get(c.name) is not None] for c in columns}
+    return {name: values for name, values in found.items() if values}
+
+
+_ALL = (
+    ACCURACY,
+    AGREEMENT,
+    GHOSTING,
+    DIVERGENCE,
+    AUROC,
+    DIVERSITY,
+    Column("n_prototypes", "prototypes", 1, 0),
+    Column("cluster_seconds", "clustering s", 1, 2),
+)
+
+
+def _run(topic: str, head: str, variants: Variants, plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    found = _measured(plan, bench, cells, topic, variants, KMEX, None)
+    rows = [
+        Row((*place, label), _figures(records, _ALL))
+        for place, labels in found.items()
+        for label, records in labels.items()
+    ]
+    radars = {
+        ", ".join(place): {label: _radar(records) for label, records in labels.items()}
+        for place, labels in found.items()
+    }
+    return Findings(("data", "network", head), _ALL, rows, {"radars": radars})
+
+
+def _radar(records: Sequence[Record]) -> dict[str, float]:
+    radars = [Scorecard.from_dict(record["scorecard"]).axes() for record in records]
+    return {axis: fmean(radar[axis] for radar in radars) for axis in radars[0]}
+
+
+def run_similarities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Converts with every similarity."""
+    return _run("similarities", "similarity", _SIMILARITIES, plan, bench, cells)
+
+
+def run_numbers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Converts with several numbers of prototypes per class."""
+    return _run("n-prototypes", "per class", _NUMBERS, plan, bench, cells)
+
+
+def run_clusterers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Converts with every clusterer."""
+    return _run("clustering", "clusterer", _CLUSTERERS, plan, bench, cells)
+
+
+_ATTRIBUTE_COLUMNS = (
+    Column("ghosted", "ghosted prototypes", 1, 1),
+    Column("attributes_captured", "captured attributes", 1, 1),
+    Column("attribute_correlation_error", "correlation error"),
+)
+
+
+def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Counts what attributes KMEx of every model shows, against the number of prototypes."""
+    rows = []
+    for model in (model for model in plan.models if model.endswith(KMEX)):
+        only = ("transparency", "attributes")
+        found = _measured(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
+        for place, labels in found.items():
+            for label, records in labels.items():
+                for record in records:
+                    figures = record["figures"]
+                    figures["ghosted"] = figures["ghosting"] * figures["n_prototypes"]
+                rows.append(Row((*place, title_of(model), label), _figures(records, _ATTRIBUTE_COLUMNS)))
+    return Findings(("data", "network", "model", "per class"), _ATTRIBUTE_COLUMNS, rows)
+
+
+def draw_similarities(found: Findings) -> "Figure":
+    """Draws a small radar for each similarity, with the paper's ``l2`` behind it (paper, Figure 8)."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots import plot_radar
+
+    places = found.details["radars"]
+    labels = [label for label in next(iter(places.values())) if label != "l2"]
+    columns = min(5, len(labels))
+    down = -(-len(labels) // columns)
+    figure = Figure(figsize=(columns * 2.6, down * 2.6 * len(places)), layout="constrained")
+    axes = figure.subplots(down * len(places), columns, squeeze=False, subplot_kw={"projection": "polar"})
+    for band, (place, radars) in enumerate(places.items()):
+        for position in range(down * columns):
+            ax = axes[band * down + position // columns][position % columns]
+            if position >= len(labels) or labels[position] not in radars:
+                ax.set_axis_off()
+                continue
+            label = labels[position]
+            plot_radar({"l2": radars["l2"], label: radars[label]}, ax=ax)
+            ax.get_legend().remove()
+            ax.tick_params(labelsize=6)
+            ax.set_title(f"{place}\n{label} (dashed), l2", fontsize=7.5, pad=12)
+    return figure
+
+
+def draw_numbers(found: Findings) -> "Figure":
+    """Draws the figures against the number of prototypes per class; ``auto`` at its mean number (paper, Figure 9)."""
+    shown = tuple(column for column in _ALL if column.name not in ("n_prototypes", "cluster_seconds", "agreement"))
+    return _lines(found, shown, "prototypes per class", lambda row: row.names[2])
+
+
+def draw_attributes(found: Findings) -> "Figure":
+    """Draws what is shown against the number of prototypes per class (paper, Figure 5)."""
+    return _lines(found, _ATTRIBUTE_COLUMNS, "prototypes per class", lambda row: row.names[3])
+
+
+def _lines(found: Findings, columns: Sequence[Column], label: str, number: Any) -> "Figure":
+    """Draws a panel per figure, a line per model and place, with the range over seeds as a band."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots.tiles import INK, plain_axes
+
+    across = min(_IN_A_ROW, len(columns))
+    down = -(-len(columns) // across)
+    figure = Figure(figsize=(_PANEL * across, _PANEL * 0.85 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    series: dict[str, list[Row]] = {}
+    for row in found.rows:
+        if number(row).isdigit():
+            series.setdefault(", ".join(row.names[: len(found.heads) - 1]), []).append(row)
+    for ax, column in zip(axes, columns, strict=False):
+        plain_axes(ax, (_PANEL, _PANEL))
+        for position, (name, rows) in enumerate(series.items()):
+            drawn = [row for row in rows if row.values.get(column.name)]
+            if not drawn:
+                continue
+            x = [int(number(row)) for row in drawn]
+            values = [[value * column.scale for value in row.values[column.name]] for row in drawn]
+            colour = SERIES[position % len(SERIES)]
+            style: Any = DASHES[position % len(DASHES)]
+            ax.plot(x, [fmean(v) for v in values], color=colour, linestyle=style, marker="o", markersize=3, label=name)
+            ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15)
+        low, high = ax.get_ylim()
+        if low < 0 < high and not any(any(row.values.get(column.name, [])) for row in found.rows):
+            ax.set_ylim(0, 1)  # zero throughout
+        ax.set_xscale("log")
+        ticks = sorted({int(number(row)) for rows in series.values() for row in rows})
+        ax.set_xticks(ticks, [str(tick) for tick in ticks])
+        ax.minorticks_off()
+        ax.set_xlabel(label, color=INK, fontsize=9)
+        ax.set_ylabel(column.title, color=INK, fontsize=9)
+    for ax in axes[len(columns) :]:
+        ax.set_axis_off()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=8)
+    return figure
+
+
+for _name, _experiment in {
+    "similarities": Experiment("Eleven similarities", "Figure 8", run_similarities, draw_similarities),
+    "n-prototypes": Experiment("Number of prototypes per class", "Figure 9", run_numbers, draw_numbers),
+    "clustering": Experiment("Clusterers", "Table 13, widened", run_clusterers),
+    "attributes": Experiment("Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes),
+}.items():
+    EXPERIMENTS.register(_name)(_experiment)
