@@ -136,6 +136,20 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
     assert "training" not in again.stderr
     assert (tmp_path / "out" / "baselines.md").read_text() == table
     assert json.loads(again.stdout)["failed"] == {}
+    both = [*arguments[:-1], "kmex,protopnet,protopnet+kmex"]
+    for name, files in (
+        ("kmex-of-baselines", ("md", "csv", "json")),
+        ("robustness", ("md", "csv", "json", "png", "svg")),
+        ("summary", ("md", "csv", "json", "png", "svg")),
+    ):
+        viewed = run("reproduce", name, *both[2:])
+        assert viewed.exit_code == 0, viewed.output
+        assert all((tmp_path / "out" / f"{name}.{ending}").stat().st_size > 100 for ending in files)
+        assert ("training" in viewed.stderr) == (name == "kmex-of-baselines")  # the first view makes what is missing
+    rows = json.loads((tmp_path / "out" / "kmex-of-baselines.json").read_text())["rows"]
+    assert [row["names"][2] for row in rows] == ["ProtoPNet", "ProtoPNet + KMEx", "difference"]
+    before, after, difference = (row["values"]["accuracy"][0] for row in rows)
+    assert difference == pytest.approx(after - before)
     broken = run("reproduce", "baselines", "-d", "nowhere", "--quick", "-o", tmp_path / "out", "--models", "kmex")
     assert broken.exit_code == 1
     assert "nowhere-small-cnn-kmex-seed0" in broken.output
