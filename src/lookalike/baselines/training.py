@@ -13,13 +13,13 @@ from lookalike.baselines.hyperparameters import Preset, hyperparameters
 from lookalike.baselines.start import start_from
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
-from lookalike.encoder import Encoder, LoadedClassifier, save_classifier
+from lookalike.encoder import Encoder, LoadedClassifier, read_weights, save_classifier
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
 from lookalike.prototype_images import read_prototype_images
 from lookalike.prototypes import Prototypes, survey
-from lookalike.provenance import fingerprint_json, versions
+from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 
 if TYPE_CHECKING:
     from lookalike.baselines.loop import Report, Row
@@ -78,7 +78,7 @@ def train(
     """Trains a baseline.
 
     The same seed gives the same weights on one machine, whether or not the training was stopped in between: chance
-    starts anew with every epoch, and an epoch that was not finished is run again.
+    starts anew with every batch, and an epoch that was not finished is run again.
 
     Args:
         method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``.
@@ -105,7 +105,7 @@ def train(
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
     """
-    make = METHODS[method]
+    make, given = METHODS[method], None if weights is None else Path(weights)
     baseline = make(chosen := hyperparameters(method, data.name, preset, options, defaults=make.defaults))
     loop = _loop()
     batches = Batches(data.train, _BATCH, num_workers)
@@ -115,19 +115,19 @@ def train(
         "dataset": data.name,
         "preset": preset,
         **chosen.to_dict(),
-        "weights": None if weights is None else Path(weights).name,
+        "weights": None if given is None else given.name,
         "precision": precision,
         "random_state": seed,
         "n_samples": len(data.train),
         "fingerprints": {
             "data": batches.fingerprint(),
             "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
+            "start": None if given is None else fingerprint_tensors(read_weights(given)),
         },
     }
     folder = _working_folder(working_folder, provenance)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        given = None if weights is None else Path(weights)
         start = start_from(chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given)
         model, spec = baseline.build(task, start)
         log = loop.fit(
