@@ -169,3 +169,18 @@ def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):
     assert "was made with other options" in said[2]
     assert said[3].startswith("training")
     assert said[4].startswith("converting")
+
+
+@pytest.mark.parametrize("name", ["embedding", "how-many", "clustering"])
+def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_path):
+    result = run("reproduce", name, "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "out" / f"{name}.md").read_text()
+    assert text.count("\n| images | small-cnn |") >= 3
+    assert (tmp_path / "out" / f"{name}.json").exists()
+
+
+def test_attributes_need_data_that_have_some(image_folder, tmp_path):
+    result = run("reproduce", "attributes", "-d", image_folder, "--quick", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "the data set 'images' has no attributes; glyphs and celeba have" in result.output

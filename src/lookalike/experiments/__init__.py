@@ -1,6 +1,6 @@
 """The paper's tables and figures, each by one command."""
 
-from lookalike.experiments import side_by_side, variants
+from lookalike.experiments import embedding_map, questions, side_by_side, variants
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, read_findings, write_findings
 from lookalike.experiments.workbench import MODELS, Subject, Workbench
@@ -14,6 +14,8 @@ __all__ = [
     "Plan",
     "Subject",
     "Workbench",
+    "embedding_map",
+    "questions",
     "read_findings",
     "side_by_side",
     "variants",

@@ -47,9 +47,18 @@ class Plan:
             if not getattr(self, name):
                 raise LookalikeError(f"an experiment needs {name}")
 
+    def places(self) -> list[tuple[str, str]]:
+        """Returns every data set with every network."""
+        return [(dataset, network) for dataset in self.datasets for network in self.networks]
+
     def subjects(self, dataset: str, network: str, model: str) -> list[Subject]:
         """Returns a model on a data set, once per seed."""
         return [Subject(dataset, network, model, seed) for seed in self.seeds]
+
+
+def named(dataset: str, network: str) -> tuple[str, str]:
+    """Returns what a data set and a network are called in tables: a folder by its own name alone."""
+    return Path(dataset).name, network.partition(":")[2]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.measure import measured
 from lookalike.experiments.tables import Column, Row
 from lookalike.experiments.workbench import KMEX, Workbench, title_of
@@ -42,7 +42,7 @@ Measured = dict[tuple[str, str], dict[str, list[Record]]]  # (data, network) →
 def measure_all(plan: Plan, bench: Workbench, cells: Cells) -> Measured:
     """Trains, converts and measures every model of a plan, or reads what is there."""
     return {
-        (dataset, network.partition(":")[2]): {
+        named(dataset, network): {
             model: [
                 record
                 for subject in plan.subjects(dataset, network, model)
@@ -50,8 +50,7 @@ def measure_all(plan: Plan, bench: Workbench, cells: Cells) -> Measured:
             ]
             for model in plan.models
         }
-        for dataset in plan.datasets
-        for network in plan.networks
+        for dataset, network in plan.places()
     }
 
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
+from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row
 from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
 from lookalike.kmex import KMEx
 from lookalike.metrics import Scorecard, evaluate
+from lookalike.model import PrototypeModel
 from lookalike.plots.radar import DASHES, SERIES
 from lookalike.similarity import SIMILARITIES
 
@@ -46,13 +48,18 @@ class Converter:
         self.subject = subject
         self._parts: tuple[Any, EmbeddingStore, EmbeddingStore] | None = None
 
-    def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:
-        """Converts and measures a variant."""
-        encoder, train, test = self._embedded()
+    def convert(self, *, seed: int | None = None, **variant: Any) -> PrototypeModel:
+        """Converts in one way, with the subject's seed or another."""
+        encoder, train, _ = self.embedded()
+        chosen = self.subject.seed if seed is None else seed
+        converter = KMEx(encoder, random_state=chosen, progress=self.bench.progress, **variant)
+        return converter.fit(Batches(self.bench.data(self.subject).train), embeddings=train)
+
+    def evaluate(self, model: PrototypeModel, only: Sequence[str] | None) -> Scorecard:
+        """Measures a model that ``convert`` made; None measures everything."""
+        _, train, test = self.embedded()
         data = self.bench.data(self.subject)
-        converter = KMEx(encoder, random_state=self.subject.seed, progress=self.bench.progress, **variant)
-        model = converter.fit(Batches(data.train), embeddings=train)
-        card = evaluate(
+        return evaluate(
             model,
             data.test,
             black_box=self.bench.black_box(self.subject),
@@ -64,14 +71,19 @@ class Converter:
             test_embeddings=test,
             progress=self.bench.progress,
         )
-        figures = {name: card[name] for name in card.runs}
-        figures |= {
+
+    def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:
+        """Converts in one way and measures it."""
+        model = self.convert(**variant)
+        card = self.evaluate(model, only)
+        figures = {name: card[name] for name in card.runs} | {
             "n_prototypes": float(len(model.prototypes)),
             "cluster_seconds": float(model.provenance["convert_seconds"]),
         }
         return {"figures": figures, "scorecard": card.to_dict()}
 
-    def _embedded(self) -> tuple[Any, EmbeddingStore, EmbeddingStore]:
+    def embedded(self) -> tuple[Any, EmbeddingStore, EmbeddingStore]:
+        """Returns the encoder, and the embeddings of training and test data."""
         if self._parts is None:
             base = self.subject.model.removesuffix(f"+{KMEX}")
             where = (self.subject.dataset, self.subject.network)
@@ -93,28 +105,27 @@ def _measured(
 ) -> dict[tuple[str, str], dict[str, list[Record]]]:
     """Measures every variant of a model on every data set, network and seed; by place and variant."""
     found: dict[tuple[str, str], dict[str, list[Record]]] = {}
-    for dataset in plan.datasets:
-        for network in plan.networks:
-            place = found.setdefault((dataset, network.partition(":")[2]), {})
-            for subject in plan.subjects(dataset, network, model):
-                converter = Converter(bench, subject)
-                for label, variant in variants.items():
-                    name = f"{topic}-{label}-{subject.name}"
-                    options = {
-                        "subject": vars(subject),
-                        "made": bench.options(subject),
-                        "variant": dict(variant),
-                        "n_images": bench.n_images,
-                        "only": list(only or ()),
-                    }
+    for dataset, network in plan.places():
+        place = found.setdefault(named(dataset, network), {})
+        for subject in plan.subjects(dataset, network, model):
+            converter = Converter(bench, subject)
+            for label, variant in variants.items():
+                name = f"{topic}-{label}-{subject.name}"
+                options = {
+                    "subject": vars(subject),
+                    "made": bench.options(subject),
+                    "variant": dict(variant),
+                    "n_images": bench.n_images,
+                    "only": list(only or ()),
+                }
 
-                    def make(variant: Mapping[str, Any] = variant, converter: Converter = converter) -> Record:
-                        bench.say(f"{topic}: {variant} of {converter.subject.name}")
-                        return converter.measure(variant, only)
+                def make(variant: Mapping[str, Any] = variant, converter: Converter = converter) -> Record:
+                    bench.say(f"{topic}: {variant} of {converter.subject.name}")
+                    return converter.measure(variant, only)
 
-                    record = cells.get(name, options, make)
-                    if record is not None:
-                        place.setdefault(label, []).append(record)
+                record = cells.get(name, options, make)
+                if record is not None:
+                    place.setdefault(label, []).append(record)
     return found
 
 
@@ -179,6 +190,9 @@ _ATTRIBUTE_COLUMNS = (
 def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Counts what attributes KMEx of every model shows, against the number of prototypes."""
     rows = []
+    for place in plan.places():
+        if bench.data(plan.subjects(*place, KMEX)[0]).attributes is None:
+            raise LookalikeError(f"the data set {named(*place)[0]!r} has no attributes; glyphs and celeba have")
     for model in (model for model in plan.models if model.endswith(KMEX)):
         only = ("transparency", "attributes")
         found = _measured(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
@@ -220,16 +234,26 @@ def draw_similarities(found: Findings) -> "Figure":
 def draw_numbers(found: Findings) -> "Figure":
     """Draws the figures against the number of prototypes per class; ``auto`` at its mean number (paper, Figure 9)."""
     shown = tuple(column for column in _ALL if column.name not in ("n_prototypes", "cluster_seconds", "agreement"))
-    return _lines(found, shown, "prototypes per class", lambda row: row.names[2])
+    return draw_against_numbers(found, shown, 2)
 
 
 def draw_attributes(found: Findings) -> "Figure":
     """Draws what is shown against the number of prototypes per class (paper, Figure 5)."""
-    return _lines(found, _ATTRIBUTE_COLUMNS, "prototypes per class", lambda row: row.names[3])
+    return draw_against_numbers(found, _ATTRIBUTE_COLUMNS, 3)
 
 
-def _lines(found: Findings, columns: Sequence[Column], label: str, number: Any) -> "Figure":
-    """Draws a panel per figure, a line per model and place, with the range over seeds as a band."""
+def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of_number: int) -> "Figure":
+    """Draws a panel per figure against the number of prototypes: a line per model and place, a band over seeds' range.
+
+    Args:
+        found: What an experiment found.
+        columns: Which figures.
+        position_of_number: Which of a row's names is the number per class; rows without a number are left out.
+    """
+
+    def number(row: Row) -> str:
+        return row.names[position_of_number]
+
     from matplotlib.figure import Figure
 
     from lookalike.plots.tiles import INK, plain_axes
@@ -261,7 +285,7 @@ def _lines(found: Findings, columns: Sequence[Column], label: str, number: Any) 
         ticks = sorted({int(number(row)) for rows in series.values() for row in rows})
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
         ax.minorticks_off()
-        ax.set_xlabel(label, color=INK, fontsize=9)
+        ax.set_xlabel("prototypes per class", color=INK, fontsize=9)
         ax.set_ylabel(column.title, color=INK, fontsize=9)
     for ax in axes[len(columns) :]:
         ax.set_axis_off()

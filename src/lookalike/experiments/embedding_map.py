@@ -1,0 +1,82 @@
+"""A map of the embedding with its prototypes, and how separable each class is (paper, Figure 1)."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.variants import Converter
+from lookalike.experiments.workbench import KMEX, Subject, Workbench
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DOTS = 1500  # training samples drawn
+_PANEL = 4.6  # inches
+
+_COLUMNS = (Column("silhouette", "silhouette"), Column("margin", "margin"), Column("overlap", "overlap %", 100, 1))
+
+
+def run_embedding(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Diagnoses every class of each black box's embedding, and lays the first seed's out in a plane."""
+    rows, maps = [], {}
+    for dataset, network in plan.places():
+        records = []
+        for subject in plan.subjects(dataset, network, KMEX):
+            options = {"subject": vars(subject), "made": bench.options(subject)}
+            record = cells.get(f"embedding-{subject.name}", options, lambda s=subject: _diagnosed(bench, s))  # type: ignore[misc]
+            if record is not None:
+                records.append(record)
+        if not records:
+            continue
+        place = named(dataset, network)
+        maps[", ".join(place)] = records[0]["map"]
+        for k, name in enumerate(records[0]["class_names"]):
+            found = [record["classes"][k] for record in records]
+            values = {c.name: [one[c.name] for one in found if one[c.name] is not None] for c in _COLUMNS}
+            rows.append(Row((*place, name), values))
+    return Findings(("data", "network", "class"), _COLUMNS, rows, {"maps": maps})
+
+
+def _diagnosed(bench: Workbench, subject: Subject) -> Record:
+    from lookalike.plots import project_2d
+
+    converter = Converter(bench, subject)
+    model = converter.convert()
+    card = converter.evaluate(model, ("embedding",))
+    _, train, _ = converter.embedded()
+    chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:_DOTS])
+    points, prototypes = project_2d(np.asarray(train.embeddings)[chosen], model.prototypes.vectors.numpy())
+    return {
+        "classes": card.details["embedding"][0]["classes"],
+        "class_names": model.class_names,
+        "map": {
+            "points": points.round(4).tolist(),
+            "labels": np.asarray(train.labels)[chosen].tolist(),
+            "prototypes": prototypes.round(4).tolist(),
+            "prototype_labels": model.prototypes.labels.tolist(),
+            "class_names": model.class_names,
+        },
+    }
+
+
+def draw_embedding(found: Findings) -> "Figure":
+    """Draws training samples as dots and prototypes as squares, on two principal components."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots import plot_map
+
+    maps: dict[str, dict[str, Any]] = found.details["maps"]
+    figure = Figure(figsize=(_PANEL * 1.15 * len(maps), _PANEL), layout="constrained")
+    for ax, (title, one) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+        points, prototypes = np.array(one["points"]), np.array(one["prototypes"])
+        plot_map(points, one["labels"], prototypes, one["prototype_labels"], one["class_names"], ax=ax)
+        ax.set_title(title, fontsize=9)
+    return figure
+
+
+EXPERIMENTS.register("embedding")(
+    Experiment("The embedding and its prototypes", "Figure 1", run_embedding, draw_embedding)
+)
