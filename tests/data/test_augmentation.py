@@ -84,3 +84,12 @@ def test_other_preprocessing_leaves_the_bundle_as_it_was():
     plain = DataBundle("x", [(torch.zeros(1), 0)], [], ["a"], bundle.preprocessing)
     with pytest.raises(LookalikeError, match="the images of a list cannot be prepared otherwise"):
         plain.with_preprocessing(bundle.preprocessing)
+
+
+def test_a_bundles_fingerprint_is_that_of_images_classes_and_preprocessing():
+    bundle = load_data("digits")
+    assert bundle.fingerprint() == load_data("digits").fingerprint()
+    assert bundle.with_preprocessing(Preprocessing.square(14)).fingerprint() != bundle.fingerprint()
+    plain = DataBundle("x", [(torch.zeros(1), 0)], [], ["a"], bundle.preprocessing)
+    with pytest.raises(LookalikeError, match="a list has no fingerprint"):
+        plain.fingerprint()

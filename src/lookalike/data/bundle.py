@@ -110,6 +110,20 @@ class DataBundle:
             parts.append(again)
         return replace(self, train=parts[0], test=parts[1], preprocessing=preprocessing)
 
+    def fingerprint(self) -> str:
+        """Returns a SHA-256 of both parts' samples, the classes, and what the images go through.
+
+        Raises:
+            LookalikeError: If a part cannot tell its own.
+        """
+        parts = []
+        for part in (self.train, self.test):
+            tell = getattr(part, "fingerprint", None)
+            if not callable(tell):
+                raise LookalikeError(f"a {type(part).__name__} has no fingerprint")
+            parts.append(tell())
+        return fingerprint_json([self.class_names, self.preprocessing.to_dict(), *parts])
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
