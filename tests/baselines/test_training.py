@@ -356,3 +356,12 @@ def test_two_devices_give_one_model(image_folder, tmp_path):
     assert [row["epoch"] for row in log] == [1, 2]
     assert log[1]["train_accuracy"] * 24 == pytest.approx(round(log[1]["train_accuracy"] * 24))  # of all 24 images
     assert load_classifier(str(tmp_path / "net")).class_names == ["ant", "bee", "cat"]
+
+
+def test_an_error_in_the_middle_is_told_as_it_is(bundle, tmp_path):
+    def fail(row):
+        if row["epoch"] == 2:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run("blackbox", bundle, working_folder=tmp_path / "working", on_epoch=fail)

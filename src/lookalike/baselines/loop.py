@@ -90,15 +90,15 @@ def fit(
             callbacks=[keeper],
             default_root_dir=folder,
         )
-        kept = None if folder is None else folder / CHECKPOINT
+        kept = None if folder is None or not (folder / CHECKPOINT).is_file() else folder / CHECKPOINT
         try:
-            trainer.fit(module, ckpt_path=kept if kept is not None and kept.is_file() else None)
+            trainer.fit(module, ckpt_path=kept)
         except SystemExit:  # Lightning's answer to Ctrl-C
             if not keeper.interrupted:
                 raise
             raise KeyboardInterrupt from None
         except (RuntimeError, KeyError, EOFError) as error:
-            if kept is None or module.resumed or not kept.is_file():
+            if kept is None or module.resumed:
                 raise
             raise LookalikeError(f"{str(kept)!r} cannot be read ({error}); remove its folder to start anew") from error
         if not trainer.is_global_zero:  # with several devices, one process goes on and the others have done their work
