@@ -1,6 +1,8 @@
 """Small models and data that many tests share, and the watch over models that must not be touched."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +20,10 @@ from lookalike.provenance import fingerprint_tensors
 
 mpl.use("Agg")
 torch.set_num_threads(1)  # the tests run side by side
+if (
+    threading.current_thread() is threading.main_thread()
+):  # a shell's background jobs ignore Ctrl-C, and so would theirs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
