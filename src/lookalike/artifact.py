@@ -120,7 +120,7 @@ def read_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
     folder = Path(folder)
     if not folder.is_dir():
         raise LookalikeError(f"{str(folder)!r} is not a folder with a saved model")
-    config = _read_config(folder)
+    config = read_config(folder)
     used = [TENSORS, *(name for row in config.get("images") or [] for name in row)]
     unlisted = [name for name in used if name not in config["files"]]
     if unlisted:
@@ -134,6 +134,31 @@ def read_artifact(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]
         if fingerprint_file(path) != expected:
             raise LookalikeError(f"{name!r} of the saved model in {str(folder)!r} was altered: its fingerprint differs")
     return config, load_file(folder / TENSORS)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Reads a model's ``config.json`` alone; the other files are not looked at.
+
+    Raises:
+        LookalikeError: If there is none, it was altered, or it is of a newer format.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LookalikeError(f"{str(folder)!r} holds no saved model: {CONFIG!r} is missing") from None
+    except (OSError, ValueError) as error:
+        raise LookalikeError(f"cannot read {CONFIG!r} in {str(folder)!r}: {error}") from error
+    if not isinstance(config, dict) or "files" not in config or "fingerprint" not in config:
+        raise LookalikeError(f"{CONFIG!r} in {str(folder)!r} is not that of a saved lookalike model")
+    if config.get("format") != FORMAT:
+        raise LookalikeError(
+            f"the saved model in {str(folder)!r} has format {config.get('format')}; this version reads {FORMAT}"
+        )
+    content = {key: value for key, value in config.items() if key != "fingerprint"}
+    if fingerprint_json(content) != config["fingerprint"]:
+        raise LookalikeError(f"{CONFIG!r} of the saved model in {str(folder)!r} was altered: its fingerprint differs")
+    return config
 
 
 def _plain(value: Any) -> Any:
@@ -170,25 +195,6 @@ def encode_image(pixels: Tensor) -> bytes:
     array = pixels.cpu().numpy()
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(buffer, format="PNG", optimize=False)
     return buffer.getvalue()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LookalikeError(f"{str(folder)!r} holds no saved model: {CONFIG!r} is missing") from None
-    except (OSError, ValueError) as error:
-        raise LookalikeError(f"cannot read {CONFIG!r} in {str(folder)!r}: {error}") from error
-    if not isinstance(config, dict) or "files" not in config or "fingerprint" not in config:
-        raise LookalikeError(f"{CONFIG!r} in {str(folder)!r} is not that of a saved lookalike model")
-    if config.get("format") != FORMAT:
-        raise LookalikeError(
-            f"the saved model in {str(folder)!r} has format {config.get('format')}; this version reads {FORMAT}"
-        )
-    content = {key: value for key, value in config.items() if key != "fingerprint"}
-    if fingerprint_json(content) != config["fingerprint"]:
-        raise LookalikeError(f"{CONFIG!r} of the saved model in {str(folder)!r} was altered: its fingerprint differs")
-    return config
 
 
 def _take_place(aside: Path, target: Path) -> None:

@@ -130,7 +130,7 @@ def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, conver
     )
     assert "no similarity is called 'l9'" in mistake("convert", make, image_folder, "-o", out, "--similarity", "l9")
     assert "--mean takes" in mistake("convert", make, image_folder, "-o", out, "--mean", "a,b")
-    assert "takes KEY=VALUE" in mistake("convert", make, image_folder, "-o", out, "--model-arg", "x")
+    assert "takes NAME=VALUE" in mistake("convert", make, image_folder, "-o", out, "--model-arg", "x")
     assert RUNNER.invoke(app, ["convert", make, str(image_folder), "-o", str(out), "--seed", "-1"]).exit_code == 2
     assert "the device 'tpu9' cannot be used" in mistake("convert", make, image_folder, "-o", out, "--device", "tpu9")
     bare = f"{network_file}:bare"

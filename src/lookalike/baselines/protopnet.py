@@ -1,6 +1,7 @@
 """ProtoPNet at image level (Chen et al. 2019; paper, section 4.1 and appendix A.2)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class ProtoPNet(PrototypeBaseline):
                 found.append(Phase("joint", end - start, ("backbone", "add-on", "prototypes"), losses, push=True))
                 start = end
         if start == warm == total:  # nothing but the warm phase
-            found[-1] = Phase("warm", warm, ("add-on", "prototypes"), losses, push=True)
+            found[-1] = replace(found[-1], push=True)
         last = {"cross_entropy": losses["cross_entropy"], "sparsity": float(self._own("sparsity"))}
         if self._own("last_layer_epochs"):
             still = ("backbone", "add-on", "prototypes")

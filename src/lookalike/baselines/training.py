@@ -105,8 +105,10 @@ def train(
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
     """
-    make, given = METHODS[method], None if weights is None else Path(weights)
-    baseline = make(chosen := hyperparameters(method, data.name, preset, options, defaults=make.defaults))
+    given = None if weights is None else Path(weights)
+    made_by = METHODS[method]
+    chosen = hyperparameters(method, data.name, preset, options, defaults=made_by.defaults)
+    baseline = made_by(chosen)
     loop = _loop()
     batches = Batches(data.train, _BATCH, num_workers)
     task = _task(data)

@@ -84,6 +84,12 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
     out.print(table)
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """Prints what is to be known about data or a result."""
+    for note in notes:
+        out.print(f"Note: {note}.", style="dim", markup=False)
+
+
 def say(message: str) -> None:
     """Tells a step, on standard error."""
     err.print(escape(message), style="dim", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_table, say
+from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_notes, print_table, say
 from lookalike.cli.options import (
     BatchSize,
     Device,
@@ -18,6 +18,7 @@ from lookalike.cli.options import (
     Workers,
     open_model,
     pick_device,
+    read_pairs,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def convert(
     ] = False,
     model_arg: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An argument of the network's builder; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="An argument of the network's builder; repeatable."),
     ] = None,
     head: Annotated[
         str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
@@ -93,7 +94,7 @@ def convert(
     numbers = _numbers(n_prototypes)
     make_similarity(similarity)
     _ = CLUSTERERS[clusterer]
-    options = _arguments(model_arg)
+    options = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, options, network, pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
     bundle = load_data(data, preprocessing, seed=seed)
@@ -187,24 +188,6 @@ def _numbers(text: str) -> Any:
         raise LookalikeError(f"--n-prototypes takes a number, 'auto', or CLASS=NUMBER,…, not {text!r}") from error
 
 
-def _arguments(pairs: list[str] | None) -> dict[str, Any]:
-    """Reads --model-arg: numbers and true/false as such, anything else as text."""
-    import json as reader
-
-    from lookalike.errors import LookalikeError
-
-    args: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, found, value = pair.partition("=")
-        if not found:
-            raise LookalikeError(f"--model-arg takes KEY=VALUE, not {pair!r}")
-        try:
-            args[key] = reader.loads(value)
-        except ValueError:
-            args[key] = value
-    return args
-
-
 def _report(
     model: "PrototypeModel",
     bundle: "DataBundle",
@@ -255,8 +238,7 @@ def _show(
             facts["black box"] = "has other classes than the data, so there is nothing to compare with"
     facts["saved to"] = str(output)
     print_facts("", facts)
-    for note in bundle.notes:
-        out.print(f"Note: {note}.", style="dim", markup=False)
+    print_notes(bundle.notes)
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, percent, print_json, print_table, say
+from lookalike.cli.console import guarded, out, percent, print_json, print_notes, print_table, say
 from lookalike.cli.options import Json, Overwrite, Seed
 
 _FILES = {
@@ -47,8 +47,7 @@ def demo(
     print_table(f"{result.summary['n_test']:,} test digits", columns, rows + [_cells(row) for row in result.rows])
     for sentence in result.verdict:
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
-    for note in result.notes:
-        out.print(f"Note: {note}.", style="dim")
+    print_notes(result.notes)
     out.print(f"\nIn [bold]{output}[/]:")
     for name, what in _FILES.items():
         if (output / name).exists():

@@ -26,6 +26,24 @@ SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
 
 
+def read_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
+    """Reads an option's NAME=VALUE pairs: values that are JSON as such, anything else as text."""
+    import json
+
+    from lookalike.errors import LookalikeError
+
+    given: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, found, text = pair.partition("=")
+        if not found:
+            raise LookalikeError(f"{option} takes NAME=VALUE, not {pair!r}")
+        try:
+            given[name] = json.loads(text)
+        except ValueError:
+            given[name] = text
+    return given
+
+
 def pick_device(name: str) -> Any:
     """Returns the torch device of that name; ``auto`` is the fastest there is."""
     import torch

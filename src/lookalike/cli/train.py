@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, say
-from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers
+from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
+from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers, read_pairs
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
@@ -62,7 +62,8 @@ def train(
 
     made_by = METHODS[method]
     title = made_by.title
-    given = _given(option, network=network, epochs=epochs, learning_rate=learning_rate)
+    own = {"network": network, "epochs": epochs, "learning_rate": learning_rate}
+    given = {name: value for name, value in own.items() if value is not None} | read_pairs("--set", option)
     if from_scratch:
         given["pretrained"] = False
     chosen = hyperparameters(method, dataset, preset, given, defaults=made_by.defaults)
@@ -109,24 +110,6 @@ def train(
         _show(trained, bundle.notes, output)
 
 
-def _given(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
-    """Reads --set and the options that have a name of their own."""
-    import json as reader
-
-    from lookalike.errors import LookalikeError
-
-    given = {name: value for name, value in named.items() if value is not None}
-    for pair in pairs or []:
-        name, found, text = pair.partition("=")
-        if not found:
-            raise LookalikeError(f"--set takes NAME=VALUE, not {pair!r}")
-        try:
-            given[name] = reader.loads(text)
-        except ValueError:
-            given[name] = text
-    return given
-
-
 def _tell(row: dict[str, Any]) -> None:
     tested = "" if row["test_accuracy"] is None else f", test {percent(row['test_accuracy'])}"
     err.print(
@@ -145,7 +128,6 @@ def _show(trained: "Trained", notes: tuple[str, ...], output: Path) -> None:
         facts["test accuracy"] = percent(last["test_accuracy"])
     facts["saved to"] = str(output)
     print_facts("", facts)
-    for note in notes:
-        out.print(f"Note: {note}.", style="dim", markup=False)
+    print_notes(notes)
     further = "evaluate" if isinstance(trained.model, PrototypeModel) else "convert"
     out.print(f"Next: lookalike {further} {output} …", style="dim", markup=False)

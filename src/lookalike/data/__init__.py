@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
-from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
+from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, is_dataset
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
 from lookalike.data.glyphs import load_glyphs
@@ -56,20 +56,13 @@ def load_data(source: str | Path, preprocessing: Preprocessing | None = None, *,
         seed: For the split of a folder that has none.
 
     Raises:
-        LookalikeError: If there is neither a dataset nor a folder of that name.
+        LookalikeError: If there is neither a dataset nor a folder of that name, or both.
     """
-    path = Path(source)
-    if isinstance(source, str) and source in DATASETS:
-        if path.is_dir():
-            raise LookalikeError(f"{source!r} is a dataset's name and a folder here; write './{source}' for the folder")
-        return DATASETS[source].load(preprocessing)
-    if not path.exists():
-        raise LookalikeError(
-            f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
-        )
+    if is_dataset(source):
+        return DATASETS[str(source)].load(preprocessing)
     if preprocessing is None:
         raise LookalikeError(
             f"to read the images of {str(source)!r}, say what size and normalisation the model takes "
             "(--image-size, --mean, --std)"
         )
-    return load_folder(path, preprocessing, seed=seed)
+    return load_folder(source, preprocessing, seed=seed)

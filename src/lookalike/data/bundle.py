@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,3 +140,20 @@ class DatasetEntry:
 
 
 DATASETS: Registry[DatasetEntry] = Registry("dataset")
+
+
+def is_dataset(source: str | Path) -> bool:
+    """Says whether a dataset is meant, or else a folder.
+
+    Raises:
+        LookalikeError: If there is neither a dataset nor a folder of that name, or both.
+    """
+    if isinstance(source, str) and source in DATASETS:
+        if Path(source).is_dir():
+            raise LookalikeError(f"{source!r} is a dataset's name and a folder here; write './{source}' for the folder")
+        return True
+    if not Path(source).exists():
+        raise LookalikeError(
+            f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
+        )
+    return False

@@ -8,12 +8,11 @@ from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry
 from lookalike.data.folders import ImageFiles
 from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.data.statistics import kept_statistics
+from lookalike.data.statistics import evenly_spread, kept_statistics
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
 _SIDE = 224
-_STATISTICS = 2000  # training images, evenly spread, whose mean and deviation stand for all
 
 
 def load_celeba(preprocessing: Preprocessing | None = None) -> DataBundle:
@@ -117,9 +116,10 @@ def _listed(path: Path, *, number: bool = False) -> dict[str, str]:
 
 def _own_preprocessing(root: Path, name: str, files: list[Path]) -> Preprocessing:
     """Returns what makes 224×224 of images, normalised by evenly spread training images, at a quarter of that size."""
-    rows = np.unique(np.linspace(0, len(files) - 1, min(_STATISTICS, len(files))).astype(int))
     small = (_SIDE // 4, _SIDE // 4)
-    images = np.stack([np.asarray(read_image(files[row]).convert("RGB").resize(small)) for row in rows])
+    images = np.stack(
+        [np.asarray(read_image(files[row]).convert("RGB").resize(small)) for row in evenly_spread(len(files))]
+    )
     mean, std = kept_statistics(root, name, images)
     return Preprocessing.square(_SIDE, mean=mean, std=std)
 

@@ -1,14 +1,16 @@
 """Mean and standard deviation of a training set, per channel, computed once and kept."""
 
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from lookalike.files import write_whole
 from lookalike.provenance import fingerprint_array
 
 _IMAGES = 1000  # at a time
+_SAMPLED = 2000
 
 Channels = tuple[float, ...]
 
@@ -55,10 +57,11 @@ def kept_statistics(root: Path, name: str, images: np.ndarray) -> tuple[Channels
         kept = {}
     mean, std = channel_statistics(images)
     others = kept if isinstance(kept, dict) else {}
-    aside = path.with_name(f".statistics.{os.getpid()}.part")
-    try:
-        aside.write_text(json.dumps({**others, name: {"key": key, "mean": mean, "std": std}}, indent=2))
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    except OSError:
-        aside.unlink(missing_ok=True)
+    with suppress(OSError):
+        write_whole(path, json.dumps({**others, name: {"key": key, "mean": mean, "std": std}}, indent=2))
     return mean, std
+
+
+def evenly_spread(n: int) -> np.ndarray:
+    """Returns up to 2,000 of n rows, evenly spread: images whose mean and deviation stand for all."""
+    return np.unique(np.linspace(0, n - 1, min(_SAMPLED, n)).astype(int))

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike.data.bundle import DATASETS, DataBundle
+from lookalike.data.bundle import DATASETS, DataBundle, is_dataset
 from lookalike.data.folders import load_folder
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.data.statistics import channel_statistics
-from lookalike.errors import LookalikeError
-
-_STATISTICS = 2000  # images of a folder, evenly spread, whose mean and deviation stand for all
+from lookalike.data.statistics import channel_statistics, evenly_spread
 
 
 def load_training_data(source: str | Path, image_size: int, *, seed: int = 0) -> DataBundle:
@@ -26,24 +23,19 @@ def load_training_data(source: str | Path, image_size: int, *, seed: int = 0) ->
         Images [3, S, S]: grey ones three times (paper, appendix A.1).
 
     Raises:
-        LookalikeError: If there is neither a dataset nor a folder of that name, or an image cannot be read.
+        LookalikeError: If there is neither a dataset nor a folder of that name, or both, or an image cannot be read.
     """
-    if isinstance(source, str) and source in DATASETS:
-        bundle = DATASETS[source].load(None)
+    if is_dataset(source):
+        bundle = DATASETS[str(source)].load(None)
         own = bundle.preprocessing
         repeat = 3 // own.channels
         size = (image_size, image_size)
         fitted = own if own.crop == size or own.resize == size else replace(own, resize=size, crop=None)
         return bundle.with_preprocessing(replace(fitted, mean=own.mean * repeat, std=own.std * repeat))
-    if not Path(source).exists():
-        raise LookalikeError(
-            f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
-        )
     plain = Preprocessing.square(image_size, mean=(0.0,) * 3, std=(1.0,) * 3)
     bundle = load_folder(source, plain, seed=seed)
-    n = len(bundle.train)
-    rows = np.unique(np.linspace(0, n - 1, min(_STATISTICS, n)).astype(int))
-    pixels = [(bundle.train[int(row)][0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8) for row in rows]
+    few = [bundle.train[int(row)][0].permute(1, 2, 0).numpy() for row in evenly_spread(len(bundle.train))]
+    pixels = [(image * 255).round().astype(np.uint8) for image in few]
     mean, std = channel_statistics(np.stack(pixels))
     std = tuple(value or 1.0 for value in std)  # a channel that never changes
     return bundle.with_preprocessing(replace(plain, mean=mean, std=std))

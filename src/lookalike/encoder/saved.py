@@ -1,11 +1,10 @@
 """A trained classifier in a folder of its own: weights, what builds it again, what its images go through."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lookalike.artifact import CONFIG, read_artifact, write_artifact
+from lookalike.artifact import read_artifact, read_config, write_artifact
 from lookalike.data import Preprocessing
 from lookalike.encoder.specs import LoadedClassifier, rebuild
 from lookalike.encoder.weights import load_weights
@@ -60,9 +59,8 @@ def open_classifier(folder: str | Path) -> LoadedClassifier:
 
 
 def is_saved_classifier(folder: str | Path) -> bool:
-    """Says whether a folder holds a classifier that ``save_classifier`` wrote; nothing of it is checked."""
+    """Says whether a folder holds a classifier that ``save_classifier`` wrote; its other files are not looked at."""
     try:
-        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return bool(read_config(folder).get("kind") == KIND)
+    except LookalikeError:
         return False
-    return isinstance(config, dict) and config.get("kind") == KIND

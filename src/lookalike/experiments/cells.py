@@ -1,7 +1,6 @@
 """Cells: the smallest parts of an experiment, each kept as soon as it is done, so that nothing is done twice."""
 
 import json
-import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.provenance import fingerprint_json
 
 Record = dict[str, Any]
@@ -26,13 +26,14 @@ class Cells:
     folder: Path
     failed: dict[str, str] = field(default_factory=dict)
 
-    def get(self, name: str, options: Record, make: Callable[[], Record]) -> Record | None:
+    def get(self, name: str, options: Record, make: Callable[..., Record], *args: Any) -> Record | None:
         """Returns a cell's result: the one that is kept, if it was made with the same options, else a new one.
 
         Args:
             name: The cell's, also its file's.
             options: What the result depends on.
             make: Does the work.
+            *args: What it is given.
 
         Returns:
             None if it failed; the reason is in ``failed``, and the other cells go on.
@@ -44,7 +45,7 @@ class Cells:
             found: Record = kept["result"]
             return found
         try:
-            result = make()
+            result = make(*args)
         except LookalikeError as error:
             self.failed[name] = str(error)
             return None
@@ -53,14 +54,9 @@ class Cells:
             (self.folder / f"{name}.failed.txt").write_text(traceback.format_exc(), encoding="utf-8")
             self.failed[name] = f"{type(error).__name__}: {error}"
             return None
-        self._keep(path, {"key": key, "options": options, "result": result})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({"key": key, "options": options, "result": result}, indent=1))
         return result
-
-    def _keep(self, path: Path, value: Record) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
 
 
 def _read(path: Path) -> Record | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
-from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 
@@ -25,8 +25,7 @@ def run_embedding(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     for dataset, network in plan.places():
         records = []
         for subject in plan.subjects(dataset, network, KMEX):
-            options = {"subject": vars(subject), "made": bench.options(subject)}
-            record = cells.get(f"embedding-{subject.name}", options, lambda s=subject: _diagnosed(bench, s))  # type: ignore[misc]
+            record = cells.get(f"embedding-{subject.name}", bench.key(subject), _diagnosed, bench, subject)
             if record is not None:
                 records.append(record)
         if not records:
@@ -35,8 +34,7 @@ def run_embedding(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         maps[", ".join(place)] = records[0]["map"]
         for k, name in enumerate(records[0]["class_names"]):
             found = [record["classes"][k] for record in records]
-            values = {c.name: [one[c.name] for one in found if one[c.name] is not None] for c in _COLUMNS}
-            rows.append(Row((*place, name), values))
+            rows.append(Row((*place, name), gather(found, _COLUMNS)))
     return Findings(("data", "network", "class"), _COLUMNS, rows, {"maps": maps})
 
 

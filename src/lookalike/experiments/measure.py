@@ -2,14 +2,14 @@
 
 import statistics
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.workbench import Subject, Workbench
-from lookalike.metrics import evaluate
+from lookalike.metrics import Scorecard, evaluate
 from lookalike.model import PrototypeModel
 
 _TIMED = 30  # predictions of one image
@@ -17,30 +17,39 @@ _TIMED = 30  # predictions of one image
 
 def measured(bench: Workbench, cells: Cells, subject: Subject) -> Record | None:
     """Returns the figures of a model, from disk if it was measured already."""
-    n_images = bench.n_images
-    options = {"subject": vars(subject), "made": bench.options(subject), "n_images": n_images}
+    return cells.get(subject.name, bench.key(subject, n_images=bench.n_images), _measure, bench, subject)
 
-    def make() -> Record:
-        model, box, data = bench.model(subject), bench.black_box(subject), bench.data(subject)
-        bench.say(f"measuring {subject.name}")
-        card = evaluate(
-            model, data, black_box=box, n_images=n_images, random_state=subject.seed, progress=bench.progress
-        )
-        found = card.to_dict()
-        return {
-            "figures": {name: value for name, value in found.items() if isinstance(value, float | int)}
-            | {
-                "train_seconds": bench.train_seconds(subject),
-                "black_box_train_seconds": _box_seconds(bench, subject),
-                **predict_seconds(model, box, data.test[0][0][None]),
-                "n_prototypes": len(model.prototypes),
-                "embedding_dim": int(model.prototypes.vectors.shape[1]),
-            },
-            "scorecard": found,
-            "provenance": model.provenance,
-        }
 
-    return cells.get(subject.name, options, make)
+def _measure(bench: Workbench, subject: Subject) -> Record:
+    model, box, data = bench.model(subject), bench.black_box(subject), bench.data(subject)
+    bench.say(f"measuring {subject.name}")
+    card = evaluate(
+        model, data, black_box=box, n_images=bench.n_images, random_state=subject.seed, progress=bench.progress
+    )
+    found = card.to_dict()
+    made = model.provenance
+    return {
+        "figures": {name: value for name, value in found.items() if isinstance(value, float | int)}
+        | {
+            "train_seconds": float(made["convert_seconds" if "convert_seconds" in made else "train_seconds"]),
+            "black_box_train_seconds": bench.black_box_seconds(subject),
+            **predict_seconds(model, box, data.test[0][0][None]),
+            "n_prototypes": len(model.prototypes),
+            "embedding_dim": int(model.prototypes.vectors.shape[1]),
+        },
+        "scorecard": found,
+        "provenance": made,
+    }
+
+
+def mean_axes(records: Sequence[Record]) -> dict[str, float]:
+    """Returns the mean of the radars of measured models, axis by axis."""
+    return mean_of([Scorecard.from_dict(record["scorecard"]).axes() for record in records])
+
+
+def mean_of(radars: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the mean of radars, axis by axis, over those that have the axis."""
+    return {axis: statistics.fmean(radar[axis] for radar in radars if axis in radar) for axis in radars[0]}
 
 
 @torch.no_grad()
@@ -54,11 +63,3 @@ def predict_seconds(model: PrototypeModel, box: LoadedClassifier, image: torch.T
             if number >= 3:  # the first are slower
                 runs[name].append(time.perf_counter() - started)
     return {name: statistics.median(times) for name, times in runs.items()}
-
-
-def _box_seconds(bench: Workbench, subject: Subject) -> float:
-    from lookalike.artifact import read_artifact
-
-    folder = bench.folder / Subject(subject.dataset, subject.network, "blackbox", subject.seed).name
-    config: dict[str, Any] = read_artifact(folder)[0]
-    return float(config["provenance"]["train_seconds"])

@@ -13,9 +13,9 @@ from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, GHOSTING
-from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter, draw_against_numbers
-from lookalike.experiments.workbench import KMEX, QUICK_EPOCHS, Subject, Workbench
+from lookalike.experiments.workbench import KMEX, Subject, Workbench
 from lookalike.kmex import KMEx
 from lookalike.metrics import evaluate
 from lookalike.prototypes import Prototypes
@@ -47,18 +47,12 @@ def run_how_many(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         for subject in plan.subjects(dataset, network, KMEX):
             converter = Converter(bench, subject)
             for number in _NUMBERS:
-                options = {"subject": vars(subject), "made": bench.options(subject), "number": number}
-
-                def make(number: int | str = number, converter: Converter = converter) -> Record:
-                    bench.say(f"how-many: {number} of {converter.subject.name}")
-                    return _stability(converter, number)
-
-                record = cells.get(f"how-many-{number}-{subject.name}", options, make)
+                name = f"how-many-{number}-{subject.name}"
+                record = cells.get(name, bench.key(subject, number=number), _stability, converter, number)
                 if record is not None:
                     found.setdefault(str(number), []).append(record)
         for label, records in found.items():
-            values = {c.name: [r[c.name] for r in records if r.get(c.name) is not None] for c in _HOW_MANY}
-            rows.append(Row((*named(dataset, network), label), {k: v for k, v in values.items() if v}))
+            rows.append(Row((*named(dataset, network), label), gather(records, _HOW_MANY)))
     remarks = [
         "*moved by reseeding*: distance between prototypes of two seeds, matched within their class, over the distance "
         "of a training sample to its prototype; *same cluster*: adjusted Rand index of the two clusterings, the mean "
@@ -68,6 +62,7 @@ def run_how_many(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def _stability(converter: Converter, number: int | str) -> Record:
+    converter.bench.say(f"converting {converter.subject.name} twice with {number} per class")
     first = converter.convert(n_prototypes=number)
     second = converter.convert(n_prototypes=number, seed=converter.subject.seed + _RESEEDED)
     _, train_store, _ = converter.embedded()
@@ -133,13 +128,8 @@ def run_imbalance(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     for dataset, network in plan.places():
         for subject in plan.subjects(dataset, network, KMEX):
             for ratio in _RATIOS:
-                options = {"subject": vars(subject), "made": bench.options(subject), "ratio": ratio}
-
-                def make(ratio: int = ratio, subject: Subject = subject) -> Record:
-                    bench.say(f"imbalance: 1:{ratio} of {subject.name}")
-                    return _thinned_results(bench, subject, ratio)
-
-                record = cells.get(f"imbalance-{ratio}-{subject.name}", options, make)
+                name, key = f"imbalance-{ratio}-{subject.name}", bench.key(subject, ratio=ratio)
+                record = cells.get(name, key, _thinned_results, bench, subject, ratio)
                 for model, figures in (record or {}).items():
                     row = rows.setdefault((*named(dataset, network), f"1:{ratio}", model), {})
                     for name, value in figures.items():
@@ -181,10 +171,8 @@ def in_proportion(labels: np.ndarray, class_names: list[str], per_class: int = _
 
 
 def _thinned_results(bench: Workbench, subject: Subject, ratio: int) -> Record:
-    data = thinned(bench.data(subject), ratio, subject.seed)
-    given: dict[str, Any] = {"network": subject.network}
-    if bench.quick:
-        given["epochs"] = QUICK_EPOCHS["blackbox"]
+    bench.say(f"training {subject.name} on classes thinned to 1:{ratio}")
+    data, given = thinned(bench.data(subject), ratio, subject.seed), bench.given("blackbox", subject.network)
     made = train("blackbox", data, options=given, seed=subject.seed, accelerator="cpu", progress=bench.progress)
     box = made.model
     assert isinstance(box, LoadedClassifier)  # noqa: S101 - narrows the type

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
-from lookalike.experiments.measure import measured
-from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.measure import mean_axes, mean_of, measured
+from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Workbench, title_of
-from lookalike.metrics import Scorecard
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,20 +58,15 @@ def rows_of(found: Measured, columns: Sequence[Column]) -> list[Row]:
     rows = []
     for place, models in found.items():
         first = next((records for records in models.values() if records), [])
-        box = _values(first, {c.name: _OF_BLACK_BOX[c.name] for c in columns if c.name in _OF_BLACK_BOX})
+        box = gather(_figures(first), columns, _OF_BLACK_BOX)
         if box:
             rows.append(Row((*place, title_of("blackbox")), box))
-        same = {column.name: column.name for column in columns}
-        rows += [Row((*place, title_of(model)), _values(r, same)) for model, r in models.items() if r]
+        rows += [Row((*place, title_of(model)), gather(_figures(r), columns)) for model, r in models.items() if r]
     return rows
 
 
-def _values(records: list[Record], names: Mapping[str, str]) -> dict[str, list[float]]:
-    found = {
-        name: [record["figures"][key] for record in records if record["figures"].get(key) is not None]
-        for name, key in names.items()
-    }
-    return {name: values for name, values in found.items() if values}
+def _figures(records: Sequence[Record]) -> list[Record]:
+    return [record["figures"] for record in records]
 
 
 def _drawn(models: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
@@ -110,17 +104,12 @@ def _axes(found: Measured) -> dict[str, Any]:
     panels: dict[str, dict[str, dict[str, float]]] = {}
     for place, models in found.items():
         for model, records in _drawn(models).items():
-            radars = [Scorecard.from_dict(record["scorecard"]).axes() for record in records]
-            panels.setdefault(", ".join(place), {})[title_of(model)] = _mean_radar(radars)
+            panels.setdefault(", ".join(place), {})[title_of(model)] = mean_axes(records)
     if len(panels) > 1:
         titles = dict.fromkeys(title for panel in panels.values() for title in panel)
-        whole = {t: _mean_radar([panel[t] for panel in panels.values() if t in panel]) for t in titles}
+        whole = {t: mean_of([panel[t] for panel in panels.values() if t in panel]) for t in titles}
         panels = {"mean over all": whole, **panels}
     return panels
-
-
-def _mean_radar(radars: list[dict[str, float]]) -> dict[str, float]:
-    return {axis: fmean(radar[axis] for radar in radars if axis in radar) for axis in radars[0]}
 
 
 def draw_curves(found: Findings) -> "Figure":
@@ -193,8 +182,7 @@ def run_kmex_of_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Finding
             if "+" in model or not models.get(f"{model}+{KMEX}"):
                 continue
             converted = models[f"{model}+{KMEX}"]
-            same = {column.name: column.name for column in columns}
-            before, after = _values(records, same), _values(converted, same)
+            before, after = (gather(_figures(found), columns) for found in (records, converted))
             rows += [Row((*place, title_of(model)), before), Row((*place, f"{title_of(model)} + KMEx"), after)]
             if len(records) == len(converted):
                 change = {

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,27 @@ class Row:
 
     names: tuple[str, ...]
     values: Mapping[str, Sequence[float]]
+
+
+def gather(
+    found: Sequence[Mapping[str, Any]], columns: Sequence[Column], keys: Mapping[str, str] | None = None
+) -> dict[str, list[float]]:
+    """Returns each column's values, one per record that has it; a column without any is left out.
+
+    Args:
+        found: Figures by name, a record per seed.
+        columns: Which figures.
+        keys: Under which name each is found; columns that are not in it are left out. None takes their own names.
+
+    Example:
+        >>> gather([{"a": 1.0}, {"a": None}, {"a": 3.0}], [Column("a", "A"), Column("b", "B")])
+        {'a': [1.0, 3.0]}
+    """
+    names = (
+        {c.name: c.name for c in columns} if keys is None else {c.name: keys[c.name] for c in columns if c.name in keys}
+    )
+    values = {name: [one[key] for one in found if one.get(key) is not None] for name, key in names.items()}
+    return {name: listed for name, listed in values.items() if listed}
 
 
 def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:

@@ -1,17 +1,20 @@
 """KMEx with one choice varied: the similarity, the number of prototypes, the clusterer, the attributes it shows."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
+from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.measure import mean_axes
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
-from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
 from lookalike.kmex import KMEx
 from lookalike.metrics import Scorecard, evaluate
@@ -62,7 +65,7 @@ class Converter:
         return evaluate(
             model,
             data.test,
-            black_box=self.bench.black_box(self.subject),
+            black_box=None if self.subject.model == KMEX else self._black_box,  # else the converted encoder itself
             train=train,
             attributes=None if data.attributes is None else data.attributes.train,
             only=only,
@@ -72,8 +75,13 @@ class Converter:
             progress=self.bench.progress,
         )
 
+    @cached_property
+    def _black_box(self) -> LoadedClassifier:
+        return self.bench.black_box(self.subject)
+
     def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:
         """Converts in one way and measures it."""
+        self.bench.say(f"measuring {self.subject.name} with {variant}")
         model = self.convert(**variant)
         card = self.evaluate(model, only)
         figures = {name: card[name] for name in card.runs} | {
@@ -88,9 +96,7 @@ class Converter:
             base = self.subject.model.removesuffix(f"+{KMEX}")
             where = (self.subject.dataset, self.subject.network)
             source: Any = (
-                self.bench.black_box(self.subject)
-                if base == KMEX
-                else self.bench.model(Subject(*where, base, self.subject.seed))
+                self._black_box if base == KMEX else self.bench.model(Subject(*where, base, self.subject.seed))
             )
             data = self.bench.data(self.subject)
             batches = Batches(data.train)
@@ -111,27 +117,11 @@ def _measured(
             converter = Converter(bench, subject)
             for label, variant in variants.items():
                 name = f"{topic}-{label}-{subject.name}"
-                options = {
-                    "subject": vars(subject),
-                    "made": bench.options(subject),
-                    "variant": dict(variant),
-                    "n_images": bench.n_images,
-                    "only": list(only or ()),
-                }
-
-                def make(variant: Mapping[str, Any] = variant, converter: Converter = converter) -> Record:
-                    bench.say(f"{topic}: {variant} of {converter.subject.name}")
-                    return converter.measure(variant, only)
-
-                record = cells.get(name, options, make)
+                key = bench.key(subject, variant=dict(variant), n_images=bench.n_images, only=list(only or ()))
+                record = cells.get(name, key, converter.measure, variant, only)
                 if record is not None:
                     place.setdefault(label, []).append(record)
     return found
-
-
-def _figures(records: Sequence[Record], columns: Sequence[Column]) -> dict[str, list[float]]:
-    found = {c.name: [r["figures"][c.name] for r in records if r["figures"].get(c.name) is not None] for c in columns}
-    return {name: values for name, values in found.items() if values}
 
 
 _ALL = (
@@ -149,20 +139,15 @@ _ALL = (
 def _run(topic: str, head: str, variants: Variants, plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     found = _measured(plan, bench, cells, topic, variants, KMEX, None)
     rows = [
-        Row((*place, label), _figures(records, _ALL))
+        Row((*place, label), gather([record["figures"] for record in records], _ALL))
         for place, labels in found.items()
         for label, records in labels.items()
     ]
     radars = {
-        ", ".join(place): {label: _radar(records) for label, records in labels.items()}
+        ", ".join(place): {label: mean_axes(records) for label, records in labels.items()}
         for place, labels in found.items()
     }
     return Findings(("data", "network", head), _ALL, rows, {"radars": radars})
-
-
-def _radar(records: Sequence[Record]) -> dict[str, float]:
-    radars = [Scorecard.from_dict(record["scorecard"]).axes() for record in records]
-    return {axis: fmean(radar[axis] for radar in radars) for axis in radars[0]}
 
 
 def run_similarities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
@@ -198,10 +183,9 @@ def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         found = _measured(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
         for place, labels in found.items():
             for label, records in labels.items():
-                for record in records:
-                    figures = record["figures"]
-                    figures["ghosted"] = figures["ghosting"] * figures["n_prototypes"]
-                rows.append(Row((*place, title_of(model), label), _figures(records, _ATTRIBUTE_COLUMNS)))
+                figures = [record["figures"] for record in records]
+                counted = [{**one, "ghosted": one["ghosting"] * one["n_prototypes"]} for one in figures]
+                rows.append(Row((*place, title_of(model), label), gather(counted, _ATTRIBUTE_COLUMNS)))
     return Findings(("data", "network", "model", "per class"), _ATTRIBUTE_COLUMNS, rows)
 
 
@@ -232,7 +216,7 @@ def draw_similarities(found: Findings) -> "Figure":
 
 
 def draw_numbers(found: Findings) -> "Figure":
-    """Draws the figures against the number of prototypes per class; ``auto`` at its mean number (paper, Figure 9)."""
+    """Draws the figures against the number of prototypes per class, without ``auto`` (paper, Figure 9)."""
     shown = tuple(column for column in _ALL if column.name not in ("n_prototypes", "cluster_seconds", "agreement"))
     return draw_against_numbers(found, shown, 2)
 
@@ -250,13 +234,12 @@ def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of
         columns: Which figures.
         position_of_number: Which of a row's names is the number per class; rows without a number are left out.
     """
-
-    def number(row: Row) -> str:
-        return row.names[position_of_number]
-
     from matplotlib.figure import Figure
 
     from lookalike.plots.tiles import INK, plain_axes
+
+    def number(row: Row) -> str:
+        return row.names[position_of_number]
 
     across = min(_IN_A_ROW, len(columns))
     down = -(-len(columns) // across)

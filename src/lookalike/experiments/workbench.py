@@ -1,14 +1,13 @@
 """The models that experiments are about: trained or converted once, then read from disk."""
 
 import functools
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.artifact import read_artifact
+from lookalike.artifact import read_config
 from lookalike.baselines import METHODS, hyperparameters, train
 from lookalike.data import DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
@@ -89,10 +88,16 @@ class Workbench:
         """Returns what a subject is made with."""
         method = subject.model.removesuffix(f"+{KMEX}")
         method = "blackbox" if method == KMEX else method
-        given: dict[str, Any] = {"network": subject.network}
-        if self.quick:
-            given["epochs"] = QUICK_EPOCHS[method]
-        return hyperparameters(method, subject.dataset, given=given).to_dict()
+        return hyperparameters(method, subject.dataset, given=self.given(method, subject.network)).to_dict()
+
+    def given(self, method: str, network: str) -> dict[str, Any]:
+        """Returns the hyper-parameters that are not a method's own defaults."""
+        quick = {"epochs": QUICK_EPOCHS[method]} if self.quick else {}
+        return {"network": network, **quick}
+
+    def key(self, subject: Subject, **more: Any) -> dict[str, Any]:
+        """Returns what a cell about a subject depends on."""
+        return {"subject": vars(subject), "made": self.options(subject), **more}
 
     def data(self, subject: Subject) -> DataBundle:
         """Returns the data that a subject's network takes."""
@@ -120,16 +125,13 @@ class Workbench:
             made.save(folder)
         return load(folder)
 
-    def train_seconds(self, subject: Subject) -> float:
-        """Returns how long it took to make a subject, from what it was made of: epochs, or embedding and clustering."""
-        model = self.model(subject)
-        found = model.provenance.get("convert_seconds", model.provenance.get("train_seconds"))
-        if found is None:
-            raise LookalikeError(f"{subject.name} does not tell how long it took")
-        return float(found)
+    def black_box_seconds(self, subject: Subject) -> float:
+        """Returns how long the black box of the same data, network and seed was trained."""
+        folder = self.folder / Subject(subject.dataset, subject.network, "blackbox", subject.seed).name
+        return float(read_config(folder)["provenance"]["train_seconds"])
 
     def _is_as_asked(self, folder: Path, subject: Subject) -> bool:
-        provenance = json.loads(json.dumps(read_artifact(folder)[0]["provenance"]))
+        provenance = read_config(folder)["provenance"]
         return all(provenance.get(name) == value for name, value in self.options(subject).items())
 
     def _made_of(self, subject: Subject) -> list[Path]:
@@ -146,14 +148,11 @@ class Workbench:
                 shutil.rmtree(made_of_it, ignore_errors=True)
         if not folder.exists():
             self.say(f"training {subject.name}")
-            given: dict[str, Any] = {"network": subject.network}
-            if self.quick:
-                given["epochs"] = QUICK_EPOCHS[subject.model]
             working = self.folder / f"{subject.name}.training"
             made = train(
                 subject.model,
                 self.data(subject),
-                options=given,
+                options=self.given(subject.model, subject.network),
                 seed=subject.seed,
                 working_folder=working,
                 accelerator="cpu",

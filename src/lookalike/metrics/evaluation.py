@@ -1,7 +1,6 @@
 """evaluate(): the paper's framework (section 4.3) for any prototype model."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels
 from lookalike.metrics.scorecard import Scorecard
@@ -188,9 +188,7 @@ class _Kept:
     ) -> tuple[dict[str, float], dict[str, Any]]:
         if self.path is not None:
             self.done[f"{section}/{run}"] = [figures, details]
-            aside = self.path.with_name(f".{self.path.name}.part")
-            aside.write_text(json.dumps({"key": self.key, "done": self.done}), encoding="utf-8")
-            os.replace(aside, self.path)  # noqa: PTH105 - one call, one rename
+            write_whole(self.path, json.dumps({"key": self.key, "done": self.done}))
         return figures, details
 
 

@@ -1,8 +1,6 @@
 """Building the report: everything measured and shown, put into one page."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from lookalike.data.bundle import DataBundle
 from lookalike.embedding import embed
 from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
 from lookalike.model import PrototypeModel
@@ -113,7 +112,7 @@ def write_report(
             "data": _as_json({"classes": model.class_names, "samples": samples.shown}),
         }
     )
-    _write_at_once(path, page)
+    write_whole(path, page)
     return card
 
 
@@ -152,15 +151,6 @@ def _as_json(value: Any) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _write_at_once(path: Path, page: str) -> None:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _classes(card: Scorecard) -> list[dict[str, Any]]:

@@ -1,0 +1,15 @@
+"""Files that are there as a whole or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
+    finally:
+        aside.unlink(missing_ok=True)
