@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lookalike.kmex import KMEx
     from lookalike.metrics import Scorecard, evaluate
     from lookalike.model import PrototypeModel, Prototypes, load
+    from lookalike.patches import PatchKMEx, PatchModel
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,8 @@ _HOME = {
     "KMEx": "kmex",
     "LookalikeError": "errors",
     "LookalikeWarning": "errors",
+    "PatchKMEx": "patches",
+    "PatchModel": "patches",
     "PrototypeClassifier": "estimator",
     "PrototypeModel": "model",
     "Prototypes": "model",
@@ -47,6 +50,8 @@ __all__ = [
     "KMEx",
     "LookalikeError",
     "LookalikeWarning",
+    "PatchKMEx",
+    "PatchModel",
     "PrototypeClassifier",
     "PrototypeModel",
     "Prototypes",

@@ -31,6 +31,7 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Repeat an experiment of the paper. Interrupted, the same command goes on where it stopped."""
+    from lookalike.errors import LookalikeError
     from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, write_findings
     from lookalike.experiments.experiment import read_findings
 
@@ -53,7 +54,13 @@ def reproduce(
     bench = Workbench(kept / "models", quick, say=say)
     cells = Cells(kept / "cells")
     found = experiment.run(plan, bench, cells)
-    files = write_findings(name, plan, found, output, cells.failed)
+    pictures = {}
+    if experiment.pictures is not None and found.rows:
+        try:
+            pictures = experiment.pictures(plan, bench)
+        except LookalikeError as error:  # the table is not lost for it
+            cells.failed["pictures"] = str(error)
+    files = write_findings(name, plan, found, output, cells.failed, pictures)
     if json:
         print_json({"files": [str(file) for file in files], "failed": cells.failed})
     else:

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -93,26 +93,38 @@ class Experiment:
         source: Where in the paper.
         run: Does it.
         draw: Draws its figure from what it found, where the paper has one.
+        pictures: Draws more, from the models themselves, by name.
     """
 
     title: str
     source: str
     run: Callable[[Plan, Workbench, Cells], Findings]
     draw: "Callable[[Findings], Figure] | None" = None
+    pictures: "Callable[[Plan, Workbench], dict[str, Figure]] | None" = None
 
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 
 
-def write_findings(name: str, plan: Plan, found: Findings, folder: Path, failed: dict[str, str]) -> list[Path]:
-    """Writes an experiment's Markdown, CSV, JSON and, if it has one, its figure; returns the files."""
+def write_findings(
+    name: str,
+    plan: Plan,
+    found: Findings,
+    folder: Path,
+    failed: Mapping[str, str],
+    pictures: "Mapping[str, Figure] | None" = None,
+) -> list[Path]:
+    """Writes an experiment's Markdown, CSV and JSON, and its figure and pictures as PNG and SVG; returns the files."""
     experiment = EXPERIMENTS[name]
+    figures = {f"{name}-{key}": figure for key, figure in (pictures or {}).items()}
+    if experiment.draw is not None and found.rows:
+        figures = {name: experiment.draw(found), **figures}
     folder.mkdir(parents=True, exist_ok=True)
     table = found.to_markdown()
     failures = [f"- {cell} failed: {reason}" for cell, reason in failed.items()]
-    picture = [f"![{experiment.title}]({name}.png)"] if experiment.draw is not None and found.rows else []
+    shown = [f"![{key}]({key}.png)" for key in figures]
     text = "\n\n".join(
-        [f"# {experiment.title}", table, *picture, *found.remarks, *(["\n".join(failures)] if failures else [])]
+        [f"# {experiment.title}", table, *shown, *found.remarks, *(["\n".join(failures)] if failures else [])]
     )
     values = {
         "experiment": name,
@@ -124,7 +136,7 @@ def write_findings(name: str, plan: Plan, found: Findings, folder: Path, failed:
         ],
         "details": found.details,
         "remarks": found.remarks,
-        "failed": failed,
+        "failed": dict(failed),
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
@@ -137,10 +149,9 @@ def write_findings(name: str, plan: Plan, found: Findings, folder: Path, failed:
     for file, content in contents.items():
         (folder / file).write_text(content, encoding="utf-8")
     written = [folder / file for file in contents]
-    if experiment.draw is not None and found.rows:
-        figure = experiment.draw(found)
+    for key, figure in figures.items():
         for ending in ("png", "svg"):
-            written.append(folder / f"{name}.{ending}")
+            written.append(folder / f"{key}.{ending}")
             figure.savefig(written[-1], dpi=150)
     return written
 

@@ -217,7 +217,4 @@ _view(
     "diversity", "Diversity of prototypes", "Table 7", (DIVERSITY, Column("diversity_within_class", "within classes"))
 )
 EXPERIMENTS.register("summary")(Experiment("Five axes of every model", "Figures 4 and 7", run_summary, draw_radars))
-EXPERIMENTS.register("kmex-of-baselines")(
-    Experiment("Baselines before and after KMEx", "Table 8", run_kmex_of_baselines)
-)
 _view("runtime", "Training and prediction time", "Tables 11 and 12", (TRAINING, PREDICTION))

@@ -69,9 +69,13 @@ def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int 
     """Makes a figure of fitting size that belongs to no window; save it with ``ax.figure.savefig``."""
     from matplotlib.figure import Figure
 
+    return Figure(figsize=gallery_size(class_names, per_class, per_prototype), layout="constrained").subplots()
+
+
+def gallery_size(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> tuple[float, float]:
+    """Returns width and height in inches that fit a gallery."""
     columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class, per_prototype)
-    size = (columns * TILE_INCHES, rows * TILE_INCHES)
-    return Figure(figsize=size, layout="constrained").subplots()
+    return columns * TILE_INCHES, rows * TILE_INCHES
 
 
 def _name_width(names: Sequence[str]) -> float:

@@ -1,0 +1,203 @@
+"""A question that the paper leaves open: which k-means, when the data are large?"""
+
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.clustering import assign, cluster
+from lookalike.data import Augmentation, Batches, DataBundle
+from lookalike.embedding import as_encoder, embed
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.workbench import KMEX, Subject, Workbench
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COPIES, _QUICK_COPIES = (1, 8, 32), (1,)
+_PER_CLASS = 20
+_PANEL = 3.2  # inches
+_METHODS: Mapping[str, tuple[str, float]] = {
+    "full": ("kmeans", 1.0),
+    "mini-batch": ("minibatch", 1.0),
+    "faiss": ("faiss", 1.0),
+    "20 % of each class": ("kmeans", 0.2),
+    "5 %": ("kmeans", 0.05),
+    "1 %": ("kmeans", 0.01),
+}
+_COLUMNS = (
+    Column("accuracy", "accuracy %", 100, 1),
+    Column("inertia", "inertia", 1, 3),
+    Column("seconds", "clustering s", 1, 2),
+    Column("memory", "memory MiB", 2**-20, 0),
+)
+
+
+def run_large_k_means(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Clusters ever more embeddings in six ways, each in a process of its own."""
+    rows = []
+    for dataset, network in plan.places():
+        found: dict[tuple[str, ...], list[Record]] = {}
+        for subject in plan.subjects(dataset, network, KMEX):
+            for copies in _QUICK_COPIES if plan.quick else _COPIES:
+                key = bench.key(subject, copies=copies, methods=sorted(_METHODS), per_class=_PER_CLASS)
+                record = cells.get(f"large-k-means-{copies}-{subject.name}", key, _compared, bench, subject, copies)
+                for method, figures in (record or {"methods": {}})["methods"].items():
+                    names = (*named(dataset, network), f"{record['n']:,} × {record['dim']}", method)  # type: ignore[index]
+                    found.setdefault(names, []).append(figures)
+        rows += [Row(names, gather(records, _COLUMNS)) for names, records in found.items()]
+    remark = (
+        f"{_PER_CLASS} prototypes per class. The embeddings are those of the training images and of copies of them, "
+        "shifted by up to two pixels; the test images are as they are. Inertia: the mean squared distance of all "
+        "training embeddings to the nearest prototype of their class, as a multiple of full k-means'. Memory: what "
+        "the clustering's own process needs beyond the embeddings at its peak."
+    )
+    return Findings(("data", "network", "embeddings", "k-means"), _COLUMNS, rows, {}, [remark])
+
+
+def _compared(bench: Workbench, subject: Subject, copies: int) -> Record:
+    bench.say(f"clustering {copies} times the images of {subject.name}")
+    data, box = bench.data(subject), bench.black_box(subject)
+    encoder = as_encoder(box.model, Batches(data.train))
+    train = embed(encoder, Batches(_Shifted(data, copies, subject.seed)), progress=bench.progress)
+    test = embed(encoder, data.test, progress=bench.progress)
+    spawn = multiprocessing.get_context("spawn")  # a fresh process, whose memory is its own
+    methods: dict[str, Record] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"{name}.npy") for name in ("z", "y")]
+        np.save(paths[0], train.embeddings)
+        np.save(paths[1], train.labels)
+        for name, (method, share) in _METHODS.items():
+            with spawn.Pool(1) as pool:
+                centres, seconds, memory = pool.apply(
+                    cluster_measured, (*paths, method, share, subject.seed, torch.get_num_threads())
+                )
+            owners = np.repeat(np.arange(len(centres)), [len(own) for own in centres])
+            nearest = assign(np.asarray(test.embeddings), np.concatenate(centres))[0]
+            squares = sum(
+                float(assign(train.embeddings[train.labels == k], own)[1].sum(dtype=np.float64))
+                for k, own in enumerate(centres)
+            )
+            methods[name] = {
+                "accuracy": float((owners[nearest] == test.labels).mean()),
+                "inertia": squares / (methods["full"]["squares"] if methods else squares),
+                "squares": squares,
+                "seconds": seconds,
+                "memory": memory,
+            }
+    return {"n": len(train), "dim": int(train.embeddings.shape[1]), "methods": methods}
+
+
+def cluster_measured(
+    z_path: str, y_path: str, method: str, share: float, seed: int, n_threads: int
+) -> tuple[list[np.ndarray], float, int]:
+    """Clusters each class of stored embeddings, in a process that does nothing else.
+
+    Args:
+        z_path: A file of embeddings [N, D].
+        y_path: A file of their classes [N].
+        method: A registered clusterer.
+        share: Of each class's samples, drawn at random; at least as many as there are prototypes.
+        seed: For the draw and the clustering.
+        n_threads: For torch.
+
+    Returns:
+        Each class's centres; seconds; and by how many bytes the process grew at its peak, embeddings not counted.
+    """
+    torch.set_num_threads(n_threads)
+    z, y = np.load(z_path), np.load(y_path)
+    rng, centres = np.random.default_rng(seed), []
+    cluster(z[: 4 * _PER_CLASS], 2, method, n_init=1, seed=seed)  # loads what is loaded on first use
+    before = _forget_peak()
+    started = time.perf_counter()
+    for k in range(int(y.max()) + 1):
+        rows = np.flatnonzero(y == k)
+        if share < 1:
+            rows = np.sort(rng.choice(rows, min(len(rows), max(_PER_CLASS, round(share * len(rows)))), replace=False))
+        centres.append(cluster(z[rows], _PER_CLASS, method, seed=seed).centres)
+    return centres, time.perf_counter() - started, max(0, _peak() - before)
+
+
+def _forget_peak() -> int:
+    """Starts to watch this process's memory anew, where the system can; returns what it has now, in bytes."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _peak()
+
+
+def _peak() -> int:
+    """Returns the most memory that this process has had, in bytes."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class _Shifted(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Training images, and copies of them shifted by up to two pixels, always alike."""
+
+    def __init__(self, data: DataBundle, copies: int, seed: int) -> None:
+        self.samples: Any = data.train
+        self.copies, self.seed = copies, seed
+        self.classes = data.class_names
+        self.shift = Augmentation(data.preprocessing, flip=0.0)
+
+    def __len__(self) -> int:
+        return len(self.samples) * self.copies
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        copy, index = divmod(row, len(self.samples))
+        image, label = self.samples[index]
+        if copy:
+            image = self.shift(
+                image, torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, row]).generate_state(1)[0]))
+            )
+        return image, label
+
+
+def draw_large_k_means(found: Findings) -> "Figure":
+    """Draws accuracy, inertia, time and memory against the number of embeddings, a line per method."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots.radar import DASHES, SERIES
+    from lookalike.plots.tiles import INK, plain_axes
+
+    places = list(dict.fromkeys(row.names[:2] for row in found.rows))
+    figure = Figure(figsize=(_PANEL * len(_COLUMNS), _PANEL * len(places)), layout="constrained")
+    axes = figure.subplots(len(places), len(_COLUMNS), squeeze=False)
+    for line, place in zip(axes, places, strict=True):
+        for ax, column in zip(line, _COLUMNS, strict=True):
+            plain_axes(ax, (_PANEL, _PANEL))
+            for position, method in enumerate(_METHODS):
+                rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
+                x = [int(row.names[2].split(" ")[0].replace(",", "")) for row in rows]
+                y = [float(np.mean(row.values[column.name])) * column.scale for row in rows]
+                style: Any = DASHES[position % len(DASHES)]
+                colour = SERIES[position % len(SERIES)]
+                ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
+            ax.set_xscale("log")
+            if column.name in ("seconds", "memory"):
+                ax.set_yscale("log")
+            ax.set_xlabel("embeddings", color=INK, fontsize=9)
+            ax.set_ylabel(column.title, color=INK, fontsize=9)
+        line[0].set_title(", ".join(place), fontsize=9)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
+    return figure
+
+
+EXPERIMENTS.register("large-k-means")(
+    Experiment("K-means on large data", "open question", run_large_k_means, draw_large_k_means)
+)

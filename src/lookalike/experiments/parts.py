@@ -1,0 +1,81 @@
+"""KMEx on patches beside KMEx on whole images (paper, Table 14 and Figure 10)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from lookalike.data import Batches
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.side_by_side import ACCURACY
+from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.variants import Converter
+from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.patches import PatchKMEx, PatchModel
+from lookalike.plots import patch_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PER_CLASS = 10
+_DRAWN = 5  # classes
+_COLUMNS = (ACCURACY, Column("single", "single patches %", 100, 1))
+
+
+def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures the accuracy of the black box, of KMEx, and of KMEx on patches."""
+    rows = []
+    for dataset, network in plan.places():
+        found: dict[str, list[Record]] = {}
+        for subject in plan.subjects(dataset, network, KMEX):
+            key = bench.key(subject, per_class=_PER_CLASS)
+            record = cells.get(f"patches-{subject.name}", key, _measured, bench, subject)
+            for label, figures in (record or {}).items():
+                found.setdefault(label, []).append(figures)
+        rows += [Row((*named(dataset, network), label), gather(records, _COLUMNS)) for label, records in found.items()]
+    remark = f"{_PER_CLASS} prototypes per class in both. Single patches: how many of them, each alone, name the class."
+    return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
+
+
+def _converted(bench: Workbench, subject: Subject) -> PatchModel:
+    converter = PatchKMEx(bench.black_box(subject), _PER_CLASS, random_state=subject.seed, progress=bench.progress)
+    return converter.fit(Batches(bench.data(subject).train))
+
+
+def _measured(bench: Workbench, subject: Subject) -> Record:
+    bench.say(f"converting the patches of {subject.name}")
+    model = _converted(bench, subject)
+    votes, single = [], []
+    for batch in Batches(bench.data(subject).test):
+        assert isinstance(batch.inputs, torch.Tensor)  # noqa: S101 - images
+        votes.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
+        single.append(model.predict_patches(batch.inputs).cpu().numpy() == batch.labels[:, None, None])
+    converter = Converter(bench, subject)
+    card = converter.evaluate(converter.convert(n_prototypes=_PER_CLASS), ("faithfulness",))
+    return {
+        "black box": {"accuracy": card["black_box_accuracy"]},
+        "KMEx, whole images": {"accuracy": card["accuracy"]},
+        "KMEx, patches": {
+            "accuracy": float(np.concatenate(votes).mean()),
+            "single": float(np.concatenate(single).mean()),
+        },
+    }
+
+
+def draw_patches(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
+    """Draws the patch prototypes of a few classes, of the first seed (paper, Figure 10)."""
+    drawn = {}
+    for place in plan.places():
+        model = _converted(bench, plan.subjects(*place, KMEX)[0])
+        classes = list(range(min(_DRAWN, len(model.class_names))))
+        ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
+        figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)
+        assert figure is not None  # noqa: S101 - it was just drawn on one
+        drawn["-".join(named(*place))] = figure
+    return drawn
+
+
+EXPERIMENTS.register("patches")(
+    Experiment("KMEx on patches", "Table 14, Figure 10", run_patches, pictures=draw_patches)
+)

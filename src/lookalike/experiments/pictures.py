@@ -1,0 +1,212 @@
+"""What the paper shows in pictures: prototypes, likenesses right and wrong, and relevance maps side by side."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.data import Batches
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.side_by_side import run_kmex_of_baselines
+from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
+from lookalike.explanation import explain
+from lookalike.model import PrototypeModel
+from lookalike.relevance import lrp
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CLASSES = 10  # drawn at most
+_SHOWN = 3  # likenesses right, and as many wrong
+_MAPPED = 5  # images whose maps are drawn
+_COMPARED = 50  # images whose maps are compared
+_TITLE = 0.35  # inches
+_COLUMNS = (Column("correlation", "correlation of maps", 1, 3),)
+
+
+def run_qualitative(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Compares each model's relevance maps with the black box's, image by image."""
+    rows = []
+    for place in plan.places():
+        for model in plan.models:
+            records = [
+                record
+                for subject in plan.subjects(*place, model)
+                if (record := cells.get(f"maps-{subject.name}", bench.key(subject), _correlation, bench, subject))
+            ]
+            if records:
+                rows.append(Row((*named(*place), title_of(model)), gather(records, _COLUMNS)))
+    remark = (
+        f"Pearson's correlation between a model's and the black box's maps (LRP of the predicted class's probability), "
+        f"the mean over {_COMPARED} test images."
+    )
+    return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
+
+
+def _correlation(bench: Workbench, subject: Subject) -> Record:
+    bench.say(f"comparing the maps of {subject.name}")
+    inputs = _spread(bench, subject, _COMPARED)
+    maps = [
+        lrp(model, inputs, of="probability").pixels.flatten(1).double()
+        for model in (bench.model(subject), bench.black_box(subject).model)
+    ]
+    ours, theirs = ((one - one.mean(1, keepdim=True)) for one in maps)
+    return {"correlation": float(torch.cosine_similarity(ours, theirs, dim=1).mean())}
+
+
+def _spread(bench: Workbench, subject: Subject, number: int) -> Tensor:
+    """Returns test images from all over the data, which may lie there class by class."""
+    test = bench.data(subject).test
+    rows = np.linspace(0, len(test) - 1, min(number, len(test))).astype(int)
+    return torch.stack([test[int(row)][0] for row in rows])
+
+
+def draw_qualitative(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
+    """Draws KMEx's prototypes, likenesses with their maps, and every model's maps, of the first seed.
+
+    Source: paper, Figures 2, 6, 11 and 12.
+    """
+    drawn = {}
+    for place in plan.places():
+        name, subject = "-".join(named(*place)), plan.subjects(*place, KMEX)[0]
+        model = bench.model(subject)
+        drawn[f"{name}-prototypes"] = _galleries({"": model})
+        drawn[f"{name}-likeness"] = _likenesses(model, bench, subject)
+        drawn[f"{name}-maps"] = _map_table(plan, bench, subject)
+    return drawn
+
+
+def draw_before_and_after(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
+    """Draws each baseline's prototypes beside those of KMEx of its embedding (paper, Figures 13 to 15)."""
+    drawn = {}
+    for place in plan.places():
+        for base in plan.models:
+            if f"{base}+{KMEX}" in plan.models:
+                pair = {
+                    title_of(model): bench.model(plan.subjects(*place, model)[0]) for model in (base, f"{base}+{KMEX}")
+                }
+                drawn["-".join((*named(*place), base))] = _galleries(pair)
+    return drawn
+
+
+def _galleries(models: dict[str, PrototypeModel]) -> "Figure":
+    """Draws models' galleries, each prototype by its nearest training image, side by side."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots import gallery_size, plot_gallery
+
+    first = next(iter(models.values()))
+    classes = list(range(min(_CLASSES, first.n_classes)))
+    names = [first.class_names[k] for k in classes]
+    most = max(int(model.prototypes.labels.bincount().max()) for model in models.values())
+    width, height = gallery_size(names, most)
+    figure = Figure(figsize=(width * len(models), height + _TITLE), layout="constrained")
+    for ax, (title, model) in zip(figure.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
+        p = model.prototypes
+        assert model.images is not None  # noqa: S101 - made of images
+        plot_gallery(
+            model.images[:, :1].numpy(),
+            p.labels.numpy(),
+            p.class_names,
+            counts=p.counts.numpy(),
+            purity=p.purity.numpy(),
+            classes=classes,
+            ax=ax,
+        )
+        ax.set_title(title, fontsize=11)
+    return figure
+
+
+def _likenesses(model: PrototypeModel, bench: Workbench, subject: Subject) -> "Figure":
+    """Draws right predictions in the left column and wrong ones in the right, as far as there are any."""
+    from lookalike.plots import sheet_axes
+
+    test = bench.data(subject).test
+    right, wrong = _right_and_wrong(model, Batches(test))
+    rows = [row for pair in zip(right, wrong, strict=False) for row in pair] or right
+    inputs = torch.stack([test[row][0] for row in rows])
+    found = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True)
+    axes = sheet_axes(len(found), len(found[0].likenesses), min(2, len(found)), with_maps=True)
+    for ax, explanation in zip(axes, found, strict=True):
+        explanation.plot(ax)
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None  # noqa: S101 - just made
+    return figure
+
+
+def _right_and_wrong(model: PrototypeModel, batches: Batches) -> tuple[list[int], list[int]]:
+    """Returns the first samples of different classes that the model gets right, and the first that it does not."""
+    right: dict[int, int] = {}
+    wrong: list[int] = []
+    for batch in batches:
+        predicted = model.predict(batch.inputs).cpu().numpy()
+        for row, label, said in zip(batch.indices, batch.labels, predicted, strict=True):
+            if said == label:
+                right.setdefault(int(label), int(row))
+            else:
+                wrong.append(int(row))
+        if len(right) >= _SHOWN and len(wrong) >= _SHOWN:
+            break
+    return list(right.values())[:_SHOWN], wrong[:_SHOWN]
+
+
+def _map_table(plan: Plan, bench: Workbench, subject: Subject) -> "Figure":
+    """Draws images and, beside each, what the black box's and each model's prediction rests on."""
+    inputs = _spread(bench, subject, _MAPPED)
+    models = {"black box": bench.black_box(subject).model}
+    for name in plan.models:
+        if "+" not in name:
+            models[title_of(name)] = bench.model(Subject(subject.dataset, subject.network, name, subject.seed))
+    pictures = bench.model(subject).to_pixels(inputs)
+    assert pictures is not None  # noqa: S101 - they are images
+    maps = {title: lrp(model, inputs, of="probability").pixels.numpy() for title, model in models.items()}
+    return _drawn_table(pictures.numpy(), maps)
+
+
+def _drawn_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    from lookalike.plots.heatmap import common_limit, shares
+    from lookalike.plots.tiles import GAP, INK, TILE_INCHES, draw_tile, tile_axes
+
+    columns, rows = (1 + len(maps)) * (1 + GAP), len(pictures) * (1 + GAP) + 0.3
+    size = (columns * TILE_INCHES, rows * TILE_INCHES)
+    ax: Axes = tile_axes(Figure(figsize=size, layout="constrained").subplots(), columns, rows)
+    scaled = {title: [shares(one) for one in values] for title, values in maps.items()}
+    limit = common_limit([one for values in scaled.values() for one in values])
+    for column, (title, tiles) in enumerate(_columns_of(pictures, scaled, limit)):
+        x = column * (1 + GAP)
+        ax.text(x + 0.48, 0.15, title, ha="center", va="center", fontsize=9, color=INK)
+        for row, tile in enumerate(tiles):
+            draw_tile(ax, tile, x, 0.3 + row * (1 + GAP), size=0.96)
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # noqa: S101 - just made
+    return figure
+
+
+def _columns_of(
+    pictures: np.ndarray, maps: dict[str, list[np.ndarray]], limit: float
+) -> Iterator[tuple[str, Sequence[np.ndarray]]]:
+    from lookalike.plots.heatmap import paint
+
+    yield "image", list(pictures)
+    for title, values in maps.items():
+        yield title, [paint(one, limit, picture) for one, picture in zip(values, pictures, strict=True)]
+
+
+EXPERIMENTS.register("qualitative")(
+    Experiment("What models look at", "Figures 2, 6, 11 and 12", run_qualitative, pictures=draw_qualitative)
+)
+EXPERIMENTS.register("kmex-of-baselines")(
+    Experiment(
+        "Baselines before and after KMEx",
+        "Table 8, Figures 13 to 15",
+        run_kmex_of_baselines,
+        pictures=draw_before_and_after,
+    )
+)

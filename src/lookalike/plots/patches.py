@@ -1,0 +1,82 @@
+"""Prototypes that are parts of images, each framed on its training image."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, WRONG, draw_tile, shorten, tile_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NAME_LENGTH = 18
+_LEGEND_WIDTH = 4.4
+_LEGEND = "framed: the part of the training image nearest to the prototype · beneath: number · purity"
+
+
+def plot_patches(
+    images: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    purity: np.ndarray,
+    classes: Sequence[int] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws patch prototypes as red rectangles on their nearest training image, a row per class (paper, Figure 10).
+
+    Args:
+        images: uint8 [P, H, W, C].
+        boxes: Top, left, bottom and right of each patch, in shares of height and width [P, 4].
+        labels: The prototypes' classes [P].
+        class_names: K names.
+        purity: Share of the training patches nearest to it that are of its class [P]; NaN where there are none.
+        classes: Which classes to draw; None draws all that have prototypes.
+        ax: Where to; None makes a figure of fitting size.
+
+    Returns:
+        The Axes.
+    """
+    from matplotlib.patches import Rectangle
+
+    shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
+    members = [np.flatnonzero(labels == k) for k in shown]
+    names = [shorten(class_names[k], _NAME_LENGTH) for k in shown]
+    margin = _margin(names)
+    columns, rows = _extent(names, max((len(m) for m in members), default=1))
+    ax = tile_axes(ax, columns, rows)
+    size = 0.96
+    for row, prototypes in enumerate(members):
+        y = row * (1 + CAPTION)
+        ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
+        for column, j in enumerate(prototypes):
+            x = margin + column * (1 + GAP)
+            pure = "unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}"
+            draw_tile(ax, images[j], x, y, caption=f"{j}: {pure}", size=size)
+            height, width = np.array(images[j].shape[:2]) * size / max(images[j].shape[:2])
+            top, left, bottom, right = boxes[j]
+            corner = (x + (size - width) / 2 + left * width, y + (size - height) / 2 + top * height)
+            frame = Rectangle(corner, (right - left) * width, (bottom - top) * height, fill=False, edgecolor=WRONG)
+            frame.set_linewidth(1.8)
+            ax.add_patch(frame)
+    ax.text(0.1, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
+    return ax
+
+
+def patch_axes(class_names: Sequence[str], per_class: int) -> "Axes":
+    """Makes a figure of fitting size that belongs to no window; save it with ``ax.figure.savefig``."""
+    from matplotlib.figure import Figure
+
+    columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class)
+    return Figure(figsize=(columns * TILE_INCHES, rows * TILE_INCHES), layout="constrained").subplots()
+
+
+def _margin(names: Sequence[str]) -> float:
+    return 0.3 + 0.07 * max((len(name) for name in names), default=1)
+
+
+def _extent(names: Sequence[str], per_class: int) -> tuple[float, float]:
+    """Returns width and height in tiles; the last line is the legend's."""
+    return max(_margin(names) + per_class * (1 + GAP), _LEGEND_WIDTH), max(len(names), 1) * (1 + CAPTION) + 2 * LINE
