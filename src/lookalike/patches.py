@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class PatchEncoder(nn.Module):
     """Reads the last feature map before a classifier's average pooling.
 
-    The map is what the last operation before the head takes that makes one value per channel of it; no layer need be
+    The map is what the last operation before the head takes that averages it over its positions; no layer need be
     named, and the classifier is left as it was.
 
     Args:
@@ -85,7 +85,7 @@ class PatchEncoder(nn.Module):
 
 
 class _Pooled(TorchFunctionMode):
-    """Keeps what the last operation took that made one value per channel of a map."""
+    """Keeps what the last operation took that made one value per channel of a map: the average of its positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,9 @@ class _Pooled(TorchFunctionMode):
 def _is_pooled(before: Tensor, after: Tensor) -> bool:
     if before.ndim != 4 or before.shape[2] * before.shape[3] == 1 or after.ndim not in (2, 4):
         return False
-    return after.numel() == before.shape[0] * before.shape[1] and after.shape[:2] == before.shape[:2]
+    if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
+        return False
+    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5)
 
 
 class PatchModel(nn.Module):

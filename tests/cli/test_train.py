@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,7 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
         assert viewed.exit_code == 0, viewed.output
         assert all((tmp_path / "out" / f"{name}.{ending}").stat().st_size > 100 for ending in files)
         assert ("training" in viewed.stderr) == (name == "kmex-of-baselines")  # the first view makes what is missing
+    assert (tmp_path / "out" / "kmex-of-baselines-images-small-cnn-protopnet.png").stat().st_size > 1000
     rows = json.loads((tmp_path / "out" / "kmex-of-baselines.json").read_text())["rows"]
     assert [row["names"][2] for row in rows] == ["ProtoPNet", "ProtoPNet + KMEx", "difference"]
     before, after, difference = (row["values"]["accuracy"][0] for row in rows)
@@ -171,13 +173,41 @@ def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):
     assert said[4].startswith("converting")
 
 
-@pytest.mark.parametrize("name", ["embedding", "how-many", "clustering"])
+@pytest.mark.parametrize("name", ["embedding", "how-many", "clustering", "patches", "large-k-means", "qualitative"])
 def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_path):
     result = run("reproduce", name, "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     text = (tmp_path / "out" / f"{name}.md").read_text()
-    assert text.count("\n| images | small-cnn |") >= 3
+    assert text.count("\n| images | small-cnn |") >= (1 if name == "qualitative" else 3)
     assert (tmp_path / "out" / f"{name}.json").exists()
+    shown = re.findall(r"\((.*\.png)\)", text)
+    assert len(shown) == {"embedding": 1, "how-many": 1, "patches": 1, "large-k-means": 1, "qualitative": 3}.get(
+        name, 0
+    )
+    assert all((tmp_path / "out" / file).stat().st_size > 1000 for file in shown)
+
+
+def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folder, tmp_path):
+    def command(folder):
+        arguments = ["reproduce", "accuracy", "-d", image_folder, "--quick", "--models", "kmex,flint,flint+kmex"]
+        return [sys.executable, "-m", "lookalike", *map(str, [*arguments, "-o", tmp_path / folder])]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("training images-small-cnn-flint"):
+            process.kill()  # one model is measured, one is being trained
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "accuracy.md").exists()
+    kept = tmp_path / "killed" / "quick" / "cells" / "images-small-cnn-kmex-seed0.json"
+    before = kept.read_bytes()
+    again = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
+    assert "training images-small-cnn-blackbox" not in again.stderr
+    assert kept.read_bytes() == before
+    for file in ("accuracy.md", "accuracy.csv"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_attributes_need_data_that_have_some(image_folder, tmp_path):
