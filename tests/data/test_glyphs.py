@@ -86,3 +86,16 @@ def test_mistakes_are_told(tmp_path):
     shutil.copy(FONTS / "DejaVuSans.ttf", tmp_path)
     with pytest.raises(LookalikeError, match="has 1 font families"):
         load_glyphs(fonts=tmp_path)
+
+
+def test_a_symbol_font_is_left_out(tmp_path):
+    for name in ("DejaVuSans.ttf", "DejaVuSerif.ttf", "cmr10.ttf"):
+        shutil.copy(FONTS / name, tmp_path)
+    with TTFont(tmp_path / "cmr10.ttf") as tables:
+        for table in tables["cmap"].tables:
+            table.cmap[ord("A")] = "Gamma"
+        tables.save(tmp_path / "symbols.ttf")
+    (tmp_path / "cmr10.ttf").unlink()
+    bundle = load_glyphs(fonts=tmp_path)
+    assert "2 fonts of 2 families" in bundle.notes[0]
+    assert "1 files left out" in bundle.notes[0]

@@ -31,6 +31,7 @@ from lookalike.embedding import embed
 from lookalike.encoder import Encoder
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
+from lookalike.point_maps import PointMaps
 from lookalike.progress import Advance, progress_bar
 
 CHECKPOINT = "last.ckpt"
@@ -92,7 +93,8 @@ def fit(
         )
         kept = None if folder is None or not (folder / CHECKPOINT).is_file() else folder / CHECKPOINT
         try:
-            trainer.fit(module, ckpt_path=kept)
+            with PointMaps():
+                trainer.fit(module, ckpt_path=kept)
         except SystemExit:  # Lightning's answer to Ctrl-C
             if not keeper.interrupted:
                 raise

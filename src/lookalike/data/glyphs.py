@@ -139,13 +139,18 @@ def _find_fonts(folder: str | Path | None) -> tuple[list[_Font], int]:
 
 
 def _read_font(path: Path) -> _Font | None:
-    """Reads a font's family and attributes; None if it lacks a letter, draws two alike, or cannot be read."""
+    """Reads a font's family and attributes; None if it lacks a letter, draws two alike, or cannot be read.
+
+    None too for a symbol font, whose letters are called after other characters: its A is a star, or a Greek letter.
+    """
     from fontTools.ttLib import TTFont, TTLibError
 
     try:
         with _quiet(), TTFont(path, lazy=True) as tables:
             known = tables.getBestCmap() or {}
             if any(ord(letter) not in known for letter in LETTERS + "il"):
+                return None
+            if any(not _is_called_after(known[ord(letter)], letter) for letter in LETTERS):
                 return None
             names = tables["name"]
             family = names.getDebugName(16) or names.getDebugName(1) or path.stem
@@ -156,6 +161,19 @@ def _read_font(path: Path) -> _Font | None:
     if any(image.getbbox() is None for image in letters) or len({image.tobytes() for image in letters}) < len(LETTERS):
         return None
     return _Font(path, family, attributes)
+
+
+def _is_called_after(glyph: str, letter: str) -> bool:
+    """Whether a glyph's name is the letter's, or says nothing, as ``glyph36`` does.
+
+    Example:
+        >>> _is_called_after("A", "A"), _is_called_after("A.alt", "A"), _is_called_after("Alpha", "A")
+        (True, True, False)
+    """
+    from fontTools.agl import toUnicode
+
+    named = toUnicode(glyph) or toUnicode(glyph, isZapfDingbats=True)
+    return named in ("", letter)
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""Convolutions of 1×1 maps."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lookalike.point_maps import PointMaps
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        (3, {"padding": 1}),
+        (3, {"padding": 1, "stride": 2}),
+        (5, {"padding": 2, "bias": False}),
+        (3, {"padding": 2, "dilation": 2}),
+        ((1, 3), {"padding": (0, 1)}),
+        (3, {"padding": "same"}),
+        (3, {"padding": 2}),
+        (3, {"padding": 3, "dilation": 2}),
+        (2, {"padding": 1}),
+        (1, {}),
+        (3, {"padding": 1, "groups": 4}),
+    ],
+)
+def test_outputs_and_gradients_are_those_of_the_convolution(kernel, options):
+    torch.manual_seed(0)
+    ours = nn.Conv2d(8, 4, kernel, **options).double()
+    theirs = copy.deepcopy(ours)
+    x = torch.randn(5, 8, 1, 1, dtype=torch.float64, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    with PointMaps():
+        out = ours(x)
+        out.square().sum().backward()
+    expected = theirs(y)
+    expected.square().sum().backward()
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(x.grad, y.grad)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_larger_maps_are_left_alone():
+    layer, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 4, 4)
+    with PointMaps():
+        assert torch.equal(layer(x), layer(x))
+        assert layer(x).shape == (2, 4, 4, 4)
+
+
+def test_a_convolution_of_a_point_is_a_matrix_product():
+    with PointMaps(), torch.profiler.profile() as seen:
+        nn.Conv2d(8, 4, 3, padding=1)(torch.randn(2, 8, 1, 1))
+    names = {event.key for event in seen.key_averages()}
+    assert "aten::linear" in names
+    assert "aten::conv2d" not in names
