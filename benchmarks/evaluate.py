@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import in_process, machine, ratio, side_by_side, table, use_threads
 from lookalike.data import Preprocessing, load_digits
 from lookalike.metrics import Noise, relevance_ordering
-from lookalike.metrics.black_box import at_precision, in_layout
+from lookalike.metrics.black_box import at_precision
 
 STEPS, DRAWS = 20, 5
 SIDE = 40  # Quantus takes only steps that divide the number of pixels
@@ -57,7 +57,7 @@ def probabilities(net: nn.Module, images: Tensor) -> Tensor:
 def half(net: nn.Module, images: Tensor) -> Tensor:
     """Class probabilities with the network in bfloat16."""
     with at_precision("bfloat16", images.device):
-        return net(in_layout(images, "bfloat16")).float().softmax(1)
+        return net(images.contiguous(memory_format=torch.channels_last)).float().softmax(1)
 
 
 @torch.no_grad()

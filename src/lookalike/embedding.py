@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lookalike.acceleration import Accelerated
 from lookalike.artifact import fresh_folder
 from lookalike.data import Batches
 from lookalike.encoder import Encoder, device_of, dtype_of, place
@@ -153,7 +154,7 @@ def _embed(
 ) -> EmbeddingStore:
     device, dtype = device_of(encoder.model), dtype_of(encoder.model)
     broken: list[int] = []
-    with torch.no_grad(), progress_bar("Embedding", batches.total, progress) as advance:
+    with torch.no_grad(), Accelerated(), progress_bar("Embedding", batches.total, progress) as advance:
         for batch in batches:
             z, scores = encoder.embed_and_score(place(batch.inputs, device, dtype))
             z = z.float()

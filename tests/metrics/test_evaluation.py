@@ -11,12 +11,12 @@ from torch.utils.data import Subset, TensorDataset
 
 from lookalike import KMEx, Scorecard, embed, evaluate
 from lookalike.classifier import LinearHead
-from lookalike.data import DataBundle, load_digits
+from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
 from lookalike.encoder import Encoder
 from lookalike.errors import LookalikeError
-from lookalike.metrics import FIGURES, SECTIONS, Thresholds
+from lookalike.metrics import FIGURES, SECTIONS, BlackBox, Thresholds
 from lookalike.model import PrototypeModel, Prototypes
 from lookalike.similarity import make_similarity
 
@@ -131,7 +131,6 @@ def test_embeddings_are_asked_for_once(digits):
     rows = []
     handle = net[0].register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
     evaluate(sem, data, only=("faithfulness", "transparency", "embedding", "diversity"), progress=False)
-    handle.remove()
     assert sum(rows) == len(data.test) + len(data.train)
 
 
@@ -306,3 +305,17 @@ def test_an_encoder_as_black_box(net, blobs):
     sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
     card = evaluate(sem, blobs, black_box=Encoder(net, x[:2]), only=("faithfulness",), progress=False)
     assert card["agreement"] == evaluate(sem, blobs, only=("faithfulness",), progress=False)["agreement"]
+
+
+def test_a_black_box_that_is_shared_is_measured_once(digits):
+    data, net, _ = digits
+    box = BlackBox.of(net, Batches(data.test))
+    options = {"only": ("robustness",), "black_box": box, "progress": False, **QUICK}
+    first, second = (evaluate(KMEx(net, n, progress=False).fit(data.train), data, **options) for n in (2, 5))
+    for name in ("auroc_black_box", "auroc_black_box_random"):
+        assert first[name] == second[name]
+    alone = evaluate(KMEx(net, 5, progress=False).fit(data.train), data, **{**options, "black_box": net})
+    assert alone.to_dict()["auroc_black_box"] == second["auroc_black_box"]
+    other_noise = evaluate(KMEx(net, 5, progress=False).fit(data.train), data, **options, random_state=1)
+    assert other_noise["auroc_black_box"] != second["auroc_black_box"]
+    assert len(box.measured) == 4

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lookalike.acceleration import Accelerated
 from lookalike.baselines.baseline import Baseline
 from lookalike.baselines.hyperparameters import Hyperparameters
 from lookalike.baselines.phases import is_last, n_epochs, phase_at
@@ -31,7 +32,6 @@ from lookalike.embedding import embed
 from lookalike.encoder import Encoder
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
-from lookalike.point_maps import PointMaps
 from lookalike.progress import Advance, progress_bar
 
 CHECKPOINT = "last.ckpt"
@@ -93,7 +93,8 @@ def fit(
         )
         kept = None if folder is None or not (folder / CHECKPOINT).is_file() else folder / CHECKPOINT
         try:
-            with PointMaps():
+            model.to(memory_format=torch.channels_last)
+            with Accelerated():
                 trainer.fit(module, ckpt_path=kept)
         except SystemExit:  # Lightning's answer to Ctrl-C
             if not keeper.interrupted:
@@ -105,6 +106,7 @@ def fit(
             raise LookalikeError(f"{str(kept)!r} cannot be read ({error}); remove its folder to start anew") from error
         if not trainer.is_global_zero:  # with several devices, one process goes on and the others have done their work
             raise SystemExit(0)
+    model.to(memory_format=torch.contiguous_format)
     return module.rows
 
 
@@ -224,6 +226,7 @@ class _Module(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, y = batch
+        images = images.contiguous(memory_format=torch.channels_last)
         weights = phase_at(self.plan, self.current_epoch).losses
         step = self.baseline.step(self.model, images, y)
         terms = {name: step.losses[name] for name in weights}
@@ -248,6 +251,7 @@ class _Module(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         images, y = batch
+        images = images.contiguous(memory_format=torch.channels_last)
         self._add("test_rows", len(y))
         self._add("test_right", (self.model(images).argmax(1) == y).sum())
 

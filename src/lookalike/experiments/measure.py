@@ -24,7 +24,12 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
     model, box, data = bench.model(subject), bench.black_box(subject), bench.data(subject)
     bench.say(f"measuring {subject.name}")
     card = evaluate(
-        model, data, black_box=box, n_images=bench.n_images, random_state=subject.seed, progress=bench.progress
+        model,
+        data,
+        black_box=bench.measured_box(subject),
+        n_images=bench.n_images,
+        random_state=subject.seed,
+        progress=bench.progress,
     )
     found = card.to_dict()
     made = model.provenance

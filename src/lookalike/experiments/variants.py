@@ -1,14 +1,12 @@
 """KMEx with one choice varied: the similarity, the number of prototypes, the clusterer, the attributes it shows."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
-from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
@@ -65,7 +63,7 @@ class Converter:
         return evaluate(
             model,
             data.test,
-            black_box=None if self.subject.model == KMEX else self._black_box,  # else the converted encoder itself
+            black_box=self.bench.measured_box(self.subject),
             train=train,
             attributes=None if data.attributes is None else data.attributes.train,
             only=only,
@@ -74,10 +72,6 @@ class Converter:
             test_embeddings=test,
             progress=self.bench.progress,
         )
-
-    @cached_property
-    def _black_box(self) -> LoadedClassifier:
-        return self.bench.black_box(self.subject)
 
     def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:
         """Converts in one way and measures it."""
@@ -96,7 +90,9 @@ class Converter:
             base = self.subject.model.removesuffix(f"+{KMEX}")
             where = (self.subject.dataset, self.subject.network)
             source: Any = (
-                self._black_box if base == KMEX else self.bench.model(Subject(*where, base, self.subject.seed))
+                self.bench.black_box(self.subject)
+                if base == KMEX
+                else self.bench.model(Subject(*where, base, self.subject.seed))
             )
             data = self.bench.data(self.subject)
             batches = Batches(data.train)

@@ -3,16 +3,17 @@
 import functools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lookalike.artifact import read_config
 from lookalike.baselines import METHODS, hyperparameters, train
-from lookalike.data import DataBundle, load_training_data
+from lookalike.data import Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
 from lookalike.errors import LookalikeError
 from lookalike.kmex import KMEx
+from lookalike.metrics import BlackBox
 from lookalike.model import PrototypeModel, load
 
 Say = Callable[[str], None]
@@ -78,6 +79,7 @@ class Workbench:
     quick: bool = False
     say: Say = lambda _: None
     progress: bool | None = None
+    _boxes: dict[str, BlackBox] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
@@ -107,6 +109,13 @@ class Workbench:
         """Returns the black box of the same data, network and seed."""
         folder = self._trained(Subject(subject.dataset, subject.network, "blackbox", subject.seed))
         return load_classifier(str(folder))
+
+    def measured_box(self, subject: Subject) -> BlackBox:
+        """Returns the same black box, one for all models that are compared with it, so that it is measured once."""
+        own = Subject(subject.dataset, subject.network, "blackbox", subject.seed)
+        if own.name not in self._boxes:
+            self._boxes[own.name] = BlackBox.of(self.black_box(subject), Batches(self.data(subject).test))
+        return self._boxes[own.name]
 
     def model(self, subject: Subject) -> PrototypeModel:
         """Returns a prototype model, trained or converted if it is not there yet."""

@@ -11,6 +11,7 @@ from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.errors import LookalikeError
+from lookalike.metrics.robustness import OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.relevance import Composite, lrp
 
@@ -18,10 +19,17 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class BlackBox:
-    """The classifier that a prototype model is compared with.
+    """The classifier that prototype models are compared with.
+
+    Give the same one to ``evaluate`` for several models, and what concerns it alone is measured once.
 
     Args:
         encoder: The classifier with its head.
+
+    Attributes:
+        encoder: As given.
+        n_classes: K.
+        measured: Its relevance-ordering curves, by a fingerprint of images, noise and options.
 
     Raises:
         LookalikeError: If it has no head, and so no class scores.
@@ -31,11 +39,14 @@ class BlackBox:
         if encoder.n_outputs is None:
             raise LookalikeError("the black box has no head, and so no predictions to compare with")
         self.encoder = encoder
+        self.measured: dict[str, OrderingCurves] = {}
         self.n_classes = 2 if encoder.n_outputs == 1 else encoder.n_outputs
 
     @classmethod
-    def of(cls, given: nn.Module | LoadedClassifier, batches: Batches) -> "BlackBox":
+    def of(cls, given: "nn.Module | LoadedClassifier | BlackBox", batches: Batches) -> "BlackBox":
         """Finds the head of a classifier with the first samples of some data."""
+        if isinstance(given, BlackBox):
+            return given
         if isinstance(given, LoadedClassifier):
             given = given.model
         if isinstance(given, PrototypeModel):
@@ -64,7 +75,7 @@ class BlackBox:
 
 
 def find_black_box(
-    model: PrototypeModel, given: nn.Module | LoadedClassifier | None, data: Batches | None
+    model: PrototypeModel, given: nn.Module | LoadedClassifier | BlackBox | None, data: Batches | None
 ) -> BlackBox | None:
     """Returns what to compare a model with: what was given, or the classifier that was converted.
 
@@ -118,13 +129,6 @@ def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
         return
     with torch.autocast(device.type, torch.bfloat16):
         yield
-
-
-def in_layout(inputs: Tensor, precision: Precision) -> Tensor:
-    """Returns images in the memory format that bfloat16 is quick in."""
-    if precision == "bfloat16" and inputs.ndim == 4:
-        return inputs.contiguous(memory_format=torch.channels_last)
-    return inputs
 
 
 def embeddings_of(model: PrototypeModel, inputs: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
 from lookalike.errors import LookalikeError
-from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of, in_layout
-from lookalike.metrics.robustness import Noise
+from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
+from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
+from lookalike.provenance import fingerprint_json
 from lookalike.relevance import lrp, prp
 
 _ROWS = 8192
@@ -149,20 +150,34 @@ class Context:
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the model's class probabilities [n, K], at the precision asked for."""
         with at_precision(self.options.precision, inputs.device):
-            z = embeddings_of(self.model, in_layout(inputs, self.options.precision))
+            z = embeddings_of(self.model, inputs)
         return self.model.probabilities_of(z)
 
     def similarities(self, inputs: Tensor) -> Tensor:
         """Returns the model's similarities [n, P], at the precision asked for."""
         with at_precision(self.options.precision, inputs.device):
-            z = embeddings_of(self.model, in_layout(inputs, self.options.precision))
+            z = embeddings_of(self.model, inputs)
         return self.model.similarities_of(z)
 
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the black box's class probabilities [n, K], at the precision asked for."""
         assert self.black_box is not None  # noqa: S101 - asked for by sections that need it
         with at_precision(self.options.precision, inputs.device):
-            return self.black_box.probabilities(in_layout(inputs, self.options.precision))
+            return self.black_box.probabilities(inputs)
+
+    def black_box_curves(self, run: int, name: str, make: Callable[[], OrderingCurves]) -> OrderingCurves:
+        """Returns a relevance-ordering curve of the black box, from another model's evaluation if it was made there."""
+        assert self.black_box is not None  # noqa: S101 - asked for by sections that need it
+        noise, options = self.noise(run), self.options
+        images = [self.test_store.info.get("data"), self.test_store.info.get("transform"), self.sample(run)]
+        drawn = [noise.low.tolist(), noise.high.tolist(), noise.draws, noise.seed]
+        key = fingerprint_json([name, images, drawn, options.n_steps, options.composite, options.precision])
+        kept = self.black_box.measured.get(key)
+        if kept is None:
+            kept = self.black_box.measured[key] = make()
+        else:
+            self.advance(kept.probabilities.shape[0] * (1 + options.n_steps * options.n_draws))
+        return kept
 
     def forget(self, run: int) -> None:
         """Lets go of a run's images and maps."""

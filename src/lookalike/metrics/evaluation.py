@@ -36,7 +36,7 @@ def evaluate(
     model: PrototypeModel,
     test: Any,
     *,
-    black_box: nn.Module | LoadedClassifier | None = None,
+    black_box: nn.Module | LoadedClassifier | BlackBox | None = None,
     train: Any = None,
     attributes: Tensor | np.ndarray | None = None,
     only: Sequence[str] | None = None,
@@ -61,7 +61,8 @@ def evaluate(
         model: Any prototype model.
         test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (its test part; its training part and
             attributes serve as those), or an ``EmbeddingStore``, from which only what needs no images is measured.
-        black_box: The classifier to compare with; None takes the one that the model was converted from.
+        black_box: The classifier to compare with; None takes the one that the model was converted from. A ``BlackBox``
+            that several evaluations share is measured once.
         train: Training data, or the ``EmbeddingStore`` of them: for ghosting and the embedding's diagnosis.
         attributes: Binary attributes of the training samples [N, A], in the data's order.
         only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes

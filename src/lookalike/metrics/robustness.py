@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lookalike.acceleration import Accelerated
 from lookalike.errors import LookalikeError
 
 Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
@@ -119,13 +120,14 @@ def relevance_ordering(
         advance(n)
     steps = replaced[1:].view(-1, 1, 1, 1, 1).to(inputs.device)
     queue = _Queue(score, batch_size, found, advance)
-    for row in range(n):
-        x, drawn = inputs[row], noise.of(names[row], inputs.shape[1:]).to(inputs)
-        order = noise.random_order(names[row], n_pixels) if relevance is None else relevance[row].reshape(-1)
-        ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
-        rows = torch.where(ranks < steps, drawn, x)  # [steps, draws, C, H, W]
-        queue.add(row, rows.flatten(0, 1), int(followed[row]), noise.draws)
-    queue.finish()
+    with Accelerated():
+        for row in range(n):
+            x, drawn = inputs[row], noise.of(names[row], inputs.shape[1:]).to(inputs)
+            order = noise.random_order(names[row], n_pixels) if relevance is None else relevance[row].reshape(-1)
+            ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
+            rows = torch.where(ranks < steps, drawn, x)  # [steps, draws, C, H, W]
+            queue.add(row, rows.flatten(0, 1), int(followed[row]), noise.draws)
+        queue.finish()
     options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed, "random_order": relevance is None}
     return OrderingCurves(replaced.double() / n_pixels, found, tuple(names), options)
 

@@ -110,8 +110,10 @@ def _robustness(context: Context, run: int) -> Found:
     }
     if context.black_box is not None:
         ask = context.black_box_probabilities
-        curves["black_box"] = _curves(context, run, ask, context.black_box_maps(run))
-        curves["black_box_random"] = _curves(context, run, ask, None)
+        curves["black_box"] = context.black_box_curves(
+            run, "relevance", lambda: _curves(context, run, ask, context.black_box_maps(run))
+        )
+        curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, ask, None))
     change = increase_and_drop(
         context.similarities,
         context.images(run),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike.point_maps import PointMaps
+from lookalike.acceleration import Accelerated
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_outputs_and_gradients_are_those_of_the_convolution(kernel, options):
     theirs = copy.deepcopy(ours)
     x = torch.randn(5, 8, 1, 1, dtype=torch.float64, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    with PointMaps():
+    with Accelerated():
         out = ours(x)
         out.square().sum().backward()
     expected = theirs(y)
@@ -44,13 +44,22 @@ def test_outputs_and_gradients_are_those_of_the_convolution(kernel, options):
 
 def test_larger_maps_are_left_alone():
     layer, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 4, 4)
-    with PointMaps():
+    with Accelerated():
         assert torch.equal(layer(x), layer(x))
         assert layer(x).shape == (2, 4, 4, 4)
 
 
+def test_weights_that_change_are_laid_out_anew():
+    layer, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 8, 8)
+    with torch.no_grad(), Accelerated():
+        layer(x)
+        layer.weight.mul_(2)
+        again = layer(x)
+    torch.testing.assert_close(again, layer(x))
+
+
 def test_a_convolution_of_a_point_is_a_matrix_product():
-    with PointMaps(), torch.profiler.profile() as seen:
+    with Accelerated(), torch.profiler.profile() as seen:
         nn.Conv2d(8, 4, 3, padding=1)(torch.randn(2, 8, 1, 1))
     names = {event.key for event in seen.key_averages()}
     assert "aten::linear" in names

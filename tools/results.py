@@ -1,0 +1,69 @@
+"""Brings tables and figures of experiments into the documentation.
+
+    python tools/results.py experiments
+    python tools/results.py experiments-resnet34 --suffix -resnet34
+
+Each page says between which two comments a result stands: ``<!-- result: accuracy -->`` … ``<!-- end -->``. What was
+there is replaced by the experiment's date, machine, table and figures; what is written around it stays.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+from lookalike.experiments import read_findings
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = DOCS / "results"
+FIGURES = DOCS / "assets" / "results"
+BLOCK = re.compile(r"(<!-- result: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what 'lookalike reproduce -o' wrote")
+    parser.add_argument("--suffix", default="", help="added to each experiment's name on the pages")
+    arguments = parser.parse_args()
+    wanted = {match[1] for page in PAGES.glob("*.md") for match in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    for name in sorted(wanted):
+        source = arguments.folder / f"{name.removesuffix(arguments.suffix)}.json"
+        if name.endswith(arguments.suffix) and source.exists():
+            take(name, source)
+    for page in sorted(PAGES.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], text), encoding="utf-8")
+
+
+def take(name: str, source: Path) -> None:
+    """Copies an experiment's JSON, without the details that only its figures need, and its figures."""
+    values = json.loads(source.read_text(encoding="utf-8"))
+    pictures = sorted(source.parent.glob(f"{source.stem}*.png"))
+    own = [path for path in pictures if re.fullmatch(rf"{re.escape(source.stem)}(-\w.*)?", path.stem)]
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    values["details"], values["figures"] = {}, []
+    for path in own:
+        target = f"{name}{path.stem.removeprefix(source.stem)}.png"
+        shutil.copyfile(path, FIGURES / target)
+        values["figures"].append(target)
+    data = PAGES / "data" / f"{name}.json"
+    data.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def block(name: str) -> str:
+    """Returns date, machine, table, remarks and figures of a result."""
+    path = PAGES / "data" / f"{name}.json"
+    if not path.exists():
+        return "*not run yet*\n"
+    values, found = json.loads(path.read_text(encoding="utf-8")), read_findings(path)
+    seeds = len(values["plan"]["seeds"])
+    lines = [f"{values['date']}, {values['machine']}, {seeds} {'seeds' if seeds > 1 else 'seed'}."]
+    lines += [found.to_markdown(), *found.remarks]
+    lines += [f"![{Path(file).stem}](../assets/results/{file})" for file in values.get("figures", [])]
+    return "\n" + "\n\n".join(lines) + "\n\n"
+
+
+if __name__ == "__main__":
+    main()
