@@ -131,6 +131,7 @@ def test_embeddings_are_asked_for_once(digits):
     rows = []
     handle = net[0].register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
     evaluate(sem, data, only=("faithfulness", "transparency", "embedding", "diversity"), progress=False)
+    handle.remove()
     assert sum(rows) == len(data.test) + len(data.train)
 
 
