@@ -1,9 +1,14 @@
 import json
+import multiprocessing
+import resource
+import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
@@ -65,16 +70,254 @@ def test_fingerprints_tell_weights_data_and_transform_apart(net, blobs, image_fo
     assert small["data"] == large["data"]
 
 
-def test_interrupted_or_failed_passes_leave_nothing(net, blobs, tmp_path, untouched):
-    class Interrupted(TensorDataset):
+class Stops(TensorDataset):
+    """Samples of which one raises something until it is mended; it tells the same data either way."""
+
+    error: BaseException | None = None
+    read: list[int]
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        if index == 40 and self.error is not None:
+            raise self.error
+        return super().__getitem__(index)
+
+    def fingerprint(self):
+        return "the same"
+
+
+def stops(blobs, error):
+    dataset = Stops(*blobs)
+    dataset.error, dataset.read = error, []
+    return dataset
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no such disk"), RuntimeError("a worker died")])
+def test_what_was_done_before_an_interruption_is_not_done_again(net, blobs, tmp_path, untouched, error):
+    whole = embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "whole")
+    with untouched(net), pytest.raises((type(error), LookalikeError)):
+        embed(net, stops(blobs, error), batch_size=8, folder=tmp_path / "z")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "whole"] == ["z.part"]
+    with pytest.raises(LookalikeError, match="holds no complete embeddings"):
+        EmbeddingStore.open(tmp_path / "z")
+    mended = stops(blobs, None)
+    with pytest.raises(LookalikeError, match=r"holds unfinished embeddings: go on with them \(resume=True\)"):
+        embed(net, mended, batch_size=8, folder=tmp_path / "z")
+    mended.read.clear()
+    store = embed(net, mended, batch_size=8, folder=tmp_path / "z", resume=True)
+    assert min(index for index in mended.read if index > 7) == 40  # the first batch shows where to cut
+    assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+    assert store.info == whole.info
+    assert not (tmp_path / "z.part").exists()
+    mended.read.clear()
+    again = embed(net, mended, batch_size=8, folder=tmp_path / "z", resume=True)
+    assert max(mended.read) < 8
+    np.testing.assert_array_equal(again.embeddings, whole.embeddings)
+
+
+def test_a_journal_or_a_file_that_ends_anywhere_is_taken_up(net, blobs, tmp_path):
+    embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        embed(net, stops(blobs, KeyboardInterrupt()), batch_size=8, folder=tmp_path / "z")
+    rng = np.random.default_rng(0)
+    for name in ("journal.jsonl", "embeddings.npy", "labels.npy"):
+        whole = (tmp_path / "z.part" / name).read_bytes()
+        for length in [0, *rng.integers(1, len(whole), 5)]:
+            shutil.rmtree(tmp_path / "cut.part", ignore_errors=True)
+            shutil.copytree(tmp_path / "z.part", tmp_path / "cut.part")
+            (tmp_path / "cut.part" / name).write_bytes(whole[:length])
+            embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "cut", resume=True)
+            assert contents(tmp_path / "cut") == contents(tmp_path / "whole"), (name, length)
+            shutil.rmtree(tmp_path / "cut")
+
+
+def test_damage_before_an_interruption_is_noticed_and_mended(net, blobs, tmp_path):
+    embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        embed(net, stops(blobs, KeyboardInterrupt()), batch_size=8, folder=tmp_path / "z")
+    path = tmp_path / "z.part" / "embeddings.npy"
+    content = bytearray(path.read_bytes())
+    content[-24 * 4 * 10] ^= 1  # a bit, ten rows before the end
+    path.write_bytes(content)
+    data = stops(blobs, None)
+    embed(net, data, batch_size=8, folder=tmp_path / "z", resume=True)
+    assert min(index for index in data.read if index > 7) == 24  # the third last of five batches
+    assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+
+
+def test_other_weights_data_or_transform_are_not_mixed(net, blobs, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        embed(net, stops(blobs, KeyboardInterrupt()), batch_size=8, folder=tmp_path / "z")
+    whole = embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "whole")
+    other = stops(blobs, None)
+    other.fingerprint = lambda: "other"
+    for folder, error in (("z", "holds unfinished embeddings made with other data:"), ("whole", "with other data:")):
+        with pytest.raises(LookalikeError, match=error):
+            embed(net, other, folder=tmp_path / folder, resume=True)
+    with torch.no_grad():
+        net[6].weight.add_(1)
+    with pytest.raises(LookalikeError, match="made with other weights:"):
+        embed(net, stops(blobs, None), folder=tmp_path / "z", resume=True)
+    with torch.no_grad():
+        net[6].weight.sub_(1)
+    embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "z", overwrite=True)
+    np.testing.assert_allclose(EmbeddingStore.open(tmp_path / "z").embeddings, whole.embeddings)
+    (tmp_path / "other.part").mkdir()
+    (tmp_path / "other.part" / "letter.txt").write_text("mine")
+    with pytest.raises(LookalikeError, match="in the way"):
+        embed(net, blobs, folder=tmp_path / "other", overwrite=True)
+
+
+def in_a_process(run):
+    """Runs something in a forked process."""
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(net, blobs, tmp_path):
+    class Slow(Stops):
         def __getitem__(self, index):
-            if index == 40:
-                raise KeyboardInterrupt
+            time.sleep(0.002)
             return super().__getitem__(index)
 
-    with untouched(net), pytest.raises(KeyboardInterrupt):
-        embed(net, Interrupted(*blobs), batch_size=8, folder=tmp_path / "z")
-    assert list(tmp_path.iterdir()) == []
+    data = Slow(*blobs)
+    data.read = []
+    embed(net, data, batch_size=4, folder=tmp_path / "whole")
+    rng, kills = np.random.default_rng(0), 0
+    while not (tmp_path / "z").exists():
+        process = in_a_process(lambda: embed(net, data, batch_size=4, folder=tmp_path / "z", resume=True))
+        process.join(float(rng.uniform(0.03, 0.2)))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        assert kills < 500
+    assert kills >= 5
+    assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_loses_nothing(net, blobs, tmp_path):
+    def limited(connection):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # bytes a file: a disk that is soon full
+        try:
+            embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "z")
+        except LookalikeError as error:
+            connection.send(str(error))
+
+    embed(net, stops(blobs, None), batch_size=8, folder=tmp_path / "whole")
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    in_a_process(lambda: limited(sender)).join()
+    message = receiver.recv()
+    assert "z.part" in message
+    assert "40 rows are safe: make room" in message
+    data = stops(blobs, None)
+    embed(net, data, batch_size=8, folder=tmp_path / "z", resume=True)
+    assert min(index for index in data.read if index > 7) == 40
+    assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+
+
+def test_a_broken_image_in_the_middle_is_left_out_later(image_folder, network_file, tmp_path):
+    (image_folder / "train" / "bee" / "03.png").write_text("no")
+    from lookalike.encoder import load_classifier
+
+    model = load_classifier(f"{network_file}:make").model
+    data = load_data(image_folder, Preprocessing.square(8))
+    with pytest.raises(LookalikeError, match=r"03\.png"):
+        embed(model, data, batch_size=2, folder=tmp_path / "z")
+    store = embed(model, data, batch_size=2, folder=tmp_path / "z", resume=True, on_error="skip")
+    whole = embed(model, data, batch_size=2, folder=tmp_path / "whole", on_error="skip")
+    assert store.skipped == whole.skipped
+    assert "03.png" in store.skipped[0]
+    assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+
+
+def test_a_stream_is_taken_up(net, blobs, tmp_path):
+    class Stream(IterableDataset):
+        stop_at = 50
+
+        def __iter__(self):
+            for index, (x, y) in enumerate(zip(*blobs, strict=True)):
+                if index == self.stop_at:
+                    raise KeyboardInterrupt
+                yield x, int(y)
+
+    data = Stream()
+    with pytest.raises(KeyboardInterrupt):
+        embed(net, data, batch_size=8, folder=tmp_path / "z")
+    data.stop_at = None
+    embed(net, data, batch_size=8, folder=tmp_path / "z", resume=True)
+    embed(net, data, batch_size=8, folder=tmp_path / "whole")
+    assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+
+
+def test_fewer_rows_at_once_where_memory_is_short(net, blobs):
+    expected, rows = embed(net, blobs), []
+
+    def narrow(_module, inputs):
+        rows.append(len(inputs[0]))
+        if rows[-1] > 12:
+            raise torch.OutOfMemoryError("out of memory")
+
+    encoder = Encoder(net, blobs[0][:2])
+    handle = net[0].register_forward_pre_hook(narrow)
+    with pytest.warns(LookalikeWarning, match="the memory does not suffice for 40 rows at once; going on with 20"):
+        store = embed(encoder, blobs, batch_size=40)
+    handle.remove()
+    np.testing.assert_allclose(store.embeddings, expected.embeddings, atol=1e-5)
+    assert rows[-9:] == [10, 10, 10, 10, 10, 10, 10, 10, 10]
+
+    def broken(_module, _inputs):
+        raise RuntimeError("something else")
+
+    net[0].register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        embed(encoder, blobs)
+
+
+def test_half_precision_is_noted_with_its_effect(net, blobs, tmp_path):
+    full, half = embed(net, blobs), embed(net, blobs, precision="bfloat16", dtype="float16", folder=tmp_path / "z")
+    assert full.info["precision"] == "float32"
+    assert "precision_effect" not in full.info
+    assert half.info["precision"] == "bfloat16"
+    assert half.info["precision_effect"]["rows"] == 64
+    assert 0 < half.info["precision_effect"]["deviation"] < 0.02
+    assert half.info["precision_effect"]["same_predictions"] > 0.9
+    assert half.embeddings.dtype == np.float16
+    np.testing.assert_allclose(half.embeddings, full.embeddings, rtol=0.05, atol=0.05)
+    with pytest.raises(LookalikeError, match="precision must be one of auto, float32"):
+        embed(net, blobs, precision="double")
+    with pytest.raises(LookalikeError, match="float16 is for GPUs"):
+        embed(net, blobs, precision="float16")
+    with pytest.raises(LookalikeError, match="dtype must be"):
+        embed(net, blobs, dtype="int8")
+
+
+def test_embeddings_too_large_for_half_precision_are_named(net, blobs):
+    x, y = blobs
+    x = x.clone()
+    x[7] *= 1e7
+    with pytest.raises(LookalikeError, match="1 embeddings have NaN or infinite values: sample 7"):
+        embed(net, (x, y), dtype="float16")
+
+
+def test_a_store_by_class_holds_the_same_rows(net, blobs, tmp_path):
+    store = embed(net, blobs, batch_size=32, folder=tmp_path / "z")
+    grouped = store.grouped_by_class(tmp_path / "by-class")
+    assert grouped.labels.tolist() == sorted(store.labels.tolist())
+    for k in range(3):
+        rows = grouped.rows_of_class(k)
+        assert rows.tolist() == list(range(rows[0], rows[0] + 30))
+        np.testing.assert_array_equal(grouped.of_class(k), store.of_class(k))
+        np.testing.assert_array_equal(store.of_class(k), np.asarray(store.embeddings)[store.labels == k])
+        assert grouped.indices[rows].tolist() == np.flatnonzero(store.labels == k).tolist()
+    np.testing.assert_array_equal(grouped.predictions, store.predictions[grouped.indices])
+    assert EmbeddingStore.open(tmp_path / "by-class").info["grouped_by_class"]
 
 
 def test_damaged_folders_are_told(net, blobs, tmp_path):

@@ -47,7 +47,7 @@ def fresh_folder(target: str | Path, *, marker: str, overwrite: bool = False) ->
         raise LookalikeError(f"cannot write to {str(target.parent)!r}: {error.strerror}") from error
     try:
         yield aside
-        _take_place(aside, target)
+        take_place(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -197,7 +197,8 @@ def encode_image(pixels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _take_place(aside: Path, target: Path) -> None:
+def take_place(aside: Path, target: Path) -> None:
+    """Puts a folder in a target's place; if that fails, the target is as before."""
     if not target.exists():
         os.rename(aside, target)  # noqa: PTH104 - one call, one rename
         return

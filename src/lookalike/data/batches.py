@@ -1,12 +1,13 @@
 """The one way from any kind of data to batches that remember which sample is which."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -38,11 +39,19 @@ class Batch:
         inputs: What the network takes: a tensor [n, ...], or a tuple or mapping of tensors.
         labels: [n], int64.
         indices: Which samples of the data these are [n].
+        read: How many samples have been read with them, those that could not be among them.
     """
 
     inputs: Inputs
     labels: np.ndarray
     indices: np.ndarray
+    read: int = 0
+
+    def pin_memory(self) -> "Batch":
+        """Returns the same with inputs that a GPU can fetch by itself; a loader calls it."""
+        return replace(
+            self, inputs=tree_map(lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) else leaf, self.inputs)
+        )
 
 
 class Batches:
@@ -126,12 +135,16 @@ class Batches:
         return not isinstance(self.dataset, IterableDataset)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.starting_at(0)
+
+    def starting_at(self, start: int) -> Iterator[Batch]:
+        """Reads on from where an earlier pass has come to: from a batch's ``read``."""
         self.skipped.clear()
         if self._arrays is not None:
-            return self._slices(*self._arrays[:2])
+            return self._slices(*self._arrays[:2], start)
         if isinstance(self.dataset, IterableDataset):
-            return self._stream(self.dataset)
-        return self._load(np.arange(len(self.dataset)) if self._rows is None else self._rows)
+            return self._stream(self.dataset, start)
+        return self._load(np.arange(len(self.dataset)) if self._rows is None else self._rows, start)
 
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
         """Returns the inputs of some samples, collated, in the order asked for."""
@@ -197,27 +210,37 @@ class Batches:
             samples.append([index, fingerprint_tensors({"x": _as_tensor(x)}) if known else type(x).__name__, int(y)])
         return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
 
-    def _slices(self, x: Any, y: np.ndarray) -> Iterator[Batch]:
-        for start in range(0, len(y), self.batch_size):
+    def _slices(self, x: Any, y: np.ndarray, first: int) -> Iterator[Batch]:
+        for start in range(first, len(y), self.batch_size):
             rows = slice(start, start + self.batch_size)
             labels = y[rows]
-            yield Batch(_as_tensor(x[rows]), labels, np.arange(start, start + len(labels)))
+            end = start + len(labels)
+            yield Batch(_as_tensor(x[rows]), labels, np.arange(start, end), end)
 
-    def _stream(self, dataset: Any) -> Iterator[Batch]:
+    def _stream(self, dataset: Any, first: int) -> Iterator[Batch]:
         start = 0
         loader = DataLoader(dataset, self.batch_size, num_workers=0, collate_fn=list)
         for items in loader:
-            inputs, labels = self._stack(items, start)
-            yield Batch(inputs, labels, np.arange(start, start + len(labels)))
-            start += len(labels)
+            end = start + len(items)
+            if end > first:  # what was done before cannot be left out of a stream, only let pass
+                wanted = items[max(0, first - start) :]
+                inputs, labels = self._stack(wanted, end - len(wanted))
+                yield Batch(inputs, labels, np.arange(end - len(wanted), end), end)
+            start = end
 
-    def _load(self, rows: np.ndarray) -> Iterator[Batch]:
-        guarded = _Guarded(self.dataset, rows, skip=self.on_error == "skip")
-        loader = DataLoader(guarded, self.batch_size, num_workers=self.num_workers, collate_fn=self._gather)
-        for batch, broken in loader:
+    def _load(self, rows: np.ndarray, first: int) -> Iterator[Batch]:
+        guarded = _Guarded(self.dataset, rows[first:], skip=self.on_error == "skip")
+        loader = DataLoader(
+            guarded,
+            self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self._gather,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for number, (batch, broken) in enumerate(loader, 1):
             self.skipped.update(broken)
             if batch is not None:
-                yield batch
+                yield replace(batch, read=min(len(rows), first + number * self.batch_size))
 
     def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str]]:
         broken = {index: message for index, _, message in items if message is not None}

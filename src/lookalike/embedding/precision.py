@@ -1,0 +1,117 @@
+"""In which numbers the encoder computes: half precision where the processor is quicker at it, and what that changes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from lookalike.acceleration import Accelerated
+from lookalike.encoder import Encoder
+from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.errors import LookalikeError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+_WORTH_IT = 2e13  # floating-point operations; a shorter pass stays in float32
+_FASTER = 1.25  # times; less is no gain worth another rounding
+_TRIED = 16  # rows
+_COMPARED = 64  # rows
+_RUNS = 3
+
+
+@contextmanager
+def computing(precision: str, device: torch.device) -> Iterator[None]:
+    """Runs encoders in a precision, at the speed of the processor.
+
+    Raises:
+        LookalikeError: If there is no such precision, or not on this device.
+    """
+    if precision == "float32":
+        with Accelerated():
+            yield
+        return
+    if precision == "float16" and device.type == "cpu":
+        raise LookalikeError("float16 is for GPUs; on a CPU there are float32 and bfloat16")
+    if precision not in PRECISIONS:
+        raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
+        yield
+
+
+@torch.no_grad()
+def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: torch.device) -> str:
+    """Returns the precision that ``"auto"`` stands for.
+
+    Short passes stay in float32, and so do networks with other weights than float32. On a GPU it is bfloat16 where it
+    has it, else float16. On a CPU it is bfloat16 if the processor computes in it, and if a few rows show that this
+    network gains from it.
+
+    Args:
+        encoder: The network.
+        inputs: Its first inputs.
+        total: How many rows there will be; None when that is not known: then many.
+        device: Where it runs.
+    """
+    if any(p.dtype != torch.float32 for p in encoder.model.parameters() if p.is_floating_point()):
+        return "float32"
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if device.type != "cpu" or not has_bfloat16():
+        return "float32"
+    if total is not None and total * _operations_per_row(encoder, inputs) < _WORTH_IT:
+        return "float32"
+    few = take_rows(inputs, slice(0, _TRIED))
+    plain, half = (_seconds(encoder, few, precision, device) for precision in ("float32", "bfloat16"))
+    return "bfloat16" if plain > _FASTER * half else "float32"
+
+
+@torch.no_grad()
+def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float]:
+    """Compares a precision with float32 on some rows.
+
+    Returns:
+        ``rows``; ``same_predictions``, the share whose predicted class stays, where the encoder has a head;
+        ``deviation``, the mean of ‖z′ − z‖ over the mean of ‖z‖.
+    """
+    few = take_rows(inputs, slice(0, _COMPARED))
+    found = []
+    for one in ("float32", precision):
+        with computing(one, device):
+            found.append(encoder.embed_and_score(few))
+    (z, scores), (z_half, scores_half) = found
+    effect = {
+        "rows": float(n_rows(few)),
+        "deviation": float((z_half.float() - z).norm(dim=1).mean() / z.norm(dim=1).mean().clamp_min(1e-12)),
+    }
+    if isinstance(scores, Tensor) and isinstance(scores_half, Tensor) and scores.ndim == 2 and scores.shape[1] > 1:
+        effect["same_predictions"] = float((scores.argmax(1) == scores_half.argmax(1)).float().mean())
+    return effect
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16, not only stores it."""
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(bool(check()) for check in checks if check is not None)
+
+
+def _operations_per_row(encoder: Encoder, inputs: Any) -> float:
+    row = take_rows(inputs, slice(0, 1))
+    with FlopCounterMode(display=False) as counter:
+        encoder.embed_and_score(row)
+    return float(counter.get_total_flops())
+
+
+def _seconds(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> float:
+    """Returns the least time of a few runs, the first of which does not count."""
+    times = []
+    with computing(precision, device):
+        for _ in range(_RUNS + 1):
+            started = time.perf_counter()
+            encoder.embed_and_score(inputs)
+            times.append(time.perf_counter() - started)
+    return min(times[1:])

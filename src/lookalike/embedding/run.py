@@ -1,0 +1,282 @@
+"""Embedding a data set: one pass of the encoder, kept with all that is needed to trust it later."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike.data import Batch, Batches
+from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
+from lookalike.embedding.store import META, EmbeddingStore
+from lookalike.embedding.writing import Journalled, Memory, Sink
+from lookalike.encoder import Encoder, device_of, dtype_of, place
+from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.head import OUTPUT
+from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.progress import Advance, progress_bar
+from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+
+_NAMED = 5
+_AHEAD = 2  # batches
+_PATIENCE = 0.1  # seconds
+
+
+def embed(
+    model: nn.Module,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    precision: Precision = "auto",
+    dtype: Literal["float32", "float16"] = "float32",
+    on_error: Literal["stop", "skip"] = "stop",
+    head: str | None = None,
+    progress: bool | Advance | None = None,
+) -> EmbeddingStore:
+    """Embeds a data set, in eval mode, without augmentation of its own (paper section 3.2, step 1).
+
+    Images are read while the encoder works on those before. In a folder nothing that was done is lost: a pass that
+    was interrupted, killed or ran out of disk goes on where it stopped when it is called again with ``resume``, and
+    ends with the same bytes.
+
+    Args:
+        model: An ``Encoder``, a model that has one, or a trained classifier, which is cut at its head first.
+        data: A data set, loader, or pair of arrays; see ``lookalike.data.Batches``.
+        batch_size: The most rows that pass through the encoder at once; None takes the loader's own, or 256. If the
+            memory does not suffice for so many, fewer pass at once from then on.
+        num_workers: Processes that read and prepare images.
+        folder: Where to write the embeddings; None keeps them in memory.
+        resume: Go on with what an earlier call has left; if that one had come to its end, its result is returned.
+        overwrite: Start anew, and replace the folder if there is one.
+        precision: In which numbers the encoder computes. ``"auto"`` takes half precision for long passes where the
+            processor is quicker at it, else float32; what that changes is measured and told in ``info``.
+        dtype: In which the embeddings are kept.
+        on_error: ``"skip"`` goes on at an image that cannot be read, and lists it.
+        head: The classifier's head, where it cannot be found.
+        progress: Show a progress bar; None shows one on a terminal; or the function that moves your own.
+
+    Returns:
+        The embeddings, row by row in the data's order.
+
+    Raises:
+        LookalikeError: If there are no samples; an embedding is not finite (it names the samples); the folder holds
+            something else, or unfinished embeddings of other weights, data or transform (it says which); or the disk
+            is full.
+    """
+    if precision not in PRECISIONS:
+        raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if dtype not in ("float32", "float16"):
+        raise LookalikeError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
+    batches = data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
+    encoder = as_encoder(model, batches, head)
+    if batches.is_random():
+        warn_of(
+            "reading the same sample twice gives different inputs: the data are augmented at random, and the "
+            "embeddings with them; use the transform without augmentation"
+        )
+    key = {**_fingerprints(encoder, batches), "precision": precision, "dtype": dtype}
+    if folder is None:
+        return _embed(encoder, batches, Memory(), key, progress)
+    if resume and not overwrite and (Path(folder) / META).is_file():
+        return _finished(EmbeddingStore.open(folder), key)
+    sink = Journalled(folder, key, resume=resume, overwrite=overwrite)
+    return _embed(encoder, batches, sink, key, progress)
+
+
+def as_encoder(model: nn.Module, batches: Batches, head: str | None = None, **options: Any) -> Encoder:
+    """Returns a model's encoder, or cuts a classifier with the first samples of the data."""
+    own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
+    if isinstance(own, Encoder):
+        return own
+    first = next(iter(batches), None)
+    if first is None:
+        raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
+    if isinstance(own, nn.Module) and hasattr(model, "prototypes"):  # a prototype model that was trained as such
+        return Encoder(own, first.inputs, head=OUTPUT, **options)
+    return Encoder(model, first.inputs, head=head, **options)
+
+
+def warn_of(message: str) -> None:
+    """Warns the caller of the package."""
+    import warnings
+
+    warnings.warn(message, LookalikeWarning, stacklevel=3)
+
+
+def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
+    """Names up to five samples, and says how many more there are."""
+    more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
+    return ", ".join(describe(int(index)) for index in indices[:_NAMED]) + more
+
+
+def _embed(
+    encoder: Encoder, batches: Batches, sink: Sink, key: dict[str, Any], progress: bool | Advance | None
+) -> EmbeddingStore:
+    device, weights_type = device_of(encoder.model), dtype_of(encoder.model)
+    bar = progress_bar("Embedding", batches.total, progress)
+    with torch.no_grad(), bar as advance, _ahead(batches.starting_at(sink.start)) as ready, ExitStack() as stack:
+        advance(sink.start)
+        rows = _Rows(encoder)
+        for batch in ready:
+            inputs = place(batch.inputs, device, weights_type)
+            if rows.done == 0:
+                _note_precision(sink, key["precision"], encoder, inputs, batches.total, device)
+                stack.enter_context(computing(sink.notes["precision"], device))
+            z, scores = rows.embed(inputs)
+            kept = z.half() if key["dtype"] == "float16" else z.float()
+            finite = kept.isfinite().all(1)
+            broken = [] if bool(finite.all()) else batch.indices[~finite.cpu().numpy()].tolist()
+            parts = {"embeddings": kept.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
+            if scores is not None and scores.ndim in (1, 2):
+                parts["predictions"] = predicted_class(scores).cpu().numpy()
+            sink.add(parts, batch.read, dict(batches.skipped), broken)
+            advance(len(batch.labels))
+    if sink.broken:
+        sink.discard()
+        named = name_samples(np.asarray(sink.broken), batches.describe)
+        raise LookalikeError(f"{len(sink.broken)} embeddings have NaN or infinite values: {named}")
+    info = {name: key[name] for name in ("weights", "data", "transform", "head")}
+    info |= {**sink.notes, "dtype": key["dtype"], "versions": versions()}
+    batches.skipped.update(sink.skipped)
+    store = sink.close(batches.class_names, batches.skipped, info)
+    if store is None:
+        raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
+    return store
+
+
+def _fingerprints(encoder: Encoder, batches: Batches) -> dict[str, Any]:
+    transform = getattr(batches.dataset, "transform", None)
+    to_dict = getattr(transform, "to_dict", None)
+    return {
+        "weights": fingerprint_tensors(encoder.model.state_dict()),
+        "data": batches.fingerprint(),
+        "transform": fingerprint_json(to_dict() if callable(to_dict) else repr(transform)),
+        "head": encoder.head_name,
+    }
+
+
+def _finished(store: EmbeddingStore, key: dict[str, Any]) -> EmbeddingStore:
+    """Returns what an earlier call has finished.
+
+    Raises:
+        LookalikeError: If it was made with something else.
+    """
+    names = ("weights", "data", "transform", "head", "dtype")
+    differing = [name for name in names if store.info.get(name) != key[name]]
+    if differing:
+        raise LookalikeError(
+            f"{str(store.folder)!r} holds embeddings made with other {' and '.join(differing)}: choose another place, "
+            "or overwrite it (overwrite=True)"
+        )
+    return store
+
+
+def _note_precision(
+    sink: Sink, asked: str, encoder: Encoder, inputs: Any, total: int | None, device: torch.device
+) -> None:
+    """Notes the precision with the first batch; a pass that is taken up goes on in its own."""
+    if "precision" in sink.notes:
+        return
+    chosen = choose_precision(encoder, inputs, total, device) if asked == "auto" else asked
+    notes: dict[str, Any] = {"precision": chosen}
+    if chosen != "float32":
+        notes["precision_effect"] = effect_of(encoder, inputs, chosen, device)
+    sink.note(notes)
+
+
+class _Rows:
+    """Passes rows through an encoder, fewer at once from then on when the memory does not suffice."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.at_once: int | None = None
+        self.done = 0
+
+    def embed(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
+        """Returns embeddings [n, D] and class scores [n, K]."""
+        n = n_rows(inputs)
+        while True:
+            step = n if self.at_once is None else self.at_once
+            try:
+                parts = [
+                    self.encoder.embed_and_score(inputs if step >= n else take_rows(inputs, slice(start, start + step)))
+                    for start in range(0, n, step)
+                ]
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or step == 1:
+                    raise
+                self.at_once = max(1, min(step, n) // 2)
+            else:
+                self.done += n
+                z, scores = (list(one) for one in zip(*parts, strict=True))
+                return torch.cat(z), None if scores[0] is None else torch.cat(scores)
+            if torch.cuda.is_available():  # outside of the handler, which holds on to the failed pass's tensors
+                torch.cuda.empty_cache()
+            warn_of(f"the memory does not suffice for {step} rows at once; going on with {self.at_once}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+@contextmanager
+def _ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+    """Reads the next batches in a thread while this one is worked on."""
+    ready: Queue[Batch | BaseException | None] = Queue(maxsize=_AHEAD)
+    stopped = Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                ready.put(item, timeout=_PATIENCE)
+                break
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            put(error)
+        else:
+            put(None)
+
+    def take() -> Iterator[Batch]:
+        while True:
+            found = ready.get()
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+
+    reader = Thread(target=read, name="lookalike-reader", daemon=True)
+    reader.start()
+    try:
+        yield take()
+    finally:
+        stopped.set()
+        reader.join()
+
+
+def predicted_class(scores: Tensor) -> Tensor:
+    """Returns the predicted class [N] of class scores [N, K], or of one logit per sample [N] or [N, 1]."""
+    if scores.ndim == 1 or scores.shape[1] == 1:
+        return (scores.reshape(len(scores)) > 0).long()
+    return scores.argmax(1)
+
+
+def _skipped_note(batches: Batches) -> str:
+    if not batches.skipped:
+        return ""
+    return f": none of {len(batches.skipped)} could be read (the first: {next(iter(batches.skipped.values()))})"

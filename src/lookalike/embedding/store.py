@@ -1,0 +1,172 @@
+"""EmbeddingStore: the embeddings of a data set, in memory or in a folder."""
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.artifact import fresh_folder
+from lookalike.errors import LookalikeError
+
+META = "embeddings.json"
+_ROWS = 8_192  # read at a time
+_CELLS = 32_000_000  # rows × dimensions moved at a time
+
+
+@dataclass
+class EmbeddingStore:
+    """The embeddings of a data set.
+
+    Attributes:
+        embeddings: [N, D], float32 or float16; memory-mapped when they lie in a folder.
+        labels: [N], int64.
+        indices: Which sample of the data each row is [N], int64.
+        predictions: The black box's own predicted class per row [N], from the same pass; None without a head.
+        class_names: As the data told them, or None.
+        skipped: Messages about samples that could not be read.
+        info: Fingerprints of weights, data and transform, the precision and its effect, and versions.
+        folder: Where they lie, or None in memory.
+    """
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    predictions: np.ndarray | None = None
+    class_names: list[str] | None = None
+    skipped: list[str] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "EmbeddingStore":
+        """Opens a folder that ``embed(..., folder=…)`` wrote; the embeddings are memory-mapped.
+
+        Raises:
+            LookalikeError: If it is no such folder, or a file is missing or does not fit the others.
+        """
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / META).read_text())
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
+        except (OSError, ValueError, KeyError) as error:
+            raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if set(lengths.values()) != {meta["rows"]}:
+            raise LookalikeError(f"the embeddings in {str(folder)!r} are damaged: {lengths} rows, not {meta['rows']}")
+        return cls(
+            embeddings=arrays["embeddings"],
+            labels=np.array(arrays["labels"]),
+            indices=np.array(arrays["indices"]),
+            predictions=np.array(arrays["predictions"]) if "predictions" in arrays else None,
+            class_names=meta["class_names"],
+            skipped=meta["skipped"],
+            info=meta["info"],
+            folder=folder,
+        )
+
+    @property
+    def n_classes(self) -> int:
+        """K: one more than the largest label, or as many as there are names."""
+        return max(int(self.labels.max(initial=-1)) + 1, len(self.class_names or ()))
+
+    def parts(self, rows: int | None = None) -> Iterator[slice]:
+        """Yields slices that cover all rows, in order; what was read of a memory map is let go of after each.
+
+        Args:
+            rows: How many at a time; None chooses.
+        """
+        step = _ROWS if rows is None else rows
+        for start in range(0, len(self), step):
+            yield slice(start, min(start + step, len(self)))
+            self.let_go()
+
+    def rows_of_class(self, k: int) -> np.ndarray:
+        """Returns which rows are of a class, ascending [n_k]; in a store grouped by class they are one run."""
+        return self._by_class[self._starts[k] : self._starts[k + 1]]
+
+    def of_class(self, k: int) -> np.ndarray:
+        """Returns the embeddings of a class [n_k, D], copied; no other class's are read."""
+        return self.take(self.rows_of_class(k))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Returns some rows' embeddings [n, D], copied, the rows ascending."""
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            found = np.array(self.embeddings[rows[0] : rows[-1] + 1])
+        else:
+            found = np.asarray(self.embeddings[rows])
+        self.let_go()
+        return found
+
+    def grouped_by_class(self, folder: str | Path, *, overwrite: bool = False) -> "EmbeddingStore":
+        """Writes the same embeddings to another folder, class after class, so that each is read in one go.
+
+        ``indices`` still tells which sample of the data a row is.
+
+        Args:
+            folder: Where to.
+            overwrite: Replace the folder if there is one.
+        """
+        order = self._by_class
+        step = max(1, _CELLS // max(1, self.embeddings.shape[1]))
+        with fresh_folder(folder, marker=META, overwrite=overwrite) as aside:
+            target = np.lib.format.open_memmap(
+                aside / "embeddings.npy", "w+", self.embeddings.dtype, self.embeddings.shape
+            )
+            for start in range(0, len(order), step):
+                rows = order[start : start + step]
+                target[start : start + step] = self.embeddings[rows]
+                self.let_go()
+                target.flush()
+                _let_go(target)
+            arrays = {"labels": self.labels, "indices": self.indices, "predictions": self.predictions}
+            kept = {name: array for name, array in arrays.items() if array is not None}
+            for name, array in kept.items():
+                np.save(aside / f"{name}.npy", array[order])
+            write_meta(
+                aside,
+                ["embeddings", *kept],
+                len(self),
+                self.class_names,
+                self.skipped,
+                {**self.info, "grouped_by_class": True},
+            )
+        return EmbeddingStore.open(folder)
+
+    def let_go(self) -> None:
+        """Lets the operating system have back what was read of a memory map; nothing is lost."""
+        _let_go(self.embeddings)
+
+    @cached_property
+    def _by_class(self) -> np.ndarray:
+        return np.argsort(self.labels, kind="stable")
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(np.bincount(self.labels, minlength=self.n_classes))])
+
+
+def write_meta(
+    folder: Path,
+    arrays: list[str],
+    rows: int,
+    class_names: list[str] | None,
+    skipped: list[str],
+    info: dict[str, Any],
+) -> None:
+    """Writes the file without which a folder holds no complete embeddings."""
+    meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
+    (folder / META).write_text(json.dumps(meta, indent=2))
+
+
+def _let_go(array: np.ndarray) -> None:
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(array, np.memmap) and mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

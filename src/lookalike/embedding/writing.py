@@ -1,0 +1,328 @@
+"""Where embeddings go as they are made: into memory, or into a folder whose journal outlives any interruption."""
+
+import errno
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lookalike.artifact import check_replaceable, take_place
+from lookalike.embedding.store import META, EmbeddingStore, write_meta
+from lookalike.errors import LookalikeError
+
+JOURNAL = "journal.jsonl"
+
+Parts = Mapping[str, np.ndarray]
+Skipped = Mapping[int, str]
+
+
+class Sink(Protocol):
+    """Takes embeddings, batch by batch."""
+
+    @property
+    def start(self) -> int:
+        """How many samples of the data are done already."""
+
+    @property
+    def broken(self) -> list[int]:
+        """Which samples' embeddings were not finite."""
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Why samples could not be read, by number, as far as it was told."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted, also by the pass that is taken up."""
+
+    def note(self, values: dict[str, Any]) -> None:
+        """Notes how the embeddings are made."""
+
+    def discard(self) -> None:
+        """Lets go of everything."""
+
+    def add(self, parts: Parts, read: int, skipped: Skipped, broken: list[int]) -> None:
+        """Takes a batch.
+
+        Args:
+            parts: ``embeddings``, ``labels``, ``indices`` and perhaps ``predictions``, with equally many rows.
+            read: How many samples of the data have been read with it.
+            skipped: Why some of them could not be, by number.
+            broken: Which of them have embeddings that are not finite.
+        """
+
+    def close(self, class_names: list[str] | None, skipped: Skipped, info: dict[str, Any]) -> EmbeddingStore | None:
+        """Returns what was taken; None if there was nothing."""
+
+
+class Memory:
+    """Collects batches in memory."""
+
+    start = 0
+
+    def __init__(self) -> None:
+        self.broken: list[int] = []
+        self.skipped: dict[int, str] = {}
+        self.notes: dict[str, Any] = {}
+        self._parts: dict[str, list[np.ndarray]] = {}
+
+    def add(self, parts: Parts, read: int, skipped: Skipped, broken: list[int]) -> None:  # noqa: ARG002
+        """Takes a batch."""
+        self.broken += broken
+        for name, part in parts.items():
+            self._parts.setdefault(name, []).append(part)
+
+    def note(self, values: dict[str, Any]) -> None:
+        """Notes how the embeddings are made."""
+        self.notes |= values
+
+    def discard(self) -> None:
+        """Lets go of everything."""
+        self._parts.clear()
+
+    def close(self, class_names: list[str] | None, skipped: Skipped, info: dict[str, Any]) -> EmbeddingStore | None:
+        """Returns what was taken; None if there was nothing."""
+        if not self._parts:
+            return None
+        arrays: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        return EmbeddingStore(**arrays, class_names=class_names, skipped=_messages(skipped), info=info)
+
+
+class Journalled:
+    """Appends batches to ``.npy`` files in a folder beside the target, and a line to a journal after each.
+
+    A batch counts once its line is there. Whatever comes after the last whole line that fits the files, by its
+    checksums, is cut off when the work is taken up again. The folder takes the target's place at the end.
+
+    Args:
+        target: Where the embeddings will be.
+        key: What they depend on, as plain JSON.
+        resume: Go on with what is there.
+        overwrite: Start anew, and replace what is there at the end.
+
+    Attributes:
+        folder: Where they are until then: the target's name with ``.part`` behind it.
+        start: How many samples of the data are done.
+        skipped: Why samples could not be read, by number.
+        broken: Which samples' embeddings were not finite.
+        notes: How the embeddings are made.
+
+    Raises:
+        LookalikeError: If there is something, and neither ``resume`` nor ``overwrite``; or if it depends on something
+            else, which it names.
+    """
+
+    def __init__(self, target: str | Path, key: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        self.target = Path(target).resolve()
+        self.folder = self.target.with_name(f"{self.target.name}.part")
+        self.overwrite = overwrite
+        self.key = key
+        self.start = 0
+        self.skipped: dict[int, str] = {}
+        self.broken: list[int] = []
+        self.notes: dict[str, Any] = {}
+        self._rows = 0
+        self._arrays: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, Any] = {}
+        check_replaceable(target, marker=META, overwrite=overwrite)
+        found = (self.folder / JOURNAL).is_file()
+        if found and not resume and not overwrite:
+            raise LookalikeError(
+                f"{str(self.folder)!r} holds unfinished embeddings: go on with them (resume=True), or start anew "
+                "(overwrite=True)"
+            )
+        if self.folder.exists() and not found and any(self.folder.iterdir()):
+            raise LookalikeError(f"{str(self.folder)!r} is in the way: it holds files, and no unfinished embeddings")
+        if found and resume and not overwrite:
+            self._take_up()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._begin()
+
+    def add(self, parts: Parts, read: int, skipped: Skipped, broken: list[int]) -> None:
+        """Takes a batch.
+
+        Raises:
+            LookalikeError: If the disk is full; what was taken before is safe.
+        """
+        line: dict[str, Any] = {"read": read, "rows": self._rows + len(parts["labels"])}
+        if not self._arrays:
+            line["arrays"] = self._arrays = {
+                name: {"dtype": np.lib.format.dtype_to_descr(part.dtype), "row": list(part.shape[1:])}
+                for name, part in parts.items()
+            }
+        try:
+            if not self._files:
+                self._open()
+            line["checksums"] = {name: self._append(name, part) for name, part in parts.items()}
+            new = {str(index): message for index, message in skipped.items() if index not in self.skipped}
+            line |= {"skipped": new} if new else {}
+            line |= {"broken": broken} if broken else {}
+            self._write(line)
+        except OSError as error:
+            raise self._full(error) from error
+        self._rows = line["rows"]
+        self.start = read
+        self.skipped |= skipped
+        self.broken += broken
+
+    def note(self, values: dict[str, Any]) -> None:
+        """Notes how the embeddings are made."""
+        self.notes |= values
+        try:
+            self._write({"notes": values})
+        except OSError as error:
+            raise self._full(error) from error
+
+    def close(self, class_names: list[str] | None, skipped: Skipped, info: dict[str, Any]) -> EmbeddingStore | None:
+        """Completes the files' headers, puts the folder in the target's place, and opens it."""
+        if not self._rows:
+            self._journal.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return None
+        try:
+            if not self._files:
+                self._open()
+            for name, file in self._files.items():
+                file.seek(0)
+                file.write(_header(self._arrays[name], self._rows))
+                os.fsync(file.fileno())
+                file.close()
+            self._journal.close()
+            write_meta(
+                self.folder, list(self._arrays), self._rows, class_names, _messages({**self.skipped, **skipped}), info
+            )
+        except OSError as error:
+            raise self._full(error) from error
+        (self.folder / JOURNAL).unlink()
+        take_place(self.folder, self.target)
+        return EmbeddingStore.open(self.target)
+
+    def discard(self) -> None:
+        """Removes what was taken."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _begin(self) -> None:
+        try:
+            self.folder.mkdir(parents=True)
+            self._journal = (self.folder / JOURNAL).open("wb", buffering=0)
+            self._write({"key": self.key})
+        except OSError as error:
+            raise LookalikeError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+
+    def _take_up(self) -> None:
+        lines = _whole_lines(self.folder / JOURNAL)
+        held = lines[0].get("key") if lines else None
+        if not isinstance(held, dict):
+            shutil.rmtree(self.folder)
+            self._begin()
+            return
+        differing = [name for name, value in self.key.items() if held.get(name) != value]
+        if differing:
+            raise LookalikeError(
+                f"{str(self.folder)!r} holds unfinished embeddings made with other {' and '.join(differing)}: "
+                "start anew (overwrite=True), or give what they were made with"
+            )
+        kept = 1
+        for line in lines[1:]:
+            if "notes" in line:
+                self.notes |= line["notes"]
+                kept += 1
+                continue
+            self._arrays = self._arrays or line["arrays"]
+            if not self._fits(line):
+                break
+            kept += 1
+            self._rows, self.start = line["rows"], line["read"]
+            self.skipped |= {int(index): message for index, message in line.get("skipped", {}).items()}
+            self.broken += line.get("broken", [])
+        if not self._rows:
+            self._arrays = {}
+        length = sum(len(line["raw"]) for line in lines[:kept])
+        self._journal = (self.folder / JOURNAL).open("r+b", buffering=0)
+        self._journal.truncate(length)
+        self._journal.seek(length)
+
+    def _fits(self, line: dict[str, Any]) -> bool:
+        """Whether the files hold what a line of the journal says."""
+        for name, expected in line["checksums"].items():
+            width = _row_bytes(self._arrays[name])
+            try:
+                with (self.folder / f"{name}.npy").open("rb") as file:
+                    file.seek(len(_header(self._arrays[name], 0)) + self._rows * width)
+                    content = file.read((line["rows"] - self._rows) * width)
+            except OSError:
+                return False
+            if zlib.crc32(content) != expected:
+                return False
+        return True
+
+    def _write(self, line: dict[str, Any]) -> None:
+        _write_all(self._journal, (json.dumps(line) + "\n").encode())
+
+    def _open(self) -> None:
+        for name, described in self._arrays.items():
+            path, header = self.folder / f"{name}.npy", _header(described, 0)
+            file = path.open("r+b" if self._rows else "w+b", buffering=0)
+            self._files[name] = file
+            if not self._rows:
+                _write_all(file, header)
+            file.truncate(len(header) + self._rows * _row_bytes(described))
+            file.seek(0, os.SEEK_END)
+
+    def _append(self, name: str, part: np.ndarray) -> int:
+        file, content = self._files[name], np.ascontiguousarray(part).data.cast("B")
+        file.seek(len(_header(self._arrays[name], 0)) + self._rows * _row_bytes(self._arrays[name]))
+        _write_all(file, content)
+        return zlib.crc32(content)
+
+    def _full(self, error: OSError) -> LookalikeError:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
+        return LookalikeError(
+            f"cannot write to {str(self.folder)!r}: {reason}; {self._rows:,} rows are safe: make room, and go on with "
+            "them (resume=True)"
+        )
+
+
+def _messages(skipped: Skipped) -> list[str]:
+    return [skipped[index] for index in sorted(skipped)]
+
+
+def _header(described: Mapping[str, Any], rows: int) -> bytes:
+    """Returns an ``.npy`` header; NumPy leaves room in it for the number of rows to grow, so its length stays."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    header = {"shape": (rows, *described["row"]), "fortran_order": False, "descr": described["dtype"]}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+def _row_bytes(described: Mapping[str, Any]) -> int:
+    return int(np.dtype(described["dtype"]).itemsize * np.prod(described["row"], dtype=np.int64))
+
+
+def _write_all(file: Any, content: bytes | memoryview) -> None:
+    """Writes all bytes to an unbuffered file, which may take fewer at a time."""
+    rest = memoryview(content)
+    while len(rest):
+        rest = rest[file.write(rest) :]
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads a journal up to the first line that is not whole; each line also has itself as ``raw``."""
+    lines: list[dict[str, Any]] = []
+    for raw in path.read_bytes().splitlines(keepends=True):
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            break
+        if not raw.endswith(b"\n") or not isinstance(line, dict):
+            break
+        lines.append({**line, "raw": raw})
+    return lines
