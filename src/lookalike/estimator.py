@@ -54,27 +54,62 @@ def learn_prototypes(
     Warns:
         LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for.
     """
-    wanted = _per_class(n_prototypes, class_names)
-    _check_labels(labels, class_names)
+    wanted = numbers_per_class(n_prototypes, class_names)
+    check_classes(np.bincount(labels, minlength=len(class_names)), class_names)
     vectors, owners = [], []
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(labels, minlength=len(class_names)))[:-1])
     with progress_bar("Clustering", len(class_names), progress) as advance:
         for k, rows in enumerate(groups):
             members = np.asarray(embeddings[np.sort(rows)])
-            space = similarity.project(torch.from_numpy(members)).numpy()
-            class_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
-            number = wanted[k] or choose_n_clusters(space, method=clusterer, seed=class_seed)
-            found = cluster(space, number, clusterer, n_init=n_init, seed=class_seed)
-            if len(found.centres) < number:
-                _warn(
-                    f"class {class_names[k]!r} has {len(found.centres)} distinct embeddings; "
-                    f"{number} prototypes asked: using {len(found.centres)}"
-                )
-            vectors.append(similarity.unproject(torch.from_numpy(found.centres)))
-            owners += [k] * len(found.centres)
+            found, note = learn_class(
+                members, k, class_names[k], similarity, number=wanted[k], clusterer=clusterer, n_init=n_init, seed=seed
+            )
+            if note is not None:
+                _warn(note)
+            vectors.append(found)
+            owners += [k] * len(found)
             advance()
     return Prototypes(torch.cat(vectors), torch.tensor(owners, dtype=torch.int64), class_names)
+
+
+def learn_class(
+    members: np.ndarray,
+    k: int,
+    name: str,
+    similarity: Similarity,
+    *,
+    number: int | None,
+    clusterer: str,
+    n_init: int,
+    seed: int,
+) -> tuple[torch.Tensor, str | None]:
+    """Clusters the embeddings of one class into its prototypes.
+
+    Args:
+        members: The class's embeddings [n, D], in the data's order.
+        k: Its number, of which its own seed is made.
+        name: Its name, for the note.
+        similarity: Fitted; the clustering runs in its Euclidean space.
+        number: How many prototypes; None chooses.
+        clusterer: A registered clusterer.
+        n_init: Random starts.
+        seed: Of the whole conversion.
+
+    Returns:
+        The prototypes [L, D], and what to warn of if they are fewer than were asked for.
+    """
+    space = similarity.project(torch.from_numpy(members)).numpy()
+    class_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
+    number = number or choose_n_clusters(space, method=clusterer, seed=class_seed)
+    found = cluster(space, number, clusterer, n_init=n_init, seed=class_seed)
+    note = None
+    if len(found.centres) < number:
+        note = (
+            f"class {name!r} has {len(found.centres)} distinct embeddings; "
+            f"{number} prototypes asked: using {len(found.centres)}"
+        )
+    return similarity.unproject(torch.from_numpy(found.centres)), note
 
 
 class PrototypeClassifier(ClassifierMixin, BaseEstimator):
@@ -189,8 +224,12 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
             return self.similarity_(z, self.survey_.vectors.double())  # type: ignore[no-any-return]
 
 
-def _per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:
-    """Returns the number of each class; None where it is chosen automatically."""
+def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:
+    """Returns how many prototypes each class is to have [K]; None where that is chosen automatically.
+
+    Raises:
+        LookalikeError: If ``n_prototypes`` names no class or no number.
+    """
     if isinstance(n_prototypes, str):
         if n_prototypes != "auto":
             raise LookalikeError(f"n_prototypes must be a number, a mapping or 'auto', not {n_prototypes!r}")
@@ -217,10 +256,18 @@ def _at_least_one(value: Any, what: str) -> int:
     return int(value)
 
 
-def _check_labels(labels: np.ndarray, class_names: list[str]) -> None:
-    if len(labels) and labels.max() >= len(class_names):
-        raise LookalikeError(f"there is a label {labels.max()} and there are only {len(class_names)} class names")
-    counts = np.bincount(labels, minlength=len(class_names))
+def check_classes(counts: np.ndarray, class_names: list[str]) -> None:
+    """Sees to it that every class has samples, and every sample a class.
+
+    Args:
+        counts: How many samples each label has, at least [K].
+        class_names: K names.
+
+    Raises:
+        LookalikeError: If a class has none, or a label no name.
+    """
+    if len(counts) > len(class_names):
+        raise LookalikeError(f"there is a label {len(counts) - 1} and there are only {len(class_names)} class names")
     empty = [repr(class_names[k]) for k in np.flatnonzero(counts == 0)]
     if empty:
         raise LookalikeError(
