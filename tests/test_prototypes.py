@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.errors import LookalikeError
-from lookalike.prototypes import Prototypes, survey
+from lookalike.prototypes import Prototypes, Survey, survey
 from lookalike.similarity import make_similarity
 
 
@@ -92,3 +92,33 @@ def test_nonsense_is_told():
         Prototypes(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), ["a"])
     with pytest.raises(LookalikeError, match="there are 1 classes"):
         Prototypes(torch.zeros(2, 2), torch.tensor([0, 1]), ["a"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(3, 80), n_parts=st.integers(1, 5), m=st.integers(1, 6))
+def test_parts_surveyed_apart_merge_in_any_order(seed, n, n_parts, m):
+    rng = np.random.default_rng(seed)
+    z, y, names = rng.normal(size=(n, 4)), np.arange(n) % 3, rng.permutation(n) + 7
+    prototypes = Prototypes(torch.from_numpy(rng.normal(size=(5, 4))), torch.tensor([0, 0, 1, 1, 2]), list("abc"))
+    similarity = make_similarity("l2")
+    whole = survey(prototypes, similarity, z, y, indices=names, n_nearest=m)
+    parts = []
+    for rows in np.array_split(rng.permutation(n), n_parts):
+        part = Survey.empty(5, m, prototypes.vectors.dtype)
+        part.add(prototypes, similarity, z[rows], y[rows], names[rows])
+        parts.append(part)
+    merged = Survey.empty(5, m, prototypes.vectors.dtype)
+    for part in parts:
+        merged.merge(part)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(merged.finish(prototypes).state_dict()[name], tensor, equal_nan=True)
+
+
+def test_of_equally_near_samples_a_merge_keeps_the_first():
+    prototypes = Prototypes(torch.zeros(1, 1, dtype=torch.float64), torch.tensor([0]), ["a"])
+    merged = Survey.empty(1, 2, torch.float64)
+    for index in (5, 3, 9, 1):
+        part = Survey.empty(1, 2, torch.float64)
+        part.add(prototypes, make_similarity("l2"), np.ones((1, 1)), np.zeros(1, dtype=int), np.array([index]))
+        merged.merge(part)
+    assert merged.nearest.tolist() == [[1], [3]]

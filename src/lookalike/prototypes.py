@@ -1,6 +1,7 @@
 """Prototypes: the vectors a model decides by, and what training data stand behind each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -143,58 +144,118 @@ def survey(
     Returns:
         New prototypes, with everything filled in.
     """
-    vectors, owners = prototypes.vectors.detach(), prototypes.labels
-    n, n_prototypes = len(embeddings), len(vectors)
-    centres = similarity.project(vectors)
-    own = torch.empty(n, dtype=torch.int64)
-    own_distance = torch.empty(n, dtype=vectors.dtype)
-    won, won_own = torch.zeros(n_prototypes, dtype=torch.int64), torch.zeros(n_prototypes, dtype=torch.int64)
-    top = torch.full((n_nearest, n_prototypes), torch.inf, dtype=vectors.dtype)
-    top_rows = torch.full((n_nearest, n_prototypes), -1, dtype=torch.int64)
-    top_distance = top.clone()
-    step = max(256, _CELLS // n_prototypes)
-    for start in range(0, n, step):
-        z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
-        y = torch.from_numpy(np.asarray(labels[start : start + step]))
-        distances = euclidean_distances(similarity.project(z), centres)
-        similarities = None if similarity.falls_with_distance else similarity(z, vectors)
-        winner = distances.argmin(1) if similarities is None else similarities.argmax(1)
-        won += torch.bincount(winner, minlength=n_prototypes)
-        won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
-        ranks = distances if nearest_by == "distance" or similarities is None else -similarities
-        within = ranks.masked_fill(y[:, None] != owners, torch.inf)
-        best, own[start : start + step] = within.min(1)
-        own[start : start + step][best.isinf()] = n_prototypes  # of a class without prototypes
-        own_distance[start : start + step] = distances.gather(1, within.argmin(1, keepdim=True))[:, 0]
-        candidates = within if nearest_from == "class" else ranks
-        rows = torch.arange(start, start + len(z))[:, None].expand_as(candidates)
-        top, order = torch.cat([top, candidates]).topk(n_nearest, dim=0, largest=False)
-        top_rows = torch.cat([top_rows, rows]).gather(0, order).masked_fill(top.isinf(), -1)
-        top_distance = torch.cat([top_distance, distances]).gather(0, order).masked_fill(top.isinf(), torch.inf)
+    seen = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)
+    names = np.arange(len(embeddings)) if indices is None else np.asarray(indices, dtype=np.int64)
+    seen.add(prototypes, similarity, embeddings, labels, names, nearest_from=nearest_from, nearest_by=nearest_by)
+    return seen.finish(prototypes)
 
-    counts = torch.bincount(own, minlength=n_prototypes)[:n_prototypes]
-    quantiles = torch.full((n_prototypes, _QUANTILES), torch.nan, dtype=vectors.dtype)
-    percentiles = torch.full((n_prototypes, n_nearest), torch.nan, dtype=vectors.dtype)
-    levels = np.linspace(0, 1, _QUANTILES)
-    order = torch.argsort(own, stable=True)
-    for j, members in enumerate(order[: int(counts.sum())].split(counts.tolist())):
-        if len(members):
-            spread = own_distance[members].sort().values
-            quantiles[j] = torch.from_numpy(np.quantile(spread.numpy(), levels)).to(vectors.dtype)
-            at_most = torch.searchsorted(spread, top_distance[:, j].contiguous(), right=True)
-            percentiles[j] = 100 * at_most.to(vectors.dtype) / len(spread)
-    names = None if indices is None else torch.from_numpy(np.asarray(indices, dtype=np.int64))
-    nearest = top_rows.T.contiguous()
-    if names is not None:
-        nearest = torch.where(nearest >= 0, names[nearest.clamp_min(0)], -1)
-    return Prototypes(
-        prototypes.vectors,
-        owners,
-        prototypes.class_names,
-        counts=counts,
-        purity=won_own / won,
-        nearest=nearest,
-        distances=top_distance.T.contiguous(),
-        percentiles=percentiles,
-        quantiles=quantiles,
-    )
+
+@dataclass
+class Survey:
+    """What a part of the training data says about P prototypes; parts that were looked at apart can be merged.
+
+    Attributes:
+        won: Of how many samples each prototype is the most similar one [P].
+        won_own: Of how many of its own class [P].
+        ranks: What the nearest samples are ordered by [M, P]; infinite where there are fewer than M.
+        nearest: Their indices [M, P]; −1 where there are fewer.
+        distances: Theirs to the prototype [M, P].
+        owners: Of each sample the nearest prototype of its class, P where its class has none; in parts [n].
+        own_distances: Its distance to that prototype; in parts [n].
+    """
+
+    won: Tensor
+    won_own: Tensor
+    ranks: Tensor
+    nearest: Tensor
+    distances: Tensor
+    owners: list[Tensor] = field(default_factory=list)
+    own_distances: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, n_prototypes: int, n_nearest: int, dtype: torch.dtype) -> "Survey":
+        """Returns what no data at all say."""
+        nothing = torch.zeros(n_prototypes, dtype=torch.int64)
+        top = torch.full((n_nearest, n_prototypes), torch.inf, dtype=dtype)
+        return cls(nothing, nothing.clone(), top, torch.full(top.shape, -1, dtype=torch.int64), top.clone())
+
+    @torch.no_grad()
+    def add(
+        self,
+        prototypes: Prototypes,
+        similarity: Similarity,
+        embeddings: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        *,
+        nearest_from: Literal["class", "any"] = "class",
+        nearest_by: Literal["distance", "similarity"] = "distance",
+    ) -> None:
+        """Looks at more samples; the arguments are those of ``survey``."""
+        vectors, owners = prototypes.vectors.detach(), prototypes.labels
+        n_nearest, n_prototypes = self.ranks.shape
+        centres = similarity.project(vectors)
+        step = max(256, _CELLS // n_prototypes)
+        for start in range(0, len(embeddings), step):
+            z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
+            y = torch.from_numpy(np.asarray(labels[start : start + step]))
+            names = torch.from_numpy(np.asarray(indices[start : start + step]))
+            distances = euclidean_distances(similarity.project(z), centres)
+            similarities = None if similarity.falls_with_distance else similarity(z, vectors)
+            winner = distances.argmin(1) if similarities is None else similarities.argmax(1)
+            self.won += torch.bincount(winner, minlength=n_prototypes)
+            self.won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
+            ranks = distances if nearest_by == "distance" or similarities is None else -similarities
+            within = ranks.masked_fill(y[:, None] != owners, torch.inf)
+            best, own = within.min(1)
+            self.owners.append(own.masked_fill(best.isinf(), n_prototypes))  # of a class without prototypes
+            self.own_distances.append(distances.gather(1, within.argmin(1, keepdim=True))[:, 0])
+            candidates = within if nearest_from == "class" else ranks
+            rows = names[:, None].expand_as(candidates)
+            self.ranks, order = torch.cat([self.ranks, candidates]).topk(n_nearest, dim=0, largest=False)
+            none = self.ranks.isinf()
+            self.nearest = torch.cat([self.nearest, rows]).gather(0, order).masked_fill(none, -1)
+            self.distances = torch.cat([self.distances, distances]).gather(0, order).masked_fill(none, torch.inf)
+
+    def merge(self, other: "Survey") -> None:
+        """Takes in what another part of the data says, in any order; of equally near samples the first ones stay."""
+        self.won += other.won
+        self.won_own += other.won_own
+        self.owners += other.owners
+        self.own_distances += other.own_distances
+        n_nearest = len(self.ranks)
+        ranks, nearest, distances = (
+            torch.cat([getattr(self, name), getattr(other, name)]) for name in ("ranks", "nearest", "distances")
+        )
+        order = nearest.argsort(dim=0, stable=True)
+        order = order.gather(0, ranks.gather(0, order).argsort(dim=0, stable=True))[:n_nearest]
+        self.ranks, self.nearest, self.distances = (part.gather(0, order) for part in (ranks, nearest, distances))
+
+    def finish(self, prototypes: Prototypes) -> Prototypes:
+        """Returns new prototypes, with everything filled in."""
+        n_nearest, n_prototypes = self.ranks.shape
+        dtype = self.ranks.dtype
+        own = torch.cat([*self.owners, torch.empty(0, dtype=torch.int64)])
+        own_distance = torch.cat([*self.own_distances, torch.empty(0, dtype=dtype)])
+        counts = torch.bincount(own, minlength=n_prototypes)[:n_prototypes]
+        quantiles = torch.full((n_prototypes, _QUANTILES), torch.nan, dtype=dtype)
+        percentiles = torch.full((n_prototypes, n_nearest), torch.nan, dtype=dtype)
+        levels = np.linspace(0, 1, _QUANTILES)
+        order = torch.argsort(own, stable=True)
+        for j, members in enumerate(order[: int(counts.sum())].split(counts.tolist())):
+            if len(members):
+                spread = own_distance[members].sort().values
+                quantiles[j] = torch.from_numpy(np.quantile(spread.numpy(), levels)).to(dtype)
+                at_most = torch.searchsorted(spread, self.distances[:, j].contiguous(), right=True)
+                percentiles[j] = 100 * at_most.to(dtype) / len(spread)
+        return Prototypes(
+            prototypes.vectors,
+            prototypes.labels,
+            prototypes.class_names,
+            counts=counts,
+            purity=self.won_own / self.won,
+            nearest=self.nearest.T.contiguous(),
+            distances=self.distances.T.contiguous(),
+            percentiles=percentiles,
+            quantiles=quantiles,
+        )
