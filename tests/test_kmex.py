@@ -1,3 +1,6 @@
+import multiprocessing
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +192,60 @@ def test_converted_under_inference_mode_it_can_be_differentiated(net, blobs):
 
 def test_the_public_name_is_the_class():
     assert PublicKMEx is KMEx
+
+
+def test_killed_at_twenty_moments_it_ends_with_the_same_model(net, blobs, tmp_path):
+    """Embedding and clustering, killed again and again, each time by the same call."""
+    slow = Slow(*blobs)
+
+    def convert(folder):
+        encoder = Encoder(net, blobs[0][:2])
+        model = KMEx(encoder, n_prototypes=4, n_init=60, batch_size=4).fit(slow, working_folder=folder)
+        torch.save(model.prototypes.state_dict(), tmp_path / f"{folder.name}.aside")
+        (tmp_path / f"{folder.name}.aside").replace(tmp_path / f"{folder.name}.pt")
+
+    def files(folder):
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+    convert(tmp_path / "whole")
+    whole = torch.load(tmp_path / "whole.pt")
+    rng, kills, finished = np.random.default_rng(0), {"embedding": 0, "clustering": 0}, 0
+    while sum(kills.values()) < 20 or not all(kills.values()) or not finished:
+        work = tmp_path / f"work{finished}"
+        process = multiprocessing.get_context("fork").Process(target=convert, args=(work,))
+        process.start()
+        process.join(float(rng.uniform(0.05, 0.25)))
+        if process.is_alive():
+            process.kill()
+            kills["clustering" if (work / "clusters").exists() else "embedding"] += 1
+        process.join()
+        if (tmp_path / f"{work.name}.pt").exists():
+            found = torch.load(tmp_path / f"{work.name}.pt")
+            for name in whole:
+                assert torch.equal(torch.nan_to_num(whole[name]), torch.nan_to_num(found[name])), name
+            assert files(work) == files(tmp_path / "whole")
+            finished += 1
+
+
+class Slow(TensorDataset):
+    def __getitem__(self, index):
+        time.sleep(0.004)
+        return super().__getitem__(index)
+
+
+def test_a_working_folder_is_used_again_for_other_options(net, blobs, tmp_path):
+    encoder, rows = Encoder(net, blobs[0][:2]), []
+    first = KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")
+    handle = net[0].register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
+    again = KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")
+    other = KMEx(encoder, n_prototypes=3).fit(blobs, working_folder=tmp_path / "w")
+    handle.remove()
+    assert rows == []
+    assert torch.equal(first.prototypes.vectors, again.prototypes.vectors)
+    assert torch.equal(other.prototypes.vectors, KMEx(encoder, n_prototypes=3).fit(blobs).prototypes.vectors)
+    with pytest.raises(LookalikeError, match="with other data"):
+        KMEx(encoder, n_prototypes=2).fit((blobs[0] + 1, blobs[1]), working_folder=tmp_path / "w")
+    with torch.no_grad():
+        net[0].weight.add_(1)
+    with pytest.raises(LookalikeError, match="with other weights"):
+        KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")

@@ -1,8 +1,9 @@
 """The method on plain arrays: per-class clustering, then the nearest prototype."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lookalike.classifier import NearestPrototype
 from lookalike.clustering import choose_n_clusters, cluster
 from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.files import let_go
 from lookalike.progress import progress_bar
 from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
+from lookalike.streaming import MemoryLimit, cluster_in_parts, streamed_classes
 
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
@@ -30,12 +33,14 @@ def learn_prototypes(
     clusterer: str = "kmeans",
     n_init: int = 10,
     seed: int = 0,
+    memory_limit: MemoryLimit = None,
+    kept: "KeptClasses | None" = None,
     progress: bool | None = False,
 ) -> Prototypes:
     """Clusters each class's embeddings into its prototypes (paper section 3.2, step 1).
 
     Args:
-        embeddings: [N, D], finite.
+        embeddings: [N, D], finite; of a memory map only one class's rows are read at a time.
         labels: [N], from 0.
         class_names: K names.
         similarity: Fitted; the clustering runs in its Euclidean space.
@@ -43,6 +48,9 @@ def learn_prototypes(
         clusterer: A registered clusterer.
         n_init: Random starts.
         seed: The same seed gives the same prototypes, bit for bit; a class's do not depend on the other classes.
+        memory_limit: For the clustering of one class, in bytes or as ``"2GiB"``; None is half of the machine's memory.
+            A class that does not fit is clustered from a sample and then in parts.
+        kept: Keeps each class's prototypes as soon as they are found, and gives those that it has.
         progress: Show a progress bar.
 
     Returns:
@@ -55,18 +63,30 @@ def learn_prototypes(
         LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for.
     """
     wanted = numbers_per_class(n_prototypes, class_names)
-    check_classes(np.bincount(labels, minlength=len(class_names)), class_names)
+    counts = np.bincount(labels, minlength=len(class_names))
+    check_classes(counts, class_names)
+    large = set(streamed_classes(counts, embeddings.shape[1], memory_limit))
     vectors, owners = [], []
     order = np.argsort(labels, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(labels, minlength=len(class_names)))[:-1])
+    groups = np.split(order, np.cumsum(counts)[:-1])
+    options: dict[str, Any] = {"clusterer": clusterer, "n_init": n_init, "seed": seed}
     with progress_bar("Clustering", len(class_names), progress) as advance:
         for k, rows in enumerate(groups):
-            members = np.asarray(embeddings[np.sort(rows)])
-            found, note = learn_class(
-                members, k, class_names[k], similarity, number=wanted[k], clusterer=clusterer, n_init=n_init, seed=seed
-            )
-            if note is not None:
-                _warn(note)
+            found = None if kept is None else kept.get(k)
+            if found is None:
+                read = functools.partial(_read_rows, embeddings, rows)
+                if k in large:
+                    found, note = _learn_large_class(
+                        read, len(rows), k, similarity, number=wanted[k], limit=memory_limit, **options
+                    )
+                else:
+                    found, note = learn_class(
+                        read(np.arange(len(rows))), k, class_names[k], similarity, number=wanted[k], **options
+                    )
+                if note is not None:
+                    _warn(note)
+                if kept is not None:
+                    kept.put(k, found)
             vectors.append(found)
             owners += [k] * len(found)
             advance()
@@ -100,7 +120,7 @@ def learn_class(
         The prototypes [L, D], and what to warn of if they are fewer than were asked for.
     """
     space = similarity.project(torch.from_numpy(members)).numpy()
-    class_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
+    class_seed = _seed_of_class(seed, k)
     number = number or choose_n_clusters(space, method=clusterer, seed=class_seed)
     found = cluster(space, number, clusterer, n_init=n_init, seed=class_seed)
     note = None
@@ -110,6 +130,55 @@ def learn_class(
             f"{number} prototypes asked: using {len(found.centres)}"
         )
     return similarity.unproject(torch.from_numpy(found.centres)), note
+
+
+def _learn_large_class(
+    read: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    k: int,
+    similarity: Similarity,
+    *,
+    number: int | None,
+    limit: MemoryLimit,
+    clusterer: str,
+    n_init: int,
+    seed: int,
+) -> tuple[torch.Tensor, None]:
+    """Clusters a class of which only a part is in memory at any time."""
+    class_seed = _seed_of_class(seed, k)
+
+    def project(rows: np.ndarray) -> np.ndarray:
+        return similarity.project(torch.from_numpy(read(rows))).numpy()
+
+    def choose(sample: np.ndarray) -> int:
+        return number or choose_n_clusters(sample, method=clusterer, seed=class_seed)
+
+    dim = read(np.arange(1)).shape[1]
+    centres = cluster_in_parts(n, dim, project, choose, clusterer, limit=limit, n_init=n_init, seed=class_seed)
+    return similarity.unproject(torch.from_numpy(centres)), None
+
+
+def _read_rows(embeddings: np.ndarray, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Returns some of a class's embeddings, copied; in float32 if they are kept in less."""
+    chosen = rows[which]
+    run = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
+    found = np.array(embeddings[chosen[0] : chosen[-1] + 1] if run else embeddings[chosen])
+    let_go(embeddings)
+    return found.astype(np.float32) if found.dtype == np.float16 else found
+
+
+def _seed_of_class(seed: int, k: int) -> int:
+    return int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
+
+
+class KeptClasses(Protocol):
+    """Keeps the prototypes of classes that are clustered already."""
+
+    def get(self, k: int) -> torch.Tensor | None:
+        """Returns a class's prototypes [L, D]; None if they are not there."""
+
+    def put(self, k: int, prototypes: torch.Tensor) -> None:
+        """Keeps a class's prototypes."""
 
 
 class PrototypeClassifier(ClassifierMixin, BaseEstimator):

@@ -7,6 +7,7 @@ TMLR 05/2024, section 3.2.
 import copy
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,17 +15,20 @@ import torch
 from torch import nn
 
 from lookalike.classifier import NearestPrototype
+from lookalike.cluster_folder import ClusterFolder
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
-from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
+from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision, as_encoder, embed, name_samples
 from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
 from lookalike.errors import LookalikeError
-from lookalike.estimator import NPrototypes, learn_prototypes
+from lookalike.estimator import KeptClasses, NPrototypes, learn_prototypes
+from lookalike.joining import join_model
 from lookalike.model import PrototypeModel
 from lookalike.prototype_images import preprocessing_of, read_prototype_images
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
+from lookalike.streaming import bytes_of, streamed_classes
 
 
 class KMEx:
@@ -51,6 +55,11 @@ class KMEx:
         batch_size: The most rows that pass through the encoder at once.
         num_workers: Processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
+        precision: In which numbers the encoder computes while the training data are embedded: ``"auto"`` (half
+            precision for long passes where the processor is quicker at it; ``provenance`` tells its effect),
+            ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        memory_limit: For the clustering of one class, in bytes or as ``"2GiB"``; None is half of the machine's
+            memory. A class that does not fit is clustered from a sample and then in parts; ``provenance`` says which.
         random_state: Seed.
         progress: Show progress bars; None shows them on a terminal.
 
@@ -80,6 +89,8 @@ class KMEx:
         batch_size: int | None = None,
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
+        precision: Precision = "auto",
+        memory_limit: int | str | None = None,
         random_state: int = 0,
         progress: bool | None = None,
     ) -> None:
@@ -91,6 +102,9 @@ class KMEx:
             make_similarity(similarity, similarity_options)
         _ = CLUSTERERS[clusterer]
         NearestPrototype(probabilities)
+        bytes_of(memory_limit)
+        if precision not in PRECISIONS:
+            raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if nearest_from not in ("class", "any"):
             raise LookalikeError(f"nearest_from must be 'class' or 'any', not {nearest_from!r}")
         for name, value, least in (
@@ -116,12 +130,19 @@ class KMEx:
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error = on_error
+        self.precision: Precision = precision
+        self.memory_limit = memory_limit
         self.random_state = random_state
         self.progress = progress
 
     @torch.inference_mode(False)
     def fit(
-        self, train: Any, *, embeddings: EmbeddingStore | None = None, class_names: list[str] | None = None
+        self,
+        train: Any,
+        *,
+        embeddings: EmbeddingStore | None = None,
+        class_names: list[str] | None = None,
+        working_folder: str | Path | None = None,
     ) -> PrototypeModel:
         """Converts the classifier with its training data.
 
@@ -130,12 +151,15 @@ class KMEx:
                 an ``EmbeddingStore``. Without augmentation; the training split, not the test split.
             embeddings: The embeddings of ``train``, where ``embed`` has made them already.
             class_names: K names; None takes the data's own, or numbers.
+            working_folder: Keeps embeddings and clusters as they are made. After an interruption, of whatever kind,
+                the same call goes on where it stopped; with other options of the clustering, the embeddings are there.
 
         Returns:
             The self-explainable model. The classifier is in it, unchanged.
 
         Raises:
-            LookalikeError: If no head is found, a class has no samples, or an embedding is not finite.
+            LookalikeError: If no head is found, a class has no samples, an embedding is not finite, or the working
+                folder holds embeddings of other weights, data or transform.
 
         Warns:
             LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, or the data
@@ -145,7 +169,8 @@ class KMEx:
         batches = None if isinstance(train, EmbeddingStore) else self._batches(train)
         encoder = self._encoder(batches)
         if batches is not None and embeddings is None:
-            store = embed(encoder, batches, progress=self.progress)
+            place = None if working_folder is None else Path(working_folder) / "embeddings"
+            store = embed(encoder, batches, folder=place, resume=True, precision=self.precision, progress=self.progress)
         else:
             store = train if embeddings is None else embeddings
             _check_store(store, encoder, batches)
@@ -154,7 +179,11 @@ class KMEx:
         names = _class_names(class_names or store.class_names, store)
         similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
         similarity.fit(store.embeddings, store.labels, encoder.head_weight)
-        prototypes = self._prototypes(store, similarity, names)
+        kept = None
+        if working_folder is not None:
+            kept = ClusterFolder(Path(working_folder) / "clusters", {**self._options(similarity), "store": store.info})
+        prototypes = self._prototypes(store, similarity, names, kept)
+        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
         preprocessing = preprocessing_of(batches)
         images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
         return PrototypeModel(
@@ -169,11 +198,57 @@ class KMEx:
                 **self._options(similarity),
                 "n_samples": len(store),
                 "skipped": len(store.skipped),
+                "clustered_in_parts": [names[k] for k in large],
+                "memory_limit": bytes_of(self.memory_limit),
+                "precision": store.info.get("precision", "float32"),
+                "precision_effect": store.info.get("precision_effect"),
                 "embed_seconds": round(embedded - started, 3),
                 "convert_seconds": round(time.perf_counter() - started, 3),
                 "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
                 "versions": versions(),
             },
+        )
+
+    @torch.inference_mode(False)
+    def partial_fit(self, more: Any, *, previous: EmbeddingStore | None = None) -> PrototypeModel:
+        """Lets more data join the prototype model that this was made with; ``fit`` where it was made with a classifier.
+
+        Classes that the model does not know are clustered and get prototypes; samples of classes that it knows move
+        those of their class, each to the mean of all that it stands for. Other classes' prototypes stay as they are, to
+        the last bit.
+
+        Args:
+            more: New data, as ``fit`` takes them. Their classes are matched by name, or by number where they have none.
+            previous: The embeddings of the training data of before. With them counts, purity, nearest images and
+                distances are found anew and are exact; without, those of classes with both old and new samples are put
+                together from both (``provenance`` says so).
+
+        Returns:
+            A new model; the one given is as it was. New samples are numbered on from those of before.
+
+        Raises:
+            LookalikeError: As ``fit``.
+        """
+        model = self.model
+        if not isinstance(model, PrototypeModel):
+            return self.fit(more)
+        batches = None if isinstance(more, EmbeddingStore) else self._batches(more)
+        encoder = self._encoder(batches)
+        store = more if batches is None else embed(encoder, batches, precision=self.precision, progress=self.progress)
+        _check_store(store, encoder, batches)
+        _check_finite(store)
+        return join_model(
+            model,
+            encoder,
+            store,
+            batches,
+            previous,
+            n_images=self.n_images,
+            options=self._options(model.similarity),
+            n_prototypes=self.n_prototypes,
+            clusterer=self.clusterer,
+            n_init=self.n_init,
+            seed=self.random_state,
         )
 
     def _batches(self, train: Any) -> Batches:
@@ -194,7 +269,9 @@ class KMEx:
             return own
         return as_encoder(model, batches, self.head, output=self.output, spec=spec)
 
-    def _prototypes(self, store: EmbeddingStore, similarity: Similarity, names: list[str]) -> Prototypes:
+    def _prototypes(
+        self, store: EmbeddingStore, similarity: Similarity, names: list[str], kept: KeptClasses | None = None
+    ) -> Prototypes:
         learned = learn_prototypes(
             store.embeddings,
             store.labels,
@@ -204,6 +281,8 @@ class KMEx:
             clusterer=self.clusterer,
             n_init=self.n_init,
             seed=self.random_state,
+            memory_limit=self.memory_limit,
+            kept=kept,
             progress=self.progress,
         )
         return survey(

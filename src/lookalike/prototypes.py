@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.errors import LookalikeError
+from lookalike.files import let_go
 from lookalike.similarity import Similarity, euclidean_distances
 
 _QUANTILES = 101
@@ -216,6 +217,7 @@ class Survey:
             none = self.ranks.isinf()
             self.nearest = torch.cat([self.nearest, rows]).gather(0, order).masked_fill(none, -1)
             self.distances = torch.cat([self.distances, distances]).gather(0, order).masked_fill(none, torch.inf)
+            let_go(embeddings)
 
     def merge(self, other: "Survey") -> None:
         """Takes in what another part of the data says, in any order; of equally near samples the first ones stay."""

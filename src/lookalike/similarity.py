@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lookalike.errors import LookalikeError
 from lookalike.registry import Registry
 
+_MOST_SAMPLES = 100_000  # to estimate a scale from
 _DIRECT_CELLS = 1_000_000  # embeddings × prototypes × dimensions up to which differences are taken one by one
 
 SIMILARITIES: Registry[type["Similarity"]] = Registry("similarity")
@@ -212,7 +213,8 @@ class RBF(Similarity):
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
         if self.sigma is None:
-            residuals = _within_class_residuals(embeddings, labels)
+            step = -(-len(embeddings) // _MOST_SAMPLES)
+            residuals = _within_class_residuals(embeddings[::step], labels[::step])
             sigma = float(np.sqrt(np.square(residuals).sum(1).mean()))
             self.sigma = sigma if sigma > 0 else 1.0
         return self
@@ -338,7 +340,7 @@ class Mahalanobis(_LearnedMetric):
         transform = torch.linalg.solve_triangular(
             torch.from_numpy(lower), torch.eye(len(lower), dtype=torch.float64), upper=False
         )
-        self.transform = transform.to(torch.from_numpy(embeddings[:1]).dtype)
+        self.transform = transform.to(_type_of(embeddings))
         return self
 
     def options(self) -> dict[str, Any]:  # noqa: D102
@@ -382,7 +384,7 @@ class HeadMetric(_LearnedMetric):
         mean_eigenvalue = metric.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
         metric = metric + self.alpha * mean_eigenvalue * torch.eye(len(metric), dtype=torch.float64)
         transform = torch.linalg.cholesky(metric).T
-        self.transform = transform.to(torch.from_numpy(embeddings[:1]).dtype)
+        self.transform = transform.to(_type_of(embeddings))
         return self
 
     def options(self) -> dict[str, Any]:  # noqa: D102
@@ -408,9 +410,14 @@ def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | N
         raise LookalikeError(f"the similarity {similarity!r} does not take {dict(options or {})}: {error}") from error
 
 
+def _type_of(embeddings: np.ndarray) -> torch.dtype:
+    """Returns the type to compute with: the embeddings' own, float32 for those kept in less."""
+    return torch.float64 if embeddings.dtype == np.float64 else torch.float32
+
+
 def _within_class_residuals(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns the embeddings [N, D] less the mean of their class."""
-    residuals = np.array(embeddings)
+    residuals = np.array(embeddings, dtype=np.float32 if embeddings.dtype == np.float16 else None)
     for label in np.unique(labels):
         members = labels == label
         residuals[members] -= residuals[members].mean(0)

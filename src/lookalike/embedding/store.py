@@ -1,7 +1,6 @@
 """EmbeddingStore: the embeddings of a data set, in memory or in a folder."""
 
 import json
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
+from lookalike.files import let_go
 
 META = "embeddings.json"
 _ROWS = 8_192  # read at a time
@@ -125,7 +125,7 @@ class EmbeddingStore:
                 target[start : start + step] = self.embeddings[rows]
                 self.let_go()
                 target.flush()
-                _let_go(target)
+                let_go(target)
             arrays = {"labels": self.labels, "indices": self.indices, "predictions": self.predictions}
             kept = {name: array for name, array in arrays.items() if array is not None}
             for name, array in kept.items():
@@ -142,7 +142,7 @@ class EmbeddingStore:
 
     def let_go(self) -> None:
         """Lets the operating system have back what was read of a memory map; nothing is lost."""
-        _let_go(self.embeddings)
+        let_go(self.embeddings)
 
     @cached_property
     def _by_class(self) -> np.ndarray:
@@ -164,9 +164,3 @@ def write_meta(
     """Writes the file without which a folder holds no complete embeddings."""
     meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
     (folder / META).write_text(json.dumps(meta, indent=2))
-
-
-def _let_go(array: np.ndarray) -> None:
-    mapped = getattr(array, "_mmap", None)
-    if isinstance(array, np.memmap) and mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)

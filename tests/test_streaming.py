@@ -1,0 +1,116 @@
+"""Clustering within a memory limit."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike import KMEx
+from lookalike.clustering import cluster
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder
+from lookalike.errors import LookalikeError
+from lookalike.estimator import learn_prototypes
+from lookalike.similarity import make_similarity
+from lookalike.streaming import bytes_of, cluster_in_parts, streamed_classes
+
+
+def points(n=3000, dim=8, modes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = 6 * rng.normal(size=(modes, dim))
+    return (centres[rng.integers(modes, size=n)] + rng.normal(size=(n, dim))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(10, 10), ("10", 10), ("2GiB", 2**31), ("1.5 MiB", 3 * 2**19), ("3MB", 3_000_000)]
+)
+def test_limits_are_bytes_or_texts(given, expected):
+    assert bytes_of(given) == expected
+
+
+def test_a_limit_that_says_nothing():
+    for given in ("two", "2 pounds", "0", -1):
+        with pytest.raises(LookalikeError, match="memory_limit takes bytes, or a text such as '2GiB'"):
+            bytes_of(given)
+    assert bytes_of(None) > 2**28  # half of this machine's
+
+
+def test_only_classes_that_do_not_fit_are_streamed():
+    counts = np.array([10, 1000, 20])
+    assert streamed_classes(counts, 8, 4 * 4 * 8 * 100) == [1]
+    assert streamed_classes(counts, 8, None) == []
+
+
+@pytest.mark.parametrize("method", ["kmeans", "minibatch"])
+def test_in_parts_it_ends_where_all_at_once_does(method):
+    z = points()
+    read, most = [], 4 * 4 * 8 * 500
+
+    def read_rows(rows):
+        read.append(len(rows))
+        return z[rows]
+
+    centres = cluster_in_parts(len(z), 8, read_rows, lambda _: 4, method, limit=most, seed=0)
+    whole = cluster(z, 4, seed=0)
+    squares = np.square(z[:, None] - centres).sum(2).min(1).sum()
+    assert squares == pytest.approx(whole.inertia, rel=1e-3)
+    assert max(read) == 500
+    assert np.array_equal(centres, cluster_in_parts(len(z), 8, read_rows, lambda _: 4, method, limit=most, seed=0))
+
+
+def test_other_methods_keep_what_a_sample_tells():
+    z = points()
+    centres = cluster_in_parts(len(z), 8, lambda rows: z[rows], lambda _: 4, "kmedoids", limit=4 * 4 * 8 * 200)
+    assert all((z == centre).all(1).any() for centre in centres)  # medoids are samples
+
+
+def test_large_and_small_classes_side_by_side():
+    z = np.concatenate([points(2000), points(100, seed=1)])
+    y = np.repeat([0, 1], [2000, 100])
+    options = {"n_prototypes": 4, "clusterer": "kmeans"}
+    whole = learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), **options)
+    parts = learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), memory_limit=4 * 4 * 8 * 400, **options)
+    assert parts.labels.tolist() == whole.labels.tolist()
+    assert torch.equal(parts.vectors[4:], whole.vectors[4:])  # the small class fits: nothing changes for it
+    order = [int((parts.vectors[:4] - one).norm(dim=1).argmin()) for one in whole.vectors[:4]]
+    assert sorted(order) == [0, 1, 2, 3]
+    torch.testing.assert_close(parts.vectors[order], whole.vectors[:4], atol=0.1, rtol=0)
+
+
+def test_the_result_says_what_was_clustered_in_parts(net, blobs):
+    encoder = Encoder(net, blobs[0][:2])
+    store = embed(encoder, blobs)
+    whole = KMEx(encoder, n_prototypes=2).fit(store)
+    parts = KMEx(encoder, n_prototypes=2, memory_limit=4 * 4 * 24 * 20).fit(store)
+    assert whole.provenance["clustered_in_parts"] == []
+    assert parts.provenance["clustered_in_parts"] == ["0", "1", "2"]
+    assert parts.provenance["memory_limit"] == 4 * 4 * 24 * 20
+    with pytest.raises(LookalikeError, match="memory_limit takes"):
+        KMEx(encoder, memory_limit="much")
+
+
+@pytest.mark.parametrize("similarity", ["l2", "mahalanobis", "rbf", "head"])
+def test_half_precision_embeddings_convert_like_single(net, blobs, tmp_path, similarity):
+    encoder = Encoder(net, blobs[0][:2])
+    single, half = (embed(encoder, blobs, folder=tmp_path / dtype, dtype=dtype) for dtype in ("float32", "float16"))
+    models = [KMEx(encoder, 2, similarity).fit(store) for store in (single, half)]
+    torch.testing.assert_close(models[1].prototypes.vectors, models[0].prototypes.vectors, rtol=5e-3, atol=5e-3)
+    assert models[1].prototypes.vectors.dtype == torch.float32
+    assert torch.equal(models[1].predict(blobs[0]), models[0].predict(blobs[0]))
+
+
+def test_no_class_is_read_but_the_one_that_is_clustered(tmp_path):
+    """Of a memory map nothing of the size of all embeddings is ever held."""
+    z, y = points(4000, 16), np.arange(4000) % 40
+    np.save(tmp_path / "embeddings.npy", z)
+    mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
+    largest = []
+
+    class Watched(np.memmap):
+        def __getitem__(self, rows):
+            found = super().__getitem__(rows)
+            largest.append(np.size(found))
+            return np.asarray(found)
+
+    store = EmbeddingStore(mapped.view(Watched), y, np.arange(4000))
+    learn_prototypes(store.embeddings, y, [str(k) for k in range(40)], make_similarity("l2"), n_prototypes=2)
+    assert max(largest) == 100 * 16
