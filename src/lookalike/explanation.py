@@ -15,6 +15,7 @@ from lookalike.model import PrototypeModel
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
+from lookalike.profiling import step
 from lookalike.relevance import Composite, lrp, prp
 from lookalike.similarity import euclidean_distances
 
@@ -239,18 +240,20 @@ def _with_maps(
 ) -> list[Explanation]:
     """Adds relevance maps to explanations."""
     chosen = torch.tensor([[near.prototype for near in one.likenesses] for one in explanations])
-    on_input = prp(model, inputs, chosen, composite).pixels.float().cpu().numpy()
+    with step("maps on the inputs"):
+        on_input = prp(model, inputs, chosen, composite).pixels.float().cpu().numpy()
     used = chosen.unique()
     pictures = model.prototype_inputs()
     on_prototype: dict[int, np.ndarray] = {}
     if pictures is not None:
-        maps = (
-            prp(model, pictures[used.to(pictures.device)], used[:, None], composite).pixels[:, 0].float().cpu().numpy()
-        )
+        with step("maps on the prototypes' images"):
+            shown = pictures[used.to(pictures.device)]
+            maps = prp(model, shown, used[:, None], composite).pixels[:, 0].float().cpu().numpy()
         on_prototype = dict(zip(used.tolist(), maps, strict=True))
     black_box: list[np.ndarray | None] = [None] * len(explanations)
     if isinstance(model.encoder, Encoder) and model.encoder.head_name is not None:
-        found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.output_key)
+        with step("maps of the black box"):
+            found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.output_key)
         black_box = list(found.pixels.float().cpu().numpy())
     return [
         replace(

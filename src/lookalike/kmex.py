@@ -24,6 +24,7 @@ from lookalike.errors import LookalikeError
 from lookalike.estimator import KeptClasses, NPrototypes, learn_prototypes
 from lookalike.joining import join_model
 from lookalike.model import PrototypeModel
+from lookalike.profiling import step
 from lookalike.prototype_images import preprocessing_of, read_prototype_images
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_tensors, versions
@@ -182,10 +183,12 @@ class KMEx:
         kept = None
         if working_folder is not None:
             kept = ClusterFolder(Path(working_folder) / "clusters", {**self._options(similarity), "store": store.info})
-        prototypes = self._prototypes(store, similarity, names, kept)
+        with step("cluster and survey"):
+            prototypes = self._prototypes(store, similarity, names, kept)
         large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
         preprocessing = preprocessing_of(batches)
-        images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
+        with step("read the prototypes' images"):
+            images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
         return PrototypeModel(
             encoder,
             prototypes,

@@ -233,3 +233,40 @@ def test_thread_counts_are_left_alone(network_file, image_folder, tmp_path):
     before = torch.get_num_threads()
     run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "x")
     assert torch.get_num_threads() == before
+
+
+def test_a_working_folder_goes_on_and_serves_other_options(network_file, image_folder, tmp_path):
+    command = ["convert", f"{network_file}:make", image_folder, "--working-folder", tmp_path / "w", "--json"]
+    first = json.loads(run(*command, "-o", tmp_path / "a", "--memory-limit", "1MB").stdout)
+    before = (tmp_path / "w" / "embeddings" / "embeddings.npy").stat().st_mtime_ns
+    again = json.loads(run(*command, "-o", tmp_path / "b", "--n-prototypes", 2).stdout)
+    assert (tmp_path / "w" / "embeddings" / "embeddings.npy").stat().st_mtime_ns == before
+    assert first["provenance"]["memory_limit"] == 1_000_000
+    assert again["provenance"]["n_prototypes"] == 2
+    error = mistake(*command, "-o", tmp_path / "c", "--image-size", 9)
+    assert "embeddings made with other transform" in error
+    assert "memory_limit takes bytes" in mistake(*command, "-o", tmp_path / "c", "--memory-limit", "some")
+
+
+def test_what_was_done_otherwise_is_shown(network_file, image_folder, tmp_path):
+    result = run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "a", "--precision", "bfloat16",
+                 "--memory-limit", 300, "--n-prototypes", 2)  # fmt: skip
+    assert "bfloat16: of 24 images" in result.output
+    assert "clustered in parts" in result.output
+    error = mistake("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "b", "--precision", "float16")
+    assert "float16 is for GPUs" in error
+
+
+def test_a_profile_names_its_steps(converted, network_file, image_folder, tmp_path):
+    network, trace = f"{network_file}:make", tmp_path / "trace.json"
+    result = run("convert", network, image_folder, "-o", tmp_path / "a", "--profile", trace)
+    assert "Its largest steps:" in result.stderr
+    events = json.loads(trace.read_text())["traceEvents"]
+    names = {event.get("name") for event in events}
+    assert {"lookalike: encoder", "lookalike: cluster and survey", "lookalike: wait for images"} <= names
+    run("explain", converted, image_folder / "test" / "ant", "-o", tmp_path / "p", "--network", network,
+        "--profile", tmp_path / "explain.json")  # fmt: skip
+    names = {event.get("name") for event in json.loads((tmp_path / "explain.json").read_text())["traceEvents"]}
+    assert {"lookalike: maps on the inputs", "lookalike: draw"} <= names
+    error = mistake("convert", network, image_folder, "-o", tmp_path / "b", "--profile", trace)
+    assert "exists already; choose another place for the trace" in error

@@ -14,6 +14,8 @@ from lookalike.cli.options import (
     Network,
     OnError,
     Overwrite,
+    PrecisionOption,
+    Profile,
     Seed,
     Workers,
     open_model,
@@ -75,6 +77,15 @@ def convert(
     workers: Workers = 0,
     network: Network = None,
     on_error: OnError = "stop",
+    precision: PrecisionOption = "auto",
+    memory_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="For the clustering of one class, e.g. 2GiB; else half of all.")
+    ] = None,
+    working_folder: Annotated[
+        Path | None,
+        typer.Option(help="Keeps what is done: interrupted or killed, the same command goes on where it stopped."),
+    ] = None,
+    profile: Profile = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -88,11 +99,14 @@ def convert(
     from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
+    from lookalike.profiling import profiled
     from lookalike.similarity import make_similarity
+    from lookalike.streaming import bytes_of
 
     check_replaceable(output, overwrite=overwrite)
     numbers = _numbers(n_prototypes)
     make_similarity(similarity)
+    bytes_of(memory_limit)
     _ = CLUSTERERS[clusterer]
     options = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, options, network, pick_device(device))
@@ -106,9 +120,12 @@ def convert(
         similarity,
         clusterer=clusterer,
         head=head,
+        precision=precision,
+        memory_limit=memory_limit,
         random_state=seed,
     )
-    converted = converter.fit(train)
+    with profiled(profile, say):
+        converted = converter.fit(train, working_folder=working_folder)
     skipped = list(train.skipped.values())
     found = None
     if len(bundle.test):
@@ -206,6 +223,18 @@ def _report(
     }
 
 
+def _how(model: "PrototypeModel") -> dict[str, str]:
+    """Says what was done otherwise than it is for few images."""
+    made, facts = model.provenance, {}
+    effect = made.get("precision_effect")
+    if effect:
+        same = percent(effect.get("same_predictions"))
+        facts["embedded in"] = f"{made['precision']}: of {effect['rows']:.0f} images {same} keep their prediction"
+    if made.get("clustered_in_parts"):
+        facts["clustered in parts"] = ", ".join(made["clustered_in_parts"][:_LISTED_CLASSES])
+    return facts
+
+
 def _show(
     model: "PrototypeModel",
     bundle: "DataBundle",
@@ -236,6 +265,7 @@ def _show(
             facts["agreement"] = percent(found.agreement)
         else:
             facts["black box"] = "has other classes than the data, so there is nothing to compare with"
+    facts |= _how(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
     print_notes(bundle.notes)

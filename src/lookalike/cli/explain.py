@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, print_json
+from lookalike.cli.console import guarded, out, print_json, say
 from lookalike.cli.options import (
     BatchSize,
     Device,
@@ -14,6 +14,7 @@ from lookalike.cli.options import (
     Network,
     OnError,
     Overwrite,
+    Profile,
     SavedModel,
     open_model,
 )
@@ -43,6 +44,7 @@ def explain(
     on_error: OnError = "stop",
     overwrite: Overwrite = False,
     device: Device = "auto",
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Show which prototypes images look like: a picture each, and one JSON file of all."""
@@ -53,6 +55,7 @@ def explain(
     from lookalike.errors import LookalikeError
     from lookalike.explanation import explain as explain_inputs
     from lookalike.plots import sheet_axes
+    from lookalike.profiling import profiled, step
     from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
@@ -62,6 +65,7 @@ def explain(
     sentences: list[str] = []
     with (
         fresh_folder(output, marker="explanations.json", overwrite=overwrite) as folder,
+        profiled(profile, say),
         progress_bar("Explaining", len(files)) as advance,
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
@@ -78,8 +82,9 @@ def explain(
                 picture = f"{len(rows):04d}-{Path(str(found.name)).stem[:80]}.png"
                 if found.image is not None:
                     (ax,) = sheet_axes(1, len(found.likenesses), with_maps=not no_maps)
-                    figure = found.plot(ax).get_figure(root=True)
-                    figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
+                    with step("draw"):
+                        figure = found.plot(ax).get_figure(root=True)
+                        figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
                 rows.append(found.to_dict() | {"picture": picture})
                 sentences.append(f"{found.name}: {found.sentence()}")
                 advance()

@@ -22,6 +22,13 @@ Network = Annotated[
     str | None,
     typer.Option(help="path/to/file.py:function that makes the network, where a saved model cannot name it."),
 ]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option("--precision", help="Of the pass over the images; auto: half where the processor is quicker at it."),
+]
+Profile = Annotated[
+    Path | None, typer.Option("--profile", metavar="FILE", help="Write a trace that a browser can open.")
+]
 SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
 

@@ -19,6 +19,7 @@ from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.head import OUTPUT
 from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.profiling import step
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 
@@ -131,14 +132,16 @@ def _embed(
             if rows.done == 0:
                 _note_precision(sink, key["precision"], encoder, inputs, batches.total, device)
                 stack.enter_context(computing(sink.notes["precision"], device))
-            z, scores = rows.embed(inputs)
+            with step("encoder"):
+                z, scores = rows.embed(inputs)
             kept = z.half() if key["dtype"] == "float16" else z.float()
             finite = kept.isfinite().all(1)
             broken = [] if bool(finite.all()) else batch.indices[~finite.cpu().numpy()].tolist()
             parts = {"embeddings": kept.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
             if scores is not None and scores.ndim in (1, 2):
                 parts["predictions"] = predicted_class(scores).cpu().numpy()
-            sink.add(parts, batch.read, dict(batches.skipped), broken)
+            with step("write embeddings"):
+                sink.add(parts, batch.read, dict(batches.skipped), broken)
             advance(len(batch.labels))
     if sink.broken:
         sink.discard()
@@ -253,7 +256,8 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
 
     def take() -> Iterator[Batch]:
         while True:
-            found = ready.get()
+            with step("wait for images"):
+                found = ready.get()
             if found is None:
                 return
             if isinstance(found, BaseException):
