@@ -194,8 +194,9 @@ class Survey:
     ) -> None:
         """Looks at more samples; the arguments are those of ``survey``."""
         vectors, owners = prototypes.vectors.detach(), prototypes.labels
-        n_nearest, n_prototypes = self.ranks.shape
+        n_prototypes = len(vectors)
         centres = similarity.project(vectors)
+        members = _members(owners, prototypes.n_classes)
         step = max(256, _CELLS // n_prototypes)
         for start in range(0, len(embeddings), step):
             z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
@@ -207,17 +208,46 @@ class Survey:
             self.won += torch.bincount(winner, minlength=n_prototypes)
             self.won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
             ranks = distances if nearest_by == "distance" or similarities is None else -similarities
-            within = ranks.masked_fill(y[:, None] != owners, torch.inf)
-            best, own = within.min(1)
-            self.owners.append(own.masked_fill(best.isinf(), n_prototypes))  # of a class without prototypes
-            self.own_distances.append(distances.gather(1, within.argmin(1, keepdim=True))[:, 0])
-            candidates = within if nearest_from == "class" else ranks
-            rows = names[:, None].expand_as(candidates)
-            self.ranks, order = torch.cat([self.ranks, candidates]).topk(n_nearest, dim=0, largest=False)
-            none = self.ranks.isinf()
-            self.nearest = torch.cat([self.nearest, rows]).gather(0, order).masked_fill(none, -1)
-            self.distances = torch.cat([self.distances, distances]).gather(0, order).masked_fill(none, torch.inf)
+            own = members[y]  # [n, L]: the prototypes of each row's class
+            within = ranks.gather(1, own.clamp_min(0)).masked_fill(own < 0, torch.inf)
+            best, place = within.min(1)
+            chosen = own.gather(1, place[:, None])
+            self.owners.append(chosen[:, 0].masked_fill(best.isinf(), n_prototypes))  # of a class without prototypes
+            self.own_distances.append(distances.gather(1, chosen.clamp_min(0))[:, 0])
+            if nearest_from == "class":
+                row, column = torch.nonzero(own >= 0, as_tuple=True)
+                prototype = own[row, column]
+                self._take(prototype, within[row, column], names[row], distances[row, prototype])
+            else:
+                self._take_all(ranks, names, distances)
             let_go(embeddings)
+
+    def _take(self, prototype: Tensor, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
+        """Takes in pairs of a prototype and a sample, each given as one entry [E] of four lists."""
+        n_nearest = len(self.ranks)
+        order = ranks.argsort(stable=True)
+        order = order[prototype[order].argsort(stable=True)]  # by prototype, and within each by rank
+        touched, counts = prototype[order].unique_consecutive(return_counts=True)
+        within = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        column = torch.arange(len(touched)).repeat_interleave(counts)
+        kept = within < n_nearest
+        at, order = (within[kept], column[kept]), order[kept]
+        fresh = {}
+        for name, values in (("ranks", ranks), ("nearest", nearest), ("distances", distances)):
+            blank = torch.full((n_nearest, len(touched)), -1 if name == "nearest" else torch.inf, dtype=values.dtype)
+            fresh[name] = torch.cat([getattr(self, name)[:, touched], blank.index_put(at, values[order])])
+        best = fresh["ranks"].argsort(dim=0, stable=True)[:n_nearest]
+        for name, values in fresh.items():
+            getattr(self, name)[:, touched] = values.gather(0, best)
+
+    def _take_all(self, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
+        """Takes in every pair of some samples and all prototypes: [n, P], [n] and [n, P]."""
+        n_nearest = len(self.ranks)
+        self.ranks, order = torch.cat([self.ranks, ranks]).topk(n_nearest, dim=0, largest=False)
+        none = self.ranks.isinf()
+        rows = nearest[:, None].expand_as(ranks)
+        self.nearest = torch.cat([self.nearest, rows]).gather(0, order).masked_fill(none, -1)
+        self.distances = torch.cat([self.distances, distances]).gather(0, order).masked_fill(none, torch.inf)
 
     def merge(self, other: "Survey") -> None:
         """Takes in what another part of the data says, in any order; of equally near samples the first ones stay."""
@@ -261,3 +291,13 @@ class Survey:
             percentiles=percentiles,
             quantiles=quantiles,
         )
+
+
+def _members(owners: Tensor, n_classes: int) -> Tensor:
+    """Returns the prototypes of each class [K, L]; −1 where a class has fewer than L."""
+    counts = torch.bincount(owners, minlength=n_classes)
+    found = torch.full((n_classes, max(1, int(counts.max()))), -1)
+    for k in range(n_classes):
+        own = torch.nonzero(owners == k)[:, 0]
+        found[k, : len(own)] = own
+    return found
