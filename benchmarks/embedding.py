@@ -9,7 +9,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,9 +160,7 @@ def main() -> None:
         "loop / bfloat16",
     ]
     print(table(f"Per image, batches of {BATCH}, from files (median)", heads, rows), flush=True)
-    started = time.perf_counter()
     print(accuracy_row())
-    print(f"<!-- {time.perf_counter() - started:.0f} s -->")
 
 
 if __name__ == "__main__":
