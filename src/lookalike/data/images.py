@@ -1,6 +1,7 @@
 """Reading image files, of any mode, without guessing."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,7 +11,7 @@ from lookalike.errors import BrokenImageError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path | BinaryIO) -> Image.Image:
     """Reads an image file, upright, with 8 bits per channel.
 
     Raises:

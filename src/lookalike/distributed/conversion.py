@@ -1,0 +1,282 @@
+"""The conversion on a cluster, from data to the self-explainable model."""
+
+import copy
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from lookalike.classifier import NearestPrototype
+from lookalike.distributed.cluster import connected, import_ray, n_nodes
+from lookalike.distributed.embedding import embed_all
+from lookalike.distributed.record import prepare_folder
+from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summed_classes
+from lookalike.distributed.sources import MapStyle, Source, open_source
+from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
+from lookalike.embedding import as_encoder, warn_of
+from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.errors import LookalikeError
+from lookalike.estimator import NPrototypes, check_classes, numbers_per_class
+from lookalike.kmex import KMEx
+from lookalike.model import PrototypeModel
+from lookalike.progress import progress_bar
+from lookalike.prototype_images import read_prototype_images
+from lookalike.prototypes import Prototypes
+from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.similarity import Similarity, make_similarity
+
+_LISTED = 5
+_CHUNK = 8_192
+
+
+@torch.inference_mode(False)
+def convert(
+    model: nn.Module | LoadedClassifier | str,
+    data: Any,
+    *,
+    working_folder: str | Path,
+    cluster: str = "auto",
+    preprocessing: Any = None,
+    n_prototypes: NPrototypes = 5,
+    similarity: str | Similarity = "l2",
+    similarity_options: Mapping[str, Any] | None = None,
+    clusterer: str = "kmeans",
+    probabilities: Literal["max", "sum"] = "max",
+    n_init: int = 10,
+    n_nearest: int = 10,
+    n_images: int = 3,
+    random_state: int = 0,
+    head: str | None = None,
+    output: str | int | None = None,
+    batch_size: int = 256,
+    shard_rows: int = _CHUNK,
+    n_actors: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    on_error: Literal["stop", "skip"] = "stop",
+    class_names: list[str] | None = None,
+    progress: bool | None = None,
+) -> PrototypeModel:
+    """Converts a trained classifier with data that are embedded on a Ray cluster (paper section 3.2).
+
+    The model is the one that ``KMEx`` makes on one machine: with the same seed its prototypes are equal up to
+    rounding. What has been embedded and clustered is kept in the working folder; when a conversion is interrupted,
+    the same call goes on from there.
+
+    Args:
+        model: What ``KMEx`` takes: a module, a spec, what ``load_classifier`` returned, an ``Encoder``, or a
+            ``PrototypeModel``, whose embedding is used.
+        data: Training data without augmentation: a folder with one sub-folder per class; a Parquet file or a folder
+            of such, with the columns ``image`` (an encoded file, or an array) and ``label``; a ``ray.data.Dataset``
+            with these columns; or a map-style ``Dataset`` of (x, y). A column ``index`` numbers the rows; without it
+            they are numbered in their order.
+        working_folder: A folder that all nodes reach under this name. It is made, or taken up.
+        cluster: ``"auto"`` for the running cluster, if there is one, and else one of this machine alone; or an address.
+        preprocessing: What the images go through; None takes the classifier's own. A ``Dataset`` has its own.
+        n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
+        similarity: A registered similarity, by name, or one that is made already.
+        similarity_options: Its options.
+        clusterer: A registered clusterer.
+        probabilities: How similarities become probabilities, ``"max"`` [ours] or ``"sum"`` [ref].
+        n_init: How many random starts of the clustering to choose the best of.
+        n_nearest: M, how many of the nearest training samples to remember per prototype.
+        n_images: Of how many of them to keep the image.
+        random_state: Seed.
+        head: The name of the classifier's head, where it cannot be found.
+        output: Which of several outputs holds the class scores.
+        batch_size: The most rows that pass through the encoder at once.
+        shard_rows: About how many rows are written to one file; a lost actor loses at most so many.
+        n_actors: The most actors that embed; None takes as many as there is room for.
+        num_cpus: Of an actor.
+        num_gpus: Of an actor; above 0 it embeds on a GPU.
+        on_error: ``"skip"`` leaves out images that cannot be read, and lists them in the model's provenance.
+        class_names: K names; None takes the data's own, or numbers. Labels that are texts need them.
+        progress: Show progress bars; None shows them on a terminal.
+
+    Returns:
+        The self-explainable model.
+
+    Raises:
+        LookalikeError: If Ray is not installed or the cluster not reached; the working folder is of another
+            conversion; no head is found; a class has no samples; an embedding is not finite; an image cannot be read;
+            or the similarity can only be fitted on one machine.
+
+    Warns:
+        LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, images were
+            skipped, or the data are augmented at random.
+    """
+    started = time.perf_counter()
+    import_ray()
+    converter = KMEx(
+        model,
+        n_prototypes,
+        similarity,
+        similarity_options=similarity_options,
+        clusterer=clusterer,
+        probabilities=probabilities,
+        n_init=n_init,
+        n_nearest=n_nearest,
+        n_images=n_images,
+        random_state=random_state,
+    )
+    metric = copy.deepcopy(make_similarity(converter.similarity, similarity_options))
+    check_similarity(metric)
+    _check_sizes(batch_size, shard_rows, n_actors, on_error)
+    trained, spec = converter.model, None
+    if isinstance(trained, LoadedClassifier):
+        preprocessing = preprocessing or trained.preprocessing
+        trained, spec = trained.model, trained.spec
+    elif isinstance(trained, PrototypeModel):
+        preprocessing = preprocessing or trained.preprocessing
+    shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine
+    with connected(cluster):
+        source = open_source(data, preprocessing, class_names, shard_rows)
+        _warn_if_random(source)
+        encoder = as_encoder(trained, source.first(), head, output=output, spec=spec)
+        options = {
+            "n_prototypes": _plain(n_prototypes),
+            "similarity": metric.name,
+            "similarity_options": metric.options(),
+            "clusterer": clusterer,
+            "n_init": n_init,
+            "random_state": random_state,
+        }
+        fingerprints = _fingerprints(encoder, source)
+        reading = {"batch_size": batch_size, "shard_rows": shard_rows, "on_error": on_error, "class_names": class_names}
+        folder = Path(working_folder).resolve()
+        shards_folder, classes_folder = prepare_folder(
+            folder, {**fingerprints, "head": encoder.head_name, "options": {**options, **reading}}
+        )
+        with progress_bar("Embedding", source.total, progress) as advance:
+            n_used = embed_all(
+                source,
+                _on_cpu(encoder),
+                shards_folder,
+                batch_size=batch_size,
+                on_error=on_error,
+                n_actors=n_actors,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                advance=advance,
+            )
+        embedded = time.perf_counter()
+        shards = open_shards(shards_folder)
+        repeated = repeated_rows(shards) if source.reads_on_cluster else {}
+        names = class_names or source.class_names
+        names, n_samples = _checked_classes(names, shards, repeated)
+        metric = fit_similarity(metric, shards, encoder.embedding_dim, encoder.head_weight)
+        settings = Settings(numbers_per_class(n_prototypes, names), clusterer, n_init, random_state)
+        with progress_bar("Clustering", len(names), progress) as advance:
+            learned, notes = learn_all(shards, names, metric, settings, classes_folder, advance)
+        for note in notes:
+            warn_of(note)
+        with progress_bar("Looking for the nearest images", len(shards), progress) as advance:
+            surveyed = survey_all(learned, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
+        images, value_range = _images(source, surveyed, n_images)
+        skipped = {index: message for shard in shards for index, message in shard.skipped.items()}
+        _warn_of_skipped(skipped)
+        nodes = n_nodes()
+    return PrototypeModel(
+        encoder,
+        surveyed,
+        metric,
+        NearestPrototype(probabilities),
+        preprocessing=source.preprocessing,
+        images=images,
+        value_range=value_range,
+        provenance={
+            "method": "KMEx",
+            **options,
+            "nearest_from": "class",
+            "n_samples": n_samples,
+            "skipped": len(skipped),
+            "skipped_samples": [skipped[index] for index in sorted(skipped)],
+            "embed_seconds": round(embedded - started, 3),
+            "convert_seconds": round(time.perf_counter() - started, 3),
+            "fingerprints": fingerprints,
+            "cluster": {"nodes": nodes, "actors": n_used, "shards": len(shards), "num_gpus": num_gpus},
+            "versions": {**versions(), "ray": import_ray().__version__},
+        },
+    )
+
+
+def _check_sizes(batch_size: int, shard_rows: int, n_actors: int | None, on_error: str) -> None:
+    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows), ("n_actors", n_actors)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
+            raise LookalikeError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if on_error not in ("stop", "skip"):
+        raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+
+
+def _warn_if_random(source: Source) -> None:
+    if isinstance(source, MapStyle) and source.batches.is_random():
+        warn_of(
+            "reading the same sample twice gives different inputs: the data are augmented at random, and the "
+            "embeddings with them; use the transform without augmentation"
+        )
+
+
+def _plain(n_prototypes: NPrototypes) -> Any:
+    if isinstance(n_prototypes, Mapping):
+        return {str(name): int(number) for name, number in n_prototypes.items()}
+    return n_prototypes if isinstance(n_prototypes, str) else int(n_prototypes)
+
+
+def _fingerprints(encoder: Encoder, source: Source) -> dict[str, str]:
+    """Returns the fingerprints of weights, data and transform, as embeddings on one machine have them."""
+    transform: Any = source.preprocessing
+    if isinstance(source, MapStyle):
+        transform = getattr(source.batches.dataset, "transform", None)
+    to_dict = getattr(transform, "to_dict", None)
+    return {
+        "weights": fingerprint_tensors(encoder.model.state_dict()),
+        "data": source.fingerprint(),
+        "transform": fingerprint_json(to_dict() if callable(to_dict) else repr(transform)),
+    }
+
+
+def _on_cpu(encoder: Encoder) -> Encoder:
+    """Returns an encoder that a node without a GPU can open."""
+    if all(tensor.device.type == "cpu" for tensor in encoder.model.state_dict().values()):
+        return encoder
+    return copy.deepcopy(encoder).cpu()
+
+
+def _checked_classes(
+    names: list[str] | None, shards: list[Shard], repeated: dict[int, np.ndarray]
+) -> tuple[list[str], int]:
+    """Returns K names, those given or numbers, and the number of samples, when each class has some."""
+    counts = {label: count for label, count in summed_classes(shards, repeated).items() if count}
+    total = sum(counts.values())
+    if not total:
+        first = next((message for shard in shards for message in shard.skipped.values()), None)
+        raise LookalikeError("there are no samples to embed" + (f" (the first: {first})" if first else ""))
+    top = max(counts)
+    if top >= total and names is None:
+        raise LookalikeError(
+            f"there is a label {top} and there are {total} samples: some classes have none; "
+            "number the classes from 0 without gaps, or give class_names"
+        )
+    names = [str(k) for k in range(top + 1)] if names is None else list(names)
+    if len(set(names)) < len(names):
+        raise LookalikeError("two classes have the same name")
+    check_classes(np.array([counts.get(k, 0) for k in range(max(top + 1, len(names)))]), names)
+    return names, total
+
+
+def _images(source: Source, prototypes: Prototypes, n_images: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Reads the nearest training images again."""
+    wanted = prototypes.nearest[:, : max(n_images, 1)]
+    batches = source.fetch(np.unique(wanted[wanted >= 0].numpy()))
+    return read_prototype_images(batches, prototypes, n_images, source.preprocessing)
+
+
+def _warn_of_skipped(skipped: dict[int, str]) -> None:
+    if skipped:
+        listed = "; ".join(skipped[index] for index in sorted(skipped)[:_LISTED])
+        more = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
+        warn_of(f"{len(skipped)} images were left out: {listed}{more}")

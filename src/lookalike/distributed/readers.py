@@ -1,0 +1,127 @@
+"""From rows of a Ray dataset to samples (x, y), where they are embedded."""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Subset
+
+from lookalike.data import ImageFiles, Preprocessing, read_image
+from lookalike.errors import BrokenImageError, LookalikeError
+
+
+class Reader(ABC):
+    """Makes a data set of (x, y) of rows, where they are embedded. It travels to every actor."""
+
+    @abstractmethod
+    def open(self, rows: dict[str, np.ndarray]) -> Any:
+        """Returns a map-style data set of the rows, in their order."""
+
+
+@dataclass(frozen=True)
+class FileReader(Reader):
+    """Reads image files as ``ImageFiles`` does; rows have ``path`` and ``label``."""
+
+    preprocessing: Preprocessing
+
+    def open(self, rows: dict[str, np.ndarray]) -> ImageFiles:  # noqa: D102
+        return ImageFiles(Path(), [Path(path) for path in rows["path"]], rows["label"], [], self.preprocessing)
+
+
+@dataclass(frozen=True)
+class DatasetReader(Reader):
+    """Reads samples of a map-style data set; rows have ``index``."""
+
+    dataset: Any
+
+    def open(self, rows: dict[str, np.ndarray]) -> Subset[Any]:  # noqa: D102
+        return Subset(self.dataset, rows["index"].tolist())
+
+
+@dataclass(frozen=True)
+class RowReader(Reader):
+    """Reads images that are in the rows themselves; rows have ``index``, ``image`` and ``label``."""
+
+    preprocessing: Preprocessing | None
+    class_names: tuple[str, ...] | None
+
+    def open(self, rows: dict[str, np.ndarray]) -> "ImageRows":  # noqa: D102
+        return ImageRows(rows, self.preprocessing, self.class_names)
+
+
+class ImageRows(Dataset[Any]):
+    """Images in columns: encoded bytes, pixels [H, W] or [H, W, C] of uint8, or what the network takes, as floats."""
+
+    def __init__(
+        self,
+        rows: dict[str, np.ndarray],
+        preprocessing: Preprocessing | None,
+        class_names: Sequence[str] | None,
+    ) -> None:
+        self.rows = rows
+        self.transform = preprocessing
+        self.class_names = class_names
+
+    def __len__(self) -> int:
+        return len(self.rows["label"])
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        image, label = self.rows["image"][position], self.rows["label"][position]
+        if isinstance(image, dict):  # as Hugging Face writes images
+            image = image.get("bytes")
+        if isinstance(image, bytes | bytearray | memoryview):
+            return self._prepare(self._decode(bytes(image), position)), self._number(label, position)
+        if image is None:
+            raise BrokenImageError(self.describe(position), "it is empty")
+        array = np.asarray(image.tolist() if isinstance(image, np.ndarray) and image.dtype == object else image)
+        if np.issubdtype(array.dtype, np.integer) and self.transform is not None:
+            return self._prepare(array.astype(np.uint8)), self._number(label, position)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        return torch.from_numpy(np.array(array)), self._number(label, position)
+
+    def describe(self, position: int) -> str:
+        """Names a row."""
+        return f"sample {int(self.rows['index'][position])}"
+
+    def _decode(self, content: bytes, position: int) -> Image.Image:
+        try:
+            return read_image(io.BytesIO(content))
+        except BrokenImageError as error:
+            raise BrokenImageError(self.describe(position), error.reason) from error
+
+    def _prepare(self, image: Any) -> torch.Tensor:
+        if self.transform is None:
+            raise LookalikeError("the images need preparing: say what the network takes with preprocessing=")
+        return self.transform(image)
+
+    def _number(self, label: Any, position: int) -> int:
+        if not isinstance(label, str):
+            return int(label)
+        if self.class_names is None:
+            raise LookalikeError(
+                f"the labels are texts, such as {label!r}: say which classes there are with class_names="
+            )
+        if label not in self.class_names:
+            raise LookalikeError(f"{self.describe(position)} has the label {label!r}, which is none of class_names")
+        return self.class_names.index(label)
+
+
+class ByIndex(Dataset[Any]):
+    """Some samples of a data set, asked for by the indices that they have there."""
+
+    def __init__(self, rows: Any, indices: np.ndarray) -> None:
+        self._rows = rows
+        self._positions = {int(index): position for position, index in enumerate(indices)}
+
+    def __len__(self) -> int:
+        return max(self._positions, default=-1) + 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[self._positions[int(index)]]

@@ -1,0 +1,306 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("pyarrow")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from lookalike import KMEx  # noqa: E402
+from lookalike.data import ImageArray, load_digits, load_folder  # noqa: E402
+from lookalike.distributed import convert  # noqa: E402
+from lookalike.encoder import load_classifier  # noqa: E402
+from lookalike.errors import LookalikeError, LookalikeWarning  # noqa: E402
+
+NETWORK = """
+import time
+import torch
+from torch import nn
+from lookalike.data import Preprocessing
+
+
+class Pausing(nn.Module):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return x
+
+
+def make(seed=0, seconds=0.0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        Pausing(seconds), nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+    )
+    return net, Preprocessing.square(28, mean=(0.5,), std=(0.5,))
+
+
+def slow():
+    return make(seconds=0.25)
+
+
+def other():
+    return make(seed=1)
+
+
+def broken():
+    net, preprocessing = make()
+    net[1].bias.data[0] = float("nan")
+    return net, preprocessing
+"""
+SIZES = {"batch_size": 8, "shard_rows": 8}
+ONE_ACTOR = {"n_actors": 1}
+OPTIONS = {"n_prototypes": 3, "n_nearest": 4, "random_state": 3}
+N_SHARDS = 24
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes on this machine, and no process of theirs afterwards."""
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "object_store_memory": 100_000_000,
+            "include_dashboard": False,
+            "_system_config": {"kill_idle_workers_interval_ms": 0},  # else each test waits for torch to be imported
+        },
+    )
+    nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
+    ray.init(nodes.address, log_to_driver=False, logging_level="error")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """192 real digits of four classes in a folder, and a file that makes networks."""
+    root = tmp_path_factory.mktemp("digits")
+    digits = load_digits().train
+    for label in range(4):
+        folder = root / "images" / "train" / f"digit-{label}"
+        folder.mkdir(parents=True)
+        for i, row in enumerate(np.flatnonzero(digits.labels == label)[:48]):
+            Image.fromarray(digits.images[row]).save(folder / f"{i:03d}.png")
+    (root / "network.py").write_text(NETWORK)
+    return root
+
+
+@pytest.fixture(scope="module")
+def classifier(root):
+    return load(root, "make")
+
+
+@pytest.fixture(scope="module")
+def expected(root, classifier):
+    """What one machine makes of the folder."""
+    train = load_folder(root / "images", classifier.preprocessing).train
+    return KMEx(classifier, batch_size=8, **OPTIONS).fit(train)
+
+
+def load(root, function):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no weights are given
+        return load_classifier(f"{root / 'network.py'}:{function}")
+
+
+def assert_same(found, expected):
+    assert found.class_names == expected.class_names
+    for name, tensor in expected.prototypes.state_dict().items():
+        torch.testing.assert_close(found.prototypes.state_dict()[name], tensor, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert torch.equal(found.prototypes.nearest, expected.prototypes.nearest)
+    torch.testing.assert_close(found.value_range, expected.value_range)
+    assert torch.equal(found.images, expected.images)
+
+
+def shards_in(folder):
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / "shards").glob("[0-9]*")}
+
+
+def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
+    found = convert(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
+    assert_same(found, expected)
+    assert len(shards_in(tmp_path / "work")) == N_SHARDS
+    assert found.provenance["cluster"] == {"nodes": 2, "actors": 2, "shards": N_SHARDS, "num_gpus": 0}
+    assert found.provenance["versions"]["ray"] == ray.__version__
+    assert found.provenance["fingerprints"] == expected.provenance["fingerprints"]
+    before = shards_in(tmp_path / "work")
+    again = convert(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
+    assert_same(again, expected)
+    assert shards_in(tmp_path / "work") == before
+
+    for changed, named in (
+        ({"model": load(root, "other")}, "weights;"),
+        ({"similarity": "cosine"}, r"similarity \('l2', now 'cosine'\)"),
+        ({"random_state": 4}, r"random_state \(3, now 4\);"),
+    ):
+        arguments = {"model": classifier, "data": root / "images", **SIZES, **OPTIONS, **changed}
+        with pytest.raises(LookalikeError, match=f"was made with other {named}"):
+            convert(**arguments, working_folder=tmp_path / "work")
+
+
+@pytest.mark.parametrize("similarity", ["mahalanobis", "head"])
+def test_learned_metrics_equal_one_machine(cluster, root, classifier, similarity, tmp_path):
+    train = ImageArray(*digits_of(root), transform=classifier.preprocessing)
+    options = {**OPTIONS, "similarity": similarity}
+    expected = KMEx(classifier, batch_size=8, **options).fit(train)
+    found = convert(classifier, train, working_folder=tmp_path / "work", batch_size=8, shard_rows=64, **options)
+    torch.testing.assert_close(found.prototypes.vectors, expected.prototypes.vectors, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.prototypes.nearest, expected.prototypes.nearest)
+    assert found.similarity.options() == expected.similarity.options()
+
+
+def digits_of(root):
+    files = load_folder(root / "images", load(root, "make").preprocessing).train
+    return np.stack([np.asarray(Image.open(file)) for file in files.files]), files.labels, files.classes
+
+
+def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path):
+    node = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
+    left = []
+
+    def lose():
+        while len(shards_in(tmp_path / "work")) < 4:
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+        left.append(N_SHARDS - len(shards_in(tmp_path / "work")))
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    found = convert(load(root, "slow"), root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
+    loser.join()
+    assert left[0] > 0
+    assert_same(found, expected)
+    assert found.provenance["cluster"]["actors"] == 3
+    assert len(shards_in(tmp_path / "work")) == N_SHARDS
+
+
+DRIVER = """
+import sys, warnings
+from lookalike.distributed import convert
+warnings.simplefilter("ignore")
+convert(sys.argv[1], sys.argv[2], working_folder=sys.argv[3], batch_size=8, shard_rows=8,
+        n_prototypes=3, n_nearest=4, random_state=3)
+"""
+
+
+def test_a_killed_driver_is_taken_up(cluster, root, expected, tmp_path):
+    work = tmp_path / "work"
+    command = [sys.executable, "-c", DRIVER, f"{root / 'network.py'}:slow", str(root / "images"), str(work)]
+    driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": cluster.address})
+    while len(shards_in(work)) < 3:
+        assert driver.poll() is None
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(1.0)  # what its actors were writing is written
+    before = shards_in(work)
+    assert 3 <= len(before) < N_SHARDS
+    found = convert(load(root, "slow"), root / "images", working_folder=work, **SIZES, **OPTIONS)
+    assert_same(found, expected)
+    after = shards_in(work)
+    assert len(after) == N_SHARDS
+    assert {name: after[name] for name in before} == before
+
+
+def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = load_folder(root / "images", classifier.preprocessing).train
+    table = pa.table({"image": [file.read_bytes() for file in files.files], "label": files.labels})
+    (tmp_path / "table").mkdir()
+    pq.write_table(table.slice(0, 100), tmp_path / "table" / "a.parquet", row_group_size=30)
+    pq.write_table(table.slice(100), tmp_path / "table" / "b.parquet")
+    options = {
+        "preprocessing": classifier.preprocessing,
+        "class_names": expected.class_names,
+        "batch_size": 8,
+        "shard_rows": 64,
+        **OPTIONS,
+    }
+    found = convert(classifier.model, tmp_path / "table", working_folder=tmp_path / "parquet", **options)
+    assert_same(found, expected)
+
+    pixels, labels, _ = digits_of(root)
+    names = np.array(expected.class_names)[labels]
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    rows = [{"image": pixels[i], "label": str(names[i]), "index": int(i)} for i in shuffled]
+    dataset = ray.data.from_items(rows, override_num_blocks=3)
+    assert_same(convert(classifier.model, dataset, working_folder=tmp_path / "rows", **options), expected)
+
+    numbered_by_order = ray.data.from_items([{**rows[i], "index": -1} for i in np.argsort(shuffled)])
+    dataset = numbered_by_order.drop_columns(["index"])
+    assert_same(convert(classifier.model, dataset, working_folder=tmp_path / "order", **options), expected)
+
+    twice = ray.data.from_items([*rows, {**rows[0], "image": 255 - rows[0]["image"]}], override_num_blocks=1)
+    with pytest.raises(LookalikeError, match=f"the index {rows[0]['index']} stands for two"):
+        convert(classifier.model, twice, working_folder=tmp_path / "twice", **options)
+
+
+def test_broken_images_are_named(cluster, root, classifier, tmp_path):
+    images = tmp_path / "images" / "train"
+    for label, name in enumerate(["one", "two"]):
+        (images / name).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(np.full((28, 28), 100 * label + 10 * i, dtype=np.uint8)).save(images / name / f"{i}.png")
+    (images / "one" / "2.png").write_bytes(b"no image")
+    options = {"batch_size": 4, "shard_rows": 4, "n_prototypes": 1, "n_images": 0}
+    with pytest.raises(LookalikeError, match=r"cannot read the image '.*one/2\.png'"):
+        convert(classifier, tmp_path / "images", working_folder=tmp_path / "stop", **options)
+    with pytest.warns(LookalikeWarning, match=r"1 images were left out: .*one/2\.png"):
+        found = convert(classifier, tmp_path / "images", working_folder=tmp_path / "skip", on_error="skip", **options)
+    assert found.prototypes.counts.tolist() == [5, 6]
+    assert found.provenance["skipped_samples"] == [f"cannot read the image '{images / 'one' / '2.png'}': not an image"]
+    with pytest.raises(LookalikeError, match=r"embeddings have NaN or infinite values: .*one/0\.png"):
+        convert(load(root, "broken"), tmp_path / "images", working_folder=tmp_path / "nan", on_error="skip", **options)
+
+    train = ImageArray(np.zeros((6, 28, 28), np.uint8), np.array([0, 0, 2, 2, 2, 2]), ["a", "b", "c"], found.preprocessing)
+    with pytest.raises(LookalikeError, match="class 'b' has no training samples"):
+        convert(classifier.model, train, working_folder=tmp_path / "empty", **options)
+
+
+def test_nonsense_is_told_before_anything_is_done(cluster, root, classifier, tmp_path):
+    work = {"working_folder": tmp_path / "work"}
+    with pytest.raises(LookalikeError, match="'rbf' is fitted to all embeddings at once"):
+        convert(classifier, root / "images", similarity="rbf", **work)
+    with pytest.raises(LookalikeError, match="cannot read samples from a list"):
+        convert(classifier, [1, 2], **work)
+    with pytest.raises(LookalikeError, match="with preprocessing="):
+        convert(classifier.model, root / "images", **work)
+    with pytest.raises(LookalikeError, match="have no column 'image', but id"):
+        convert(classifier, ray.data.range(4), **work)
+    with pytest.raises(LookalikeError, match="num_gpus=1 does not fit into the cluster, which has 2 CPUs and 0 GPUs"):
+        convert(classifier, root / "images", num_gpus=1, **work)
+    with pytest.raises(LookalikeError, match="is connected to, not '192.0.2.1:6379'"):
+        convert(classifier, root / "images", cluster="192.0.2.1:6379", **work)
+    with pytest.raises(LookalikeError, match=r"holds files and was not made by a conversion"):
+        convert(classifier, root / "images", working_folder=root)
+    assert json.loads((tmp_path / "work" / "conversion.json").read_text())["head"] == "5"
+
+
+def test_without_ray_the_way_out_is_told():
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from lookalike.distributed import convert\n"
+        "try: convert(None, None, working_folder='x')\n"
+        "except ValueError as error: print(type(error).__name__, error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("LookalikeError")
+    assert "pip install 'lookalike[ray]'" in told
