@@ -77,7 +77,11 @@ def cluster():
             "num_cpus": 1,
             "object_store_memory": 100_000_000,
             "include_dashboard": False,
-            "_system_config": {"kill_idle_workers_interval_ms": 0},  # else each test waits for torch to be imported
+            "_system_config": {
+                "kill_idle_workers_interval_ms": 0,  # else each test waits for torch to be imported
+                "health_check_initial_delay_ms": 500,  # a lost node is missed at once
+                "health_check_period_ms": 500,
+            },
         },
     )
     nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
@@ -159,7 +163,7 @@ def test_learned_metrics_equal_one_machine(cluster, root, classifier, similarity
     train = ImageArray(*digits_of(root), transform=classifier.preprocessing)
     options = {**OPTIONS, "similarity": similarity}
     expected = KMEx(classifier, batch_size=8, **options).fit(train)
-    found = convert(classifier, train, working_folder=tmp_path / "work", batch_size=8, shard_rows=64, **options)
+    found = convert(classifier, train, working_folder=tmp_path / "work", batch_size=8, shard_rows=64, **ONE_ACTOR, **options)
     torch.testing.assert_close(found.prototypes.vectors, expected.prototypes.vectors, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.prototypes.nearest, expected.prototypes.nearest)
     assert found.similarity.options() == expected.similarity.options()
@@ -232,6 +236,7 @@ def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
         "class_names": expected.class_names,
         "batch_size": 8,
         "shard_rows": 64,
+        **ONE_ACTOR,
         **OPTIONS,
     }
     found = convert(classifier.model, tmp_path / "table", working_folder=tmp_path / "parquet", **options)
@@ -260,7 +265,7 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
         for i in range(6):
             Image.fromarray(np.full((28, 28), 100 * label + 10 * i, dtype=np.uint8)).save(images / name / f"{i}.png")
     (images / "one" / "2.png").write_bytes(b"no image")
-    options = {"batch_size": 4, "shard_rows": 4, "n_prototypes": 1, "n_images": 0}
+    options = {"batch_size": 4, "shard_rows": 4, "n_prototypes": 1, "n_images": 0, **ONE_ACTOR}
     with pytest.raises(LookalikeError, match=r"cannot read the image '.*one/2\.png'"):
         convert(classifier, tmp_path / "images", working_folder=tmp_path / "stop", **options)
     with pytest.warns(LookalikeWarning, match=r"1 images were left out: .*one/2\.png"):

@@ -1,5 +1,7 @@
 """The embedding pass: a pool of actors, each of which writes what it has embedded as shards."""
 
+import inspect
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,16 +208,21 @@ def _run_round(
     """Runs the pool once; returns the shards that it told of, and what ended the round early, if anything did."""
     import ray
 
-    results = left.dataset.map_batches(
-        Embedder,
-        batch_size=left.shard_rows,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=size),
-        fn_constructor_kwargs=constructor,
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        ray_remote_args_fn=_lost_calls_fail,
-    )
+    options: dict[str, Any] = {}
+    if "ray_remote_args_fn" in inspect.signature(left.dataset.map_batches).parameters:
+        options["ray_remote_args_fn"] = _lost_calls_fail
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to say how often to try again
+        results = left.dataset.map_batches(
+            Embedder,
+            batch_size=left.shard_rows,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=size),
+            fn_constructor_kwargs=constructor,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            **options,
+        )
     results.context.enable_progress_bars = False
     results.context.max_errored_blocks = -1 if tolerant else 0
     written: list[str] = []

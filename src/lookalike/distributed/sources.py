@@ -180,6 +180,7 @@ class Table(Columns):
         self, dataset: Any, preprocessing: Preprocessing | None, class_names: list[str] | None, shard_rows: int
     ) -> None:
         self.dataset = dataset
+        self._with_index: Any = None
         super().__init__(preprocessing, class_names, shard_rows)
 
     def fingerprint(self) -> str:
@@ -200,9 +201,9 @@ class Table(Columns):
     def _numbered(self) -> Any:
         import ray
 
-        if "index" in self._types():
-            return self.dataset
-        return self.dataset.zip(ray.data.range(self.dataset.count()).rename_columns({"id": "index"}))
+        if self._with_index is None:
+            self._with_index = self.dataset if "index" in self._types() else _number_rows(self.dataset)
+        return self._with_index
 
 
 class Parquet(Columns):
@@ -342,6 +343,29 @@ def parquet_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root]
     return sorted(path for path in root.glob("*.parquet") if not path.name.startswith((".", "_")))
+
+
+def _number_rows(dataset: Any) -> Any:
+    """Returns a Ray dataset with an index per row, in its own order; its blocks are kept in the object store for it."""
+    import ray
+
+    options = dataset.context.execution_options
+    unordered = not options.preserve_order
+    options.preserve_order = True
+    try:
+        blocks = dataset.to_arrow_refs()
+    finally:
+        options.preserve_order = not unordered
+    lengths = ray.get([ray.remote(len).remote(block) for block in blocks])
+    starts = np.cumsum([0, *lengths])
+    append = ray.remote(_append_index)
+    return ray.data.from_arrow_refs([append.remote(block, int(start)) for block, start in zip(blocks, starts[:-1], strict=True)])
+
+
+def _append_index(table: Any, start: int) -> Any:
+    import pyarrow as pa
+
+    return table.append_column("index", pa.array(np.arange(start, start + len(table))))
 
 
 def _read_groups(batch: dict[str, np.ndarray]) -> Iterator[Any]:
