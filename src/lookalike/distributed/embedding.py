@@ -37,10 +37,18 @@ class Embedder:
         batch_size: The most rows that pass through the encoder at once.
         on_error: What to do about an image that cannot be read.
         gpu: Whether to embed on a GPU.
+        planned: Whether it is given one row at a time that is a whole shard, with a list per column.
     """
 
     def __init__(
-        self, encoder: Any, reader: Any, folder: str, batch_size: int, on_error: Literal["stop", "skip"], gpu: bool
+        self,
+        encoder: Any,
+        reader: Any,
+        folder: str,
+        batch_size: int,
+        on_error: Literal["stop", "skip"],
+        gpu: bool,
+        planned: bool,
     ) -> None:
         import ray
 
@@ -49,10 +57,13 @@ class Embedder:
         self._folder = Path(folder)
         self._batch_size = batch_size
         self._on_error = on_error
+        self._planned = planned
         self._encoder.model.to(torch.device("cuda" if gpu else "cpu"))
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the name of the shard [1], for how many rows it stands [1], and what is wrong, or nothing [1]."""
+        if self._planned:
+            rows = {name: np.asarray(list(column[0])) for name, column in rows.items()}
         if not len(rows["index"]):
             return _report("", 0, "")
         order = np.argsort(rows["index"], kind="stable")
@@ -158,6 +169,7 @@ def embed_all(
                 "batch_size": batch_size,
                 "on_error": on_error,
                 "gpu": num_gpus > 0,
+                "planned": left.shard_rows is None,
             }
         fitting = n_fitting(num_cpus, num_gpus, spared_cpus=1 if source.reads_on_cluster else 0)
         size = min(n_actors or fitting, fitting, left.n_shards or fitting)
@@ -215,7 +227,7 @@ def _run_round(
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to say how often to try again
         results = left.dataset.map_batches(
             Embedder,
-            batch_size=left.shard_rows,
+            batch_size=left.shard_rows or 1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=size),
             fn_constructor_kwargs=constructor,

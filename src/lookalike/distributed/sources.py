@@ -24,7 +24,7 @@ class Left(NamedTuple):
 
     Attributes:
         dataset: A Ray dataset.
-        shard_rows: How many of its rows make a shard; None where each of its blocks is one.
+        shard_rows: How many of its rows make a shard; None where a row is a whole shard, with a list per column.
         n_shards: How many shards there will be, where that is known.
     """
 
@@ -95,18 +95,19 @@ class Planned(Source):
         return self.batches
 
     def left(self, known: "Known", present: set[str]) -> "Left | None":  # noqa: ARG002, D102
-        import pyarrow as pa
         import ray
 
-        blocks = []
+        plans = []
         for start in range(0, self.total or 0, self._shard_rows):
             indices = np.arange(start, min(start + self._shard_rows, self.total or 0))
             if shard_name(indices) not in present:
-                blocks.append(pa.table(self._block(indices)))
-        return Left(ray.data.from_arrow(blocks), None, len(blocks)) if blocks else None
+                plans.append(self._plan(indices))
+        if not plans:
+            return None
+        return Left(ray.data.from_items(plans, override_num_blocks=len(plans)), None, len(plans))
 
-    def _block(self, indices: np.ndarray) -> dict[str, Any]:
-        return {"index": indices}
+    def _plan(self, indices: np.ndarray) -> dict[str, Any]:
+        return {"index": indices.tolist()}
 
 
 class Folder(Planned):
@@ -118,9 +119,9 @@ class Folder(Planned):
         super().__init__(bundle.train, shard_rows)
         self.reader = FileReader(preprocessing)
 
-    def _block(self, indices: np.ndarray) -> dict[str, Any]:
+    def _plan(self, indices: np.ndarray) -> dict[str, Any]:
         paths = [str(self.files.files[index].resolve()) for index in indices]
-        return {"index": indices, "path": paths, "label": self.files.labels[indices]}
+        return {"index": indices.tolist(), "path": paths, "label": self.files.labels[indices].tolist()}
 
 
 class MapStyle(Planned):
@@ -199,8 +200,6 @@ class Table(Columns):
         return {**batch, "index": np.arange(len(batch["label"]))}
 
     def _numbered(self) -> Any:
-        import ray
-
         if self._with_index is None:
             self._with_index = self.dataset if "index" in self._types() else _number_rows(self.dataset)
         return self._with_index
@@ -359,7 +358,9 @@ def _number_rows(dataset: Any) -> Any:
     lengths = ray.get([ray.remote(len).remote(block) for block in blocks])
     starts = np.cumsum([0, *lengths])
     append = ray.remote(_append_index)
-    return ray.data.from_arrow_refs([append.remote(block, int(start)) for block, start in zip(blocks, starts[:-1], strict=True)])
+    return ray.data.from_arrow_refs(
+        [append.remote(block, int(start)) for block, start in zip(blocks, starts[:-1], strict=True)]
+    )
 
 
 def _append_index(table: Any, start: int) -> Any:
