@@ -151,7 +151,7 @@ def embed_all(
     import ray
 
     complete = folder / _COMPLETE
-    if complete.exists():
+    if complete.exists() and complete.read_text() == str(len(_names(folder))):
         return 0
     constructor: dict[str, Any] = {}
     used, fruitless = 0, 0
@@ -193,7 +193,7 @@ def embed_all(
                 f"the cluster has lost all actors {fruitless} times before they embedded anything "
                 f"({failure or 'see the logs of Ray'}): give them more memory, by fewer actors or a smaller batch_size"
             )
-    write_whole(complete, "")
+    write_whole(complete, str(len(_names(folder))))
     return used
 
 

@@ -355,12 +355,17 @@ def _number_rows(dataset: Any) -> Any:
         blocks = dataset.to_arrow_refs()
     finally:
         options.preserve_order = not unordered
-    lengths = ray.get([ray.remote(len).remote(block) for block in blocks])
+    count = ray.remote(_count)
+    lengths = ray.get([count.remote(block) for block in blocks])
     starts = np.cumsum([0, *lengths])
     append = ray.remote(_append_index)
     return ray.data.from_arrow_refs(
         [append.remote(block, int(start)) for block, start in zip(blocks, starts[:-1], strict=True)]
     )
+
+
+def _count(table: Any) -> int:
+    return len(table)
 
 
 def _append_index(table: Any, start: int) -> Any:
