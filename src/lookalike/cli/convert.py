@@ -85,6 +85,9 @@ def convert(
         Path | None,
         typer.Option(help="Keeps what is done: interrupted or killed, the same command goes on where it stopped."),
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Embed on a Ray cluster: 'auto', or its address.")
+    ] = None,
     profile: Profile = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
@@ -108,25 +111,31 @@ def convert(
     make_similarity(similarity)
     bytes_of(memory_limit)
     _ = CLUSTERERS[clusterer]
-    options = read_pairs("--model-arg", model_arg)
-    source, preprocessing = _source(model, weights, weights_by_order, options, network, pick_device(device))
+    arguments = read_pairs("--model-arg", model_arg)
+    source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
     bundle = load_data(data, preprocessing, seed=seed)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle.train, batch_size, workers, on_error)
-    converter = KMEx(
-        source,
-        numbers,
-        similarity,
-        clusterer=clusterer,
-        head=head,
-        precision=precision,
-        memory_limit=memory_limit,
-        random_state=seed,
-    )
-    with profiled(profile, say):
-        converted = converter.fit(train, working_folder=working_folder)
-    skipped = list(train.skipped.values())
+    options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
+    if cluster is None:
+        converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
+        with profiled(profile, say):
+            converted = converter.fit(train, working_folder=working_folder)
+        skipped = list(train.skipped.values())
+    else:
+        converted = _on_cluster(
+            source,
+            bundle,
+            working_folder,
+            cluster=cluster,
+            n_prototypes=numbers,
+            similarity=similarity,
+            batch_size=batch_size,
+            on_error=on_error,
+            **options,
+        )
+        skipped = list(converted.provenance["skipped_samples"])
     found = None
     if len(bundle.test):
         test = Batches(bundle.test, batch_size, workers, on_error)
@@ -154,6 +163,16 @@ def _source(
     loaded = load_classifier(model, weights, model_args=args, by_order=by_order)
     loaded.model.to(device)
     return loaded, loaded.preprocessing
+
+
+def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **options: Any) -> "PrototypeModel":
+    """Converts on a Ray cluster."""
+    from lookalike.distributed import convert
+    from lookalike.errors import LookalikeError
+
+    if folder is None:
+        raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
+    return convert(source, bundle.train, working_folder=folder, class_names=bundle.class_names, **options)
 
 
 def _adjusted(
