@@ -9,9 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lookalike import load
 from lookalike.cli import app
-from lookalike.encoder import load_classifier
 
 RUNNER = CliRunner()
 
@@ -272,16 +270,3 @@ def test_a_profile_names_its_steps(converted, network_file, image_folder, tmp_pa
     assert {"lookalike: maps on the inputs", "lookalike: draw"} <= names
     error = mistake("convert", network, image_folder, "-o", tmp_path / "b", "--profile", trace)
     assert "exists already; choose another place for the trace" in error
-
-
-def test_a_cluster_gives_the_same_model(network_file, image_folder, tmp_path):
-    pytest.importorskip("ray")
-    command = ["convert", f"{network_file}:make", image_folder, "--n-prototypes", 2]
-    assert "--cluster needs --working-folder" in mistake(*command, "-o", tmp_path / "c", "--cluster", "auto")
-    run(*command, "-o", tmp_path / "here")
-    run(*command, "-o", tmp_path / "there", "--cluster", "local", "--working-folder", tmp_path / "w")
-    net = load_classifier(f"{network_file}:make").model
-    here, there = (load(tmp_path / name, model=net) for name in ("here", "there"))
-    torch.testing.assert_close(here.prototypes.vectors, there.prototypes.vectors, rtol=1e-5, atol=1e-5)
-    assert torch.equal(here.prototypes.nearest, there.prototypes.nearest)
-    assert here.class_names == there.class_names

@@ -1,6 +1,7 @@
 """Reaching a Ray cluster, and what to ask of it."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +50,7 @@ def connected(cluster: str) -> Iterator[None]:
         with _quiet():
             yield
         return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core writes to the console past all loggers
     address = None if cluster == "auto" else cluster
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
