@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lookalike demo --output demo-output --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

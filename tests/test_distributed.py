@@ -39,6 +39,8 @@ from lookalike.distributed.shards import (  # noqa: E402
 from lookalike.encoder import Encoder, load_classifier  # noqa: E402
 from lookalike.errors import LookalikeError, LookalikeWarning  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("cluster")  # one cluster, in one process
+
 NETWORK = """
 import time
 import torch
