@@ -343,10 +343,7 @@ def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | Non
 
 
 def _check_finite(store: EmbeddingStore) -> None:
-    bad = [
-        start + np.flatnonzero(~np.isfinite(store.embeddings[start : start + 65_536]).all(1))
-        for start in range(0, len(store), 65_536)
-    ]
+    bad = [rows.start + np.flatnonzero(~np.isfinite(store.embeddings[rows]).all(1)) for rows in store.parts()]
     rows = np.concatenate(bad) if bad else np.arange(0)
     if len(rows):
         named = name_samples(store.indices[rows], lambda index: f"sample {index}")
