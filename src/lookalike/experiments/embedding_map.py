@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOTS = 1500  # training samples drawn
-_PANEL = 4.6  # inches
+_PANEL = 4.4  # inches
 
 _COLUMNS = (Column("silhouette", "silhouette"), Column("margin", "margin"), Column("overlap", "overlap %", 100, 1))
 
@@ -65,13 +65,16 @@ def draw_embedding(found: Findings) -> "Figure":
     from matplotlib.figure import Figure
 
     from lookalike.plots import plot_map
+    from lookalike.plots.tiles import INK
 
     maps: dict[str, dict[str, Any]] = found.details["maps"]
     figure = Figure(figsize=(_PANEL * 1.15 * len(maps), _PANEL), layout="constrained")
     for ax, (title, one) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         points, prototypes = np.array(one["points"]), np.array(one["prototypes"])
         plot_map(points, one["labels"], prototypes, one["prototype_labels"], one["class_names"], ax=ax)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("first principal component", color=INK, fontsize=9)
+        ax.set_ylabel("second principal component", color=INK, fontsize=9)
     return figure
 
 

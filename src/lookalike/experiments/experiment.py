@@ -177,7 +177,8 @@ def read_findings(path: str | Path) -> Findings:
 
 def machine() -> str:
     """Says what the experiment ran on."""
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _processor() -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PER_CLASS = 10
 _DRAWN = 5  # classes
+_SMALLER = 0.55  # than usual, so that captions can be read where the figure is shown at the width of a column
 _COLUMNS = (ACCURACY, Column("single", "single patches %", 100, 1))
 
 
@@ -72,6 +73,7 @@ def draw_patches(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
         ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
         figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)
         assert figure is not None  # noqa: S101 - it was just drawn on one
+        figure.set_size_inches(*(figure.get_size_inches() * _SMALLER))
         drawn["-".join(named(*place))] = figure
     return drawn
 

@@ -26,6 +26,8 @@ _SHOWN = 3  # likenesses right, and as many wrong
 _MAPPED = 5  # images whose maps are drawn
 _COMPARED = 50  # images whose maps are compared
 _TITLE = 0.35  # inches
+# how much smaller than usual figures are, so that captions can be read where a figure is shown at a column's width
+_SMALLER_ALONE, _SMALLER_SIDE_BY_SIDE, _SMALLER_LIKENESS = 0.7, 0.55, 0.9
 _COLUMNS = (Column("correlation", "correlation of maps", 1, 3),)
 
 
@@ -104,7 +106,9 @@ def _galleries(models: dict[str, PrototypeModel]) -> "Figure":
     classes = list(range(min(_CLASSES, first.n_classes)))
     names = [first.class_names[k] for k in classes]
     most = max(int(model.prototypes.labels.bincount().max()) for model in models.values())
-    width, height = gallery_size(names, most)
+    alone = len(models) == 1
+    scale = _SMALLER_ALONE if alone else _SMALLER_SIDE_BY_SIDE
+    width, height = (scale * side for side in gallery_size(names, most))
     figure = Figure(figsize=(width * len(models), height + _TITLE), layout="constrained")
     for ax, (title, model) in zip(figure.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
         p = model.prototypes
@@ -116,6 +120,7 @@ def _galleries(models: dict[str, PrototypeModel]) -> "Figure":
             counts=p.counts.numpy(),
             purity=p.purity.numpy(),
             classes=classes,
+            numbered=alone,
             ax=ax,
         )
         ax.set_title(title, fontsize=11)
@@ -136,6 +141,7 @@ def _likenesses(model: PrototypeModel, bench: Workbench, subject: Subject) -> "F
         explanation.plot(ax)
     figure = axes[0].get_figure(root=True)
     assert figure is not None  # noqa: S101 - just made
+    figure.set_size_inches(*(figure.get_size_inches() * _SMALLER_LIKENESS))
     return figure
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PANEL = 3.7  # inches
 _MOST_DRAWN = 5  # models in one panel
+_RADARS_IN_A_ROW = 2
 
 ACCURACY = Column("accuracy", "accuracy %", 100, 1)
 AGREEMENT = Column("agreement", "agreement %", 100, 1)
@@ -81,15 +82,14 @@ def _curves(found: Measured) -> dict[str, Any]:
     for place, models in found.items():
         chosen = _drawn(models)
         panel: dict[str, Any] = {"curves": {}, "random": {}}
-        for model, records in chosen.items():
-            robustness = [record["scorecard"]["details"]["robustness"][0] for record in records]
+        lines = [(model, title_of(model), "model", "random") for model in chosen]
+        if KMEX in chosen:  # last, so that a model has the colour that it has in the radars
+            lines.append((KMEX, title_of("blackbox"), "black_box", "black_box_random"))
+        for model, title, own, random in lines:
+            robustness = [record["scorecard"]["details"]["robustness"][0] for record in chosen[model]]
             panel["fractions"] = robustness[0]["fractions"]
-            shown = [(title_of(model), "model", "random")]
-            if model == KMEX:
-                shown.append((title_of("blackbox"), "black_box", "black_box_random"))
-            for title, own, random in shown:
-                panel["curves"][title] = _mean([one["curves"][own] for one in robustness])
-                panel["random"][title] = _mean([one["curves"][random] for one in robustness])
+            panel["curves"][title] = _mean([one["curves"][own] for one in robustness])
+            panel["random"][title] = _mean([one["curves"][random] for one in robustness])
         if chosen:
             panels[", ".join(place)] = panel
     return panels
@@ -136,11 +136,21 @@ def draw_radars(found: Findings) -> "Figure":
     from lookalike.plots import plot_radar
 
     panels = found.details["panels"]
-    figure = Figure(figsize=(_PANEL * 1.3 * len(panels), _PANEL), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
-    for ax, (title, models) in zip(axes, panels.items(), strict=True):
+    across = min(_RADARS_IN_A_ROW, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(_PANEL * 1.1 * across, _PANEL * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, subplot_kw={"projection": "polar"}).flatten()
+    lines: dict[str, Any] = {}
+    for ax, (title, models) in zip(axes, panels.items(), strict=False):
         plot_radar(models, ax=ax)
-        ax.set_title(title, fontsize=9, pad=18)
+        handles, labels = ax.get_legend_handles_labels()
+        lines.update(zip(labels, handles, strict=True))
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+        ax.set_title(title, fontsize=10, pad=14)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=9)
     return figure
 
 

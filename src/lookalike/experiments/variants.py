@@ -193,9 +193,9 @@ def draw_similarities(found: Findings) -> "Figure":
 
     places = found.details["radars"]
     labels = [label for label in next(iter(places.values())) if label != "l2"]
-    columns = min(5, len(labels))
+    columns = min(4, len(labels))
     down = -(-len(labels) // columns)
-    figure = Figure(figsize=(columns * 2.6, down * 2.6 * len(places)), layout="constrained")
+    figure = Figure(figsize=(columns * 2.4, down * 2.3 * len(places)), layout="constrained")
     axes = figure.subplots(down * len(places), columns, squeeze=False, subplot_kw={"projection": "polar"})
     for band, (place, radars) in enumerate(places.items()):
         for position in range(down * columns):
@@ -206,8 +206,12 @@ def draw_similarities(found: Findings) -> "Figure":
             label = labels[position]
             plot_radar({"l2": radars["l2"], label: radars[label]}, ax=ax)
             ax.get_legend().remove()
-            ax.tick_params(labelsize=6)
-            ax.set_title(f"{place}\n{label} (dashed), l2", fontsize=7.5, pad=12)
+            ax.tick_params(axis="x", labelsize=8, pad=2)
+            ax.set_title(f"{place.partition(',')[0]}: {label}", fontsize=10, pad=8)
+    handles = axes[0][0].get_lines()[:2]
+    figure.legend(
+        handles, ["l2", "the other"], loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3
+    )
     return figure
 
 

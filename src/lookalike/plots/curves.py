@@ -9,6 +9,9 @@ from lookalike.plots.tiles import INK, plain_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_MARKERS = "os^Dvp"
+_EVERY = 4  # steps
+
 
 def plot_ordering(
     fractions: Sequence[float],
@@ -33,7 +36,17 @@ def plot_ordering(
     for position, (name, values) in enumerate(curves.items()):
         colour = SERIES[position % len(SERIES)]
         dashes = "-" if position % 2 == 0 else "--"
-        ax.plot(percent, values, color=colour, linestyle=dashes, linewidth=1.8, label=name)
+        ax.plot(
+            percent,
+            values,
+            color=colour,
+            linestyle=dashes,
+            linewidth=1.8,
+            marker=_MARKERS[position % len(_MARKERS)],
+            markersize=5,
+            markevery=(position % _EVERY, _EVERY),
+            label=name,
+        )
         if references and name in references:
             ax.plot(
                 percent, references[name], color=colour, linestyle=":", linewidth=1.5, label=f"{name}, random order"

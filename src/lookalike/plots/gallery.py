@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND = "beneath: number of the prototype: training images of its class behind it · purity"
+_SHORT_LEGEND = "beneath: training images of its class behind it · purity"
 _DECODED = "left: decoded, right: nearest training image · "
 _LEGEND_WIDTH = 3.4
 _NAME_LENGTH = 18
@@ -25,6 +26,7 @@ def plot_gallery(
     purity: np.ndarray,
     classes: Sequence[int] | None = None,
     decoded: np.ndarray | None = None,
+    numbered: bool = True,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws each prototype by its nearest training images, with its cluster's size and purity beneath.
@@ -37,6 +39,7 @@ def plot_gallery(
         purity: Share of the training samples most similar to it that carry its class [P]; NaN where there are none.
         classes: Which classes to draw; None draws all that have prototypes.
         decoded: What the model's own decoder makes of each prototype, uint8 [P, H, W, C], drawn before its images.
+        numbered: Whether the captions begin with the prototypes' numbers.
         ax: Where to; None makes a figure of fitting size.
 
     Returns:
@@ -57,10 +60,11 @@ def plot_gallery(
         ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (per_prototype + GAP)
-            caption = f"{j}: {counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
+            caption = f"{counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
+            caption = f"{j}: {caption}" if numbered else caption
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
-    legend = _LEGEND if decoded is None else _DECODED + _LEGEND
+    legend = ("" if decoded is None else _DECODED) + (_LEGEND if numbered else _SHORT_LEGEND)
     ax.text(0.1, rows - LINE, legend, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
     return ax
 

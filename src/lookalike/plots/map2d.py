@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND = 20
+_IN_SQUARE = 2  # letters of a class name that fit
 
 
 def project_2d(
@@ -56,7 +57,7 @@ def plot_map(
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws embeddings as dots and prototypes as squares, in their classes' colours.
+    """Draws embeddings as dots and prototypes as squares, in their classes' colours; short class names in the squares.
 
     Args:
         points: [N, 2].
@@ -75,6 +76,7 @@ def plot_map(
     labels, owners = np.asarray(labels), np.asarray(prototype_labels)
     classes = np.unique(owners)
     palette = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "turbo"]
+    named = all(len(class_names[int(k)]) <= _IN_SQUARE for k in classes)  # told apart without colours, too
     for position, k in enumerate(classes):
         colour = palette(position if len(classes) <= 20 else position / (len(classes) - 1))
         ax.scatter(
@@ -83,14 +85,19 @@ def plot_map(
         ax.scatter(
             prototypes[owners == k, 0],
             prototypes[owners == k, 1],
-            s=42,
+            s=80 if named else 42,
             marker="s",
             color=colour,
             edgecolors="black",
             linewidths=0.9,
             label=shorten(class_names[int(k)], 14),
-            zorder=3,
+            zorder=3 + 0.01 * position,
         )
+        name, order = shorten(class_names[int(k)], _IN_SQUARE), 3.005 + 0.01 * position
+        for x, y in prototypes[owners == k] if named else ():
+            ax.text(
+                x, y, name, ha="center", va="center_baseline", fontsize=7, weight="bold", color="white", zorder=order
+            )
     ax.set_xticks([])
     ax.set_yticks([])
     if len(classes) <= _LEGEND:
