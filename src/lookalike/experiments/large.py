@@ -168,17 +168,17 @@ class _Shifted(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def draw_large_k_means(found: Findings) -> "Figure":
-    """Draws accuracy, inertia, time and memory against the number of embeddings, a line per method."""
+    """Draws accuracy, inertia, time and memory against the number of embeddings: a column a place, a line a method."""
     from matplotlib.figure import Figure
 
     from lookalike.plots.radar import DASHES, SERIES
     from lookalike.plots.tiles import INK, plain_axes
 
     places = list(dict.fromkeys(row.names[:2] for row in found.rows))
-    figure = Figure(figsize=(_PANEL * len(_COLUMNS), _PANEL * len(places)), layout="constrained")
-    axes = figure.subplots(len(places), len(_COLUMNS), squeeze=False)
-    for line, place in zip(axes, places, strict=True):
-        for ax, column in zip(line, _COLUMNS, strict=True):
+    figure = Figure(figsize=(1.2 * _PANEL * len(places), 0.8 * _PANEL * len(_COLUMNS)), layout="constrained")
+    axes = figure.subplots(len(_COLUMNS), len(places), squeeze=False)
+    for stack, place in zip(axes.T, places, strict=True):
+        for ax, column in zip(stack, _COLUMNS, strict=True):
             plain_axes(ax, (_PANEL, _PANEL))
             for position, method in enumerate(_METHODS):
                 rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
@@ -188,13 +188,15 @@ def draw_large_k_means(found: Findings) -> "Figure":
                 colour = SERIES[position % len(SERIES)]
                 ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
             ax.set_xscale("log")
+            ax.set_xticks(x, [f"{n:,}" for n in x])
+            ax.minorticks_off()
             if column.name in ("seconds", "memory"):
                 ax.set_yscale("log")
             ax.set_xlabel("embeddings", color=INK, fontsize=9)
             ax.set_ylabel(column.title, color=INK, fontsize=9)
-        line[0].set_title(", ".join(place), fontsize=9)
+        stack[0].set_title(", ".join(place), fontsize=10)
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
