@@ -10,8 +10,9 @@ there is replaced by the experiment's date, machine, table and figures; what is 
 import argparse
 import json
 import re
-import shutil
 from pathlib import Path
+
+from PIL import Image
 
 from lookalike.experiments import read_findings
 
@@ -46,10 +47,16 @@ def take(name: str, source: Path) -> None:
     values["details"], values["figures"] = {}, []
     for path in own:
         target = f"{name}{path.stem.removeprefix(source.stem)}.png"
-        shutil.copyfile(path, FIGURES / target)
+        shrink(path, FIGURES / target)
         values["figures"].append(target)
     data = PAGES / "data" / f"{name}.json"
     data.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def shrink(source: Path, target: Path) -> None:
+    """Copies a picture with 256 colours, which takes about half the space."""
+    with Image.open(source) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def block(name: str) -> str:
