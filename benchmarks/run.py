@@ -19,18 +19,22 @@ ALL = ("startup", "embedding", "convert", "large", "relevance", "evaluate")
 def main() -> None:
     """Runs them and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=ALL, choices=[*ALL, []], metavar="NAME", help=", ".join(ALL))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="fewer samples and repeats")
     parser.add_argument("-o", "--output", type=Path, help="the page; standard output otherwise")
     arguments = parser.parse_args()
-    command = " ".join(["python benchmarks/run.py", *(["--quick"] if arguments.quick else [])])
+    names = arguments.names or ALL
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(ALL)}")
+    command = " ".join(["python benchmarks/run.py", *(["--quick"] if arguments.quick else []), *arguments.names])
     parts = [
         "# Performance",
         f"{date.today().isoformat()}, {machine()}.\n\n```sh\n{command}\n```",
         "Everything is timed side by side in one run, in turn, and shown as medians and as ratios of neighbours: "
         "seconds depend on the machine, ratios much less.",
     ]
-    for name in arguments.names:
+    for name in names:
         print(name, file=sys.stderr, flush=True)
         script = Path(__file__).with_name(f"{name}.py")
         options = ["--quick"] if arguments.quick else []

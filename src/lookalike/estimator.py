@@ -20,6 +20,8 @@ from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.streaming import MemoryLimit, cluster_in_parts, streamed_classes
 
+_SCATTERED_ROWS = 128  # read at a time
+
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
 
@@ -159,12 +161,19 @@ def _learn_large_class(
 
 
 def _read_rows(embeddings: np.ndarray, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Returns some of a class's embeddings, copied; in float32 if they are kept in less."""
+    """Returns some of a class's embeddings, copied; in float32 if they are kept in less.
+
+    Of a memory map, the system may hold two megabytes around each row that is read: few are read before it lets go.
+    """
     chosen = rows[which]
-    run = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
-    found = np.array(embeddings[chosen[0] : chosen[-1] + 1] if run else embeddings[chosen])
-    let_go(embeddings)
-    return found.astype(np.float32) if found.dtype == np.float16 else found
+    dtype = np.dtype(np.float32) if embeddings.dtype == np.float16 else embeddings.dtype
+    found = np.empty((len(chosen), *embeddings.shape[1:]), dtype=dtype)
+    for start in range(0, len(chosen), _SCATTERED_ROWS):
+        part = chosen[start : start + _SCATTERED_ROWS]
+        run = part[-1] - part[0] + 1 == len(part)
+        found[start : start + len(part)] = embeddings[part[0] : part[-1] + 1] if run else embeddings[part]
+        let_go(embeddings)
+    return found
 
 
 def _seed_of_class(seed: int, k: int) -> int:

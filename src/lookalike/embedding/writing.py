@@ -131,7 +131,7 @@ class Journalled:
         self._files: dict[str, Any] = {}
         check_replaceable(target, marker=META, overwrite=overwrite)
         found = (self.folder / JOURNAL).is_file()
-        if found and not resume and not overwrite:
+        if found and not resume and not overwrite and _has_rows(self.folder / JOURNAL):
             raise LookalikeError(
                 f"{str(self.folder)!r} holds unfinished embeddings: go on with them (resume=True), or start anew "
                 "(overwrite=True)"
@@ -312,6 +312,10 @@ def _write_all(file: Any, content: bytes | memoryview) -> None:
     rest = memoryview(content)
     while len(rest):
         rest = rest[file.write(rest) :]
+
+
+def _has_rows(journal: Path) -> bool:
+    return any("checksums" in line for line in _whole_lines(journal))
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
