@@ -168,33 +168,35 @@ class _Shifted(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def draw_large_k_means(found: Findings) -> "Figure":
-    """Draws accuracy, inertia, time and memory against the number of embeddings: a column a place, a line a method."""
+    """Draws accuracy, inertia, time and memory against the number of embeddings, a line per method."""
     from matplotlib.figure import Figure
 
     from lookalike.plots.radar import DASHES, SERIES
     from lookalike.plots.tiles import INK, plain_axes
 
     places = list(dict.fromkeys(row.names[:2] for row in found.rows))
-    figure = Figure(figsize=(1.2 * _PANEL * len(places), 0.8 * _PANEL * len(_COLUMNS)), layout="constrained")
-    axes = figure.subplots(len(_COLUMNS), len(places), squeeze=False)
-    for stack, place in zip(axes.T, places, strict=True):
-        for ax, column in zip(stack, _COLUMNS, strict=True):
-            plain_axes(ax, (_PANEL, _PANEL))
-            for position, method in enumerate(_METHODS):
-                rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
-                x = [int(row.names[2].split(" ")[0].replace(",", "")) for row in rows]
-                y = [float(np.mean(row.values[column.name])) * column.scale for row in rows]
-                style: Any = DASHES[position % len(DASHES)]
-                colour = SERIES[position % len(SERIES)]
-                ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
-            ax.set_xscale("log")
-            ax.set_xticks(x, [f"{n:,}" for n in x])
-            ax.minorticks_off()
-            if column.name in ("seconds", "memory"):
-                ax.set_yscale("log")
-            ax.set_xlabel("embeddings", color=INK, fontsize=9)
-            ax.set_ylabel(column.title, color=INK, fontsize=9)
-        stack[0].set_title(", ".join(place), fontsize=10)
+    panels = [(place, column) for column in _COLUMNS for place in places]
+    across = max(2, len(places))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(1.2 * _PANEL * across, 0.8 * _PANEL * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    for ax, (place, column) in zip(axes.flat, panels, strict=False):
+        plain_axes(ax, (_PANEL, _PANEL))
+        for position, method in enumerate(_METHODS):
+            rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
+            x = [int(row.names[2].split(" ")[0].replace(",", "")) for row in rows]
+            y = [float(np.mean(row.values[column.name])) * column.scale for row in rows]
+            style: Any = DASHES[position % len(DASHES)]
+            colour = SERIES[position % len(SERIES)]
+            ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
+        ax.set_xscale("log")
+        ax.set_xticks(x, [f"{n:,}" for n in x])
+        ax.minorticks_off()
+        if column.name in ("seconds", "memory"):
+            ax.set_yscale("log")
+        ax.set_xlabel("embeddings", color=INK, fontsize=9)
+        ax.set_ylabel(column.title, color=INK, fontsize=9)
+        ax.set_title(", ".join(place), fontsize=10)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
