@@ -81,13 +81,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]:,} × {QUICK[1]} only")
     parser.add_argument("--folder", type=Path, help="where the embeddings are written; a temporary folder otherwise")
+    parser.add_argument("--all-only", action="store_true", help="all embeddings, without the quarter and the half")
     arguments = parser.parse_args()
     n, dim, classes = QUICK if arguments.quick else (N, DIM, CLASSES)
     use_threads()
     print(f"# Large data\n\n{machine()}\n", flush=True)
     rows, first = [], 0.0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
-        for part in (4, 2, 1):
+        for part in (1,) if arguments.all_only else (4, 2, 1):
             folder = Path(place) / str(part)
             write_store(folder, n // part, dim, classes)
             _, memory, found = in_process(functools.partial(convert, folder))
