@@ -130,8 +130,3 @@ def network_file(tmp_path: Path) -> Path:
     path = tmp_path / "network.py"
     path.write_text(NETWORK_FILE)
     return path
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets the cluster's tests start first: they wait a lot, and the others fill the time."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
