@@ -13,6 +13,10 @@ from lookalike.relevance import lrp, prp
 
 @pytest.fixture(scope="module")
 def canvas():
+    return digits_and_clutter(seed=0)
+
+
+def digits_and_clutter(seed):
     """Digits on one half of a wide canvas, clutter on the other, and a small network that reads them."""
     digits = load_digits()
     rng = np.random.default_rng(0)
@@ -29,7 +33,7 @@ def canvas():
         return torch.from_numpy(images)[:, None], torch.from_numpy(part.labels[rows]), torch.from_numpy(sides)
 
     train, test = draw(digits.train, 900), draw(digits.test, 100)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(1, 12, 5, stride=2, padding=2), nn.BatchNorm2d(12), nn.ReLU(),
         nn.Conv2d(12, 24, 5, stride=2, padding=2), nn.BatchNorm2d(24), nn.ReLU(),
@@ -47,14 +51,18 @@ def canvas():
 
 
 def test_relevance_lies_where_the_digit_is(canvas):
-    sem, (x, y, sides) = canvas
-    right = sem.predict(x) == y
-    assert float(right.float().mean()) > 0.9
-    for maps in (prp(sem, x[right]).pixels[:, 0], lrp(sem.encoder.model, x[right]).pixels):
-        positive = maps.clamp(min=0)
-        halves = torch.stack([positive[..., :28].sum((1, 2)), positive[..., 28:].sum((1, 2))], 1)
-        share = halves.gather(1, sides[right][:, None])[:, 0] / halves.sum(1)
-        assert float(share.mean()) >= 0.8
+    """The mean over three networks: processors round differently, and so train other networks from one seed."""
+    shares = {"prp": [], "lrp": []}
+    for sem, (x, y, sides) in (canvas, digits_and_clutter(seed=1), digits_and_clutter(seed=2)):
+        right = sem.predict(x) == y
+        assert float(right.float().mean()) > 0.9
+        maps = {"prp": prp(sem, x[right]).pixels[:, 0], "lrp": lrp(sem.encoder.model, x[right]).pixels}
+        for name, found in maps.items():
+            positive = found.clamp(min=0)
+            halves = torch.stack([positive[..., :28].sum((1, 2)), positive[..., 28:].sum((1, 2))], 1)
+            shares[name].append(halves.gather(1, sides[right][:, None])[:, 0] / halves.sum(1))
+    for name, found in shares.items():
+        assert float(torch.cat(found).mean()) >= 0.8, name
 
 
 def test_maps_depend_on_the_prototype(canvas):
