@@ -14,13 +14,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lookalike.classifier import NearestPrototype
 from lookalike.clustering import choose_n_clusters, cluster
 from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.files import let_go
+from lookalike.files import at_least_single, read_rows
 from lookalike.progress import progress_bar
 from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.streaming import MemoryLimit, cluster_in_parts, streamed_classes
-
-_SCATTERED_ROWS = 128  # read at a time
 
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
@@ -76,7 +74,7 @@ def learn_prototypes(
         for k, rows in enumerate(groups):
             found = None if kept is None else kept.get(k)
             if found is None:
-                read = functools.partial(_read_rows, embeddings, rows)
+                read = functools.partial(_read_members, embeddings, rows)
                 if k in large:
                     found, note = _learn_large_class(
                         read, len(rows), k, similarity, number=wanted[k], limit=memory_limit, **options
@@ -160,20 +158,9 @@ def _learn_large_class(
     return similarity.unproject(torch.from_numpy(centres)), None
 
 
-def _read_rows(embeddings: np.ndarray, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Returns some of a class's embeddings, copied; in float32 if they are kept in less.
-
-    Of a memory map, the system may hold two megabytes around each row that is read: few are read before it lets go.
-    """
-    chosen = rows[which]
-    dtype = np.dtype(np.float32) if embeddings.dtype == np.float16 else embeddings.dtype
-    found = np.empty((len(chosen), *embeddings.shape[1:]), dtype=dtype)
-    for start in range(0, len(chosen), _SCATTERED_ROWS):
-        part = chosen[start : start + _SCATTERED_ROWS]
-        run = part[-1] - part[0] + 1 == len(part)
-        found[start : start + len(part)] = embeddings[part[0] : part[-1] + 1] if run else embeddings[part]
-        let_go(embeddings)
-    return found
+def _read_members(embeddings: np.ndarray, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Returns some of a class's embeddings, copied; in float32 if they are kept in less."""
+    return read_rows(embeddings, rows[which], at_least_single(embeddings.dtype))
 
 
 def _seed_of_class(seed: int, k: int) -> int:

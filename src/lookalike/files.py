@@ -4,6 +4,7 @@ import mmap
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,28 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(aside, path)  # noqa: PTH105 - one call, one rename
     finally:
         aside.unlink(missing_ok=True)
+
+
+_SCATTERED_ROWS = 128  # read at a time
+
+
+def read_rows(array: np.ndarray, rows: np.ndarray, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+    """Returns some rows of an array, copied, in their order and in a type of its own or another.
+
+    Of a memory map, the system may hold two megabytes around each row that is read: few are read before it lets go.
+    """
+    found = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype if dtype is None else dtype)
+    for start in range(0, len(rows), _SCATTERED_ROWS):
+        part = rows[start : start + _SCATTERED_ROWS]
+        run = np.array_equal(part, np.arange(part[0], part[0] + len(part)))
+        found[start : start + len(part)] = array[part[0] : part[0] + len(part)] if run else array[part]
+        let_go(array)
+    return found
+
+
+def at_least_single(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Returns the type to compute with: float32 for numbers that are kept in less, else their own."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
 def let_go(array: np.ndarray) -> None:

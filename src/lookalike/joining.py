@@ -15,6 +15,7 @@ from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, warn_of
 from lookalike.encoder import Encoder
 from lookalike.estimator import NPrototypes, learn_class, numbers_per_class
+from lookalike.files import at_least_single, read_rows
 from lookalike.model import PrototypeModel
 from lookalike.prototype_images import pixels_of, preprocessing_of
 from lookalike.prototypes import Prototypes, Survey
@@ -161,7 +162,7 @@ def join(
         rows = np.flatnonzero(labels == k)
         own = prototypes.labels.cpu() == k
         if k >= known and len(rows):
-            members = _floats(embeddings[rows])
+            members = read_rows(embeddings, rows, at_least_single(embeddings.dtype))
             found, note = learn_class(
                 members, k, name, similarity, number=wanted[k], clusterer=clusterer, n_init=n_init, seed=seed
             )
@@ -232,18 +233,13 @@ def _moved(vectors: Tensor, counts: Tensor, similarity: Similarity, embeddings: 
     sums, added = torch.zeros(vectors.shape, dtype=torch.float64), torch.zeros(len(vectors), dtype=torch.float64)
     centres = similarity.project(vectors)
     for part in np.array_split(rows, max(1, len(rows) * vectors.shape[1] // _CELLS)):
-        z = torch.from_numpy(_floats(embeddings[part])).to(vectors.dtype)
+        z = torch.from_numpy(read_rows(embeddings, part)).to(vectors.dtype)
         nearest = euclidean_distances(similarity.project(z), centres).argmin(1)
         sums.index_add_(0, nearest, z.double())
         added += torch.bincount(nearest, minlength=len(vectors))
     n = counts.double()[:, None]
     moved = ((n * vectors.double() + sums) / (n + added[:, None]).clamp_min(1)).to(vectors.dtype)
     return torch.where(added[:, None] > 0, moved, vectors)
-
-
-def _floats(embeddings: Any) -> np.ndarray:
-    found = np.array(embeddings)
-    return found.astype(np.float32) if found.dtype == np.float16 else found
 
 
 def _joined_images(

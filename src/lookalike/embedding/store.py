@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
-from lookalike.files import let_go
+from lookalike.files import let_go, read_rows
 
 META = "embeddings.json"
 _ROWS = 8_192  # read at a time
@@ -97,13 +97,8 @@ class EmbeddingStore:
         return self.take(self.rows_of_class(k))
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Returns some rows' embeddings [n, D], copied, the rows ascending."""
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-            found = np.array(self.embeddings[rows[0] : rows[-1] + 1])
-        else:
-            found = np.asarray(self.embeddings[rows])
-        self.let_go()
-        return found
+        """Returns some rows' embeddings [n, D], copied, in the rows' order."""
+        return read_rows(self.embeddings, rows)
 
     def grouped_by_class(self, folder: str | Path, *, overwrite: bool = False) -> "EmbeddingStore":
         """Writes the same embeddings to another folder, class after class, so that each is read in one go.
@@ -122,8 +117,7 @@ class EmbeddingStore:
             )
             for start in range(0, len(order), step):
                 rows = order[start : start + step]
-                target[start : start + step] = self.embeddings[rows]
-                self.let_go()
+                target[start : start + step] = self.take(rows)
                 target.flush()
                 let_go(target)
             arrays = {"labels": self.labels, "indices": self.indices, "predictions": self.predictions}

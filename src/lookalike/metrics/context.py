@@ -18,7 +18,6 @@ from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
 from lookalike.relevance import lrp, prp
 
-_ROWS = 8192
 _MAPS_BATCH = 32
 
 
@@ -208,11 +207,6 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> T
             f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
         )
     return labels
-
-
-def parts_of(store: EmbeddingStore) -> list[slice]:
-    """Returns the slices in which a store's rows are read."""
-    return [slice(start, start + _ROWS) for start in range(0, len(store), _ROWS)]
 
 
 def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:

@@ -80,5 +80,5 @@ def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
 
 
 def _parts(model: PrototypeModel, store: EmbeddingStore) -> Iterator[Tensor]:
-    for start in range(0, len(store), _ROWS):
-        yield torch.from_numpy(np.array(store.embeddings[start : start + _ROWS])).to(model.device)
+    for rows in store.parts(_ROWS):
+        yield torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)

@@ -8,7 +8,7 @@ import torch
 
 from lookalike.errors import LookalikeError
 from lookalike.metrics.attributes import attribute_representation
-from lookalike.metrics.context import Context, parts_of, rows_of
+from lookalike.metrics.context import Context, rows_of
 from lookalike.metrics.divergence import explanation_divergence
 from lookalike.metrics.diversity import diversity
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
@@ -55,7 +55,7 @@ def _faithfulness(context: Context, _run: int) -> Found:
     model, store, theirs = context.model, context.test_store, context.black_box_predictions
     metric = FaithfulnessOfPredictions(model.n_classes, black_box=theirs is not None)
     with torch.no_grad():
-        for rows in parts_of(store):
+        for rows in store.parts():
             predicted = model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
             metric.update(predicted, context.labels[rows], None if theirs is None else theirs[rows])
     found = metric.result()
@@ -76,7 +76,7 @@ def _transparency(context: Context, _run: int) -> Found:
     scope = context.options.scope
     metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
     with torch.no_grad():
-        for rows in parts_of(store):
+        for rows in store.parts():
             similarities = model.similarities_of(rows_of(store, rows, model.device))
             for metric in metrics.values():
                 metric.update(similarities, labels[rows].to(model.device))

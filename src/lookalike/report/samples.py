@@ -108,8 +108,8 @@ def samples_of(
 def _decide(model: PrototypeModel, store: EmbeddingStore) -> tuple[Tensor, Tensor]:
     """Returns similarities [N, P] and probabilities [N, K] of stored embeddings."""
     similarities, probabilities = [], []
-    for start in range(0, len(store), _ROWS):
-        z = torch.from_numpy(np.array(store.embeddings[start : start + _ROWS])).to(model.device)
+    for rows in store.parts(_ROWS):
+        z = torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)
         similarities.append(model.similarities_of(z).cpu())
         probabilities.append(model.probabilities_of(z).cpu())
     return torch.cat(similarities), torch.cat(probabilities)
