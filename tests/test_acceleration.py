@@ -64,3 +64,13 @@ def test_a_convolution_of_a_point_is_a_matrix_product():
     names = {event.key for event in seen.key_averages()}
     assert "aten::linear" in names
     assert "aten::conv2d" not in names
+
+
+def test_each_precision_has_weights_of_its_own():
+    layer, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 8, 8)
+    with torch.no_grad(), Accelerated():
+        with torch.autocast("cpu", torch.bfloat16):
+            half = layer(x)
+        full = layer(x)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(full, layer(x))

@@ -249,3 +249,13 @@ def test_a_working_folder_is_used_again_for_other_options(net, blobs, tmp_path):
         net[0].weight.add_(1)
     with pytest.raises(LookalikeError, match="with other weights"):
         KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")
+
+
+def test_clusters_made_within_another_limit_are_not_taken(net, blobs, tmp_path):
+    encoder, limit = Encoder(net, blobs[0][:2]), 4 * 4 * 24 * 12
+    KMEx(encoder, n_prototypes=4).fit(blobs, working_folder=tmp_path / "w")
+    parts = KMEx(encoder, n_prototypes=4, memory_limit=limit).fit(blobs, working_folder=tmp_path / "w")
+    alone = KMEx(encoder, n_prototypes=4, memory_limit=limit).fit(blobs)
+    whole = KMEx(encoder, n_prototypes=4).fit(blobs)
+    assert torch.equal(parts.prototypes.vectors, alone.prototypes.vectors)
+    assert not torch.equal(parts.prototypes.vectors, whole.prototypes.vectors)

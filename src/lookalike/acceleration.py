@@ -34,7 +34,7 @@ class Accelerated(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._prepared: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._prepared: dict[tuple[int, torch.dtype], tuple[Tensor, int, Tensor]] = {}
 
     def __torch_function__(
         self,
@@ -80,13 +80,13 @@ class Accelerated(TorchFunctionMode):
         if not isinstance(weight, nn.Parameter):  # computed anew in each pass
             return weight
         version = 0 if weight.is_inference() else weight._version
-        kept = self._prepared.get(id(weight))
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        kept = self._prepared.get((id(weight), dtype))
         if kept is not None and kept[1] == version:
             return kept[2]
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
         prepared = weight.detach().to(dtype).contiguous(memory_format=layout)
         # the weight itself is kept too, so that no other can take its place in memory
-        self._prepared[id(weight)] = weight, version, prepared
+        self._prepared[id(weight), dtype] = weight, version, prepared
         return prepared
 
 

@@ -180,12 +180,14 @@ class KMEx:
         names = _class_names(class_names or store.class_names, store)
         similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
         similarity.fit(store.embeddings, store.labels, encoder.head_weight)
-        kept = None
+        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
+        limit, kept = bytes_of(self.memory_limit), None
         if working_folder is not None:
-            kept = ClusterFolder(Path(working_folder) / "clusters", {**self._options(similarity), "store": store.info})
+            in_parts = [large, limit if large else None]  # where all classes fit, the limit changes nothing
+            options = {**self._options(similarity), "in_parts": in_parts, "store": store.info}
+            kept = ClusterFolder(Path(working_folder) / "clusters", options)
         with step("cluster and survey"):
             prototypes = self._prototypes(store, similarity, names, kept)
-        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
         preprocessing = preprocessing_of(batches)
         with step("read the prototypes' images"):
             images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
@@ -202,7 +204,7 @@ class KMEx:
                 "n_samples": len(store),
                 "skipped": len(store.skipped),
                 "clustered_in_parts": [names[k] for k in large],
-                "memory_limit": bytes_of(self.memory_limit),
+                "memory_limit": limit,
                 "precision": store.info.get("precision", "float32"),
                 "precision_effect": store.info.get("precision_effect"),
                 "embed_seconds": round(embedded - started, 3),
