@@ -93,7 +93,7 @@ def main() -> None:
             write_store(folder, n // part, dim, classes)
             _, memory, found = in_process(functools.partial(convert, folder))
             seconds = found["seconds"]  # type: ignore[index]
-            first = first or seconds
+            first = first or seconds / (n // part)
             size = (folder / "embeddings.npy").stat().st_size
             share = size / seconds / bandwidth(folder / "embeddings.npy")
             rows.append(
@@ -101,7 +101,7 @@ def main() -> None:
                     f"{n // part:,}",
                     f"{size / 2**30:.2f} GiB",
                     f"{seconds:.0f} s",
-                    f"{seconds / first * part / 4:.2f}",
+                    f"{seconds / (n // part) / first:.2f}",
                     f"{memory:.2f} GiB",
                     f"{share:.1%}",
                 ]
