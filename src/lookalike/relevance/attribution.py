@@ -57,6 +57,7 @@ def lrp(
         LookalikeError: If a target is no class, or an operation has no rule and ``strict`` is set.
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Flatten(), nn.Linear(8, 3, bias=False))
         >>> found = lrp(net, torch.rand(2, 1, 4, 4))
         >>> found.maps.shape, bool(found.residual.max() < 1e-4)
