@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster lint docs clean
+.PHONY: demo test lint docs clean
 
 # Each stamp stands for one finished installation; an interrupted one is taken up again.
 $(VENV)/.demo:
@@ -25,10 +25,7 @@ demo: $(VENV)/.demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --ignore=tests/test_distributed.py
-
-# apart and alone: a cluster's workers starve beside other work
-test-cluster: $(VENV)/.test
-	$(BIN)/python -m pytest tests/test_distributed.py
+	$(BIN)/python -m pytest tests/test_distributed.py  # alone: its nodes take both cores
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

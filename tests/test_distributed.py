@@ -25,6 +25,7 @@ from lookalike.cli import app  # noqa: E402
 from lookalike.data import ImageArray, load_digits, load_folder  # noqa: E402
 from lookalike.distributed import convert  # noqa: E402
 from lookalike.distributed.embedding import Embedder  # noqa: E402
+from lookalike.distributed.pool import work_through  # noqa: E402
 from lookalike.distributed.readers import FileReader, RowReader  # noqa: E402
 from lookalike.distributed.shards import (  # noqa: E402
     Rows,
@@ -230,6 +231,44 @@ def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path):
     assert len(shards_in(tmp_path / "work")) == N_SHARDS
 
 
+def pool_of(folder, jobs, start="", num_cpus=0, size=2, **options):
+    class Worker:  # in here, so that it travels to its process without this file and all that it imports
+        """Dies of some jobs: always, or once."""
+
+        def __init__(self):
+            if start:
+                raise ImportError(start)
+
+        def ready(self):
+            pass
+
+        def work(self, job):
+            died = folder / "died"
+            if job == "deadly" or (job == "once" and not died.exists()):
+                died.touch()
+                os._exit(1)
+            return job
+
+    hire = ray.remote(Worker).options(num_cpus=num_cpus, max_restarts=0).remote
+    return sorted(work_through(jobs, hire, size, **options))
+
+
+def test_the_job_of_a_lost_actor_is_done_by_another(cluster, tmp_path):
+    assert pool_of(tmp_path, ["a", "once", "b", "c"]) == ["a", "b", "c", "once"]
+    assert (tmp_path / "died").exists()
+    assert pool_of(tmp_path, []) == []
+    assert pool_of(tmp_path, [1, 2], prepare=lambda job: -job) == [-2, -1]
+
+
+def test_a_pool_that_cannot_work_gives_up(cluster, tmp_path):
+    with pytest.raises(LookalikeError, match="has lost 3 actors in a row"):
+        pool_of(tmp_path, ["deadly"], size=1)
+    with pytest.raises(LookalikeError, match="could not start: ImportError: no such network"):
+        pool_of(tmp_path, ["a"], start="no such network")
+    with pytest.raises(LookalikeError, match="none of 2 actors could start within 1 seconds"):
+        pool_of(tmp_path, ["a"], num_cpus=64, start_seconds=1.0)
+
+
 DRIVER = """
 import sys, warnings
 from lookalike.distributed import convert
@@ -288,12 +327,12 @@ def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
 
     twice = {name: np.array([rows[i][name] for i in (0, 1, 0)]) for name in rows[0]} | {"index": np.array([7, 8, 7])}
     actor = actor_of(classifier.model, RowReader(classifier.preprocessing, tuple(expected.class_names)), tmp_path)
-    assert "the index 7 stands for two samples" in actor(twice)["wrong"][0]
+    assert "the index 7 stands for two samples" in actor.work(twice).wrong
 
 
 def actor_of(model, reader, folder):
     encoder = Encoder(model, torch.zeros(1, 1, 28, 28))
-    return Embedder(ray.put(encoder), ray.put(reader), str(folder), 4, "stop", gpu=False, planned=False)
+    return Embedder((ray.put(encoder), ray.put(reader)), str(folder), 4, "stop", gpu=False)
 
 
 def test_broken_images_are_named(cluster, root, classifier, tmp_path):
@@ -312,11 +351,11 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
     paths = np.array([str(images / "one" / f"{i}.png") for i in range(3)])
     rows = {"index": np.arange(3), "path": paths, "label": np.zeros(3, dtype=int)}
     actor = actor_of(classifier.model, FileReader(classifier.preprocessing), tmp_path)
-    assert actor(rows)["wrong"][0] == f"cannot read the image '{images / 'one' / '2.png'}': not an image"
+    assert actor.work(rows).wrong == f"cannot read the image '{images / 'one' / '2.png'}': not an image"
     network = load(root, "broken").model
     actor = actor_of(network, FileReader(classifier.preprocessing), tmp_path)
     rows = {name: column[:2] for name, column in rows.items()}
-    assert actor(rows)["wrong"][0] == f"2 embeddings have NaN or infinite values: {paths[0]}, {paths[1]}"
+    assert actor.work(rows).wrong == f"2 embeddings have NaN or infinite values: {paths[0]}, {paths[1]}"
     assert not list(tmp_path.glob("*.parquet"))
 
     labels = np.array([0, 0, 2, 2, 2, 2])

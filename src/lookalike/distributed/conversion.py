@@ -15,7 +15,7 @@ from lookalike.distributed.cluster import connected, import_ray, n_nodes
 from lookalike.distributed.embedding import embed_all
 from lookalike.distributed.record import prepare_folder
 from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summed_classes
-from lookalike.distributed.sources import MapStyle, Source, open_source
+from lookalike.distributed.sources import Columns, MapStyle, Source, open_source
 from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
 from lookalike.embedding import as_encoder, warn_of
 from lookalike.encoder import Encoder, LoadedClassifier
@@ -165,7 +165,7 @@ def convert(
             )
         embedded = time.perf_counter()
         shards = open_shards(shards_folder)
-        repeated = repeated_rows(shards) if source.reads_on_cluster else {}
+        repeated = repeated_rows(shards) if isinstance(source, Columns) else {}
         names = class_names or source.class_names
         names, n_samples = _checked_classes(names, shards, repeated)
         metric = fit_similarity(metric, shards, encoder.embedding_dim, encoder.head_weight)

@@ -2,8 +2,10 @@
 
 import inspect
 import warnings
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +13,10 @@ import torch
 from lookalike.acceleration import Accelerated
 from lookalike.data import Batches
 from lookalike.distributed.cluster import n_fitting
+from lookalike.distributed.pool import work_through
 from lookalike.distributed.readers import Reader
 from lookalike.distributed.shards import Rows, open_shards, read_indices, shard_name, write_shard
-from lookalike.distributed.sources import Known, Left, Source
+from lookalike.distributed.sources import Columns, Known, Planned
 from lookalike.embedding import name_samples, predicted_class
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.errors import LookalikeError
@@ -24,6 +27,20 @@ _COMPLETE = "complete"
 _FRUITLESS_ROUNDS = 3
 
 
+class Told(NamedTuple):
+    """What an actor tells of the rows that it was given.
+
+    Attributes:
+        shard: The file's name, or nothing if there were no rows.
+        rows: For how many it stands.
+        wrong: What is wrong with the data, or nothing.
+    """
+
+    shard: str
+    rows: int
+    wrong: str
+
+
 class Embedder:
     """An actor: embeds the rows that it is given and writes them as a shard.
 
@@ -31,41 +48,38 @@ class Embedder:
     the data is not raised but told in the result, as it is no use to try again.
 
     Args:
-        encoder: A reference to the encoder, which is in the object store once.
-        reader: A reference to what opens rows.
+        shared: References to the encoder and to what opens rows, which are in the object store once.
         folder: Where the shards are.
         batch_size: The most rows that pass through the encoder at once.
         on_error: What to do about an image that cannot be read.
         gpu: Whether to embed on a GPU.
-        planned: Whether it is given one row at a time that is a whole shard, with a list per column.
     """
 
     def __init__(
         self,
-        encoder: Any,
-        reader: Any,
+        shared: tuple[Any, Any],
         folder: str,
         batch_size: int,
         on_error: Literal["stop", "skip"],
         gpu: bool,
-        planned: bool,
     ) -> None:
         import ray
 
+        encoder, reader = shared  # in a tuple, which Ray does not look into
         self._encoder: Encoder = ray.get(encoder)
         self._reader: Reader = ray.get(reader)
         self._folder = Path(folder)
         self._batch_size = batch_size
         self._on_error = on_error
-        self._planned = planned
         self._encoder.model.to(torch.device("cuda" if gpu else "cpu"))
 
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the name of the shard [1], for how many rows it stands [1], and what is wrong, or nothing [1]."""
-        if self._planned:
-            rows = {name: np.asarray(list(column[0])) for name, column in rows.items()}
+    def ready(self) -> None:
+        """Returns when the actor has started."""
+
+    def work(self, rows: dict[str, np.ndarray]) -> Told:
+        """Embeds rows, a column ``index`` and what the reader asks for, and writes them as a shard."""
         if not len(rows["index"]):
-            return _report("", 0, "")
+            return Told("", 0, "")
         order = np.argsort(rows["index"], kind="stable")
         rows = {name: column[order] for name, column in rows.items()}
         path = self._folder / shard_name(rows["index"])
@@ -73,11 +87,15 @@ class Embedder:
             if not path.exists():
                 self._write(path, rows)
         except LookalikeError as error:
-            return _report(path.name, 0, str(error))
+            return Told(path.name, 0, str(error))
         except Exception as error:
             first, last = rows["index"][0], rows["index"][-1]
-            return _report(path.name, 0, f"samples {first} to {last} fail: {type(error).__name__}: {error}")
-        return _report(path.name, len(rows["index"]), "")
+            return Told(path.name, 0, f"samples {first} to {last} fail: {type(error).__name__}: {error}")
+        return Told(path.name, len(rows["index"]), "")
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Does so as Ray Data asks for it, with what there is to tell as columns of one row."""
+        return {name: np.array([value]) for name, value in self.work(rows)._asdict().items()}
 
     def _write(self, path: Path, rows: dict[str, np.ndarray]) -> None:
         index = rows["index"].astype(np.int64)
@@ -114,7 +132,7 @@ class Embedder:
 
 
 def embed_all(
-    source: Source,
+    source: Planned | Columns,
     encoder: Encoder,
     folder: Path,
     *,
@@ -126,10 +144,6 @@ def embed_all(
     advance: Advance,
 ) -> int:
     """Embeds what is not embedded yet.
-
-    It goes round by round. A call that is lost with its actor or node is not waited for, as nobody knows whether
-    there will be room for the actor again: the others go on, and the next round embeds what is missing, with as many
-    actors as the cluster then has room for.
 
     Args:
         source: The data.
@@ -146,55 +160,55 @@ def embed_all(
         How many actors there were; 0 if nothing was left to embed.
 
     Raises:
-        LookalikeError: If samples cannot be embedded, or three rounds in a row add nothing.
+        LookalikeError: If samples cannot be embedded, or actors are lost again and again with nothing done.
     """
     import ray
 
     complete = folder / _COMPLETE
     if complete.exists() and complete.read_text() == str(len(_names(folder))):
         return 0
-    constructor: dict[str, Any] = {}
-    used, fruitless = 0, 0
-    present = _names(folder)
-    while True:
-        left = source.left(_known(folder) if source.reads_on_cluster else Known(np.arange(0)), present)
-        if left is None:
-            break
-        if not constructor:
-            advance(sum(shard.asked for shard in open_shards(folder)))
-            constructor = {
-                "encoder": ray.put(encoder),
-                "reader": ray.put(source.reader),
-                "folder": str(folder),
-                "batch_size": batch_size,
-                "on_error": on_error,
-                "gpu": num_gpus > 0,
-                "planned": left.shard_rows is None,
-            }
-        fitting = n_fitting(num_cpus, num_gpus, spared_cpus=1 if source.reads_on_cluster else 0)
-        size = min(n_actors or fitting, fitting, left.n_shards or fitting)
-        used = max(used, size)
-        # where the number of samples is known, what is lost is missed when the round is over
-        tolerant = source.total is not None
-        written, failure = _run_round(left, constructor, size, num_cpus, num_gpus, tolerant, advance)
-        astray = [name for name in written if not (folder / name).exists()]
-        if astray:
-            raise LookalikeError(
-                f"an actor wrote {astray[0]!r}, and it is not in {str(folder)!r}: the working folder must lie on "
-                "storage that all nodes share"
-            )
-        if failure is None and not tolerant:
-            break
-        now = _names(folder)
-        fruitless = 0 if now - present else fruitless + 1
-        present = now
-        if fruitless == _FRUITLESS_ROUNDS:
-            raise LookalikeError(
-                f"the cluster has lost all actors {fruitless} times before they embedded anything "
-                f"({failure or 'see the logs of Ray'}): give them more memory, by fewer actors or a smaller batch_size"
-            )
+    advance(sum(shard.asked for shard in open_shards(folder)))
+    spared = 1 if isinstance(source, Columns) else 0
+    fitting = n_fitting(num_cpus, num_gpus, spared_cpus=spared)
+    actors = _Actors(
+        {
+            "shared": (ray.put(encoder), ray.put(source.reader)),
+            "folder": str(folder),
+            "batch_size": batch_size,
+            "on_error": on_error,
+            "gpu": num_gpus > 0,
+        },
+        {"num_cpus": num_cpus, "num_gpus": num_gpus},
+        min(n_actors or fitting, fitting),
+    )
+    if isinstance(source, Columns):
+        _embed_rows(source, actors, folder, advance)
+    else:
+        _embed_plans(source, actors, folder, advance)
     write_whole(complete, str(len(_names(folder))))
-    return used
+    return actors.size
+
+
+@dataclass
+class _Actors:
+    """What actors are made of.
+
+    Attributes:
+        arguments: Of ``Embedder``.
+        resources: Of each.
+        size: How many.
+    """
+
+    arguments: dict[str, Any]
+    resources: dict[str, float]
+    size: int
+
+    def hire(self) -> Any:
+        """Asks for one that does not come again when it is lost, as there may never be room for it."""
+        import ray
+
+        remote = ray.remote(Embedder).options(**self.resources, max_restarts=0, max_task_retries=0)
+        return remote.remote(**self.arguments)
 
 
 def _names(folder: Path) -> set[str]:
@@ -208,54 +222,85 @@ def _known(folder: Path) -> Known:
     return Known(np.concatenate([np.arange(0), *parts]))
 
 
+def _embed_plans(source: Planned, actors: _Actors, folder: Path, advance: Advance) -> None:
+    """Embeds samples that have numbers, so that each shard is known before it is made."""
+    spans = source.left(_names(folder))
+    actors.size = min(actors.size, len(spans))
+    with closing(work_through(spans, actors.hire, actors.size, prepare=source.rows)) as results:
+        for told in results:
+            _check_told(told, folder)
+            advance(told.rows)
+
+
+def _embed_rows(source: Columns, actors: _Actors, folder: Path, advance: Advance) -> None:
+    """Embeds rows as Ray Data reads them, which has an index only then.
+
+    It goes round by round. A call that is lost with its actor or node is not waited for, as nobody knows whether
+    there will be room for the actor again: the others go on, and the next round embeds what is missing.
+    """
+    # where the number of samples is known, what is lost is missed when the round is over
+    tolerant = source.total is not None
+    present, fruitless = _names(folder), 0
+    while True:
+        dataset = source.left(_known(folder))
+        if dataset is None:
+            return
+        failure = _run_round(dataset, source.shard_rows, actors, folder, tolerant, advance)
+        if failure is None and not tolerant:
+            return
+        now = _names(folder)
+        fruitless = 0 if now - present else fruitless + 1
+        present = now
+        if fruitless == _FRUITLESS_ROUNDS:
+            raise LookalikeError(
+                f"the cluster has lost all actors {fruitless} times before they embedded anything "
+                f"({failure or 'see the logs of Ray'}): give them more memory, by fewer actors or a smaller batch"
+            )
+
+
 def _run_round(
-    left: Left,
-    constructor: dict[str, Any],
-    size: int,
-    num_cpus: float,
-    num_gpus: float,
-    tolerant: bool,
-    advance: Advance,
-) -> tuple[list[str], str | None]:
-    """Runs the pool once; returns the shards that it told of, and what ended the round early, if anything did."""
+    dataset: Any, shard_rows: int, actors: _Actors, folder: Path, tolerant: bool, advance: Advance
+) -> str | None:
+    """Runs a pool of Ray Data's once; returns what ended the round early, if anything did."""
     import ray
 
     options: dict[str, Any] = {}
-    if "ray_remote_args_fn" in inspect.signature(left.dataset.map_batches).parameters:
+    if "ray_remote_args_fn" in inspect.signature(dataset.map_batches).parameters:
         options["ray_remote_args_fn"] = _lost_calls_fail
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to say how often to try again
-        results = left.dataset.map_batches(
+        results = dataset.map_batches(
             Embedder,
-            batch_size=left.shard_rows or 1,
+            batch_size=shard_rows,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=size),
-            fn_constructor_kwargs=constructor,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
+            compute=ray.data.ActorPoolStrategy(size=actors.size),
+            fn_constructor_kwargs=actors.arguments,
+            **actors.resources,
             **options,
         )
     results.context.enable_progress_bars = False
     results.context.max_errored_blocks = -1 if tolerant else 0
-    written: list[str] = []
-    told = iter(results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))
     try:
-        for batch in told:
-            for name, count, wrong in zip(batch["shard"], batch["rows"], batch["wrong"], strict=True):
-                if wrong:
-                    raise LookalikeError(str(wrong))
-                if name:
-                    written.append(str(name))
-                    advance(int(count))
+        for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            for row in zip(*(batch[name] for name in Told._fields), strict=True):
+                told = Told(str(row[0]), int(row[1]), str(row[2]))
+                _check_told(told, folder)
+                advance(told.rows)
     except ray.exceptions.RayError as error:
-        return written, f"{type(error).__name__}: {error}"
-    return written, None
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _check_told(told: Told, folder: Path) -> None:
+    if told.wrong:
+        raise LookalikeError(told.wrong)
+    if told.shard and not (folder / told.shard).exists():
+        raise LookalikeError(
+            f"an actor wrote {told.shard!r}, and it is not in {str(folder)!r}: the working folder must lie on storage "
+            "that all nodes share"
+        )
 
 
 def _lost_calls_fail() -> dict[str, Any]:
     """Lets an actor start again wherever there is room, and does not wait for that with what it was at."""
     return {"max_restarts": -1, "max_task_retries": 0}
-
-
-def _report(name: str, rows: int, wrong: str) -> dict[str, np.ndarray]:
-    return {"shard": np.array([name]), "rows": np.array([rows]), "wrong": np.array([wrong])}

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -19,20 +19,6 @@ _READ_ROWS = 256  # rows of a Parquet file that are in memory at once
 _COLUMNS = ["index", "image", "label"]
 
 
-class Left(NamedTuple):
-    """What is still to be embedded.
-
-    Attributes:
-        dataset: A Ray dataset.
-        shard_rows: How many of its rows make a shard; None where a row is a whole shard, with a list per column.
-        n_shards: How many shards there will be, where that is known.
-    """
-
-    dataset: Any
-    shard_rows: int | None
-    n_shards: int | None = None
-
-
 class Source(ABC):
     """Data of one kind.
 
@@ -41,14 +27,12 @@ class Source(ABC):
         class_names: As the data tell them, or None.
         preprocessing: What its images go through, where that is known.
         total: How many rows there are, or None when that is not known.
-        reads_on_cluster: Whether Ray reads rows in tasks of its own, beside the actors.
     """
 
     reader: Reader
     class_names: list[str] | None = None
     preprocessing: Preprocessing | None = None
     total: int | None = None
-    reads_on_cluster = False
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -57,18 +41,6 @@ class Source(ABC):
     @abstractmethod
     def first(self) -> Batches:
         """Returns a few rows, to cut the classifier with."""
-
-    @abstractmethod
-    def left(self, known: "Known", present: set[str]) -> "Left | None":
-        """Returns what is still to be embedded.
-
-        Args:
-            known: The indices that are embedded already; of no use where samples have numbers.
-            present: The names of the shards that there are.
-
-        Returns:
-            None if nothing is left.
-        """
 
     @abstractmethod
     def fetch(self, indices: np.ndarray) -> Batches:
@@ -94,20 +66,15 @@ class Planned(Source):
     def fetch(self, indices: np.ndarray) -> Batches:  # noqa: ARG002, D102
         return self.batches
 
-    def left(self, known: "Known", present: set[str]) -> "Left | None":  # noqa: ARG002, D102
-        import ray
+    def left(self, present: set[str]) -> list[range]:
+        """Returns the numbers of the samples of each shard that is not present."""
+        total, size = self.total or 0, self._shard_rows
+        spans = [range(start, min(start + size, total)) for start in range(0, total, size)]
+        return [span for span in spans if shard_name(np.arange(span.start, span.stop)) not in present]
 
-        plans = []
-        for start in range(0, self.total or 0, self._shard_rows):
-            indices = np.arange(start, min(start + self._shard_rows, self.total or 0))
-            if shard_name(indices) not in present:
-                plans.append(self._plan(indices))
-        if not plans:
-            return None
-        return Left(ray.data.from_items(plans, override_num_blocks=len(plans)), None, len(plans))
-
-    def _plan(self, indices: np.ndarray) -> dict[str, Any]:
-        return {"index": indices.tolist()}
+    def rows(self, span: range) -> dict[str, np.ndarray]:
+        """Returns some samples' columns, as the reader takes them."""
+        return {"index": np.arange(span.start, span.stop)}
 
 
 class Folder(Planned):
@@ -119,9 +86,9 @@ class Folder(Planned):
         super().__init__(bundle.train, shard_rows)
         self.reader = FileReader(preprocessing)
 
-    def _plan(self, indices: np.ndarray) -> dict[str, Any]:
-        paths = [str(self.files.files[index].resolve()) for index in indices]
-        return {"index": indices.tolist(), "path": paths, "label": self.files.labels[indices].tolist()}
+    def rows(self, span: range) -> dict[str, np.ndarray]:  # noqa: D102
+        paths = np.array([str(self.files.files[index].resolve()) for index in span])
+        return {**super().rows(span), "path": paths, "label": self.files.labels[span.start : span.stop]}
 
 
 class MapStyle(Planned):
@@ -133,15 +100,17 @@ class MapStyle(Planned):
 
 
 class Columns(Source):
-    """Rows with the columns ``image`` and ``label``, and perhaps ``index``."""
+    """Rows with the columns ``image`` and ``label``, and perhaps ``index``, which Ray reads in tasks of its own.
 
-    reads_on_cluster = True
+    Attributes:
+        shard_rows: About how many of them make a shard.
+    """
 
     def __init__(self, preprocessing: Preprocessing | None, class_names: list[str] | None, shard_rows: int) -> None:
         self.preprocessing = preprocessing
         self.class_names = class_names
         self.reader = RowReader(preprocessing, tuple(class_names) if class_names else None)
-        self._shard_rows = shard_rows
+        self.shard_rows = shard_rows
         missing = [name for name in ("image", "label") if name not in self._types()]
         if missing:
             raise LookalikeError(
@@ -164,8 +133,9 @@ class Columns(Source):
     def first(self) -> Batches:  # noqa: D102
         return Batches(self.reader.open(self._head()), batch_size=2, on_error="skip")
 
-    def left(self, known: "Known", present: set[str]) -> "Left | None":  # noqa: ARG002, D102
-        return Left(self._numbered().map_batches(Without(known), batch_format="pyarrow"), self._shard_rows)
+    def left(self, known: "Known") -> Any | None:
+        """Returns the rows whose index is not known, as a Ray dataset, or None if there are none left."""
+        return self._numbered().map_batches(Without(known), batch_format="pyarrow")
 
     def fetch(self, indices: np.ndarray) -> Batches:  # noqa: D102
         kept = self._numbered().map_batches(Only(np.sort(indices)), batch_format="pyarrow")
@@ -233,13 +203,13 @@ class Parquet(Columns):
         listing = [[file.name, file.stat().st_size] for file in self._files]
         return fingerprint_json(["parquet", listing, [group[1:] for group in self._groups]])
 
-    def left(self, known: "Known", present: set[str]) -> "Left | None":  # noqa: ARG002, D102
+    def left(self, known: "Known") -> Any | None:  # noqa: D102
         if known.count == self.total:
             return None
         groups = self._groups
         if "index" not in self._types():
             groups = [group for group in groups if not known(np.arange(group[2], group[2] + group[3])).all()]
-        return Left(self._read(groups).map_batches(Without(known), batch_format="pyarrow"), self._shard_rows)
+        return self._read(groups).map_batches(Without(known), batch_format="pyarrow")
 
     def _types(self) -> dict[str, str]:
         import pyarrow.parquet as pq
@@ -307,7 +277,7 @@ class Only:
 
 def open_source(
     data: Any, preprocessing: Preprocessing | None, class_names: list[str] | None, shard_rows: int
-) -> Source:
+) -> Planned | Columns:
     """Recognises what kind of data there are.
 
     Raises:
