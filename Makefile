@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lookalike demo --output demo-output --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --ignore=tests/test_distributed.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore=tests/test_distributed.py
 	$(BIN)/python -m pytest tests/test_distributed.py  # alone: its nodes take both cores
 
 lint: $(VENV)/.test

@@ -72,14 +72,14 @@ def _compared(bench: Workbench, subject: Subject, copies: int) -> Record:
     encoder = as_encoder(box.model, Batches(data.train))
     train = embed(encoder, Batches(_Shifted(data, copies, subject.seed)), progress=bench.progress)
     test = embed(encoder, data.test, progress=bench.progress)
-    spawn = multiprocessing.get_context("spawn")  # a fresh process, whose memory is its own
+    context = _fresh_processes()
     methods: dict[str, Record] = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{name}.npy") for name in ("z", "y")]
         np.save(paths[0], train.embeddings)
         np.save(paths[1], train.labels)
         for name, (method, share) in _METHODS.items():
-            with spawn.Pool(1) as pool:
+            with context.Pool(1) as pool:
                 centres, seconds, memory = pool.apply(
                     cluster_measured, (*paths, method, share, subject.seed, torch.get_num_threads())
                 )
@@ -97,6 +97,15 @@ def _compared(bench: Workbench, subject: Subject, copies: int) -> Record:
                 "memory": memory,
             }
     return {"n": len(train), "dim": int(train.embeddings.shape[1]), "methods": methods}
+
+
+def _fresh_processes() -> Any:
+    """Returns what makes processes whose memory is their own: of one that has imported this module, where it can."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def cluster_measured(
