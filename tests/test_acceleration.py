@@ -23,11 +23,14 @@ from lookalike.acceleration import Accelerated
         (2, {"padding": 1}),
         (1, {}),
         (3, {"padding": 1, "groups": 4}),
+        (3, {"padding": 1, "groups": 8, "out_channels": 8}),
+        (5, {"padding": 2, "stride": 2, "groups": 8, "out_channels": 8, "bias": False}),
+        (3, {"padding": 1, "groups": 8, "out_channels": 16}),
     ],
 )
 def test_outputs_and_gradients_are_those_of_the_convolution(kernel, options):
     torch.manual_seed(0)
-    ours = nn.Conv2d(8, 4, kernel, **options).double()
+    ours = nn.Conv2d(**{"in_channels": 8, "out_channels": 4, "kernel_size": kernel, **options}).double()
     theirs = copy.deepcopy(ours)
     x = torch.randn(5, 8, 1, 1, dtype=torch.float64, requires_grad=True)
     y = x.detach().clone().requires_grad_()
@@ -66,8 +69,14 @@ def test_a_convolution_of_a_point_is_a_matrix_product():
     assert "aten::conv2d" not in names
 
 
-def test_each_precision_has_weights_of_its_own():
-    layer, x = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Conv2d(3, 4, 3), torch.randn(2, 3, 8, 8)),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), torch.randn(2, 8, 1, 1)),
+    ],
+)
+def test_each_precision_has_weights_of_its_own(layer, x):
     with torch.no_grad(), Accelerated():
         with torch.autocast("cpu", torch.bfloat16):
             half = layer(x)

@@ -1,8 +1,10 @@
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -220,6 +222,44 @@ def test_a_full_disk_loses_nothing(net, blobs, tmp_path):
     embed(net, data, batch_size=8, folder=tmp_path / "z", resume=True)
     assert min(index for index in data.read if index > 7) == 40
     assert contents(tmp_path / "z") == contents(tmp_path / "whole")
+
+
+def test_a_full_file_system_loses_nothing(net, blobs, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a file system can be mounted by an administrator alone")
+    try:
+        filler = small / "filler"
+        filler.write_bytes(bytes(44_000))  # leaves room for some rows
+        with pytest.raises(LookalikeError, match=r"[1-9]\d* rows are safe: make room"):
+            embed(net, blobs, batch_size=8, folder=small / "z")
+        filler.unlink()
+        embed(net, blobs, batch_size=8, folder=small / "z", resume=True)
+        embed(net, blobs, batch_size=8, folder=tmp_path / "whole")
+        assert contents(small / "z") == contents(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_one_broken_image_in_ten_thousand(image_folder, network_file, tmp_path):
+    from lookalike.encoder import load_classifier
+
+    model = load_classifier(f"{network_file}:make").model
+    for folder in (image_folder / "train").iterdir():
+        first = next(folder.iterdir())
+        for copy in range(3_333 - len(list(folder.iterdir()))):
+            os.link(first, folder / f"copy-{copy:04d}.png")
+    (image_folder / "train" / "cat" / "zz.png").write_text("no")
+    data = load_data(image_folder, Preprocessing.square(8))
+    assert len(data.train) == 10_000
+    with pytest.raises(LookalikeError, match=r"cat/zz\.png"):
+        embed(model, data, batch_size=256, folder=tmp_path / "z")
+    assert (tmp_path / "z.part" / "labels.npy").stat().st_size > 9_700 * 8
+    store = embed(model, data, batch_size=256, folder=tmp_path / "z", resume=True, on_error="skip")
+    assert len(store) == 9_999
+    assert "zz.png" in store.skipped[0]
 
 
 def test_a_broken_image_in_the_middle_is_left_out_later(image_folder, network_file, tmp_path):

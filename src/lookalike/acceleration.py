@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 class Accelerated(TorchFunctionMode):
     """While it is active, convolutions and linear layers on the CPU are computed in the quickest equivalent way.
 
-    - A convolution of a 1×1 map is the matrix product with the one tap that meets the map; so are its gradients.
+    - A convolution of a 1×1 map is the matrix product with the one tap that meets the map, or where each channel is
+      convolved by itself a product per channel; so are its gradients.
     - Without gradients, a convolution takes its images with channels last, and weights are laid out (under autocast
       also cast) once, not for each batch.
 
@@ -62,9 +63,13 @@ class Accelerated(TorchFunctionMode):
     ) -> Tensor:
         if input.ndim != 4 or input.device.type != "cpu":
             return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        tap = _tap_at_point(input, weight, padding, dilation) if groups == 1 else None
+        depthwise = groups == input.shape[1] == weight.shape[0]
+        tap = _tap_at_point(input, weight, padding, dilation) if groups == 1 or depthwise else None
         if tap is not None:
-            return F.linear(input.flatten(1), weight[:, :, tap[0], tap[1]], bias)[:, :, None, None]
+            at_tap = weight[:, :, tap[0], tap[1]]
+            if groups == 1:
+                return F.linear(input.flatten(1), at_tap, bias)[:, :, None, None]
+            return _scaled(input, at_tap, bias)
         if not torch.is_grad_enabled():
             input = input.contiguous(memory_format=torch.channels_last)  # noqa: A001
             weight = self._once(weight, torch.channels_last)
@@ -88,6 +93,15 @@ class Accelerated(TorchFunctionMode):
         # the weight itself is kept too, so that no other can take its place in memory
         self._prepared[id(weight), dtype] = weight, version, prepared
         return prepared
+
+
+def _scaled(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+    """Returns what a convolution of each channel by itself makes of 1×1 maps, with one weight per channel [C, 1]."""
+    if torch.is_autocast_enabled("cpu"):  # as for convolutions
+        dtype = torch.get_autocast_dtype("cpu")
+        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)  # noqa: A001
+    scaled = input * weight[:, :, None]
+    return scaled if bias is None else scaled + bias[:, None, None]
 
 
 def _tap_at_point(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[int, int] | None:  # noqa: A002
