@@ -1,5 +1,7 @@
 """Where the time goes: a trace that a browser can open, and its largest costs."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +39,11 @@ def profiled(path: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     except OSError as error:
         raise LookalikeError(f"cannot write to {str(path)!r}: {error.strerror}") from error
     path.unlink()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells the terminal that there is no GPU
+    started = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         yield
+        total = time.perf_counter() - started
     trace.export_chrome_trace(str(path))
     own = {
         event.key.removeprefix(PREFIX): (event.cpu_time_total / 1e6, event.count)
@@ -47,4 +52,4 @@ def profiled(path: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     }
     say(f"The trace is in {path}: open it in chrome://tracing or ui.perfetto.dev. Its largest steps:")
     for name, (seconds, count) in sorted(own.items(), key=lambda item: -item[1][0])[:5]:
-        say(f"  {seconds:8.2f} s  {name} ({count}×)")
+        say(f"  {seconds:8.2f} s {seconds / total:6.1%}  {name} ({count}×)")
