@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 ray = pytest.importorskip("ray")
-pytest.importorskip("pyarrow")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -27,7 +28,9 @@ from lookalike.distributed import convert  # noqa: E402
 from lookalike.distributed.embedding import Embedder  # noqa: E402
 from lookalike.distributed.pool import work_through  # noqa: E402
 from lookalike.distributed.readers import FileReader, RowReader  # noqa: E402
+from lookalike.distributed.row_groups import list_groups  # noqa: E402
 from lookalike.distributed.shards import (  # noqa: E402
+    Known,
     Rows,
     in_order,
     open_shards,
@@ -160,6 +163,16 @@ def load(root, function):
         return load_classifier(f"{root / 'network.py'}:{function}")
 
 
+def write_table(folder, files, order, groups_of):
+    """Writes images in two Parquet files, in an order that the column ``index`` tells of."""
+    content = [files.files[i].read_bytes() for i in order]
+    table = pa.table({"image": content, "label": files.labels[order], "index": order})
+    folder.mkdir()
+    pq.write_table(table.slice(0, 100), folder / "a.parquet", row_group_size=groups_of)
+    if len(order) > 100:
+        pq.write_table(table.slice(100), folder / "b.parquet", row_group_size=groups_of)
+
+
 def assert_same(found, expected):
     assert found.class_names == expected.class_names
     for name, tensor in expected.prototypes.state_dict().items():
@@ -211,7 +224,14 @@ def digits_of(root):
     return np.stack([np.asarray(Image.open(file)) for file in files.files]), files.labels, files.classes
 
 
-def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path):
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path, kind):
+    classifier, data = load(root, "slow"), root / "images"
+    options = {"preprocessing": classifier.preprocessing}
+    if kind == "parquet":
+        data = tmp_path / "table"
+        write_table(data, load_folder(root / "images", classifier.preprocessing).train, np.arange(192), groups_of=8)
+        options["class_names"] = expected.class_names
     node = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
     left = []
 
@@ -221,14 +241,14 @@ def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path):
         cluster.remove_node(node, allow_graceful=False)
         left.append(N_SHARDS - len(shards_in(tmp_path / "work")))
 
-    loser = threading.Thread(target=lose)
+    loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    found = convert(load(root, "slow"), root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
+    found = convert(classifier.model, data, working_folder=tmp_path / "work", **options, **SIZES, **OPTIONS)
     loser.join()
     assert left[0] > 0
     assert_same(found, expected)
     assert found.provenance["cluster"]["actors"] == 3
-    assert len(shards_in(tmp_path / "work")) == N_SHARDS
+    assert sum(shard.rows for shard in open_shards(tmp_path / "work" / "shards")) == 192
 
 
 def pool_of(folder, jobs, start="", num_cpus=0, size=2, **options):
@@ -298,16 +318,8 @@ def test_a_killed_driver_is_taken_up(cluster, root, expected, tmp_path):
 
 
 def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     files = load_folder(root / "images", classifier.preprocessing).train
-    shuffled = np.random.default_rng(0).permutation(len(files))
-    content = [files.files[i].read_bytes() for i in shuffled]
-    table = pa.table({"image": content, "label": files.labels[shuffled], "index": shuffled})
-    (tmp_path / "table").mkdir()
-    pq.write_table(table.slice(0, 100), tmp_path / "table" / "a.parquet", row_group_size=30)
-    pq.write_table(table.slice(100), tmp_path / "table" / "b.parquet")
+    write_table(tmp_path / "table", files, np.random.default_rng(0).permutation(len(files)), groups_of=30)
     options = {
         "preprocessing": classifier.preprocessing,
         "class_names": expected.class_names,
@@ -325,9 +337,10 @@ def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
     dataset = ray.data.from_items(rows, override_num_blocks=3)
     assert_same(convert(classifier.model, dataset, working_folder=tmp_path / "order", **options), expected)
 
-    twice = {name: np.array([rows[i][name] for i in (0, 1, 0)]) for name in rows[0]} | {"index": np.array([7, 8, 7])}
-    actor = actor_of(classifier.model, RowReader(classifier.preprocessing, tuple(expected.class_names)), tmp_path)
-    assert "the index 7 stands for two samples" in actor.work(twice).wrong
+    write_table(tmp_path / "repeated", files, np.array([7, 8, 7]), groups_of=3)
+    reader = RowReader(classifier.preprocessing, tuple(expected.class_names), 64, Known(np.arange(0)))
+    told = actor_of(classifier.model, reader, tmp_path).work(list_groups([tmp_path / "repeated" / "a.parquet"]))
+    assert "the index 7 stands for two samples" in told.wrong
 
 
 def actor_of(model, reader, folder):

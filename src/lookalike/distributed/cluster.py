@@ -63,7 +63,7 @@ def connected(cluster: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def n_fitting(num_cpus: float, num_gpus: float, *, spared_cpus: float = 0) -> int:
+def n_fitting(num_cpus: float, num_gpus: float) -> int:
     """Returns how many actors of a size the cluster has room for.
 
     Raises:
@@ -72,13 +72,12 @@ def n_fitting(num_cpus: float, num_gpus: float, *, spared_cpus: float = 0) -> in
     import ray
 
     total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0) - spared_cpus, total.get("GPU", 0.0)
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     rooms = [int(there // asked) for there, asked in ((cpus, num_cpus), (gpus, num_gpus)) if asked > 0]
     if not rooms or min(rooms) < 1:
         raise LookalikeError(
             f"an actor with num_cpus={num_cpus} and num_gpus={num_gpus} does not fit into the cluster, which has "
-            f"{total.get('CPU', 0):g} CPUs and {gpus:g} GPUs"
-            + (f" and needs {spared_cpus:g} CPU to read the data" if spared_cpus else "")
+            f"{cpus:g} CPUs and {gpus:g} GPUs"
         )
     return min(rooms)
 

@@ -15,7 +15,7 @@ from lookalike.distributed.cluster import connected, import_ray, n_nodes
 from lookalike.distributed.embedding import embed_all
 from lookalike.distributed.record import prepare_folder
 from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summed_classes
-from lookalike.distributed.sources import Columns, MapStyle, Source, open_source
+from lookalike.distributed.sources import MapStyle, Sharded, Source, open_source
 from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
 from lookalike.embedding import as_encoder, warn_of
 from lookalike.encoder import Encoder, LoadedClassifier
@@ -151,9 +151,10 @@ def convert(
         shards_folder, classes_folder = prepare_folder(
             folder, {**fingerprints, "head": encoder.head_name, "options": {**options, **reading}}
         )
-        with progress_bar("Embedding", source.total, progress) as advance:
+        sharded = source.sharded(folder)
+        with progress_bar("Embedding", sharded.total, progress) as advance:
             n_used = embed_all(
-                source,
+                sharded,
                 _on_cpu(encoder),
                 shards_folder,
                 batch_size=batch_size,
@@ -165,7 +166,7 @@ def convert(
             )
         embedded = time.perf_counter()
         shards = open_shards(shards_folder)
-        repeated = repeated_rows(shards) if isinstance(source, Columns) else {}
+        repeated = repeated_rows(shards) if sharded.may_repeat else {}
         names = class_names or source.class_names
         names, n_samples = _checked_classes(names, shards, repeated)
         metric = fit_similarity(metric, shards, encoder.embedding_dim, encoder.head_weight)
@@ -176,7 +177,7 @@ def convert(
             warn_of(note)
         with progress_bar("Looking for the nearest images", len(shards), progress) as advance:
             surveyed = survey_all(learned, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
-        images, value_range = _images(source, surveyed, n_images)
+        images, value_range = _images(sharded, surveyed, n_images)
         skipped = {index: message for shard in shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)
         nodes = n_nodes()
@@ -268,7 +269,7 @@ def _checked_classes(
     return names, total
 
 
-def _images(source: Source, prototypes: Prototypes, n_images: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _images(source: Sharded, prototypes: Prototypes, n_images: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Reads the nearest training images again."""
     wanted = prototypes.nearest[:, : max(n_images, 1)]
     batches = source.fetch(np.unique(wanted[wanted >= 0].numpy()))

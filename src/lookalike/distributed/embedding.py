@@ -1,9 +1,6 @@
 """The embedding pass: a pool of actors, each of which writes what it has embedded as shards."""
 
-import inspect
-import warnings
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +12,8 @@ from lookalike.data import Batches
 from lookalike.distributed.cluster import n_fitting
 from lookalike.distributed.pool import work_through
 from lookalike.distributed.readers import Reader
-from lookalike.distributed.shards import Rows, open_shards, read_indices, shard_name, write_shard
-from lookalike.distributed.sources import Columns, Known, Planned
+from lookalike.distributed.shards import Rows, open_shards, shard_name, shard_names, write_shard
+from lookalike.distributed.sources import Sharded
 from lookalike.embedding import name_samples, predicted_class
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.errors import LookalikeError
@@ -24,25 +21,24 @@ from lookalike.files import write_whole
 from lookalike.progress import Advance
 
 _COMPLETE = "complete"
-_FRUITLESS_ROUNDS = 3
 
 
 class Told(NamedTuple):
-    """What an actor tells of the rows that it was given.
+    """What an actor tells of its job.
 
     Attributes:
-        shard: The file's name, or nothing if there were no rows.
-        rows: For how many it stands.
+        shards: The names of the files that it wrote, or found.
+        rows: For how many samples they stand.
         wrong: What is wrong with the data, or nothing.
     """
 
-    shard: str
+    shards: tuple[str, ...]
     rows: int
-    wrong: str
+    wrong: str = ""
 
 
 class Embedder:
-    """An actor: embeds the rows that it is given and writes them as a shard.
+    """An actor: embeds the rows that it is given and writes them as shards.
 
     A shard that is there already is not made again, so that a call which is repeated does no harm. What is wrong with
     the data is not raised but told in the result, as it is no use to try again.
@@ -76,26 +72,32 @@ class Embedder:
     def ready(self) -> None:
         """Returns when the actor has started."""
 
-    def work(self, rows: dict[str, np.ndarray]) -> Told:
-        """Embeds rows, a column ``index`` and what the reader asks for, and writes them as a shard."""
-        if not len(rows["index"]):
-            return Told("", 0, "")
+    def work(self, job: Any) -> Told:
+        """Embeds the rows of a job and writes them as shards."""
+        written: list[str] = []
+        rows = 0
+        try:
+            for columns in self._reader.read(job):
+                if len(columns["index"]):
+                    written.append(self._shard(columns))
+                    rows += len(columns["index"])
+        except LookalikeError as error:
+            return Told(tuple(written), rows, str(error))
+        return Told(tuple(written), rows)
+
+    def _shard(self, rows: dict[str, np.ndarray]) -> str:
         order = np.argsort(rows["index"], kind="stable")
         rows = {name: column[order] for name, column in rows.items()}
         path = self._folder / shard_name(rows["index"])
         try:
             if not path.exists():
                 self._write(path, rows)
-        except LookalikeError as error:
-            return Told(path.name, 0, str(error))
+        except LookalikeError:
+            raise
         except Exception as error:
             first, last = rows["index"][0], rows["index"][-1]
-            return Told(path.name, 0, f"samples {first} to {last} fail: {type(error).__name__}: {error}")
-        return Told(path.name, len(rows["index"]), "")
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Does so as Ray Data asks for it, with what there is to tell as columns of one row."""
-        return {name: np.array([value]) for name, value in self.work(rows)._asdict().items()}
+            raise LookalikeError(f"samples {first} to {last} fail: {type(error).__name__}: {error}") from error
+        return path.name
 
     def _write(self, path: Path, rows: dict[str, np.ndarray]) -> None:
         index = rows["index"].astype(np.int64)
@@ -132,7 +134,7 @@ class Embedder:
 
 
 def embed_all(
-    source: Planned | Columns,
+    source: Sharded,
     encoder: Encoder,
     folder: Path,
     *,
@@ -165,142 +167,39 @@ def embed_all(
     import ray
 
     complete = folder / _COMPLETE
-    if complete.exists() and complete.read_text() == str(len(_names(folder))):
+    if complete.exists() and complete.read_text() == str(len(shard_names(folder))):
         return 0
     advance(sum(shard.asked for shard in open_shards(folder)))
-    spared = 1 if isinstance(source, Columns) else 0
-    fitting = n_fitting(num_cpus, num_gpus, spared_cpus=spared)
-    actors = _Actors(
-        {
-            "shared": (ray.put(encoder), ray.put(source.reader)),
-            "folder": str(folder),
-            "batch_size": batch_size,
-            "on_error": on_error,
-            "gpu": num_gpus > 0,
-        },
-        {"num_cpus": num_cpus, "num_gpus": num_gpus},
-        min(n_actors or fitting, fitting),
-    )
-    if isinstance(source, Columns):
-        _embed_rows(source, actors, folder, advance)
-    else:
-        _embed_plans(source, actors, folder, advance)
-    write_whole(complete, str(len(_names(folder))))
-    return actors.size
+    fitting = n_fitting(num_cpus, num_gpus)
+    briefs = source.left(folder)
+    size = min(n_actors or fitting, fitting, len(briefs))
+    arguments = {
+        "shared": (ray.put(encoder), ray.put(source.reader)),
+        "folder": str(folder),
+        "batch_size": batch_size,
+        "on_error": on_error,
+        "gpu": num_gpus > 0,
+    }
 
+    def hire() -> Any:
+        """Asks for an actor that does not come again when it is lost, as there may never be room for it."""
+        remote = ray.remote(Embedder).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)
+        return remote.remote(**arguments)
 
-@dataclass
-class _Actors:
-    """What actors are made of.
-
-    Attributes:
-        arguments: Of ``Embedder``.
-        resources: Of each.
-        size: How many.
-    """
-
-    arguments: dict[str, Any]
-    resources: dict[str, float]
-    size: int
-
-    def hire(self) -> Any:
-        """Asks for one that does not come again when it is lost, as there may never be room for it."""
-        import ray
-
-        remote = ray.remote(Embedder).options(**self.resources, max_restarts=0, max_task_retries=0)
-        return remote.remote(**self.arguments)
-
-
-def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("*.parquet") if not path.name.startswith(".")}
-
-
-def _known(folder: Path) -> Known:
-    """Returns the indices that shards stand for already, those of broken images included."""
-    shards = open_shards(folder)
-    parts = [part for shard in shards for part in (read_indices(shard.path)[0], np.array([*shard.skipped], dtype=int))]
-    return Known(np.concatenate([np.arange(0), *parts]))
-
-
-def _embed_plans(source: Planned, actors: _Actors, folder: Path, advance: Advance) -> None:
-    """Embeds samples that have numbers, so that each shard is known before it is made."""
-    spans = source.left(_names(folder))
-    actors.size = min(actors.size, len(spans))
-    with closing(work_through(spans, actors.hire, actors.size, prepare=source.rows)) as results:
+    with closing(work_through(briefs, hire, size, prepare=source.job)) as results:
         for told in results:
             _check_told(told, folder)
             advance(told.rows)
-
-
-def _embed_rows(source: Columns, actors: _Actors, folder: Path, advance: Advance) -> None:
-    """Embeds rows as Ray Data reads them, which has an index only then.
-
-    It goes round by round. A call that is lost with its actor or node is not waited for, as nobody knows whether
-    there will be room for the actor again: the others go on, and the next round embeds what is missing.
-    """
-    # where the number of samples is known, what is lost is missed when the round is over
-    tolerant = source.total is not None
-    present, fruitless = _names(folder), 0
-    while True:
-        dataset = source.left(_known(folder))
-        if dataset is None:
-            return
-        failure = _run_round(dataset, source.shard_rows, actors, folder, tolerant, advance)
-        if failure is None and not tolerant:
-            return
-        now = _names(folder)
-        fruitless = 0 if now - present else fruitless + 1
-        present = now
-        if fruitless == _FRUITLESS_ROUNDS:
-            raise LookalikeError(
-                f"the cluster has lost all actors {fruitless} times before they embedded anything "
-                f"({failure or 'see the logs of Ray'}): give them more memory, by fewer actors or a smaller batch"
-            )
-
-
-def _run_round(
-    dataset: Any, shard_rows: int, actors: _Actors, folder: Path, tolerant: bool, advance: Advance
-) -> str | None:
-    """Runs a pool of Ray Data's once; returns what ended the round early, if anything did."""
-    import ray
-
-    options: dict[str, Any] = {}
-    if "ray_remote_args_fn" in inspect.signature(dataset.map_batches).parameters:
-        options["ray_remote_args_fn"] = _lost_calls_fail
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to say how often to try again
-        results = dataset.map_batches(
-            Embedder,
-            batch_size=shard_rows,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=actors.size),
-            fn_constructor_kwargs=actors.arguments,
-            **actors.resources,
-            **options,
-        )
-    results.context.enable_progress_bars = False
-    results.context.max_errored_blocks = -1 if tolerant else 0
-    try:
-        for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            for row in zip(*(batch[name] for name in Told._fields), strict=True):
-                told = Told(str(row[0]), int(row[1]), str(row[2]))
-                _check_told(told, folder)
-                advance(told.rows)
-    except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+    write_whole(complete, str(len(shard_names(folder))))
+    return size
 
 
 def _check_told(told: Told, folder: Path) -> None:
     if told.wrong:
         raise LookalikeError(told.wrong)
-    if told.shard and not (folder / told.shard).exists():
+    astray = [name for name in told.shards if not (folder / name).exists()]
+    if astray:
         raise LookalikeError(
-            f"an actor wrote {told.shard!r}, and it is not in {str(folder)!r}: the working folder must lie on storage "
+            f"an actor wrote {astray[0]!r}, and it is not in {str(folder)!r}: the working folder must lie on storage "
             "that all nodes share"
         )
-
-
-def _lost_calls_fail() -> dict[str, Any]:
-    """Lets an actor start again wherever there is room, and does not wait for that with what it was at."""
-    return {"max_restarts": -1, "max_task_retries": 0}

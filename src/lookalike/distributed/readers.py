@@ -2,8 +2,9 @@
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 
 from lookalike.data import ImageFiles, Preprocessing, read_image
+from lookalike.distributed.row_groups import Group, join_rows, read_group, take_rows
+from lookalike.distributed.shards import Known
 from lookalike.errors import BrokenImageError, LookalikeError
+
+NPY = b"\x93NUMPY"  # what a .npy file begins with
 
 
 class Reader(ABC):
     """Makes a data set of (x, y) of rows, where they are embedded. It travels to every actor."""
+
+    def read(self, job: Any) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the columns of the rows of each shard that a job makes; here a job is the columns of one."""
+        yield job
 
     @abstractmethod
     def open(self, rows: dict[str, np.ndarray]) -> Any:
@@ -46,17 +55,42 @@ class DatasetReader(Reader):
 
 @dataclass(frozen=True)
 class RowReader(Reader):
-    """Reads images that are in the rows themselves; rows have ``index``, ``image`` and ``label``."""
+    """Reads images that are in the rows themselves; rows have ``index``, ``image`` and ``label``.
+
+    Attributes:
+        preprocessing: What the images go through.
+        class_names: What labels that are texts stand for.
+        shard_rows: The most rows of a shard.
+        known: The indices of rows that are left out.
+    """
 
     preprocessing: Preprocessing | None
     class_names: tuple[str, ...] | None
+    shard_rows: int
+    known: Known
+
+    def read(self, job: Sequence[Group]) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the unknown rows of some row groups, as many at a time as make a shard."""
+        waiting: list[dict[str, np.ndarray]] = []
+        for rows in chain.from_iterable(map(read_group, job)):
+            waiting.append(take_rows(rows, np.flatnonzero(~self.known(rows["index"]))))
+            if sum(len(part["index"]) for part in waiting) >= self.shard_rows:
+                joined = join_rows(waiting)
+                yield take_rows(joined, np.arange(self.shard_rows))
+                waiting = [take_rows(joined, np.arange(self.shard_rows, len(joined["index"])))]
+        if waiting:
+            yield join_rows(waiting)
 
     def open(self, rows: dict[str, np.ndarray]) -> "ImageRows":  # noqa: D102
         return ImageRows(rows, self.preprocessing, self.class_names)
 
 
 class ImageRows(Dataset[Any]):
-    """Images in columns: encoded bytes, pixels [H, W] or [H, W, C] of uint8, or what the network takes, as floats."""
+    """Images in columns.
+
+    They are encoded bytes; or pixels [H, W] or [H, W, C] of uint8, or what the network takes as floats, both perhaps as
+    the bytes of .npy files.
+    """
 
     def __init__(
         self,
@@ -75,6 +109,8 @@ class ImageRows(Dataset[Any]):
         image, label = self.rows["image"][position], self.rows["label"][position]
         if isinstance(image, dict):  # as Hugging Face writes images
             image = image.get("bytes")
+        if isinstance(image, bytes) and image.startswith(NPY):
+            image = np.load(io.BytesIO(image), allow_pickle=False)
         if isinstance(image, bytes | bytearray | memoryview):
             return self._prepare(self._decode(bytes(image), position)), self._number(label, position)
         if image is None:

@@ -151,9 +151,14 @@ def open_shard(path: Path) -> Shard:
     )
 
 
+def shard_names(folder: Path) -> set[str]:
+    """Returns the names of the shards in a folder that are complete."""
+    return {path.name for path in folder.glob("*.parquet") if not path.name.startswith(".")}
+
+
 def open_shards(folder: Path) -> list[Shard]:
     """Reads the footers of all shards in a folder, ordered by name, and so by index."""
-    paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    paths = [folder / name for name in sorted(shard_names(folder))]
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(open_shard, paths))
 
@@ -283,6 +288,36 @@ def summed_classes(shards: list[Shard], repeated: dict[int, np.ndarray]) -> dict
             for label in labels[np.isin(indices, repeated[position])].tolist():
                 counts[label] -= 1
     return counts
+
+
+class Known:
+    """Says which of some indices [n] are known [n], of which there may be very many in few runs.
+
+    Args:
+        indices: The known ones [m].
+    """
+
+    def __init__(self, indices: np.ndarray) -> None:
+        distinct = np.unique(indices)
+        self.count = len(distinct)
+        self._starts, self._stops = runs_of(distinct)
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """Returns [n], bool."""
+        if not len(self._starts):
+            return np.zeros(len(indices), dtype=bool)
+        run = np.searchsorted(self._starts, indices, side="right") - 1
+        return np.asarray((run >= 0) & (indices < self._stops[run]))
+
+
+def known_indices(folder: Path) -> Known:
+    """Returns the indices that shards in a folder stand for, those of broken images included."""
+    parts = [
+        part
+        for shard in open_shards(folder)
+        for part in (read_indices(shard.path)[0], np.array([*shard.skipped], dtype=np.int64))
+    ]
+    return Known(np.concatenate([np.arange(0), *parts]))
 
 
 def runs_of(indices: np.ndarray) -> tuple[Any, Any]:
