@@ -6,12 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from lookalike import load, load_classifier
 from lookalike.cli import app
+from lookalike.experiments import EXPERIMENTS
 
 FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--set", "n_prototypes=2", "--epochs", "3"]
 
@@ -155,6 +157,18 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
     broken = run("reproduce", "baselines", "-d", "nowhere", "--quick", "-o", tmp_path / "out", "--models", "kmex")
     assert broken.exit_code == 1
     assert "nowhere-small-cnn-kmex-seed0" in broken.output
+
+
+def test_all_experiments_go_on_past_one_that_cannot_be_run(monkeypatch, image_folder, tmp_path):
+    kept = {name: EXPERIMENTS[name] for name in ("attributes", "clustering")}
+    monkeypatch.setattr(EXPERIMENTS, "_members", kept)
+    result = run(
+        "reproduce", "all", "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out", "--json"
+    )
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert list(told["failed"]) == ["attributes"]
+    assert [Path(file).name for file in told["files"]] == ["clustering.md", "clustering.csv", "clustering.json"]
 
 
 def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):

@@ -1,18 +1,24 @@
 """``lookalike reproduce``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lookalike.cli.console import err, guarded, out, print_json, print_table, say
 from lookalike.cli.options import Json
+from lookalike.errors import LookalikeError
+
+if TYPE_CHECKING:
+    from lookalike.experiments import Cells, Plan, Workbench
+
+_ALL = "all"
 
 
 @guarded
 def reproduce(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="An experiment; without one, they are listed.")
+        str | None, typer.Argument(metavar="NAME", help="An experiment, or all; without one, they are listed.")
     ] = None,
     dataset: Annotated[
         str, typer.Option("--dataset", "-d", help="Data sets, with commas; a folder with one sub-folder per class.")
@@ -31,9 +37,7 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Repeat an experiment of the paper. Interrupted, the same command goes on where it stopped."""
-    from lookalike.errors import LookalikeError
-    from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, write_findings
-    from lookalike.experiments.experiment import read_findings
+    from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench
 
     if name is None:
         rows = [[key, EXPERIMENTS[key].title, EXPERIMENTS[key].source] for key in EXPERIMENTS]
@@ -42,7 +46,7 @@ def reproduce(
         else:
             print_table("Experiments", ["name", "what", "in the paper"], rows)
         return
-    experiment = EXPERIMENTS[name]
+    names = tuple(EXPERIMENTS) if name == _ALL else (name,)
     plan = Plan(
         _split(dataset),
         _split(network),
@@ -51,19 +55,41 @@ def reproduce(
         quick,
     )
     kept = output / ("quick" if quick else "full")
-    bench = Workbench(kept / "models", quick, say=say)
-    cells = Cells(kept / "cells")
+    bench, cells = Workbench(kept / "models", quick, say=say), Cells(kept / "cells")
+    files: list[Path] = []
+    failed: dict[str, str] = {}
+    for each in names:
+        try:
+            files += _run(each, plan, bench, cells, output, show=not json)
+        except LookalikeError as error:
+            if name != _ALL:
+                raise
+            cells.failed[each] = str(error)
+        failed |= cells.failed
+        cells.failed.clear()
+    if json:
+        print_json({"files": [str(file) for file in files], "failed": failed})
+    for cell, reason in failed.items():
+        err.print(f"failed: {cell}: {reason}", style="bold red", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", output: Path, show: bool) -> list[Path]:
+    """Runs one experiment and writes what it found."""
+    from lookalike.experiments import EXPERIMENTS, write_findings
+    from lookalike.experiments.experiment import read_findings
+
+    experiment = EXPERIMENTS[name]
     found = experiment.run(plan, bench, cells)
     pictures = {}
     if experiment.pictures is not None and found.rows:
         try:
             pictures = experiment.pictures(plan, bench)
         except LookalikeError as error:  # the table is not lost for it
-            cells.failed["pictures"] = str(error)
+            cells.failed[f"{name}: pictures"] = str(error)
     files = write_findings(name, plan, found, output, cells.failed, pictures)
-    if json:
-        print_json({"files": [str(file) for file in files], "failed": cells.failed})
-    else:
+    if show:
         shown = read_findings(output / f"{name}.json")
         print_table(
             experiment.title,
@@ -71,10 +97,7 @@ def reproduce(
             [line.strip("| ").split(" | ") for line in shown.to_markdown().splitlines()[2:]],
         )
         out.print(f"Written: {', '.join(map(str, files))}", style="dim", markup=False)
-    for cell, reason in cells.failed.items():
-        err.print(f"failed: {cell}: {reason}", style="bold red", markup=False, soft_wrap=True)
-    if cells.failed:
-        raise typer.Exit(1)
+    return files
 
 
 def _split(text: str) -> tuple[str, ...]:
