@@ -341,6 +341,10 @@ def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
     reader = RowReader(classifier.preprocessing, tuple(expected.class_names), 64, Known(np.arange(0)))
     told = actor_of(classifier.model, reader, tmp_path).work(list_groups([tmp_path / "repeated" / "a.parquet"]))
     assert "the index 7 stands for two samples" in told.wrong
+    groups = list_groups([tmp_path / "repeated" / "a.parquet"])
+    (tmp_path / "repeated" / "a.parquet").write_bytes(b"damaged")
+    told = actor_of(classifier.model, reader, tmp_path).work(groups)
+    assert told.wrong.startswith("the data cannot be read: ")
 
 
 def actor_of(model, reader, folder):

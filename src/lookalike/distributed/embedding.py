@@ -83,6 +83,8 @@ class Embedder:
                     rows += len(columns["index"])
         except LookalikeError as error:
             return Told(tuple(written), rows, str(error))
+        except (OSError, ValueError) as error:  # of a reader, whose file has gone or is damaged
+            return Told(tuple(written), rows, f"the data cannot be read: {error}")
         return Told(tuple(written), rows)
 
     def _shard(self, rows: dict[str, np.ndarray]) -> str:
