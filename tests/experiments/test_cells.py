@@ -93,3 +93,9 @@ def test_names_and_titles():
     assert [title_of(model) for model in ("blackbox", *MODELS)] == [
         "black box", "KMEx", "ProtoPNet", "ProtoPNet + KMEx", "FLINT", "FLINT + KMEx", "ProtoVAE", "ProtoVAE + KMEx",
     ]  # fmt: skip
+
+
+def test_of_times_the_least_is_shown():
+    column, row = Column("t", "s", 1, 1, least=True), Row(("a",), {"t": [3.0, 2.0, 9.0]})
+    assert cell(column, row) == "2.0"
+    assert as_csv(["data"], [column], [row]).splitlines()[1].split(",")[1] == "2.0"

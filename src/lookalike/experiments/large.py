@@ -19,7 +19,7 @@ from lookalike.data import Augmentation, Batches, DataBundle
 from lookalike.embedding import as_encoder, embed
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
-from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.tables import Column, Row, gather, middle
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _METHODS: Mapping[str, tuple[str, float]] = {
 _COLUMNS = (
     Column("accuracy", "accuracy %", 100, 1),
     Column("inertia", "inertia", 1, 3),
-    Column("seconds", "clustering s", 1, 2),
+    Column("seconds", "clustering s, least", 1, 2, least=True),
     Column("memory", "memory MiB", 2**-20, 0),
 )
 
@@ -194,7 +194,7 @@ def draw_large_k_means(found: Findings) -> "Figure":
         for position, method in enumerate(_METHODS):
             rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
             x = [int(row.names[2].split(" ")[0].replace(",", "")) for row in rows]
-            y = [float(np.mean(row.values[column.name])) * column.scale for row in rows]
+            y = [middle(column, row.values[column.name]) * column.scale for row in rows]
             style: Any = DASHES[position % len(DASHES)]
             colour = SERIES[position % len(SERIES)]
             ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)

@@ -1,4 +1,4 @@
-"""Tables of experiments: mean ± standard deviation over seeds, as Markdown and CSV."""
+"""Tables of experiments: mean ± standard deviation over seeds, of times the least, as Markdown and CSV."""
 
 import csv
 import io
@@ -17,12 +17,14 @@ class Column:
         title: Its heading.
         scale: What it is multiplied by: 100 for percent, 1000 for milliseconds.
         digits: After the decimal point.
+        least: Show the least over seeds: of a time, which whatever else the machine is at can only lengthen.
     """
 
     name: str
     title: str
     scale: float = 1.0
     digits: int = 3
+    least: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def gather(
 
 
 def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """Returns a table in Markdown: mean ± standard deviation over seeds, the mean alone of one seed.
+    """Returns a table in Markdown: mean ± standard deviation over seeds, the mean alone of one seed; or the least.
 
     Example:
         >>> print(markdown(["model"], [Column("a", "accuracy %", 100, 1)], [Row(("KMEx",), {"a": [0.9, 0.92]})]))
@@ -81,12 +83,12 @@ def cell(column: Column, row: Row) -> str:
     values = [value * column.scale for value in row.values.get(column.name, ())]
     if not values:
         return "–"
-    text = f"{mean(values):.{column.digits}f}"
-    return text if len(values) < 2 else f"{text} ± {stdev(values):.{column.digits}f}"
+    text = f"{middle(column, values):.{column.digits}f}"
+    return text if len(values) < 2 or column.least else f"{text} ± {stdev(values):.{column.digits}f}"
 
 
 def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """Returns the same as CSV, unrounded: mean, standard deviation and number of seeds of each figure."""
+    """Returns the same as CSV, unrounded: mean (or least), standard deviation and number of seeds of each figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*heads, *(f"{c.name}{part}" for c in columns for part in ("", "_sd", "_n"))])
@@ -95,6 +97,11 @@ def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row])
         for column in columns:
             values = list(row.values.get(column.name, ()))
             spread = stdev(values) if len(values) > 1 else ""
-            line += [mean(values), spread, len(values)] if values else ["", "", 0]
+            line += [middle(column, values), spread, len(values)] if values else ["", "", 0]
         writer.writerow(line)
     return text.getvalue()
+
+
+def middle(column: Column, values: Sequence[float]) -> float:
+    """Returns what stands for the values of all seeds."""
+    return min(values) if column.least else mean(values)
