@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 KMEX = "kmex"
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
-QUICK_EPOCHS = {"blackbox": 5, "protopnet": 5, "flint": 5, "protovae": 5}
+QUICK_EPOCHS = {"blackbox": 3, "protopnet": 3, "flint": 2, "protovae": 3}
 _IMAGES, _QUICK_IMAGES = 100, 20
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
 
