@@ -55,18 +55,18 @@ def reproduce(
         quick,
     )
     kept = output / ("quick" if quick else "full")
-    bench, cells = Workbench(kept / "models", quick, say=say), Cells(kept / "cells")
+    bench = Workbench(kept / "models", quick, say=say)
     files: list[Path] = []
     failed: dict[str, str] = {}
     for each in names:
+        cells = Cells(kept / "cells")
         try:
             files += _run(each, plan, bench, cells, output, show=not json)
         except LookalikeError as error:
             if name != _ALL:
                 raise
-            cells.failed[each] = str(error)
+            failed[each] = str(error)
         failed |= cells.failed
-        cells.failed.clear()
     if json:
         print_json({"files": [str(file) for file in files], "failed": failed})
     for cell, reason in failed.items():

@@ -19,7 +19,7 @@ from lookalike.data import Augmentation, Batches, DataBundle
 from lookalike.embedding import as_encoder, embed
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
-from lookalike.experiments.tables import Column, Row, gather, middle
+from lookalike.experiments.tables import Column, Row, gather, over_seeds
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def draw_large_k_means(found: Findings) -> "Figure":
         for position, method in enumerate(_METHODS):
             rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
             x = [int(row.names[2].split(" ")[0].replace(",", "")) for row in rows]
-            y = [middle(column, row.values[column.name]) * column.scale for row in rows]
+            y = [over_seeds(column, row.values[column.name]) * column.scale for row in rows]
             style: Any = DASHES[position % len(DASHES)]
             colour = SERIES[position % len(SERIES)]
             ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)

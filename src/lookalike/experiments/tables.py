@@ -83,7 +83,7 @@ def cell(column: Column, row: Row) -> str:
     values = [value * column.scale for value in row.values.get(column.name, ())]
     if not values:
         return "–"
-    text = f"{middle(column, values):.{column.digits}f}"
+    text = f"{over_seeds(column, values):.{column.digits}f}"
     return text if len(values) < 2 or column.least else f"{text} ± {stdev(values):.{column.digits}f}"
 
 
@@ -97,11 +97,11 @@ def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row])
         for column in columns:
             values = list(row.values.get(column.name, ()))
             spread = stdev(values) if len(values) > 1 else ""
-            line += [middle(column, values), spread, len(values)] if values else ["", "", 0]
+            line += [over_seeds(column, values), spread, len(values)] if values else ["", "", 0]
         writer.writerow(line)
     return text.getvalue()
 
 
-def middle(column: Column, values: Sequence[float]) -> float:
+def over_seeds(column: Column, values: Sequence[float]) -> float:
     """Returns what stands for the values of all seeds."""
     return min(values) if column.least else mean(values)
