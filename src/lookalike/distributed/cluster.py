@@ -2,11 +2,15 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from lookalike.errors import LookalikeError
+
+Item = TypeVar("Item")
+
+_RETRIES = 10  # of a task whose node is lost
 
 
 def import_ray() -> Any:
@@ -80,6 +84,28 @@ def n_fitting(num_cpus: float, num_gpus: float) -> int:
             f"{cpus:g} CPUs and {gpus:g} GPUs"
         )
     return min(rooms)
+
+
+def as_task(function: Callable[..., Any]) -> Any:
+    """Returns a function as a task for one CPU, which is done again when its node is lost."""
+    import ray
+
+    return ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
+
+
+def portions(items: Sequence[Item], most: int | None = None) -> list[Sequence[Item]]:
+    """Returns items in portions, about four per CPU, so that no CPU is idle for long.
+
+    Args:
+        items: In order.
+        most: Of them in a portion.
+    """
+    import ray
+
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    size = max(1, len(items) // (4 * cpus))
+    size = size if most is None else min(size, most)
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def n_nodes() -> int:

@@ -78,9 +78,8 @@ class Embedder:
         rows = 0
         try:
             for columns in self._reader.read(job):
-                if len(columns["index"]):
-                    written.append(self._shard(columns))
-                    rows += len(columns["index"])
+                written.append(self._shard(columns))
+                rows += len(columns["index"])
         except LookalikeError as error:
             return Told(tuple(written), rows, str(error))
         except (OSError, ValueError) as error:  # of a reader, whose file has gone or is damaged
@@ -171,12 +170,13 @@ def embed_all(
     complete = folder / _COMPLETE
     if complete.exists() and complete.read_text() == str(len(shard_names(folder))):
         return 0
-    advance(sum(shard.asked for shard in open_shards(folder)))
+    shards = open_shards(folder)
+    advance(sum(shard.asked for shard in shards))
     fitting = n_fitting(num_cpus, num_gpus)
-    briefs = source.left(folder)
+    reader, briefs = source.left(shards)
     size = min(n_actors or fitting, fitting, len(briefs))
     arguments = {
-        "shared": (ray.put(encoder), ray.put(source.reader)),
+        "shared": (ray.put(encoder), ray.put(reader)),
         "folder": str(folder),
         "batch_size": batch_size,
         "on_error": on_error,

@@ -1,4 +1,4 @@
-"""From rows of a Ray dataset to samples (x, y), where they are embedded."""
+"""From a job's rows to samples (x, y), where they are embedded."""
 
 import io
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from lookalike.distributed.row_groups import Group, join_rows, read_group, take_
 from lookalike.distributed.shards import Known
 from lookalike.errors import BrokenImageError, LookalikeError
 
-NPY = b"\x93NUMPY"  # what a .npy file begins with
+_NPY = b"\x93NUMPY"  # what a .npy file begins with
 
 
 class Reader(ABC):
@@ -65,21 +65,20 @@ class RowReader(Reader):
     """
 
     preprocessing: Preprocessing | None
-    class_names: tuple[str, ...] | None
+    class_names: Sequence[str] | None
     shard_rows: int
     known: Known
 
     def read(self, job: Sequence[Group]) -> Iterator[dict[str, np.ndarray]]:
         """Yields the unknown rows of some row groups, as many at a time as make a shard."""
-        waiting: list[dict[str, np.ndarray]] = []
+        waiting = join_rows([])
         for rows in chain.from_iterable(map(read_group, job)):
-            waiting.append(take_rows(rows, np.flatnonzero(~self.known(rows["index"]))))
-            if sum(len(part["index"]) for part in waiting) >= self.shard_rows:
-                joined = join_rows(waiting)
-                yield take_rows(joined, np.arange(self.shard_rows))
-                waiting = [take_rows(joined, np.arange(self.shard_rows, len(joined["index"])))]
-        if waiting:
-            yield join_rows(waiting)
+            waiting = join_rows([waiting, take_rows(rows, ~self.known(rows["index"]))])
+            while len(waiting["index"]) >= self.shard_rows:
+                yield take_rows(waiting, slice(self.shard_rows))
+                waiting = take_rows(waiting, slice(self.shard_rows, None))
+        if len(waiting["index"]):
+            yield waiting
 
     def open(self, rows: dict[str, np.ndarray]) -> "ImageRows":  # noqa: D102
         return ImageRows(rows, self.preprocessing, self.class_names)
@@ -107,15 +106,14 @@ class ImageRows(Dataset[Any]):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
         image, label = self.rows["image"][position], self.rows["label"][position]
-        if isinstance(image, dict):  # as Hugging Face writes images
-            image = image.get("bytes")
-        if isinstance(image, bytes) and image.startswith(NPY):
+        image = plain(image)
+        if isinstance(image, bytes) and image.startswith(_NPY):
             image = np.load(io.BytesIO(image), allow_pickle=False)
         if isinstance(image, bytes | bytearray | memoryview):
             return self._prepare(self._decode(bytes(image), position)), self._number(label, position)
         if image is None:
             raise BrokenImageError(self.describe(position), "it is empty")
-        array = np.asarray(image.tolist() if isinstance(image, np.ndarray) and image.dtype == object else image)
+        array = np.asarray(image)
         if np.issubdtype(array.dtype, np.integer) and self.transform is not None:
             return self._prepare(array.astype(np.uint8)), self._number(label, position)
         if array.dtype == np.float64:
@@ -140,13 +138,20 @@ class ImageRows(Dataset[Any]):
     def _number(self, label: Any, position: int) -> int:
         if not isinstance(label, str):
             return int(label)
-        if self.class_names is None:
+        if not self.class_names:
             raise LookalikeError(
                 f"the labels are texts, such as {label!r}: say which classes there are with class_names="
             )
         if label not in self.class_names:
             raise LookalikeError(f"{self.describe(position)} has the label {label!r}, which is none of class_names")
         return self.class_names.index(label)
+
+
+def plain(image: Any) -> Any:
+    """Returns an image's encoded bytes, or its array of numbers, or None."""
+    if isinstance(image, dict):  # as Hugging Face writes images
+        image = image.get("bytes")
+    return np.asarray(image.tolist()) if isinstance(image, np.ndarray) and image.dtype == object else image
 
 
 class ByIndex(Dataset[Any]):

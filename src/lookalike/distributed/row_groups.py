@@ -76,7 +76,7 @@ def find_rows(groups: Sequence[Group], wanted: np.ndarray) -> dict[str, np.ndarr
     return join_rows(parts)
 
 
-def take_rows(rows: dict[str, np.ndarray], positions: np.ndarray) -> dict[str, np.ndarray]:
+def take_rows(rows: dict[str, np.ndarray], positions: np.ndarray | slice) -> dict[str, np.ndarray]:
     """Returns some rows."""
     return {name: column[positions] for name, column in rows.items()}
 

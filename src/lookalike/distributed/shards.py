@@ -310,12 +310,10 @@ class Known:
         return np.asarray((run >= 0) & (indices < self._stops[run]))
 
 
-def known_indices(folder: Path) -> Known:
-    """Returns the indices that shards in a folder stand for, those of broken images included."""
+def known_indices(shards: list[Shard]) -> Known:
+    """Returns the indices that shards stand for, those of broken images included."""
     parts = [
-        part
-        for shard in open_shards(folder)
-        for part in (read_indices(shard.path)[0], np.array([*shard.skipped], dtype=np.int64))
+        part for shard in shards for part in (read_indices(shard.path)[0], np.array([*shard.skipped], dtype=np.int64))
     ]
     return Known(np.concatenate([np.arange(0), *parts]))
 

@@ -3,7 +3,7 @@
 import io
 import shutil
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from lookalike.data import Batches, DataBundle, Preprocessing, load_folder
-from lookalike.distributed.cluster import result_of
-from lookalike.distributed.readers import ByIndex, DatasetReader, FileReader, Reader, RowReader
+from lookalike.distributed.cluster import as_task, portions, result_of
+from lookalike.distributed.readers import ByIndex, DatasetReader, FileReader, ImageRows, Reader, RowReader, plain
 from lookalike.distributed.row_groups import COLUMNS, Group, find_rows, join_rows, list_groups, read_group, take_rows
-from lookalike.distributed.shards import Known, known_indices, shard_name, shard_names
+from lookalike.distributed.shards import Known, Shard, known_indices, shard_name
 from lookalike.errors import LookalikeError
 from lookalike.prototype_images import preprocessing_of
 from lookalike.provenance import fingerprint_json
 
 _ROWS = "rows"
 _STORED_GROUP_ROWS = 512
-_RETRIES = 10  # of a task whose node is lost
 
 
 class Source(ABC):
@@ -52,12 +51,10 @@ class Sharded(Source):
     """Data of which it is known what is to be read for which shards.
 
     Attributes:
-        reader: Does the jobs.
         total: How many rows there are.
         may_repeat: Whether two shards could tell of the same row.
     """
 
-    reader: Reader
     total: int
     may_repeat = False
 
@@ -65,8 +62,8 @@ class Sharded(Source):
         return self
 
     @abstractmethod
-    def left(self, shards_folder: Path) -> list[Any]:
-        """Returns what is still to be done, in brief."""
+    def left(self, shards: list[Shard]) -> tuple[Reader, list[Any]]:
+        """Returns what is not in the shards yet: who reads it, and the jobs in brief."""
 
     @abstractmethod
     def job(self, brief: Any) -> Any:
@@ -85,7 +82,7 @@ class MapStyle(Sharded):
         self.preprocessing = preprocessing_of(self.batches)
         self.class_names = self.batches.class_names
         self.total = len(self.batches)
-        self.reader: Reader = DatasetReader(self.batches.dataset)
+        self._reader: Reader = DatasetReader(self.batches.dataset)
         self._shard_rows = shard_rows
 
     def fingerprint(self) -> str:  # noqa: D102
@@ -97,11 +94,11 @@ class MapStyle(Sharded):
     def fetch(self, indices: np.ndarray) -> Batches:  # noqa: ARG002, D102
         return self.batches
 
-    def left(self, shards_folder: Path) -> list[range]:
-        """Returns the numbers of the samples of each shard that is missing."""
-        present, size = shard_names(shards_folder), self._shard_rows
+    def left(self, shards: list[Shard]) -> tuple[Reader, list[range]]:
+        """Returns a reader, and the numbers of the samples of each shard that is missing."""
+        present, size = {shard.path.name for shard in shards}, self._shard_rows
         spans = [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
-        return [span for span in spans if shard_name(np.arange(span.start, span.stop)) not in present]
+        return self._reader, [span for span in spans if shard_name(np.arange(span.start, span.stop)) not in present]
 
     def job(self, brief: range) -> dict[str, np.ndarray]:
         """Returns some samples' columns."""
@@ -114,7 +111,7 @@ class Folder(MapStyle):
     def __init__(self, root: Path, preprocessing: Preprocessing, shard_rows: int) -> None:
         self.files: Any = load_folder(root, preprocessing).train
         super().__init__(self.files, shard_rows)
-        self.reader = FileReader(preprocessing)
+        self._reader = FileReader(preprocessing)
 
     def job(self, brief: range) -> dict[str, np.ndarray]:  # noqa: D102
         paths = np.array([str(self.files.files[index].resolve()) for index in brief])
@@ -142,9 +139,6 @@ class Parquet(Sharded):
         self._columns = pq.read_schema(self._files[0]).names
         _check_columns(self._columns)
         self._shard_rows = shard_rows
-        self.reader: RowReader = RowReader(
-            preprocessing, tuple(class_names) if class_names else None, shard_rows, Known(np.arange(0))
-        )
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the files' names, sizes and rows (contents are not read)."""
@@ -152,16 +146,16 @@ class Parquet(Sharded):
         return fingerprint_json(["parquet", listing, [group[1:] for group in self._groups]])
 
     def first(self) -> Batches:  # noqa: D102
-        head = take_rows(next(read_group(self._groups[0])), np.arange(min(2, self._groups[0].rows)))
-        return Batches(self.reader.open(head), batch_size=2, on_error="skip")
+        head = take_rows(next(read_group(self._groups[0])), slice(2))
+        return Batches(self._samples(head), batch_size=2, on_error="skip")
 
-    def left(self, shards_folder: Path) -> list[list[Group]]:
-        """Returns row groups, about as many together as make a shard, that have rows which are in none yet."""
-        known = known_indices(shards_folder)
-        self.reader = replace(self.reader, known=known)
-        if known.count == self.total:
-            return []
+    def left(self, shards: list[Shard]) -> tuple[Reader, list[list[Group]]]:
+        """Returns a reader of the rows that are in no shard yet, and the row groups of about a shard each."""
+        known = known_indices(shards)
+        reader = RowReader(self.preprocessing, self.class_names, self._shard_rows, known)
         briefs: list[list[Group]] = []
+        if known.count == self.total:
+            return reader, briefs
         room = 0
         for group in self._groups:
             if self._is_known(group, known):
@@ -171,7 +165,7 @@ class Parquet(Sharded):
                 room = self._shard_rows
             briefs[-1].append(group)
             room -= group.rows
-        return briefs
+        return reader, briefs
 
     def job(self, brief: list[Group]) -> list[Group]:  # noqa: D102
         return brief
@@ -184,13 +178,13 @@ class Parquet(Sharded):
         if "index" not in self._columns:
             starts = np.array([group.start for group in groups])
             groups = [groups[g] for g in np.unique(np.searchsorted(starts, indices, side="right") - 1)]
-        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        size = max(1, len(groups) // (4 * cpus))
-        task = ray.remote(find_rows).options(num_cpus=1, max_retries=_RETRIES)
-        wanted = ray.put(indices)
-        found = [task.remote(groups[start : start + size], wanted) for start in range(0, len(groups), size)]
+        task, wanted = as_task(find_rows), ray.put(indices)
+        found = [task.remote(portion, wanted) for portion in portions(groups)]
         rows = join_rows([result_of(reference) for reference in found])
-        return Batches(ByIndex(self.reader.open(rows), rows["index"]))
+        return Batches(ByIndex(self._samples(rows), rows["index"]))
+
+    def _samples(self, rows: dict[str, np.ndarray]) -> ImageRows:
+        return ImageRows(rows, self.preprocessing, self.class_names)
 
     def _is_known(self, group: Group, known: Known) -> bool:
         if "index" in self._columns:
@@ -221,13 +215,10 @@ class Table(Source):
 
         A Ray dataset tells no more of itself before it is read.
         """
-        return fingerprint_json(["ray", self._types, [str(label) for label in self._head()["label"]]])
+        return fingerprint_json(["ray", self._types, [str(label) for label in self._head["label"]]])
 
     def first(self) -> Batches:  # noqa: D102
-        reader = RowReader(
-            self.preprocessing, tuple(self.class_names) if self.class_names else None, 1, Known(np.arange(0))
-        )
-        return Batches(reader.open(self._head()), batch_size=2, on_error="skip")
+        return Batches(ImageRows(self._head, self.preprocessing, self.class_names), batch_size=2, on_error="skip")
 
     def sharded(self, folder: Path) -> Parquet:
         """Writes the rows to a working folder, if they are not there yet."""
@@ -244,6 +235,7 @@ class Table(Source):
             part.rename(rows)
         return Parquet(rows, self.preprocessing, self.class_names, self._shard_rows)
 
+    @cached_property
     def _head(self) -> dict[str, np.ndarray]:
         batch = self._dataset.take_batch(2, batch_format="numpy")
         return {**batch, "index": np.arange(len(batch["label"]))}
@@ -258,13 +250,11 @@ def _pack(rows: dict[str, np.ndarray]) -> Any:
 
 
 def _as_bytes(image: Any) -> bytes | None:
-    if isinstance(image, dict):  # as Hugging Face writes images
-        image = image.get("bytes")
+    image = plain(image)
     if image is None or isinstance(image, bytes):
         return image
-    array = np.asarray(image.tolist() if isinstance(image, np.ndarray) and image.dtype == object else image)
     content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
+    np.save(content, np.asarray(image), allow_pickle=False)
     return content.getvalue()
 
 

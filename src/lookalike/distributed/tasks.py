@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.distributed.cluster import result_of
+from lookalike.distributed.cluster import as_task, portions, result_of
 from lookalike.distributed.shards import Shard, in_order, read_indices, read_rows
 from lookalike.errors import LookalikeError
 from lookalike.estimator import learn_class
@@ -19,7 +19,6 @@ from lookalike.progress import Advance
 from lookalike.prototypes import Prototypes, Survey
 from lookalike.similarity import Mahalanobis, Similarity
 
-_RETRIES = 10  # of a task whose node is lost
 _SHARDS_PER_TASK = 64  # at most, when looking for the nearest images
 
 
@@ -59,13 +58,10 @@ def check_similarity(similarity: Similarity) -> None:
 
 def fit_similarity(similarity: Similarity, shards: list[Shard], dim: int, head_weight: Tensor | None) -> Similarity:
     """Fits a similarity as ``KMEx`` does: from no embedding, or from the evenly spread part that it looks at."""
-    import ray
-
     if not isinstance(similarity, Mahalanobis):
         return similarity.fit(np.zeros((1, dim), dtype=np.float32), np.zeros(1, dtype=np.int64), head_weight)
     paths = [str(shard.path) for shard in shards if shard.rows]
-    task = ray.remote(_fit_to_sample).options(num_cpus=1, max_retries=_RETRIES)
-    fitted: Similarity = result_of(task.remote(similarity, paths))
+    fitted: Similarity = result_of(as_task(_fit_to_sample).remote(similarity, paths))
     return fitted
 
 
@@ -112,7 +108,7 @@ def learn_all(
     )  # shard, label, start, count
     spans = spans[np.argsort(spans[:, 1], kind="stable")]
     bounds = np.searchsorted(spans[:, 1], np.arange(len(names) + 1))
-    task = ray.remote(_learn).options(num_cpus=1, max_retries=_RETRIES)
+    task = as_task(_learn)
     waiting: dict[Any, int] = {}
     vectors: dict[int, Tensor] = {}
     notes: dict[int, str] = {}
@@ -192,16 +188,11 @@ def survey_all(
     import ray
 
     model = ray.put((prototypes, similarity))
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    size = min(_SHARDS_PER_TASK, max(1, len(shards) // (4 * cpus)))
-    task = ray.remote(_survey).options(num_cpus=1, max_retries=_RETRIES)
+    task = as_task(_survey)
     nothing = np.arange(0)
     waiting: dict[Any, int] = {}
-    for start in range(0, len(shards), size):
-        part = [
-            (str(shard.path), repeated.get(start + offset, nothing))
-            for offset, shard in enumerate(shards[start : start + size])
-        ]
+    for numbers in portions(range(len(shards)), _SHARDS_PER_TASK):
+        part = [(str(shards[number].path), repeated.get(number, nothing)) for number in numbers]
         waiting[task.remote(model, part, n_nearest)] = len(part)
     seen = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)
     while waiting:
