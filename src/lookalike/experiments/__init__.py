@@ -1,6 +1,6 @@
 """The paper's tables and figures, each by one command."""
 
-from lookalike.experiments import embedding_map, large, parts, pictures, questions, side_by_side, variants
+from lookalike.experiments import embedding_map, how_many, imbalance, large, parts, pictures, side_by_side, variants
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, read_findings, write_findings
 from lookalike.experiments.workbench import MODELS, Subject, Workbench
@@ -15,10 +15,11 @@ __all__ = [
     "Subject",
     "Workbench",
     "embedding_map",
+    "how_many",
+    "imbalance",
     "large",
     "parts",
     "pictures",
-    "questions",
     "read_findings",
     "side_by_side",
     "variants",

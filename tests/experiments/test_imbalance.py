@@ -4,8 +4,8 @@ import torch
 
 from lookalike import LookalikeError
 from lookalike.data import DataBundle
-from lookalike.experiments.questions import in_proportion, stability, thinned
-from lookalike.prototypes import Prototypes
+from lookalike.experiments.experiment import Findings
+from lookalike.experiments.imbalance import draw_imbalance, in_proportion, thinned
 from tests.baselines.test_training import make_bundle
 
 
@@ -27,14 +27,12 @@ def test_prototypes_in_proportion_have_the_same_number_in_all_and_one_at_least()
     assert in_proportion(np.repeat([0, 1], 7), ["a", "b"], per_class=3) == {"a": 3, "b": 3}
 
 
-def test_stability_matches_prototypes_within_their_class():
-    z = torch.tensor([[0.0], [1.0], [10.0], [11.0], [100.0], [102.0]])
-    y = torch.tensor([0, 0, 0, 0, 1, 1])
-    first = Prototypes(torch.tensor([[0.5], [10.5], [101.0]]), torch.tensor([0, 0, 1]), ["a", "b"])
-    swapped = Prototypes(torch.tensor([[10.5], [0.5], [101.0]]), torch.tensor([0, 0, 1]), ["a", "b"])
-    assert stability(first, swapped, z, y) == (0.0, 1.0)
-    moved = Prototypes(torch.tensor([[0.5], [10.5], [104.0]]), torch.tensor([0, 0, 1]), ["a", "b"])
-    distance, _ = stability(first, moved, z, y)
-    assert distance == pytest.approx((0 + 0 + 3) / 3 / ((4 * 0.5 + 2 * 1) / 6))
-    other = Prototypes(torch.tensor([[-20.0], [5.0], [101.0]]), torch.tensor([0, 0, 1]), ["a", "b"])
-    assert stability(first, other, z, y)[1] < 1
+def test_the_figure_has_a_panel_for_each_imbalance_that_could_be_measured():
+    panel = {"class_names": ["a", "b"], "images": [8, 4], "accuracy": {"black box": [1, 0.5], "KMEx": [0.75, 0.25]}}
+    figure = draw_imbalance(
+        Findings((), (), [], {"per class": {"x": {"1:1": panel, "1:2": panel}, "y": {"1:2": panel}}})
+    )
+    drawn = [[ax.get_title() if ax.axison else "" for ax in figure.axes[i : i + 2]] for i in (0, 2)]
+    assert drawn == [["x, 1:1", ""], ["x, 1:2", "y, 1:2"]]
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[100, 50], [75, 25]]
+    assert [label.get_text() for label in figure.axes[3].get_xticklabels()] == ["a\n8", "b\n4"]

@@ -1,0 +1,108 @@
+"""A question that the paper leaves open (section 5): how many prototypes?"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT
+from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.variants import Converter, draw_against_numbers
+from lookalike.experiments.workbench import KMEX, Workbench
+from lookalike.prototypes import Prototypes
+from lookalike.similarity import euclidean_distances
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NUMBERS: tuple[int | str, ...] = (1, 2, 3, 5, 8, 12, 20, 35, 50, "auto")
+_RESEEDED = 1000  # added to the seed
+
+_HOW_MANY = (
+    ACCURACY,
+    AGREEMENT,
+    Column("moved", "moved by reseeding"),
+    Column("same_cluster", "same cluster (ARI)"),
+    Column("attributes_captured", "captured attributes", 1, 1),
+    Column("n_prototypes", "prototypes", 1, 1),
+)
+
+
+def run_how_many(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures accuracy, stability and attributes against the number of prototypes per class."""
+    rows = []
+    for dataset, network in plan.places():
+        found: dict[str, list[Record]] = {}
+        for subject in plan.subjects(dataset, network, KMEX):
+            converter = Converter(bench, subject)
+            for number in _NUMBERS:
+                name = f"how-many-{number}-{subject.name}"
+                record = cells.get(name, bench.key(subject, number=number), _stability, converter, number)
+                if record is not None:
+                    found.setdefault(str(number), []).append(record)
+        for label, records in found.items():
+            rows.append(Row((*named(dataset, network), label), gather(records, _HOW_MANY)))
+    remarks = [
+        "*moved by reseeding*: distance between prototypes of two seeds, matched within their class, over the distance "
+        "of a training sample to its prototype; *same cluster*: adjusted Rand index of the two clusterings, the mean "
+        "over classes."
+    ]
+    return Findings(("data", "network", "per class"), _HOW_MANY, rows, {}, remarks)
+
+
+def _stability(converter: Converter, number: int | str) -> Record:
+    converter.bench.say(f"converting {converter.subject.name} twice with {number} per class")
+    first = converter.convert(n_prototypes=number)
+    second = converter.convert(n_prototypes=number, seed=converter.subject.seed + _RESEEDED)
+    _, train_store, _ = converter.embedded()
+    data = converter.bench.data(converter.subject)
+    sections = ["faithfulness", *(["attributes"] if data.attributes is not None else [])]
+    card = converter.evaluate(first, sections)
+    z, y = torch.from_numpy(np.asarray(train_store.embeddings)), torch.from_numpy(np.asarray(train_store.labels))
+    moved, same = stability(first.prototypes, second.prototypes, z, y)
+    return {
+        **{name: card[name] for name in card.runs},
+        "moved": moved,
+        "same_cluster": same,
+        "n_prototypes": float(len(first.prototypes)),
+    }
+
+
+def stability(first: Prototypes, second: Prototypes, embeddings: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Compares two sets of prototypes of the same classes.
+
+    Args:
+        first: Some prototypes.
+        second: As many for each class, or not.
+        embeddings: Of the training samples [N, D].
+        labels: Their classes [N].
+
+    Returns:
+        The mean distance between prototypes, matched within their class at the least total distance, over the mean
+        distance of a sample to its nearest prototype of the first set; and the mean over classes of the adjusted Rand
+        index between the clusterings that the two sets make of a class's samples.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score
+
+    distances, spreads, agreements = [], [], []
+    for k in range(first.n_classes):
+        a, b, z = first.vectors[first.labels == k], second.vectors[second.labels == k], embeddings[labels == k]
+        between = euclidean_distances(a, b)
+        rows, columns = linear_sum_assignment(between.numpy())
+        distances.append(between[rows, columns])
+        to_a, to_b = euclidean_distances(z, a), euclidean_distances(z, b)
+        spreads.append(to_a.min(1).values)
+        agreements.append(adjusted_rand_score(to_a.argmin(1).numpy(), to_b.argmin(1).numpy()))
+    return float(torch.cat(distances).mean() / torch.cat(spreads).mean()), float(np.mean(agreements))
+
+
+def draw_how_many(found: Findings) -> "Figure":
+    """Draws the figures against the number of prototypes per class."""
+    return draw_against_numbers(found, _HOW_MANY[:-1], 2)
+
+
+EXPERIMENTS.register("how-many")(Experiment("How many prototypes?", "open question", run_how_many, draw_how_many))

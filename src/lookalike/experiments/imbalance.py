@@ -1,0 +1,166 @@
+"""A question that the paper leaves open (section 3.2): what of classes of unequal size?"""
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lookalike.baselines import train
+from lookalike.data import Batches, DataBundle, ImageArray
+from lookalike.encoder import LoadedClassifier
+from lookalike.errors import LookalikeError
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.side_by_side import ACCURACY, GHOSTING
+from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.kmex import KMEx
+from lookalike.metrics import evaluate
+from lookalike.plots.radar import DASHES, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RATIOS = (1, 2, 10, 100)
+_PER_CLASS = 5
+_PANEL = (4.6, 2.3)  # inches
+
+_COLUMNS = (
+    ACCURACY,
+    Column("common", "commonest third %", 100, 1),
+    Column("rare", "rarest third %", 100, 1),
+    GHOSTING,
+    Column("n_prototypes", "prototypes", 1, 0),
+)
+
+
+def run_imbalance(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Thins the training classes, trains a black box on what is left, and converts it in three ways."""
+    rows, per_class = [], {}
+    for dataset, network in plan.places():
+        place, found, panels = named(dataset, network), dict[tuple[str, str], list[Record]](), dict[str, Any]()
+        for subject in plan.subjects(dataset, network, KMEX):
+            for ratio in _RATIOS:
+                name, key = f"imbalance-{ratio}-{subject.name}", bench.key(subject, ratio=ratio)
+                record = cells.get(name, key, _thinned, bench, subject, ratio)
+                if record is None:
+                    continue
+                panels[f"1:{ratio}"] = {"class_names": record["class_names"], "images": record["images"]}
+                for model, figures in record["models"].items():
+                    found.setdefault((f"1:{ratio}", model), []).append(figures)
+        for (ratio_named, model), records in found.items():
+            rows.append(Row((*place, ratio_named, model), gather(records, _COLUMNS)))
+            means = np.mean([one["classes"] for one in records], axis=0)
+            panels[ratio_named].setdefault("accuracy", {})[model] = means.tolist()
+        per_class[", ".join(place)] = panels
+    remark = (
+        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last has 1/r of the "
+        "first's; the test images stay. In proportion: 5 per class on average, each "
+        "class by its number of images, at least one."
+    )
+    return Findings(("data", "network", "imbalance", "model"), _COLUMNS, rows, {"per class": per_class}, [remark])
+
+
+def thinned(data: DataBundle, ratio: int, seed: int) -> DataBundle:
+    """Returns the data with fewer training images from class to class; the last has 1/ratio of what it had.
+
+    Raises:
+        LookalikeError: If the training images are not held in memory.
+    """
+    part = data.train
+    if not isinstance(part, ImageArray):
+        raise LookalikeError(f"{data.name!r} is read from files; the imbalance experiment takes data held in memory")
+    rng, kept = np.random.default_rng(seed), []
+    n_classes = len(data.class_names)
+    for k in range(n_classes):
+        rows = rng.permutation(np.flatnonzero(part.labels == k))
+        share = ratio ** (-k / max(1, n_classes - 1))
+        kept.append(rows[: max(1, round(share * len(rows)))])
+    chosen = np.sort(np.concatenate(kept))
+    images = ImageArray(part.images[chosen], part.labels[chosen], part.classes, part.transform)
+    return DataBundle(data.name, images, data.test, data.class_names, data.preprocessing, data.notes)
+
+
+def in_proportion(labels: np.ndarray, class_names: list[str], per_class: int = _PER_CLASS) -> dict[str, int]:
+    """Returns numbers of prototypes in proportion to the classes' samples, ``per_class`` on average, at least one."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    wanted = np.maximum(1, np.round(per_class * len(class_names) * counts / counts.sum())).astype(int)
+    return dict(zip(class_names, wanted.tolist(), strict=True))
+
+
+def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
+    data = thinned(bench.data(subject), ratio, subject.seed)
+    labels = np.asarray(data.train.labels)  # type: ignore[attr-defined]
+    box = _black_box(bench, subject, data, ratio)
+    numbers: dict[str, Any] = {
+        "5 per class": _PER_CLASS,
+        "in proportion": in_proportion(labels, data.class_names),
+        "auto": "auto",
+    }
+    models: Record = {}
+    for label, number in numbers.items():
+        model = KMEx(box, number, random_state=subject.seed, progress=bench.progress).fit(Batches(data.train))
+        card = evaluate(
+            model, data.test, train=data.train, only=("faithfulness", "transparency"), progress=bench.progress
+        )
+        classes = card.details["faithfulness"][0]["per_class"]
+        models["black box"] = _by_class([one["black_box_accuracy"]["value"] for one in classes])
+        models["black box"]["accuracy"] = card["black_box_accuracy"]
+        models[f"KMEx, {label}"] = _by_class([one["accuracy"]["value"] for one in classes]) | {
+            "accuracy": card["accuracy"],
+            "ghosting": card["ghosting"],
+            "n_prototypes": float(len(model.prototypes)),
+        }
+    return {"class_names": data.class_names, "images": np.bincount(labels).tolist(), "models": models}
+
+
+def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int) -> LoadedClassifier:
+    if ratio == 1:  # all the images: the black box that all experiments share
+        return bench.black_box(subject)
+    bench.say(f"training {subject.name} on classes thinned to 1:{ratio}")
+    given = bench.given("blackbox", subject.network)
+    box = train("blackbox", data, options=given, seed=subject.seed, accelerator="cpu", progress=bench.progress).model
+    assert isinstance(box, LoadedClassifier)  # noqa: S101 - narrows the type
+    return box
+
+
+def _by_class(accuracies: list[float]) -> Record:
+    third = max(1, len(accuracies) // 3)
+    return {"classes": accuracies, "common": fmean(accuracies[:third]), "rare": fmean(accuracies[-third:])}
+
+
+def draw_imbalance(found: Findings) -> "Figure":
+    """Draws each class's accuracy, from the commonest to the rarest: a panel per imbalance, a column per place."""
+    from matplotlib.figure import Figure
+
+    from lookalike.plots.tiles import INK, plain_axes
+
+    places: dict[str, dict[str, Any]] = found.details["per class"]
+    ratios = list(dict.fromkeys(ratio for panels in places.values() for ratio in panels))
+    figure = Figure(figsize=(_PANEL[0] * len(places), _PANEL[1] * len(ratios)), layout="constrained")
+    grid = figure.subplots(len(ratios), len(places), squeeze=False, sharey="row")
+    for column, (place, panels) in enumerate(places.items()):
+        for line, ratio in enumerate(ratios):
+            ax = grid[line, column]
+            plain_axes(ax, _PANEL)
+            if ratio not in panels:
+                ax.set_axis_off()
+                continue
+            panel = panels[ratio]
+            for position, (model, accuracies) in enumerate(panel["accuracy"].items()):
+                style: Any = DASHES[position % len(DASHES)]
+                percent = [100 * value for value in accuracies]
+                ax.plot(percent, color=SERIES[position], linestyle=style, marker="o", markersize=3, label=model)
+            names = [f"{name}\n{n}" for name, n in zip(panel["class_names"], panel["images"], strict=True)]
+            ax.set_xticks(range(len(names)), names, fontsize=8)
+            ax.set_title(f"{place}, {ratio}", fontsize=9, color=INK)
+            if column == 0:
+                ax.set_ylabel("accuracy %", color=INK, fontsize=9)
+            if line == len(ratios) - 1:
+                ax.set_xlabel("class, and its training images", color=INK, fontsize=9)
+    handles, names = next(ax for ax in grid.flatten() if ax.axison).get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+EXPERIMENTS.register("imbalance")(Experiment("Unequal classes", "open question", run_imbalance, draw_imbalance))
