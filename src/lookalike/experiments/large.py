@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _COPIES, _QUICK_COPIES = (1, 8, 32), (1,)
 _PER_CLASS = 20
-_PANEL = 3.2  # inches
+_PANEL = (2.7, 2.2)  # inches
 _METHODS: Mapping[str, tuple[str, float]] = {
     "full": ("kmeans", 1.0),
     "mini-batch": ("minibatch", 1.0),
@@ -184,29 +184,31 @@ def draw_large_k_means(found: Findings) -> "Figure":
     from lookalike.plots.tiles import INK, plain_axes
 
     places = list(dict.fromkeys(row.names[:2] for row in found.rows))
-    panels = [(place, column) for column in _COLUMNS for place in places]
-    across = max(2, len(places))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(1.2 * _PANEL * across, 0.8 * _PANEL * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False)
-    for ax, (place, column) in zip(axes.flat, panels, strict=False):
-        plain_axes(ax, (_PANEL, _PANEL))
-        for position, method in enumerate(_METHODS):
-            rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
-            x = [int(row.names[2].split(" ")[0].replace(",", "")) for row in rows]
-            y = [over_seeds(column, row.values[column.name]) * column.scale for row in rows]
-            style: Any = DASHES[position % len(DASHES)]
-            colour = SERIES[position % len(SERIES)]
-            ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
-        ax.set_xscale("log")
-        ax.set_xticks(x, [f"{n:,}" for n in x])
-        ax.minorticks_off()
-        if column.name in ("seconds", "memory"):
-            ax.set_yscale("log")
+    width, height = _PANEL[0] * max(2, len(places)), _PANEL[1] * len(_COLUMNS)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(len(_COLUMNS), len(places), squeeze=False)
+    for panels, column in zip(grid, _COLUMNS, strict=True):
+        panels[0].set_ylabel(column.title, color=INK, fontsize=9)
+        for ax, place in zip(panels, places, strict=True):
+            plain_axes(ax, _PANEL)
+            if column.name in ("seconds", "memory"):
+                ax.sharey(panels[0])
+                ax.set_yscale("log")
+            for position, method in enumerate(_METHODS):
+                rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
+                sizes = [row.names[2].replace(",", "").split(" × ") for row in rows]
+                x = [int(n) for n, _ in sizes]
+                y = [over_seeds(column, row.values[column.name]) * column.scale for row in rows]
+                style: Any = DASHES[position % len(DASHES)]
+                colour = SERIES[position % len(SERIES)]
+                ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
+            ax.set_xscale("log")
+            ax.set_xticks(x, [f"{n / 1000:.0f}k" for n in x])
+            ax.minorticks_off()
+            ax.set_title(f"{place[0]}, {sizes[0][1]} dimensions", fontsize=9, color=INK)
+    for ax in grid[-1]:
         ax.set_xlabel("embeddings", color=INK, fontsize=9)
-        ax.set_ylabel(column.title, color=INK, fontsize=9)
-        ax.set_title(", ".join(place), fontsize=10)
-    handles, names = axes[0][0].get_legend_handles_labels()
+    handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
