@@ -36,3 +36,14 @@ def test_the_figure_has_a_panel_for_each_imbalance_that_could_be_measured():
     assert drawn == [["x, 1:1", ""], ["x, 1:2", "y, 1:2"]]
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[100, 50], [75, 25]]
     assert [label.get_text() for label in figure.axes[3].get_xticklabels()] == ["a\n8", "b\n4"]
+
+
+def test_no_accuracy_lies_outside_its_panel():
+    one = {"class_names": ["a", "b"], "images": [8, 4], "accuracy": {"black box": [1, 0.95]}}
+    other = {"class_names": ["a", "b"], "images": [8, 4], "accuracy": {"black box": [0.0, 1.0]}}
+    for panels in ({"x": {"1:1": one}, "y": {"1:1": other}}, {"y": {"1:1": other}, "x": {"1:1": one}}):
+        for ax in draw_imbalance(Findings((), (), [], {"per class": panels})).axes:
+            low, high = ax.get_ylim()
+            assert low < 0
+            assert high > 100
+    assert draw_imbalance(Findings((), (), [], {"per class": {"x": {"1:1": one}}})).axes[0].get_ylim()[0] == 90

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RATIOS = (1, 2, 10, 100)
 _PER_CLASS = 5
 _PANEL = (4.6, 2.3)  # inches
-_NO_CLOSER = 89  # percent: no panel begins above, so that a difference of one image in a hundred looks like one
+_NO_CLOSER = 90  # percent: no panel begins above, so that a difference of one image in a hundred looks like one
 
 _COLUMNS = (
     ACCURACY,
@@ -155,11 +155,13 @@ def draw_imbalance(found: Findings) -> "Figure":
             names = [f"{name}\n{n}" for name, n in zip(panel["class_names"], panel["images"], strict=True)]
             ax.set_xticks(range(len(names)), names, fontsize=8)
             ax.set_title(f"{place}, {ratio}", fontsize=9, color=INK)
-            ax.set_ylim(min(_NO_CLOSER, ax.get_ylim()[0]), 101)
             if column == 0:
                 ax.set_ylabel("accuracy %", color=INK, fontsize=9)
             if line == len(ratios) - 1:
                 ax.set_xlabel("class, and its training images", color=INK, fontsize=9)
+    for panels in grid:
+        least = min((min(line.get_ydata()) for ax in panels for line in ax.lines), default=_NO_CLOSER)
+        panels[0].set_ylim(min(_NO_CLOSER, least - 2), 102)
     handles, names = next(ax for ax in grid.flatten() if ax.axison).get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2 * len(places), frameon=False, fontsize=8)
     return figure
