@@ -161,7 +161,7 @@ def draw_imbalance(found: Findings) -> "Figure":
                 ax.set_xlabel("class, and its training images", color=INK, fontsize=9)
     for panels in grid:
         least = min((min(line.get_ydata()) for ax in panels for line in ax.lines), default=_NO_CLOSER)
-        panels[0].set_ylim(min(_NO_CLOSER, least - 2), 102)
+        panels[0].set_ylim(min(_NO_CLOSER, least - 2), 101.5)
     handles, names = next(ax for ax in grid.flatten() if ax.axison).get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2 * len(places), frameon=False, fontsize=8)
     return figure
