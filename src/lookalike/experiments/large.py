@@ -54,7 +54,7 @@ def run_large_k_means(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
                 key = bench.key(subject, copies=copies, methods=sorted(_METHODS), per_class=_PER_CLASS)
                 record = cells.get(f"large-k-means-{copies}-{subject.name}", key, _compared, bench, subject, copies)
                 for method, figures in (record or {"methods": {}})["methods"].items():
-                    names = (*named(dataset, network), f"{record['n']:,} × {record['dim']}", method)  # type: ignore[index]
+                    names = (*named(dataset, network), f"{record['n']:,} × {record['dim']:,}", method)  # type: ignore[index]
                     found.setdefault(names, []).append(figures)
         rows += [Row(names, gather(records, _COLUMNS)) for names, records in found.items()]
     remark = (
@@ -196,8 +196,8 @@ def draw_large_k_means(found: Findings) -> "Figure":
                 ax.set_yscale("log")
             for position, method in enumerate(_METHODS):
                 rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
-                sizes = [row.names[2].replace(",", "").split(" × ") for row in rows]
-                x = [int(n) for n, _ in sizes]
+                sizes = [row.names[2].split(" × ") for row in rows]
+                x = [int(n.replace(",", "")) for n, _ in sizes]
                 y = [over_seeds(column, row.values[column.name]) * column.scale for row in rows]
                 style: Any = DASHES[position % len(DASHES)]
                 colour = SERIES[position % len(SERIES)]
