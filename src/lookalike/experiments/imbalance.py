@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookalike.baselines import train
-from lookalike.data import Batches, DataBundle, ImageArray
+from lookalike.data import DataBundle, ImageArray
 from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.side_by_side import ACCURACY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.variants import Converter, line_style
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
-from lookalike.kmex import KMEx
-from lookalike.metrics import evaluate
-from lookalike.plots.radar import DASHES, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +90,7 @@ def in_proportion(labels: np.ndarray, class_names: list[str], per_class: int = _
 def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
     data = thinned(bench.data(subject), ratio, subject.seed)
     labels = np.asarray(data.train.labels)  # type: ignore[attr-defined]
-    box = _black_box(bench, subject, data, ratio)
+    converter = Converter(bench, subject, data, _black_box(bench, subject, data, ratio))
     numbers: dict[str, Any] = {
         "5 per class": _PER_CLASS,
         "in proportion": in_proportion(labels, data.class_names),
@@ -100,10 +98,8 @@ def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
     }
     models: Record = {}
     for label, number in numbers.items():
-        model = KMEx(box, number, random_state=subject.seed, progress=bench.progress).fit(Batches(data.train))
-        card = evaluate(
-            model, data.test, train=data.train, only=("faithfulness", "transparency"), progress=bench.progress
-        )
+        model = converter.convert(n_prototypes=number)
+        card = converter.evaluate(model, ("faithfulness", "transparency"))
         classes = card.details["faithfulness"][0]["per_class"]
         models["black box"] = _by_class([one["black_box_accuracy"]["value"] for one in classes])
         models["black box"]["accuracy"] = card["black_box_accuracy"]
@@ -149,9 +145,7 @@ def draw_imbalance(found: Findings) -> "Figure":
                 continue
             panel = panels[ratio]
             for position, (model, accuracies) in enumerate(panel["accuracy"].items()):
-                style: Any = DASHES[position % len(DASHES)]
-                percent = [100 * value for value in accuracies]
-                ax.plot(percent, color=SERIES[position], linestyle=style, marker="o", markersize=3, label=model)
+                ax.plot([100 * value for value in accuracies], label=model, **line_style(position))
             names = [f"{name}\n{n}" for name, n in zip(panel["class_names"], panel["images"], strict=True)]
             ax.set_xticks(range(len(names)), names, fontsize=8)
             ax.set_title(f"{place}, {ratio}", fontsize=9, color=INK)

@@ -20,6 +20,7 @@ from lookalike.embedding import as_encoder, embed
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.tables import Column, Row, gather, over_seeds
+from lookalike.experiments.variants import line_style
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 
 if TYPE_CHECKING:
@@ -180,7 +181,6 @@ def draw_large_k_means(found: Findings) -> "Figure":
     """Draws accuracy, inertia, time and memory against the number of embeddings, a line per method."""
     from matplotlib.figure import Figure
 
-    from lookalike.plots.radar import DASHES, SERIES
     from lookalike.plots.tiles import INK, plain_axes
 
     places = list(dict.fromkeys(row.names[:2] for row in found.rows))
@@ -199,9 +199,7 @@ def draw_large_k_means(found: Findings) -> "Figure":
                 sizes = [row.names[2].split(" × ") for row in rows]
                 x = [int(n.replace(",", "")) for n, _ in sizes]
                 y = [over_seeds(column, row.values[column.name]) * column.scale for row in rows]
-                style: Any = DASHES[position % len(DASHES)]
-                colour = SERIES[position % len(SERIES)]
-                ax.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3, label=method)
+                ax.plot(x, y, label=method, **line_style(position))
             ax.set_xscale("log")
             ax.set_xticks(x, [f"{n / 1000:.0f}k" for n in x])
             ax.minorticks_off()

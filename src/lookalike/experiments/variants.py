@@ -1,12 +1,14 @@
 """KMEx with one choice varied: the similarity, the number of prototypes, the clusterer, the attributes it shows."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lookalike.clustering import CLUSTERERS
-from lookalike.data import Batches
+from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
+from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
@@ -15,7 +17,7 @@ from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVER
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
 from lookalike.kmex import KMEx
-from lookalike.metrics import Scorecard, evaluate
+from lookalike.metrics import BlackBox, Scorecard, evaluate
 from lookalike.model import PrototypeModel
 from lookalike.plots.radar import DASHES, SERIES
 from lookalike.similarity import SIMILARITIES
@@ -42,30 +44,51 @@ class Converter:
     Args:
         bench: Where models are kept.
         subject: ``"kmex"``, or ``"BASELINE+kmex"``.
+        data: Other data than the subject's own.
+        box: Another black box, trained on them; for ``"kmex"`` alone.
     """
 
-    def __init__(self, bench: Workbench, subject: Subject) -> None:
+    def __init__(
+        self,
+        bench: Workbench,
+        subject: Subject,
+        data: DataBundle | None = None,
+        box: LoadedClassifier | None = None,
+    ) -> None:
         self.bench = bench
         self.subject = subject
+        self._data = data
+        self._box = box
         self._parts: tuple[Any, EmbeddingStore, EmbeddingStore] | None = None
+
+    @property
+    def data(self) -> DataBundle:
+        """What is converted and measured on; read when it is first asked for."""
+        return self.bench.data(self.subject) if self._data is None else self._data
+
+    @functools.cached_property
+    def measured_box(self) -> BlackBox:
+        """The black box that all conversions are compared with, so that it is measured once."""
+        if self._box is None:
+            return self.bench.measured_box(self.subject)
+        return BlackBox.of(self._box, Batches(self.data.test))
 
     def convert(self, *, seed: int | None = None, **variant: Any) -> PrototypeModel:
         """Converts in one way, with the subject's seed or another."""
         encoder, train, _ = self.embedded()
         chosen = self.subject.seed if seed is None else seed
         converter = KMEx(encoder, random_state=chosen, progress=self.bench.progress, **variant)
-        return converter.fit(Batches(self.bench.data(self.subject).train), embeddings=train)
+        return converter.fit(Batches(self.data.train), embeddings=train)
 
     def evaluate(self, model: PrototypeModel, only: Sequence[str] | None) -> Scorecard:
         """Measures a model that ``convert`` made; None measures everything."""
         _, train, test = self.embedded()
-        data = self.bench.data(self.subject)
         return evaluate(
             model,
-            data.test,
-            black_box=self.bench.measured_box(self.subject),
+            self.data.test,
+            black_box=self.measured_box,
             train=train,
-            attributes=None if data.attributes is None else data.attributes.train,
+            attributes=None if self.data.attributes is None else self.data.attributes.train,
             only=only,
             n_images=self.bench.n_images,
             random_state=self.subject.seed,
@@ -90,15 +113,14 @@ class Converter:
             base = self.subject.model.removesuffix(f"+{KMEX}")
             where = (self.subject.dataset, self.subject.network)
             source: Any = (
-                self.bench.black_box(self.subject)
+                self._box or self.bench.black_box(self.subject)
                 if base == KMEX
                 else self.bench.model(Subject(*where, base, self.subject.seed))
             )
-            data = self.bench.data(self.subject)
-            batches = Batches(data.train)
+            batches = Batches(self.data.train)
             encoder = as_encoder(getattr(source, "model", source), batches)
             train = embed(encoder, batches, progress=self.bench.progress)
-            self._parts = encoder, train, embed(encoder, data.test, progress=self.bench.progress)
+            self._parts = encoder, train, embed(encoder, self.data.test, progress=self.bench.progress)
         return self._parts
 
 
@@ -226,6 +248,16 @@ def draw_attributes(found: Findings) -> "Figure":
     return draw_against_numbers(found, _ATTRIBUTE_COLUMNS, 3)
 
 
+def line_style(position: int) -> dict[str, Any]:
+    """Returns how the line of that position is drawn, apart from the others in colour and in dashes."""
+    return {
+        "color": SERIES[position % len(SERIES)],
+        "linestyle": DASHES[position % len(DASHES)],
+        "marker": "o",
+        "markersize": 3,
+    }
+
+
 def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of_number: int) -> "Figure":
     """Draws a panel per figure against the number of prototypes: a line per model and place, a band over seeds' range.
 
@@ -257,10 +289,9 @@ def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of
                 continue
             x = [int(number(row)) for row in drawn]
             values = [[value * column.scale for value in row.values[column.name]] for row in drawn]
-            colour = SERIES[position % len(SERIES)]
-            style: Any = DASHES[position % len(DASHES)]
-            ax.plot(x, [fmean(v) for v in values], color=colour, linestyle=style, marker="o", markersize=3, label=name)
-            ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15)
+            style = line_style(position)
+            ax.plot(x, [fmean(v) for v in values], label=name, **style)
+            ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=style["color"], alpha=0.15)
         low, high = ax.get_ylim()
         if low < 0 < high and not any(any(row.values.get(column.name, [])) for row in found.rows):
             ax.set_ylim(0, 1)  # zero throughout
