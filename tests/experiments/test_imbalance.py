@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lookalike import LookalikeError
-from lookalike.data import DataBundle
+from lookalike.data import DataBundle, load_training_data
 from lookalike.experiments.experiment import Findings
-from lookalike.experiments.imbalance import draw_imbalance, in_proportion, thinned
+from lookalike.experiments.imbalance import _by_class, draw_imbalance, in_proportion, thinned
 from tests.baselines.test_training import make_bundle
 
 
@@ -17,14 +17,28 @@ def test_classes_are_thinned_geometrically_and_the_test_images_stay():
     assert np.bincount(thinned(data, 1, seed=0).train.labels).tolist() == [100, 100, 100]
     assert not np.array_equal(thinned(data, 10, seed=0).train.images, thinned(data, 10, seed=1).train.images)
     listed = DataBundle("x", [(torch.zeros(1), 0)], [], ["a"], data.preprocessing)
-    with pytest.raises(LookalikeError, match="takes data held in memory"):
+    with pytest.raises(LookalikeError, match="of a list, no samples can be left out"):
         thinned(listed, 10, seed=0)
 
 
-def test_prototypes_in_proportion_have_the_same_number_in_all_and_one_at_least():
-    labels = np.repeat([0, 1, 2], [100, 10, 1])
-    assert in_proportion(labels, ["a", "b", "c"]) == {"a": 14, "b": 1, "c": 1}
-    assert in_proportion(np.repeat([0, 1], 7), ["a", "b"], per_class=3) == {"a": 3, "b": 3}
+def test_prototypes_in_proportion_are_about_as_many_in_all_and_one_at_least():
+    assert in_proportion([100, 10, 1], ["a", "b", "c"]) == {"a": 14, "b": 1, "c": 1}
+    assert in_proportion([7, 7], ["a", "b"], per_class=3) == {"a": 3, "b": 3}
+
+
+def test_thirds_go_by_the_number_of_images():
+    found = _by_class([0.1, 0.9, 0.5], [5, 100, 50])
+    assert (found["common"], found["rare"]) == (0.9, 0.1)
+    assert found["classes"] == [0.1, 0.9, 0.5]
+
+
+def test_images_in_files_are_thinned_too(image_folder):
+    data = load_training_data(image_folder, 16)
+    found = thinned(data, 10, seed=0)
+    assert 1 <= np.bincount(found.train.labels)[-1] < np.bincount(data.train.labels)[-1]
+    assert set(found.train.files) < set(data.train.files)
+    for file, label in zip(found.train.files, found.train.labels, strict=True):
+        assert file.parent.name == data.class_names[label]
 
 
 def test_the_figure_has_a_panel_for_each_imbalance_that_could_be_measured():

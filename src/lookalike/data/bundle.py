@@ -54,6 +54,10 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(self.images[index]), int(self.labels[index])
 
+    def select(self, rows: np.ndarray) -> "ImageArray":
+        """Returns some of the images, in that order."""
+        return ImageArray(self.images[rows], self.labels[rows], self.classes, self.transform)
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the images and labels."""
         return fingerprint_json([fingerprint_array(self.images), fingerprint_array(self.labels)])

@@ -58,6 +58,11 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         """Names a sample by its file."""
         return str(self.files[index])
 
+    def select(self, rows: np.ndarray) -> "ImageFiles":
+        """Returns some of the files, in that order."""
+        files = [self.files[int(row)] for row in rows]
+        return ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the files' names, sizes and labels (contents are not read)."""
         listing = [

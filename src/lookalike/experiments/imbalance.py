@@ -1,12 +1,14 @@
 """A question that the paper leaves open (section 3.2): what of classes of unequal size?"""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lookalike.baselines import train
-from lookalike.data import DataBundle, ImageArray
+from lookalike.data import DataBundle, ImageArray, ImageFiles
 from lookalike.encoder import LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
@@ -40,7 +42,7 @@ def run_imbalance(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         place, found, panels = named(dataset, network), dict[tuple[str, str], list[Record]](), dict[str, Any]()
         for subject in plan.subjects(dataset, network, KMEX):
             for ratio in _RATIOS:
-                name, key = f"imbalance-{ratio}-{subject.name}", bench.key(subject, ratio=ratio)
+                name, key = f"imbalance-{ratio}-{subject.name}", bench.key(subject, ratio=ratio, per_class=_PER_CLASS)
                 record = cells.get(name, key, _thinned, bench, subject, ratio)
                 if record is None:
                     continue
@@ -53,9 +55,9 @@ def run_imbalance(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
             panels[ratio_named].setdefault("accuracy", {})[model] = means.tolist()
         per_class[", ".join(place)] = panels
     remark = (
-        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last has 1/r of the "
-        "first's; the test images stay. In proportion: 5 per class on average, each "
-        "class by its number of images, at least one."
+        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last keeps 1/r of what it "
+        f"had; the test images stay. In proportion: about {_PER_CLASS} per class on average, each class by its number "
+        "of images, at least one."
     )
     return Findings(("data", "network", "imbalance", "model"), _COLUMNS, rows, {"per class": per_class}, [remark])
 
@@ -64,36 +66,34 @@ def thinned(data: DataBundle, ratio: int, seed: int) -> DataBundle:
     """Returns the data with fewer training images from class to class; the last has 1/ratio of what it had.
 
     Raises:
-        LookalikeError: If the training images are not held in memory.
+        LookalikeError: If they are neither images in memory nor files.
     """
     part = data.train
-    if not isinstance(part, ImageArray):
-        raise LookalikeError(f"{data.name!r} is read from files; the imbalance experiment takes data held in memory")
+    if not isinstance(part, ImageArray | ImageFiles):
+        raise LookalikeError(f"of a {type(part).__name__}, no samples can be left out")
     rng, kept = np.random.default_rng(seed), []
     n_classes = len(data.class_names)
     for k in range(n_classes):
         rows = rng.permutation(np.flatnonzero(part.labels == k))
         share = ratio ** (-k / max(1, n_classes - 1))
         kept.append(rows[: max(1, round(share * len(rows)))])
-    chosen = np.sort(np.concatenate(kept))
-    images = ImageArray(part.images[chosen], part.labels[chosen], part.classes, part.transform)
-    return DataBundle(data.name, images, data.test, data.class_names, data.preprocessing, data.notes)
+    return replace(data, train=part.select(np.sort(np.concatenate(kept))), attributes=None)
 
 
-def in_proportion(labels: np.ndarray, class_names: list[str], per_class: int = _PER_CLASS) -> dict[str, int]:
-    """Returns numbers of prototypes in proportion to the classes' samples, ``per_class`` on average, at least one."""
-    counts = np.bincount(labels, minlength=len(class_names))
+def in_proportion(images: Sequence[int], class_names: list[str], per_class: int = _PER_CLASS) -> dict[str, int]:
+    """Returns numbers of prototypes in proportion to classes' images: about ``per_class`` on average, at least one."""
+    counts = np.asarray(images)
     wanted = np.maximum(1, np.round(per_class * len(class_names) * counts / counts.sum())).astype(int)
     return dict(zip(class_names, wanted.tolist(), strict=True))
 
 
 def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
     data = thinned(bench.data(subject), ratio, subject.seed)
-    labels = np.asarray(data.train.labels)  # type: ignore[attr-defined]
+    images = np.bincount(data.train.labels).tolist()  # type: ignore[attr-defined]
     converter = Converter(bench, subject, data, _black_box(bench, subject, data, ratio))
     numbers: dict[str, Any] = {
-        "5 per class": _PER_CLASS,
-        "in proportion": in_proportion(labels, data.class_names),
+        f"{_PER_CLASS} per class": _PER_CLASS,
+        "in proportion": in_proportion(images, data.class_names),
         "auto": "auto",
     }
     models: Record = {}
@@ -101,14 +101,14 @@ def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
         model = converter.convert(n_prototypes=number)
         card = converter.evaluate(model, ("faithfulness", "transparency"))
         classes = card.details["faithfulness"][0]["per_class"]
-        models["black box"] = _by_class([one["black_box_accuracy"]["value"] for one in classes])
+        models["black box"] = _by_class([one["black_box_accuracy"]["value"] for one in classes], images)
         models["black box"]["accuracy"] = card["black_box_accuracy"]
-        models[f"KMEx, {label}"] = _by_class([one["accuracy"]["value"] for one in classes]) | {
+        models[f"KMEx, {label}"] = _by_class([one["accuracy"]["value"] for one in classes], images) | {
             "accuracy": card["accuracy"],
             "ghosting": card["ghosting"],
             "n_prototypes": float(len(model.prototypes)),
         }
-    return {"class_names": data.class_names, "images": np.bincount(labels).tolist(), "models": models}
+    return {"class_names": data.class_names, "images": images, "models": models}
 
 
 def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int) -> LoadedClassifier:
@@ -121,13 +121,15 @@ def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int)
     return box
 
 
-def _by_class(accuracies: list[float]) -> Record:
-    third = max(1, len(accuracies) // 3)
-    return {"classes": accuracies, "common": fmean(accuracies[:third]), "rare": fmean(accuracies[-third:])}
+def _by_class(accuracies: list[float], images: Sequence[int]) -> Record:
+    """Returns each class's accuracy, and the means over the commonest and the rarest third of the classes."""
+    ordered = [accuracies[k] for k in sorted(range(len(images)), key=lambda k: -images[k])]
+    third = max(1, len(ordered) // 3)
+    return {"classes": accuracies, "common": fmean(ordered[:third]), "rare": fmean(ordered[-third:])}
 
 
 def draw_imbalance(found: Findings) -> "Figure":
-    """Draws each class's accuracy, from the commonest to the rarest: a panel per imbalance, a column per place."""
+    """Draws each class's accuracy: a panel per imbalance, a column per place."""
     from matplotlib.figure import Figure
 
     from lookalike.plots.tiles import INK, plain_axes
