@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, and fingerprints of weights, data and files."""
+"""Where a result comes from: versions, the machine, and fingerprints of weights, data and files."""
 
 import functools
 import hashlib
@@ -30,6 +30,21 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> str:
+    """Names the processor, and how many of its threads torch uses."""
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:

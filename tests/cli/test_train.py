@@ -3,17 +3,23 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from lookalike import load, load_classifier
+from lookalike import LookalikeError, load, load_classifier
+from lookalike.artifact import read_config
+from lookalike.baselines import hyperparameters
 from lookalike.cli import app
-from lookalike.experiments import EXPERIMENTS
+from lookalike.experiments import EXPERIMENTS, Experiment, Subject, Workbench, workbench
+from lookalike.experiments.variants import Converter
 
 FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--set", "n_prototypes=2", "--epochs", "3"]
 
@@ -134,10 +140,12 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
     first = run(*arguments)
     assert first.exit_code == 0, first.output
     assert "training images-small-cnn-blackbox-seed0" in first.output
-    table = (tmp_path / "out" / "baselines.md").read_text()
+    out = tmp_path / "out" / "quick"
+    table = (out / "baselines.md").read_text()
+    assert table.startswith("# Black box, baselines, and KMEx of each, a quick look\n")
     again = run(*arguments, "--json")
     assert "training" not in again.stderr
-    assert (tmp_path / "out" / "baselines.md").read_text() == table
+    assert (out / "baselines.md").read_text() == table
     assert json.loads(again.stdout)["failed"] == {}
     both = [*arguments[:-1], "kmex,protopnet,protopnet+kmex"]
     for name, files in (
@@ -147,33 +155,89 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
     ):
         viewed = run("reproduce", name, *both[2:])
         assert viewed.exit_code == 0, viewed.output
-        assert all((tmp_path / "out" / f"{name}.{ending}").stat().st_size > 100 for ending in files)
+        assert all((out / f"{name}.{ending}").stat().st_size > 100 for ending in files)
         assert ("training" in viewed.stderr) == (name == "kmex-of-baselines")  # the first view makes what is missing
-    assert (tmp_path / "out" / "kmex-of-baselines-images-small-cnn-protopnet.png").stat().st_size > 1000
-    rows = json.loads((tmp_path / "out" / "kmex-of-baselines.json").read_text())["rows"]
+    assert (out / "kmex-of-baselines-images-small-cnn-protopnet.png").stat().st_size > 1000
+    values = json.loads((out / "kmex-of-baselines.json").read_text())
+    rows = values["rows"]
+    assert values["figures"] == ["kmex-of-baselines-images-small-cnn-protopnet.png"]
+    assert values["cells"]["images-small-cnn-protopnet-seed0"]["made"]["epochs"] == 3
     assert [row["names"][2] for row in rows] == ["ProtoPNet", "ProtoPNet + KMEx", "difference"]
     before, after, difference = (row["values"]["accuracy"][0] for row in rows)
     assert difference == pytest.approx(after - before)
-    broken = run("reproduce", "baselines", "-d", "nowhere", "--quick", "-o", tmp_path / "out", "--models", "kmex")
-    assert broken.exit_code == 1
-    assert "nowhere-small-cnn-kmex-seed0" in broken.output
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["names"][1] for row in summary["rows"]] == ["KMEx", "ProtoPNet", "ProtoPNet + KMEx"]
+    nothing = run("reproduce", "kmex-of-baselines", *both[2:-1], "kmex")
+    assert nothing.exit_code == 2
+    assert "kmex-of-baselines has nothing to show of kmex" in nothing.output
+    assert json.loads((out / "kmex-of-baselines.json").read_text()) == values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["-d", "nowhere"], "'nowhere' is neither a folder nor a dataset"),
+        (["-d", "digits,digitz"], "'digitz' is neither a folder nor a dataset"),
+        (["--network", "torchvision:resnet35"], "torchvision has no model 'resnet35'"),
+        (["--network", "resnet34"], "'resnet34' names no network that can be built again"),
+        (["--models", "kmax"], "no model is called 'kmax'"),
+    ],
+)
+def test_a_mistake_in_the_request_is_told_before_anything_is_done(wrong, told, tmp_path):
+    found = run("reproduce", "accuracy", "--quick", "-o", tmp_path / "out", *wrong)
+    assert found.exit_code == 2
+    assert told in found.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_cannot_be_read_are_reported_and_the_others_go_on(image_folder, tmp_path):
+    empty = tmp_path / "empty"
+    (empty / "a").mkdir(parents=True)
+    found = run("reproduce", "clustering", "-d", f"{empty},{image_folder}", "--quick", "-o", tmp_path / "out")
+    assert found.exit_code == 1
+    assert found.output.count("failed:") == 1
+    assert f"failed: {empty}" in found.output
+    assert "| images | small-cnn | kmeans |" in (tmp_path / "out" / "quick" / "clustering.md").read_text()
+    nothing = run("reproduce", "clustering", "-d", empty, "--quick", "-o", tmp_path / "out")
+    assert nothing.exit_code == 2
+
+
+def test_other_data_of_the_same_name_are_not_answered_from_what_is_kept(image_folder, tmp_path):
+    other = tmp_path / "elsewhere" / image_folder.name
+    shutil.copytree(image_folder, other)
+    arguments = ["--quick", "--models", "kmex", "-o", tmp_path / "out"]
+    run("reproduce", "accuracy", "-d", image_folder, *arguments)
+    same = run("reproduce", "ghosting", "-d", image_folder, *arguments)
+    assert "training" not in same.output
+    next((other / "train" if (other / "train").is_dir() else other).rglob("*.png")).unlink()
+    changed = run("reproduce", "accuracy", "-d", other, *arguments)
+    assert changed.exit_code == 0, changed.output
+    assert "was made with other options or data; it and what was made of it is made again" in changed.output
+    assert "converting images-small-cnn-kmex-seed0" in changed.output
 
 
 def test_all_experiments_go_on_past_one_that_cannot_be_run(monkeypatch, image_folder, tmp_path):
     kept = {name: EXPERIMENTS[name] for name in ("attributes", "clustering")}
     monkeypatch.setattr(EXPERIMENTS, "_members", kept)
+
+    def broken(*_):
+        raise ValueError("no room")
+
+    kept["broken"] = Experiment("Broken", "", broken)
     result = run(
         "reproduce", "all", "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out", "--json"
     )
     assert result.exit_code == 1
     told = json.loads(result.stdout)
-    assert list(told["failed"]) == ["attributes"]
+    assert told["failed"]["broken"].startswith("ValueError: no room (where: ")
+    assert list(told["failed"]) == ["broken"]
+    assert "attributes: 'images' has no attributes; glyphs and celeba have" in result.stderr
     assert [Path(file).name for file in told["files"]] == ["clustering.md", "clustering.csv", "clustering.json"]
+    del kept["broken"]
+    assert run("reproduce", "all", "-d", image_folder, "--quick", "-o", tmp_path / "out").exit_code == 0
 
 
 def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):
-    from lookalike.experiments import Subject, Workbench
-
     said = []
     bench = Workbench(tmp_path, quick=True, say=said.append)
     subject = Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
@@ -181,24 +245,92 @@ def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):
     bench.model(subject)
     assert len(said) == 2  # trained and converted once
     other = Workbench(tmp_path, quick=False, say=said.append)
+    (tmp_path / f"{subject.name.replace('kmex', 'blackbox')}.0123.training").mkdir()  # left by yet other options
     other.model(subject)
     assert "was made with other options" in said[2]
     assert said[3].startswith("training")
     assert said[4].startswith("converting")
+    assert not list(tmp_path.glob("*.training"))
+    assert not list(tmp_path.glob(".*.old"))
+
+
+def test_a_model_that_is_half_removed_is_made_again(image_folder, tmp_path):
+    bench = Workbench(tmp_path, quick=True)
+    subject = Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
+    before = bench.model(subject).prototypes.vectors
+    (tmp_path / subject.name.replace("kmex", "blackbox") / "config.json").unlink()
+    said = []
+    again = Workbench(tmp_path, quick=True, say=said.append).model(subject).prototypes.vectors
+    assert [what.partition(" ")[0] for what in said[1:]] == ["training", "converting"]
+    assert torch.equal(before, again)
+
+
+def test_a_folder_named_like_a_dataset_is_trained_once_and_as_any_folder(image_folder, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(image_folder, folder)
+    said = []
+    bench = Workbench(tmp_path / "models", quick=True, say=said.append)
+    subject = Subject(str(folder), "lookalike:small-cnn", "kmex", 0)
+    for _ in range(2):
+        bench.model(subject)
+    assert [what.partition(" ")[0] for what in said] == ["training", "converting"]
+    assert read_config(bench.folder / "digits-small-cnn-blackbox-seed0")["provenance"]["learning_rate"] == 0.001
+
+
+def test_a_training_that_failed_is_not_tried_again(image_folder, tmp_path, monkeypatch):
+    tried = []
+
+    def broken(*_, **__):
+        tried.append(1)
+        raise ValueError("no room")
+
+    monkeypatch.setattr(workbench, "train", broken)
+    bench = Workbench(tmp_path, quick=True)
+    subject = Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
+    with pytest.raises(ValueError, match="no room"):
+        bench.model(subject)
+    with pytest.raises(LookalikeError, match="ValueError: no room"):
+        bench.model(subject)
+    assert len(tried) == 1
+
+
+def test_a_model_is_made_by_one_run_at_a_time(image_folder, tmp_path):
+    said, subject = [], Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
+    benches = [Workbench(tmp_path, quick=True, say=said.append) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda bench: bench.model(subject), benches)
+    assert torch.equal(first.prototypes.vectors, second.prototypes.vectors)
+    assert len([what for what in said if what.startswith("training")]) == 1
+    assert len([what for what in said if what.startswith("converting")]) == 1
+    assert any(what.startswith("waiting for another run, which makes") for what in said)
+
+
+def test_conversions_have_the_number_of_prototypes_that_the_data_set_asks_for(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(workbench, "hyperparameters", _two_per_class)
+    bench = Workbench(tmp_path, quick=True)
+    subject = Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
+    assert len(bench.model(subject).prototypes) == 2 * bench.model(subject).n_classes
+    assert len(Converter(bench, subject).convert().prototypes) == 2 * bench.model(subject).n_classes
+    assert len(Converter(bench, subject).convert(n_prototypes=3).prototypes) == 3 * bench.model(subject).n_classes
+
+
+def _two_per_class(method, dataset, given):
+    return hyperparameters(method, dataset, given={**given, "n_prototypes": 2})
 
 
 @pytest.mark.parametrize("name", ["embedding", "how-many", "clustering", "patches", "large-k-means", "qualitative"])
 def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_path):
     result = run("reproduce", name, "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "out" / f"{name}.md").read_text()
+    out = tmp_path / "out" / "quick"
+    text = (out / f"{name}.md").read_text()
     assert text.count("\n| images | small-cnn |") >= (1 if name == "qualitative" else 3)
-    assert (tmp_path / "out" / f"{name}.json").exists()
+    assert (out / f"{name}.json").exists()
     shown = re.findall(r"\((.*\.png)\)", text)
     assert len(shown) == {"embedding": 1, "how-many": 1, "patches": 1, "large-k-means": 1, "qualitative": 3}.get(
         name, 0
     )
-    assert all((tmp_path / "out" / file).stat().st_size > 1000 for file in shown)
+    assert all((out / file).stat().st_size > 1000 for file in shown)
 
 
 def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folder, tmp_path):
@@ -214,17 +346,17 @@ def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folde
             break
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "accuracy.md").exists()
+    assert not (tmp_path / "killed" / "quick" / "accuracy.md").exists()
     kept = tmp_path / "killed" / "quick" / "cells" / "images-small-cnn-kmex-seed0.json"
     before = kept.read_bytes()
     again = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
     assert "training images-small-cnn-blackbox" not in again.stderr
     assert kept.read_bytes() == before
     for file in ("accuracy.md", "accuracy.csv"):
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "killed" / "quick" / file).read_bytes() == (tmp_path / "whole" / "quick" / file).read_bytes()
 
 
 def test_attributes_need_data_that_have_some(image_folder, tmp_path):
     result = run("reproduce", "attributes", "-d", image_folder, "--quick", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "the data set 'images' has no attributes; glyphs and celeba have" in result.output
+    assert "'images' has no attributes; glyphs and celeba have" in result.output

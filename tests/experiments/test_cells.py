@@ -1,10 +1,26 @@
 import json
+import os
+from datetime import date
+from pathlib import Path
 
 import pytest
 
 from lookalike import LookalikeError
-from lookalike.experiments import MODELS, Cells, Findings, Plan, Subject, read_findings, write_findings
-from lookalike.experiments.tables import Column, Row, as_csv, cell, markdown
+from lookalike.experiments import (
+    EXPERIMENTS,
+    MODELS,
+    Cells,
+    Experiment,
+    Findings,
+    Plan,
+    Subject,
+    draw_findings,
+    read_findings,
+    write_findings,
+)
+from lookalike.experiments.side_by_side import before_and_after, rows_of
+from lookalike.experiments.tables import Column, Row, as_csv, cell, gather, markdown
+from lookalike.experiments.variants import draw_similarities
 from lookalike.experiments.workbench import title_of
 
 
@@ -34,18 +50,36 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path):
     assert cells.get("a", {}, users) is None
     assert cells.get("b", {}, ours) is None
     assert cells.get("c", {}, lambda: {"x": 1}) == {"x": 1}
-    assert cells.failed == {"a": "no such data", "b": "ZeroDivisionError: division by zero"}
-    assert "return {" in (tmp_path / "b.failed.txt").read_text()
+    told = tmp_path / "b.failed.txt"
+    assert cells.failed == {"a": "no such data", "b": f"ZeroDivisionError: division by zero (where: {told})"}
+    assert "return {" in told.read_text()
     assert not (tmp_path / "a.json").exists()
+    assert list(cells.used) == ["c"]
+    assert Cells(tmp_path).get("b", {}, lambda: {"x": 2}) == {"x": 2}
+    assert not told.exists()
 
 
-def test_an_interrupted_cell_leaves_nothing(tmp_path):
-    def make():
+def test_a_cell_interrupted_while_it_is_written_is_as_it_was(tmp_path, monkeypatch):
+    Cells(tmp_path).get("a", {"n": 1}, lambda: {"x": 1})
+    before = (tmp_path / "a.json").read_bytes()
+
+    def interrupted(*_):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Cells(tmp_path).get("a", {}, make)
-    assert list(tmp_path.iterdir()) == []
+        Cells(tmp_path).get("a", {"n": 2}, lambda: {"x": 2})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == before
+
+
+def test_a_cell_says_when_and_on_what_it_was_made(tmp_path):
+    first, again = Cells(tmp_path), Cells(tmp_path)
+    for cells in (first, again):
+        cells.get("a", {"n": 1}, lambda: {"x": 1})
+    assert first.used == again.used
+    assert first.used["a"]["options"] == {"n": 1}
+    assert {"date", "machine", "versions"} == first.used["a"]["made"].keys()
 
 
 COLUMNS = (Column("accuracy", "accuracy %", 100, 1), Column("seconds", "s", 1, 2))
@@ -66,7 +100,9 @@ def test_tables():
 def test_findings_are_written_and_read(tmp_path):
     plan = Plan(models=("kmex",))
     found = Findings(("data", "model"), COLUMNS, ROWS, {"more": [1]}, ["A remark."])
-    files = write_findings("baselines", plan, found, tmp_path / "out", {"x": "broke"})
+    cells = Cells(tmp_path, failed={"x": "broke"})
+    cells.get("a", {"n": 1}, lambda: {"value": 1})
+    files = write_findings("baselines", plan, found, tmp_path / "out", cells)
     assert [file.name for file in files] == ["baselines.md", "baselines.csv", "baselines.json"]
     text = files[0].read_text()
     assert "93.0 ± 3.6" in text
@@ -76,7 +112,9 @@ def test_findings_are_written_and_read(tmp_path):
     assert again.to_markdown() == found.to_markdown()
     values = json.loads(files[2].read_text())
     assert values["plan"]["models"] == ["kmex"]
-    assert values["machine"]
+    assert [one["date"] for one in values["measured"]] == [date.today().isoformat()]
+    assert values["measured"][0]["machine"] in text
+    assert values["cells"] == {"a": {"n": 1}}
     with pytest.raises(LookalikeError, match="holds no experiment's findings"):
         read_findings(files[1])
 
@@ -86,10 +124,64 @@ def test_plans_name_what_is_wrong():
         Plan(models=("protonet",))
     with pytest.raises(LookalikeError, match="an experiment needs datasets"):
         Plan(datasets=())
+    with pytest.raises(LookalikeError, match="'a/birds' and 'b/birds' would both be called 'birds'"):
+        Plan(datasets=("a/birds", "b/birds"))
+    with pytest.raises(LookalikeError, match="would both be called 'resnet34'"):
+        Plan(networks=("torchvision:resnet34", "timm:resnet34"))
+
+
+def test_a_figure_that_fails_is_reported_and_the_others_are_drawn(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no room")
+
+    experiment = Experiment("T", "", run=None, draw=lambda _: "drawn", pictures=lambda *_: {"one": broken, "two": str})
+    monkeypatch.setattr(EXPERIMENTS, "_members", {"t": experiment})
+    cells = Cells(tmp_path)
+    drawn = draw_findings("t", Plan(), Findings((), (), []), None, cells)
+    assert drawn == {"t": "drawn", "t-two": ""}
+    assert cells.failed["figure t-one"].startswith("ValueError: no room")
+
+
+def test_differences_are_of_the_same_seed():
+    def record(accuracy):
+        return {"figures": {"accuracy": accuracy}}
+
+    place = ("digits", "small-cnn")
+    found = {place: {"flint": {0: record(0.5), 2: record(0.75)}, "flint+kmex": {1: record(0.1), 2: record(1.0)}}}
+    rows = before_and_after(found).rows
+    assert [row.values["accuracy"] for row in rows] == [[0.5, 0.75], [0.1, 1.0], [0.25]]
+
+
+def test_the_black_box_has_every_seed_that_any_model_has():
+    def record(accuracy):
+        return {"figures": {"accuracy": accuracy, "black_box_accuracy": accuracy + 0.1}}
+
+    found = {("digits", "small-cnn"): {"kmex": {1: record(0.2)}, "flint": {0: record(0.1), 1: record(0.5)}}}
+    rows = rows_of(found, [COLUMNS[0]])
+    assert rows[0].names[2] == "black box"
+    assert rows[0].values["accuracy"] == pytest.approx([0.2, 0.3])
+
+
+def test_similarities_are_drawn_where_they_could_be_measured():
+    radar = {"accuracy": 1.0, "AUROC": 0.5, "diversity": 0.2}
+    found = {"radars": {"x": {}, "y": {"l2": radar, "dot": radar}, "z": {"l1": radar, "l2": radar}, "w": {"l1": radar}}}
+    figure = draw_similarities(Findings((), (), [], found))
+    assert [ax.get_title() for ax in figure.axes if ax.axison] == ["y: dot", "z: l1"]
+    with pytest.raises(LookalikeError, match="nothing to set beside l2"):
+        draw_similarities(Findings((), (), [], {"radars": {"x": {"l2": radar}}}))
+
+
+def test_what_is_no_number_is_left_out():
+    column = Column("a", "A")
+    assert gather([{"a": float("nan")}, {"a": 1.0}, {"a": None}, {}], [column]) == {"a": [1.0]}
+    assert cell(column, Row(("x",), gather([{"a": float("nan")}] * 2, [column]))) == "–"
+    assert cell(Column("a", "A", 1, 1), Row(("x",), {"a": [-0.01]})) == "0.0"
+    assert r"| a\|b |" in markdown(["x"], [column], [Row(("a|b",), {"a": [1.0]})])
 
 
 def test_names_and_titles():
     assert Subject("a/b/birds", "timm:x/y", "kmex", 3).name == "birds-x_y-kmex-seed3"
+    assert Subject(".", "timm:x", "kmex", 3).name == f"{Path.cwd().name}-x-kmex-seed3"
     assert [title_of(model) for model in ("blackbox", *MODELS)] == [
         "black box", "KMEx", "ProtoPNet", "ProtoPNet + KMEx", "FLINT", "FLINT + KMEx", "ProtoVAE", "ProtoVAE + KMEx",
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """``lookalike reproduce``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,12 +25,14 @@ def reproduce(
         str, typer.Option("--dataset", "-d", help="Data sets, with commas; a folder with one sub-folder per class.")
     ] = "digits",
     network: Annotated[
-        str, typer.Option(help="What models are built on, with commas, e.g. torchvision:resnet34.")
+        str, typer.Option(help="What all models are built on, with commas, e.g. torchvision:resnet34.")
     ] = "lookalike:small-cnn",
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 5,
-    models: Annotated[str | None, typer.Option(help="Which models, with commas; else all.")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Which models, with commas; else all. Some experiments are about KMEx alone.")
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed, few epochs and images: to see that it works.")
+        bool, typer.Option("--quick", help="One seed, few epochs and images, written to OUTPUT/quick.")
     ] = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for models, figures and tables; it is taken up again.")
@@ -37,7 +40,7 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Repeat an experiment of the paper. Interrupted, the same command goes on where it stopped."""
-    from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench
+    from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, with_data
 
     if name is None:
         rows = [[key, EXPERIMENTS[key].title, EXPERIMENTS[key].source] for key in EXPERIMENTS]
@@ -47,26 +50,42 @@ def reproduce(
             print_table("Experiments", ["name", "what", "in the paper"], rows)
         return
     names = tuple(EXPERIMENTS) if name == _ALL else (name,)
-    plan = Plan(
+    asked = Plan(
         _split(dataset),
         _split(network),
         (0,) if quick else tuple(range(seeds)),
         MODELS if models is None else _split(models),
         quick,
     )
-    kept = output / ("quick" if quick else "full")
-    bench = Workbench(kept / "models", quick, say=say)
+    experiments = {each: EXPERIMENTS[each] for each in names}  # an unknown name is told before anything is read
+    bench = Workbench(output / ("quick" if quick else "full") / "models", quick, say=say)
+    plan, failed = with_data(asked, bench)
     files: list[Path] = []
-    failed: dict[str, str] = {}
-    for each in names:
-        cells = Cells(kept / "cells")
-        try:
-            files += _run(each, plan, bench, cells, output, show=not json)
-        except LookalikeError as error:
-            if name != _ALL:
-                raise
-            failed[each] = str(error)
+    for each, experiment in experiments.items():
+        cells = Cells(bench.folder.with_name("cells"))
+        suited, reasons = experiment.suited(plan, bench)
+        for reason in reasons if suited or len(names) > 1 else ():
+            say(f"{each}: {reason}")
+        if not suited:
+            if len(names) > 1:
+                continue
+            raise LookalikeError(reasons[0])
+        arguments = (
+            each,
+            replace(plan, datasets=suited),
+            bench,
+            cells,
+            output / "quick" if quick else output,
+            not json,
+        )
+        written = cells.attempt(each, _run, *arguments) if len(names) > 1 else _run(*arguments)
+        files += written or []
         failed |= cells.failed
+        if not written and not cells.failed:
+            nothing = f"{each} has nothing to show of {', '.join(plan.models)}"
+            if len(names) == 1:
+                raise LookalikeError(nothing)
+            say(nothing)
     if json:
         print_json({"files": [str(file) for file in files], "failed": failed})
     for cell, reason in failed.items():
@@ -75,30 +94,25 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", output: Path, show: bool) -> list[Path]:
-    """Runs one experiment and writes what it found."""
-    from lookalike.experiments import EXPERIMENTS, write_findings
-    from lookalike.experiments.experiment import read_findings
+def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", folder: Path, show: bool) -> list[Path]:
+    """Runs one experiment and writes what it found, if anything; an earlier table is not replaced by none."""
+    from lookalike.experiments import EXPERIMENTS, draw_findings, write_findings
+    from lookalike.experiments.tables import cell
 
     experiment = EXPERIMENTS[name]
     found = experiment.run(plan, bench, cells)
-    pictures = {}
-    if experiment.pictures is not None and found.rows:
-        try:
-            pictures = experiment.pictures(plan, bench)
-        except LookalikeError as error:  # the table is not lost for it
-            cells.failed[f"{name}: pictures"] = str(error)
-    files = write_findings(name, plan, found, output, cells.failed, pictures)
+    if not found.rows:
+        return []
+    files = write_findings(name, plan, found, folder, cells, draw_findings(name, plan, found, bench, cells))
     if show:
-        shown = read_findings(output / f"{name}.json")
         print_table(
             experiment.title,
-            [*shown.heads, *(column.title for column in shown.columns)],
-            [line.strip("| ").split(" | ") for line in shown.to_markdown().splitlines()[2:]],
+            [*found.heads, *(column.title for column in found.columns)],
+            [[*row.names, *(cell(column, row) for column in found.columns)] for row in found.rows],
         )
         out.print(f"Written: {', '.join(map(str, files))}", style="dim", markup=False)
     return files
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

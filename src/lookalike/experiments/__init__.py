@@ -2,7 +2,17 @@
 
 from lookalike.experiments import embedding_map, how_many, imbalance, large, parts, pictures, side_by_side, variants
 from lookalike.experiments.cells import Cells
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, read_findings, write_findings
+from lookalike.experiments.experiment import (
+    EXPERIMENTS,
+    Experiment,
+    Findings,
+    Plan,
+    describe,
+    draw_findings,
+    read_findings,
+    with_data,
+    write_findings,
+)
 from lookalike.experiments.workbench import MODELS, Subject, Workbench
 
 __all__ = [
@@ -14,6 +24,8 @@ __all__ = [
     "Plan",
     "Subject",
     "Workbench",
+    "describe",
+    "draw_findings",
     "embedding_map",
     "how_many",
     "imbalance",
@@ -23,5 +35,6 @@ __all__ = [
     "read_findings",
     "side_by_side",
     "variants",
+    "with_data",
     "write_findings",
 ]

@@ -25,7 +25,7 @@ def run_embedding(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     for dataset, network in plan.places():
         records = []
         for subject in plan.subjects(dataset, network, KMEX):
-            record = cells.get(f"embedding-{subject.name}", bench.key(subject), _diagnosed, bench, subject)
+            record = cells.get(f"embedding-{subject.name}", bench.key(subject, dots=_DOTS), _diagnosed, bench, subject)
             if record is not None:
                 records.append(record)
         if not records:

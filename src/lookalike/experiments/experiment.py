@@ -1,20 +1,20 @@
 """What an experiment is, and what all of them are told."""
 
 import json
-import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import date
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from lookalike.data import DataBundle
+from lookalike.data.bundle import is_dataset
+from lookalike.encoder import read_spec, rebuild
 from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.tables import Column, Row, as_csv, markdown
-from lookalike.experiments.workbench import MODELS, SMALL, Subject, Workbench
-from lookalike.provenance import versions
+from lookalike.experiments.workbench import KMEX, MODELS, SMALL, Subject, Workbench, data_name, network_name
+from lookalike.files import write_whole
 from lookalike.registry import Registry
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ class Plan:
         for name in ("datasets", "networks", "seeds", "models"):
             if not getattr(self, name):
                 raise LookalikeError(f"an experiment needs {name}")
+        for given, called in ((self.datasets, data_name), (self.networks, network_name)):
+            shown: dict[str, str] = {}
+            for one in given:
+                other = shown.setdefault(called(one), one)
+                if other != one:
+                    raise LookalikeError(
+                        f"{other!r} and {one!r} would both be called {called(one)!r} in tables; "
+                        "run them one at a time, into different folders"
+                    )
 
     def places(self) -> list[tuple[str, str]]:
         """Returns every data set with every network."""
@@ -55,10 +64,14 @@ class Plan:
         """Returns a model on a data set, once per seed."""
         return [Subject(dataset, network, model, seed) for seed in self.seeds]
 
+    def first_subject(self, dataset: str) -> Subject:
+        """Returns KMEx on a data set, of the first network and seed: for what all models have in common."""
+        return Subject(dataset, self.networks[0], KMEX, self.seeds[0])
+
 
 def named(dataset: str, network: str) -> tuple[str, str]:
-    """Returns what a data set and a network are called in tables: a folder by its own name alone."""
-    return Path(dataset).name, network.partition(":")[2]
+    """Returns what a data set and a network are called in tables."""
+    return data_name(dataset), network_name(network)
 
 
 @dataclass(frozen=True)
@@ -93,39 +106,74 @@ class Experiment:
         source: Where in the paper.
         run: Does it.
         draw: Draws its figure from what it found, where the paper has one.
-        pictures: Draws more, from the models themselves, by name.
+        pictures: More figures, by name, each drawn from the models themselves when it is called.
+        lacking: Says what data lack that it needs, or None; it runs on any if it is None.
     """
 
     title: str
     source: str
     run: Callable[[Plan, Workbench, Cells], Findings]
     draw: "Callable[[Findings], Figure] | None" = None
-    pictures: "Callable[[Plan, Workbench], dict[str, Figure]] | None" = None
+    pictures: "Callable[[Plan, Workbench], dict[str, Callable[[], Figure]]] | None" = None
+    lacking: Callable[[DataBundle], str | None] | None = None
+
+    def suited(self, plan: Plan, bench: Workbench) -> tuple[tuple[str, ...], list[str]]:
+        """Returns a plan's data sets that it can run on, and why it cannot on the others."""
+        if self.lacking is None:
+            return plan.datasets, []
+        reasons = {dataset: self.lacking(bench.data(plan.first_subject(dataset))) for dataset in plan.datasets}
+        return tuple(one for one in reasons if reasons[one] is None), [why for why in reasons.values() if why]
 
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 
 
-def write_findings(
-    name: str,
-    plan: Plan,
-    found: Findings,
-    folder: Path,
-    failed: Mapping[str, str],
-    pictures: "Mapping[str, Figure] | None" = None,
-) -> list[Path]:
-    """Writes an experiment's Markdown, CSV and JSON, and its figure and pictures as PNG and SVG; returns the files."""
+def with_data(plan: Plan, bench: Workbench) -> tuple[Plan, dict[str, str]]:
+    """Returns a plan without the data sets that cannot be read, and why each of these cannot.
+
+    Raises:
+        LookalikeError: If a data set or a network is unknown, or no data set can be read.
+    """
+    for network in plan.networks:
+        rebuild(read_spec(network))
+    for dataset in plan.datasets:
+        is_dataset(dataset)
+    failed: dict[str, str] = {}
+    for dataset in plan.datasets:
+        try:
+            bench.data(plan.first_subject(dataset))
+        except (LookalikeError, OSError) as error:
+            failed[dataset] = str(error)
+    there = tuple(dataset for dataset in plan.datasets if dataset not in failed)
+    if not there:
+        raise LookalikeError(next(iter(failed.values())))
+    return replace(plan, datasets=there), failed
+
+
+def draw_findings(name: str, plan: Plan, found: Findings, bench: Workbench, cells: Cells) -> "dict[str, Figure]":
+    """Draws an experiment's figures, by file name; one that fails is reported in ``cells``, and the others go on."""
     experiment = EXPERIMENTS[name]
-    figures = {f"{name}-{key}": figure for key, figure in (pictures or {}).items()}
-    if experiment.draw is not None and found.rows:
-        figures = {name: experiment.draw(found), **figures}
+    drawing: dict[str, Callable[[], Figure]] = {}
+    if experiment.draw is not None:
+        drawing[name] = partial(experiment.draw, found)
+    if experiment.pictures is not None:
+        drawing |= {f"{name}-{key}": draw for key, draw in experiment.pictures(plan, bench).items()}
+    drawn = {key: cells.attempt(f"figure {key}", draw) for key, draw in drawing.items()}
+    return {key: figure for key, figure in drawn.items() if figure is not None}
+
+
+def write_findings(
+    name: str, plan: Plan, found: Findings, folder: Path, cells: Cells, figures: "Mapping[str, Figure] | None" = None
+) -> list[Path]:
+    """Writes an experiment's Markdown, CSV and JSON, and its figures as PNG and SVG; returns the files."""
+    title = EXPERIMENTS[name].title + (", a quick look" if plan.quick else "")
+    figures = figures or {}
     folder.mkdir(parents=True, exist_ok=True)
-    table = found.to_markdown()
-    failures = [f"- {cell} failed: {reason}" for cell, reason in failed.items()]
+    failures = [f"- {cell} failed: {reason}" for cell, reason in cells.failed.items()]
     shown = [f"![{key}]({key}.png)" for key in figures]
-    text = "\n\n".join(
-        [f"# {experiment.title}", table, *shown, *found.remarks, *(["\n".join(failures)] if failures else [])]
-    )
+    measured = _distinct([one["made"] for one in cells.used.values()])
+    parts = [f"# {title}", describe(measured, plan.seeds), found.to_markdown(), *shown, *found.remarks]
+    text = "\n\n".join([*parts, *(["\n".join(failures)] if failures else [])])
     values = {
         "experiment": name,
         "plan": asdict(plan),
@@ -136,24 +184,41 @@ def write_findings(
         ],
         "details": found.details,
         "remarks": found.remarks,
-        "failed": dict(failed),
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions(),
+        "figures": [f"{key}.png" for key in figures],
+        "failed": cells.failed,
+        "measured": measured,
+        "cells": {cell: one["options"] for cell, one in cells.used.items()},
     }
     contents = {
         f"{name}.md": text + "\n",
         f"{name}.csv": as_csv(found.heads, found.columns, found.rows),
         f"{name}.json": json.dumps(values, indent=1) + "\n",
     }
-    for file, content in contents.items():
-        (folder / file).write_text(content, encoding="utf-8")
-    written = [folder / file for file in contents]
+    written = []
     for key, figure in figures.items():
         for ending in ("png", "svg"):
             written.append(folder / f"{key}.{ending}")
             figure.savefig(written[-1], dpi=150)
-    return written
+    for file, content in contents.items():
+        write_whole(folder / file, content)
+    return [*(folder / file for file in contents), *written]
+
+
+def _distinct(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [value for position, value in enumerate(values) if value and value not in values[:position]]
+
+
+def describe(measured: list[dict[str, Any]], seeds: tuple[int, ...] | list[int]) -> str:
+    """Says when and on what an experiment was measured, and with how many seeds.
+
+    Example:
+        >>> describe([{"date": "2026-01-02", "machine": "x86, 2 threads"}], [0, 1])
+        '2026-01-02, x86, 2 threads, 2 seeds.'
+    """
+    dates = sorted({one["date"] for one in measured})
+    machines = list(dict.fromkeys(one["machine"] for one in measured))
+    when = [dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"] if dates else []
+    return ", ".join([*when, *machines, f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"]) + "."
 
 
 def read_findings(path: str | Path) -> Findings:
@@ -173,17 +238,3 @@ def read_findings(path: str | Path) -> Findings:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LookalikeError(f"{str(path)!r} holds no experiment's findings: {error}") from error
-
-
-def machine() -> str:
-    """Says what the experiment ran on."""
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -40,7 +40,9 @@ def run_how_many(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
             converter = Converter(bench, subject)
             for number in _NUMBERS:
                 name = f"how-many-{number}-{subject.name}"
-                record = cells.get(name, bench.key(subject, number=number), _stability, converter, number)
+                record = cells.get(
+                    name, bench.key(subject, number=number, reseeded=_RESEEDED), _stability, converter, number
+                )
                 if record is not None:
                     found.setdefault(str(number), []).append(record)
         for label, records in found.items():
@@ -82,8 +84,9 @@ def stability(first: Prototypes, second: Prototypes, embeddings: Tensor, labels:
 
     Returns:
         The mean distance between prototypes, matched within their class at the least total distance, over the mean
-        distance of a sample to its nearest prototype of the first set; and the mean over classes of the adjusted Rand
-        index between the clusterings that the two sets make of a class's samples.
+        distance of a sample to its nearest prototype of the first set, NaN if every sample is its own prototype; and
+        the mean over classes of the adjusted Rand index between the clusterings that the two sets make of a class's
+        samples.
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score

@@ -6,6 +6,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from lookalike.clustering import assign, cluster
 from lookalike.data import Augmentation, Batches, DataBundle
 from lookalike.embedding import as_encoder, embed
+from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.tables import Column, Row, gather, over_seeds
@@ -52,7 +55,7 @@ def run_large_k_means(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         found: dict[tuple[str, ...], list[Record]] = {}
         for subject in plan.subjects(dataset, network, KMEX):
             for copies in _QUICK_COPIES if plan.quick else _COPIES:
-                key = bench.key(subject, copies=copies, methods=sorted(_METHODS), per_class=_PER_CLASS)
+                key = bench.key(subject, copies=copies, methods=dict(_METHODS), per_class=_PER_CLASS)
                 record = cells.get(f"large-k-means-{copies}-{subject.name}", key, _compared, bench, subject, copies)
                 for method, figures in (record or {"methods": {}})["methods"].items():
                     names = (*named(dataset, network), f"{record['n']:,} × {record['dim']:,}", method)  # type: ignore[index]
@@ -80,10 +83,17 @@ def _compared(bench: Workbench, subject: Subject, copies: int) -> Record:
         np.save(paths[0], train.embeddings)
         np.save(paths[1], train.labels)
         for name, (method, share) in _METHODS.items():
-            with context.Pool(1) as pool:
-                centres, seconds, memory = pool.apply(
-                    cluster_measured, (*paths, method, share, subject.seed, torch.get_num_threads())
+            with ProcessPoolExecutor(1, context) as pool:
+                task = pool.submit(
+                    cluster_measured, paths[0], paths[1], method, share, subject.seed, torch.get_num_threads()
                 )
+                try:
+                    centres, seconds, memory = task.result()
+                except BrokenProcessPool as error:
+                    raise LookalikeError(
+                        f"the process that clustered {len(train):,} embeddings ({name}) was ended from outside; "
+                        "the memory may have run out"
+                    ) from error
             owners = np.repeat(np.arange(len(centres)), [len(own) for own in centres])
             nearest = assign(np.asarray(test.embeddings), np.concatenate(centres))[0]
             squares = sum(

@@ -54,7 +54,8 @@ def mean_axes(records: Sequence[Record]) -> dict[str, float]:
 
 def mean_of(radars: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Returns the mean of radars, axis by axis, over those that have the axis."""
-    return {axis: statistics.fmean(radar[axis] for radar in radars if axis in radar) for axis in radars[0]}
+    axes = dict.fromkeys(axis for radar in radars for axis in radar)
+    return {axis: statistics.fmean(radar[axis] for radar in radars if axis in radar) for axis in axes}
 
 
 @torch.no_grad()

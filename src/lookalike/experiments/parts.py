@@ -1,5 +1,7 @@
 """KMEx on patches beside KMEx on whole images (paper, Table 14 and Figure 10)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +33,7 @@ def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         found: dict[str, list[Record]] = {}
         for subject in plan.subjects(dataset, network, KMEX):
             key = bench.key(subject, per_class=_PER_CLASS)
-            record = cells.get(f"patches-{subject.name}", key, _measured, bench, subject)
+            record = cells.get(f"patches-{subject.name}", key, _accuracies, bench, subject)
             for label, figures in (record or {}).items():
                 found.setdefault(label, []).append(figures)
         rows += [Row((*named(dataset, network), label), gather(records, _COLUMNS)) for label, records in found.items()]
@@ -44,7 +46,7 @@ def _converted(bench: Workbench, subject: Subject) -> PatchModel:
     return converter.fit(Batches(bench.data(subject).train))
 
 
-def _measured(bench: Workbench, subject: Subject) -> Record:
+def _accuracies(bench: Workbench, subject: Subject) -> Record:
     bench.say(f"converting the patches of {subject.name}")
     model = _converted(bench, subject)
     votes, single = [], []
@@ -64,18 +66,20 @@ def _measured(bench: Workbench, subject: Subject) -> Record:
     }
 
 
-def draw_patches(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
+def draw_patches(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure]]":
     """Draws the patch prototypes of a few classes, of the first seed (paper, Figure 10)."""
-    drawn = {}
-    for place in plan.places():
-        model = _converted(bench, plan.subjects(*place, KMEX)[0])
-        classes = list(range(min(_DRAWN, len(model.class_names))))
-        ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
-        figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)
-        assert figure is not None  # noqa: S101 - it was just drawn on one
-        figure.set_size_inches(*(figure.get_size_inches() * _SMALLER))
-        drawn["-".join(named(*place))] = figure
-    return drawn
+    subjects = {"-".join(named(*place)): plan.subjects(*place, KMEX)[0] for place in plan.places()}
+    return {name: partial(_gallery, bench, subject) for name, subject in subjects.items()}
+
+
+def _gallery(bench: Workbench, subject: Subject) -> "Figure":
+    model = _converted(bench, subject)
+    classes = list(range(min(_DRAWN, len(model.class_names))))
+    ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
+    figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)
+    assert figure is not None  # noqa: S101 - it was just drawn on one
+    figure.set_size_inches(*(figure.get_size_inches() * _SMALLER))
+    return figure
 
 
 EXPERIMENTS.register("patches")(

@@ -1,6 +1,7 @@
 """What the paper shows in pictures: prototypes, likenesses right and wrong, and relevance maps side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,11 @@ def run_qualitative(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
             records = [
                 record
                 for subject in plan.subjects(*place, model)
-                if (record := cells.get(f"maps-{subject.name}", bench.key(subject), _correlation, bench, subject))
+                if (
+                    record := cells.get(
+                        f"maps-{subject.name}", bench.key(subject, compared=_COMPARED), _correlation, bench, subject
+                    )
+                )
             ]
             if records:
                 rows.append(Row((*named(*place), title_of(model)), gather(records, _COLUMNS)))
@@ -68,40 +73,38 @@ def _spread(bench: Workbench, subject: Subject, number: int) -> Tensor:
     return torch.stack([test[int(row)][0] for row in rows])
 
 
-def draw_qualitative(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
+def draw_qualitative(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure]]":
     """Draws KMEx's prototypes, likenesses with their maps, and every model's maps, of the first seed.
 
     Source: paper, Figures 2, 6, 11 and 12.
     """
-    drawn = {}
+    drawing: dict[str, Callable[[], Figure]] = {}
     for place in plan.places():
         name, subject = "-".join(named(*place)), plan.subjects(*place, KMEX)[0]
-        model = bench.model(subject)
-        drawn[f"{name}-prototypes"] = _galleries({"": model})
-        drawn[f"{name}-likeness"] = _likenesses(model, bench, subject)
-        drawn[f"{name}-maps"] = _map_table(plan, bench, subject)
-    return drawn
+        drawing[f"{name}-prototypes"] = partial(_galleries, bench, {"": subject})
+        drawing[f"{name}-likeness"] = partial(_likenesses, bench, subject)
+        drawing[f"{name}-maps"] = partial(_map_table, plan, bench, subject)
+    return drawing
 
 
-def draw_before_and_after(plan: Plan, bench: Workbench) -> "dict[str, Figure]":
+def draw_before_and_after(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure]]":
     """Draws each baseline's prototypes beside those of KMEx of its embedding (paper, Figures 13 to 15)."""
-    drawn = {}
+    drawing: dict[str, Callable[[], Figure]] = {}
     for place in plan.places():
         for base in plan.models:
             if f"{base}+{KMEX}" in plan.models:
-                pair = {
-                    title_of(model): bench.model(plan.subjects(*place, model)[0]) for model in (base, f"{base}+{KMEX}")
-                }
-                drawn["-".join((*named(*place), base))] = _galleries(pair)
-    return drawn
+                pair = {title_of(one): plan.subjects(*place, one)[0] for one in (base, f"{base}+{KMEX}")}
+                drawing["-".join((*named(*place), base))] = partial(_galleries, bench, pair)
+    return drawing
 
 
-def _galleries(models: dict[str, PrototypeModel]) -> "Figure":
-    """Draws models' galleries, each prototype by its nearest training image, side by side."""
+def _galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
+    """Draws models' galleries, each prototype by the training image that stands for it, side by side."""
     from matplotlib.figure import Figure
 
     from lookalike.plots import gallery_size, plot_gallery
 
+    models = {title: bench.model(subject) for title, subject in subjects.items()}
     first = next(iter(models.values()))
     classes = list(range(min(_CLASSES, first.n_classes)))
     names = [first.class_names[k] for k in classes]
@@ -127,13 +130,13 @@ def _galleries(models: dict[str, PrototypeModel]) -> "Figure":
     return figure
 
 
-def _likenesses(model: PrototypeModel, bench: Workbench, subject: Subject) -> "Figure":
-    """Draws right predictions in the left column and wrong ones in the right, as far as there are any."""
+def _likenesses(bench: Workbench, subject: Subject) -> "Figure":
+    """Draws right predictions in the left column and wrong ones in the right, as many of each; or what there is."""
     from lookalike.plots import sheet_axes
 
-    test = bench.data(subject).test
+    model, test = bench.model(subject), bench.data(subject).test
     right, wrong = _right_and_wrong(model, Batches(test))
-    rows = [row for pair in zip(right, wrong, strict=False) for row in pair] or right
+    rows = [row for pair in zip(right, wrong, strict=False) for row in pair] or right or wrong
     inputs = torch.stack([test[row][0] for row in rows])
     found = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True)
     axes = sheet_axes(len(found), len(found[0].likenesses), min(2, len(found)), with_maps=True)

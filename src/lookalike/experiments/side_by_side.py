@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
@@ -13,8 +13,10 @@ from lookalike.experiments.workbench import KMEX, Workbench, title_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
+
 _PANEL = 3.7  # inches
-_MOST_DRAWN = 5  # models in one panel
+_MODELS_DRAWN = 4  # in one panel: those of the paper's figures
 _RADARS_IN_A_ROW = 2
 
 ACCURACY = Column("accuracy", "accuracy %", 100, 1)
@@ -36,18 +38,18 @@ _OF_BLACK_BOX = {
     "predict_seconds": "black_box_predict_seconds",
 }
 
-Measured = dict[tuple[str, str], dict[str, list[Record]]]  # (data, network) → model → a record per seed
+Measured = dict[tuple[str, str], dict[str, dict[int, Record]]]  # (data, network) → model → seed → record
 
 
 def measure_all(plan: Plan, bench: Workbench, cells: Cells) -> Measured:
     """Trains, converts and measures every model of a plan, or reads what is there."""
     return {
         named(dataset, network): {
-            model: [
-                record
+            model: {
+                subject.seed: record
                 for subject in plan.subjects(dataset, network, model)
                 if (record := measured(bench, cells, subject)) is not None
-            ]
+            }
             for model in plan.models
         }
         for dataset, network in plan.places()
@@ -58,22 +60,22 @@ def rows_of(found: Measured, columns: Sequence[Column]) -> list[Row]:
     """Returns a line per data set, network and model; first the black box, where it has any of the figures."""
     rows = []
     for place, models in found.items():
-        first = next((records for records in models.values() if records), [])
-        box = gather(_figures(first), columns, _OF_BLACK_BOX)
+        any_model = {seed: record for records in reversed(models.values()) for seed, record in records.items()}
+        box = gather(_figures(any_model), columns, _OF_BLACK_BOX)
         if box:
             rows.append(Row((*place, title_of("blackbox")), box))
         rows += [Row((*place, title_of(model)), gather(_figures(r), columns)) for model, r in models.items() if r]
     return rows
 
 
-def _figures(records: Sequence[Record]) -> list[Record]:
-    return [record["figures"] for record in records]
+def _figures(records: Mapping[int, Record]) -> list[Record]:
+    return [records[seed]["figures"] for seed in sorted(records)]
 
 
-def _drawn(models: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
+def _drawn(models: Mapping[str, T]) -> dict[str, T]:
     """Returns the models of a panel: those of the paper's figures first."""
-    order = sorted(models, key=lambda model: "+" in model)
-    return {model: models[model] for model in order[: _MOST_DRAWN - 1] if models[model]}
+    order = sorted((model for model in models if models[model]), key=lambda model: "+" in model)
+    return {model: models[model] for model in order[:_MODELS_DRAWN]}
 
 
 def _curves(found: Measured) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _curves(found: Measured) -> dict[str, Any]:
         if KMEX in chosen:  # last, so that a model has the colour that it has in the radars
             lines.append((KMEX, title_of("blackbox"), "black_box", "black_box_random"))
         for model, title, own, random in lines:
-            robustness = [record["scorecard"]["details"]["robustness"][0] for record in chosen[model]]
+            robustness = [record["scorecard"]["details"]["robustness"][0] for record in chosen[model].values()]
             panel["fractions"] = robustness[0]["fractions"]
             panel["curves"][title] = _mean([one["curves"][own] for one in robustness])
             panel["random"][title] = _mean([one["curves"][random] for one in robustness])
@@ -103,8 +105,9 @@ def _axes(found: Measured) -> dict[str, Any]:
     """Returns each model's radar, the mean over seeds, by place, and over all places."""
     panels: dict[str, dict[str, dict[str, float]]] = {}
     for place, models in found.items():
-        for model, records in _drawn(models).items():
-            panels.setdefault(", ".join(place), {})[title_of(model)] = mean_axes(records)
+        for model, records in models.items():
+            if records:
+                panels.setdefault(", ".join(place), {})[title_of(model)] = mean_axes(list(records.values()))
     if len(panels) > 1:
         titles = dict.fromkeys(title for panel in panels.values() for title in panel)
         whole = {t: mean_of([panel[t] for panel in panels.values() if t in panel]) for t in titles}
@@ -142,7 +145,7 @@ def draw_radars(found: Findings) -> "Figure":
     axes = figure.subplots(down, across, squeeze=False, subplot_kw={"projection": "polar"}).flatten()
     lines: dict[str, Any] = {}
     for ax, (title, models) in zip(axes, panels.items(), strict=False):
-        plot_radar(models, ax=ax)
+        plot_radar(_drawn(models), ax=ax)
         handles, labels = ax.get_legend_handles_labels()
         lines.update(zip(labels, handles, strict=True))
         if ax.get_legend() is not None:
@@ -184,24 +187,32 @@ def run_summary(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def run_kmex_of_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Sets each baseline beside KMEx of its embedding, with the differences, seed by seed."""
+    """Sets each baseline beside KMEx of its embedding."""
+    return before_and_after(measure_all(plan, bench, cells))
+
+
+def before_and_after(found: Measured) -> Findings:
+    """Returns three lines per baseline: before, after, and the differences, seed by seed."""
     columns = (ACCURACY, GHOSTING, DIVERGENCE, AUROC, DIVERSITY)
     rows = []
-    for place, models in measure_all(plan, bench, cells).items():
+    for place, models in found.items():
         for model, records in models.items():
             if "+" in model or not models.get(f"{model}+{KMEX}"):
                 continue
             converted = models[f"{model}+{KMEX}"]
-            before, after = (gather(_figures(found), columns) for found in (records, converted))
-            rows += [Row((*place, title_of(model)), before), Row((*place, f"{title_of(model)} + KMEx"), after)]
-            if len(records) == len(converted):
-                change = {
-                    name: [b - a for a, b in zip(before[name], after[name], strict=True)]
-                    for name in before
-                    if name in after
-                }
-                rows.append(Row((*place, "difference"), change))
+            both = sorted(records.keys() & converted.keys())
+            changes = [_difference(records[seed]["figures"], converted[seed]["figures"], columns) for seed in both]
+            rows += [
+                Row((*place, title_of(model)), gather(_figures(records), columns)),
+                Row((*place, f"{title_of(model)} + KMEx"), gather(_figures(converted), columns)),
+                Row((*place, "difference"), gather(changes, columns)),
+            ]
     return Findings(("data", "network", "model"), columns, rows)
+
+
+def _difference(before: Record, after: Record, columns: Sequence[Column]) -> Record:
+    names = [c.name for c in columns if None not in (before.get(c.name), after.get(c.name))]
+    return {name: after[name] - before[name] for name in names}
 
 
 _view(

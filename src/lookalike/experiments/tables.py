@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -43,7 +44,7 @@ class Row:
 def gather(
     found: Sequence[Mapping[str, Any]], columns: Sequence[Column], keys: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
-    """Returns each column's values, one per record that has it; a column without any is left out.
+    """Returns each column's values, one per record that has it as a number; a column without any is left out.
 
     Args:
         found: Figures by name, a record per seed.
@@ -57,8 +58,12 @@ def gather(
     names = (
         {c.name: c.name for c in columns} if keys is None else {c.name: keys[c.name] for c in columns if c.name in keys}
     )
-    values = {name: [one[key] for one in found if one.get(key) is not None] for name, key in names.items()}
+    values = {name: [one[key] for one in found if _is_number(one.get(key))] for name, key in names.items()}
     return {name: listed for name, listed in values.items() if listed}
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
@@ -74,7 +79,11 @@ def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row
         "| " + " | ".join([*heads, *(column.title for column in columns)]) + " |",
         "|" + "---|" * len(heads) + "---:|" * len(columns),
     ]
-    lines += ["| " + " | ".join([*row.names, *(cell(column, row) for column in columns)]) + " |" for row in rows]
+    names = [[name.replace("|", r"\|") for name in row.names] for row in rows]
+    lines += [
+        "| " + " | ".join([*first, *(cell(column, row) for column in columns)]) + " |"
+        for first, row in zip(names, rows, strict=True)
+    ]
     return "\n".join(lines)
 
 
@@ -83,7 +92,7 @@ def cell(column: Column, row: Row) -> str:
     values = [value * column.scale for value in row.values.get(column.name, ())]
     if not values:
         return "–"
-    text = f"{over_seeds(column, values):.{column.digits}f}"
+    text = f"{over_seeds(column, values):z.{column.digits}f}"
     return text if len(values) < 2 or column.least else f"{text} ± {stdev(values):.{column.digits}f}"
 
 

@@ -16,7 +16,6 @@ from lookalike.experiments.measure import mean_axes
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
-from lookalike.kmex import KMEx
 from lookalike.metrics import BlackBox, Scorecard, evaluate
 from lookalike.model import PrototypeModel
 from lookalike.plots.radar import DASHES, SERIES
@@ -25,17 +24,16 @@ from lookalike.similarity import SIMILARITIES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUMBERS: tuple[int | str, ...] = (1, 2, 5, 10, 20, 50, "auto")
-_ATTRIBUTE_NUMBERS = (1, 2, 5, 10, 20, 50)
+_PER_CLASS: tuple[int | str, ...] = (1, 2, 5, 10, 20, 50, "auto")
 _PANEL = 3.2  # inches
 _IN_A_ROW = 3
 
 Variants = Mapping[str, Mapping[str, Any]]
 
 _SIMILARITIES: Variants = {name: {"similarity": name} for name in SIMILARITIES}
-_NUMBERS: Variants = {str(number): {"n_prototypes": number} for number in NUMBERS}
+_NUMBERS: Variants = {str(number): {"n_prototypes": number} for number in _PER_CLASS}
 _CLUSTERERS: Variants = {name: {"clusterer": name} for name in CLUSTERERS}
-_ATTRIBUTES: Variants = {str(number): {"n_prototypes": number} for number in _ATTRIBUTE_NUMBERS}
+_ATTRIBUTES: Variants = {str(number): {"n_prototypes": number} for number in _PER_CLASS if number != "auto"}
 
 
 class Converter:
@@ -76,8 +74,8 @@ class Converter:
     def convert(self, *, seed: int | None = None, **variant: Any) -> PrototypeModel:
         """Converts in one way, with the subject's seed or another."""
         encoder, train, _ = self.embedded()
-        chosen = self.subject.seed if seed is None else seed
-        converter = KMEx(encoder, random_state=chosen, progress=self.bench.progress, **variant)
+        other = {} if seed is None else {"random_state": seed}
+        converter = self.bench.converter(self.subject, encoder, **other, **variant)
         return converter.fit(Batches(self.data.train), embeddings=train)
 
     def evaluate(self, model: PrototypeModel, only: Sequence[str] | None) -> Scorecard:
@@ -193,9 +191,6 @@ _ATTRIBUTE_COLUMNS = (
 def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Counts what attributes KMEx of every model shows, against the number of prototypes."""
     rows = []
-    for place in plan.places():
-        if bench.data(plan.subjects(*place, KMEX)[0]).attributes is None:
-            raise LookalikeError(f"the data set {named(*place)[0]!r} has no attributes; glyphs and celeba have")
     for model in (model for model in plan.models if model.endswith(KMEX)):
         only = ("transparency", "attributes")
         found = _measured(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
@@ -207,14 +202,20 @@ def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     return Findings(("data", "network", "model", "per class"), _ATTRIBUTE_COLUMNS, rows)
 
 
+def _no_attributes(data: DataBundle) -> str | None:
+    return None if data.attributes is not None else f"{data.name!r} has no attributes; glyphs and celeba have"
+
+
 def draw_similarities(found: Findings) -> "Figure":
     """Draws a small radar for each similarity, with the paper's ``l2`` behind it (paper, Figure 8)."""
     from matplotlib.figure import Figure
 
     from lookalike.plots import plot_radar
 
-    places = found.details["radars"]
-    labels = [label for label in next(iter(places.values())) if label != "l2"]
+    places = {place: radars for place, radars in found.details["radars"].items() if "l2" in radars}
+    labels = list(dict.fromkeys(label for radars in places.values() for label in radars if label != "l2"))
+    if not labels:
+        raise LookalikeError("there is nothing to set beside l2")
     columns = min(4, len(labels))
     down = -(-len(labels) // columns)
     figure = Figure(figsize=(columns * 2.4, down * 2.3 * len(places)), layout="constrained")
@@ -312,6 +313,8 @@ for _name, _experiment in {
     "similarities": Experiment("Eleven similarities", "Figure 8", run_similarities, draw_similarities),
     "n-prototypes": Experiment("Number of prototypes per class", "Figure 9", run_numbers, draw_numbers),
     "clustering": Experiment("Clusterers", "Table 13, widened", run_clusterers),
-    "attributes": Experiment("Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes),
+    "attributes": Experiment(
+        "Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes, lacking=_no_attributes
+    ),
 }.items():
     EXPERIMENTS.register(_name)(_experiment)

@@ -1,20 +1,26 @@
 """The models that experiments are about: trained or converted once, then read from disk."""
 
-import functools
+import glob
+import os
+import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lookalike.artifact import read_config
 from lookalike.baselines import METHODS, hyperparameters, train
-from lookalike.data import Batches, DataBundle, load_training_data
+from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
 from lookalike.errors import LookalikeError
 from lookalike.kmex import KMEx
 from lookalike.metrics import BlackBox
 from lookalike.model import PrototypeModel, load
+from lookalike.provenance import fingerprint_json
 
 Say = Callable[[str], None]
 
@@ -24,6 +30,26 @@ BASELINES = ("protopnet", "flint", "protovae")
 QUICK_EPOCHS = {"blackbox": 3, "protopnet": 3, "flint": 2, "protovae": 3}
 _IMAGES, _QUICK_IMAGES = 100, 20
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
+
+
+def data_name(dataset: str) -> str:
+    """Returns what a data set is called in tables and files: a folder by its own name alone.
+
+    Example:
+        >>> data_name("digits"), data_name("/data/birds/")
+        ('digits', 'birds')
+    """
+    return dataset if dataset in DATASETS else Path(dataset).resolve().name
+
+
+def network_name(network: str) -> str:
+    """Returns what a network is called in tables and files.
+
+    Example:
+        >>> network_name("torchvision:resnet34")
+        'resnet34'
+    """
+    return network.partition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -45,8 +71,8 @@ class Subject:
     @property
     def name(self) -> str:
         """A name for files: data set, network, model and seed."""
-        network = self.network.partition(":")[2]
-        return f"{Path(self.dataset).name}-{network}-{self.model}-seed{self.seed}".replace("/", "_")
+        place = f"{data_name(self.dataset)}-{network_name(self.network)}"
+        return f"{place}-{self.model}-seed{self.seed}".replace("/", "_")
 
 
 def title_of(model: str) -> str:
@@ -79,7 +105,10 @@ class Workbench:
     quick: bool = False
     say: Say = lambda _: None
     progress: bool | None = None
+    _bundles: dict[tuple[str, int], DataBundle] = field(default_factory=dict)
+    _fingerprints: dict[tuple[str, int], str] = field(default_factory=dict)
     _boxes: dict[str, BlackBox] = field(default_factory=dict)
+    _failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
@@ -98,21 +127,30 @@ class Workbench:
         return {"network": network, **quick}
 
     def key(self, subject: Subject, **more: Any) -> dict[str, Any]:
-        """Returns what a cell about a subject depends on."""
-        return {"subject": vars(subject), "made": self.options(subject), **more}
+        """Returns what a cell about a subject depends on: how it and its black box are made, the data, and more."""
+        made = {"made": self.options(subject), "black_box": self.options(self._box_of(subject))}
+        return {"subject": vars(subject), **made, "data": self._fingerprint(subject), **more}
 
     def data(self, subject: Subject) -> DataBundle:
-        """Returns the data that a subject's network takes."""
-        return _data(subject.dataset, self.options(subject)["image_size"])
+        """Returns the data that a subject's network takes, read once."""
+        which = subject.dataset, self.options(subject)["image_size"]
+        if which not in self._bundles:
+            self._bundles[which] = load_training_data(*which)
+        return self._bundles[which]
+
+    def _fingerprint(self, subject: Subject) -> str:
+        which = subject.dataset, self.options(subject)["image_size"]
+        if which not in self._fingerprints:
+            self._fingerprints[which] = self.data(subject).fingerprint()
+        return self._fingerprints[which]
 
     def black_box(self, subject: Subject) -> LoadedClassifier:
         """Returns the black box of the same data, network and seed."""
-        folder = self._trained(Subject(subject.dataset, subject.network, "blackbox", subject.seed))
-        return load_classifier(str(folder))
+        return load_classifier(str(self._trained(self._box_of(subject))))
 
     def measured_box(self, subject: Subject) -> BlackBox:
         """Returns the same black box, one for all models that are compared with it, so that it is measured once."""
-        own = Subject(subject.dataset, subject.network, "blackbox", subject.seed)
+        own = self._box_of(subject)
         if own.name not in self._boxes:
             self._boxes[own.name] = BlackBox.of(self.black_box(subject), Batches(self.data(subject).test))
         return self._boxes[own.name]
@@ -122,58 +160,114 @@ class Workbench:
         base, _, converted = subject.model.partition("+")
         if subject.model != KMEX and not converted:
             return load(self._trained(subject))
-        source: Any = self.black_box(subject)
-        if subject.model != KMEX:
-            source = self.model(Subject(subject.dataset, subject.network, base, subject.seed))
+        source: Any = (
+            self.black_box(subject)
+            if subject.model == KMEX
+            else self.model(Subject(subject.dataset, subject.network, base, subject.seed))
+        )
         folder = self.folder / subject.name
-        if not folder.exists():
-            self.say(f"converting {subject.name}")
-            data = self.data(subject)
-            made = KMEx(source, random_state=subject.seed, progress=self.progress).fit(data.train)
-            made.provenance["dataset"] = data.name
-            made.save(folder)
+        with self._alone_at(subject):
+            if not folder.exists():
+                self.say(f"converting {subject.name}")
+                data = self.data(subject)
+                made = self.converter(subject, source).fit(data.train)
+                made.provenance["dataset"] = data.name
+                made.save(folder)
         return load(folder)
+
+    def converter(self, subject: Subject, source: Any, **variant: Any) -> KMEx:
+        """Returns what converts a subject's black box or baseline: with its number of prototypes, unless varied."""
+        options = {"n_prototypes": self.options(subject)["n_prototypes"], "random_state": subject.seed, **variant}
+        return KMEx(source, progress=self.progress, **options)
 
     def black_box_seconds(self, subject: Subject) -> float:
         """Returns how long the black box of the same data, network and seed was trained."""
-        folder = self.folder / Subject(subject.dataset, subject.network, "blackbox", subject.seed).name
-        return float(read_config(folder)["provenance"]["train_seconds"])
+        return float(read_config(self.folder / self._box_of(subject).name)["provenance"]["train_seconds"])
+
+    @staticmethod
+    def _box_of(subject: Subject) -> Subject:
+        return Subject(subject.dataset, subject.network, "blackbox", subject.seed)
 
     def _is_as_asked(self, folder: Path, subject: Subject) -> bool:
-        provenance = read_config(folder)["provenance"]
-        return all(provenance.get(name) == value for name, value in self.options(subject).items())
+        try:
+            provenance = read_config(folder)["provenance"]
+        except LookalikeError:  # half removed
+            return False
+        data = Batches(self.data(subject).train).fingerprint()
+        return provenance.get("fingerprints", {}).get("data") == data and all(
+            provenance.get(name) == value for name, value in self.options(subject).items()
+        )
 
     def _made_of(self, subject: Subject) -> list[Path]:
-        """Returns the folders of a subject and of its conversion."""
+        """Returns the folders of a subject's conversion and of itself."""
         converted = KMEX if subject.model == "blackbox" else f"{subject.model}+{KMEX}"
         other = Subject(subject.dataset, subject.network, converted, subject.seed)
-        return [self.folder / subject.name, self.folder / other.name]
+        return [self.folder / other.name, self.folder / subject.name]
 
     def _trained(self, subject: Subject) -> Path:
-        folder = self.folder / subject.name
-        if folder.exists() and not self._is_as_asked(folder, subject):
-            self.say(f"{subject.name} was made with other options; it and what was made of it is made again")
-            for made_of_it in self._made_of(subject):
-                shutil.rmtree(made_of_it, ignore_errors=True)
-        if not folder.exists():
-            self.say(f"training {subject.name}")
-            working = self.folder / f"{subject.name}.training"
-            made = train(
-                subject.model,
-                self.data(subject),
-                options=self.given(subject.model, subject.network),
-                seed=subject.seed,
-                working_folder=working,
-                accelerator="cpu",
-                progress=self.progress,
-            )
-            made.save(folder)
-            shutil.rmtree(working, ignore_errors=True)
+        """Returns the folder of a black box or a baseline, trained if it is not there as asked.
+
+        Raises:
+            LookalikeError: If it cannot be trained, or could not be before: it is not tried again.
+        """
+        if subject.name in self._failed:
+            raise LookalikeError(self._failed[subject.name])
+        with self._alone_at(subject):
+            folder = self.folder / subject.name
+            if folder.exists() and not self._is_as_asked(folder, subject):
+                self.say(
+                    f"{subject.name} was made with other options or data; it and what was made of it is made again"
+                )
+                for made_of_it in self._made_of(subject):
+                    _remove(made_of_it)
+            if not folder.exists():
+                try:
+                    self._train(subject, folder)
+                except Exception as error:
+                    known = isinstance(error, LookalikeError)
+                    self._failed[subject.name] = str(error) if known else f"{type(error).__name__}: {error}"
+                    raise
         if subject.model == "blackbox" and not is_saved_classifier(folder):
             raise LookalikeError(f"{str(folder)!r} holds no classifier; remove it")
         return folder
 
+    def _train(self, subject: Subject, folder: Path) -> None:
+        self.say(f"training {subject.name}")
+        data, options = self.data(subject), self.options(subject)
+        same = fingerprint_json([options, self._fingerprint(subject)])[:8]
+        working = folder.with_name(f"{subject.name}.{same}.training")
+        made = train(
+            subject.model,
+            data,
+            options=options,
+            seed=subject.seed,
+            working_folder=working,
+            accelerator="cpu",
+            progress=self.progress,
+        )
+        made.save(folder)
+        for left in self.folder.glob(f"{glob.escape(subject.name)}.*.training"):  # with other options, too
+            shutil.rmtree(left, ignore_errors=True)
 
-@functools.lru_cache(maxsize=4)
-def _data(dataset: str, image_size: int) -> DataBundle:
-    return load_training_data(dataset, image_size)
+    @contextmanager
+    def _alone_at(self, subject: Subject) -> Iterator[None]:
+        """Makes another run with the same folder wait while this one makes a model, and the other way round."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{subject.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.say(f"waiting for another run, which makes {subject.name}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, if it is there; nobody finds half of it."""
+    if folder.exists():
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+        os.rename(folder, aside)  # noqa: PTH104 - one call, one rename
+        shutil.rmtree(aside, ignore_errors=True)
