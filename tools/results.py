@@ -14,11 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from lookalike.experiments import read_findings
+from lookalike.experiments import describe, read_findings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = DOCS / "results"
 FIGURES = DOCS / "assets" / "results"
+LONG = 50_000  # characters
 BLOCK = re.compile(r"(<!-- result: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what 'lookalike reproduce -o' wrote")
     parser.add_argument("--suffix", default="", help="added to each experiment's name on the pages")
     arguments = parser.parse_args()
+    if not list(arguments.folder.glob("*.json")):
+        parser.error(f"{str(arguments.folder)!r} holds no experiment's JSON")
     wanted = {match[1] for page in PAGES.glob("*.md") for match in BLOCK.findall(page.read_text(encoding="utf-8"))}
     for name in sorted(wanted):
         source = arguments.folder / f"{name.removesuffix(arguments.suffix)}.json"
@@ -39,17 +42,19 @@ def main() -> None:
 
 
 def take(name: str, source: Path) -> None:
-    """Copies an experiment's JSON, without the details that only its figures need, and its figures."""
+    """Copies an experiment's JSON, without its options and what is long in it, and its figures."""
     values = json.loads(source.read_text(encoding="utf-8"))
-    pictures = sorted(source.parent.glob(f"{source.stem}*.png"))
-    own = [path for path in pictures if re.fullmatch(rf"{re.escape(source.stem)}(-\w.*)?", path.stem)]
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    values["details"], values["figures"] = {}, []
-    for path in own:
-        target = f"{name}{path.stem.removeprefix(source.stem)}.png"
-        shrink(path, FIGURES / target)
-        values["figures"].append(target)
     data = PAGES / "data" / f"{name}.json"
+    for old in json.loads(data.read_text(encoding="utf-8")).get("figures", []) if data.exists() else []:
+        (FIGURES / old).unlink(missing_ok=True)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    drawn, values["figures"] = values["figures"], []
+    for file in drawn:
+        values["figures"].append(f"{name}{file.removeprefix(source.stem)}")
+        shrink(source.parent / file, FIGURES / values["figures"][-1])
+    if len(json.dumps(values["details"])) > LONG:
+        values["details"] = {}
+    del values["cells"]
     data.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
@@ -65,8 +70,7 @@ def block(name: str) -> str:
     if not path.exists():
         return "*not run yet*\n"
     values, found = json.loads(path.read_text(encoding="utf-8")), read_findings(path)
-    seeds = len(values["plan"]["seeds"])
-    lines = [f"{values['date']}, {values['machine']}, {seeds} {'seeds' if seeds > 1 else 'seed'}."]
+    lines = [describe(values["measured"], values["plan"]["seeds"])]
     lines += [found.to_markdown(), *found.remarks]
     lines += [f"![{Path(file).stem}](../assets/results/{file})" for file in values.get("figures", [])]
     return "\n" + "\n\n".join(lines) + "\n\n"

@@ -181,9 +181,9 @@ def _drawn_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
     from matplotlib.figure import Figure
 
     from lookalike.plots.heatmap import common_limit, shares
-    from lookalike.plots.tiles import GAP, INK, TILE_INCHES, draw_tile, tile_axes
+    from lookalike.plots.tiles import GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, tile_axes
 
-    columns, rows = (1 + len(maps)) * (1 + GAP), len(pictures) * (1 + GAP) + 0.3
+    columns, rows = (1 + len(maps)) * (1 + GAP), 0.3 + len(pictures) * (1 + GAP) + LINE
     size = (columns * TILE_INCHES, rows * TILE_INCHES)
     ax: Axes = tile_axes(Figure(figsize=size, layout="constrained").subplots(), columns, rows)
     scaled = {title: [shares(one) for one in values] for title, values in maps.items()}
@@ -193,6 +193,8 @@ def _drawn_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
         ax.text(x + 0.48, 0.15, title, ha="center", va="center", fontsize=9, color=INK)
         for row, tile in enumerate(tiles):
             draw_tile(ax, tile, x, 0.3 + row * (1 + GAP), size=0.96)
+    legend = "red: speaks for the predicted class; blue: against it"
+    ax.text(0, rows - LINE / 2, legend, ha="left", va="center", fontsize=8, color=MUTED, style="italic")
     figure = ax.get_figure(root=True)
     assert figure is not None  # noqa: S101 - just made
     return figure

@@ -182,7 +182,7 @@ def run_clusterers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 _ATTRIBUTE_COLUMNS = (
-    Column("ghosted", "ghosted prototypes", 1, 1),
+    Column("ghosted", "ghosts, count", 1, 1),
     Column("attributes_captured", "captured attributes", 1, 1),
     Column("attribute_correlation_error", "correlation error"),
 )
@@ -218,7 +218,7 @@ def draw_similarities(found: Findings) -> "Figure":
         raise LookalikeError("there is nothing to set beside l2")
     columns = min(4, len(labels))
     down = -(-len(labels) // columns)
-    figure = Figure(figsize=(columns * 2.4, down * 2.3 * len(places)), layout="constrained")
+    figure = Figure(figsize=(columns * 2.6, down * 2.3 * len(places)), layout="constrained")
     axes = figure.subplots(down * len(places), columns, squeeze=False, subplot_kw={"projection": "polar"})
     for band, (place, radars) in enumerate(places.items()):
         for position in range(down * columns):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND = "beneath: number of the prototype: training images of its class behind it · purity"
-_SHORT_LEGEND = "beneath: training images of its class behind it · purity"
+_SHORT_LEGEND = "beneath: training images of its class behind it · purity, – if it is nearest to none"
 _DECODED = "left: decoded, right: nearest training image · "
 _LEGEND_WIDTH = 3.4
 _NAME_LENGTH = 18
@@ -39,7 +39,7 @@ def plot_gallery(
         purity: Share of the training samples most similar to it that carry its class [P]; NaN where there are none.
         classes: Which classes to draw; None draws all that have prototypes.
         decoded: What the model's own decoder makes of each prototype, uint8 [P, H, W, C], drawn before its images.
-        numbered: Whether the captions begin with the prototypes' numbers.
+        numbered: Whether the captions begin with the prototypes' numbers; if not, they are short in all.
         ax: Where to; None makes a figure of fitting size.
 
     Returns:
@@ -60,7 +60,8 @@ def plot_gallery(
         ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (per_prototype + GAP)
-            caption = f"{counts[j]:,} · " + ("unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}")
+            unused = "unused" if numbered else "–"
+            caption = f"{counts[j]:,} · " + (unused if np.isnan(purity[j]) else f"{purity[j]:.0%}")
             caption = f"{j}: {caption}" if numbered else caption
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)

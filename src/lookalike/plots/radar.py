@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SERIES = ("#0b7a75", "#d1495b", "#30638e", "#edae49", "#6f4e7c", "#5f6368")  # apart also for colour-blind readers
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _BEYOND = 1.15
+_MARKER = 0.05  # room for half a marker
 
 
 def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" = None) -> "Axes":
@@ -55,7 +56,7 @@ def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" =
         ax.fill(angles, heights, color=colour, alpha=0.12)
     ax.set_xticks(angles, names, color=INK, fontsize=9)
     ax.tick_params(axis="x", pad=8)
-    ax.set_ylim(0, _BEYOND)
+    ax.set_ylim(0, _BEYOND + _MARKER)
     ax.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], color=MUTED, fontsize=7)
     ax.spines["polar"].set_visible(False)
     ax.grid(color=MUTED, alpha=0.3)
