@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEGEND = "beneath: number of the prototype: training images of its class behind it · purity"
-_SHORT_LEGEND = "beneath: training images of its class behind it · purity, – if it is nearest to none"
+_SHORT_LEGEND = "beneath: training images of its class behind it · purity"
 _DECODED = "left: decoded, right: nearest training image · "
 _LEGEND_WIDTH = 3.4
 _NAME_LENGTH = 18
