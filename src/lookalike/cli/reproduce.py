@@ -49,7 +49,7 @@ def reproduce(
         else:
             print_table("Experiments", ["name", "what", "in the paper"], rows)
         return
-    names = tuple(EXPERIMENTS) if name == _ALL else (name,)
+    every = name == _ALL
     asked = Plan(
         _split(dataset),
         _split(network),
@@ -57,33 +57,28 @@ def reproduce(
         MODELS if models is None else _split(models),
         quick,
     )
+    names = tuple(EXPERIMENTS) if every else (name,)
     experiments = {each: EXPERIMENTS[each] for each in names}  # an unknown name is told before anything is read
     bench = Workbench(output / ("quick" if quick else "full") / "models", quick, say=say)
     plan, failed = with_data(asked, bench)
+    where = output / "quick" if quick else output
     files: list[Path] = []
     for each, experiment in experiments.items():
         cells = Cells(bench.folder.with_name("cells"))
         suited, reasons = experiment.suited(plan, bench)
-        for reason in reasons if suited or len(names) > 1 else ():
+        if not suited and not every:
+            raise LookalikeError(reasons[0])
+        for reason in reasons:
             say(f"{each}: {reason}")
         if not suited:
-            if len(names) > 1:
-                continue
-            raise LookalikeError(reasons[0])
-        arguments = (
-            each,
-            replace(plan, datasets=suited),
-            bench,
-            cells,
-            output / "quick" if quick else output,
-            not json,
-        )
-        written = cells.attempt(each, _run, *arguments) if len(names) > 1 else _run(*arguments)
+            continue
+        arguments = (each, replace(plan, datasets=suited), bench, cells, where, not json)
+        written = cells.attempt(each, _run, *arguments) if every else _run(*arguments)
         files += written or []
         failed |= cells.failed
         if not written and not cells.failed:
             nothing = f"{each} has nothing to show of {', '.join(plan.models)}"
-            if len(names) == 1:
+            if not every:
                 raise LookalikeError(nothing)
             say(nothing)
     if json:
