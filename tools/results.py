@@ -1,7 +1,7 @@
 """Brings tables and figures of experiments into the documentation.
 
     python tools/results.py experiments
-    python tools/results.py experiments-resnet34 --suffix -resnet34
+    python tools/results.py experiments-resnet34 --suffix=-resnet34
 
 Each page says between which two comments a result stands: ``<!-- result: accuracy -->`` … ``<!-- end -->``. What was
 there is replaced by the experiment's date, machine, table and figures; what is written around it stays.
