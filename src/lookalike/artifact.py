@@ -202,11 +202,22 @@ def take_place(aside: Path, target: Path) -> None:
     if not target.exists():
         os.rename(aside, target)  # noqa: PTH104 - one call, one rename
         return
-    old = target.parent / f".{target.name}.{secrets.token_hex(4)}.old"
-    os.rename(target, old)  # noqa: PTH104
+    old = _set_aside(target)
     try:
         os.rename(aside, target)  # noqa: PTH104
     except OSError:
         os.rename(old, target)  # noqa: PTH104
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder, if it is there; nobody finds half of it."""
+    if folder.exists():
+        shutil.rmtree(_set_aside(folder), ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> Path:
+    old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.old"
+    os.rename(folder, old)  # noqa: PTH104 - one call, one rename
+    return old

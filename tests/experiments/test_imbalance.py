@@ -4,6 +4,7 @@ import torch
 
 from lookalike import LookalikeError
 from lookalike.data import DataBundle, load_training_data
+from lookalike.experiments import Subject, Workbench, imbalance
 from lookalike.experiments.experiment import Findings
 from lookalike.experiments.imbalance import _by_class, draw_imbalance, in_proportion, thinned
 from tests.baselines.test_training import make_bundle
@@ -39,6 +40,23 @@ def test_images_in_files_are_thinned_too(image_folder):
     assert set(found.train.files) < set(data.train.files)
     for file, label in zip(found.train.files, found.train.labels, strict=True):
         assert file.parent.name == data.class_names[label]
+
+
+def test_thinned_data_are_trained_on_as_all_experiments_train(image_folder, tmp_path, monkeypatch):
+    folder = image_folder.rename(tmp_path / "digits")  # a folder, not the data set of that name
+    bench = Workbench(tmp_path / "models", quick=True)
+    subject = Subject(str(folder), "lookalike:small-cnn", "kmex", 0)
+    given = {}
+
+    def trained(*_, **options):
+        given.update(options)
+        raise LookalikeError("enough")
+
+    monkeypatch.setattr(imbalance, "train", trained)
+    with pytest.raises(LookalikeError, match="enough"):
+        imbalance._black_box(bench, subject, bench.data(subject), 10)
+    assert given["options"] == bench.options(subject)
+    assert given["options"]["learning_rate"] == 0.001
 
 
 def test_the_figure_has_a_panel_for_each_imbalance_that_could_be_measured():

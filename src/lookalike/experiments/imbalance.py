@@ -115,8 +115,8 @@ def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int)
     if ratio == 1:  # all the images: the black box that all experiments share
         return bench.black_box(subject)
     bench.say(f"training {subject.name} on classes thinned to 1:{ratio}")
-    given = bench.given("blackbox", subject.network)
-    box = train("blackbox", data, options=given, seed=subject.seed, accelerator="cpu", progress=bench.progress).model
+    options = bench.options(subject)
+    box = train("blackbox", data, options=options, seed=subject.seed, accelerator="cpu", progress=bench.progress).model
     assert isinstance(box, LoadedClassifier)  # noqa: S101 - narrows the type
     return box
 

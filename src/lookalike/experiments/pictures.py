@@ -1,6 +1,7 @@
 """What the paper shows in pictures: prototypes, likenesses right and wrong, and relevance maps side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -170,7 +171,7 @@ def _map_table(plan: Plan, bench: Workbench, subject: Subject) -> "Figure":
     models = {"black box": bench.black_box(subject).model}
     for name in plan.models:
         if "+" not in name:
-            models[title_of(name)] = bench.model(Subject(subject.dataset, subject.network, name, subject.seed))
+            models[title_of(name)] = bench.model(replace(subject, model=name))
     pictures = bench.model(subject).to_pixels(inputs)
     assert pictures is not None  # noqa: S101 - they are images
     maps = {title: lrp(model, inputs, of="probability").pixels.numpy() for title, model in models.items()}

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,10 @@ class Converter:
         """Returns the encoder, and the embeddings of training and test data."""
         if self._parts is None:
             base = self.subject.model.removesuffix(f"+{KMEX}")
-            where = (self.subject.dataset, self.subject.network)
             source: Any = (
                 self._box or self.bench.black_box(self.subject)
                 if base == KMEX
-                else self.bench.model(Subject(*where, base, self.subject.seed))
+                else self.bench.model(replace(self.subject, model=base))
             )
             batches = Batches(self.data.train)
             encoder = as_encoder(getattr(source, "model", source), batches)

@@ -1,18 +1,16 @@
 """The models that experiments are about: trained or converted once, then read from disk."""
 
 import glob
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lookalike.artifact import read_config
+from lookalike.artifact import read_config, remove_folder
 from lookalike.baselines import METHODS, hyperparameters, train
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
@@ -119,12 +117,8 @@ class Workbench:
         """Returns what a subject is made with."""
         method = subject.model.removesuffix(f"+{KMEX}")
         method = "blackbox" if method == KMEX else method
-        return hyperparameters(method, subject.dataset, given=self.given(method, subject.network)).to_dict()
-
-    def given(self, method: str, network: str) -> dict[str, Any]:
-        """Returns the hyper-parameters that are not a method's own defaults."""
         quick = {"epochs": QUICK_EPOCHS[method]} if self.quick else {}
-        return {"network": network, **quick}
+        return hyperparameters(method, subject.dataset, given={"network": subject.network, **quick}).to_dict()
 
     def key(self, subject: Subject, **more: Any) -> dict[str, Any]:
         """Returns what a cell about a subject depends on: how it and its black box are made, the data, and more."""
@@ -160,11 +154,7 @@ class Workbench:
         base, _, converted = subject.model.partition("+")
         if subject.model != KMEX and not converted:
             return load(self._trained(subject))
-        source: Any = (
-            self.black_box(subject)
-            if subject.model == KMEX
-            else self.model(Subject(subject.dataset, subject.network, base, subject.seed))
-        )
+        source: Any = self.black_box(subject) if subject.model == KMEX else self.model(replace(subject, model=base))
         folder = self.folder / subject.name
         with self._alone_at(subject):
             if not folder.exists():
@@ -186,7 +176,7 @@ class Workbench:
 
     @staticmethod
     def _box_of(subject: Subject) -> Subject:
-        return Subject(subject.dataset, subject.network, "blackbox", subject.seed)
+        return replace(subject, model="blackbox")
 
     def _is_as_asked(self, folder: Path, subject: Subject) -> bool:
         try:
@@ -201,8 +191,7 @@ class Workbench:
     def _made_of(self, subject: Subject) -> list[Path]:
         """Returns the folders of a subject's conversion and of itself."""
         converted = KMEX if subject.model == "blackbox" else f"{subject.model}+{KMEX}"
-        other = Subject(subject.dataset, subject.network, converted, subject.seed)
-        return [self.folder / other.name, self.folder / subject.name]
+        return [self.folder / replace(subject, model=converted).name, self.folder / subject.name]
 
     def _trained(self, subject: Subject) -> Path:
         """Returns the folder of a black box or a baseline, trained if it is not there as asked.
@@ -219,7 +208,7 @@ class Workbench:
                     f"{subject.name} was made with other options or data; it and what was made of it is made again"
                 )
                 for made_of_it in self._made_of(subject):
-                    _remove(made_of_it)
+                    remove_folder(made_of_it)
             if not folder.exists():
                 try:
                     self._train(subject, folder)
@@ -263,11 +252,3 @@ class Workbench:
             yield
         finally:
             lock.release()
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder, if it is there; nobody finds half of it."""
-    if folder.exists():
-        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
-        os.rename(folder, aside)  # noqa: PTH104 - one call, one rename
-        shutil.rmtree(aside, ignore_errors=True)
