@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lookalike.provenance import processor
+
 THREADS = int(os.environ.get("LOOKALIKE_THREADS", "2"))
 
 
@@ -74,13 +76,7 @@ def in_process(run: Callable[[], object]) -> tuple[float, float, object]:
 
 def machine() -> str:
     """Describes the machine in a line."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as info:  # noqa: PTH123
-            model = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {THREADS} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{processor()}, {THREADS} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

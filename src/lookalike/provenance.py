@@ -35,11 +35,12 @@ def _versions() -> dict[str, str]:
 def machine() -> str:
     """Names the processor, and how many of its threads torch uses."""
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
+    """Names the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
