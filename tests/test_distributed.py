@@ -400,18 +400,6 @@ def test_nonsense_is_told_before_anything_is_done(cluster, root, classifier, tmp
     assert json.loads((tmp_path / "work" / "conversion.json").read_text())["head"] == "5"
 
 
-def test_without_ray_the_way_out_is_told():
-    code = (
-        "import sys; sys.modules['ray'] = None\n"
-        "from lookalike.distributed import convert\n"
-        "try: convert(None, None, working_folder='x')\n"
-        "except ValueError as error: print(type(error).__name__, error)"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.startswith("LookalikeError")
-    assert "pip install 'lookalike[ray]'" in told
-
-
 def write(folder, indices, labels, embeddings):
     write_shard(folder / shard_name(indices), indices, Rows(indices, labels, embeddings), None, {})
 

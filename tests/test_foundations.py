@@ -13,6 +13,7 @@ from lookalike.errors import BrokenImageError, LookalikeError
 from lookalike.progress import progress_bar
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors, versions
 from lookalike.registry import Registry
+from tests.processes import Started
 
 
 def test_a_name_is_taken_once_and_found_by_pattern():
@@ -66,3 +67,19 @@ def test_public_names_exist_and_importing_the_package_imports_no_torch():
         _ = lookalike.KMeks
     code = "import sys, lookalike, lookalike.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_ray_the_way_out_is_told():
+    told = Started(convert_without_ray).finish()
+    assert told.startswith("LookalikeError")
+    assert "pip install 'lookalike[ray]'" in told
+
+
+def convert_without_ray():
+    sys.modules["ray"] = None
+    from lookalike.distributed import convert
+
+    try:
+        convert(None, None, working_folder="x")
+    except ValueError as error:
+        print(type(error).__name__, error)  # noqa: T201

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from lookalike.data import DataBundle, ImageArray, Preprocessing
 from lookalike.encoder import LoadedClassifier
 from lookalike.provenance import fingerprint_tensors
 from lookalike.testing import check_prototype_model
+from tests.processes import Started
 
 TINY = {"network": "lookalike:small-cnn", "n_prototypes": 2, "batch_size": 16, "learning_rate": 0.02, "momentum": 0.9}
 OWN = {
@@ -233,28 +233,21 @@ def test_training_leaves_the_callers_chance_and_settings(bundle):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
-import torch
-torch.set_num_threads(1)
-from tests.baselines.test_training import make_bundle, run
-tell = lambda row: print(row["epoch"], flush=True)
-run({method!r}, make_bundle(), working_folder={folder!r}, augment=True, epochs=16, on_epoch=tell)
-"""
+def train_and_tell(method, folder):
+    def tell(row):
+        print("epoch", row["epoch"], flush=True)  # noqa: T201
+
+    run(method, make_bundle(), working_folder=folder, augment=True, epochs=16, on_epoch=tell)
 
 
 @pytest.mark.parametrize(("method", "seed"), [("protopnet", 0), ("protovae", 1), ("flint", 2), ("blackbox", 3)])
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_same_weights(method, seed, bundle, tmp_path):
     folder = tmp_path / "working"
-    root = Path(__file__).resolve().parents[2]
-    script = SCRIPT.format(root=str(root), method=method, folder=str(folder))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "1\n"  # one epoch is done
+    process = Started(train_and_tell, method, folder)
+    process.wait_for("epoch 1")
     time.sleep(float(np.random.default_rng(seed).uniform(0, 0.6)))
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process.finish()
     epochs = []
     given = {"augment": True, "epochs": 16}
     resumed = run(method, bundle, working_folder=folder, on_epoch=lambda row: epochs.append(row["epoch"]), **given)

@@ -1,7 +1,5 @@
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -10,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lookalike.cli import app
+from tests.processes import start_command
 
 RUNNER = CliRunner()
 
@@ -186,13 +185,12 @@ def slow():
 """
     )
     arguments = ["convert", f"{slow}:slow", image_folder, "-o", tmp_path / "o", "--batch-size", 4]
-    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "embedding\n"
+    process = start_command(*arguments)
+    process.wait_for("embedding")
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    errors = process.finish()
+    assert process.exit_code == 130
     assert "error: interrupted" in errors
     assert "Traceback" not in errors
     left = sorted(path.name for path in tmp_path.iterdir())

@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from lookalike.baselines import hyperparameters
 from lookalike.cli import app
 from lookalike.experiments import EXPERIMENTS, Experiment, Subject, Workbench, workbench
 from lookalike.experiments.variants import Converter
+from tests.processes import run_command, start_command
 
 FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--set", "n_prototypes=2", "--epochs", "3"]
 
@@ -112,21 +111,19 @@ def test_what_is_there_is_not_overwritten_before_any_work(image_folder, tmp_path
 
 
 def test_ctrl_c_and_the_same_command_again(image_folder, tmp_path):
-    arguments = ["train", "blackbox", "-d", str(image_folder), "-o", str(tmp_path / "net"), *FAST, "--epochs", "40"]
-    command = [sys.executable, "-m", "lookalike", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while "epoch 2" not in (line := process.stderr.readline()):
-        assert line, "it ended before its second epoch"
+    command = ["train", "blackbox", "-d", image_folder, "-o", tmp_path / "net", *FAST, "--epochs", "40"]
+    process = start_command(*command)
+    process.wait_for("epoch 2")
     process.send_signal(signal.SIGINT)
-    rest = process.communicate()[1]
-    assert process.returncode == 130
+    rest = process.finish()
+    assert process.exit_code == 130
     assert "the same command goes on after the last finished epoch" in rest
     assert "Traceback" not in rest
     assert not (tmp_path / "net").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Going on to train black box" in again.stderr
-    assert "epoch 1 " not in again.stderr
-    assert "epoch 40 " in again.stderr
+    again = run_command(*command)
+    assert "Going on to train black box" in again
+    assert "epoch 1 " not in again
+    assert "epoch 40 " in again
     assert not (tmp_path / "net.training").exists()
 
 
@@ -334,23 +331,18 @@ def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_pa
 
 
 def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folder, tmp_path):
-    def command(folder):
-        arguments = ["reproduce", "accuracy", "-d", image_folder, "--quick", "--models", "kmex,flint,flint+kmex"]
-        return [sys.executable, "-m", "lookalike", *map(str, [*arguments, "-o", tmp_path / folder])]
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("training images-small-cnn-flint"):
-            process.kill()  # one model is measured, one is being trained
-            break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    command = ["reproduce", "accuracy", "-d", image_folder, "--quick", "--models", "kmex,flint,flint+kmex", "-o"]
+    run_command(*command, tmp_path / "whole")
+    process = start_command(*command, tmp_path / "killed")
+    process.wait_for("training images-small-cnn-flint")
+    process.send_signal(signal.SIGKILL)  # one model is measured, one is being trained
+    process.finish()
+    assert process.exit_code == -signal.SIGKILL
     assert not (tmp_path / "killed" / "quick" / "accuracy.md").exists()
     kept = tmp_path / "killed" / "quick" / "cells" / "images-small-cnn-kmex-seed0.json"
     before = kept.read_bytes()
-    again = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
-    assert "training images-small-cnn-blackbox" not in again.stderr
+    again = run_command(*command, tmp_path / "killed")
+    assert "training images-small-cnn-blackbox" not in again
     assert kept.read_bytes() == before
     for file in ("accuracy.md", "accuracy.csv"):
         assert (tmp_path / "killed" / "quick" / file).read_bytes() == (tmp_path / "whole" / "quick" / file).read_bytes()

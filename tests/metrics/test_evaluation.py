@@ -161,7 +161,7 @@ def test_bfloat16_changes_little(digits):
     data, net, _ = digits
     sem = KMEx(net, progress=False).fit(data.train)
     full, half = (
-        evaluate(sem, data, only=("robustness",), precision=p, n_images=16, progress=False)["auroc"]
+        evaluate(sem, data, only=("robustness",), precision=p, n_images=8, progress=False)["auroc"]
         for p in ("float32", "bfloat16")
     )
     assert half == pytest.approx(full, abs=0.01)
