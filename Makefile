@@ -1,30 +1,32 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Nothing is compiled in advance: of all that is installed, little is ever imported.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test lint docs clean
 
 # Each stamp stands for one finished installation; an interrupted one is taken up again.
 $(VENV)/.demo:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e ".[demo]"
 	touch $@
 
 $(VENV)/.test:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,lint]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e ".[test,lint]"
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.docs:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e ".[docs]"
 	touch $@
 
 demo: $(VENV)/.demo
 	$(BIN)/lookalike demo --output demo-output --overwrite
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore=tests/test_distributed.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/test_distributed.py
 	$(BIN)/python -m pytest tests/test_distributed.py  # alone: its nodes take both cores
 
 lint: $(VENV)/.test
