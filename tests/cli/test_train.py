@@ -274,6 +274,14 @@ def test_a_folder_named_like_a_dataset_is_trained_once_and_as_any_folder(image_f
     assert read_config(bench.folder / "digits-small-cnn-blackbox-seed0")["provenance"]["learning_rate"] == 0.001
 
 
+def test_a_folder_named_like_a_dataset_is_trained_as_was_shown(image_folder, tmp_path):
+    folder = image_folder.rename(tmp_path / "digits")
+    arguments = ["train", "blackbox", "-d", folder, "-o", tmp_path / "net", *FAST]
+    shown = json.loads(run(*arguments, "--show", "--json").stdout)
+    done = run(*arguments, "--json")
+    assert json.loads(done.stdout)["provenance"].items() >= shown.items()
+
+
 def test_a_training_that_failed_is_not_tried_again(image_folder, tmp_path, monkeypatch):
     tried = []
 

@@ -90,7 +90,7 @@ def train(
             method,
             bundle,
             preset=preset,
-            options=given,
+            options=chosen.to_dict(),
             weights=weights,
             seed=seed,
             working_folder=working,
