@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from lookalike import LookalikeError
 from lookalike.experiments import (
@@ -134,12 +135,22 @@ def test_a_figure_that_fails_is_reported_and_the_others_are_drawn(tmp_path, monk
     def broken(*_):
         raise ValueError("no room")
 
-    experiment = Experiment("T", "", run=None, draw=lambda _: "drawn", pictures=lambda *_: {"one": broken, "two": str})
+    def titled(title):
+        figure = Figure()
+        figure.suptitle(title)
+        return figure
+
+    pictures = {"one": broken, "two": lambda: titled("two"), "three": lambda: titled(r"$\no$")}  # fails when written
+    experiment = Experiment("T", "", run=None, draw=lambda _: titled("t"), pictures=lambda *_: pictures)
     monkeypatch.setattr(EXPERIMENTS, "_members", {"t": experiment})
-    cells = Cells(tmp_path)
-    drawn = draw_findings("t", Plan(), Findings((), (), []), None, cells)
-    assert drawn == {"t": "drawn", "t-two": ""}
+    cells = Cells(tmp_path / "cells")
+    drawn = draw_findings("t", Plan(), Findings((), (), []), tmp_path / "out", None, cells)
+    assert drawn == ["t", "t-two"]
     assert cells.failed["figure t-one"].startswith("ValueError: no room")
+    assert "Unknown symbol" in cells.failed["figure t-three"]
+    files = write_findings("t", Plan(), Findings((), (), []), tmp_path / "out", cells, drawn)
+    assert [file.name for file in files[3:]] == ["t.png", "t.svg", "t-two.png", "t-two.svg"]
+    assert sorted(files) == sorted((tmp_path / "out").iterdir())
 
 
 def test_differences_are_of_the_same_seed():

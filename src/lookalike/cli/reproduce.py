@@ -98,7 +98,8 @@ def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", folder: Pa
     found = experiment.run(plan, bench, cells)
     if not found.rows:
         return []
-    files = write_findings(name, plan, found, folder, cells, draw_findings(name, plan, found, bench, cells))
+    figures = draw_findings(name, plan, found, folder, bench, cells)
+    files = write_findings(name, plan, found, folder, cells, figures)
     if show:
         print_table(
             experiment.title,

@@ -1,7 +1,7 @@
 """What an experiment is, and what all of them are told."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from lookalike.registry import Registry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_ENDINGS = ("png", "svg")
 
 
 @dataclass(frozen=True)
@@ -150,24 +152,34 @@ def with_data(plan: Plan, bench: Workbench) -> tuple[Plan, dict[str, str]]:
     return replace(plan, datasets=there), failed
 
 
-def draw_findings(name: str, plan: Plan, found: Findings, bench: Workbench, cells: Cells) -> "dict[str, Figure]":
-    """Draws an experiment's figures, by file name; one that fails is reported in ``cells``, and the others go on."""
+def draw_findings(name: str, plan: Plan, found: Findings, folder: Path, bench: Workbench, cells: Cells) -> list[str]:
+    """Writes an experiment's figures as PNG and SVG; one that fails is reported in ``cells``, and the others go on.
+
+    Returns:
+        The figures' names: their files without an ending.
+    """
     experiment = EXPERIMENTS[name]
     drawing: dict[str, Callable[[], Figure]] = {}
     if experiment.draw is not None:
         drawing[name] = partial(experiment.draw, found)
     if experiment.pictures is not None:
         drawing |= {f"{name}-{key}": draw for key, draw in experiment.pictures(plan, bench).items()}
-    drawn = {key: cells.attempt(f"figure {key}", draw) for key, draw in drawing.items()}
-    return {key: figure for key, figure in drawn.items() if figure is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    return [key for key, draw in drawing.items() if cells.attempt(f"figure {key}", _draw, draw, folder, key)]
+
+
+def _draw(draw: "Callable[[], Figure]", folder: Path, key: str) -> list[Path]:
+    figure, files = draw(), [folder / f"{key}.{ending}" for ending in _ENDINGS]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files
 
 
 def write_findings(
-    name: str, plan: Plan, found: Findings, folder: Path, cells: Cells, figures: "Mapping[str, Figure] | None" = None
+    name: str, plan: Plan, found: Findings, folder: Path, cells: Cells, figures: Sequence[str] = ()
 ) -> list[Path]:
-    """Writes an experiment's Markdown, CSV and JSON, and its figures as PNG and SVG; returns the files."""
+    """Writes an experiment's Markdown, CSV and JSON, which show its figures; returns the files of all."""
     title = EXPERIMENTS[name].title + (", a quick look" if plan.quick else "")
-    figures = figures or {}
     folder.mkdir(parents=True, exist_ok=True)
     failures = [f"- {cell} failed: {reason}" for cell, reason in cells.failed.items()]
     shown = [f"![{key}]({key}.png)" for key in figures]
@@ -194,14 +206,9 @@ def write_findings(
         f"{name}.csv": as_csv(found.heads, found.columns, found.rows),
         f"{name}.json": json.dumps(values, indent=1) + "\n",
     }
-    written = []
-    for key, figure in figures.items():
-        for ending in ("png", "svg"):
-            written.append(folder / f"{key}.{ending}")
-            figure.savefig(written[-1], dpi=150)
     for file, content in contents.items():
         write_whole(folder / file, content)
-    return [*(folder / file for file in contents), *written]
+    return [folder / file for file in (*contents, *(f"{key}.{ending}" for key in figures for ending in _ENDINGS))]
 
 
 def _distinct(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
