@@ -213,9 +213,10 @@ def draw_large_k_means(found: Findings) -> "Figure":
             ax.set_xscale("log")
             ax.set_xticks(x, [f"{n / 1000:.0f}k" for n in x])
             ax.minorticks_off()
-            ax.set_title(f"{place[0]}, {sizes[0][1]} dimensions", fontsize=9, color=INK)
-    for ax in grid[-1]:
-        ax.set_xlabel("embeddings", color=INK, fontsize=9)
+            if panels is grid[0]:
+                ax.set_title(f"{place[0]}, {sizes[0][1]} dimensions", fontsize=9, color=INK)
+            if panels is grid[-1]:
+                ax.set_xlabel("embeddings", color=INK, fontsize=9)
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
