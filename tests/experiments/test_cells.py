@@ -19,6 +19,7 @@ from lookalike.experiments import (
     read_findings,
     write_findings,
 )
+from lookalike.experiments.large import draw_large_k_means
 from lookalike.experiments.side_by_side import before_and_after, rows_of
 from lookalike.experiments.tables import Column, Row, as_csv, cell, gather, markdown
 from lookalike.experiments.variants import draw_similarities
@@ -202,3 +203,17 @@ def test_of_times_the_least_is_shown():
     column, row = Column("t", "s", 1, 1, least=True), Row(("a",), {"t": [3.0, 2.0, 9.0]})
     assert cell(column, row) == "2.0"
     assert as_csv(["data"], [column], [row]).splitlines()[1].split(",")[1] == "2.0"
+
+
+def test_the_figure_of_large_data_names_data_above_and_sizes_below():
+    values = {name: [1.0] for name in ("accuracy", "inertia", "seconds", "memory")}
+    rows = [
+        Row(("digits", net, f"{n} × {dim}", method), values)
+        for net, dim in (("a", "64"), ("b", "1,024"))
+        for n in ("4,000", "32,000")
+        for method in ("full", "mini-batch", "faiss", "20 % of each class", "5 %", "1 %")
+    ]
+    axes = draw_large_k_means(Findings((), (), rows)).axes
+    assert [ax.get_title() for ax in axes] == ["digits, 64 dimensions", "digits, 1,024 dimensions", *[""] * 6]
+    assert [ax.get_xlabel() for ax in axes] == [*[""] * 6, "embeddings", "embeddings"]
+    assert [line.get_xdata().tolist() for line in axes[0].lines] == [[4000, 32000]] * 6

@@ -206,17 +206,17 @@ def draw_large_k_means(found: Findings) -> "Figure":
                 ax.set_yscale("log")
             for position, method in enumerate(_METHODS):
                 rows = [row for row in found.rows if row.names[:2] == place and row.names[3] == method]
-                sizes = [row.names[2].split(" × ") for row in rows]
-                x = [int(n.replace(",", "")) for n, _ in sizes]
+                x = [int(row.names[2].split(" × ")[0].replace(",", "")) for row in rows]
                 y = [over_seeds(column, row.values[column.name]) * column.scale for row in rows]
                 ax.plot(x, y, label=method, **line_style(position))
             ax.set_xscale("log")
             ax.set_xticks(x, [f"{n / 1000:.0f}k" for n in x])
             ax.minorticks_off()
-            if panels is grid[0]:
-                ax.set_title(f"{place[0]}, {sizes[0][1]} dimensions", fontsize=9, color=INK)
-            if panels is grid[-1]:
-                ax.set_xlabel("embeddings", color=INK, fontsize=9)
+    for ax, place in zip(grid[0], places, strict=True):
+        dim = next(row.names[2] for row in found.rows if row.names[:2] == place).split(" × ")[1]
+        ax.set_title(f"{place[0]}, {dim} dimensions", fontsize=9, color=INK)
+    for ax in grid[-1]:
+        ax.set_xlabel("embeddings", color=INK, fontsize=9)
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
