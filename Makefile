@@ -1,10 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Nothing is compiled in advance: of all that is installed, little is ever imported.
-PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
+PIP_OPTIONS := --quiet --disable-pip-version-check
 
 .PHONY: demo test lint docs clean
+
+# Tests import little of all that is installed: each module is compiled when it is first imported, and then kept.
+test: export PYTHONDONTWRITEBYTECODE =
 
 # Each stamp stands for one finished installation; an interrupted one is taken up again.
 $(VENV)/.demo:
@@ -14,7 +16,7 @@ $(VENV)/.demo:
 
 $(VENV)/.test:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_OPTIONS) -e ".[test,lint]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --no-compile -e ".[test,lint]"
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.docs:
