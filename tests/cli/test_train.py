@@ -158,7 +158,7 @@ def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tm
     values = json.loads((out / "kmex-of-baselines.json").read_text())
     rows = values["rows"]
     assert values["figures"] == ["kmex-of-baselines-images-small-cnn-protopnet.png"]
-    assert values["cells"]["images-small-cnn-protopnet-seed0"]["made"]["epochs"] == 3
+    assert values["cells"]["images-small-cnn-protopnet-seed0"]["made"]["epochs"] == 2
     assert [row["names"][2] for row in rows] == ["ProtoPNet", "ProtoPNet + KMEx", "difference"]
     before, after, difference = (row["values"]["accuracy"][0] for row in rows)
     assert difference == pytest.approx(after - before)

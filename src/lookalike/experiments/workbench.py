@@ -25,8 +25,8 @@ Say = Callable[[str], None]
 KMEX = "kmex"
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
-QUICK_EPOCHS = {"blackbox": 3, "protopnet": 3, "flint": 2, "protovae": 3}
-_IMAGES, _QUICK_IMAGES = 100, 20
+QUICK_EPOCHS = {"blackbox": 3, "protopnet": 2, "flint": 2, "protovae": 2}
+_IMAGES, _QUICK_IMAGES = 100, 10
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
 
 
