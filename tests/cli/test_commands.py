@@ -175,7 +175,7 @@ class Slow(nn.Module):
     def forward(self, x):
         self.calls += 1
         if self.calls > 4:
-            print("embedding", flush=True)
+            print("in the middle", flush=True)
             time.sleep(60)
         return self.net(x)
 
@@ -186,7 +186,7 @@ def slow():
     )
     arguments = ["convert", f"{slow}:slow", image_folder, "-o", tmp_path / "o", "--batch-size", 4]
     process = start_command(*arguments)
-    process.wait_for("embedding")
+    process.wait_for("in the middle")
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     errors = process.finish()
