@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
 from lookalike.classifier import TransparentClassifier, make_classifier
-from lookalike.data import Preprocessing
+from lookalike.data import Preprocessing, Split, TrainingRecord
 from lookalike.encoder import (
     Encoder,
     blank_inputs,
@@ -56,6 +56,8 @@ class PrototypeModel(nn.Module):
         images: The training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
         value_range: The inputs' values at black and at white [2, C], to show inputs and to read images back.
         provenance: Options, seeds, fingerprints and versions that this model was made with.
+        training_keys: A number for each training image's file, by its bytes, sorted int64 [N]: with them no image
+            that the model was made from is taken for a test image later. None where the data were no files.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class PrototypeModel(nn.Module):
         images: Tensor | None = None,
         value_range: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
+        training_keys: Tensor | None = None,
     ) -> None:
         super().__init__()
         device = device_of(encoder)
@@ -80,6 +83,7 @@ class PrototypeModel(nn.Module):
         self.images = images
         self.value_range = value_range
         self.provenance = dict(provenance or {})
+        self.training_keys = training_keys
         self.training = False
 
     @property
@@ -91,6 +95,16 @@ class PrototypeModel(nn.Module):
     def n_classes(self) -> int:
         """K."""
         return self.prototypes.n_classes
+
+    @property
+    def training_record(self) -> TrainingRecord:
+        """What the model remembers of its training data, to keep them apart from test data."""
+        fingerprints = self.provenance.get("fingerprints")
+        return TrainingRecord(
+            fingerprints.get("data") if isinstance(fingerprints, Mapping) else None,
+            Split.from_dict(self.provenance.get("split")),
+            None if self.training_keys is None else self.training_keys.numpy(),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -258,6 +272,8 @@ class PrototypeModel(nn.Module):
                 f"the network keeps state that is no tensor and cannot be saved: {', '.join(others[:5])}"
             )
         tensors = state | {"probe": encoder.probe()}
+        if self.training_keys is not None:
+            tensors["training_keys"] = self.training_keys
         write_artifact(folder, config, tensors, files, overwrite=overwrite)
 
     def _gallery_file(self) -> bytes:
@@ -352,4 +368,5 @@ def _assemble(
         images=stack_images(Path(folder), config["images"]) if config["images"] else None,
         value_range=torch.tensor(value_range) if value_range is not None else None,
         provenance=config["provenance"],
+        training_keys=tensors.get("training_keys"),
     )

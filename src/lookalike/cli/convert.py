@@ -17,10 +17,12 @@ from lookalike.cli.options import (
     PrecisionOption,
     Profile,
     Seed,
+    SplitSeed,
     Workers,
     open_model,
     pick_device,
     read_pairs,
+    split_seed_of,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def convert(
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -114,9 +117,9 @@ def convert(
     arguments = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
-    bundle = load_data(data, preprocessing, seed=seed)
+    bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed))
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
-    train = Batches(bundle.train, batch_size, workers, on_error)
+    train = Batches(bundle, batch_size, workers, on_error)
     options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
@@ -172,7 +175,7 @@ def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **option
 
     if folder is None:
         raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
-    return convert(source, bundle.train, working_folder=folder, class_names=bundle.class_names, **options)
+    return convert(source, bundle, working_folder=folder, class_names=bundle.class_names, **options)
 
 
 def _adjusted(

@@ -15,8 +15,10 @@ from lookalike.cli.options import (
     Overwrite,
     SavedModel,
     Seed,
+    SplitSeed,
     Workers,
     open_model,
+    split_seed_of,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
     from lookalike.model import PrototypeModel
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder with one sub-folder of images per class, or a dataset's name.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Test images, one sub-folder per class; or the folder that the model was made from, whose training images "
+        "are not tested on; or a dataset's name.",
+    ),
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
@@ -73,6 +80,7 @@ def evaluate(
     on_error: OnError = "stop",
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -82,7 +90,7 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device, split_seed)
     card = measure(
         converted,
         bundle,
@@ -135,6 +143,7 @@ def report(
     on_error: OnError = "stop",
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -143,7 +152,7 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device, split_seed)
     card = write_report(
         converted,
         bundle,
@@ -167,14 +176,22 @@ def report(
         return
     for sentence in card.verdict():
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
+    for note in card.notes:
+        err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
 
 
 def _open(
-    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
+    model: Path,
+    data: str,
+    network: str | None,
+    black_box: str | None,
+    weights: Path | None,
+    device: str,
+    split_seed: int | None,
 ) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
-    from lookalike.data import load_data
+    from lookalike.data import load_data, with_roles
     from lookalike.encoder import load_classifier
     from lookalike.errors import LookalikeError
 
@@ -184,7 +201,8 @@ def _open(
         box = load_classifier(black_box, weights).model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    return converted, load_data(data, preprocessing), box
+    bundle = load_data(data, preprocessing, seed=split_seed_of(converted, split_seed))
+    return converted, with_roles(bundle, converted.training_record, asked_seed=split_seed), box
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

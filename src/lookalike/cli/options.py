@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--split-seed",
+        min=0,
+        help="Seed of the 80 / 20 split of a folder without test images of its own; else the model's own, or 0.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="The most images that pass through the network at once.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -67,6 +75,15 @@ def pick_device(name: str) -> Any:
         reason = (str(error).splitlines() or ["not available"])[0]
         raise LookalikeError(f"the device {name!r} cannot be used: {reason}") from error
     return device
+
+
+def split_seed_of(model: Any, asked: int | None) -> int:
+    """Returns the seed to split a folder by: the one asked for, or the one that a saved model was made with, or 0."""
+    from lookalike.data import Split
+
+    split = Split.from_dict(getattr(model, "provenance", {}).get("split"))
+    own = None if split is None else split.seed
+    return asked if asked is not None else own if own is not None else 0
 
 
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":

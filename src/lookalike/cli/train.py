@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
-from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers, read_pairs
+from lookalike.cli.options import Device, Json, Overwrite, Seed, SplitSeed, Workers, read_pairs
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
@@ -48,6 +48,7 @@ def train(
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -77,7 +78,7 @@ def train(
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
     check_replaceable(output, overwrite=overwrite)
     working = output.resolve().with_name(f"{output.resolve().name}.training")
-    bundle = load_training_data(dataset, chosen.image_size, seed=seed)
+    bundle = load_training_data(dataset, chosen.image_size, seed=split_seed or 0)
     going_on = is_unfinished(working)
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     if not helper:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
-from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, is_dataset
+from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
 from lookalike.data.glyphs import load_glyphs
@@ -12,6 +12,7 @@ from lookalike.data.images import read_image
 from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
+from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.training import load_training_data
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
@@ -27,6 +28,8 @@ __all__ = [
     "ImageArray",
     "ImageFiles",
     "Preprocessing",
+    "Split",
+    "TrainingRecord",
     "data_folder",
     "find_images",
     "list_datasets",
@@ -39,6 +42,7 @@ __all__ = [
     "load_quickdraw",
     "load_training_data",
     "read_image",
+    "with_roles",
 ]
 
 

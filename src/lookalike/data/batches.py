@@ -20,7 +20,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lookalike.data.bundle import DataBundle
+from lookalike.data.bundle import DataBundle, Split
 from lookalike.errors import BrokenImageError, LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 
@@ -70,6 +70,7 @@ class Batches:
     Attributes:
         skipped: Messages about the samples that could not be read, by index.
         class_names: As the data set tells them, or None.
+        split: How the data came to be the training part of a ``DataBundle``; None for other data.
 
     Raises:
         LookalikeError: If the data are of no kind that it knows.
@@ -84,8 +85,9 @@ class Batches:
     ) -> None:
         if on_error not in ("stop", "skip"):
             raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+        self.split: Split | None = None
         if isinstance(data, DataBundle):
-            data = data.train
+            self.split, data = data.split, data.train
         self.skipped: dict[int, str] = {}
         self.on_error = on_error
         self._collate: Callable[[list[Any]], Any] = default_collate
@@ -209,6 +211,17 @@ class Batches:
             known = isinstance(x, Tensor | np.ndarray)
             samples.append([index, fingerprint_tensors({"x": _as_tensor(x)}) if known else type(x).__name__, int(y)])
         return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
+
+    def content_keys(self) -> np.ndarray | None:
+        """Returns a number for each sample's file, by its bytes, sorted [N], int64; None where there are no files."""
+        dataset, rows = self.dataset, self._rows
+        while isinstance(dataset, Subset):
+            indices = np.asarray(dataset.indices, dtype=np.int64)
+            dataset, rows = dataset.dataset, indices if rows is None else indices[rows]
+        if rows is not None and hasattr(dataset, "select"):
+            dataset = dataset.select(rows)
+        keys = getattr(dataset, "content_keys", None)
+        return np.sort(keys()) if callable(keys) else None
 
     def _slices(self, x: Any, y: np.ndarray, first: int) -> Iterator[Batch]:
         for start in range(first, len(y), self.batch_size):

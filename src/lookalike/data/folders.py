@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lookalike.data.bundle import DataBundle
+from lookalike.data.bundle import DataBundle, Split
+from lookalike.data.identity import content_keys
 from lookalike.data.images import IMAGE_SUFFIXES, read_image
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
@@ -63,6 +64,16 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         files = [self.files[int(row)] for row in rows]
         return ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
 
+    def joined(self, other: "ImageFiles") -> "ImageFiles":
+        """Returns the files of both, sorted by class and path."""
+        files, labels = [*self.files, *other.files], np.concatenate([self.labels, other.labels])
+        rows = np.array(sorted(range(len(files)), key=lambda row: (labels[row], files[row])), dtype=np.int64)
+        return ImageFiles(self.root, files, labels, self.classes, self.transform).select(rows)
+
+    def content_keys(self) -> np.ndarray:
+        """Returns a number for each file that depends on its bytes alone [N], int64."""
+        return content_keys(self.files)
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the files' names, sizes and labels (contents are not read)."""
         listing = [
@@ -100,17 +111,19 @@ def load_folder(root: str | Path, preprocessing: Preprocessing, *, seed: int = 0
         parts = [
             ImageFiles(root, [files[i] for i in rows], labels[rows], classes, preprocessing) for rows in (train, test)
         ]
-        return DataBundle(root.name, parts[0], parts[1], classes, preprocessing, (note,))
+        return DataBundle(
+            root.name, parts[0], parts[1], classes, preprocessing, (note,), split=Split("seed", int(seed))
+        )
     classes, files, labels = _scan(train_root)
     train_part = ImageFiles(train_root, files, labels, classes, preprocessing)
     if test_root is None:
         note = f"no test folder beside {str(train_root)!r}: nothing to test on"
         empty = ImageFiles(train_root, [], [], classes, preprocessing)
-        return DataBundle(root.name, train_part, empty, classes, preprocessing, (note,))
+        return DataBundle(root.name, train_part, empty, classes, preprocessing, (note,), split=Split("parts"))
     test_classes, test_files, test_labels = _scan(test_root, known=classes)
     mapped = [classes.index(test_classes[label]) for label in test_labels]
     test_part = ImageFiles(test_root, test_files, mapped, classes, preprocessing)
-    return DataBundle(root.name, train_part, test_part, classes, preprocessing)
+    return DataBundle(root.name, train_part, test_part, classes, preprocessing, split=Split("parts"))
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:

@@ -30,12 +30,14 @@ class LoadedClassifier:
         spec: What ``rebuild`` needs to build it again without weights; for a file, who to ask.
         preprocessing: What its images go through, where that is known.
         class_names: Of its outputs, where they are known.
+        provenance: How it was trained, where lookalike did that.
     """
 
     model: nn.Module
     spec: dict[str, Any]
     preprocessing: Preprocessing | None = None
     class_names: list[str] | None = field(default=None)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_classifier(

@@ -72,10 +72,13 @@ def write_report(
     """
     path = Path(path)
     check_writable(path, overwrite)
+    told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
+        told = test.notes
         if train is None and test.attributes is not None:
             options.setdefault("attributes", test.attributes.train)
-        train, test = test.train if train is None else train, test.test
+        given = test.train if len(test.train) else None
+        train, test = given if train is None else train, test.test
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
     box = find_black_box(model, black_box, data)
     store = embed(model, data, progress=progress)
@@ -94,8 +97,9 @@ def write_report(
             progress=progress,
             **options,
         )
+        card.notes[:0] = told
     samples = samples_of(model, data, store, theirs, n_browse, n_nearest, composite, progress)
-    source = None if train is None or not hasattr(train, "__getitem__") else Batches(train)
+    source = _training_images(model, train)
     page = render(
         {
             "title": title,
@@ -114,6 +118,18 @@ def write_report(
     )
     write_whole(path, page)
     return card
+
+
+def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
+    """Returns the training images, to read those nearest to prototypes again; None for other data than the model's.
+
+    Nearest images are known by number: in other data the same numbers are other images.
+    """
+    if train is None or not hasattr(train, "__getitem__"):
+        return None
+    source = Batches(train)
+    fingerprint = model.training_record.fingerprint
+    return source if fingerprint is None or source.fingerprint() == fingerprint else None
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
