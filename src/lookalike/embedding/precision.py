@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lookalike import checks
 from lookalike.acceleration import Accelerated
 from lookalike.encoder import Encoder
 from lookalike.encoder.calls import n_rows, take_rows
@@ -37,8 +38,7 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
         return
     if precision == "float16" and device.type == "cpu":
         raise LookalikeError("float16 is for GPUs; on a CPU there are float32 and bfloat16")
-    if precision not in PRECISIONS:
-        raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    checks.one_of("precision", precision, PRECISIONS)
     with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
         yield
 
