@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lookalike import checks
@@ -27,7 +26,7 @@ from lookalike.prototype_images import pixels_of, preprocessing_of, value_range_
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import versions
 from lookalike.similarity import Similarity, make_similarity
-from lookalike.untouched import keeps_random_states, keeps_torch_settings
+from lookalike.untouched import FunctionMode, keeps_random_states, keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +85,7 @@ class PatchEncoder(nn.Module):
         return self
 
 
-class _Pooled(TorchFunctionMode):
+class _Pooled(FunctionMode):
     """Keeps what the last operation took that made one value per channel of a map: the average of its positions."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack, _pop_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,6 +176,15 @@ def process_settings(*, loggers: Iterable[str] = (), variables: Iterable[str] = 
     return restore
 
 
+class FunctionMode(TorchFunctionMode):
+    """A torch-function mode that leaves quietly when an interruption has taken it off the stack already."""
+
+    def __exit__(self, *_: object) -> None:
+        modes = _get_current_function_mode_stack()
+        if modes and modes[-1] is self:
+            _pop_mode()
+
+
 def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
     """Makes a function put back torch's grad mode, autocast and function modes at its end.
 
@@ -184,12 +193,15 @@ def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        grad, n_modes = torch.is_grad_enabled(), len(_get_current_function_mode_stack())
+        grad, modes = torch.is_grad_enabled(), _get_current_function_mode_stack()
         autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
 
         def restore() -> None:
-            while len(_get_current_function_mode_stack()) > n_modes:
+            while len(_get_current_function_mode_stack()) > len(modes):
                 _pop_mode()
+            left = len(_get_current_function_mode_stack())  # torch takes them off while one of them is at work
+            for mode in modes[left:]:
+                _push_mode(mode)
             torch.set_grad_enabled(grad)
             for device, enabled, dtype in autocast:
                 torch.set_autocast_enabled(device, enabled)

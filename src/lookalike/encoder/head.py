@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lookalike.encoder.calls import call, n_rows
 from lookalike.errors import LookalikeError
-from lookalike.untouched import in_eval_mode, with_forward_hooks
+from lookalike.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 
 OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -134,7 +133,7 @@ def _no_single_head(
     )
 
 
-class _Sources(TorchFunctionMode):
+class _Sources(FunctionMode):
     """Keeps, for each tensor, the names of the layers that last produced it."""
 
     def __init__(self) -> None:

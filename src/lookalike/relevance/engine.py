@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -23,9 +22,10 @@ from lookalike.relevance.functions import Ruled
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.names import GRADIENT, NO_RULE, STRUCTURAL, changes_in_place, name_of, out_of_place
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
+from lookalike.untouched import FunctionMode
 
 
-class Engine(TorchFunctionMode):
+class Engine(FunctionMode):
     """Runs a forward pass so that its backward pass propagates relevance.
 
     Args:
