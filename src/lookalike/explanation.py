@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
@@ -16,8 +17,9 @@ from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
 from lookalike.profiling import step
-from lookalike.relevance import Composite, lrp, prp
+from lookalike.relevance import COMPOSITES, Composite, lrp, prp
 from lookalike.similarity import euclidean_distances
+from lookalike.untouched import keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,6 +183,7 @@ class Explanation:
         )
 
 
+@keeps_torch_settings
 def explain(
     model: PrototypeModel,
     inputs: Any,
@@ -211,13 +214,19 @@ def explain(
     Raises:
         LookalikeError: If labels or names are not one per input, or ``n_nearest`` is below 1.
     """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     if isinstance(inputs, np.ndarray):
-        inputs = torch.from_numpy(inputs)
+        inputs = torch.as_tensor(checks.tensor("inputs", inputs))
     rows = n_rows(inputs)
-    if n_nearest < 1:
-        raise LookalikeError(f"n_nearest must be at least 1, not {n_nearest}")
-    if labels is not None and len(labels) and not 0 <= min(map(int, labels)) <= max(map(int, labels)) < model.n_classes:
-        raise LookalikeError(f"labels must lie between 0 and {model.n_classes - 1}")
+    checks.whole_number("n_nearest", n_nearest, 1)
+    checks.whole_number("batch_size", batch_size, 1)
+    checks.flag("relevance", relevance)
+    if not isinstance(composite, Composite):
+        _ = COMPOSITES[composite]
+    if labels is not None:
+        labels = checks.class_indices("labels", labels, model.n_classes).tolist()
+    if names is not None:
+        names = checks.names("names", names)
     for what, given in (("labels", labels), ("names", names)):
         if given is not None and len(given) != rows:
             raise LookalikeError(f"there are {rows} inputs and {len(given)} {what}")

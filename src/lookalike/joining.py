@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lookalike.data import Batches
-from lookalike.embedding import EmbeddingStore, warn_of
+from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder
+from lookalike.errors import warn_of
 from lookalike.estimator import NPrototypes, learn_class, numbers_per_class
 from lookalike.files import at_least_single, read_rows
 from lookalike.model import PrototypeModel

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
 from lookalike.classifier import TransparentClassifier, make_classifier
 from lookalike.data import Preprocessing, Split, TrainingRecord
@@ -18,7 +19,6 @@ from lookalike.encoder import (
     blank_inputs,
     device_of,
     dtype_of,
-    evaluating,
     load_weights,
     place,
     rebuild,
@@ -29,6 +29,7 @@ from lookalike.model_card import model_card
 from lookalike.prototype_images import pixels_of
 from lookalike.prototypes import Prototypes
 from lookalike.similarity import Similarity, make_similarity
+from lookalike.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,16 @@ class PrototypeModel(nn.Module):
         training_keys: Tensor | None = None,
     ) -> None:
         super().__init__()
-        device = device_of(encoder)
+        device = device_of(checks.model("encoder", encoder))
+        checks.instance("prototypes", prototypes, Prototypes, "Prototypes")
+        checks.instance("similarity", similarity, Similarity, "a Similarity")
+        checks.instance("classifier", classifier, TransparentClassifier, "a TransparentClassifier")
+        checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+        if images is not None:
+            images = checks.tensor("images", images, (len(prototypes), "M", "H", "W", "C"), kind="whole")
+        if value_range is not None:
+            value_range = checks.tensor("value_range", value_range, (2, "C"), kind="number")
+        checks.optional(checks.mapping, "provenance", provenance)
         self.encoder = encoder
         self.prototypes = prototypes.to(device)
         self.similarity = similarity.to(device)
@@ -117,6 +127,9 @@ class PrototypeModel(nn.Module):
 
     def similarities_of(self, embeddings: Tensor) -> Tensor:
         """Compares embeddings [N, D] with the prototypes; [N, P]."""
+        vectors = self.prototypes.vectors
+        if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
+            raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
         return self.similarity(embeddings, self.prototypes.vectors)  # type: ignore[no-any-return]
 
     def scores_of(self, embeddings: Tensor) -> Tensor:
@@ -152,6 +165,7 @@ class PrototypeModel(nn.Module):
 
     def to_pixels(self, inputs: Tensor) -> Tensor | None:
         """Returns network inputs [N, C, H, W] as uint8 pixels [N, H, W, C] to look at; None if they are no images."""
+        checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
         if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
             return None
         return pixels_of(inputs, self.value_range)
@@ -167,10 +181,12 @@ class PrototypeModel(nn.Module):
         """
         if self.images is None or self.value_range is None:
             return None
+        checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
         low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
         return pixels * (high - low) + low
 
+    @keeps_torch_settings
     @torch.no_grad()
     def decoded_prototypes(self) -> Tensor | None:
         """Returns what the network's own decoder makes of each prototype, uint8 pixels [P, H, W, C].
@@ -183,8 +199,7 @@ class PrototypeModel(nn.Module):
         decode = getattr(network, "decode_embeddings", None)
         if not callable(decode):
             return None
-        with evaluating(network):
-            return self.to_pixels(decode(self.prototypes.vectors))
+        return self.to_pixels(in_eval_mode(network, lambda: decode(self.prototypes.vectors)))
 
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
         """Draws the prototypes, a row per class, each by its nearest training images; first as decoded, if they can be.
@@ -196,6 +211,7 @@ class PrototypeModel(nn.Module):
 
         if self.images is None:
             raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
+        checks.whole_number("per_prototype", per_prototype, 1)
         p, decoded = self.prototypes, self.decoded_prototypes()
         return plot_gallery(
             self.images[:, :per_prototype].numpy(),
@@ -207,6 +223,7 @@ class PrototypeModel(nn.Module):
             ax=ax,
         )
 
+    @keeps_random_states
     def save(
         self,
         folder: str | Path,
@@ -226,6 +243,10 @@ class PrototypeModel(nn.Module):
         Raises:
             LookalikeError: If the folder exists, or the encoder is not one that can be saved.
         """
+        checks.path("folder", folder)
+        checks.flag("images", images)
+        checks.flag("overwrite", overwrite)
+        checks.optional(checks.mapping, "extra_files", extra_files)
         if not isinstance(self.encoder, Encoder):
             name = type(self.encoder).__name__
             raise LookalikeError(
@@ -286,11 +307,11 @@ class PrototypeModel(nn.Module):
         ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
         return buffer.getvalue()
 
+    @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, read: Callable[[Tensor], Tensor]) -> Tensor:
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
-        if batch_size < 1:
-            raise LookalikeError(f"batch_size must be at least 1, not {batch_size}")
+        checks.whole_number("batch_size", batch_size, 1)
         parts, dtype = [], dtype_of(self.encoder)
         with torch.no_grad():
             for start in range(0, max(n_rows(inputs), 1), batch_size):
@@ -299,6 +320,7 @@ class PrototypeModel(nn.Module):
         return torch.cat(parts)
 
 
+@keeps_random_states
 def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """Loads a saved model. Nothing in the folder is executed.
 
@@ -310,6 +332,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
         LookalikeError: If a file is missing or altered, the network cannot be rebuilt without ``model``, or the
             network computes something else than the one that was saved.
     """
+    checks.path("folder", folder)
+    checks.optional(checks.model, "model", model)
     config, tensors = read_artifact(folder)
     if config.get("kind") == "classifier":
         raise LookalikeError(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lookalike import checks
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
@@ -48,7 +49,7 @@ __all__ = [
 
 def list_datasets(pattern: str = "*") -> list[str]:
     """Returns the names of the registered datasets that match a shell pattern."""
-    return DATASETS.names(pattern)
+    return DATASETS.names(checks.text("pattern", pattern))
 
 
 def load_data(source: str | Path, preprocessing: Preprocessing | None = None, *, seed: int = 0) -> DataBundle:
@@ -62,6 +63,9 @@ def load_data(source: str | Path, preprocessing: Preprocessing | None = None, *,
     Raises:
         LookalikeError: If there is neither a dataset nor a folder of that name, or both.
     """
+    checks.path("source", source)
+    checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+    checks.seed("seed", seed)
     if is_dataset(source):
         return DATASETS[str(source)].load(preprocessing)
     if preprocessing is None:

@@ -20,9 +20,11 @@ from torch.utils.data import (
     default_collate,
 )
 
+from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.errors import BrokenImageError, LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike.untouched import random_states, undoing
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
 _LABEL_KEYS = ("labels", "label", "target", "targets", "y")
@@ -83,8 +85,9 @@ class Batches:
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
-        if on_error not in ("stop", "skip"):
-            raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+        checks.one_of("on_error", on_error, ("stop", "skip"))
+        checks.optional(checks.whole_number, "batch_size", batch_size, 1)
+        checks.optional(checks.whole_number, "num_workers", num_workers, 0)
         self.split: Split | None = None
         if isinstance(data, DataBundle):
             self.split, data = data.split, data.train
@@ -101,8 +104,6 @@ class Batches:
             data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         self.num_workers = num_workers or 0
-        if self.batch_size < 1:
-            raise LookalikeError(f"batch_size must be at least 1, not {self.batch_size}")
         self._arrays = _as_arrays(data)
         if self._arrays is not None:
             self.class_names = self._arrays[2]
@@ -169,7 +170,8 @@ class Batches:
         if self._arrays is not None or not self.can_fetch or not len(self):
             return False
         rows = list(range(min(4, len(self)))) if self._rows is None else self._rows[:4].tolist()
-        with torch.random.fork_rng(devices=[]):
+
+        def differ() -> bool:
             for index in rows:
                 try:
                     first, *others = (_split_item(self.dataset[index], index)[0] for _ in range(4))
@@ -177,7 +179,9 @@ class Batches:
                     continue
                 if isinstance(first, Tensor) and not all(_same(first, other) for other in others):
                     return True
-        return False
+            return False
+
+        return undoing(random_states(), differ)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do.
@@ -232,7 +236,7 @@ class Batches:
 
     def _stream(self, dataset: Any, first: int) -> Iterator[Batch]:
         start = 0
-        loader = DataLoader(dataset, self.batch_size, num_workers=0, collate_fn=list)
+        loader = DataLoader(dataset, self.batch_size, num_workers=0, collate_fn=list, generator=torch.Generator())
         for items in loader:
             end = start + len(items)
             if end > first:  # what was done before cannot be left out of a stream, only let pass
@@ -249,6 +253,7 @@ class Batches:
             num_workers=self.num_workers,
             collate_fn=self._gather,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # workers are seeded by it, and not by the global one
         )
         for number, (batch, broken) in enumerate(loader, 1):
             self.skipped.update(broken)
@@ -325,9 +330,23 @@ def _rows_of(loader: DataLoader[Any]) -> np.ndarray | None:
     sampler: Any = batches.sampler if type(batches) is BatchSampler else None
     if batches is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
         return None  # all of them: neither an order nor chance decides what a prototype stands for
-    with torch.random.fork_rng(devices=[]):
-        drawn = list(sampler) if sampler is not None else _flatten(batches)
+    drawn = undoing(_states_of(sampler, batches), lambda: list(sampler) if sampler is not None else _flatten(batches))
     return np.unique(np.asarray(drawn, dtype=np.int64))
+
+
+def _states_of(*samplers: Any) -> Callable[[], None]:
+    """Records the random states that samplers draw from, their own among them; returns what puts them back."""
+    restore_global = random_states()
+    owners = [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]
+    generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+
+    def restore() -> None:
+        restore_global()
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+    return restore
 
 
 def _flatten(sampler: BatchSampler | Any) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lookalike import checks
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json
@@ -43,9 +44,13 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
         classes: list[str],
         transform: Callable[[np.ndarray], Tensor],
     ) -> None:
+        if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or images.dtype != np.uint8:
+            raise checks.unfit("images", images, "an array of uint8 [N, H, W] or [N, H, W, C]")
         self.images = images
-        self.labels = labels
-        self.classes = classes
+        self.classes = checks.names("classes", classes)
+        self.labels = checks.labels_of("labels", labels, self.classes, len(images))
+        if not callable(transform):
+            raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.identity import content_keys
 from lookalike.data.images import IMAGE_SUFFIXES, read_image
@@ -43,10 +44,14 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         classes: list[str],
         transform: Callable[[Image.Image], Tensor],
     ) -> None:
-        self.root = root
-        self.files = list(files)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.classes = classes
+        self.root = checks.path("root", root)
+        self.files = [
+            checks.path("files", file) for file in checks.instance("files", files, Sequence, "a list of files")
+        ]
+        self.classes = checks.names("classes", classes)
+        self.labels = checks.labels_of("labels", labels, self.classes, len(self.files))
+        if not callable(transform):
+            raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
 
     def __len__(self) -> int:
@@ -97,7 +102,9 @@ def load_folder(root: str | Path, preprocessing: Preprocessing, *, seed: int = 0
     Raises:
         LookalikeError: If it is not a folder, has no classes, or a class has no images; each names it.
     """
-    root = Path(root)
+    root = checks.path("root", root)
+    checks.instance("preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+    checks.seed("seed", seed)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise LookalikeError(f"{str(root)!r} {what}; give a folder with one sub-folder of images per class")
@@ -133,7 +140,9 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
         LookalikeError: If a path does not exist, or there is no image at all.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    if isinstance(paths, str | bytes) or not isinstance(paths, Sequence):
+        raise checks.unfit("paths", paths, "a list of files and folders")
+    for path in [checks.path("paths", path) for path in paths]:
         if path.is_dir():
             found += _images_below(path)
         elif path.exists():

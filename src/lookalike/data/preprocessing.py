@@ -1,5 +1,6 @@
 """From an image to what a network takes, and back to what a person can look at."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,11 +11,22 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from lookalike import checks
 from lookalike.data.images import to_eight_bit
 from lookalike.errors import LookalikeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+_LARGEST = 100_000  # pixels along a side
+
+
+def _check_size(name: str, value: tuple[int, int]) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise checks.unfit(name, value, "(height, width)")
+    for side in value:
+        checks.whole_number(name, side, 1, _LARGEST)
 
 
 @dataclass(frozen=True)
@@ -43,13 +55,23 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, Sequence) or isinstance(values, str):
+                raise checks.unfit(name, values, "1 or 3 numbers")
+            for value in values:
+                checks.number(name, value)
+        checks.optional(_check_size, "resize", self.resize if isinstance(self.resize, tuple) else None)
+        checks.optional(_check_size, "crop", self.crop)
+        if self.resize is not None and not isinstance(self.resize, tuple):
+            checks.whole_number("resize", self.resize, 1, _LARGEST)
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise LookalikeError(f"mean and std need 1 or 3 numbers each, not {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise LookalikeError(f"std must be positive, not {self.std}")
         try:
             InterpolationMode(self.interpolation)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise LookalikeError(f"no interpolation is called {self.interpolation!r}") from error
 
     @classmethod

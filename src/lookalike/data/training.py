@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.data.bundle import DATASETS, DataBundle, is_dataset
 from lookalike.data.folders import load_folder
 from lookalike.data.preprocessing import Preprocessing
@@ -25,6 +26,9 @@ def load_training_data(source: str | Path, image_size: int, *, seed: int = 0) ->
     Raises:
         LookalikeError: If there is neither a dataset nor a folder of that name, or both, or an image cannot be read.
     """
+    checks.path("source", source)
+    checks.whole_number("image_size", image_size, 1)
+    checks.seed("seed", seed)
     if is_dataset(source):
         bundle = DATASETS[str(source)].load(None)
         own = bundle.preprocessing

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lookalike import checks
 from lookalike.acceleration import Accelerated
 from lookalike.encoder import Encoder
 from lookalike.encoder.calls import n_rows, take_rows
@@ -41,8 +42,7 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
         return
     if precision == "float16" and device.type == "cpu":
         raise LookalikeError("float16 is for GPUs; on a CPU there are float32 and bfloat16")
-    if precision not in PRECISIONS:
-        raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    checks.one_of("precision", precision, PRECISIONS)
     with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
         yield
 

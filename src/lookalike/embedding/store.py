@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
 from lookalike.files import let_go, read_rows
@@ -41,6 +42,26 @@ class EmbeddingStore:
     skipped: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.embeddings, np.ndarray) or self.embeddings.ndim != 2:
+            raise checks.unfit("embeddings", self.embeddings, "an array [N, D]")
+        if self.embeddings.dtype.kind != "f":
+            raise checks.unfit("embeddings", self.embeddings, "an array of floating-point numbers")
+        for name in ("labels", "indices", "predictions"):
+            values = getattr(self, name)
+            if values is None and name == "predictions":
+                continue
+            if (
+                not isinstance(values, np.ndarray)
+                or values.shape != (len(self.embeddings),)
+                or values.dtype.kind not in "iu"
+            ):
+                raise checks.unfit(name, values, f"an array of {len(self.embeddings)} whole numbers")
+        if len(self.labels) and int(self.labels.min()) < 0:
+            raise LookalikeError(f"labels must not be negative; there is a {int(self.labels.min())}")
+        if self.class_names is not None:
+            checks.names("class_names", self.class_names)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Preprocessing
 from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.networks import NETWORKS
+from lookalike.untouched import keeps_random_states
 
 _FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
 _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
@@ -40,6 +41,7 @@ class LoadedClassifier:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+@keeps_random_states
 def load_classifier(
     spec: str,
     weights: str | Path | None = None,
@@ -62,6 +64,10 @@ def load_classifier(
     Raises:
         LookalikeError: If the spec is of no known form, the model cannot be built, or the weights do not fit.
     """
+    checks.text("spec", spec)
+    checks.optional(checks.path, "weights", weights)
+    checks.optional(checks.mapping, "model_args", model_args)
+    checks.flag("by_order", by_order)
     if Path(spec).is_dir():
         return _open_saved(spec, weights, model_args)
     source, _, name = spec.partition(":")
@@ -86,11 +92,7 @@ def load_classifier(
         except LookalikeError as error:
             raise LookalikeError(f"{error}{_order_hint(state, loaded.model)}") from None
     elif loaded.spec["source"] in ("file", "lookalike"):
-        warnings.warn(
-            f"no weights given: the network is taken with those that {loaded.spec['name']} gives it",
-            LookalikeWarning,
-            stacklevel=2,
-        )
+        warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
     return loaded
 
@@ -110,7 +112,8 @@ def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any
     Raises:
         LookalikeError: If it is of another form.
     """
-    source, _, name = spec.partition(":")
+    source, _, name = checks.text("spec", spec).partition(":")
+    checks.optional(checks.mapping, "args", args)
     if source not in ("torchvision", "timm", "lookalike") or not name:
         raise LookalikeError(
             f"{spec!r} names no network that can be built again; give torchvision:NAME, timm:NAME or lookalike:NAME"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
@@ -16,7 +17,7 @@ from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embed
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import lrp, prp
+from lookalike.relevance import COMPOSITES, lrp, prp
 
 _MAPS_BATCH = 32
 
@@ -49,9 +50,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise LookalikeError(f"{name} must be a whole number of at least 1, not {value!r}")
+            checks.whole_number(name, getattr(self, name), 1)
+        checks.seed("random_state", self.random_state)
+        checks.one_of("scope", self.scope, ("class", "all"))
+        checks.one_of("precision", self.precision, ("float32", "bfloat16"))
+        _ = COMPOSITES[self.composite]
 
 
 @dataclass

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
@@ -24,6 +24,7 @@ from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.untouched import keeps_random_states
 
 _LACKING = {
     "train": "no training data were given",
@@ -34,6 +35,7 @@ _LACKING = {
 }
 
 
+@keeps_random_states
 def evaluate(
     model: PrototypeModel,
     test: Any,
@@ -92,6 +94,10 @@ def evaluate(
         LookalikeError: If a section that was asked for by name lacks what it needs, the black box or the data have
             other classes than the model, or there are no test samples.
     """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    checks.optional(checks.instance, "test_embeddings", test_embeddings, EmbeddingStore, "an EmbeddingStore")
+    checks.optional(checks.path, "resume", resume)
+    checks.progress("progress", progress)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
     told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
@@ -134,7 +140,7 @@ def evaluate(
             aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
             box,
             None if box is None else box.predictions(model, store, data),
-            None if attributes is None else torch.as_tensor(np.asarray(attributes)),
+            None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
             advance,
         )
         check = check_data(model, data, store, train_data, context.train_store)
@@ -214,7 +220,7 @@ def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Lite
 def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
     """Returns the sections to measure, and a note for each that lacks something."""
     if only is not None:
-        if isinstance(only, str) or not only:
+        if isinstance(only, str) or not isinstance(only, Sequence) or not only:
             raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
         asked = [SECTIONS[name] for name in dict.fromkeys(only)]
         for section in asked:

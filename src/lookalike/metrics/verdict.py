@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lookalike import checks
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -24,6 +26,10 @@ class Thresholds:
     auroc_gain: float = 0.02
     divergence_ratio: float = 0.75
     alike: float = 0.98
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            checks.number(name, value)
 
 
 def verdict(

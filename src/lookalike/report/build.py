@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import embed
@@ -18,13 +19,16 @@ from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
+from lookalike.relevance import COMPOSITES
 from lookalike.report.charts import charts_of
 from lookalike.report.gallery import gallery_of
 from lookalike.report.samples import samples_of
+from lookalike.untouched import keeps_random_states
 
 _MATRIX = 20  # classes whose confusion fits into a table
 
 
+@keeps_random_states
 def write_report(
     model: PrototypeModel,
     test: Any,
@@ -70,8 +74,15 @@ def write_report(
     Raises:
         LookalikeError: If the file exists, or the test data are no images.
     """
-    path = Path(path)
-    check_writable(path, overwrite)
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    path = checks.path("path", path)
+    check_writable(path, checks.flag("overwrite", overwrite))
+    checks.text("title", title)
+    checks.whole_number("n_browse", n_browse, 0)
+    checks.whole_number("n_nearest", n_nearest, 1)
+    checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
+    checks.progress("progress", progress)
+    _ = COMPOSITES[composite]
     told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
         told = test.notes
