@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.cli.console import err, guarded, out, print_json, print_table
+from lookalike.cli.console import err, guarded, out, print_json, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
     Device,
     Json,
+    Labels,
     Network,
     OnError,
     Overwrite,
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from lookalike.model import PrototypeModel
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder with one sub-folder of images per class, or a dataset's name.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="A folder with a sub-folder per class or a table of labels, or a dataset's name."
+    ),
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
@@ -68,6 +72,7 @@ def evaluate(
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
@@ -82,7 +87,7 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, labels, network, black_box, black_box_weights, device)
     card = measure(
         converted,
         bundle,
@@ -101,13 +106,14 @@ def evaluate(
     if output is not None:
         card.save(output)
     if json:
-        print_json(card.to_dict())
+        print_json(card.to_dict() | {"passed_over": bundle.passed_over.to_dict()})
     else:
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
         for sentence in card.verdict():
             out.print(f"• {sentence}", markup=False, soft_wrap=True)
         for note in card.notes:
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+        print_notes(bundle.notes)
     failed = _failed(card, min_agreement, max_ghosting)
     for message in failed:
         err.print(f"failed: {message}", style="bold red", markup=False, soft_wrap=True)
@@ -130,6 +136,7 @@ def report(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
@@ -143,7 +150,7 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, labels, network, black_box, black_box_weights, device)
     card = write_report(
         converted,
         bundle,
@@ -163,16 +170,26 @@ def report(
         overwrite=overwrite,
     )
     if json:
-        print_json({"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()})
+        print_json(
+            {"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()}
+            | {"passed_over": bundle.passed_over.to_dict()}
+        )
         return
     for sentence in card.verdict():
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
+    print_notes(bundle.notes)
 
 
 def _open(
-    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
+    model: Path,
+    data: str,
+    labels: str | None,
+    network: str | None,
+    black_box: str | None,
+    weights: Path | None,
+    device: str,
 ) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
     from lookalike.data import load_data
     from lookalike.encoder import load_classifier
@@ -184,7 +201,7 @@ def _open(
         box = load_classifier(black_box, weights).model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    return converted, load_data(data, preprocessing), box
+    return converted, load_data(data, preprocessing, labels=labels, min_classes=1), box
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

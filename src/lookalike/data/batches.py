@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from lookalike.data.bundle import DataBundle
 from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.names import text_of, visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
@@ -298,9 +299,9 @@ def _describe(dataset: Any, index: int) -> str:
     """Names a sample by its file, where the data set tells it."""
     describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
     if callable(describe):
-        return str(describe(index))
+        return visible(str(describe(index)))
     if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
-        return str(samples[index][0])  # torchvision's folders
+        return visible(str(samples[index][0]))  # torchvision's folders
     return f"sample {index}"
 
 
@@ -358,7 +359,7 @@ def _class_names(data: Any) -> list[str] | None:
     names = getattr(data, "classes", None)
     if names is None:
         names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [str(name) for name in names] if isinstance(names, list | tuple) else None
+    return [text_of(str(name)) for name in names] if isinstance(names, list | tuple) else None
 
 
 def _split_item(item: Any, index: int) -> tuple[Any, Any]:

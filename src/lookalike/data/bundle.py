@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json
@@ -90,6 +91,7 @@ class DataBundle:
         preprocessing: What both parts' images go through.
         notes: Anything the user should know, in sentences.
         attributes: Of both parts, where the dataset has any.
+        passed_over: What was in a folder and was not taken, counted by kind.
     """
 
     name: str
@@ -99,6 +101,7 @@ class DataBundle:
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "DataBundle":
         """Returns the same images, prepared otherwise.

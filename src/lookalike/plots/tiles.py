@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike.names import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -76,7 +78,7 @@ def draw_tile(
 
 def shorten(text: str, length: int) -> str:
     """Returns a text of at most ``length`` characters, and one line; ``$`` is no formula."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
 
