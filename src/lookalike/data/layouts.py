@@ -29,9 +29,10 @@ def read_layout(root: str | Path, labels: str | Path | None = None, *, min_class
     tables = find_tables(top, labels)
     layout = _layout_of_rows(top, read_labels(top, tables)) if tables else layout_of_folders(top)
     if len(layout.class_names) < min_classes:
+        remedy = "all classes in its table" if layout.kind == "table" else "all classes' folders in it"
         raise LookalikeError(
             f"{str(root)!r} has one class only, {layout.class_names[0]!r}, and a classifier needs two; "
-            "give the folder in which all classes' folders are"
+            f"give a folder with {remedy}"
         )
     return layout
 

@@ -11,6 +11,7 @@ from typing import Any
 from lookalike.errors import LookalikeError
 
 _DELIMITERS = ",\t;|"
+_RECORD = {"file_name", "filename", "file", "image", "path"}  # keys of one row, and no files
 _CONTAINERS = (
     (b"PK\x03\x04", "a spreadsheet or an archive", "save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "a spreadsheet", "save it as CSV"),
@@ -113,7 +114,8 @@ def _records(path: Path, text: str) -> list[tuple[int, Any]]:
         whole = None
     if isinstance(whole, list):
         return list(enumerate(whole, 1))
-    if isinstance(whole, dict) and len(whole) > 1 and all(isinstance(value, str | int) for value in whole.values()):
+    by_file = path.suffix.lower() not in (".jsonl", ".ndjson") and isinstance(whole, dict) and len(whole) > 1
+    if by_file and not _RECORD.intersection(whole) and all(isinstance(value, str | int) for value in whole.values()):
         return [(k, {"file_name": file, "label": label}) for k, (file, label) in enumerate(whole.items(), 1)]
     records = []
     for number, line in enumerate(text.splitlines(), 1):

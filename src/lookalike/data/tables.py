@@ -176,6 +176,12 @@ def _understand(source: Source, index: _ImageIndex, top: Tree) -> list[tuple[int
     table = read_table(source.path)
     table, files = _file_column(table, source, index)
     labels = _label_column(table, source, files)
+    several = next((k for k, label in enumerate(labels) if label.startswith(("[", "{"))), None)
+    if several is not None:
+        raise LookalikeError(
+            f"line {table.lines[several]} of {str(source.path)!r} has the class {labels[several]!r}; "
+            "an image has one class"
+        )
     parts = [source.part] * len(table.rows) if source.part else _part_column(table, files)
     rows: list[tuple[int, LabelledFile]] = []
     told = table.column(files)

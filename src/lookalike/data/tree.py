@@ -19,6 +19,7 @@ _SYSTEM_WORDS = (
     ".apdisk .git .svn .hg .dvc __pycache__ .pytest_cache .streams @tmp .syncthing .stfolder"
 )
 _SYSTEM = frozenset(_SYSTEM_WORDS.split()) | {"system volume information", "icon\r"}
+_RUBBISH = dict.fromkeys(_SYSTEM, "system") | dict.fromkeys(_THUMBNAILS, "thumbnail")
 _LISTS = (
     ".csv",
     ".tsv",
@@ -183,12 +184,10 @@ def open_tree(root: str | Path) -> Tree:
 
 def _rubbish(name: str) -> str | None:
     """Returns what kind of file or folder nobody means to be read, by its name."""
-    low = name.lower()
-    if low in _THUMBNAILS:
-        return "thumbnail"
-    if low in _SYSTEM or low.startswith(("._", ".trash-")):
-        return "system"
-    return "hidden" if name.startswith(".") else None
+    kind = _RUBBISH.get(name.lower())
+    if kind is None and name[0] == ".":
+        return "system" if name.lower().startswith(("._", ".trash-")) else "hidden"
+    return kind
 
 
 def _not_a_file(entry: "os.DirEntry[str]") -> str | None:
