@@ -6,11 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_notes, print_table, say
+from lookalike.cli.console import (
+    guarded,
+    out,
+    percent,
+    print_facts,
+    print_json,
+    print_line,
+    print_notes,
+    print_table,
+    say,
+)
 from lookalike.cli.options import (
     BatchSize,
     Device,
     Json,
+    Labels,
     Network,
     OnError,
     Overwrite,
@@ -44,7 +55,10 @@ def convert(
         ),
     ],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder with a sub-folder per class, or a dataset's name.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder with a sub-folder per class or a table of labels, or a dataset's name."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
     weights: Annotated[
@@ -75,6 +89,7 @@ def convert(
         str | None, typer.Option(help="Normalisation, e.g. 0.5 or 0.485,0.456,0.406 (one number: grey).")
     ] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, likewise.")] = None,
+    labels: Labels = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     network: Network = None,
@@ -117,7 +132,7 @@ def convert(
     arguments = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
-    bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed))
+    bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
     options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
@@ -242,6 +257,7 @@ def _report(
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
         "notes": list(bundle.notes),
+        "passed_over": bundle.passed_over.to_dict(),
     }
 
 
@@ -294,6 +310,6 @@ def _show(
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:
-            out.print(f"  {message}", markup=False, soft_wrap=True)
+            print_line(message, "  ")
         if len(skipped) > _LISTED_SKIPPED:
             out.print(f"  … and {len(skipped) - _LISTED_SKIPPED} more")

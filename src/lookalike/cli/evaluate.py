@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.cli.console import err, guarded, out, print_json, print_table
+from lookalike.cli.console import err, guarded, out, print_json, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
     Device,
     Json,
+    Labels,
     Network,
     OnError,
     Overwrite,
@@ -75,6 +76,7 @@ def evaluate(
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
@@ -90,7 +92,7 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device, split_seed)
+    converted, bundle, box = _open(model, data, labels, network, black_box, black_box_weights, device, split_seed)
     card = measure(
         converted,
         bundle,
@@ -109,13 +111,14 @@ def evaluate(
     if output is not None:
         card.save(output)
     if json:
-        print_json(card.to_dict())
+        print_json(card.to_dict() | {"passed_over": bundle.passed_over.to_dict()})
     else:
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
         for sentence in card.verdict():
             out.print(f"• {sentence}", markup=False, soft_wrap=True)
         for note in card.notes:
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+        print_notes(bundle.notes)
     failed = _failed(card, min_agreement, max_ghosting)
     for message in failed:
         err.print(f"failed: {message}", style="bold red", markup=False, soft_wrap=True)
@@ -138,6 +141,7 @@ def report(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
@@ -152,7 +156,7 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device, split_seed)
+    converted, bundle, box = _open(model, data, labels, network, black_box, black_box_weights, device, split_seed)
     card = write_report(
         converted,
         bundle,
@@ -172,7 +176,10 @@ def report(
         overwrite=overwrite,
     )
     if json:
-        print_json({"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()})
+        print_json(
+            {"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()}
+            | {"passed_over": bundle.passed_over.to_dict()}
+        )
         return
     for sentence in card.verdict():
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
@@ -180,11 +187,13 @@ def report(
         err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
+    print_notes(bundle.notes)
 
 
 def _open(
     model: Path,
     data: str,
+    labels: str | None,
     network: str | None,
     black_box: str | None,
     weights: Path | None,
@@ -201,7 +210,7 @@ def _open(
         box = load_classifier(black_box, weights).model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    bundle = load_data(data, preprocessing, seed=split_seed_of(converted, split_seed))
+    bundle = load_data(data, preprocessing, seed=split_seed_of(converted, split_seed), labels=labels, min_classes=1)
     return converted, with_roles(bundle, converted.training_record, asked_seed=split_seed), box
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, print_json, say
+from lookalike.cli.console import guarded, out, print_json, print_line, print_notes, say
 from lookalike.cli.options import (
     BatchSize,
     Device,
@@ -19,6 +19,7 @@ from lookalike.cli.options import (
     open_model,
 )
 from lookalike.cli.predict import read_batches, report_skipped
+from lookalike.names import file_name, json_text, name_key
 
 
 @guarded
@@ -48,18 +49,17 @@ def explain(
     json: Json = False,
 ) -> None:
     """Show which prototypes images look like: a picture each, and one JSON file of all."""
-    import json as writer
-
     from lookalike.artifact import fresh_folder
-    from lookalike.data import find_images
+    from lookalike.data import list_images
     from lookalike.errors import LookalikeError
     from lookalike.explanation import explain as explain_inputs
+    from lookalike.files import write_whole
     from lookalike.plots import sheet_axes
     from lookalike.profiling import profiled, step
     from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
-    files = find_images(images)
+    files, passed_over = list_images(images)
     skipped: list[str] = []
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
@@ -79,7 +79,7 @@ def explain(
                 relevance=not no_maps,
                 composite=composite,
             ):
-                picture = f"{len(rows):04d}-{Path(str(found.name)).stem[:80]}.png"
+                picture = f"{len(rows):04d}-{file_name(Path(str(found.name)).stem)}.png"
                 if found.image is not None:
                     (ax,) = sheet_axes(1, len(found.likenesses), with_maps=not no_maps)
                     with step("draw"):
@@ -90,13 +90,21 @@ def explain(
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
-        (folder / "explanations.json").write_text(writer.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / "explanations.json", json_text(rows, indent=2, allow_nan=True) + "\n")
     if json:
-        print_json({"explanations": rows, "skipped": skipped, "output": str(output)})
+        print_json(
+            {
+                "explanations": rows,
+                "skipped": skipped,
+                "output": str(output),
+                "passed_over": passed_over.to_dict(),
+            }
+        )
         return
     for sentence in sentences:
-        out.print(sentence, markup=False, soft_wrap=True)
+        print_line(sentence)
     out.print(f"\n{len(rows)} pictures and explanations.json in {output}", style="bold", markup=False)
+    print_notes(passed_over.sentences())
     report_skipped(skipped)
 
 
@@ -104,9 +112,10 @@ def _labels(names: list[str], class_names: list[str]) -> list[int]:
     from lookalike.errors import LookalikeError
 
     folders = [Path(name).resolve().parent.name for name in names]
-    unknown = [(name, folder) for name, folder in zip(names, folders, strict=True) if folder not in class_names]
+    keys = [name_key(name) for name in class_names]
+    unknown = [(name, folder) for name, folder in zip(names, folders, strict=True) if name_key(folder) not in keys]
     if unknown:
         raise LookalikeError(
             f"{unknown[0][0]!r} lies in a folder {unknown[0][1]!r}, which is none of the model's classes"
         )
-    return [class_names.index(folder) for folder in folders]
+    return [keys.index(name_key(folder)) for folder in folders]

@@ -37,6 +37,15 @@ PrecisionOption = Annotated[
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Write a trace that a browser can open.")
 ]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="A table (CSV, TSV, JSON lines) of DATA's image files and their classes, where its folders do not tell; "
+        "FILE:COLUMN names the column with the classes.",
+    ),
+]
 SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
 

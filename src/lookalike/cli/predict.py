@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike.cli.console import err, guarded, percent, print_json, print_table
+from lookalike.cli.console import err, guarded, percent, print_json, print_notes, print_table
 from lookalike.cli.options import BatchSize, Device, Images, Json, Network, OnError, SavedModel, open_model
+from lookalike.names import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,13 +24,13 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict the class of images, with the prototype that each looks most like."""
-    from lookalike.data import find_images
+    from lookalike.data import list_images
     from lookalike.errors import LookalikeError
     from lookalike.explanation import explain
     from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
-    files = find_images(images)
+    files, passed_over = list_images(images)
     skipped: list[str] = []
     rows: list[dict[str, Any]] = []
     with progress_bar("Predicting", len(files)) as advance:
@@ -48,7 +49,7 @@ def predict(
                 )
             advance(len(names))
     if json:
-        print_json({"predictions": rows, "skipped": skipped})
+        print_json({"predictions": rows, "skipped": skipped, "passed_over": passed_over.to_dict()})
         return
     if not rows:
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
@@ -65,6 +66,7 @@ def predict(
         for row in rows
     ]
     print_table("Predictions", columns, cells)
+    print_notes(passed_over.sentences())
     report_skipped(skipped)
 
 
@@ -99,4 +101,4 @@ def report_skipped(skipped: list[str]) -> None:
     if skipped:
         err.print(f"Skipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped:
-            err.print(f"  {message}", markup=False, soft_wrap=True)
+            err.print(f"  {visible(message)}", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
-from lookalike.cli.options import Device, Json, Overwrite, Seed, SplitSeed, Workers, read_pairs
+from lookalike.cli.options import Device, Json, Labels, Overwrite, Seed, SplitSeed, Workers, read_pairs
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
@@ -44,6 +44,7 @@ def train(
     show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and stop.")] = False,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true, bf16-mixed, 16-mixed.")] = "32-true",
     devices: Annotated[int, typer.Option(min=1, help="On how many devices.")] = 1,
+    labels: Labels = None,
     workers: Workers = 0,
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
@@ -78,7 +79,7 @@ def train(
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
     check_replaceable(output, overwrite=overwrite)
     working = output.resolve().with_name(f"{output.resolve().name}.training")
-    bundle = load_training_data(dataset, chosen.image_size, seed=split_seed or 0)
+    bundle = load_training_data(dataset, chosen.image_size, seed=split_seed or 0, labels=labels)
     going_on = is_unfinished(working)
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     if not helper:
@@ -106,7 +107,10 @@ def train(
     trained.save(output, images=not no_images, overwrite=overwrite)
     shutil.rmtree(working, ignore_errors=True)
     if json:
-        print_json({"output": str(output), "log": trained.log, "provenance": trained.provenance})
+        passed_over = bundle.passed_over.to_dict()
+        print_json(
+            {"output": str(output), "log": trained.log, "provenance": trained.provenance, "passed_over": passed_over}
+        )
     else:
         _show(trained, bundle.notes, output)
 

@@ -23,6 +23,7 @@ from torch.utils.data import (
 from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.names import text_of, visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 from lookalike.untouched import random_states, undoing
 
@@ -316,9 +317,9 @@ def _describe(dataset: Any, index: int) -> str:
     """Names a sample by its file, where the data set tells it."""
     describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
     if callable(describe):
-        return str(describe(index))
+        return visible(str(describe(index)))
     if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
-        return str(samples[index][0])  # torchvision's folders
+        return visible(str(samples[index][0]))  # torchvision's folders
     return f"sample {index}"
 
 
@@ -390,7 +391,7 @@ def _class_names(data: Any) -> list[str] | None:
     names = getattr(data, "classes", None)
     if names is None:
         names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [str(name) for name in names] if isinstance(names, list | tuple) else None
+    return [text_of(str(name)) for name in names] if isinstance(names, list | tuple) else None
 
 
 def _split_item(item: Any, index: int) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike import checks
+from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json
@@ -123,6 +124,7 @@ class DataBundle:
         notes: Anything the user should know, in sentences.
         attributes: Of both parts, where the dataset has any.
         split: How the two parts came about; None where nobody said.
+        passed_over: What was in a folder and was not taken, counted by kind.
     """
 
     name: str
@@ -133,6 +135,7 @@ class DataBundle:
     notes: tuple[str, ...] = ()
     attributes: Attributes | None = None
     split: Split | None = None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "DataBundle":
         """Returns the same images, prepared otherwise.

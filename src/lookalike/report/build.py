@@ -1,6 +1,5 @@
 """Building the report: everything measured and shown, put into one page."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from lookalike.files import write_whole
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
 from lookalike.model import PrototypeModel
+from lookalike.names import json_text, visible
 from lookalike.progress import Advance
 from lookalike.relevance import COMPOSITES
 from lookalike.report.charts import charts_of
@@ -124,7 +124,7 @@ def write_report(
             "confusion": _confusion(card),
             "facts": _facts(card),
             "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": theirs is not None},
-            "data": _as_json({"classes": model.class_names, "samples": samples.shown}),
+            "data": _as_json({"classes": [visible(name) for name in model.class_names], "samples": samples.shown}),
         }
     )
     write_whole(path, page)
@@ -165,6 +165,7 @@ def render(values: Mapping[str, Any]) -> str:
         loader=PackageLoader("lookalike.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -172,10 +173,15 @@ def render(values: Mapping[str, Any]) -> str:
     return environment.get_template("report.html").render(**values)
 
 
+def _shown(value: Any) -> Any:
+    """Returns a value as the page shows it: a name that a browser would obey, hide or turn round is written out."""
+    return visible(value, keep="\n\t") if type(value) is str else value
+
+
 def _as_json(value: Any) -> str:
     """Returns JSON that cannot end the script element that it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&\u2028\u2029":
+    text = json_text(value, separators=(",", ":"))
+    for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
