@@ -7,17 +7,21 @@ from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, is_dataset
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
+from lookalike.data.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 from lookalike.data.glyphs import load_glyphs
-from lookalike.data.images import read_image
+from lookalike.data.images import decode_image, read_image
 from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
 from lookalike.data.training import load_training_data
+from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
 __all__ = [
     "DATASETS",
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
     "Attributes",
     "Augmentation",
     "Batch",
@@ -28,6 +32,7 @@ __all__ = [
     "ImageFiles",
     "Preprocessing",
     "data_folder",
+    "decode_image",
     "find_images",
     "list_datasets",
     "load_celeba",
@@ -39,6 +44,9 @@ __all__ = [
     "load_quickdraw",
     "load_training_data",
     "read_image",
+    "settle_value_range",
+    "value_remark",
+    "warn_of_values",
 ]
 
 

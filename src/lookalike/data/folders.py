@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike.data.bundle import DataBundle
-from lookalike.data.images import IMAGE_SUFFIXES, read_image
+from lookalike.data.formats import IMAGE_SUFFIXES
+from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_json
@@ -52,7 +53,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(read_image(self.files[index])), int(self.labels[index])
+        file, transform = self.files[index], self.transform
+        image = transform.read(file) if isinstance(transform, Preprocessing) else transform(read_image(file))
+        return image, int(self.labels[index])
 
     def describe(self, index: int) -> str:
         """Names a sample by its file."""
