@@ -4,7 +4,9 @@ import ast
 import re
 from typing import Any
 
-_FROM_WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process .*\n(?:\w+\.)*(?:Lookalike|BrokenImage)Error: ", re.S)
+_FROM_WORKER = re.compile(
+    r"\ACaught \w+ in DataLoader worker process .*\n(?:\w+\.)*(?:Lookalike|BrokenImage)Error: ", re.S
+)
 _BROKEN_IMAGE = re.compile(r"cannot read the image (?P<path>'[^\n]*'|\"[^\n]*\"): (?P<reason>[^\n]*)")
 
 

@@ -1,5 +1,6 @@
 """``lookalike evaluate`` and ``lookalike report``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from lookalike.cli.options import (
     BatchSize,
     Device,
     Json,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
@@ -71,6 +73,7 @@ def evaluate(
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -82,7 +85,7 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device, large_images)
     card = measure(
         converted,
         bundle,
@@ -133,6 +136,7 @@ def report(
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -143,7 +147,7 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device, large_images)
     card = write_report(
         converted,
         bundle,
@@ -172,9 +176,15 @@ def report(
 
 
 def _open(
-    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
+    model: Path,
+    data: str,
+    network: str | None,
+    black_box: str | None,
+    weights: Path | None,
+    device: str,
+    large_images: bool,
 ) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
-    from lookalike.data import load_data
+    from lookalike.data import load_data, warn_of_values
     from lookalike.encoder import load_classifier
     from lookalike.errors import LookalikeError
 
@@ -184,7 +194,9 @@ def _open(
         box = load_classifier(black_box, weights).model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    return converted, load_data(data, preprocessing), box
+    bundle = load_data(data, replace(preprocessing, large_images=large_images))
+    warn_of_values(bundle.test, "test")
+    return converted, bundle, box
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

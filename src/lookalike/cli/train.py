@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
-from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers, read_pairs
+from lookalike.cli.options import (
+    AsStored,
+    Device,
+    Json,
+    LargeImages,
+    OnError,
+    Overwrite,
+    Seed,
+    ValueRange,
+    Workers,
+    read_pairs,
+    read_range,
+)
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
@@ -45,6 +57,10 @@ def train(
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true, bf16-mixed, 16-mixed.")] = "32-true",
     devices: Annotated[int, typer.Option(min=1, help="On how many devices.")] = 1,
     workers: Workers = 0,
+    on_error: OnError = "stop",
+    value_range: ValueRange = None,
+    as_stored: AsStored = False,
+    large_images: LargeImages = False,
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -77,7 +93,15 @@ def train(
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
     check_replaceable(output, overwrite=overwrite)
     working = output.resolve().with_name(f"{output.resolve().name}.training")
-    bundle = load_training_data(dataset, chosen.image_size, seed=seed)
+    bundle = load_training_data(
+        dataset,
+        chosen.image_size,
+        seed=seed,
+        value_range=read_range(value_range),
+        as_stored=as_stored,
+        large_images=large_images,
+        on_error=on_error,
+    )
     going_on = is_unfinished(working)
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     if not helper:

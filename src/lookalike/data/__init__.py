@@ -5,9 +5,9 @@ from pathlib import Path
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, is_dataset
+from lookalike.data.decoders import IMAGE_FORMATS, IMAGE_SUFFIXES
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, load_folder
-from lookalike.data.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 from lookalike.data.glyphs import load_glyphs
 from lookalike.data.images import decode_image, read_image
 from lookalike.data.listed import load_celeba, load_cub200

@@ -38,9 +38,7 @@ def needs_crop_first(image: Image.Image, shorter: int) -> bool:
     return width * height > max(MAX_RESIZED_PIXELS, image.width * image.height)
 
 
-def resize_and_crop(
-    image: Image.Image, shorter: int, crop: tuple[int, int] | None, interpolation: str
-) -> Image.Image:
+def resize_and_crop(image: Image.Image, shorter: int, crop: tuple[int, int] | None, interpolation: str) -> Image.Image:
     """Enlarges the shorter side and crops the centre, computing hardly more pixels than the crop has.
 
     The result is that of Pillow's ``resize`` and torchvision's ``center_crop``, to one grey level; "nearest" and "box"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike.data.bundle import DataBundle
-from lookalike.data.formats import IMAGE_SUFFIXES
+from lookalike.data.decoders import IMAGE_SUFFIXES
 from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError

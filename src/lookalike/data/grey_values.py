@@ -161,4 +161,3 @@ def finite_span(values: np.ndarray) -> ValueRange:
 
 def _is_sixteen_bits(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in _DECODED_TO_16_BITS)
-

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from lookalike.data.formats import HEAD_BYTES, name_stranger, readable_formats
+from lookalike.data.decoders import HEAD_BYTES, name_stranger, readable_formats
 from lookalike.data.grey_values import to_eight_bit
 from lookalike.errors import BrokenImageError, LookalikeError
 

@@ -145,7 +145,8 @@ class Preprocessing:
         """Says in a few words what happens to an image."""
         size = self.crop or self.resize
         shape = "any size" if size is None else f"{size[0]}×{size[1]}" if isinstance(size, tuple) else f"{size}"
-        return f"{shape} {'grey' if self.channels == 1 else 'RGB'}"
+        values = "" if self.value_range is None else ", values {:g}…{:g}".format(*self.value_range)
+        return f"{shape} {'grey' if self.channels == 1 else 'RGB'}{values}{', as stored' if self.as_stored else ''}"
 
     def _eight_bit(self, image: Image.Image) -> Image.Image:
         try:

@@ -1,4 +1,4 @@
-"""The image formats that are read: no others are tried, whatever a file is called."""
+"""The decoders that image files are read with: no others are tried, whatever a file is called."""
 
 from PIL import Image
 
@@ -8,7 +8,8 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "AVIF": (".avif", ".avifs"),
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),  # once pillow-heif's opener is registered
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
     "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jpf"),
     "PNG": (".png", ".apng"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
@@ -36,9 +37,9 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"\x89HDF", "an HDF5 file"),
     (128, b"DICM", "a DICOM file"),
-    (4, b"ftypheic", "a HEIC photograph"),
-    (4, b"ftypheix", "a HEIC photograph"),
-    (4, b"ftypmif1", "a HEIC photograph"),
+    (4, b"ftypheic", "a HEIC photograph, which needs pillow-heif and its opener"),
+    (4, b"ftypheix", "a HEIC photograph, which needs pillow-heif and its opener"),
+    (4, b"ftypmif1", "a HEIC photograph, which needs pillow-heif and its opener"),
     (4, b"ftyp", "a video or another file of the MP4 family"),
 )
 HEAD_BYTES = 132  # as many as the signatures need
@@ -62,5 +63,5 @@ def name_stranger(head: bytes) -> str:
         return "it begins with nothing but zeros; the file is damaged"
     for offset, signature, name in _SIGNATURES:
         if head[offset:].startswith(signature):
-            return f"it is {name}; images are read as {', '.join(IMAGE_FORMATS)}"
-    return f"not an image, or damaged in its first bytes; images are read as {', '.join(IMAGE_FORMATS)}"
+            return f"it is {name}; images are read as {', '.join(readable_formats())}"
+    return f"not an image, or damaged in its first bytes; images are read as {', '.join(readable_formats())}"
