@@ -89,7 +89,7 @@ def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> I
 
 
 def array_to_image(array: np.ndarray, value_range: ValueRange | None = None) -> Image.Image:
-    """Makes a picture of an array [H, W], [H, W, 1] or [H, W, 3].
+    """Makes a picture of an array [H, W], [H, W, 1] or [H, W, 3]; of uint8 also [H, W, 4], with transparency.
 
     Args:
         array: uint8 and booleans have their own scale, and so has uint16 (0…65535); whole numbers of other types are
@@ -102,7 +102,8 @@ def array_to_image(array: np.ndarray, value_range: ValueRange | None = None) -> 
     """
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or not array.size:
+    colours = (3, 4) if array.dtype == np.uint8 else (3,)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in colours) or not array.size:
         raise LookalikeError(f"an image must be an array [H, W], [H, W, 1] or [H, W, 3], not {list(array.shape)}")
     kind = array.dtype.kind
     if kind not in "biuf":

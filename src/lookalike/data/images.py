@@ -26,6 +26,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}  # modes that Pillow converts to few others
+
 _BYTES = {"1": 1, "L": 1, "P": 1, "LA": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # of a pixel in memory; others 4
 # What a decoder holds beside the image itself, in bytes per pixel and channel: JPEG 2000 decodes to int32, AVIF and
 # WebP to frames that are copied twice, progressive JPEG keeps int16 coefficients, a TIFF may be one single strip.
@@ -107,6 +109,21 @@ def upright(image: Image.Image) -> Image.Image:
     for entry in _EXIF_ENTRIES:
         turned.info.pop(entry, None)
     return turned
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Converts an image of 8 bits to ``"L"`` or ``"RGB"``. Transparency is dropped: what lies under it shows.
+
+    Raises:
+        BrokenImageError: If its colours cannot be converted.
+    """
+    if image.mode == mode:
+        return image
+    try:
+        between = _BETWEEN.get(image.mode)
+        return (image if between is None else image.convert(between)).convert(mode)
+    except ValueError as error:
+        raise BrokenImageError("", f"its colours ({image.mode}) cannot be converted to {mode}") from error
 
 
 @contextmanager

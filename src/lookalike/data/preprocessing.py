@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lookalike.data.extreme import needs_crop_first, resize_and_crop
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
-from lookalike.data.images import ImageSource, decode_image, naming, one_line, upright
+from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
 from lookalike.errors import BrokenImageError, LookalikeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -98,11 +98,7 @@ class Preprocessing:
             image = self._eight_bit(image)
         else:
             raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")
-        mode = "L" if self.channels == 1 else "RGB"
-        try:
-            image = image if image.mode == mode else image.convert(mode)
-        except ValueError as error:
-            raise BrokenImageError("", f"its colours ({image.mode}) cannot be converted to {mode}") from error
+        image = to_mode(image, "L" if self.channels == 1 else "RGB")
         image = self._fit(image)
         pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, self.channels)
         return self.normalise(pixels.permute(2, 0, 1).float() / 255)
