@@ -24,6 +24,7 @@ from lookalike.encoder import (
     rebuild,
 )
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
 from lookalike.model_card import model_card
 from lookalike.prototype_images import pixels_of
@@ -45,8 +46,9 @@ _GALLERY_PROTOTYPES = 600
 class PrototypeModel(nn.Module):
     """A prototypical self-explainable model.
 
-    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, and
-    leaves the encoder as it was. ``forward`` is differentiable.
+    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, leaves the
+    encoder as it was, and refuses inputs whose embeddings are not finite. ``forward`` is differentiable, and passes NaN
+    values on.
 
     Args:
         encoder: Maps inputs to embeddings [N, D].
@@ -312,11 +314,14 @@ class PrototypeModel(nn.Module):
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)
-        parts, dtype = [], dtype_of(self.encoder)
+        parts, finite, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
             for start in range(0, max(n_rows(inputs), 1), batch_size):
                 rows = take_rows(inputs, slice(start, start + batch_size))
-                parts.append(read(self.encoder(place(rows, self.device, dtype))))
+                embeddings = self.encoder(place(rows, self.device, dtype))
+                finite.append(embeddings.isfinite().all(1))
+                parts.append(read(embeddings))
+            check_finite_rows(torch.cat(finite))  # at the end: a GPU is waited for once
         return torch.cat(parts)
 
 

@@ -1,6 +1,7 @@
 """``lookalike convert``."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,12 @@ from lookalike.cli.console import (
     say,
 )
 from lookalike.cli.options import (
+    AsStored,
     BatchSize,
     Device,
     Json,
     Labels,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
@@ -29,10 +32,12 @@ from lookalike.cli.options import (
     Profile,
     Seed,
     SplitSeed,
+    ValueRange,
     Workers,
     open_model,
     pick_device,
     read_pairs,
+    read_range,
     split_seed_of,
 )
 
@@ -90,6 +95,9 @@ def convert(
     ] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation, likewise.")] = None,
     labels: Labels = None,
+    value_range: ValueRange = None,
+    as_stored: AsStored = False,
+    large_images: LargeImages = False,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     network: Network = None,
@@ -116,7 +124,7 @@ def convert(
     """Convert a trained classifier into one that explains itself by its prototypes."""
     from lookalike.artifact import check_replaceable
     from lookalike.clustering import CLUSTERERS
-    from lookalike.data import Batches, load_data
+    from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
@@ -128,11 +136,15 @@ def convert(
     numbers = _numbers(n_prototypes)
     make_similarity(similarity)
     bytes_of(memory_limit)
+    reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
+    reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
     preprocessing = _adjusted(preprocessing, image_size, mean, std)
     bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)
+    bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
+    bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
     options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
@@ -197,8 +209,6 @@ def _adjusted(
     preprocessing: "Preprocessing | None", size: int | None, mean: str | None, std: str | None
 ) -> "Preprocessing | None":
     """Applies --image-size, --mean and --std."""
-    from dataclasses import replace
-
     from lookalike.data import Preprocessing
     from lookalike.errors import LookalikeError
 

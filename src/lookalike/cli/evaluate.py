@@ -1,16 +1,18 @@
 """``lookalike evaluate`` and ``lookalike report``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.cli.console import err, guarded, out, print_json, print_notes, print_table
+from lookalike.cli.console import err, guarded, out, print_json, print_table
 from lookalike.cli.options import (
     BatchSize,
     Device,
     Json,
     Labels,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
@@ -19,7 +21,6 @@ from lookalike.cli.options import (
     SplitSeed,
     Workers,
     open_model,
-    split_seed_of,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def evaluate(
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
@@ -92,7 +94,17 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, labels, network, black_box, black_box_weights, device, split_seed)
+    converted, bundle, box = _open(
+        model,
+        data,
+        labels=labels,
+        network=network,
+        black_box=black_box,
+        weights=black_box_weights,
+        device=device,
+        split_seed=split_seed,
+        large_images=large_images,
+    )
     card = measure(
         converted,
         bundle,
@@ -118,7 +130,6 @@ def evaluate(
             out.print(f"• {sentence}", markup=False, soft_wrap=True)
         for note in card.notes:
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
-        print_notes(bundle.notes)
     failed = _failed(card, min_agreement, max_ghosting)
     for message in failed:
         err.print(f"failed: {message}", style="bold red", markup=False, soft_wrap=True)
@@ -145,6 +156,7 @@ def report(
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
@@ -156,7 +168,17 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, labels, network, black_box, black_box_weights, device, split_seed)
+    converted, bundle, box = _open(
+        model,
+        data,
+        labels=labels,
+        network=network,
+        black_box=black_box,
+        weights=black_box_weights,
+        device=device,
+        split_seed=split_seed,
+        large_images=large_images,
+    )
     card = write_report(
         converted,
         bundle,
@@ -187,20 +209,22 @@ def report(
         err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
-    print_notes(bundle.notes)
 
 
 def _open(
     model: Path,
     data: str,
+    *,
     labels: str | None,
     network: str | None,
     black_box: str | None,
     weights: Path | None,
     device: str,
     split_seed: int | None,
+    large_images: bool,
 ) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
-    from lookalike.data import load_data, with_roles
+    """Opens a saved model, the data to test it on, and a black box to compare it with."""
+    from lookalike.data import load_data, warn_of_values, with_roles
     from lookalike.encoder import load_classifier
     from lookalike.errors import LookalikeError
 
@@ -210,8 +234,12 @@ def _open(
         box = load_classifier(black_box, weights).model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    bundle = load_data(data, preprocessing, seed=split_seed_of(converted, split_seed), labels=labels, min_classes=1)
-    return converted, with_roles(bundle, converted.training_record, asked_seed=split_seed), box
+    own_seed = split_seed_of(converted, split_seed)
+    reading = replace(preprocessing, large_images=large_images)
+    bundle = load_data(data, reading, seed=own_seed, labels=labels, min_classes=1)
+    bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
+    warn_of_values(bundle.test, "test")
+    return converted, bundle, box
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

@@ -1,5 +1,6 @@
 """``lookalike explain``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from lookalike.cli.options import (
     Device,
     Images,
     Json,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
@@ -18,7 +20,7 @@ from lookalike.cli.options import (
     SavedModel,
     open_model,
 )
-from lookalike.cli.predict import read_batches, report_skipped
+from lookalike.cli.predict import read_batches, report_remarks, report_skipped
 from lookalike.names import file_name, json_text, name_key
 
 
@@ -43,6 +45,7 @@ def explain(
     network: Network = None,
     batch_size: BatchSize = 64,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     device: Device = "auto",
     profile: Profile = None,
@@ -60,7 +63,9 @@ def explain(
 
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
+    preprocessing = replace(preprocessing, large_images=large_images)
     skipped: list[str] = []
+    remarks: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
     with (
@@ -68,7 +73,7 @@ def explain(
         profiled(profile, say),
         progress_bar("Explaining", len(files)) as advance,
     ):
-        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
+        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
             for found in explain_inputs(
                 converted,
@@ -96,6 +101,7 @@ def explain(
             {
                 "explanations": rows,
                 "skipped": skipped,
+                "remarks": remarks,
                 "output": str(output),
                 "passed_over": passed_over.to_dict(),
             }
@@ -106,6 +112,7 @@ def explain(
     out.print(f"\n{len(rows)} pictures and explanations.json in {output}", style="bold", markup=False)
     print_notes(passed_over.sentences())
     report_skipped(skipped)
+    report_remarks(remarks)
 
 
 def _labels(names: list[str], class_names: list[str]) -> list[int]:

@@ -26,6 +26,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 OnError = Annotated[
     Literal["stop", "skip"], typer.Option(help="An image that cannot be read: 'stop', or 'skip' and list it.")
 ]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        "--value-range",
+        metavar="LOW,HIGH",
+        help="The values of black and white, for greys of 16 or 32 bits and floats; else 0…65535, or as found.",
+    ),
+]
+AsStored = Annotated[
+    bool, typer.Option("--as-stored", help="Do not turn photographs upright by their EXIF orientation.")
+]
+LargeImages = Annotated[
+    bool, typer.Option("--large-images", help="Read images beyond Pillow's limit of 179 million pixels, too.")
+]
 Network = Annotated[
     str | None,
     typer.Option(help="path/to/file.py:function that makes the network, where a saved model cannot name it."),
@@ -66,6 +80,20 @@ def read_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:
             given[name] = text
     return given
+
+
+def read_range(text: str | None) -> tuple[float, float] | None:
+    """Reads --value-range."""
+    from lookalike.data.grey_values import checked_range
+    from lookalike.errors import LookalikeError
+
+    if text is None:
+        return None
+    try:
+        low, high = (float(number) for number in text.split(","))
+        return checked_range((low, high))
+    except ValueError as error:
+        raise LookalikeError(f"--value-range takes LOW,HIGH with LOW < HIGH, e.g. 0,4095, not {text!r}") from error
 
 
 def pick_device(name: str) -> Any:

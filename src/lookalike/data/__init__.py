@@ -6,21 +6,25 @@ from lookalike import checks
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
+from lookalike.data.decoders import IMAGE_FORMATS, IMAGE_SUFFIXES
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, list_images, load_folder
 from lookalike.data.glyphs import load_glyphs
-from lookalike.data.images import read_image
+from lookalike.data.images import decode_image, read_image
 from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
 from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.training import load_training_data
+from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
 __all__ = [
     "DATASETS",
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
     "Attributes",
     "Augmentation",
     "Batch",
@@ -34,6 +38,7 @@ __all__ = [
     "Split",
     "TrainingRecord",
     "data_folder",
+    "decode_image",
     "find_images",
     "list_datasets",
     "list_images",
@@ -46,6 +51,9 @@ __all__ = [
     "load_quickdraw",
     "load_training_data",
     "read_image",
+    "settle_value_range",
+    "value_remark",
+    "warn_of_values",
     "with_roles",
 ]
 

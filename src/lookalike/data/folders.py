@@ -61,7 +61,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(read_image(self.files[index])), int(self.labels[index])
+        file, transform = self.files[index], self.transform
+        image = transform.read(file) if isinstance(transform, Preprocessing) else transform(read_image(file))
+        return image, int(self.labels[index])
 
     def describe(self, index: int) -> str:
         """Names a sample by its file."""

@@ -12,8 +12,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from lookalike import checks
-from lookalike.data.images import to_eight_bit
-from lookalike.errors import LookalikeError
+from lookalike.data.extreme import needs_crop_first, resize_and_crop
+from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
+from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
+from lookalike.errors import BrokenImageError, LookalikeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,6 +43,11 @@ class Preprocessing:
         mean: Per channel, of values in [0, 1]. Its length says whether the network takes grey (1) or RGB (3).
         std: Per channel.
         interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+        value_range: The values of black and white, (low, high), for greys of more than 8 bits: one scale for all
+            images. None takes 0…65535 for unsigned 16 bits and refuses signed, 32-bit and floating-point greys.
+        as_stored: Leave images as their pixels are stored; else they are turned upright by their EXIF orientation.
+        large_images: Read files beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too. It concerns this machine,
+            and is not kept in ``to_dict``.
 
     Example:
         >>> grey = Preprocessing.square(28, mean=(0.5,), std=(0.5,))
@@ -53,6 +60,9 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    value_range: tuple[float, float] | None = None
+    as_stored: bool = False
+    large_images: bool = False
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -73,6 +83,8 @@ class Preprocessing:
             InterpolationMode(self.interpolation)
         except (ValueError, TypeError) as error:
             raise LookalikeError(f"no interpolation is called {self.interpolation!r}") from error
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", checked_range(self.value_range))
 
     @classmethod
     def square(cls, size: int, **options: Any) -> "Preprocessing":
@@ -92,17 +104,40 @@ class Preprocessing:
         """Prepares one image.
 
         Args:
-            image: A picture of any mode, or an array [H, W], [H, W, 1] or [H, W, 3] of uint8.
+            image: A picture of any mode, turned upright if it has an EXIF orientation (see ``as_stored``), or an array
+                [H, W], [H, W, 1] or [H, W, 3] of uint8; of other numbers with ``value_range``.
 
         Returns:
             float32 [C, H, W].
+
+        Raises:
+            LookalikeError: If the image has no scale of its own, or its colours cannot be converted.
+            BrokenImageError: If it cannot be decoded, has NaN pixels, or would be huge after resizing.
         """
         if isinstance(image, np.ndarray):
-            image = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
-        image = to_eight_bit(image).convert("L" if self.channels == 1 else "RGB")
+            image = array_to_image(image, self.value_range)
+        elif isinstance(image, Image.Image):
+            image = self._eight_bit(image)
+        else:
+            raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")
+        image = to_mode(image, "L" if self.channels == 1 else "RGB")
         image = self._fit(image)
         pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, self.channels)
         return self.normalise(pixels.permute(2, 0, 1).float() / 255)
+
+    def read(self, source: ImageSource) -> Tensor:
+        """Reads an image file and prepares it; [C, H, W].
+
+        Args:
+            source: A file, or its content as a stream.
+
+        Raises:
+            BrokenImageError: If it cannot be read; it names the file.
+            LookalikeError: If its values have no scale of their own.
+        """
+        image = decode_image(source, large_images=self.large_images)
+        with naming(source):
+            return self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Maps pixels [..., C, H, W] in [0, 1] to the network's input."""
@@ -114,7 +149,9 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        del values["large_images"]  # what one machine may read is no property of a model
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
@@ -126,9 +163,19 @@ class Preprocessing:
         """Says in a few words what happens to an image."""
         size = self.crop or self.resize
         shape = "any size" if size is None else f"{size[0]}×{size[1]}" if isinstance(size, tuple) else f"{size}"
-        return f"{shape} {'grey' if self.channels == 1 else 'RGB'}"
+        values = "" if self.value_range is None else ", values {:g}…{:g}".format(*self.value_range)
+        return f"{shape} {'grey' if self.channels == 1 else 'RGB'}{values}{', as stored' if self.as_stored else ''}"
+
+    def _eight_bit(self, image: Image.Image) -> Image.Image:
+        try:
+            image.load()  # an image may be opened and not yet decoded
+        except Exception as error:  # decoders raise whatever their damaged input leads them to
+            raise BrokenImageError("", one_line(error)) from error
+        return to_eight_bit(image if self.as_stored else upright(image), self.value_range)
 
     def _fit(self, image: Image.Image) -> Image.Image:
+        if isinstance(self.resize, int) and needs_crop_first(image, self.resize):
+            return resize_and_crop(image, self.resize, self.crop, self.interpolation)
         if self.resize is not None:
             wanted = [self.resize] if isinstance(self.resize, int) else list(self.resize)
             interpolation = InterpolationMode(self.interpolation)
