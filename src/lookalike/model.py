@@ -140,7 +140,7 @@ class PrototypeModel(nn.Module):
         """Returns network inputs [N, C, H, W] as uint8 pixels [N, H, W, C] to look at; None if they are no images."""
         if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
             return None
-        return pixels_of(inputs, self.value_range)
+        return pixels_of(inputs, self.value_range, self.preprocessing)
 
     def prototype_inputs(self, rank: int = 0) -> Tensor | None:
         """Returns the network inputs [P, C, H, W] of the training images nearest to each prototype.
@@ -155,6 +155,8 @@ class PrototypeModel(nn.Module):
             return None
         low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
+        if self.preprocessing is not None:
+            pixels = self.preprocessing.reordered(pixels)
         return pixels * (high - low) + low
 
     @torch.no_grad()
