@@ -22,7 +22,7 @@ from lookalike.data.preprocessing import Preprocessing
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's codes
 _READ = frozenset(
-    [
+    {
         "do_resize",
         "size",
         "resample",
@@ -41,10 +41,10 @@ _READ = frozenset(
         "include_top",
         "do_flip_channel_order",
         "image_processor_type",
-    ]
+    }
 )
-_WITHOUT_EFFECT = frozenset(  # on the pixels of one picture
-    [
+_WITHOUT_EFFECT = frozenset(
+    {
         "auto_map",
         "backend",
         "data_format",
@@ -62,7 +62,7 @@ _WITHOUT_EFFECT = frozenset(  # on the pixels of one picture
         "return_tensors",
         "use_fast",
         "valid_kwargs",
-    ]
+    }
 )
 _OTHER_OUTPUTS = {  # what these make is no image
     "ImageGPTImageProcessor": "colour clusters",
