@@ -272,7 +272,8 @@ def _joined_images(
     new = torch.unique(wanted[wanted >= offset])
     for rows in new.split(batches.batch_size):
         inputs = batches.fetch((rows - offset).tolist())
-        held |= dict(zip(rows.tolist(), pixels_of(inputs, model.value_range.cpu()), strict=True))
+        pixels = pixels_of(inputs, model.value_range.cpu(), model.preprocessing)
+        held |= dict(zip(rows.tolist(), pixels, strict=True))
     if any(index not in held for index in wanted.flatten().tolist()):
         return None
     return torch.stack([torch.stack([held[index] for index in row]) for row in wanted.tolist()])

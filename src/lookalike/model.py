@@ -170,7 +170,7 @@ class PrototypeModel(nn.Module):
         checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
         if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
             return None
-        return pixels_of(inputs, self.value_range)
+        return pixels_of(inputs, self.value_range, self.preprocessing)
 
     def prototype_inputs(self, rank: int = 0) -> Tensor | None:
         """Returns the network inputs [P, C, H, W] of the training images nearest to each prototype.
@@ -186,6 +186,8 @@ class PrototypeModel(nn.Module):
         checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
         low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
+        if self.preprocessing is not None:
+            pixels = self.preprocessing.reordered(pixels)
         return pixels * (high - low) + low
 
     @keeps_torch_settings

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lookalike.classifier import NearestPrototype
+from lookalike.data import Preprocessing
 from lookalike.encoder import describe_spec
 from lookalike.names import visible
 from lookalike.prototypes import Prototypes
@@ -30,6 +31,7 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         "|---|---|",
         f"| network | `{network}`, cut before `{encoder['head'] or 'nothing: its output is the embedding'}` |",
         f"| embedding | {encoder['embedding_dim']} dimensions |",
+        f"| images | {_images(config.get('preprocessing'))} |",
         f"| similarity | {_called(config['similarity'])} |",
         f"| classifier | {_called(config['classifier'])} |",
         f"| classes | {len(prototypes.class_names)} |",
@@ -62,6 +64,12 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         lines += ["```", "", "```sh"]
         lines += ["lookalike predict path/to/this/folder IMAGES --network path/to/file.py:function", "```"]
     return "\n".join(lines) + "\n"
+
+
+def _images(preprocessing: Mapping[str, Any] | None) -> str:
+    if not preprocessing:
+        return "ready tensors: how to prepare an image was not told"
+    return _cell(Preprocessing.from_dict(dict(preprocessing)).describe())
 
 
 def _share(value: float | None) -> str:

@@ -424,5 +424,6 @@ def _read_images(batches: Batches, places: Tensor) -> Tensor | None:
     inputs = batches.fetch(unique)
     if not isinstance(inputs, Tensor) or inputs.shape[1] not in (1, 3):
         return None
-    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing_of(batches)))
+    preprocessing = preprocessing_of(batches)
+    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing), preprocessing)
     return pixels[torch.from_numpy(position.reshape(samples.shape))]

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from lookalike.data import Preprocessing
-from lookalike.data.extreme import MAX_RESIZED_PIXELS, resize_and_crop, resized_size
+from lookalike.data.extreme import MAX_RESIZED_PIXELS, resize_and_crop
+from lookalike.data.geometry import resized_size
 from lookalike.errors import BrokenImageError
 
 RNG = np.random.default_rng(0)
@@ -53,5 +54,5 @@ def test_without_a_crop_an_extreme_shape_is_refused():
 
 def test_usual_shapes_are_far_from_the_bound():
     for width, height in ((6000, 4000), (20_000, 1000), (12_000, 2000)):
-        resized = resized_size(width, height, 512)
+        resized = resized_size(height, width, 512, "stretch")
         assert resized[0] * resized[1] < MAX_RESIZED_PIXELS

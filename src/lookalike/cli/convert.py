@@ -40,6 +40,16 @@ from lookalike.cli.options import (
     read_range,
     split_seed_of,
 )
+from lookalike.cli.preprocessing import (
+    Crop,
+    ImageOptions,
+    ImageSize,
+    Interpolation,
+    Mean,
+    Resize,
+    Std,
+    adjust_preprocessing,
+)
 
 if TYPE_CHECKING:
     from lookalike.data import DataBundle, Preprocessing
@@ -87,13 +97,12 @@ def convert(
         str, typer.Option(help="l2, mahalanobis, head, cosine, … (an unknown name lists them)")
     ] = "l2",
     clusterer: Annotated[str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.")] = "kmeans",
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="The network's input size, if not its usual one.")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Normalisation, e.g. 0.5 or 0.485,0.456,0.406 (one number: grey).")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Normalisation, likewise.")] = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Std = None,
     labels: Labels = None,
     value_range: ValueRange = None,
     as_stored: AsStored = False,
@@ -141,7 +150,11 @@ def convert(
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
-    preprocessing = _adjusted(preprocessing, image_size, mean, std)
+    images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
+    problem = getattr(source, "preprocessing_problem", None)
+    preprocessing, changes = adjust_preprocessing(preprocessing, images, problem)
+    for change in changes:
+        say(change)
     bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)
     bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
     bundle = settle_value_range(bundle)
@@ -205,38 +218,6 @@ def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **option
     return convert(source, bundle, working_folder=folder, class_names=bundle.class_names, **options)
 
 
-def _adjusted(
-    preprocessing: "Preprocessing | None", size: int | None, mean: str | None, std: str | None
-) -> "Preprocessing | None":
-    """Applies --image-size, --mean and --std."""
-    from lookalike.data import Preprocessing
-    from lookalike.errors import LookalikeError
-
-    given: dict[str, Any] = {
-        name: _floats(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None
-    }
-    if preprocessing is None:
-        if size is None and not given:
-            return None
-        if size is None or len(given) != 2:
-            raise LookalikeError(
-                "the model does not tell what its images go through: give --image-size, --mean and --std together"
-            )
-        return Preprocessing.square(size, **given)
-    if size is not None:
-        preprocessing = preprocessing.with_size(size)
-    return replace(preprocessing, **given) if given else preprocessing
-
-
-def _floats(name: str, text: str) -> tuple[float, ...]:
-    from lookalike.errors import LookalikeError
-
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError as error:
-        raise LookalikeError(f"--{name} takes one or three numbers with commas between, not {text!r}") from error
-
-
 def _numbers(text: str) -> Any:
     """Reads --n-prototypes."""
     from lookalike.errors import LookalikeError
@@ -264,6 +245,7 @@ def _report(
         "test": found.to_dict() if found else None,
         "provenance": model.provenance,
         "preprocessing": model.preprocessing.to_dict() if model.preprocessing else None,
+        "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
         "notes": list(bundle.notes),

@@ -21,6 +21,7 @@ from lookalike.cli.options import (
     SplitSeed,
     Workers,
     open_model,
+    split_seed_of,
 )
 
 if TYPE_CHECKING:

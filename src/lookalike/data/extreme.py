@@ -8,7 +8,7 @@ import math
 
 from PIL import Image
 
-from lookalike.errors import BrokenImageError
+from lookalike.data.geometry import resized_size
 
 MAX_RESIZED_PIXELS = 1 << 24  # beyond this the crop comes first; no photograph's resized form is as large
 
@@ -25,20 +25,12 @@ _FILTERS = {
 _SPARE = 2  # pixels beyond the filter's reach
 
 
-def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
-    """Returns (width, height) after the shorter side is resized, rounded as torchvision does."""
-    if width <= height:
-        return shorter, int(shorter * height / width)
-    return int(shorter * width / height), shorter
+def would_be_huge(resized: tuple[int, int], stored: tuple[int, int]) -> bool:
+    """Says whether an image of one size would be huge after it is resized to another; both (height, width)."""
+    return resized[0] * resized[1] > max(MAX_RESIZED_PIXELS, stored[0] * stored[1])
 
 
-def needs_crop_first(image: Image.Image, shorter: int) -> bool:
-    """Says whether an image would be huge after its shorter side is resized."""
-    width, height = resized_size(image.width, image.height, shorter)
-    return width * height > max(MAX_RESIZED_PIXELS, image.width * image.height)
-
-
-def resize_and_crop(image: Image.Image, shorter: int, crop: tuple[int, int] | None, interpolation: str) -> Image.Image:
+def resize_and_crop(image: Image.Image, shorter: int, crop: tuple[int, int], interpolation: str) -> Image.Image:
     """Enlarges the shorter side and crops the centre, computing hardly more pixels than the crop has.
 
     The result is that of Pillow's ``resize`` and torchvision's ``center_crop``, to one grey level; "nearest" and "box"
@@ -49,17 +41,8 @@ def resize_and_crop(image: Image.Image, shorter: int, crop: tuple[int, int] | No
         shorter: The length of the shorter side.
         crop: (height, width). Beyond the resized image it is black.
         interpolation: A filter's name.
-
-    Raises:
-        BrokenImageError: If there is no crop: the result would be huge.
     """
-    width, height = resized_size(image.width, image.height, shorter)
-    if crop is None:
-        raise BrokenImageError(
-            "",
-            f"its {image.width:,}×{image.height:,} pixels would be resized to {width:,}×{height:,}; "
-            "crop it to a usual shape, or give the preprocessing a crop",
-        )
+    height, width = resized_size(image.height, image.width, shorter, "stretch")
     filter_, reach = _FILTERS[interpolation]
     crop_height, crop_width = crop
     left, taken_width, pad_left = _centre(width, crop_width)

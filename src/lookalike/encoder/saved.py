@@ -54,7 +54,7 @@ def open_classifier(folder: str | Path) -> LoadedClassifier:
         model = rebuild(spec).eval()
         load_weights(model, tensors, f"the saved weights in {str(folder)!r}")
         preprocessing = Preprocessing.from_dict(given) if given else None
-        return LoadedClassifier(model, spec, preprocessing, config["class_names"], config["provenance"])
+        return LoadedClassifier(model, spec, preprocessing, config["class_names"], provenance=config["provenance"])
     except (KeyError, TypeError, AttributeError) as error:
         raise LookalikeError(f"the saved classifier in {str(folder)!r} is not as this version writes it") from error
 

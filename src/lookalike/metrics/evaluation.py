@@ -278,6 +278,7 @@ def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
         "model": fingerprint_tensors({k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}),
         "similarity": {"name": model.similarity.name, "options": model.similarity.options()},
         "classifier": {"name": model.classifier.name, "options": model.classifier.options()},
+        "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "black_box": None if box is None else fingerprint_tensors(box.encoder.model.state_dict()),
         "test_data": context.test_store.info.get("data"),
         "train_data": None if context.train_store is None else context.train_store.info.get("data"),

@@ -234,6 +234,7 @@ def _facts(card: Scorecard) -> list[tuple[str, str]]:
     facts = [
         ("method", str(provenance.get("method", "–"))),
         ("options of the model", _plain({k: v for k, v in provenance.items() if not isinstance(v, dict)})),
+        ("images as", str(info.get("images_as") or "ready tensors")),
         ("similarity", _plain(info["similarity"])),
         ("classifier", _plain(info["classifier"])),
         ("options of the evaluation", _plain(options)),
