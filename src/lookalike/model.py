@@ -22,10 +22,12 @@ from lookalike.encoder import (
     load_weights,
     place,
     rebuild,
+    unwrapped,
 )
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model_card import model_card
+from lookalike.networks import without_head
 from lookalike.prototype_images import pixels_of
 from lookalike.prototypes import Prototypes
 from lookalike.similarity import Similarity, make_similarity
@@ -288,7 +290,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
 
     Args:
         folder: What ``save`` wrote.
-        model: The network, where it was made by the user's own code. A copy of it gets the saved weights.
+        model: The network, where it was made by the user's own code. A copy of it gets the saved weights; what wraps it
+            for several devices or compilation comes off.
 
     Raises:
         LookalikeError: If a file is missing or altered, the network cannot be rebuilt without ``model``, or the
@@ -321,7 +324,9 @@ def _assemble(
             )
         model = rebuild(described["spec"])
     else:
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(unwrapped(model))
+        if (described["spec"] or {}).get("name") == "without-head":  # its weights had none when it was converted
+            without_head(model, head=described["spec"]["args"]["head"])
     model.eval()
     load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
     head = described["head"] or "output"

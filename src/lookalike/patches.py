@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import as_encoder, name_samples, warn_of
-from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, load_classifier, place
+from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, head_of, load_classifier, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.errors import LookalikeError
 from lookalike.estimator import NPrototypes, learn_prototypes
@@ -274,7 +274,9 @@ class PatchKMEx:
         _ = CLUSTERERS[clusterer]
         if n_images < 1 or (max_patches is not None and max_patches < 1):
             raise LookalikeError("n_images and max_patches must be at least 1")
-        self.model = model.model if isinstance(model, LoadedClassifier) else model
+        if isinstance(model, LoadedClassifier):
+            model, head = model.model, head_of(model, head)
+        self.model = model
         self.n_prototypes = n_prototypes
         self.similarity = make_similarity(similarity, similarity_options)
         self.clusterer = clusterer

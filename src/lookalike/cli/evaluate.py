@@ -39,7 +39,11 @@ BlackBox = Annotated[
     str | None,
     typer.Option("--black-box", help="Compare with this network, e.g. file.py:function; else with the one converted."),
 ]
-Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights, .safetensors or .pth.")]
+Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights: a checkpoint of any kind.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option("--black-box-weights-key", metavar="NAME", help="Which of them, where several sets fit."),
+]
 
 
 @guarded
@@ -64,6 +68,7 @@ def evaluate(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
@@ -82,7 +87,7 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, network, (black_box, black_box_weights, black_box_weights_key), device)
     card = measure(
         converted,
         bundle,
@@ -129,6 +134,7 @@ def report(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
     network: Network = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
@@ -143,7 +149,7 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(model, data, network, (black_box, black_box_weights, black_box_weights_key), device)
     card = write_report(
         converted,
         bundle,
@@ -172,7 +178,11 @@ def report(
 
 
 def _open(
-    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
+    model: Path,
+    data: str,
+    network: str | None,
+    black_box: tuple[str | None, Path | None, str | None],
+    device: str,
 ) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
     from lookalike.data import load_data
     from lookalike.encoder import load_classifier
@@ -180,9 +190,15 @@ def _open(
 
     converted, preprocessing = open_model(model, network, device)
     box: Any = None
-    if black_box is not None:
-        box = load_classifier(black_box, weights).model.to(converted.device)
-    elif weights is not None:
+    spec, weights, key = black_box
+    if spec is not None:
+        try:
+            box = load_classifier(spec, weights, weights_key=key)
+        except LookalikeError as error:
+            text = str(error).replace("--weights", "--black-box-weights")
+            raise LookalikeError(text.replace("--black-box-weights-by-order", "--weights-by-order")) from error
+        box.model.to(converted.device)
+    elif weights is not None or key is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
     return converted, load_data(data, preprocessing), box
 

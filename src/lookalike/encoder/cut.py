@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         spec: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        model = _unwrapped(model)
+        model = unwrapped(model)
         if isinstance(model, torch.jit.ScriptModule) and head != OUTPUT:
             raise LookalikeError("a scripted or traced network cannot be cut; give the network that it was made from")
         self.model = model
@@ -227,7 +227,7 @@ class Encoder(nn.Module):
         return place(blank_inputs(self.input_spec, rows), device_of(self.model))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Takes off what trains on several devices or compiles: names and hooks are those of the network inside."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

@@ -11,9 +11,10 @@ from torch import nn
 
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
 from lookalike.encoder.fitting import Fit, measure
-from lookalike.encoder.untrained import check_missing, take_head_off
+from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.weights import Choice, choose_weights, expected_by, load_fit, pair_by_order
 from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.networks import without_head
 
 CLASS_ARGUMENTS = ("num_classes", "n_classes", "num_labels")
 
@@ -67,6 +68,7 @@ def fill(
     given: GivenWeights,
     class_argument: str | None,
     *,
+    channel_argument: str | None = None,
     size: Any = None,
 ) -> Filled:
     """Builds a network and puts weights into it.
@@ -76,6 +78,7 @@ def fill(
         args: Those that the user gave.
         given: The weights.
         class_argument: The builder's argument for the number of classes, which is then read off the weights.
+        channel_argument: Its argument for the number of input channels, likewise.
         size: Height and width of its inputs, where the network itself does not say.
 
     Raises:
@@ -87,11 +90,16 @@ def fill(
     args = dict(args)
     model = build(args)
     choice = given.choose(model)
-    n_classes = choice.fit.n_classes(expected_by(model))
-    if n_classes is not None and class_argument is not None and not any(name in args for name in CLASS_ARGUMENTS):
-        args[class_argument] = n_classes
-        rebuilt = build(args)
-        model, choice = rebuilt, given.choose(rebuilt)
+    sizes = choice.fit.sizes(expected_by(model))
+    read: dict[str, Any] = {}
+    if class_argument is not None and "classes" in sizes and not any(name in args for name in CLASS_ARGUMENTS):
+        read[class_argument] = sizes["classes"]
+    if channel_argument is not None and "channels" in sizes and channel_argument not in args:
+        read[channel_argument] = sizes["channels"]
+    if read:
+        args |= read
+        model = build(args)
+        choice = given.choose(model)
     source = f"the weights in {str(given.checkpoint.path)!r}"
     if choice.others:
         _tell_choice(given.checkpoint, choice)
@@ -134,7 +142,7 @@ def _take_missing_head_off(model: nn.Module, fit: Fit, source: str, size: Any) -
         check_missing(model, fit.missing, source, size)
     except LookalikeError:
         return None  # told with all other misfits
-    take_head_off(model, head)
+    without_head(model, head=head)
     warn_without_head(source, head)
     return head
 
@@ -165,6 +173,6 @@ def _hint(given: GivenWeights, choice: Choice, model: nn.Module) -> str:
         paired = measure(pair_by_order(next(iter(sets.values())), model, any_shape=True), expected_by(model))
     except LookalikeError:
         return ""
-    if given.by_order or not (paired.is_full or paired.n_classes(expected_by(model))):
+    if given.by_order or not (paired.is_full or paired.sizes(expected_by(model))):
         return ""
     return "; all shapes fit in order, though: if it is the same architecture, use --weights-by-order (by_order=True)"

@@ -42,14 +42,25 @@ class Fit:
         """Number of weights that have a place in the network, in their shape."""
         return len(self.weights) - len(self.unexpected) - len(self.reshaped)
 
-    def n_classes(self, expected: Mapping[str, Tensor]) -> int | None:
-        """Reads the number of classes off weights whose only misfits are the rows of the head."""
-        if self.missing or self.unexpected or not self.reshaped:
-            return None
-        pairs = [(expected[name].shape, self.weights[name].shape) for name in self.reshaped]
-        same_kind = all(len(old) == len(new) > 0 and old[1:] == new[1:] for old, new in pairs)
-        rows = {(old[0], new[0]) for old, new in pairs}
-        return next(iter(rows))[1] if same_kind and len(rows) == 1 else None
+    def sizes(self, expected: Mapping[str, Tensor]) -> dict[str, int]:
+        """Reads sizes off weights whose only misfits are the rows of the head and the first layer's input channels.
+
+        Returns:
+            ``classes`` and ``channels``, whichever differ; nothing where the weights do not fit for another reason.
+        """
+        if self.missing or self.unexpected:
+            return {}
+        pairs = [(tuple(expected[name].shape), tuple(self.weights[name].shape)) for name in self.reshaped]
+        heads = {(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[1:] == new[1:]}
+        inputs = [
+            (old, new) for old, new in pairs if len(old) == len(new) == 4 and old[0] == new[0] and old[2:] == new[2:]
+        ]
+        n_explained = sum(len(old) == len(new) > 0 and old[1:] == new[1:] for old, new in pairs) + len(inputs)
+        if n_explained < len(pairs) or len(heads) > 1 or len(inputs) > 1:
+            return {}
+        classes, channels = [new for _, new in heads], [new[1] for _, new in inputs]
+        found = {"classes": classes, "channels": channels}
+        return {name: values[0] for name, values in found.items() if values}
 
     def missing_module(self, expected: Mapping[str, Tensor]) -> str | None:
         """Names the layer all of whose weights are missing, where nothing else is amiss."""

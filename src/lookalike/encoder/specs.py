@@ -22,10 +22,10 @@ from lookalike.encoder.building import (
 )
 from lookalike.encoder.filling import Filled, GivenWeights, class_argument_of, fill, warn_without_head
 from lookalike.encoder.head import OUTPUT
-from lookalike.encoder.untrained import check_missing, take_head_off
+from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.user_file import call_function, read_function
 from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.networks import NETWORKS
+from lookalike.networks import NETWORKS, without_head
 
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME, lookalike:NAME or path/to/file.py:function"
 
@@ -106,6 +106,19 @@ def load_classifier(
     return loaded
 
 
+def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
+    """Returns where to cut a loaded classifier, given what the user asked for.
+
+    Raises:
+        LookalikeError: If a head was asked for that its weights do not have.
+    """
+    if loaded.head is not None and head not in (None, loaded.head):
+        raise LookalikeError(
+            f"the weights have no trained head {head!r}: leave head out (--head), and its input is the embedding"
+        )
+    return head if loaded.head is None else loaded.head
+
+
 def build_untrained(spec: str) -> nn.Module:
     """Builds the network that a ``file.py:function`` makes, whatever weights it has.
 
@@ -139,7 +152,7 @@ def describe_spec(spec: Mapping[str, Any]) -> str:
     """
     if "network" in spec:
         inner = describe_spec(spec["network"])
-        return inner if spec["name"] == "with-head" else f"{spec['name']} of {inner}"
+        return inner if spec["name"] in ("with-head", "without-head") else f"{spec['name']} of {inner}"
     return f"{spec['source']}:{spec.get('name', '')}"
 
 
@@ -149,10 +162,6 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     Raises:
         LookalikeError: If no code but the user's can build it.
     """
-    if "without" in spec:
-        model = rebuild({key: value for key, value in spec.items() if key != "without"})
-        take_head_off(model, str(spec["without"]))
-        return model
     source, name, args = spec["source"], spec.get("name", ""), dict(spec.get("args", {}))
     paths = [
         key for key, value in args.items() if "checkpoint" in key or "pretrained" in key or isinstance(value, dict)
@@ -206,10 +215,11 @@ def _loaded(
     filled: Filled, spec: dict[str, Any], preprocessing: Preprocessing | None = None, names: list[str] | None = None
 ) -> LoadedClassifier:
     """Puts together what was loaded; without a trained head there are no outputs to name."""
-    spec = {**spec, "args": filled.args}
+    spec = {"args": filled.args, **spec}
     if filled.without is None:
         return LoadedClassifier(filled.model, spec, preprocessing, names)
-    return LoadedClassifier(filled.model, {**spec, "without": filled.without}, preprocessing, None, OUTPUT)
+    spec = {"source": "lookalike", "name": "without-head", "network": spec, "args": {"head": filled.without}}
+    return LoadedClassifier(filled.model, spec, preprocessing, None, OUTPUT)
 
 
 def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
@@ -221,7 +231,13 @@ def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> L
             filled = Filled(build_timm(name, args, pretrained=True), args)
         _check_published_head(f"timm:{name}", filled)
     else:
-        filled = fill(lambda more: build_timm(name, more, pretrained=False), args, given, "num_classes")
+        filled = fill(
+            lambda more: build_timm(name, more, pretrained=False),
+            args,
+            given,
+            "num_classes",
+            channel_argument="in_chans",
+        )
     model, args = filled.model, filled.args
     asked = {"img_size": args.get("img_size"), "chans": args.get("in_chans")}
     config = timm.data.resolve_data_config({key: value for key, value in asked.items() if value}, model=model)
@@ -279,19 +295,11 @@ def _load_hf(name: str, args: dict[str, Any], given: GivenWeights | None) -> Loa
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     model: Any = filled.model
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
-    spec = {"source": "hf", "name": name, "config": model.config.to_dict()}
+    spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
     described = processor.to_dict()
     unusual = [key for key in ("do_flip_channel_order", "include_top", "rescale_offset") if described.get(key)]
     preprocessing = None if unusual else _hf_preprocessing(described)
-    return _loaded_hf(filled, spec, preprocessing, names)
-
-
-def _loaded_hf(
-    filled: Filled, spec: dict[str, Any], preprocessing: Preprocessing | None, names: list[str]
-) -> LoadedClassifier:
-    if filled.without is None:
-        return LoadedClassifier(filled.model, spec, preprocessing, names)
-    return LoadedClassifier(filled.model, {**spec, "without": filled.without}, preprocessing, None, OUTPUT)
+    return _loaded(filled, spec, preprocessing, names)
 
 
 def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> Filled:
@@ -318,7 +326,7 @@ def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> 
         model, [key for key in missing if key in expected and not key.endswith("num_batches_tracked")], source
     )
     if without is not None:
-        take_head_off(model, without)
+        without_head(model, head=without)
         warn_without_head(source, without)
     return Filled(model, args, without)
 

@@ -1,4 +1,4 @@
-"""Networks whose head was never trained: the head comes off, so that nobody takes its random scores for a black box."""
+"""Weights that a checkpoint lacks: a head that was never trained comes off, anything else is refused."""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,26 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lookalike.encoder.head import CONVOLUTIONS, find_head
+from lookalike.encoder.head import find_head
 from lookalike.errors import LookalikeError
 
 _USUAL_SIZE = 224
-
-
-def take_head_off(model: nn.Module, name: str) -> None:
-    """Puts nothing in the place of a network's head, in place: its output becomes the head's input.
-
-    Raises:
-        LookalikeError: If there is no such layer, or it is none that a head can be.
-    """
-    try:
-        head = model.get_submodule(name) if name else model
-    except AttributeError:
-        head = model
-    if head is model or not isinstance(head, (nn.Linear, *CONVOLUTIONS)):
-        raise LookalikeError(f"the {type(model).__name__} has no head {name!r} that could be taken off")
-    above, _, last = name.rpartition(".")
-    setattr(model.get_submodule(above), last, nn.Identity())
 
 
 def check_missing(model: nn.Module, missing: Collection[str], source: str, size: Any = None) -> str | None:

@@ -111,7 +111,7 @@ def choose_weights(
     for path, tensors in checkpoint.weights.items():
         ways = _paired(tensors, model, checkpoint) if by_order else fits(tensors, expected)
         closest += [(path, way) for way in ways[:1]]
-        fitting = [way for way in ways if way.is_full or way.n_classes(expected)]
+        fitting = [way for way in ways if way.is_full or way.sizes(expected)]
         if not fitting:
             fitting = [way for way in ways if way.missing_module(expected)]
         whole = [way for way in fitting if not way.left_out][:1]
