@@ -264,7 +264,8 @@ class KMEx:
     def _encoder(self, batches: Batches | None) -> Encoder:
         model, spec, head = self.model, None, self.head
         if isinstance(model, LoadedClassifier):
-            model, spec, head = model.model, model.spec, head_of(model, self.head)
+            spec, head = model.spec, head_of(model, self.head)
+            model = model.model
         if batches is None:
             own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
             if not isinstance(own, Encoder):

@@ -275,7 +275,8 @@ class PatchKMEx:
         if n_images < 1 or (max_patches is not None and max_patches < 1):
             raise LookalikeError("n_images and max_patches must be at least 1")
         if isinstance(model, LoadedClassifier):
-            model, head = model.model, head_of(model, head)
+            head = head_of(model, head)
+            model = model.model
         self.model = model
         self.n_prototypes = n_prototypes
         self.similarity = make_similarity(similarity, similarity_options)

@@ -129,7 +129,8 @@ def convert(
     trained, spec = converter.model, None
     if isinstance(trained, LoadedClassifier):
         preprocessing = preprocessing or trained.preprocessing
-        trained, spec, head = trained.model, trained.spec, head_of(trained, head)
+        spec, head = trained.spec, head_of(trained, head)
+        trained = trained.model
     elif isinstance(trained, PrototypeModel):
         preprocessing = preprocessing or trained.preprocessing
     shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine
