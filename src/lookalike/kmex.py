@@ -20,7 +20,7 @@ from lookalike.cluster_folder import ClusterFolder
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision, as_encoder, embed, name_samples
-from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
+from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
 from lookalike.errors import LookalikeError
 from lookalike.estimator import KeptClasses, NPrototypes, check_number_of_prototypes, learn_prototypes
 from lookalike.joining import join_model
@@ -276,9 +276,10 @@ class KMEx:
         return Batches(train, self.batch_size, self.num_workers, self.on_error)
 
     def _encoder(self, batches: Batches | None) -> Encoder:
-        model, spec = self.model, None
+        model, spec, head = self.model, None, self.head
         if isinstance(model, LoadedClassifier):
-            model, spec = model.model, model.spec
+            spec, head = model.spec, head_of(model, self.head)
+            model = model.model
         if batches is None:
             own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
             if not isinstance(own, Encoder):
@@ -286,7 +287,7 @@ class KMEx:
                     "stored embeddings do not show where to cut the classifier: give KMEx the Encoder that made them"
                 )
             return own
-        return as_encoder(model, batches, self.head, output=self.output, spec=spec)
+        return as_encoder(model, batches, head, output=self.output, spec=spec)
 
     def _prototypes(
         self, store: EmbeddingStore, similarity: Similarity, names: list[str], kept: KeptClasses | None = None

@@ -77,7 +77,12 @@ def convert(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
     weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors or .pth file; read without running code.")
+        Path | None,
+        typer.Option(help="A checkpoint: safetensors, .pth, .ckpt, a folder of shards; read without running code."),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
     ] = None,
     weights_by_order: Annotated[
         bool,
@@ -149,7 +154,8 @@ def convert(
     reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
-    source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
+    given = (weights, weights_key, weights_by_order)
+    source, preprocessing = _source(model, given, arguments, network, pick_device(device))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
     preprocessing, changes = adjust_preprocessing(preprocessing, images, problem)
@@ -196,14 +202,19 @@ def convert(
 
 
 def _source(
-    model: str, weights: Path | None, by_order: bool, args: dict[str, Any], network: str | None, device: Any
+    model: str,
+    given: tuple[Path | None, str | None, bool],
+    args: dict[str, Any],
+    network: str | None,
+    device: Any,
 ) -> "tuple[Any, Preprocessing | None]":
     """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
     from lookalike.encoder import is_saved_classifier, load_classifier
 
     if Path(model).is_dir() and not is_saved_classifier(model):
         return open_model(Path(model), network, device)
-    loaded = load_classifier(model, weights, model_args=args, by_order=by_order)
+    weights, key, by_order = given
+    loaded = load_classifier(model, weights, model_args=args, by_order=by_order, weights_key=key)
     loaded.model.to(device)
     return loaded, loaded.preprocessing
 
@@ -293,6 +304,8 @@ def _show(
         if found.black_box_accuracy is not None:
             facts["black box"] = percent(found.black_box_accuracy)
             facts["agreement"] = percent(found.agreement)
+        elif getattr(model.encoder, "head_name", None) is None:
+            facts["black box"] = "none: the network is an encoder without a head"
         else:
             facts["black box"] = "has other classes than the data, so there is nothing to compare with"
     facts |= _how(model)

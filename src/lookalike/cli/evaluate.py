@@ -49,7 +49,11 @@ BlackBox = Annotated[
     str | None,
     typer.Option("--black-box", help="Compare with this network, e.g. file.py:function; else with the one converted."),
 ]
-Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights, .safetensors or .pth.")]
+Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights: a checkpoint of any kind.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option("--black-box-weights-key", metavar="NAME", help="Which of them, where several sets fit."),
+]
 
 
 @guarded
@@ -74,6 +78,7 @@ def evaluate(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
@@ -100,8 +105,7 @@ def evaluate(
         data,
         labels=labels,
         network=network,
-        black_box=black_box,
-        weights=black_box_weights,
+        black_box=(black_box, black_box_weights, black_box_weights_key),
         device=device,
         split_seed=split_seed,
         large_images=large_images,
@@ -152,6 +156,7 @@ def report(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
     network: Network = None,
     labels: Labels = None,
     batch_size: BatchSize = 256,
@@ -174,8 +179,7 @@ def report(
         data,
         labels=labels,
         network=network,
-        black_box=black_box,
-        weights=black_box_weights,
+        black_box=(black_box, black_box_weights, black_box_weights_key),
         device=device,
         split_seed=split_seed,
         large_images=large_images,
@@ -218,8 +222,7 @@ def _open(
     *,
     labels: str | None,
     network: str | None,
-    black_box: str | None,
-    weights: Path | None,
+    black_box: tuple[str | None, Path | None, str | None],
     device: str,
     split_seed: int | None,
     large_images: bool,
@@ -231,9 +234,15 @@ def _open(
 
     converted, preprocessing = open_model(model, network, device)
     box: Any = None
-    if black_box is not None:
-        box = load_classifier(black_box, weights).model.to(converted.device)
-    elif weights is not None:
+    spec, weights, key = black_box
+    if spec is not None:
+        try:
+            box = load_classifier(spec, weights, weights_key=key)
+        except LookalikeError as error:
+            text = str(error).replace("--weights", "--black-box-weights")
+            raise LookalikeError(text.replace("--black-box-weights-by-order", "--weights-by-order")) from error
+        box.model.to(converted.device)
+    elif weights is not None or key is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
     own_seed = split_seed_of(converted, split_seed)
     reading = replace(preprocessing, large_images=large_images)

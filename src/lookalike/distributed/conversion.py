@@ -20,7 +20,7 @@ from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summ
 from lookalike.distributed.sources import MapStyle, Sharded, Source, open_source
 from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
 from lookalike.embedding import as_encoder
-from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder import Encoder, LoadedClassifier, head_of
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, check_classes, numbers_per_class
 from lookalike.kmex import KMEx
@@ -155,7 +155,8 @@ def convert(
     trained, spec = converter.model, None
     if isinstance(trained, LoadedClassifier):
         preprocessing = preprocessing or trained.preprocessing
-        trained, spec = trained.model, trained.spec
+        spec, head = trained.spec, head_of(trained, head)
+        trained = trained.model
     elif isinstance(trained, PrototypeModel):
         preprocessing = preprocessing or trained.preprocessing
     shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine

@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         spec: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        model = _unwrapped(checks.model("model", model))
+        model = unwrapped(checks.model("model", model))
         checks.optional(checks.text, "head", head)
         checks.output_key("output", output)
         if isinstance(model, torch.jit.ScriptModule) and head != OUTPUT:
@@ -226,7 +226,7 @@ class Encoder(nn.Module):
         return place(blank_inputs(self.input_spec, rows), device_of(self.model))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Takes off what trains on several devices or compiles: names and hooks are those of the network inside."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

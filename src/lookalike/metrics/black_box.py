@@ -50,6 +50,10 @@ class BlackBox:
         if isinstance(given, BlackBox):
             return given
         if isinstance(given, LoadedClassifier):
+            if given.head is not None:
+                raise LookalikeError(
+                    "the black box's weights have no trained head: there are no predictions to compare with"
+                )
             given = given.model
         if isinstance(given, PrototypeModel):
             raise LookalikeError("the black box is the classifier that was converted, not a prototype model")
