@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from lookalike.data.bundle import DataBundle
+from lookalike.data.class_names import class_names_of
 from lookalike.errors import BrokenImageError, LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 
@@ -110,7 +111,7 @@ class Batches:
                 "or a pair (x, y) of tensors or arrays"
             )
         else:
-            self.class_names = _class_names(data)
+            self.class_names = class_names_of(data)
         self.dataset = data
 
     def __len__(self) -> int:
@@ -350,15 +351,6 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-
-
-def _class_names(data: Any) -> list[str] | None:
-    while isinstance(data, Subset):
-        data = data.dataset
-    names = getattr(data, "classes", None)
-    if names is None:
-        names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [str(name) for name in names] if isinstance(names, list | tuple) else None
 
 
 def _split_item(item: Any, index: int) -> tuple[Any, Any]:
