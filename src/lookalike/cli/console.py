@@ -87,7 +87,8 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
 def print_notes(notes: Sequence[str]) -> None:
     """Prints what is to be known about data or a result."""
     for note in notes:
-        out.print(f"Note: {note}.", style="dim", markup=False)
+        end = "" if note.endswith((".", "?", "!")) else "."
+        out.print(f"Note: {note}{end}", style="dim", markup=False, soft_wrap=True)
 
 
 def say(message: str) -> None:

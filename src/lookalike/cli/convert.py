@@ -9,6 +9,7 @@ import typer
 from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_notes, print_table, say
 from lookalike.cli.options import (
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
     Network,
@@ -59,6 +60,7 @@ def convert(
     head: Annotated[
         str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
     ] = None,
+    class_order: ClassOrderOption = None,
     n_prototypes: Annotated[
         str, typer.Option(help="Per class: a number, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")
     ] = "5",
@@ -117,7 +119,7 @@ def convert(
     bundle = load_data(data, preprocessing, seed=seed)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle.train, batch_size, workers, on_error)
-    options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
+    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "random_state": seed}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
         with profiled(profile, say):
@@ -238,7 +240,7 @@ def _report(
         "preprocessing": model.preprocessing.to_dict() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
-        "notes": list(bundle.notes),
+        "notes": [*bundle.notes, *(found.notes if found else ())],
     }
 
 
@@ -283,11 +285,11 @@ def _show(
             facts["black box"] = percent(found.black_box_accuracy)
             facts["agreement"] = percent(found.agreement)
         else:
-            facts["black box"] = "has other classes than the data, so there is nothing to compare with"
+            facts["black box"] = "not compared with" + (" (see the note)" if found.notes else ": there is none")
     facts |= _how(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
-    print_notes(bundle.notes)
+    print_notes([*bundle.notes, *(found.notes if found else ())])
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:

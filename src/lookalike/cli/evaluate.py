@@ -8,6 +8,7 @@ import typer
 from lookalike.cli.console import err, guarded, out, print_json, print_table
 from lookalike.cli.options import (
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
     Network,
@@ -20,9 +21,8 @@ from lookalike.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lookalike.data import DataBundle
+    from lookalike.encoder import LoadedClassifier
     from lookalike.metrics import Scorecard
     from lookalike.model import PrototypeModel
 
@@ -64,6 +64,7 @@ def evaluate(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    class_order: ClassOrderOption = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
@@ -87,6 +88,7 @@ def evaluate(
         converted,
         bundle,
         black_box=box,
+        class_order=class_order,
         only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
         n_images=images,
         n_runs=runs,
@@ -129,6 +131,7 @@ def report(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    class_order: ClassOrderOption = None,
     network: Network = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
@@ -149,6 +152,7 @@ def report(
         bundle,
         output,
         black_box=box,
+        class_order=class_order,
         title=title or model.resolve().name,
         n_browse=browse,
         n_nearest=nearest,
@@ -173,7 +177,7 @@ def report(
 
 def _open(
     model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
-) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
+) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
     from lookalike.data import load_data
     from lookalike.encoder import load_classifier
     from lookalike.errors import LookalikeError
@@ -181,7 +185,8 @@ def _open(
     converted, preprocessing = open_model(model, network, device)
     box: Any = None
     if black_box is not None:
-        box = load_classifier(black_box, weights).model.to(converted.device)
+        box = load_classifier(black_box, weights)
+        box.model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
     return converted, load_data(data, preprocessing), box

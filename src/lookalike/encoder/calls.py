@@ -186,6 +186,53 @@ def with_input(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
         handle.remove()
 
 
+def with_output(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
+    """Returns what ``run`` returns when the module gives ``value`` in place of its output."""
+    thread = threading.get_ident()
+
+    def replace(_module: nn.Module, _args: Any, _output: Any) -> Tensor | None:
+        return value if threading.get_ident() == thread else None
+
+    handle = module.register_forward_hook(replace)
+    try:
+        return run()
+    finally:
+        handle.remove()
+
+
+def output_of(module: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """Returns the tensor that a module gives while ``run`` runs, which ends there.
+
+    Raises:
+        LookalikeError: If it gave none.
+    """
+    thread = threading.get_ident()
+    captured: list[Tensor] = []
+
+    def watch(_module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() == thread and isinstance(output, Tensor):
+            captured[:] = [output]
+            raise _Reached
+
+    handle = module.register_forward_hook(watch)
+    try:
+        run()
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    if not captured:
+        raise LookalikeError(f"the head, a {type(module).__name__}, gave no tensor in the forward pass")
+    return captured[0]
+
+
+def repeat_row(inputs: Any, times: int) -> Any:
+    """Returns inputs whose rows all are the first one of those given."""
+    if isinstance(inputs, Tensor):
+        return inputs[:1].repeat_interleave(times, 0)
+    return tree_map(lambda leaf: leaf[:1].repeat_interleave(times, 0) if isinstance(leaf, Tensor) else leaf, inputs)
+
+
 def _tensors(inputs: Any) -> list[Tensor]:
     found = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if not found:

@@ -5,14 +5,15 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from lookalike.data import Preprocessing
-from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
+from lookalike.encoder.class_names import is_default, names_of_timm
+from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_checkpoint
 from lookalike.errors import LookalikeError, LookalikeWarning
 from lookalike.networks import NETWORKS
 
@@ -64,7 +65,7 @@ def load_classifier(
         return _open_saved(spec, weights, model_args)
     source, _, name = spec.partition(":")
     args = dict(model_args or {})
-    state = read_weights(weights) if weights is not None else None
+    state, names = (None, None) if weights is None else read_checkpoint(weights)
     if source == "torchvision" and name:
         loaded = _load_torchvision(name, args, state, by_order)
     elif source == "timm" and name:
@@ -90,7 +91,7 @@ def load_classifier(
             stacklevel=2,
         )
     loaded.model.eval()
-    return loaded
+    return loaded if names is None else replace(loaded, class_names=names)  # the weights' own go first
 
 
 def build_untrained(spec: str) -> nn.Module:
@@ -183,7 +184,7 @@ def _load_torchvision(
         std=tuple(steps.std),
         interpolation=steps.interpolation.value,
     )
-    names = published.meta.get("categories") if state is None else None
+    names = published.meta.get("categories") if state is None and "num_classes" not in args else None
     return LoadedClassifier(model, {"source": "torchvision", "name": name, "args": args}, preprocessing, names)
 
 
@@ -240,7 +241,8 @@ def _load_timm(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | No
         interpolation=config["interpolation"],
     )
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or name
-    return LoadedClassifier(model, {"source": "timm", "name": architecture, "args": args}, preprocessing)
+    names = names_of_timm(model) if state is None and "num_classes" not in args else None
+    return LoadedClassifier(model, {"source": "timm", "name": architecture, "args": args}, preprocessing, names)
 
 
 def _build_own(name: str, args: dict[str, Any], network: nn.Module | None = None) -> nn.Module:
@@ -283,7 +285,7 @@ def _load_hf(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None
     described = processor.to_dict()
     unusual = [key for key in ("do_flip_channel_order", "include_top", "rescale_offset") if described.get(key)]
     preprocessing = None if unusual else _hf_preprocessing(described)
-    return LoadedClassifier(model, spec, preprocessing, names)
+    return LoadedClassifier(model, spec, preprocessing, None if is_default(names) else names)
 
 
 def _hf_preprocessing(config: Mapping[str, Any]) -> Preprocessing:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike.encoder.class_names import names_of_checkpoint, names_of_metadata
 from lookalike.errors import LookalikeError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights", "params")
@@ -24,6 +25,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         LookalikeError: If the file is missing, unreadable, needs unpickling, or holds no tensors.
     """
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """Reads a state dict as ``read_weights`` does, and the names of the classes where the file has them beside it."""
     path = Path(path)
     if not path.is_file():
         raise LookalikeError(f"the weights file {str(path)!r} does not exist")
@@ -45,7 +51,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LookalikeError(f"cannot read the weights file {str(path)!r}: {first}") from error
-    return _unwrap(content, path)
+    return _unwrap(content, path), names_of_checkpoint(content)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str = "the weights") -> None:
@@ -107,12 +113,14 @@ def pair_by_order(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
     return paired
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)  # type: ignore[no-any-return]
+        with safe_open(path, "pt") as file:
+            names = names_of_metadata(file.metadata())
+        return load_file(path), names
     except (SafetensorError, OSError) as error:
         raise LookalikeError(f"cannot read the weights file {str(path)!r}: {error}") from error
 
