@@ -279,6 +279,7 @@ class PrototypeModel(nn.Module):
                 "spec": encoder.spec,
                 "head": encoder.head_name,
                 "output": encoder.output_key,
+                "output_names": encoder.outputs.names if encoder.outputs else None,
                 "inputs": encoder.input_spec,
                 "embedding_dim": encoder.embedding_dim,
             },
@@ -378,7 +379,14 @@ def _assemble(
     load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
     head = described["head"] or "output"
     sample = place(blank_inputs(described["inputs"]), device_of(model), dtype_of(model))
-    encoder = Encoder(model, sample, head=head, output=described["output"], spec=described["spec"])
+    encoder = Encoder(
+        model,
+        sample,
+        head=head,
+        output=described["output"],
+        spec=described["spec"],
+        output_names=described.get("output_names") or [],
+    )
     probe = encoder.probe()
     expected = tensors["probe"]
     half = dtype_of(model) in (torch.float16, torch.bfloat16)

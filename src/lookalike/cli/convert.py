@@ -21,6 +21,7 @@ from lookalike.cli.console import (
 from lookalike.cli.options import (
     AsStored,
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
     Labels,
@@ -95,6 +96,7 @@ def convert(
     head: Annotated[
         str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
     ] = None,
+    class_order: ClassOrderOption = None,
     n_prototypes: Annotated[
         str, typer.Option(help="Per class: a number, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")
     ] = "5",
@@ -166,7 +168,7 @@ def convert(
     bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
-    options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
+    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "random_state": seed}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
         with profiled(profile, say):
@@ -259,7 +261,7 @@ def _report(
         "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
-        "notes": list(bundle.notes),
+        "notes": [*bundle.notes, *(found.notes if found else ())],
         "passed_over": bundle.passed_over.to_dict(),
     }
 
@@ -307,11 +309,11 @@ def _show(
         elif getattr(model.encoder, "head_name", None) is None:
             facts["black box"] = "none: the network is an encoder without a head"
         else:
-            facts["black box"] = "has other classes than the data, so there is nothing to compare with"
+            facts["black box"] = "not compared with" + (" (see the note)" if found.notes else ": there is none")
     facts |= _how(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
-    print_notes(bundle.notes)
+    print_notes([*bundle.notes, *(found.notes if found else ())])
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:

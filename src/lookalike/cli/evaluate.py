@@ -9,6 +9,7 @@ import typer
 from lookalike.cli.console import err, guarded, out, print_json, print_table
 from lookalike.cli.options import (
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
     Labels,
@@ -25,8 +26,6 @@ from lookalike.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lookalike.data import DataBundle
     from lookalike.metrics import Scorecard
     from lookalike.model import PrototypeModel
@@ -79,6 +78,7 @@ def evaluate(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     black_box_weights_key: WeightsKey = None,
+    class_order: ClassOrderOption = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
@@ -114,6 +114,7 @@ def evaluate(
         converted,
         bundle,
         black_box=box,
+        class_order=class_order,
         only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
         n_images=images,
         n_runs=runs,
@@ -157,6 +158,7 @@ def report(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     black_box_weights_key: WeightsKey = None,
+    class_order: ClassOrderOption = None,
     network: Network = None,
     labels: Labels = None,
     batch_size: BatchSize = 256,
@@ -189,6 +191,7 @@ def report(
         bundle,
         output,
         black_box=box,
+        class_order=class_order,
         title=title or model.resolve().name,
         n_browse=browse,
         n_nearest=nearest,
@@ -226,7 +229,7 @@ def _open(
     device: str,
     split_seed: int | None,
     large_images: bool,
-) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
+) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
     """Opens a saved model, the data to test it on, and a black box to compare it with."""
     from lookalike.data import load_data, warn_of_values, with_roles
     from lookalike.encoder import load_classifier

@@ -23,11 +23,12 @@ from torch.utils.data import (
 
 from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
+from lookalike.data.class_names import class_names_of
 from lookalike.data.images import one_line
 from lookalike.data.ready import peek, unbatched
 from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, split_item, take_rows
 from lookalike.errors import BrokenImageError, LookalikeError
-from lookalike.names import text_of, visible
+from lookalike.names import visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 from lookalike.untouched import random_states, undoing
 
@@ -120,7 +121,7 @@ class Batches:
                 "or a pair (x, y) of tensors or arrays"
             )
         else:
-            self.class_names = _class_names(data)
+            self.class_names = class_names_of(data)
         self.dataset = data
 
     def __len__(self) -> int:
@@ -457,15 +458,6 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-
-
-def _class_names(data: Any) -> list[str] | None:
-    while isinstance(data, Subset):
-        data = data.dataset
-    names = getattr(data, "classes", None)
-    if names is None:
-        names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [text_of(str(name)) for name in names] if isinstance(names, list | tuple) else None
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

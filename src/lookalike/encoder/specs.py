@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lookalike.encoder.building import (
     harmless,
     import_extra,
 )
+from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_timm
 from lookalike.encoder.filling import Filled, GivenWeights, class_argument_of, fill, warn_without_head
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
@@ -113,7 +114,8 @@ def load_classifier(
     if given is None and loaded.spec["source"] in ("file", "lookalike"):
         warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
-    return loaded
+    names = None if given is None or loaded.head is not None else names_of_checkpoint(given.checkpoint.metadata)
+    return loaded if names is None else replace(loaded, class_names=names)  # the weights' own go first
 
 
 def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
@@ -220,7 +222,7 @@ def _load_torchvision(name: str, args: dict[str, Any], given: GivenWeights | Non
         )
     channels = filled.args.get("in_chans", 3)
     preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), channels))
-    names = published.meta.get("categories") if given is None else None
+    names = published.meta.get("categories") if given is None and "num_classes" not in args else None
     return _loaded(filled, {"source": "torchvision", "name": name}, preprocessing, names, problem)
 
 
@@ -256,7 +258,8 @@ def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> L
         )
     preprocessing, problem = understood(lambda: read_timm(filled.model, filled.args))
     architecture = getattr(filled.model, "pretrained_cfg", {}).get("architecture") or name
-    return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, problem=problem)
+    names = names_of_timm(filled.model) if given is None and "num_classes" not in args else None
+    return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, names, problem)
 
 
 def _check_published_head(spec: str, filled: Filled) -> None:
@@ -300,7 +303,7 @@ def _load_hf(name: str, args: dict[str, Any], given: GivenWeights | None) -> Loa
     model: Any = filled.model
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
-    return _loaded(filled, spec, preprocessing, names, problem)
+    return _loaded(filled, spec, preprocessing, None if is_default(names) else names, problem)
 
 
 def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> Filled:
