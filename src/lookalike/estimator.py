@@ -16,6 +16,7 @@ from lookalike.classifier import NearestPrototype
 from lookalike.clustering import choose_n_clusters, cluster
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.files import at_least_single, read_rows
+from lookalike.names import name_key
 from lookalike.progress import progress_bar
 from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
@@ -321,11 +322,13 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
     if not isinstance(n_prototypes, Mapping):
         return [int(n_prototypes)] * len(class_names)
     numbers: list[int | None] = []
-    for k, name in enumerate(class_names):
+    n_prototypes = {name_key(key) if isinstance(key, str) else key: value for key, value in n_prototypes.items()}
+    keys = [name_key(name) for name in class_names]
+    for k, name in enumerate(keys):
         if name not in n_prototypes and k not in n_prototypes:
             raise LookalikeError(f"n_prototypes has no number for class {name!r}")
         numbers.append(int(n_prototypes[name] if name in n_prototypes else n_prototypes[k]))
-    unknown = [key for key in n_prototypes if key not in class_names and key not in range(len(class_names))]
+    unknown = [key for key in n_prototypes if key not in keys and key not in range(len(class_names))]
     if unknown:
         raise LookalikeError(
             f"n_prototypes names {unknown[0]!r}, which is no class; there are {', '.join(class_names[:8])}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from lookalike import checks
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.plots import plot_likeness
@@ -212,7 +213,8 @@ def explain(
         An explanation per input.
 
     Raises:
-        LookalikeError: If labels or names are not one per input, or ``n_nearest`` is below 1.
+        LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, or an input's embedding is
+            not finite.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     if isinstance(inputs, np.ndarray):
@@ -239,6 +241,7 @@ def explain(
             n_nearest,
             None if labels is None else [int(label) for label in labels[part]],
             None if names is None else list(names[part]),
+            start,
         )
         explanations += _with_maps(model, take_rows(inputs, part), found, composite) if relevance else found
     return explanations
@@ -279,9 +282,10 @@ def _with_maps(
 
 @torch.no_grad()
 def _explain_batch(
-    model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None
+    model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None, first: int
 ) -> list[Explanation]:
     embeddings = model.encoder(place(inputs, model.device, dtype_of(model.encoder)))
+    check_finite_rows(embeddings.isfinite().all(1), names, first)
     similarities = model.similarities_of(embeddings)
     p, owners = model.prototypes, model.prototypes.labels
     scores = model.classifier(similarities, owners, model.n_classes)

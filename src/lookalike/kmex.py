@@ -26,7 +26,7 @@ from lookalike.estimator import KeptClasses, NPrototypes, check_number_of_protot
 from lookalike.joining import join_model
 from lookalike.model import PrototypeModel
 from lookalike.profiling import step
-from lookalike.prototype_images import preprocessing_of, read_prototype_images
+from lookalike.prototype_images import preprocessing_of, read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
@@ -199,6 +199,8 @@ class KMEx:
         preprocessing = preprocessing_of(batches)
         with step("read the prototypes' images"):
             images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
+        with step("remember the training images"):
+            split, keys = record_of(batches)
         return PrototypeModel(
             encoder,
             prototypes,
@@ -218,8 +220,10 @@ class KMEx:
                 "embed_seconds": round(embedded - started, 3),
                 "convert_seconds": round(time.perf_counter() - started, 3),
                 "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+                "split": split,
                 "versions": versions(),
             },
+            training_keys=keys,
         )
 
     @keeps_random_states

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lookalike import checks
 from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
 from lookalike.classifier import TransparentClassifier, make_classifier
-from lookalike.data import Preprocessing
+from lookalike.data import Preprocessing, Split, TrainingRecord
 from lookalike.encoder import (
     Encoder,
     blank_inputs,
@@ -24,6 +24,7 @@ from lookalike.encoder import (
     rebuild,
 )
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
 from lookalike.model_card import model_card
 from lookalike.prototype_images import pixels_of
@@ -45,8 +46,9 @@ _GALLERY_PROTOTYPES = 600
 class PrototypeModel(nn.Module):
     """A prototypical self-explainable model.
 
-    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, and
-    leaves the encoder as it was. ``forward`` is differentiable.
+    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, leaves the
+    encoder as it was, and refuses inputs whose embeddings are not finite. ``forward`` is differentiable, and passes NaN
+    values on.
 
     Args:
         encoder: Maps inputs to embeddings [N, D].
@@ -57,6 +59,8 @@ class PrototypeModel(nn.Module):
         images: The training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
         value_range: The inputs' values at black and at white [2, C], to show inputs and to read images back.
         provenance: Options, seeds, fingerprints and versions that this model was made with.
+        training_keys: A number for each training image's file, by its bytes, sorted int64 [N]: with them no image
+            that the model was made from is taken for a test image later. None where the data were no files.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class PrototypeModel(nn.Module):
         images: Tensor | None = None,
         value_range: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
+        training_keys: Tensor | None = None,
     ) -> None:
         super().__init__()
         device = device_of(checks.model("encoder", encoder))
@@ -90,6 +95,7 @@ class PrototypeModel(nn.Module):
         self.images = images
         self.value_range = value_range
         self.provenance = dict(provenance or {})
+        self.training_keys = training_keys
         self.training = False
 
     @property
@@ -101,6 +107,16 @@ class PrototypeModel(nn.Module):
     def n_classes(self) -> int:
         """K."""
         return self.prototypes.n_classes
+
+    @property
+    def training_record(self) -> TrainingRecord:
+        """What the model remembers of its training data, to keep them apart from test data."""
+        fingerprints = self.provenance.get("fingerprints")
+        return TrainingRecord(
+            fingerprints.get("data") if isinstance(fingerprints, Mapping) else None,
+            Split.from_dict(self.provenance.get("split")),
+            None if self.training_keys is None else self.training_keys.numpy(),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +170,7 @@ class PrototypeModel(nn.Module):
         checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
         if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
             return None
-        return pixels_of(inputs, self.value_range)
+        return pixels_of(inputs, self.value_range, self.preprocessing)
 
     def prototype_inputs(self, rank: int = 0) -> Tensor | None:
         """Returns the network inputs [P, C, H, W] of the training images nearest to each prototype.
@@ -170,6 +186,8 @@ class PrototypeModel(nn.Module):
         checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
         low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
+        if self.preprocessing is not None:
+            pixels = self.preprocessing.reordered(pixels)
         return pixels * (high - low) + low
 
     @keeps_torch_settings
@@ -279,6 +297,8 @@ class PrototypeModel(nn.Module):
                 f"the network keeps state that is no tensor and cannot be saved: {', '.join(others[:5])}"
             )
         tensors = state | {"probe": encoder.probe()}
+        if self.training_keys is not None:
+            tensors["training_keys"] = self.training_keys
         write_artifact(folder, config, tensors, files, overwrite=overwrite)
 
     def _gallery_file(self) -> bytes:
@@ -296,11 +316,14 @@ class PrototypeModel(nn.Module):
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)
-        parts, dtype = [], dtype_of(self.encoder)
+        parts, finite, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
             for start in range(0, max(n_rows(inputs), 1), batch_size):
                 rows = take_rows(inputs, slice(start, start + batch_size))
-                parts.append(read(self.encoder(place(rows, self.device, dtype))))
+                embeddings = self.encoder(place(rows, self.device, dtype))
+                finite.append(embeddings.isfinite().all(1))
+                parts.append(read(embeddings))
+            check_finite_rows(torch.cat(finite))  # at the end: a GPU is waited for once
         return torch.cat(parts)
 
 
@@ -376,4 +399,5 @@ def _assemble(
         images=stack_images(Path(folder), config["images"]) if config["images"] else None,
         value_range=torch.tensor(value_range) if value_range is not None else None,
         provenance=config["provenance"],
+        training_keys=tensors.get("training_keys"),
     )

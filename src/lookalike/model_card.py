@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lookalike.classifier import NearestPrototype
+from lookalike.data import Preprocessing
 from lookalike.encoder import describe_spec
+from lookalike.names import visible
 from lookalike.prototypes import Prototypes
 
 _ROWS = 200
@@ -14,7 +16,7 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     """Returns a page of Markdown about a model: what it is, how it was made, and its prototypes."""
     encoder, provenance = config["encoder"], config["provenance"]
     spec = encoder["spec"]
-    network = describe_spec(spec) if spec else encoder["class"]
+    network = visible(describe_spec(spec) if spec else encoder["class"]).replace("`", "'")
     method = provenance.get("method", "unknown means")
     converted = config["classifier"]["name"] == NearestPrototype.name
     lines = [
@@ -29,6 +31,7 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         "|---|---|",
         f"| network | `{network}`, cut before `{encoder['head'] or 'nothing: its output is the embedding'}` |",
         f"| embedding | {encoder['embedding_dim']} dimensions |",
+        f"| images | {_images(config.get('preprocessing'))} |",
         f"| similarity | {_called(config['similarity'])} |",
         f"| classifier | {_called(config['classifier'])} |",
         f"| classes | {len(prototypes.class_names)} |",
@@ -63,6 +66,12 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _images(preprocessing: Mapping[str, Any] | None) -> str:
+    if not preprocessing:
+        return "ready tensors: how to prepare an image was not told"
+    return _cell(Preprocessing.from_dict(dict(preprocessing)).describe())
+
+
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
@@ -73,7 +82,7 @@ def _called(part: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = visible(" ".join(str(value).split()))
     for mark in "\\`|*_<>[]":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -5,7 +5,7 @@ patch is of the class of its nearest prototype; an image is of the class of most
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from lookalike.data import Batches
 from lookalike.embedding import as_encoder, name_samples
 from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, load_classifier, place
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, check_number_of_prototypes, learn_prototypes
 from lookalike.progress import progress_bar
@@ -106,7 +107,7 @@ def _is_pooled(before: Tensor, after: Tensor) -> bool:
         return False
     if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
         return False
-    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5)
+    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 class PatchModel(nn.Module):
@@ -160,7 +161,7 @@ class PatchModel(nn.Module):
     @torch.no_grad()
     def predict_patches(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class of each patch [N, H, W]."""
-        parts = [self._nearest(rows)[1] for rows in self._batches(inputs, batch_size)]
+        parts = [self._nearest(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
         found: Tensor = torch.cat(parts).unflatten(1, self.encoder.grid)
         return found
 
@@ -169,8 +170,8 @@ class PatchModel(nn.Module):
     def predict(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class of most patches [N] [paper]; of equal classes, the one whose patches are likest [ours]."""
         parts = []
-        for rows in self._batches(inputs, batch_size):
-            shares, likest = self._votes(rows)
+        for start, rows in self._batches(inputs, batch_size):
+            shares, likest = self._votes(rows, start)
             tied = shares >= shares.amax(1, keepdim=True) - 1e-6
             parts.append(torch.where(tied, likest, -torch.inf).argmax(1))
         return torch.cat(parts)
@@ -206,28 +207,30 @@ class PatchModel(nn.Module):
             ax=ax,
         )
 
-    def _nearest(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns each patch's likeness to the classes [N, patches, K], and its class [N, patches]."""
-        similarities = self.similarity(self.encoder(inputs), self.prototypes.vectors)
+        patches = self.encoder(inputs)
+        check_finite_rows(patches.isfinite().reshape(len(inputs), -1).all(1), first=first)
+        similarities = self.similarity(patches, self.prototypes.vectors)
         owners = self.prototypes.labels.expand_as(similarities)
         empty = similarities.new_full((len(similarities), len(self.class_names)), -torch.inf)
         best = empty.scatter_reduce(1, owners, similarities, "amax")
         best = best.unflatten(0, (len(inputs), -1))
         return best, best.argmax(2)
 
-    def _votes(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _votes(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns the shares of votes [N, K], and each class's mean likeness to the patches [N, K]."""
-        best, found = self._nearest(inputs)
+        best, found = self._nearest(inputs, first)
         shares = nn.functional.one_hot(found, len(self.class_names)).to(best.dtype).mean(1)
         return shares, best.mean(1)
 
-    def _batches(self, inputs: Tensor | np.ndarray, batch_size: int) -> Any:
+    def _batches(self, inputs: Tensor | np.ndarray, batch_size: int) -> Iterator[tuple[int, Any]]:
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)
         device, dtype = device_of(self.encoder), dtype_of(self.encoder)
         for start in range(0, max(n_rows(inputs), 1), batch_size):
-            yield place(take_rows(inputs, slice(start, start + batch_size)), device, dtype)
+            yield start, place(take_rows(inputs, slice(start, start + batch_size)), device, dtype)
 
 
 class PatchKMEx:
@@ -421,5 +424,6 @@ def _read_images(batches: Batches, places: Tensor) -> Tensor | None:
     inputs = batches.fetch(unique)
     if not isinstance(inputs, Tensor) or inputs.shape[1] not in (1, 3):
         return None
-    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing_of(batches)))
+    preprocessing = preprocessing_of(batches)
+    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing), preprocessing)
     return pixels[torch.from_numpy(position.reshape(samples.shape))]

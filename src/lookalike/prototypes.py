@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.files import let_go
+from lookalike.names import text_of
 from lookalike.similarity import Similarity, euclidean_distances
 
 _QUANTILES = 101
@@ -65,7 +66,7 @@ class Prototypes(nn.Module):
             raise checks.unfit("labels", labels, "a tensor of whole numbers [P]")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
             raise LookalikeError(f"a prototype has class {int(labels.max())}; there are {len(class_names)} classes")
-        self.class_names = class_names
+        self.class_names = [text_of(name) for name in class_names]
         if isinstance(vectors, nn.Parameter):
             self.register_parameter("vectors", vectors)
         else:

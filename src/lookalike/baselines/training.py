@@ -18,7 +18,7 @@ from lookalike.encoder import Encoder, LoadedClassifier, read_weights, save_clas
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
-from lookalike.prototype_images import read_prototype_images
+from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike.untouched import keeps_random_states, process_settings, undoing
@@ -131,7 +131,7 @@ def train(
     chosen = hyperparameters(method, data.name, preset, options, defaults=made_by.defaults)
     baseline = made_by(chosen)
     loop = _loop()
-    batches = Batches(data.train, _BATCH, num_workers)
+    batches = Batches(data, _BATCH, num_workers)
     task = _task(data)
     provenance = {
         "method": baseline.title,
@@ -142,6 +142,7 @@ def train(
         "precision": precision,
         "random_state": seed,
         "n_samples": len(data.train),
+        "split": None if data.split is None else data.split.to_dict(),
         "fingerprints": {
             "data": batches.fingerprint(),
             "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
@@ -209,6 +210,7 @@ def _finished(
         images=images,
         value_range=value_range,
         provenance=provenance,
+        training_keys=record_of(batches)[1],
     )
 
 

@@ -2,15 +2,16 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike import checks
+from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json
@@ -69,6 +70,33 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
 
 
 @dataclass(frozen=True)
+class Split:
+    """How a training and a test part came about.
+
+    Attributes:
+        by: ``"parts"`` if the data came in two parts; ``"seed"`` if a folder was split at random; of data to test a
+            model on also ``"known"`` if the model's training images were found among them, and ``"whole"`` if there
+            were none.
+        seed: Of the random split, else None.
+    """
+
+    by: Literal["parts", "seed", "known", "whole"]
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Split | None":
+        """Makes one again from ``to_dict``; None if these are not its values."""
+        by, seed = (values.get("by"), values.get("seed")) if isinstance(values, dict) else (None, None)
+        if by not in ("parts", "seed", "known", "whole") or (by == "seed") != (type(seed) is int):
+            return None
+        return cls(by, seed)
+
+
+@dataclass(frozen=True)
 class Attributes:
     """Binary attributes of a data set's samples, beside their classes.
 
@@ -95,6 +123,8 @@ class DataBundle:
         preprocessing: What both parts' images go through.
         notes: Anything the user should know, in sentences.
         attributes: Of both parts, where the dataset has any.
+        split: How the two parts came about; None where nobody said.
+        passed_over: What was in a folder and was not taken, counted by kind.
     """
 
     name: str
@@ -104,6 +134,8 @@ class DataBundle:
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    split: Split | None = None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "DataBundle":
         """Returns the same images, prepared otherwise.

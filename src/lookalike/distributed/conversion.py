@@ -26,7 +26,7 @@ from lookalike.estimator import NPrototypes, check_classes, numbers_per_class
 from lookalike.kmex import KMEx
 from lookalike.model import PrototypeModel
 from lookalike.progress import progress_bar
-from lookalike.prototype_images import read_prototype_images
+from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
@@ -204,6 +204,7 @@ def convert(
         with progress_bar("Looking for the nearest images", len(shards), progress) as advance:
             surveyed = survey_all(learned, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
         images, value_range = _images(sharded, surveyed, n_images)
+        split, keys = record_of(source.batches if isinstance(source, MapStyle) else None)
         skipped = {index: message for shard in shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)
         nodes = n_nodes()
@@ -225,9 +226,11 @@ def convert(
             "embed_seconds": round(embedded - started, 3),
             "convert_seconds": round(time.perf_counter() - started, 3),
             "fingerprints": fingerprints,
+            "split": split,
             "cluster": {"nodes": nodes, "actors": n_used, "shards": len(shards), "num_gpus": num_gpus},
             "versions": {**versions(), "ray": import_ray().__version__},
         },
+        training_keys=keys,
     )
 
 

@@ -13,6 +13,7 @@ from lookalike import checks
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
 from lookalike.files import let_go, read_rows
+from lookalike.names import json_text
 
 META = "embeddings.json"
 _ROWS = 8_192  # read at a time
@@ -75,7 +76,7 @@ class EmbeddingStore:
         """
         folder = Path(folder)
         try:
-            meta = json.loads((folder / META).read_text())
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
         except (OSError, ValueError, KeyError) as error:
             raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
@@ -178,4 +179,4 @@ def write_meta(
 ) -> None:
     """Writes the file without which a folder holds no complete embeddings."""
     meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
-    (folder / META).write_text(json.dumps(meta, indent=2))
+    (folder / META).write_text(json_text(meta, indent=2, allow_nan=True), encoding="utf-8")

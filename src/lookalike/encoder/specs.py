@@ -3,7 +3,7 @@
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ from torch import Tensor, nn
 
 from lookalike import checks
 from lookalike.data import Preprocessing
+from lookalike.encoder.preprocessing import (
+    input_channels,
+    read_hf,
+    read_timm,
+    read_torchvision,
+    understood,
+    with_input_channels,
+)
 from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.networks import NETWORKS
@@ -19,6 +27,7 @@ from lookalike.untouched import keeps_random_states
 
 _FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
 _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
+_INCEPTIONS = ("googlenet", "inception_v3")  # their published weights normalise inside the network
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME, lookalike:NAME or path/to/file.py:function"
 
 
@@ -31,12 +40,16 @@ class LoadedClassifier:
         spec: What ``rebuild`` needs to build it again without weights; for a file, who to ask.
         preprocessing: What its images go through, where that is known.
         class_names: Of its outputs, where they are known.
+        preprocessing_problem: Why ``preprocessing`` is None, where the network's own was not understood.
+        provenance: How it was trained, where lookalike did that.
     """
 
     model: nn.Module
     spec: dict[str, Any]
     preprocessing: Preprocessing | None = None
     class_names: list[str] | None = field(default=None)
+    preprocessing_problem: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @keeps_random_states
@@ -174,20 +187,16 @@ def _load_torchvision(
     if state is None:
         with _downloading(f"torchvision:{name}"):
             model = torchvision.models.get_model(name, weights=published, **args)
+        for key in ("transform_input", "aux_logits"):  # set by published weights alone: rebuild must know
+            if name in _INCEPTIONS:
+                args.setdefault(key, getattr(model, key))
     else:
-        args |= _n_classes(_build_torchvision(name, args), state, by_order, args)
+        args |= _sizes(lambda given: _build_torchvision(name, given), state, by_order, args)
         model = _build_torchvision(name, args)
-    steps = published.transforms()
-    size, crop = steps.resize_size, steps.crop_size
-    preprocessing = Preprocessing(
-        resize=size[0] if len(size) == 1 else tuple(size),
-        crop=(crop[0], crop[-1]),
-        mean=tuple(steps.mean),
-        std=tuple(steps.std),
-        interpolation=steps.interpolation.value,
-    )
+    preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), args.get("in_chans", 3)))
     names = published.meta.get("categories") if state is None else None
-    return LoadedClassifier(model, {"source": "torchvision", "name": name, "args": args}, preprocessing, names)
+    spec = {"source": "torchvision", "name": name, "args": args}
+    return LoadedClassifier(model, spec, preprocessing, names, problem)
 
 
 def _harmless(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,32 +227,25 @@ def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
 
     _check_torchvision(name)
     with _building(f"torchvision:{name}", args):
-        if name in ("googlenet", "inception_v3"):
+        channels = args.get("in_chans", 3)
+        args = {key: value for key, value in args.items() if key != "in_chans"}
+        if name in _INCEPTIONS:
             args = {"init_weights": False} | args  # their own initialisation takes half a minute
-        return torchvision.models.get_model(name, weights=None, **args)  # type: ignore[no-any-return]
+        model = torchvision.models.get_model(name, weights=None, **args)
+        return model if channels == 3 else with_input_channels(model, channels)
 
 
 def _load_timm(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None, by_order: bool) -> LoadedClassifier:
-    timm = _import("timm", "timm")
     if state is None:
         with _downloading(f"timm:{name}"):
             model = _build_timm(name, args, pretrained=True)
     else:
-        args |= _n_classes(_build_timm(name, args, pretrained=False), state, by_order, args)
+        args |= _sizes(lambda given: _build_timm(name, given, pretrained=False), state, by_order, args)
         model = _build_timm(name, args, pretrained=False)
-    asked = {"img_size": args.get("img_size"), "chans": args.get("in_chans")}
-    config = timm.data.resolve_data_config({key: value for key, value in asked.items() if value}, model=model)
-    channels, height, width = config["input_size"]
-    scaled = int(height / config["crop_pct"])
-    preprocessing = Preprocessing(
-        resize=(height, width) if config["crop_mode"] == "squash" else scaled,
-        crop=(height, width),
-        mean=tuple(config["mean"][:channels]),
-        std=tuple(config["std"][:channels]),
-        interpolation=config["interpolation"],
-    )
+    preprocessing, problem = understood(lambda: read_timm(model, args))
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or name
-    return LoadedClassifier(model, {"source": "timm", "name": architecture, "args": args}, preprocessing)
+    spec = {"source": "timm", "name": architecture, "args": args}
+    return LoadedClassifier(model, spec, preprocessing, preprocessing_problem=problem)
 
 
 def _build_own(name: str, args: dict[str, Any], network: nn.Module | None = None) -> nn.Module:
@@ -280,37 +282,10 @@ def _load_hf(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None
             model = auto.from_pretrained(name, **args)
         else:
             model = auto.from_config(transformers.AutoConfig.from_pretrained(name, **args))
-        processor = transformers.AutoImageProcessor.from_pretrained(name)
+    preprocessing, problem = understood(lambda: read_hf(name))
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict()}
-    described = processor.to_dict()
-    unusual = [key for key in ("do_flip_channel_order", "include_top", "rescale_offset") if described.get(key)]
-    preprocessing = None if unusual else _hf_preprocessing(described)
-    return LoadedClassifier(model, spec, preprocessing, names)
-
-
-def _hf_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
-    """Reads an image processor's configuration."""
-    size = config.get("size") or {}
-    crop = config.get("crop_size") if config.get("do_center_crop") else None
-    resize: int | tuple[int, int] | None = None
-    if config.get("do_resize", True):
-        if "shortest_edge" in size:
-            resize = int(size["shortest_edge"])
-            if config.get("crop_pct") and crop is None:  # ConvNeXt's: enlarge, then crop to the size
-                crop = {"height": resize, "width": resize}
-                resize = int(resize / config["crop_pct"])
-        elif "height" in size:
-            resize = (int(size["height"]), int(size["width"]))
-    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-    normalised = config.get("do_normalize", True)
-    return Preprocessing(
-        resize=resize,
-        crop=(int(crop["height"]), int(crop["width"])) if crop else None,
-        mean=tuple(config["image_mean"]) if normalised else (0.0, 0.0, 0.0),
-        std=tuple(config["image_std"]) if normalised else (1.0, 1.0, 1.0),
-        interpolation=names.get(config.get("resample", 2), "bilinear"),
-    )
+    return LoadedClassifier(model, spec, preprocessing, names, problem)
 
 
 def _load_file(spec: str, args: dict[str, Any]) -> LoadedClassifier:
@@ -353,6 +328,19 @@ def _order_hint(state: Mapping[str, Tensor], model: nn.Module) -> str:
     except LookalikeError:
         return ""
     return "; all shapes fit in order, though: if it is the same architecture, use --weights-by-order (by_order=True)"
+
+
+def _sizes(
+    build: Callable[[dict[str, Any]], nn.Module], state: Mapping[str, Tensor], by_order: bool, args: dict[str, Any]
+) -> dict[str, int]:
+    """Reads the numbers of input channels and of classes off weights."""
+    model, channels = build(args), None
+    if "in_chans" not in args:
+        channels = input_channels(state, model, by_order)
+    sizes = {} if channels is None else {"in_chans": channels}
+    if sizes:
+        model = build(args | sizes)
+    return sizes | _n_classes(model, state, by_order, args)
 
 
 def _n_classes(

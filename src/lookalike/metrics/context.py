@@ -16,6 +16,7 @@ from lookalike.errors import LookalikeError
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
+from lookalike.names import name_key
 from lookalike.provenance import fingerprint_json
 from lookalike.relevance import COMPOSITES, lrp, prp
 
@@ -201,10 +202,11 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> T
     if not len(labels):
         raise LookalikeError("there are no samples to evaluate on")
     if names is not None and list(names) != own and own != [str(k) for k in range(len(own))]:
-        strange = [name for name in names if name not in own]
+        keys = [name_key(name) for name in own]
+        strange = [name for name in names if name_key(name) not in keys]
         if strange:
             raise LookalikeError(f"the {what} data have a class {strange[0]!r}; the model knows {', '.join(own[:20])}")
-        return torch.tensor([own.index(name) for name in names])[labels]
+        return torch.tensor([keys.index(name_key(name)) for name in names])[labels]
     if int(labels.max()) >= model.n_classes:
         raise LookalikeError(
             f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"

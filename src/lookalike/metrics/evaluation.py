@@ -18,8 +18,9 @@ from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels
+from lookalike.metrics.data_check import check_data
 from lookalike.metrics.scorecard import Scorecard
-from lookalike.metrics.sections import SECTIONS, Section
+from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
@@ -27,6 +28,7 @@ from lookalike.untouched import keeps_random_states
 
 _LACKING = {
     "train": "no training data were given",
+    "activations": "no training data were given, and the model does not know how often they activate its prototypes",
     "images": "the test data are no images that can be read again",
     "attributes": "no attributes of the training data were given",
     "black box": "there is no black box with these classes to compare with",
@@ -97,10 +99,13 @@ def evaluate(
     checks.optional(checks.path, "resume", resume)
     checks.progress("progress", progress)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
+    told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
+        told = test.notes
         if attributes is None and train is None and test.attributes is not None:
             attributes = test.attributes.train
-        train, test = test.train if train is None else train, test.test
+        given = test.train if len(test.train) else None
+        train, test = given if train is None else train, test.test
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (
         train
@@ -108,9 +113,11 @@ def evaluate(
         else _batches(train, batch_size, num_workers, on_error)
     )
     box = find_black_box(model, black_box, data)
+    train_data = train if isinstance(train, Batches) else None
     images = data is not None and data.can_fetch and _is_image(data)
     has = {
         "train": train is not None,
+        "activations": train is not None or stored_activations(model, scope) is not None,
         "images": images,
         "attributes": attributes is not None,
         "black box": box is not None,
@@ -121,7 +128,7 @@ def evaluate(
         if data is not None and test_embeddings is None:
             test_embeddings = embed(model, data, progress=advance)
         store = test if test_embeddings is None else test_embeddings
-        if isinstance(train, Batches) and any("train" in section.needs for section in sections):
+        if isinstance(train, Batches) and any({"train", "activations"} & {*section.needs} for section in sections):
             train = embed(model, train, progress=advance)
         context = Context(
             model,
@@ -136,13 +143,20 @@ def evaluate(
             None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
             advance,
         )
-        info = _info(context, sections)
+        check = check_data(model, data, store, train_data, context.train_store)
+        if check.training_data == "other" and only is None and attributes is not None:
+            sections = [section for section in sections if "attributes" not in section.needs]
+            notes.append("attributes were not measured: they are of other data than those the model was made from")
+        info = _info(context, sections) | {"data_check": check.to_dict()}
         runs, details = _measure(context, sections, _Kept(resume, info))
+    notes[:0] = told
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
     for what, embedded in (("test", store), ("training", context.train_store)):
         if embedded is not None and embedded.skipped:
             notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")
+    if check.sentences():
+        details["data"] = [{"sentences": check.sentences()}]
     return Scorecard(runs, details, list(model.class_names), notes, info)
 
 
@@ -264,6 +278,7 @@ def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
         "model": fingerprint_tensors({k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}),
         "similarity": {"name": model.similarity.name, "options": model.similarity.options()},
         "classifier": {"name": model.classifier.name, "options": model.classifier.options()},
+        "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "black_box": None if box is None else fingerprint_tensors(box.encoder.model.state_dict()),
         "test_data": context.test_store.info.get("data"),
         "train_data": None if context.train_store is None else context.train_store.info.get("data"),

@@ -47,6 +47,7 @@ def verdict(
         thresholds: Where sentences turn.
     """
     said = [
+        *details.get("data", [{}])[0].get("sentences", []),
         _agreement(figure("agreement"), thresholds),
         _accuracy(figure, details, thresholds),
         *_classes(details, class_names, thresholds),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookalike import checks
+from lookalike.names import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def draw_tile(
 
 def shorten(text: str, length: int) -> str:
     """Returns a text of at most ``length`` characters, and one line; ``$`` is no formula."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
 
