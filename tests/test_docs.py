@@ -239,4 +239,8 @@ def test_the_commands_of_a_page_run(page, at_work, saved_models):
 @pytest.mark.filterwarnings("ignore")
 def test_the_program_of_a_page_runs(page, at_work):
     scope = prepared(at_work)
+    if page.name == "save-and-load.md":  # a network that is built again from its name
+        loaded = load_classifier("timm:test_resnet", "test_resnet.pth")
+        scope["MyNet"] = lambda: timm.create_model("test_resnet", num_classes=3)
+        scope["sem"] = KMEx(loaded, n_prototypes=1).fit(load_folder("images", loaded.preprocessing).train)
     exec(compile(python_of(page), str(page), "exec"), scope)
