@@ -263,9 +263,9 @@ def _with_maps(
             maps = prp(model, shown, used[:, None], composite).pixels[:, 0].float().cpu().numpy()
         on_prototype = dict(zip(used.tolist(), maps, strict=True))
     black_box: list[np.ndarray | None] = [None] * len(explanations)
-    if isinstance(model.encoder, Encoder) and model.encoder.head_name is not None:
+    if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
         with step("maps of the black box"):
-            found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.output_key)
+            found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
         black_box = list(found.pixels.float().cpu().numpy())
     return [
         replace(

@@ -20,7 +20,7 @@ from lookalike.cluster_folder import ClusterFolder
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision, as_encoder, embed, name_samples
-from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
+from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, load_classifier, ordered
 from lookalike.errors import LookalikeError
 from lookalike.estimator import KeptClasses, NPrototypes, check_number_of_prototypes, learn_prototypes
 from lookalike.joining import join_model
@@ -55,6 +55,8 @@ class KMEx:
         head: The name of the classifier's head, where it cannot be found; ``"output"`` if the model's output is the
             embedding.
         output: Which of several outputs holds the class scores.
+        class_order: The names of the classifier's outputs, in their order, where it does not know them or wrongly:
+            names, a file with a line per output, or ``"natural"`` for the data's names as timm orders them.
         batch_size: The most rows that pass through the encoder at once.
         num_workers: Processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
@@ -89,6 +91,7 @@ class KMEx:
         nearest_from: Literal["class", "any"] = "class",
         head: str | None = None,
         output: str | int | None = None,
+        class_order: ClassOrder = None,
         batch_size: int | None = None,
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
@@ -132,6 +135,7 @@ class KMEx:
         self.nearest_from = nearest_from
         self.head = head
         self.output = output
+        self.class_order = class_order
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error = on_error
@@ -177,6 +181,9 @@ class KMEx:
         checks.optional(checks.path, "working_folder", working_folder)
         batches = None if isinstance(train, EmbeddingStore) else self._batches(train)
         encoder = self._encoder(batches)
+        sources = (embeddings, batches, train if batches is None else None)
+        known = next((source.class_names for source in sources if source is not None), None)
+        encoder = ordered(encoder, self.class_order, class_names or known)
         if batches is not None and embeddings is None:
             place = None if working_folder is None else Path(working_folder) / "embeddings"
             store = embed(encoder, batches, folder=place, resume=True, precision=self.precision, progress=self.progress)
@@ -276,9 +283,10 @@ class KMEx:
         return Batches(train, self.batch_size, self.num_workers, self.on_error)
 
     def _encoder(self, batches: Batches | None) -> Encoder:
-        model, spec = self.model, None
+        model, spec, names, head = self.model, None, None, self.head
         if isinstance(model, LoadedClassifier):
-            model, spec = model.model, model.spec
+            spec, names, head = model.spec, model.class_names, head_of(model, self.head)
+            model = model.model
         if batches is None:
             own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
             if not isinstance(own, Encoder):
@@ -286,7 +294,7 @@ class KMEx:
                     "stored embeddings do not show where to cut the classifier: give KMEx the Encoder that made them"
                 )
             return own
-        return as_encoder(model, batches, self.head, output=self.output, spec=spec)
+        return as_encoder(model, batches, head, output=self.output, spec=spec, output_names=names)
 
     def _prototypes(
         self, store: EmbeddingStore, similarity: Similarity, names: list[str], kept: KeptClasses | None = None

@@ -22,11 +22,13 @@ from lookalike.encoder import (
     load_weights,
     place,
     rebuild,
+    unwrapped,
 )
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
 from lookalike.model_card import model_card
+from lookalike.networks import without_head
 from lookalike.prototype_images import pixels_of
 from lookalike.prototypes import Prototypes
 from lookalike.similarity import Similarity, make_similarity
@@ -277,6 +279,7 @@ class PrototypeModel(nn.Module):
                 "spec": encoder.spec,
                 "head": encoder.head_name,
                 "output": encoder.output_key,
+                "output_names": encoder.outputs.names if encoder.outputs else None,
                 "inputs": encoder.input_spec,
                 "embedding_dim": encoder.embedding_dim,
             },
@@ -333,7 +336,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
 
     Args:
         folder: What ``save`` wrote.
-        model: The network, where it was made by the user's own code. A copy of it gets the saved weights.
+        model: The network, where it was made by the user's own code. A copy of it gets the saved weights; what wraps it
+            for several devices or compilation comes off.
 
     Raises:
         LookalikeError: If a file is missing or altered, the network cannot be rebuilt without ``model``, or the
@@ -368,12 +372,21 @@ def _assemble(
             )
         model = rebuild(described["spec"])
     else:
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(unwrapped(model))
+        if (described["spec"] or {}).get("name") == "without-head":  # its weights had none when it was converted
+            without_head(model, head=described["spec"]["args"]["head"])
     model.eval()
     load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
     head = described["head"] or "output"
     sample = place(blank_inputs(described["inputs"]), device_of(model), dtype_of(model))
-    encoder = Encoder(model, sample, head=head, output=described["output"], spec=described["spec"])
+    encoder = Encoder(
+        model,
+        sample,
+        head=head,
+        output=described["output"],
+        spec=described["spec"],
+        output_names=described.get("output_names") or [],
+    )
     probe = encoder.probe()
     expected = tensors["probe"]
     half = dtype_of(model) in (torch.float16, torch.bfloat16)

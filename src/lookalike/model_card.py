@@ -55,7 +55,10 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     if len(table) > _ROWS:
         lines.append(f"\n… and {len(table) - _ROWS} more.")
     lines += ["", "## Use", "", "```python", "from lookalike import load", ""]
-    if spec and spec["source"] != "file":
+    inner = spec
+    while inner and "network" in inner:
+        inner = inner["network"]
+    if inner and inner["source"] != "file":
         lines += ['model = load("path/to/this/folder")', "```"]
     else:  # no name rebuilds the network
         lines += [

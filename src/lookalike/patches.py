@@ -17,7 +17,7 @@ from lookalike import checks
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import as_encoder, name_samples
-from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, load_classifier, place
+from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, head_of, load_classifier, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError, warn_of
@@ -294,7 +294,10 @@ class PatchKMEx:
         checks.optional(checks.text, "head", head)
         checks.seed("random_state", random_state)
         checks.progress("progress", progress)
-        self.model = model.model if isinstance(model, LoadedClassifier) else model
+        if isinstance(model, LoadedClassifier):
+            head = head_of(model, head)
+            model = model.model
+        self.model = model
         self.n_prototypes = n_prototypes
         self.similarity = make_similarity(similarity, similarity_options)
         self.clusterer = clusterer

@@ -14,7 +14,7 @@ from lookalike.baselines.hyperparameters import Preset, hyperparameters
 from lookalike.baselines.start import start_from
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
-from lookalike.encoder import Encoder, LoadedClassifier, read_weights, save_classifier
+from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
@@ -72,6 +72,7 @@ def train(
     preset: Preset = "paper",
     options: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     seed: int = 0,
     working_folder: str | Path | None = None,
     num_workers: int = 0,
@@ -92,7 +93,8 @@ def train(
         data: Training and test images, all of one size.
         preset: Which defaults; see ``hyperparameters``.
         options: Hyper-parameters by name, in place of the defaults.
-        weights: A file of weights for the network to start from.
+        weights: A checkpoint for the network to start from; its head need not be in it.
+        weights_key: Which of its weights, where it holds several sets that fit.
         seed: For first weights, order, augmentation and what a method draws.
         working_folder: Keeps what is needed to go on after an interruption; if it holds the same training, that one
             goes on. None keeps nothing.
@@ -146,12 +148,16 @@ def train(
         "fingerprints": {
             "data": batches.fingerprint(),
             "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
-            "start": None if given is None else fingerprint_tensors(read_weights(given)),
+            "start": None if given is None else _fingerprint_checkpoint(given),
         },
     }
+    if weights_key is not None:
+        provenance["weights_key"] = weights_key
     folder = _working_folder(working_folder, provenance)
     torch.manual_seed(seed)
-    start = start_from(chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given)
+    start = start_from(
+        chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given, weights_key=weights_key
+    )
     model, spec = baseline.build(task, start)
     log = undoing(
         process_settings(loggers=loop.LOGGERS),
@@ -175,6 +181,14 @@ def train(
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
     return Trained(_finished(baseline, model, spec, task, batches, data, provenance, n_images), log, provenance)
+
+
+def _fingerprint_checkpoint(path: Path) -> str:
+    """Returns a SHA-256 of all weights in a checkpoint."""
+    sets = read_checkpoint(path).weights
+    if len(sets) == 1:
+        return fingerprint_tensors(next(iter(sets.values())))
+    return fingerprint_json({key: fingerprint_tensors(tensors) for key, tensors in sets.items()})
 
 
 def _finished(

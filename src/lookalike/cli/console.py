@@ -158,7 +158,8 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
 def print_notes(notes: Sequence[str]) -> None:
     """Prints what is to be known about data or a result."""
     for note in notes:
-        out.print(f"Note: {visible(note)}.", style="dim", markup=False, soft_wrap=True)
+        end = "" if note.endswith((".", "?", "!")) else "."
+        out.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=True)
 
 
 def print_line(text: str, indent: str = "") -> None:

@@ -21,6 +21,7 @@ from lookalike.cli.console import (
 from lookalike.cli.options import (
     AsStored,
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
     Labels,
@@ -77,7 +78,12 @@ def convert(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
     weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors or .pth file; read without running code.")
+        Path | None,
+        typer.Option(help="A checkpoint: safetensors, .pth, .ckpt, a folder of shards; read without running code."),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
     ] = None,
     weights_by_order: Annotated[
         bool,
@@ -90,6 +96,7 @@ def convert(
     head: Annotated[
         str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
     ] = None,
+    class_order: ClassOrderOption = None,
     n_prototypes: Annotated[
         str, typer.Option(help="Per class: a number, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")
     ] = "5",
@@ -149,7 +156,8 @@ def convert(
     reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
-    source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
+    given = (weights, weights_key, weights_by_order)
+    source, preprocessing = _source(model, given, arguments, network, pick_device(device))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
     preprocessing, changes = adjust_preprocessing(preprocessing, images, problem)
@@ -160,7 +168,7 @@ def convert(
     bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
-    options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
+    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "random_state": seed}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
         with profiled(profile, say):
@@ -196,14 +204,19 @@ def convert(
 
 
 def _source(
-    model: str, weights: Path | None, by_order: bool, args: dict[str, Any], network: str | None, device: Any
+    model: str,
+    given: tuple[Path | None, str | None, bool],
+    args: dict[str, Any],
+    network: str | None,
+    device: Any,
 ) -> "tuple[Any, Preprocessing | None]":
     """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
     from lookalike.encoder import is_saved_classifier, load_classifier
 
     if Path(model).is_dir() and not is_saved_classifier(model):
         return open_model(Path(model), network, device)
-    loaded = load_classifier(model, weights, model_args=args, by_order=by_order)
+    weights, key, by_order = given
+    loaded = load_classifier(model, weights, model_args=args, by_order=by_order, weights_key=key)
     loaded.model.to(device)
     return loaded, loaded.preprocessing
 
@@ -248,7 +261,7 @@ def _report(
         "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
-        "notes": list(bundle.notes),
+        "notes": [*bundle.notes, *(found.notes if found else ())],
         "passed_over": bundle.passed_over.to_dict(),
     }
 
@@ -293,12 +306,14 @@ def _show(
         if found.black_box_accuracy is not None:
             facts["black box"] = percent(found.black_box_accuracy)
             facts["agreement"] = percent(found.agreement)
+        elif getattr(model.encoder, "head_name", None) is None:
+            facts["black box"] = "none: the network is an encoder without a head"
         else:
-            facts["black box"] = "has other classes than the data, so there is nothing to compare with"
+            facts["black box"] = "not compared with" + (" (see the note)" if found.notes else ": there is none")
     facts |= _how(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
-    print_notes(bundle.notes)
+    print_notes([*bundle.notes, *(found.notes if found else ())])
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:

@@ -9,6 +9,7 @@ import typer
 from lookalike.cli.console import err, guarded, out, print_json, print_table
 from lookalike.cli.options import (
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
     Labels,
@@ -25,8 +26,6 @@ from lookalike.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lookalike.data import DataBundle
     from lookalike.metrics import Scorecard
     from lookalike.model import PrototypeModel
@@ -49,7 +48,11 @@ BlackBox = Annotated[
     str | None,
     typer.Option("--black-box", help="Compare with this network, e.g. file.py:function; else with the one converted."),
 ]
-Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights, .safetensors or .pth.")]
+Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights: a checkpoint of any kind.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option("--black-box-weights-key", metavar="NAME", help="Which of them, where several sets fit."),
+]
 
 
 @guarded
@@ -74,6 +77,8 @@ def evaluate(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
+    class_order: ClassOrderOption = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
@@ -100,8 +105,7 @@ def evaluate(
         data,
         labels=labels,
         network=network,
-        black_box=black_box,
-        weights=black_box_weights,
+        black_box=(black_box, black_box_weights, black_box_weights_key),
         device=device,
         split_seed=split_seed,
         large_images=large_images,
@@ -110,6 +114,7 @@ def evaluate(
         converted,
         bundle,
         black_box=box,
+        class_order=class_order,
         only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
         n_images=images,
         n_runs=runs,
@@ -152,6 +157,8 @@ def report(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
+    class_order: ClassOrderOption = None,
     network: Network = None,
     labels: Labels = None,
     batch_size: BatchSize = 256,
@@ -174,8 +181,7 @@ def report(
         data,
         labels=labels,
         network=network,
-        black_box=black_box,
-        weights=black_box_weights,
+        black_box=(black_box, black_box_weights, black_box_weights_key),
         device=device,
         split_seed=split_seed,
         large_images=large_images,
@@ -185,6 +191,7 @@ def report(
         bundle,
         output,
         black_box=box,
+        class_order=class_order,
         title=title or model.resolve().name,
         n_browse=browse,
         n_nearest=nearest,
@@ -218,12 +225,11 @@ def _open(
     *,
     labels: str | None,
     network: str | None,
-    black_box: str | None,
-    weights: Path | None,
+    black_box: tuple[str | None, Path | None, str | None],
     device: str,
     split_seed: int | None,
     large_images: bool,
-) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
+) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
     """Opens a saved model, the data to test it on, and a black box to compare it with."""
     from lookalike.data import load_data, warn_of_values, with_roles
     from lookalike.encoder import load_classifier
@@ -231,9 +237,15 @@ def _open(
 
     converted, preprocessing = open_model(model, network, device)
     box: Any = None
-    if black_box is not None:
-        box = load_classifier(black_box, weights).model.to(converted.device)
-    elif weights is not None:
+    spec, weights, key = black_box
+    if spec is not None:
+        try:
+            box = load_classifier(spec, weights, weights_key=key)
+        except LookalikeError as error:
+            text = str(error).replace("--weights", "--black-box-weights")
+            raise LookalikeError(text.replace("--black-box-weights-by-order", "--weights-by-order")) from error
+        box.model.to(converted.device)
+    elif weights is not None or key is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
     own_seed = split_seed_of(converted, split_seed)
     reading = replace(preprocessing, large_images=large_images)

@@ -60,6 +60,15 @@ Labels = Annotated[
         "FILE:COLUMN names the column with the classes.",
     ),
 ]
+ClassOrderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-order",
+        metavar="NAMES|FILE",
+        help="The classes in the order of the network's outputs: names with commas between, a file with a line (or a "
+        "JSON list) of them, or 'natural': as timm numbers folders.",
+    ),
+]
 SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
 

@@ -44,7 +44,11 @@ def train(
         str | None, typer.Option(help="torchvision:NAME, timm:NAME or lookalike:small-cnn; else the preset's.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors or .pth file for the network to start from.")
+        Path | None, typer.Option(help="A checkpoint for the network to start from; read without running code.")
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
     ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, not from published ones.")
@@ -121,6 +125,7 @@ def train(
             preset=preset,
             options=chosen.to_dict(),
             weights=weights,
+            weights_key=weights_key,
             seed=seed,
             working_folder=working,
             num_workers=workers,

@@ -23,14 +23,15 @@ from torch.utils.data import (
 
 from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
+from lookalike.data.class_names import class_names_of
 from lookalike.data.images import one_line
+from lookalike.data.ready import peek, unbatched
+from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, split_item, take_rows
 from lookalike.errors import BrokenImageError, LookalikeError
-from lookalike.names import text_of, visible
+from lookalike.names import visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 from lookalike.untouched import random_states, undoing
 
-_INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
-_LABEL_KEYS = ("labels", "label", "target", "targets", "y")
 _DEFAULT_BATCH = 256
 
 Inputs = Any  # a tensor [n, ...], or a tuple or mapping of such
@@ -65,8 +66,8 @@ class Batches:
     Args:
         data: A map-style or iterable ``Dataset`` of (x, y) or of mappings with ``pixel_values`` and ``label``; a
             ``DataLoader`` (its data set, collation and workers are used, and a subset sampler, but no shuffling or
-            weighting); (x, y) tensors
-            or arrays; or a ``DataBundle`` (its training part).
+            weighting); one with ``batch_size=None``, or an iterable data set, that yields whole batches; (x, y)
+            tensors or arrays; or a ``DataBundle`` (its training part).
         batch_size: The most rows in a batch; None takes the loader's own, or 256.
         num_workers: Worker processes; None takes the loader's own, or none.
         on_error: What to do about an image file that cannot be read: ``"stop"`` raises, ``"skip"`` goes on and
@@ -98,13 +99,17 @@ class Batches:
         self.on_error = on_error
         self._collate: Callable[[list[Any]], Any] = default_collate
         self._rows: np.ndarray | None = None
+        self._has_batches = False  # of a stream: its length would count them
         self.class_names: list[str] | None = None
         if isinstance(data, DataLoader):
             batch_size = data.batch_size if batch_size is None else batch_size
             num_workers = data.num_workers if num_workers is None else num_workers
-            self._collate = data.collate_fn
-            self._rows = _rows_of(data)
-            data = data.dataset
+            if data.batch_sampler is None:  # batch_size=None: its data set makes the batches
+                data, self._rows = unbatched(data)
+            else:
+                self._collate = data.collate_fn
+                self._rows = _rows_of(data)
+                data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         self.num_workers = num_workers or 0
         self._arrays = _as_arrays(data)
@@ -116,7 +121,7 @@ class Batches:
                 "or a pair (x, y) of tensors or arrays"
             )
         else:
-            self.class_names = _class_names(data)
+            self.class_names = class_names_of(data)
         self.dataset = data
 
     def __len__(self) -> int:
@@ -131,7 +136,7 @@ class Batches:
     def total(self) -> int | None:
         """The number of samples, or None when it is not known."""
         try:
-            return len(self)
+            return None if self._has_batches else len(self)
         except TypeError:
             return None
 
@@ -155,7 +160,7 @@ class Batches:
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
         """Returns the inputs of some samples, collated, in the order asked for."""
         if self._arrays is not None:
-            return _as_tensor(self._arrays[0][np.asarray(indices)])
+            return as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:
             raise LookalikeError("an iterable data set cannot be asked for single samples")
         samples = [_read(self.dataset, int(index)) for index in indices]
@@ -174,7 +179,7 @@ class Batches:
         def differ() -> bool:
             for index in rows:
                 try:
-                    first, *others = (_split_item(_read(self.dataset, index), index)[0] for _ in range(4))
+                    first, *others = (split_item(_read(self.dataset, index), index)[0] for _ in range(4))
                 except BrokenImageError:
                     continue
                 if isinstance(first, Tensor) and not all(_same(first, other) for other in others):
@@ -191,7 +196,7 @@ class Batches:
         """
         if self._arrays is not None:
             x, y = self._arrays[:2]
-            parts = [fingerprint_tensors({"x": _as_tensor(x)}), fingerprint_array(y)]
+            parts = [fingerprint_tensors({"x": as_tensor(x)}), fingerprint_array(y)]
             return fingerprint_json(["arrays", parts])
         rows = None if self._rows is None else fingerprint_array(self._rows)
         dataset, subsets = self.dataset, []
@@ -208,12 +213,12 @@ class Batches:
         for position in positions:
             index = int(position if self._rows is None else self._rows[position])
             try:
-                x, y = _split_item(_read(self.dataset, index), index)
+                x, y = split_item(_read(self.dataset, index), index)
             except BrokenImageError as error:
                 samples.append([index, str(error), -1])
                 continue
             known = isinstance(x, Tensor | np.ndarray)
-            samples.append([index, fingerprint_tensors({"x": _as_tensor(x)}) if known else type(x).__name__, int(y)])
+            samples.append([index, fingerprint_tensors({"x": as_tensor(x)}) if known else type(x).__name__, int(y)])
         return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
 
     def content_keys(self) -> np.ndarray | None:
@@ -232,10 +237,14 @@ class Batches:
             rows = slice(start, start + self.batch_size)
             labels = y[rows]
             end = start + len(labels)
-            yield Batch(_as_tensor(x[rows]), labels, np.arange(start, end), end)
+            yield Batch(as_tensor(x[rows]), labels, np.arange(start, end), end)
 
     def _stream(self, dataset: Any, first: int) -> Iterator[Batch]:
         start = 0
+        dataset, has_batches = peek(dataset)
+        if has_batches:
+            yield from self._as_they_come(dataset, first)
+            return
         options: dict[str, Any] = {"num_workers": 0, "collate_fn": list, "generator": torch.Generator()}
         loader = iter(DataLoader(dataset, self.batch_size, **options))
         while (items := _next_items(loader, start)) is not None:
@@ -244,6 +253,20 @@ class Batches:
                 wanted = items[max(0, first - start) :]
                 inputs, labels = self._stack(wanted, end - len(wanted))
                 yield Batch(inputs, labels, np.arange(end - len(wanted), end), end)
+            start = end
+
+    def _as_they_come(self, batches: IterableDataset[Any], first: int) -> Iterator[Batch]:
+        """Reads a stream of whole batches."""
+        self._has_batches = True
+        start = 0
+        for batch in batches:
+            inputs, labels = split_item(batch, start)
+            labels = as_labels(labels)
+            check_rows(inputs, labels, start)
+            end = start + len(labels)
+            if end > first:
+                rows = slice(max(0, first - start), None)
+                yield Batch(take_rows(inputs, rows), labels[rows], np.arange(start + rows.start, end), end)
             start = end
 
     def _load(self, rows: np.ndarray, first: int) -> Iterator[Batch]:
@@ -287,21 +310,10 @@ class Batches:
         return self.on_error == "skip" and isinstance(error, BrokenImageError)
 
     def _stack(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
-        if self._collate is not default_collate:  # a loader's own collation takes the samples as they are
-            inputs, labels = _split_item(self._collate(items), first)
-            return inputs, _as_labels(labels)
-        pairs = [_split_item(item, first + offset) for offset, item in enumerate(items)]
-        try:
-            inputs, labels = default_collate(pairs)
-        except RuntimeError as error:
-            shapes = sorted({str(tuple(np.shape(x))) for x, _ in pairs if isinstance(x, Tensor | np.ndarray)})
-            if len(shapes) > 1:
-                raise LookalikeError(
-                    f"samples differ in shape ({', '.join(shapes[:3])}) and cannot form a batch; "
-                    "resize and crop them to one size in the data set's transform"
-                ) from error
-            raise
-        return inputs, _as_labels(labels)
+        inputs, labels = collate_samples(items, first, None if self._collate is default_collate else self._collate)
+        values = as_labels(labels)
+        check_rows(inputs, values, first)
+        return inputs, values
 
 
 class _Guarded(Dataset[Any]):
@@ -441,59 +453,11 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
         values = values.astype(str)
         names, values = np.unique(values, return_inverse=True)
         return x, values.astype(np.int64), [str(name) for name in names]
-    return x, _as_labels(values), None
+    return x, as_labels(values), None
 
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-
-
-def _class_names(data: Any) -> list[str] | None:
-    while isinstance(data, Subset):
-        data = data.dataset
-    names = getattr(data, "classes", None)
-    if names is None:
-        names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [text_of(str(name)) for name in names] if isinstance(names, list | tuple) else None
-
-
-def _split_item(item: Any, index: int) -> tuple[Any, Any]:
-    """Returns (x, y) of a sample."""
-    if isinstance(item, Mapping):
-        keys = [next((key for key in names if key in item), None) for names in (_INPUT_KEYS, _LABEL_KEYS)]
-        if None in keys:
-            raise LookalikeError(
-                f"sample {index} has the keys {', '.join(map(str, item))}; "
-                f"it needs one of {', '.join(_INPUT_KEYS)} and one of {', '.join(_LABEL_KEYS)}"
-            )
-        x, y = item[keys[0]], item[keys[1]]
-    elif isinstance(item, tuple | list) and len(item) >= 2:
-        x, y = item[0], item[1]
-    else:
-        raise LookalikeError(f"sample {index} is a {type(item).__name__}, not a pair (x, y)")
-    if not isinstance(x, Tensor | np.ndarray | tuple | list | Mapping):
-        raise LookalikeError(
-            f"sample {index} has a {type(x).__name__} for x; give the data set a transform that makes tensors"
-        )
-    return x, y
-
-
-def _as_tensor(values: Any) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
-
-
-def _as_labels(labels: Any) -> np.ndarray:
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "iub":
-        raise LookalikeError(
-            f"labels must be whole numbers, one per sample; these are {values.dtype} of shape {values.shape}"
-        )
-    values = values.astype(np.int64)
-    if len(values) and values.min() < 0:
-        raise LookalikeError(f"labels must not be negative; there is a {values.min()}")
-    return values
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

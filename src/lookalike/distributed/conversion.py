@@ -20,7 +20,7 @@ from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summ
 from lookalike.distributed.sources import MapStyle, Sharded, Source, open_source
 from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
 from lookalike.embedding import as_encoder
-from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, ordered
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, check_classes, numbers_per_class
 from lookalike.kmex import KMEx
@@ -70,6 +70,7 @@ def convert(
     random_state: int = 0,
     head: str | None = None,
     output: str | int | None = None,
+    class_order: ClassOrder = None,
     batch_size: int = 256,
     shard_rows: int = _CHUNK,
     n_actors: int | None = None,
@@ -106,6 +107,7 @@ def convert(
         random_state: Seed.
         head: The name of the classifier's head, where it cannot be found.
         output: Which of several outputs holds the class scores.
+        class_order: The names of the classifier's outputs, in their order; see ``KMEx``.
         batch_size: The most rows that pass through the encoder at once.
         shard_rows: About how many rows are written to one file; a lost actor loses at most so many.
         n_actors: The most actors that embed; None takes as many as there is room for.
@@ -152,17 +154,19 @@ def convert(
     )
     metric = copy.deepcopy(make_similarity(converter.similarity, similarity_options))
     check_similarity(metric)
-    trained, spec = converter.model, None
+    trained, spec, output_names = converter.model, None, None
     if isinstance(trained, LoadedClassifier):
         preprocessing = preprocessing or trained.preprocessing
-        trained, spec = trained.model, trained.spec
+        spec, output_names, head = trained.spec, trained.class_names, head_of(trained, head)
+        trained = trained.model
     elif isinstance(trained, PrototypeModel):
         preprocessing = preprocessing or trained.preprocessing
     shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine
     with connected(cluster):
         source = open_source(data, preprocessing, class_names, shard_rows)
         _warn_if_random(source)
-        encoder = as_encoder(trained, source.first(), head, output=output, spec=spec)
+        encoder = as_encoder(trained, source.first(), head, output=output, spec=spec, output_names=output_names)
+        encoder = ordered(encoder, class_order, class_names or source.class_names)
         options = {
             "n_prototypes": _plain(n_prototypes),
             "similarity": metric.name,

@@ -141,8 +141,8 @@ def _embed(
                 finite = kept.isfinite().all(1)
                 broken = [] if bool(finite.all()) else batch.indices[~finite.cpu().numpy()].tolist()
                 parts = {"embeddings": kept.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
-                if scores is not None and scores.ndim in (1, 2):
-                    parts["predictions"] = predicted_class(scores).cpu().numpy()
+                if scores is not None and encoder.outputs is not None:
+                    parts["predictions"] = encoder.outputs.predicted(scores).cpu().numpy()
                 with step("write embeddings"):
                     sink.add(parts, batch.read, dict(batches.skipped), broken)
                 advance(len(batch.labels))
@@ -274,13 +274,6 @@ class _Ahead:
             with suppress(Full):
                 self.ready.put(item, timeout=_PATIENCE)
                 break
-
-
-def predicted_class(scores: Tensor) -> Tensor:
-    """Returns the predicted class [N] of class scores [N, K], or of one logit per sample [N] or [N, 1]."""
-    if scores.ndim == 1 or scores.shape[1] == 1:
-        return (scores.reshape(len(scores)) > 0).long()
-    return scores.argmax(1)
 
 
 def _skipped_note(batches: Batches) -> str:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lookalike.checks import unfit
 from lookalike.errors import LookalikeError, UnfitInputsError
-from lookalike.untouched import with_forward_pre_hook
+from lookalike.untouched import with_forward_hooks, with_forward_pre_hook
 
 _OF_UNFIT_INPUTS = (
     AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
@@ -159,6 +159,44 @@ def with_input(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
         return args, {**kwargs, name: value}
 
     return with_forward_pre_hook(module, replace, run)
+
+
+def with_output(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
+    """Returns what ``run`` returns when the module gives ``value`` in place of its output."""
+    thread = threading.get_ident()
+
+    def replace(_module: nn.Module, _args: Any, _output: Any) -> Tensor | None:
+        return value if threading.get_ident() == thread else None
+
+    return with_forward_hooks({module: replace}, run)
+
+
+def output_of(module: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """Returns the tensor that a module gives while ``run`` runs, which ends there.
+
+    Raises:
+        LookalikeError: If it gave none.
+    """
+    thread = threading.get_ident()
+    captured: list[Tensor] = []
+
+    def watch(_module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() == thread and isinstance(output, Tensor):
+            captured[:] = [output]
+            raise _Reached
+
+    with suppress(_Reached):
+        with_forward_hooks({module: watch}, run)
+    if not captured:
+        raise LookalikeError(f"the head, a {type(module).__name__}, gave no tensor in the forward pass")
+    return captured[0]
+
+
+def repeat_row(inputs: Any, times: int) -> Any:
+    """Returns inputs whose rows all are the first one of those given."""
+    if isinstance(inputs, Tensor):
+        return inputs[:1].repeat_interleave(times, 0)
+    return tree_map(lambda leaf: leaf[:1].repeat_interleave(times, 0) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _tensors(inputs: Any) -> list[Tensor]:

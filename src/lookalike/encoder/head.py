@@ -1,6 +1,5 @@
 """Finding a network's head: the layer whose output became the class scores."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lookalike.encoder.calls import call, n_rows
+from lookalike.encoder.outputs import as_columns, named_outputs, select_output
 from lookalike.errors import LookalikeError
 from lookalike.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 
@@ -50,12 +50,7 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
             return call(model, sample)
 
     result = in_eval_mode(model, lambda: with_forward_hooks(hooks, run))
-    scores = {key: value for key, value in named_outputs(result) if output in (None, key)}
-    if not scores:
-        keys = ", ".join(repr(key) for key, _ in named_outputs(result))
-        raise LookalikeError(f"the model has no output {output!r}; it has {keys or 'no tensors'}")
-    if output is None and "logits" in scores:
-        scores = {"logits": scores["logits"]}
+    scores = _candidates(result, output)
 
     eligible: dict[str, nn.Module] = {name: module for module, name in names.items() if _is_head_like(module)}
     rows = n_rows(sample)
@@ -64,11 +59,14 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     for key, value in scores.items():
         if value.ndim < 1 or value.shape[0] != rows or not value.is_floating_point():
             continue
+        columns = as_columns(value, rows)
         produced[key] = sources.of(value)
         if len(produced[key]) == 1:
             name = next(iter(produced[key]))
-            if name in eligible and _n_outputs(eligible[name]) in (value.shape[1:] or (1,)):
+            if name in eligible and _may_produce(eligible[name], value, columns):
                 found.setdefault(name, key)
+    behind = {feeder for name in found for feeder in sources.feeding(name)}
+    found = {name: key for name, key in found.items() if name not in behind} or found  # features are no scores
     if len(found) == 1:
         return next(iter(found.items()))
     raise LookalikeError(_no_single_head(found, produced, eligible))
@@ -88,17 +86,28 @@ def get_head(model: nn.Module, name: str) -> nn.Module:
         raise LookalikeError(f"the model has no module {name!r}; its last linear and 1×1 layers are {listed}") from None
 
 
-def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
-    """Yields a model's output tensors: the only one under None, others under their key or position."""
-    if isinstance(result, Tensor):
-        yield None, result
-        return
-    items = (
-        result.items() if isinstance(result, Mapping) else enumerate(result) if isinstance(result, tuple | list) else ()
-    )
-    for key, value in items:
-        if isinstance(value, Tensor):
-            yield key, value
+def _candidates(result: Any, output: str | int | None) -> dict[str | int | None, Tensor]:
+    """Returns the outputs that may hold the class scores, by key."""
+    scores = dict(named_outputs(result))
+    if output is None:
+        if "logits" in scores:
+            return {"logits": scores["logits"]}
+        if not scores:
+            raise LookalikeError(f"the model returns no tensors, but a {type(result).__name__}")
+        return scores
+    try:
+        return {output: select_output(result, output)}
+    except LookalikeError:
+        keys = ", ".join(repr(key) for key in scores)
+        raise LookalikeError(f"the model has no output {output!r}; it has {keys or 'no tensors'}") from None
+
+
+def _may_produce(head: nn.Module, value: Tensor, columns: Tensor | None) -> bool:
+    """Says whether an output may be what a layer produced: by its number of scores."""
+    n = _n_outputs(head)
+    if columns is None:
+        return n in value.shape[1:]
+    return n == columns.shape[1] or (n == 1 and columns.shape[1] == 2)  # a single logit, shown as 1 − p and p
 
 
 def _is_head_like(module: nn.Module) -> bool:
@@ -139,16 +148,29 @@ class _Sources(FunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._of = WeakTensorKeyDictionary()
+        self._inputs: dict[str, frozenset[str]] = {}
 
     def of(self, tensor: Tensor) -> frozenset[str]:
         found: frozenset[str] = self._of.get(tensor, frozenset())
         return found
 
+    def feeding(self, name: str) -> set[str]:
+        """Returns the layers that a layer's input came through."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for feeder in self._inputs.get(waiting.pop(), frozenset()) - found:
+                found.add(feeder)
+                waiting.append(feeder)
+        return found
+
     def name_output(self, name: str) -> Any:
         """Returns a forward hook that files a layer's output under its name."""
 
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
+                given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+                self._inputs[name] = frozenset().union(*(self.of(tensor) for tensor in given))
                 self._of[output] = frozenset({name})
 
         return hook

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from lookalike.data import Preprocessing
 from lookalike.data.foreign import (
@@ -18,7 +18,6 @@ from lookalike.data.foreign import (
     from_torchvision,
 )
 from lookalike.data.processors import read_processor
-from lookalike.encoder.weights import match_prefix
 from lookalike.errors import LookalikeError
 
 _RGB = 3
@@ -88,30 +87,6 @@ def read_hf(name: str) -> Preprocessing:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise NotUnderstoodError(f"it has no image processor that can be read ({first[:160]})") from error
     return read_processor(processor)
-
-
-def input_channels(state: Mapping[str, Tensor], model: nn.Module, by_order: bool) -> int | None:
-    """Reads the number of input channels off weights.
-
-    Args:
-        state: The weights.
-        model: Built for three channels.
-        by_order: Whether weights and model are paired by order.
-
-    Returns:
-        The number for which the first convolution is as wide as in the weights; None where it is three, or cannot be
-        told.
-    """
-    expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
-    given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    fitted = dict(zip(expected, given.values(), strict=False)) if by_order else match_prefix(given, expected)
-    name = next((key for key, value in expected.items() if value.ndim == 4 and value.shape[1] % _RGB == 0), None)
-    if name is None or name not in fitted or fitted[name].ndim != 4:
-        return None
-    wide, shape = expected[name].shape, fitted[name].shape
-    same = wide[0] == shape[0] and wide[2:] == shape[2:]
-    channels, rest = divmod(_RGB * shape[1], wide[1])  # a stem that folds space into depth has multiples of three
-    return channels if same and not rest and channels != _RGB else None
 
 
 def with_input_channels(model: nn.Module, channels: int) -> nn.Module:

@@ -13,7 +13,7 @@ from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import LoadedClassifier
+from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
@@ -41,6 +41,7 @@ def evaluate(
     test: Any,
     *,
     black_box: nn.Module | LoadedClassifier | BlackBox | None = None,
+    class_order: ClassOrder = None,
     train: Any = None,
     attributes: Tensor | np.ndarray | None = None,
     only: Sequence[str] | None = None,
@@ -67,6 +68,8 @@ def evaluate(
             attributes serve as those), or an ``EmbeddingStore``, from which only what needs no images is measured.
         black_box: The classifier to compare with; None takes the one that the model was converted from. A ``BlackBox``
             that several evaluations share is measured once.
+        class_order: The names of the black box's outputs, in their order, if it does not know them or wrongly: names, a
+            file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
         train: Training data, or the ``EmbeddingStore`` of them: for ghosting and the embedding's diagnosis.
         attributes: Binary attributes of the training samples [N, A], in the data's order.
         only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes
@@ -112,7 +115,7 @@ def evaluate(
         if train is None or isinstance(train, EmbeddingStore)
         else _batches(train, batch_size, num_workers, on_error)
     )
-    box = find_black_box(model, black_box, data)
+    box, lacking = find_black_box(model, black_box, data, class_order)
     train_data = train if isinstance(train, Batches) else None
     images = data is not None and data.can_fetch and _is_image(data)
     has = {
@@ -123,6 +126,7 @@ def evaluate(
         "black box": box is not None,
     }
     sections, notes = _chosen(only, has)
+    notes += [f"the black box is not compared with: {lacking}"] if lacking else []
     total = _steps(sections, options, data, train, box, test_embeddings)
     with progress_bar("Evaluating", total, progress) as advance:
         if data is not None and test_embeddings is None:
@@ -130,16 +134,17 @@ def evaluate(
         store = test if test_embeddings is None else test_embeddings
         if isinstance(train, Batches) and any({"train", "activations"} & {*section.needs} for section in sections):
             train = embed(model, train, progress=advance)
+        labels = aligned_labels(store, model, "test")
         context = Context(
             model,
             options,
             data,
             store,
-            aligned_labels(store, model, "test"),
+            labels,
             train if isinstance(train, EmbeddingStore) else None,
             aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
             box,
-            None if box is None else box.predictions(model, store, data),
+            None if box is None else box.stand_beside(model, labels, store, data),
             None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
             advance,
         )
@@ -150,6 +155,8 @@ def evaluate(
         info = _info(context, sections) | {"data_check": check.to_dict()}
         runs, details = _measure(context, sections, _Kept(resume, info))
     notes[:0] = told
+    if context.standing is not None:
+        notes += context.standing.notes
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
     for what, embedded in (("test", store), ("training", context.train_store)):

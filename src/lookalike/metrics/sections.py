@@ -54,7 +54,8 @@ def _section(name: str, *needs: Need, per_run: bool = False) -> Callable[[Callab
 @_section("faithfulness")
 def _faithfulness(context: Context, _run: int) -> Found:
     """Accuracy, the black box's, agreement: section 4.3.2."""
-    model, store, theirs = context.model, context.test_store, context.black_box_predictions
+    model, store, standing = context.model, context.test_store, context.standing
+    theirs = None if standing is None else standing.predictions
     metric = FaithfulnessOfPredictions(model.n_classes, black_box=theirs is not None)
     with torch.no_grad():
         for rows in store.parts():
@@ -66,7 +67,7 @@ def _faithfulness(context: Context, _run: int) -> Found:
         figures["black_box_accuracy"] = found.black_box_accuracy.value
         figures["accuracy_difference"] = found.difference.value
         figures["agreement"] = found.agreement.value
-    return figures, found.to_dict()
+    return figures, found.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
 
 
 @_section("transparency", "activations")

@@ -50,6 +50,7 @@ def verdict(
         *details.get("data", [{}])[0].get("sentences", []),
         _agreement(figure("agreement"), thresholds),
         _accuracy(figure, details, thresholds),
+        *_black_box(details),
         *_classes(details, class_names, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
@@ -74,7 +75,7 @@ def _accuracy(
     if accuracy is None:
         return ""
     if difference is None:
-        return f"It classifies {accuracy:.1%} of the test images rightly."
+        return f"It classifies {accuracy:.1%} of the test images correctly."
     found = details["faithfulness"][0]["difference"]
     interval = f"95% interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}".replace("-", "−")
     points = f"{abs(100 * difference):.1f} points"
@@ -84,6 +85,12 @@ def _accuracy(
         return f"It lost no accuracy: {accuracy:.1%} ({interval} points)."
     side = "above" if difference > 0 else "below"
     return f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
+
+
+def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Says whether the black box's outputs are in doubt, or it is no better than chance."""
+    found = details.get("faithfulness", [{}])[0].get("black_box")
+    return list(found["said"]) if found else []
 
 
 def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[str]:

@@ -52,6 +52,18 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
     return network
 
 
+@NETWORKS.register("without-head")
+def without_head(network: nn.Module, *, head: str) -> nn.Module:
+    """Returns the network with nothing in the place of its head, for weights that have none.
+
+    Raises:
+        LookalikeError: If there is no such layer.
+    """
+    _inputs_of(network, head)
+    _replace(network, head, nn.Identity())
+    return network
+
+
 def _inputs_of(network: nn.Module, head: str) -> int:
     checks.model("network", network)
     try:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lookalike import checks
-from lookalike.encoder import device_of, dtype_of, place
-from lookalike.encoder.calls import call, take_rows
-from lookalike.encoder.head import named_outputs
+from lookalike.encoder import Outputs, device_of, dtype_of, place
+from lookalike.encoder.calls import take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.provenance import versions
@@ -21,6 +20,7 @@ from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.names import names_of
 from lookalike.relevance.operations import stabilised
+from lookalike.relevance.reading import ScoreReader
 from lookalike.relevance.result import Relevance, RuleUse, join
 from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
@@ -34,7 +34,7 @@ def lrp(
     composite: str | Composite = "epsilon-plus-flat",
     *,
     of: Literal["score", "probability"] = "score",
-    output: str | int | None = None,
+    output: str | int | Outputs | None = None,
     batch_size: int = 32,
     strict: bool = False,
 ) -> Relevance:
@@ -46,9 +46,11 @@ def lrp(
         target: A class for all images, one per image [N], or several per image [N, M]; None takes the predicted ones.
         composite: Which rules; by name, or one of your own.
         of: Explain the score, starting with its value, or the ``"probability"`` [paper]: the softmax has no rule and
-            keeps its gradient. So do the similarities of a prototype model; the rules begin at its embedding. A single
-            score is the logit of class 1 of two.
-        output: Which of several outputs holds the class scores.
+            keeps its gradient, inside the network or not. So do the similarities of a prototype model; the rules begin
+            at its embedding. A single score is the logit, or the probability, of class 1 of two: class 0's score is
+            its negative.
+        output: Which of several outputs holds the class scores, or an ``Encoder``'s ``outputs``, which say so. None
+            finds it as ``Encoder`` does.
         batch_size: The most images in flight.
         strict: Make an operation without a rule an error, in place of a warning.
 
@@ -113,7 +115,7 @@ def stream_lrp(
     composite: str | Composite = "epsilon-plus-flat",
     *,
     of: Literal["score", "probability"] = "score",
-    output: str | int | None = None,
+    output: str | int | Outputs | None = None,
     batch_size: int = 32,
     strict: bool = False,
 ) -> Iterator[Relevance]:
@@ -122,34 +124,35 @@ def stream_lrp(
     _check(x, composite, batch_size, strict)
     checks.one_of("of", of, ("score", "probability"))
     _check_target(target, len(x))
-    checks.output_key("output", output)
+    checks.output_key("output", None if isinstance(output, Outputs) else output)
     x = _placed(x, model)
-    head: Callable[[Tensor], Tensor] | None = None
+    reader: ScoreReader | None = None
+    head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
         run: Callable[[Tensor], Tensor] = model.encoder
-        head = model.scores_of if of == "score" else model.log_probabilities_of
+        classify = model.scores_of if of == "score" else model.log_probabilities_of
+        head = lambda z, rows: classify(z)  # noqa: E731, ARG005
     else:
-        run = functools.partial(_scores, model, output)
+        reader = ScoreReader(model, x, output)
+        run, head = reader.logits, reader.tail
     chosen = None if target is None else _as_targets(target, len(x))
 
     def starts(out: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         values = out.detach()
-        scores = values if head is None else head(values).detach()
-        two = scores if scores.ndim == 2 and (of == "score" or scores.shape[1] > 1) else _two_logits(scores)
-        wanted = two.argmax(1, keepdim=True) if chosen is None else chosen[rows].to(scores.device)
-        if int(wanted.min()) < 0 or int(wanted.max()) >= two.shape[1]:
-            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {two.shape[1]}")
+        scores = values if head is None else head(values, rows).detach()
+        outputs = Outputs(None, scores.shape[1]) if reader is None else reader.outputs
+        wanted = outputs.predicted(scores)[:, None] if chosen is None else chosen[rows].to(scores.device)
+        if int(wanted.min()) < 0 or int(wanted.max()) >= outputs.n_classes:
+            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {outputs.n_classes}")
         for column in wanted.unbind(1):
-            gradient = _score_gradient(two, column) if of == "score" else _probability_gradient(two, column)
-            if two is not scores:  # class 1 is for the logit, class 0 against it
-                gradient = gradient[:, 1:].reshape(scores.shape)
+            gradient = outputs.gradient(scores, column, of)
             if head is not None:
-                gradient = _pull_back(head, values, gradient)
+                gradient = _pull_back(functools.partial(head, rows=rows), values, gradient)
             yield gradient, (values * gradient).flatten(1).sum(1)
 
     several = chosen is not None and chosen.shape[1] > 1
     for found in _stream(model, x, run, starts, composite, batch_size, strict, several=several):
-        if head is not None:
+        if isinstance(model, PrototypeModel):
             found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield found
 
@@ -202,32 +205,6 @@ def _placed(x: Tensor, model: nn.Module) -> Tensor:
         raise LookalikeError("relevance overflows in a float16 network; give it in float32 or bfloat16 (model.float())")
     placed: Tensor = place(x, device_of(model), dtype)
     return placed
-
-
-def _scores(model: nn.Module, output: str | int | None, images: Tensor) -> Tensor:
-    outputs = dict(named_outputs(call(model, images)))
-    key = output if output is not None else "logits" if "logits" in outputs else next(iter(outputs), output)
-    if key not in outputs:
-        raise LookalikeError(f"the model has no output {key!r}; it has {', '.join(map(repr, outputs)) or 'no tensors'}")
-    return outputs[key]
-
-
-def _two_logits(scores: Tensor) -> Tensor:
-    """Returns one logit per image [n] or [n, 1] as those of two classes [n, 2]."""
-    logit = scores.reshape(len(scores), 1)
-    return torch.cat([torch.zeros_like(logit), logit], 1)
-
-
-def _score_gradient(scores: Tensor, target: Tensor) -> Tensor:
-    return nn.functional.one_hot(target, scores.shape[1]).to(scores.dtype)
-
-
-def _probability_gradient(scores: Tensor, target: Tensor) -> Tensor:
-    """Returns the gradient [n, K] of a class's probability after the scores, also where it is all but one."""
-    p = scores.double().softmax(1)
-    own = p.gather(1, target[:, None])
-    others = p.scatter(1, target[:, None], 0.0)  # their sum is 1 − p, without its rounding
-    return (-own * others).scatter(1, target[:, None], own * others.sum(1, keepdim=True)).to(scores.dtype)
 
 
 @torch.enable_grad()

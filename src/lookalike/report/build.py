@@ -11,11 +11,12 @@ from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import embed
-from lookalike.encoder import LoadedClassifier
+from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
+from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.names import json_text, visible
 from lookalike.progress import Advance
@@ -36,6 +37,7 @@ def write_report(
     *,
     train: Any = None,
     black_box: nn.Module | LoadedClassifier | None = None,
+    class_order: ClassOrder = None,
     card: Scorecard | None = None,
     title: str = "Prototype model",
     n_browse: int = 1000,
@@ -56,6 +58,7 @@ def write_report(
         path: The file to write; it appears only when it is complete.
         train: Training data, for ghosting and the nearest training images.
         black_box: The classifier to compare with; None takes the one that was converted.
+        class_order: The names of its outputs, in their order; see ``evaluate``.
         card: A scorecard of the same model and data, where ``evaluate`` has made it already.
         title: What to call it.
         n_browse: The most test images to show: wrong and disagreeing ones first.
@@ -91,14 +94,15 @@ def write_report(
         given = test.train if len(test.train) else None
         train, test = given if train is None else train, test.test
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
-    box = find_black_box(model, black_box, data)
+    box = find_black_box(model, black_box, data, class_order).box
     store = embed(model, data, progress=progress)
-    theirs = None if box is None else box.predictions(model, store, data)
+    standing = None if box is None else box.stand_beside(model, aligned_labels(store, model, "test"), store, data)
+    theirs = None if standing is None else standing.predictions
     if card is None:
         card = evaluate(
             model,
             data,
-            black_box=black_box,
+            black_box=box,
             train=train,
             test_embeddings=store,
             composite=composite,
@@ -223,7 +227,13 @@ def _confusion(card: Scorecard) -> dict[str, Any] | None:
         for i in order
         if off.flatten()[i] > 0
     ]
-    return {"pairs": pairs, "matrix": matrix if k <= _MATRIX else None, "total": int(off.sum())}
+    elsewhere = card.details["faithfulness"][0].get("elsewhere") or 0
+    return {
+        "pairs": pairs,
+        "matrix": matrix if k <= _MATRIX else None,
+        "total": int(off.sum()) + elsewhere,
+        "elsewhere": elsewhere,
+    }
 
 
 def _facts(card: Scorecard) -> list[tuple[str, str]]:
