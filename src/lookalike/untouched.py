@@ -10,6 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -194,9 +197,12 @@ def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         grad, modes = torch.is_grad_enabled(), _get_current_function_mode_stack()
+        n_dispatch_modes = len(_get_current_dispatch_mode_stack())
         autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
 
         def restore() -> None:
+            while len(_get_current_dispatch_mode_stack()) > n_dispatch_modes:
+                _pop_dispatch_mode()
             while len(_get_current_function_mode_stack()) > len(modes):
                 _pop_mode()
             left = len(_get_current_function_mode_stack())  # torch takes them off while one of them is at work
@@ -207,9 +213,32 @@ def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
                 torch.set_autocast_enabled(device, enabled)
                 torch.set_autocast_dtype(device, dtype)
 
-        return undoing(restore, lambda: function(*args, **kwargs))
+        def run() -> T:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                _end_contexts(error)
+                raise
+
+        return undoing(restore, run)
 
     return call
+
+
+def _end_contexts(error: BaseException | None) -> None:
+    """Ends contexts of torch that an interruption has left half way, now and not when its traceback is let go of.
+
+    While one function mode is at work torch takes it off the stack, in a generator's context. If that is interrupted as
+    it ends, the generator puts the mode back as soon as nobody holds its frames: long after the call, and for good.
+    """
+    while error is not None:
+        traceback = error.__traceback__
+        while traceback is not None:
+            frame, traceback = traceback.tb_frame, traceback.tb_next
+            if frame.f_globals.get("__name__") in ("contextlib", "torch.overrides"):
+                with suppress(RuntimeError):  # a frame that is still running
+                    frame.clear()
+        error = error.__context__
 
 
 def keeps_random_states(function: Callable[P, T]) -> Callable[P, T]:
