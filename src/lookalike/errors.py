@@ -1,5 +1,7 @@
 """What the package raises and warns with."""
 
+from lookalike.names import visible
+
 
 class LookalikeError(ValueError):
     """A mistake that the caller can mend: the text names the thing, the value and the way out."""
@@ -19,7 +21,7 @@ class BrokenImageError(LookalikeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot read the image {self.path!r}: {self.reason}"
+        return f"cannot read the image '{visible(self.path)}': {visible(self.reason)}"
 
 
 class LookalikeWarning(UserWarning):

@@ -139,7 +139,8 @@ def test_whatever_is_passed_over_is_counted_by_kind(tmp_path):
         tmp_path / "root", *images("train/"), *images("test/"), *images("seg_pred/"), "train/cat/", "train/loose.png",
         "train/ant/@eaDir/0.png/thumb.png", "train/ant/Thumbs.db", "train/ant/.DS_Store", "train/ant/._0.png",
         "train/.ipynb_checkpoints/0.png", "train/bee/desktop.ini", "#recycle/1.png", "$RECYCLE.BIN/1.png",
-        "lost+found/", ".thumbnails/1.png", ".hidden.png", "train/bee/notes.txt", "train/bee/photo.heic", "train/bee/photo.png~",
+        "lost+found/",
+        ".thumbnails/1.png", ".hidden.png", "train/bee/notes.txt", "train/bee/photo.heic", "train/bee/photo.png~",
     )  # fmt: skip
     (root / "train" / "ant" / "broken.png").symlink_to(root / "nowhere.png")
     (root / "train" / "ant" / "round").symlink_to(root / "train")
