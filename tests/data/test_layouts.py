@@ -167,6 +167,15 @@ def test_links_are_followed_once(tmp_path):
     assert counts(layout) == {"repeated_folder": 1}
 
 
+def test_depth_is_bounded_and_a_pipe_is_never_waited_for(tmp_path):
+    root = make_folder(tmp_path / "root", *images(""))
+    (root / "ant" / ("d/" * 150)).mkdir(parents=True)
+    assert counts(read_layout(root)) == {"too_deep": 1}
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(LookalikeError, match=r"pipe\.png' is a pipe or a device"):
+        find_images([tmp_path / "pipe.png"])
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     root = make_folder(tmp_path / "root", *images(""), "ant/deep/1.png")
     scandir, closed = os.scandir, {str(root / "ant" / "deep")}
