@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from lookalike.data import Preprocessing
-from lookalike.errors import LookalikeError
+from lookalike.errors import BrokenImageError, LookalikeError
 
 
 def photo(width=300, height=200):
@@ -47,3 +47,40 @@ def test_sizes_and_arrays():
 def test_nonsense_is_told(options, message):
     with pytest.raises(LookalikeError, match=message):
         Preprocessing(None, None, **options)
+
+
+@pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan")), (0, float("inf")), (0,), "ab", 5])
+def test_a_range_is_two_numbers_in_order(value_range):
+    with pytest.raises(LookalikeError, match="value_range must be two numbers"):
+        Preprocessing(8, None, value_range=value_range)
+
+
+def test_how_greys_and_orientation_are_read_is_kept():
+    ours = Preprocessing.square(8, value_range=(-1000, 3000), as_stored=True)
+    assert Preprocessing.from_dict(json.loads(json.dumps(ours.to_dict()))) == ours
+    assert ours.describe() == "8×8 RGB, values -1000…3000, as stored"
+    old = {"resize": 8, "crop": [8, 8], "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    assert Preprocessing.from_dict(old).value_range is None
+    assert not Preprocessing.from_dict(old).as_stored
+
+
+def test_arrays_of_other_numbers_need_a_scale():
+    grey = Preprocessing(None, None, (0.0,), (1.0,))
+    ramp = np.linspace(0, 1, 16).reshape(4, 4)
+    for array in (ramp.astype(np.float32), ramp * 300, (ramp * 9).astype(np.int16) - 1, (ramp * 999).astype(np.int64)):
+        with pytest.raises(LookalikeError, match="no scale of its own"):
+            grey(array)
+        low, high = float(array.min()), float(array.max())
+        x = Preprocessing(None, None, (0.0,), (1.0,), value_range=(low, high))(array)
+        np.testing.assert_allclose(x[0], (array - low) / (high - low), atol=0.01)
+    np.testing.assert_allclose(grey((ramp * 65_535).astype(np.uint16))[0], ramp, atol=0.01)
+    np.testing.assert_allclose(grey((ramp * 255).astype(np.int64))[0], ramp, atol=0.01)
+    np.testing.assert_allclose(grey(ramp > 0.5)[0], ramp > 0.5)
+    for wrong in (ramp.astype(complex), np.zeros((0, 4), np.uint8), np.zeros((4, 4, 5), np.uint8), np.array(["a"])):
+        with pytest.raises(LookalikeError, match="an image must be an array"):
+            grey(wrong)
+    with pytest.raises(BrokenImageError, match="NaN"):
+        Preprocessing(None, None, (0.0,), (1.0,), value_range=(0, 1))(np.full((4, 4), np.nan))
+    for wrong in ([[1, 2]], torch.zeros(3, 4, 4), None):
+        with pytest.raises(LookalikeError, match="must be a PIL image or an array"):
+            grey(wrong)
