@@ -96,7 +96,7 @@ def load_classifier(
         loaded = _load_own(name, args, given)
     else:
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
-    if given is None and loaded.spec["source"] in ("file", "lookalike"):
+    if given is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
         warnings.warn(
             f"no weights given: the network is taken with those that {loaded.spec['name']} gives it",
             LookalikeWarning,
