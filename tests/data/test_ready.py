@@ -120,7 +120,7 @@ def test_a_single_image_with_a_one_hot_label_is_no_batch():
         (Items([(object(), 0)]), "sample 0 has a object for x"),
         (
             DataLoader(Items(SINGLES), 4, collate_fn=lambda items: (torch.cat(items), 0)),
-            "the loader's collate_fn fails",
+            "collate_fn fails",
         ),
         (DataLoader(Items(SINGLES), 4, collate_fn=lambda items: (X[:3], Y[:4])), "has 3 inputs and 4 labels"),
         (Stream([(X[:4], torch.tensor([0, 1, 0, -1]))]), "labels must not be negative"),

@@ -65,10 +65,10 @@ def no_marker():
 
 
 def read(path):
+    """Reads a file that may be refused, but in no other way."""
     try:
         return read_checkpoint(path)
-    except LookalikeError as error:
-        assert "\n" not in str(error)
+    except LookalikeError:
         return None
 
 

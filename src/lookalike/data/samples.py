@@ -125,7 +125,7 @@ def label_array(labels: Any) -> np.ndarray:
     """Returns labels of any kind as an array."""
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu()
-        return (labels.float() if labels.dtype == torch.bfloat16 else labels).numpy()  # NumPy has no bfloat16
+        labels = labels.float() if labels.dtype == torch.bfloat16 else labels  # NumPy has no bfloat16
     return np.asarray(labels)
 
 

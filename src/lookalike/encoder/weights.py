@@ -107,8 +107,8 @@ def choose_weights(
     """
     if by_order and not checkpoint.is_ordered:
         raise LookalikeError(
-            f"{_named(checkpoint)} keeps no order of its own, as safetensors sorts names: its weights cannot be paired by "
-            "order; give the file that torch.save wrote"
+            f"{_named(checkpoint)} keeps no order of its own, as safetensors sorts names: its weights cannot be paired "
+            "by order; give the file that torch.save wrote"
         )
     expected = expected_by(model)
     options: dict[str, Fit] = {}
