@@ -26,7 +26,7 @@ def test_commands_ask_which_weights_are_meant(two_sets, network_file, image_fold
     box = ["evaluate", tmp_path / "m", image_folder, "--network", network, "--only", "diversity", "--images", 4]
     box += ["--black-box", f"{network_file}:bare", "--black-box-weights", two_sets]
     assert "choose one with --black-box-weights-key NAME" in mistake(*box)
-    run(*box, "--black-box-weights-key", "state_dict")
+    assert "holds no weights 'ema'" in mistake(*box, "--black-box-weights-key", "ema")
     assert "--black-box-weights needs --black-box" in mistake(
         "evaluate", tmp_path / "m", image_folder, "--network", network, "--black-box-weights-key", "x"
     )

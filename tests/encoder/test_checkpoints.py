@@ -179,8 +179,8 @@ def test_weights_by_order_for_any_number_of_classes(spec, tmp_path):
 def test_channels_are_read_off_the_weights_too(tmp_path):
     import timm
 
-    model = timm.create_model("resnet18", num_classes=4, in_chans=1)
-    loaded = load_classifier("timm:resnet18", saved(tmp_path, model.state_dict()))
+    model = timm.create_model("test_efficientnet", num_classes=4, in_chans=1)
+    loaded = load_classifier("timm:test_efficientnet", saved(tmp_path, model.state_dict()))
     assert loaded.spec["args"] == {"num_classes": 4, "in_chans": 1}
 
 
