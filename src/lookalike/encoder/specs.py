@@ -111,7 +111,7 @@ def load_classifier(
         loaded = _load_own(name, args, given)
     else:
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
-    if given is None and loaded.spec["source"] in ("file", "lookalike"):
+    if given is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
         warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
     names = None if given is None or loaded.head is not None else names_of_checkpoint(given.checkpoint.metadata)
