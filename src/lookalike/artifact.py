@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import LookalikeError
+from lookalike.names import json_text, valid_json
 from lookalike.provenance import fingerprint_file, fingerprint_json
 
 CONFIG = "config.json"
@@ -94,7 +95,8 @@ def write_artifact(
     """
     from safetensors.torch import save_file
 
-    config = json.loads(json.dumps(dict(config), default=_plain))  # as it will be read: keys are texts
+    # as it will be read: keys are texts, and all texts are valid
+    config = valid_json(json.loads(json.dumps(dict(config), default=_plain)))
     with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as aside:
         # copies, as safetensors refuses tensors that share memory
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, aside / TENSORS)
@@ -105,7 +107,7 @@ def write_artifact(
         hashes = {name: fingerprint_file(aside / name) for name in sorted([TENSORS, *files])}
         whole = {"format": FORMAT, **config, "files": hashes}
         whole["fingerprint"] = fingerprint_json(whole)
-        (aside / CONFIG).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (aside / CONFIG).write_text(json_text(whole, indent=2, allow_nan=True) + "\n", encoding="utf-8")
         shutil.copymode(aside / CONFIG, aside / TENSORS)  # safetensors writes for its owner alone
 
 

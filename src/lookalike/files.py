@@ -10,10 +10,13 @@ import numpy as np
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one."""
+    """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one.
+
+    It never fails at a name in the text: what is not valid Unicode is written out.
+    """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(aside, path)  # noqa: PTH105 - one call, one rename
     finally:
         aside.unlink(missing_ok=True)

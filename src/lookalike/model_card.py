@@ -6,6 +6,7 @@ from typing import Any
 from lookalike.classifier import NearestPrototype
 from lookalike.data import Preprocessing
 from lookalike.encoder import describe_spec
+from lookalike.names import visible
 from lookalike.prototypes import Prototypes
 
 _ROWS = 200
@@ -15,7 +16,7 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     """Returns a page of Markdown about a model: what it is, how it was made, and its prototypes."""
     encoder, provenance = config["encoder"], config["provenance"]
     spec = encoder["spec"]
-    network = describe_spec(spec) if spec else encoder["class"]
+    network = visible(describe_spec(spec) if spec else encoder["class"]).replace("`", "'")
     method = provenance.get("method", "unknown means")
     converted = config["classifier"]["name"] == NearestPrototype.name
     lines = [
@@ -81,7 +82,7 @@ def _called(part: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = visible(" ".join(str(value).split()))
     for mark in "\\`|*_<>[]":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -1,5 +1,7 @@
 """The training images that show a model's prototypes, as the network sees them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,6 +42,19 @@ def read_prototype_images(
     if wanted < 1:
         return None, values
     return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], values
+
+
+def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | None]:
+    """Returns what a model is to remember of its training data: their split, and a key of each file [N].
+
+    Returns:
+        The split as JSON values, and the files' content keys, sorted; None for what there is not.
+    """
+    if batches is None:
+        return None, None
+    keys = batches.content_keys()
+    split = None if batches.split is None else batches.split.to_dict()
+    return split, None if keys is None else torch.from_numpy(keys)
 
 
 def preprocessing_of(batches: Batches | None) -> Preprocessing | None:

@@ -1,13 +1,12 @@
 """The network that a baseline starts from: published weights where they can be had, else random ones, said aloud."""
 
-import warnings
 from pathlib import Path
 
 from torch import Tensor
 
 from lookalike.baselines.baseline import Start
 from lookalike.encoder import Encoder, load_classifier, read_spec, rebuild
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 
 
 def start_from(network: str, sample: Tensor, *, pretrained: bool, weights: Path | None = None) -> Start:
@@ -32,11 +31,7 @@ def start_from(network: str, sample: Tensor, *, pretrained: bool, weights: Path 
             loaded = load_classifier(network)
             made, spec = loaded.model, loaded.spec
         except LookalikeError as error:
-            warnings.warn(
-                f"{network} is trained from scratch, which asks for more data and a larger learning rate: {error}",
-                LookalikeWarning,
-                stacklevel=2,
-            )
+            warn_of(f"{network} is trained from scratch, which asks for more data and a larger learning rate: {error}")
     head = Encoder(made, sample).head_name
     if head is None:
         raise LookalikeError(f"{network} has no head")

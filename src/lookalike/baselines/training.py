@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lookalike import checks
 from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
 from lookalike.baselines.hyperparameters import Preset, hyperparameters
 from lookalike.baselines.start import start_from
@@ -17,15 +18,20 @@ from lookalike.encoder import Encoder, LoadedClassifier, read_weights, save_clas
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
-from lookalike.prototype_images import read_prototype_images
+from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.untouched import keeps_random_states, process_settings, undoing
 
 if TYPE_CHECKING:
     from lookalike.baselines.loop import Report, Row
 
 _STATE = "training.json"
 _BATCH = 256
+_PRECISIONS = (
+    "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
+    "transformer-engine-float16", "32", "64", "16", "bf16",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Trained:
             save_classifier(self.model, folder, provenance=self.provenance, files=files, overwrite=overwrite)
 
 
+@keeps_random_states
 def train(
     method: str,
     data: DataBundle,
@@ -105,12 +112,26 @@ def train(
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
     """
+    checks.instance("data", data, DataBundle, "a DataBundle")
+    checks.optional(checks.mapping, "options", options)
+    checks.optional(checks.path, "weights", weights)
+    checks.optional(checks.path, "working_folder", working_folder)
+    checks.seed("seed", seed)
+    checks.whole_number("num_workers", num_workers, 0)
+    checks.whole_number("n_images", n_images, 0)
+    checks.one_of("precision", precision, _PRECISIONS)
+    checks.text("accelerator", accelerator)
+    if not isinstance(devices, str):
+        checks.whole_number("devices", devices, 1)
+    if on_epoch is not None and not callable(on_epoch):
+        raise checks.unfit("on_epoch", on_epoch, "a function")
+    checks.progress("progress", progress)
     given = None if weights is None else Path(weights)
     made_by = METHODS[method]
     chosen = hyperparameters(method, data.name, preset, options, defaults=made_by.defaults)
     baseline = made_by(chosen)
     loop = _loop()
-    batches = Batches(data.train, _BATCH, num_workers)
+    batches = Batches(data, _BATCH, num_workers)
     task = _task(data)
     provenance = {
         "method": baseline.title,
@@ -121,6 +142,7 @@ def train(
         "precision": precision,
         "random_state": seed,
         "n_samples": len(data.train),
+        "split": None if data.split is None else data.split.to_dict(),
         "fingerprints": {
             "data": batches.fingerprint(),
             "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
@@ -128,11 +150,12 @@ def train(
         },
     }
     folder = _working_folder(working_folder, provenance)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        start = start_from(chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given)
-        model, spec = baseline.build(task, start)
-        log = loop.fit(
+    torch.manual_seed(seed)
+    start = start_from(chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given)
+    model, spec = baseline.build(task, start)
+    log = undoing(
+        process_settings(loggers=loop.LOGGERS),
+        lambda: loop.fit(
             baseline,
             model,
             data,
@@ -144,7 +167,8 @@ def train(
             devices=devices,
             on_epoch=on_epoch,
             progress=progress,
-        )
+        ),
+    )
     seconds = round(sum(row["seconds"] for row in log), 3)
     provenance |= {"train_seconds": seconds, "versions": versions()}
     model.eval().requires_grad_()
@@ -186,6 +210,7 @@ def _finished(
         images=images,
         value_range=value_range,
         provenance=provenance,
+        training_keys=record_of(batches)[1],
     )
 
 

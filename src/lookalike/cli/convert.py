@@ -1,26 +1,44 @@
 """``lookalike convert``."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_notes, print_table, say
+from lookalike.cli.console import (
+    guarded,
+    out,
+    percent,
+    print_facts,
+    print_json,
+    print_line,
+    print_notes,
+    print_table,
+    say,
+)
 from lookalike.cli.options import (
+    AsStored,
     BatchSize,
     Device,
     Json,
+    Labels,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
     PrecisionOption,
     Profile,
     Seed,
+    SplitSeed,
+    ValueRange,
     Workers,
     open_model,
     pick_device,
     read_pairs,
+    read_range,
+    split_seed_of,
 )
 from lookalike.cli.preprocessing import (
     Crop,
@@ -52,7 +70,10 @@ def convert(
         ),
     ],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder with a sub-folder per class, or a dataset's name.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder with a sub-folder per class or a table of labels, or a dataset's name."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
     weights: Annotated[
@@ -82,6 +103,10 @@ def convert(
     interpolation: Interpolation = None,
     mean: Mean = None,
     std: Std = None,
+    labels: Labels = None,
+    value_range: ValueRange = None,
+    as_stored: AsStored = False,
+    large_images: LargeImages = False,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     network: Network = None,
@@ -101,13 +126,14 @@ def convert(
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by its prototypes."""
     from lookalike.artifact import check_replaceable
     from lookalike.clustering import CLUSTERERS
-    from lookalike.data import Batches, load_data
+    from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
@@ -119,6 +145,8 @@ def convert(
     numbers = _numbers(n_prototypes)
     make_similarity(similarity)
     bytes_of(memory_limit)
+    reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
+    reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
     source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
@@ -127,9 +155,11 @@ def convert(
     preprocessing, changes = adjust_preprocessing(preprocessing, images, problem)
     for change in changes:
         say(change)
-    bundle = load_data(data, preprocessing, seed=seed)
+    bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)
+    bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
+    bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
-    train = Batches(bundle.train, batch_size, workers, on_error)
+    train = Batches(bundle, batch_size, workers, on_error)
     options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
@@ -185,7 +215,7 @@ def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **option
 
     if folder is None:
         raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
-    return convert(source, bundle.train, working_folder=folder, class_names=bundle.class_names, **options)
+    return convert(source, bundle, working_folder=folder, class_names=bundle.class_names, **options)
 
 
 def _numbers(text: str) -> Any:
@@ -219,6 +249,7 @@ def _report(
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
         "notes": list(bundle.notes),
+        "passed_over": bundle.passed_over.to_dict(),
     }
 
 
@@ -271,6 +302,6 @@ def _show(
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:
-            out.print(f"  {message}", markup=False, soft_wrap=True)
+            print_line(message, "  ")
         if len(skipped) > _LISTED_SKIPPED:
             out.print(f"  … and {len(skipped) - _LISTED_SKIPPED} more")

@@ -1,5 +1,6 @@
 """``lookalike evaluate`` and ``lookalike report``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,13 +11,17 @@ from lookalike.cli.options import (
     BatchSize,
     Device,
     Json,
+    Labels,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
     SavedModel,
     Seed,
+    SplitSeed,
     Workers,
     open_model,
+    split_seed_of,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +32,12 @@ if TYPE_CHECKING:
     from lookalike.model import PrototypeModel
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder with one sub-folder of images per class, or a dataset's name.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Test images, one sub-folder per class; or the folder that the model was made from, whose training images "
+        "are not tested on; or a dataset's name.",
+    ),
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
@@ -68,11 +78,14 @@ def evaluate(
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -82,7 +95,17 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(
+        model,
+        data,
+        labels=labels,
+        network=network,
+        black_box=black_box,
+        weights=black_box_weights,
+        device=device,
+        split_seed=split_seed,
+        large_images=large_images,
+    )
     card = measure(
         converted,
         bundle,
@@ -101,7 +124,7 @@ def evaluate(
     if output is not None:
         card.save(output)
     if json:
-        print_json(card.to_dict())
+        print_json(card.to_dict() | {"passed_over": bundle.passed_over.to_dict()})
     else:
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
         for sentence in card.verdict():
@@ -130,11 +153,14 @@ def report(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -143,7 +169,17 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(
+        model,
+        data,
+        labels=labels,
+        network=network,
+        black_box=black_box,
+        weights=black_box_weights,
+        device=device,
+        split_seed=split_seed,
+        large_images=large_images,
+    )
     card = write_report(
         converted,
         bundle,
@@ -163,18 +199,33 @@ def report(
         overwrite=overwrite,
     )
     if json:
-        print_json({"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()})
+        print_json(
+            {"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()}
+            | {"passed_over": bundle.passed_over.to_dict()}
+        )
         return
     for sentence in card.verdict():
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
+    for note in card.notes:
+        err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
 
 
 def _open(
-    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
+    model: Path,
+    data: str,
+    *,
+    labels: str | None,
+    network: str | None,
+    black_box: str | None,
+    weights: Path | None,
+    device: str,
+    split_seed: int | None,
+    large_images: bool,
 ) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
-    from lookalike.data import load_data
+    """Opens a saved model, the data to test it on, and a black box to compare it with."""
+    from lookalike.data import load_data, warn_of_values, with_roles
     from lookalike.encoder import load_classifier
     from lookalike.errors import LookalikeError
 
@@ -184,7 +235,12 @@ def _open(
         box = load_classifier(black_box, weights).model.to(converted.device)
     elif weights is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    return converted, load_data(data, preprocessing), box
+    own_seed = split_seed_of(converted, split_seed)
+    reading = replace(preprocessing, large_images=large_images)
+    bundle = load_data(data, reading, seed=own_seed, labels=labels, min_classes=1)
+    bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
+    warn_of_values(bundle.test, "test")
+    return converted, bundle, box
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

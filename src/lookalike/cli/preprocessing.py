@@ -136,7 +136,7 @@ def _own_geometry(options: ImageOptions, known: "Preprocessing") -> dict[str, An
     return geometry | {"fill": (0,), "convention": "torchvision"}
 
 
-def _normalisation(options: ImageOptions, channels: int | None) -> dict[str, tuple[float, ...]]:
+def _normalisation(options: ImageOptions, channels: int | None) -> dict[str, Any]:
     """Reads --mean and --std for a network of that many channels; None: as many as there are numbers."""
     given = {name: _floats(name, text) for name in ("mean", "std") if (text := getattr(options, name)) is not None}
     if channels is None:

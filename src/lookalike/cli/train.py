@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
-from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers, read_pairs
+from lookalike.cli.options import (
+    AsStored,
+    Device,
+    Json,
+    Labels,
+    LargeImages,
+    OnError,
+    Overwrite,
+    Seed,
+    SplitSeed,
+    ValueRange,
+    Workers,
+    read_pairs,
+    read_range,
+)
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
@@ -44,10 +58,16 @@ def train(
     show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and stop.")] = False,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true, bf16-mixed, 16-mixed.")] = "32-true",
     devices: Annotated[int, typer.Option(min=1, help="On how many devices.")] = 1,
+    labels: Labels = None,
     workers: Workers = 0,
+    on_error: OnError = "stop",
+    value_range: ValueRange = None,
+    as_stored: AsStored = False,
+    large_images: LargeImages = False,
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -77,7 +97,16 @@ def train(
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
     check_replaceable(output, overwrite=overwrite)
     working = output.resolve().with_name(f"{output.resolve().name}.training")
-    bundle = load_training_data(dataset, chosen.image_size, seed=seed)
+    bundle = load_training_data(
+        dataset,
+        chosen.image_size,
+        seed=split_seed or 0,
+        labels=labels,
+        value_range=read_range(value_range),
+        as_stored=as_stored,
+        large_images=large_images,
+        on_error=on_error,
+    )
     going_on = is_unfinished(working)
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     if not helper:
@@ -105,7 +134,10 @@ def train(
     trained.save(output, images=not no_images, overwrite=overwrite)
     shutil.rmtree(working, ignore_errors=True)
     if json:
-        print_json({"output": str(output), "log": trained.log, "provenance": trained.provenance})
+        passed_over = bundle.passed_over.to_dict()
+        print_json(
+            {"output": str(output), "log": trained.log, "provenance": trained.provenance, "passed_over": passed_over}
+        )
     else:
         _show(trained, bundle.notes, output)
 

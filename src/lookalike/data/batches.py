@@ -1,5 +1,6 @@
 """The one way from any kind of data to batches that remember which sample is which."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,9 +21,13 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lookalike.data.bundle import DataBundle
+from lookalike import checks
+from lookalike.data.bundle import DataBundle, Split
+from lookalike.data.images import one_line
 from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.names import text_of, visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike.untouched import random_states, undoing
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
 _LABEL_KEYS = ("labels", "label", "target", "targets", "y")
@@ -70,6 +75,7 @@ class Batches:
     Attributes:
         skipped: Messages about the samples that could not be read, by index.
         class_names: As the data set tells them, or None.
+        split: How the data came to be the training part of a ``DataBundle``; None for other data.
 
     Raises:
         LookalikeError: If the data are of no kind that it knows.
@@ -82,10 +88,12 @@ class Batches:
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
-        if on_error not in ("stop", "skip"):
-            raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+        checks.one_of("on_error", on_error, ("stop", "skip"))
+        checks.optional(checks.whole_number, "batch_size", batch_size, 1)
+        checks.optional(checks.whole_number, "num_workers", num_workers, 0)
+        self.split: Split | None = None
         if isinstance(data, DataBundle):
-            data = data.train
+            self.split, data = data.split, data.train
         self.skipped: dict[int, str] = {}
         self.on_error = on_error
         self._collate: Callable[[list[Any]], Any] = default_collate
@@ -99,8 +107,6 @@ class Batches:
             data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         self.num_workers = num_workers or 0
-        if self.batch_size < 1:
-            raise LookalikeError(f"batch_size must be at least 1, not {self.batch_size}")
         self._arrays = _as_arrays(data)
         if self._arrays is not None:
             self.class_names = self._arrays[2]
@@ -152,30 +158,30 @@ class Batches:
             return _as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:
             raise LookalikeError("an iterable data set cannot be asked for single samples")
-        return self._stack([self.dataset[int(index)] for index in indices], int(indices[0]))[0]
+        samples = [_read(self.dataset, int(index)) for index in indices]
+        return self._stack(samples, int(indices[0]))[0]
 
     def describe(self, index: int) -> str:
         """Names a sample: its file where there is one, else its number."""
-        dataset: Any = self.dataset
-        index = int(index)
-        while isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, int(dataset.indices[index])
-        return _describe(dataset, index)
+        return _describe(self.dataset, int(index))
 
     def is_random(self) -> bool:
         """Whether reading the same sample twice gives different inputs, as augmentation does."""
         if self._arrays is not None or not self.can_fetch or not len(self):
             return False
         rows = list(range(min(4, len(self)))) if self._rows is None else self._rows[:4].tolist()
-        with torch.random.fork_rng(devices=[]):
+
+        def differ() -> bool:
             for index in rows:
                 try:
-                    first, *others = (_split_item(self.dataset[index], index)[0] for _ in range(4))
-                except (BrokenImageError, OSError, SyntaxError):
+                    first, *others = (_split_item(_read(self.dataset, index), index)[0] for _ in range(4))
+                except BrokenImageError:
                     continue
                 if isinstance(first, Tensor) and not all(_same(first, other) for other in others):
                     return True
-        return False
+            return False
+
+        return undoing(random_states(), differ)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do.
@@ -202,13 +208,24 @@ class Batches:
         for position in positions:
             index = int(position if self._rows is None else self._rows[position])
             try:
-                x, y = _split_item(self.dataset[index], index)
-            except (BrokenImageError, OSError, SyntaxError) as error:
+                x, y = _split_item(_read(self.dataset, index), index)
+            except BrokenImageError as error:
                 samples.append([index, str(error), -1])
                 continue
             known = isinstance(x, Tensor | np.ndarray)
             samples.append([index, fingerprint_tensors({"x": _as_tensor(x)}) if known else type(x).__name__, int(y)])
         return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
+
+    def content_keys(self) -> np.ndarray | None:
+        """Returns a number for each sample's file, by its bytes, sorted [N], int64; None where there are no files."""
+        dataset, rows = self.dataset, self._rows
+        while isinstance(dataset, Subset):
+            indices = np.asarray(dataset.indices, dtype=np.int64)
+            dataset, rows = dataset.dataset, indices if rows is None else indices[rows]
+        if rows is not None and hasattr(dataset, "select"):
+            dataset = dataset.select(rows)
+        keys = getattr(dataset, "content_keys", None)
+        return np.sort(keys()) if callable(keys) else None
 
     def _slices(self, x: Any, y: np.ndarray, first: int) -> Iterator[Batch]:
         for start in range(first, len(y), self.batch_size):
@@ -219,8 +236,9 @@ class Batches:
 
     def _stream(self, dataset: Any, first: int) -> Iterator[Batch]:
         start = 0
-        loader = DataLoader(dataset, self.batch_size, num_workers=0, collate_fn=list)
-        for items in loader:
+        options: dict[str, Any] = {"num_workers": 0, "collate_fn": list, "generator": torch.Generator()}
+        loader = iter(DataLoader(dataset, self.batch_size, **options))
+        while (items := _next_items(loader, start)) is not None:
             end = start + len(items)
             if end > first:  # what was done before cannot be left out of a stream, only let pass
                 wanted = items[max(0, first - start) :]
@@ -229,26 +247,44 @@ class Batches:
             start = end
 
     def _load(self, rows: np.ndarray, first: int) -> Iterator[Batch]:
-        guarded = _Guarded(self.dataset, rows[first:], skip=self.on_error == "skip")
+        guarded = _Guarded(self.dataset, rows[first:])
         loader = DataLoader(
             guarded,
             self.batch_size,
             num_workers=self.num_workers,
             collate_fn=self._gather,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # workers are seeded by it, and not by the global one
         )
-        for number, (batch, broken) in enumerate(loader, 1):
+        for number, (batch, broken, error) in enumerate(loader, 1):
+            if error is not None:
+                raise error
             self.skipped.update(broken)
             if batch is not None:
                 yield replace(batch, read=min(len(rows), first + number * self.batch_size))
 
-    def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str]]:
-        broken = {index: message for index, _, message in items if message is not None}
-        kept = [(index, item) for index, item, message in items if message is None]
+    def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
+        """Makes a batch of samples, in a worker where there are any.
+
+        The package's errors are returned, not raised: torch would raise them again as another error, whose text is
+        the worker's traceback.
+        """
+        broken = {index: error for index, _, error in items if error is not None}
+        fatal = next((error for error in broken.values() if not self._can_skip(error)), None)
+        if fatal is not None:
+            return None, {}, fatal
+        skipped = {index: str(error) for index, error in broken.items()}
+        kept = [(index, item) for index, item, error in items if error is None]
         if not kept:
-            return None, broken
-        inputs, labels = self._stack([item for _, item in kept], kept[0][0])
-        return Batch(inputs, labels, np.asarray([index for index, _ in kept])), broken
+            return None, skipped, None
+        try:
+            inputs, labels = self._stack([item for _, item in kept], kept[0][0])
+        except LookalikeError as error:
+            return None, {}, error
+        return Batch(inputs, labels, np.asarray([index for index, _ in kept])), skipped, None
+
+    def _can_skip(self, error: LookalikeError) -> bool:
+        return self.on_error == "skip" and isinstance(error, BrokenImageError)
 
     def _stack(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
         if self._collate is not default_collate:  # a loader's own collation takes the samples as they are
@@ -269,38 +305,84 @@ class Batches:
 
 
 class _Guarded(Dataset[Any]):
-    """Returns (index, sample, None), or (index, None, message) for an image that cannot be read."""
+    """Returns (index, sample, None), or (index, None, error) for a sample that cannot be read."""
 
-    def __init__(self, dataset: Any, rows: np.ndarray, skip: bool) -> None:
+    def __init__(self, dataset: Any, rows: np.ndarray) -> None:
         self.dataset = dataset
         self.rows = rows
-        self.skip = skip
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> tuple[int, Any, str | None]:
+    def __getitem__(self, position: int) -> tuple[int, Any, LookalikeError | None]:
         index = int(self.rows[position])
         try:
-            return index, self.dataset[index], None
-        except BrokenImageError as error:
-            if not self.skip:
-                raise
-            return index, None, str(error)
-        except (OSError, SyntaxError) as error:  # what Pillow raises in other data sets
-            broken = BrokenImageError(_describe(self.dataset, index), str(error) or type(error).__name__)
-            if not self.skip:
-                raise broken from error
-            return index, None, str(broken)
+            return index, _read(self.dataset, index), None
+        except LookalikeError as error:
+            return index, None, error
+
+
+def _read(dataset: Any, index: int) -> Any:
+    """Returns a sample.
+
+    Raises:
+        LookalikeError: If it cannot be read; other errors are mistakes in the data set's code.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:
+        known = as_read_error(error, lambda: _describe(dataset, index))
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def _next_items(items: Iterator[list[Any]], start: int) -> list[Any] | None:
+    """Returns the next samples of a stream, None at its end.
+
+    Raises:
+        BrokenImageError: If an image cannot be read; a stream cannot go on after it.
+    """
+    try:
+        return next(items, None)
+    except Exception as error:
+        known = as_read_error(error, lambda: f"of the stream, sample {start} or later")
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def as_read_error(error: Exception, describe: Callable[[], str]) -> LookalikeError | None:
+    """Returns what reading a sample raised as an error of the package; None for a mistake in the data set's code.
+
+    Args:
+        error: What was raised.
+        describe: Names the sample.
+    """
+    if isinstance(error, BrokenImageError):
+        return error if error.path else BrokenImageError(describe(), error.reason)
+    if isinstance(error, LookalikeError):
+        return error
+    if isinstance(error, OSError | SyntaxError | MemoryError) or _from_pillow(error):
+        return BrokenImageError(describe(), one_line(error))
+    return None
+
+
+def _from_pillow(error: Exception) -> bool:
+    """Says whether Pillow raised an error: its decoders raise any kind on damaged files, in other data sets too."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "PIL"
 
 
 def _describe(dataset: Any, index: int) -> str:
     """Names a sample by its file, where the data set tells it."""
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, int(dataset.indices[index])
     describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
     if callable(describe):
-        return str(describe(index))
+        return visible(str(describe(index)))
     if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
-        return str(samples[index][0])  # torchvision's folders
+        return visible(str(samples[index][0]))  # torchvision's folders
     return f"sample {index}"
 
 
@@ -312,9 +394,23 @@ def _rows_of(loader: DataLoader[Any]) -> np.ndarray | None:
     sampler: Any = batches.sampler if type(batches) is BatchSampler else None
     if batches is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
         return None  # all of them: neither an order nor chance decides what a prototype stands for
-    with torch.random.fork_rng(devices=[]):
-        drawn = list(sampler) if sampler is not None else _flatten(batches)
+    drawn = undoing(_states_of(sampler, batches), lambda: list(sampler) if sampler is not None else _flatten(batches))
     return np.unique(np.asarray(drawn, dtype=np.int64))
+
+
+def _states_of(*samplers: Any) -> Callable[[], None]:
+    """Records the random states that samplers draw from, their own among them; returns what puts them back."""
+    restore_global = random_states()
+    owners = [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]
+    generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+
+    def restore() -> None:
+        restore_global()
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+    return restore
 
 
 def _flatten(sampler: BatchSampler | Any) -> list[int]:
@@ -358,7 +454,7 @@ def _class_names(data: Any) -> list[str] | None:
     names = getattr(data, "classes", None)
     if names is None:
         names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [str(name) for name in names] if isinstance(names, list | tuple) else None
+    return [text_of(str(name)) for name in names] if isinstance(names, list | tuple) else None
 
 
 def _split_item(item: Any, index: int) -> tuple[Any, Any]:

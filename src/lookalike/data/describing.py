@@ -25,6 +25,10 @@ def describe_preprocessing(preprocessing: "Preprocessing") -> str:
     colour = "grey" if preprocessing.channels == 1 else preprocessing.channel_order.upper()
     if preprocessing.transparency == "white":
         colour += ", transparency on white"
+    if preprocessing.value_range is not None:
+        colour += ", values {:g}…{:g}".format(*preprocessing.value_range)
+    if preprocessing.as_stored:
+        colour += ", as stored"
     return "; ".join([colour, ", ".join(_geometry(preprocessing)), _normalisation(preprocessing)])
 
 

@@ -1,6 +1,7 @@
 """From an image to what a network takes, and back to what a person can look at."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -10,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from lookalike import checks
 from lookalike.data.describing import describe_preprocessing
+from lookalike.data.extreme import resize_and_crop, would_be_huge
 from lookalike.data.geometry import (
     CONVENTIONS,
     FITS,
@@ -21,13 +24,25 @@ from lookalike.data.geometry import (
     resized_size,
     window_size,
 )
-from lookalike.data.images import to_eight_bit
-from lookalike.errors import LookalikeError
+from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
+from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
+from lookalike.errors import BrokenImageError, LookalikeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HIGHEST_STD = 2.0  # of pixels in [0, 1] it is at most 0.5; 1 leaves them as they are
 _ALWAYS_SAVED = ("resize", "crop", "mean", "std", "interpolation")
+_NEVER_SAVED = ("large_images",)  # what one machine may read is no property of a model
+
+
+_LARGEST = 100_000  # pixels along a side
+
+
+def _check_size(name: str, value: tuple[int, int]) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise checks.unfit(name, value, "(height, width)")
+    for side in value:
+        checks.whole_number(name, side, 1, _LARGEST)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,11 @@ class Preprocessing:
             ``"transformers"`` (resizes bytes with torch), ``"transformers-pillow"`` or ``"transformers-float"``.
         channel_order: Of the network's input, ``"rgb"`` or ``"bgr"``; ``mean`` and ``std`` stay in the order of RGB.
         transparency: What transparent pixels show: ``"dropped"`` is the colour stored in them, ``"white"`` is white.
+        value_range: The values of black and white, (low, high), for greys of more than 8 bits: one scale for all
+            images. None takes 0…65535 for unsigned 16 bits and refuses signed, 32-bit and floating-point greys.
+        as_stored: Leave images as their pixels are stored; else they are turned upright by their EXIF orientation.
+        large_images: Read files beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too. It concerns this machine,
+            and is not kept in ``to_dict``.
 
     Example:
         >>> grey = Preprocessing.square(28, mean=(0.5,), std=(0.5,))
@@ -74,12 +94,23 @@ class Preprocessing:
     convention: str = "torchvision"
     channel_order: str = "rgb"
     transparency: str = "dropped"
+    value_range: tuple[float, float] | None = None
+    as_stored: bool = False
+    large_images: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, Sequence) or isinstance(values, str):
+                raise checks.unfit(name, values, "1 or 3 numbers")
+            for value in values:
+                checks.number(name, value)
         _check_normalisation(self.mean, self.std)
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", checked_range(self.value_range))
         try:
             InterpolationMode(self.interpolation)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             names = ", ".join(mode.value for mode in InterpolationMode)
             raise LookalikeError(f"no interpolation is called {self.interpolation!r}; there are {names}") from error
         if self.on_tensors and self.interpolation in ("box", "hamming"):
@@ -152,17 +183,25 @@ class Preprocessing:
         """Prepares one image.
 
         Args:
-            image: A picture of any mode, or an array [H, W], [H, W, 1] or [H, W, 3] of uint8.
+            image: A picture of any mode, turned upright if it has an EXIF orientation (see ``as_stored``), or an array
+                [H, W], [H, W, 1] or [H, W, 3] of uint8; of other numbers with ``value_range``.
 
         Returns:
             float32 [C, H, W].
+
+        Raises:
+            LookalikeError: If the image has no scale of its own, or its colours cannot be converted.
+            BrokenImageError: If it cannot be decoded, has NaN pixels, or would be huge after resizing.
         """
         if isinstance(image, np.ndarray):
-            image = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
-        image = to_eight_bit(image)
+            image = array_to_image(image, self.value_range)
+        elif isinstance(image, Image.Image):
+            image = self._eight_bit(image)
+        else:
+            raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")
         if self.transparency == "white":
             image = _on_white(image)
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = to_mode(image, "L" if self.channels == 1 else "RGB")
         if self.window is not None:
             size = window_size(image.height, image.width, self.window)
             image = crop_picture(image, size, self.convention, self.fill)
@@ -175,6 +214,20 @@ class Preprocessing:
             bottom, right = self.pad[0] - inputs.shape[1], self.pad[1] - inputs.shape[2]
             inputs = torch.nn.functional.pad(inputs, [0, right, 0, bottom])
         return inputs
+
+    def read(self, source: ImageSource) -> Tensor:
+        """Reads an image file and prepares it; [C, H, W].
+
+        Args:
+            source: A file, or its content as a stream.
+
+        Raises:
+            BrokenImageError: If it cannot be read; it names the file.
+            LookalikeError: If its values have no scale of their own.
+        """
+        image = decode_image(source, large_images=self.large_images)
+        with naming(source):
+            return self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Maps pixels [..., C, H, W] in [0, 1] to the network's input."""
@@ -195,7 +248,7 @@ class Preprocessing:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if key in _ALWAYS_SAVED or value != usual[key]
+            if key in _ALWAYS_SAVED or (value != usual[key] and key not in _NEVER_SAVED)
         }
 
     @classmethod
@@ -218,9 +271,34 @@ class Preprocessing:
         """Says in one line what happens to an image: colour, sizes, interpolation, border, mean and std."""
         return describe_preprocessing(self)
 
+    def _eight_bit(self, image: Image.Image) -> Image.Image:
+        try:
+            image.load()  # an image may be opened and not yet decoded
+        except Exception as error:  # decoders raise whatever their damaged input leads them to
+            raise BrokenImageError("", one_line(error)) from error
+        return to_eight_bit(image if self.as_stored else upright(image), self.value_range)
+
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the (height, width) to which an image is resized.
+
+        Raises:
+            BrokenImageError: If that would be huge.
+        """
+        if self.resize is None:
+            return height, width
+        size = resized_size(height, width, self.resize, self.fit)
+        if would_be_huge(size, (height, width)):
+            sizes = f"its {width:,}×{height:,} pixels would be resized to {size[1]:,}×{size[0]:,}"
+            raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop")
+        return size
+
     def _fit(self, image: Image.Image) -> Image.Image:
-        if self.resize is not None:
+        if isinstance(self.resize, int) and self.crop is not None and self.convention == "torchvision":
             size = resized_size(image.height, image.width, self.resize, self.fit)
+            if would_be_huge(size, (image.height, image.width)):
+                return resize_and_crop(image, self.resize, self.crop, self.interpolation)
+        if self.resize is not None:
+            size = self._resized_size(image.height, image.width)
             image = resize_picture(image, size, self.interpolation)
         if self.crop is not None and (image.height, image.width) != self.crop:
             image = crop_picture(image, self.crop, self.convention, self.fill)
@@ -231,7 +309,7 @@ class Preprocessing:
         if self.convention == "transformers-float":
             image = image.float() / 255
         if self.resize is not None:
-            size = resized_size(image.shape[1], image.shape[2], self.resize, self.fit)
+            size = self._resized_size(image.shape[1], image.shape[2])
             image = resize_tensor(image, size, self.interpolation)
         if self.crop is not None:
             image = crop_tensor(image, self.crop, self.convention)

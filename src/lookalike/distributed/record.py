@@ -6,6 +6,7 @@ from typing import Any
 
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
+from lookalike.names import json_text, valid_json
 
 RECORD = "conversion.json"
 _FORMAT = 1
@@ -24,7 +25,7 @@ def prepare_folder(folder: Path, made_with: dict[str, Any]) -> tuple[Path, Path]
     Raises:
         LookalikeError: If it is of another conversion, and it names what differs; or it is no such folder.
     """
-    wanted = json.loads(json.dumps({"format": _FORMAT, **made_with}))
+    wanted = valid_json(json.loads(json.dumps({"format": _FORMAT, **made_with})))
     record = folder / RECORD
     try:
         if not record.exists():
@@ -34,7 +35,7 @@ def prepare_folder(folder: Path, made_with: dict[str, Any]) -> tuple[Path, Path]
                     f"{RECORD!r}); give an empty or a new one"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(record, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+            write_whole(record, json_text(wanted, indent=2, allow_nan=True) + "\n")
         found = json.loads(record.read_text(encoding="utf-8"))
         parts = folder / "shards", folder / "classes"
         for part in parts:

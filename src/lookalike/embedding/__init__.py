@@ -1,7 +1,7 @@
 """From images to embeddings: one pass of the encoder, kept with all that is needed to trust it later."""
 
 from lookalike.embedding.precision import PRECISIONS, Precision
-from lookalike.embedding.run import as_encoder, embed, name_samples, predicted_class, warn_of
+from lookalike.embedding.run import as_encoder, embed, name_samples, predicted_class
 from lookalike.embedding.store import EmbeddingStore
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "embed",
     "name_samples",
     "predicted_class",
-    "warn_of",
 ]

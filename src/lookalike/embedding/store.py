@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
 from lookalike.files import let_go, read_rows
+from lookalike.names import json_text
 
 META = "embeddings.json"
 _ROWS = 8_192  # read at a time
@@ -42,6 +44,26 @@ class EmbeddingStore:
     info: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.embeddings, np.ndarray) or self.embeddings.ndim != 2:
+            raise checks.unfit("embeddings", self.embeddings, "an array [N, D]")
+        if self.embeddings.dtype.kind != "f":
+            raise checks.unfit("embeddings", self.embeddings, "an array of floating-point numbers")
+        for name in ("labels", "indices", "predictions"):
+            values = getattr(self, name)
+            if values is None and name == "predictions":
+                continue
+            if (
+                not isinstance(values, np.ndarray)
+                or values.shape != (len(self.embeddings),)
+                or values.dtype.kind not in "iu"
+            ):
+                raise checks.unfit(name, values, f"an array of {len(self.embeddings)} whole numbers")
+        if len(self.labels) and int(self.labels.min()) < 0:
+            raise LookalikeError(f"labels must not be negative; there is a {int(self.labels.min())}")
+        if self.class_names is not None:
+            checks.names("class_names", self.class_names)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -54,7 +76,7 @@ class EmbeddingStore:
         """
         folder = Path(folder)
         try:
-            meta = json.loads((folder / META).read_text())
+            meta = json.loads((folder / META).read_text(encoding="utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
         except (OSError, ValueError, KeyError) as error:
             raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
@@ -157,4 +179,4 @@ def write_meta(
 ) -> None:
     """Writes the file without which a folder holds no complete embeddings."""
     meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
-    (folder / META).write_text(json.dumps(meta, indent=2))
+    (folder / META).write_text(json_text(meta, indent=2, allow_nan=True), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Cutting any trained classifier at the input of its head, and loading one from a spec."""
 
-from lookalike.encoder.calls import device_of, dtype_of, evaluating, place
+from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.cut import Encoder, blank_inputs
 from lookalike.encoder.saved import is_saved_classifier, open_classifier, save_classifier
 from lookalike.encoder.specs import LoadedClassifier, describe_spec, load_classifier, read_spec, rebuild
@@ -13,7 +13,6 @@ __all__ = [
     "describe_spec",
     "device_of",
     "dtype_of",
-    "evaluating",
     "is_saved_classifier",
     "load_classifier",
     "load_weights",

@@ -1,17 +1,16 @@
 """The encoder of a trained classifier: everything before its head, run in place."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.encoder.calls import (
     call,
     device_of,
     dtype_of,
-    evaluating,
     input_of,
     n_rows,
     place,
@@ -20,6 +19,7 @@ from lookalike.encoder.calls import (
 )
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head, named_outputs
 from lookalike.errors import LookalikeError
+from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 
 class Encoder(nn.Module):
@@ -58,6 +58,7 @@ class Encoder(nn.Module):
         ('3', 3)
     """
 
+    @keeps_torch_settings
     def __init__(
         self,
         model: nn.Module,
@@ -68,7 +69,9 @@ class Encoder(nn.Module):
         spec: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        model = _unwrapped(model)
+        model = _unwrapped(checks.model("model", model))
+        checks.optional(checks.text, "head", head)
+        checks.output_key("output", output)
         if isinstance(model, torch.jit.ScriptModule) and head != OUTPUT:
             raise LookalikeError("a scripted or traced network cannot be cut; give the network that it was made from")
         self.model = model
@@ -82,14 +85,12 @@ class Encoder(nn.Module):
         if head == OUTPUT:
             self.head_name = None
         elif head is None:
-            with _naming_inputs(self.input_spec):
-                self.head_name, self.output_key = find_head(model, sample, output)
+            self.head_name, self.output_key = find_head(model, sample, output)
         else:
             get_head(model, head)
             self.head_name = head
         with torch.no_grad():
-            with _naming_inputs(self.input_spec):
-                features, scores = self._run(sample)
+            features, scores = self._run(sample)
             if len(features) != n_rows(sample):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
@@ -105,11 +106,10 @@ class Encoder(nn.Module):
 
     def features(self, inputs: Any) -> Tensor:
         """Returns the head's input as the head is given it: [N, D], [N, D, H, W] or [N, tokens, D]."""
-        with evaluating(self.model):
-            if self.head_name is None:
-                return self._scores_of(call(self.model, inputs))
-            head = get_head(self.model, self.head_name)
-            return input_of(head, lambda: call(self.model, inputs), stop=True)[0]
+        if self.head_name is None:
+            return self._scores_of(self._call(inputs))
+        head = get_head(self.model, self.head_name)
+        return input_of(head, lambda: self._call(inputs), stop=True)[0]
 
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns embeddings [N, D] and the classifier's own class scores [N, K] from one pass."""
@@ -123,8 +123,7 @@ class Encoder(nn.Module):
             LookalikeError: If there is no head, and so no class scores.
         """
         self._need_head()
-        with evaluating(self.model):
-            return self._scores_of(call(self.model, inputs))
+        return self._scores_of(self._call(inputs))
 
     def head(self, features: Tensor) -> Tensor:
         """Returns the class scores [N, K] that the classifier makes of features.
@@ -137,13 +136,11 @@ class Encoder(nn.Module):
         Raises:
             LookalikeError: If there is no head.
         """
-        name = self._need_head()
-        with evaluating(self.model):
-            head = get_head(self.model, name)
-            if self._head_alone:
-                return head(features)  # type: ignore[no-any-return]
-            blank = self._blank(len(features))
-            return self._scores_of(with_input(head, features, lambda: call(self.model, blank)))
+        head = get_head(self.model, self._need_head())
+        if self._head_alone:
+            return in_eval_mode(self.model, lambda: call(head, features))  # type: ignore[no-any-return]
+        blank = self._blank(len(features))
+        return self._scores_of(with_input(head, features, lambda: self._call(blank)))
 
     @property
     def head_weight(self) -> Tensor | None:
@@ -180,12 +177,14 @@ class Encoder(nn.Module):
         return f"head={self.head_name!r}, embedding_dim={self.embedding_dim}"
 
     def _run(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
-        with evaluating(self.model):
-            if self.head_name is None:
-                return self._scores_of(call(self.model, inputs)), None
-            head = get_head(self.model, self.head_name)
-            features, result = input_of(head, lambda: call(self.model, inputs), stop=False)
-            return features, self._scores_of(result)
+        if self.head_name is None:
+            return self._scores_of(self._call(inputs)), None
+        head = get_head(self.model, self.head_name)
+        features, result = input_of(head, lambda: self._call(inputs), stop=False)
+        return features, self._scores_of(result)
+
+    def _call(self, inputs: Any) -> Any:
+        return in_eval_mode(self.model, lambda: call(self.model, inputs))
 
     def _scores_of(self, result: Any) -> Tensor:
         outputs = dict(named_outputs(result))
@@ -214,8 +213,8 @@ class Encoder(nn.Module):
     def _suffices(self, features: Tensor, scores: Tensor | None) -> bool:
         """Says whether the head module alone makes the class scores of the features."""
         assert scores is not None  # noqa: S101 - there is a head
-        with evaluating(self.model):
-            alone = get_head(self.model, self._need_head())(features)
+        head = get_head(self.model, self._need_head())
+        alone = in_eval_mode(self.model, lambda: head(features))
         return isinstance(alone, Tensor) and alone.shape == scores.shape and bool(torch.equal(alone, scores))
 
     def _need_head(self) -> str:
@@ -251,24 +250,6 @@ def _describe_row(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return {"named": {str(key): _describe_row(value) for key, value in inputs.items() if isinstance(value, Tensor)}}
     return {"positional": [_describe_row(value) for value in inputs if isinstance(value, Tensor)]}
-
-
-@contextmanager
-def _naming_inputs(spec: Any) -> Iterator[None]:
-    """Tells in a line why a network cannot run its first inputs."""
-    try:
-        yield
-    except (RuntimeError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LookalikeError(f"the network cannot run inputs of {_shapes(spec)}: {first}") from error
-
-
-def _shapes(spec: Any) -> str:
-    if "named" in spec:
-        return ", ".join(f"{key} {_shapes(value)}" for key, value in spec["named"].items())
-    if "positional" in spec:
-        return ", ".join(_shapes(value) for value in spec["positional"])
-    return f"shape {tuple(spec['shape'])}"
 
 
 def _map_spec(make: Any, spec: Any) -> Any:

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lookalike.encoder.calls import call, evaluating, n_rows
+from lookalike.encoder.calls import call, n_rows
 from lookalike.errors import LookalikeError
+from lookalike.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 
 OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -43,13 +43,13 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     """
     names = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
     sources = _Sources()
-    handles = [module.register_forward_hook(sources.name_output(name)) for module, name in names.items()]
-    try:
-        with torch.no_grad(), evaluating(model), sources:
-            result = call(model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks: dict[nn.Module, Any] = {module: sources.name_output(name) for module, name in names.items()}
+
+    def run() -> Any:
+        with torch.no_grad(), sources:
+            return call(model, sample)
+
+    result = in_eval_mode(model, lambda: with_forward_hooks(hooks, run))
     scores = {key: value for key, value in named_outputs(result) if output in (None, key)}
     if not scores:
         keys = ", ".join(repr(key) for key, _ in named_outputs(result))
@@ -133,7 +133,7 @@ def _no_single_head(
     )
 
 
-class _Sources(TorchFunctionMode):
+class _Sources(FunctionMode):
     """Keeps, for each tensor, the names of the layers that last produced it."""
 
     def __init__(self) -> None:

@@ -53,7 +53,8 @@ def open_classifier(folder: str | Path) -> LoadedClassifier:
         spec, given = config["encoder"]["spec"], config["preprocessing"]
         model = rebuild(spec).eval()
         load_weights(model, tensors, f"the saved weights in {str(folder)!r}")
-        return LoadedClassifier(model, spec, Preprocessing.from_dict(given) if given else None, config["class_names"])
+        preprocessing = Preprocessing.from_dict(given) if given else None
+        return LoadedClassifier(model, spec, preprocessing, config["class_names"], provenance=config["provenance"])
     except (KeyError, TypeError, AttributeError) as error:
         raise LookalikeError(f"the saved classifier in {str(folder)!r} is not as this version writes it") from error
 

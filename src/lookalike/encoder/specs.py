@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Preprocessing
 from lookalike.encoder.preprocessing import (
     input_channels,
@@ -21,8 +21,9 @@ from lookalike.encoder.preprocessing import (
     with_input_channels,
 )
 from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.networks import NETWORKS
+from lookalike.untouched import keeps_random_states
 
 _FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
 _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
@@ -40,6 +41,7 @@ class LoadedClassifier:
         preprocessing: What its images go through, where that is known.
         class_names: Of its outputs, where they are known.
         preprocessing_problem: Why ``preprocessing`` is None, where the network's own was not understood.
+        provenance: How it was trained, where lookalike did that.
     """
 
     model: nn.Module
@@ -47,8 +49,10 @@ class LoadedClassifier:
     preprocessing: Preprocessing | None = None
     class_names: list[str] | None = field(default=None)
     preprocessing_problem: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+@keeps_random_states
 def load_classifier(
     spec: str,
     weights: str | Path | None = None,
@@ -71,6 +75,10 @@ def load_classifier(
     Raises:
         LookalikeError: If the spec is of no known form, the model cannot be built, or the weights do not fit.
     """
+    checks.text("spec", spec)
+    checks.optional(checks.path, "weights", weights)
+    checks.optional(checks.mapping, "model_args", model_args)
+    checks.flag("by_order", by_order)
     if Path(spec).is_dir():
         return _open_saved(spec, weights, model_args)
     source, _, name = spec.partition(":")
@@ -95,11 +103,7 @@ def load_classifier(
         except LookalikeError as error:
             raise LookalikeError(f"{error}{_order_hint(state, loaded.model)}") from None
     elif loaded.spec["source"] in ("file", "lookalike"):
-        warnings.warn(
-            f"no weights given: the network is taken with those that {loaded.spec['name']} gives it",
-            LookalikeWarning,
-            stacklevel=2,
-        )
+        warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
     return loaded
 
@@ -119,7 +123,8 @@ def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any
     Raises:
         LookalikeError: If it is of another form.
     """
-    source, _, name = spec.partition(":")
+    source, _, name = checks.text("spec", spec).partition(":")
+    checks.optional(checks.mapping, "args", args)
     if source not in ("torchvision", "timm", "lookalike") or not name:
         raise LookalikeError(
             f"{spec!r} names no network that can be built again; give torchvision:NAME, timm:NAME or lookalike:NAME"

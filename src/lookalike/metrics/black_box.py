@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier
@@ -36,6 +37,7 @@ class BlackBox:
     """
 
     def __init__(self, encoder: Encoder) -> None:
+        checks.instance("encoder", encoder, Encoder, "an Encoder")
         if encoder.n_outputs is None:
             raise LookalikeError("the black box has no head, and so no predictions to compare with")
         self.encoder = encoder
@@ -122,8 +124,7 @@ def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
     Raises:
         LookalikeError: If the precision is unknown.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise LookalikeError(f"precision must be 'float32' or 'bfloat16', not {precision!r}")
+    checks.one_of("precision", precision, ("float32", "bfloat16"))
     if precision == "float32":
         yield
         return

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
@@ -15,8 +16,9 @@ from lookalike.errors import LookalikeError
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
+from lookalike.names import name_key
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import lrp, prp
+from lookalike.relevance import COMPOSITES, lrp, prp
 
 _MAPS_BATCH = 32
 
@@ -49,9 +51,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise LookalikeError(f"{name} must be a whole number of at least 1, not {value!r}")
+            checks.whole_number(name, getattr(self, name), 1)
+        checks.seed("random_state", self.random_state)
+        checks.one_of("scope", self.scope, ("class", "all"))
+        checks.one_of("precision", self.precision, ("float32", "bfloat16"))
+        _ = COMPOSITES[self.composite]
 
 
 @dataclass
@@ -198,10 +202,11 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> T
     if not len(labels):
         raise LookalikeError("there are no samples to evaluate on")
     if names is not None and list(names) != own and own != [str(k) for k in range(len(own))]:
-        strange = [name for name in names if name not in own]
+        keys = [name_key(name) for name in own]
+        strange = [name for name in names if name_key(name) not in keys]
         if strange:
             raise LookalikeError(f"the {what} data have a class {strange[0]!r}; the model knows {', '.join(own[:20])}")
-        return torch.tensor([own.index(name) for name in names])[labels]
+        return torch.tensor([keys.index(name_key(name)) for name in names])[labels]
     if int(labels.max()) >= model.n_classes:
         raise LookalikeError(
             f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"

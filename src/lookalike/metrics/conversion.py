@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
 from lookalike.metrics.faithfulness import accuracy, agreement
@@ -46,6 +47,7 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
         data: Samples with labels, or an ``EmbeddingStore`` of them.
         **options: For ``embed``: ``batch_size``, ``num_workers``, ``on_error``, ``progress``.
     """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     store = data if isinstance(data, EmbeddingStore) else embed(model, data, **options)
     labels = torch.from_numpy(np.asarray(store.labels))
     predictions = predict_store(model, store)
@@ -66,6 +68,7 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
 @torch.no_grad()
 def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     """Returns D_tsp on stored training embeddings (paper, equation 1)."""
+    _check(model, store)
     owners, counts = model.prototypes.labels, torch.zeros(len(model.prototypes), dtype=torch.int64)
     labels = torch.from_numpy(np.asarray(store.labels)).to(model.device)
     for z, y in zip(_parts(model, store), labels.split(_ROWS), strict=True):
@@ -76,7 +79,13 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
 @torch.no_grad()
 def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
     """Returns the predicted classes [N] of stored embeddings."""
+    _check(model, store)
     return torch.cat([model.scores_of(z).argmax(1).cpu() for z in _parts(model, store)])
+
+
+def _check(model: PrototypeModel, store: EmbeddingStore) -> None:
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    checks.instance("store", store, EmbeddingStore, "an EmbeddingStore")
 
 
 def _parts(model: PrototypeModel, store: EmbeddingStore) -> Iterator[Tensor]:

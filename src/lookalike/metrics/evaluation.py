@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
@@ -18,20 +18,24 @@ from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels
+from lookalike.metrics.data_check import check_data
 from lookalike.metrics.scorecard import Scorecard
-from lookalike.metrics.sections import SECTIONS, Section
+from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.untouched import keeps_random_states
 
 _LACKING = {
     "train": "no training data were given",
+    "activations": "no training data were given, and the model does not know how often they activate its prototypes",
     "images": "the test data are no images that can be read again",
     "attributes": "no attributes of the training data were given",
     "black box": "there is no black box with these classes to compare with",
 }
 
 
+@keeps_random_states
 def evaluate(
     model: PrototypeModel,
     test: Any,
@@ -90,11 +94,18 @@ def evaluate(
         LookalikeError: If a section that was asked for by name lacks what it needs, the black box or the data have
             other classes than the model, or there are no test samples.
     """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    checks.optional(checks.instance, "test_embeddings", test_embeddings, EmbeddingStore, "an EmbeddingStore")
+    checks.optional(checks.path, "resume", resume)
+    checks.progress("progress", progress)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
+    told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
+        told = test.notes
         if attributes is None and train is None and test.attributes is not None:
             attributes = test.attributes.train
-        train, test = test.train if train is None else train, test.test
+        given = test.train if len(test.train) else None
+        train, test = given if train is None else train, test.test
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (
         train
@@ -102,9 +113,11 @@ def evaluate(
         else _batches(train, batch_size, num_workers, on_error)
     )
     box = find_black_box(model, black_box, data)
+    train_data = train if isinstance(train, Batches) else None
     images = data is not None and data.can_fetch and _is_image(data)
     has = {
         "train": train is not None,
+        "activations": train is not None or stored_activations(model, scope) is not None,
         "images": images,
         "attributes": attributes is not None,
         "black box": box is not None,
@@ -115,7 +128,7 @@ def evaluate(
         if data is not None and test_embeddings is None:
             test_embeddings = embed(model, data, progress=advance)
         store = test if test_embeddings is None else test_embeddings
-        if isinstance(train, Batches) and any("train" in section.needs for section in sections):
+        if isinstance(train, Batches) and any({"train", "activations"} & {*section.needs} for section in sections):
             train = embed(model, train, progress=advance)
         context = Context(
             model,
@@ -127,16 +140,23 @@ def evaluate(
             aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
             box,
             None if box is None else box.predictions(model, store, data),
-            None if attributes is None else torch.as_tensor(np.asarray(attributes)),
+            None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
             advance,
         )
-        info = _info(context, sections)
+        check = check_data(model, data, store, train_data, context.train_store)
+        if check.training_data == "other" and only is None and attributes is not None:
+            sections = [section for section in sections if "attributes" not in section.needs]
+            notes.append("attributes were not measured: they are of other data than those the model was made from")
+        info = _info(context, sections) | {"data_check": check.to_dict()}
         runs, details = _measure(context, sections, _Kept(resume, info))
+    notes[:0] = told
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
     for what, embedded in (("test", store), ("training", context.train_store)):
         if embedded is not None and embedded.skipped:
             notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")
+    if check.sentences():
+        details["data"] = [{"sentences": check.sentences()}]
     return Scorecard(runs, details, list(model.class_names), notes, info)
 
 
@@ -200,7 +220,7 @@ def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Lite
 def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
     """Returns the sections to measure, and a note for each that lacks something."""
     if only is not None:
-        if isinstance(only, str) or not only:
+        if isinstance(only, str) or not isinstance(only, Sequence) or not only:
             raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
         asked = [SECTIONS[name] for name in dict.fromkeys(only)]
         for section in asked:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.metrics.intervals import Share, paired_difference, share
 
@@ -31,6 +32,7 @@ def agreement(predictions: Tensor, black_box_predictions: Tensor) -> float:
 
 
 def _share_equal(a: Tensor, b: Tensor, what: str) -> float:
+    a, b = checks.tensor("predictions", a, kind="whole"), checks.tensor(what, b, kind="whole")
     if a.shape != b.shape or a.ndim != 1:
         raise LookalikeError(f"there are {tuple(a.shape)} predictions and {tuple(b.shape)} {what}")
     if not len(a):
@@ -111,7 +113,8 @@ class FaithfulnessOfPredictions(Metric):
 
     def __init__(self, n_classes: int, *, black_box: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.n_classes, self.black_box = n_classes, black_box
+        n_classes = checks.whole_number("n_classes", n_classes, 1)
+        self.n_classes, self.black_box = n_classes, checks.flag("black_box", black_box)
         shapes = {
             "confused": (n_classes, n_classes),
             "outcomes": (n_classes, 2, 2),
@@ -133,6 +136,8 @@ class FaithfulnessOfPredictions(Metric):
             if black_box is None:
                 raise LookalikeError("the black box's predictions are missing")
             given["predictions of the black box"] = black_box
+        given = {what: checks.tensor(what, values, kind="whole") for what, values in given.items()}
+        predictions, labels = given["predictions"], given["labels"]
         for what, values in given.items():
             if values.shape != labels.shape or values.ndim != 1:
                 raise LookalikeError(f"there are {tuple(labels.shape)} labels and {tuple(values.shape)} {what}")
@@ -204,6 +209,10 @@ def faithfulness_of_predictions(
     Raises:
         LookalikeError: If there are no samples, or their numbers differ.
     """
+    predictions = checks.tensor("predictions", predictions, ("N",), kind="whole")
+    labels = checks.tensor("labels", labels, (len(predictions),), kind="whole")
+    if black_box is not None:
+        black_box = checks.tensor("black_box", black_box, (len(predictions),), kind="whole")
     if not len(labels):
         raise LookalikeError("there are no samples to compare")
     given: Sequence[Tensor] = [predictions, labels] if black_box is None else [predictions, labels, black_box]

@@ -9,7 +9,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.metrics.verdict import Thresholds, verdict
+from lookalike.names import json_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +106,7 @@ class Scorecard:
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(Path(path), json_text(self.to_dict(), indent=2, allow_nan=True) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> "Scorecard":

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lookalike import checks
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -25,6 +27,10 @@ class Thresholds:
     divergence_ratio: float = 0.75
     alike: float = 0.98
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            checks.number(name, value)
+
 
 def verdict(
     figure: Callable[[str], float | None],
@@ -41,6 +47,7 @@ def verdict(
         thresholds: Where sentences turn.
     """
     said = [
+        *details.get("data", [{}])[0].get("sentences", []),
         _agreement(figure("agreement"), thresholds),
         _accuracy(figure, details, thresholds),
         *_classes(details, class_names, thresholds),

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike.encoder import device_of, dtype_of, evaluating, place
+from lookalike import checks
+from lookalike.encoder import device_of, dtype_of, place
 from lookalike.encoder.calls import call, take_rows
 from lookalike.encoder.head import named_outputs
 from lookalike.errors import LookalikeError
@@ -21,6 +22,7 @@ from lookalike.relevance.engine import Engine
 from lookalike.relevance.names import names_of
 from lookalike.relevance.operations import stabilised
 from lookalike.relevance.result import Relevance, RuleUse, join
+from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 
@@ -116,9 +118,12 @@ def stream_lrp(
     strict: bool = False,
 ) -> Iterator[Relevance]:
     """Does what ``lrp`` does and yields the result of each batch as soon as it is there."""
+    checks.model("model", model)
+    _check(x, composite, batch_size, strict)
+    checks.one_of("of", of, ("score", "probability"))
+    _check_target(target, len(x))
+    checks.output_key("output", output)
     x = _placed(x, model)
-    if of not in ("score", "probability"):
-        raise LookalikeError(f"of must be 'score' or 'probability', not {of!r}")
     head: Callable[[Tensor], Tensor] | None = None
     if isinstance(model, PrototypeModel):
         run: Callable[[Tensor], Tensor] = model.encoder
@@ -149,6 +154,47 @@ def stream_lrp(
         yield found
 
 
+def _check(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:
+    """Checks what ``lrp`` and ``prp`` have in common."""
+    images = checks.tensor("x", x, kind="number")
+    if not images.ndim or not len(images):
+        raise LookalikeError("there are no images to explain")
+    if images.ndim < 2:
+        raise checks.unfit("x", images, "images [N, C, H, W]")
+    if not isinstance(composite, Composite):
+        _ = COMPOSITES[composite]
+    checks.whole_number("batch_size", batch_size, 1)
+    checks.flag("strict", strict)
+
+
+def _check_target(target: Any, n: int) -> None:
+    """Checks that targets are a class, or one or several per image; whether they are classes the outputs show."""
+    if target is None:
+        return
+    targets = checks.tensor("target", target, kind="whole")
+    if targets.ndim > 2:
+        raise checks.unfit("target", targets, "a class, classes [N], or classes [N, M]")
+    if targets.ndim and len(targets) != n:
+        raise LookalikeError(f"there are {n} images and targets for {len(targets)}")
+    if not targets.numel():
+        raise LookalikeError("target must name at least one class per image")
+    if int(targets.min()) < 0:
+        raise LookalikeError(f"target {int(targets.min())} is no class; classes are numbered from 0")
+
+
+def _check_prototypes(prototypes: Any, n: int) -> None:
+    """Checks that prototypes are a word, or numbers for all images or for each."""
+    if isinstance(prototypes, str):
+        if prototypes not in ("nearest", "predicted", "all"):
+            raise checks.unfit("prototypes", prototypes, "'nearest', 'predicted', 'all' or numbers")
+        return
+    numbers = checks.tensor("prototypes", prototypes, kind="whole", empty=False)
+    if numbers.ndim not in (1, 2):
+        raise checks.unfit("prototypes", numbers, "'nearest', 'predicted', 'all', numbers [M] or numbers [N, M]")
+    if numbers.ndim == 2 and len(numbers) != n:
+        raise LookalikeError(f"there are {n} images and prototypes for {len(numbers)}")
+
+
 def _placed(x: Tensor, model: nn.Module) -> Tensor:
     """Returns images where the model is, in its precision."""
     dtype = dtype_of(model)
@@ -160,7 +206,10 @@ def _placed(x: Tensor, model: nn.Module) -> Tensor:
 
 def _scores(model: nn.Module, output: str | int | None, images: Tensor) -> Tensor:
     outputs = dict(named_outputs(call(model, images)))
-    return outputs[output if output is not None else "logits" if "logits" in outputs else next(iter(outputs))]
+    key = output if output is not None else "logits" if "logits" in outputs else next(iter(outputs), output)
+    if key not in outputs:
+        raise LookalikeError(f"the model has no output {key!r}; it has {', '.join(map(repr, outputs)) or 'no tensors'}")
+    return outputs[key]
 
 
 def _two_logits(scores: Tensor) -> Tensor:
@@ -200,9 +249,11 @@ def stream_prp(
     strict: bool = False,
 ) -> Iterator[Relevance]:
     """Does what ``prp`` does and yields the result of each batch as soon as it is there."""
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    _check(x, composite, batch_size, strict)
+    _check_prototypes(prototypes, len(x))
+    checks.one_of("similarity", similarity, _SIMILARITY_LAYERS)
     x = _placed(x, model)
-    if similarity not in _SIMILARITY_LAYERS:
-        raise LookalikeError(f"similarity must be one of {', '.join(_SIMILARITY_LAYERS)}, not {similarity!r}")
     share = _SIMILARITY_LAYERS[similarity]
 
     def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
@@ -260,8 +311,6 @@ def _chosen_prototypes(model: PrototypeModel, z: Tensor, prototypes: Any, rows: 
             return similarities.argmax(1, keepdim=True)
         if prototypes == "all":
             return torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
-        if prototypes != "predicted":
-            raise LookalikeError(f"prototypes must be 'nearest', 'predicted', 'all' or numbers, not {prototypes!r}")
         predicted = model.scores_of(z).argmax(1)
         groups = [torch.nonzero(owners == k)[:, 0] for k in predicted.tolist()]
         if len({len(group) for group in groups}) > 1:
@@ -284,6 +333,15 @@ def _as_targets(target: Any, n: int) -> Tensor:
     return targets
 
 
+@keeps_torch_settings
+def _forward(model: nn.Module, run: Callable[[Tensor], Tensor], pixels: Tensor, engine: Engine) -> Tensor:
+    def ruled() -> Tensor:
+        with torch.enable_grad(), engine:
+            return run(pixels)
+
+    return in_eval_mode(model, ruled)
+
+
 def _stream(
     model: nn.Module,
     x: Tensor,
@@ -304,8 +362,7 @@ def _stream(
         rows = slice(start, start + batch_size)
         pixels = take_rows(x, rows).detach().clone().requires_grad_()
         engine = Engine(rules, [pixels], names, strict=strict)
-        with torch.enable_grad(), evaluating(model), engine:
-            out = run(pixels)
+        out = _forward(model, run, pixels, engine)
         columns, errors = [], []
         begins = list(starts(out, rows))
         for done, (gradient, begun) in enumerate(begins):

@@ -8,25 +8,24 @@ In the pixel domain, that is before the first linear operation, gradients *are* 
 R = a ⊙ g cannot be read off there.
 """
 
-import warnings
 from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.relevance.composites import Composite, Kind
 from lookalike.relevance.functions import Ruled
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.names import GRADIENT, NO_RULE, STRUCTURAL, changes_in_place, name_of, out_of_place
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
+from lookalike.untouched import FunctionMode
 
 
-class Engine(TorchFunctionMode):
+class Engine(FunctionMode):
     """Runs a forward pass so that its backward pass propagates relevance.
 
     Args:
@@ -143,7 +142,7 @@ class Engine(TorchFunctionMode):
                 "strict=False uses its gradient and names it in the rule table"
             )
         if not any(operation == name and rule == NO_RULE for operation, _, rule in self.table):
-            warnings.warn(f"{name!r} has no relevance rule: its gradient is used", LookalikeWarning, stacklevel=2)
+            warn_of(f"{name!r} has no relevance rule: its gradient is used")
         self.note(name, NO_RULE)
 
     def _follow(self, inputs: Any, result: Any) -> None:
