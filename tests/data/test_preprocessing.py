@@ -51,7 +51,7 @@ def test_sizes_and_arrays():
         ({"interpolation": "magic"}, "no interpolation is called 'magic'"),
         ({"mean": (127.0,) * 3}, r"pixels in \[0, 1\]; the mean 127 looks like 0…255: give 0.498"),
         ({"std": (58.0,) * 3}, r"the std 58 looks like 0…255: give 0.227"),
-        ({"std": (float("nan"),) * 3}, "std must be finite"),
+        ({"std": (float("nan"),) * 3}, "std must be a number, not nan"),
         ({"std": (-1.0,) * 3}, "std must be positive"),
         ({"fit": "squash"}, "fit must be one of stretch, cover, contain, not 'squash'"),
         ({"convention": "keras"}, "convention must be one of"),
