@@ -14,6 +14,7 @@ from lookalike import KMEx
 from lookalike.data import ImageArray
 from lookalike.data.foreign import probes
 from lookalike.encoder import load_classifier, rebuild
+from lookalike.errors import LookalikeWarning
 
 
 def saved(model, path):
@@ -22,7 +23,7 @@ def saved(model, path):
 
 
 @pytest.mark.parametrize(("channels", "by_order"), [(1, False), (1, True), (4, False)])
-def test_input_channels_are_read_off_torchvisions_weights(channels, by_order, tmp_path):
+def test_input_channels_are_read_off_torchvisions_weights(channels, by_order, tmp_path, recwarn):
     model = torchvision.models.shufflenet_v2_x0_5(num_classes=5)
     model.conv1[0] = torch.nn.Conv2d(channels, 24, 3, 2, 1, bias=False)
     args = {"num_classes": 5} if by_order else {}  # paired by order, shapes must fit
@@ -36,6 +37,7 @@ def test_input_channels_are_read_off_torchvisions_weights(channels, by_order, tm
     torch.testing.assert_close(again.eval()(x), model.eval()(x))
     torch.testing.assert_close(loaded.model(x), model(x))
     if channels == 1:
+        assert any("averages of the published ones for RGB" in str(warning.message) for warning in recwarn)
         assert loaded.preprocessing.describe().startswith("grey; shorter side to 256 (bilinear), centre crop 224×224")
     else:
         assert loaded.preprocessing is None
@@ -72,6 +74,8 @@ def test_what_published_weights_change_in_a_network_is_kept(tmp_path, monkeypatc
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x), loaded.model(x))
+    with pytest.warns(LookalikeWarning, match="give --model-arg transform_input=true"):
+        load_classifier("torchvision:googlenet", saved(model, tmp_path / "w.pth"))
 
 
 @pytest.fixture

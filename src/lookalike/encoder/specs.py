@@ -193,6 +193,11 @@ def _load_torchvision(
     else:
         args |= _sizes(lambda given: _build_torchvision(name, given), state, by_order, args)
         model = _build_torchvision(name, args)
+        if name in _INCEPTIONS and "transform_input" not in args:
+            warn_of(
+                f"{name} is taken not to normalise its inputs once more; if yours was fine-tuned from published "
+                'weights, it does: give --model-arg transform_input=true (model_args={"transform_input": True})'
+            )
     preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), args.get("in_chans", 3)))
     names = published.meta.get("categories") if state is None else None
     spec = {"source": "torchvision", "name": name, "args": args}
