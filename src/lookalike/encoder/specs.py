@@ -220,6 +220,11 @@ def _load_torchvision(name: str, args: dict[str, Any], given: GivenWeights | Non
             channel_argument="in_chans",
             size=size,
         )
+        if name in INCEPTIONS and "transform_input" not in args:
+            warn_of(
+                f"{name} is taken not to normalise its inputs once more; if yours was fine-tuned from published "
+                'weights, it does: give --model-arg transform_input=true (model_args={"transform_input": True})'
+            )
     channels = filled.args.get("in_chans", 3)
     preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), channels))
     names = published.meta.get("categories") if given is None and "num_classes" not in args else None
