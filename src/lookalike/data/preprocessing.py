@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lookalike.data.images import to_eight_bit
 from lookalike.errors import LookalikeError
+from lookalike.records import from_json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -96,9 +97,12 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Makes one again from ``to_dict``."""
-        read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**read)
+        """Makes one again from ``to_dict``.
+
+        Raises:
+            LookalikeError: If a value is unknown, missing or of another type; it names it.
+        """
+        return from_json(cls, values, "preprocessing")  # type: ignore[no-any-return]
 
     def describe(self) -> str:
         """Says in a few words what happens to an image."""

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lookalike.artifact import check_replaceable, take_place
+from lookalike.artifact import check_replaceable
 from lookalike.embedding.store import META, EmbeddingStore, write_meta
 from lookalike.errors import LookalikeError
+from lookalike.replacing import remove_folder, remove_leftovers, take_place
 
 JOURNAL = "journal.jsonl"
 
@@ -130,7 +130,11 @@ class Journalled:
         self._arrays: dict[str, dict[str, Any]] = {}
         self._files: dict[str, Any] = {}
         check_replaceable(target, marker=META, overwrite=overwrite)
+        remove_leftovers(self.folder)
+        finish(self.target)
         found = (self.folder / JOURNAL).is_file()
+        if not found and (self.folder / META).is_file():  # the old ones, if a kill came before they were removed
+            remove_folder(self.folder)
         if found and not resume and not overwrite and _has_rows(self.folder / JOURNAL):
             raise LookalikeError(
                 f"{str(self.folder)!r} holds unfinished embeddings: go on with them (resume=True), or start anew "
@@ -141,7 +145,7 @@ class Journalled:
         if found and resume and not overwrite:
             self._take_up()
         else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
             self._begin()
 
     def add(self, parts: Parts, read: int, skipped: Skipped, broken: list[int]) -> None:
@@ -183,7 +187,7 @@ class Journalled:
         """Completes the files' headers, puts the folder in the target's place, and opens it."""
         if not self._rows:
             self._journal.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
             return None
         try:
             if not self._files:
@@ -199,17 +203,17 @@ class Journalled:
             )
         except OSError as error:
             raise self._full(error) from error
-        (self.folder / JOURNAL).unlink()
-        take_place(self.folder, self.target)
+        take_place(self.folder, self.target, replace=self.overwrite)
+        finish(self.target)
         return EmbeddingStore.open(self.target)
 
     def discard(self) -> None:
         """Removes what was taken."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _begin(self) -> None:
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = (self.folder / JOURNAL).open("wb", buffering=0)
             self._write({"key": self.key})
         except OSError as error:
@@ -219,7 +223,7 @@ class Journalled:
         lines = _whole_lines(self.folder / JOURNAL)
         held = lines[0].get("key") if lines else None
         if not isinstance(held, dict):
-            shutil.rmtree(self.folder)
+            remove_folder(self.folder)
             self._begin()
             return
         differing = [name for name, value in self.key.items() if held.get(name) != value]
@@ -287,6 +291,11 @@ class Journalled:
             f"cannot write to {str(self.folder)!r}: {reason}; {self._rows:,} rows are safe: make room, and go on with "
             "them (resume=True)"
         )
+
+
+def finish(folder: Path) -> None:
+    """Removes the journal from complete embeddings: it stays until they are in place, so that no kill costs them."""
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _messages(skipped: Skipped) -> list[str]:
