@@ -111,13 +111,15 @@ def write_shard(
             else pa.array(predictions[order], pa.int64()),
         }
     ).replace_schema_metadata({_META: json.dumps(meta).encode()})
-    with replacing_file(path, sweep=False) as aside:
-        with pq.ParquetWriter(aside, table.schema, use_dictionary=False, write_statistics=False) as writer:
-            start = 0
-            for stop in (*(starts[1:]), len(rows)):
-                if stop - start >= _GROUP_ROWS or stop == len(rows):
-                    writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
-                    start = int(stop)
+    with (
+        replacing_file(path, sweep=False) as aside,
+        pq.ParquetWriter(aside, table.schema, use_dictionary=False, write_statistics=False) as writer,
+    ):
+        start = 0
+        for stop in (*(starts[1:]), len(rows)):
+            if stop - start >= _GROUP_ROWS or stop == len(rows):
+                writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
+                start = int(stop)
 
 
 def open_shard(path: Path) -> Shard:
