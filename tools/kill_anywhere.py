@@ -36,8 +36,12 @@ import torch
 from PIL import Image
 
 from lookalike.cli import main as command_line
+from lookalike.data import Preprocessing, load_data
+from lookalike.embedding import embed
+from lookalike.encoder import LoadedClassifier, load_classifier, save_classifier
 from lookalike.errors import LookalikeError
 from lookalike.model import load
+from lookalike.networks import NETWORKS
 
 # what changes a file, by its number, and where its path or descriptor is among its arguments
 _X86 = {
@@ -95,10 +99,6 @@ JOBS: dict[str, Job] = {
 
 def work(arguments: list[str]) -> None:
     """Runs a job: a command of ``lookalike``, or ``embed`` and ``save``, which are Python's alone."""
-    from lookalike.data import load_data
-    from lookalike.embedding import embed
-    from lookalike.encoder import load_classifier
-
     if arguments[0] == "embed":
         loaded = load_classifier(arguments[1])
         data = load_data(arguments[2], loaded.preprocessing).train
@@ -255,9 +255,12 @@ def prepare(root: Path) -> Path:
                 pixels = rng.integers(0, 60, (16, 16, 3), dtype=np.uint8)
                 pixels[..., k] += 190
                 Image.fromarray(pixels).save(ready / "images" / part / name / f"{i:02d}.png")
-    train = ["train", "blackbox", "-d", f"{ready}/images", "-o", f"{ready}/net", "--network", "lookalike:small-cnn"]
+    torch.manual_seed(0)
+    spec = {"source": "lookalike", "name": "small-cnn", "args": {"n_classes": 3, "width": 4}}
+    network = NETWORKS["small-cnn"](n_classes=3, width=4).eval()
+    preprocessing = Preprocessing.square(16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    save_classifier(LoadedClassifier(network, spec, preprocessing, ["ant", "bee", "cat"]), ready / "net")
     for arguments in (
-        [*train, "--set", "image_size=16", "--epochs", "1"],
         ["convert", f"{ready}/net", f"{ready}/images", "-o", f"{ready}/model", "--n-prototypes", "1"],
         ["convert", f"{ready}/net", f"{ready}/images", "-o", f"{ready}/other", "--n-prototypes", "2"],
         ["embed", f"{ready}/net", f"{ready}/images", f"{ready}/store"],
