@@ -352,7 +352,7 @@ def test_other_files_that_are_read_again_are_checked(tmp_path):
         with pytest.raises(LookalikeError, match=message):
             Scorecard.read(path)
     path.write_bytes(b"[" * 100_000)
-    with pytest.raises(LookalikeError, match="cannot read the scorecard .* nested too deeply"):
+    with pytest.raises(LookalikeError, match=r"cannot read the scorecard .* nested too deeply"):
         Scorecard.read(path)
 
     sem = KMEx(network, 1, progress=False).fit((x, y))
