@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tools.fuzz_saved import alter, make_models, recompute, use, write_config
+from typer.testing import CliRunner
 
 from lookalike import load
+from lookalike.cli import app
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier, load_classifier
 from lookalike.errors import LookalikeError
@@ -363,3 +365,39 @@ def test_other_files_that_are_read_again_are_checked(tmp_path):
         (tmp_path / "parts.json").write_bytes(content)
         with pytest.raises(LookalikeError, match=f"cannot resume the evaluation in .*{message}"):
             evaluate(sem, (x, y), only=["transparency"], train=(x, y), resume=tmp_path / "parts.json", progress=False)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "convert"])
+def test_on_the_command_line_it_is_one_line_and_exit_code_2(folder, image_folder, tmp_path, command):
+    changed(folder, value_range="wide")
+    further = ["-o", str(tmp_path / "new")] if command == "convert" else []
+    result = CliRunner().invoke(app, [command, str(folder), str(image_folder), *further])
+    assert result.exit_code == 2
+    assert "value_range must be" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_journal_that_is_nonsense_is_not_resumed(tmp_path):
+    network = NETWORKS["small-cnn"](**ARGS).eval()
+    x, y = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
+    expected = embed(network, (x, y), folder=tmp_path / "z", progress=False)
+    (tmp_path / "z").rename(tmp_path / "ready")
+    lines = (
+        {"read": "x"},
+        {"read": 4, "rows": 4, "checksums": {"labels": 0}},
+        {"read": 4, "rows": 4, "checksums": {"labels": 0}, "arrays": {"labels": {"dtype": "O", "row": []}}},
+        {"read": 4, "rows": -4, "checksums": {}, "arrays": {"labels": {"dtype": "<i8", "row": []}}},
+        {"notes": 3},
+    )
+    for number, line in enumerate(lines):
+        part = tmp_path / f"{number}.part"
+        part.mkdir()
+        key = {"key": {"weights": expected.info["weights"]}}
+        (part / "journal.jsonl").write_text(f"{json.dumps(key)}\n{json.dumps(line)}\n")
+        with pytest.raises(LookalikeError, match="made with other data and transform and head"):
+            embed(network, (x, y), folder=tmp_path / str(number), resume=True, progress=False)
+        names = ("data", "transform", "head")
+        key["key"] |= {name: expected.info[name] for name in names} | {"precision": "auto", "dtype": "float32"}
+        (part / "journal.jsonl").write_text(f"{json.dumps(key)}\n{json.dumps(line)}\n")
+        store = embed(network, (x, y), folder=tmp_path / str(number), resume=True, progress=False)
+        np.testing.assert_array_equal(store.embeddings, expected.embeddings)

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ import numpy as np
 from lookalike.artifact import check_replaceable
 from lookalike.embedding.store import META, EmbeddingStore, write_meta
 from lookalike.errors import LookalikeError
+from lookalike.records import from_json
 from lookalike.replacing import remove_folder, remove_leftovers, take_place
 
 JOURNAL = "journal.jsonl"
@@ -234,10 +237,12 @@ class Journalled:
             )
         kept = 1
         for line in lines[1:]:
-            if "notes" in line:
+            if isinstance(line.get("notes"), dict):
                 self.notes |= line["notes"]
                 kept += 1
                 continue
+            if not _is_batch(line) or not (self._arrays or line.get("arrays")):
+                break
             self._arrays = self._arrays or line["arrays"]
             if not self._fits(line):
                 break
@@ -254,6 +259,8 @@ class Journalled:
 
     def _fits(self, line: dict[str, Any]) -> bool:
         """Whether the files hold what a line of the journal says."""
+        if set(line["checksums"]) != set(self._arrays) or line["rows"] < self._rows:
+            return False
         for name, expected in line["checksums"].items():
             width = _row_bytes(self._arrays[name])
             try:
@@ -298,6 +305,39 @@ def finish(folder: Path) -> None:
     (folder / JOURNAL).unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _Array:
+    """What the journal says of an array."""
+
+    dtype: str
+    row: list[int]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[<>|=][fiu][1248]", self.dtype) or not all(0 <= n < 2**31 for n in self.row):
+            raise LookalikeError(f"no array is {self.dtype!r} {self.row}")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A line of the journal, for a batch."""
+
+    read: int
+    rows: int
+    checksums: dict[str, int]
+    arrays: dict[str, _Array] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    broken: list[int] = field(default_factory=list)
+
+
+def _is_batch(line: Mapping[str, Any]) -> bool:
+    """Says whether a line of the journal is one that ``add`` wrote."""
+    try:
+        from_json(_Batch, {name: value for name, value in line.items() if name != "raw"}, JOURNAL)
+    except LookalikeError:
+        return False
+    return all(index.isdecimal() for index in line.get("skipped", {}))
+
+
 def _messages(skipped: Skipped) -> list[str]:
     return [skipped[index] for index in sorted(skipped)]
 
@@ -333,7 +373,7 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     for raw in path.read_bytes().splitlines(keepends=True):
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not raw.endswith(b"\n") or not isinstance(line, dict):
             break

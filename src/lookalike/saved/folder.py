@@ -249,5 +249,5 @@ def _check_file(folder: Path, name: str, file: _File, what: str) -> None:
 
 def _flush(path: Path) -> None:
     """Sees a file safely on the disk, so that a power failure after the replacement does not lose it."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:
         os.fsync(file.fileno())

@@ -48,10 +48,14 @@ class NamedOptions:
         if self.name not in kinds:
             raise LookalikeError(f"no {what} is called {shown(self.name)}; there are: {', '.join(kinds)}")
         constructor = kinds[self.name].__init__
-        hints = typing.get_type_hints(constructor)
-        known = [name for name in inspect.signature(constructor).parameters if name not in ("self", "weight", "bias")]
+        parameters = inspect.signature(constructor).parameters
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        try:
+            hints = typing.get_type_hints(constructor)
+        except NameError:  # of a user's own similarity, whose file imports a type for checkers alone
+            hints = {}
         for name, value in self.options.items():
-            if name not in known:
+            if not takes_any and (name not in parameters or name in ("self", "weight", "bias")):
                 raise LookalikeError(f"the {what} {self.name!r} has no option {shown(name)}")
             from_json(hints.get(name, Any), value, f"{what}.options.{name}")
 
