@@ -171,7 +171,7 @@ def child(first: int, last: int, seed: int) -> None:
             outcome = read_damaged(number, seed, Path(folder))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             line = {"number": number, "outcome": outcome, "seconds": time.perf_counter() - started, "peak": peak}
-            print(json.dumps(line), flush=True)  # noqa: T201
+            print(json.dumps(line), flush=True)
 
 
 def read_all(first: int, last: int, seed: int, seconds: float) -> Iterator[dict[str, object]]:
@@ -185,7 +185,7 @@ def read_all(first: int, last: int, seed: int, seconds: float) -> Iterator[dict[
     """
     while first < last:
         command = [sys.executable, __file__, "--child", str(first), str(last), "--seed", str(seed)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             patience = seconds + 60
             while first < last:
                 ready, _, _ = select.select([process.stdout], [], [], patience)
@@ -221,12 +221,12 @@ def main() -> int:
         longest, peak = max(longest, float(str(row["seconds"]))), max(peak, float(str(row["peak"])))
         if not good:
             failures.append(f"image {row['number']} (.{suffix}): {row['outcome']}")
-    print(f"{'format':8}{'images':>8}{'read':>8}{'refused':>9}{'failed':>8}")  # noqa: T201
+    print(f"{'format':8}{'images':>8}{'read':>8}{'refused':>9}{'failed':>8}")
     for suffix, found in counts.items():
-        print(f"{suffix:8}{found.total():8}{found['read']:8}{found['refused']:9}{found['failed']:8}")  # noqa: T201
-    print(f"longest {longest:.2f} s, peak memory {peak / GIB:.2f} GiB, seed {options.seed}")  # noqa: T201
+        print(f"{suffix:8}{found.total():8}{found['read']:8}{found['refused']:9}{found['failed']:8}")
+    print(f"longest {longest:.2f} s, peak memory {peak / GIB:.2f} GiB, seed {options.seed}")
     for failure in failures:
-        print(failure)  # noqa: T201
+        print(failure)
     return int(bool(failures) or peak > options.memory * GIB)
 
 

@@ -1,12 +1,12 @@
 """Files that are there as a whole or not at all; memory maps that give back what was read."""
 
 import mmap
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lookalike.replacing import replacing_file
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -14,12 +14,8 @@ def write_whole(path: Path, text: str) -> None:
 
     It never fails at a name in the text: what is not valid Unicode is written out.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with replacing_file(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 _SCATTERED_ROWS = 128  # read at a time

@@ -1,8 +1,8 @@
 """The one abstraction: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
-import copy
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from lookalike import checks
-from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
-from lookalike.classifier import TransparentClassifier, make_classifier
+from lookalike.classifier import TransparentClassifier
 from lookalike.data import Preprocessing, Split, TrainingRecord
-from lookalike.encoder import (
-    Encoder,
-    blank_inputs,
-    device_of,
-    dtype_of,
-    load_weights,
-    place,
-    rebuild,
-    unwrapped,
-)
+from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
-from lookalike.model_card import model_card
-from lookalike.networks import without_head
+from lookalike.model_folder import ModelParts, read_model, write_model
 from lookalike.prototype_images import pixels_of
 from lookalike.prototypes import Prototypes
-from lookalike.similarity import Similarity, make_similarity
+from lookalike.similarity import Similarity
 from lookalike.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 
 if TYPE_CHECKING:
@@ -39,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
-_PROBE_TOLERANCE = 1e-3  # of its norm; other processors round otherwise
-_HALF_TOLERANCE = 3e-2
 _GALLERY_CLASSES = 60
 _GALLERY_PROTOTYPES = 600
 
@@ -253,56 +240,19 @@ class PrototypeModel(nn.Module):
         checks.flag("images", images)
         checks.flag("overwrite", overwrite)
         checks.optional(checks.mapping, "extra_files", extra_files)
-        if not isinstance(self.encoder, Encoder):
-            name = type(self.encoder).__name__
-            raise LookalikeError(
-                f"a {name} cannot be saved as an encoder; make the model with Encoder({name.lower()}, sample, "
-                'head="output") in its place'
-            )
-        files: dict[str, bytes] = dict(extra_files or {})
-        names: list[list[str]] | None = None
-        if images and self.images is not None:
-            names = [
-                [f"images/{j:05d}-{rank}.png" for rank in range(row.shape[0])] for j, row in enumerate(self.images)
-            ]
-            files |= {
-                n: encode_image(p)
-                for row, line in zip(self.images, names, strict=True)
-                for p, n in zip(row, line, strict=True)
-            }
-            if len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES:
-                files["gallery.png"] = self._gallery_file()
-        encoder = self.encoder
-        config: dict[str, Any] = {
-            "encoder": {
-                "class": type(encoder.model).__name__,
-                "spec": encoder.spec,
-                "head": encoder.head_name,
-                "output": encoder.output_key,
-                "output_names": encoder.outputs.names if encoder.outputs else None,
-                "inputs": encoder.input_spec,
-                "embedding_dim": encoder.embedding_dim,
-            },
-            "similarity": {"name": self.similarity.name, "options": self.similarity.options()},
-            "classifier": {"name": self.classifier.name, "options": self.classifier.options()},
-            "class_names": self.class_names,
-            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
-            "value_range": self.value_range.tolist() if self.value_range is not None else None,
-            "images": names,
-            "gallery": "gallery.png" in files,
-            "provenance": self.provenance,
-        }
-        files["README.md"] = model_card(config, self.prototypes).encode()
-        state = self.state_dict()
-        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-        if others:
-            raise LookalikeError(
-                f"the network keeps state that is no tensor and cannot be saved: {', '.join(others[:5])}"
-            )
-        tensors = state | {"probe": encoder.probe()}
-        if self.training_keys is not None:
-            tensors["training_keys"] = self.training_keys
-        write_artifact(folder, config, tensors, files, overwrite=overwrite)
+        shown = self.images if images else None
+        small = len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
+        write_model(
+            folder,
+            replace(self._parts(), images=shown),
+            self.state_dict(),
+            gallery=self._gallery_file() if shown is not None and small else None,
+            extra_files=extra_files or {},
+            overwrite=overwrite,
+        )
+
+    def _parts(self) -> ModelParts:
+        return ModelParts(**{field.name: getattr(self, field.name) for field in fields(ModelParts)})
 
     def _gallery_file(self) -> bytes:
         from lookalike.plots import gallery_axes
@@ -340,77 +290,10 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
             for several devices or compilation comes off.
 
     Raises:
-        LookalikeError: If a file is missing or altered, the network cannot be rebuilt without ``model``, or the
-            network computes something else than the one that was saved.
+        LookalikeError: If a file is missing, altered or nonsense, the folder was written by a later version, or the
+            network cannot be rebuilt without ``model`` or computes something else than the one that was saved.
     """
     checks.path("folder", folder)
     checks.optional(checks.model, "model", model)
-    config, tensors = read_artifact(folder)
-    if config.get("kind") == "classifier":
-        raise LookalikeError(
-            f"{str(folder)!r} holds a classifier, which has no prototypes yet: convert it first (lookalike convert, "
-            "or KMEx(load_classifier(folder)))"
-        )
-    try:
-        return _assemble(folder, config, tensors, model)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise LookalikeError(
-            f"the saved model in {str(folder)!r} is not as this version writes it: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _assemble(
-    folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor], model: nn.Module | None
-) -> PrototypeModel:
-    """Makes a model of what its folder holds."""
-    described = config["encoder"]
-    if model is None:
-        if described["spec"] is None:
-            raise LookalikeError(
-                f"the network of the saved model in {str(folder)!r}, a {described['class']}, was given as an object "
-                "and cannot be rebuilt from its name; make it yourself and call load(folder, model=network)"
-            )
-        model = rebuild(described["spec"])
-    else:
-        model = copy.deepcopy(unwrapped(model))
-        if (described["spec"] or {}).get("name") == "without-head":  # its weights had none when it was converted
-            without_head(model, head=described["spec"]["args"]["head"])
-    model.eval()
-    load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
-    head = described["head"] or "output"
-    sample = place(blank_inputs(described["inputs"]), device_of(model), dtype_of(model))
-    encoder = Encoder(
-        model,
-        sample,
-        head=head,
-        output=described["output"],
-        spec=described["spec"],
-        output_names=described.get("output_names") or [],
-    )
-    probe = encoder.probe()
-    expected = tensors["probe"]
-    half = dtype_of(model) in (torch.float16, torch.bfloat16)
-    allowed = (_HALF_TOLERANCE if half else _PROBE_TOLERANCE) * float(expected.norm() + 1e-6)
-    if probe.shape != expected.shape or float((probe - expected).norm()) > allowed:
-        raise LookalikeError(
-            f"the network does not compute what the one saved in {str(folder)!r} did, though its weights fit: "
-            "another architecture (strides, padding, activations) or another input size"
-        )
-    stored = below("prototypes", tensors)
-    prototypes = Prototypes(stored.pop("vectors"), stored.pop("labels"), config["class_names"], **stored)
-    similarity = make_similarity(config["similarity"]["name"], config["similarity"]["options"])
-    for name, tensor in below("similarity", tensors).items():
-        similarity.register_buffer(name, tensor)
-    chosen = config["classifier"]
-    value_range = config["value_range"]
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        similarity,
-        make_classifier(chosen["name"], chosen["options"], below("classifier", tensors)),
-        preprocessing=Preprocessing.from_dict(config["preprocessing"]) if config["preprocessing"] else None,
-        images=stack_images(Path(folder), config["images"]) if config["images"] else None,
-        value_range=torch.tensor(value_range) if value_range is not None else None,
-        provenance=config["provenance"],
-        training_keys=tensors.get("training_keys"),
-    )
+    parts = read_model(folder, model)
+    return PrototypeModel(**{field.name: getattr(parts, field.name) for field in fields(parts)})

@@ -16,11 +16,15 @@ from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
 from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.records import from_json, read_json
+from lookalike.replacing import remove_folder, remove_leftovers, remove_leftovers_in
+from lookalike.saved import read_provenance
 from lookalike.untouched import keeps_random_states, process_settings, undoing
 
 if TYPE_CHECKING:
@@ -257,12 +261,13 @@ def _working_folder(folder: str | Path | None, described: Mapping[str, Any]) -> 
     if folder is None:
         return None
     folder, wanted = Path(folder), json.loads(json.dumps(described))
+    remove_leftovers_in(folder)
     state = folder / _STATE
     if state.is_file():
         try:
-            held = json.loads(state.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LookalikeError(f"{str(state)!r} cannot be read; remove its folder to start anew") from error
+            held = from_json(dict[str, Any], read_json(state, finite=False), "it")
+        except LookalikeError as error:
+            raise LookalikeError(f"{str(state)!r} cannot be read: {error}; remove its folder to start anew") from error
         differing = [name for name in wanted if held.get(name) != wanted[name]]
         if differing:
             name = differing[0]
@@ -274,7 +279,7 @@ def _working_folder(folder: str | Path | None, described: Mapping[str, Any]) -> 
     if folder.exists() and any(folder.iterdir()):
         raise LookalikeError(f"{str(folder)!r} holds files, and no training; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    state.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
+    write_whole(state, json.dumps(wanted, indent=2))
     return folder
 
 
@@ -286,6 +291,24 @@ def _loop() -> Any:
             raise
         raise LookalikeError("training needs Lightning: pip install 'lookalike[train]'") from error
     return loop
+
+
+def remove_finished(folder: str | Path, output: str | Path) -> None:
+    """Removes the working folder of a training whose result is saved; a kill can come before its own command does.
+
+    Args:
+        folder: The working folder; another training's stays.
+        output: The folder of the saved model or classifier.
+    """
+    folder = Path(folder)
+    remove_leftovers(folder)
+    try:
+        made = read_provenance(output)
+        held = from_json(dict[str, Any], read_json(folder / _STATE, finite=False), "it")
+    except LookalikeError:
+        return
+    if all(made.get(name) == value for name, value in held.items()):
+        remove_folder(folder)
 
 
 def is_unfinished(folder: str | Path) -> bool:

@@ -1,7 +1,6 @@
 """``lookalike train``."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,9 +82,10 @@ def train(
     from lookalike.baselines import METHODS
     from lookalike.baselines import train as run
     from lookalike.baselines.hyperparameters import hyperparameters
-    from lookalike.baselines.training import is_unfinished
+    from lookalike.baselines.training import is_unfinished, remove_finished
     from lookalike.data import load_training_data
     from lookalike.errors import LookalikeError
+    from lookalike.replacing import remove_folder
 
     made_by = METHODS[method]
     title = made_by.title
@@ -102,8 +102,11 @@ def train(
         return
     if device not in _DEVICES:
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
-    check_replaceable(output, overwrite=overwrite)
     working = output.resolve().with_name(f"{output.resolve().name}.training")
+    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
+    if not helper:
+        remove_finished(working, output)
+    check_replaceable(output, overwrite=overwrite)
     bundle = load_training_data(
         dataset,
         chosen.image_size,
@@ -115,7 +118,6 @@ def train(
         on_error=on_error,
     )
     going_on = is_unfinished(working)
-    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     if not helper:
         say(
             f"{'Going on to train' if going_on else 'Training'} {title} ({chosen.network}) with {len(bundle.train):,} "
@@ -140,7 +142,7 @@ def train(
     except KeyboardInterrupt:
         fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working}", 130)
     trained.save(output, images=not no_images, overwrite=overwrite)
-    shutil.rmtree(working, ignore_errors=True)
+    remove_folder(working)
     if json:
         passed_over = bundle.passed_over.to_dict()
         print_json(

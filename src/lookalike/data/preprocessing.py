@@ -27,6 +27,7 @@ from lookalike.data.geometry import (
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
 from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
 from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.records import from_json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -264,8 +265,7 @@ class Preprocessing:
                 f"the preprocessing has settings that are not known here: {', '.join(unknown)}; "
                 "it was saved by a later version of lookalike: update it"
             )
-        read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**read)
+        return from_json(cls, values, "preprocessing")  # type: ignore[no-any-return]
 
     def describe(self) -> str:
         """Says in one line what happens to an image: colour, sizes, interpolation, border, mean and std."""

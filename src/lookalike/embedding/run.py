@@ -15,7 +15,7 @@ from lookalike import checks
 from lookalike.data import Batch, Batches
 from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
 from lookalike.embedding.store import META, EmbeddingStore
-from lookalike.embedding.writing import Journalled, Memory, Sink
+from lookalike.embedding.writing import Journalled, Memory, Sink, finish
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 from lookalike.encoder.head import OUTPUT
@@ -94,6 +94,7 @@ def embed(
     if folder is None:
         return _embed(encoder, batches, Memory(), key, progress)
     if resume and not overwrite and (Path(folder) / META).is_file():
+        finish(Path(folder))
         return _finished(EmbeddingStore.open(folder), key)
     sink = Journalled(folder, key, resume=resume, overwrite=overwrite)
     return _embed(encoder, batches, sink, key, progress)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.records import from_json, read_json
 from lookalike.untouched import keeps_random_states
 
 _LACKING = {
@@ -184,6 +185,14 @@ def _measure(
     return runs, details
 
 
+@dataclass(frozen=True)
+class _Sections:
+    """What the file of an unfinished evaluation holds: figures and details, by section and run."""
+
+    key: str
+    done: dict[str, tuple[dict[str, float], dict[str, Any]]]
+
+
 class _Kept:
     """What is measured already, in a file."""
 
@@ -196,16 +205,17 @@ class _Kept:
         if self.path is None or not self.path.exists():
             return
         try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
-            key, done = saved["key"], saved["done"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LookalikeError(f"cannot take up the evaluation in {str(self.path)!r}: {error}") from error
-        if key != self.key:
+            saved: _Sections = from_json(_Sections, read_json(self.path, finite=False), "it")
+        except LookalikeError as error:
+            raise LookalikeError(
+                f"cannot resume the evaluation in {str(self.path)!r}: {error}; give another file, or remove it"
+            ) from error
+        if saved.key != self.key:
             raise LookalikeError(
                 f"{str(self.path)!r} holds an evaluation of another model, other data or other options; "
                 "give another file, or remove it"
             )
-        self.done = done
+        self.done = dict(saved.done)
 
     def get(self, section: str, run: int) -> tuple[dict[str, float], dict[str, Any]] | None:
         found = self.done.get(f"{section}/{run}")
