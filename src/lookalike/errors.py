@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from lookalike.names import visible
+
 _FROM_WORKER = re.compile(
     r"\ACaught \w+ in DataLoader worker process .*\n(?:\w+\.)*(?:Lookalike|BrokenImage)Error: ", re.S
 )
@@ -48,7 +50,7 @@ class BrokenImageError(LookalikeError):
 
     def __str__(self) -> str:
         named = f" {self.path!r}" if self.path else ""
-        return f"cannot read the image{named}: {self.reason}"
+        return f"cannot read the image{named}: {visible(self.reason)}"
 
 
 def without_traceback(text: str) -> str:

@@ -139,7 +139,8 @@ def test_whatever_is_passed_over_is_counted_by_kind(tmp_path):
         tmp_path / "root", *images("train/"), *images("test/"), *images("seg_pred/"), "train/cat/", "train/loose.png",
         "train/ant/@eaDir/0.png/thumb.png", "train/ant/Thumbs.db", "train/ant/.DS_Store", "train/ant/._0.png",
         "train/.ipynb_checkpoints/0.png", "train/bee/desktop.ini", "#recycle/1.png", "$RECYCLE.BIN/1.png",
-        "lost+found/", ".thumbnails/1.png", ".hidden.png", "train/bee/notes.txt", "train/bee/photo.heic", "train/bee/photo.png~",
+        "lost+found/",
+        ".thumbnails/1.png", ".hidden.png", "train/bee/notes.txt", "train/bee/photo.heic", "train/bee/photo.png~",
     )  # fmt: skip
     (root / "train" / "ant" / "broken.png").symlink_to(root / "nowhere.png")
     (root / "train" / "ant" / "round").symlink_to(root / "train")
@@ -164,6 +165,15 @@ def test_links_are_followed_once(tmp_path):
     layout = read_layout(root)
     assert np.bincount(layout.train.labels).tolist() == [2, 2]
     assert counts(layout) == {"repeated_folder": 1}
+
+
+def test_depth_is_bounded_and_a_pipe_is_never_waited_for(tmp_path):
+    root = make_folder(tmp_path / "root", *images(""))
+    (root / "ant" / ("d/" * 150)).mkdir(parents=True)
+    assert counts(read_layout(root)) == {"too_deep": 1}
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(LookalikeError, match=r"pipe\.png' is a pipe or a device"):
+        find_images([tmp_path / "pipe.png"])
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):

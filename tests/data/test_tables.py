@@ -108,7 +108,7 @@ def test_rows_and_images_without_a_partner_are_counted(tmp_path):
         ("image,mel,nv\n1,1,1\n2,0,1\n", r"line 2 of .* has 2 classes \(mel, nv\); an image has one class"),
         ("file,label,split\n1.png,a,train\n2.png,b,x\n", "line 3 of .* has the part 'x'; write 'train', 'test'"),
         ("file,label,split\n1.png,a,test\n2.png,b,test\n", "has no training images"),
-        ("file,label,split\n1.png,a,train\n2.png,b,train\n3.png,c,test\n", "has classes that the training folder does not"),
+        ("file,label,split\n1.png,a,train\n2.png,b,train\n3.png,c,test", "has classes that the training folder does"),
         ("file,label\n1.png,a,b\n2.png,b\n", "line 2 of .* has 3 cells and the first line 2"),
         ("file,label\n1.png,ant\n2.png,ant\n", "has one class only, 'ant'"),
         ("file,label\n1.png,caf\xe9\n".encode("latin-1"), "is not UTF-8 text .* save it as CSV with UTF-8"),

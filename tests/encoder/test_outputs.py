@@ -264,3 +264,15 @@ def test_probabilities_sum_to_one_and_follow_torch():
     net = Net(4, nn.Identity()).eval()
     box = BlackBox(Encoder(net, X[:2]))
     torch.testing.assert_close(box.probabilities(X), F.softmax(net(X), 1))
+
+
+def test_an_activation_in_place_behind_the_head_is_no_probability():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with torch.no_grad():
+        net[0].weight.mul_(0.1)
+    encoder = Encoder(net, X[:2])
+    assert encoder.outputs.kind == "logits"
+    inside = nn.Sequential(*net, nn.Softmax(1))
+    assert Encoder(inside, X[:2]).outputs.kind == "probabilities"
+    for of in ("score", "probability"):
+        assert lrp(inside, X[:3], of=of).maps.isfinite().all()

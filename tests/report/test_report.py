@@ -191,7 +191,14 @@ def test_works_offline_and_for_those_who_do_not_see_it(page):
 
 def test_says_how_every_number_was_computed(page):
     text = page.read_text()
-    for what in ("n_steps 3", "composite epsilon-plus-flat", "runs and seeds", "torch ", "black box (SHA-256)"):
+    for what in (
+        "images as",
+        "n_steps 3",
+        "composite epsilon-plus-flat",
+        "runs and seeds",
+        "torch ",
+        "black box (SHA-256)",
+    ):
         assert what in text
 
 

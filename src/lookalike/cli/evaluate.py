@@ -27,6 +27,7 @@ from lookalike.cli.options import (
 
 if TYPE_CHECKING:
     from lookalike.data import DataBundle
+    from lookalike.encoder import LoadedClassifier
     from lookalike.metrics import Scorecard
     from lookalike.model import PrototypeModel
 

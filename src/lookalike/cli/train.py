@@ -34,7 +34,10 @@ _DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "mps": "m
 def train(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="blackbox, protopnet, flint or protovae.")],
     dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="A dataset's name, or a folder with one sub-folder per class.")
+        str,
+        typer.Option(
+            "--dataset", "-d", help="A dataset's name, or a folder with a sub-folder per class or a table of labels."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the trained model to.")],
     preset: Annotated[

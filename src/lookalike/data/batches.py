@@ -26,7 +26,7 @@ from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.images import one_line
 from lookalike.data.ready import peek, unbatched
-from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, split_item, take_rows
+from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
 from lookalike.errors import BrokenImageError, LookalikeError
 from lookalike.names import visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
@@ -448,7 +448,7 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
         return None
     if len(x) != len(y):
         raise LookalikeError(f"x has {len(x)} rows and y has {len(y)}")
-    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    values = label_array(y)
     if values.dtype.kind in "US" or (values.dtype == object and all(isinstance(value, str) for value in values)):
         values = values.astype(str)
         names, values = np.unique(values, return_inverse=True)

@@ -162,8 +162,10 @@ def list_images(paths: Sequence[str | Path]) -> tuple[list[Path], PassedOver]:
             tree = open_tree(path)
             files += map(Path, tree.walk(tell=True))
             passed_over.join(tree.passed_over)
-        elif path.exists():
+        elif path.is_file():
             files.append(path)
+        elif path.exists():
+            raise LookalikeError(f"'{visible(str(path))}' is a pipe or a device: write the image to a file")
         else:
             raise LookalikeError(f"'{visible(str(path))}' does not exist")
     if not files:

@@ -15,12 +15,12 @@ def _words(text: str) -> frozenset[str]:
 # Formats that are read, by the suffixes that people give them. Files with these suffixes are not opened to be listed.
 _SUFFIXES = {
     "PNG": ("png", "apng"),
-    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "jif"),
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "jif", "mpo"),
     "BMP": ("bmp", "dib"),
     "GIF": ("gif",),
     "TIFF": ("tif", "tiff"),
     "WEBP": ("webp",),
-    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
     "JPEG2000": ("jp2", "j2k", "jpx", "jpf", "j2c", "jpc"),
     "AVIF": ("avif", "avifs"),
     "HEIF": ("heic", "heif", "hif", "heics", "heifs"),

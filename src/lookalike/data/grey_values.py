@@ -1,5 +1,7 @@
 """Greys of more than 8 bits: one scale for a whole data set, never one per image."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -50,13 +52,33 @@ def kind_of_values(image: Image.Image) -> str:
     return "16-bit whole numbers" if _is_sixteen_bits(image) else "signed or 32-bit whole numbers"
 
 
-def grey_values(image: Image.Image) -> np.ndarray:
-    """Returns the values [H, W] of an image with greys of more than 8 bits, as its file has them."""
-    values = np.asarray(image)
+def value_span(image: Image.Image) -> ValueRange:
+    """Returns the lowest and the highest value of an image with greys of more than 8 bits.
+
+    Raises:
+        BrokenImageError: If there are NaN or infinite values.
+    """
+    spans = np.array([finite_span(values) for _, values in _tiles(image)])
+    return float(spans[:, 0].min()), float(spans[:, 1].max())
+
+
+def _tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], np.ndarray]]:
+    """Yields parts (left, upper, right, lower) of an image and their values, as the file has them.
+
+    A part at a time, as an array of the whole would be a copy.
+    """
     tags = getattr(image, "tag_v2", {})
-    if image.mode == "I" and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED and tags.get(_BITS) == (32,):
-        return values.view(np.uint32)  # Pillow's 32 bits are signed; the file's are not
-    return values
+    is_unsigned = (
+        image.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
+    )
+    columns = min(image.width, _BLOCK)
+    rows = max(1, _BLOCK // columns)
+    for upper in range(0, image.height, rows):
+        for left in range(0, image.width, columns):
+            box = (left, upper, min(left + columns, image.width), min(upper + rows, image.height))
+            values = np.asarray(image.crop(box))
+            # Pillow's 32 bits are signed, whatever the file's are.
+            yield box, values.view(np.uint32) if is_unsigned else values
 
 
 def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
@@ -74,18 +96,20 @@ def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> I
     """
     if not is_deep(image):
         return image
-    values = grey_values(image)
     if value_range is None:
         if not _is_sixteen_bits(image):
-            low, high = finite_span(values)
+            low, high = value_span(image)
             raise LookalikeError(
                 f"the image holds {kind_of_values(image)}, from {low:g} to {high:g}, which have no scale of their own; "
                 + _WAY_OUT
             )
         value_range = SIXTEEN_BITS
-    scaled = scale_to_eight_bit(values, value_range)
-    tags = getattr(image, "tag_v2", {})
-    return Image.fromarray(255 - scaled if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else scaled)
+    white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    grey = Image.new("L", image.size)
+    for box, values in _tiles(image):
+        scaled = scale_to_eight_bit(values, value_range)
+        grey.paste(Image.fromarray(255 - scaled if white_is_zero else scaled), box)
+    return grey
 
 
 def array_to_image(array: np.ndarray, value_range: ValueRange | None = None) -> Image.Image:

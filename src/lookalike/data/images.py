@@ -28,7 +28,9 @@ _TURNS = {
 
 _BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}  # modes that Pillow converts to few others
 
-_BYTES = {"1": 1, "L": 1, "P": 1, "LA": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # of a pixel in memory; others 4
+# What an image takes in memory until it is RGB of 8 bits, in bytes per pixel: itself and what is converted from it.
+_BYTES = {"1": 5, "L": 5, "P": 5, "RGB": 4, "I;16": 7, "I;16B": 7, "I;16L": 7, "I": 9, "F": 9}
+_OTHER_BYTES = 9
 # What a decoder holds beside the image itself, in bytes per pixel and channel: JPEG 2000 decodes to int32, AVIF and
 # WebP to frames that are copied twice, progressive JPEG keeps int16 coefficients, a TIFF may be one single strip.
 _DECODER_BYTES = {"JPEG2000": 4, "AVIF": 4, "WEBP": 4, "TIFF": 1}
@@ -174,7 +176,7 @@ def _check_size(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is None:
         return
-    held = _BYTES.get(image.mode, 4)
+    held = _BYTES.get(image.mode, _OTHER_BYTES)
     decoder = _DECODER_BYTES.get(image.format or "", 0)
     if image.info.get("progressive"):
         decoder = _PROGRESSIVE_BYTES

@@ -22,6 +22,7 @@ _KINDS: dict[str, tuple[str, str, str]] = {
     "special_file": ("pipe, socket or device", "pipes, sockets and devices", ""),
     "broken_link": ("broken link", "broken links", ""),
     "link_loop": ("link to a folder that it lies in", "links to folders that they lie in", ""),
+    "too_deep": ("folder more than 100 levels down", "folders more than 100 levels down", ""),
     "repeated_folder": ("link to a folder that is read already", "links to folders that are read already", ""),
     "unreadable_folder": ("folder that cannot be read", "folders that cannot be read", "check its permissions"),
     "empty_folder": ("folder without images", "folders without images", ""),
@@ -53,6 +54,10 @@ class PassedOver:
         known = self.examples.setdefault(kind, [])
         if len(known) < _EXAMPLES:
             known.append(example)
+
+    def has_examples(self, kind: str) -> bool:
+        """Says whether there are as many examples of a kind as are shown."""
+        return len(self.examples.get(kind, ())) >= _EXAMPLES
 
     def join(self, other: "PassedOver") -> None:
         """Adds what was passed over elsewhere."""

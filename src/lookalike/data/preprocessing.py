@@ -307,7 +307,7 @@ class Preprocessing:
     def _fit_tensor(self, image: Tensor) -> Tensor:
         """Resizes and crops bytes [C, H, W] with torch; returns pixels in [0, 1]."""
         if self.convention == "transformers-float":
-            image = image.float() / 255
+            image = image.float() * (1 / 255)  # as it computes it: what follows enlarges the last bit
         if self.resize is not None:
             size = self._resized_size(image.shape[1], image.shape[2])
             image = resize_tensor(image, size, self.interpolation)

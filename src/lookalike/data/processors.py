@@ -118,7 +118,12 @@ def read_processor(processor: Any) -> Preprocessing:
     """
     name = type(processor).__name__
     fast = getattr(processor, "backend", None) or ("torchvision" if name.endswith("Fast") else "pil")
-    preprocessing = from_hf({"image_processor_type": name} | processor.to_dict(), backend=fast)
+    try:
+        preprocessing = from_hf({"image_processor_type": name} | processor.to_dict(), backend=fast)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        if isinstance(error, NotUnderstoodError):
+            raise
+        raise NotUnderstoodError(f"image_processor_type={name!r} has settings that cannot be read: {error}") from error
 
     def prepare(image: Image.Image) -> Tensor:
         values = processor(image, return_tensors="pt")["pixel_values"][0]
@@ -179,7 +184,8 @@ def _perceiver(config: Mapping[str, Any]) -> dict[str, Any]:
 def _size(config: Mapping[str, Any], key: str) -> Any:
     """Reads a size: an int for the shorter side, or (height, width)."""
     given = config.get(key)
-    known = {name: value for name, value in dict(given or {}).items() if value is not None} if given else {}
+    sides = {} if given is None or isinstance(given, int) else dict(given)
+    known = {name: value for name, value in sides.items() if value is not None}
     if set(known) == {"shortest_edge"}:
         return int(known["shortest_edge"])
     if set(known) == {"height", "width"}:

@@ -121,6 +121,14 @@ def take_rows(inputs: Any, rows: slice) -> Any:
     return tree_map(lambda leaf: as_tensor(leaf)[rows] if isinstance(leaf, Tensor | np.ndarray) else leaf, inputs)
 
 
+def label_array(labels: Any) -> np.ndarray:
+    """Returns labels of any kind as an array."""
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        labels = labels.float() if labels.dtype == torch.bfloat16 else labels  # NumPy has no bfloat16
+    return np.asarray(labels)
+
+
 def as_labels(labels: Any) -> np.ndarray:
     """Returns labels [N] as int64: whole numbers of any type, alone, in a column or one-hot.
 
@@ -128,10 +136,7 @@ def as_labels(labels: Any) -> np.ndarray:
         LookalikeError: If they are anything else, or negative.
     """
     try:
-        if isinstance(labels, Tensor):
-            labels = labels.detach().cpu()
-            labels = labels.float() if labels.dtype == torch.bfloat16 else labels
-        values = np.asarray(labels)
+        values = label_array(labels)
     except (ValueError, TypeError, RuntimeError) as error:
         raise LookalikeError("labels must be whole numbers, one per sample; these differ in shape or kind") from error
     if values.ndim == 2 and values.shape[1] == 1:

@@ -36,6 +36,8 @@ _LISTS = (
     ".7z",
 )
 
+_DEPTH = 100  # levels; a folder that is deeper was made by a mistake or to do harm
+
 Identity = tuple[int, int]
 
 
@@ -55,10 +57,14 @@ class Tree:
         self.passed_over: PassedOver = PassedOver() if parent is None else parent.passed_over
         self.error: str | None = None
         self._parent = parent
+        self._depth: int = 0 if parent is None else parent._depth + 1
         self._root: str = path if parent is None else parent._root
 
     def add(self, kind: str, name: str | None = None, number: int = 1) -> None:
         """Counts something in this folder, or the folder itself, as passed over."""
+        if self.passed_over.has_examples(kind):
+            self.passed_over.add(kind, "", number)
+            return
         path = self.path if name is None else f"{self.path}{os.sep}{name}"
         self.passed_over.add(kind, os.path.relpath(path, self._root), number)
 
@@ -141,7 +147,9 @@ class Tree:
             kind = _rubbish(name) or _not_a_file(entry)
             if kind == "folder":
                 folder = Tree(entry.path, self)
-                if entry.is_symlink() and folder._leads_back():
+                if self._depth >= _DEPTH:
+                    self.add("too_deep", name)
+                elif entry.is_symlink() and folder._leads_back():
                     self.add("link_loop", name)
                 else:
                     folders.append(folder)

@@ -14,11 +14,10 @@ from lookalike.data.bundle import DataBundle
 from lookalike.data.grey_values import (
     SIXTEEN_BITS,
     ValueRange,
-    finite_span,
-    grey_values,
     has_own_scale,
     is_deep,
     kind_of_values,
+    value_span,
 )
 from lookalike.data.images import decode_image, opened_image
 from lookalike.data.preprocessing import Preprocessing
@@ -83,7 +82,7 @@ def survey_values(files: Sequence[Path], *, large_images: bool = False) -> Value
             n_read += 1
             if not is_deep(image):
                 continue
-            spans.append(finite_span(grey_values(image)))
+            spans.append(value_span(image))
         except BrokenImageError:
             continue
         kinds.add(kind_of_values(image))
@@ -165,7 +164,7 @@ def value_remark(image: Image.Image, preprocessing: Preprocessing) -> str | None
     """Says what is odd about one image's values for a model that reads them over its own range."""
     if not is_deep(image) or (preprocessing.value_range is None and not has_own_scale(image)):
         return None  # nothing to say, or refused when it is prepared
-    low, high = finite_span(grey_values(image))
+    low, high = value_span(image)
     black, white = preprocessing.value_range or SIXTEEN_BITS
     read_over = f"the model reads {black:g}…{white:g}"
     if low < black or high > white:

@@ -31,11 +31,13 @@ class Checkpoint:
             numbers are looked up in the file when they are used.
         metadata: Plain values beside the weights: texts, numbers, lists, dictionaries; objects as dictionaries of their
             attributes.
+        is_ordered: Whether the tensors are in the order of the network that was saved; safetensors sorts them.
     """
 
     path: Path
     weights: dict[str, dict[str, Tensor]]
     metadata: dict[str, Any] = field(default_factory=dict)
+    is_ordered: bool = True
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -52,7 +54,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     kind = recognise(path)
     if kind is Format.FOLDER:
         files = _in_folder(path)
-        return read_checkpoint(files[0]) if len(files) == 1 else Checkpoint(path, {TOP: _tensors_of(files)})
+        return (
+            read_checkpoint(files[0])
+            if len(files) == 1
+            else Checkpoint(path, {TOP: _tensors_of(files)}, is_ordered=False)
+        )
     if kind is Format.INDEX:
         return _read_index(path)
     if kind is Format.SAFETENSORS:
@@ -91,7 +97,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise LookalikeError(f"cannot read the weights file {str(path)!r}: it is damaged ({first[:120]})") from error
     if not tensors:
         raise LookalikeError(f"the weights file {str(path)!r} holds no tensors")
-    return Checkpoint(path, {TOP: tensors}, metadata)
+    return Checkpoint(path, {TOP: tensors}, metadata, is_ordered=False)
 
 
 def _read_index(path: Path) -> Checkpoint:
@@ -109,7 +115,7 @@ def _read_index(path: Path) -> Checkpoint:
     absent = [name for name in shard_of if name not in tensors]
     if absent:
         raise LookalikeError(f"the shards of {str(path)!r} lack {absent[0]!r} and {len(absent) - 1} more weights")
-    return Checkpoint(path, {TOP: {name: tensors[name] for name in shard_of}})
+    return Checkpoint(path, {TOP: {name: tensors[name] for name in shard_of}}, is_ordered=False)
 
 
 def _check_shards(path: Path, files: list[Path]) -> None:

@@ -62,7 +62,7 @@ def match_names(names: Sequence[str], others: Sequence[str]) -> NameMatch:
         >>> match_names(["Great_White-Shark", "tench"], ["tench, Tinca tinca", "great white shark"]).positions
         [1, 0]
     """
-    if [_plain(name) for name in names] == [_plain(name) for name in others]:
+    if list(names) == list(others):
         return NameMatch(list(range(len(names))), [], [])  # names that occur twice stay in their order
     positions, ambiguous = [-1] * len(names), set()
     left = range(len(names))

@@ -261,8 +261,9 @@ class Encoder(nn.Module):
             return "logits"
         try:
             made = self._try_tail(head, sample, features) if plain else self._try_head(features)
-        except RuntimeError:  # a network for so many rows and no others
-            made = scores
+        except RuntimeError:  # a network for so many rows and no others: sums of one are no coincidence
+            kind = kind_of(scores)
+            return "logits" if kind == "sigmoids" else kind
         return kind_of(made)
 
     def _try_tail(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
@@ -273,7 +274,7 @@ class Encoder(nn.Module):
         logits = probe_scores(n_columns).to(features)
         for _ in shape[1:]:
             logits = logits.unsqueeze(-1 if channels_first else 1)
-        inputs, logits = repeat_row(sample, len(logits)), logits.expand(-1, *shape)
+        inputs, logits = repeat_row(sample, len(logits)), logits.expand(-1, *shape).clone()
         result = select_output(with_output(head, logits, lambda: self._call(inputs)), self.output_key)
         made = as_columns(result, len(logits))
         assert made is not None  # noqa: S101 - the sample's output is a row of scores

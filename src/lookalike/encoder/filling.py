@@ -169,10 +169,12 @@ def _hint(given: GivenWeights, choice: Choice, model: nn.Module) -> str:
             "; if that is the head and the checkpoint has none, give a network with nn.Identity() in its place, and "
             "--head output (head='output')"
         )
+    if given.by_order or not given.checkpoint.is_ordered:
+        return ""
     try:
         paired = measure(pair_by_order(next(iter(sets.values())), model, any_shape=True), expected_by(model))
     except LookalikeError:
         return ""
-    if given.by_order or not (paired.is_full or paired.sizes(expected_by(model))):
+    if not (paired.is_full or paired.sizes(expected_by(model))):
         return ""
     return "; all shapes fit in order, though: if it is the same architecture, use --weights-by-order (by_order=True)"

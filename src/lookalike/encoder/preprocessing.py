@@ -18,7 +18,7 @@ from lookalike.data.foreign import (
     from_torchvision,
 )
 from lookalike.data.processors import read_processor
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, warn_of
 
 _RGB = 3
 
@@ -47,6 +47,10 @@ def read_torchvision(preset: Any, channels: int = _RGB) -> Preprocessing:
         return preprocessing
     if channels != 1:
         raise NotUnderstoodError(f"in_chans={channels} is neither grey (1) nor RGB (3)", IN_PYTHON)
+    warn_of(
+        "the network takes grey images: mean and std are averages of the published ones for RGB; "
+        "give yours if they were others (--mean, --std)"
+    )
     mean, std = ((float(np.mean(values)),) for values in (preprocessing.mean, preprocessing.std))
     return replace(preprocessing, mean=mean, std=std)
 

@@ -111,7 +111,7 @@ def load_classifier(
         loaded = _load_own(name, args, given)
     else:
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
-    if given is None and loaded.spec["source"] in ("file", "lookalike"):
+    if given is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
         warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
     names = None if given is None or loaded.head is not None else names_of_checkpoint(given.checkpoint.metadata)
@@ -220,6 +220,11 @@ def _load_torchvision(name: str, args: dict[str, Any], given: GivenWeights | Non
             channel_argument="in_chans",
             size=size,
         )
+        if name in INCEPTIONS and "transform_input" not in args:
+            warn_of(
+                f"{name} is taken not to normalise its inputs once more; if yours was fine-tuned from published "
+                'weights, it does: give --model-arg transform_input=true (model_args={"transform_input": True})'
+            )
     channels = filled.args.get("in_chans", 3)
     preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), channels))
     names = published.meta.get("categories") if given is None and "num_classes" not in args else None

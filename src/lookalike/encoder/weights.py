@@ -105,6 +105,11 @@ def choose_weights(
     Raises:
         LookalikeError: If several fit, there is none of that name, or weights cannot be paired by order.
     """
+    if by_order and not checkpoint.is_ordered:
+        raise LookalikeError(
+            f"{_named(checkpoint)} keeps no order of its own, as safetensors sorts names: its weights cannot be paired "
+            "by order; give the file that torch.save wrote"
+        )
     expected = expected_by(model)
     options: dict[str, Fit] = {}
     closest: list[tuple[str, Fit]] = []
@@ -169,8 +174,12 @@ def _one_of(
     if any(not _same(fit.weights, other.weights) for other in full.values()):
         sets = {name: other.weights for name, other in full.items()}
         raise LookalikeError(f"{_named(checkpoint)} holds {_listed(sets)} that fit the {network}; {_ASK}")
-    others = [path for path in checkpoint.weights if path not in full]
+    others = [path for path in checkpoint.weights if path != TOP and not any(_within(name, path) for name in full)]
     return Choice(label, fit, (*others, *fit.left_out))
+
+
+def _within(label: str, path: str) -> bool:
+    return label == path or label.startswith(path + ".")
 
 
 def _asked_for(

@@ -90,7 +90,9 @@ def better_order(labels: Tensor, predicted: Tensor, classes: Tensor, class_names
         The class of each output [n]; None if no order is far better.
     """
     for known in _known_orders(class_names, classes):
-        if _far_better(labels, [(slice(None), known)], predicted, classes):
+        if _far_better(labels, [(slice(None), known)], predicted, classes) and _fits_most(
+            labels, predicted, classes, known
+        ):
             return known
     rows = torch.arange(len(labels))
     halves = [_rank_in_class(labels) % 2 == half for half in (0, 1)]
@@ -102,7 +104,8 @@ def better_order(labels: Tensor, predicted: Tensor, classes: Tensor, class_names
         trials.append((rows[half], fitted))
     if not _far_better(labels, trials, predicted, classes):
         return None
-    return _best_assignment(labels, predicted, classes, len(class_names))
+    best = _best_assignment(labels, predicted, classes, len(class_names))
+    return best if best is not None and _fits_most(labels, predicted, classes, best) else None
 
 
 def _known_orders(class_names: Sequence[str], classes: Tensor) -> Iterator[Tensor]:
@@ -132,19 +135,19 @@ def _far_better(labels: Tensor, trials: list[tuple[Any, Tensor]], predicted: Ten
     gains, losses = (labels[which].bincount(minlength=len(per_class)).double() for which in (gained, lost))
     if float((gains / per_class.clamp_min(1)).sum()) < _RATIO * float((losses / per_class.clamp_min(1)).sum()):
         return False
-    touched = _moved(trials, classes, len(per_class)) & (per_class > 0)
-    if int((gains > losses)[touched].sum()) < _MOVED_BETTER * int(touched.sum()):
-        return False
     return bool(binomtest(n_gained, n_gained + n_lost, 0.5, alternative="greater").pvalue < _P_VALUE)
 
 
-def _moved(trials: list[tuple[Any, Tensor]], classes: Tensor, n: int) -> Tensor:
-    """Says of classes 0 … n − 1 whether any of the other orders gives them another output [n]."""
-    moved = torch.zeros(max(n, int(classes.max()) + 1), dtype=torch.bool)
-    for _, order in trials:
-        moved[order[order != classes]] = True
-        moved[classes[order != classes]] = True
-    return moved[:n]
+def _fits_most(labels: Tensor, predicted: Tensor, classes: Tensor, order: Tensor) -> bool:
+    """Says whether most of the classes that another order moves, and two at least, are right more often in it."""
+    n = max(int(labels.max()), int(classes.max())) + 1
+    given, other = (labels[which[predicted] == labels].bincount(minlength=n) for which in (classes, order))
+    moved = torch.zeros(n, dtype=torch.bool)
+    moved[order[order != classes]] = True
+    moved[classes[order != classes]] = True
+    moved &= labels.bincount(minlength=n) > 0
+    better = int((other > given)[moved].sum())
+    return better >= 2 and better >= _MOVED_BETTER * int(moved.sum())
 
 
 def _best_assignment(labels: Tensor, predicted: Tensor, classes: Tensor, n_classes: int) -> Tensor | None:

@@ -49,8 +49,8 @@ class ScoreReader:
     def _scores(self, logits: Tensor, rows: slice) -> Tensor:
         assert self._layer is not None  # noqa: S101 - else there is no tail
         images = take_rows(self._images, rows)
-        layer = self._layer
-        result = in_eval_mode(self._model, lambda: with_output(layer, logits, lambda: call(self._model, images)))
+        layer, copied = self._layer, logits.clone()
+        result = in_eval_mode(self._model, lambda: with_output(layer, copied, lambda: call(self._model, images)))
         return self._columns(result, len(logits))
 
     def _columns(self, result: Any, rows: int) -> Tensor:

@@ -179,7 +179,7 @@ def render(values: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> Any:
     """Returns a value as the page shows it: a name that a browser would obey, hide or turn round is written out."""
-    return visible(value, keep="\n\t") if type(value) is str else value
+    return visible(value) if type(value) is str else value
 
 
 def _as_json(value: Any) -> str:
