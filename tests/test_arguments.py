@@ -51,7 +51,7 @@ def sem(net, blobs):
 
 
 TABLE = [
-    (lambda m, x, y: lrp(m.encoder.model, x[:2], output="x"), "the model has no output 'x'"),
+    (lambda m, x, y: lrp(m.encoder.model, x[:2], output="x"), "the model has no .*output 'x'"),
     (
         lambda m, x, y: lrp(m.encoder.model, x[:2], batch_size=0),
         "batch_size must be .* at least 1, not 0",

@@ -181,7 +181,9 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         LookalikeError: If a path does not exist, or there is no image at all.
     """
-    return list_images(paths)[0]
+    if isinstance(paths, str | bytes) or not isinstance(paths, Sequence):
+        raise checks.unfit("paths", paths, "a list of files and folders")
+    return list_images([checks.path("paths", path) for path in paths])[0]
 
 
 def _split_part(part: Part, seed: int) -> tuple[Part, Part]:

@@ -125,7 +125,7 @@ class Preprocessing:
             if getattr(self, name) not in allowed:
                 raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.resize is not None:
-            _check_sizes("resize", (self.resize,) if isinstance(self.resize, int) else self.resize, (1, 2))
+            _check_sizes("resize", self.resize if isinstance(self.resize, Sequence) else (self.resize,), (1, 2))
         for name in ("crop", "pad"):
             if getattr(self, name) is not None:
                 _check_sizes(name, getattr(self, name), (2,))
@@ -342,7 +342,9 @@ def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> Non
 
 
 def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) -> None:
-    if len(sizes) not in lengths or any(not isinstance(size, int) or size < 1 for size in sizes):
+    if not isinstance(sizes, tuple | list) or len(sizes) not in lengths:
+        raise checks.unfit(name, sizes, "of whole numbers of pixels, at least 1")
+    if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
         raise LookalikeError(f"{name} must be of whole numbers of pixels, at least 1, not {sizes}")
 
 

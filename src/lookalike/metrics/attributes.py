@@ -50,6 +50,8 @@ def attribute_representation(train_attributes: Tensor, nearest: Tensor) -> Attri
     """
     train_attributes = checks.tensor("train_attributes", train_attributes)
     nearest = checks.tensor("nearest", nearest, ("P",), kind="whole")
+    if train_attributes.is_complex():
+        raise checks.unfit("train_attributes", train_attributes, "a tensor of zeros and ones")
     if train_attributes.ndim != 2:
         raise LookalikeError(f"attributes need a row per image and a column each, not {tuple(train_attributes.shape)}")
     if not len(nearest) or int(nearest.min()) < 0 or int(nearest.max()) >= len(train_attributes):

@@ -34,10 +34,10 @@ def diversity(
     """
     similarities = checks.tensor("similarities", similarities, kind="number")
     checks.one_of("within", within, ("all", "class"))
-    if prototype_labels is not None:
-        prototype_labels = checks.tensor("prototype_labels", prototype_labels, (len(similarities),), kind="whole")
     if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
         raise LookalikeError(f"similarities among prototypes are a square matrix, not {tuple(similarities.shape)}")
+    if prototype_labels is not None:
+        prototype_labels = checks.tensor("prototype_labels", prototype_labels, (len(similarities),), kind="whole")
     s = similarities.double()
     if within == "all":
         if len(s) < 2:

@@ -33,7 +33,7 @@ def plot_ordering(
         The Axes.
     """
     fractions = checks.array("fractions", fractions, ("S",)).tolist()
-    for what, drawn in (("curves", curves), ("references", references or {})):
+    for what, drawn in (("curves", curves), ("references", {} if references is None else references)):
         for name, values in checks.mapping(what, drawn).items():
             checks.array(f"{what}[{name!r}]", values, (len(fractions),))
     ax = plain_axes(ax, (4.4, 3.2))

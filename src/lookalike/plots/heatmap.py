@@ -60,6 +60,8 @@ def plot_heat_map(
     if image is not None:
         image = checks.array("image", image, (*relevance.shape, "C"))
     checks.optional(_check_limit, "limit", limit)
+    if not relevance.size:
+        raise LookalikeError("there is no relevance to draw")
     if not np.isfinite(relevance).all():
         raise LookalikeError("relevance must be finite; there are NaN or infinite values")
     if ax is None:
