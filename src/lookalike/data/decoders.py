@@ -64,4 +64,4 @@ def name_stranger(head: bytes) -> str:
     for offset, signature, name in _SIGNATURES:
         if head[offset:].startswith(signature):
             return f"it is {name}; images are read as {', '.join(readable_formats())}"
-    return f"not an image, or damaged in its first bytes; images are read as {', '.join(readable_formats())}"
+    return "not an image"
