@@ -121,6 +121,9 @@ def choose_weights(
             fitting = [way for way in ways if way.missing_module(expected)]
         whole = [way for way in fitting if not way.left_out][:1]
         for way in whole or fitting:
+            taken = {name: id(tensor) for name, tensor in way.weights.items()}
+            if any(taken == {name: id(tensor) for name, tensor in other.weights.items()} for other in options.values()):
+                continue  # the same tensors, found in another way
             below = way.prefix.removesuffix(".") if way.left_out else ""
             options.setdefault(".".join(text for text in (path if path != TOP else "", below) if text) or TOP, way)
     return _one_of(checkpoint, options, closest, key, type(model).__name__)
