@@ -107,6 +107,7 @@ def test_equal_to_zennit_on_plain_networks(kind, composite):
 def test_several_targets_and_prototypes_share_one_forward_pass():
     model = PLAIN["strides, groups, dilation"]()
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    lrp(model, x, 0)  # finds out what its outputs are, once
     calls = []
     handle = model[0].register_forward_hook(lambda *_: calls.append(1))
     together = lrp(model, x, [[0, 5, 9], [1, 2, 3]])
