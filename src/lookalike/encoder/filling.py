@@ -161,6 +161,8 @@ def _tell_choice(checkpoint: Checkpoint, choice: Choice) -> None:
 def _hint(given: GivenWeights, choice: Choice, model: nn.Module) -> str:
     """Says what else the user may have meant."""
     sets = given.checkpoint.weights
+    if choice.fit.is_full:
+        return ""
     if len(sets) > 1 and given.key is None:
         listed = ", ".join(repr(path) for path in list(sets)[:6])
         return f"; {choice.label!r} comes closest of {listed}: others can be chosen with --weights-key (weights_key=)"
