@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from lookalike import KMEx, LookalikeError, LookalikeWarning, evaluate, load, load_classifier
+from lookalike.cli import app
 from lookalike.encoder import Encoder, rebuild
 from lookalike.metrics import compare
 from tests.architectures import make
@@ -166,6 +168,24 @@ def test_a_repositorys_code_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(LookalikeError, match="leave out trust_remote_code"):
         load_classifier(f"hf:{folder}", model_args={"trust_remote_code": True})
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["evil", "resnet"])
+def test_convert_never_asks_whether_to_run_a_repositorys_code(tmp_path, image_folder, kind):
+    folder, marker = tmp_path / "repository", tmp_path / "marker"
+    folder.mkdir()
+    for name in ("modeling.py", "processing.py"):
+        (folder / name).write_text(CODE.format(marker=str(marker)))
+    auto_map = {"AutoConfig": "modeling.EvilConfig", "AutoModelForImageClassification": "modeling.Evil"}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": auto_map}))
+    processors = {"AutoImageProcessor": "processing.Processor", "AutoProcessor": "processing.Processor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"auto_map": processors}))
+    command = ["convert", f"hf:{folder}", str(image_folder), "-o", str(tmp_path / "m")]
+    result = CliRunner().invoke(app, command, input="y\ny\ny\n")
+    assert result.exit_code == 2
+    assert "[y/N]" not in result.output
+    assert not marker.exists()
+    assert not (tmp_path / "m").exists()
 
 
 class Hostile:

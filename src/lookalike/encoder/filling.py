@@ -107,11 +107,13 @@ def fill(
     if without is not None:
         kept = {name: tensor for name, tensor in choice.fit.weights.items() if name in model.state_dict()}
         load_fit(model, Fit(choice.fit.prefix, kept, (), (), (), ()), source)
+        _check_finite(model, source)
         return Filled(model, args, without)
     try:
         load_fit(model, choice.fit, source)
     except LookalikeError as error:
         raise LookalikeError(f"{error}{_hint(given, choice, model)}") from None
+    _check_finite(model, source)
     return Filled(model, args)
 
 
@@ -132,6 +134,21 @@ def warn_without_head(source: str, head: str) -> None:
         LookalikeWarning,
         stacklevel=3,
     )
+
+
+def _check_finite(model: nn.Module, source: str) -> None:
+    """Checks that no weight is NaN or infinite; buffers may be, as masks are.
+
+    Raises:
+        LookalikeError: If one is; it names the first.
+    """
+    broken = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise LookalikeError(
+            f"{source} hold NaN or infinite values, as after a training that failed: {broken[0]}{more}; take an "
+            "earlier checkpoint"
+        )
 
 
 def _take_missing_head_off(model: nn.Module, fit: Fit, source: str, size: Any) -> str | None:

@@ -180,6 +180,8 @@ def pair_by_order(weights: Mapping[str, Tensor], model: nn.Module, *, any_shape:
     """
     state = {name: tensor for name, tensor in expected_by(model).items() if not name.endswith("num_batches_tracked")}
     given = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    if len(state) != len(given) and len(expected_by(model)) == len(weights):  # the counters have other names too
+        state, given = expected_by(model), dict(weights)
     if len(state) != len(given):
         raise LookalikeError(f"the weights have {len(given)} entries and the model {len(state)}: they cannot be paired")
     paired = {}
