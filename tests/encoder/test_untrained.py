@@ -170,6 +170,35 @@ def test_a_repositorys_code_is_never_run(tmp_path, monkeypatch):
     assert not marker.exists()
 
 
+def test_damaged_weights_in_a_local_repository_are_named(tmp_path):
+    from transformers import ViTImageProcessor
+
+    model, _ = make("hf-vit")
+    model.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    path = tmp_path / "vit" / "model.safetensors"
+    whole = path.read_bytes()
+    for content, message in (
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "is a Git LFS pointer"),
+        (whole[:3000], "it is damaged"),
+        (whole[:-100], "it is damaged"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(LookalikeError, match=message):
+            load_classifier(f"hf:{tmp_path / 'vit'}")
+    path.write_bytes(whole)
+    config = tmp_path / "vit" / "config.json"
+    names = {str(k): f"class {k}" for k in range(9)}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"id2label": names}))
+    with pytest.raises(LookalikeError, match=r"have other shapes than its config\.json says"):
+        load_classifier(f"hf:{tmp_path / 'vit'}")
+    next(model.parameters()).data.fill_(torch.nan)
+    model.save_pretrained(tmp_path / "vit")
+    with pytest.raises(LookalikeError, match="hold NaN or infinite values"):
+        load_classifier(f"hf:{tmp_path / 'vit'}")
+
+
 @pytest.mark.parametrize("kind", ["evil", "resnet"])
 def test_convert_never_asks_whether_to_run_a_repositorys_code(tmp_path, image_folder, kind):
     folder, marker = tmp_path / "repository", tmp_path / "marker"

@@ -77,6 +77,9 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
             tensor = torch.as_tensor(leaf)
         except (TypeError, ValueError, RuntimeError):
             raise unfit("inputs", leaf, "tensors or arrays of numbers") from None
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            kind = "on the meta device, without numbers" if tensor.is_meta else "sparse"
+            raise LookalikeError(f"the inputs are {kind}; give dense tensors")
         if tensor.dtype == torch.uint8:
             raise LookalikeError(
                 "the inputs are bytes (uint8): scale and normalise them as the network was trained, e.g. x / 255"

@@ -107,13 +107,13 @@ def fill(
     if without is not None:
         kept = {name: tensor for name, tensor in choice.fit.weights.items() if name in model.state_dict()}
         load_fit(model, Fit(choice.fit.prefix, kept, (), (), (), ()), source)
-        _check_finite(model, source)
+        check_finite_weights(model, source)
         return Filled(model, args, without)
     try:
         load_fit(model, choice.fit, source)
     except LookalikeError as error:
         raise LookalikeError(f"{error}{_hint(given, choice, model)}") from None
-    _check_finite(model, source)
+    check_finite_weights(model, source)
     return Filled(model, args)
 
 
@@ -126,17 +126,7 @@ def class_argument_of(function: Callable[..., Any]) -> str | None:
     return next((name for name in CLASS_ARGUMENTS if name in names), None)
 
 
-def warn_without_head(source: str, head: str) -> None:
-    """Warns that weights have no trained head."""
-    warnings.warn(
-        f"{source} have no trained head ({head}): they make an encoder, whose embedding is the head's input, and no "
-        "black box",
-        LookalikeWarning,
-        stacklevel=3,
-    )
-
-
-def _check_finite(model: nn.Module, source: str) -> None:
+def check_finite_weights(model: nn.Module, source: str) -> None:
     """Checks that no weight is NaN or infinite; buffers may be, as masks are.
 
     Raises:
@@ -149,6 +139,16 @@ def _check_finite(model: nn.Module, source: str) -> None:
             f"{source} hold NaN or infinite values, as after a training that failed: {broken[0]}{more}; take an "
             "earlier checkpoint"
         )
+
+
+def warn_without_head(source: str, head: str) -> None:
+    """Warns that weights have no trained head."""
+    warnings.warn(
+        f"{source} have no trained head ({head}): they make an encoder, whose embedding is the head's input, and no "
+        "black box",
+        LookalikeWarning,
+        stacklevel=3,
+    )
 
 
 def _take_missing_head_off(model: nn.Module, fit: Fit, source: str, size: Any) -> str | None:

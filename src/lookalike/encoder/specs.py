@@ -24,7 +24,14 @@ from lookalike.encoder.building import (
 )
 from lookalike.encoder.checkpoint import Checkpoint
 from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_metadata, names_of_timm
-from lookalike.encoder.filling import Filled, GivenWeights, class_argument_of, fill, warn_without_head
+from lookalike.encoder.filling import (
+    Filled,
+    GivenWeights,
+    check_finite_weights,
+    class_argument_of,
+    fill,
+    warn_without_head,
+)
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
 from lookalike.encoder.untrained import check_missing
@@ -320,6 +327,8 @@ def _load_hf(name: str, args: dict[str, Any], given: GivenWeights | None) -> Loa
 
 def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> Filled:
     """Loads a Hugging Face network, and finds out which of its weights the checkpoint lacks."""
+    from safetensors import SafetensorError
+
     transformers = import_extra("transformers", "hf")
     auto = transformers.AutoModelForImageClassification
 
@@ -331,6 +340,12 @@ def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> 
         return fill(build, args, given, "num_labels")
     try:
         model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **args)
+    except SafetensorError as error:  # an LFS pointer, say, or a copy that broke off: the own reader names it
+        if Path(name).is_dir():
+            return fill(build, args, GivenWeights.read(name), "num_labels")
+        raise LookalikeError(
+            f"the downloaded weights of hf:{name} are damaged ({error}): remove them from the cache"
+        ) from error
     except (pickle.UnpicklingError, OSError, RuntimeError):
         if not Path(name).is_dir() or not any(Path(name).glob("pytorch_model*.bin*")):
             raise
@@ -344,6 +359,7 @@ def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> 
     if without is not None:
         without_head(model, head=without)
         warn_without_head(source, without)
+    check_finite_weights(model, source)
     return Filled(model, args, without)
 
 
