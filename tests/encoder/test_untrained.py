@@ -170,6 +170,23 @@ def test_a_repositorys_code_is_never_run(tmp_path, monkeypatch):
     assert not marker.exists()
 
 
+def test_a_timm_folder_is_rebuilt_with_its_own_classes_and_channels(tmp_path):
+    import timm
+
+    network = timm.create_model("resnet10t", num_classes=3, in_chans=1)
+    network.pretrained_cfg["input_size"] = (1, 32, 32)
+    timm.models.save_for_hf(network, tmp_path / "timm", model_config={"label_names": ["a", "b", "c"]})
+    loaded = load_classifier(f"timm:local-dir:{tmp_path / 'timm'}")
+    assert loaded.class_names == ["a", "b", "c"]
+    x = torch.rand(6, 1, 32, 32)
+    sem = KMEx(loaded, 1, progress=False).fit((x, torch.arange(6) % 3))
+    sem.save(tmp_path / "m")
+    assert torch.equal(load(tmp_path / "m").predict(x), sem.predict(x))
+    for inputs, message in ((x.to_sparse(), "are sparse"), (x.to("meta"), "meta device"), (x[0, 0, 0, 0], "a single")):
+        with pytest.raises(LookalikeError, match=message):
+            sem.predict(inputs)
+
+
 def test_damaged_weights_in_a_local_repository_are_named(tmp_path):
     from transformers import ViTImageProcessor
 

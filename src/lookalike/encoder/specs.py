@@ -267,6 +267,7 @@ def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> L
         with downloading(f"timm:{name}"):
             filled = Filled(build_timm(name, args, pretrained=True), args)
         _check_published_head(f"timm:{name}", filled)
+        filled = replace(filled, args=_told_by_published(filled.model, name) | args)
     else:
         filled = fill(
             lambda more: build_timm(name, more, pretrained=False),
@@ -279,6 +280,19 @@ def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> L
     architecture = getattr(filled.model, "pretrained_cfg", {}).get("architecture") or name
     names = names_of_timm(filled.model) if given is None and "num_classes" not in args else None
     return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, names, problem)
+
+
+def _told_by_published(model: nn.Module, name: str) -> dict[str, Any]:
+    """Returns the builder's arguments that published weights bring along, which the architecture's name does not say.
+
+    A folder or a repository names them in its configuration, a tag has its own number of classes.
+    """
+    described = getattr(model, "pretrained_cfg", None) or {}
+    if name == described.get("architecture"):
+        return {}
+    told = {"num_classes": getattr(model, "num_classes", None), "in_chans": (described.get("input_size") or [None])[0]}
+    usual = {"in_chans": 3}
+    return {key: value for key, value in told.items() if value is not None and value != usual.get(key)}
 
 
 def _check_published_head(spec: str, filled: Filled) -> None:
