@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tools.fuzz_saved import alter, make_models, recompute, use, write_config
+from torch import nn
 from typer.testing import CliRunner
 
 from lookalike import load
@@ -302,6 +303,35 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(LookalikeError, match=r"cannot be saved: prototypes\.purity must lie between 0 and 1"):
         sem.save(tmp_path / "saved")
     assert not list(tmp_path.iterdir())
+
+
+class WithCache(nn.Module):
+    """A network that keeps a buffer which nothing reads."""
+
+    def __init__(self, cache):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(27, 4), nn.ReLU())
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("cache", cache)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64])
+def test_buffers_that_nothing_reads_need_not_be_finite(tmp_path, value, dtype):
+    torch.manual_seed(0)
+    x = torch.rand(9, 3, 3, 3)
+    sem = KMEx(WithCache(torch.full((2,), value, dtype=dtype)), 1, progress=False).fit((x, torch.arange(9) % 3))
+    sem.save(tmp_path / "m")
+    loaded = load(tmp_path / "m", model=WithCache(torch.zeros(2, dtype=dtype)))
+    assert torch.equal(loaded.predict(x), sem.predict(x))
+    assert not loaded.encoder.model.cache.isfinite().any()
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    changed(tmp_path / "m", encoder={**config["encoder"], "not_finite": ["cache", "head.weight"]})
+    with pytest.raises(LookalikeError, match=r"'head.weight' must be finite"):
+        load(tmp_path / "m", model=WithCache(torch.zeros(2, dtype=dtype)))
 
 
 def test_altered_folders_are_refused_or_work(models, tmp_path):

@@ -26,8 +26,10 @@ from lookalike.saved import (
     SavedModel,
     below,
     check_model_tensors,
+    check_not_finite,
     encode_image,
     kind_of_folder,
+    not_finite_buffers,
     read_pictures,
     read_saved,
     refusing,
@@ -103,6 +105,7 @@ def write_model(
                 output=encoder.output_key,
                 inputs=plain_json(encoder.input_spec),
                 embedding_dim=encoder.embedding_dim,
+                not_finite=not_finite_buffers(encoder.model),
                 output_names=list(encoder.outputs.names) if encoder.outputs and encoder.outputs.names else None,
             ),
             similarity=NamedOptions(parts.similarity.name, plain_json(parts.similarity.options())),
@@ -179,6 +182,8 @@ def _encoder(record: SavedModel, tensors: Mapping[str, Tensor], network: nn.Modu
             assert described.spec is not None  # noqa: S101 - as just seen
             without_head(network, head=described.spec["args"]["head"])
     network.eval()
+    with refusing(f"{what} cannot be used"):
+        check_not_finite(network, described.not_finite)
     load_weights(network, weights, f"the saved weights in {what}")
     try:
         sample = place(blank_inputs(described.inputs), device_of(network), dtype_of(network))

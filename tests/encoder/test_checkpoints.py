@@ -165,6 +165,8 @@ def test_weights_by_order_for_any_number_of_classes(spec, tmp_path):
         loaded = load_classifier(spec, saved(tmp_path, renamed), by_order=True)
         assert loaded.spec["args"].get("num_classes", 5) == classes
         assert holds(loaded, {name: t for name, t in state.items() if t.ndim})
+        with_counters = {f"layer.{i}": tensor for i, tensor in enumerate(state.values())}
+        assert holds(load_classifier(spec, saved(tmp_path, with_counters), by_order=True), state)
     model, _ = make("torchvision-resnet18")
     renamed = {f"w{i}": t for i, t in enumerate(t for n, t in model.state_dict().items() if t.ndim)}
     loaded = load_classifier("torchvision:resnet18", saved(tmp_path, renamed), by_order=True)
@@ -199,3 +201,97 @@ def test_weights_that_fit_nothing_are_told(spec, tmp_path):
         load_classifier(spec, path)
     with pytest.raises(LookalikeError, match="need --weights"):
         load_classifier(spec, weights_key="a")
+
+
+def parts_of(model):
+    return model[:5].state_dict(), model[5].state_dict()
+
+
+def test_parts_in_separate_entries_are_joined(tmp_path):
+    source = FILE.replace("nn.Sequential(", "nn.Sequential(nn.Sequential(").replace("nn.Flatten(),", "nn.Flatten()),")
+    (tmp_path / "parts.py").write_text(source)
+    spec = f"{tmp_path / 'parts.py'}:make"
+    encoder, head = parts_of(small())
+    for content in (
+        {"encoder": encoder, "classifier": head},
+        {"net": {"backbone": under("module.", encoder), "fc": head}, "epoch": 3},
+        {"1": head, "0": encoder},
+        [small()[:5], small()[5]],
+        {"model": {"trunk": encoder}, "head": head, "best_head": {name: t.clone() for name, t in head.items()}},
+    ):
+        loaded = load_classifier(spec, saved(tmp_path, content))
+        assert holds(loaded, under("0.", encoder) | under("1.", head))
+        assert loaded.head is None
+    seven = parts_of(small(1, classes=7))[1]
+    assert load_classifier(spec, saved(tmp_path, {"encoder": encoder, "head": seven})).spec["args"] == {
+        "num_classes": 7
+    }
+    other = parts_of(small(2))
+    with pytest.raises(LookalikeError, match=r"in parts .* two sets for one of them: 'head' and 'head_ema'"):
+        load_classifier(spec, saved(tmp_path, {"encoder": encoder, "head": head, "head_ema": other[1]}))
+    twice = {
+        "student": {"encoder": encoder, "head": head},
+        "teacher": dict(zip(("encoder", "head"), other, strict=True)),
+    }
+    with pytest.raises(LookalikeError, match="more than once, in 'student', 'teacher'; choose one with --weights-key"):
+        load_classifier(spec, saved(tmp_path, twice))
+    loaded = load_classifier(spec, saved(tmp_path, twice), weights_key="teacher")
+    assert holds(loaded, under("0.", other[0]) | under("1.", other[1]))
+    with pytest.warns(LookalikeWarning, match="have no trained head"):
+        assert load_classifier(spec, saved(tmp_path, twice), weights_key="student.encoder").head == "output"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["sparse", "rows, sparse", "meta", "quantised", "parameter, sparse", "all on meta"])
+def test_tensors_that_are_no_plain_numbers_are_named(spec, tmp_path, kind):
+    state = small().state_dict()
+    weight = state["5.weight"]
+    special = {
+        "sparse": lambda: weight.to_sparse(),
+        "rows, sparse": lambda: weight.to_sparse_csr(),
+        "meta": lambda: weight.to("meta"),
+        "quantised": lambda: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+        "parameter, sparse": lambda: nn.Parameter(weight.to_sparse()),
+        "all on meta": lambda: weight.to("meta"),
+    }[kind]()
+    content = {name: t.to("meta") for name, t in state.items()} if kind == "all on meta" else state
+    path = saved(tmp_path, {**content, "5.weight": special})
+    with pytest.raises(LookalikeError, match=rf"no plain numbers: .*weight \(.*{kind.split()[-1][:4]}"):
+        load_classifier(spec, path)
+    beside = {"special": {"5.weight": special}, "model": state}  # those that are not taken do no harm
+    assert holds(load_classifier(spec, saved(tmp_path, beside), weights_key="model"), state)
+
+
+def test_weights_of_any_type_and_with_nan_are_compared(spec, tmp_path):
+    state = {name: t.to(torch.float8_e5m2) if t.is_floating_point() else t for name, t in small().state_dict().items()}
+    loaded = load_classifier(spec, saved(tmp_path, state))
+    assert holds(loaded, {name: t.to(small().state_dict()[name].dtype) for name, t in state.items()})
+    state = small().state_dict()
+    state["5.bias"][1] = torch.nan
+    content = {"last": state, "best": {name: t.clone() for name, t in state.items()}}
+    with pytest.raises(LookalikeError, match=r"a\.ckpt' hold NaN or infinite values, .*: 5\.bias; take an earlier"):
+        load_classifier(spec, saved(tmp_path, content))
+
+
+class Detector(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.model, self.names = inner, dict(enumerate("abcde"))
+
+
+def test_files_of_other_libraries(spec, tmp_path):
+    model = small()
+    state, optimizer = model.state_dict(), torch.optim.SGD(model.parameters(), 0.1, momentum=0.9).state_dict()
+    names = list("abcde")
+    files = {
+        "MMCV": ({"meta": {"CLASSES": tuple(names), "epoch": 3}, "state_dict": state, "optimizer": optimizer}, names),
+        "MMEngine": ({"meta": {"dataset_meta": {"classes": names}}, "state_dict": state, "message_hub": {}}, names),
+        "fastai": ({"model": state, "opt": {"state": [{"grad_avg": torch.ones(4)}], "hypers": [{"lr": 0.1}]}}, None),
+        "Ultralytics": ({"model": Detector(model), "ema": None, "updates": None, "train_args": {"imgsz": 64}}, names),
+        "its average": ({"model": None, "ema": Detector(small()).half(), "train_args": {}}, names),
+    }
+    for library, (content, expected) in files.items():
+        loaded = load_classifier(spec, saved(tmp_path, content))
+        assert loaded.class_names == expected, library
+        kept = {name: t.half().float() if library == "its average" else t for name, t in state.items()}
+        assert holds(loaded, {name: t.to(state[name].dtype) for name, t in kept.items()}), library

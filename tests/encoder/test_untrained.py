@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from lookalike import KMEx, LookalikeError, LookalikeWarning, evaluate, load, load_classifier
+from lookalike.cli import app
 from lookalike.encoder import Encoder, rebuild
 from lookalike.metrics import compare
 from tests.architectures import make
@@ -166,6 +168,70 @@ def test_a_repositorys_code_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(LookalikeError, match="leave out trust_remote_code"):
         load_classifier(f"hf:{folder}", model_args={"trust_remote_code": True})
     assert not marker.exists()
+
+
+def test_a_timm_folder_is_rebuilt_with_its_own_classes_and_channels(tmp_path):
+    import timm
+
+    network = timm.create_model("resnet10t", num_classes=3, in_chans=1)
+    network.pretrained_cfg["input_size"] = (1, 32, 32)
+    timm.models.save_for_hf(network, tmp_path / "timm", model_config={"label_names": ["a", "b", "c"]})
+    loaded = load_classifier(f"timm:local-dir:{tmp_path / 'timm'}")
+    assert loaded.class_names == ["a", "b", "c"]
+    x = torch.rand(6, 1, 32, 32)
+    sem = KMEx(loaded, 1, progress=False).fit((x, torch.arange(6) % 3))
+    sem.save(tmp_path / "m")
+    assert torch.equal(load(tmp_path / "m").predict(x), sem.predict(x))
+    for inputs, message in ((x.to_sparse(), "are sparse"), (x.to("meta"), "meta device"), (x[0, 0, 0, 0], "a single")):
+        with pytest.raises(LookalikeError, match=message):
+            sem.predict(inputs)
+
+
+def test_damaged_weights_in_a_local_repository_are_named(tmp_path):
+    from transformers import ViTImageProcessor
+
+    model, _ = make("hf-vit")
+    model.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    path = tmp_path / "vit" / "model.safetensors"
+    whole = path.read_bytes()
+    for content, message in (
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "is a Git LFS pointer"),
+        (whole[:3000], "it is damaged"),
+        (whole[:-100], "it is damaged"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(LookalikeError, match=message):
+            load_classifier(f"hf:{tmp_path / 'vit'}")
+    path.write_bytes(whole)
+    config = tmp_path / "vit" / "config.json"
+    names = {str(k): f"class {k}" for k in range(9)}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"id2label": names}))
+    with pytest.raises(LookalikeError, match=r"have other shapes than its config\.json says"):
+        load_classifier(f"hf:{tmp_path / 'vit'}")
+    next(model.parameters()).data.fill_(torch.nan)
+    model.save_pretrained(tmp_path / "vit")
+    with pytest.raises(LookalikeError, match="hold NaN or infinite values"):
+        load_classifier(f"hf:{tmp_path / 'vit'}")
+
+
+@pytest.mark.parametrize("kind", ["evil", "resnet"])
+def test_convert_never_asks_whether_to_run_a_repositorys_code(tmp_path, image_folder, kind):
+    folder, marker = tmp_path / "repository", tmp_path / "marker"
+    folder.mkdir()
+    for name in ("modeling.py", "processing.py"):
+        (folder / name).write_text(CODE.format(marker=str(marker)))
+    auto_map = {"AutoConfig": "modeling.EvilConfig", "AutoModelForImageClassification": "modeling.Evil"}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": auto_map}))
+    processors = {"AutoImageProcessor": "processing.Processor", "AutoProcessor": "processing.Processor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"auto_map": processors}))
+    command = ["convert", f"hf:{folder}", str(image_folder), "-o", str(tmp_path / "m")]
+    result = CliRunner().invoke(app, command, input="y\ny\ny\n")
+    assert result.exit_code == 2
+    assert "[y/N]" not in result.output
+    assert not marker.exists()
+    assert not (tmp_path / "m").exists()
 
 
 class Hostile:

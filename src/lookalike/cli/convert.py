@@ -87,7 +87,10 @@ def convert(
     ] = None,
     weights_by_order: Annotated[
         bool,
-        typer.Option("--weights-by-order", help="Pair the weights with the network's by order, not by name."),
+        typer.Option(
+            "--weights-by-order",
+            help="Pair the weights with the network's by order, not by name: the same architecture, other names.",
+        ),
     ] = False,
     model_arg: Annotated[
         list[str] | None,

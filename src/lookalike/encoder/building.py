@@ -99,6 +99,11 @@ def downloading(what: str) -> Iterator[None]:
                 f"{what} needs the code of its own repository, which is never run: build the network in a file of "
                 "yours (path/to/file.py:function) and give its weights with --weights (weights=)"
             ) from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise LookalikeError(
+                f"the weights of {what} have other shapes than its config.json says (its number of classes, say); "
+                "mend the configuration, or give the file itself with --weights (weights=)"
+            ) from error
         if "weights_only" in str(error):
             raise LookalikeError(
                 f"the weights of {what} are a pickle of more than tensors, which is not run; give the file itself with "

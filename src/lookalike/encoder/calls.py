@@ -52,8 +52,16 @@ def _shapes(inputs: Any) -> str:
 
 
 def n_rows(inputs: Any) -> int:
-    """Returns how many rows the inputs have."""
-    return len(_tensors(inputs)[0])
+    """Returns how many rows the inputs have.
+
+    Raises:
+        LookalikeError: If they are no dense tensors with rows.
+    """
+    first = _tensors(inputs)[0]
+    if first.ndim == 0 or first.layout is not torch.strided:
+        kind = "a single number" if first.ndim == 0 else "sparse"
+        raise LookalikeError(f"the inputs are {kind}; give dense tensors with a row per sample")
+    return len(first)
 
 
 def take_rows(inputs: Any, rows: slice) -> Any:
@@ -77,6 +85,9 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
             tensor = torch.as_tensor(leaf)
         except (TypeError, ValueError, RuntimeError):
             raise unfit("inputs", leaf, "tensors or arrays of numbers") from None
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            kind = "on the meta device, without numbers" if tensor.is_meta else "sparse"
+            raise LookalikeError(f"the inputs are {kind}; give dense tensors")
         if tensor.dtype == torch.uint8:
             raise LookalikeError(
                 "the inputs are bytes (uint8): scale and normalise them as the network was trained, e.g. x / 255"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lookalike.encoder.contents import TOP, plain_values, weights_in
 from lookalike.encoder.formats import Format, recognise, refusal
-from lookalike.encoder.inert import DamagedFileError
+from lookalike.encoder.inert import DamagedFileError, UnreadTensor
 from lookalike.encoder.torch_files import TorchFile, open_pickle, open_zip
 from lookalike.errors import LookalikeError
 
@@ -31,12 +31,14 @@ class Checkpoint:
             numbers are looked up in the file when they are used.
         metadata: Plain values beside the weights: texts, numbers, lists, dictionaries; objects as dictionaries of their
             attributes.
+        unread: Of each set, the tensors that are not read: what kind they are, by their names.
         is_ordered: Whether the tensors are in the order of the network that was saved; safetensors sorts them.
     """
 
     path: Path
     weights: dict[str, dict[str, Tensor]]
     metadata: dict[str, Any] = field(default_factory=dict)
+    unread: dict[str, dict[str, str]] = field(default_factory=dict)
     is_ordered: bool = True
 
 
@@ -75,14 +77,38 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _contents(path: Path, opened: TorchFile) -> Checkpoint:
-    weights = {
-        key: {name: opened.tensor(tensor) for name, tensor in tensors.items()}
-        for key, tensors in weights_in(opened.content).items()
+    sets = weights_in(opened.content)
+    unread = {
+        key: {name: tensor.kind for name, tensor in tensors.items() if isinstance(tensor, UnreadTensor)}
+        for key, tensors in sets.items()
     }
+    unread = {key: kinds for key, kinds in unread.items() if kinds}
+    weights = {
+        key: {name: opened.tensor(tensor) for name, tensor in tensors.items() if not isinstance(tensor, UnreadTensor)}
+        for key, tensors in sets.items()
+    }
+    weights = {key: tensors for key, tensors in weights.items() if tensors}
+    if not weights and unread:
+        raise unread_refusal(path, next(iter(unread.values())))
     if not weights:
         kind = "an object" if not isinstance(opened.content, dict | list) else f"a {type(opened.content).__name__}"
         raise LookalikeError(f"the weights file {str(path)!r} holds no state dict, but {kind}")
-    return Checkpoint(path, weights, plain_values(opened.content))
+    return Checkpoint(path, weights, plain_values(opened.content), unread)
+
+
+def unread_refusal(path: Path, kinds: dict[str, str]) -> LookalikeError:
+    """Returns the error for weights some of which are not read.
+
+    Args:
+        path: The file.
+        kinds: What kind they are, by their names.
+    """
+    listed = ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:4])
+    more = f" and {len(kinds) - 4} more" if len(kinds) > 4 else ""
+    return LookalikeError(
+        f"the weights file {str(path)!r} holds tensors that are no plain numbers: {listed}{more}; save a state_dict() "
+        "of dense floating-point tensors, as before quantisation or conversion"
+    )
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -26,7 +26,7 @@ _ATTRIBUTES = (  # of models; the most explicit first
 _ENTRIES = (*_ATTRIBUTES, "label_names", "labels", "categories", "names")  # of checkpoints
 _NESTED = (
     "meta", "dataset_meta", "hyper_parameters", "hparams", "config", "cfg", "args", "extra", "info", "metadata", "data",
-    "data_cfg", "model_args", "pretrained_cfg",
+    "data_cfg", "model_args", "pretrained_cfg", "model", "ema", "net", "network", "module",
 )  # fmt: skip
 _DEFAULT_LABEL = re.compile(r"LABEL_\d+")
 _WORDNET = re.compile(r"(n\d{8})(?:[\s_,:;-]+(.*))?", re.DOTALL)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lookalike.encoder.inert import Inert, Name, StoredTensor
+from lookalike.encoder.inert import Inert, Name, StoredTensor, UnreadTensor
 
 TOP = "."  # the name of weights that are at the top of a file
 _DEEPEST = 8
@@ -16,7 +16,7 @@ _MOST_VALUES = 200_000
 _LONGEST_LIST = 16  # lists of networks are short; longer ones hold something else
 _OPTIMIZER = ({"state", "param_groups"}, {"defaults", "param_groups"})
 
-AnyTensor = Tensor | StoredTensor
+AnyTensor = Tensor | StoredTensor | UnreadTensor
 
 
 def weights_in(content: Any) -> dict[str, dict[str, AnyTensor]]:

@@ -107,11 +107,13 @@ def fill(
     if without is not None:
         kept = {name: tensor for name, tensor in choice.fit.weights.items() if name in model.state_dict()}
         load_fit(model, Fit(choice.fit.prefix, kept, (), (), (), ()), source)
+        check_finite_weights(model, source)
         return Filled(model, args, without)
     try:
         load_fit(model, choice.fit, source)
     except LookalikeError as error:
         raise LookalikeError(f"{error}{_hint(given, choice, model)}") from None
+    check_finite_weights(model, source)
     return Filled(model, args)
 
 
@@ -122,6 +124,21 @@ def class_argument_of(function: Callable[..., Any]) -> str | None:
     except (TypeError, ValueError):
         return None
     return next((name for name in CLASS_ARGUMENTS if name in names), None)
+
+
+def check_finite_weights(model: nn.Module, source: str) -> None:
+    """Checks that no weight is NaN or infinite; buffers may be, as masks are.
+
+    Raises:
+        LookalikeError: If one is; it names the first.
+    """
+    broken = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise LookalikeError(
+            f"{source} hold NaN or infinite values, as after a training that failed: {broken[0]}{more}; take an "
+            "earlier checkpoint"
+        )
 
 
 def warn_without_head(source: str, head: str) -> None:
@@ -161,6 +178,8 @@ def _tell_choice(checkpoint: Checkpoint, choice: Choice) -> None:
 def _hint(given: GivenWeights, choice: Choice, model: nn.Module) -> str:
     """Says what else the user may have meant."""
     sets = given.checkpoint.weights
+    if choice.fit.is_full:
+        return ""
     if len(sets) > 1 and given.key is None:
         listed = ", ".join(repr(path) for path in list(sets)[:6])
         return f"; {choice.label!r} comes closest of {listed}: others can be chosen with --weights-key (weights_key=)"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
@@ -107,6 +108,21 @@ def measure(
         tuple(name for name in weights if name not in expected),
         tuple(name for name in expected if name in weights and weights[name].shape != expected[name].shape),
     )
+
+
+def same_weights(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """Says whether two sets have the same names and numbers."""
+    return some.keys() == others.keys() and all(_is_same(some[name], others[name]) for name in some)
+
+
+def _is_same(tensor: Tensor, other: Tensor) -> bool:
+    """Compares bytes: so NaN is the same as itself, and types that torch does not compare are compared."""
+    if tensor is other:
+        return True
+    if tensor.shape != other.shape or tensor.dtype != other.dtype:
+        return False
+    raw, other_raw = (some.reshape(-1).contiguous().view(torch.uint8) for some in (tensor, other))
+    return torch.equal(raw, other_raw)
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:

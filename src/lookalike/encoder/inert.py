@@ -94,6 +94,19 @@ class StoredTensor:
         return (last + 1) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, eq=False)
+class UnreadTensor:
+    """A tensor that is no plain block of numbers, and is not read.
+
+    Attributes:
+        kind: In a word, to name it.
+        shape: Its sizes are not looked at; it has some.
+    """
+
+    kind: str
+    shape: tuple[int, ...] = (0,)
+
+
 @dataclass(eq=False)
 class _ArrayType:
     """NumPy's description of an array's numbers."""
@@ -175,9 +188,11 @@ def _whole_numbers(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor | None:
-    if not isinstance(storage, StorageName) or storage.dtype is None:
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor | UnreadTensor | None:
+    if not isinstance(storage, StorageName):
         return None
+    if storage.dtype is None:
+        return UnreadTensor("of an unknown type")
     return _checked(StoredTensor(storage, storage.dtype, offset, _whole_numbers(shape), _whole_numbers(stride)))
 
 
@@ -205,8 +220,12 @@ def _checked(tensor: StoredTensor) -> StoredTensor:
     return tensor
 
 
+def _unread(kind: str) -> "_Maker":
+    return lambda *_: UnreadTensor(kind)
+
+
 def _first(value: Any = None, *_rest: Any) -> Any:
-    return value if isinstance(value, StoredTensor | Tensor) else None
+    return value if isinstance(value, StoredTensor | UnreadTensor | Tensor) else None
 
 
 def _object(called: Any, args: Any) -> Any:
@@ -318,6 +337,12 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("torch._utils", "_rebuild_device_tensor_from_numpy"): _first,
     ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _first,
     ("torch._utils", "_rebuild_xla_tensor"): _first,
+    ("torch._utils", "_rebuild_sparse_tensor"): _unread("sparse"),
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): _unread("sparse"),
+    ("torch._utils", "_rebuild_qtensor"): _unread("quantised"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _unread("without numbers, on the meta device"),
+    ("torch._utils", "_rebuild_nested_tensor"): _unread("nested"),
+    ("torch._utils", "_rebuild_wrapper_subclass"): _unread("of a special class"),
     ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
     ("torch._tensor", "_rebuild_from_type"): _of_type,
     ("torch.tensor", "_rebuild_from_type"): _of_type,

@@ -16,8 +16,10 @@ from lookalike.records import one_line, plain_json
 from lookalike.saved import (
     SavedClassifier,
     SavedNetwork,
-    check_classifier_tensors,
+    check_not_finite,
+    check_weights,
     kind_of_folder,
+    not_finite_buffers,
     read_saved,
     refusing,
     write_saved,
@@ -46,12 +48,14 @@ def save_classifier(
     weights = loaded.model.state_dict()
     with refusing("the classifier cannot be saved"):
         record = SavedClassifier(
-            SavedNetwork(type(loaded.model).__name__, plain_json(loaded.spec)),
+            SavedNetwork(
+                type(loaded.model).__name__, plain_json(loaded.spec), not_finite=not_finite_buffers(loaded.model)
+            ),
             loaded.class_names,
             loaded.preprocessing,
             plain_json(dict(provenance or {})),
         )
-        check_classifier_tensors(weights)
+        check_weights(weights, record.encoder.not_finite)
     write_saved(folder, record, weights, files or {}, overwrite=overwrite)
 
 
@@ -66,8 +70,9 @@ def open_classifier(folder: str | Path) -> LoadedClassifier:
     spec = record.encoder.spec
     assert spec is not None  # noqa: S101 - checked with the record
     with refusing(f"{what} cannot be used"):
-        check_classifier_tensors(weights)
+        check_weights(weights, record.encoder.not_finite)
         model = build_network(spec, weights).eval()
+        check_not_finite(model, record.encoder.not_finite)
     load_weights(model, weights, f"the saved weights in {str(folder)!r}")
     return LoadedClassifier(
         model,

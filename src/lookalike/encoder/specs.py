@@ -24,7 +24,14 @@ from lookalike.encoder.building import (
 )
 from lookalike.encoder.checkpoint import Checkpoint
 from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_metadata, names_of_timm
-from lookalike.encoder.filling import Filled, GivenWeights, class_argument_of, fill, warn_without_head
+from lookalike.encoder.filling import (
+    Filled,
+    GivenWeights,
+    check_finite_weights,
+    class_argument_of,
+    fill,
+    warn_without_head,
+)
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
 from lookalike.encoder.untrained import check_missing
@@ -260,6 +267,7 @@ def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> L
         with downloading(f"timm:{name}"):
             filled = Filled(build_timm(name, args, pretrained=True), args)
         _check_published_head(f"timm:{name}", filled)
+        filled = replace(filled, args=_told_by_published(filled.model, name) | args)
     else:
         filled = fill(
             lambda more: build_timm(name, more, pretrained=False),
@@ -272,6 +280,19 @@ def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> L
     architecture = getattr(filled.model, "pretrained_cfg", {}).get("architecture") or name
     names = names_of_timm(filled.model) if given is None and "num_classes" not in args else None
     return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, names, problem)
+
+
+def _told_by_published(model: nn.Module, name: str) -> dict[str, Any]:
+    """Returns the builder's arguments that published weights bring along, which the architecture's name does not say.
+
+    A folder or a repository names them in its configuration, a tag has its own number of classes.
+    """
+    described = getattr(model, "pretrained_cfg", None) or {}
+    if name == described.get("architecture"):
+        return {}
+    told = {"num_classes": getattr(model, "num_classes", None), "in_chans": (described.get("input_size") or [None])[0]}
+    usual = {"in_chans": 3}
+    return {key: value for key, value in told.items() if value is not None and value != usual.get(key)}
 
 
 def _check_published_head(spec: str, filled: Filled) -> None:
@@ -320,6 +341,8 @@ def _load_hf(name: str, args: dict[str, Any], given: GivenWeights | None) -> Loa
 
 def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> Filled:
     """Loads a Hugging Face network, and finds out which of its weights the checkpoint lacks."""
+    from safetensors import SafetensorError
+
     transformers = import_extra("transformers", "hf")
     auto = transformers.AutoModelForImageClassification
 
@@ -331,6 +354,12 @@ def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> 
         return fill(build, args, given, "num_labels")
     try:
         model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **args)
+    except SafetensorError as error:  # an LFS pointer, say, or a copy that broke off: the own reader names it
+        if Path(name).is_dir():
+            return fill(build, args, GivenWeights.read(name), "num_labels")
+        raise LookalikeError(
+            f"the downloaded weights of hf:{name} are damaged ({error}): remove them from the cache"
+        ) from error
     except (pickle.UnpicklingError, OSError, RuntimeError):
         if not Path(name).is_dir() or not any(Path(name).glob("pytorch_model*.bin*")):
             raise
@@ -344,6 +373,7 @@ def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> 
     if without is not None:
         without_head(model, head=without)
         warn_without_head(source, without)
+    check_finite_weights(model, source)
     return Filled(model, args, without)
 
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
+from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint, unread_refusal
 from lookalike.encoder.contents import TOP
-from lookalike.encoder.fitting import Fit, fits, measure
+from lookalike.encoder.fitting import Fit, fits, measure, same_weights
+from lookalike.encoder.parts import join_parts
 from lookalike.errors import LookalikeError
 
 _LISTED = 6
@@ -45,7 +45,10 @@ def read_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     sets = _selected(checkpoint, key)
     if len(sets) > 1:
         raise LookalikeError(f"{_named(checkpoint)} holds {_listed(sets)}; {_ASK}")
-    return {name: tensor.clone() for name, tensor in next(iter(sets.values())).items()}
+    path_within, tensors = next(iter(sets.items()))
+    if path_within in checkpoint.unread:
+        raise unread_refusal(checkpoint.path, checkpoint.unread[path_within])
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str = "the weights") -> None:
@@ -126,7 +129,37 @@ def choose_weights(
                 continue  # the same tensors, found in another way
             below = way.prefix.removesuffix(".") if way.left_out else ""
             options.setdefault(".".join(text for text in (path if path != TOP else "", below) if text) or TOP, way)
-    return _one_of(checkpoint, options, closest, key, type(model).__name__)
+    network = type(model).__name__
+    if not by_order and all(way.missing for label, way in options.items() if key in (None, label)):
+        joined = _joined(checkpoint, key, expected, network)
+        if joined is not None:
+            return joined
+    choice = _one_of(checkpoint, options, closest, key, network)
+    unread = next((kinds for path, kinds in checkpoint.unread.items() if _within(choice.label, path)), None)
+    if unread and (choice.fit.missing or not choice.fit.n_matching):
+        raise unread_refusal(checkpoint.path, unread)
+    return choice
+
+
+def _joined(checkpoint: Checkpoint, key: str | None, expected: Mapping[str, Tensor], network: str) -> Choice | None:
+    """Takes the parts of a network that are separate sets in the file: all of them, or those below a key."""
+    sets = checkpoint.weights
+    if key is not None:
+        sets = {path: tensors for path, tensors in sets.items() if path.startswith(key + ".")}
+    groups = join_parts(sets, expected)
+    if not groups:
+        return None
+    parts = groups[0]
+    if len(groups) > 1:
+        keys = ", ".join(repr(group.paths[0].rpartition(".")[0]) for group in groups)
+        raise LookalikeError(f"{_named(checkpoint)} holds the parts of the {network} more than once, in {keys}; {_ASK}")
+    if parts.rivals:
+        raise LookalikeError(
+            f"{_named(checkpoint)} holds the {network} in parts ({', '.join(map(repr, parts.paths))}), and two sets "
+            f"for one of them: {' and '.join(map(repr, parts.rivals))}; save the parts that belong together to a file"
+        )
+    others = tuple(path for path in checkpoint.weights if path not in parts.paths) if key is None else ()
+    return Choice(" + ".join(parts.paths), parts.fit, others)
 
 
 def expected_by(model: nn.Module) -> dict[str, Tensor]:
@@ -147,6 +180,8 @@ def pair_by_order(weights: Mapping[str, Tensor], model: nn.Module, *, any_shape:
     """
     state = {name: tensor for name, tensor in expected_by(model).items() if not name.endswith("num_batches_tracked")}
     given = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    if len(state) != len(given) and len(expected_by(model)) == len(weights):  # the counters have other names too
+        state, given = expected_by(model), dict(weights)
     if len(state) != len(given):
         raise LookalikeError(f"the weights have {len(given)} entries and the model {len(state)}: they cannot be paired")
     paired = {}
@@ -174,7 +209,7 @@ def _one_of(
         label, fit = max(closest, key=lambda pair: pair[1].n_matching)
         return Choice(label, fit)
     label, fit = next(iter(full.items()))
-    if any(not _same(fit.weights, other.weights) for other in full.values()):
+    if any(not same_weights(fit.weights, other.weights) for other in full.values()):
         sets = {name: other.weights for name, other in full.items()}
         raise LookalikeError(f"{_named(checkpoint)} holds {_listed(sets)} that fit the {network}; {_ASK}")
     others = [path for path in checkpoint.weights if path != TOP and not any(_within(name, path) for name in full)]
@@ -222,10 +257,6 @@ def _paired(tensors: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpo
         if len(checkpoint.weights) == 1:
             raise
         return []
-
-
-def _same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
-    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
 
 
 def _named(checkpoint: Checkpoint) -> str:

@@ -4,7 +4,14 @@ Nothing in such a folder is executed. Everything is checked before anything is b
 checksums, shapes and values of tensors, and the headers of pictures.
 """
 
-from lookalike.saved.checks import TRAINING_KEYS, below, check_classifier_tensors, check_model_tensors
+from lookalike.saved.checks import (
+    TRAINING_KEYS,
+    below,
+    check_model_tensors,
+    check_not_finite,
+    check_weights,
+    not_finite_buffers,
+)
 from lookalike.saved.folder import (
     CONFIG,
     FORMAT,
@@ -29,10 +36,12 @@ __all__ = [
     "SavedModel",
     "SavedNetwork",
     "below",
-    "check_classifier_tensors",
     "check_model_tensors",
+    "check_not_finite",
+    "check_weights",
     "encode_image",
     "kind_of_folder",
+    "not_finite_buffers",
     "read_pictures",
     "read_provenance",
     "read_saved",

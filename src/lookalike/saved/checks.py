@@ -1,9 +1,9 @@
 """What the tensors of a saved model or classifier must be: names, types, shapes and values."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lookalike.classifier import LinearHead, RectifiedLinearHead
 from lookalike.errors import LookalikeError
@@ -38,7 +38,7 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
     for name, tensor in below("similarity", tensors).items():
         _need(bool(_is_finite(tensor)), f"similarity.{name} has values that are not finite")
     _check_classifier(record, below("classifier", tensors), len(tensors["prototypes.vectors"]))
-    check_weights(below(ENCODER, tensors))
+    check_weights(below(ENCODER, tensors), record.encoder.not_finite)
     probe = tensors.get(PROBE)
     if probe is None:
         raise LookalikeError(f"the tensor {PROBE!r} is missing")
@@ -48,17 +48,43 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
         _check_shape(TRAINING_KEYS, keys, torch.int64, (keys.numel(),))
 
 
-def check_classifier_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Checks the weights of a saved classifier.
+def not_finite_buffers(network: nn.Module) -> list[str]:
+    """Names a network's buffers with NaN or infinite values, its running statistics aside.
+
+    Code leaves such values where nothing reads them, in a cache or a placeholder. Weights and statistics that are not
+    finite come from a training that failed.
+    """
+    return [name for name, buffer in _cache_like(network).items() if not _is_finite(buffer)]
+
+
+def check_not_finite(network: nn.Module, names: Collection[str]) -> None:
+    """Checks that what need not be finite are buffers.
 
     Raises:
-        LookalikeError: If a weight has values that cannot be.
+        LookalikeError: If one is a weight or a running statistic, or the network has none of that name.
     """
-    check_weights(tensors)
+    wrong = [name for name in names if name not in _cache_like(network)]
+    if wrong:
+        raise LookalikeError(f"the weight {shown(wrong[0])} must be finite, and encoder.not_finite names it")
 
 
-def check_weights(weights: Mapping[str, Tensor]) -> None:
+def _cache_like(network: nn.Module) -> dict[str, Tensor]:
+    buffers = network.state_dict().keys() & dict(network.named_buffers()).keys()
+    return {
+        name: buffer
+        for name, buffer in network.named_buffers()
+        if name in buffers
+        and (buffer.is_floating_point() or buffer.is_complex())
+        and not name.endswith(("running_mean", "running_var"))
+    }
+
+
+def check_weights(weights: Mapping[str, Tensor], not_finite: Collection[str] = ()) -> None:
     """Checks that a network's weights are numbers, and its variances not negative.
+
+    Args:
+        weights: Tensors by their names.
+        not_finite: The names of those that need not be finite.
 
     Raises:
         LookalikeError: If not; it names the weight.
@@ -66,7 +92,7 @@ def check_weights(weights: Mapping[str, Tensor]) -> None:
     for name, tensor in weights.items():
         if not tensor.is_floating_point() and not tensor.is_complex():
             continue
-        if not _is_finite(tensor) and not _is_mask(tensor):
+        if name not in not_finite and not _is_finite(tensor) and not _is_mask(tensor):
             raise LookalikeError(f"the weight {shown(name)} has values that are not finite")
         if name.endswith("running_var") and tensor.numel() and float(tensor.min()) < 0:
             raise LookalikeError(f"the variance {shown(name)} has negative values")

@@ -67,10 +67,12 @@ class SavedNetwork:
     Attributes:
         network: The name of its class.
         spec: What ``rebuild`` builds it from; None where it was given as an object.
+        not_finite: The names of its buffers that had NaN or infinite values when it was saved, which nothing used.
     """
 
     network: str
     spec: dict[str, Any] | None
+    not_finite: list[str] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.spec is not None:
