@@ -1,5 +1,7 @@
 """Options of convert that say what images go through."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -79,3 +81,17 @@ def test_what_images_go_through_is_shown_and_on_the_model_card(network_file, ima
     assert "Image size 16: resized to 16 and cropped to 16x16" in result.stderr
     assert line in result.stdout
     assert f"| images | {line} |" in (out / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_mean_is_for_every_channel_of_the_users_own_network(channels, image_folder, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(\n"
+        f"        nn.Conv2d({channels}, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)\n    )\n"
+    )
+    arguments = ["convert", f"{own}:make", image_folder, "-o", tmp_path / "model", "--n-prototypes", "1", "--no-images"]
+    arguments += ["--image-size", "8", "--mean", "0.5", "--std", "0.25", "--json"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["preprocessing"]["mean"] == [0.5] * channels

@@ -201,9 +201,12 @@ def _understand(source: Source, index: _ImageIndex, top: Tree) -> list[tuple[int
         else:
             rows.append((line, LabelledFile(found[0], labels[k], parts[k])))
     if not rows:
-        reason = "is in the folder" if top.passed_over.counts.get("missing_file") else "has a class"
-        example = f", such as {told[0]!r}" if told else ""
-        raise LookalikeError(f"no file of the table {str(source.path)!r}{example}, {reason} {top.path!r}")
+        if not any(told):
+            raise LookalikeError(f"the table {str(source.path)!r} names no files: it has a header and no rows")
+        missing = top.passed_over.counts.get("missing_file")
+        reason = f"is in the folder {top.path!r}" if missing else "has a class in it"
+        example = next(name for name in told if name)
+        raise LookalikeError(f"no file of the table {str(source.path)!r}, such as {example!r}, {reason}")
     return rows
 
 
