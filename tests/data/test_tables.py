@@ -151,3 +151,8 @@ def test_a_table_makes_a_data_set(tmp_path):
     assert load_data(root, SMALL, labels=str(table)).fingerprint() == bundle.fingerprint()
     with pytest.raises(LookalikeError, match="'digits' is a dataset, which knows its labels"):
         load_data("digits", labels=table)
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(LookalikeError, match="is a folder: give the file of the table"):
+        read_layout(tmp_path, tmp_path)

@@ -99,7 +99,9 @@ def _given(top: Tree, labels: str) -> Source:
                 inside = place.resolve().is_relative_to(Path(top.path).resolve())
                 base = place.resolve().parent.relative_to(Path(top.path).resolve()).as_posix() if inside else ""
                 return Source(place, "" if base == "." else base, label_column)
-    raise LookalikeError(f"the table of labels {labels!r} does not exist")
+    is_folder = Path(labels).is_dir() or (Path(top.path) / labels).is_dir()
+    problem = "is a folder: give the file of the table" if is_folder else "does not exist"
+    raise LookalikeError(f"the table of labels {labels!r} {problem}")
 
 
 def read_labels(top: Tree, sources: Sequence[Source]) -> list[LabelledFile]:
