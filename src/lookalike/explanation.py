@@ -14,6 +14,7 @@ from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
+from lookalike.names import visible
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
@@ -146,8 +147,8 @@ class Explanation:
             farther = round((100 - first.percentile) / 100 * first.count)
             spread = f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
         return (
-            f"This looks like prototype {first.prototype} of class {first.class_name!r} ({spread}), "
-            f"so the prediction is {self.class_name!r} ({self.probability:.0%})."
+            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({spread}), "
+            f"so the prediction is '{visible(self.class_name)}' ({self.probability:.0%})."
         )
 
     def _maps(self) -> LikenessMaps | None:

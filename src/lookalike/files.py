@@ -1,11 +1,15 @@
 """Files that are there as a whole or not at all; memory maps that give back what was read."""
 
 import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lookalike.names import has_surrogates
 from lookalike.replacing import replacing_file
 
 
@@ -16,6 +20,19 @@ def write_whole(path: Path, text: str) -> None:
     """
     with replacing_file(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def path_as_text(path: Path) -> Iterator[str]:
+    """Yields a path to a file for libraries that take valid Unicode alone; of other names, its descriptor's."""
+    if not has_surrogates(str(path)):
+        yield str(path)
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 _SCATTERED_ROWS = 128  # read at a time

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lookalike.data import Batches, Preprocessing
+from lookalike.errors import warn_of
 from lookalike.prototypes import Prototypes
 
 
@@ -40,6 +41,9 @@ def read_prototype_images(
             values = value_range_of(inputs, preprocessing)
         parts.append(pixels_of(inputs, values, preprocessing))
     if wanted < 1:
+        return None, values
+    if len({pixels.shape[1:] for pixels in parts}) > 1:
+        warn_of("the prototypes' training images differ in size and are not kept; resize and crop images to one size")
         return None, values
     return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], values
 

@@ -104,6 +104,22 @@ def test_errors_and_warnings_show_names_as_they_are_written(hostile_folder, netw
     assert r"\xff" in json.loads(result.stdout)["skipped"][0]
 
 
+def test_a_model_in_a_folder_whose_name_is_no_text_is_read_again(image_folder, network_file, tmp_path):
+    network, model = f"{network_file}:make", tmp_path / NOT_TEXT
+    run("convert", network, image_folder, "-o", model, "--n-prototypes", 1, "--no-images")
+    run("predict", model, image_folder / "test", "--network", network)
+    error = run("convert", network, image_folder, "-o", model, code=2).stderr
+    assert r"caf\xe9' exists already" in error
+
+
+def test_an_explanation_writes_a_class_as_all_else_does(hostile_folder, network_file, tmp_path):
+    network, model = f"{network_file}:make", tmp_path / "model"
+    run("convert", network, hostile_folder, "-o", model, "--n-prototypes", 1, "--no-images")
+    image = hostile_folder / "test" / NOT_TEXT / f"{FILE}.png"
+    shown = run("explain", model, image, "-o", tmp_path / "out", "--network", network, "--no-maps").stdout
+    assert r"of class 'caf\xe9'" in shown
+
+
 def test_a_locale_that_can_write_nothing_loses_nothing(hostile_folder, network_file, tmp_path):
     """One process converts, and its model knows the same class names as one made under UTF-8."""
     make_umlaut = hostile_folder / "train" / "café"

@@ -1,6 +1,9 @@
 """Options of convert that say what images go through."""
 
+import json
+
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from lookalike.cli import app
@@ -79,3 +82,37 @@ def test_what_images_go_through_is_shown_and_on_the_model_card(network_file, ima
     assert "Image size 16: resized to 16 and cropped to 16x16" in result.stderr
     assert line in result.stdout
     assert f"| images | {line} |" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_images_of_several_sizes_are_converted_and_predicted_one_by_one(tmp_path):
+    own, model = tmp_path / "own.py", tmp_path / "model"
+    own.write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    for k, name in enumerate(("ant", "bee")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for width in (8, 9, 12):
+            Image.new("L", (width, 8), 100 * k + width).save(tmp_path / "data" / name / f"{width}.png")
+    options = ["--resize", "none", "--crop", "none", "--mean", "0.5", "--std", "0.5", "--n-prototypes", "1"]
+    arguments = ["convert", f"{own}:make", tmp_path / "data", "-o", model, *options, "--batch-size", "1"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    assert "differ in size and are not kept" in result.stderr
+    arguments = ["predict", model, tmp_path / "data", "--network", f"{own}:make", "--json"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert len(json.loads(result.stdout)["predictions"]) == 6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_mean_is_for_every_channel_of_the_users_own_network(channels, image_folder, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(\n"
+        f"        nn.Conv2d({channels}, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)\n    )\n"
+    )
+    arguments = ["convert", f"{own}:make", image_folder, "-o", tmp_path / "model", "--n-prototypes", "1", "--no-images"]
+    arguments += ["--image-size", "8", "--mean", "0.5", "--std", "0.25", "--json"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["preprocessing"]["mean"] == [0.5] * channels

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lookalike.data import Preprocessing
 from lookalike.data.extreme import MAX_RESIZED_PIXELS, resize_and_crop
-from lookalike.data.geometry import resized_size
+from lookalike.data.geometry import CONVENTIONS, resized_size
 from lookalike.errors import BrokenImageError
 
 RNG = np.random.default_rng(0)
@@ -25,8 +25,41 @@ def test_cropping_first_changes_no_pixel_by_more_than_one_level(interpolation, s
     for mode in ("L", "RGB"):
         image, channels = noise(*shape, mode), 1 if mode == "L" else 3
         usual = Preprocessing(shorter, crop, (0.0,) * channels, (1 / 255,) * channels, interpolation)(image)
-        ours = np.atleast_3d(np.asarray(resize_and_crop(image, shorter, crop, interpolation))).transpose(2, 0, 1)
+        cropped = resize_and_crop(image, resized_size(*shape, shorter, "stretch"), crop, interpolation)
+        ours = np.atleast_3d(np.asarray(cropped)).transpose(2, 0, 1)
         assert np.abs(usual.numpy() - ours).max() <= 1.001
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("fit", ["stretch", "cover"])
+@pytest.mark.parametrize("shape", [(1, 300), (300, 2), (7, 64), (20, 23)])
+def test_cropping_first_is_right_to_one_level_in_all_conventions(convention, fit, shape):
+    image, crop, resize = noise(*shape), (25, 90), 40 if fit == "stretch" else (30, 41)
+    fill = (0,) if convention.startswith("transformers") else (7, 8, 9)
+    options = {"convention": convention, "fill": fill}
+    usual = Preprocessing(resize, crop, (0.0,) * 3, (1 / 255,) * 3, fit=fit, **options)(image)
+    ours = resize_and_crop(image, resized_size(*shape, resize, fit), crop, "bilinear", **options)
+    assert np.abs(usual.numpy() - np.asarray(ours).transpose(2, 0, 1)).max() <= 1.001
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize(
+    "geometry", [(64, (56, 56), "stretch"), ((64, 90), (56, 80), "cover"), ((64, 64), None, "stretch")]
+)
+def test_extreme_shapes_are_read_in_all_conventions(convention, geometry):
+    resize, crop, fit = geometry
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    p = Preprocessing(resize, crop, (0.0,), (1 / 255,), fit=fit, convention=convention)
+    x = p(Image.new("L", (1, 1_000_000), 99))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert list(x.shape[1:]) == list(p.output_size)
+    assert x.unique().tolist() == pytest.approx([99], abs=0.01)
+    assert grown < 200e6
+
+
+def test_a_size_that_was_asked_for_is_never_too_large():
+    x = Preprocessing((4200, 4200), None, (0.0,), (1 / 255,), interpolation="nearest")(Image.new("L", (60, 50), 99))
+    assert list(x.shape) == [1, 4200, 4200]
 
 
 @pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1), (3, 700_000)])

@@ -38,6 +38,8 @@ def counts(layout):
         ("trainval/", "test/"),
         ("flowers_train/", "flowers_test/"),
         ("dataset/train/", "dataset/test/"),
+        ("Trainingsdaten/", "Testdaten/"),
+        ("Entraînement/", "Validación/"),
         ("archive/images/Train/", "archive/images/Test/"),
     ],
 )
@@ -115,6 +117,37 @@ def test_a_single_class_is_enough_to_test_on(tmp_path):
     root = make_folder(tmp_path, *images("", ["ant"]))
     assert read_layout(root, min_classes=1).class_names == ["ant"]
     assert load_folder(root, SMALL, min_classes=1).class_names == ["ant"]
+
+
+def test_a_test_part_alone_is_all_there_is_to_test_on(tmp_path):
+    root = make_folder(tmp_path / "root", *images("x/Test/"), *images("x/val/", number=3))
+    with pytest.raises(LookalikeError, match="no 'train' beside it"):
+        read_layout(root)
+    layout = read_layout(root, min_classes=1)
+    assert (layout.class_names, len(layout.train.files), layout.test) == (["ant", "bee"], 4, None)
+    assert "a test part without a training part" in layout.notes[-1]
+    assert counts(layout) == {"extra_part": 6}
+
+
+@pytest.mark.parametrize("flat", ["abc_test/abc_test/", "abc_test/images/", "abc_test/unknown/", "abc_test/a/data/"])
+def test_a_test_part_with_one_folder_of_all_images_has_no_classes(tmp_path, flat):
+    layout = read_layout(make_folder(tmp_path, *images("abc_train/abc_train/"), f"{flat}1.png", f"{flat}2.png"))
+    assert (layout.class_names, len(layout.train.files), len(layout.test.files)) == (["ant", "bee"], 4, 0)
+    assert counts(layout) == {"unlabelled": 2}
+
+
+def test_parts_in_a_single_folder_with_a_loose_image_are_recognised(tmp_path):
+    root = make_folder(tmp_path, *images("x/train/"), *images("x/test/"), "x/sample.png")
+    for min_classes in (1, 2):
+        layout = read_layout(root, min_classes=min_classes)
+        assert (layout.class_names, len(layout.train.files)) == (["ant", "bee"], 4)
+        assert counts(layout) == {"loose_image": 1}
+
+
+def test_folders_in_a_single_class_are_told(tmp_path):
+    layout = read_layout(make_folder(tmp_path, *images("x/"), "x/sample.png"), min_classes=1)
+    assert layout.class_names == ["x"]
+    assert "the class 'x' has the folders 'ant', 'bee': if those are the classes, give '" in layout.notes[0]
 
 
 def test_only_one_part_is_tested_on(tmp_path):

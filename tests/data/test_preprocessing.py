@@ -140,3 +140,17 @@ def test_is_described_in_one_line():
     assert "centre crop of 0.875 × 0.5 shorter sides, stretched to 8×8 (bilinear), padded to 9×9, as Trans" in (
         perceiver.describe()
     )
+
+
+def test_an_image_larger_than_what_it_is_padded_to_is_refused_and_not_cut():
+    padded = Preprocessing(None, None, (0.5,), (0.5,), pad=(40, 40))
+    assert padded(Image.new("L", (40, 30))).shape == (1, 40, 40)
+    with pytest.raises(BrokenImageError, match="50×30 pixels, more than the 40×40"):
+        padded(Image.new("L", (50, 30)))
+
+
+def test_colours_multiplied_by_their_opacity_are_laid_on_white_too():
+    white = Preprocessing(None, None, (0.0,) * 3, (1.0,) * 3, transparency="white")
+    for mode in ("La", "RGBa"):
+        clear = Image.new(f"{mode[:-1]}A", (4, 4), (0,) * len(mode)).convert(mode)
+        assert white(clear).unique().tolist() == [1.0]

@@ -116,6 +116,8 @@ def test_rows_and_images_without_a_partner_are_counted(tmp_path):
         (b"PK\x03\x04", "is a spreadsheet or an archive: save it as CSV"),
         (b"PAR1", "is a Parquet file: save it as CSV"),
         (b"", "is empty"),
+        ("file,label\n", "names no files: it has a header and no rows"),
+        ("file,label\n1.png,\n", "no file of the table .*, such as '1.png', has a class in it"),
         ('{"file_name": "1.png", "label": ["a", "b"]}\n', r"line 1 of .* has the class .*; an image has one class"),
         ('{"file_name": "1.png"\n', "line 1 of .* is no JSON"),
     ],
@@ -149,3 +151,8 @@ def test_a_table_makes_a_data_set(tmp_path):
     assert load_data(root, SMALL, labels=str(table)).fingerprint() == bundle.fingerprint()
     with pytest.raises(LookalikeError, match="'digits' is a dataset, which knows its labels"):
         load_data("digits", labels=table)
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(LookalikeError, match="is a folder: give the file of the table"):
+        read_layout(tmp_path, tmp_path)

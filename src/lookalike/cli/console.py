@@ -8,6 +8,7 @@ does.
 import codecs
 import functools
 import io
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ R = TypeVar("R")
 
 _WIDE = 200  # columns where no terminal says how many: names of files stay whole
 
+_BYTE_IN_REPR = re.compile(r"(?<!\\)\\udc([89a-f][0-9a-f])")
 _PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "•": "*", "×": "x", "·": "-", "≥": ">=", "≤": "<=", "’": "'"}
 
 
@@ -89,8 +91,13 @@ def _show_unwritable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Says in one line what is wrong and stops."""
-    err.print(f"[bold red]error:[/] {escape(visible(message))}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(_one_line(message))}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _one_line(message: str) -> str:
+    r"""Writes a message for the screen; bytes that are no text as everywhere: ``\xe9``, where repr has ``\udce9``."""
+    return _BYTE_IN_REPR.sub(r"\\x\1", visible(message))
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -102,7 +109,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
             if issubclass(category, LookalikeWarning):
-                err.print(f"[yellow]warning:[/] {escape(visible(str(message)))}", soft_wrap=True)
+                err.print(f"[yellow]warning:[/] {escape(_one_line(str(message)))}", soft_wrap=True)
             elif not sys.warnoptions:
                 return
             else:

@@ -144,6 +144,7 @@ def convert(
     from lookalike.artifact import check_replaceable
     from lookalike.clustering import CLUSTERERS
     from lookalike.data import Batches, load_data, settle_value_range
+    from lookalike.encoder.preprocessing import input_channels
     from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
@@ -163,7 +164,8 @@ def convert(
     source, preprocessing = _source(model, given, arguments, network, pick_device(device))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
-    preprocessing, changes = adjust_preprocessing(preprocessing, images, problem)
+    channels = input_channels(getattr(source, "model", None))
+    preprocessing, changes = adjust_preprocessing(preprocessing, images, problem, channels)
     for change in changes:
         say(change)
     bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)

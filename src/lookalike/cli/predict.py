@@ -97,6 +97,8 @@ def read_batches(
 
     Fills ``skipped`` with what could not be read, and ``remarks`` with what is odd about a file's values.
     """
+    from itertools import groupby
+
     import torch
 
     from lookalike.data import decode_image, value_remark
@@ -121,8 +123,10 @@ def read_batches(
             names.append(str(file))
             if remark is not None:
                 remarks[str(file)] = remark
-        if names:
-            yield names, torch.stack(inputs)
+        # A preprocessing without a fixed size leaves images of several: each run of the same shape is a batch.
+        for _, alike in groupby(zip(names, inputs, strict=True), key=lambda pair: pair[1].shape):
+            pairs = list(alike)
+            yield [name for name, _ in pairs], torch.stack([image for _, image in pairs])
 
 
 def report_skipped(skipped: list[str]) -> None:

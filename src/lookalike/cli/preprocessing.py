@@ -47,7 +47,10 @@ class ImageOptions:
 
 
 def adjust_preprocessing(
-    preprocessing: "Preprocessing | None", options: ImageOptions, problem: str | None = None
+    preprocessing: "Preprocessing | None",
+    options: ImageOptions,
+    problem: str | None = None,
+    channels: int | None = None,
 ) -> "tuple[Preprocessing | None, list[str]]":
     """Applies the options to a network's own preprocessing.
 
@@ -55,6 +58,7 @@ def adjust_preprocessing(
         preprocessing: The network's own, where it is known.
         options: As given on the command line.
         problem: Why it is not known.
+        channels: Of the network's images, where that is known.
 
     Returns:
         The preprocessing, None where nothing is known and nothing was asked for; and notes on what it changed.
@@ -67,7 +71,7 @@ def adjust_preprocessing(
             raise LookalikeError(problem)
         return preprocessing, []
     if preprocessing is None:
-        return _stated(options, problem), []
+        return _stated(options, problem, channels), []
     notes: list[str] = []
     adjusted = replace(preprocessing, **_normalisation(options, preprocessing.channels))
     if options.interpolation is not None:
@@ -86,7 +90,7 @@ def adjust_preprocessing(
     return adjusted, notes
 
 
-def _stated(options: ImageOptions, problem: str | None) -> "Preprocessing":
+def _stated(options: ImageOptions, problem: str | None, channels: int | None) -> "Preprocessing":
     """Makes a preprocessing of the options alone."""
     from lookalike.data import Preprocessing
 
@@ -94,7 +98,7 @@ def _stated(options: ImageOptions, problem: str | None) -> "Preprocessing":
     if not sized or options.mean is None or options.std is None:
         reason = problem or "the model does not tell what its images go through"
         raise LookalikeError(f"{reason}; give --image-size, --mean and --std together")
-    normalisation = _normalisation(options, None)
+    normalisation = _normalisation(options, channels)
     extra: Any = {} if options.interpolation is None else {"interpolation": options.interpolation}
     if options.resize is None and options.crop is None:
         size = _pair(_size("image-size", str(options.image_size)))

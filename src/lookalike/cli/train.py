@@ -146,7 +146,8 @@ def train(
     if json:
         passed_over = bundle.passed_over.to_dict()
         print_json(
-            {"output": str(output), "log": trained.log, "provenance": trained.provenance, "passed_over": passed_over}
+            {"output": str(output), "log": trained.log, "provenance": trained.provenance}
+            | {"notes": list(bundle.notes), "passed_over": passed_over}
         )
     else:
         _show(trained, bundle.notes, output)

@@ -6,7 +6,7 @@ from lookalike import checks
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
-from lookalike.data.decoders import IMAGE_FORMATS, IMAGE_SUFFIXES
+from lookalike.data.decoders import IMAGE_FORMATS
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, list_images, load_folder
 from lookalike.data.glyphs import load_glyphs
@@ -24,7 +24,6 @@ from lookalike.errors import LookalikeError
 __all__ = [
     "DATASETS",
     "IMAGE_FORMATS",
-    "IMAGE_SUFFIXES",
     "Attributes",
     "Augmentation",
     "Batch",

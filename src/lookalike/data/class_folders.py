@@ -5,10 +5,10 @@ them below further single folders. What could be read in two ways is refused: a 
 and nobody would notice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lookalike.data.layout import Layout, check_distinct, check_known, part_of_paths
-from lookalike.data.parts import PartName, are_groups, parts_of
+from lookalike.data.parts import PartName, are_groups, parts_of, says_no_class
 from lookalike.data.refusals import (
     named,
     quoted,
@@ -24,8 +24,12 @@ from lookalike.errors import LookalikeError
 from lookalike.names import name_key
 
 
-def layout_of_folders(top: Tree) -> Layout:
+def layout_of_folders(top: Tree, *, to_test: bool = False) -> Layout:
     """Finds the classes' folders, and the parts.
+
+    Args:
+        top: The folder.
+        to_test: Take a test part without a training part for all there is.
 
     Raises:
         LookalikeError: If there are none, or it is not clear which folders are the classes; it says what to do.
@@ -34,12 +38,21 @@ def layout_of_folders(top: Tree) -> Layout:
     while True:
         inner = node.with_images
         _check_names(node)
+        alone = _test_alone(node) if to_test else None
+        if alone is not None:
+            _count_rest(node)
+            for folder in node.with_images:
+                if folder is not alone:
+                    folder.add("extra_part", number=sum(1 for _ in folder.walk()))
+            node = alone
+            notes = [f"read from {quoted(node.path)}, a test part without a training part"]
+            continue
         parts = _parts(node)
         if parts is not None:
             return _of_parts(node, parts, notes)
         if len(inner) > 1 and _have_parts(inner):
             return _layout_of_parts_in_classes(node, inner, notes)
-        if len(inner) != 1 or inner[0].images or not inner[0].with_images:
+        if len(inner) != 1 or not inner[0].with_images or (inner[0].images and not _has_both_parts(inner[0])):
             break
         _count_rest(node)
         node = inner[0]
@@ -50,6 +63,24 @@ def layout_of_folders(top: Tree) -> Layout:
     _count_rest(node)
     images = part_of_paths(node.path, [folder.walk(tell=True) for folder in inner])
     return Layout("classes", [folder.name for folder in inner], images, None, tuple(notes), top.passed_over)
+
+
+def _has_both_parts(node: Tree) -> bool:
+    """Says whether a folder has a training part and another one."""
+    roles = set(parts_of([folder.name for folder in node.with_images]).values())
+    return "train" in roles and len(roles) > 1
+
+
+def _test_alone(node: Tree) -> Tree | None:
+    """Returns the part that is tested on, with classes, where there is no training part and nothing else."""
+    roles = parts_of([folder.name for folder in node.with_images])
+    by_part: dict[PartName, list[Tree]] = {"train": [], "test": [], "val": []}
+    for folder in node.with_images:
+        if folder.name not in roles:
+            return None
+        by_part[roles[folder.name]].append(folder)
+    tests = by_part["test"] or by_part["val"]
+    return tests[0] if not by_part["train"] and len(tests) == 1 and tests[0].with_images else None
 
 
 def _parts(node: Tree) -> dict[PartName, list[Tree]] | None:
@@ -90,7 +121,7 @@ def _of_parts(node: Tree, parts: dict[PartName, list[Tree]], notes: list[str]) -
     notes += _check_groups(classes)
     names = [folder.name for folder in classes]
     keys = [name_key(name) for name in names]
-    tested = next((folder for folder in parts["test"] + parts["val"] if folder.with_images), None)
+    tested = next((folder for folder in parts["test"] + parts["val"] if _has_classes(folder, keys)), None)
     used = [parts["train"][0], *([] if tested is None else [tested])]
     if tested is None:
         notes.append(f"no test images with classes beside {quoted(parts['train'][0].path)}: nothing to test on")
@@ -99,7 +130,7 @@ def _of_parts(node: Tree, parts: dict[PartName, list[Tree]], notes: list[str]) -
     for folder in node.with_images:
         if folder not in used:
             is_part = any(folder in folders for folders in parts.values())
-            kind = "other_folder" if not is_part else "extra_part" if folder.with_images else "unlabelled"
+            kind = "other_folder" if not is_part else "extra_part" if _has_classes(folder, keys) else "unlabelled"
             folder.add(kind, number=1 if kind == "other_folder" else sum(1 for _ in folder.walk()))
     _count_rest(node)
     _count_rest(train)
@@ -129,16 +160,23 @@ def _class_level(part: Tree, known: set[str] | None) -> Tree:
         part = inner[0]
 
 
+def _has_classes(part: Tree, known: Sequence[str]) -> bool:
+    """Says whether a part has folders of classes, and not only one called 'images', or as itself, with all in it."""
+    inner, name = part.with_images, part.name
+    while len(inner) == 1 and name_key(inner[0].name) not in known:
+        if not inner[0].with_images:
+            return not (says_no_class(inner[0].name) or name_key(inner[0].name) == name_key(name))
+        inner = inner[0].with_images
+    return bool(inner)
+
+
 def _have_parts(classes: list[Tree]) -> bool:
     """Says whether each class's folder has a training and a test part.
 
     Raises:
         LookalikeError: If some have and some have not.
     """
-    complete = []
-    for folder in classes:
-        roles = set(parts_of([inner.name for inner in folder.with_images]).values())
-        complete.append("train" in roles and len(roles) > 1)
+    complete = [_has_both_parts(folder) for folder in classes]
     if any(complete) and not all(complete):
         split, whole = classes[complete.index(True)], classes[complete.index(False)]
         raise LookalikeError(
@@ -162,6 +200,11 @@ def _check_groups(classes: list[Tree]) -> list[str]:
     Raises:
         LookalikeError: If they are groups.
     """
+    if len(classes) == 1 and len(classes[0].with_images) > 1:
+        return [
+            f"the class {named(classes)} has the folders {named(classes[0].with_images)}: if those are the classes, "
+            f"give {quoted(classes[0].path)}"
+        ]
     nested = [{inner.name for inner in folder.with_images} for folder in classes if not folder.images]
     shared = sorted(set.intersection(*nested)) if len(nested) == len(classes) > 1 else []
     if are_groups([folder.name for folder in classes], nested=len(shared) > 1):

@@ -1,6 +1,8 @@
-"""The decoders that image files are read with: no others are tried, whatever a file is called."""
+"""The formats that are read, their suffixes, and their decoders: no others are tried, whatever a file is called."""
 
-from PIL import Image
+import functools
+
+from PIL import Image, features
 
 # Formats that Pillow decodes by itself. Left out: those that start a program (EPS runs Ghostscript), draw (WMF), hold
 # no picture of their own (GRIB, HDF5), or are recognised by guessing (TGA has no signature).
@@ -17,7 +19,7 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
 }
 
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+_LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # that Pillow may be built without
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%!PS", "a PostScript file"),
@@ -48,7 +50,12 @@ HEAD_BYTES = 132  # as many as the signatures need
 def readable_formats() -> list[str]:
     """Returns the formats of the list that this Pillow was built with."""
     Image.init()
-    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
+    return [name for name in IMAGE_FORMATS if name in Image.OPEN and _has_library(name)]
+
+
+@functools.cache
+def _has_library(name: str) -> bool:
+    return name not in _LIBRARIES or bool(features.check(_LIBRARIES[name]))
 
 
 def name_stranger(head: bytes) -> str:

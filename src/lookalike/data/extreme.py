@@ -8,7 +8,7 @@ import math
 
 from PIL import Image
 
-from lookalike.data.geometry import resized_size
+from lookalike.data.geometry import centre_offset, fitting_colour
 
 MAX_RESIZED_PIXELS = 1 << 24  # beyond this the crop comes first; no photograph's resized form is as large
 
@@ -30,42 +30,49 @@ def would_be_huge(resized: tuple[int, int], stored: tuple[int, int]) -> bool:
     return resized[0] * resized[1] > max(MAX_RESIZED_PIXELS, stored[0] * stored[1])
 
 
-def resize_and_crop(image: Image.Image, shorter: int, crop: tuple[int, int], interpolation: str) -> Image.Image:
-    """Enlarges the shorter side and crops the centre, computing hardly more pixels than the crop has.
+def resize_and_crop(
+    image: Image.Image,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    interpolation: str,
+    *,
+    convention: str = "torchvision",
+    fill: tuple[int, ...] = (0,),
+) -> Image.Image:
+    """Resizes an image and crops the centre, computing hardly more pixels than the crop has.
 
-    The result is that of Pillow's ``resize`` and torchvision's ``center_crop``, to one grey level; "nearest" and "box"
-    may take the other one of two source pixels that are equally near.
+    The result is that of resizing the whole image with Pillow or torch and cropping it then, to one grey level;
+    "nearest" and "box" may take the other one of two source pixels that are equally near.
 
     Args:
         image: Of mode ``"L"`` or ``"RGB"``.
-        shorter: The length of the shorter side.
-        crop: (height, width). Beyond the resized image it is black.
+        size: (height, width) to which the whole image is resized.
+        crop: (height, width).
         interpolation: A filter's name.
+        convention: Whose cropping it is, see ``Preprocessing``.
+        fill: Colour of the crop beyond the resized image.
     """
-    height, width = resized_size(image.height, image.width, shorter, "stretch")
     filter_, reach = _FILTERS[interpolation]
-    crop_height, crop_width = crop
-    left, taken_width, pad_left = _centre(width, crop_width)
-    top, taken_height, pad_top = _centre(height, crop_height)
-    x0, x1, box_x0, box_x1 = _window(left, taken_width, width, image.width, reach)
-    y0, y1, box_y0, box_y1 = _window(top, taken_height, height, image.height, reach)
+    top, first_row, height = _centre(size[0], crop[0], convention)
+    left, first_column, width = _centre(size[1], crop[1], convention)
+    x0, x1, box_x0, box_x1 = _window(left, width, size[1], image.width, reach)
+    y0, y1, box_y0, box_y1 = _window(top, height, size[0], image.height, reach)
     # Pillow keeps the box in single precision: the integer crop comes first, so that its numbers are small.
     near = image.crop((x0, y0, x1, y1))
     # Rows first, then columns, as Pillow enlarges: each pass rounds and clips.
-    rows = near.resize((taken_width, near.height), filter_, (box_x0, 0, box_x1, near.height))
-    taken = rows.resize((taken_width, taken_height), filter_, (0, box_y0, taken_width, box_y1))
-    if (taken_width, taken_height) == (crop_width, crop_height):
+    rows = near.resize((width, near.height), filter_, (box_x0, 0, box_x1, near.height))
+    taken = rows.resize((width, height), filter_, (0, box_y0, width, box_y1))
+    if (height, width) == crop:
         return taken
-    canvas = Image.new(taken.mode, (crop_width, crop_height))
-    canvas.paste(taken, (pad_left, pad_top))
+    canvas = Image.new(taken.mode, (crop[1], crop[0]), fitting_colour(fill, taken))
+    canvas.paste(taken, (first_column, first_row))
     return canvas
 
 
-def _centre(length: int, crop: int) -> tuple[int, int, int]:
-    """Returns where the crop starts, how many pixels it takes, and the padding before them, as torchvision does."""
-    if crop > length:
-        return 0, length, (crop - length) // 2
-    return round((length - crop) / 2.0), crop, 0
+def _centre(length: int, crop: int, convention: str) -> tuple[int, int, int]:
+    """Returns where the crop begins in the image, where the image begins in the crop, and how much of it is taken."""
+    offset = centre_offset(length, crop, convention)
+    return max(offset, 0), max(-offset, 0), min(length, crop)
 
 
 def _window(start: int, taken: int, resized: int, length: int, reach: float) -> tuple[int, int, float, float]:

@@ -1,31 +1,18 @@
 """Which files are images: by suffix where that is enough, else by their first bytes."""
 
-import functools
 import os
 import re
 from pathlib import Path
 
-from PIL import Image, features
+from lookalike.data.decoders import IMAGE_FORMATS, readable_formats
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Formats that are read, by the suffixes that people give them. Files with these suffixes are not opened to be listed.
-_SUFFIXES = {
-    "PNG": ("png", "apng"),
-    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "jif", "mpo"),
-    "BMP": ("bmp", "dib"),
-    "GIF": ("gif",),
-    "TIFF": ("tif", "tiff"),
-    "WEBP": ("webp",),
-    "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
-    "JPEG2000": ("jp2", "j2k", "jpx", "jpf", "j2c", "jpc"),
-    "AVIF": ("avif", "avifs"),
-    "HEIF": ("heic", "heif", "hif", "heics", "heifs"),
-}
-_FORMAT_OF = {f".{suffix}": name for name, suffixes in _SUFFIXES.items() for suffix in suffixes}
+# Files with these suffixes are not opened to be listed.
+_FORMAT_OF = {suffix: name for name, suffixes in IMAGE_FORMATS.items() for suffix in suffixes}
 _UNREAD = _words(
     ".jxl .dcm .dicom .nii .psd .psb .svg .svgz .eps .exr .hdr .ico .icns .tga .pcx .dds .jxr .wdp .cr2 .cr3 .nef .arw "
     ".dng .raf .orf .rw2 .pef .srw .x3f .svs .ndpi .czi .mrxs .xcf .ai"
@@ -69,13 +56,13 @@ def is_image(path: str) -> bool | None:
     """
     suffix = path[path.rfind(".") :].lower()  # with a slash in it where the name has no dot: then it is no known one
     if suffix in _FORMAT_OF:
-        return True if _can_read(_FORMAT_OF[suffix]) else None
+        return True if _FORMAT_OF[suffix] in readable_formats() else None
     if suffix in _UNREAD:
         return None
     if suffix in _OTHERS or suffix.endswith("~"):
         return False
     name = format_of_file(path)
-    return None if name is not None and not _can_read(name) else name is not None
+    return None if name is not None and name not in readable_formats() else name is not None
 
 
 def format_of_file(path: str | Path) -> str | None:
@@ -100,7 +87,7 @@ def without_suffix(name: str) -> str:
 
 def formats_read() -> str:
     """Names the suffixes of the formats that are read."""
-    return " ".join(f".{suffixes[0]}" for name, suffixes in _SUFFIXES.items() if _can_read(name))
+    return " ".join(IMAGE_FORMATS[name][0] for name in readable_formats())
 
 
 def _format_of(head: bytes) -> str | None:
@@ -117,13 +104,3 @@ def _format_of(head: bytes) -> str | None:
     if re.match(rb"P[1-6]\s+[\d#]", head):
         return "PPM"
     return "DICOM" if head[128:132] == b"DICM" else None
-
-
-@functools.cache
-def _can_read(name: str) -> bool:
-    needs = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-    if name in needs:
-        return bool(features.check(needs[name]))
-    if name == "HEIF":  # with pillow-heif, once its opener is registered
-        return ".heic" in Image.registered_extensions()
-    return name in _SUFFIXES

@@ -7,6 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 FITS = ("stretch", "cover", "contain")
+_MOST_PIXELS = 1 << 24  # that are held between the two passes of a resizing, where another order holds fewer
 CONVENTIONS = ("torchvision", "transformers", "transformers-pillow", "transformers-float")
 
 
@@ -59,11 +60,16 @@ def crop_picture(image: Image.Image, size: tuple[int, int], convention: str, fil
     box = (left, top, left + size[1], top + size[0])
     if top >= 0 and left >= 0:
         return image.crop(box)
-    bands = len(image.getbands())
-    colour = fill if len(fill) == bands else (round(sum(fill) / len(fill)),) * bands
-    canvas = Image.new(image.mode, (size[1], size[0]), colour if bands > 1 else colour[0])
+    canvas = Image.new(image.mode, (size[1], size[0]), fitting_colour(fill, image))
     canvas.paste(image, (-left, -top))
     return canvas
+
+
+def fitting_colour(fill: tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
+    """Returns a colour for a picture's channels: a single number is for each, and a grey picture gets the mean."""
+    bands = len(image.getbands())
+    colour = fill if len(fill) == bands else (round(sum(fill) / len(fill)),) * bands
+    return colour if bands > 1 else colour[0]
 
 
 def crop_tensor(image: Tensor, size: tuple[int, int], convention: str) -> Tensor:
@@ -91,6 +97,10 @@ def resize_tensor(image: Tensor, size: tuple[int, int], interpolation: str) -> T
     Its values differ from Pillow's by at most a few of 255 levels.
     """
     mode = InterpolationMode(interpolation)
+    height, width = image.shape[-2:]
+    if height * size[1] > max(_MOST_PIXELS, height * width) and size[0] < height:
+        # torch widens first, which takes gigabytes for a picture of 1×2,000,000; the order changes hardly a bit.
+        image = transforms.resize(image, [size[0], width], interpolation=mode, antialias=True)
     resized: Tensor = transforms.resize(image, list(size), interpolation=mode, antialias=True)
     return resized
 

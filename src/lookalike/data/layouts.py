@@ -27,12 +27,15 @@ def read_layout(root: str | Path, labels: str | Path | None = None, *, min_class
     """
     top = open_tree(root)
     tables = find_tables(top, labels)
-    layout = _layout_of_rows(top, read_labels(top, tables)) if tables else layout_of_folders(top)
+    layout = (
+        _layout_of_rows(top, read_labels(top, tables)) if tables else layout_of_folders(top, to_test=min_classes == 1)
+    )
     if len(layout.class_names) < min_classes:
         remedy = "all classes in its table" if layout.kind == "table" else "all classes' folders in it"
         raise LookalikeError(
             f"{str(root)!r} has one class only, {layout.class_names[0]!r}, and a classifier needs two; "
             f"give a folder with {remedy}"
+            + "".join(f" ({note})" for note in layout.notes if "the classes, give" in note)
         )
     return layout
 

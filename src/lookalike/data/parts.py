@@ -9,16 +9,18 @@ from lookalike.names import name_key
 PartName = Literal["train", "test", "val"]
 
 _WORDS: dict[PartName, str] = {
-    "train": "train|training|trn|learn|learning",
-    "test": "test|testing|tst|holdout|evaluation|eval",
-    "val": "val|valid|validation|validate|validating|dev|development",
+    "train": "train|trainings?|trn|learn|learning|entra[iî]nement|apprentissage|entrenamiento|treinamento|treino|"
+    "addestramento",
+    "test": "tests?|testing|tst|holdout|evaluation|eval|prueba|teste",
+    "val": "val|valid|validation|validate|validating|dev|development|validierung|validaci[oó]n|valida[cç][aã]o",
 }
 _FILLERS = (
     "set|sets|seg|images?|imgs?|data|dataset|split|folder|dir|files?|pictures?|pics?|photos?|part|samples?|subset|"
-    "jpe?gs?|pngs?|new|final|all|cropped|resized|full|small|x"
+    "daten|bilder|jpe?gs?|pngs?|new|final|all|cropped|resized|full|small|x"
 )
 _COMPOUND = {part: re.compile(rf"(?:{_FILLERS})*(?:{words})(?:{_FILLERS})*") for part, words in _WORDS.items()}
 _FILLER = re.compile(rf"(?:{_FILLERS})+|\d+")
+_NO_CLASS = re.compile(rf"(?:{_FILLERS})+|unknown|unlabell?ed|none|pred|predict|predictions?")
 _ANNOTATION = r"masks?|labels?|annotations?|gt|ground|truth|segmentations?"
 _GROUP = re.compile(rf"(?:{_FILLERS}|{_ANNOTATION}|originals?|augmented|raw|processed|folds?|k|batch|group)+|\d+")
 
@@ -46,6 +48,16 @@ def parts_of(names: Sequence[str]) -> dict[str, PartName]:
         if part is not None and (not rest or len(others) > 1):
             roles[name] = part
     return roles
+
+
+def says_no_class(name: str) -> bool:
+    """Says whether a single folder's name inside a part stands for no class.
+
+    Example:
+        >>> [says_no_class(name) for name in ("images", "test", "unknown", "cat")]
+        [True, True, True, False]
+    """
+    return part_of(name) is not None or all(_NO_CLASS.fullmatch(word) for word in _tokens(name))
 
 
 def words_beside(names: Sequence[str]) -> set[tuple[str, ...]]:

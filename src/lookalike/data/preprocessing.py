@@ -206,13 +206,12 @@ class Preprocessing:
         if self.window is not None:
             size = window_size(image.height, image.width, self.window)
             image = crop_picture(image, size, self.convention, self.fill)
-        if self.on_tensors:
-            pixels = self._fit_tensor(self._to_tensor(image))
-        else:
-            pixels = self._to_tensor(self._fit(image)).float() / 255
-        inputs = self.normalise(pixels)
+        inputs = self.normalise(self._fit(image))
         if self.pad is not None:
             bottom, right = self.pad[0] - inputs.shape[1], self.pad[1] - inputs.shape[2]
+            if bottom < 0 or right < 0:
+                sizes = f"{inputs.shape[2]}×{inputs.shape[1]} pixels, more than the {self.pad[1]}×{self.pad[0]}"
+                raise BrokenImageError("", f"prepared it has {sizes} that it is padded to; give it another shape")
             inputs = torch.nn.functional.pad(inputs, [0, right, 0, bottom])
         return inputs
 
@@ -279,37 +278,44 @@ class Preprocessing:
         return to_eight_bit(image if self.as_stored else upright(image), self.value_range)
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the (height, width) to which an image is resized.
+        """Returns the (height, width) to which an image is resized."""
+        return (height, width) if self.resize is None else resized_size(height, width, self.resize, self.fit)
+
+    def _crops_first(self, image: Image.Image) -> bool:
+        """Says whether the crop must come before the resizing, as the whole resized image would be huge.
 
         Raises:
-            BrokenImageError: If that would be huge.
+            BrokenImageError: If it would be, and nothing is cropped.
         """
-        if self.resize is None:
-            return height, width
-        size = resized_size(height, width, self.resize, self.fit)
-        if would_be_huge(size, (height, width)):
-            sizes = f"its {width:,}×{height:,} pixels would be resized to {size[1]:,}×{size[0]:,}"
-            raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop")
-        return size
+        stored = image.height, image.width
+        size = self._resized_size(*stored)
+        bounded = isinstance(self.resize, tuple) and self.fit != "cover"  # by what was asked for, whatever the image
+        if bounded or not would_be_huge(size, stored):
+            return False
+        if self.crop is None:
+            sizes = f"its {image.width:,}×{image.height:,} pixels would be resized to {size[1]:,}×{size[0]:,}"
+            raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop (--crop)")
+        return True
 
-    def _fit(self, image: Image.Image) -> Image.Image:
-        if isinstance(self.resize, int) and self.crop is not None and self.convention == "torchvision":
-            size = resized_size(image.height, image.width, self.resize, self.fit)
-            if would_be_huge(size, (image.height, image.width)):
-                return resize_and_crop(image, self.resize, self.crop, self.interpolation)
+    def _fit(self, image: Image.Image) -> Tensor:
+        """Resizes and crops a picture; returns pixels in [0, 1], [C, H, W]."""
+        size = self._resized_size(image.height, image.width)
+        if self._crops_first(image) and self.crop is not None:
+            options: Any = {"convention": self.convention, "fill": (0,) if self.on_tensors else self.fill}
+            return self._to_tensor(resize_and_crop(image, size, self.crop, self.interpolation, **options)).float() / 255
+        if self.on_tensors:
+            return self._fit_tensor(self._to_tensor(image), size)
         if self.resize is not None:
-            size = self._resized_size(image.height, image.width)
             image = resize_picture(image, size, self.interpolation)
         if self.crop is not None and (image.height, image.width) != self.crop:
             image = crop_picture(image, self.crop, self.convention, self.fill)
-        return image
+        return self._to_tensor(image).float() / 255
 
-    def _fit_tensor(self, image: Tensor) -> Tensor:
-        """Resizes and crops bytes [C, H, W] with torch; returns pixels in [0, 1]."""
+    def _fit_tensor(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resizes bytes [C, H, W] to (height, width) and crops them with torch; returns pixels in [0, 1]."""
         if self.convention == "transformers-float":
             image = image.float() * (1 / 255)  # as it computes it: what follows enlarges the last bit
         if self.resize is not None:
-            size = self._resized_size(image.shape[1], image.shape[2])
             image = resize_tensor(image, size, self.interpolation)
         if self.crop is not None:
             image = crop_tensor(image, self.crop, self.convention)
@@ -350,6 +356,8 @@ def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) ->
 
 def _on_white(image: Image.Image) -> Image.Image:
     """Lays a picture with transparency over white."""
+    if image.mode in ("La", "RGBa"):  # with colours that are multiplied by their opacity
+        image = image.convert(f"{image.mode[:-1]}A")
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image
     layer = image.convert("RGBA")

@@ -14,6 +14,7 @@ from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.folders import ImageFiles
 from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.names import visible
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
         return _told(bundle, _how(split))
     if known.all():
         raise LookalikeError(
-            f"all {len(everything)} images of {bundle.name!r} are training images of the model; "
+            f"all {len(everything)} images of {_named(bundle)} are training images of the model; "
             "give images that it was not made from"
         )
     if known.any():
-        _warn(f"{int(known.sum())} images of {bundle.name!r} are training images of the model; they are not tested on")
+        _warn(f"{int(known.sum())} images of {_named(bundle)} are training images of the model; they are not tested on")
     chosen = replace(
         bundle,
         train=_complete(record, everything.select(np.flatnonzero(known))),
@@ -101,17 +102,17 @@ def _parts_of_their_own(bundle: DataBundle, record: TrainingRecord, train: Image
     leaked = record.holds(test)
     if leaked.any():
         _warn(
-            f"{int(leaked.sum())} of {len(test)} images in the test part of {bundle.name!r} are training images of the "
-            "model; they are not tested on"
+            f"{int(leaked.sum())} of {len(test)} images in the test part of {_named(bundle)} are training images of "
+            "the model; they are not tested on"
         )
         test = test.select(np.flatnonzero(~leaked))
     if not len(test):
-        raise LookalikeError(f"{bundle.name!r} has no test images that are new to the model; give others")
+        raise LookalikeError(f"{_named(bundle)} has no test images that are new to the model; give others")
     if record.keys is not None and len(train):
         known = record.holds(train)
         if not known.all():
             _warn(
-                f"{int((~known).sum())} of {len(train)} images in the training part of {bundle.name!r} are not what "
+                f"{int((~known).sum())} of {len(train)} images in the training part of {_named(bundle)} are not what "
                 "the model was made from; they are not used"
             )
         train = _complete(record, train.select(np.flatnonzero(known)))
@@ -140,9 +141,13 @@ def _told(bundle: DataBundle, how: str) -> DataBundle:
     """Adds a note that says which images were taken for what."""
     n_train = len(bundle.train)
     training = f"{n_train:,} as the model's training images" if n_train else "none as training images"
-    note = f"{bundle.name!r}: {len(bundle.test):,} images to test on, {training} ({how})"
+    note = f"{_named(bundle)}: {len(bundle.test):,} images to test on, {training} ({how})"
     notes = tuple(other for other in bundle.notes if "split by seed" not in other)
     return replace(bundle, notes=(*notes, note))
+
+
+def _named(bundle: DataBundle) -> str:
+    return f"'{visible(bundle.name)}'"
 
 
 def _warn(message: str) -> None:

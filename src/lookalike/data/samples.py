@@ -69,7 +69,7 @@ def collate_samples(items: list[Any], first: int, collate: Callable[[list[Any]],
     if len(shapes) > 1:
         raise LookalikeError(
             f"samples differ in shape ({', '.join(shapes[:3])}) and cannot form a batch; "
-            "resize and crop them to one size in the data set's transform"
+            "resize and crop them to one size in the data set's transform (--resize, --crop)"
         )
     inputs, labels = _collated(default_collate, pairs, first)
     return inputs, labels

@@ -99,7 +99,9 @@ def _given(top: Tree, labels: str) -> Source:
                 inside = place.resolve().is_relative_to(Path(top.path).resolve())
                 base = place.resolve().parent.relative_to(Path(top.path).resolve()).as_posix() if inside else ""
                 return Source(place, "" if base == "." else base, label_column)
-    raise LookalikeError(f"the table of labels {labels!r} does not exist")
+    is_folder = Path(labels).is_dir() or (Path(top.path) / labels).is_dir()
+    problem = "is a folder: give the file of the table" if is_folder else "does not exist"
+    raise LookalikeError(f"the table of labels {labels!r} {problem}")
 
 
 def read_labels(top: Tree, sources: Sequence[Source]) -> list[LabelledFile]:
@@ -201,9 +203,12 @@ def _understand(source: Source, index: _ImageIndex, top: Tree) -> list[tuple[int
         else:
             rows.append((line, LabelledFile(found[0], labels[k], parts[k])))
     if not rows:
-        reason = "is in the folder" if top.passed_over.counts.get("missing_file") else "has a class"
-        example = f", such as {told[0]!r}" if told else ""
-        raise LookalikeError(f"no file of the table {str(source.path)!r}{example}, {reason} {top.path!r}")
+        if not any(told):
+            raise LookalikeError(f"the table {str(source.path)!r} names no files: it has a header and no rows")
+        missing = top.passed_over.counts.get("missing_file")
+        reason = f"is in the folder {top.path!r}" if missing else "has a class in it"
+        example = next(name for name in told if name)
+        raise LookalikeError(f"no file of the table {str(source.path)!r}, such as {example!r}, {reason}")
     return rows
 
 

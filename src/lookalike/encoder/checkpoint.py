@@ -13,6 +13,7 @@ from lookalike.encoder.formats import Format, recognise, refusal
 from lookalike.encoder.inert import DamagedFileError, UnreadTensor
 from lookalike.encoder.torch_files import TorchFile, open_pickle, open_zip
 from lookalike.errors import LookalikeError
+from lookalike.files import path_as_text
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _USUAL_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -115,7 +116,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with path_as_text(path) as text, safe_open(text, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             metadata = dict(file.metadata() or {})
     except (SafetensorError, *_UNREADABLE) as error:

@@ -93,6 +93,14 @@ def read_hf(name: str) -> Preprocessing:
     return read_processor(processor)
 
 
+def input_channels(model: Any) -> int | None:
+    """Returns how many channels a network's images have, 1 or 3, by its first convolution; None where that says not."""
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
+    channels = None if first is None else first.in_channels
+    return channels if channels in (1, _RGB) else None
+
+
 def with_input_channels(model: nn.Module, channels: int) -> nn.Module:
     """Gives a network's first convolution another number of input channels, with random weights.
 

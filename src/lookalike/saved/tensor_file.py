@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lookalike.errors import LookalikeError
+from lookalike.files import path_as_text
 from lookalike.records import from_json, one_line, parse_json, shown
 
 _LENGTH = struct.Struct("<Q")
@@ -83,6 +84,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)  # type: ignore[no-any-return]
+        with path_as_text(path) as file:
+            return load_file(file)  # type: ignore[no-any-return]
     except (SafetensorError, OSError, KeyError, AttributeError, RuntimeError) as error:
         raise LookalikeError(one_line(error)) from error
