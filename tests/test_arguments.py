@@ -402,8 +402,9 @@ def good_calls(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_no_nonsense_reaches_torch(sem, blobs, image_folder):
+def test_no_nonsense_reaches_torch(sem, blobs, image_folder, tmp_path, monkeypatch):
     """Whatever is put in place of an argument is taken, or refused by the project's error."""
+    monkeypatch.chdir(tmp_path)  # a folder named "x" is written
     torch.manual_seed(0)
     escaped = []
     for function, good in good_calls(sem, *blobs, image_folder):

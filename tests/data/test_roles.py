@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lookalike.data import Batches, Preprocessing, TrainingRecord, load_data, with_roles
 from lookalike.errors import LookalikeError, LookalikeWarning
@@ -120,3 +121,21 @@ def test_content_keys_tell_files_apart_by_bytes_alone(tmp_path):
     a, b, c, d, e, missing = content_keys([tmp_path / name for name in "abcdef"])
     assert a == b
     assert len({a, c, d, e, missing}) == 5
+
+
+def test_other_pictures_of_the_same_names_and_sizes_are_not_the_training_data(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def fill():
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            for i in range(10):  # uncompressed: every file has the same size
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.bmp")
+
+    fill()
+    bundle = load_data(str(tmp_path), preprocessing=Preprocessing.square(8))
+    record = record_of(bundle)
+    assert len(with_roles(bundle, record).train) == len(bundle.train)
+    fill()
+    told = with_roles(load_data(str(tmp_path), preprocessing=Preprocessing.square(8)), record)
+    assert (len(told.train), len(told.test)) == (0, 20)

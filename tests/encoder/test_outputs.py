@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lookalike import KMEx
 from lookalike.data import Batches
 from lookalike.encoder import Encoder
+from lookalike.encoder.outputs import as_columns
 from lookalike.errors import LookalikeError
 from lookalike.explanation import explain
 from lookalike.metrics.black_box import BlackBox
@@ -276,3 +277,8 @@ def test_an_activation_in_place_behind_the_head_is_no_probability():
     assert Encoder(inside, X[:2]).outputs.kind == "probabilities"
     for of in ("score", "probability"):
         assert lrp(inside, X[:3], of=of).maps.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 1, 1), (0, 1, 3)])
+def test_no_rows_have_as_many_columns_as_any(shape):
+    assert as_columns(torch.zeros(shape), 0).shape == (0, 3)

@@ -7,6 +7,7 @@ split that might be another one.
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,18 @@ class TrainingRecord:
             return np.zeros(len(files), dtype=bool)
         return np.isin(files.content_keys(), self.keys)
 
+    def is_of(self, train: Any) -> bool:
+        """Says whether a training part is the model's own.
+
+        A folder's fingerprint is of names and sizes, and other pictures in an uncompressed format have the same sizes:
+        where the contents are remembered they decide too.
+        """
+        batches = Batches(train)
+        if self.fingerprint is None or batches.fingerprint() != self.fingerprint:
+            return False
+        keys = None if self.keys is None else batches.content_keys()
+        return keys is None or np.array_equal(keys, np.sort(self.keys))
+
 
 def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | None = None) -> DataBundle:
     """Returns the data as a model made from ``record`` is to be tested on them.
@@ -61,7 +74,7 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
     Warns:
         LookalikeWarning: If training images were among those to test on, or the training part is another one.
     """
-    if record.fingerprint is not None and Batches(bundle.train).fingerprint() == record.fingerprint:
+    if record.is_of(bundle.train):
         return _told(bundle, f"the model's own training data, {_how(bundle.split)}")
     train, test = bundle.train, bundle.test
     if not isinstance(train, ImageFiles) or not isinstance(test, ImageFiles):

@@ -156,7 +156,7 @@ def as_columns(output: Tensor, rows: int) -> Tensor | None:
         return output
     if len(output) != rows or sum(size != 1 for size in output.shape[1:]) > 1:
         return None
-    return output.reshape(rows, -1)
+    return output.reshape(rows, math.prod(output.shape[1:]))  # a size of -1 is ambiguous without rows
 
 
 def can_only_be_logits(scores: Tensor) -> bool:
