@@ -63,3 +63,22 @@ def test_a_saved_model_remembers_its_files(image_folder, tmp_path):
     assert again.keys.tolist() == sorted(bundle.train.content_keys())
     assert again.split.by == "parts"
     assert again.fingerprint == sem.provenance["fingerprints"]["data"]
+
+
+def test_other_pictures_under_the_same_names_and_sizes_are_others(image_folder):
+    from PIL import Image
+
+    from lookalike.data import Preprocessing, load_data
+    from lookalike.networks import NETWORKS
+
+    for file in sorted(image_folder.rglob("*.png")):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    sem = KMEx(NETWORKS["small-cnn"](n_classes=3), n_prototypes=2, progress=False).fit(
+        load_data(image_folder, Preprocessing.square(16))
+    )
+    for file in (image_folder / "train").rglob("*.bmp"):
+        Image.open(file).point(lambda value: 255 - value).save(file)
+    other = load_data(image_folder, Preprocessing.square(16))
+    assert evaluate(sem, other, **ONLY).info["data_check"]["training_data"] == "other"
+    assert evaluate(sem, other.train, **ONLY).info["data_check"]["n_leaked"] == 0

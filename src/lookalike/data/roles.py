@@ -47,8 +47,8 @@ class TrainingRecord:
         batches = Batches(train)
         if self.fingerprint is None or batches.fingerprint() != self.fingerprint:
             return False
-        keys = None if self.keys is None else batches.content_keys()
-        return keys is None or np.array_equal(keys, np.sort(self.keys))
+        keys = batches.content_keys()
+        return self.keys is None or keys is None or np.array_equal(keys, np.sort(self.keys))
 
 
 def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | None = None) -> DataBundle:

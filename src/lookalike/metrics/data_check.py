@@ -76,10 +76,10 @@ def check_data(
 
 def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingStore) -> int:
     record = model.training_record
-    if record.fingerprint is not None and store.info.get("data") == record.fingerprint:
-        return len(store)
     keys = None if test is None or record.keys is None else test.content_keys()
-    return 0 if keys is None or record.keys is None else int(np.isin(keys, record.keys).sum())
+    if keys is not None and record.keys is not None:  # files: their contents decide, not their names and sizes
+        return int(np.isin(keys, record.keys).sum())
+    return len(store) if record.fingerprint is not None and store.info.get("data") == record.fingerprint else 0
 
 
 def _same_training_data(model: PrototypeModel, train: Batches | None, store: EmbeddingStore) -> str | None:
@@ -88,12 +88,11 @@ def _same_training_data(model: PrototypeModel, train: Batches | None, store: Emb
     A loader and a pair of arrays with the same images have different fingerprints. But each prototype knows its
     nearest training samples by number, with their distances: the same samples are as far away again.
     """
-    fingerprint = model.training_record.fingerprint
+    fingerprint, known = model.training_record.fingerprint, model.training_record.keys
+    keys = None if train is None or known is None else train.content_keys()
+    if keys is not None and known is not None:  # files: their contents decide, not their names and sizes
+        return "same" if np.array_equal(keys, known) else "other"
     if fingerprint is not None and store.info.get("data") == fingerprint:
-        return "same"
-    known = model.training_record.keys
-    keys = None if train is None else train.content_keys()
-    if known is not None and keys is not None and np.array_equal(keys, known):
         return "same"
     nearest, distances = model.prototypes.nearest.cpu(), model.prototypes.distances.cpu()
     if fingerprint is None or "joined" in model.provenance or not (nearest >= 0).any():
