@@ -10,16 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike.encoder import device_of, dtype_of, evaluating, place
-from lookalike.encoder.calls import call, take_rows
+from lookalike.encoder import device_of, dtype_of, place
+from lookalike.encoder.calls import call
 from lookalike.encoder.head import named_outputs
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
-from lookalike.provenance import versions
-from lookalike.relevance.composites import COMPOSITES, Composite
-from lookalike.relevance.engine import Engine
-from lookalike.relevance.names import names_of
+from lookalike.relevance.composites import Composite
 from lookalike.relevance.operations import stabilised
+from lookalike.relevance.propagation import propagate
 from lookalike.relevance.result import Relevance, RuleUse, join
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
@@ -143,7 +141,7 @@ def stream_lrp(
             yield gradient, (values * gradient).flatten(1).sum(1)
 
     several = chosen is not None and chosen.shape[1] > 1
-    for found in _stream(model, x, run, starts, composite, batch_size, strict, several=several):
+    for found in propagate(model, x, run, starts, composite, batch_size, strict, several=several):
         if head is not None:
             found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield found
@@ -211,7 +209,7 @@ def stream_prp(
             relevance = share(model, z, column)
             yield relevance / stabilised(z), relevance.sum(1)
 
-    return _stream(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
+    return propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
 
 
 def _share(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
@@ -282,42 +280,3 @@ def _as_targets(target: Any, n: int) -> Tensor:
     if len(targets) != n:
         raise LookalikeError(f"there are {n} images and targets for {len(targets)}")
     return targets
-
-
-def _stream(
-    model: nn.Module,
-    x: Tensor,
-    run: Callable[[Tensor], Tensor],
-    starts: Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]],
-    composite: str | Composite,
-    batch_size: int,
-    strict: bool,
-    *,
-    several: bool,
-) -> Iterator[Relevance]:
-    """Runs forward once per batch, and backward once per target; yields each batch's result."""
-    rules = COMPOSITES[composite] if isinstance(composite, str) else composite
-    names = names_of(model)
-    if not len(x):
-        raise LookalikeError("there are no images to explain")
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, start + batch_size)
-        pixels = take_rows(x, rows).detach().clone().requires_grad_()
-        engine = Engine(rules, [pixels], names, strict=strict)
-        with torch.enable_grad(), evaluating(model), engine:
-            out = run(pixels)
-        columns, errors = [], []
-        begins = list(starts(out, rows))
-        for done, (gradient, begun) in enumerate(begins):
-            engine.session.targets_left = len(begins) - done
-            last = done == len(begins) - 1
-            (found,) = torch.autograd.grad(out, pixels, gradient.to(out.dtype), retain_graph=not last)
-            columns.append(found)
-            errors.append(
-                (found.flatten(1).sum(1) - begun).abs() / begun.abs().clamp_min(torch.finfo(begun.dtype).tiny)
-            )
-        uses = [RuleUse(*key, count) for key, count in engine.table.items() if count > 0]
-        maps = torch.stack(columns, 1) if several else columns[0]
-        residual = torch.stack(errors, 1) if several else errors[0]
-        del out, pixels, engine
-        yield Relevance(maps, residual, uses, rules.name, versions())

@@ -1,0 +1,145 @@
+"""What depends on the pixels.
+
+The network runs without gradients, on ordinary tensors. Each one that depends on the pixels has a *twin* with the same
+values, which carries the relevance graph; operations are applied to the twins. So nothing in the network (a detach, a
+checkpoint, an autograd function, a gradient hook) can cut or change the graph, and whether weights require gradients
+plays no part.
+
+Operations in place are carried out on a copy of the memory that they change, views included: the tensors that the network
+holds keep their old memory and stand for the new values.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+class Dependence:
+    """Knows which tensors depend on the pixels, and their twins in the relevance graph.
+
+    Args:
+        on_view: Called with changed memory and a view of it; returns the view.
+
+    Attributes:
+        choices: Tensors without a gradient (masks, indices, integers) that depend on the pixels → the operation that
+            made them.
+        known: Tensors that do not depend on the pixels and come from operations that the engine saw.
+    """
+
+    def __init__(self, on_view: Callable[[Tensor, Tensor], Tensor] = lambda _memory, view: view) -> None:
+        self.on_view = on_view
+        self._twins = WeakTensorKeyDictionary()
+        self._changed = WeakTensorKeyDictionary()  # a tensor that owns its memory → what that memory holds now
+        self._frozen: dict[int, tuple[Tensor, Tensor]] = {}
+        self.choices = WeakTensorKeyDictionary()
+        self.known = WeakTensorKeyDictionary()
+
+    def twin_of(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor's twin; itself, without gradients, if it does not depend on the pixels."""
+        twin: Tensor | None = self._twins.get(tensor)
+        latest = tensor if twin is None else twin
+        if self._changed:
+            latest = self._latest(latest)
+        if twin is None and latest is tensor and tensor.requires_grad:  # a trainable weight
+            return self._without_gradient(tensor)
+        return latest
+
+    def has_twin(self, tensor: Tensor) -> bool:
+        """Says whether the tensor is known to depend on the pixels and has a place in the relevance graph."""
+        return tensor in self._twins
+
+    def shown(self, twin: Tensor) -> Tensor:
+        """Returns the ordinary tensor that the network gets in place of a twin."""
+        face = twin.detach()
+        self._twins[face] = twin
+        return face
+
+    def adopt(self, face: Tensor, twin: Tensor) -> None:
+        """Gives a tensor its place in the relevance graph."""
+        self._twins[face] = twin
+
+    def change(self, face: Tensor, target: Tensor, result: Tensor) -> Tensor:
+        """Replaces the values of a tensor after an operation in place.
+
+        Args:
+            face: The tensor as the network has it.
+            target: Its twin, or itself.
+            result: What its twin is from now on.
+
+        Returns:
+            What the memory that it lies in holds now.
+        """
+        placed = self._replace(target, result)
+        if face in self._twins and self._twins[face] is not face:
+            face.data = self.twin_of(face).detach()  # for code that the engine does not see
+        return placed
+
+    def _replace(self, target: Tensor, result: Tensor) -> Tensor:
+        owner = target if target._base is None else target._base
+        if owner is target and result.stride() == owner.stride() and result.shape == owner.shape:
+            self._changed[owner] = result
+            return result
+        if result.shape != target.shape and owner is target:  # out= gives it another shape
+            self._changed[owner] = result
+            return result
+        offset = target.storage_offset() - owner.storage_offset()
+        with torch.enable_grad():  # torch.as_strided_scatter has a wrong derivative (2.14)
+            placed = owner.detach() if not owner.requires_grad else owner
+            placed = torch.empty_strided(
+                owner.shape, owner.stride(), dtype=owner.dtype, device=owner.device
+            ).copy_(placed)
+            placed.as_strided(target.size(), target.stride(), placed.storage_offset() + offset).copy_(result)
+        self._changed[owner] = placed
+        return placed
+
+    def _latest(self, twin: Tensor) -> Tensor:
+        while True:
+            owner = twin if twin._base is None else twin._base
+            now = self._changed.get(owner)
+            if now is None:
+                return twin
+            if owner is twin:
+                twin = now
+            else:
+                offset = twin.storage_offset() - owner.storage_offset() + now.storage_offset()
+                with torch.enable_grad():
+                    twin = self.on_view(now, now.as_strided(twin.size(), twin.stride(), offset))
+
+    def _without_gradient(self, tensor: Tensor) -> Tensor:
+        """Returns a trainable weight as a constant: the same one every time, so that what is derived from it is kept."""
+        known = _CONSTANTS.get(tensor)
+        if known is None or known.data_ptr() != tensor.data_ptr() or known.shape != tensor.shape:
+            known = _CONSTANTS[tensor] = tensor.detach()
+        constant: Tensor = known
+        return constant
+
+
+_CONSTANTS = WeakTensorKeyDictionary()
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Lists the tensors in arguments or results."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, (tuple, list)):
+        return [tensor for value in values for tensor in tensors_in(value)]
+    if isinstance(values, dict):
+        return [tensor for value in values.values() for tensor in tensors_in(value)]
+    return []
+
+
+def with_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:
+    """Returns arguments or results with each tensor replaced."""
+    if isinstance(values, Tensor):
+        return change(values)
+    if type(values) in (tuple, list):
+        return type(values)(with_tensors(change, value) for value in values)
+    if type(values) is dict:
+        return {key: with_tensors(change, value) for key, value in values.items()}
+    if isinstance(values, (tuple, list, dict)) and not isinstance(values, torch.Size):
+        return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, values)
+    return values

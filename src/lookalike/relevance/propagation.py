@@ -1,0 +1,203 @@
+"""One forward pass per batch, one backward pass per target: where relevance maps are made."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lookalike.encoder import evaluating
+from lookalike.encoder.calls import take_rows
+from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.provenance import versions
+from lookalike.relevance.composites import COMPOSITES, Composite
+from lookalike.relevance.engine import Engine, Watch
+from lookalike.relevance.foreign import foreign_modules
+from lookalike.relevance.names import NO_RULE, UNSEEN, names_of
+from lookalike.relevance.result import Relevance, RuleUse
+
+Run = Callable[[Tensor], Tensor]
+Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
+
+# How far the engine's forward pass may differ from the plain one, relative to the largest output: rounding alone, which
+# reduced-precision matrix products on GPUs make large in float32.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
+_COARSE = 0.1  # of two and fewer digits: bfloat16, float16
+
+
+def propagate(
+    model: nn.Module,
+    x: Tensor,
+    run: Run,
+    starts: Starts,
+    composite: str | Composite,
+    batch_size: int,
+    strict: bool,
+    *,
+    several: bool,
+) -> Iterator[Relevance]:
+    """Runs forward once per batch, and backward once per target; yields each batch's result.
+
+    Args:
+        model: The network, whose parameters and modules are watched.
+        x: Images [N, C, H, W].
+        run: Calls it and returns scores or embeddings [n, D].
+        starts: Yields, for outputs and the rows that they are of, pairs of the gradient at the outputs and the relevance
+            [n] that it starts with.
+        composite: Which rules.
+        batch_size: The most images in flight.
+        strict: Make an operation without a rule an error.
+        several: Return maps [n, M, C, H, W] also of a single target.
+
+    Raises:
+        LookalikeError: If the engine computes other numbers than the network, if nothing can be propagated, or an
+            operation has no rule and ``strict`` is set.
+    """
+    rules = COMPOSITES[composite] if isinstance(composite, str) else composite
+    if not len(x):
+        raise LookalikeError("there are no images to explain")
+    names = names_of(model)
+    watch = plain = None
+    warned: set[str] = set()
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        with _undisturbed(x.device), evaluating(model):
+            if watch is None:
+                watch, plain = _plain_pass(x, run, batch_size)
+            batch = take_rows(x, rows).detach().clone().requires_grad_()
+            engine = Engine(rules, [batch], names, plain=watch, strict=strict)
+            with foreign_modules(engine), engine:
+                shown = run(batch)
+            if plain is not None:
+                _compare(engine.dependence.twin_of(shown).detach(), plain, batch, run)
+                plain = None  # once per call
+            found = _backward(engine, shown, batch, lambda out, rows=rows: starts(out, rows), several)
+            del engine, shown, batch
+        _warn(found, warned)
+        yield found
+
+
+@contextlib.contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Runs the network as it is, in full precision, whatever surrounds the call."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def _plain_pass(x: Tensor, run: Run, n_rows: int) -> tuple[Watch, Tensor]:
+    """Returns what the network's own forward pass on the first image met, and its output.
+
+    A network that takes batches of one size alone is run on the whole batch.
+    """
+    first = take_rows(x, slice(0, 1)).detach().clone()
+    try:
+        with Watch([first]) as watch:
+            plain = run(first)
+    except (RuntimeError, AssertionError):
+        if min(n_rows, len(x)) == 1:
+            raise
+        batch = take_rows(x, slice(0, n_rows)).detach().clone()
+        with Watch([batch]) as watch:
+            plain = run(batch)
+    return watch, plain.detach()
+
+
+def _backward(
+    engine: Engine,
+    shown: Tensor,
+    pixels: Tensor,
+    starts: Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]],
+    several: bool,
+) -> Relevance:
+    out = engine.graph_of(shown)
+    table = engine.finish(out)
+    columns, errors, shares = [], [], []
+    begins = list(starts(out))
+    for done, (gradient, begun) in enumerate(begins):
+        engine.session.targets_left = len(begins) - done
+        last = done == len(begins) - 1
+        inputs = [pixels, *(leaf for leaf, _ in engine.unruled.ends)]
+        at_pixels, *at_ends = torch.autograd.grad(
+            out, inputs, gradient.to(out.dtype), retain_graph=not last, allow_unused=True
+        )
+        found = torch.zeros_like(pixels) if at_pixels is None else at_pixels
+        engine.unruled.arrived(at_ends)
+        arrived = found.flatten(1).sum(1)
+        columns.append(found)
+        errors.append((arrived - begun).abs() / begun.abs().clamp_min(torch.finfo(begun.dtype).tiny))
+        shares.append(engine.unruled.shares(begun, arrived))
+    uses = [RuleUse(*key, count) for key, count in table.items()]
+    maps = torch.stack(columns, 1) if several else columns[0]
+    residual = torch.stack(errors, 1) if several else errors[0]
+    by_operation = _joined(shares, residual, several)
+    return Relevance(maps, residual, uses, engine.composite.name, versions(), by_operation)
+
+
+def _warn(found: Relevance, warned: set[str]) -> None:
+    """Warns of operations without a rule, of each once per call."""
+    done = {NO_RULE: "its gradient is used", UNSEEN: "relevance ends there"}
+    caution = found.caution
+    for use in found.rules:
+        if use.rule in done and use.operation not in warned:
+            warned.add(use.operation)
+            told = f"{use.operation!r} has no relevance rule: {done[use.rule]}"
+            warnings.warn(told if caution is None else f"{told}; {caution}", LookalikeWarning, stacklevel=4)
+
+
+def _joined(shares: list[dict[str, Tensor]], like: Tensor, several: bool) -> dict[str, Tensor]:
+    nothing = like.new_zeros(len(like))
+    joined = {}
+    for name in dict.fromkeys(name for column in shares for name in column):
+        columns = [column.get(name, nothing) for column in shares]
+        joined[name] = torch.stack(columns, 1) if several else columns[0]
+    return joined
+
+
+def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
+    """Refuses to explain if the engine did not compute what the network does.
+
+    Raises:
+        LookalikeError: If its output is another.
+    """
+    if _deviation(output[: len(plain)], plain) <= _tolerance(plain):
+        return
+    with torch.no_grad():
+        again, together = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
+    if _deviation(again, plain) > _tolerance(plain):
+        raise LookalikeError(
+            "the network gives other outputs for the same image each time (dropout that is always on, or other chance), "
+            "so there is no function to explain; make it deterministic in eval mode"
+        )
+    if _deviation(together[: len(plain)], plain) > _tolerance(plain):
+        raise LookalikeError(
+            "the network's output for an image depends on the other images of its batch (a batch norm without running "
+            "statistics?), so there is no function of one image to explain; give it running statistics"
+        )
+    raise LookalikeError(
+        f"the relevance engine computes other outputs than the network (off by {_deviation(output[: len(plain)], plain):.2g} of the "
+        "largest one), so its maps would be about another function; operations that change memory unseen are the usual "
+        "cause (numpy, TorchScript or C++ code that works in place)"
+    )
+
+
+def _deviation(output: Tensor, plain: Tensor) -> float:
+    if output.shape != plain.shape:
+        return float("inf")
+    if not bool(plain.isfinite().all()):
+        return 0.0
+    scale = plain.abs().max().clamp_min(1e-12)
+    deviation = float((output - plain).abs().max() / scale)
+    return deviation if deviation == deviation else float("inf")
+
+
+def _tolerance(plain: Tensor) -> float:
+    return _ROUNDING.get(plain.dtype, _COARSE)
