@@ -22,5 +22,9 @@ class BrokenImageError(LookalikeError):
         return f"cannot read the image {self.path!r}: {self.reason}"
 
 
+class RelevanceError(LookalikeError):
+    """A network of which no relevance map can be made; the rest of an evaluation goes on without."""
+
+
 class LookalikeWarning(UserWarning):
     """Something the caller should know, though the work goes on."""

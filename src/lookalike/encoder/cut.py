@@ -1,5 +1,6 @@
 """The encoder of a trained classifier: everything before its head, run in place."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,8 +19,10 @@ from lookalike.encoder.calls import (
     take_rows,
     with_input,
 )
+from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head, named_outputs
-from lookalike.errors import LookalikeError
+from lookalike.encoder.single import check_one_image_at_a_time
+from lookalike.errors import LookalikeError, LookalikeWarning
 
 
 class Encoder(nn.Module):
@@ -79,22 +82,34 @@ class Encoder(nn.Module):
         self.input_spec = _describe_row(sample)
         self.output_key = output
         self._head_alone = False
+        self._channels: int | None = None
         if head == OUTPUT:
             self.head_name = None
         elif head is None:
             with _naming_inputs(self.input_spec):
                 self.head_name, self.output_key = find_head(model, sample, output)
+            if self.head_name == OUTPUT:
+                self.head_name = None
+                warnings.warn(
+                    "the network ends in features, not in class scores: its output is the embedding, and there is no "
+                    f"black box to compare with (head={OUTPUT!r} says so without this warning)",
+                    LookalikeWarning,
+                    stacklevel=2,
+                )
         else:
             get_head(model, head)
             self.head_name = head
         with torch.no_grad():
             with _naming_inputs(self.input_spec):
-                features, scores = self._run(sample)
+                with ChannelAxes() as axes:
+                    features, scores = self._run(sample)
+            self._channels = axes.of(features)
             if len(features) != n_rows(sample):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
                 )
             self.embedding_dim = self._pool(features).shape[1]
+            check_one_image_at_a_time(self, sample)
             self.n_outputs = None if scores is None else int(scores.shape[1]) if scores.ndim > 1 else 1
             if self.head_name is not None:
                 self._head_alone = self._suffices(features, scores)
@@ -207,6 +222,8 @@ class Encoder(nn.Module):
             raise LookalikeError(f"the head's input has shape {tuple(features.shape)}; it needs a row per sample")
         head = get_head(self.model, self.head_name) if self.head_name else None
         tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
+        if not isinstance(head, (nn.Linear, *CONVOLUTIONS)) and self._channels not in (None, 0):
+            return features.movedim(self._channels, -1).flatten(1, -2).mean(1)
         if tokens or isinstance(head, nn.Linear):
             return features.flatten(1, -2).mean(1)
         return features.flatten(2).mean(2)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import RelevanceError
 from lookalike.relevance.composites import Composite, Kind
 from lookalike.relevance.dependence import Dependence, tensors_in, with_tensors
 from lookalike.relevance.functions import Ruled, left_pixels, passed, spread
@@ -58,6 +58,7 @@ class Engine(TorchFunctionMode):
         strict: Make an operation without a rule an error.
 
     Attributes:
+        operation: The one that is running, and the weights of the last one that had any, in ``where``.
         session: Says how many backward passes are to come.
         unruled: Measures the relevance that goes through operations without a rule.
         without: Those operations, once the forward pass is finished: where they are, and what was done.
@@ -81,6 +82,7 @@ class Engine(TorchFunctionMode):
         self.strict = strict
         self.session = Session()
         self.where = "input"
+        self.operation = ""
         self.calls = WeakTensorKeyDictionary()  # outputs of linear operations → Call
         self.dependence = Dependence(self._view_of_pixels)
         self.unruled = Unruled(len(pixels[0]) if pixels and pixels[0].ndim else 1)
@@ -96,16 +98,16 @@ class Engine(TorchFunctionMode):
         """Returns an output of the network with the relevance graph behind it.
 
         Raises:
-            LookalikeError: If there is none.
+            RelevanceError: If there is none.
         """
         twin = self.dependence.twin_of(output)
         if twin.requires_grad:
             return twin
         origin = self.dependence.choices.get(output)
         if origin is None and not self.left:
-            raise LookalikeError("the class scores do not depend on the pixels, so there is no relevance")
+            raise RelevanceError("the class scores do not depend on the pixels, so there is no relevance")
         cut = f"{origin!r}" if origin is not None else ", ".join(map(repr, self.left))
-        raise LookalikeError(
+        raise RelevanceError(
             f"no relevance can be propagated: the class scores depend on the pixels through {cut} alone, "
             "which has no gradient"
         )
@@ -146,6 +148,7 @@ class Engine(TorchFunctionMode):
             target = args[0] if args else next(iter(kwargs.values()))
             func = out_of_place(func, kwargs)
             kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+        self.operation = name
         if name in ("detach", "data", "alias"):  # the same values, and so the same relevance
             func, args, kwargs = _aliased, args[:1], {}
         twins = with_tensors(self._twin, (args, kwargs))
@@ -187,7 +190,7 @@ class Engine(TorchFunctionMode):
             How often each (operation, where, rule) does.
 
         Raises:
-            LookalikeError: If one has no rule and the engine is strict.
+            RelevanceError: If one has no rule and the engine is strict.
         """
         reached, waiting = set(), [output.grad_fn]
         while waiting:
@@ -200,7 +203,7 @@ class Engine(TorchFunctionMode):
         self.without = {name: (where, rule) for name, where, rule in reversed(table) if rule in (NO_RULE, UNSEEN)}
         if self.strict and self.without:
             name, (where, _) = next(iter(self.without.items()))
-            raise LookalikeError(
+            raise RelevanceError(
                 f"the operation {name!r} (after {where}) has no relevance rule; "
                 "strict=False uses its gradient and names it in the rule table"
             )

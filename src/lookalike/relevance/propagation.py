@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lookalike.encoder import evaluating
 from lookalike.encoder.calls import take_rows
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, LookalikeWarning, RelevanceError
 from lookalike.provenance import versions
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine, Watch
@@ -52,7 +52,7 @@ def propagate(
         several: Return maps [n, M, C, H, W] also of a single target.
 
     Raises:
-        LookalikeError: If the engine computes other numbers than the network, if nothing can be propagated, or an
+        RelevanceError: If the engine computes other numbers than the network, if nothing can be propagated, or an
             operation has no rule and ``strict`` is set.
     """
     rules = COMPOSITES[composite] if isinstance(composite, str) else composite
@@ -68,12 +68,13 @@ def propagate(
                 watch, plain = _plain_pass(x, run, batch_size)
             batch = take_rows(x, rows).detach().clone().requires_grad_()
             engine = Engine(rules, [batch], names, plain=watch, strict=strict)
-            with foreign_modules(engine), engine:
+            with _naming(engine), foreign_modules(engine), engine:
                 shown = run(batch)
             if plain is not None:
                 _compare(engine.dependence.twin_of(shown).detach(), plain, batch, run)
                 plain = None  # once per call
-            found = _backward(engine, shown, batch, lambda out, rows=rows: starts(out, rows), several)
+            with _naming(engine):
+                found = _backward(engine, shown, batch, lambda out, rows=rows: starts(out, rows), several)
             del engine, shown, batch
         _warn(found, warned)
         yield found
@@ -91,6 +92,18 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+@contextlib.contextmanager
+def _naming(engine: Engine) -> Iterator[None]:
+    """Tells in a line where a network could not be followed, though it runs by itself."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RelevanceError(
+            f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.where}): {first}"
+        ) from error
 
 
 def _plain_pass(x: Tensor, run: Run, n_rows: int) -> tuple[Watch, Tensor]:
@@ -166,23 +179,23 @@ def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
     """Refuses to explain if the engine did not compute what the network does.
 
     Raises:
-        LookalikeError: If its output is another.
+        RelevanceError: If its output is another.
     """
     if _deviation(output[: len(plain)], plain) <= _tolerance(plain):
         return
     with torch.no_grad():
         again, together = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
     if _deviation(again, plain) > _tolerance(plain):
-        raise LookalikeError(
+        raise RelevanceError(
             "the network gives other outputs for the same image each time (dropout that is always on, or other chance), "
             "so there is no function to explain; make it deterministic in eval mode"
         )
     if _deviation(together[: len(plain)], plain) > _tolerance(plain):
-        raise LookalikeError(
+        raise RelevanceError(
             "the network's output for an image depends on the other images of its batch (a batch norm without running "
             "statistics?), so there is no function of one image to explain; give it running statistics"
         )
-    raise LookalikeError(
+    raise RelevanceError(
         f"the relevance engine computes other outputs than the network (off by {_deviation(output[: len(plain)], plain):.2g} of the "
         "largest one), so its maps would be about another function; operations that change memory unseen are the usual "
         "cause (numpy, TorchScript or C++ code that works in place)"

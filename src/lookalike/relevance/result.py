@@ -9,6 +9,8 @@ from torch import Tensor
 from lookalike.relevance.names import NO_RULE, UNSEEN
 from lookalike.relevance.unruled import TOO_MUCH
 
+_MOST_CHANNELS = 4
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -53,9 +55,17 @@ class Relevance:
 
     @property
     def pixels(self) -> Tensor:
-        """The maps with channels summed: [N, H, W] or [N, M, H, W]; maps without a channel axis as they are."""
-        axis = self.residual.ndim  # behind images, and targets
-        return self.maps.sum(axis) if self.maps.ndim > axis + 1 else self.maps
+        """The maps with channels summed: [N, H, W] or [N, M, H, W].
+
+        Channels are the first axis behind images and targets; the last one in images [N, H, W, C] of at most four
+        channels. Maps of tabular inputs [N, F] have none and stay as they are.
+        """
+        axis = self.residual.ndim
+        n_axes = self.maps.ndim - axis
+        if n_axes < 2:
+            return self.maps
+        last = n_axes > 2 and self.maps.shape[-1] <= _MOST_CHANNELS < self.maps.shape[axis]
+        return self.maps.sum(-1 if last else axis)
 
     @property
     def unruled(self) -> Tensor:
@@ -68,10 +78,19 @@ class Relevance:
     @property
     def caution(self) -> str | None:
         """Why these maps are not to be relied on; None where they are."""
-        worst = float(self.unruled.max()) if self.unruled.numel() else 0.0
+        return self._caution(slice(None))
+
+    @property
+    def cautions(self) -> list[str | None]:
+        """The same for each image."""
+        return [self._caution(row) for row in range(len(self.maps))]
+
+    def _caution(self, rows: int | slice) -> str | None:
+        shares = {name: float(share[rows].max()) for name, share in self.unruled_by.items()}
+        worst = float(self.unruled[rows].max()) if shares else 0.0
         if worst <= TOO_MUCH:
             return None
-        names = sorted(self.unruled_by, key=lambda name: -float(self.unruled_by[name].max()))
+        names = sorted(shares, key=lambda name: -shares[name])
         listed = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         return f"do not rely on this map: {worst:.0%} of its relevance went through {listed} without a rule"
 
