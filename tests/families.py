@@ -12,7 +12,6 @@ _TORCHVISION = {
     "alexnet": 64, "vgg11": 32, "vgg11_bn": 32, "resnext50_32x4d": 32, "wide_resnet50_2": 32, "densenet121": 32,
     "inception_v3": 96, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_large": 32, "regnet_x_400mf": 32,
     "regnet_y_400mf": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_0": 64, "efficientnet_v2_s": 32, "swin_v2_t": 64,
-    "maxvit_t": 64,
 }  # fmt: skip
 
 _TIMM_ANY_SIZE = {
@@ -85,7 +84,9 @@ class Volume(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4), nn.GELU(), nn.MaxPool3d(2), nn.Conv3d(4, 8, 3))
+        self.body = nn.Sequential(
+            nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4), nn.GELU(), nn.MaxPool3d(2), nn.Conv3d(4, 8, 3)
+        )
         self.head = nn.Linear(8, 7)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,4 +145,15 @@ FAMILIES: dict[str, Entry] = {
     **{f"timm-{name}": (_timm(name, size), (3, size, size)) for name, size in _TIMM_FIXED_SIZE.items()},
 }
 
-QUICK = tuple(FAMILIES)
+# Those of a few million parameters at most, for the test suite.
+QUICK = (
+    "torchvision-squeezenet1_0", "torchvision-shufflenet_v2_x0_5", "torchvision-mnasnet0_5", "torchvision-mobilenet_v2",
+    "torchvision-regnet_x_400mf", "torchvision-regnet_y_400mf", "torchvision-swin_v2_t",
+    "timm-lcnet_035", "timm-edgenext_xx_small", "timm-efficientvit_b0", "timm-ghostnet_050", "timm-hgnetv2_b0",
+    "timm-inception_next_atto", "timm-dpn48b", "timm-mambaout_femto", "timm-fastvit_t8", "timm-mobilenetv3_small_050",
+    "timm-mobilenetv4_conv_small", "timm-mobilevit_xxs", "timm-mobilevitv2_050", "timm-nf_regnet_b0", "timm-pvt_v2_b0",
+    "timm-regnety_002", "timm-repghostnet_050", "timm-repvit_m0_9", "timm-repvgg_a0", "timm-rexnet_100",
+    "timm-shvit_s1", "timm-starnet_s050", "timm-swiftformer_xs", "timm-mixnet_s", "timm-tinynet_e",
+    "timm-convnextv2_atto", "timm-cait_xxs24_224", "timm-xcit_nano_12_p8_224", "timm-eva02_tiny_patch14_224",
+    "timm-resnet10t", "timm-levit_128s",
+)  # fmt: skip

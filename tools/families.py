@@ -1,6 +1,6 @@
 """Tries network families: conversion, relevance maps, and whether the maps keep under what must not change them.
 
-    python tools/families.py run FILE.jsonl [PATTERN]   # a line per network; networks that are there already are skipped
+    python tools/families.py run FILE.jsonl [PATTERN]   # a line per network that is not there yet
     python tools/families.py page FILE.jsonl            # writes docs/reference/families.md
 
 Networks are small variants with random weights, norms and statistics; nothing is downloaded.
@@ -28,12 +28,13 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lookalike.encoder import Encoder, evaluating
-from lookalike.encoder.head import named_outputs
-from lookalike.provenance import versions
-from lookalike.relevance import lrp
-from tests.architectures import EVERY, make, randomised
-from tests.families import CONVOLUTIONAL, FAMILIES
+from tests.architectures import EVERY, make, randomised  # noqa: E402
+from tests.families import CONVOLUTIONAL, FAMILIES  # noqa: E402
+
+from lookalike.encoder import Encoder, evaluating  # noqa: E402
+from lookalike.encoder.head import named_outputs  # noqa: E402
+from lookalike.provenance import versions  # noqa: E402
+from lookalike.relevance import lrp  # noqa: E402
 
 Make = Callable[[], tuple[nn.Module, Tensor]]
 SAME = 1e-3  # relative difference of two maps in float64 that counts as none
@@ -81,9 +82,7 @@ def _hugging_face(kind: str) -> tuple[nn.Module, Tensor]:
 
     default = AutoConfig.for_model(kind)
     options: dict[str, Any] = {"num_labels": 7}
-    for key, value in _SMALL.items():
-        if hasattr(default, key) and isinstance(getattr(default, key), int):
-            options[key] = value
+    options |= {key: value for key, value in _SMALL.items() if isinstance(getattr(default, key, None), int)}
     depths = getattr(default, "depths", None)
     if isinstance(depths, list | tuple):
         options["depths"] = [1] * len(depths)
@@ -132,23 +131,24 @@ def examine(make_one: Make) -> dict[str, Any]:
     row["without_rule"] = found.without_rule
     row["warned"] = any("Lookalike" in entry.category.__name__ for entry in caught)
     row["finite"] = bool(found.maps.isfinite().all()) and float(found.maps.abs().max()) > 0
-    row["invariances"] = {name: difference(found.maps, maps) for name, maps in variants(model, x)}
+    row["invariances"] = {name: difference(found.maps[rows], maps) for name, maps, rows in variants(model, x)}
     return row
 
 
-def variants(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yields maps that must be those of the network itself."""
+def variants(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor, slice]]:
+    """Yields maps that must be those of the network itself, and the rows that they are of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            yield "around", lrp(model, x, 1).maps.clone()
-        yield "alone", torch.cat([lrp(model, x[i : i + 1], 1).maps for i in range(len(x))])
+            yield "alone, around", lrp(model, x[:1], 1).maps.clone(), slice(0, 1)
         other = copy.deepcopy(model)
         other.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
-        yield "frozen, loaded", lrp(other.requires_grad_(False), x, 1).maps
+        other.requires_grad_(False)
+        last = x[1:]
         if x.ndim == 4:
             other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            yield "channels last", lrp(other, x.to(memory_format=torch.channels_last), 1).maps
+            last = last.to(memory_format=torch.channels_last)
+        yield "frozen, loaded, channels last", lrp(other, last, 1).maps, slice(1, 2)
 
 
 def difference(maps: Tensor, others: Tensor) -> float:
@@ -192,7 +192,7 @@ def page(path: Path) -> None:
     lines = [
         "# Network families",
         "",
-        f"Written by `tools/families.py` on {datetime.date.today().isoformat()} with "  # noqa: DTZ011
+        f"Written by `tools/families.py` on {datetime.date.today().isoformat()} with "
         + ", ".join(f"{name} {version}" for name, version in _installed().items())
         + ". Small variants with random weights, norms and statistics, in float64; composite `epsilon-plus-flat`.",
         "",
@@ -201,8 +201,8 @@ def page(path: Path) -> None:
         *(f"- **{word}**: {meaning}" for word, meaning in _WORDS.items()),
         "",
         "*residual*: largest share of relevance lost or gained. *unruled*: largest share that went through operations "
-        "without a rule. *differs by*: largest relative difference between the maps and those of the same network frozen "
-        "and loaded from its weights, with channels last, image by image, and under `inference_mode` and `autocast`.",
+        "without a rule. *differs by*: largest relative difference between the maps and those of the same network "
+        "frozen and loaded from its weights, with channels last, image by image, and under `inference_mode` and `autocast`.",
         "",
         "| network | verdict | head | residual | unruled | differs by | remarks |",
         "|---|---|---|---|---|---|---|",

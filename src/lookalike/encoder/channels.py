@@ -8,11 +8,21 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_AXIS_ONE = frozenset("""
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm group_norm instance_norm
-""".split())
-_LAST_AXIS = frozenset("linear layer_norm rms_norm embedding scaled_dot_product_attention".split())
-_PERMUTED = frozenset("permute transpose swapaxes movedim".split())
+_AXIS_ONE = frozenset(
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+    ]
+)
+_LAST_AXIS = frozenset(["linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention"])
+_PERMUTED = frozenset(["permute", "transpose", "swapaxes", "movedim"])
 
 
 class ChannelAxes(TorchFunctionMode):

@@ -100,9 +100,8 @@ class Encoder(nn.Module):
             get_head(model, head)
             self.head_name = head
         with torch.no_grad():
-            with _naming_inputs(self.input_spec):
-                with ChannelAxes() as axes:
-                    features, scores = self._run(sample)
+            with _naming_inputs(self.input_spec), ChannelAxes() as axes:
+                features, scores = self._run(sample)
             self._channels = axes.of(features)
             if len(features) != n_rows(sample):
                 raise LookalikeError(

@@ -24,10 +24,30 @@ _PRODUCING_CALLS = frozenset({
 
 # Operations that follow a hidden layer and no layer of class scores. A ReLU does behind a linear layer; fully
 # convolutional classifiers (SqueezeNet) have one behind their scores.
-_OF_HIDDEN_LAYERS = frozenset("""
-    batch_norm layer_norm group_norm instance_norm rms_norm normalize silu gelu hardswish hardtanh relu6 elu selu celu
-    mish leaky_relu prelu dropout feature_dropout alpha_dropout
-""".split())
+_OF_HIDDEN_LAYERS = frozenset(
+    [
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "normalize",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardtanh",
+        "relu6",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "leaky_relu",
+        "prelu",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+    ]
+)
 
 
 def find_head(model: nn.Module, sample: Any, output: str | int | None = None) -> tuple[str, str | int | None]:

@@ -5,8 +5,8 @@ values, which carries the relevance graph; operations are applied to the twins. 
 checkpoint, an autograd function, a gradient hook) can cut or change the graph, and whether weights require gradients
 plays no part.
 
-Operations in place are carried out on a copy of the memory that they change, views included: the tensors that the network
-holds keep their old memory and stand for the new values.
+Operations in place are carried out on a copy of the memory that they change, views included: the tensors that the
+network holds stand for the new values.
 """
 
 from collections.abc import Callable
@@ -89,9 +89,9 @@ class Dependence:
         offset = target.storage_offset() - owner.storage_offset()
         with torch.enable_grad():  # torch.as_strided_scatter has a wrong derivative (2.14)
             placed = owner.detach() if not owner.requires_grad else owner
-            placed = torch.empty_strided(
-                owner.shape, owner.stride(), dtype=owner.dtype, device=owner.device
-            ).copy_(placed)
+            placed = torch.empty_strided(owner.shape, owner.stride(), dtype=owner.dtype, device=owner.device).copy_(
+                placed
+            )
             placed.as_strided(target.size(), target.stride(), placed.storage_offset() + offset).copy_(result)
         self._changed[owner] = placed
         return placed
@@ -110,7 +110,7 @@ class Dependence:
                     twin = self.on_view(now, now.as_strided(twin.size(), twin.stride(), offset))
 
     def _without_gradient(self, tensor: Tensor) -> Tensor:
-        """Returns a trainable weight as a constant: the same one every time, so that what is derived from it is kept."""
+        """Returns a trainable weight as a constant, the same one every time: what is derived from it is kept."""
         known = _CONSTANTS.get(tensor)
         if known is None or known.data_ptr() != tensor.data_ptr() or known.shape != tensor.shape:
             known = _CONSTANTS[tensor] = tensor.detach()

@@ -267,7 +267,7 @@ class Engine(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
         except (RuntimeError, NotImplementedError, TypeError) as error:
-            return self._without_graph(func, name, args, kwargs, error)
+            return self._without_graph(func, args, kwargs, error)
         outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
         if not outputs:
             return result
@@ -414,7 +414,7 @@ class Engine(TorchFunctionMode):
         self.dependence.choices[twin] = origins[0] if origins else name
         return twin
 
-    def _without_graph(self, func: Any, name: str, args: Any, kwargs: Any, error: Exception) -> Any:
+    def _without_graph(self, func: Any, args: Any, kwargs: Any, error: Exception) -> Any:
         """Runs an operation that cannot run with gradients."""
         values = with_tensors(Tensor.detach, (args, kwargs))
         with torch.no_grad():
@@ -439,6 +439,7 @@ class Engine(TorchFunctionMode):
         values = with_tensors(lambda tensor: self.dependence.twin_of(tensor).detach(), (args, kwargs))
         if raw in LEAVES_AS_ARRAY and raw not in ("data_ptr", "untyped_storage", "storage"):
             self.left.setdefault(raw.strip("_"), self.where)
+            values = with_tensors(Tensor.clone, values)  # arrays share memory: changes there must not go unseen
         return func(*values[0], **values[1])
 
     def _reshape_in_place(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:

@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lookalike.relevance.attention import multi_head_attention, scaled_dot_product_attention
-from lookalike.relevance.composites import Kind
 from lookalike.relevance.dependence import tensors_in, with_tensors
 from lookalike.relevance.functions import rescaled
 from lookalike.relevance.names import PASSED, raw_name
-from lookalike.relevance.operations import Call, Convolution, Linear, stabilised
+from lookalike.relevance.operations import Convolution, Linear, stabilised
 
 if TYPE_CHECKING:
     from lookalike.relevance.engine import Engine
@@ -263,9 +262,7 @@ def _transposed(engine: "Engine", weight: Tensor) -> Tensor:
     return turned
 
 
-def _product_of_pixels(
-    engine: "Engine", func: Any, name: str, args: Any, kwargs: Any, operands: list[Tensor]
-) -> Any:
+def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any, operands: list[Tensor]) -> Any:
     with torch.no_grad():
         output = func(*args, **kwargs)
     factors = [tensor for tensor in tensors_in((args, kwargs)) if not tensor.requires_grad]
@@ -296,7 +293,7 @@ def _held(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any
 
 
 def _power(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """x to a constant n, a product of n equal factors, passes relevance; to a power below zero it divides others."""
+    """X to a constant n, a product of n equal factors, passes relevance; to a power below zero it divides others."""
     exponent = _DEGREES.get(name, args[1] if len(args) > 1 else kwargs.get("exponent"))
     base = args[0] if args else kwargs["input"]
     if isinstance(exponent, int | float) and exponent < 0:
@@ -336,9 +333,9 @@ def _many(value: Any, dims: int) -> tuple[int, ...]:
 
 def _added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """A sum and a product in one (baddbmm, addbmm, addmm): a + b @ c, told apart."""
-    if name == "addmm" and engine.is_learned(args[2]) and not args[2].requires_grad and not tensors_in(kwargs):
-        if not args[0].requires_grad and args[0].ndim == 1 and not kwargs:
-            return engine.execute("linear", Linear(), args[1], _transposed(engine, args[2]), args[0])
+    bias, *_ = args
+    if name == "addmm" and engine.is_learned(args[2]) and not bias.requires_grad and bias.ndim == 1 and not kwargs:
+        return engine.execute("linear", Linear(), args[1], _transposed(engine, args[2]), bias)
     product = engine.by_name(torch.matmul, "matmul", args[1:3])
     if name == "addbmm":
         product = product.sum(0)

@@ -12,8 +12,10 @@ UNSEEN = "none (not seen)"
 # Operations that are homogeneous of degree one, or that choose or move values: their gradient is their rule.
 _BY_GRADIENT = {
     "proportional": """
-        add sub sum mean norm linalg_norm linalg_vector_norm vector_norm frobenius_norm std nanmean cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-        interpolate upsample upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d
+        add sub sum mean norm linalg_norm linalg_vector_norm vector_norm frobenius_norm std nanmean cumsum avg_pool1d
+        avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+        interpolate upsample upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d
+        upsample_linear1d
         upsample_bicubic2d upsample_trilinear3d grid_sample lerp rsub
     """,
     "pass": "abs relu leaky_relu threshold prelu rrelu",
@@ -160,26 +162,69 @@ STRUCTURAL = frozenset(
     ]
 )
 # Operations whose results have nothing of their argument but its shape, type or place.
-SHAPE_ONLY = frozenset("""
-    zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full
-    new_tensor new_empty_strided new rand randn bernoulli size
-""".split())
+SHAPE_ONLY = frozenset(
+    [
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+        "new_tensor",
+        "new_empty_strided",
+        "new",
+        "rand",
+        "randn",
+        "bernoulli",
+        "size",
+    ]
+)
 
 # Functions of one value, for pixels: nothing is mixed.
-ELEMENTWISE = frozenset("""
-    pow square sqrt exp log log2 log10 log1p expm1 abs round floor ceil clamp_min clamp_max relu leaky_relu threshold prelu
-    float_power nan_to_num
-""".split())
+ELEMENTWISE = frozenset(
+    [
+        "pow",
+        "square",
+        "sqrt",
+        "exp",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "expm1",
+        "abs",
+        "round",
+        "floor",
+        "ceil",
+        "clamp_min",
+        "clamp_max",
+        "relu",
+        "leaky_relu",
+        "threshold",
+        "prelu",
+        "float_power",
+        "nan_to_num",
+    ]
+)
 
 # Operations that change how a tensor reads its memory, not the memory.
 RESHAPES_IN_PLACE = frozenset(
-    "t_ transpose_ squeeze_ unsqueeze_ swapaxes_ swapdims_ as_strided_ detach_ rename_".split()
+    ["t_", "transpose_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_", "detach_", "rename_"]
 )
 
 # Where values leave torch: numbers, and arrays.
-LEAVES_AS_NUMBER = frozenset("__bool__ __float__ __int__ __index__ __complex__ item __len__ __contains__".split())
-LEAVES_AS_ARRAY = frozenset("numpy __array__ tolist __dlpack__ data_ptr untyped_storage storage".split())
-COMES_FROM_OUTSIDE = frozenset("tensor as_tensor asarray from_dlpack frombuffer from_numpy scalar_tensor".split())
+LEAVES_AS_NUMBER = frozenset(
+    ["__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "__len__", "__contains__"]
+)
+LEAVES_AS_ARRAY = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "untyped_storage", "storage"])
+COMES_FROM_OUTSIDE = frozenset(
+    ["tensor", "as_tensor", "asarray", "from_dlpack", "frombuffer", "from_numpy", "scalar_tensor"]
+)
 
 PASSED = frozenset(
     [

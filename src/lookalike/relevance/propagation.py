@@ -44,8 +44,8 @@ def propagate(
         model: The network, whose parameters and modules are watched.
         x: Images [N, C, H, W].
         run: Calls it and returns scores or embeddings [n, D].
-        starts: Yields, for outputs and the rows that they are of, pairs of the gradient at the outputs and the relevance
-            [n] that it starts with.
+        starts: Yields, for outputs and the rows that they are of, pairs of the gradient at the outputs and the
+            relevance [n] that it starts with.
         composite: Which rules.
         batch_size: The most images in flight.
         strict: Make an operation without a rule an error.
@@ -181,14 +181,15 @@ def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
     Raises:
         RelevanceError: If its output is another.
     """
-    if _deviation(output[: len(plain)], plain) <= _tolerance(plain):
+    deviation = _deviation(output[: len(plain)], plain)
+    if deviation <= _tolerance(plain):
         return
     with torch.no_grad():
         again, together = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
     if _deviation(again, plain) > _tolerance(plain):
         raise RelevanceError(
-            "the network gives other outputs for the same image each time (dropout that is always on, or other chance), "
-            "so there is no function to explain; make it deterministic in eval mode"
+            "the network gives other outputs for the same image each time (dropout that is always on, or other "
+            "chance), so there is no function to explain; make it deterministic in eval mode"
         )
     if _deviation(together[: len(plain)], plain) > _tolerance(plain):
         raise RelevanceError(
@@ -196,8 +197,8 @@ def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
             "statistics?), so there is no function of one image to explain; give it running statistics"
         )
     raise RelevanceError(
-        f"the relevance engine computes other outputs than the network (off by {_deviation(output[: len(plain)], plain):.2g} of the "
-        "largest one), so its maps would be about another function; operations that change memory unseen are the usual "
+        f"the relevance engine computes other outputs than the network (off by {deviation:.2g} of the largest "
+        "one), so its maps would be about another function; operations that change memory unseen are the usual "
         "cause (numpy, TorchScript or C++ code that works in place)"
     )
 

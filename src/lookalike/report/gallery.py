@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from lookalike.data import Batches
+from lookalike.errors import RelevanceError
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
-from lookalike.errors import RelevanceError
 from lookalike.relevance import prp
 from lookalike.report.pictures import picture
 
