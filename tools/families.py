@@ -142,7 +142,7 @@ def variants(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor, slice]]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             yield "alone, around", lrp(model, x[:1], 1).maps.clone(), slice(0, 1)
         other = copy.deepcopy(model)
-        other.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
+        other.load_state_dict(copy.deepcopy(model.state_dict()))
         other.requires_grad_(False)
         last = x[1:]
         if x.ndim == 4:
@@ -194,7 +194,8 @@ def page(path: Path) -> None:
         "",
         f"Written by `tools/families.py` on {datetime.date.today().isoformat()} with "
         + ", ".join(f"{name} {version}" for name, version in _installed().items())
-        + ". Small variants with random weights, norms and statistics, in float64; composite `epsilon-plus-flat`.",
+        + ". Small variants with random weights, norms and statistics, in float64; composite "
+        "`epsilon-plus-flat`.",
         "",
         f"{len(rows)} networks: " + ", ".join(f"{number} {word}" for word, number in counts.items()) + ".",
         "",
