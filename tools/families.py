@@ -203,7 +203,8 @@ def page(path: Path) -> None:
         "",
         "*residual*: largest share of relevance lost or gained. *unruled*: largest share that went through operations "
         "without a rule. *differs by*: largest relative difference between the maps and those of the same network "
-        "frozen and loaded from its weights, with channels last, image by image, and under `inference_mode` and `autocast`.",
+        "frozen and loaded from its weights, with channels last, image by image, and under `inferenc"
+        "e_mode` and `autocast`.",
         "",
         "| network | verdict | head | residual | unruled | differs by | remarks |",
         "|---|---|---|---|---|---|---|",
