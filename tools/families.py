@@ -142,7 +142,7 @@ def variants(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor, slice]]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             yield "alone, around", lrp(model, x[:1], 1).maps.clone(), slice(0, 1)
         other = copy.deepcopy(model)
-        other.load_state_dict(copy.deepcopy(model.state_dict()))
+        other.load_state_dict(model.state_dict())
         other.requires_grad_(False)
         last = x[1:]
         if x.ndim == 4:
