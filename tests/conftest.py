@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lookalike.provenance import fingerprint_tensors
+from tests.watch import model_state
 
 mpl.use("Agg")
 torch.set_num_threads(1)  # the tests run side by side
@@ -56,30 +56,17 @@ def blobs() -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _state(model: nn.Module) -> dict[str, object]:
-    return {
-        "weights": fingerprint_tensors(model.state_dict()),
-        "modes": [m.training for m in model.modules()],
-        "hooks": [{name: list(value) for name, value in vars(m).items() if "hooks" in name} for m in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grads": [p.grad is None for p in model.parameters()],
-        "inplace": [getattr(m, "inplace", None) for m in model.modules()],
-        "parameters": [id(p) for p in model.parameters()],
-        "attributes": [sorted(vars(m)) for m in model.modules()],
-    }
-
-
 @pytest.fixture
 def untouched() -> Callable[[nn.Module], AbstractContextManager[None]]:
     """A context that fails if a model is not exactly as it was, exceptions included."""
 
     @contextmanager
     def watch(model: nn.Module) -> Iterator[None]:
-        before = _state(model)
+        before = model_state(model)
         try:
             yield
         finally:
-            assert _state(model) == before
+            assert model_state(model) == before
 
     return watch
 

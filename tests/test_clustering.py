@@ -96,7 +96,7 @@ def test_distinct_rows_are_counted_up_to_a_limit():
     ("points", "k", "method", "message"),
     [
         (np.ones((3, 2)), 0, "kmeans", "at least 1"),
-        (np.ones((0, 2)), 2, "kmeans", "no points"),
+        (np.ones((0, 2)), 2, "kmeans", "points must not be empty"),
         (np.ones((3, 2)), 2, "kmeens", "did you mean 'kmeans'"),
     ],
 )

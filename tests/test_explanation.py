@@ -91,7 +91,7 @@ def test_wrong_requests_are_told(sem, blobs):
         explain(sem, x, n_nearest=0)
     with pytest.raises(LookalikeError, match="90 inputs and 3 labels"):
         explain(sem, x, labels=y[:3])
-    with pytest.raises(LookalikeError, match="labels must lie between 0 and 2"):
+    with pytest.raises(LookalikeError, match="labels -1 is no class; there are 0 to 2"):
         explain(sem, x[:1], labels=[-1])
     with pytest.raises(LookalikeError, match="90 inputs and 1 names"):
         explain(sem, x, names=["a"])

@@ -167,7 +167,7 @@ def test_arguments_are_checked_before_any_work(net, blobs):
         KMEx(net).fit((x, torch.where(y == 2, 20_000_000, y)))
     with pytest.raises(LookalikeError, match="same name"):
         KMEx(net).fit(blobs, class_names=["a", "b", "a"])
-    with pytest.raises(LookalikeError, match="batch_size must be at least 1"):
+    with pytest.raises(LookalikeError, match="batch_size must be a whole number of at least 1"):
         KMEx(net, batch_size=0).fit(blobs)
 
 

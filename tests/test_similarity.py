@@ -190,10 +190,10 @@ def test_memory_stays_far_below_all_pairs_and_dimensions():
     ("name", "options", "message"),
     [
         ("l3", {}, "no similarity is called 'l3'"),
-        ("rbf", {"sigma": -1.0}, "sigma must be positive"),
-        ("log", {"epsilon": 2.0}, "epsilon must lie between 0 and 1"),
-        ("head", {"alpha": 0.0}, "alpha must be positive"),
-        ("mahalanobis", {"shrinkage": 2.0}, "shrinkage must lie in"),
+        ("rbf", {"sigma": -1.0}, "sigma must be a number above 0"),
+        ("log", {"epsilon": 2.0}, "epsilon must be a number above 0 and below 1"),
+        ("head", {"alpha": 0.0}, "alpha must be a number above 0"),
+        ("mahalanobis", {"shrinkage": 2.0}, "shrinkage must be a number from 0 to 1"),
         ("l2", {"sigma": 1.0}, "'l2' does not take"),
     ],
 )

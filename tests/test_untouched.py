@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from lookalike import KMEx, PrototypeClassifier, embed, evaluate, explain, load
+from lookalike import KMEx, LookalikeError, PrototypeClassifier, embed, evaluate, explain, load
 from lookalike.encoder import Encoder
 from lookalike.metrics import compare
 from lookalike.relevance import lrp, prp
 from lookalike.report import write_report
 from lookalike.testing import check_prototype_model
+from lookalike.untouched import undoing
+from tests.interruptions import interrupt
+from tests.watch import differing, process_state
 
 
 def actions(net, blobs, folder):
@@ -64,12 +68,56 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_of_the_model_changes_exceptions_included(net, blobs, tmp_path, untouched, name):
+def test_nothing_of_the_model_or_the_process_changes_exceptions_included(net, blobs, tmp_path, untouched, name):
     action = actions(net, blobs, tmp_path / "saved")[name]
+    before = process_state()
     with untouched(net):
         action(False)
-    with untouched(net), pytest.raises((RuntimeError, ValueError, AttributeError)):
+    assert differing(before, process_state()) == []
+    with untouched(net), pytest.raises(LookalikeError):
         action(True)
+    assert differing(before, process_state()) == []
+
+
+@pytest.mark.parametrize("name", ["embed", "compare", "predict", "explain", "lrp", "prp", "call", "Encoder"])
+@pytest.mark.parametrize("instructions", [False, True])
+def test_an_interruption_at_any_moment_changes_nothing(net, blobs, tmp_path, name, instructions):
+    blobs = blobs[0][:12], blobs[1][:12]
+    action = actions(net, blobs, tmp_path / "saved")[name]
+    moments, interrupted, changed = interrupt(lambda: action(False), net, 4, instructions=instructions)
+    assert changed == []
+    assert moments > 100
+    assert interrupted >= 3
+
+
+def test_an_interrupted_restoration_is_finished():
+    """Where a with statement or a try alone would not: the exception arrives while things are put back."""
+    values, restored = {"mode": "train"}, []
+
+    def restore():
+        restored.append(1)
+        if len(restored) == 1:
+            raise KeyboardInterrupt
+        values["mode"] = "train"
+
+    with pytest.raises(KeyboardInterrupt):
+        undoing(restore, lambda: values.update(mode="eval"))
+    assert values == {"mode": "train"}
+
+
+def test_workers_draw_no_number_from_the_global_generators(net, blobs):
+    data = TensorDataset(*blobs)
+    before = process_state()
+    embed(net, DataLoader(data, batch_size=30), num_workers=1)
+    embed(net, DataLoader(data, sampler=SubsetRandomSampler(range(20))))
+    assert differing(before, process_state()) == []
+
+
+def test_a_users_own_generator_is_left_alone(net, blobs):
+    generator = torch.Generator().manual_seed(1)
+    before = generator.get_state()
+    embed(net, DataLoader(TensorDataset(*blobs), sampler=SubsetRandomSampler(range(20), generator=generator)))
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_every_action_is_tested(net, blobs, tmp_path):

@@ -31,10 +31,11 @@ sys.path.insert(0, str(ROOT))
 from tests.architectures import EVERY, make, randomised  # noqa: E402
 from tests.families import CONVOLUTIONAL, FAMILIES  # noqa: E402
 
-from lookalike.encoder import Encoder, evaluating  # noqa: E402
-from lookalike.encoder.head import named_outputs  # noqa: E402
+from lookalike.encoder import Encoder  # noqa: E402
+from lookalike.encoder.outputs import named_outputs  # noqa: E402
 from lookalike.provenance import versions  # noqa: E402
 from lookalike.relevance import lrp  # noqa: E402
+from lookalike.untouched import in_eval_mode  # noqa: E402
 
 Make = Callable[[], tuple[nn.Module, Tensor]]
 SAME = 1e-3  # relative difference of two maps in float64 that counts as none
@@ -117,14 +118,14 @@ def examine(make_one: Make) -> dict[str, Any]:
         row |= {"head": encoder.head_name or "output", "dim": encoder.embedding_dim, "output": encoder.output_key}
     except ValueError as error:
         row["not_converted"] = str(error)[:160]
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad(), evaluating(model):
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
-        before = dict(named_outputs(model(x)))
+        before = dict(named_outputs(in_eval_mode(model, lambda: model(x))))
         try:
             found = lrp(model, x, 1)
         except ValueError as error:
             return row | {"refused": str(error)[:200]}
-        after = dict(named_outputs(model(x)))
+        after = dict(named_outputs(in_eval_mode(model, lambda: model(x))))
     row["untouched"] = all(torch.equal(before[key], after[key]) for key in before)
     row["residual"] = float(found.residual.max())
     row["unruled"] = float(found.unruled.max())
@@ -203,8 +204,8 @@ def page(path: Path) -> None:
         "",
         "*residual*: largest share of relevance lost or gained. *unruled*: largest share that went through operations "
         "without a rule. *differs by*: largest relative difference between the maps and those of the same network "
-        "frozen and loaded from its weights, with channels last, image by image, and under `inferenc"
-        "e_mode` and `autocast`.",
+        "frozen and loaded from its weights, with channels last, image by image, and under "
+        "`inference_mode` and `autocast`.",
         "",
         "| network | verdict | head | residual | unruled | differs by | remarks |",
         "|---|---|---|---|---|---|---|",

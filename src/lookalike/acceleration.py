@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from lookalike.untouched import FunctionMode
 
 
-class Accelerated(TorchFunctionMode):
+class Accelerated(FunctionMode):
     """While it is active, convolutions and linear layers on the CPU are computed in the quickest equivalent way.
 
     - A convolution of a 1×1 map is the matrix product with the one tap that meets the map, or where each channel is

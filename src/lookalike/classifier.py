@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 
@@ -64,9 +65,7 @@ class NearestPrototype(TransparentClassifier):
 
     def __init__(self, reading: Literal["max", "sum"] = "max") -> None:
         super().__init__()
-        if reading not in ("max", "sum"):
-            raise LookalikeError(f"probabilities are read as 'max' or 'sum', not {reading!r}")
-        self.reading = reading
+        self.reading = checks.one_of("probabilities", reading, ("max", "sum"))
 
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
         scores = similarities.new_full((len(similarities), n_classes), -torch.inf)
@@ -94,7 +93,12 @@ class LinearHead(TransparentClassifier):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
+        weight = checks.tensor("weight", weight, ("K", "P"), kind="number")
+        if not weight.is_floating_point():
+            raise checks.unfit("weight", weight, "a tensor of floating-point numbers [K, P]")
         self.weight = nn.Parameter(weight)
+        if bias is not None:
+            bias = checks.tensor("bias", bias, (len(weight),), kind="number").to(weight.dtype)
         self.bias = nn.Parameter(bias) if bias is not None else None
 
     @classmethod
@@ -105,8 +109,10 @@ class LinearHead(TransparentClassifier):
             >>> LinearHead.from_labels(torch.tensor([0, 1]), n_classes=2).weight.tolist()
             [[1.0, -0.5], [-0.5, 1.0]]
         """
+        n_classes = checks.whole_number("n_classes", n_classes, 1)
+        labels = checks.class_indices("labels", labels, n_classes, ("P",))
         own_class = labels[None, :] == torch.arange(n_classes, device=labels.device)[:, None]
-        return cls(torch.where(own_class, own, other))
+        return cls(torch.where(own_class, checks.number("own", own), checks.number("other", other)))
 
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
         expected = (n_classes, len(labels))

@@ -1,8 +1,6 @@
 """A folder that keeps the prototypes of each class as soon as they are found."""
 
 import json
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.provenance import fingerprint_json
+from lookalike.replacing import remove_folder, remove_leftovers, remove_leftovers_in, replacing_file
 
 _KEY = "clusters.json"
 
@@ -32,22 +31,26 @@ class ClusterFolder:
         self.folder = folder
         key = fingerprint_json(json.loads(json.dumps(options, default=str)))
         held = folder / _KEY
+        remove_leftovers(folder)
+        remove_leftovers_in(folder)
         if folder.exists() and any(folder.iterdir()) and not held.is_file():
             raise LookalikeError(f"{str(folder)!r} holds files, and no clusters; choose another working folder")
         try:
-            if held.is_file() and held.read_text(encoding="utf-8") != key:
-                shutil.rmtree(folder)
+            if held.is_file() and held.read_bytes() != key.encode():
+                remove_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(held, key)
         except OSError as error:
             raise LookalikeError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
 
     def get(self, k: int) -> Tensor | None:
-        """Returns a class's prototypes [L, D]; None if they are not there."""
+        """Returns a class's prototypes [L, D]; None if they are not there, or damaged."""
         try:
-            return torch.from_numpy(np.load(self._file(k)))
-        except (OSError, ValueError):
+            kept = np.load(self._file(k), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
             return None
+        whole = isinstance(kept, np.ndarray) and kept.ndim == 2 and kept.dtype.kind == "f" and np.isfinite(kept).all()
+        return torch.from_numpy(kept) if whole else None
 
     def put(self, k: int, prototypes: Tensor) -> None:
         """Keeps a class's prototypes.
@@ -55,14 +58,11 @@ class ClusterFolder:
         Raises:
             LookalikeError: If the disk is full.
         """
-        aside = self.folder / f".{k}.{secrets.token_hex(4)}.part.npy"
         try:
-            np.save(aside, prototypes.numpy())
-            aside.replace(self._file(k))
+            with replacing_file(self._file(k), sweep=False) as aside, aside.open("wb") as file:
+                np.save(file, prototypes.numpy())
         except OSError as error:
             raise LookalikeError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
-        finally:
-            aside.unlink(missing_ok=True)
 
     def _file(self, k: int) -> Path:
         return self.folder / f"class-{k:06d}.npy"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.registry import Registry
 
@@ -88,10 +89,9 @@ def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: i
         [0.1, 5.1]
     """
     find = CLUSTERERS[method]
-    if n_clusters < 1:
-        raise LookalikeError(f"n_clusters must be at least 1, not {n_clusters}")
-    if len(points) == 0:
-        raise LookalikeError("there are no points to cluster")
+    n_clusters = checks.whole_number("n_clusters", n_clusters, 1)
+    n_init, seed = checks.whole_number("n_init", n_init, 1), checks.seed("seed", seed)
+    points = checks.points("points", points)
     if not points.flags.writeable:
         points = points.copy()  # a read-only array cannot be shared with torch
     n_clusters = min(n_clusters, count_distinct(points, at_most=n_clusters))
@@ -247,7 +247,9 @@ def choose_n_clusters(points: Array, at_most: int = 10, method: str = "kmeans", 
     """
     from sklearn.metrics import silhouette_score
 
-    rng = np.random.default_rng(seed)
+    points, at_most = checks.points("points", points), checks.whole_number("at_most", at_most, 1)
+    _ = CLUSTERERS[method]
+    rng = np.random.default_rng(checks.seed("seed", seed))
     if len(points) > _AUTO_SAMPLE:
         points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
     distinct = count_distinct(points, at_most=at_most + 1)

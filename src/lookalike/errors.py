@@ -1,25 +1,66 @@
 """What the package raises and warns with."""
 
+import ast
+import re
+import sys
+import warnings
+from typing import Any
+
+from lookalike.names import visible
+
+_FROM_WORKER = re.compile(
+    r"\ACaught \w+ in DataLoader worker process .*\n(?:\w+\.)*(?:Lookalike|BrokenImage)Error: ", re.S
+)
+_BROKEN_IMAGE = re.compile(r"cannot read the image (?P<path>'[^\n]*'|\"[^\n]*\"): (?P<reason>[^\n]*)")
+
 
 class LookalikeError(ValueError):
-    """A mistake that the caller can mend: the text names the thing, the value and the way out."""
+    """A mistake that the caller can mend: the text names the thing, the value and the way out.
+
+    torch raises an error of a loader's worker process again as one of the same class whose only argument is the
+    worker's traceback. The text is taken out of that, so that it is the same with and without workers.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        if args and isinstance(args[0], str):
+            args = (without_traceback(args[0]), *args[1:])
+        super().__init__(*args)
 
 
 class BrokenImageError(LookalikeError):
-    """An image file that cannot be read.
+    """An image that cannot be read or used.
+
+    Args:
+        path: The file; "" for an image without one.
+        reason: What is wrong with it, in one line.
 
     Attributes:
         path: The file.
-        reason: What its decoder says.
+        reason: What is wrong with it.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)  # both, so that the error survives the way back from a worker process
+    def __init__(self, path: str, reason: str | None = None) -> None:
+        if reason is None:  # as torch raises it again
+            text = without_traceback(path)
+            told = _BROKEN_IMAGE.fullmatch(text)
+            path, reason = (ast.literal_eval(told["path"]), told["reason"]) if told else ("", text)
+        super().__init__(path, reason)  # both, so that pickling restores them
         self.path = path
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot read the image {self.path!r}: {self.reason}"
+        named = f" {self.path!r}" if self.path else ""
+        return f"cannot read the image{named}: {visible(self.reason)}"
+
+
+def without_traceback(text: str) -> str:
+    """Returns an error's own text, where torch has put a worker's traceback around it."""
+    found = _FROM_WORKER.match(text)
+    return text[found.end() :].rstrip() if found else text
+
+
+class UnfitInputsError(LookalikeError, RuntimeError):
+    """Inputs that a network cannot run: of another shape or type; also a RuntimeError, as torch's own."""
 
 
 class RelevanceError(LookalikeError):
@@ -28,3 +69,14 @@ class RelevanceError(LookalikeError):
 
 class LookalikeWarning(UserWarning):
     """Something the caller should know, though the work goes on."""
+
+
+_BETWEEN = ("lookalike", "torch", "contextlib")  # packages whose frames lie between a warning and its cause
+
+
+def warn_of(message: str) -> None:
+    """Warns at the line that called the package, however deep inside it this is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, LookalikeWarning, stacklevel=level)

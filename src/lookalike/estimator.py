@@ -11,10 +11,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from lookalike import checks
 from lookalike.classifier import NearestPrototype
 from lookalike.clustering import choose_n_clusters, cluster
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.files import at_least_single, read_rows
+from lookalike.names import name_key
 from lookalike.progress import progress_bar
 from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
@@ -84,7 +86,7 @@ def learn_prototypes(
                         read(np.arange(len(rows))), k, class_names[k], similarity, number=wanted[k], **options
                     )
                 if note is not None:
-                    _warn(note)
+                    warn_of(note)
                 if kept is not None:
                     kept.put(k, found)
             vectors.append(found)
@@ -243,6 +245,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
+        checks.whole_number("n_init", self.n_init, 1)
+        checks.optional(checks.mapping, "similarity_options", self.similarity_options)
         self.similarity_ = copy.deepcopy(make_similarity(self.similarity, self.similarity_options)).fit(X, labels)
         self.classifier_ = NearestPrototype(self.probabilities)
         number: NPrototypes = self.n_prototypes
@@ -289,36 +293,47 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
             return self.similarity_(z, self.survey_.vectors.double())  # type: ignore[no-any-return]
 
 
+def check_number_of_prototypes(n_prototypes: NPrototypes) -> None:
+    """Checks the kind of ``n_prototypes``, before the classes are known.
+
+    Raises:
+        LookalikeError: If it is no number, mapping or ``"auto"``.
+    """
+    if isinstance(n_prototypes, str) and n_prototypes == "auto":
+        return
+    if isinstance(n_prototypes, Mapping):
+        for name, value in n_prototypes.items():
+            checks.whole_number(f"n_prototypes[{name!r}]", value, 1)
+        return
+    if isinstance(n_prototypes, str) or not hasattr(n_prototypes, "__int__"):
+        raise checks.unfit("n_prototypes", n_prototypes, "a number, a mapping or 'auto'")
+    checks.whole_number("n_prototypes", n_prototypes, 1)
+
+
 def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:
     """Returns how many prototypes each class is to have [K]; None where that is chosen automatically.
 
     Raises:
         LookalikeError: If ``n_prototypes`` names no class or no number.
     """
+    check_number_of_prototypes(n_prototypes)
     if isinstance(n_prototypes, str):
-        if n_prototypes != "auto":
-            raise LookalikeError(f"n_prototypes must be a number, a mapping or 'auto', not {n_prototypes!r}")
         return [None] * len(class_names)
     if not isinstance(n_prototypes, Mapping):
-        return [_at_least_one(n_prototypes, "n_prototypes")] * len(class_names)
+        return [int(n_prototypes)] * len(class_names)
     numbers: list[int | None] = []
-    for k, name in enumerate(class_names):
+    n_prototypes = {name_key(key) if isinstance(key, str) else key: value for key, value in n_prototypes.items()}
+    keys = [name_key(name) for name in class_names]
+    for k, name in enumerate(keys):
         if name not in n_prototypes and k not in n_prototypes:
             raise LookalikeError(f"n_prototypes has no number for class {name!r}")
-        value = n_prototypes[name] if name in n_prototypes else n_prototypes[k]
-        numbers.append(_at_least_one(value, f"n_prototypes[{name!r}]"))
-    unknown = [key for key in n_prototypes if key not in class_names and key not in range(len(class_names))]
+        numbers.append(int(n_prototypes[name] if name in n_prototypes else n_prototypes[k]))
+    unknown = [key for key in n_prototypes if key not in keys and key not in range(len(class_names))]
     if unknown:
         raise LookalikeError(
             f"n_prototypes names {unknown[0]!r}, which is no class; there are {', '.join(class_names[:8])}"
         )
     return numbers
-
-
-def _at_least_one(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise LookalikeError(f"{what} must be a whole number of at least 1, not {value!r}")
-    return int(value)
 
 
 def check_classes(counts: np.ndarray, class_names: list[str]) -> None:
@@ -343,13 +358,7 @@ def check_classes(counts: np.ndarray, class_names: list[str]) -> None:
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, int | np.integer):
-        return int(random_state)
+        return checks.seed("random_state", random_state)
     from sklearn.utils import check_random_state
 
     return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _warn(message: str) -> None:
-    import warnings
-
-    warnings.warn(message, LookalikeWarning, stacklevel=4)

@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.model import PrototypeModel
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
 from lookalike.profiling import step
-from lookalike.relevance import Composite, lrp, prp
+from lookalike.relevance import COMPOSITES, Composite, lrp, prp
 from lookalike.similarity import euclidean_distances
+from lookalike.untouched import keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,6 +187,7 @@ class Explanation:
         )
 
 
+@keeps_torch_settings
 def explain(
     model: PrototypeModel,
     inputs: Any,
@@ -212,15 +216,22 @@ def explain(
         An explanation per input.
 
     Raises:
-        LookalikeError: If labels or names are not one per input, or ``n_nearest`` is below 1.
+        LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, or an input's embedding is
+            not finite.
     """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     if isinstance(inputs, np.ndarray):
-        inputs = torch.from_numpy(inputs)
+        inputs = torch.as_tensor(checks.tensor("inputs", inputs))
     rows = n_rows(inputs)
-    if n_nearest < 1:
-        raise LookalikeError(f"n_nearest must be at least 1, not {n_nearest}")
-    if labels is not None and len(labels) and not 0 <= min(map(int, labels)) <= max(map(int, labels)) < model.n_classes:
-        raise LookalikeError(f"labels must lie between 0 and {model.n_classes - 1}")
+    checks.whole_number("n_nearest", n_nearest, 1)
+    checks.whole_number("batch_size", batch_size, 1)
+    checks.flag("relevance", relevance)
+    if not isinstance(composite, Composite):
+        _ = COMPOSITES[composite]
+    if labels is not None:
+        labels = checks.class_indices("labels", labels, model.n_classes).tolist()
+    if names is not None:
+        names = checks.names("names", names)
     for what, given in (("labels", labels), ("names", names)):
         if given is not None and len(given) != rows:
             raise LookalikeError(f"there are {rows} inputs and {len(given)} {what}")
@@ -233,6 +244,7 @@ def explain(
             n_nearest,
             None if labels is None else [int(label) for label in labels[part]],
             None if names is None else list(names[part]),
+            start,
         )
         explanations += _with_maps(model, take_rows(inputs, part), found, composite) if relevance else found
     return explanations
@@ -256,10 +268,10 @@ def _with_maps(
             maps = prp(model, shown, used[:, None], composite).pixels[:, 0].float().cpu().numpy()
         on_prototype = dict(zip(used.tolist(), maps, strict=True))
     black_box: list[np.ndarray | None] = [None] * len(explanations)
-    if isinstance(model.encoder, Encoder) and model.encoder.head_name is not None:
+    if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
         with step("maps of the black box"):
             try:
-                found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.output_key)
+                found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
                 black_box = list(found.pixels.float().cpu().numpy())
                 cautions = [one or other for one, other in zip(cautions, found.cautions, strict=True)]
             except RelevanceError as error:
@@ -280,9 +292,10 @@ def _with_maps(
 
 @torch.no_grad()
 def _explain_batch(
-    model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None
+    model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None, first: int
 ) -> list[Explanation]:
     embeddings = model.encoder(place(inputs, model.device, dtype_of(model.encoder)))
+    check_finite_rows(embeddings.isfinite().all(1), names, first)
     similarities = model.similarities_of(embeddings)
     p, owners = model.prototypes, model.prototypes.labels
     scores = model.classifier(similarities, owners, model.n_classes)

@@ -1,22 +1,21 @@
 """Files that are there as a whole or not at all; memory maps that give back what was read."""
 
 import mmap
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lookalike.replacing import replacing_file
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    finally:
-        aside.unlink(missing_ok=True)
+    """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one.
+
+    It never fails at a name in the text: what is not valid Unicode is written out.
+    """
+    with replacing_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 _SCATTERED_ROWS = 128  # read at a time

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from lookalike.data import Batches
-from lookalike.embedding import EmbeddingStore, warn_of
+from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder
+from lookalike.errors import warn_of
 from lookalike.estimator import NPrototypes, learn_class, numbers_per_class
 from lookalike.files import at_least_single, read_rows
 from lookalike.model import PrototypeModel
-from lookalike.prototype_images import pixels_of, preprocessing_of
+from lookalike.prototype_images import pixels_of, preprocessing_of, record_of
 from lookalike.prototypes import Prototypes, Survey
 from lookalike.similarity import Similarity, euclidean_distances
 
@@ -101,7 +102,14 @@ def join_model(
             "joined": [*model.provenance.get("joined", []), entry],
             "n_samples": offset + len(store),
         },
+        training_keys=_joined_keys(model.training_keys, record_of(batches)[1]),
     )
+
+
+def _joined_keys(previous: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Returns the training images' keys of both; None where there are none at all."""
+    known = [keys for keys in (previous, more) if keys is not None]
+    return torch.cat(known).unique() if known else None
 
 
 def joined_labels(
@@ -264,7 +272,8 @@ def _joined_images(
     new = torch.unique(wanted[wanted >= offset])
     for rows in new.split(batches.batch_size):
         inputs = batches.fetch((rows - offset).tolist())
-        held |= dict(zip(rows.tolist(), pixels_of(inputs, model.value_range.cpu()), strict=True))
+        pixels = pixels_of(inputs, model.value_range.cpu(), model.preprocessing)
+        held |= dict(zip(rows.tolist(), pixels, strict=True))
     if any(index not in held for index in wanted.flatten().tolist()):
         return None
     return torch.stack([torch.stack([held[index] for index in row]) for row in wanted.tolist()])

@@ -14,22 +14,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from lookalike import checks
 from lookalike.classifier import NearestPrototype
 from lookalike.cluster_folder import ClusterFolder
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision, as_encoder, embed, name_samples
-from lookalike.encoder import Encoder, LoadedClassifier, load_classifier
+from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, load_classifier, ordered
 from lookalike.errors import LookalikeError
-from lookalike.estimator import KeptClasses, NPrototypes, learn_prototypes
+from lookalike.estimator import KeptClasses, NPrototypes, check_number_of_prototypes, learn_prototypes
 from lookalike.joining import join_model
 from lookalike.model import PrototypeModel
 from lookalike.profiling import step
-from lookalike.prototype_images import preprocessing_of, read_prototype_images
+from lookalike.prototype_images import preprocessing_of, read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.streaming import bytes_of, streamed_classes
+from lookalike.untouched import keeps_random_states
 
 
 class KMEx:
@@ -53,6 +55,8 @@ class KMEx:
         head: The name of the classifier's head, where it cannot be found; ``"output"`` if the model's output is the
             embedding.
         output: Which of several outputs holds the class scores.
+        class_order: The names of the classifier's outputs, in their order, where it does not know them or wrongly:
+            names, a file with a line per output, or ``"natural"`` for the data's names as timm orders them.
         batch_size: The most rows that pass through the encoder at once.
         num_workers: Processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
@@ -87,6 +91,7 @@ class KMEx:
         nearest_from: Literal["class", "any"] = "class",
         head: str | None = None,
         output: str | int | None = None,
+        class_order: ClassOrder = None,
         batch_size: int | None = None,
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
@@ -104,18 +109,20 @@ class KMEx:
         _ = CLUSTERERS[clusterer]
         NearestPrototype(probabilities)
         bytes_of(memory_limit)
-        if precision not in PRECISIONS:
-            raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-        if nearest_from not in ("class", "any"):
-            raise LookalikeError(f"nearest_from must be 'class' or 'any', not {nearest_from!r}")
-        for name, value, least in (
-            ("n_init", n_init, 1),
-            ("n_nearest", n_nearest, 1),
-            ("n_images", n_images, 0),
-            ("random_state", random_state, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise LookalikeError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        check_number_of_prototypes(n_prototypes)
+        checks.one_of("precision", precision, PRECISIONS)
+        checks.one_of("nearest_from", nearest_from, ("class", "any"))
+        checks.one_of("on_error", on_error, ("stop", "skip"))
+        checks.whole_number("n_init", n_init, 1)
+        checks.whole_number("n_nearest", n_nearest, 1)
+        checks.whole_number("n_images", n_images, 0)
+        checks.seed("random_state", random_state)
+        checks.output_key("output", output)
+        checks.optional(checks.text, "head", head)
+        checks.optional(checks.whole_number, "batch_size", batch_size, 1)
+        checks.optional(checks.whole_number, "num_workers", num_workers, 0)
+        checks.progress("progress", progress)
+        checks.optional(checks.mapping, "similarity_options", similarity_options)
         self.model = model
         self.n_prototypes = n_prototypes
         self.similarity = similarity
@@ -128,6 +135,7 @@ class KMEx:
         self.nearest_from = nearest_from
         self.head = head
         self.output = output
+        self.class_order = class_order
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error = on_error
@@ -136,6 +144,7 @@ class KMEx:
         self.random_state = random_state
         self.progress = progress
 
+    @keeps_random_states
     @torch.inference_mode(False)
     def fit(
         self,
@@ -167,8 +176,14 @@ class KMEx:
                 are augmented at random.
         """
         started = time.perf_counter()
+        checks.optional(checks.instance, "embeddings", embeddings, EmbeddingStore, "an EmbeddingStore")
+        checks.optional(checks.names, "class_names", class_names)
+        checks.optional(checks.path, "working_folder", working_folder)
         batches = None if isinstance(train, EmbeddingStore) else self._batches(train)
         encoder = self._encoder(batches)
+        sources = (embeddings, batches, train if batches is None else None)
+        known = next((source.class_names for source in sources if source is not None), None)
+        encoder = ordered(encoder, self.class_order, class_names or known)
         if batches is not None and embeddings is None:
             place = None if working_folder is None else Path(working_folder) / "embeddings"
             store = embed(encoder, batches, folder=place, resume=True, precision=self.precision, progress=self.progress)
@@ -191,6 +206,8 @@ class KMEx:
         preprocessing = preprocessing_of(batches)
         with step("read the prototypes' images"):
             images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
+        with step("remember the training images"):
+            split, keys = record_of(batches)
         return PrototypeModel(
             encoder,
             prototypes,
@@ -210,10 +227,13 @@ class KMEx:
                 "embed_seconds": round(embedded - started, 3),
                 "convert_seconds": round(time.perf_counter() - started, 3),
                 "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+                "split": split,
                 "versions": versions(),
             },
+            training_keys=keys,
         )
 
+    @keeps_random_states
     @torch.inference_mode(False)
     def partial_fit(self, more: Any, *, previous: EmbeddingStore | None = None) -> PrototypeModel:
         """Lets more data join the prototype model that this was made with; ``fit`` where it was made with a classifier.
@@ -234,6 +254,7 @@ class KMEx:
         Raises:
             LookalikeError: As ``fit``.
         """
+        checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
         model = self.model
         if not isinstance(model, PrototypeModel):
             return self.fit(more)
@@ -262,9 +283,10 @@ class KMEx:
         return Batches(train, self.batch_size, self.num_workers, self.on_error)
 
     def _encoder(self, batches: Batches | None) -> Encoder:
-        model, spec = self.model, None
+        model, spec, names, head = self.model, None, None, self.head
         if isinstance(model, LoadedClassifier):
-            model, spec = model.model, model.spec
+            spec, names, head = model.spec, model.class_names, head_of(model, self.head)
+            model = model.model
         if batches is None:
             own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
             if not isinstance(own, Encoder):
@@ -272,7 +294,7 @@ class KMEx:
                     "stored embeddings do not show where to cut the classifier: give KMEx the Encoder that made them"
                 )
             return own
-        return as_encoder(model, batches, self.head, output=self.output, spec=spec)
+        return as_encoder(model, batches, head, output=self.output, spec=spec, output_names=names)
 
     def _prototypes(
         self, store: EmbeddingStore, similarity: Similarity, names: list[str], kept: KeptClasses | None = None
@@ -323,6 +345,7 @@ def _class_names(names: list[str] | None, store: EmbeddingStore) -> list[str]:
                 "number the classes from 0 without gaps, or give class_names"
             )
         return [str(k) for k in range(top + 1)]
+    names = checks.names("class_names", names)
     if len(set(names)) < len(names):
         raise LookalikeError("two classes have the same name")
     return list(names)

@@ -1,8 +1,8 @@
 """The one abstraction: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
-import copy
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,33 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lookalike.artifact import below, encode_image, read_artifact, stack_images, write_artifact
-from lookalike.classifier import TransparentClassifier, make_classifier
-from lookalike.data import Preprocessing
-from lookalike.encoder import (
-    Encoder,
-    blank_inputs,
-    device_of,
-    dtype_of,
-    evaluating,
-    load_weights,
-    place,
-    rebuild,
-)
+from lookalike import checks
+from lookalike.classifier import TransparentClassifier
+from lookalike.data import Preprocessing, Split, TrainingRecord
+from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.errors import LookalikeError
-from lookalike.model_card import model_card
+from lookalike.model_folder import ModelParts, read_model, write_model
 from lookalike.prototype_images import pixels_of
 from lookalike.prototypes import Prototypes
-from lookalike.similarity import Similarity, make_similarity
+from lookalike.similarity import Similarity
+from lookalike.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
-_PROBE_TOLERANCE = 1e-3  # of its norm; other processors round otherwise
-_HALF_TOLERANCE = 3e-2
 _GALLERY_CLASSES = 60
 _GALLERY_PROTOTYPES = 600
 
@@ -44,8 +35,9 @@ _GALLERY_PROTOTYPES = 600
 class PrototypeModel(nn.Module):
     """A prototypical self-explainable model.
 
-    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, and
-    leaves the encoder as it was. ``forward`` is differentiable.
+    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, leaves the
+    encoder as it was, and refuses inputs whose embeddings are not finite. ``forward`` is differentiable, and passes NaN
+    values on.
 
     Args:
         encoder: Maps inputs to embeddings [N, D].
@@ -56,6 +48,8 @@ class PrototypeModel(nn.Module):
         images: The training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
         value_range: The inputs' values at black and at white [2, C], to show inputs and to read images back.
         provenance: Options, seeds, fingerprints and versions that this model was made with.
+        training_keys: A number for each training image's file, by its bytes, sorted int64 [N]: with them no image
+            that the model was made from is taken for a test image later. None where the data were no files.
     """
 
     def __init__(
@@ -69,9 +63,19 @@ class PrototypeModel(nn.Module):
         images: Tensor | None = None,
         value_range: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
+        training_keys: Tensor | None = None,
     ) -> None:
         super().__init__()
-        device = device_of(encoder)
+        device = device_of(checks.model("encoder", encoder))
+        checks.instance("prototypes", prototypes, Prototypes, "Prototypes")
+        checks.instance("similarity", similarity, Similarity, "a Similarity")
+        checks.instance("classifier", classifier, TransparentClassifier, "a TransparentClassifier")
+        checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+        if images is not None:
+            images = checks.tensor("images", images, (len(prototypes), "M", "H", "W", "C"), kind="whole")
+        if value_range is not None:
+            value_range = checks.tensor("value_range", value_range, (2, "C"), kind="number")
+        checks.optional(checks.mapping, "provenance", provenance)
         self.encoder = encoder
         self.prototypes = prototypes.to(device)
         self.similarity = similarity.to(device)
@@ -80,6 +84,7 @@ class PrototypeModel(nn.Module):
         self.images = images
         self.value_range = value_range
         self.provenance = dict(provenance or {})
+        self.training_keys = training_keys
         self.training = False
 
     @property
@@ -93,6 +98,16 @@ class PrototypeModel(nn.Module):
         return self.prototypes.n_classes
 
     @property
+    def training_record(self) -> TrainingRecord:
+        """What the model remembers of its training data, to keep them apart from test data."""
+        fingerprints = self.provenance.get("fingerprints")
+        return TrainingRecord(
+            fingerprints.get("data") if isinstance(fingerprints, Mapping) else None,
+            Split.from_dict(self.provenance.get("split")),
+            None if self.training_keys is None else self.training_keys.numpy(),
+        )
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.prototypes.vectors.device
@@ -103,6 +118,9 @@ class PrototypeModel(nn.Module):
 
     def similarities_of(self, embeddings: Tensor) -> Tensor:
         """Compares embeddings [N, D] with the prototypes; [N, P]."""
+        vectors = self.prototypes.vectors
+        if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
+            raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
         return self.similarity(embeddings, self.prototypes.vectors)  # type: ignore[no-any-return]
 
     def scores_of(self, embeddings: Tensor) -> Tensor:
@@ -138,9 +156,10 @@ class PrototypeModel(nn.Module):
 
     def to_pixels(self, inputs: Tensor) -> Tensor | None:
         """Returns network inputs [N, C, H, W] as uint8 pixels [N, H, W, C] to look at; None if they are no images."""
+        checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
         if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
             return None
-        return pixels_of(inputs, self.value_range)
+        return pixels_of(inputs, self.value_range, self.preprocessing)
 
     def prototype_inputs(self, rank: int = 0) -> Tensor | None:
         """Returns the network inputs [P, C, H, W] of the training images nearest to each prototype.
@@ -153,10 +172,14 @@ class PrototypeModel(nn.Module):
         """
         if self.images is None or self.value_range is None:
             return None
+        checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
         low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
+        if self.preprocessing is not None:
+            pixels = self.preprocessing.reordered(pixels)
         return pixels * (high - low) + low
 
+    @keeps_torch_settings
     @torch.no_grad()
     def decoded_prototypes(self) -> Tensor | None:
         """Returns what the network's own decoder makes of each prototype, uint8 pixels [P, H, W, C].
@@ -169,8 +192,7 @@ class PrototypeModel(nn.Module):
         decode = getattr(network, "decode_embeddings", None)
         if not callable(decode):
             return None
-        with evaluating(network):
-            return self.to_pixels(decode(self.prototypes.vectors))
+        return self.to_pixels(in_eval_mode(network, lambda: decode(self.prototypes.vectors)))
 
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
         """Draws the prototypes, a row per class, each by its nearest training images; first as decoded, if they can be.
@@ -182,6 +204,7 @@ class PrototypeModel(nn.Module):
 
         if self.images is None:
             raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
+        checks.whole_number("per_prototype", per_prototype, 1)
         p, decoded = self.prototypes, self.decoded_prototypes()
         return plot_gallery(
             self.images[:, :per_prototype].numpy(),
@@ -193,6 +216,7 @@ class PrototypeModel(nn.Module):
             ax=ax,
         )
 
+    @keeps_random_states
     def save(
         self,
         folder: str | Path,
@@ -212,53 +236,23 @@ class PrototypeModel(nn.Module):
         Raises:
             LookalikeError: If the folder exists, or the encoder is not one that can be saved.
         """
-        if not isinstance(self.encoder, Encoder):
-            name = type(self.encoder).__name__
-            raise LookalikeError(
-                f"a {name} cannot be saved as an encoder; make the model with Encoder({name.lower()}, sample, "
-                'head="output") in its place'
-            )
-        files: dict[str, bytes] = dict(extra_files or {})
-        names: list[list[str]] | None = None
-        if images and self.images is not None:
-            names = [
-                [f"images/{j:05d}-{rank}.png" for rank in range(row.shape[0])] for j, row in enumerate(self.images)
-            ]
-            files |= {
-                n: encode_image(p)
-                for row, line in zip(self.images, names, strict=True)
-                for p, n in zip(row, line, strict=True)
-            }
-            if len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES:
-                files["gallery.png"] = self._gallery_file()
-        encoder = self.encoder
-        config: dict[str, Any] = {
-            "encoder": {
-                "class": type(encoder.model).__name__,
-                "spec": encoder.spec,
-                "head": encoder.head_name,
-                "output": encoder.output_key,
-                "inputs": encoder.input_spec,
-                "embedding_dim": encoder.embedding_dim,
-            },
-            "similarity": {"name": self.similarity.name, "options": self.similarity.options()},
-            "classifier": {"name": self.classifier.name, "options": self.classifier.options()},
-            "class_names": self.class_names,
-            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
-            "value_range": self.value_range.tolist() if self.value_range is not None else None,
-            "images": names,
-            "gallery": "gallery.png" in files,
-            "provenance": self.provenance,
-        }
-        files["README.md"] = model_card(config, self.prototypes).encode()
-        state = self.state_dict()
-        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-        if others:
-            raise LookalikeError(
-                f"the network keeps state that is no tensor and cannot be saved: {', '.join(others[:5])}"
-            )
-        tensors = state | {"probe": encoder.probe()}
-        write_artifact(folder, config, tensors, files, overwrite=overwrite)
+        checks.path("folder", folder)
+        checks.flag("images", images)
+        checks.flag("overwrite", overwrite)
+        checks.optional(checks.mapping, "extra_files", extra_files)
+        shown = self.images if images else None
+        small = len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
+        write_model(
+            folder,
+            replace(self._parts(), images=shown),
+            self.state_dict(),
+            gallery=self._gallery_file() if shown is not None and small else None,
+            extra_files=extra_files or {},
+            overwrite=overwrite,
+        )
+
+    def _parts(self) -> ModelParts:
+        return ModelParts(**{field.name: getattr(self, field.name) for field in fields(ModelParts)})
 
     def _gallery_file(self) -> bytes:
         from lookalike.plots import gallery_axes
@@ -270,86 +264,36 @@ class PrototypeModel(nn.Module):
         ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
         return buffer.getvalue()
 
+    @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, read: Callable[[Tensor], Tensor]) -> Tensor:
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
-        if batch_size < 1:
-            raise LookalikeError(f"batch_size must be at least 1, not {batch_size}")
-        parts, dtype = [], dtype_of(self.encoder)
+        checks.whole_number("batch_size", batch_size, 1)
+        parts, finite, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
             for start in range(0, max(n_rows(inputs), 1), batch_size):
                 rows = take_rows(inputs, slice(start, start + batch_size))
-                parts.append(read(self.encoder(place(rows, self.device, dtype))))
+                embeddings = self.encoder(place(rows, self.device, dtype))
+                finite.append(embeddings.isfinite().all(1))
+                parts.append(read(embeddings))
+            check_finite_rows(torch.cat(finite))  # at the end: a GPU is waited for once
         return torch.cat(parts)
 
 
+@keeps_random_states
 def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """Loads a saved model. Nothing in the folder is executed.
 
     Args:
         folder: What ``save`` wrote.
-        model: The network, where it was made by the user's own code. A copy of it gets the saved weights.
+        model: The network, where it was made by the user's own code. A copy of it gets the saved weights; what wraps it
+            for several devices or compilation comes off.
 
     Raises:
-        LookalikeError: If a file is missing or altered, the network cannot be rebuilt without ``model``, or the
-            network computes something else than the one that was saved.
+        LookalikeError: If a file is missing, altered or nonsense, the folder was written by a later version, or the
+            network cannot be rebuilt without ``model`` or computes something else than the one that was saved.
     """
-    config, tensors = read_artifact(folder)
-    if config.get("kind") == "classifier":
-        raise LookalikeError(
-            f"{str(folder)!r} holds a classifier, which has no prototypes yet: convert it first (lookalike convert, "
-            "or KMEx(load_classifier(folder)))"
-        )
-    try:
-        return _assemble(folder, config, tensors, model)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise LookalikeError(
-            f"the saved model in {str(folder)!r} is not as this version writes it: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _assemble(
-    folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor], model: nn.Module | None
-) -> PrototypeModel:
-    """Makes a model of what its folder holds."""
-    described = config["encoder"]
-    if model is None:
-        if described["spec"] is None:
-            raise LookalikeError(
-                f"the network of the saved model in {str(folder)!r}, a {described['class']}, was given as an object "
-                "and cannot be rebuilt from its name; make it yourself and call load(folder, model=network)"
-            )
-        model = rebuild(described["spec"])
-    else:
-        model = copy.deepcopy(model)
-    model.eval()
-    load_weights(model, below("encoder.model", tensors), f"the saved weights in {str(folder)!r}")
-    head = described["head"] or "output"
-    sample = place(blank_inputs(described["inputs"]), device_of(model), dtype_of(model))
-    encoder = Encoder(model, sample, head=head, output=described["output"], spec=described["spec"])
-    probe = encoder.probe()
-    expected = tensors["probe"]
-    half = dtype_of(model) in (torch.float16, torch.bfloat16)
-    allowed = (_HALF_TOLERANCE if half else _PROBE_TOLERANCE) * float(expected.norm() + 1e-6)
-    if probe.shape != expected.shape or float((probe - expected).norm()) > allowed:
-        raise LookalikeError(
-            f"the network does not compute what the one saved in {str(folder)!r} did, though its weights fit: "
-            "another architecture (strides, padding, activations) or another input size"
-        )
-    stored = below("prototypes", tensors)
-    prototypes = Prototypes(stored.pop("vectors"), stored.pop("labels"), config["class_names"], **stored)
-    similarity = make_similarity(config["similarity"]["name"], config["similarity"]["options"])
-    for name, tensor in below("similarity", tensors).items():
-        similarity.register_buffer(name, tensor)
-    chosen = config["classifier"]
-    value_range = config["value_range"]
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        similarity,
-        make_classifier(chosen["name"], chosen["options"], below("classifier", tensors)),
-        preprocessing=Preprocessing.from_dict(config["preprocessing"]) if config["preprocessing"] else None,
-        images=stack_images(Path(folder), config["images"]) if config["images"] else None,
-        value_range=torch.tensor(value_range) if value_range is not None else None,
-        provenance=config["provenance"],
-    )
+    checks.path("folder", folder)
+    checks.optional(checks.model, "model", model)
+    parts = read_model(folder, model)
+    return PrototypeModel(**{field.name: getattr(parts, field.name) for field in fields(parts)})

@@ -1,22 +1,24 @@
 """The card that lies beside a saved model."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from lookalike.classifier import NearestPrototype
+from lookalike.data import Preprocessing
 from lookalike.encoder import describe_spec
+from lookalike.names import visible
 from lookalike.prototypes import Prototypes
+from lookalike.saved import NamedOptions, SavedModel
 
 _ROWS = 200
 
 
-def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
+def model_card(record: SavedModel, prototypes: Prototypes) -> str:
     """Returns a page of Markdown about a model: what it is, how it was made, and its prototypes."""
-    encoder, provenance = config["encoder"], config["provenance"]
-    spec = encoder["spec"]
-    network = describe_spec(spec) if spec else encoder["class"]
+    encoder, provenance = record.encoder, record.provenance
+    spec = encoder.spec
+    network = visible(describe_spec(spec) if spec else encoder.network).replace("`", "'")
     method = provenance.get("method", "unknown means")
-    converted = config["classifier"]["name"] == NearestPrototype.name
+    converted = record.classifier.name == NearestPrototype.name
     lines = [
         "# A prototypical self-explainable model",
         "",
@@ -27,17 +29,18 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| network | `{network}`, cut before `{encoder['head'] or 'nothing: its output is the embedding'}` |",
-        f"| embedding | {encoder['embedding_dim']} dimensions |",
-        f"| similarity | {_called(config['similarity'])} |",
-        f"| classifier | {_called(config['classifier'])} |",
+        f"| network | `{network}`, cut before `{encoder.head or 'nothing: its output is the embedding'}` |",
+        f"| embedding | {encoder.embedding_dim} dimensions |",
+        f"| images | {_images(record.preprocessing)} |",
+        f"| similarity | {_called(record.similarity)} |",
+        f"| classifier | {_called(record.classifier)} |",
         f"| classes | {len(prototypes.class_names)} |",
         f"| prototypes | {len(prototypes)} |",
         *(f"| {key} | {_cell(value)} |" for key, value in provenance.items() if not isinstance(value, dict)),
         "",
         "## Prototypes",
         "",
-        *(["![The prototypes, each by its nearest training image](gallery.png)", ""] if config["gallery"] else []),
+        *(["![The prototypes, each by its nearest training image](gallery.png)", ""] if record.gallery else []),
         ("A prototype is a centroid of training embeddings. " if converted else "")
         + "*count*: training samples of its class nearest to it; "
         "*purity*: share of the training samples most similar to it that carry its class.",
@@ -52,28 +55,39 @@ def model_card(config: Mapping[str, Any], prototypes: Prototypes) -> str:
     if len(table) > _ROWS:
         lines.append(f"\n… and {len(table) - _ROWS} more.")
     lines += ["", "## Use", "", "```python", "from lookalike import load", ""]
-    if spec and spec["source"] != "file":
+    inner = spec
+    while inner and "network" in inner:
+        inner = inner["network"]
+    if inner and inner["source"] != "file":
         lines += ['model = load("path/to/this/folder")', "```"]
     else:  # no name rebuilds the network
         lines += [
-            f'model = load("path/to/this/folder", model=network)  # network: any {encoder["class"]} like the one saved'
+            f'model = load("path/to/this/folder", model=network)  # network: any {encoder.network} like the one saved'
         ]
         lines += ["```", "", "```sh"]
         lines += ["lookalike predict path/to/this/folder IMAGES --network path/to/file.py:function", "```"]
     return "\n".join(lines) + "\n"
 
 
+def _images(preprocessing: Preprocessing | None) -> str:
+    return (
+        "ready tensors: how to prepare an image was not told"
+        if preprocessing is None
+        else _cell(preprocessing.describe())
+    )
+
+
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _called(part: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key}={value}" for key, value in part["options"].items())
-    return f"`{part['name']}`" + (f" ({options})" if options else "")
+def _called(part: NamedOptions) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in part.options.items())
+    return f"`{part.name}`" + (f" ({options})" if options else "")
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = visible(" ".join(str(value).split()))
     for mark in "\\`|*_<>[]":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -5,27 +5,29 @@ patch is of the class of its nearest prototype; an image is of the class of most
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from lookalike import checks
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
-from lookalike.embedding import as_encoder, name_samples, warn_of
-from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, load_classifier, place
+from lookalike.embedding import as_encoder, name_samples
+from lookalike.encoder import Encoder, LoadedClassifier, device_of, dtype_of, head_of, load_classifier, place
 from lookalike.encoder.calls import n_rows, take_rows
-from lookalike.errors import LookalikeError
-from lookalike.estimator import NPrototypes, learn_prototypes
+from lookalike.encoder.finite import check_finite_rows
+from lookalike.errors import LookalikeError, warn_of
+from lookalike.estimator import NPrototypes, check_number_of_prototypes, learn_prototypes
 from lookalike.progress import progress_bar
 from lookalike.prototype_images import pixels_of, preprocessing_of, value_range_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import versions
 from lookalike.similarity import Similarity, make_similarity
+from lookalike.untouched import FunctionMode, keeps_random_states, keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +86,7 @@ class PatchEncoder(nn.Module):
         return self
 
 
-class _Pooled(TorchFunctionMode):
+class _Pooled(FunctionMode):
     """Keeps what the last operation took that made one value per channel of a map: the average of its positions."""
 
     def __init__(self) -> None:
@@ -105,7 +107,7 @@ def _is_pooled(before: Tensor, after: Tensor) -> bool:
         return False
     if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
         return False
-    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5)
+    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 class PatchModel(nn.Module):
@@ -130,6 +132,13 @@ class PatchModel(nn.Module):
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        checks.instance("encoder", encoder, PatchEncoder, "a PatchEncoder")
+        checks.instance("prototypes", prototypes, Prototypes, "Prototypes")
+        checks.instance("similarity", similarity, Similarity, "a Similarity")
+        places = checks.tensor("places", places, (len(prototypes), "M", 3), kind="whole")
+        if images is not None:
+            images = checks.tensor("images", images, (*places.shape[:2], "H", "W", "C"), kind="whole")
+        checks.optional(checks.mapping, "provenance", provenance)
         device = device_of(encoder)
         self.encoder = encoder
         self.prototypes = prototypes.to(device)
@@ -148,19 +157,21 @@ class PatchModel(nn.Module):
         """Returns the share of an image's patches that vote for each class [N, K]."""
         return self._votes(inputs)[0]
 
+    @keeps_torch_settings
     @torch.no_grad()
     def predict_patches(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class of each patch [N, H, W]."""
-        parts = [self._nearest(rows)[1] for rows in self._batches(inputs, batch_size)]
+        parts = [self._nearest(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
         found: Tensor = torch.cat(parts).unflatten(1, self.encoder.grid)
         return found
 
+    @keeps_torch_settings
     @torch.no_grad()
     def predict(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class of most patches [N] [paper]; of equal classes, the one whose patches are likest [ours]."""
         parts = []
-        for rows in self._batches(inputs, batch_size):
-            shares, likest = self._votes(rows)
+        for start, rows in self._batches(inputs, batch_size):
+            shares, likest = self._votes(rows, start)
             tied = shares >= shares.amax(1, keepdim=True) - 1e-6
             parts.append(torch.where(tied, likest, -torch.inf).argmax(1))
         return torch.cat(parts)
@@ -196,29 +207,30 @@ class PatchModel(nn.Module):
             ax=ax,
         )
 
-    def _nearest(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns each patch's likeness to the classes [N, patches, K], and its class [N, patches]."""
-        similarities = self.similarity(self.encoder(inputs), self.prototypes.vectors)
+        patches = self.encoder(inputs)
+        check_finite_rows(patches.isfinite().reshape(len(inputs), -1).all(1), first=first)
+        similarities = self.similarity(patches, self.prototypes.vectors)
         owners = self.prototypes.labels.expand_as(similarities)
         empty = similarities.new_full((len(similarities), len(self.class_names)), -torch.inf)
         best = empty.scatter_reduce(1, owners, similarities, "amax")
         best = best.unflatten(0, (len(inputs), -1))
         return best, best.argmax(2)
 
-    def _votes(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _votes(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns the shares of votes [N, K], and each class's mean likeness to the patches [N, K]."""
-        best, found = self._nearest(inputs)
+        best, found = self._nearest(inputs, first)
         shares = nn.functional.one_hot(found, len(self.class_names)).to(best.dtype).mean(1)
         return shares, best.mean(1)
 
-    def _batches(self, inputs: Tensor | np.ndarray, batch_size: int) -> Any:
+    def _batches(self, inputs: Tensor | np.ndarray, batch_size: int) -> Iterator[tuple[int, Any]]:
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
-        if batch_size < 1:
-            raise LookalikeError(f"batch_size must be at least 1, not {batch_size}")
+        checks.whole_number("batch_size", batch_size, 1)
         device, dtype = device_of(self.encoder), dtype_of(self.encoder)
         for start in range(0, max(n_rows(inputs), 1), batch_size):
-            yield place(take_rows(inputs, slice(start, start + batch_size)), device, dtype)
+            yield start, place(take_rows(inputs, slice(start, start + batch_size)), device, dtype)
 
 
 class PatchKMEx:
@@ -272,9 +284,20 @@ class PatchKMEx:
         if not isinstance(model, nn.Module | LoadedClassifier):
             raise LookalikeError(f"PatchKMEx converts a torch.nn.Module, not a {type(model).__name__}")
         _ = CLUSTERERS[clusterer]
-        if n_images < 1 or (max_patches is not None and max_patches < 1):
-            raise LookalikeError("n_images and max_patches must be at least 1")
-        self.model = model.model if isinstance(model, LoadedClassifier) else model
+        check_number_of_prototypes(n_prototypes)
+        checks.one_of("on_error", on_error, ("stop", "skip"))
+        checks.whole_number("n_init", n_init, 1)
+        checks.whole_number("n_images", n_images, 1)
+        checks.optional(checks.whole_number, "max_patches", max_patches, 1)
+        checks.optional(checks.whole_number, "batch_size", batch_size, 1)
+        checks.optional(checks.whole_number, "num_workers", num_workers, 0)
+        checks.optional(checks.text, "head", head)
+        checks.seed("random_state", random_state)
+        checks.progress("progress", progress)
+        if isinstance(model, LoadedClassifier):
+            head = head_of(model, head)
+            model = model.model
+        self.model = model
         self.n_prototypes = n_prototypes
         self.similarity = make_similarity(similarity, similarity_options)
         self.clusterer = clusterer
@@ -288,6 +311,7 @@ class PatchKMEx:
         self.random_state = random_state
         self.progress = progress
 
+    @keeps_random_states
     @torch.inference_mode(False)
     def fit(self, train: Any, *, class_names: list[str] | None = None) -> PatchModel:
         """Converts the classifier with its training data: a data set, loader or pair (x, y) of images and labels.
@@ -295,6 +319,7 @@ class PatchKMEx:
         Raises:
             LookalikeError: If the network has no feature map, the data are no images, or a class has none.
         """
+        checks.optional(checks.names, "class_names", class_names)
         given = isinstance(train, Batches)
         batches = train if given else Batches(train, self.batch_size, self.num_workers, self.on_error)
         if batches.is_random():
@@ -402,5 +427,6 @@ def _read_images(batches: Batches, places: Tensor) -> Tensor | None:
     inputs = batches.fetch(unique)
     if not isinstance(inputs, Tensor) or inputs.shape[1] not in (1, 3):
         return None
-    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing_of(batches)))
+    preprocessing = preprocessing_of(batches)
+    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing), preprocessing)
     return pixels[torch.from_numpy(position.reshape(samples.shape))]

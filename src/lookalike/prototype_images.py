@@ -1,5 +1,7 @@
 """The training images that show a model's prototypes, as the network sees them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,10 +38,23 @@ def read_prototype_images(
             return None, None
         if values is None:
             values = value_range_of(inputs, preprocessing)
-        parts.append(pixels_of(inputs, values))
+        parts.append(pixels_of(inputs, values, preprocessing))
     if wanted < 1:
         return None, values
     return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], values
+
+
+def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | None]:
+    """Returns what a model is to remember of its training data: their split, and a key of each file [N].
+
+    Returns:
+        The split as JSON values, and the files' content keys, sorted; None for what there is not.
+    """
+    if batches is None:
+        return None, None
+    keys = batches.content_keys()
+    split = None if batches.split is None else batches.split.to_dict()
+    return split, None if keys is None else torch.from_numpy(keys)
 
 
 def preprocessing_of(batches: Batches | None) -> Preprocessing | None:
@@ -51,10 +66,18 @@ def preprocessing_of(batches: Batches | None) -> Preprocessing | None:
     return transform if isinstance(transform, Preprocessing) else None
 
 
-def pixels_of(inputs: Tensor, value_range: Tensor) -> Tensor:
-    """Returns inputs [N, C, H, W] as uint8 pixels [N, H, W, C], given their values at black and white [2, C]."""
+def pixels_of(inputs: Tensor, value_range: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:
+    """Returns inputs [N, C, H, W] as uint8 pixels [N, H, W, C].
+
+    Args:
+        inputs: As the network takes them.
+        value_range: Their values at black and white [2, C].
+        preprocessing: Says where the channels are in another order than RGB.
+    """
     low, high = value_range[:, :, None, None].to(inputs.device, inputs.dtype).unbind(0)
     unit = (inputs.detach() - low) / (high - low)
+    if preprocessing is not None:
+        unit = preprocessing.reordered(unit)
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.files import let_go
+from lookalike.names import text_of
 from lookalike.similarity import Similarity, euclidean_distances
 
 _QUANTILES = 101
@@ -53,11 +55,18 @@ class Prototypes(nn.Module):
 
     def __init__(self, vectors: Tensor, labels: Tensor, class_names: Sequence[str], **surveyed: Tensor) -> None:
         super().__init__()
+        checks.instance("vectors", vectors, Tensor, "a tensor [P, D]")
+        checks.instance("labels", labels, Tensor, "a tensor of classes [P]")
+        class_names = checks.names("class_names", class_names)
         if vectors.ndim != 2 or labels.shape != (len(vectors),):
             raise LookalikeError(f"vectors {tuple(vectors.shape)} and labels {tuple(labels.shape)} do not fit")
+        if not vectors.is_floating_point():
+            raise checks.unfit("vectors", vectors, "a tensor of floating-point numbers [P, D]")
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise checks.unfit("labels", labels, "a tensor of whole numbers [P]")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
             raise LookalikeError(f"a prototype has class {int(labels.max())}; there are {len(class_names)} classes")
-        self.class_names = [str(name) for name in class_names]
+        self.class_names = [text_of(name) for name in class_names]
         if isinstance(vectors, nn.Parameter):
             self.register_parameter("vectors", vectors)
         else:
@@ -73,6 +82,9 @@ class Prototypes(nn.Module):
             "quantiles": torch.full((n, _QUANTILES), torch.nan),
         }
         for name, tensor in {**blank, **surveyed}.items():
+            checks.one_of("what is surveyed", name, blank)
+            if not isinstance(tensor, Tensor) or tensor.shape[:1] != (n,) or tensor.ndim != blank[name].ndim:
+                raise checks.unfit(name, tensor, f"a tensor with a row for each of the {n} prototypes")
             self.register_buffer(name, tensor)
 
     def __len__(self) -> int:
@@ -85,7 +97,8 @@ class Prototypes(nn.Module):
 
     def class_of(self, prototype: int) -> str:
         """Returns the name of a prototype's class."""
-        return self.class_names[int(self.labels[prototype])]
+        number = checks.whole_number("prototype", prototype, 0, len(self) - 1)
+        return self.class_names[int(self.labels[number])]
 
     def percentile_of(self, distances: Tensor) -> Tensor:
         """Returns how far out distances [N, P] are among each prototype's own training samples, in percent.
@@ -145,6 +158,9 @@ def survey(
     Returns:
         New prototypes, with everything filled in.
     """
+    checks.whole_number("n_nearest", n_nearest, 1)
+    checks.one_of("nearest_from", nearest_from, ("class", "any"))
+    checks.one_of("nearest_by", nearest_by, ("distance", "similarity"))
     seen = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)
     names = np.arange(len(embeddings)) if indices is None else np.asarray(indices, dtype=np.int64)
     seen.add(prototypes, similarity, embeddings, labels, names, nearest_from=nearest_from, nearest_by=nearest_by)

@@ -53,6 +53,8 @@ class Registry(Generic[T]):
         return [name for name in self._members if fnmatch.fnmatchcase(name, pattern)]
 
     def __getitem__(self, name: str) -> T:
+        if not isinstance(name, str):
+            raise LookalikeError(f"no {self.kind} is called {name!r}; there are: {', '.join(self._members)}")
         if name in self._members:
             return self._members[name]
         near = difflib.get_close_matches(name, self._members, n=1)

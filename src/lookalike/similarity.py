@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.registry import Registry
 
@@ -163,9 +164,7 @@ class _LogRatio(Similarity):
 
     def __init__(self, epsilon: float = 1e-4) -> None:
         super().__init__()
-        if not 0 < epsilon < 1:
-            raise LookalikeError(f"epsilon must lie between 0 and 1, not {epsilon}")
-        self.epsilon = epsilon
+        self.epsilon = checks.number("epsilon", epsilon, above=0, below=1)
 
     def options(self) -> dict[str, Any]:
         return {"epsilon": self.epsilon}
@@ -207,9 +206,7 @@ class RBF(Similarity):
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
-        if sigma is not None and not sigma > 0:
-            raise LookalikeError(f"sigma must be positive, not {sigma}")
-        self.sigma = sigma
+        self.sigma = None if sigma is None else checks.number("sigma", sigma, above=0)
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
         if self.sigma is None:
@@ -311,10 +308,8 @@ class Mahalanobis(_LearnedMetric):
 
     def __init__(self, shrinkage: float | None = None, max_samples: int = 100_000) -> None:
         super().__init__()
-        if shrinkage is not None and not 0 <= shrinkage <= 1:
-            raise LookalikeError(f"shrinkage must lie in [0, 1], not {shrinkage}")
-        self.shrinkage = shrinkage
-        self.max_samples = max_samples
+        self.shrinkage = None if shrinkage is None else checks.number("shrinkage", shrinkage, least=0, most=1)
+        self.max_samples = checks.whole_number("max_samples", max_samples, 1)
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
         from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
@@ -363,9 +358,7 @@ class HeadMetric(_LearnedMetric):
 
     def __init__(self, alpha: float = 0.1) -> None:
         super().__init__()
-        if not alpha > 0:
-            raise LookalikeError(f"alpha must be positive, not {alpha}")
-        self.alpha = alpha
+        self.alpha = checks.number("alpha", alpha, above=0)
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
         if head_weight is None:
@@ -404,6 +397,8 @@ def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | N
     if isinstance(similarity, Similarity):
         return similarity
     kind = SIMILARITIES[similarity]
+    if options is not None:
+        checks.mapping("similarity_options", options)
     try:
         return kind(**(options or {}))
     except TypeError as error:

@@ -317,8 +317,8 @@ def test_published_weights_that_cannot_be_had_are_said_aloud(monkeypatch, tmp_pa
 def test_training_starts_from_given_weights(trained, bundle, tmp_path):
     box = trained["blackbox"].model
     path = tmp_path / "net.pth"
-    torch.save({name: value for name, value in box.model.state_dict().items() if name != "head.weight"}, path)
-    with pytest.raises(LookalikeError, match=r"do not fit the SmallCNN: missing: head\.weight"):
+    torch.save({name: value for name, value in box.model.state_dict().items() if name != "stage1.0.weight"}, path)
+    with pytest.raises(LookalikeError, match=r"do not fit the SmallCNN: missing: stage1\.0\.weight"):
         run("blackbox", bundle, weights=path)
     other = start_from("lookalike:small-cnn", torch.zeros(2, 3, 16, 16), pretrained=False).network
     torch.save(other.state_dict(), path)

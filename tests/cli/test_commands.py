@@ -65,6 +65,7 @@ def test_convert_prints_tables_or_json(network_file, image_folder, tmp_path):
     report = json.loads(result.stdout)
     assert report["test"]["n_samples"] == 9
     assert report["preprocessing"]["crop"] == [8, 8]
+    assert report["images_as"].endswith("shorter side to 8 (bilinear), centre crop 8×8; mean 0.5, std 0.5")
     assert {row["class"] for row in report["prototypes"]} == {"ant", "bee", "cat"}
 
 

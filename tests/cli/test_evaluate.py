@@ -42,6 +42,7 @@ def test_json_and_a_file(saved, tmp_path):
     result = run(saved, "evaluate", "--only", "faithfulness,transparency", "--json", "-o", tmp_path / "card.json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
+    assert found.pop("passed_over") == {}
     assert found == json.loads((tmp_path / "card.json").read_text())
     assert found["info"]["sections"] == ["faithfulness", "transparency"]
     assert run(saved, "evaluate", "-o", tmp_path / "card.json").exit_code == 2
@@ -105,4 +106,25 @@ def test_images_that_cannot_be_read_stop_it_or_are_counted(saved):
     assert "01.png': not an image" in result.output
     result = run(saved, "evaluate", "--only", "faithfulness", "--on-error", "skip", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["notes"] == ["1 test images could not be read and are left out"]
+    assert json.loads(result.stdout)["notes"][-1] == "1 test images could not be read and are left out"
+
+
+def test_a_folder_that_was_split_is_tested_on_the_same_images(image_folder, network_file, tmp_path):
+    plain = image_folder / "train"
+    network = ["--network", f"{network_file}:make"]
+    arguments = ["convert", f"{network_file}:make", plain, "-o", tmp_path / "m", "--split-seed", "5", "--json"]
+    converted = json.loads(CliRunner().invoke(app, [str(a) for a in arguments]).stdout)
+    only = ["--only", "faithfulness,transparency", "--json"]
+    card = json.loads(CliRunner().invoke(app, ["evaluate", str(tmp_path / "m"), str(plain), *network, *only]).stdout)
+    assert card["info"]["n_test"] == converted["test"]["n_samples"]
+    assert card["accuracy"] == converted["test"]["accuracy"]
+    assert card["info"]["data_check"] == {"training_data": "same", "n_leaked": 0, "n_test": 6}
+    assert (
+        "6 images to test on, 18 as the model's training images (the model's own training data, split by seed 5)"
+        in (card["notes"][0])
+    )
+    new = CliRunner().invoke(app, ["evaluate", str(tmp_path / "m"), str(image_folder / "test"), *network, *only])
+    assert json.loads(new.stdout)["info"]["n_test"] == 9
+    asked = CliRunner().invoke(app, ["evaluate", str(tmp_path / "m"), str(plain), *network, "--split-seed", "6"])
+    assert asked.exit_code == 2
+    assert "test images are training images of the model" in asked.output

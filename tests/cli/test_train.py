@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from lookalike import LookalikeError, load, load_classifier
-from lookalike.artifact import read_config
 from lookalike.baselines import hyperparameters
 from lookalike.cli import app
 from lookalike.experiments import EXPERIMENTS, Experiment, Subject, Workbench, workbench
 from lookalike.experiments.variants import Converter
+from lookalike.saved import read_provenance
 from tests.processes import run_command, start_command
 
 FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--set", "n_prototypes=2", "--epochs", "3"]
@@ -271,7 +271,7 @@ def test_a_folder_named_like_a_dataset_is_trained_once_and_as_any_folder(image_f
     for _ in range(2):
         bench.model(subject)
     assert [what.partition(" ")[0] for what in said] == ["training", "converting"]
-    assert read_config(bench.folder / "digits-small-cnn-blackbox-seed0")["provenance"]["learning_rate"] == 0.001
+    assert read_provenance(bench.folder / "digits-small-cnn-blackbox-seed0")["learning_rate"] == 0.001
 
 
 def test_a_folder_named_like_a_dataset_is_trained_as_was_shown(image_folder, tmp_path):

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from torchvision.datasets import ImageFolder
 
 from lookalike.data import Batches, Preprocessing, load_data
 from lookalike.errors import BrokenImageError, LookalikeError
@@ -163,3 +166,66 @@ def test_wrong_data_are_told(data, message):
         list(Batches(data))
     with pytest.raises(LookalikeError, match="'stop' or 'skip'"):
         Batches((X, Y), on_error="explode")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_of_workers_arrive_as_they_are(image_folder, workers):
+    broken = image_folder / "train" / "bee" / "03.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    ours = load_data(image_folder, Preprocessing.square(8)).train
+    theirs = ImageFolder(image_folder / "train", Preprocessing.square(8))  # torchvision's own reader of files
+    for data in (ours, theirs, Subset(theirs, list(range(5, 20)))):
+        with pytest.raises(BrokenImageError) as caught:
+            list(Batches(data, 4, workers))
+        assert caught.value.path == str(broken)
+        assert "\n" not in str(caught.value)
+        assert caught.value.__cause__ is None or workers == 0
+        batches = Batches(data, 4, workers, on_error="skip")
+        assert sum(len(batch.labels) for batch in batches) == len(data) - 1
+        assert [str(broken) in message for message in batches.skipped.values()] == [True]
+    with pytest.raises(BrokenImageError) as caught:  # a loader of the user's own
+        list(DataLoader(ours, 4, num_workers=workers))
+    assert (caught.value.path, str(caught.value).count("\n")) == (str(broken), 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_other_errors_of_workers_keep_their_text(workers):
+    class Shapes(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            if index == 3:
+                raise LookalikeError("first line\nsecond line")
+            return torch.zeros(1, 2 + index, 2), 0
+
+    with pytest.raises(LookalikeError, match=r"^samples differ in shape"):
+        list(Batches(Shapes(), 2, workers))
+    with pytest.raises(LookalikeError, match=r"^first line\nsecond line$"):
+        list(Batches(Subset(Shapes(), [3]), 1, workers, on_error="skip"))
+    with pytest.raises(LookalikeError, match=r"^first line\nsecond line$"):
+        list(DataLoader(Subset(Shapes(), [3]), 1, num_workers=workers))
+
+
+@pytest.mark.parametrize("path", ["a/b.png", "it's.png", 'a "quoted" name.png', "back\\slash.png"])
+def test_a_broken_image_survives_pickling_and_torch(path):
+    error = BrokenImageError(path, "it is cut off")
+    again = pickle.loads(pickle.dumps(error))
+    text = f'Caught BrokenImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  \
+File "x.py", line 1, in f\nlookalike.errors.BrokenImageError: {error}\n'
+    for one in (again, BrokenImageError(text)):
+        assert (one.path, one.reason, str(one)) == (path, "it is cut off", str(error))
+
+
+def test_a_stream_stops_at_a_broken_image_in_one_line(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield torch.zeros(1, 2, 2), 0
+            Image.open(path).load()
+
+    with pytest.raises(BrokenImageError, match="of the stream, sample 1 or later"):
+        list(Batches(Stream(), 1))

@@ -67,8 +67,8 @@ def test_validation_may_lack_a_class_but_not_have_another(image_folder):
     (image_folder / "test").rename(image_folder / "val")
     shutil.rmtree(image_folder / "val" / "bee")
     assert np.bincount(load_data(image_folder, SMALL).test.labels).tolist() == [3, 0, 3]
-    (image_folder / "val" / "dog").mkdir()
-    with pytest.raises(LookalikeError, match="classes that the training folder does not: dog"):
+    shutil.copytree(image_folder / "val" / "ant", image_folder / "val" / "dog")
+    with pytest.raises(LookalikeError, match="classes that the training folder does not: 'dog'"):
         load_data(image_folder, SMALL)
 
 

@@ -70,7 +70,7 @@ def test_hugging_face_from_a_local_folder(tmp_path):
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
     loaded = load_classifier(f"hf:{tmp_path / 'vit'}")
     assert loaded.class_names == [f"kind {i}" for i in range(7)]
-    assert loaded.preprocessing == Preprocessing((32, 32), None, (0.5,) * 3, (0.5,) * 3)
+    assert loaded.preprocessing == Preprocessing((32, 32), None, (0.5,) * 3, (0.5,) * 3, convention="transformers")
     assert_same_network(loaded, model, x)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     assert_same_network(load_classifier(f"hf:{tmp_path / 'vit'}", tmp_path / "w.safetensors"), model, x)

@@ -248,8 +248,9 @@ def test_mistakes_get_one_clear_line(net, blobs):
     two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(LookalikeError, match="the black box has 2 classes and the model 3"):
         evaluate(sem, blobs, black_box=two)
+    cosine = KMEx(net, n_prototypes=1, similarity="cosine", progress=False).fit(blobs)
     with pytest.raises(LookalikeError, match="'transparency' cannot be measured: no training data were given"):
-        evaluate(sem, blobs, only=("transparency",))
+        evaluate(cosine, blobs, only=("transparency",))
     with pytest.raises(LookalikeError, match="no samples"):
         evaluate(sem, (x[:0], y[:0]))
     with pytest.raises(LookalikeError, match="did you mean 'transparency'"):
@@ -271,8 +272,8 @@ def test_mistakes_get_one_clear_line(net, blobs):
 def test_what_cannot_be_measured_is_noted(net, blobs):
     sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
     card = evaluate(sem, embed(sem, blobs), progress=False)
-    assert set(card.details) == {"faithfulness", "diversity"}
-    assert any("transparency was not measured: no training data" in note for note in card.notes)
+    assert set(card.details) == {"faithfulness", "transparency", "diversity", "data"}
+    assert any("embedding was not measured: no training data" in note for note in card.notes)
     assert any("robustness was not measured: the test data are no images" in note for note in card.notes)
     flat = KMEx(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), progress=False)
     data = (torch.randn(40, 4), torch.arange(40) % 2)

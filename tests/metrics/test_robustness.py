@@ -174,7 +174,7 @@ def test_mistakes_are_told():
         relevance_ordering(looks_at_one_pixel, x, torch.rand(2, 3, 4), noise())
     with pytest.raises(LookalikeError, match="shape"):
         relevance_ordering(looks_at_one_pixel, x[:0], None, noise())
-    with pytest.raises(LookalikeError, match="at least one step"):
+    with pytest.raises(LookalikeError, match="n_steps must be a whole number of at least 1"):
         relevance_ordering(looks_at_one_pixel, x, None, noise(), n_steps=0)
-    with pytest.raises(LookalikeError, match="between 0 and 1"):
+    with pytest.raises(LookalikeError, match="above 0 and below 1"):
         increase_and_drop(looks_at_one_pixel, x, torch.rand(2, 4, 4), noise(), torch.zeros(2).long(), keep=1.0)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lookalike.encoder import evaluating
 from lookalike.errors import LookalikeError, LookalikeWarning
 from lookalike.relevance import COMPOSITES, Composite, Epsilon, lrp, stream_lrp
 from lookalike.relevance.engine import Engine
@@ -251,11 +250,11 @@ def test_values_are_those_of_the_ordinary_pass():
         "timm-convnext",
     ):
         model, x = make(name)
-        model, x = model.double(), x.double()
-        with torch.no_grad(), evaluating(model):
+        model, x = model.double().eval(), x.double()
+        with torch.no_grad():
             expected = model(x)
         pixels = x.clone().requires_grad_()
-        with warnings.catch_warnings(), evaluating(model), Engine(COMPOSITES["attnlrp"], [pixels], {}):
+        with warnings.catch_warnings(), Engine(COMPOSITES["attnlrp"], [pixels], {}):
             found = model(pixels)
         torch.testing.assert_close(getattr(found, "logits", found), getattr(expected, "logits", expected))
 

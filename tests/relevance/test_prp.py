@@ -128,7 +128,7 @@ def test_the_model_stays_untouched_and_wrong_requests_are_told(canvas, untouched
     for prototypes, message in (("closest", "'nearest', 'predicted', 'all' or numbers"), ([99], "prototypes 0 to 8")):
         with pytest.raises(LookalikeError, match=message):
             prp(sem, x[:2], prototypes)
-    with pytest.raises(LookalikeError, match="similarity must be one of share, gradient, neuralized"):
+    with pytest.raises(LookalikeError, match="similarity must be 'share', 'gradient' or 'neuralized'"):
         prp(sem, x[:2], similarity="magic")
 
 

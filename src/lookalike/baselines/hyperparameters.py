@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from typing import Any, Literal
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 Preset = Literal["paper", "reference-code"]
@@ -56,8 +57,7 @@ class Hyperparameters:
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name, self.own.get(name, 1))
-            if not value > 0:
-                raise LookalikeError(f"{name} must be above 0, not {value}")
+            checks.number(name, value, above=0)
         for name, allowed in (("optimiser", ("sgd", "adam")), ("schedule", ("constant", "cosine"))):
             if getattr(self, name) not in allowed:
                 raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -98,6 +98,11 @@ def hyperparameters(
         1.0
     """
     table = _table()
+    checks.instance("method", method, str, "a text")
+    checks.instance("dataset", dataset, str, "a text")
+    checks.instance("preset", preset, str, "a text")
+    checks.optional(checks.mapping, "given", given)
+    checks.optional(checks.mapping, "defaults", defaults)
     if (method not in table and defaults is None) or method in ("common", "presets", "datasets"):
         raise LookalikeError(f"no method is called {method!r}")
     if preset not in table["presets"]:

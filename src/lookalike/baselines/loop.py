@@ -36,6 +36,7 @@ from lookalike.progress import Advance, progress_bar
 
 CHECKPOINT = "last.ckpt"
 LOG = "training.csv"
+LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
@@ -391,7 +392,7 @@ def _leaving_no_trace() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     handler = signal.getsignal(signal.SIGINT)
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.ERROR)

@@ -8,24 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lookalike import checks
 from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
 from lookalike.baselines.hyperparameters import Preset, hyperparameters
 from lookalike.baselines.start import start_from
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
-from lookalike.encoder import Encoder, LoadedClassifier, read_weights, save_classifier
+from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
-from lookalike.prototype_images import read_prototype_images
+from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.records import from_json, read_json
+from lookalike.replacing import remove_folder, remove_leftovers, remove_leftovers_in
+from lookalike.saved import read_provenance
+from lookalike.untouched import keeps_random_states, process_settings, undoing
 
 if TYPE_CHECKING:
     from lookalike.baselines.loop import Report, Row
 
 _STATE = "training.json"
 _BATCH = 256
+_PRECISIONS = (
+    "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
+    "transformer-engine-float16", "32", "64", "16", "bf16",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Trained:
             save_classifier(self.model, folder, provenance=self.provenance, files=files, overwrite=overwrite)
 
 
+@keeps_random_states
 def train(
     method: str,
     data: DataBundle,
@@ -65,6 +76,7 @@ def train(
     preset: Preset = "paper",
     options: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     seed: int = 0,
     working_folder: str | Path | None = None,
     num_workers: int = 0,
@@ -85,7 +97,8 @@ def train(
         data: Training and test images, all of one size.
         preset: Which defaults; see ``hyperparameters``.
         options: Hyper-parameters by name, in place of the defaults.
-        weights: A file of weights for the network to start from.
+        weights: A checkpoint for the network to start from; its head need not be in it.
+        weights_key: Which of its weights, where it holds several sets that fit.
         seed: For first weights, order, augmentation and what a method draws.
         working_folder: Keeps what is needed to go on after an interruption; if it holds the same training, that one
             goes on. None keeps nothing.
@@ -105,12 +118,26 @@ def train(
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
     """
+    checks.instance("data", data, DataBundle, "a DataBundle")
+    checks.optional(checks.mapping, "options", options)
+    checks.optional(checks.path, "weights", weights)
+    checks.optional(checks.path, "working_folder", working_folder)
+    checks.seed("seed", seed)
+    checks.whole_number("num_workers", num_workers, 0)
+    checks.whole_number("n_images", n_images, 0)
+    checks.one_of("precision", precision, _PRECISIONS)
+    checks.text("accelerator", accelerator)
+    if not isinstance(devices, str):
+        checks.whole_number("devices", devices, 1)
+    if on_epoch is not None and not callable(on_epoch):
+        raise checks.unfit("on_epoch", on_epoch, "a function")
+    checks.progress("progress", progress)
     given = None if weights is None else Path(weights)
     made_by = METHODS[method]
     chosen = hyperparameters(method, data.name, preset, options, defaults=made_by.defaults)
     baseline = made_by(chosen)
     loop = _loop()
-    batches = Batches(data.train, _BATCH, num_workers)
+    batches = Batches(data, _BATCH, num_workers)
     task = _task(data)
     provenance = {
         "method": baseline.title,
@@ -121,18 +148,24 @@ def train(
         "precision": precision,
         "random_state": seed,
         "n_samples": len(data.train),
+        "split": None if data.split is None else data.split.to_dict(),
         "fingerprints": {
             "data": batches.fingerprint(),
             "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
-            "start": None if given is None else fingerprint_tensors(read_weights(given)),
+            "start": None if given is None else _fingerprint_checkpoint(given),
         },
     }
+    if weights_key is not None:
+        provenance["weights_key"] = weights_key
     folder = _working_folder(working_folder, provenance)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        start = start_from(chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given)
-        model, spec = baseline.build(task, start)
-        log = loop.fit(
+    torch.manual_seed(seed)
+    start = start_from(
+        chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given, weights_key=weights_key
+    )
+    model, spec = baseline.build(task, start)
+    log = undoing(
+        process_settings(loggers=loop.LOGGERS),
+        lambda: loop.fit(
             baseline,
             model,
             data,
@@ -144,13 +177,22 @@ def train(
             devices=devices,
             on_epoch=on_epoch,
             progress=progress,
-        )
+        ),
+    )
     seconds = round(sum(row["seconds"] for row in log), 3)
     provenance |= {"train_seconds": seconds, "versions": versions()}
     model.eval().requires_grad_()
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
     return Trained(_finished(baseline, model, spec, task, batches, data, provenance, n_images), log, provenance)
+
+
+def _fingerprint_checkpoint(path: Path) -> str:
+    """Returns a SHA-256 of all weights in a checkpoint."""
+    sets = read_checkpoint(path).weights
+    if len(sets) == 1:
+        return fingerprint_tensors(next(iter(sets.values())))
+    return fingerprint_json({key: fingerprint_tensors(tensors) for key, tensors in sets.items()})
 
 
 def _finished(
@@ -186,6 +228,7 @@ def _finished(
         images=images,
         value_range=value_range,
         provenance=provenance,
+        training_keys=record_of(batches)[1],
     )
 
 
@@ -218,12 +261,13 @@ def _working_folder(folder: str | Path | None, described: Mapping[str, Any]) -> 
     if folder is None:
         return None
     folder, wanted = Path(folder), json.loads(json.dumps(described))
+    remove_leftovers_in(folder)
     state = folder / _STATE
     if state.is_file():
         try:
-            held = json.loads(state.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LookalikeError(f"{str(state)!r} cannot be read; remove its folder to start anew") from error
+            held = from_json(dict[str, Any], read_json(state, finite=False), "it")
+        except LookalikeError as error:
+            raise LookalikeError(f"{str(state)!r} cannot be read: {error}; remove its folder to start anew") from error
         differing = [name for name in wanted if held.get(name) != wanted[name]]
         if differing:
             name = differing[0]
@@ -235,7 +279,7 @@ def _working_folder(folder: str | Path | None, described: Mapping[str, Any]) -> 
     if folder.exists() and any(folder.iterdir()):
         raise LookalikeError(f"{str(folder)!r} holds files, and no training; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    state.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
+    write_whole(state, json.dumps(wanted, indent=2))
     return folder
 
 
@@ -247,6 +291,24 @@ def _loop() -> Any:
             raise
         raise LookalikeError("training needs Lightning: pip install 'lookalike[train]'") from error
     return loop
+
+
+def remove_finished(folder: str | Path, output: str | Path) -> None:
+    """Removes the working folder of a training whose result is saved; a kill can come before its own command does.
+
+    Args:
+        folder: The working folder; another training's stays.
+        output: The folder of the saved model or classifier.
+    """
+    folder = Path(folder)
+    remove_leftovers(folder)
+    try:
+        made = read_provenance(output)
+        held = from_json(dict[str, Any], read_json(folder / _STATE, finite=False), "it")
+    except LookalikeError:
+        return
+    if all(made.get(name) == value for name, value in held.items()):
+        remove_folder(folder)
 
 
 def is_unfinished(folder: str | Path) -> bool:

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import convert, datasets, demo, evaluate, explain, predict, reproduce, train
+from lookalike.cli.console import SafeGroup, prepare_streams
 
 app = typer.Typer(
     name="lookalike",
+    cls=SafeGroup,
     help="Turns a trained classifier into one that explains itself by example, without re-training it.",
     no_args_is_help=True,
     add_completion=False,
@@ -47,4 +49,5 @@ def _root(
 def main() -> None:
     """Runs the command; a request to end it (SIGTERM) is taken as Ctrl-C is, so that nothing is left half written."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare_streams()
     app()

@@ -1,29 +1,95 @@
-"""What all commands share: how they speak, and how they fail."""
+"""What all commands share: how they speak, and how they fail.
 
+Everything that a command prints passes through here: names of files and classes are untrusted, and a terminal obeys
+what it is sent. ``out`` and ``err`` show control characters instead of sending them; ``print_json`` writes them as JSON
+does.
+"""
+
+import codecs
 import functools
-import json
+import io
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+from typing_extensions import override
+
+from lookalike.names import json_text, visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _WIDE = 200  # columns where no terminal says how many: names of files stay whole
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDE)
+_PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "•": "*", "×": "x", "·": "-", "≥": ">=", "≤": "<=", "’": "'"}
+
+
+class _Screen(Console):
+    """A console on which text is only ever shown: what a terminal would obey is written out."""
+
+    @override
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, keep="\n"), **options)
+
+
+out = _Screen(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+err = _Screen(stderr=True, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _WIDE)
+
+
+class SafeGroup(TyperGroup):
+    """The commands; what is wrong with the arguments is told without sending them to the terminal as they are."""
+
+    @override
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _visible_errors():
+            return super().make_context(*args, **options)
+
+    @override
+    def invoke(self, *args: Any, **options: Any) -> Any:
+        with _visible_errors():
+            return super().invoke(*args, **options)
+
+
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)  # a usage error's, whichever click typer brings
+        if isinstance(message, str):
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
+
+
+def prepare_streams() -> None:
+    """Makes standard output and standard error take every text, whatever the locale can write."""
+    codecs.register_error("lookalike-show", _show_unwritable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):  # a pipe that cannot tell where it is stays as it is
+                stream.reconfigure(errors="lookalike-show")
+
+
+def _show_unwritable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Writes signs that a locale lacks as their plain neighbours, or else as their numbers."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    plain = (_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs)
+    return "".join(plain), error.end
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Says in one line what is wrong and stops."""
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(visible(message))}", soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -36,7 +102,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
             if issubclass(category, LookalikeWarning):
-                err.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+                err.print(f"[yellow]warning:[/] {escape(visible(str(message)))}", soft_wrap=True)
             elif not sys.warnoptions:
                 return
             else:
@@ -61,7 +127,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(value: Any) -> None:
     """Prints JSON on standard output, with nothing around it."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json_text(value, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json_text(value, indent=2, ensure_ascii=True)
+    typer.echo(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -70,7 +141,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for position, column in enumerate(columns):
         table.add_column(escape(column), justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(visible(cell)) for cell in row))
     out.print(table)
 
 
@@ -80,19 +151,25 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(escape(name), escape(value))
+        table.add_row(escape(visible(name)), escape(visible(value)))
     out.print(table)
 
 
 def print_notes(notes: Sequence[str]) -> None:
     """Prints what is to be known about data or a result."""
     for note in notes:
-        out.print(f"Note: {note}.", style="dim", markup=False)
+        end = "" if note.endswith((".", "?", "!")) else "."
+        out.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=True)
+
+
+def print_line(text: str, indent: str = "") -> None:
+    """Prints one line, whatever names are in it."""
+    out.print(indent + visible(text), markup=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Tells a step, on standard error."""
-    err.print(escape(message), style="dim", soft_wrap=True)
+    err.print(escape(visible(message)), style="dim", soft_wrap=True)
 
 
 def percent(share: float | None) -> str:

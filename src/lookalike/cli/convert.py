@@ -1,26 +1,55 @@
 """``lookalike convert``."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, percent, print_facts, print_json, print_notes, print_table, say
+from lookalike.cli.console import (
+    guarded,
+    out,
+    percent,
+    print_facts,
+    print_json,
+    print_line,
+    print_notes,
+    print_table,
+    say,
+)
 from lookalike.cli.options import (
+    AsStored,
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
+    Labels,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
     PrecisionOption,
     Profile,
     Seed,
+    SplitSeed,
+    ValueRange,
     Workers,
     open_model,
     pick_device,
     read_pairs,
+    read_range,
+    split_seed_of,
+)
+from lookalike.cli.preprocessing import (
+    Crop,
+    ImageOptions,
+    ImageSize,
+    Interpolation,
+    Mean,
+    Resize,
+    Std,
+    adjust_preprocessing,
 )
 
 if TYPE_CHECKING:
@@ -42,11 +71,19 @@ def convert(
         ),
     ],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder with a sub-folder per class, or a dataset's name.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A folder with a sub-folder per class or a table of labels, or a dataset's name."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
     weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors or .pth file; read without running code.")
+        Path | None,
+        typer.Option(help="A checkpoint: safetensors, .pth, .ckpt, a folder of shards; read without running code."),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
     ] = None,
     weights_by_order: Annotated[
         bool,
@@ -59,6 +96,7 @@ def convert(
     head: Annotated[
         str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
     ] = None,
+    class_order: ClassOrderOption = None,
     n_prototypes: Annotated[
         str, typer.Option(help="Per class: a number, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")
     ] = "5",
@@ -66,13 +104,16 @@ def convert(
         str, typer.Option(help="l2, mahalanobis, head, cosine, … (an unknown name lists them)")
     ] = "l2",
     clusterer: Annotated[str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.")] = "kmeans",
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="The network's input size, if not its usual one.")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Normalisation, e.g. 0.5 or 0.485,0.456,0.406 (one number: grey).")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Normalisation, likewise.")] = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: Labels = None,
+    value_range: ValueRange = None,
+    as_stored: AsStored = False,
+    large_images: LargeImages = False,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     network: Network = None,
@@ -92,13 +133,14 @@ def convert(
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by its prototypes."""
     from lookalike.artifact import check_replaceable
     from lookalike.clustering import CLUSTERERS
-    from lookalike.data import Batches, load_data
+    from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.kmex import KMEx
     from lookalike.metrics import compare
@@ -110,14 +152,23 @@ def convert(
     numbers = _numbers(n_prototypes)
     make_similarity(similarity)
     bytes_of(memory_limit)
+    reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
+    reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
-    source, preprocessing = _source(model, weights, weights_by_order, arguments, network, pick_device(device))
-    preprocessing = _adjusted(preprocessing, image_size, mean, std)
-    bundle = load_data(data, preprocessing, seed=seed)
+    given = (weights, weights_key, weights_by_order)
+    source, preprocessing = _source(model, given, arguments, network, pick_device(device))
+    images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
+    problem = getattr(source, "preprocessing_problem", None)
+    preprocessing, changes = adjust_preprocessing(preprocessing, images, problem)
+    for change in changes:
+        say(change)
+    bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)
+    bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
+    bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
-    train = Batches(bundle.train, batch_size, workers, on_error)
-    options: Any = {"clusterer": clusterer, "head": head, "random_state": seed}
+    train = Batches(bundle, batch_size, workers, on_error)
+    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "random_state": seed}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
         with profiled(profile, say):
@@ -153,14 +204,19 @@ def convert(
 
 
 def _source(
-    model: str, weights: Path | None, by_order: bool, args: dict[str, Any], network: str | None, device: Any
+    model: str,
+    given: tuple[Path | None, str | None, bool],
+    args: dict[str, Any],
+    network: str | None,
+    device: Any,
 ) -> "tuple[Any, Preprocessing | None]":
     """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
     from lookalike.encoder import is_saved_classifier, load_classifier
 
     if Path(model).is_dir() and not is_saved_classifier(model):
         return open_model(Path(model), network, device)
-    loaded = load_classifier(model, weights, model_args=args, by_order=by_order)
+    weights, key, by_order = given
+    loaded = load_classifier(model, weights, model_args=args, by_order=by_order, weights_key=key)
     loaded.model.to(device)
     return loaded, loaded.preprocessing
 
@@ -172,41 +228,7 @@ def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **option
 
     if folder is None:
         raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
-    return convert(source, bundle.train, working_folder=folder, class_names=bundle.class_names, **options)
-
-
-def _adjusted(
-    preprocessing: "Preprocessing | None", size: int | None, mean: str | None, std: str | None
-) -> "Preprocessing | None":
-    """Applies --image-size, --mean and --std."""
-    from dataclasses import replace
-
-    from lookalike.data import Preprocessing
-    from lookalike.errors import LookalikeError
-
-    given: dict[str, Any] = {
-        name: _floats(name, text) for name, text in (("mean", mean), ("std", std)) if text is not None
-    }
-    if preprocessing is None:
-        if size is None and not given:
-            return None
-        if size is None or len(given) != 2:
-            raise LookalikeError(
-                "the model does not tell what its images go through: give --image-size, --mean and --std together"
-            )
-        return Preprocessing.square(size, **given)
-    if size is not None:
-        preprocessing = preprocessing.with_size(size)
-    return replace(preprocessing, **given) if given else preprocessing
-
-
-def _floats(name: str, text: str) -> tuple[float, ...]:
-    from lookalike.errors import LookalikeError
-
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError as error:
-        raise LookalikeError(f"--{name} takes one or three numbers with commas between, not {text!r}") from error
+    return convert(source, bundle, working_folder=folder, class_names=bundle.class_names, **options)
 
 
 def _numbers(text: str) -> Any:
@@ -236,9 +258,11 @@ def _report(
         "test": found.to_dict() if found else None,
         "provenance": model.provenance,
         "preprocessing": model.preprocessing.to_dict() if model.preprocessing else None,
+        "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
-        "notes": list(bundle.notes),
+        "notes": [*bundle.notes, *(found.notes if found else ())],
+        "passed_over": bundle.passed_over.to_dict(),
     }
 
 
@@ -282,15 +306,17 @@ def _show(
         if found.black_box_accuracy is not None:
             facts["black box"] = percent(found.black_box_accuracy)
             facts["agreement"] = percent(found.agreement)
+        elif getattr(model.encoder, "head_name", None) is None:
+            facts["black box"] = "none: the network is an encoder without a head"
         else:
-            facts["black box"] = "has other classes than the data, so there is nothing to compare with"
+            facts["black box"] = "not compared with" + (" (see the note)" if found.notes else ": there is none")
     facts |= _how(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
-    print_notes(bundle.notes)
+    print_notes([*bundle.notes, *(found.notes if found else ())])
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:
-            out.print(f"  {message}", markup=False, soft_wrap=True)
+            print_line(message, "  ")
         if len(skipped) > _LISTED_SKIPPED:
             out.print(f"  … and {len(skipped) - _LISTED_SKIPPED} more")

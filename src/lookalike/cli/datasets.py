@@ -17,4 +17,5 @@ def datasets(json: Json = False) -> None:
     print_table("", ["or a folder", "layout"], [
         ["with a split", "FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png"],
         ["without", "FOLDER/CLASS/*.png, split 80 / 20 by --seed"],
+        ["with a table", "FOLDER/*.png and --labels FILE.csv, with the columns file_name and label, perhaps split"],
     ])  # fmt: skip

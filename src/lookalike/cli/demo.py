@@ -48,7 +48,7 @@ def demo(
     for sentence in result.verdict:
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
     print_notes(result.notes)
-    out.print(f"\nIn [bold]{output}[/]:")
+    out.print(f"\nIn {output}:", style="bold", markup=False)
     for name, what in _FILES.items():
         if (output / name).exists():
             out.print(f"  {name:<20} {what}", markup=False)

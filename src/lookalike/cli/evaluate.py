@@ -1,5 +1,6 @@
 """``lookalike evaluate`` and ``lookalike report``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,26 +9,35 @@ import typer
 from lookalike.cli.console import err, guarded, out, print_json, print_table
 from lookalike.cli.options import (
     BatchSize,
+    ClassOrderOption,
     Device,
     Json,
+    Labels,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
     SavedModel,
     Seed,
+    SplitSeed,
     Workers,
     open_model,
+    split_seed_of,
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lookalike.data import DataBundle
+    from lookalike.encoder import LoadedClassifier
     from lookalike.metrics import Scorecard
     from lookalike.model import PrototypeModel
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder with one sub-folder of images per class, or a dataset's name.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Test images, one sub-folder per class; or the folder that the model was made from, whose training images "
+        "are not tested on; or a dataset's name.",
+    ),
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
@@ -39,7 +49,11 @@ BlackBox = Annotated[
     str | None,
     typer.Option("--black-box", help="Compare with this network, e.g. file.py:function; else with the one converted."),
 ]
-Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights, .safetensors or .pth.")]
+Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights: a checkpoint of any kind.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option("--black-box-weights-key", metavar="NAME", help="Which of them, where several sets fit."),
+]
 
 
 @guarded
@@ -64,15 +78,20 @@ def evaluate(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
+    class_order: ClassOrderOption = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
     ] = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -82,11 +101,21 @@ def evaluate(
 
     if output is not None:
         check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(
+        model,
+        data,
+        labels=labels,
+        network=network,
+        black_box=(black_box, black_box_weights, black_box_weights_key),
+        device=device,
+        split_seed=split_seed,
+        large_images=large_images,
+    )
     card = measure(
         converted,
         bundle,
         black_box=box,
+        class_order=class_order,
         only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
         n_images=images,
         n_runs=runs,
@@ -101,7 +130,7 @@ def evaluate(
     if output is not None:
         card.save(output)
     if json:
-        print_json(card.to_dict())
+        print_json(card.to_dict() | {"passed_over": bundle.passed_over.to_dict()})
     else:
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
         for sentence in card.verdict():
@@ -129,12 +158,17 @@ def report(
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
+    black_box_weights_key: WeightsKey = None,
+    class_order: ClassOrderOption = None,
     network: Network = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     workers: Workers = 0,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -143,12 +177,22 @@ def report(
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
-    converted, bundle, box = _open(model, data, network, black_box, black_box_weights, device)
+    converted, bundle, box = _open(
+        model,
+        data,
+        labels=labels,
+        network=network,
+        black_box=(black_box, black_box_weights, black_box_weights_key),
+        device=device,
+        split_seed=split_seed,
+        large_images=large_images,
+    )
     card = write_report(
         converted,
         bundle,
         output,
         black_box=box,
+        class_order=class_order,
         title=title or model.resolve().name,
         n_browse=browse,
         n_nearest=nearest,
@@ -163,28 +207,53 @@ def report(
         overwrite=overwrite,
     )
     if json:
-        print_json({"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()})
+        print_json(
+            {"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()}
+            | {"passed_over": bundle.passed_over.to_dict()}
+        )
         return
     for sentence in card.verdict():
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
+    for note in card.notes:
+        err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
 
 
 def _open(
-    model: Path, data: str, network: str | None, black_box: str | None, weights: Path | None, device: str
-) -> "tuple[PrototypeModel, DataBundle, nn.Module | None]":
-    from lookalike.data import load_data
+    model: Path,
+    data: str,
+    *,
+    labels: str | None,
+    network: str | None,
+    black_box: tuple[str | None, Path | None, str | None],
+    device: str,
+    split_seed: int | None,
+    large_images: bool,
+) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
+    """Opens a saved model, the data to test it on, and a black box to compare it with."""
+    from lookalike.data import load_data, warn_of_values, with_roles
     from lookalike.encoder import load_classifier
     from lookalike.errors import LookalikeError
 
     converted, preprocessing = open_model(model, network, device)
     box: Any = None
-    if black_box is not None:
-        box = load_classifier(black_box, weights).model.to(converted.device)
-    elif weights is not None:
+    spec, weights, key = black_box
+    if spec is not None:
+        try:
+            box = load_classifier(spec, weights, weights_key=key)
+        except LookalikeError as error:
+            text = str(error).replace("--weights", "--black-box-weights")
+            raise LookalikeError(text.replace("--black-box-weights-by-order", "--weights-by-order")) from error
+        box.model.to(converted.device)
+    elif weights is not None or key is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
-    return converted, load_data(data, preprocessing), box
+    own_seed = split_seed_of(converted, split_seed)
+    reading = replace(preprocessing, large_images=large_images)
+    bundle = load_data(data, reading, seed=own_seed, labels=labels, min_classes=1)
+    bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
+    warn_of_values(bundle.test, "test")
+    return converted, bundle, box
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

@@ -1,16 +1,18 @@
 """``lookalike explain``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, print_json, say
+from lookalike.cli.console import guarded, out, print_json, print_line, print_notes, say
 from lookalike.cli.options import (
     BatchSize,
     Device,
     Images,
     Json,
+    LargeImages,
     Network,
     OnError,
     Overwrite,
@@ -18,7 +20,8 @@ from lookalike.cli.options import (
     SavedModel,
     open_model,
 )
-from lookalike.cli.predict import read_batches, report_skipped
+from lookalike.cli.predict import read_batches, report_remarks, report_skipped
+from lookalike.names import file_name, json_text, name_key
 
 
 @guarded
@@ -42,25 +45,27 @@ def explain(
     network: Network = None,
     batch_size: BatchSize = 64,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     overwrite: Overwrite = False,
     device: Device = "auto",
     profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Show which prototypes images look like: a picture each, and one JSON file of all."""
-    import json as writer
-
     from lookalike.artifact import fresh_folder
-    from lookalike.data import find_images
+    from lookalike.data import list_images
     from lookalike.errors import LookalikeError
     from lookalike.explanation import explain as explain_inputs
+    from lookalike.files import write_whole
     from lookalike.plots import sheet_axes
     from lookalike.profiling import profiled, step
     from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
-    files = find_images(images)
+    files, passed_over = list_images(images)
+    preprocessing = replace(preprocessing, large_images=large_images)
     skipped: list[str] = []
+    remarks: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
     with (
@@ -68,7 +73,7 @@ def explain(
         profiled(profile, say),
         progress_bar("Explaining", len(files)) as advance,
     ):
-        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
+        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
             for found in explain_inputs(
                 converted,
@@ -79,7 +84,7 @@ def explain(
                 relevance=not no_maps,
                 composite=composite,
             ):
-                picture = f"{len(rows):04d}-{Path(str(found.name)).stem[:80]}.png"
+                picture = f"{len(rows):04d}-{file_name(Path(str(found.name)).stem)}.png"
                 if found.image is not None:
                     (ax,) = sheet_axes(1, len(found.likenesses), with_maps=not no_maps)
                     with step("draw"):
@@ -92,23 +97,34 @@ def explain(
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
-        (folder / "explanations.json").write_text(writer.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / "explanations.json", json_text(rows, indent=2, allow_nan=True) + "\n")
     if json:
-        print_json({"explanations": rows, "skipped": skipped, "output": str(output)})
+        print_json(
+            {
+                "explanations": rows,
+                "skipped": skipped,
+                "remarks": remarks,
+                "output": str(output),
+                "passed_over": passed_over.to_dict(),
+            }
+        )
         return
     for sentence in sentences:
-        out.print(sentence, markup=False, soft_wrap=True)
+        print_line(sentence)
     out.print(f"\n{len(rows)} pictures and explanations.json in {output}", style="bold", markup=False)
+    print_notes(passed_over.sentences())
     report_skipped(skipped)
+    report_remarks(remarks)
 
 
 def _labels(names: list[str], class_names: list[str]) -> list[int]:
     from lookalike.errors import LookalikeError
 
     folders = [Path(name).resolve().parent.name for name in names]
-    unknown = [(name, folder) for name, folder in zip(names, folders, strict=True) if folder not in class_names]
+    keys = [name_key(name) for name in class_names]
+    unknown = [(name, folder) for name, folder in zip(names, folders, strict=True) if name_key(folder) not in keys]
     if unknown:
         raise LookalikeError(
             f"{unknown[0][0]!r} lies in a folder {unknown[0][1]!r}, which is none of the model's classes"
         )
-    return [class_names.index(folder) for folder in folders]
+    return [keys.index(name_key(folder)) for folder in folders]

@@ -12,11 +12,33 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--split-seed",
+        min=0,
+        help="Seed of the 80 / 20 split of a folder without test images of its own; else the model's own, or 0.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="The most images that pass through the network at once.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 OnError = Annotated[
     Literal["stop", "skip"], typer.Option(help="An image that cannot be read: 'stop', or 'skip' and list it.")
+]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        "--value-range",
+        metavar="LOW,HIGH",
+        help="The values of black and white, for greys of 16 or 32 bits and floats; else 0…65535, or as found.",
+    ),
+]
+AsStored = Annotated[
+    bool, typer.Option("--as-stored", help="Do not turn photographs upright by their EXIF orientation.")
+]
+LargeImages = Annotated[
+    bool, typer.Option("--large-images", help="Read images beyond Pillow's limit of 179 million pixels, too.")
 ]
 Network = Annotated[
     str | None,
@@ -28,6 +50,24 @@ PrecisionOption = Annotated[
 ]
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Write a trace that a browser can open.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="A table (CSV, TSV, JSON lines) of DATA's image files and their classes, where its folders do not tell; "
+        "FILE:COLUMN names the column with the classes.",
+    ),
+]
+ClassOrderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class-order",
+        metavar="NAMES|FILE",
+        help="The classes in the order of the network's outputs: names with commas between, a file with a line (or a "
+        "JSON list) of them, or 'natural': as timm numbers folders.",
+    ),
 ]
 SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
@@ -51,6 +91,20 @@ def read_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
     return given
 
 
+def read_range(text: str | None) -> tuple[float, float] | None:
+    """Reads --value-range."""
+    from lookalike.data.grey_values import checked_range
+    from lookalike.errors import LookalikeError
+
+    if text is None:
+        return None
+    try:
+        low, high = (float(number) for number in text.split(","))
+        return checked_range((low, high))
+    except ValueError as error:
+        raise LookalikeError(f"--value-range takes LOW,HIGH with LOW < HIGH, e.g. 0,4095, not {text!r}") from error
+
+
 def pick_device(name: str) -> Any:
     """Returns the torch device of that name; ``auto`` is the fastest there is."""
     import torch
@@ -67,6 +121,15 @@ def pick_device(name: str) -> Any:
         reason = (str(error).splitlines() or ["not available"])[0]
         raise LookalikeError(f"the device {name!r} cannot be used: {reason}") from error
     return device
+
+
+def split_seed_of(model: Any, asked: int | None) -> int:
+    """Returns the seed to split a folder by: the one asked for, or the one that a saved model was made with, or 0."""
+    from lookalike.data import Split
+
+    split = Split.from_dict(getattr(model, "provenance", {}).get("split"))
+    own = None if split is None else split.seed
+    return asked if asked is not None else own if own is not None else 0
 
 
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":

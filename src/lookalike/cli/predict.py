@@ -1,10 +1,22 @@
 """``lookalike predict``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike.cli.console import err, guarded, percent, print_json, print_table
-from lookalike.cli.options import BatchSize, Device, Images, Json, Network, OnError, SavedModel, open_model
+from lookalike.cli.console import err, guarded, percent, print_json, print_notes, print_table
+from lookalike.cli.options import (
+    BatchSize,
+    Device,
+    Images,
+    Json,
+    LargeImages,
+    Network,
+    OnError,
+    SavedModel,
+    open_model,
+)
+from lookalike.names import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,21 +31,24 @@ def predict(
     network: Network = None,
     batch_size: BatchSize = 64,
     on_error: OnError = "stop",
+    large_images: LargeImages = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Predict the class of images, with the prototype that each looks most like."""
-    from lookalike.data import find_images
+    from lookalike.data import list_images
     from lookalike.errors import LookalikeError
     from lookalike.explanation import explain
     from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
-    files = find_images(images)
+    files, passed_over = list_images(images)
+    preprocessing = replace(preprocessing, large_images=large_images)
     skipped: list[str] = []
+    remarks: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     with progress_bar("Predicting", len(files)) as advance:
-        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped):
+        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             for found in explain(converted, inputs, n_nearest=1, names=names):
                 nearest = found.likenesses[0]
                 rows.append(
@@ -48,7 +63,7 @@ def predict(
                 )
             advance(len(names))
     if json:
-        print_json({"predictions": rows, "skipped": skipped})
+        print_json({"predictions": rows, "skipped": skipped, "remarks": remarks, "passed_over": passed_over.to_dict()})
         return
     if not rows:
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
@@ -65,16 +80,27 @@ def predict(
         for row in rows
     ]
     print_table("Predictions", columns, cells)
+    print_notes(passed_over.sentences())
     report_skipped(skipped)
+    report_remarks(remarks)
 
 
 def read_batches(
-    files: list[Path], preprocessing: "Preprocessing", batch_size: int, on_error: str, skipped: list[str]
+    files: list[Path],
+    preprocessing: "Preprocessing",
+    batch_size: int,
+    on_error: str,
+    skipped: list[str],
+    remarks: dict[str, str],
 ) -> "Iterator[tuple[list[str], Any]]":
-    """Yields names and inputs of image files; fills ``skipped`` with what could not be read."""
+    """Yields names and inputs of image files.
+
+    Fills ``skipped`` with what could not be read, and ``remarks`` with what is odd about a file's values.
+    """
     import torch
 
-    from lookalike.data import read_image
+    from lookalike.data import decode_image, value_remark
+    from lookalike.data.images import naming
     from lookalike.errors import BrokenImageError, LookalikeError
 
     if on_error not in ("stop", "skip"):
@@ -83,13 +109,18 @@ def read_batches(
         names, inputs = [], []
         for file in files[start : start + batch_size]:
             try:
-                inputs.append(preprocessing(read_image(file)))
+                image = decode_image(file, large_images=preprocessing.large_images)
+                with naming(file):
+                    remark = value_remark(image, preprocessing)
+                    inputs.append(preprocessing(image))
             except BrokenImageError as error:
                 if on_error == "stop":
                     raise
                 skipped.append(str(error))
                 continue
             names.append(str(file))
+            if remark is not None:
+                remarks[str(file)] = remark
         if names:
             yield names, torch.stack(inputs)
 
@@ -99,4 +130,12 @@ def report_skipped(skipped: list[str]) -> None:
     if skipped:
         err.print(f"Skipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped:
-            err.print(f"  {message}", markup=False, soft_wrap=True)
+            err.print(f"  {visible(message)}", markup=False, soft_wrap=True)
+
+
+def report_remarks(remarks: dict[str, str]) -> None:
+    """Says how many images have values that the model's scale does not suit, and names the first."""
+    if remarks:
+        file, remark = next(iter(remarks.items()))
+        others = f" (and {len(remarks) - 1} more images like it)" if len(remarks) > 1 else ""
+        err.print(f"warning: {visible(file)}: {remark}{others}", style="yellow", markup=False, soft_wrap=True)

@@ -1,14 +1,27 @@
 """``lookalike train``."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
-from lookalike.cli.options import Device, Json, Overwrite, Seed, Workers, read_pairs
+from lookalike.cli.options import (
+    AsStored,
+    Device,
+    Json,
+    Labels,
+    LargeImages,
+    OnError,
+    Overwrite,
+    Seed,
+    SplitSeed,
+    ValueRange,
+    Workers,
+    read_pairs,
+    read_range,
+)
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
@@ -20,7 +33,10 @@ _DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "mps": "m
 def train(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="blackbox, protopnet, flint or protovae.")],
     dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="A dataset's name, or a folder with one sub-folder per class.")
+        str,
+        typer.Option(
+            "--dataset", "-d", help="A dataset's name, or a folder with a sub-folder per class or a table of labels."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the trained model to.")],
     preset: Annotated[
@@ -30,7 +46,11 @@ def train(
         str | None, typer.Option(help="torchvision:NAME, timm:NAME or lookalike:small-cnn; else the preset's.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A .safetensors or .pth file for the network to start from.")
+        Path | None, typer.Option(help="A checkpoint for the network to start from; read without running code.")
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
     ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from random weights, not from published ones.")
@@ -44,10 +64,16 @@ def train(
     show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and stop.")] = False,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true, bf16-mixed, 16-mixed.")] = "32-true",
     devices: Annotated[int, typer.Option(min=1, help="On how many devices.")] = 1,
+    labels: Labels = None,
     workers: Workers = 0,
+    on_error: OnError = "stop",
+    value_range: ValueRange = None,
+    as_stored: AsStored = False,
+    large_images: LargeImages = False,
     no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -56,9 +82,10 @@ def train(
     from lookalike.baselines import METHODS
     from lookalike.baselines import train as run
     from lookalike.baselines.hyperparameters import hyperparameters
-    from lookalike.baselines.training import is_unfinished
+    from lookalike.baselines.training import is_unfinished, remove_finished
     from lookalike.data import load_training_data
     from lookalike.errors import LookalikeError
+    from lookalike.replacing import remove_folder
 
     made_by = METHODS[method]
     title = made_by.title
@@ -75,11 +102,22 @@ def train(
         return
     if device not in _DEVICES:
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
-    check_replaceable(output, overwrite=overwrite)
     working = output.resolve().with_name(f"{output.resolve().name}.training")
-    bundle = load_training_data(dataset, chosen.image_size, seed=seed)
-    going_on = is_unfinished(working)
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
+    if not helper:
+        remove_finished(working, output)
+    check_replaceable(output, overwrite=overwrite)
+    bundle = load_training_data(
+        dataset,
+        chosen.image_size,
+        seed=split_seed or 0,
+        labels=labels,
+        value_range=read_range(value_range),
+        as_stored=as_stored,
+        large_images=large_images,
+        on_error=on_error,
+    )
+    going_on = is_unfinished(working)
     if not helper:
         say(
             f"{'Going on to train' if going_on else 'Training'} {title} ({chosen.network}) with {len(bundle.train):,} "
@@ -92,6 +130,7 @@ def train(
             preset=preset,
             options=chosen.to_dict(),
             weights=weights,
+            weights_key=weights_key,
             seed=seed,
             working_folder=working,
             num_workers=workers,
@@ -103,9 +142,12 @@ def train(
     except KeyboardInterrupt:
         fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working}", 130)
     trained.save(output, images=not no_images, overwrite=overwrite)
-    shutil.rmtree(working, ignore_errors=True)
+    remove_folder(working)
     if json:
-        print_json({"output": str(output), "log": trained.log, "provenance": trained.provenance})
+        passed_over = bundle.passed_over.to_dict()
+        print_json(
+            {"output": str(output), "log": trained.log, "provenance": trained.provenance, "passed_over": passed_over}
+        )
     else:
         _show(trained, bundle.notes, output)
 

@@ -2,22 +2,29 @@
 
 from pathlib import Path
 
+from lookalike import checks
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
-from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, is_dataset
+from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
+from lookalike.data.decoders import IMAGE_FORMATS, IMAGE_SUFFIXES
 from lookalike.data.digits import load_digits
-from lookalike.data.folders import ImageFiles, find_images, load_folder
+from lookalike.data.folders import ImageFiles, find_images, list_images, load_folder
 from lookalike.data.glyphs import load_glyphs
-from lookalike.data.images import read_image
+from lookalike.data.images import decode_image, read_image
 from lookalike.data.listed import load_celeba, load_cub200
+from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
+from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.training import load_training_data
+from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
 from lookalike.errors import LookalikeError
 
 __all__ = [
     "DATASETS",
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
     "Attributes",
     "Augmentation",
     "Batch",
@@ -26,10 +33,15 @@ __all__ = [
     "DatasetEntry",
     "ImageArray",
     "ImageFiles",
+    "PassedOver",
     "Preprocessing",
+    "Split",
+    "TrainingRecord",
     "data_folder",
+    "decode_image",
     "find_images",
     "list_datasets",
+    "list_images",
     "load_celeba",
     "load_cub200",
     "load_data",
@@ -39,30 +51,50 @@ __all__ = [
     "load_quickdraw",
     "load_training_data",
     "read_image",
+    "settle_value_range",
+    "value_remark",
+    "warn_of_values",
+    "with_roles",
 ]
 
 
 def list_datasets(pattern: str = "*") -> list[str]:
     """Returns the names of the registered datasets that match a shell pattern."""
-    return DATASETS.names(pattern)
+    return DATASETS.names(checks.text("pattern", pattern))
 
 
-def load_data(source: str | Path, preprocessing: Preprocessing | None = None, *, seed: int = 0) -> DataBundle:
-    """Loads a dataset by its name, or a folder with one sub-folder of images per class.
+def load_data(
+    source: str | Path,
+    preprocessing: Preprocessing | None = None,
+    *,
+    seed: int = 0,
+    labels: str | Path | None = None,
+    min_classes: int = 2,
+) -> DataBundle:
+    """Loads a dataset by its name, or a folder of images with one sub-folder per class or a table of labels.
 
     Args:
         source: A registered name, or a folder.
         preprocessing: What the network takes; needed for a folder, and for a dataset to overrule its own.
         seed: For the split of a folder that has none.
+        labels: A table of files and their classes, where the folder's sub-folders do not tell.
+        min_classes: The fewest classes of a folder: 2 to make a classifier, 1 to test one.
 
     Raises:
-        LookalikeError: If there is neither a dataset nor a folder of that name, or both.
+        LookalikeError: If there is neither a dataset nor a folder of that name, or both; or see ``load_folder``.
     """
+    checks.path("source", source)
+    checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+    checks.seed("seed", seed)
     if is_dataset(source):
+        if labels is not None:
+            raise LookalikeError(
+                f"{source!r} is a dataset, which knows its labels; leave {str(labels)!r} out (--labels)"
+            )
         return DATASETS[str(source)].load(preprocessing)
     if preprocessing is None:
         raise LookalikeError(
             f"to read the images of {str(source)!r}, say what size and normalisation the model takes "
             "(--image-size, --mean, --std)"
         )
-    return load_folder(source, preprocessing, seed=seed)
+    return load_folder(source, preprocessing, seed=seed, labels=labels, min_classes=min_classes)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.data.preprocessing import Preprocessing
 
 _PADDING = 2  # pixels
@@ -25,9 +26,10 @@ class Augmentation:
     """
 
     def __init__(self, preprocessing: Preprocessing, padding: int = _PADDING, flip: float = _FLIP) -> None:
+        checks.instance("preprocessing", preprocessing, Preprocessing, "a Preprocessing")
         self.black = preprocessing.normalise(torch.zeros(preprocessing.channels, 1, 1))
-        self.padding = padding
-        self.flip = flip
+        self.padding = checks.whole_number("padding", padding, 0)
+        self.flip = checks.number("flip", flip, least=0, most=1)
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Changes one image [C, H, W].
@@ -36,6 +38,8 @@ class Augmentation:
             image: As the network takes it.
             generator: Chance.
         """
+        checks.tensor("image", image, ("C", "H", "W"))
+        checks.instance("generator", generator, torch.Generator, "a torch.Generator")
         if torch.rand((), generator=generator) < self.flip:
             image = image.flip(-1)
         channels, height, width = image.shape

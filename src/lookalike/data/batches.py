@@ -1,5 +1,6 @@
 """The one way from any kind of data to batches that remember which sample is which."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,12 +21,17 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lookalike.data.bundle import DataBundle
+from lookalike import checks
+from lookalike.data.bundle import DataBundle, Split
+from lookalike.data.class_names import class_names_of
+from lookalike.data.images import one_line
+from lookalike.data.ready import peek, unbatched
+from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
 from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.names import visible
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike.untouched import random_states, undoing
 
-_INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
-_LABEL_KEYS = ("labels", "label", "target", "targets", "y")
 _DEFAULT_BATCH = 256
 
 Inputs = Any  # a tensor [n, ...], or a tuple or mapping of such
@@ -60,8 +66,8 @@ class Batches:
     Args:
         data: A map-style or iterable ``Dataset`` of (x, y) or of mappings with ``pixel_values`` and ``label``; a
             ``DataLoader`` (its data set, collation and workers are used, and a subset sampler, but no shuffling or
-            weighting); (x, y) tensors
-            or arrays; or a ``DataBundle`` (its training part).
+            weighting); one with ``batch_size=None``, or an iterable data set, that yields whole batches; (x, y)
+            tensors or arrays; or a ``DataBundle`` (its training part).
         batch_size: The most rows in a batch; None takes the loader's own, or 256.
         num_workers: Worker processes; None takes the loader's own, or none.
         on_error: What to do about an image file that cannot be read: ``"stop"`` raises, ``"skip"`` goes on and
@@ -70,6 +76,7 @@ class Batches:
     Attributes:
         skipped: Messages about the samples that could not be read, by index.
         class_names: As the data set tells them, or None.
+        split: How the data came to be the training part of a ``DataBundle``; None for other data.
 
     Raises:
         LookalikeError: If the data are of no kind that it knows.
@@ -82,25 +89,29 @@ class Batches:
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
-        if on_error not in ("stop", "skip"):
-            raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+        checks.one_of("on_error", on_error, ("stop", "skip"))
+        checks.optional(checks.whole_number, "batch_size", batch_size, 1)
+        checks.optional(checks.whole_number, "num_workers", num_workers, 0)
+        self.split: Split | None = None
         if isinstance(data, DataBundle):
-            data = data.train
+            self.split, data = data.split, data.train
         self.skipped: dict[int, str] = {}
         self.on_error = on_error
         self._collate: Callable[[list[Any]], Any] = default_collate
         self._rows: np.ndarray | None = None
+        self._has_batches = False  # of a stream: its length would count them
         self.class_names: list[str] | None = None
         if isinstance(data, DataLoader):
             batch_size = data.batch_size if batch_size is None else batch_size
             num_workers = data.num_workers if num_workers is None else num_workers
-            self._collate = data.collate_fn
-            self._rows = _rows_of(data)
-            data = data.dataset
+            if data.batch_sampler is None:  # batch_size=None: its data set makes the batches
+                data, self._rows = unbatched(data)
+            else:
+                self._collate = data.collate_fn
+                self._rows = _rows_of(data)
+                data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         self.num_workers = num_workers or 0
-        if self.batch_size < 1:
-            raise LookalikeError(f"batch_size must be at least 1, not {self.batch_size}")
         self._arrays = _as_arrays(data)
         if self._arrays is not None:
             self.class_names = self._arrays[2]
@@ -110,7 +121,7 @@ class Batches:
                 "or a pair (x, y) of tensors or arrays"
             )
         else:
-            self.class_names = _class_names(data)
+            self.class_names = class_names_of(data)
         self.dataset = data
 
     def __len__(self) -> int:
@@ -125,7 +136,7 @@ class Batches:
     def total(self) -> int | None:
         """The number of samples, or None when it is not known."""
         try:
-            return len(self)
+            return None if self._has_batches else len(self)
         except TypeError:
             return None
 
@@ -149,33 +160,33 @@ class Batches:
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
         """Returns the inputs of some samples, collated, in the order asked for."""
         if self._arrays is not None:
-            return _as_tensor(self._arrays[0][np.asarray(indices)])
+            return as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:
             raise LookalikeError("an iterable data set cannot be asked for single samples")
-        return self._stack([self.dataset[int(index)] for index in indices], int(indices[0]))[0]
+        samples = [_read(self.dataset, int(index)) for index in indices]
+        return self._stack(samples, int(indices[0]))[0]
 
     def describe(self, index: int) -> str:
         """Names a sample: its file where there is one, else its number."""
-        dataset: Any = self.dataset
-        index = int(index)
-        while isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, int(dataset.indices[index])
-        return _describe(dataset, index)
+        return _describe(self.dataset, int(index))
 
     def is_random(self) -> bool:
         """Whether reading the same sample twice gives different inputs, as augmentation does."""
         if self._arrays is not None or not self.can_fetch or not len(self):
             return False
         rows = list(range(min(4, len(self)))) if self._rows is None else self._rows[:4].tolist()
-        with torch.random.fork_rng(devices=[]):
+
+        def differ() -> bool:
             for index in rows:
                 try:
-                    first, *others = (_split_item(self.dataset[index], index)[0] for _ in range(4))
-                except (BrokenImageError, OSError, SyntaxError):
+                    first, *others = (split_item(_read(self.dataset, index), index)[0] for _ in range(4))
+                except BrokenImageError:
                     continue
                 if isinstance(first, Tensor) and not all(_same(first, other) for other in others):
                     return True
-        return False
+            return False
+
+        return undoing(random_states(), differ)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do.
@@ -185,7 +196,7 @@ class Batches:
         """
         if self._arrays is not None:
             x, y = self._arrays[:2]
-            parts = [fingerprint_tensors({"x": _as_tensor(x)}), fingerprint_array(y)]
+            parts = [fingerprint_tensors({"x": as_tensor(x)}), fingerprint_array(y)]
             return fingerprint_json(["arrays", parts])
         rows = None if self._rows is None else fingerprint_array(self._rows)
         dataset, subsets = self.dataset, []
@@ -202,25 +213,41 @@ class Batches:
         for position in positions:
             index = int(position if self._rows is None else self._rows[position])
             try:
-                x, y = _split_item(self.dataset[index], index)
-            except (BrokenImageError, OSError, SyntaxError) as error:
+                x, y = split_item(_read(self.dataset, index), index)
+            except BrokenImageError as error:
                 samples.append([index, str(error), -1])
                 continue
             known = isinstance(x, Tensor | np.ndarray)
-            samples.append([index, fingerprint_tensors({"x": _as_tensor(x)}) if known else type(x).__name__, int(y)])
+            samples.append([index, fingerprint_tensors({"x": as_tensor(x)}) if known else type(x).__name__, int(y)])
         return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
+
+    def content_keys(self) -> np.ndarray | None:
+        """Returns a number for each sample's file, by its bytes, sorted [N], int64; None where there are no files."""
+        dataset, rows = self.dataset, self._rows
+        while isinstance(dataset, Subset):
+            indices = np.asarray(dataset.indices, dtype=np.int64)
+            dataset, rows = dataset.dataset, indices if rows is None else indices[rows]
+        if rows is not None and hasattr(dataset, "select"):
+            dataset = dataset.select(rows)
+        keys = getattr(dataset, "content_keys", None)
+        return np.sort(keys()) if callable(keys) else None
 
     def _slices(self, x: Any, y: np.ndarray, first: int) -> Iterator[Batch]:
         for start in range(first, len(y), self.batch_size):
             rows = slice(start, start + self.batch_size)
             labels = y[rows]
             end = start + len(labels)
-            yield Batch(_as_tensor(x[rows]), labels, np.arange(start, end), end)
+            yield Batch(as_tensor(x[rows]), labels, np.arange(start, end), end)
 
     def _stream(self, dataset: Any, first: int) -> Iterator[Batch]:
         start = 0
-        loader = DataLoader(dataset, self.batch_size, num_workers=0, collate_fn=list)
-        for items in loader:
+        dataset, has_batches = peek(dataset)
+        if has_batches:
+            yield from self._as_they_come(dataset, first)
+            return
+        options: dict[str, Any] = {"num_workers": 0, "collate_fn": list, "generator": torch.Generator()}
+        loader = iter(DataLoader(dataset, self.batch_size, **options))
+        while (items := _next_items(loader, start)) is not None:
             end = start + len(items)
             if end > first:  # what was done before cannot be left out of a stream, only let pass
                 wanted = items[max(0, first - start) :]
@@ -228,79 +255,146 @@ class Batches:
                 yield Batch(inputs, labels, np.arange(end - len(wanted), end), end)
             start = end
 
+    def _as_they_come(self, batches: IterableDataset[Any], first: int) -> Iterator[Batch]:
+        """Reads a stream of whole batches."""
+        self._has_batches = True
+        start = 0
+        for batch in batches:
+            inputs, labels = split_item(batch, start)
+            labels = as_labels(labels)
+            check_rows(inputs, labels, start)
+            end = start + len(labels)
+            if end > first:
+                rows = slice(max(0, first - start), None)
+                yield Batch(take_rows(inputs, rows), labels[rows], np.arange(start + rows.start, end), end)
+            start = end
+
     def _load(self, rows: np.ndarray, first: int) -> Iterator[Batch]:
-        guarded = _Guarded(self.dataset, rows[first:], skip=self.on_error == "skip")
+        guarded = _Guarded(self.dataset, rows[first:])
         loader = DataLoader(
             guarded,
             self.batch_size,
             num_workers=self.num_workers,
             collate_fn=self._gather,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # workers are seeded by it, and not by the global one
         )
-        for number, (batch, broken) in enumerate(loader, 1):
+        for number, (batch, broken, error) in enumerate(loader, 1):
+            if error is not None:
+                raise error
             self.skipped.update(broken)
             if batch is not None:
                 yield replace(batch, read=min(len(rows), first + number * self.batch_size))
 
-    def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str]]:
-        broken = {index: message for index, _, message in items if message is not None}
-        kept = [(index, item) for index, item, message in items if message is None]
+    def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
+        """Makes a batch of samples, in a worker where there are any.
+
+        The package's errors are returned, not raised: torch would raise them again as another error, whose text is
+        the worker's traceback.
+        """
+        broken = {index: error for index, _, error in items if error is not None}
+        fatal = next((error for error in broken.values() if not self._can_skip(error)), None)
+        if fatal is not None:
+            return None, {}, fatal
+        skipped = {index: str(error) for index, error in broken.items()}
+        kept = [(index, item) for index, item, error in items if error is None]
         if not kept:
-            return None, broken
-        inputs, labels = self._stack([item for _, item in kept], kept[0][0])
-        return Batch(inputs, labels, np.asarray([index for index, _ in kept])), broken
+            return None, skipped, None
+        try:
+            inputs, labels = self._stack([item for _, item in kept], kept[0][0])
+        except LookalikeError as error:
+            return None, {}, error
+        return Batch(inputs, labels, np.asarray([index for index, _ in kept])), skipped, None
+
+    def _can_skip(self, error: LookalikeError) -> bool:
+        return self.on_error == "skip" and isinstance(error, BrokenImageError)
 
     def _stack(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
-        if self._collate is not default_collate:  # a loader's own collation takes the samples as they are
-            inputs, labels = _split_item(self._collate(items), first)
-            return inputs, _as_labels(labels)
-        pairs = [_split_item(item, first + offset) for offset, item in enumerate(items)]
-        try:
-            inputs, labels = default_collate(pairs)
-        except RuntimeError as error:
-            shapes = sorted({str(tuple(np.shape(x))) for x, _ in pairs if isinstance(x, Tensor | np.ndarray)})
-            if len(shapes) > 1:
-                raise LookalikeError(
-                    f"samples differ in shape ({', '.join(shapes[:3])}) and cannot form a batch; "
-                    "resize and crop them to one size in the data set's transform"
-                ) from error
-            raise
-        return inputs, _as_labels(labels)
+        inputs, labels = collate_samples(items, first, None if self._collate is default_collate else self._collate)
+        values = as_labels(labels)
+        check_rows(inputs, values, first)
+        return inputs, values
 
 
 class _Guarded(Dataset[Any]):
-    """Returns (index, sample, None), or (index, None, message) for an image that cannot be read."""
+    """Returns (index, sample, None), or (index, None, error) for a sample that cannot be read."""
 
-    def __init__(self, dataset: Any, rows: np.ndarray, skip: bool) -> None:
+    def __init__(self, dataset: Any, rows: np.ndarray) -> None:
         self.dataset = dataset
         self.rows = rows
-        self.skip = skip
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> tuple[int, Any, str | None]:
+    def __getitem__(self, position: int) -> tuple[int, Any, LookalikeError | None]:
         index = int(self.rows[position])
         try:
-            return index, self.dataset[index], None
-        except BrokenImageError as error:
-            if not self.skip:
-                raise
-            return index, None, str(error)
-        except (OSError, SyntaxError) as error:  # what Pillow raises in other data sets
-            broken = BrokenImageError(_describe(self.dataset, index), str(error) or type(error).__name__)
-            if not self.skip:
-                raise broken from error
-            return index, None, str(broken)
+            return index, _read(self.dataset, index), None
+        except LookalikeError as error:
+            return index, None, error
+
+
+def _read(dataset: Any, index: int) -> Any:
+    """Returns a sample.
+
+    Raises:
+        LookalikeError: If it cannot be read; other errors are mistakes in the data set's code.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:
+        known = as_read_error(error, lambda: _describe(dataset, index))
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def _next_items(items: Iterator[list[Any]], start: int) -> list[Any] | None:
+    """Returns the next samples of a stream, None at its end.
+
+    Raises:
+        BrokenImageError: If an image cannot be read; a stream cannot go on after it.
+    """
+    try:
+        return next(items, None)
+    except Exception as error:
+        known = as_read_error(error, lambda: f"of the stream, sample {start} or later")
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def as_read_error(error: Exception, describe: Callable[[], str]) -> LookalikeError | None:
+    """Returns what reading a sample raised as an error of the package; None for a mistake in the data set's code.
+
+    Args:
+        error: What was raised.
+        describe: Names the sample.
+    """
+    if isinstance(error, BrokenImageError):
+        return error if error.path else BrokenImageError(describe(), error.reason)
+    if isinstance(error, LookalikeError):
+        return error
+    if isinstance(error, OSError | SyntaxError | MemoryError) or _from_pillow(error):
+        return BrokenImageError(describe(), one_line(error))
+    return None
+
+
+def _from_pillow(error: Exception) -> bool:
+    """Says whether Pillow raised an error: its decoders raise any kind on damaged files, in other data sets too."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "PIL"
 
 
 def _describe(dataset: Any, index: int) -> str:
     """Names a sample by its file, where the data set tells it."""
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, int(dataset.indices[index])
     describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
     if callable(describe):
-        return str(describe(index))
+        return visible(str(describe(index)))
     if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
-        return str(samples[index][0])  # torchvision's folders
+        return visible(str(samples[index][0]))  # torchvision's folders
     return f"sample {index}"
 
 
@@ -312,9 +406,23 @@ def _rows_of(loader: DataLoader[Any]) -> np.ndarray | None:
     sampler: Any = batches.sampler if type(batches) is BatchSampler else None
     if batches is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
         return None  # all of them: neither an order nor chance decides what a prototype stands for
-    with torch.random.fork_rng(devices=[]):
-        drawn = list(sampler) if sampler is not None else _flatten(batches)
+    drawn = undoing(_states_of(sampler, batches), lambda: list(sampler) if sampler is not None else _flatten(batches))
     return np.unique(np.asarray(drawn, dtype=np.int64))
+
+
+def _states_of(*samplers: Any) -> Callable[[], None]:
+    """Records the random states that samplers draw from, their own among them; returns what puts them back."""
+    restore_global = random_states()
+    owners = [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]
+    generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+
+    def restore() -> None:
+        restore_global()
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+    return restore
 
 
 def _flatten(sampler: BatchSampler | Any) -> list[int]:
@@ -340,64 +448,16 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
         return None
     if len(x) != len(y):
         raise LookalikeError(f"x has {len(x)} rows and y has {len(y)}")
-    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    values = label_array(y)
     if values.dtype.kind in "US" or (values.dtype == object and all(isinstance(value, str) for value in values)):
         values = values.astype(str)
         names, values = np.unique(values, return_inverse=True)
         return x, values.astype(np.int64), [str(name) for name in names]
-    return x, _as_labels(values), None
+    return x, as_labels(values), None
 
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-
-
-def _class_names(data: Any) -> list[str] | None:
-    while isinstance(data, Subset):
-        data = data.dataset
-    names = getattr(data, "classes", None)
-    if names is None:
-        names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return [str(name) for name in names] if isinstance(names, list | tuple) else None
-
-
-def _split_item(item: Any, index: int) -> tuple[Any, Any]:
-    """Returns (x, y) of a sample."""
-    if isinstance(item, Mapping):
-        keys = [next((key for key in names if key in item), None) for names in (_INPUT_KEYS, _LABEL_KEYS)]
-        if None in keys:
-            raise LookalikeError(
-                f"sample {index} has the keys {', '.join(map(str, item))}; "
-                f"it needs one of {', '.join(_INPUT_KEYS)} and one of {', '.join(_LABEL_KEYS)}"
-            )
-        x, y = item[keys[0]], item[keys[1]]
-    elif isinstance(item, tuple | list) and len(item) >= 2:
-        x, y = item[0], item[1]
-    else:
-        raise LookalikeError(f"sample {index} is a {type(item).__name__}, not a pair (x, y)")
-    if not isinstance(x, Tensor | np.ndarray | tuple | list | Mapping):
-        raise LookalikeError(
-            f"sample {index} has a {type(x).__name__} for x; give the data set a transform that makes tensors"
-        )
-    return x, y
-
-
-def _as_tensor(values: Any) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
-
-
-def _as_labels(labels: Any) -> np.ndarray:
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "iub":
-        raise LookalikeError(
-            f"labels must be whole numbers, one per sample; these are {values.dtype} of shape {values.shape}"
-        )
-    values = values.astype(np.int64)
-    if len(values) and values.min() < 0:
-        raise LookalikeError(f"labels must not be negative; there is a {values.min()}")
-    return values
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -2,14 +2,16 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lookalike import checks
+from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json
@@ -43,9 +45,13 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
         classes: list[str],
         transform: Callable[[np.ndarray], Tensor],
     ) -> None:
+        if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or images.dtype != np.uint8:
+            raise checks.unfit("images", images, "an array of uint8 [N, H, W] or [N, H, W, C]")
         self.images = images
-        self.labels = labels
-        self.classes = classes
+        self.classes = checks.names("classes", classes)
+        self.labels = checks.labels_of("labels", labels, self.classes, len(images))
+        if not callable(transform):
+            raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
 
     def __len__(self) -> int:
@@ -61,6 +67,33 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the images and labels."""
         return fingerprint_json([fingerprint_array(self.images), fingerprint_array(self.labels)])
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a training and a test part came about.
+
+    Attributes:
+        by: ``"parts"`` if the data came in two parts; ``"seed"`` if a folder was split at random; of data to test a
+            model on also ``"known"`` if the model's training images were found among them, and ``"whole"`` if there
+            were none.
+        seed: Of the random split, else None.
+    """
+
+    by: Literal["parts", "seed", "known", "whole"]
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Split | None":
+        """Makes one again from ``to_dict``; None if these are not its values."""
+        by, seed = (values.get("by"), values.get("seed")) if isinstance(values, dict) else (None, None)
+        if by not in ("parts", "seed", "known", "whole") or (by == "seed") != (type(seed) is int):
+            return None
+        return cls(by, seed)
 
 
 @dataclass(frozen=True)
@@ -90,6 +123,8 @@ class DataBundle:
         preprocessing: What both parts' images go through.
         notes: Anything the user should know, in sentences.
         attributes: Of both parts, where the dataset has any.
+        split: How the two parts came about; None where nobody said.
+        passed_over: What was in a folder and was not taken, counted by kind.
     """
 
     name: str
@@ -99,6 +134,8 @@ class DataBundle:
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    split: Split | None = None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "DataBundle":
         """Returns the same images, prepared otherwise.

@@ -1,4 +1,4 @@
-"""Folders of images: one sub-folder per class, with or without a split."""
+"""Folders of images, as data sets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,14 +9,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lookalike.data.bundle import DataBundle
-from lookalike.data.images import IMAGE_SUFFIXES, read_image
+from lookalike import checks
+from lookalike.data.bundle import DataBundle, Split
+from lookalike.data.identity import content_keys
+from lookalike.data.images import read_image
+from lookalike.data.layout import Part
+from lookalike.data.layouts import read_layout
+from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.data.tree import open_tree
 from lookalike.errors import LookalikeError
+from lookalike.names import text_of, visible
 from lookalike.provenance import fingerprint_json
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")
 _TEST_SHARE = 0.2
 
 
@@ -42,132 +47,151 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         classes: list[str],
         transform: Callable[[Image.Image], Tensor],
     ) -> None:
-        self.root = root
-        self.files = list(files)
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.classes = classes
+        self.root = checks.path("root", root)
+        self.files = [
+            checks.path("files", file) for file in checks.instance("files", files, Sequence, "a list of files")
+        ]
+        self.classes = checks.names("classes", classes)
+        self.labels = checks.labels_of("labels", labels, self.classes, len(self.files))
+        if not callable(transform):
+            raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(read_image(self.files[index])), int(self.labels[index])
+        file, transform = self.files[index], self.transform
+        image = transform.read(file) if isinstance(transform, Preprocessing) else transform(read_image(file))
+        return image, int(self.labels[index])
 
     def describe(self, index: int) -> str:
         """Names a sample by its file."""
-        return str(self.files[index])
+        return visible(str(self.files[index]))
 
     def select(self, rows: np.ndarray) -> "ImageFiles":
         """Returns some of the files, in that order."""
         files = [self.files[int(row)] for row in rows]
         return ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
 
+    def joined(self, other: "ImageFiles") -> "ImageFiles":
+        """Returns the files of both, sorted by class and path."""
+        files, labels = [*self.files, *other.files], np.concatenate([self.labels, other.labels])
+        rows = np.array(sorted(range(len(files)), key=lambda row: (labels[row], files[row])), dtype=np.int64)
+        return ImageFiles(self.root, files, labels, self.classes, self.transform).select(rows)
+
+    def content_keys(self) -> np.ndarray:
+        """Returns a number for each file that depends on its bytes alone [N], int64."""
+        return content_keys(self.files)
+
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the files' names, sizes and labels (contents are not read)."""
         listing = [
-            [file.relative_to(self.root).as_posix(), file.stat().st_size, int(label)]
+            [text_of(file.relative_to(self.root).as_posix()), file.stat().st_size, int(label)]
             for file, label in zip(self.files, self.labels, strict=True)
         ]
         return fingerprint_json(listing)
 
 
-def load_folder(root: str | Path, preprocessing: Preprocessing, *, seed: int = 0) -> DataBundle:
-    """Loads a folder with one sub-folder per class.
+def load_folder(
+    root: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    seed: int = 0,
+    labels: str | Path | None = None,
+    min_classes: int = 2,
+) -> DataBundle:
+    """Loads a folder of images.
 
-    ``root/train/CLASS/…`` and ``root/test/CLASS/…`` (or ``val``) are taken as they are. Without such a split,
-    ``root/CLASS/…`` is split 80 / 20, stratified, by seed. Image files may lie deeper inside a class's folder.
+    ``root/train/CLASS/…`` and ``root/test/CLASS/…`` (or ``val``, and other usual names) are taken as they are. Without
+    such parts, ``root/CLASS/…`` is split 80 / 20, stratified, by seed. Image files may lie deeper inside a class's
+    folder, and the whole inside further single folders. The bundle's ``passed_over`` and ``notes`` say what was passed
+    over.
 
     Args:
         root: The folder.
         preprocessing: What the network takes.
         seed: For the split.
+        labels: A table of files and their classes (CSV, TSV, JSON lines), where the folders do not tell.
+        min_classes: The fewest classes: 2 to make a classifier, 1 to test one.
 
     Raises:
-        LookalikeError: If it is not a folder, has no classes, or a class has no images; each names it.
+        LookalikeError: If it is no folder, has no classes, or could be understood in two ways; it says what to do.
     """
-    root = Path(root)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise LookalikeError(f"{str(root)!r} {what}; give a folder with one sub-folder of images per class")
-    train_root, test_root = _part(root, _TRAIN), _part(root, _TEST)
-    if train_root is None:
-        if test_root is not None:
-            raise LookalikeError(f"{str(root)!r} has {test_root.name!r} but no 'train' beside it")
-        classes, files, labels = _scan(root)
-        train, test = _split(labels, seed)
-        note = f"no train and test folders in {str(root)!r}: {len(train)} / {len(test)} split by seed {seed}"
-        parts = [
-            ImageFiles(root, [files[i] for i in rows], labels[rows], classes, preprocessing) for rows in (train, test)
-        ]
-        return DataBundle(root.name, parts[0], parts[1], classes, preprocessing, (note,))
-    classes, files, labels = _scan(train_root)
-    train_part = ImageFiles(train_root, files, labels, classes, preprocessing)
-    if test_root is None:
-        note = f"no test folder beside {str(train_root)!r}: nothing to test on"
-        empty = ImageFiles(train_root, [], [], classes, preprocessing)
-        return DataBundle(root.name, train_part, empty, classes, preprocessing, (note,))
-    test_classes, test_files, test_labels = _scan(test_root, known=classes)
-    mapped = [classes.index(test_classes[label]) for label in test_labels]
-    test_part = ImageFiles(test_root, test_files, mapped, classes, preprocessing)
-    return DataBundle(root.name, train_part, test_part, classes, preprocessing)
+    root = checks.path("root", root)
+    checks.instance("preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+    checks.seed("seed", seed)
+    layout = read_layout(root, labels, min_classes=min_classes)
+    name = text_of(Path(root).resolve().name)
+    notes = [*layout.notes]
+    train, test, split = layout.train, layout.test, Split("parts")
+    if test is None:
+        split = Split("seed", int(seed))
+        train, test = _split_part(train, seed)
+        notes.insert(
+            0,
+            f"no train and test folders in '{visible(str(root))}': {len(train.files)} / {len(test.files)} "
+            f"split by seed {seed}",
+        )
+    parts = [
+        ImageFiles(part.root, part.files, part.labels, layout.class_names, preprocessing) for part in (train, test)
+    ]
+    notes += layout.passed_over.sentences()
+    return DataBundle(
+        name,
+        parts[0],
+        parts[1],
+        layout.class_names,
+        preprocessing,
+        tuple(notes),
+        split=split,
+        passed_over=layout.passed_over,
+    )
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists image files: files as they are named, folders by what lies in them.
+def list_images(paths: Sequence[str | Path]) -> tuple[list[Path], PassedOver]:
+    """Lists image files: files as they are named, folders by the images in them, and what was passed over in those.
 
     Raises:
         LookalikeError: If a path does not exist, or there is no image at all.
     """
-    found: list[Path] = []
+    files: list[Path] = []
+    passed_over = PassedOver()
     for path in map(Path, paths):
         if path.is_dir():
-            found += _images_below(path)
+            tree = open_tree(path)
+            files += map(Path, tree.walk(tell=True))
+            passed_over.join(tree.passed_over)
+        elif path.is_file():
+            files.append(path)
         elif path.exists():
-            found.append(path)
+            raise LookalikeError(f"'{visible(str(path))}' is a pipe or a device: write the image to a file")
         else:
-            raise LookalikeError(f"{str(path)!r} does not exist")
-    if not found:
-        raise LookalikeError(f"no images in {', '.join(repr(str(path)) for path in paths)}")
-    return found
+            raise LookalikeError(f"'{visible(str(path))}' does not exist")
+    if not files:
+        told = "; ".join(passed_over.sentences())
+        shown = ", ".join(f"'{visible(str(path))}'" for path in paths)
+        raise LookalikeError(f"no images in {shown}" + (f" ({told})" if told else ""))
+    return files, passed_over
 
 
-def _part(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Returns the part of a split: a folder of that name which has folders itself, as a class of that name has not."""
-    return next((root / name for name in names if (root / name).is_dir() and _class_folders(root / name)), None)
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Lists image files: files as they are named, folders by the images in them.
+
+    Raises:
+        LookalikeError: If a path does not exist, or there is no image at all.
+    """
+    if isinstance(paths, str | bytes) or not isinstance(paths, Sequence):
+        raise checks.unfit("paths", paths, "a list of files and folders")
+    return list_images([checks.path("paths", path) for path in paths])[0]
 
 
-def _class_folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
+def _split_part(part: Part, seed: int) -> tuple[Part, Part]:
+    """Splits the images of a folder without parts into training and test images."""
+    train, test = (
+        Part(part.root, [part.files[row] for row in rows], part.labels[rows]) for rows in _split(part.labels, seed)
     )
-
-
-def _scan(root: Path, known: list[str] | None = None) -> tuple[list[str], list[Path], np.ndarray]:
-    folders = _class_folders(root)
-    if not folders:
-        raise LookalikeError(f"{str(root)!r} has no sub-folders: put each class's images into a folder of its name")
-    unknown = [folder.name for folder in folders if known is not None and folder.name not in known]
-    if unknown:
-        raise LookalikeError(f"{str(root)!r} has classes that the training folder does not: {', '.join(unknown)}")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        images = _images_below(folder)
-        if not images and known is None:
-            endings = " ".join(sorted(IMAGE_SUFFIXES))
-            raise LookalikeError(f"class {folder.name!r} has no images in {str(folder)!r} (endings: {endings})")
-        files += images
-        labels += [label] * len(images)
-    return [folder.name for folder in folders], files, np.asarray(labels, dtype=np.int64)
+    return train, test
 
 
 def _split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,7 @@ It stands where CelebA cannot go: a data set with binary attributes, unbalanced 
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lookalike import checks
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import channel_statistics
 from lookalike.errors import LookalikeError
+from lookalike.untouched import process_settings, undoing
 
 LETTERS = "ABCDEFGHIJ"
 SIDE = 32  # pixels
@@ -98,6 +99,9 @@ def load_glyphs(
     Raises:
         LookalikeError: If there is no such folder, or it has fewer than two families with these letters.
     """
+    checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
+    checks.optional(checks.path, "fonts", fonts)
+    checks.optional(checks.whole_number, "copies", copies, 1)
     chosen = fonts if fonts is not None else os.environ.get("LOOKALIKE_FONTS") or None
     found, left_out = _find_fonts(chosen)
     families = sorted({font.family for font in found})
@@ -134,7 +138,8 @@ def _find_fonts(folder: str | Path | None) -> tuple[list[_Font], int]:
         if not root.is_dir():
             raise LookalikeError(f"{str(folder)!r} is no folder of fonts")
         files = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
-    fonts = [font for font in map(_read_font, files) if font is not None]
+    read = undoing(process_settings(loggers=["fontTools"]), lambda: [_read_font(file) for file in files])
+    fonts = [font for font in read if font is not None]
     return fonts, len(files) - len(fonts)
 
 
@@ -145,8 +150,9 @@ def _read_font(path: Path) -> _Font | None:
     """
     from fontTools.ttLib import TTFont, TTLibError
 
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of odd dates in old fonts
     try:
-        with _quiet(), TTFont(path, lazy=True) as tables:
+        with TTFont(path, lazy=True) as tables:
             known = tables.getBestCmap() or {}
             if any(ord(letter) not in known for letter in LETTERS + "il"):
                 return None
@@ -174,18 +180,6 @@ def _is_called_after(glyph: str, letter: str) -> bool:
 
     named = toUnicode(glyph) or toUnicode(glyph, isZapfDingbats=True)
     return named in ("", letter)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps fontTools from telling the user of odd dates in old fonts."""
-    logger = logging.getLogger("fontTools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _letter(font: ImageFont.FreeTypeFont, letter: str) -> Image.Image:

@@ -1,6 +1,8 @@
 """From an image to what a network takes, and back to what a person can look at."""
 
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -8,32 +10,77 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
-from lookalike.data.images import to_eight_bit
-from lookalike.errors import LookalikeError
+from lookalike import checks
+from lookalike.data.describing import describe_preprocessing
+from lookalike.data.extreme import resize_and_crop, would_be_huge
+from lookalike.data.geometry import (
+    CONVENTIONS,
+    FITS,
+    crop_picture,
+    crop_tensor,
+    resize_picture,
+    resize_tensor,
+    resized_size,
+    window_size,
+)
+from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
+from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
+from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike.records import from_json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_HIGHEST_STD = 2.0  # of pixels in [0, 1] it is at most 0.5; 1 leaves them as they are
+_ALWAYS_SAVED = ("resize", "crop", "mean", "std", "interpolation")
+_NEVER_SAVED = ("large_images",)  # what one machine may read is no property of a model
+
+
+_LARGEST = 100_000  # pixels along a side
+
+
+def _check_size(name: str, value: tuple[int, int]) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise checks.unfit(name, value, "(height, width)")
+    for side in value:
+        checks.whole_number(name, side, 1, _LARGEST)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Resizes, crops, scales to [0, 1] and normalises an image, without any augmentation.
 
-    It is plain data: it travels with a saved model, and undoes its own normalisation for display.
+    It is plain data: it travels with a saved model, and undoes its own normalisation for display. The fields after
+    ``interpolation`` are for networks whose library does it in another way; ``lookalike.data.foreign`` reads them
+    off that library's configuration.
 
     Attributes:
-        resize: The length of the shorter side, or (height, width) to stretch to; None leaves the size.
+        resize: The length of the shorter side, or (height, width); None leaves the size.
         crop: (height, width) of the crop at the centre; None crops nothing.
         mean: Per channel, of values in [0, 1]. Its length says whether the network takes grey (1) or RGB (3).
-        std: Per channel.
-        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"`` or ``"lanczos"``.
+        std: Per channel, likewise: the network's input is (pixel − mean) / std.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``.
+        fit: What a ``resize`` to (height, width) means: ``"stretch"`` to it, keep the aspect ratio and ``"cover"`` it,
+            or keep the aspect ratio and be ``"contain"``-ed in it.
+        fill: Colour of the border, 0…255 per channel or one number for all, where an image is smaller than the crop.
+        window: Shares of the image's shorter side, (height, width): a crop at the centre before the resizing.
+        pad: (height, width) to which zeros are added at the right and the bottom, after the normalisation.
+        convention: Whose resizing and cropping it is, to the pixel: ``"torchvision"`` (timm's too), or
+            ``"transformers"`` (resizes bytes with torch), ``"transformers-pillow"`` or ``"transformers-float"``.
+        channel_order: Of the network's input, ``"rgb"`` or ``"bgr"``; ``mean`` and ``std`` stay in the order of RGB.
+        transparency: What transparent pixels show: ``"dropped"`` is the colour stored in them, ``"white"`` is white.
+        value_range: The values of black and white, (low, high), for greys of more than 8 bits: one scale for all
+            images. None takes 0…65535 for unsigned 16 bits and refuses signed, 32-bit and floating-point greys.
+        as_stored: Leave images as their pixels are stored; else they are turned upright by their EXIF orientation.
+        large_images: Read files beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too. It concerns this machine,
+            and is not kept in ``to_dict``.
 
     Example:
         >>> grey = Preprocessing.square(28, mean=(0.5,), std=(0.5,))
         >>> grey(Image.new("RGB", (56, 56), "white")).shape
         torch.Size([1, 28, 28])
+        >>> grey.describe()
+        'grey; shorter side to 28 (bilinear), centre crop 28×28; mean 0.5, std 0.5'
     """
 
     resize: int | tuple[int, int] | None
@@ -41,16 +88,47 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    fit: str = "stretch"
+    fill: tuple[int, ...] = (0,)
+    window: tuple[float, float] | None = None
+    pad: tuple[int, int] | None = None
+    convention: str = "torchvision"
+    channel_order: str = "rgb"
+    transparency: str = "dropped"
+    value_range: tuple[float, float] | None = None
+    as_stored: bool = False
+    large_images: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise LookalikeError(f"mean and std need 1 or 3 numbers each, not {self.mean} and {self.std}")
-        if min(self.std) <= 0:
-            raise LookalikeError(f"std must be positive, not {self.std}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, Sequence) or isinstance(values, str):
+                raise checks.unfit(name, values, "1 or 3 numbers")
+            for value in values:
+                checks.number(name, value)
+        _check_normalisation(self.mean, self.std)
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", checked_range(self.value_range))
         try:
             InterpolationMode(self.interpolation)
-        except ValueError as error:
-            raise LookalikeError(f"no interpolation is called {self.interpolation!r}") from error
+        except (ValueError, TypeError) as error:
+            names = ", ".join(mode.value for mode in InterpolationMode)
+            raise LookalikeError(f"no interpolation is called {self.interpolation!r}; there are {names}") from error
+        if self.on_tensors and self.interpolation in ("box", "hamming"):
+            raise LookalikeError(f"torch has no interpolation {self.interpolation!r}; it is Pillow's alone")
+        for name, allowed in (
+            ("fit", FITS),
+            ("convention", CONVENTIONS),
+            ("channel_order", ("rgb", "bgr")),
+            ("transparency", ("dropped", "white")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.resize is not None:
+            _check_sizes("resize", self.resize if isinstance(self.resize, Sequence) else (self.resize,), (1, 2))
+        for name in ("crop", "pad"):
+            if getattr(self, name) is not None:
+                _check_sizes(name, getattr(self, name), (2,))
 
     @classmethod
     def square(cls, size: int, **options: Any) -> "Preprocessing":
@@ -62,59 +140,217 @@ class Preprocessing:
         """1 for grey, 3 for RGB."""
         return len(self.mean)
 
-    def with_size(self, size: int) -> "Preprocessing":
-        """Returns the same for square images of another size."""
-        return replace(self, resize=size, crop=(size, size))
+    @property
+    def on_tensors(self) -> bool:
+        """Whether torch resizes, and not Pillow."""
+        return self.convention in ("transformers", "transformers-float")
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """(height, width) of what the network gets; None where it depends on the image."""
+        if self.pad is not None:
+            return self.pad
+        if self.crop is not None:
+            return self.crop
+        return self.resize if isinstance(self.resize, tuple) and self.fit == "stretch" else None
+
+    def with_size(self, size: int | tuple[int, int]) -> "Preprocessing":
+        """Returns the same for another input size, a side or (height, width).
+
+        The crop keeps its share of the resized image. The present size changes nothing.
+
+        Example:
+            >>> Preprocessing(256, (224, 224)).with_size(32).resize
+            36
+        """
+        new = (size, size) if isinstance(size, int) else size
+        old = self.output_size
+        if new == old:
+            return self
+        if old is not None and self.crop is None and self.pad is None:  # stretched
+            return replace(self, resize=new)
+        if old is None or self.crop is None or self.resize is None or self.pad is not None:
+            whole = replace(self, resize=new, crop=new, fit="cover", pad=None)
+            return replace(whole, resize=new[0], fit="stretch") if new[0] == new[1] else whole
+        if isinstance(self.resize, tuple):
+            resize: Any = tuple(side * to // of for side, to, of in zip(self.resize, new, old, strict=True))
+            return replace(self, resize=resize, crop=new)
+        if new[0] == new[1] and old[0] == old[1]:
+            return replace(self, resize=self.resize * new[0] // old[0], crop=new)
+        sides = new[0] * self.resize // max(old), new[1] * self.resize // max(old)
+        return replace(self, resize=sides, crop=new, fit="cover")
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
         """Prepares one image.
 
         Args:
-            image: A picture of any mode, or an array [H, W], [H, W, 1] or [H, W, 3] of uint8.
+            image: A picture of any mode, turned upright if it has an EXIF orientation (see ``as_stored``), or an array
+                [H, W], [H, W, 1] or [H, W, 3] of uint8; of other numbers with ``value_range``.
 
         Returns:
             float32 [C, H, W].
+
+        Raises:
+            LookalikeError: If the image has no scale of its own, or its colours cannot be converted.
+            BrokenImageError: If it cannot be decoded, has NaN pixels, or would be huge after resizing.
         """
         if isinstance(image, np.ndarray):
-            image = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
-        image = to_eight_bit(image).convert("L" if self.channels == 1 else "RGB")
-        image = self._fit(image)
-        pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, self.channels)
-        return self.normalise(pixels.permute(2, 0, 1).float() / 255)
+            image = array_to_image(image, self.value_range)
+        elif isinstance(image, Image.Image):
+            image = self._eight_bit(image)
+        else:
+            raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")
+        if self.transparency == "white":
+            image = _on_white(image)
+        image = to_mode(image, "L" if self.channels == 1 else "RGB")
+        if self.window is not None:
+            size = window_size(image.height, image.width, self.window)
+            image = crop_picture(image, size, self.convention, self.fill)
+        if self.on_tensors:
+            pixels = self._fit_tensor(self._to_tensor(image))
+        else:
+            pixels = self._to_tensor(self._fit(image)).float() / 255
+        inputs = self.normalise(pixels)
+        if self.pad is not None:
+            bottom, right = self.pad[0] - inputs.shape[1], self.pad[1] - inputs.shape[2]
+            inputs = torch.nn.functional.pad(inputs, [0, right, 0, bottom])
+        return inputs
+
+    def read(self, source: ImageSource) -> Tensor:
+        """Reads an image file and prepares it; [C, H, W].
+
+        Args:
+            source: A file, or its content as a stream.
+
+        Raises:
+            BrokenImageError: If it cannot be read; it names the file.
+            LookalikeError: If its values have no scale of their own.
+        """
+        image = decode_image(source, large_images=self.large_images)
+        with naming(source):
+            return self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Maps pixels [..., C, H, W] in [0, 1] to the network's input."""
-        return (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
+        return self.reordered((pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels))
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Maps network inputs [..., C, H, W] back to pixels in [0, 1]."""
-        return (inputs * self._column(self.std, inputs) + self._column(self.mean, inputs)).clamp(0, 1)
+        values = self.reordered(inputs)
+        return (values * self._column(self.std, values) + self._column(self.mean, values)).clamp(0, 1)
+
+    def reordered(self, values: Tensor) -> Tensor:
+        """Maps values [..., C, H, W] from the order of RGB to that of the network's channels, or back."""
+        return values.flip(-3) if self.channel_order == "bgr" and self.channels > 1 else values
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Returns plain JSON values: the first five fields, and those of the others that are not as usual."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if key in _ALWAYS_SAVED or (value != usual[key] and key not in _NEVER_SAVED)
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Makes one again from ``to_dict``."""
-        read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**read)
+        """Makes one again from ``to_dict``.
+
+        Raises:
+            LookalikeError: If there is a setting that this version does not know, or a nonsensical value.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise LookalikeError(
+                f"the preprocessing has settings that are not known here: {', '.join(unknown)}; "
+                "it was saved by a later version of lookalike: update it"
+            )
+        return from_json(cls, values, "preprocessing")  # type: ignore[no-any-return]
 
     def describe(self) -> str:
-        """Says in a few words what happens to an image."""
-        size = self.crop or self.resize
-        shape = "any size" if size is None else f"{size[0]}×{size[1]}" if isinstance(size, tuple) else f"{size}"
-        return f"{shape} {'grey' if self.channels == 1 else 'RGB'}"
+        """Says in one line what happens to an image: colour, sizes, interpolation, border, mean and std."""
+        return describe_preprocessing(self)
+
+    def _eight_bit(self, image: Image.Image) -> Image.Image:
+        try:
+            image.load()  # an image may be opened and not yet decoded
+        except Exception as error:  # decoders raise whatever their damaged input leads them to
+            raise BrokenImageError("", one_line(error)) from error
+        return to_eight_bit(image if self.as_stored else upright(image), self.value_range)
+
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the (height, width) to which an image is resized.
+
+        Raises:
+            BrokenImageError: If that would be huge.
+        """
+        if self.resize is None:
+            return height, width
+        size = resized_size(height, width, self.resize, self.fit)
+        if would_be_huge(size, (height, width)):
+            sizes = f"its {width:,}×{height:,} pixels would be resized to {size[1]:,}×{size[0]:,}"
+            raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop")
+        return size
 
     def _fit(self, image: Image.Image) -> Image.Image:
+        if isinstance(self.resize, int) and self.crop is not None and self.convention == "torchvision":
+            size = resized_size(image.height, image.width, self.resize, self.fit)
+            if would_be_huge(size, (image.height, image.width)):
+                return resize_and_crop(image, self.resize, self.crop, self.interpolation)
         if self.resize is not None:
-            wanted = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-            interpolation = InterpolationMode(self.interpolation)
-            image = transforms.resize(image, wanted, interpolation=interpolation, antialias=True)
+            size = self._resized_size(image.height, image.width)
+            image = resize_picture(image, size, self.interpolation)
         if self.crop is not None and (image.height, image.width) != self.crop:
-            image = transforms.center_crop(image, list(self.crop))
+            image = crop_picture(image, self.crop, self.convention, self.fill)
         return image
+
+    def _fit_tensor(self, image: Tensor) -> Tensor:
+        """Resizes and crops bytes [C, H, W] with torch; returns pixels in [0, 1]."""
+        if self.convention == "transformers-float":
+            image = image.float() * (1 / 255)  # as it computes it: what follows enlarges the last bit
+        if self.resize is not None:
+            size = self._resized_size(image.shape[1], image.shape[2])
+            image = resize_tensor(image, size, self.interpolation)
+        if self.crop is not None:
+            image = crop_tensor(image, self.crop, self.convention)
+        return image if image.is_floating_point() else image.float() / 255
+
+    def _to_tensor(self, image: Image.Image) -> Tensor:
+        """Returns a picture's bytes [C, H, W]."""
+        pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, self.channels)
+        return pixels.permute(2, 0, 1).contiguous()
 
     @staticmethod
     def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise LookalikeError(f"mean and std need 1 or 3 numbers each, not {mean} and {std}")
+    for name, values, highest in (("mean", mean, 1.0), ("std", std, _HIGHEST_STD)):
+        for value in values:
+            if not math.isfinite(value):
+                raise LookalikeError(f"{name} must be finite, not {values}")
+            if value > highest:
+                raise LookalikeError(
+                    f"mean and std are of pixels in [0, 1]; the {name} {value:g} looks like 0…255: "
+                    f"give {value / 255:.3g}"
+                )
+    if min(std) <= 0:
+        raise LookalikeError(f"std must be positive, not {std}")
+
+
+def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+    if not isinstance(sizes, tuple | list) or len(sizes) not in lengths:
+        raise checks.unfit(name, sizes, "of whole numbers of pixels, at least 1")
+    if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
+        raise LookalikeError(f"{name} must be of whole numbers of pixels, at least 1, not {sizes}")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lays a picture with transparency over white."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)

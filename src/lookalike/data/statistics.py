@@ -50,7 +50,7 @@ def kept_statistics(root: Path, name: str, images: np.ndarray) -> tuple[Channels
     few = np.linspace(0, len(images) - 1, 16).astype(int)
     key = fingerprint_array(np.asarray(images[few])) + f":{len(images)}"
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         if kept[name]["key"] == key:
             return tuple(kept[name]["mean"]), tuple(kept[name]["std"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -113,7 +113,7 @@ def run_demo(
         )
         card.save(folder / "scorecard.json")
         summary |= {name: card[name] for name in ("explanation_divergence", "auroc", "auroc_random", "diversity")}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return DemoResult(summary, rows, digits.notes, tuple(card.verdict()))
 
 
@@ -166,7 +166,7 @@ def run_pretrained_demo(
         best.save(folder / "model")
         shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
         _draw_likenesses(folder, best, digits, test_store)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     note = "the network's own 1,000 classes are ImageNet's, so there is no accuracy of a black box to compare with"
     return DemoResult(summary, rows, (*digits.notes, note))
 

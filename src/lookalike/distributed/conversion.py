@@ -1,15 +1,17 @@
 """The conversion on a cluster, from data to the self-explainable model."""
 
 import copy
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 import torch
 from torch import nn
 
+from lookalike import checks
 from lookalike.classifier import NearestPrototype
 from lookalike.distributed.cluster import connected, import_ray, n_nodes
 from lookalike.distributed.embedding import embed_all
@@ -17,22 +19,38 @@ from lookalike.distributed.record import prepare_folder
 from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summed_classes
 from lookalike.distributed.sources import MapStyle, Sharded, Source, open_source
 from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
-from lookalike.embedding import as_encoder, warn_of
-from lookalike.encoder import Encoder, LoadedClassifier
-from lookalike.errors import LookalikeError
+from lookalike.embedding import as_encoder
+from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, ordered
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, check_classes, numbers_per_class
 from lookalike.kmex import KMEx
 from lookalike.model import PrototypeModel
 from lookalike.progress import progress_bar
-from lookalike.prototype_images import read_prototype_images
+from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
+from lookalike.untouched import keeps_random_states, process_settings, undoing
+
+P = ParamSpec("P")
 
 _LISTED = 5
 _CHUNK = 8_192
 
 
+def _keeps_process_settings(function: Callable[P, PrototypeModel]) -> Callable[P, PrototypeModel]:
+    """Makes a function put back what is set for Ray's sake: its core and its data library print past the caller."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> PrototypeModel:
+        restore = process_settings(loggers=["ray.data"], variables=["RAY_BACKEND_LOG_LEVEL"])
+        return undoing(restore, lambda: function(*args, **kwargs))
+
+    return call
+
+
+@_keeps_process_settings
+@keeps_random_states
 @torch.inference_mode(False)
 def convert(
     model: nn.Module | LoadedClassifier | str,
@@ -52,6 +70,7 @@ def convert(
     random_state: int = 0,
     head: str | None = None,
     output: str | int | None = None,
+    class_order: ClassOrder = None,
     batch_size: int = 256,
     shard_rows: int = _CHUNK,
     n_actors: int | None = None,
@@ -88,6 +107,7 @@ def convert(
         random_state: Seed.
         head: The name of the classifier's head, where it cannot be found.
         output: Which of several outputs holds the class scores.
+        class_order: The names of the classifier's outputs, in their order; see ``KMEx``.
         batch_size: The most rows that pass through the encoder at once.
         shard_rows: About how many rows are written to one file; a lost actor loses at most so many.
         n_actors: The most actors that embed; None takes as many as there is room for.
@@ -110,6 +130,12 @@ def convert(
             skipped, or the data are augmented at random.
     """
     started = time.perf_counter()
+    checks.path("working_folder", working_folder)
+    checks.text("cluster", cluster)
+    checks.number("num_cpus", num_cpus, above=0)
+    checks.number("num_gpus", num_gpus, least=0)
+    checks.optional(checks.names, "class_names", class_names)
+    _check_sizes(batch_size, shard_rows, n_actors, on_error)
     import_ray()
     converter = KMEx(
         model,
@@ -122,21 +148,25 @@ def convert(
         n_nearest=n_nearest,
         n_images=n_images,
         random_state=random_state,
+        head=head,
+        output=output,
+        progress=progress,
     )
     metric = copy.deepcopy(make_similarity(converter.similarity, similarity_options))
     check_similarity(metric)
-    _check_sizes(batch_size, shard_rows, n_actors, on_error)
-    trained, spec = converter.model, None
+    trained, spec, output_names = converter.model, None, None
     if isinstance(trained, LoadedClassifier):
         preprocessing = preprocessing or trained.preprocessing
-        trained, spec = trained.model, trained.spec
+        spec, output_names, head = trained.spec, trained.class_names, head_of(trained, head)
+        trained = trained.model
     elif isinstance(trained, PrototypeModel):
         preprocessing = preprocessing or trained.preprocessing
     shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine
     with connected(cluster):
         source = open_source(data, preprocessing, class_names, shard_rows)
         _warn_if_random(source)
-        encoder = as_encoder(trained, source.first(), head, output=output, spec=spec)
+        encoder = as_encoder(trained, source.first(), head, output=output, spec=spec, output_names=output_names)
+        encoder = ordered(encoder, class_order, class_names or source.class_names)
         options = {
             "n_prototypes": _plain(n_prototypes),
             "similarity": metric.name,
@@ -178,6 +208,7 @@ def convert(
         with progress_bar("Looking for the nearest images", len(shards), progress) as advance:
             surveyed = survey_all(learned, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
         images, value_range = _images(sharded, surveyed, n_images)
+        split, keys = record_of(source.batches if isinstance(source, MapStyle) else None)
         skipped = {index: message for shard in shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)
         nodes = n_nodes()
@@ -199,18 +230,19 @@ def convert(
             "embed_seconds": round(embedded - started, 3),
             "convert_seconds": round(time.perf_counter() - started, 3),
             "fingerprints": fingerprints,
+            "split": split,
             "cluster": {"nodes": nodes, "actors": n_used, "shards": len(shards), "num_gpus": num_gpus},
             "versions": {**versions(), "ray": import_ray().__version__},
         },
+        training_keys=keys,
     )
 
 
 def _check_sizes(batch_size: int, shard_rows: int, n_actors: int | None, on_error: str) -> None:
-    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows), ("n_actors", n_actors)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
-            raise LookalikeError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if on_error not in ("stop", "skip"):
-        raise LookalikeError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+    checks.whole_number("batch_size", batch_size, 1)
+    checks.whole_number("shard_rows", shard_rows, 1)
+    checks.optional(checks.whole_number, "n_actors", n_actors, 1)
+    checks.one_of("on_error", on_error, ("stop", "skip"))
 
 
 def _warn_if_random(source: Source) -> None:

@@ -14,7 +14,7 @@ from lookalike.distributed.pool import work_through
 from lookalike.distributed.readers import Reader
 from lookalike.distributed.shards import Rows, open_shards, shard_name, shard_names, write_shard
 from lookalike.distributed.sources import Sharded
-from lookalike.embedding import name_samples, predicted_class
+from lookalike.embedding import name_samples
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
@@ -118,8 +118,8 @@ class Embedder:
                 z = z.float()
                 broken += batch.indices[(~z.isfinite().all(1)).cpu().numpy()].tolist()
                 parts.append((batch.indices, batch.labels, z.cpu().numpy()))
-                if scores is not None and scores.ndim in (1, 2):
-                    predictions.append(predicted_class(scores).cpu().numpy())
+                if scores is not None and self._encoder.outputs is not None:
+                    predictions.append(self._encoder.outputs.predicted(scores).cpu().numpy())
         if broken:
             named = name_samples(np.asarray(broken), batches.describe)
             raise LookalikeError(f"{len(broken)} embeddings have NaN or infinite values: {named}")

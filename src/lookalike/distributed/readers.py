@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Subset
 
-from lookalike.data import ImageFiles, Preprocessing, read_image
+from lookalike.data import ImageFiles, Preprocessing
 from lookalike.distributed.row_groups import Group, join_rows, read_group, take_rows
 from lookalike.distributed.shards import Known
 from lookalike.errors import BrokenImageError, LookalikeError
@@ -110,12 +109,12 @@ class ImageRows(Dataset[Any]):
         if isinstance(image, bytes) and image.startswith(_NPY):
             image = np.load(io.BytesIO(image), allow_pickle=False)
         if isinstance(image, bytes | bytearray | memoryview):
-            return self._prepare(self._decode(bytes(image), position)), self._number(label, position)
+            return self._decode(bytes(image), position), self._number(label, position)
         if image is None:
             raise BrokenImageError(self.describe(position), "it is empty")
         array = np.asarray(image)
         if np.issubdtype(array.dtype, np.integer) and self.transform is not None:
-            return self._prepare(array.astype(np.uint8)), self._number(label, position)
+            return self.transform(array), self._number(label, position)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
         return torch.from_numpy(np.array(array)), self._number(label, position)
@@ -124,16 +123,13 @@ class ImageRows(Dataset[Any]):
         """Names a row."""
         return f"sample {int(self.rows['index'][position])}"
 
-    def _decode(self, content: bytes, position: int) -> Image.Image:
-        try:
-            return read_image(io.BytesIO(content))
-        except BrokenImageError as error:
-            raise BrokenImageError(self.describe(position), error.reason) from error
-
-    def _prepare(self, image: Any) -> torch.Tensor:
+    def _decode(self, content: bytes, position: int) -> torch.Tensor:
         if self.transform is None:
             raise LookalikeError("the images need preparing: say what the network takes with preprocessing=")
-        return self.transform(image)
+        try:
+            return self.transform.read(io.BytesIO(content))
+        except BrokenImageError as error:
+            raise BrokenImageError(self.describe(position), error.reason) from error
 
     def _number(self, label: Any, position: int) -> int:
         if not isinstance(label, str):

@@ -6,6 +6,9 @@ from typing import Any
 
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
+from lookalike.names import json_text, valid_json
+from lookalike.records import from_json
+from lookalike.replacing import remove_leftovers_in
 
 RECORD = "conversion.json"
 _FORMAT = 1
@@ -24,9 +27,11 @@ def prepare_folder(folder: Path, made_with: dict[str, Any]) -> tuple[Path, Path]
     Raises:
         LookalikeError: If it is of another conversion, and it names what differs; or it is no such folder.
     """
-    wanted = json.loads(json.dumps({"format": _FORMAT, **made_with}))
+    wanted = valid_json(json.loads(json.dumps({"format": _FORMAT, **made_with})))
     record = folder / RECORD
     try:
+        for own in (folder, folder / "shards", folder / "classes"):
+            remove_leftovers_in(own)
         if not record.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise LookalikeError(
@@ -34,12 +39,14 @@ def prepare_folder(folder: Path, made_with: dict[str, Any]) -> tuple[Path, Path]
                     f"{RECORD!r}); give an empty or a new one"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(record, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
-        found = json.loads(record.read_text(encoding="utf-8"))
+            write_whole(record, json_text(wanted, indent=2, allow_nan=True) + "\n")
+        found = from_json(dict[str, Any], json.loads(record.read_bytes()), RECORD)
         parts = folder / "shards", folder / "classes"
         for part in parts:
             part.mkdir(exist_ok=True)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, LookalikeError):
+            raise
         raise LookalikeError(f"the working folder {str(folder)!r} cannot be used: {error}") from error
     differing = _differing(found, wanted)
     if differing:
@@ -59,7 +66,7 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if key != "options":
             names.append(key)
             continue
-        before = found.get(key, {})
+        before = found[key] if isinstance(found.get(key), dict) else {}
         names += [
             f"{name} ({before.get(name)!r}, now {value!r})"
             for name, value in wanted[key].items()

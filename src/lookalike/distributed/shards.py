@@ -1,8 +1,6 @@
 """Embeddings on storage that all nodes share: Parquet files, each written whole, of rows sorted by class."""
 
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import numpy as np
 
 from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array
+from lookalike.replacing import replacing_file
 
 _META = b"lookalike"
 _GROUP_ROWS = 512  # a class with fewer rows in a shard shares its row group with the next one
@@ -112,17 +111,15 @@ def write_shard(
             else pa.array(predictions[order], pa.int64()),
         }
     ).replace_schema_metadata({_META: json.dumps(meta).encode()})
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with pq.ParquetWriter(aside, table.schema, use_dictionary=False, write_statistics=False) as writer:
-            start = 0
-            for stop in (*(starts[1:]), len(rows)):
-                if stop - start >= _GROUP_ROWS or stop == len(rows):
-                    writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
-                    start = int(stop)
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        replacing_file(path, sweep=False) as aside,
+        pq.ParquetWriter(aside, table.schema, use_dictionary=False, write_statistics=False) as writer,
+    ):
+        start = 0
+        for stop in (*(starts[1:]), len(rows)):
+            if stop - start >= _GROUP_ROWS or stop == len(rows):
+                writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
+                start = int(stop)
 
 
 def open_shard(path: Path) -> Shard:

@@ -75,7 +75,7 @@ class Sharded(Source):
 
 
 class MapStyle(Sharded):
-    """A map-style data set of (x, y)."""
+    """A map-style data set of (x, y), or the training part of a ``DataBundle``."""
 
     def __init__(self, dataset: Any, shard_rows: int) -> None:
         self.batches = Batches(dataset)
@@ -109,8 +109,9 @@ class Folder(MapStyle):
     """The training part of a folder with one sub-folder per class."""
 
     def __init__(self, root: Path, preprocessing: Preprocessing, shard_rows: int) -> None:
-        self.files: Any = load_folder(root, preprocessing).train
-        super().__init__(self.files, shard_rows)
+        bundle = load_folder(root, preprocessing)
+        self.files: Any = bundle.train
+        super().__init__(bundle, shard_rows)
         self._reader = FileReader(preprocessing)
 
     def job(self, brief: range) -> dict[str, np.ndarray]:  # noqa: D102
@@ -289,9 +290,8 @@ def open_source(
                 "(lookalike.data.Preprocessing)"
             )
         return Folder(root, preprocessing, shard_rows)
-    if isinstance(data, DataBundle):
-        data = data.train
-    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+    samples = data.train if isinstance(data, DataBundle) else data
+    if isinstance(samples, Dataset) and hasattr(samples, "__len__"):
         return MapStyle(data, shard_rows)
     raise LookalikeError(
         f"a cluster cannot read samples from a {type(data).__name__}; give a folder with a sub-folder per class, a "

@@ -1,8 +1,6 @@
 """The tasks on embeddings: fitting a similarity, clustering a class, looking at shards for their nearest images."""
 
 import io
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from lookalike.errors import LookalikeError
 from lookalike.estimator import learn_class
 from lookalike.progress import Advance
 from lookalike.prototypes import Prototypes, Survey
+from lookalike.replacing import replacing_file
 from lookalike.similarity import Mahalanobis, Similarity
 
 _SHARDS_PER_TASK = 64  # at most, when looking for the nearest images
@@ -149,12 +148,8 @@ def _learn(
     found = vectors.numpy()
     buffer = io.BytesIO()
     np.savez(buffer, vectors=found, note=np.array(note or ""))
-    aside = Path(f"{target}.{secrets.token_hex(4)}.part")
-    try:
+    with replacing_file(Path(target), sweep=False) as aside:
         aside.write_bytes(buffer.getvalue())
-        os.replace(aside, target)  # noqa: PTH105 - one call, one rename
-    finally:
-        aside.unlink(missing_ok=True)
     return found, note or ""
 
 

@@ -1,7 +1,7 @@
 """From images to embeddings: one pass of the encoder, kept with all that is needed to trust it later."""
 
 from lookalike.embedding.precision import PRECISIONS, Precision
-from lookalike.embedding.run import as_encoder, embed, name_samples, predicted_class, warn_of
+from lookalike.embedding.run import as_encoder, embed, name_samples
 from lookalike.embedding.store import EmbeddingStore
 
 __all__ = [
@@ -11,6 +11,4 @@ __all__ = [
     "as_encoder",
     "embed",
     "name_samples",
-    "predicted_class",
-    "warn_of",
 ]

@@ -1,5 +1,6 @@
 """In which numbers the encoder computes: half precision where the processor is quicker at it, and what that changes."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +8,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from lookalike import checks
 from lookalike.acceleration import Accelerated
 from lookalike.encoder import Encoder
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.shadow import shadow_of
 from lookalike.errors import LookalikeError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -22,6 +26,7 @@ _FASTER = 1.25  # times; less is no gain worth another rounding
 _TRIED = 16  # rows
 _COMPARED = 64  # rows
 _RUNS = 3
+_SWITCH = "LOOKALIKE_BFLOAT16"
 
 
 @contextmanager
@@ -37,8 +42,7 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
         return
     if precision == "float16" and device.type == "cpu":
         raise LookalikeError("float16 is for GPUs; on a CPU there are float32 and bfloat16")
-    if precision not in PRECISIONS:
-        raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    checks.one_of("precision", precision, PRECISIONS)
     with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
         yield
 
@@ -49,7 +53,8 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
 
     Short passes stay in float32, and so do networks with other weights than float32. On a GPU it is bfloat16 where it
     has it, else float16. On a CPU it is bfloat16 if the processor computes in it, and if a few rows show that this
-    network gains from it.
+    network gains from it. They pass through a shadow of the network: its owner's hooks do not run. A network that
+    cannot be tried in this way stays in float32.
 
     Args:
         encoder: The network.
@@ -63,27 +68,38 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     if device.type != "cpu" or not has_bfloat16():
         return "float32"
-    if total is not None and total * _operations_per_row(encoder, inputs) < _WORTH_IT:
-        return "float32"
     few = take_rows(inputs, slice(0, _TRIED))
-    plain, half = (_seconds(encoder, few, precision, device) for precision in ("float32", "bfloat16"))
+    try:
+        with torch.random.fork_rng(devices=[]):  # a network that draws numbers must not move the caller's
+            trial = shadow_of(encoder)
+            if total is not None and total * _operations_per_row(trial, inputs) < _WORTH_IT:
+                return "float32"
+            plain, half = (_seconds(trial, few, precision, device) for precision in ("float32", "bfloat16"))
+    except Exception:  # foreign code may raise anything; the pass itself says what is wrong with it
+        return "float32"
     return "bfloat16" if plain > _FASTER * half else "float32"
 
 
 @torch.no_grad()
-def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float]:
-    """Compares a precision with float32 on some rows.
+def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float] | None:
+    """Compares a precision with float32 on some rows, in a shadow of the network.
 
     Returns:
         ``rows``; ``same_predictions``, the share whose predicted class stays, where the encoder has a head;
-        ``deviation``, the mean of ‖z′ − z‖ over the mean of ‖z‖.
+        ``deviation``, the mean of ‖z′ − z‖ over the mean of ‖z‖. None if the network cannot be tried.
     """
     few = take_rows(inputs, slice(0, _COMPARED))
-    found = []
-    for one in ("float32", precision):
-        with computing(one, device):
-            found.append(encoder.embed_and_score(few))
-    (z, scores), (z_half, scores_half) = found
+    passes = []
+    try:
+        trial = shadow_of(encoder)
+        for tried in ("float32", precision):
+            with torch.random.fork_rng(devices=[]), computing(tried, device):
+                passes.append(trial.embed_and_score(few))
+    except LookalikeError:
+        raise
+    except Exception:  # as above
+        return None
+    (z, scores), (z_half, scores_half) = passes
     effect = {
         "rows": float(n_rows(few)),
         "deviation": float((z_half.float() - z).norm(dim=1).mean() / z.norm(dim=1).mean().clamp_min(1e-12)),
@@ -94,16 +110,41 @@ def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.devic
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16, not only stores it."""
+    """Whether this processor computes in bfloat16, not only stores it.
+
+    The environment variable ``LOOKALIKE_BFLOAT16`` overrules it: 0 says no, 1 yes. Results are right either way, so
+    both ways can be tested on any machine.
+    """
+    switch = os.environ.get(_SWITCH)
+    if switch in ("0", "1"):
+        return switch == "1"
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(bool(check()) for check in checks if check is not None)
 
 
+class _Operations(TorchDispatchMode):
+    """Counts floating-point operations.
+
+    torch's own ``FlopCounterMode`` also tracks modules, by hooks that fail where a tensor that requires grad enters
+    one; the operations alone are all that is asked for here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += int(count(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
 def _operations_per_row(encoder: Encoder, inputs: Any) -> float:
-    row = take_rows(inputs, slice(0, 1))
-    with FlopCounterMode(display=False) as counter:
-        encoder.embed_and_score(row)
-    return float(counter.get_total_flops())
+    with _Operations() as counter:
+        encoder.embed_and_score(take_rows(inputs, slice(0, 1)))
+    return float(counter.total)
 
 
 def _seconds(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> float:

@@ -1,7 +1,7 @@
 """Embedding a data set: one pass of the encoder, kept with all that is needed to trust it later."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
@@ -11,23 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Batch, Batches
 from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
 from lookalike.embedding.store import META, EmbeddingStore
-from lookalike.embedding.writing import Journalled, Memory, Sink
+from lookalike.embedding.writing import Journalled, Memory, Sink, finish
 from lookalike.encoder import Encoder, device_of, dtype_of, place
-from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 from lookalike.encoder.head import OUTPUT
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.profiling import step
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.untouched import keeps_random_states, undoing
 
 _NAMED = 5
 _AHEAD = 2  # batches
 _PATIENCE = 0.1  # seconds
 
 
+@keeps_random_states
 def embed(
     model: nn.Module,
     data: Any,
@@ -73,10 +76,13 @@ def embed(
             something else, or unfinished embeddings of other weights, data or transform (it says which); or the disk
             is full.
     """
-    if precision not in PRECISIONS:
-        raise LookalikeError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if dtype not in ("float32", "float16"):
-        raise LookalikeError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
+    checks.model("model", model)
+    checks.one_of("precision", precision, PRECISIONS)
+    checks.one_of("dtype", dtype, ("float32", "float16"))
+    checks.flag("resume", resume)
+    checks.flag("overwrite", overwrite)
+    checks.optional(checks.path, "folder", folder)
+    checks.progress("progress", progress)
     batches = data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
     encoder = as_encoder(model, batches, head)
     if batches.is_random():
@@ -88,6 +94,7 @@ def embed(
     if folder is None:
         return _embed(encoder, batches, Memory(), key, progress)
     if resume and not overwrite and (Path(folder) / META).is_file():
+        finish(Path(folder))
         return _finished(EmbeddingStore.open(folder), key)
     sink = Journalled(folder, key, resume=resume, overwrite=overwrite)
     return _embed(encoder, batches, sink, key, progress)
@@ -98,19 +105,13 @@ def as_encoder(model: nn.Module, batches: Batches, head: str | None = None, **op
     own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
     if isinstance(own, Encoder):
         return own
+    checks.optional(checks.text, "head", head)
     first = next(iter(batches), None)
     if first is None:
         raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
     if isinstance(own, nn.Module) and hasattr(model, "prototypes"):  # a prototype model that was trained as such
         return Encoder(own, first.inputs, head=OUTPUT, **options)
     return Encoder(model, first.inputs, head=head, **options)
-
-
-def warn_of(message: str) -> None:
-    """Warns the caller of the package."""
-    import warnings
-
-    warnings.warn(message, LookalikeWarning, stacklevel=3)
 
 
 def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
@@ -124,25 +125,30 @@ def _embed(
 ) -> EmbeddingStore:
     device, weights_type = device_of(encoder.model), dtype_of(encoder.model)
     bar = progress_bar("Embedding", batches.total, progress)
-    with torch.no_grad(), bar as advance, _ahead(batches.starting_at(sink.start)) as ready, ExitStack() as stack:
-        advance(sink.start)
-        rows = _Rows(encoder)
-        for batch in ready:
-            inputs = place(batch.inputs, device, weights_type)
-            if rows.done == 0:
-                _note_precision(sink, key["precision"], encoder, inputs, batches.total, device)
-                stack.enter_context(computing(sink.notes["precision"], device))
-            with step("encoder"):
-                z, scores = rows.embed(inputs)
-            kept = z.half() if key["dtype"] == "float16" else z.float()
-            finite = kept.isfinite().all(1)
-            broken = [] if bool(finite.all()) else batch.indices[~finite.cpu().numpy()].tolist()
-            parts = {"embeddings": kept.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
-            if scores is not None and scores.ndim in (1, 2):
-                parts["predictions"] = predicted_class(scores).cpu().numpy()
-            with step("write embeddings"):
-                sink.add(parts, batch.read, dict(batches.skipped), broken)
-            advance(len(batch.labels))
+    ahead = _Ahead(batches.starting_at(sink.start))
+
+    def run() -> None:
+        with torch.no_grad(), bar as advance, ExitStack() as stack:
+            advance(sink.start)
+            rows = _Rows(encoder)
+            for batch in ahead:
+                inputs = place(batch.inputs, device, weights_type)
+                if rows.done == 0:
+                    _note_precision(sink, key["precision"], encoder, inputs, batches.total, device)
+                    stack.enter_context(computing(sink.notes["precision"], device))
+                with step("encoder"):
+                    z, scores = rows.embed(inputs)
+                kept = z.half() if key["dtype"] == "float16" else z.float()
+                finite = kept.isfinite().all(1)
+                broken = [] if bool(finite.all()) else batch.indices[~finite.cpu().numpy()].tolist()
+                parts = {"embeddings": kept.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
+                if scores is not None and encoder.outputs is not None:
+                    parts["predictions"] = encoder.outputs.predicted(scores).cpu().numpy()
+                with step("write embeddings"):
+                    sink.add(parts, batch.read, dict(batches.skipped), broken)
+                advance(len(batch.labels))
+
+    undoing(ahead.stop, run)
     if sink.broken:
         sink.discard()
         named = name_samples(np.asarray(sink.broken), batches.describe)
@@ -215,7 +221,7 @@ class _Rows:
                     for start in range(0, n, step)
                 ]
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or step == 1:
+                if not is_out_of_memory(error) or step == 1:
                     raise
                 self.at_once = max(1, min(step, n) // 2)
             else:
@@ -227,57 +233,48 @@ class _Rows:
             warn_of(f"the memory does not suffice for {step} rows at once; going on with {self.at_once}")
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-@contextmanager
-def _ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+class _Ahead:
     """Reads the next batches in a thread while this one is worked on."""
-    ready: Queue[Batch | BaseException | None] = Queue(maxsize=_AHEAD)
-    stopped = Event()
 
-    def put(item: Batch | BaseException | None) -> None:
-        while not stopped.is_set():
-            with suppress(Full):
-                ready.put(item, timeout=_PATIENCE)
-                break
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches = batches
+        self.ready: Queue[Batch | BaseException | None] = Queue(maxsize=_AHEAD)
+        self.stopped = Event()
+        self.reader = Thread(target=self._read, name="lookalike-reader", daemon=True)
 
-    def read() -> None:
-        try:
-            for batch in batches:
-                put(batch)
-                if stopped.is_set():
-                    return
-        except BaseException as error:
-            put(error)
-        else:
-            put(None)
-
-    def take() -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:
+        self.reader.start()
         while True:
             with step("wait for images"):
-                found = ready.get()
-            if found is None:
+                batch = self.ready.get()
+            if batch is None:
                 return
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
 
-    reader = Thread(target=read, name="lookalike-reader", daemon=True)
-    reader.start()
-    try:
-        yield take()
-    finally:
-        stopped.set()
-        reader.join()
+    def stop(self) -> None:
+        """Ends the thread, at whatever it is."""
+        self.stopped.set()
+        if self.reader.ident is not None:
+            self.reader.join()
 
+    def _read(self) -> None:
+        try:
+            for batch in self.batches:
+                self._put(batch)
+                if self.stopped.is_set():
+                    return
+        except BaseException as error:
+            self._put(error)
+        else:
+            self._put(None)
 
-def predicted_class(scores: Tensor) -> Tensor:
-    """Returns the predicted class [N] of class scores [N, K], or of one logit per sample [N] or [N, 1]."""
-    if scores.ndim == 1 or scores.shape[1] == 1:
-        return (scores.reshape(len(scores)) > 0).long()
-    return scores.argmax(1)
+    def _put(self, item: Batch | BaseException | None) -> None:
+        while not self.stopped.is_set():
+            with suppress(Full):
+                self.ready.put(item, timeout=_PATIENCE)
+                break
 
 
 def _skipped_note(batches: Batches) -> str:

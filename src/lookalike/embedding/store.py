@@ -1,6 +1,5 @@
 """EmbeddingStore: the embeddings of a data set, in memory or in a folder."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
-from lookalike.files import let_go, read_rows
+from lookalike.files import let_go, read_rows, write_whole
+from lookalike.names import json_text
+from lookalike.records import from_json, one_line, read_json, shown
 
 META = "embeddings.json"
+_MOST_CLASSES = 2**24  # where no names say how many there are
 _ROWS = 8_192  # read at a time
 _CELLS = 32_000_000  # rows × dimensions moved at a time
 
@@ -42,6 +45,26 @@ class EmbeddingStore:
     info: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.embeddings, np.ndarray) or self.embeddings.ndim != 2:
+            raise checks.unfit("embeddings", self.embeddings, "an array [N, D]")
+        if self.embeddings.dtype.kind != "f":
+            raise checks.unfit("embeddings", self.embeddings, "an array of floating-point numbers")
+        for name in ("labels", "indices", "predictions"):
+            values = getattr(self, name)
+            if values is None and name == "predictions":
+                continue
+            if (
+                not isinstance(values, np.ndarray)
+                or values.shape != (len(self.embeddings),)
+                or values.dtype.kind not in "iu"
+            ):
+                raise checks.unfit(name, values, f"an array of {len(self.embeddings)} whole numbers")
+        if len(self.labels) and int(self.labels.min()) < 0:
+            raise LookalikeError(f"labels must not be negative; there is a {int(self.labels.min())}")
+        if self.class_names is not None:
+            checks.names("class_names", self.class_names)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -54,23 +77,25 @@ class EmbeddingStore:
         """
         folder = Path(folder)
         try:
-            meta = json.loads((folder / META).read_text())
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
-        except (OSError, ValueError, KeyError) as error:
+            meta: _Meta = from_json(_Meta, read_json(folder / META, finite=False), META)
+            arrays = {name: _open_array(folder / f"{name}.npy") for name in meta.arrays}
+        except LookalikeError as error:
             raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
         lengths = {name: len(array) for name, array in arrays.items()}
-        if set(lengths.values()) != {meta["rows"]}:
-            raise LookalikeError(f"the embeddings in {str(folder)!r} are damaged: {lengths} rows, not {meta['rows']}")
-        return cls(
+        if set(lengths.values()) != {meta.rows}:
+            raise LookalikeError(f"the embeddings in {str(folder)!r} are damaged: {lengths} rows, not {meta.rows}")
+        store = cls(
             embeddings=arrays["embeddings"],
             labels=np.array(arrays["labels"]),
             indices=np.array(arrays["indices"]),
             predictions=np.array(arrays["predictions"]) if "predictions" in arrays else None,
-            class_names=meta["class_names"],
-            skipped=meta["skipped"],
-            info=meta["info"],
+            class_names=meta.class_names,
+            skipped=meta.skipped,
+            info=meta.info,
             folder=folder,
         )
+        _check_arrays(store)
+        return store
 
     @property
     def n_classes(self) -> int:
@@ -147,6 +172,57 @@ class EmbeddingStore:
         return np.concatenate([[0], np.cumsum(np.bincount(self.labels, minlength=self.n_classes))])
 
 
+@dataclass(frozen=True)
+class _Meta:
+    """What ``embeddings.json`` holds."""
+
+    arrays: list[str]
+    rows: int
+    class_names: list[str] | None
+    skipped: list[str]
+    info: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        known = ("embeddings", "labels", "indices", "predictions")
+        wrong = [name for name in self.arrays if name not in known]
+        missing = [name for name in known[:3] if name not in self.arrays]
+        if wrong or missing:
+            raise LookalikeError(f"arrays has {shown(wrong[0])}" if wrong else f"arrays lacks {missing[0]!r}")
+
+
+def _open_array(path: Path) -> np.ndarray:
+    """Maps an ``.npy`` file; nothing in it is executed."""
+    if not path.is_file():  # a pipe would wait for ever
+        raise LookalikeError(f"{path.name!r} is missing, or no file")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy evaluates the header, and raises what that raises
+        raise LookalikeError(f"{path.name!r} cannot be read: {one_line(error)}") from error
+    if not isinstance(array, np.ndarray) or array.ndim < 1:
+        raise LookalikeError(f"{path.name!r} holds no array with rows")
+    return array
+
+
+def _check_arrays(store: EmbeddingStore) -> None:
+    """Checks types, shapes and the range of labels: what follows allocates by the largest of them.
+
+    Raises:
+        LookalikeError: If something cannot be; it names the array.
+    """
+    where = f"the embeddings in {str(store.folder)!r} are damaged"
+    if store.embeddings.ndim != 2 or store.embeddings.dtype.kind != "f":
+        raise LookalikeError(f"{where}: 'embeddings' must be numbers [N, D], not {shown(store.embeddings.shape)}")
+    top = len(store.class_names) if store.class_names is not None else _MOST_CLASSES
+    for name, most in (("labels", top), ("indices", None), ("predictions", _MOST_CLASSES)):
+        array = getattr(store, name)
+        if array is None:
+            continue
+        if array.shape != (len(store),) or array.dtype.kind not in "iu":
+            raise LookalikeError(f"{where}: {name!r} must be whole numbers [N], not {array.dtype} {array.shape}")
+        if len(array) and (int(array.min()) < 0 or (most is not None and int(array.max()) >= most)):
+            raise LookalikeError(f"{where}: {name!r} has {int(array.min())} to {int(array.max())}, which cannot be")
+
+
 def write_meta(
     folder: Path,
     arrays: list[str],
@@ -157,4 +233,4 @@ def write_meta(
 ) -> None:
     """Writes the file without which a folder holds no complete embeddings."""
     meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
-    (folder / META).write_text(json.dumps(meta, indent=2))
+    write_whole(folder / META, json_text(meta, indent=2, allow_nan=True))

@@ -3,17 +3,20 @@
 import errno
 import json
 import os
-import shutil
+import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from lookalike.artifact import check_replaceable, take_place
+from lookalike.artifact import check_replaceable
 from lookalike.embedding.store import META, EmbeddingStore, write_meta
 from lookalike.errors import LookalikeError
+from lookalike.records import from_json
+from lookalike.replacing import remove_folder, remove_leftovers, take_place
 
 JOURNAL = "journal.jsonl"
 
@@ -130,7 +133,11 @@ class Journalled:
         self._arrays: dict[str, dict[str, Any]] = {}
         self._files: dict[str, Any] = {}
         check_replaceable(target, marker=META, overwrite=overwrite)
+        remove_leftovers(self.folder)
+        finish(self.target)
         found = (self.folder / JOURNAL).is_file()
+        if not found and (self.folder / META).is_file():  # the old ones, if a kill came before they were removed
+            remove_folder(self.folder)
         if found and not resume and not overwrite and _has_rows(self.folder / JOURNAL):
             raise LookalikeError(
                 f"{str(self.folder)!r} holds unfinished embeddings: go on with them (resume=True), or start anew "
@@ -141,7 +148,7 @@ class Journalled:
         if found and resume and not overwrite:
             self._take_up()
         else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
             self._begin()
 
     def add(self, parts: Parts, read: int, skipped: Skipped, broken: list[int]) -> None:
@@ -183,7 +190,7 @@ class Journalled:
         """Completes the files' headers, puts the folder in the target's place, and opens it."""
         if not self._rows:
             self._journal.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
             return None
         try:
             if not self._files:
@@ -199,17 +206,17 @@ class Journalled:
             )
         except OSError as error:
             raise self._full(error) from error
-        (self.folder / JOURNAL).unlink()
-        take_place(self.folder, self.target)
+        take_place(self.folder, self.target, replace=self.overwrite)
+        finish(self.target)
         return EmbeddingStore.open(self.target)
 
     def discard(self) -> None:
         """Removes what was taken."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _begin(self) -> None:
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = (self.folder / JOURNAL).open("wb", buffering=0)
             self._write({"key": self.key})
         except OSError as error:
@@ -219,7 +226,7 @@ class Journalled:
         lines = _whole_lines(self.folder / JOURNAL)
         held = lines[0].get("key") if lines else None
         if not isinstance(held, dict):
-            shutil.rmtree(self.folder)
+            remove_folder(self.folder)
             self._begin()
             return
         differing = [name for name, value in self.key.items() if held.get(name) != value]
@@ -230,10 +237,12 @@ class Journalled:
             )
         kept = 1
         for line in lines[1:]:
-            if "notes" in line:
+            if isinstance(line.get("notes"), dict):
                 self.notes |= line["notes"]
                 kept += 1
                 continue
+            if not _is_batch(line) or not (self._arrays or line.get("arrays")):
+                break
             self._arrays = self._arrays or line["arrays"]
             if not self._fits(line):
                 break
@@ -250,6 +259,8 @@ class Journalled:
 
     def _fits(self, line: dict[str, Any]) -> bool:
         """Whether the files hold what a line of the journal says."""
+        if set(line["checksums"]) != set(self._arrays) or line["rows"] < self._rows:
+            return False
         for name, expected in line["checksums"].items():
             width = _row_bytes(self._arrays[name])
             try:
@@ -289,6 +300,44 @@ class Journalled:
         )
 
 
+def finish(folder: Path) -> None:
+    """Removes the journal from complete embeddings: it stays until they are in place, so that no kill costs them."""
+    (folder / JOURNAL).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """What the journal says of an array."""
+
+    dtype: str
+    row: list[int]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[<>|=][fiu][1248]", self.dtype) or not all(0 <= n < 2**31 for n in self.row):
+            raise LookalikeError(f"no array is {self.dtype!r} {self.row}")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A line of the journal, for a batch."""
+
+    read: int
+    rows: int
+    checksums: dict[str, int]
+    arrays: dict[str, _Array] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    broken: list[int] = field(default_factory=list)
+
+
+def _is_batch(line: Mapping[str, Any]) -> bool:
+    """Says whether a line of the journal is one that ``add`` wrote."""
+    try:
+        from_json(_Batch, {name: value for name, value in line.items() if name != "raw"}, JOURNAL)
+    except LookalikeError:
+        return False
+    return all(index.isdecimal() for index in line.get("skipped", {}))
+
+
 def _messages(skipped: Skipped) -> list[str]:
     return [skipped[index] for index in sorted(skipped)]
 
@@ -324,7 +373,7 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     for raw in path.read_bytes().splitlines(keepends=True):
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not raw.endswith(b"\n") or not isinstance(line, dict):
             break

@@ -1,27 +1,42 @@
 """Cutting any trained classifier at the input of its head, and loading one from a spec."""
 
-from lookalike.encoder.calls import device_of, dtype_of, evaluating, place
-from lookalike.encoder.cut import Encoder, blank_inputs
+from lookalike.encoder.calls import device_of, dtype_of, place
+from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
+from lookalike.encoder.class_map import ClassMap, map_classes, ordered
+from lookalike.encoder.class_names import ClassOrder, match_names, natural_order, read_class_order
+from lookalike.encoder.cut import Encoder, blank_inputs, unwrapped
+from lookalike.encoder.outputs import Outputs
 from lookalike.encoder.saved import is_saved_classifier, open_classifier, save_classifier
-from lookalike.encoder.specs import LoadedClassifier, describe_spec, load_classifier, read_spec, rebuild
+from lookalike.encoder.specs import LoadedClassifier, describe_spec, head_of, load_classifier, read_spec, rebuild
 from lookalike.encoder.weights import load_weights, pair_by_order, read_weights
 
 __all__ = [
+    "Checkpoint",
+    "ClassMap",
+    "ClassOrder",
     "Encoder",
     "LoadedClassifier",
+    "Outputs",
     "blank_inputs",
     "describe_spec",
     "device_of",
     "dtype_of",
-    "evaluating",
+    "head_of",
     "is_saved_classifier",
     "load_classifier",
     "load_weights",
+    "map_classes",
+    "match_names",
+    "natural_order",
     "open_classifier",
+    "ordered",
     "pair_by_order",
     "place",
+    "read_checkpoint",
+    "read_class_order",
     "read_spec",
     "read_weights",
     "rebuild",
     "save_classifier",
+    "unwrapped",
 ]

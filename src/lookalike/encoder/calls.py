@@ -1,73 +1,54 @@
 """Calling somebody else's model without leaving a trace."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lookalike.errors import LookalikeError
+from lookalike.checks import unfit
+from lookalike.errors import LookalikeError, UnfitInputsError
+from lookalike.untouched import with_forward_hooks, with_forward_pre_hook
 
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts every module of a model into eval mode and each one back into its own mode at the end.
-
-    The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that.
-    """
-    with _LOCK:
-        held = _HELD.get(model)
-        if held is None:
-            held = _HELD[model] = _Held(_modules_in_training(model))
-            for module in held.training:
-                module.training = False
-        held.users += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            held.users -= 1
-            if held.users == 0:  # the last of several threads gives the modes back
-                _HELD.pop(model, None)
-                for module in held.training:
-                    module.training = True
-
-
-class _Held:
-    """A model that is in eval mode for now, and the modules that were not."""
-
-    def __init__(self, training: list[nn.Module]) -> None:
-        self.training = training
-        self.users = 0
-
-
-_LOCK = threading.Lock()
-_HELD: "WeakKeyDictionary[nn.Module, _Held]" = WeakKeyDictionary()
-
-
-def _modules_in_training(model: nn.Module) -> list[nn.Module]:
-    """Does what ``model.modules()`` would, without its names: this runs at every prediction."""
-    found, waiting, seen = [], [model], set()
-    while waiting:
-        module = waiting.pop()
-        if module.training and id(module) not in seen:
-            seen.add(id(module))
-            found.append(module)
-        waiting.extend(child for child in module._modules.values() if child is not None)
-    return found
+_OF_UNFIT_INPUTS = (
+    AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Calls a model on a tensor, on a tuple of positional or on a mapping of named inputs."""
+    """Calls a model on a tensor, on a tuple of positional or on a mapping of named inputs.
+
+    Raises:
+        UnfitInputsError: If the network cannot run them. Errors of its owner's own classes, and those of a memory that
+            does not suffice, pass as they are.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        if isinstance(inputs, tuple | list):
+            return model(*inputs)
+        return model(inputs)
+    except _OF_UNFIT_INPUTS as error:
+        if type(error) not in _OF_UNFIT_INPUTS or is_out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnfitInputsError(f"the network cannot run inputs of {_shapes(inputs)}: {first}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a network failed as the memory did not suffice."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _shapes(inputs: Any) -> str:
     if isinstance(inputs, Mapping):
-        return model(**inputs)
+        return ", ".join(f"{key} {_shapes(value)}" for key, value in inputs.items())
     if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
+        return ", ".join(_shapes(value) for value in inputs)
+    return f"shape {tuple(inputs.shape[1:])}" if isinstance(inputs, Tensor) else type(inputs).__name__
 
 
 def n_rows(inputs: Any) -> int:
@@ -92,7 +73,10 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
     def put(leaf: Any) -> Any:
         if not hasattr(leaf, "shape"):
             return leaf
-        tensor = torch.as_tensor(leaf)
+        try:
+            tensor = torch.as_tensor(leaf)
+        except (TypeError, ValueError, RuntimeError):
+            raise unfit("inputs", leaf, "tensors or arrays of numbers") from None
         if tensor.dtype == torch.uint8:
             raise LookalikeError(
                 "the inputs are bytes (uint8): scale and normalise them as the network was trained, e.g. x / 255"
@@ -148,14 +132,9 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
         if stop and captured:
             raise _Reached
 
-    handle = module.register_forward_pre_hook(watch, with_kwargs=True)
     result = None
-    try:
-        result = run()
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
+    with suppress(_Reached):
+        result = with_forward_pre_hook(module, watch, run)
     if calls > 1:
         raise LookalikeError(
             f"the head, a {type(module).__name__}, runs {calls} times in a forward pass, so there is no one embedding; "
@@ -179,11 +158,45 @@ def with_input(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
         name = next(key for key, argument in kwargs.items() if isinstance(argument, Tensor))
         return args, {**kwargs, name: value}
 
-    handle = module.register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        return run()
-    finally:
-        handle.remove()
+    return with_forward_pre_hook(module, replace, run)
+
+
+def with_output(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
+    """Returns what ``run`` returns when the module gives ``value`` in place of its output."""
+    thread = threading.get_ident()
+
+    def replace(_module: nn.Module, _args: Any, _output: Any) -> Tensor | None:
+        return value if threading.get_ident() == thread else None
+
+    return with_forward_hooks({module: replace}, run)
+
+
+def output_of(module: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """Returns the tensor that a module gives while ``run`` runs, which ends there.
+
+    Raises:
+        LookalikeError: If it gave none.
+    """
+    thread = threading.get_ident()
+    captured: list[Tensor] = []
+
+    def watch(_module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() == thread and isinstance(output, Tensor):
+            captured[:] = [output]
+            raise _Reached
+
+    with suppress(_Reached):
+        with_forward_hooks({module: watch}, run)
+    if not captured:
+        raise LookalikeError(f"the head, a {type(module).__name__}, gave no tensor in the forward pass")
+    return captured[0]
+
+
+def repeat_row(inputs: Any, times: int) -> Any:
+    """Returns inputs whose rows all are the first one of those given."""
+    if isinstance(inputs, Tensor):
+        return inputs[:1].repeat_interleave(times, 0)
+    return tree_map(lambda leaf: leaf[:1].repeat_interleave(times, 0) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _tensors(inputs: Any) -> list[Tensor]:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from lookalike.untouched import FunctionMode
 
 _AXIS_ONE = frozenset(
     [
@@ -25,7 +26,7 @@ _LAST_AXIS = frozenset(["linear", "layer_norm", "rms_norm", "embedding", "scaled
 _PERMUTED = frozenset(["permute", "transpose", "swapaxes", "movedim"])
 
 
-class ChannelAxes(TorchFunctionMode):
+class ChannelAxes(FunctionMode):
     """Follows, during a forward pass, which axis of each tensor holds the channels.
 
     Convolutions and batch norms have them at axis 1, linear layers and layer norms at the last one; what permutes axes

@@ -1,28 +1,40 @@
 """The encoder of a trained classifier: everything before its head, run in place."""
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.encoder.calls import (
     call,
     device_of,
     dtype_of,
-    evaluating,
     input_of,
     n_rows,
     place,
+    repeat_row,
     take_rows,
     with_input,
+    with_output,
 )
 from lookalike.encoder.channels import ChannelAxes
-from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head, named_outputs
+from lookalike.encoder.class_names import name_outputs, names_of_model
+from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
+from lookalike.encoder.outputs import (
+    Kind,
+    Outputs,
+    as_columns,
+    can_only_be_logits,
+    kind_of,
+    probe_scores,
+    select_output,
+)
 from lookalike.encoder.single import check_one_image_at_a_time
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
+from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 
 class Encoder(nn.Module):
@@ -41,13 +53,15 @@ class Encoder(nn.Module):
             the model's output is the embedding.
         output: Which of several outputs holds the class scores, by key or position.
         spec: How to build the model again, as ``load_classifier`` tells it.
+        output_names: The names of the classes, in the order of the outputs; None takes those that the model has with
+            it, if any.
 
     Attributes:
         model: The classifier itself.
         head_name: Where it was cut, or None.
         output_key: Which output holds the class scores; None for the only one.
+        outputs: How its class scores are read; None without a head, or if the output is no row of class scores.
         embedding_dim: D.
-        n_outputs: How many class scores the classifier gives, or None without a head.
         input_spec: Shape and type of one row of its inputs.
         spec: As given.
 
@@ -61,6 +75,7 @@ class Encoder(nn.Module):
         ('3', 3)
     """
 
+    @keeps_torch_settings
     def __init__(
         self,
         model: nn.Module,
@@ -69,9 +84,12 @@ class Encoder(nn.Module):
         head: str | None = None,
         output: str | int | None = None,
         spec: dict[str, Any] | None = None,
+        output_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        model = _unwrapped(model)
+        model = unwrapped(checks.model("model", model))
+        checks.optional(checks.text, "head", head)
+        checks.output_key("output", output)
         if isinstance(model, torch.jit.ScriptModule) and head != OUTPUT:
             raise LookalikeError("a scripted or traced network cannot be cut; give the network that it was made from")
         self.model = model
@@ -86,21 +104,18 @@ class Encoder(nn.Module):
         if head == OUTPUT:
             self.head_name = None
         elif head is None:
-            with _naming_inputs(self.input_spec):
-                self.head_name, self.output_key = find_head(model, sample, output)
+            self.head_name, self.output_key = find_head(model, sample, output)
             if self.head_name == OUTPUT:
                 self.head_name = None
-                warnings.warn(
+                warn_of(
                     "the network ends in features, not in class scores: its output is the embedding, and there is no "
-                    f"black box to compare with (head={OUTPUT!r} says so without this warning)",
-                    LookalikeWarning,
-                    stacklevel=2,
+                    f"black box to compare with (head={OUTPUT!r} says so without this warning)"
                 )
         else:
             get_head(model, head)
             self.head_name = head
         with torch.no_grad():
-            with _naming_inputs(self.input_spec), ChannelAxes() as axes:
+            with ChannelAxes() as axes:
                 features, scores = self._run(sample)
             self._channels = axes.of(features)
             if len(features) != n_rows(sample):
@@ -109,9 +124,16 @@ class Encoder(nn.Module):
                 )
             self.embedding_dim = self._pool(features).shape[1]
             check_one_image_at_a_time(self, sample)
-            self.n_outputs = None if scores is None else int(scores.shape[1]) if scores.ndim > 1 else 1
+            self.outputs: Outputs | None = None
             if self.head_name is not None:
                 self._head_alone = self._suffices(features, scores)
+                if scores is not None:
+                    kind = self._kind(sample, features, scores)
+                    plain = isinstance(get_head(model, self.head_name), (nn.Linear, *CONVOLUTIONS))
+                    logits_from = self.head_name if plain and kind != "logits" else None
+                    self.outputs = Outputs(self.output_key, scores.shape[1], kind, logits_from=logits_from)
+                    names = names_of_model(model, self.head_name) if output_names is None else list(output_names)
+                    self.outputs = name_outputs(self.outputs, names)
 
     def forward(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D]; differentiable."""
@@ -119,29 +141,34 @@ class Encoder(nn.Module):
 
     def features(self, inputs: Any) -> Tensor:
         """Returns the head's input as the head is given it: [N, D], [N, D, H, W] or [N, tokens, D]."""
-        with evaluating(self.model):
-            if self.head_name is None:
-                return self._scores_of(call(self.model, inputs))
-            head = get_head(self.model, self.head_name)
-            return input_of(head, lambda: call(self.model, inputs), stop=True)[0]
+        if self.head_name is None:
+            return select_output(self._call(inputs), self.output_key)
+        head = get_head(self.model, self.head_name)
+        return input_of(head, lambda: self._call(inputs), stop=True)[0]
 
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
-        """Returns embeddings [N, D] and the classifier's own class scores [N, K] from one pass."""
+        """Returns embeddings [N, D] and the classifier's own class scores [N, C], if any, from one pass.
+
+        ``outputs`` says what the scores are; single logits are one column.
+        """
         features, scores = self._run(inputs)
         return self._pool(features), scores
 
     def scores(self, inputs: Any) -> Tensor:
-        """Returns the classifier's own class scores [N, K]: the black box.
+        """Returns the classifier's own class scores [N, C]: the black box.
 
         Raises:
-            LookalikeError: If there is no head, and so no class scores.
+            LookalikeError: If there is no head, and so no class scores, or its output is no row of scores.
         """
         self._need_head()
-        with evaluating(self.model):
-            return self._scores_of(call(self.model, inputs))
+        result = select_output(self._call(inputs), self.output_key)
+        scores = as_columns(result, n_rows(inputs))
+        if scores is None:
+            raise LookalikeError(f"the model's output has shape {tuple(result.shape)}, not a row of scores per input")
+        return scores
 
     def head(self, features: Tensor) -> Tensor:
-        """Returns the class scores [N, K] that the classifier makes of features.
+        """Returns the class scores [N, C] that the classifier makes of features.
 
         ``encoder.head(encoder.features(x))`` equals the classifier's output for ``x``. Where the features are
         vectors they are the embeddings, so this is the black box's own reading of an embedding. If something
@@ -151,13 +178,25 @@ class Encoder(nn.Module):
         Raises:
             LookalikeError: If there is no head.
         """
-        name = self._need_head()
-        with evaluating(self.model):
-            head = get_head(self.model, name)
-            if self._head_alone:
-                return head(features)  # type: ignore[no-any-return]
+        head = get_head(self.model, self._need_head())
+        if self._head_alone:
+            result = in_eval_mode(self.model, lambda: call(head, features))
+        else:
             blank = self._blank(len(features))
-            return self._scores_of(with_input(head, features, lambda: call(self.model, blank)))
+            result = select_output(with_input(head, features, lambda: self._call(blank)), self.output_key)
+        scores = as_columns(result, len(features))
+        return result if scores is None else scores
+
+    @property
+    def n_outputs(self) -> int | None:
+        """How many class scores the classifier gives; None without any."""
+        return None if self.outputs is None else self.outputs.n_columns
+
+    def with_outputs(self, outputs: Outputs) -> "Encoder":
+        """Returns an encoder of the same classifier that reads its class scores otherwise."""
+        again = copy.copy(self)
+        again.outputs = outputs
+        return again
 
     @property
     def head_weight(self) -> Tensor | None:
@@ -194,25 +233,14 @@ class Encoder(nn.Module):
         return f"head={self.head_name!r}, embedding_dim={self.embedding_dim}"
 
     def _run(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
-        with evaluating(self.model):
-            if self.head_name is None:
-                return self._scores_of(call(self.model, inputs)), None
-            head = get_head(self.model, self.head_name)
-            features, result = input_of(head, lambda: call(self.model, inputs), stop=False)
-            return features, self._scores_of(result)
+        if self.head_name is None:
+            return select_output(self._call(inputs), self.output_key), None
+        head = get_head(self.model, self.head_name)
+        features, result = input_of(head, lambda: self._call(inputs), stop=False)
+        return features, as_columns(select_output(result, self.output_key), n_rows(inputs))
 
-    def _scores_of(self, result: Any) -> Tensor:
-        outputs = dict(named_outputs(result))
-        if self.output_key in outputs:
-            return outputs[self.output_key]
-        if self.output_key is None and "logits" in outputs:
-            return outputs["logits"]
-        if self.output_key is None and len(outputs) == 1:
-            return next(iter(outputs.values()))
-        keys = ", ".join(repr(key) for key in outputs) or "no tensors"
-        raise LookalikeError(
-            f"the model has no single output {self.output_key!r}; it has {keys}; say which with output="
-        )
+    def _call(self, inputs: Any) -> Any:
+        return in_eval_mode(self.model, lambda: call(self.model, inputs))
 
     def _pool(self, features: Tensor) -> Tensor:
         if features.ndim == 2:
@@ -229,10 +257,49 @@ class Encoder(nn.Module):
 
     def _suffices(self, features: Tensor, scores: Tensor | None) -> bool:
         """Says whether the head module alone makes the class scores of the features."""
-        assert scores is not None  # noqa: S101 - there is a head
-        with evaluating(self.model):
-            alone = get_head(self.model, self._need_head())(features)
-        return isinstance(alone, Tensor) and alone.shape == scores.shape and bool(torch.equal(alone, scores))
+        head = get_head(self.model, self._need_head())
+        alone = in_eval_mode(self.model, lambda: head(features))
+        columns = as_columns(alone, len(features)) if isinstance(alone, Tensor) else None
+        return (
+            scores is not None
+            and columns is not None
+            and columns.shape == scores.shape
+            and bool(torch.equal(columns, scores))
+        )
+
+    def _kind(self, sample: Any, features: Tensor, scores: Tensor) -> Kind:
+        """Finds out what the class scores are, by what becomes of logits that are put in place of the head's."""
+        head = get_head(self.model, self._need_head())
+        plain = isinstance(head, (nn.Linear, *CONVOLUTIONS))
+        if can_only_be_logits(scores) or (plain and self._head_alone):
+            return "logits"
+        try:
+            made = self._try_tail(head, sample, features) if plain else self._try_head(features)
+        except RuntimeError:  # a network for so many rows and no others: sums of one are no coincidence
+            kind = kind_of(scores)
+            return "logits" if kind == "sigmoids" else kind
+        return kind_of(made)
+
+    def _try_tail(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
+        """Returns the class scores [4, C] that whatever follows the head makes of known logits."""
+        shape = in_eval_mode(self.model, lambda: head(features)).shape[1:]
+        channels_first = isinstance(head, CONVOLUTIONS)
+        n_columns = shape[0] if channels_first else shape[-1]
+        logits = probe_scores(n_columns).to(features)
+        for _ in shape[1:]:
+            logits = logits.unsqueeze(-1 if channels_first else 1)
+        inputs, logits = repeat_row(sample, len(logits)), logits.expand(-1, *shape).clone()
+        result = select_output(with_output(head, logits, lambda: self._call(inputs)), self.output_key)
+        made = as_columns(result, len(logits))
+        assert made is not None  # noqa: S101 - the sample's output is a row of scores
+        return made
+
+    def _try_head(self, features: Tensor) -> Tensor:
+        """Returns the class scores that a head of several layers makes of features near and far from the sample's."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(features.shape, generator=generator).to(features)
+        scale = float(features.std().nan_to_num()) or 1.0
+        return torch.cat([self.head(features + far * scale * noise) for far in (0.0, 1.0, 10.0, 100.0)])
 
     def _need_head(self) -> str:
         if self.head_name is None:
@@ -243,7 +310,7 @@ class Encoder(nn.Module):
         return place(blank_inputs(self.input_spec, rows), device_of(self.model))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Takes off what trains on several devices or compiles: names and hooks are those of the network inside."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -267,24 +334,6 @@ def _describe_row(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return {"named": {str(key): _describe_row(value) for key, value in inputs.items() if isinstance(value, Tensor)}}
     return {"positional": [_describe_row(value) for value in inputs if isinstance(value, Tensor)]}
-
-
-@contextmanager
-def _naming_inputs(spec: Any) -> Iterator[None]:
-    """Tells in a line why a network cannot run its first inputs."""
-    try:
-        yield
-    except (RuntimeError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LookalikeError(f"the network cannot run inputs of {_shapes(spec)}: {first}") from error
-
-
-def _shapes(spec: Any) -> str:
-    if "named" in spec:
-        return ", ".join(f"{key} {_shapes(value)}" for key, value in spec["named"].items())
-    if "positional" in spec:
-        return ", ".join(_shapes(value) for value in spec["positional"])
-    return f"shape {tuple(spec['shape'])}"
 
 
 def _map_spec(make: Any, spec: Any) -> Any:

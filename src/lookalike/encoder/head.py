@@ -1,16 +1,16 @@
 """Finding a network's head: the layer whose output became the class scores."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lookalike.encoder.calls import call, evaluating, n_rows
+from lookalike.encoder.calls import call, n_rows
+from lookalike.encoder.outputs import as_columns, named_outputs, select_output
 from lookalike.errors import LookalikeError
+from lookalike.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 
 OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -72,19 +72,14 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     """
     names = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
     sources = _Sources()
-    handles = [module.register_forward_hook(sources.name_output(name)) for module, name in names.items()]
-    try:
-        with torch.no_grad(), evaluating(model), sources:
-            result = call(model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-    scores = {key: value for key, value in named_outputs(result) if output in (None, key)}
-    if not scores:
-        keys = ", ".join(repr(key) for key, _ in named_outputs(result))
-        raise LookalikeError(f"the model has no output {output!r}; it has {keys or 'no tensors'}")
-    if output is None and "logits" in scores:
-        scores = {"logits": scores["logits"]}
+    hooks: dict[nn.Module, Any] = {module: sources.name_output(name) for module, name in names.items()}
+
+    def run() -> Any:
+        with torch.no_grad(), sources:
+            return call(model, sample)
+
+    result = in_eval_mode(model, lambda: with_forward_hooks(hooks, run))
+    scores = _candidates(result, output)
 
     eligible: dict[str, nn.Module] = {name: module for module, name in names.items() if _is_head_like(module)}
     rows = n_rows(sample)
@@ -93,11 +88,14 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     for key, value in scores.items():
         if value.ndim < 1 or value.shape[0] != rows or not value.is_floating_point():
             continue
+        columns = as_columns(value, rows)
         produced[key] = sources.of(value)
         if len(produced[key]) == 1:
             name = next(iter(produced[key]))
-            if name in eligible and _n_outputs(eligible[name]) in (value.shape[1:] or (1,)):
+            if name in eligible and _may_produce(eligible[name], value, columns):
                 found.setdefault(name, key)
+    behind = {feeder for name in found for feeder in sources.feeding(name)}
+    found = {name: key for name, key in found.items() if name not in behind} or found  # features are no scores
     if len(found) == 1:
         name, key = next(iter(found.items()))
         return (OUTPUT, key) if sources.are_features(scores[key], eligible[name]) else (name, key)
@@ -120,17 +118,28 @@ def get_head(model: nn.Module, name: str) -> nn.Module:
         raise LookalikeError(f"the model has no module {name!r}; its last linear and 1×1 layers are {listed}") from None
 
 
-def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
-    """Yields a model's output tensors: the only one under None, others under their key or position."""
-    if isinstance(result, Tensor):
-        yield None, result
-        return
-    items = (
-        result.items() if isinstance(result, Mapping) else enumerate(result) if isinstance(result, tuple | list) else ()
-    )
-    for key, value in items:
-        if isinstance(value, Tensor):
-            yield key, value
+def _candidates(result: Any, output: str | int | None) -> dict[str | int | None, Tensor]:
+    """Returns the outputs that may hold the class scores, by key."""
+    scores = dict(named_outputs(result))
+    if output is None:
+        if "logits" in scores:
+            return {"logits": scores["logits"]}
+        if not scores:
+            raise LookalikeError(f"the model returns no tensors, but a {type(result).__name__}")
+        return scores
+    try:
+        return {output: select_output(result, output)}
+    except LookalikeError:
+        keys = ", ".join(repr(key) for key in scores)
+        raise LookalikeError(f"the model has no output {output!r}; it has {keys or 'no tensors'}") from None
+
+
+def _may_produce(head: nn.Module, value: Tensor, columns: Tensor | None) -> bool:
+    """Says whether an output may be what a layer produced: by its number of scores."""
+    n = _n_outputs(head)
+    if columns is None:
+        return n in value.shape[1:]
+    return n == columns.shape[1] or (n == 1 and columns.shape[1] == 2)  # a single logit, shown as 1 − p and p
 
 
 def _is_head_like(module: nn.Module) -> bool:
@@ -165,12 +174,13 @@ def _no_single_head(
     )
 
 
-class _Sources(TorchFunctionMode):
+class _Sources(FunctionMode):
     """Keeps, for each tensor, the names of the layers that last produced it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._of = WeakTensorKeyDictionary()
+        self._inputs: dict[str, frozenset[str]] = {}
         self._since = WeakTensorKeyDictionary()  # names of the operations since a layer produced a tensor
 
     def are_features(self, output: Tensor, layer: nn.Module | None) -> bool:
@@ -182,11 +192,23 @@ class _Sources(TorchFunctionMode):
         found: frozenset[str] = self._of.get(tensor, frozenset())
         return found
 
+    def feeding(self, name: str) -> set[str]:
+        """Returns the layers that a layer's input came through."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for feeder in self._inputs.get(waiting.pop(), frozenset()) - found:
+                found.add(feeder)
+                waiting.append(feeder)
+        return found
+
     def name_output(self, name: str) -> Any:
         """Returns a forward hook that files a layer's output under its name."""
 
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
+                given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+                self._inputs[name] = frozenset().union(*(self.of(tensor) for tensor in given))
                 self._of[output] = frozenset({name})
                 self._since[output] = frozenset()
 
@@ -196,7 +218,8 @@ class _Sources(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func in _PRODUCING_CALLS:
-            origin, since = frozenset({f"<{func.__name__}>"}), frozenset()
+            origin = frozenset({f"<{func.__name__}>"})
+            since: frozenset[str] = frozenset()
         else:
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             origin = frozenset().union(*(self.of(tensor) for tensor in tensors))

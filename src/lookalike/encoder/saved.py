@@ -1,16 +1,29 @@
 """A trained classifier in a folder of its own: weights, what builds it again, what its images go through."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lookalike.artifact import read_artifact, read_config, write_artifact
-from lookalike.data import Preprocessing
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.specs import LoadedClassifier, rebuild
 from lookalike.encoder.weights import load_weights
 from lookalike.errors import LookalikeError
+from lookalike.records import one_line, plain_json
+from lookalike.saved import (
+    SavedClassifier,
+    SavedNetwork,
+    check_classifier_tensors,
+    kind_of_folder,
+    read_saved,
+    refusing,
+    write_saved,
+)
 
-KIND = "classifier"
+_TENSORS_MORE, _VALUES_MORE = 4, 4  # builders make heads and auxiliary branches that they throw away
 
 
 def save_classifier(
@@ -30,37 +43,71 @@ def save_classifier(
         files: Further files by their names.
         overwrite: Replace the folder if there is one.
     """
-    config = {
-        "kind": KIND,
-        "encoder": {"class": type(loaded.model).__name__, "spec": loaded.spec},
-        "class_names": loaded.class_names,
-        "preprocessing": loaded.preprocessing.to_dict() if loaded.preprocessing else None,
-        "provenance": dict(provenance or {}),
-    }
-    write_artifact(folder, config, loaded.model.state_dict(), files or {}, overwrite=overwrite)
+    weights = loaded.model.state_dict()
+    with refusing("the classifier cannot be saved"):
+        record = SavedClassifier(
+            SavedNetwork(type(loaded.model).__name__, plain_json(loaded.spec)),
+            loaded.class_names,
+            loaded.preprocessing,
+            plain_json(dict(provenance or {})),
+        )
+        check_classifier_tensors(weights)
+    write_saved(folder, record, weights, files or {}, overwrite=overwrite)
 
 
 def open_classifier(folder: str | Path) -> LoadedClassifier:
     """Reads a classifier that ``save_classifier`` wrote. Nothing in the folder is executed.
 
     Raises:
-        LookalikeError: If it holds something else, or a file is missing or altered.
+        LookalikeError: If it holds something else, or a file is missing, altered or of a later format.
     """
-    config, tensors = read_artifact(folder)
-    if config.get("kind") != KIND:
-        raise LookalikeError(f"{str(folder)!r} holds a prototype model, not a classifier")
-    try:
-        spec, given = config["encoder"]["spec"], config["preprocessing"]
-        model = rebuild(spec).eval()
-        load_weights(model, tensors, f"the saved weights in {str(folder)!r}")
-        return LoadedClassifier(model, spec, Preprocessing.from_dict(given) if given else None, config["class_names"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise LookalikeError(f"the saved classifier in {str(folder)!r} is not as this version writes it") from error
+    record, weights = read_saved(folder, SavedClassifier)
+    what = f"the saved classifier in {str(folder)!r}"
+    spec = record.encoder.spec
+    assert spec is not None  # noqa: S101 - checked with the record
+    with refusing(f"{what} cannot be used"):
+        check_classifier_tensors(weights)
+        model = build_network(spec, weights).eval()
+    load_weights(model, weights, f"the saved weights in {str(folder)!r}")
+    return LoadedClassifier(
+        model,
+        spec,
+        record.preprocessing,
+        record.class_names,
+        head=OUTPUT if spec.get("name") == "without-head" else None,
+        provenance=record.provenance,
+    )
 
 
 def is_saved_classifier(folder: str | Path) -> bool:
     """Says whether a folder holds a classifier that ``save_classifier`` wrote; its other files are not looked at."""
+    return kind_of_folder(folder) == SavedClassifier.kind
+
+
+def build_network(spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    """Builds the architecture that a saved folder names, unless it is larger than the weights that are saved with it.
+
+    Raises:
+        LookalikeError: If it cannot be built, or is far larger; the reason in one line.
+    """
+    most = _TENSORS_MORE * len(weights) + 1_000, _VALUES_MORE * sum(t.numel() for t in weights.values()) + 2**24
+    built = [0, 0]
+    thread = threading.get_ident()
+
+    def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        if threading.get_ident() != thread or parameter is None:
+            return
+        built[0] += 1
+        built[1] += parameter.numel() if not isinstance(parameter, nn.UninitializedParameter) else 0
+        if built[0] > most[0] or built[1] > most[1]:
+            raise LookalikeError("the network that it describes is far larger than its weights")
+
+    handle = register_module_parameter_registration_hook(count)
     try:
-        return bool(read_config(folder).get("kind") == KIND)
+        return rebuild(spec)
     except LookalikeError:
-        return False
+        raise
+    except Exception as error:  # of whatever library builds it
+        raise LookalikeError(f"its network cannot be built: {type(error).__name__}: {one_line(error)}") from error
+    finally:
+        handle.remove()

@@ -1,23 +1,37 @@
 """Classifiers by name: ``torchvision:``, ``timm:``, ``hf:`` and ``file.py:function``."""
 
-import contextlib
-import importlib.util
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from lookalike import checks
 from lookalike.data import Preprocessing
-from lookalike.encoder.weights import load_weights, match_prefix, pair_by_order, read_weights
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.networks import NETWORKS
+from lookalike.encoder.building import (
+    INCEPTION_SWITCHES,
+    INCEPTIONS,
+    build_own,
+    build_timm,
+    build_torchvision,
+    building,
+    check_torchvision,
+    downloading,
+    harmless,
+    import_extra,
+)
+from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_timm
+from lookalike.encoder.filling import Filled, GivenWeights, class_argument_of, fill, warn_without_head
+from lookalike.encoder.head import OUTPUT
+from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
+from lookalike.encoder.untrained import check_missing
+from lookalike.encoder.user_file import call_function, read_function
+from lookalike.errors import LookalikeError, warn_of
+from lookalike.networks import NETWORKS, without_head
+from lookalike.untouched import keeps_random_states
 
-_FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
-_IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME, lookalike:NAME or path/to/file.py:function"
 
 
@@ -30,67 +44,91 @@ class LoadedClassifier:
         spec: What ``rebuild`` needs to build it again without weights; for a file, who to ask.
         preprocessing: What its images go through, where that is known.
         class_names: Of its outputs, where they are known.
+        head: Where to cut it: ``"output"`` where its weights have no trained head, so that it is an encoder and no
+            black box; None finds the head.
+        preprocessing_problem: Why ``preprocessing`` is None, where the network's own was not understood.
+        provenance: How it was trained, where lookalike did that.
     """
 
     model: nn.Module
     spec: dict[str, Any]
     preprocessing: Preprocessing | None = None
     class_names: list[str] | None = field(default=None)
+    head: str | None = None
+    preprocessing_problem: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+@keeps_random_states
 def load_classifier(
     spec: str,
     weights: str | Path | None = None,
     *,
     model_args: Mapping[str, Any] | None = None,
     by_order: bool = False,
+    weights_key: str | None = None,
 ) -> LoadedClassifier:
-    """Loads a trained classifier.
+    """Loads a trained classifier. Nothing that a checkpoint or a repository holds is executed.
 
     Args:
         spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a hub's name or a local folder),
             ``lookalike:small-cnn``, ``path/to/file.py:function``, where the function returns a module, or a module
             and its ``Preprocessing``, or a folder that ``save_classifier`` wrote.
-        weights: A ``.safetensors`` file, or a ``.pth`` one that needs no unpickling. Without it, torchvision, timm
-            and Hugging Face models come with their published weights, which may be downloaded. The number of
-            classes is read off the weights.
+        weights: A checkpoint of any kind that ``read_checkpoint`` reads. Without it, torchvision, timm and Hugging
+            Face models come with their published weights, which may be downloaded. The number of classes is read off
+            the weights.
         model_args: Further arguments of the builder, e.g. ``{"img_size": 32}``.
         by_order: Pair the weights with the model's by their order instead of by their names.
+        weights_key: Which set of weights, where the checkpoint holds several that fit, e.g. ``"state_dict_ema"``.
 
     Raises:
         LookalikeError: If the spec is of no known form, the model cannot be built, or the weights do not fit.
+
+    Warns:
+        LookalikeWarning: If the checkpoint holds more weights than were taken, or has no trained head.
     """
+    checks.text("spec", spec)
+    checks.optional(checks.path, "weights", weights)
+    checks.optional(checks.text, "weights_key", weights_key)
+    checks.optional(checks.mapping, "model_args", model_args)
+    checks.flag("by_order", by_order)
+    if weights is None and (weights_key is not None or by_order):
+        raise LookalikeError("--weights-key and --weights-by-order (weights_key=, by_order=) need --weights (weights=)")
     if Path(spec).is_dir():
         return _open_saved(spec, weights, model_args)
     source, _, name = spec.partition(":")
     args = dict(model_args or {})
-    state = read_weights(weights) if weights is not None else None
+    given = GivenWeights.read(weights, weights_key, by_order=by_order) if weights is not None else None
     if source == "torchvision" and name:
-        loaded = _load_torchvision(name, args, state, by_order)
+        loaded = _load_torchvision(name, args, given)
     elif source == "timm" and name:
-        loaded = _load_timm(name, args, state, by_order)
+        loaded = _load_timm(name, args, given)
     elif source == "hf" and name:
-        loaded = _load_hf(name, args, state)
+        loaded = _load_hf(name, args, given)
     elif ".py:" in spec:
-        loaded = _load_file(spec, args)
+        loaded = _load_file(spec, args, given)
     elif source == "lookalike" and name:
-        loaded = LoadedClassifier(_build_own(name, args), {"source": "lookalike", "name": name, "args": args})
+        loaded = _load_own(name, args, given)
     else:
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
-    if state is not None:
-        named = pair_by_order(state, loaded.model) if by_order else state
-        try:
-            load_weights(loaded.model, named, f"the weights in {str(weights)!r}")
-        except LookalikeError as error:
-            raise LookalikeError(f"{error}{_order_hint(state, loaded.model)}") from None
-    elif loaded.spec["source"] in ("file", "lookalike"):
-        warnings.warn(
-            f"no weights given: the network is taken with those that {loaded.spec['name']} gives it",
-            LookalikeWarning,
-            stacklevel=2,
-        )
+    if given is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
+        warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
-    return loaded
+    names = None if given is None or loaded.head is not None else names_of_checkpoint(given.checkpoint.metadata)
+    return loaded if names is None else replace(loaded, class_names=names)  # the weights' own go first
+
+
+def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
+    """Returns where to cut a loaded classifier, given what the user asked for.
+
+    Raises:
+        LookalikeError: If a head was asked for that its weights do not have.
+    """
+    if loaded.head is not None and head not in (None, loaded.head):
+        raise LookalikeError(
+            f"the weights have no trained head {head!r}: leave head out (--head), and its input is the embedding"
+        )
+    return head if loaded.head is None else loaded.head
 
 
 def build_untrained(spec: str) -> nn.Module:
@@ -99,7 +137,7 @@ def build_untrained(spec: str) -> nn.Module:
     Raises:
         LookalikeError: If the function fails or makes no network.
     """
-    return _load_file(spec, {}).model
+    return _load_file(spec, {}, None).model
 
 
 def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -126,7 +164,7 @@ def describe_spec(spec: Mapping[str, Any]) -> str:
     """
     if "network" in spec:
         inner = describe_spec(spec["network"])
-        return inner if spec["name"] == "with-head" else f"{spec['name']} of {inner}"
+        return inner if spec["name"] in ("with-head", "without-head") else f"{spec['name']} of {inner}"
     return f"{spec['source']}:{spec.get('name', '')}"
 
 
@@ -143,16 +181,16 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     if paths:  # a saved model may come from anyone: its arguments shape the network and read no files
         raise LookalikeError(f"the saved model asks for {', '.join(paths)} when its network is built, which is refused")
     if source == "torchvision":
-        return _build_torchvision(name, args)
+        return build_torchvision(name, args)
     if source == "timm":
-        return _build_timm(name, args, pretrained=False)
+        return build_timm(name, args, pretrained=False)
     if source == "lookalike":
-        return _build_own(name, args, rebuild(spec["network"]) if "network" in spec else None)
+        return build_own(name, args, rebuild(spec["network"]) if "network" in spec else None)
     if source == "hf":
-        transformers = _import("transformers", "hf")
-        described = _harmless(spec["config"])
+        transformers = import_extra("transformers", "hf")
+        described = harmless(spec["config"])
         auto = transformers.AutoModelForImageClassification
-        with _building("the saved Hugging Face model", {}):
+        with building("the saved Hugging Face model", {}):
             config = transformers.AutoConfig.for_model(**described)
             return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
     raise LookalikeError(
@@ -161,92 +199,94 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def _load_torchvision(
-    name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None, by_order: bool
-) -> LoadedClassifier:
+def _load_torchvision(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
     import torchvision
 
-    _check_torchvision(name)
+    check_torchvision(name)
     published = torchvision.models.get_model_weights(name).DEFAULT
-    if state is None:
-        with _downloading(f"torchvision:{name}"):
+    if given is None:
+        with downloading(f"torchvision:{name}"):
             model = torchvision.models.get_model(name, weights=published, **args)
+        for key in INCEPTION_SWITCHES if name in INCEPTIONS else ():  # set by published weights: rebuild must know
+            args.setdefault(key, getattr(model, key))
+        filled = Filled(model, args)
     else:
-        args |= _n_classes(_build_torchvision(name, args), state, by_order, args)
-        model = _build_torchvision(name, args)
-    steps = published.transforms()
-    size, crop = steps.resize_size, steps.crop_size
-    preprocessing = Preprocessing(
-        resize=size[0] if len(size) == 1 else tuple(size),
-        crop=(crop[0], crop[-1]),
-        mean=tuple(steps.mean),
-        std=tuple(steps.std),
-        interpolation=steps.interpolation.value,
-    )
-    names = published.meta.get("categories") if state is None else None
-    return LoadedClassifier(model, {"source": "torchvision", "name": name, "args": args}, preprocessing, names)
+        size = (published.transforms().crop_size * 2)[:2]
+        filled = fill(
+            lambda more: build_torchvision(name, more),
+            args,
+            given,
+            "num_classes",
+            channel_argument="in_chans",
+            size=size,
+        )
+        if name in INCEPTIONS and "transform_input" not in args:
+            warn_of(
+                f"{name} is taken not to normalise its inputs once more; if yours was fine-tuned from published "
+                'weights, it does: give --model-arg transform_input=true (model_args={"transform_input": True})'
+            )
+    channels = filled.args.get("in_chans", 3)
+    preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), channels))
+    names = published.meta.get("categories") if given is None and "num_classes" not in args else None
+    return _loaded(filled, {"source": "torchvision", "name": name}, preprocessing, names, problem)
 
 
-def _harmless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a saved Hugging Face configuration without what would fetch code or files.
+def _loaded(
+    filled: Filled,
+    spec: dict[str, Any],
+    preprocessing: Preprocessing | None = None,
+    names: list[str] | None = None,
+    problem: str | None = None,
+) -> LoadedClassifier:
+    """Puts together what was loaded; without a trained head there are no outputs to name."""
+    spec = {"args": filled.args, **spec}
+    if filled.without is None:
+        return LoadedClassifier(filled.model, spec, preprocessing, names, preprocessing_problem=problem)
+    spec = {"source": "lookalike", "name": "without-head", "network": spec, "args": {"head": filled.without}}
+    return LoadedClassifier(filled.model, spec, preprocessing, None, OUTPUT, problem)
+
+
+def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+    if "checkpoint_path" in args:
+        raise LookalikeError("give a checkpoint with --weights (weights=), not as the network's argument")
+    if given is None:
+        with downloading(f"timm:{name}"):
+            filled = Filled(build_timm(name, args, pretrained=True), args)
+        _check_published_head(f"timm:{name}", filled)
+    else:
+        filled = fill(
+            lambda more: build_timm(name, more, pretrained=False),
+            args,
+            given,
+            "num_classes",
+            channel_argument="in_chans",
+        )
+    preprocessing, problem = understood(lambda: read_timm(filled.model, filled.args))
+    architecture = getattr(filled.model, "pretrained_cfg", {}).get("architecture") or name
+    names = names_of_timm(filled.model) if given is None and "num_classes" not in args else None
+    return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, names, problem)
+
+
+def _check_published_head(spec: str, filled: Filled) -> None:
+    """Checks that published weights have the head that was asked for; timm makes up another one in silence.
 
     Raises:
-        LookalikeError: If it names a wrapped network or files of its own.
+        LookalikeError: If they have another number of classes.
     """
-    asked = [key for key, value in config.items() if value and any(word in key for word in _FETCHING)]
-    if str(config.get("model_type", "")).startswith("timm") or asked:
+    asked, published = filled.args.get("num_classes"), getattr(filled.model, "pretrained_cfg", {}).get("num_classes")
+    if asked and published is not None and asked != published:
         raise LookalikeError(
-            f"the saved model asks for {', '.join(asked) or 'a wrapped network'} when its network is built, "
-            "which is refused"
+            f"the published weights of {spec} are of {published} classes: num_classes={asked} would make up a head of "
+            "random numbers; leave it out, or give num_classes=0 and --head output (head='output') for the encoder"
         )
-    return {key: value for key, value in config.items() if key not in _IGNORED}
 
 
-def _check_torchvision(name: str) -> None:
-    import torchvision
+def _load_own(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+    def build(more: dict[str, Any]) -> nn.Module:
+        return build_own(name, more)
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise _unknown("torchvision", name, known)
-
-
-def _build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
-    import torchvision
-
-    _check_torchvision(name)
-    with _building(f"torchvision:{name}", args):
-        if name in ("googlenet", "inception_v3"):
-            args = {"init_weights": False} | args  # their own initialisation takes half a minute
-        return torchvision.models.get_model(name, weights=None, **args)  # type: ignore[no-any-return]
-
-
-def _load_timm(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None, by_order: bool) -> LoadedClassifier:
-    timm = _import("timm", "timm")
-    if state is None:
-        with _downloading(f"timm:{name}"):
-            model = _build_timm(name, args, pretrained=True)
-    else:
-        args |= _n_classes(_build_timm(name, args, pretrained=False), state, by_order, args)
-        model = _build_timm(name, args, pretrained=False)
-    asked = {"img_size": args.get("img_size"), "chans": args.get("in_chans")}
-    config = timm.data.resolve_data_config({key: value for key, value in asked.items() if value}, model=model)
-    channels, height, width = config["input_size"]
-    scaled = int(height / config["crop_pct"])
-    preprocessing = Preprocessing(
-        resize=(height, width) if config["crop_mode"] == "squash" else scaled,
-        crop=(height, width),
-        mean=tuple(config["mean"][:channels]),
-        std=tuple(config["std"][:channels]),
-        interpolation=config["interpolation"],
-    )
-    architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or name
-    return LoadedClassifier(model, {"source": "timm", "name": architecture, "args": args}, preprocessing)
-
-
-def _build_own(name: str, args: dict[str, Any], network: nn.Module | None = None) -> nn.Module:
-    make = NETWORKS[name]
-    with _building(f"lookalike:{name}", args):
-        return make(**args) if network is None else make(network, **args)
+    filled = Filled(build(args), args) if given is None else fill(build, args, given, class_argument_of(NETWORKS[name]))
+    return _loaded(filled, {"source": "lookalike", "name": name})
 
 
 def _open_saved(folder: str, weights: str | Path | None, args: Mapping[str, Any] | None) -> LoadedClassifier:
@@ -259,157 +299,60 @@ def _open_saved(folder: str, weights: str | Path | None, args: Mapping[str, Any]
     return open_classifier(folder)
 
 
-def _build_timm(name: str, args: dict[str, Any], *, pretrained: bool) -> nn.Module:
-    timm = _import("timm", "timm")
-    if not pretrained and not timm.is_model(name):
-        raise _unknown("timm", name, timm.list_models())
-    if ":" not in name and "/" not in name and not timm.is_model(name):
-        raise _unknown("timm", name, timm.list_models())
-    with _building(f"timm:{name}", args):
-        return timm.create_model(name, pretrained=pretrained, **args)  # type: ignore[no-any-return]
-
-
-def _load_hf(name: str, args: dict[str, Any], state: Mapping[str, Tensor] | None) -> LoadedClassifier:
-    transformers = _import("transformers", "hf")
-    auto = transformers.AutoModelForImageClassification
-    with _downloading(f"hf:{name}"):
-        if state is None:
-            model = auto.from_pretrained(name, **args)
-        else:
-            model = auto.from_config(transformers.AutoConfig.from_pretrained(name, **args))
-        processor = transformers.AutoImageProcessor.from_pretrained(name)
+def _load_hf(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+    if "trust_remote_code" in args:
+        raise LookalikeError("a repository's code is never run: leave out trust_remote_code")
+    with downloading(f"hf:{name}"):
+        filled = _hf_network(name, args, given)
+    preprocessing, problem = understood(lambda: read_hf(name))
+    model: Any = filled.model
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
-    spec = {"source": "hf", "name": name, "config": model.config.to_dict()}
-    described = processor.to_dict()
-    unusual = [key for key in ("do_flip_channel_order", "include_top", "rescale_offset") if described.get(key)]
-    preprocessing = None if unusual else _hf_preprocessing(described)
-    return LoadedClassifier(model, spec, preprocessing, names)
+    spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
+    return _loaded(filled, spec, preprocessing, None if is_default(names) else names, problem)
 
 
-def _hf_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
-    """Reads an image processor's configuration."""
-    size = config.get("size") or {}
-    crop = config.get("crop_size") if config.get("do_center_crop") else None
-    resize: int | tuple[int, int] | None = None
-    if config.get("do_resize", True):
-        if "shortest_edge" in size:
-            resize = int(size["shortest_edge"])
-            if config.get("crop_pct") and crop is None:  # ConvNeXt's: enlarge, then crop to the size
-                crop = {"height": resize, "width": resize}
-                resize = int(resize / config["crop_pct"])
-        elif "height" in size:
-            resize = (int(size["height"]), int(size["width"]))
-    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-    normalised = config.get("do_normalize", True)
-    return Preprocessing(
-        resize=resize,
-        crop=(int(crop["height"]), int(crop["width"])) if crop else None,
-        mean=tuple(config["image_mean"]) if normalised else (0.0, 0.0, 0.0),
-        std=tuple(config["image_std"]) if normalised else (1.0, 1.0, 1.0),
-        interpolation=names.get(config.get("resample", 2), "bilinear"),
-    )
+def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> Filled:
+    """Loads a Hugging Face network, and finds out which of its weights the checkpoint lacks."""
+    transformers = import_extra("transformers", "hf")
+    auto = transformers.AutoModelForImageClassification
 
+    def build(more: dict[str, Any]) -> nn.Module:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **more)
+        return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
 
-def _load_file(spec: str, args: dict[str, Any]) -> LoadedClassifier:
-    path_text, _, function_name = spec.rpartition(":")
-    path = Path(path_text).resolve()
-    if not path.is_file():
-        raise LookalikeError(f"{path_text!r} does not exist")
-    described = importlib.util.spec_from_file_location(f"_lookalike_user_{path.stem}", path)
-    if described is None or described.loader is None:
-        raise LookalikeError(f"{path_text!r} is not a Python file")
-    module = importlib.util.module_from_spec(described)
-    sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
+    if given is not None:
+        return fill(build, args, given, "num_labels")
     try:
-        described.loader.exec_module(module)
-    except Exception as error:
-        raise LookalikeError(f"{path_text!r} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise LookalikeError(f"{path_text!r} has no function {function_name!r}")
-    try:
-        made = function(**args)
-    except Exception as error:
-        raise LookalikeError(f"{spec} failed: {type(error).__name__}: {error}") from error
-    model, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
-        raise LookalikeError(
-            f"{spec} returned {_kinds(made)}; it must return a torch.nn.Module, or one and its Preprocessing"
-        )
-    return LoadedClassifier(
-        model, {"source": "file", "name": f"{path.name}:{function_name}", "args": args}, preprocessing
-    )
-
-
-def _order_hint(state: Mapping[str, Tensor], model: nn.Module) -> str:
-    """Says that weights would fit by their order, where they would."""
-    try:
-        pair_by_order(state, model)
-    except LookalikeError:
-        return ""
-    return "; all shapes fit in order, though: if it is the same architecture, use --weights-by-order (by_order=True)"
-
-
-def _n_classes(
-    model: nn.Module, state: Mapping[str, Tensor], by_order: bool, args: Mapping[str, Any]
-) -> dict[str, int]:
-    """Reads the number of classes off weights whose only misfits are the head's rows."""
-    if "num_classes" in args:
-        return {}
+        model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **args)
+    except (pickle.UnpicklingError, OSError, RuntimeError):
+        if not Path(name).is_dir() or not any(Path(name).glob("pytorch_model*.bin*")):
+            raise
+        return fill(build, args, GivenWeights.read(name), "num_labels")  # a pickle that transformers would have to run
+    missing = [*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])]
+    source = f"the weights of hf:{name}"
     expected = model.state_dict()
-    try:
-        fitted = pair_by_order(state, model) if by_order else match_prefix(state, expected)
-    except LookalikeError:
-        return {}
-    misfits = {
-        (tuple(expected[name].shape), tuple(tensor.shape))
-        for name, tensor in fitted.items()
-        if name in expected and expected[name].shape != tensor.shape
-    }
-    rows = {given[0] for wanted, given in misfits if len(wanted) == len(given) > 0 and wanted[1:] == given[1:]}
-    same_kind = all(len(wanted) == len(given) > 0 and wanted[1:] == given[1:] for wanted, given in misfits)
-    return {"num_classes": rows.pop()} if same_kind and len(rows) == 1 else {}
+    without = check_missing(
+        model, [key for key in missing if key in expected and not key.endswith("num_batches_tracked")], source
+    )
+    if without is not None:
+        without_head(model, head=without)
+        warn_without_head(source, without)
+    return Filled(model, args, without)
 
 
-@contextlib.contextmanager
-def _building(what: str, args: Mapping[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    except LookalikeError:
-        raise
-    except Exception as error:
-        raise LookalikeError(f"cannot build {what} with {dict(args)}: {error}") from error
+def _load_file(spec: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+    function = read_function(spec)
+    made = [call_function(spec, function, args)]
 
+    def build(more: dict[str, Any]) -> nn.Module:
+        if more != args:
+            made.append(call_function(spec, function, more))
+        return made[-1][0]
 
-@contextlib.contextmanager
-def _downloading(what: str) -> Iterator[None]:
-    try:
-        yield
-    except LookalikeError:
-        raise
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LookalikeError(
-            f"the published weights of {what} cannot be had ({first[:160]}); give a file with --weights (weights=)"
-        ) from error
-
-
-def _unknown(source: str, name: str, known: list[str]) -> LookalikeError:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return LookalikeError(f"{source} has no model {name!r}{hint}")
-
-
-def _import(package: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise LookalikeError(f"this needs {package}: pip install 'lookalike[{extra}]'") from error
-
-
-def _kinds(made: Any) -> str:
-    return f"({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else type(made).__name__
+    preprocessing = made[0][1]
+    if given is None:
+        filled = Filled(made[0][0], args)
+    else:
+        size = preprocessing.crop if preprocessing else None
+        filled = fill(build, args, given, class_argument_of(function), size=size)
+    return _loaded(filled, {"source": "file", "name": Path(spec).name}, made[-1][1])

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lookalike import checks
 from lookalike.data import DataBundle
 from lookalike.data.bundle import is_dataset
 from lookalike.encoder import read_spec, rebuild
@@ -42,6 +43,11 @@ class Plan:
     quick: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("datasets", "networks", "models"):
+            checks.names(name, getattr(self, name))
+        for seed in checks.instance("seeds", self.seeds, (tuple, list), "a list of seeds"):
+            checks.seed("seeds", seed)
+        checks.flag("quick", self.quick)
         unknown = [model for model in self.models if model not in MODELS]
         if unknown:
             raise LookalikeError(f"no model is called {unknown[0]!r}; there are {', '.join(MODELS)}")

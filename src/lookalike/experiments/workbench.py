@@ -10,7 +10,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lookalike.artifact import read_config, remove_folder
 from lookalike.baselines import METHODS, hyperparameters, train
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
@@ -19,6 +18,8 @@ from lookalike.kmex import KMEx
 from lookalike.metrics import BlackBox
 from lookalike.model import PrototypeModel, load
 from lookalike.provenance import fingerprint_json
+from lookalike.replacing import remove_folder
+from lookalike.saved import read_provenance
 
 Say = Callable[[str], None]
 
@@ -172,7 +173,7 @@ class Workbench:
 
     def black_box_seconds(self, subject: Subject) -> float:
         """Returns how long the black box of the same data, network and seed was trained."""
-        return float(read_config(self.folder / self._box_of(subject).name)["provenance"]["train_seconds"])
+        return float(read_provenance(self.folder / self._box_of(subject).name)["train_seconds"])
 
     @staticmethod
     def _box_of(subject: Subject) -> Subject:
@@ -180,7 +181,7 @@ class Workbench:
 
     def _is_as_asked(self, folder: Path, subject: Subject) -> bool:
         try:
-            provenance = read_config(folder)["provenance"]
+            provenance = read_provenance(folder)
         except LookalikeError:  # half removed
             return False
         data = Batches(self.data(subject).train).fingerprint()

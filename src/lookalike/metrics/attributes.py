@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 
@@ -47,6 +48,10 @@ def attribute_representation(train_attributes: Tensor, nearest: Tensor) -> Attri
         >>> found.captured, found.missed
         (2, [2])
     """
+    train_attributes = checks.tensor("train_attributes", train_attributes)
+    nearest = checks.tensor("nearest", nearest, ("P",), kind="whole")
+    if train_attributes.is_complex():
+        raise checks.unfit("train_attributes", train_attributes, "a tensor of zeros and ones")
     if train_attributes.ndim != 2:
         raise LookalikeError(f"attributes need a row per image and a column each, not {tuple(train_attributes.shape)}")
     if not len(nearest) or int(nearest.min()) < 0 or int(nearest.max()) >= len(train_attributes):
@@ -63,6 +68,7 @@ def attribute_representation(train_attributes: Tensor, nearest: Tensor) -> Attri
 
 def correlations(attributes: Tensor) -> Tensor:
     """Returns the Pearson correlations of attributes [N, A] as float64 [A, A]; a constant one's are 0 [ours]."""
+    attributes = checks.tensor("attributes", attributes, ("N", "A"))
     centred = attributes.double() - attributes.double().mean(0)
     norms = centred.square().sum(0).sqrt()
     products = centred.T @ centred

@@ -1,16 +1,18 @@
 """A trained classifier as the metrics ask it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, map_classes, ordered
 from lookalike.errors import LookalikeError
+from lookalike.metrics.class_order import Standing, stand_beside
 from lookalike.metrics.robustness import OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.relevance import Composite, lrp
@@ -28,7 +30,8 @@ class BlackBox:
 
     Attributes:
         encoder: As given.
-        n_classes: K.
+        outputs: How its class scores are read, and what they are called.
+        n_classes: How many classes it has.
         measured: Its relevance-ordering curves, by a fingerprint of images, noise and options.
 
     Raises:
@@ -36,18 +39,26 @@ class BlackBox:
     """
 
     def __init__(self, encoder: Encoder) -> None:
-        if encoder.n_outputs is None:
+        checks.instance("encoder", encoder, Encoder, "an Encoder")
+        if encoder.outputs is None:
             raise LookalikeError("the black box has no head, and so no predictions to compare with")
         self.encoder = encoder
+        self.outputs = encoder.outputs
         self.measured: dict[str, OrderingCurves] = {}
-        self.n_classes = 2 if encoder.n_outputs == 1 else encoder.n_outputs
+        self.n_classes = self.outputs.n_classes
 
     @classmethod
     def of(cls, given: "nn.Module | LoadedClassifier | BlackBox", batches: Batches) -> "BlackBox":
         """Finds the head of a classifier with the first samples of some data."""
         if isinstance(given, BlackBox):
             return given
+        names: list[str] | None = None
         if isinstance(given, LoadedClassifier):
+            if given.head is not None:
+                raise LookalikeError(
+                    "the black box's weights have no trained head: there are no predictions to compare with"
+                )
+            names = given.class_names
             given = given.model
         if isinstance(given, PrototypeModel):
             raise LookalikeError("the black box is the classifier that was converted, not a prototype model")
@@ -56,63 +67,96 @@ class BlackBox:
         first = next(iter(batches), None)
         if first is None:
             raise LookalikeError("there are no samples to evaluate on")
-        return cls(Encoder(given, first.inputs))
+        return cls(Encoder(given, first.inputs, output_names=names))
+
+    def ordered(self, class_order: ClassOrder, class_names: Sequence[str]) -> "BlackBox":
+        """Returns the same black box with its outputs named by a user; itself if no order is given."""
+        if class_order is None:
+            return self
+        again = BlackBox(ordered(self.encoder, class_order, class_names))
+        again.measured = self.measured  # no order of classes changes these curves
+        return again
 
     def probabilities(self, inputs: Tensor) -> Tensor:
-        """Returns class probabilities [n, K]."""
-        return class_probabilities(self.encoder.scores(inputs).float())
+        """Returns class probabilities [n, K], in the order of its outputs."""
+        return self.outputs.probabilities(self.encoder.scores(inputs).float())
 
     def maps(self, inputs: Tensor, composite: str | Composite, batch_size: int) -> Tensor:
         """Returns the relevance per pixel [n, H, W] of the predicted class's probability."""
-        model, output = self.encoder.model, self.encoder.output_key
-        return lrp(model, inputs, None, composite, of="probability", output=output, batch_size=batch_size).pixels
+        model = self.encoder.model
+        return lrp(model, inputs, None, composite, of="probability", output=self.outputs, batch_size=batch_size).pixels
 
     def predictions(self, model: PrototypeModel, store: EmbeddingStore, data: Batches | None) -> Tensor | None:
-        """Returns what it predicts [N]: from the pass that made the store if that was its own, else from one more."""
-        if self.encoder is not model.encoder and data is not None:
+        """Returns what it predicts [N], in the order of its outputs: from the pass that made the store if that was its
+        own, else from one more.
+        """  # noqa: D205
+        if data is not None and not self._read_by(model.encoder):
             store = embed(self.encoder, data, progress=False)
         return None if store.predictions is None else torch.from_numpy(store.predictions)
 
+    def _read_by(self, encoder: nn.Module) -> bool:
+        """Says whether a pass of an encoder has read these same class scores."""
+        return (
+            isinstance(encoder, Encoder)
+            and encoder.model is self.encoder.model
+            and encoder.outputs is not None
+            and encoder.outputs.key == self.outputs.key
+        )
+
+    def stand_beside(
+        self, model: PrototypeModel, labels: Tensor, store: EmbeddingStore, data: Batches | None
+    ) -> Standing | None:
+        """Returns its predictions in the model's numbering, and whether they can be what they seem."""
+        predicted = self.predictions(model, store, data)
+        return None if predicted is None else stand_beside(labels, predicted, self.outputs, model.class_names)
+
+
+class FoundBlackBox(NamedTuple):
+    """What to compare a model with.
+
+    Attributes:
+        box: None if there is nothing.
+        lacking: Why the classifier that was converted cannot be compared with, or nothing.
+    """
+
+    box: BlackBox | None
+    lacking: str = ""
+
 
 def find_black_box(
-    model: PrototypeModel, given: nn.Module | LoadedClassifier | BlackBox | None, data: Batches | None
-) -> BlackBox | None:
-    """Returns what to compare a model with: what was given, or the classifier that was converted.
+    model: PrototypeModel,
+    given: nn.Module | LoadedClassifier | BlackBox | None,
+    data: Batches | None,
+    class_order: ClassOrder = None,
+) -> FoundBlackBox:
+    """Finds what to compare a model with: what was given, or the classifier that was converted.
 
-    Returns:
-        None if nothing was given and there is no such classifier, or its classes are not the model's.
+    Args:
+        model: The prototype model.
+        given: The classifier to compare with, or None.
+        data: The test data, or None where only embeddings are at hand.
+        class_order: The names of its outputs, in their order; see ``read_class_order``.
 
     Raises:
-        LookalikeError: If what was given has other classes than the model, or no data to be asked about.
+        LookalikeError: If what was given has other classes than the model, or no data to be asked about, or the class
+            order does not fit.
     """
     if given is None:
         own = model.encoder
-        if not isinstance(own, Encoder) or own.n_outputs is None:
-            return None
-        box = BlackBox(own)
-        return box if box.n_classes == model.n_classes else None
+        if not isinstance(own, Encoder) or own.outputs is None:
+            if class_order is not None:
+                raise LookalikeError("a class order was given, and there is no black box whose outputs it could name")
+            return FoundBlackBox(None)
+        box = BlackBox(own).ordered(class_order, model.class_names)
+        found = map_classes(box.outputs, model.class_names)
+        return FoundBlackBox(box) if found.classes is not None else FoundBlackBox(None, found.note)
     if data is None:
         raise LookalikeError("a black box cannot be asked about stored embeddings; give the test data themselves")
-    box = BlackBox.of(given, data)
-    if box.n_classes != model.n_classes:
-        raise LookalikeError(
-            f"the black box has {box.n_classes} classes and the model {model.n_classes}: "
-            "they cannot be compared; give the classifier that the model was made from"
-        )
-    return box
-
-
-def class_probabilities(scores: Tensor) -> Tensor:
-    """Returns class probabilities [n, K] of scores [n, K]; of one logit [n] or [n, 1], those of two classes.
-
-    Scores that are probabilities already stay as they are.
-    """
-    if scores.ndim == 1 or scores.shape[1] == 1:
-        p = scores.reshape(-1, 1).sigmoid()
-        return torch.cat([1 - p, p], 1)
-    if bool((scores >= 0).all() & ((scores.sum(1) - 1).abs() < 1e-4).all()):
-        return scores
-    return scores.softmax(1)
+    box = BlackBox.of(given, data).ordered(class_order, model.class_names)
+    found = map_classes(box.outputs, model.class_names)
+    if found.classes is None:
+        raise LookalikeError(f"the black box cannot be compared with the model: {found.note}")
+    return FoundBlackBox(box)
 
 
 @contextmanager
@@ -122,8 +166,7 @@ def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
     Raises:
         LookalikeError: If the precision is unknown.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise LookalikeError(f"precision must be 'float32' or 'bfloat16', not {precision!r}")
+    checks.one_of("precision", precision, ("float32", "bfloat16"))
     if precision == "float32":
         yield
         return

@@ -8,15 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import dtype_of, place
+from lookalike.encoder import dtype_of, match_names, place
+from lookalike.encoder.class_names import are_numbers
 from lookalike.errors import LookalikeError
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
+from lookalike.metrics.class_order import Standing
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import Relevance, lrp, prp
+from lookalike.relevance import COMPOSITES, Relevance, lrp, prp
 
 _MAPS_BATCH = 32
 
@@ -49,9 +52,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise LookalikeError(f"{name} must be a whole number of at least 1, not {value!r}")
+            checks.whole_number(name, getattr(self, name), 1)
+        checks.seed("random_state", self.random_state)
+        checks.one_of("scope", self.scope, ("class", "all"))
+        checks.one_of("precision", self.precision, ("float32", "bfloat16"))
+        _ = COMPOSITES[self.composite]
 
 
 @dataclass
@@ -67,7 +72,7 @@ class Context:
         train_store: Embeddings of the training data, or None.
         train_labels: Their classes, in the model's numbering.
         black_box: What it is compared with, or None.
-        black_box_predictions: Its predictions for the test samples [N], or None.
+        standing: How its predictions stand to the labels, or None.
         attributes: Of the training samples [N, A], or None.
         advance: Moves the progress bar.
         notes: What the user is to know about the figures.
@@ -81,7 +86,7 @@ class Context:
     train_store: EmbeddingStore | None = None
     train_labels: Tensor | None = None
     black_box: BlackBox | None = None
-    black_box_predictions: Tensor | None = None
+    standing: Standing | None = None
     attributes: Tensor | None = None
     advance: Callable[[int], object] = lambda _: None
     notes: list[str] = field(default_factory=list)
@@ -211,11 +216,13 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> T
     labels, names, own = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
     if not len(labels):
         raise LookalikeError("there are no samples to evaluate on")
-    if names is not None and list(names) != own and own != [str(k) for k in range(len(own))]:
-        strange = [name for name in names if name not in own]
-        if strange:
-            raise LookalikeError(f"the {what} data have a class {strange[0]!r}; the model knows {', '.join(own[:20])}")
-        return torch.tensor([own.index(name) for name in names])[labels]
+    if names is not None and list(names) != own:
+        match = match_names(names, own)
+        if match.complete:
+            return torch.tensor(match.positions)[labels]
+        if not are_numbers(own) or len(match.missing) < len(names):
+            strange = (match.missing or match.ambiguous)[0]
+            raise LookalikeError(f"the {what} data have a class {strange!r}; the model knows {', '.join(own[:20])}")
     if int(labels.max()) >= model.n_classes:
         raise LookalikeError(
             f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 Magnitude = Literal["absolute", "positive"]
 Direction = Literal["model", "black-box", "symmetric"]
 
+MAGNITUDES = ("absolute", "positive")
+DIRECTIONS = ("model", "black-box", "symmetric")
 FLOOR = 1e-12
 
 
@@ -32,8 +35,9 @@ def relevance_shares(maps: Tensor, magnitude: Magnitude = "absolute", floor: flo
         >>> relevance_shares(torch.tensor([[[1.0, -3.0]]]))
         tensor([[0.2500, 0.7500]], dtype=torch.float64)
     """
-    if magnitude not in ("absolute", "positive"):
-        raise LookalikeError(f"magnitude must be 'absolute' or 'positive', not {magnitude!r}")
+    checks.one_of("magnitude", magnitude, MAGNITUDES)
+    checks.number("floor", floor, least=0, below=1)
+    maps = checks.tensor("maps", maps, ("N", "H", "W"), kind="number", empty=False)
     if not bool(maps.isfinite().all()):
         raise LookalikeError("a relevance map has NaN or infinite values")
     values = maps.double().flatten(1)
@@ -71,10 +75,11 @@ def explanation_divergence(
     Raises:
         LookalikeError: If shapes differ, or an option is unknown.
     """
+    checks.one_of("direction", direction, DIRECTIONS)
+    maps = checks.tensor("maps", maps, kind="number")
+    black_box_maps = checks.tensor("black_box_maps", black_box_maps, kind="number")
     if maps.shape != black_box_maps.shape:
         raise LookalikeError(f"the maps have shapes {tuple(maps.shape)} and {tuple(black_box_maps.shape)}")
-    if direction not in ("model", "black-box", "symmetric"):
-        raise LookalikeError(f"direction must be 'model', 'black-box' or 'symmetric', not {direction!r}")
     r = relevance_shares(maps, magnitude, floor)
     b = relevance_shares(black_box_maps, magnitude, floor)
     ratio = (r / b).log()
@@ -113,7 +118,11 @@ class ExplanationDivergence(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.options: dict[str, Any] = {"direction": direction, "magnitude": magnitude, "floor": floor}
+        self.options: dict[str, Any] = {
+            "direction": checks.one_of("direction", direction, DIRECTIONS),
+            "magnitude": checks.one_of("magnitude", magnitude, MAGNITUDES),
+            "floor": checks.number("floor", floor, least=0, below=1),
+        }
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 

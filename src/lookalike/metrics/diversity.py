@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 
@@ -31,15 +32,17 @@ def diversity(
         >>> round(diversity(torch.zeros(4, 4)), 6)
         1.0
     """
+    similarities = checks.tensor("similarities", similarities, kind="number")
+    checks.one_of("within", within, ("all", "class"))
     if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
         raise LookalikeError(f"similarities among prototypes are a square matrix, not {tuple(similarities.shape)}")
+    if prototype_labels is not None:
+        prototype_labels = checks.tensor("prototype_labels", prototype_labels, (len(similarities),), kind="whole")
     s = similarities.double()
     if within == "all":
         if len(s) < 2:
             raise LookalikeError("diversity compares prototypes, and there is only one")
         return float(_normalised_entropies(s).mean())
-    if within != "class":
-        raise LookalikeError(f"within must be 'all' or 'class', not {within!r}")
     if prototype_labels is None:
         raise LookalikeError("diversity within classes needs the prototypes' classes")
     groups = [torch.nonzero(prototype_labels == k)[:, 0] for k in prototype_labels.unique()]

@@ -2,41 +2,47 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import LoadedClassifier
+from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels
+from lookalike.metrics.data_check import check_data
 from lookalike.metrics.scorecard import Scorecard
-from lookalike.metrics.sections import SECTIONS, Section
+from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.records import from_json, read_json
+from lookalike.untouched import keeps_random_states
 
 _LACKING = {
     "train": "no training data were given",
+    "activations": "no training data were given, and the model does not know how often they activate its prototypes",
     "images": "the test data are no images that can be read again",
     "attributes": "no attributes of the training data were given",
     "black box": "there is no black box with these classes to compare with",
 }
 
 
+@keeps_random_states
 def evaluate(
     model: PrototypeModel,
     test: Any,
     *,
     black_box: nn.Module | LoadedClassifier | BlackBox | None = None,
+    class_order: ClassOrder = None,
     train: Any = None,
     attributes: Tensor | np.ndarray | None = None,
     only: Sequence[str] | None = None,
@@ -63,6 +69,8 @@ def evaluate(
             attributes serve as those), or an ``EmbeddingStore``, from which only what needs no images is measured.
         black_box: The classifier to compare with; None takes the one that the model was converted from. A ``BlackBox``
             that several evaluations share is measured once.
+        class_order: The names of the black box's outputs, in their order, if it does not know them or wrongly: names, a
+            file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
         train: Training data, or the ``EmbeddingStore`` of them: for ghosting and the embedding's diagnosis.
         attributes: Binary attributes of the training samples [N, A], in the data's order.
         only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes
@@ -90,54 +98,74 @@ def evaluate(
         LookalikeError: If a section that was asked for by name lacks what it needs, the black box or the data have
             other classes than the model, or there are no test samples.
     """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    checks.optional(checks.instance, "test_embeddings", test_embeddings, EmbeddingStore, "an EmbeddingStore")
+    checks.optional(checks.path, "resume", resume)
+    checks.progress("progress", progress)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
+    told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
+        told = test.notes
         if attributes is None and train is None and test.attributes is not None:
             attributes = test.attributes.train
-        train, test = test.train if train is None else train, test.test
+        given = test.train if len(test.train) else None
+        train, test = given if train is None else train, test.test
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (
         train
         if train is None or isinstance(train, EmbeddingStore)
         else _batches(train, batch_size, num_workers, on_error)
     )
-    box = find_black_box(model, black_box, data)
+    box, lacking = find_black_box(model, black_box, data, class_order)
+    train_data = train if isinstance(train, Batches) else None
     images = data is not None and data.can_fetch and _is_image(data)
     has = {
         "train": train is not None,
+        "activations": train is not None or stored_activations(model, scope) is not None,
         "images": images,
         "attributes": attributes is not None,
         "black box": box is not None,
     }
     sections, notes = _chosen(only, has)
+    notes += [f"the black box is not compared with: {lacking}"] if lacking else []
     total = _steps(sections, options, data, train, box, test_embeddings)
     with progress_bar("Evaluating", total, progress) as advance:
         if data is not None and test_embeddings is None:
             test_embeddings = embed(model, data, progress=advance)
         store = test if test_embeddings is None else test_embeddings
-        if isinstance(train, Batches) and any("train" in section.needs for section in sections):
+        if isinstance(train, Batches) and any({"train", "activations"} & {*section.needs} for section in sections):
             train = embed(model, train, progress=advance)
+        labels = aligned_labels(store, model, "test")
         context = Context(
             model,
             options,
             data,
             store,
-            aligned_labels(store, model, "test"),
+            labels,
             train if isinstance(train, EmbeddingStore) else None,
             aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
             box,
-            None if box is None else box.predictions(model, store, data),
-            None if attributes is None else torch.as_tensor(np.asarray(attributes)),
+            None if box is None else box.stand_beside(model, labels, store, data),
+            None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
             advance,
         )
-        info = _info(context, sections)
+        check = check_data(model, data, store, train_data, context.train_store)
+        if check.training_data == "other" and only is None and attributes is not None:
+            sections = [section for section in sections if "attributes" not in section.needs]
+            notes.append("attributes were not measured: they are of other data than those the model was made from")
+        info = _info(context, sections) | {"data_check": check.to_dict()}
         runs, details = _measure(context, sections, _Kept(resume, info))
+    notes[:0] = told
+    if context.standing is not None:
+        notes += context.standing.notes
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
     notes += context.notes
     for what, embedded in (("test", store), ("training", context.train_store)):
         if embedded is not None and embedded.skipped:
             notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")
+    if check.sentences():
+        details["data"] = [{"sentences": check.sentences()}]
     return Scorecard(runs, details, list(model.class_names), notes, info)
 
 
@@ -165,6 +193,14 @@ def _measure(
     return runs, details
 
 
+@dataclass(frozen=True)
+class _Sections:
+    """What the file of an unfinished evaluation holds: figures and details, by section and run."""
+
+    key: str
+    done: dict[str, tuple[dict[str, float], dict[str, Any]]]
+
+
 class _Kept:
     """What is measured already, in a file."""
 
@@ -177,16 +213,17 @@ class _Kept:
         if self.path is None or not self.path.exists():
             return
         try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
-            key, done = saved["key"], saved["done"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LookalikeError(f"cannot take up the evaluation in {str(self.path)!r}: {error}") from error
-        if key != self.key:
+            saved: _Sections = from_json(_Sections, read_json(self.path, finite=False), "it")
+        except LookalikeError as error:
+            raise LookalikeError(
+                f"cannot resume the evaluation in {str(self.path)!r}: {error}; give another file, or remove it"
+            ) from error
+        if saved.key != self.key:
             raise LookalikeError(
                 f"{str(self.path)!r} holds an evaluation of another model, other data or other options; "
                 "give another file, or remove it"
             )
-        self.done = done
+        self.done = dict(saved.done)
 
     def get(self, section: str, run: int) -> tuple[dict[str, float], dict[str, Any]] | None:
         found = self.done.get(f"{section}/{run}")
@@ -208,7 +245,7 @@ def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Lite
 def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
     """Returns the sections to measure, and a note for each that lacks something."""
     if only is not None:
-        if isinstance(only, str) or not only:
+        if isinstance(only, str) or not isinstance(only, Sequence) or not only:
             raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
         asked = [SECTIONS[name] for name in dict.fromkeys(only)]
         for section in asked:
@@ -266,6 +303,7 @@ def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
         "model": fingerprint_tensors({k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}),
         "similarity": {"name": model.similarity.name, "options": model.similarity.options()},
         "classifier": {"name": model.classifier.name, "options": model.classifier.options()},
+        "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "black_box": None if box is None else fingerprint_tensors(box.encoder.model.state_dict()),
         "test_data": context.test_store.info.get("data"),
         "train_data": None if context.train_store is None else context.train_store.info.get("data"),

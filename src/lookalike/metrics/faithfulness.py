@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.metrics.intervals import Share, paired_difference, share
 
@@ -31,6 +32,7 @@ def agreement(predictions: Tensor, black_box_predictions: Tensor) -> float:
 
 
 def _share_equal(a: Tensor, b: Tensor, what: str) -> float:
+    a, b = checks.tensor("predictions", a, kind="whole"), checks.tensor(what, b, kind="whole")
     if a.shape != b.shape or a.ndim != 1:
         raise LookalikeError(f"there are {tuple(a.shape)} predictions and {tuple(b.shape)} {what}")
     if not len(a):
@@ -72,6 +74,7 @@ class PredictionFaithfulness:
         agreement: The share of samples on which both predict the same; None likewise.
         per_class: The same by true class.
         confusion: How often the model predicts a column where the black box predicts a row [K, K]; None likewise.
+        elsewhere: On how many samples the black box predicts a class that the model does not have; None likewise.
     """
 
     accuracy: Share
@@ -80,6 +83,7 @@ class PredictionFaithfulness:
     agreement: Share | None
     per_class: list[ClassFaithfulness]
     confusion: list[list[int]] | None
+    elsewhere: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -107,22 +111,25 @@ class FaithfulnessOfPredictions(Metric):
     confused: Tensor  # [true class, the model's]
     outcomes: Tensor  # [true class, the model right, the black box right]
     agreed: Tensor  # [true class]
-    between: Tensor  # [the black box's, the model's]
+    between: Tensor  # [the black box's, in the last row a class that the model does not have; the model's]
 
     def __init__(self, n_classes: int, *, black_box: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.n_classes, self.black_box = n_classes, black_box
+        n_classes = checks.whole_number("n_classes", n_classes, 1)
+        self.n_classes, self.black_box = n_classes, checks.flag("black_box", black_box)
         shapes = {
             "confused": (n_classes, n_classes),
             "outcomes": (n_classes, 2, 2),
             "agreed": (n_classes,),
-            "between": (n_classes, n_classes),
+            "between": (n_classes + 1, n_classes),
         }
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, labels: Tensor, black_box: Tensor | None = None) -> None:
         """Adds samples: predicted and true classes, and the black box's predictions, each [n].
+
+        A class K of the black box stands for any that the model does not have; it is always wrong.
 
         Raises:
             LookalikeError: If their numbers differ, a class is out of range, or the black box's are missing.
@@ -133,18 +140,21 @@ class FaithfulnessOfPredictions(Metric):
             if black_box is None:
                 raise LookalikeError("the black box's predictions are missing")
             given["predictions of the black box"] = black_box
+        given = {what: checks.tensor(what, values, kind="whole") for what, values in given.items()}
+        predictions, labels = given["predictions"], given["labels"]
         for what, values in given.items():
             if values.shape != labels.shape or values.ndim != 1:
                 raise LookalikeError(f"there are {tuple(labels.shape)} labels and {tuple(values.shape)} {what}")
-            if len(values) and not 0 <= int(values.min()) <= int(values.max()) < k:
-                raise LookalikeError(f"the {what} must lie between 0 and {k - 1}")
+            top = k if values is black_box else k - 1
+            if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= top:
+                raise LookalikeError(f"the {what} must lie between 0 and {top}")
         self.confused += torch.bincount(labels * k + predictions, minlength=k * k).view(k, k)
         right = (predictions == labels).long()
         box = predictions if black_box is None else black_box
         cells = labels * 4 + right * 2 + (box == labels).long()
         self.outcomes += torch.bincount(cells, minlength=4 * k).view(k, 2, 2)
         self.agreed += torch.bincount(labels[box == predictions], minlength=k)
-        self.between += torch.bincount(box * k + predictions, minlength=k * k).view(k, k)
+        self.between += torch.bincount(box * k + predictions, minlength=(k + 1) * k).view(k + 1, k)
 
     def compute(self) -> dict[str, Tensor]:
         """Returns ``accuracy``, ``black_box_accuracy``, ``agreement``, and the counts that ``result`` reads."""
@@ -176,9 +186,11 @@ class FaithfulnessOfPredictions(Metric):
             found = self._shares(outcomes[k], int(agreed[k])) if n else (None,) * 4
             mistaken = int(wrong.argmax()) if int(wrong.sum()) else None
             per_class.append(ClassFaithfulness(k, n, *found, mistaken))
-        confusion = counts["between"].tolist() if self.black_box else None
+        between = counts["between"]
+        confusion = between[:-1].tolist() if self.black_box else None
+        elsewhere = int(between[-1].sum()) if self.black_box else None
         assert whole[0] is not None  # noqa: S101 - narrows the type
-        return PredictionFaithfulness(whole[0], *whole[1:], per_class, confusion)
+        return PredictionFaithfulness(whole[0], *whole[1:], per_class, confusion, elsewhere)
 
     def _shares(self, outcomes: Tensor, agreed: int) -> tuple[Share | None, Share | None, Share | None, Share | None]:
         """Reads accuracy, the black box's, their difference and the agreement off outcomes [2, 2]."""
@@ -204,6 +216,10 @@ def faithfulness_of_predictions(
     Raises:
         LookalikeError: If there are no samples, or their numbers differ.
     """
+    predictions = checks.tensor("predictions", predictions, ("N",), kind="whole")
+    labels = checks.tensor("labels", labels, (len(predictions),), kind="whole")
+    if black_box is not None:
+        black_box = checks.tensor("black_box", black_box, (len(predictions),), kind="whole")
     if not len(labels):
         raise LookalikeError("there are no samples to compare")
     given: Sequence[Tensor] = [predictions, labels] if black_box is None else [predictions, labels, black_box]

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 Z95 = 1.959963984540054
@@ -41,8 +42,8 @@ def share(successes: int, n: int) -> Share:
         >>> found.value, round(found.low, 3), round(found.high, 3)
         (0.98, 0.93, 0.994)
     """
-    if n < 1:
-        raise LookalikeError("there are no samples to compare")
+    _check_samples(n)
+    checks.whole_number("successes", successes, 0, n)
     p, z2 = successes / n, Z95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
@@ -64,9 +65,15 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Share:
         >>> paired_difference(3, 7, 1000).value
         -0.004
     """
-    if n < 1:
-        raise LookalikeError("there are no samples to compare")
+    _check_samples(n)
+    checks.whole_number("only_first", only_first, 0, n)
+    checks.whole_number("only_second", only_second, 0, n - only_first)
     b, c, m = only_first + 0.5, only_second + 0.5, n + 2
     centre = (b - c) / m
     half = Z95 * math.sqrt(max(b + c - (b - c) ** 2 / m, 0.0)) / m
     return Share((only_first - only_second) / n, max(-1.0, centre - half), min(1.0, centre + half), n)
+
+
+def _check_samples(n: int) -> None:
+    if checks.whole_number("n", n, 0) < 1:
+        raise LookalikeError("there are no samples to compare")

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lookalike import checks
 from lookalike.acceleration import Accelerated
 from lookalike.errors import LookalikeError
+from lookalike.untouched import keeps_torch_settings
 
 Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
 
@@ -32,6 +34,12 @@ class Noise:
     high: Tensor
     draws: int = 5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks.whole_number("draws", self.draws, 1)
+        checks.seed("seed", self.seed)
+        low = checks.tensor("low", self.low, ("C",), kind="number")
+        checks.tensor("high", self.high, (len(low),), kind="number")
 
     def of(self, sample: int, shape: Sequence[int]) -> Tensor:
         """Returns the noise for a sample [draws, C, H, W], float32."""
@@ -79,6 +87,7 @@ class OrderingCurves:
         return float(self.areas.mean())
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def relevance_ordering(
     score: Scorer,
@@ -106,10 +115,9 @@ def relevance_ordering(
     Raises:
         LookalikeError: If shapes do not fit, or there is no step or draw.
     """
-    n, _, height, width = _checked(inputs, relevance)
-    if n_steps < 1 or noise.draws < 1:
-        raise LookalikeError(f"at least one step and one draw are needed, not {n_steps} and {noise.draws}")
-    names = list(range(n)) if samples is None else [int(sample) for sample in samples]
+    n, _, height, width = _checked(score, inputs, relevance, noise, batch_size)
+    checks.whole_number("n_steps", n_steps, 1)
+    names = _numbers(samples, n)
     n_pixels = height * width
     clean = torch.cat([score(part) for part in inputs.split(batch_size)])
     followed = clean.argmax(1)
@@ -193,12 +201,16 @@ class RelevanceOrdering(Metric):
 
     def __init__(self, n_steps: int = 20, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.whole_number("n_steps", n_steps, 1)
         self.add_state("total", torch.zeros(n_steps + 1, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("area", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, curves: OrderingCurves) -> None:
         """Adds the curves of some images."""
+        checks.instance("curves", curves, OrderingCurves, "OrderingCurves")
+        if curves.probabilities.ndim != 2 or curves.probabilities.shape[1] != len(self.total):
+            raise checks.unfit("the curves' probabilities", curves.probabilities, f"a tensor [N, {len(self.total)}]")
         self.total += curves.probabilities.sum(0).to(self.total)
         self.area += curves.areas.sum().to(self.area)
         self.n += len(curves.probabilities)
@@ -225,6 +237,7 @@ class IncreaseAndDrop:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def increase_and_drop(
     activation: Scorer,
@@ -255,10 +268,10 @@ def increase_and_drop(
     Raises:
         LookalikeError: If shapes do not fit, or ``keep`` is not between 0 and 1.
     """
-    n, _, height, width = _checked(inputs, relevance)
-    if not 0 < keep < 1:
-        raise LookalikeError(f"keep must lie between 0 and 1, not {keep}")
-    names = list(range(n)) if samples is None else [int(sample) for sample in samples]
+    n, _, height, width = _checked(activation, inputs, checks.tensor("relevance", relevance), noise, batch_size)
+    checks.number("keep", keep, above=0, below=1)
+    targets = checks.tensor("targets", targets, (n,), kind="whole")
+    names = _numbers(samples, n)
     removed = round((1 - keep) * height * width)
     clean, masked = [], []
     per_batch = max(1, batch_size // noise.draws)
@@ -289,13 +302,33 @@ def positive_activations(values: Tensor) -> Tensor:
         >>> positive_activations(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([0.5000, 1.0000, 3.0000])
     """
+    values = checks.tensor("values", values, kind="number")
     return torch.where(values < 0, 1 / (1 - values.clamp_max(0)), 1 + values)
 
 
-def _checked(inputs: Tensor, relevance: Tensor | None) -> tuple[int, int, int, int]:
+def _numbers(samples: Sequence[int] | None, n: int) -> list[int]:
+    if samples is None:
+        return list(range(n))
+    numbers: list[int] = checks.tensor("samples", samples, (n,), kind="whole").tolist()
+    for sample in numbers:
+        checks.whole_number("a sample's number", sample, 0)
+    return numbers
+
+
+def _checked(
+    score: Any, inputs: Tensor, relevance: Tensor | None, noise: Any, batch_size: Any
+) -> tuple[int, int, int, int]:
+    if not callable(score):
+        raise checks.unfit("what scores the inputs", score, "a function")
+    checks.instance("noise", noise, Noise, "a Noise")
+    checks.whole_number("batch_size", batch_size, 1)
+    checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
+    checks.optional(checks.instance, "relevance", relevance, Tensor, "a tensor [N, H, W]")
     if inputs.ndim != 4 or not len(inputs):
         raise LookalikeError(f"images have the shape [N, C, H, W], not {tuple(inputs.shape)}")
     n, channels, height, width = inputs.shape
+    if len(noise.low) not in (1, channels):
+        raise LookalikeError(f"the noise is of {len(noise.low)} channels and the images have {channels}")
     if relevance is not None and relevance.shape != (n, height, width):
         raise LookalikeError(
             f"{n} images of {height}×{width} need relevance of shape {(n, height, width)}, not {tuple(relevance.shape)}"

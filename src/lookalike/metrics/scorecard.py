@@ -1,15 +1,17 @@
 """The scorecard: every measure of one model, with how it was made."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import LookalikeError
+from lookalike.files import write_whole
 from lookalike.metrics.verdict import Thresholds, verdict
+from lookalike.names import json_text
+from lookalike.records import from_json, read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,14 +99,15 @@ class Scorecard:
         """
         if values.get("format") != FORMAT:
             raise LookalikeError(f"these values are no scorecard of format {FORMAT}")
-        try:
-            return cls(*(values[name] for name in ("runs", "details", "class_names", "notes", "info")))
-        except KeyError as error:
-            raise LookalikeError(f"the scorecard is incomplete: {error} is missing") from error
+        kept = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        card: Scorecard = from_json(cls, kept, "scorecard")
+        if not all(card.runs.values()):
+            raise LookalikeError("the scorecard has a figure without a value")
+        return card
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(Path(path), json_text(self.to_dict(), indent=2, allow_nan=True) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> "Scorecard":
@@ -114,8 +117,8 @@ class Scorecard:
             LookalikeError: If the file cannot be read, or is no scorecard.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            values = read_json(path, finite=False)
+        except LookalikeError as error:
             raise LookalikeError(f"cannot read the scorecard {str(path)!r}: {error}") from error
         if not isinstance(values, dict):
             raise LookalikeError(f"{str(path)!r} is no scorecard")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
@@ -15,9 +16,10 @@ from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import Ghosting, ghosting
+from lookalike.model import PrototypeModel
 from lookalike.registry import Registry
 
-Need = Literal["train", "images", "attributes", "black box"]
+Need = Literal["train", "activations", "images", "attributes", "black box"]
 Found = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON
 
 
@@ -52,7 +54,8 @@ def _section(name: str, *needs: Need, per_run: bool = False) -> Callable[[Callab
 @_section("faithfulness")
 def _faithfulness(context: Context, _run: int) -> Found:
     """Accuracy, the black box's, agreement: section 4.3.2."""
-    model, store, theirs = context.model, context.test_store, context.black_box_predictions
+    model, store, standing = context.model, context.test_store, context.standing
+    theirs = None if standing is None else standing.predictions
     metric = FaithfulnessOfPredictions(model.n_classes, black_box=theirs is not None)
     with torch.no_grad():
         for rows in store.parts():
@@ -64,16 +67,18 @@ def _faithfulness(context: Context, _run: int) -> Found:
         figures["black_box_accuracy"] = found.black_box_accuracy.value
         figures["accuracy_difference"] = found.difference.value
         figures["agreement"] = found.agreement.value
-    return figures, found.to_dict()
+    return figures, found.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
 
 
-@_section("transparency", "train")
+@_section("transparency", "activations")
 def _transparency(context: Context, _run: int) -> Found:
     """Ghosting: section 4.3.1, equation 1."""
     model, store, labels = context.model, context.train_store, context.train_labels
-    assert store is not None  # noqa: S101 - needed
-    assert labels is not None  # noqa: S101
     scope = context.options.scope
+    if store is None or labels is None:
+        stored = stored_activations(model, scope)
+        assert stored is not None  # noqa: S101 - needed
+        return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
     metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
     with torch.no_grad():
         for rows in store.parts():
@@ -86,6 +91,17 @@ def _transparency(context: Context, _run: int) -> Found:
         "activations": counts["class"].tolist(),
         "activations_among_all": counts["all"].tolist(),
     }
+
+
+def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
+    """Returns how many training samples of its class activate each prototype [P], as counted at conversion.
+
+    Returns:
+        None if that was not counted: for another scope, or by a similarity that does not fall with the distance, by
+        which the conversion counts.
+    """
+    counts = model.prototypes.counts.cpu()
+    return counts if scope == "class" and model.similarity.falls_with_distance and bool(counts.any()) else None
 
 
 @_section("explanations", "images", "black box", per_run=True)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 
@@ -62,7 +63,15 @@ def separability(
     """
     from sklearn.metrics import silhouette_samples
 
-    labels = np.asarray(labels)
+    checks.whole_number("per_class", per_class, 1)
+    checks.seed("seed", seed)
+    prototypes = checks.tensor("prototypes", prototypes, ("P", "D"), kind="number", empty=False)
+    prototype_labels = checks.tensor("prototype_labels", prototype_labels, (len(prototypes),), kind="whole")
+    if not isinstance(embeddings, np.ndarray):
+        embeddings = checks.tensor("embeddings", embeddings, kind="number")
+    if embeddings.ndim != 2 or embeddings.shape[1] != prototypes.shape[1]:
+        raise checks.unfit("embeddings", embeddings, f"embeddings [N, {prototypes.shape[1]}]")
+    labels = checks.tensor("labels", labels, (len(embeddings),), kind="whole").cpu().numpy()
     if not len(labels):
         raise LookalikeError("there are no samples to compare")
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 
 _ROWS = 16_384
@@ -29,9 +30,11 @@ def activation_counts(
     Raises:
         LookalikeError: If the scope is unknown.
     """
-    if scope not in ("class", "all"):
-        raise LookalikeError(f"scope must be 'class' or 'all', not {scope!r}")
+    checks.one_of("scope", scope, ("class", "all"))
+    prototype_labels = checks.tensor("prototype_labels", prototype_labels, ("P",), kind="whole", empty=False)
     n_prototypes = len(prototype_labels)
+    similarities = checks.tensor("similarities", similarities, ("N", n_prototypes), kind="number")
+    labels = checks.tensor("labels", labels, (len(similarities),), kind="whole")
     counts = torch.zeros(n_prototypes, dtype=torch.int64)
     for s, y in zip(similarities.split(_ROWS), labels.split(_ROWS), strict=True):
         own = y[:, None] == prototype_labels
@@ -56,6 +59,7 @@ def ghosting(counts: Tensor) -> float:
         >>> ghosting(torch.tensor([12, 0, 3, 5]))
         0.25
     """
+    counts = checks.tensor("counts", counts, ("P",), kind="number")
     if not len(counts):
         raise LookalikeError("there are no prototypes")
     return float((counts == 0).double().mean())
@@ -82,12 +86,13 @@ class Ghosting(Metric):
 
     def __init__(self, prototype_labels: Tensor, *, scope: Literal["class", "all"] = "class", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.prototype_labels = prototype_labels
-        self.scope = scope
-        self.add_state("counts", torch.zeros(len(prototype_labels), dtype=torch.int64), dist_reduce_fx="sum")
+        self.prototype_labels = checks.tensor("prototype_labels", prototype_labels, ("P",), kind="whole", empty=False)
+        self.scope = checks.one_of("scope", scope, ("class", "all"))
+        self.add_state("counts", torch.zeros(len(self.prototype_labels), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, similarities: Tensor, labels: Tensor) -> None:
         """Adds training samples: their similarities to all prototypes [n, P], and their classes [n]."""
+        similarities = checks.tensor("similarities", similarities, ("N", len(self.prototype_labels)), kind="number")
         owners = self.prototype_labels.to(similarities.device)
         self.counts += activation_counts(similarities, labels, owners, self.scope).to(self.counts.device)
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lookalike import checks
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -25,6 +27,10 @@ class Thresholds:
     divergence_ratio: float = 0.75
     alike: float = 0.98
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            checks.number(name, value)
+
 
 def verdict(
     figure: Callable[[str], float | None],
@@ -41,8 +47,10 @@ def verdict(
         thresholds: Where sentences turn.
     """
     said = [
+        *details.get("data", [{}])[0].get("sentences", []),
         _agreement(figure("agreement"), thresholds),
         _accuracy(figure, details, thresholds),
+        *_black_box(details),
         *_classes(details, class_names, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
@@ -67,7 +75,7 @@ def _accuracy(
     if accuracy is None:
         return ""
     if difference is None:
-        return f"It classifies {accuracy:.1%} of the test images rightly."
+        return f"It classifies {accuracy:.1%} of the test images correctly."
     found = details["faithfulness"][0]["difference"]
     interval = f"95% interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}".replace("-", "−")
     points = f"{abs(100 * difference):.1f} points"
@@ -77,6 +85,12 @@ def _accuracy(
         return f"It lost no accuracy: {accuracy:.1%} ({interval} points)."
     side = "above" if difference > 0 else "below"
     return f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
+
+
+def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Says whether the black box's outputs are in doubt, or it is no better than chance."""
+    found = details.get("faithfulness", [{}])[0].get("black_box")
+    return list(found["said"]) if found else []
 
 
 def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[str]:

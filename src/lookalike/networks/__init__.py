@@ -4,7 +4,7 @@ Each is registered with a function that makes it, with random weights, from plai
 network get it as their first argument.
 """
 
-from lookalike.networks.backbone import Backbone, with_head
+from lookalike.networks.backbone import Backbone, with_head, without_head
 from lookalike.networks.flint import FLINTNetwork
 from lookalike.networks.protopnet import ProtoPNetNetwork
 from lookalike.networks.protovae import ProtoVAENetwork
@@ -20,4 +20,5 @@ __all__ = [
     "SmallCNN",
     "small_cnn",
     "with_head",
+    "without_head",
 ]

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.networks.registry import NETWORKS
 
@@ -38,6 +39,9 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
     Raises:
         LookalikeError: If there is no such layer.
     """
+    checks.whole_number("n_classes", n_classes, 1)
+    checks.flag("bias", bias)
+    _ = _inputs_of(network, head)
     old = network.get_submodule(head)
     new: nn.Module
     if isinstance(old, nn.Conv2d):
@@ -48,8 +52,24 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
     return network
 
 
+@NETWORKS.register("without-head")
+def without_head(network: nn.Module, *, head: str) -> nn.Module:
+    """Returns the network with nothing in the place of its head, for weights that have none.
+
+    Raises:
+        LookalikeError: If there is no such layer.
+    """
+    _inputs_of(network, head)
+    _replace(network, head, nn.Identity())
+    return network
+
+
 def _inputs_of(network: nn.Module, head: str) -> int:
-    layer = network.get_submodule(head)
+    checks.model("network", network)
+    try:
+        layer = network.get_submodule(checks.text("head", head))
+    except AttributeError:
+        raise LookalikeError(f"the network has no module {head!r}") from None
     if isinstance(layer, nn.Linear):
         return layer.in_features
     if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):

@@ -1,14 +1,14 @@
 """FLINT's predictor and interpreter (Parekh et al. 2021), from the paper's description alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lookalike.errors import LookalikeError
 from lookalike.networks.decoder import Decoder
 from lookalike.networks.registry import NETWORKS
+from lookalike.untouched import in_eval_mode, with_forward_hooks
 
 _READ = 128  # channels that each hidden layer is read into
 
@@ -53,18 +53,14 @@ class FLINTNetwork(nn.Module):
         """Returns the predictor's class scores [N, K] and its hidden layers [N, C, H, W]."""
         hidden: dict[str, Tensor] = {}
 
-        def keep(name: str) -> RemovableHandle:
+        def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
                 hidden[name] = output
 
-            return self.predictor.get_submodule(name).register_forward_hook(hook)
+            return hook
 
-        handles = [keep(name) for name in self.layers]
-        try:
-            scores = self.predictor(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = {self.predictor.get_submodule(name): keep(name) for name in self.layers}
+        scores: Tensor = with_forward_hooks(hooks, lambda: self.predictor(images))
         return scores, [hidden[name] for name in self.layers]
 
     def interpret(self, hidden: Sequence[Tensor]) -> Tensor:
@@ -94,26 +90,20 @@ def hidden_layers(network: nn.Module, sample: Tensor, number: int = 2) -> tuple[
     """
     found: dict[tuple[int, ...], tuple[str, int]] = {}
 
-    def watch(name: str, module: nn.Module) -> RemovableHandle:
+    def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
             if isinstance(output, Tensor) and output.ndim == 4:
                 found.pop(tuple(output.shape[2:]), None)
                 found[tuple(output.shape[2:])] = (name, output.shape[1])
 
-        return module.register_forward_hook(hook)
+        return hook
 
-    handles = [
-        watch(name, module)
+    hooks = {
+        module: watch(name)
         for name, module in network.named_modules()
         if name and next(module.parameters(), None) is not None
-    ]
-    training = network.training
-    try:
-        network.eval()(sample)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    }
+    in_eval_mode(network, lambda: with_forward_hooks(hooks, lambda: network(sample)))
     if not found:
         raise LookalikeError(f"a {type(network).__name__} has no feature maps for FLINT to read")
     chosen = list(found.values())[-number:]

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from lookalike import checks
 from lookalike.networks.registry import NETWORKS
 
 
@@ -16,6 +17,8 @@ class SmallCNN(nn.Module):
 
     def __init__(self, n_classes: int = 10, channels: int = 3, width: int = 16) -> None:
         super().__init__()
+        for name, value in (("n_classes", n_classes), ("channels", channels), ("width", width)):
+            checks.whole_number(name, value, 1)
         self.stage1 = nn.Sequential(*_block(channels, width), *_block(width, width))
         self.stage2 = nn.Sequential(nn.MaxPool2d(2), *_block(width, 2 * width), *_block(2 * width, 2 * width))
         self.stage3 = nn.Sequential(nn.MaxPool2d(2), *_block(2 * width, 4 * width), *_block(4 * width, 4 * width))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike import checks
+from lookalike.errors import LookalikeError
 from lookalike.plots.radar import SERIES
 from lookalike.plots.tiles import INK, MUTED, WRONG, plain_axes, shorten
 
@@ -32,7 +34,11 @@ def plot_activations(
     Returns:
         The Axes.
     """
-    counts, labels = np.asarray(counts), np.asarray(labels)
+    class_names = checks.names("class_names", class_names)
+    counts = checks.array("counts", counts, ("P",))
+    labels = checks.labels_of("labels", labels, class_names, len(counts))
+    if not len(counts):
+        raise LookalikeError("there are no prototypes to draw")
     ax = plain_axes(ax, (min(12.0, max(4.4, 0.14 * len(counts))), 2.6))
     order = np.argsort(labels, kind="stable")
     group = np.searchsorted(np.unique(labels), labels[order])

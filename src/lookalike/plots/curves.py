@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lookalike import checks
 from lookalike.plots.radar import SERIES
 from lookalike.plots.tiles import INK, plain_axes
 
@@ -31,6 +32,10 @@ def plot_ordering(
     Returns:
         The Axes.
     """
+    fractions = checks.array("fractions", fractions, ("S",)).tolist()
+    for what, drawn in (("curves", curves), ("references", {} if references is None else references)):
+        for name, values in checks.mapping(what, drawn).items():
+            checks.array(f"{what}[{name!r}]", values, (len(fractions),))
     ax = plain_axes(ax, (4.4, 3.2))
     percent = [100 * fraction for fraction in fractions]
     for position, (name, values) in enumerate(curves.items()):

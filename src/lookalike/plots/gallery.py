@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, shorten, tile_axes
 
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ def plot_gallery(
     Returns:
         The Axes.
     """
+    class_names = checks.names("class_names", class_names)
+    images = checks.array("images", images, ("P", "M", "H", "W", "C"))
+    labels = checks.labels_of("labels", labels, class_names, len(images))
+    counts = checks.array("counts", counts, (len(images),))
+    purity = checks.array("purity", purity, (len(images),))
+    if classes is not None:
+        classes = checks.labels_of("classes", classes, class_names).tolist()
+    if decoded is not None:
+        decoded = checks.array("decoded", decoded, (len(images), *images.shape[2:]))
+    checks.flag("numbered", numbered)
     shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
     members = [np.flatnonzero(labels == k) for k in shown]
     if decoded is not None:
@@ -79,6 +90,9 @@ def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int 
 
 def gallery_size(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> tuple[float, float]:
     """Returns width and height in inches that fit a gallery."""
+    class_names = checks.names("class_names", class_names)
+    checks.whole_number("per_class", per_class, 0)
+    checks.whole_number("per_prototype", per_prototype, 1)
     columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class, per_prototype)
     return columns * TILE_INCHES, rows * TILE_INCHES
 

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike import checks
+from lookalike.errors import LookalikeError
+from lookalike.plots.tiles import check_axes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -37,6 +41,10 @@ def paint(relevance: np.ndarray, limit: float, image: np.ndarray | None = None) 
     return np.asarray((colours * 255).round().astype(np.uint8))
 
 
+def _check_limit(name: str, value: float) -> float:
+    return checks.number(name, value, above=0)
+
+
 def plot_heat_map(
     relevance: np.ndarray, *, image: np.ndarray | None = None, limit: float | None = None, ax: "Axes | None" = None
 ) -> "Axes":
@@ -48,10 +56,19 @@ def plot_heat_map(
         limit: The relevance of the deepest colours; give the same to all maps of a figure. None takes this map's own.
         ax: Where to; None makes a figure.
     """
+    relevance = checks.array("relevance", relevance, ("H", "W"))
+    if image is not None:
+        image = checks.array("image", image, (*relevance.shape, "C"))
+    checks.optional(_check_limit, "limit", limit)
+    if not relevance.size:
+        raise LookalikeError("there is no relevance to draw")
+    if not np.isfinite(relevance).all():
+        raise LookalikeError("relevance must be finite; there are NaN or infinite values")
     if ax is None:
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots(figsize=(2.5, 2.5), layout="constrained")
+    check_axes(ax)
     bound = common_limit([relevance]) if limit is None else limit
     ax.imshow(paint(relevance, bound, image), interpolation="nearest")
     ax.axis("off")

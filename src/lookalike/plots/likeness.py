@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.plots.heatmap import common_limit, paint, shares
 from lookalike.plots.tiles import FRAME, GAP, INK, LINE, RIGHT, TILE_INCHES, WRONG, draw_tile, tile_axes
 
@@ -41,6 +42,15 @@ def plot_likeness(
     Returns:
         The Axes.
     """
+    image = checks.array("image", image, ("H", "W", "C"))
+    checks.instance("prototypes", prototypes, (list, tuple), "a list of images")
+    for picture in prototypes:
+        if picture is not None:
+            checks.array("prototypes", picture, ("H", "W", "C"))
+    checks.instance("caption", caption, str, "a text")
+    captions = checks.names("captions", captions, len(prototypes))
+    checks.flag("wrong", wrong)
+    checks.optional(checks.instance, "heat_maps", heat_maps, LikenessMaps, "LikenessMaps")
     columns = 1 + _WORDS_WIDTH + len(prototypes) * (1 + GAP)
     ax = tile_axes(ax, columns, likeness_height(heat_maps is not None))
     draw_tile(ax, image, 0.02, 0.04, caption=caption, frame=WRONG if wrong else RIGHT, size=0.96)
@@ -111,6 +121,9 @@ def sheet_axes(rows: int, n_prototypes: int, columns: int = 1, with_maps: bool =
     """
     from matplotlib.figure import Figure
 
+    for name, value, least in (("rows", rows, 1), ("n_prototypes", n_prototypes, 0), ("columns", columns, 1)):
+        checks.whole_number(name, value, least)
+    checks.flag("with_maps", with_maps)
     width = (1 + _WORDS_WIDTH + n_prototypes * (1 + GAP)) * TILE_INCHES
     height = likeness_height(with_maps) * TILE_INCHES
     lines = -(-rows // columns)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.errors import LookalikeError
 from lookalike.plots.tiles import INK, plain_axes, shorten
 
@@ -32,13 +33,20 @@ def project_2d(
     Raises:
         LookalikeError: If the method is unknown, or its package is not installed.
     """
+    checks.one_of("method", method, ("pca", "umap"))
+    checks.seed("seed", seed)
+    embeddings = checks.points("embeddings", embeddings)
+    prototypes = checks.points("prototypes", prototypes)
+    if prototypes.shape[1] != embeddings.shape[1] or min(embeddings.shape) < 2:
+        raise LookalikeError(
+            "a map needs two embeddings or more, of two dimensions or more, and prototypes of as many dimensions, not "
+            f"{embeddings.shape} and {prototypes.shape}"
+        )
     if method == "pca":
         from sklearn.decomposition import PCA
 
         plane = PCA(2, random_state=seed).fit(embeddings)
         return plane.transform(embeddings), plane.transform(prototypes)
-    if method != "umap":
-        raise LookalikeError(f"method must be 'pca' or 'umap', not {method!r}")
     try:
         from umap import UMAP
     except ImportError as error:
@@ -72,8 +80,11 @@ def plot_map(
     """
     from matplotlib import colormaps
 
+    class_names = checks.names("class_names", class_names)
+    points, prototypes = checks.array("points", points, ("N", 2)), checks.array("prototypes", prototypes, ("P", 2))
+    labels = checks.labels_of("labels", labels, class_names, len(points))
+    owners = checks.labels_of("prototype_labels", prototype_labels, class_names, len(prototypes))
     ax = plain_axes(ax, (5.4, 3.8))
-    labels, owners = np.asarray(labels), np.asarray(prototype_labels)
     classes = np.unique(owners)
     palette = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "turbo"]
     named = all(len(class_names[int(k)]) <= _IN_SQUARE for k in classes)  # told apart without colours, too

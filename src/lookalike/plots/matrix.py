@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike import checks
+from lookalike.errors import LookalikeError
 from lookalike.plots.tiles import INK, plain_axes, shorten
 
 if TYPE_CHECKING:
@@ -31,10 +33,14 @@ def plot_similarity_matrix(
     Returns:
         The Axes.
     """
+    class_names = checks.names("class_names", class_names)
+    labels = checks.labels_of("labels", labels, class_names)
+    similarities = checks.array("similarities", similarities, (len(labels), len(labels)))
+    if not len(labels):
+        raise LookalikeError("there are no prototypes to draw")
     ax = plain_axes(ax, (4.4, 3.8))
-    labels = np.asarray(labels)
     order = np.argsort(labels, kind="stable")
-    image = ax.imshow(np.asarray(similarities)[np.ix_(order, order)], cmap="cividis", interpolation="nearest")
+    image = ax.imshow(similarities[np.ix_(order, order)], cmap="cividis", interpolation="nearest")
     classes, starts = np.unique(labels[order], return_index=True)
     ends = np.append(starts[1:], len(order))
     for start in starts[1:]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lookalike import checks
 from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, WRONG, draw_tile, shorten, tile_axes
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ def plot_patches(
     """
     from matplotlib.patches import Rectangle
 
+    class_names = checks.names("class_names", class_names)
+    images = checks.array("images", images, ("P", "H", "W", "C"))
+    boxes = checks.array("boxes", boxes, (len(images), 4))
+    labels = checks.labels_of("labels", labels, class_names, len(images))
+    purity = checks.array("purity", purity, (len(images),))
+    if classes is not None:
+        classes = checks.labels_of("classes", classes, class_names).tolist()
     shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
     members = [np.flatnonzero(labels == k) for k in shown]
     names = [shorten(class_names[k], _NAME_LENGTH) for k in shown]
@@ -69,6 +77,8 @@ def patch_axes(class_names: Sequence[str], per_class: int) -> "Axes":
     """Makes a figure of fitting size that belongs to no window; save it with ``ax.figure.savefig``."""
     from matplotlib.figure import Figure
 
+    class_names = checks.names("class_names", class_names)
+    checks.whole_number("per_class", per_class, 0)
     columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class)
     return Figure(figsize=(columns * TILE_INCHES, rows * TILE_INCHES), layout="constrained").subplots()
 

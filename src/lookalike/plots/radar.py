@@ -1,11 +1,14 @@
 """The radar: several axes of several models in one figure (paper, Figure 4)."""
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike.plots.tiles import INK, MUTED
+from lookalike import checks
+from lookalike.errors import LookalikeError
+from lookalike.plots.tiles import INK, MUTED, check_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,14 +31,21 @@ def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" =
         The Axes.
 
     Raises:
-        ValueError: If the Axes are not polar.
+        LookalikeError: If the Axes are not polar.
     """
+    for label, values in checks.mapping("models", models).items():
+        for axis, value in checks.mapping(f"models[{label!r}]", values).items():
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise checks.unfit(f"models[{label!r}][{axis!r}]", value, "a number")
+    if not any(models.values()):
+        raise LookalikeError("a radar needs at least one model with at least one figure")
     if ax is None:
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(4.2, 3.8), layout="constrained").subplots(subplot_kw={"projection": "polar"})
+    check_axes(ax)
     if ax.name != "polar":
-        raise ValueError("a radar needs polar Axes: plt.subplots(subplot_kw={'projection': 'polar'})")
+        raise LookalikeError("a radar needs polar Axes: plt.subplots(subplot_kw={'projection': 'polar'})")
     names = list(dict.fromkeys(axis for values in models.values() for axis in values))
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     ax.set_theta_offset(np.pi / 2)  # type: ignore[attr-defined]

@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike import checks
+from lookalike.names import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -19,6 +22,13 @@ CAPTION = 0.34  # the height of a caption of one line with its margins, in tiles
 GAP = 0.14
 
 
+def check_axes(ax: Any) -> None:
+    """Checks that something can be drawn on."""
+    from matplotlib.axes import Axes
+
+    checks.instance("ax", ax, Axes, "Axes of matplotlib")
+
+
 def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
     """Returns an Axes without frame or ticks for a grid of tiles, y downwards; makes one where there is none."""
     if ax is None:
@@ -26,6 +36,7 @@ def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
 
         size = (columns * TILE_INCHES, rows * TILE_INCHES)
         _, ax = plt.subplots(figsize=size, layout="constrained")
+    check_axes(ax)
     ax.set_xlim(0, columns)
     ax.set_ylim(rows, 0)
     ax.set_aspect("equal")
@@ -76,7 +87,7 @@ def draw_tile(
 
 def shorten(text: str, length: int) -> str:
     """Returns a text of at most ``length`` characters, and one line; ``$`` is no formula."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
 
@@ -87,6 +98,7 @@ def plain_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=size, layout="constrained").subplots()
+    check_axes(ax)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike.encoder import device_of, dtype_of, place
-from lookalike.encoder.calls import call
-from lookalike.encoder.head import named_outputs
+from lookalike import checks
+from lookalike.encoder import Outputs, device_of, dtype_of, place
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
-from lookalike.relevance.composites import Composite
+from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.operations import stabilised
 from lookalike.relevance.propagation import propagate
+from lookalike.relevance.reading import ScoreReader
 from lookalike.relevance.result import Relevance, RuleUse, join
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
@@ -30,7 +30,7 @@ def lrp(
     composite: str | Composite = "epsilon-plus-flat",
     *,
     of: Literal["score", "probability"] = "score",
-    output: str | int | None = None,
+    output: str | int | Outputs | None = None,
     batch_size: int = 32,
     strict: bool = False,
 ) -> Relevance:
@@ -42,9 +42,11 @@ def lrp(
         target: A class for all images, one per image [N], or several per image [N, M]; None takes the predicted ones.
         composite: Which rules; by name, or one of your own.
         of: Explain the score, starting with its value, or the ``"probability"`` [paper]: the softmax has no rule and
-            keeps its gradient. So do the similarities of a prototype model; the rules begin at its embedding. A single
-            score is the logit of class 1 of two.
-        output: Which of several outputs holds the class scores.
+            keeps its gradient, inside the network or not. So do the similarities of a prototype model; the rules begin
+            at its embedding. A single score is the logit, or the probability, of class 1 of two: class 0's score is
+            its negative.
+        output: Which of several outputs holds the class scores, or an ``Encoder``'s ``outputs``, which say so. None
+            finds it as ``Encoder`` does.
         batch_size: The most images in flight.
         strict: Make an operation without a rule an error, in place of a warning.
 
@@ -109,42 +111,87 @@ def stream_lrp(
     composite: str | Composite = "epsilon-plus-flat",
     *,
     of: Literal["score", "probability"] = "score",
-    output: str | int | None = None,
+    output: str | int | Outputs | None = None,
     batch_size: int = 32,
     strict: bool = False,
 ) -> Iterator[Relevance]:
     """Does what ``lrp`` does and yields the result of each batch as soon as it is there."""
+    checks.model("model", model)
+    _check(x, composite, batch_size, strict)
+    checks.one_of("of", of, ("score", "probability"))
+    _check_target(target, len(x))
+    checks.output_key("output", None if isinstance(output, Outputs) else output)
     x = _placed(x, model)
-    if of not in ("score", "probability"):
-        raise LookalikeError(f"of must be 'score' or 'probability', not {of!r}")
-    head: Callable[[Tensor], Tensor] | None = None
+    reader: ScoreReader | None = None
+    head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
         run: Callable[[Tensor], Tensor] = model.encoder
-        head = model.scores_of if of == "score" else model.log_probabilities_of
+        classify = model.scores_of if of == "score" else model.log_probabilities_of
+        head = lambda z, rows: classify(z)  # noqa: E731, ARG005
     else:
-        run = functools.partial(_scores, model, output)
+        reader = ScoreReader(model, x, output)
+        run, head = reader.logits, reader.tail
     chosen = None if target is None else _as_targets(target, len(x))
 
     def starts(out: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         values = out.detach()
-        scores = values if head is None else head(values).detach()
-        two = scores if scores.ndim == 2 and (of == "score" or scores.shape[1] > 1) else _two_logits(scores)
-        wanted = two.argmax(1, keepdim=True) if chosen is None else chosen[rows].to(scores.device)
-        if int(wanted.min()) < 0 or int(wanted.max()) >= two.shape[1]:
-            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {two.shape[1]}")
+        scores = values if head is None else head(values, rows).detach()
+        outputs = Outputs(None, scores.shape[1]) if reader is None else reader.outputs
+        wanted = outputs.predicted(scores)[:, None] if chosen is None else chosen[rows].to(scores.device)
+        if int(wanted.min()) < 0 or int(wanted.max()) >= outputs.n_classes:
+            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {outputs.n_classes}")
         for column in wanted.unbind(1):
-            gradient = _score_gradient(two, column) if of == "score" else _probability_gradient(two, column)
-            if two is not scores:  # class 1 is for the logit, class 0 against it
-                gradient = gradient[:, 1:].reshape(scores.shape)
+            gradient = outputs.gradient(scores, column, of)
             if head is not None:
-                gradient = _pull_back(head, values, gradient)
+                gradient = _pull_back(functools.partial(head, rows=rows), values, gradient)
             yield gradient, (values * gradient).flatten(1).sum(1)
 
     several = chosen is not None and chosen.shape[1] > 1
     for found in propagate(model, x, run, starts, composite, batch_size, strict, several=several):
-        if head is not None:
+        if isinstance(model, PrototypeModel):
             found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield found
+
+
+def _check(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:
+    """Checks what ``lrp`` and ``prp`` have in common."""
+    images = checks.tensor("x", x, kind="number")
+    if not images.ndim or not len(images):
+        raise LookalikeError("there are no images to explain")
+    if images.ndim < 2:
+        raise checks.unfit("x", images, "images [N, C, H, W]")
+    if not isinstance(composite, Composite):
+        _ = COMPOSITES[composite]
+    checks.whole_number("batch_size", batch_size, 1)
+    checks.flag("strict", strict)
+
+
+def _check_target(target: Any, n: int) -> None:
+    """Checks that targets are a class, or one or several per image; whether they are classes the outputs show."""
+    if target is None:
+        return
+    targets = checks.tensor("target", target, kind="whole")
+    if targets.ndim > 2:
+        raise checks.unfit("target", targets, "a class, classes [N], or classes [N, M]")
+    if targets.ndim and len(targets) != n:
+        raise LookalikeError(f"there are {n} images and targets for {len(targets)}")
+    if not targets.numel():
+        raise LookalikeError("target must name at least one class per image")
+    if int(targets.min()) < 0:
+        raise LookalikeError(f"target {int(targets.min())} is no class; classes are numbered from 0")
+
+
+def _check_prototypes(prototypes: Any, n: int) -> None:
+    """Checks that prototypes are a word, or numbers for all images or for each."""
+    if isinstance(prototypes, str):
+        if prototypes not in ("nearest", "predicted", "all"):
+            raise checks.unfit("prototypes", prototypes, "'nearest', 'predicted', 'all' or numbers")
+        return
+    numbers = checks.tensor("prototypes", prototypes, kind="whole", empty=False)
+    if numbers.ndim not in (1, 2):
+        raise checks.unfit("prototypes", numbers, "'nearest', 'predicted', 'all', numbers [M] or numbers [N, M]")
+    if numbers.ndim == 2 and len(numbers) != n:
+        raise LookalikeError(f"there are {n} images and prototypes for {len(numbers)}")
 
 
 def _placed(x: Tensor, model: nn.Module) -> Tensor:
@@ -154,29 +201,6 @@ def _placed(x: Tensor, model: nn.Module) -> Tensor:
         raise LookalikeError("relevance overflows in a float16 network; give it in float32 or bfloat16 (model.float())")
     placed: Tensor = place(x, device_of(model), dtype)
     return placed
-
-
-def _scores(model: nn.Module, output: str | int | None, images: Tensor) -> Tensor:
-    outputs = dict(named_outputs(call(model, images)))
-    return outputs[output if output is not None else "logits" if "logits" in outputs else next(iter(outputs))]
-
-
-def _two_logits(scores: Tensor) -> Tensor:
-    """Returns one logit per image [n] or [n, 1] as those of two classes [n, 2]."""
-    logit = scores.reshape(len(scores), 1)
-    return torch.cat([torch.zeros_like(logit), logit], 1)
-
-
-def _score_gradient(scores: Tensor, target: Tensor) -> Tensor:
-    return nn.functional.one_hot(target, scores.shape[1]).to(scores.dtype)
-
-
-def _probability_gradient(scores: Tensor, target: Tensor) -> Tensor:
-    """Returns the gradient [n, K] of a class's probability after the scores, also where it is all but one."""
-    p = scores.double().softmax(1)
-    own = p.gather(1, target[:, None])
-    others = p.scatter(1, target[:, None], 0.0)  # their sum is 1 − p, without its rounding
-    return (-own * others).scatter(1, target[:, None], own * others.sum(1, keepdim=True)).to(scores.dtype)
 
 
 @torch.enable_grad()
@@ -198,9 +222,11 @@ def stream_prp(
     strict: bool = False,
 ) -> Iterator[Relevance]:
     """Does what ``prp`` does and yields the result of each batch as soon as it is there."""
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    _check(x, composite, batch_size, strict)
+    _check_prototypes(prototypes, len(x))
+    checks.one_of("similarity", similarity, _SIMILARITY_LAYERS)
     x = _placed(x, model)
-    if similarity not in _SIMILARITY_LAYERS:
-        raise LookalikeError(f"similarity must be one of {', '.join(_SIMILARITY_LAYERS)}, not {similarity!r}")
     share = _SIMILARITY_LAYERS[similarity]
 
     def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
@@ -258,8 +284,6 @@ def _chosen_prototypes(model: PrototypeModel, z: Tensor, prototypes: Any, rows: 
             return similarities.argmax(1, keepdim=True)
         if prototypes == "all":
             return torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
-        if prototypes != "predicted":
-            raise LookalikeError(f"prototypes must be 'nearest', 'predicted', 'all' or numbers, not {prototypes!r}")
         predicted = model.scores_of(z).argmax(1)
         groups = [torch.nonzero(owners == k)[:, 0] for k in predicted.tolist()]
         if len({len(group) for group in groups}) > 1:

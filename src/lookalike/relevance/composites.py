@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lookalike import checks
 from lookalike.registry import Registry
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
 
@@ -27,6 +28,14 @@ class Composite:
     rules: Mapping[Kind, Rule] = field(default_factory=dict)
     first: Rule | None = None
     softmax: Literal["jacobian", "constant"] = "jacobian"
+
+    def __post_init__(self) -> None:
+        checks.text("name", self.name)
+        checks.mapping("rules", self.rules)
+        for kind, rule in self.rules.items():
+            checks.one_of("the kind of operation", kind, ("convolution", "linear"))
+            checks.instance(f"rules[{kind!r}]", rule, Rule, "a Rule")
+        checks.instance("first", self.first, (Rule, type(None)), "a Rule or None")
 
     def rule_for(self, kind: Kind, *, first: bool) -> Rule:
         """Returns the rule for an operation."""

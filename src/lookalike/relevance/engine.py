@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -41,11 +40,12 @@ from lookalike.relevance.names import (
 )
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
 from lookalike.relevance.unruled import Unruled
+from lookalike.untouched import FunctionMode
 
 OUTSIDE = "code that the engine does not see"
 
 
-class Engine(TorchFunctionMode):
+class Engine(FunctionMode):
     """Runs a forward pass so that its backward pass propagates relevance.
 
     The network runs without gradients; ``engine.graph_of`` returns its output with the relevance graph behind it.
@@ -464,7 +464,7 @@ def _indicator(tensor: Tensor) -> Tensor:
     return (tensor != 0).to(tensor.dtype) if tensor.is_floating_point() else tensor
 
 
-class Watch(TorchFunctionMode):
+class Watch(FunctionMode):
     """Collects, during a plain forward pass, the tensors that come from no operation.
 
     Attributes:

@@ -1,24 +1,30 @@
 """Modules whose operations the engine cannot see: their own gradient is used, measured and named."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 from lookalike.relevance.dependence import tensors_in, with_tensors
 from lookalike.relevance.names import NO_RULE
+from lookalike.untouched import undoing
 
 if TYPE_CHECKING:
     from lookalike.relevance.engine import Engine
 
+T = TypeVar("T")
 
-@contextmanager
-def foreign_modules(engine: "Engine") -> Iterator[None]:
-    """Watches the TorchScript parts of a network while it runs, by a hook on all calls that is gone afterwards."""
+
+def with_foreign_modules(engine: "Engine", run: Callable[[], T]) -> T:
+    """Returns what ``run`` returns, and watches a network's TorchScript parts meanwhile, by a hook on all calls."""
     thread, depth = threading.get_ident(), 0
 
     def enter(module: nn.Module, _args: Any) -> None:
@@ -33,12 +39,17 @@ def foreign_modules(engine: "Engine") -> Iterator[None]:
             if depth == 0:
                 _adopt(engine, module, args, output)
 
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def watched() -> T:
+        register_module_forward_pre_hook(enter)
+        register_module_forward_hook(leave)
+        return run()
+
+    def remove() -> None:
+        for hooks, hook in ((_global_forward_pre_hooks, enter), (_global_forward_hooks, leave)):
+            for key in [key for key, other in list(hooks.items()) if other is hook]:
+                hooks.pop(key, None)
+
+    return undoing(remove, watched)
 
 
 def _adopt(engine: "Engine", module: nn.Module, args: Any, output: Any) -> None:

@@ -2,21 +2,20 @@
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from lookalike.encoder import evaluating
-from lookalike.encoder.calls import take_rows
-from lookalike.errors import LookalikeError, LookalikeWarning, RelevanceError
+from lookalike.encoder.calls import is_out_of_memory, take_rows
+from lookalike.errors import LookalikeError, RelevanceError, UnfitInputsError, warn_of
 from lookalike.provenance import versions
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine, Watch
-from lookalike.relevance.foreign import foreign_modules
+from lookalike.relevance.foreign import with_foreign_modules
 from lookalike.relevance.names import NO_RULE, UNSEEN, names_of
 from lookalike.relevance.result import Relevance, RuleUse
+from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 Run = Callable[[Tensor], Tensor]
 Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
@@ -55,36 +54,60 @@ def propagate(
         RelevanceError: If the engine computes other numbers than the network, if nothing can be propagated, or an
             operation has no rule and ``strict`` is set.
     """
-    rules = COMPOSITES[composite] if isinstance(composite, str) else composite
     if not len(x):
         raise LookalikeError("there are no images to explain")
-    names = names_of(model)
-    watch = plain = None
+    explain = _Explainer(model, x, run, COMPOSITES[composite] if isinstance(composite, str) else composite, strict)
     warned: set[str] = set()
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
-        with _undisturbed(x.device), evaluating(model):
-            if watch is None:
-                watch, plain = _plain_pass(x, run, batch_size)
-            batch = take_rows(x, rows).detach().clone().requires_grad_()
-            engine = Engine(rules, [batch], names, plain=watch, strict=strict)
-            with _naming(engine), foreign_modules(engine), engine:
-                shown = run(batch)
-            if plain is not None:
-                _compare(engine.dependence.twin_of(shown).detach(), plain, batch, run)
-                plain = None  # once per call
-            with _naming(engine):
-                found = _backward(engine, shown, batch, lambda out, rows=rows: starts(out, rows), several)
-            del engine, shown, batch
+        found = explain(rows, starts, several)
         _warn(found, warned)
         yield found
+
+
+class _Explainer:
+    """Makes the maps of one batch after the other.
+
+    The first batch's forward pass is compared with the network's own.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, run: Run, rules: Composite, strict: bool) -> None:
+        self._model, self._x, self._run, self._rules, self._strict = model, x, run, rules, strict
+        self._names = names_of(model)
+        self._watch: Watch | None = None
+
+    @keeps_torch_settings
+    def __call__(self, rows: slice, starts: Starts, several: bool) -> Relevance:
+        """Returns the maps of some rows."""
+        with _undisturbed(self._x.device):
+            batch, shown, engine = in_eval_mode(self._model, lambda: self._forward(rows))
+            with _naming(engine):
+                return _backward(engine, shown, batch, lambda out: starts(out, rows), several)
+
+    def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
+        plain = None
+        if self._watch is None:
+            self._watch, plain = _plain_pass(self._x, self._run, len(self._x[rows]))
+        batch = take_rows(self._x, rows).detach().clone().requires_grad_()
+        engine = Engine(self._rules, [batch], self._names, plain=self._watch, strict=self._strict)
+
+        def ruled() -> Tensor:
+            with engine:
+                return self._run(batch)
+
+        with _naming(engine):
+            shown = with_foreign_modules(engine, ruled)
+        if plain is not None:
+            _compare(engine.dependence.twin_of(shown).detach(), plain, batch, self._run)
+        return batch, shown, engine
 
 
 @contextlib.contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Runs the network as it is, in full precision, whatever surrounds the call."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
@@ -99,8 +122,11 @@ def _naming(engine: Engine) -> Iterator[None]:
     """Tells in a line where a network could not be followed, though it runs by itself."""
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+    except RuntimeError as error:
+        cause = error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
+        if is_out_of_memory(cause):
+            raise
+        first = (str(cause).splitlines() or [type(cause).__name__])[0]
         raise RelevanceError(
             f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.where}): {first}"
         ) from error
@@ -163,7 +189,7 @@ def _warn(found: Relevance, warned: set[str]) -> None:
         if use.rule in done and use.operation not in warned:
             warned.add(use.operation)
             told = f"{use.operation!r} has no relevance rule: {done[use.rule]}"
-            warnings.warn(told if caution is None else f"{told}; {caution}", LookalikeWarning, stacklevel=4)
+            warn_of(told if caution is None else f"{told}; {caution}")
 
 
 def _joined(shares: list[dict[str, Tensor]], like: Tensor, several: bool) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lookalike import checks
+from lookalike.errors import LookalikeError
 from lookalike.relevance.operations import STABILISER, Call, stabilised
 
 
@@ -48,7 +50,7 @@ class Epsilon(Rule):
     name = "epsilon"
 
     def __init__(self, epsilon: float = 1e-6) -> None:
-        self.epsilon = epsilon
+        self.epsilon = checks.number("epsilon", epsilon, above=0)
 
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
         share = relevance / stabilised(call.output, self.epsilon)
@@ -97,8 +99,9 @@ class AlphaBeta(Rule):
     name = "alpha-beta"
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.0) -> None:
+        alpha, beta = checks.number("alpha", alpha), checks.number("beta", beta)
         if abs(alpha - beta - 1) > 1e-12 or beta < 0:
-            raise ValueError(f"alpha - beta must be 1 and beta not negative, not alpha={alpha}, beta={beta}")
+            raise LookalikeError(f"alpha - beta must be 1 and beta not negative, not alpha={alpha}, beta={beta}")
         self.alpha = alpha
         self.beta = beta
 
@@ -129,7 +132,7 @@ class Gamma(Rule):
     name = "gamma"
 
     def __init__(self, gamma: float = 0.25) -> None:
-        self.gamma = gamma
+        self.gamma = checks.number("gamma", gamma, least=0)
 
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
         op, x = call.operation, call.x

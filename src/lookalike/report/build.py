@@ -1,6 +1,5 @@
 """Building the report: everything measured and shown, put into one page."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -8,23 +7,29 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lookalike import checks
 from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import embed
-from lookalike.encoder import LoadedClassifier
+from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
+from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
+from lookalike.names import json_text, visible
 from lookalike.progress import Advance
+from lookalike.relevance import COMPOSITES
 from lookalike.report.charts import charts_of
 from lookalike.report.gallery import gallery_of
 from lookalike.report.samples import samples_of
+from lookalike.untouched import keeps_random_states
 
 _MATRIX = 20  # classes whose confusion fits into a table
 
 
+@keeps_random_states
 def write_report(
     model: PrototypeModel,
     test: Any,
@@ -32,6 +37,7 @@ def write_report(
     *,
     train: Any = None,
     black_box: nn.Module | LoadedClassifier | None = None,
+    class_order: ClassOrder = None,
     card: Scorecard | None = None,
     title: str = "Prototype model",
     n_browse: int = 1000,
@@ -52,6 +58,7 @@ def write_report(
         path: The file to write; it appears only when it is complete.
         train: Training data, for ghosting and the nearest training images.
         black_box: The classifier to compare with; None takes the one that was converted.
+        class_order: The names of its outputs, in their order; see ``evaluate``.
         card: A scorecard of the same model and data, where ``evaluate`` has made it already.
         title: What to call it.
         n_browse: The most test images to show: wrong and disagreeing ones first.
@@ -70,21 +77,32 @@ def write_report(
     Raises:
         LookalikeError: If the file exists, or the test data are no images.
     """
-    path = Path(path)
-    check_writable(path, overwrite)
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    path = checks.path("path", path)
+    check_writable(path, checks.flag("overwrite", overwrite))
+    checks.text("title", title)
+    checks.whole_number("n_browse", n_browse, 0)
+    checks.whole_number("n_nearest", n_nearest, 1)
+    checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
+    checks.progress("progress", progress)
+    _ = COMPOSITES[composite]
+    told: tuple[str, ...] = ()
     if isinstance(test, DataBundle):
+        told = test.notes
         if train is None and test.attributes is not None:
             options.setdefault("attributes", test.attributes.train)
-        train, test = test.train if train is None else train, test.test
+        given = test.train if len(test.train) else None
+        train, test = given if train is None else train, test.test
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
-    box = find_black_box(model, black_box, data)
+    box = find_black_box(model, black_box, data, class_order).box
     store = embed(model, data, progress=progress)
-    theirs = None if box is None else box.predictions(model, store, data)
+    standing = None if box is None else box.stand_beside(model, aligned_labels(store, model, "test"), store, data)
+    theirs = None if standing is None else standing.predictions
     if card is None:
         card = evaluate(
             model,
             data,
-            black_box=black_box,
+            black_box=box,
             train=train,
             test_embeddings=store,
             composite=composite,
@@ -94,8 +112,9 @@ def write_report(
             progress=progress,
             **options,
         )
+        card.notes[:0] = told
     samples = samples_of(model, data, store, theirs, n_browse, n_nearest, composite, progress)
-    source = None if train is None or not hasattr(train, "__getitem__") else Batches(train)
+    source = _training_images(model, train)
     page = render(
         {
             "title": title,
@@ -110,11 +129,23 @@ def write_report(
             "facts": _facts(card),
             "map_notes": [note for note in samples.notes if note not in card.notes],
             "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": theirs is not None},
-            "data": _as_json({"classes": model.class_names, "samples": samples.shown}),
+            "data": _as_json({"classes": [visible(name) for name in model.class_names], "samples": samples.shown}),
         }
     )
     write_whole(path, page)
     return card
+
+
+def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
+    """Returns the training images, to read those nearest to prototypes again; None for other data than the model's.
+
+    Nearest images are known by number: in other data the same numbers are other images.
+    """
+    if train is None or not hasattr(train, "__getitem__"):
+        return None
+    source = Batches(train)
+    fingerprint = model.training_record.fingerprint
+    return source if fingerprint is None or source.fingerprint() == fingerprint else None
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
@@ -139,6 +170,7 @@ def render(values: Mapping[str, Any]) -> str:
         loader=PackageLoader("lookalike.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -146,10 +178,15 @@ def render(values: Mapping[str, Any]) -> str:
     return environment.get_template("report.html").render(**values)
 
 
+def _shown(value: Any) -> Any:
+    """Returns a value as the page shows it: a name that a browser would obey, hide or turn round is written out."""
+    return visible(value) if type(value) is str else value
+
+
 def _as_json(value: Any) -> str:
     """Returns JSON that cannot end the script element that it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&\u2028\u2029":
+    text = json_text(value, separators=(",", ":"))
+    for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
@@ -191,7 +228,13 @@ def _confusion(card: Scorecard) -> dict[str, Any] | None:
         for i in order
         if off.flatten()[i] > 0
     ]
-    return {"pairs": pairs, "matrix": matrix if k <= _MATRIX else None, "total": int(off.sum())}
+    elsewhere = card.details["faithfulness"][0].get("elsewhere") or 0
+    return {
+        "pairs": pairs,
+        "matrix": matrix if k <= _MATRIX else None,
+        "total": int(off.sum()) + elsewhere,
+        "elsewhere": elsewhere,
+    }
 
 
 def _facts(card: Scorecard) -> list[tuple[str, str]]:
@@ -202,6 +245,7 @@ def _facts(card: Scorecard) -> list[tuple[str, str]]:
     facts = [
         ("method", str(provenance.get("method", "–"))),
         ("options of the model", _plain({k: v for k, v in provenance.items() if not isinstance(v, dict)})),
+        ("images as", str(info.get("images_as") or "ready tensors")),
         ("similarity", _plain(info["similarity"])),
         ("classifier", _plain(info["classifier"])),
         ("options of the evaluation", _plain(options)),

@@ -54,7 +54,7 @@
     const facts = make("p");
     facts.append(`Predicted ${classes[one.predicted]} (${percent(one.probability)}); it is ${classes[one.true]}. `);
     if (isWrong(one)) facts.append(make("span", { className: "is-wrong", textContent: "Wrong. " }));
-    if (disagrees(one)) facts.append(`The black box says ${classes[one.black_box]}.`);
+    if (disagrees(one)) facts.append(`The black box says ${classes[one.black_box] ?? 'a class that this model does not have'}.`);
     const tiles = make("div", { className: "tiles" });
     tiles.append(make("figure", { className: "tile" },
       make("img", { src: one.image, alt: `Test image ${one.name}` }),

@@ -1,0 +1,67 @@
+"""The decoders that image files are read with: no others are tried, whatever a file is called."""
+
+from PIL import Image
+
+# Formats that Pillow decodes by itself. Left out: those that start a program (EPS runs Ghostscript), draw (WMF), hold
+# no picture of their own (GRIB, HDF5), or are recognised by guessing (TGA has no signature).
+IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),  # once pillow-heif's opener is registered
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jpf"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"%!PS", "a PostScript file"),
+    (0, b"\xc5\xd0\xd3\xc6", "an EPS file"),
+    (0, b"%PDF", "a PDF file"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"SIMPLE  =", "a FITS file"),
+    (0, b"\xd7\xcd\xc6\x9a", "a WMF file"),
+    (0, b"\x00\x00\x01\x00", "an icon (ICO)"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with 'git lfs pull'"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML text (SVG perhaps)"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (128, b"DICM", "a DICOM file"),
+    (4, b"ftypheic", "a HEIC photograph, which needs pillow-heif and its opener"),
+    (4, b"ftypheix", "a HEIC photograph, which needs pillow-heif and its opener"),
+    (4, b"ftypmif1", "a HEIC photograph, which needs pillow-heif and its opener"),
+    (4, b"ftyp", "a video or another file of the MP4 family"),
+)
+HEAD_BYTES = 132  # as many as the signatures need
+
+
+def readable_formats() -> list[str]:
+    """Returns the formats of the list that this Pillow was built with."""
+    Image.init()
+    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
+
+
+def name_stranger(head: bytes) -> str:
+    """Says what a file is that none of the formats' decoders takes.
+
+    Args:
+        head: Its first ``HEAD_BYTES`` bytes.
+    """
+    if not head:
+        return "it is empty"
+    if not head.strip(b"\x00"):
+        return "it begins with nothing but zeros; the file is damaged"
+    for offset, signature, name in _SIGNATURES:
+        if head[offset:].startswith(signature):
+            return f"it is {name}; images are read as {', '.join(readable_formats())}"
+    return "not an image"

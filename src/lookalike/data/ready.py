@@ -1,0 +1,157 @@
+"""Data sets that make their batches themselves: loaders with ``batch_size=None``, WebDataset's batched streams."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data._utils.collate import default_convert
+
+from lookalike.data.samples import split_item
+from lookalike.errors import LookalikeError
+
+
+def unbatched(loader: DataLoader[Any]) -> tuple[Any, np.ndarray | None]:
+    """Returns what a loader with ``batch_size=None`` reads, as a data set of samples or a stream of batches.
+
+    Returns:
+        The data set, and which of its samples the loader draws; None for all.
+    """
+    dataset: Any = loader.dataset
+    convert = None if loader.collate_fn is default_convert else loader.collate_fn
+    if isinstance(dataset, IterableDataset):
+        return (_Stream(dataset, convert) if convert else dataset), None
+    drawn, rows = _drawn(loader)
+    if drawn and not isinstance(drawn[0], int | np.integer):  # it is asked for several samples at once
+        return _OneOfMany(dataset, convert), np.unique(np.concatenate([np.asarray(list(many)) for many in drawn]))
+    source = _Converted(dataset, convert) if convert else dataset
+    first = int(drawn[0]) if drawn else 0
+    if len(source) and _is_batch(source[first]):
+        return _Stream(_InOrder(source, rows), None), None
+    return source, rows
+
+
+def peek(dataset: Any) -> tuple[IterableDataset[Any], bool]:
+    """Looks at the first item of a stream.
+
+    Returns:
+        The stream, to be read once, and whether its items are whole batches.
+    """
+    items = iter(dataset)
+    try:
+        first = next(items)
+    except StopIteration:
+        return _Stream([], None), False
+    except Exception as error:
+        return _Stream(_Failing(error), None), False  # raised again where the stream is read
+    return _Stream(chain([first], items), None), _is_batch(first)
+
+
+def _is_batch(item: Any) -> bool:
+    """Says whether an item is a batch: as many labels as the inputs have rows.
+
+    A single image with a one-hot label of as many classes as it has channels is no batch.
+    """
+    try:
+        x, y = split_item(item, 0)
+    except LookalikeError:
+        return False
+    first = _first_array(x)
+    if first is None or first.ndim == 0 or not isinstance(y, Tensor | np.ndarray | list | tuple):
+        return False
+    labels = np.asarray(y) if not isinstance(y, Tensor) else y
+    if labels.ndim == 0 or len(labels) != len(first):
+        return False
+    one_hot = labels.ndim == 1 and bool(((labels == 0) | (labels == 1)).all()) and float(labels.sum()) == 1
+    return first.ndim >= 4 or not (one_hot and first.ndim == 3 and _is_floating(labels))
+
+
+def _is_floating(labels: Any) -> bool:
+    return labels.is_floating_point() if isinstance(labels, Tensor) else labels.dtype.kind == "f"
+
+
+def _first_array(x: Any) -> Any:
+    leaves: list[Any] = []
+    tree_map(leaves.append, x)
+    return next((leaf for leaf in leaves if isinstance(leaf, Tensor | np.ndarray)), None)
+
+
+def _drawn(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
+    """Returns what a loader's sampler draws, and the samples among it; None for all of them."""
+    sampler: Any = loader.sampler
+    if isinstance(sampler, SequentialSampler | RandomSampler):
+        return list(range(min(1, len(loader.dataset)))), None  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        drawn = list(sampler)
+    whole = all(isinstance(index, int | np.integer) for index in drawn)
+    return drawn, np.unique(np.asarray(drawn, dtype=np.int64)) if whole else None
+
+
+class _Converted(Dataset[Any]):
+    """A data set whose samples go through a loader's own conversion."""
+
+    def __init__(self, dataset: Any, convert: Callable[[Any], Any]) -> None:
+        self.dataset = dataset
+        self.convert = convert
+        self.classes = getattr(dataset, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.convert(self.dataset[index])
+
+
+class _OneOfMany(Dataset[Any]):
+    """Reads single samples from a data set that returns several for a list of indices."""
+
+    def __init__(self, dataset: Any, convert: Callable[[Any], Any] | None) -> None:
+        self.dataset = dataset
+        self.convert = convert
+        self.classes = getattr(dataset, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        many = self.dataset[[index]]
+        x, y = split_item(many if self.convert is None else self.convert(many), index)
+        return tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor | np.ndarray) else leaf, x), y[0]
+
+
+class _Failing:
+    """A stream that ends in an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self.error
+
+
+class _InOrder:
+    """A data set of batches, one after the other."""
+
+    def __init__(self, dataset: Any, rows: np.ndarray | None) -> None:
+        self.dataset = dataset
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = range(len(self.dataset)) if self.rows is None else self.rows
+        return (self.dataset[int(row)] for row in rows)
+
+
+class _Stream(IterableDataset[Any]):
+    """A stream whose items go through a loader's own conversion."""
+
+    def __init__(self, items: Any, convert: Callable[[Any], Any] | None) -> None:
+        self.items = items
+        self.convert = convert
+        self.classes = getattr(items, "classes", None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items) if self.convert is None else map(self.convert, self.items)

@@ -1,0 +1,112 @@
+"""What is said of a folder of images that cannot be understood: the reason, and the way out."""
+
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from lookalike.data.formats import formats_read
+from lookalike.data.parts import PartName, words_beside
+from lookalike.data.tree import Tree
+from lookalike.errors import LookalikeError
+from lookalike.names import visible
+
+_NAMED = 4
+_PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z")
+_ROWS = (".parquet", ".arrow")
+_TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
+
+
+def quoted(path: str) -> str:
+    """Returns a path between quotation marks, as it is shown."""
+    return f"'{visible(path)}'"
+
+
+def named(folders: Sequence[Tree]) -> str:
+    """Names some folders."""
+    more = f" and {len(folders) - _NAMED} more" if len(folders) > _NAMED else ""
+    return ", ".join(quoted(folder.name) for folder in folders[:_NAMED]) + more
+
+
+def refuse_without_classes(node: Tree) -> NoReturn:
+    """Refuses a folder of which no sub-folder has images."""
+    path = quoted(node.path)
+    if node.images:
+        raise LookalikeError(
+            f"{path} has images (such as {quoted(node.images[0])}) and no folder for each class: put each "
+            f"class's images into a folder of its name, {_or_table(node)}"
+        )
+    inside = [node, *node.folders, *(inner for folder in node.folders for inner in folder.folders)]
+    for folder in inside:
+        rows = next((name for name in folder.lists if name.lower().endswith(_ROWS)), None)
+        if rows is not None:
+            raise LookalikeError(
+                f"{path} holds its images in tables, such as {quoted(rows)}, not in files: read it in Python with "
+                "datasets.load_dataset or load_from_disk and give that data set to convert(), or write its images to "
+                "one folder per class"
+            )
+        packed = next((name for name in folder.lists if name.lower().endswith(_PACKED)), None)
+        if packed is not None:
+            raise LookalikeError(f"{path} holds an archive, {quoted(packed)}, and no images: unpack it")
+    unread = node.passed_over.examples.get("unread_format")
+    if unread:
+        raise LookalikeError(
+            f"{path} has {node.passed_over.counts['unread_format']:,} images in formats that are not read, such as "
+            f"{quoted(unread[0])}: convert them to PNG or JPEG; HEIC is read from Python with "
+            "pillow_heif.register_heif_opener()"
+        )
+    if not node.folders:
+        raise LookalikeError(f"{path} has no sub-folders: put each class's images into a folder of its name")
+    if len(node.folders) == 1:
+        raise LookalikeError(
+            f"class {quoted(node.folders[0].name)} has no images in {quoted(node.folders[0].path)} "
+            f"(formats: {formats_read()})"
+        )
+    raise LookalikeError(f"none of the {len(node.folders):,} folders in {path} has images (formats: {formats_read()})")
+
+
+def refuse_flat_parts(node: Tree, parts: Sequence[Tree]) -> NoReturn:
+    """Refuses parts that have images and no folders of classes."""
+    raise LookalikeError(
+        f"{named(parts)} in {quoted(node.path)} {'is a part' if len(parts) == 1 else 'are parts'} of a data set, with "
+        f"images and no folder for each class: sort them into {quoted(parts[0].name + '/CLASS/…')}, {_or_table(node)}"
+    )
+
+
+def refuse_unclear_part(part: Tree, beside: Sequence[Tree]) -> NoReturn:
+    """Refuses a folder that may be a part or a class."""
+    raise LookalikeError(
+        f"{quoted(part.path)} may be a part of a data set, or a class beside {named(beside)}: give {quoted(part.path)} "
+        "itself to use it alone; put its images directly into it if it is a class"
+    )
+
+
+def refuse_test_alone(node: Tree, parts: Sequence[Tree]) -> NoReturn:
+    """Refuses a test part without a training part."""
+    raise LookalikeError(
+        f"{quoted(node.path)} has {named(parts)} but no 'train' beside it: give {quoted(parts[0].path)} itself to use "
+        "it alone"
+    )
+
+
+def refuse_mixed_parts(node: Tree, parts: Sequence[Tree]) -> None:
+    """Refuses names that speak of parts of several data sets."""
+    if len(words_beside([folder.name for folder in parts])) > 1:
+        raise LookalikeError(
+            f"the folders {named(parts)} in {quoted(node.path)} are parts of several data sets: put those that belong "
+            "together into a folder of their own"
+        )
+
+
+def refuse_several_parts(node: Tree, by_part: Mapping[PartName, Sequence[Tree]]) -> None:
+    """Refuses two training parts, or two test parts."""
+    for folders in by_part.values():
+        if len(folders) > 1:
+            raise LookalikeError(
+                f"{named(folders)} in {quoted(node.path)} are the same part of a data set: leave one, or put their "
+                "images together"
+            )
+
+
+def _or_table(node: Tree) -> str:
+    table = next((name for name in node.lists if name.lower().endswith(_TABLES)), "FILE")
+    given = table if table == "FILE" else f"{visible(node.path)}/{visible(table)}"
+    return f"or say their classes by a table of labels (--labels {given}, labels=)"

@@ -1,0 +1,145 @@
+"""Reading a table from a file: CSV with any usual delimiter, TSV, JSON lines, JSON. Everything in it is text."""
+
+import codecs
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import LookalikeError
+
+_DELIMITERS = ",\t;|"
+_RECORD = {"file_name", "filename", "file", "image", "path"}  # keys of one row, and no files
+_CONTAINERS = (
+    (b"PK\x03\x04", "a spreadsheet or an archive", "save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "a spreadsheet", "save it as CSV"),
+    (b"PAR1", "a Parquet file", "save it as CSV, e.g. pandas.read_parquet(FILE).to_csv(…)"),
+    (b"\x1f\x8b", "a compressed file", "unpack it"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        path: Its file.
+        header: The columns' names; None if the file has none.
+        rows: Each row's cells.
+        lines: The line of the file, from 1, that each row begins at.
+    """
+
+    path: Path
+    header: list[str] | None
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, position: int) -> list[str]:
+        """Returns the cells of a column, trimmed."""
+        return [row[position].strip() for row in self.rows]
+
+
+def read_table(path: Path) -> Table:
+    """Reads a table; its first row is taken for a header.
+
+    Raises:
+        LookalikeError: If it cannot be read, is not text, is empty, or a row has more cells than the header.
+    """
+    text = _read_text(path)
+    if text.lstrip()[:1] in ("{", "["):
+        return _from_records(path, _records(path, text))
+    lines = text.splitlines()
+    first = next((line for line in lines if line.strip()), None)
+    if first is None:
+        raise LookalikeError(f"the table {str(path)!r} is empty")
+    delimiter = max(_DELIMITERS, key=first.count)
+    if first.count(delimiter):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows, numbers = _from_csv(path, reader)
+    else:  # lists of a path, a space and a class
+        filled = [(line.strip(), number) for number, line in enumerate(lines, 1) if line.strip()]
+        rows, numbers = [line.rsplit(maxsplit=1) for line, _ in filled], [number for _, number in filled]
+    header, width = [name.strip() for name in rows[0]], len(rows[0])
+    for row, number in zip(rows, numbers, strict=True):
+        if len(row) > width and any(cell.strip() for cell in row[width:]):
+            raise LookalikeError(
+                f"line {number} of {str(path)!r} has {len(row)} cells and the first line {width}: put cells with a "
+                f"{delimiter!r} in them into quotes"
+            )
+    return Table(path, header, [(row + [""] * width)[:width] for row in rows[1:]], numbers[1:])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LookalikeError(f"cannot read the table {str(path)!r}: {error.strerror or error}") from error
+    for start, what, remedy in _CONTAINERS:
+        if content.startswith(start):
+            raise LookalikeError(f"the table {str(path)!r} is {what}: {remedy}")
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LookalikeError(
+            f"the table {str(path)!r} is not UTF-8 text (byte {error.start}): save it as CSV with UTF-8"
+        ) from error
+    if "\x00" in text:
+        raise LookalikeError(f"the table {str(path)!r} is no text: save it as CSV with UTF-8")
+    return text
+
+
+def _from_csv(path: Path, reader: Any) -> tuple[list[list[str]], list[int]]:
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    start = 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise LookalikeError(f"line {reader.line_num} of {str(path)!r} cannot be read: {error}") from error
+    return rows, numbers
+
+
+def _records(path: Path, text: str) -> list[tuple[int, Any]]:
+    """Reads JSON lines, a JSON list of objects, or one object of files and classes."""
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        whole = None
+    if isinstance(whole, list):
+        return list(enumerate(whole, 1))
+    by_file = path.suffix.lower() not in (".jsonl", ".ndjson") and isinstance(whole, dict) and len(whole) > 1
+    if by_file and not _RECORD.intersection(whole) and all(isinstance(value, str | int) for value in whole.values()):
+        return [(k, {"file_name": file, "label": label}) for k, (file, label) in enumerate(whole.items(), 1)]
+    records = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append((number, json.loads(line)))
+        except ValueError as error:
+            raise LookalikeError(f"line {number} of {str(path)!r} is no JSON: {error}") from error
+    return records
+
+
+def _from_records(path: Path, records: list[tuple[int, Any]]) -> Table:
+    strange = next((number for number, record in records if not isinstance(record, dict)), None)
+    if strange is not None:
+        raise LookalikeError(f"entry {strange} of {str(path)!r} is no object with a file and a class")
+    if not records:
+        raise LookalikeError(f"the table {str(path)!r} is empty")
+    header = list(dict.fromkeys(name for _, record in records for name in record))
+    rows = [[_cell(record.get(name)) for name in header] for _, record in records]
+    return Table(path, header, rows, [number for number, _ in records])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

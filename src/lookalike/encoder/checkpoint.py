@@ -1,0 +1,183 @@
+"""Reading a checkpoint of any kind: what weights it holds, and what it says beside them."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lookalike.encoder.contents import TOP, plain_values, weights_in
+from lookalike.encoder.formats import Format, recognise, refusal
+from lookalike.encoder.inert import DamagedFileError
+from lookalike.encoder.torch_files import TorchFile, open_pickle, open_zip
+from lookalike.errors import LookalikeError
+
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
+_USUAL_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_USUAL = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.pt")
+_SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".pt", ".ckpt"})
+_UNREADABLE = (KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError, OSError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        path: The file or folder.
+        weights: Each set of weights by its place in the file, ``"."`` for the top; its tensors by their names. Their
+            numbers are looked up in the file when they are used.
+        metadata: Plain values beside the weights: texts, numbers, lists, dictionaries; objects as dictionaries of their
+            attributes.
+        is_ordered: Whether the tensors are in the order of the network that was saved; safetensors sorts them.
+    """
+
+    path: Path
+    weights: dict[str, dict[str, Tensor]]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    is_ordered: bool = True
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint without running anything that it says.
+
+    The kind is told by the first bytes, not by the suffix: safetensors; ``torch.save``'s files, the older ones too, of
+    state dicts, of training states and of whole networks; other pickles; an index of shards (``*.index.json``), or a
+    folder of them.
+
+    Raises:
+        LookalikeError: If it is missing, damaged, of a kind that is not read, or holds no weights.
+    """
+    path = Path(path)
+    kind = recognise(path)
+    if kind is Format.FOLDER:
+        files = _in_folder(path)
+        return (
+            read_checkpoint(files[0])
+            if len(files) == 1
+            else Checkpoint(path, {TOP: _tensors_of(files)}, is_ordered=False)
+        )
+    if kind is Format.INDEX:
+        return _read_index(path)
+    if kind is Format.SAFETENSORS:
+        return _read_safetensors(path)
+    try:
+        opened = open_zip(path) if kind is Format.ZIP else open_pickle(path)
+        return _contents(path, opened)
+    except DamagedFileError as error:
+        raise LookalikeError(f"cannot read the weights file {str(path)!r}: {error}") from error
+    except LookalikeError:
+        raise
+    except _UNREADABLE as error:
+        raise refusal(path, f"is damaged ({type(error).__name__})", "get or copy it again") from error
+
+
+def _contents(path: Path, opened: TorchFile) -> Checkpoint:
+    weights = {
+        key: {name: opened.tensor(tensor) for name, tensor in tensors.items()}
+        for key, tensors in weights_in(opened.content).items()
+    }
+    if not weights:
+        kind = "an object" if not isinstance(opened.content, dict | list) else f"a {type(opened.content).__name__}"
+        raise LookalikeError(f"the weights file {str(path)!r} holds no state dict, but {kind}")
+    return Checkpoint(path, weights, plain_values(opened.content))
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, *_UNREADABLE) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LookalikeError(f"cannot read the weights file {str(path)!r}: it is damaged ({first[:120]})") from error
+    if not tensors:
+        raise LookalikeError(f"the weights file {str(path)!r} holds no tensors")
+    return Checkpoint(path, {TOP: tensors}, metadata, is_ordered=False)
+
+
+def _read_index(path: Path) -> Checkpoint:
+    """Reads weights that lie in several files, as the index of them says."""
+    shard_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
+        raise LookalikeError(f"the index of shards {str(path)!r} is damaged: get it again")
+    shards = sorted(set(shard_of.values()))
+    foreign = [shard for shard in shards if Path(shard).name != shard or shard in ("", ".", "..") or "\0" in shard]
+    if foreign:
+        raise LookalikeError(f"the index of shards {str(path)!r} names a file outside of its folder: {foreign[0]!r}")
+    files = [path.parent / shard for shard in shards]
+    _check_shards(path, files)
+    tensors = _tensors_of(files)
+    absent = [name for name in shard_of if name not in tensors]
+    if absent:
+        raise LookalikeError(f"the shards of {str(path)!r} lack {absent[0]!r} and {len(absent) - 1} more weights")
+    return Checkpoint(path, {TOP: {name: tensors[name] for name in shard_of}}, is_ordered=False)
+
+
+def _check_shards(path: Path, files: list[Path]) -> None:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise LookalikeError(
+            f"of {len(files)} shards of {str(path)!r} {len(missing)} are missing: {', '.join(missing[:3])}{more}; "
+            "get them too, into the same folder"
+        )
+
+
+def _tensors_of(files: list[Path]) -> dict[str, Tensor]:
+    """Returns the weights of several files together."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if recognise(file) not in (Format.SAFETENSORS, Format.ZIP, Format.PICKLE):
+            raise LookalikeError(f"the shard {str(file)!r} is an index itself: give the folder of the files of weights")
+        sets = read_checkpoint(file).weights
+        if len(sets) > 1:
+            raise LookalikeError(f"the shard {str(file)!r} holds {len(sets)} sets of weights; shards hold one")
+        tensors |= next(iter(sets.values()))
+    return tensors
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """Finds the file of weights in a folder, its index, or all files of which it takes all.
+
+    Raises:
+        LookalikeError: If there is none, or it is not clear which.
+    """
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError as error:
+        raise LookalikeError(f"cannot read the folder {str(folder)!r}: {error.strerror or error}") from error
+    indices = [name for name in names if name.endswith(".index.json")]
+    for name in (*_USUAL_INDICES, *indices[: len(indices) == 1], *_USUAL):
+        if name in names:
+            return [folder / name]
+    files = [name for name in names if Path(name).suffix in _SUFFIXES]
+    if len(files) == 1:
+        return [folder / files[0]]
+    shards = [match for name in files if (match := _SHARD.fullmatch(name))]
+    series = {(match[1], match[3], match[4]) for match in shards}
+    if len(series) == 1 and len(shards) == len(files) > 0:
+        stem, total, suffix = next(iter(series))
+        expected = [folder / f"{stem}-{n:05d}-of-{total}{suffix}" for n in range(1, min(int(total), 10_000) + 1)]
+        _check_shards(folder, expected)
+        return expected
+    if any(name.endswith(".distcp") for name in names):
+        problem, way_out = (
+            "is a distributed checkpoint of torch",
+            ("make one file of it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save"),
+        )
+    elif "saved_model.pb" in names:
+        problem, way_out = "is a TensorFlow SavedModel", "convert the network to PyTorch and give its state_dict()"
+    elif "data.pkl" in names:
+        problem, way_out = "is an unpacked file of torch.save", "give the file itself"
+    elif "config.json" in names and not files:
+        problem, way_out = "holds no weights", "get the file of weights too"
+    else:
+        listed = ", ".join(files[:4]) + (" …" if len(files) > 4 else "")
+        problem = f"holds {len(files)} files of weights ({listed})" if files else "holds no file of weights"
+        way_out = "give one file"
+    raise LookalikeError(f"cannot read weights from the folder {str(folder)!r}: it {problem}; {way_out}")

@@ -1,0 +1,117 @@
+"""What the images of a network from torchvision, timm or Hugging Face go through, and how many channels it takes."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lookalike.data import Preprocessing
+from lookalike.data.foreign import (
+    IN_PYTHON,
+    WAY_OUT,
+    NotUnderstoodError,
+    check_equal,
+    from_timm,
+    from_torchvision,
+)
+from lookalike.data.processors import read_processor
+from lookalike.errors import LookalikeError, warn_of
+
+_RGB = 3
+
+
+def understood(read: Callable[[], Preprocessing]) -> tuple[Preprocessing | None, str | None]:
+    """Returns a network's own preprocessing, or None and why it was not understood, with the way out."""
+    try:
+        return read(), None
+    except NotUnderstoodError as error:
+        return None, f"the network's own preprocessing was not understood: {error}; {error.way_out or WAY_OUT}"
+
+
+def read_torchvision(preset: Any, channels: int = _RGB) -> Preprocessing:
+    """Reads and checks the ``transforms()`` of torchvision's weights.
+
+    Args:
+        preset: The transforms.
+        channels: Of the network; a grey one gets the mean over the channels of mean and deviation.
+
+    Raises:
+        NotUnderstoodError: If they are not understood or the network takes neither grey nor RGB images.
+    """
+    preprocessing = from_torchvision(preset)
+    check_equal(preprocessing, preset, "torchvision's preset")
+    if channels == _RGB:
+        return preprocessing
+    if channels != 1:
+        raise NotUnderstoodError(f"in_chans={channels} is neither grey (1) nor RGB (3)", IN_PYTHON)
+    warn_of(
+        "the network takes grey images: mean and std are averages of the published ones for RGB; "
+        "give yours if they were others (--mean, --std)"
+    )
+    mean, std = ((float(np.mean(values)),) for values in (preprocessing.mean, preprocessing.std))
+    return replace(preprocessing, mean=mean, std=std)
+
+
+def read_timm(model: nn.Module, args: Mapping[str, Any]) -> Preprocessing:
+    """Reads and checks what timm prepares a network's images with for evaluation.
+
+    Args:
+        model: The network, which knows its published configuration.
+        args: Those that it was built with: ``img_size`` (a side, or height and width) and ``in_chans`` count.
+
+    Raises:
+        NotUnderstoodError: If a setting is not understood or the network takes neither grey nor RGB images.
+    """
+    data = importlib.import_module("timm.data")
+    config = data.resolve_data_config({}, model=model)
+    channels, height, width = config["input_size"]
+    channels = args.get("in_chans") or channels
+    size = args.get("img_size") or (height, width)
+    height, width = (size, size) if isinstance(size, int) else size
+    config["input_size"] = (channels, height, width)
+    preprocessing = from_timm(config)
+    config |= {"mean": preprocessing.mean, "std": preprocessing.std}  # a grey network's are averages
+    check_equal(preprocessing, data.create_transform(**config, is_training=False), "timm's transform")
+    return preprocessing
+
+
+def read_hf(name: str) -> Preprocessing:
+    """Reads and checks the image processor of a Hugging Face model; no code of its repository is run.
+
+    Raises:
+        NotUnderstoodError: If it has none that can be read, or a setting is not understood.
+    """
+    transformers = importlib.import_module("transformers")
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NotUnderstoodError(f"it has no image processor that can be read ({first[:160]})") from error
+    return read_processor(processor)
+
+
+def with_input_channels(model: nn.Module, channels: int) -> nn.Module:
+    """Gives a network's first convolution another number of input channels, with random weights.
+
+    Raises:
+        LookalikeError: If it has no convolution that takes three channels.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == _RGB:
+            new = nn.Conv2d(
+                channels,
+                layer.out_channels,
+                layer.kernel_size,  # type: ignore[arg-type]
+                layer.stride,  # type: ignore[arg-type]
+                layer.padding,  # type: ignore[arg-type]
+                layer.dilation,  # type: ignore[arg-type]
+                bias=layer.bias is not None,
+                padding_mode=layer.padding_mode,
+            )
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
+            return model
+    raise LookalikeError(f"in_chans={channels}: the {type(model).__name__} has no convolution that takes 3 channels")

@@ -1,0 +1,68 @@
+"""Weights that a checkpoint lacks: a head that was never trained comes off, anything else is refused."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from lookalike.encoder.head import find_head
+from lookalike.errors import LookalikeError
+
+_USUAL_SIZE = 224
+
+
+def check_missing(model: nn.Module, missing: Collection[str], source: str, size: Any = None) -> str | None:
+    """Decides what weights that a checkpoint lacks mean for a network.
+
+    Args:
+        model: The network, with random numbers in their place.
+        missing: Their names in its state dict.
+        source: What lacks them, for the message.
+        size: Height and width of its inputs; None takes what the network says.
+
+    Returns:
+        The name of the head, where they are all that it has and nothing else is missing; None where nothing is missing.
+
+    Raises:
+        LookalikeError: If other weights are missing.
+    """
+    if not missing:
+        return None
+    modules = {name.rpartition(".")[0] for name in missing}
+    if len(modules) == 1:
+        module = next(iter(modules))
+        whole = {name for name in model.state_dict() if name.rpartition(".")[0] == module}
+        if whole == set(missing) and _find_head(model, size) == module:
+            return module
+    names = sorted(missing)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    raise LookalikeError(
+        f"{source} do not fit the {type(model).__name__}: missing: {', '.join(names[:6])}{more}; they would be random "
+        "numbers"
+    )
+
+
+def _find_head(model: nn.Module, size: Any) -> str | None:
+    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = 3 if convolution is None else convolution.in_channels
+    height, width = _size_of(model) if size is None else size
+    try:
+        return find_head(model, torch.zeros(2, channels, height, width))[0]
+    except (LookalikeError, RuntimeError, TypeError, ValueError, AssertionError):
+        return None
+
+
+def _size_of(model: nn.Module) -> tuple[int, int]:
+    """Returns the height and width of the inputs that a timm or Hugging Face network is for."""
+    config = getattr(model, "config", None)
+    size = getattr(config, "image_size", None)
+    embedding = getattr(model, "patch_embed", None)
+    size = getattr(embedding, "img_size", None) or size
+    if size is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
+        size = model.pretrained_cfg.get("input_size", (3, _USUAL_SIZE, _USUAL_SIZE))[1:]  # type: ignore[union-attr, operator]
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+        return size[0], size[1]
+    return _USUAL_SIZE, _USUAL_SIZE

@@ -1,0 +1,61 @@
+"""Networks that a user's own file makes."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lookalike.data import Preprocessing
+from lookalike.errors import LookalikeError
+
+
+def read_function(spec: str) -> Callable[..., Any]:
+    """Returns the function that ``path/to/file.py:function`` names; this runs the file.
+
+    Raises:
+        LookalikeError: If there is no such file or function, or the file cannot be imported.
+    """
+    path_text, _, function_name = spec.rpartition(":")
+    path = Path(path_text).resolve()
+    if not path.is_file():
+        raise LookalikeError(f"{path_text!r} does not exist")
+    described = importlib.util.spec_from_file_location(f"_lookalike_user_{path.stem}", path)
+    if described is None or described.loader is None:
+        raise LookalikeError(f"{path_text!r} is not a Python file")
+    module = importlib.util.module_from_spec(described)
+    sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
+    try:
+        described.loader.exec_module(module)
+    except Exception as error:
+        raise LookalikeError(f"{path_text!r} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    function: Callable[..., Any] | None = getattr(module, function_name, None)
+    if not callable(function):
+        raise LookalikeError(f"{path_text!r} has no function {function_name!r}")
+    return function
+
+
+def call_function(spec: str, function: Any, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing | None]:
+    """Calls a user's function that makes a network, or a network and what its images go through.
+
+    Raises:
+        LookalikeError: If it fails or makes something else.
+    """
+    try:
+        made = function(**args)
+    except Exception as error:
+        raise LookalikeError(f"{spec} failed: {type(error).__name__}: {error}") from error
+    model, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
+        raise LookalikeError(
+            f"{spec} returned {_kinds(made)}; it must return a torch.nn.Module, or one and its Preprocessing"
+        )
+    return model, preprocessing
+
+
+def _kinds(made: Any) -> str:
+    return f"({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else type(made).__name__

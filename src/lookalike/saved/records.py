@@ -1,0 +1,232 @@
+"""The typed content of ``config.json``: what a saved model or classifier says of itself.
+
+A new field is a line here; give it a default, and older folders go on loading.
+"""
+
+import inspect
+import math
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lookalike.classifier import LinearHead, NearestPrototype, RectifiedLinearHead
+from lookalike.data import Preprocessing
+from lookalike.errors import LookalikeError
+from lookalike.records import from_json, shown
+from lookalike.similarity import SIMILARITIES
+
+CLASSIFIERS = {kind.name: kind for kind in (NearestPrototype, LinearHead, RectifiedLinearHead)}
+_SOURCES = ("torchvision", "timm", "hf", "lookalike", "file")
+_INPUT_TYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+_MOST_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
+_LONGEST_SIDE = 2**15
+_DEEPEST = 4  # networks within networks, inputs within inputs
+
+
+@dataclass(frozen=True)
+class NamedOptions:
+    """A similarity or a classifier.
+
+    Attributes:
+        name: The name under which it is known.
+        options: The arguments of its constructor.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, what: str, kinds: typing.Mapping[str, Any]) -> None:
+        """Checks the name and the type of each option.
+
+        Args:
+            what: What it is, for messages.
+            kinds: The classes by name; the annotations of their constructors say which options there are.
+
+        Raises:
+            LookalikeError: If there is none of that name, or an option is unknown or of another type.
+        """
+        if self.name not in kinds:
+            raise LookalikeError(f"no {what} is called {shown(self.name)}; there are: {', '.join(kinds)}")
+        constructor = kinds[self.name].__init__
+        parameters = inspect.signature(constructor).parameters
+        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        try:
+            hints = typing.get_type_hints(constructor)
+        except NameError:  # of a user's own similarity, whose file imports a type for checkers alone
+            hints = {}
+        for name, value in self.options.items():
+            if not takes_any and (name not in parameters or name in ("self", "weight", "bias")):
+                raise LookalikeError(f"the {what} {self.name!r} has no option {shown(name)}")
+            from_json(hints.get(name, Any), value, f"{what}.options.{name}")
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """How to build a classifier's network again.
+
+    Attributes:
+        network: The name of its class.
+        spec: What ``rebuild`` builds it from; None where it was given as an object.
+    """
+
+    network: str
+    spec: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        if self.spec is not None:
+            _check_spec(self.spec, 0)
+
+
+@dataclass(frozen=True)
+class SavedEncoder(SavedNetwork):
+    """How to build an encoder again.
+
+    Attributes:
+        head: The name of the layer at whose input it is cut; None where its output is the embedding.
+        output: Which of several outputs holds the class scores.
+        inputs: Shape and type of one row of its inputs.
+        embedding_dim: D.
+        output_names: The names of the outputs, where they are known.
+    """
+
+    head: str | None
+    output: str | int | None
+    inputs: dict[str, Any]
+    embedding_dim: int
+    output_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_dim < 1:
+            raise LookalikeError(f"embedding_dim must be positive, not {self.embedding_dim}")
+        if _n_values(self.inputs, 0) > _MOST_INPUT_VALUES:
+            raise LookalikeError(f"one row of the inputs has more than {_MOST_INPUT_VALUES:,} values")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A prototype model.
+
+    Attributes:
+        encoder: Its encoder.
+        similarity: Its similarity.
+        classifier: Its classifier.
+        class_names: K different names.
+        preprocessing: What its images go through, where that is known.
+        value_range: The inputs' values at black and at white [2, C], where they are images.
+        images: The names of the pictures nearest to each prototype [P, M].
+        gallery: Whether there is a picture of all prototypes.
+        provenance: Options, seeds, fingerprints and versions that it was made with.
+    """
+
+    kind: ClassVar[str] = "prototype-model"
+
+    encoder: SavedEncoder
+    similarity: NamedOptions
+    classifier: NamedOptions
+    class_names: list[str]
+    preprocessing: Preprocessing | None
+    value_range: tuple[list[float], list[float]] | None
+    images: list[list[str]] | None
+    gallery: bool
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.similarity.check("similarity", {name: SIMILARITIES[name] for name in SIMILARITIES})
+        self.classifier.check("classifier", CLASSIFIERS)
+        _check_class_names(self.class_names, unique=True)
+        _check_preprocessing(self.preprocessing)
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not 0 < len(low) == len(high):
+                raise LookalikeError(f"value_range has {len(low)} and {len(high)} values; it needs one per channel")
+            if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(low, high, strict=True)):
+                raise LookalikeError(f"value_range must be finite, black below white, not {shown(self.value_range)}")
+        if self.images is not None:
+            lengths = {len(row) for row in self.images}
+            if len(lengths) != 1 or 0 in lengths:
+                raise LookalikeError("images must list equally many pictures for each prototype, and at least one")
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """A trained classifier, not yet converted.
+
+    Attributes:
+        encoder: Its network.
+        class_names: Of its outputs, where they are known.
+        preprocessing: What its images go through, where that is known.
+        provenance: Options, seeds, fingerprints and versions that it was made with.
+    """
+
+    kind: ClassVar[str] = "classifier"
+
+    encoder: SavedNetwork
+    class_names: list[str] | None
+    preprocessing: Preprocessing | None
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.encoder.spec is None:
+            raise LookalikeError("encoder.spec is null: nothing says how to build the network")
+        if self.class_names is not None:
+            _check_class_names(self.class_names, unique=False)  # ImageNet has two cranes
+        _check_preprocessing(self.preprocessing)
+
+
+def _check_class_names(names: list[str], *, unique: bool) -> None:
+    if not names:
+        raise LookalikeError("class_names is empty")
+    if not all(names):
+        raise LookalikeError(f"class_names[{names.index('')}] is empty")
+    if unique and len(set(names)) < len(names):
+        repeated = next(name for k, name in enumerate(names) if name in names[:k])
+        raise LookalikeError(f"two classes are called {shown(repeated)}; give each a name of its own")
+
+
+def _check_preprocessing(preprocessing: Preprocessing | None) -> None:
+    """Checks that no picture is resized to a size that would fill the memory."""
+    for name in ("resize", "crop", "pad"):
+        value = getattr(preprocessing, name, None)
+        sides = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(1 <= side <= _LONGEST_SIDE for side in sides):
+            raise LookalikeError(f"preprocessing.{name} must lie between 1 and {_LONGEST_SIDE}, not {shown(value)}")
+
+
+def _check_spec(spec: dict[str, Any], depth: int) -> None:
+    if depth > _DEEPEST:
+        raise LookalikeError("spec has networks within networks, too deeply")
+    unknown = set(spec) - {"source", "name", "args", "network", "config"}
+    if unknown:
+        raise LookalikeError(f"spec has an unknown entry {shown(min(unknown))}")
+    source = spec.get("source")
+    if source not in _SOURCES:
+        raise LookalikeError(f"spec.source must be one of {', '.join(_SOURCES)}, not {shown(source)}")
+    from_json(str, spec.get("name"), "spec.name")
+    args = from_json(dict[str, Any], spec.get("args", {}), "spec.args")
+    nested = next((name for name, value in args.items() if isinstance(value, dict)), None)
+    if nested is not None and source != "file":
+        raise LookalikeError(f"spec.args.{nested} must be a plain value")
+    if source == "hf":
+        from_json(dict[str, Any], spec.get("config"), "spec.config")
+    if "network" in spec:
+        _check_spec(from_json(dict[str, Any], spec["network"], "spec.network"), depth + 1)
+
+
+def _n_values(inputs: Any, depth: int) -> int:
+    """Checks the description of one row of inputs, and returns how many values it has."""
+    if not isinstance(inputs, dict) or depth > _DEEPEST:
+        raise LookalikeError(f"inputs must be described by shape and dtype, not {shown(inputs)}")
+    if set(inputs) == {"named"}:
+        named = from_json(dict[str, Any], inputs["named"], "inputs.named")
+        return sum(_n_values(value, depth + 1) for value in named.values())
+    if set(inputs) == {"positional"}:
+        return sum(_n_values(value, depth + 1) for value in from_json(list[Any], inputs["positional"], "inputs"))
+    if set(inputs) != {"shape", "dtype"}:
+        raise LookalikeError(f"inputs must have shape and dtype, not {shown(sorted(inputs))}")
+    shape = from_json(list[int], inputs["shape"], "inputs.shape")
+    if any(size < 0 for size in shape):
+        raise LookalikeError(f"inputs.shape must not be negative, but is {shown(shape)}")
+    if inputs["dtype"] not in _INPUT_TYPES:
+        raise LookalikeError(f"inputs.dtype must be one of {', '.join(_INPUT_TYPES)}, not {shown(inputs['dtype'])}")
+    return math.prod(shape)

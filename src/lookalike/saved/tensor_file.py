@@ -1,0 +1,88 @@
+"""Safetensors files from anyone: what the header declares is compared with the file before memory is asked for."""
+
+import math
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lookalike.errors import LookalikeError
+from lookalike.records import from_json, one_line, parse_json, shown
+
+_LENGTH = struct.Struct("<Q")
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a safetensors header says of a tensor.
+
+    Attributes:
+        dtype: The format's name of its type.
+        shape: Its shape.
+        data_offsets: Its first byte and the one after its last, counted from the end of the header.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+    @property
+    def n_values(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, Declared]:
+    """Reads and checks a safetensors header; no tensor is read.
+
+    Raises:
+        LookalikeError: If the header is damaged, or does not fit the file's size; the reason alone.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_LENGTH.size)
+        if len(start) < _LENGTH.size:
+            raise LookalikeError(f"it has {size} bytes, which is no safetensors file")
+        (length,) = _LENGTH.unpack(start)
+        if length > min(size - _LENGTH.size, _LONGEST_HEADER):
+            raise LookalikeError(f"it is cut off or damaged: its header declares {length:,} bytes of {size:,}")
+        content = file.read(length)
+    entries: Any = parse_json(content.rstrip(b" "))
+    if not isinstance(entries, dict):
+        raise LookalikeError("its header is no table of tensors")
+    entries.pop("__metadata__", None)
+    declared = {name: from_json(Declared, entry, shown(name)) for name, entry in entries.items()}
+    for name, tensor in declared.items():
+        if tensor.dtype not in _BYTES:
+            raise LookalikeError(f"{shown(name)} has the unknown type {shown(tensor.dtype)}")
+        first, end = tensor.data_offsets
+        if min(tensor.shape, default=0) < 0 or end - first != tensor.n_values * _BYTES[tensor.dtype]:
+            raise LookalikeError(f"{shown(name)} of shape {shown(tensor.shape)} does not fit its {end - first:,} bytes")
+    spans = sorted(tensor.data_offsets for tensor in declared.values())
+    end_of_data = size - _LENGTH.size - length
+    if any(a[1] != b[0] for a, b in pairwise([(0, 0), *spans, (end_of_data, end_of_data)])):
+        raise LookalikeError(f"it is cut off or damaged: its tensors do not fill its {end_of_data:,} bytes of data")
+    return declared
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a file whose header was checked.
+
+    Raises:
+        LookalikeError: If the file cannot be read; the reason alone.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (SafetensorError, OSError, KeyError, AttributeError, RuntimeError) as error:
+        raise LookalikeError(one_line(error)) from error

@@ -1,0 +1,269 @@
+"""Changes that undo themselves, whatever interrupts them.
+
+An exception can arrive between any two instructions: Ctrl-C, an alarm, an error in a hook. What a call changes for its
+duration (modes and hooks of a user's model, torch's settings, random states, loggers) is put back all the same.
+"""
+
+import functools
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_DEVICES = ("cpu", "cuda")  # whose autocast the package switches on
+
+
+def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
+    """Returns what ``run`` returns, and restores at the end, at whatever moment an exception arrives.
+
+    There is no moment at which one exception can keep ``restore`` from finishing: in ``run`` and after it the inner
+    block calls it, and if it is itself interrupted the outer block calls it again. A ``with`` statement has such
+    moments, at the beginning and at the end of ``__exit__``.
+
+    Args:
+        restore: Puts everything back; called twice it does the same as called once, and it finishes what an
+            interrupted call has begun.
+        run: Makes the changes and does the work. What ``restore`` needs to know is recorded before.
+    """
+    try:
+        try:
+            return run()
+        finally:
+            restore()
+    finally:
+        restore()
+
+
+def in_eval_mode(model: nn.Module, run: Callable[[], T]) -> T:
+    """Returns what ``run`` returns while every module of a model is in eval mode; each is put back into its own mode.
+
+    The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that. Several
+    threads can do so at once; the last one puts the modes back.
+    """
+    visit = _Visit(model)
+
+    def visited() -> T:
+        visit.begin()
+        return run()
+
+    return undoing(visit.end, visited)
+
+
+class _Visit:
+    """One call during which a model is in eval mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.joined = False
+
+    def begin(self) -> None:
+        with _LOCK:
+            changed = _CHANGED.get(self.model)
+            if changed is None:
+                training = _modules_in_training(self.model)
+                if not training:
+                    return
+                changed = _Changed(training)
+            self.joined = True
+            _CHANGED[self.model] = changed
+            changed.visits.add(self)
+            _set_modes(changed.training, False)
+
+    def end(self) -> None:
+        if not self.joined:
+            return
+        with _LOCK:
+            changed = _CHANGED.get(self.model)
+            if changed is None:
+                return
+            changed.visits.discard(self)
+            if not changed.visits:
+                _set_modes(changed.training, True)
+                _CHANGED.pop(self.model, None)  # last: until here a second call does it again
+
+
+class _Changed:
+    """The modules of a model that were in train mode, and the calls that need them in eval mode."""
+
+    def __init__(self, training: list[nn.Module]) -> None:
+        self.training = training
+        self.visits: set[_Visit] = set()
+
+
+_LOCK = threading.RLock()  # a signal's handler may call a model while another call holds it
+_CHANGED: "WeakKeyDictionary[nn.Module, _Changed]" = WeakKeyDictionary()
+
+
+def _modules_in_training(model: nn.Module) -> list[nn.Module]:
+    """Does what ``model.modules()`` would, without its names: this runs at every prediction."""
+    training, waiting, seen = [], [model], set()
+    while waiting:
+        module = waiting.pop()
+        if module.training and id(module) not in seen:
+            seen.add(id(module))
+            training.append(module)
+        waiting.extend(child for child in module._modules.values() if child is not None)
+    return training
+
+
+def _set_modes(modules: list[nn.Module], training: bool) -> None:
+    for module in modules:
+        attributes = vars(module)
+        if "training" in attributes:
+            attributes["training"] = training  # nn.Module's own way of setting an attribute takes ten times as long
+        else:  # scripted modules
+            module.training = training
+
+
+def with_forward_hooks(hooks: Mapping[nn.Module, Callable[..., Any]], run: Callable[[], T]) -> T:
+    """Returns what ``run`` returns while modules have forward hooks, one each."""
+
+    def hooked() -> T:
+        for module, hook in hooks.items():
+            module.register_forward_hook(hook)
+        return run()
+
+    def remove() -> None:
+        for module, hook in hooks.items():
+            _remove(hook, module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
+
+    return undoing(remove, hooked)
+
+
+def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Callable[[], T]) -> T:
+    """Returns what ``run`` returns while a module has a forward pre-hook, which takes its named arguments too."""
+
+    def hooked() -> T:
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+        return run()
+
+    return undoing(lambda: _remove(hook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs), hooked)
+
+
+def _remove(hook: Callable[..., Any], registered: Any, *flags: Any) -> None:
+    """Removes a hook by itself: an interruption can come before its handle is there."""
+    for key in [key for key, other in list(registered.items()) if other is hook]:
+        for flag in flags:
+            flag.pop(key, None)
+        registered.pop(key, None)
+
+
+def process_settings(*, loggers: Iterable[str] = (), variables: Iterable[str] = ()) -> Callable[[], None]:
+    """Records loggers' levels and environment variables, and returns a function that puts them back."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    values = {name: os.environ.get(name) for name in variables}
+
+    def restore() -> None:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    return restore
+
+
+class FunctionMode(TorchFunctionMode):
+    """A torch-function mode that leaves quietly when an interruption has taken it off the stack already."""
+
+    def __exit__(self, *_: object) -> None:
+        modes = _get_current_function_mode_stack()
+        if modes and modes[-1] is self:
+            _pop_mode()
+
+
+def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function put back torch's grad mode, autocast and function modes at its end.
+
+    ``torch.no_grad()`` and the like do so by themselves, unless an interruption meets them as they end.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        grad, modes = torch.is_grad_enabled(), _get_current_function_mode_stack()
+        n_dispatch_modes = len(_get_current_dispatch_mode_stack())
+        autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
+
+        def restore() -> None:
+            while len(_get_current_dispatch_mode_stack()) > n_dispatch_modes:
+                _pop_dispatch_mode()
+            while len(_get_current_function_mode_stack()) > len(modes):
+                _pop_mode()
+            left = len(_get_current_function_mode_stack())  # torch takes them off while one of them is at work
+            for mode in modes[left:]:
+                _push_mode(mode)
+            torch.set_grad_enabled(grad)
+            for device, enabled, dtype in autocast:
+                torch.set_autocast_enabled(device, enabled)
+                torch.set_autocast_dtype(device, dtype)
+
+        def run() -> T:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                _end_contexts(error)
+                raise
+
+        return undoing(restore, run)
+
+    return call
+
+
+def _end_contexts(error: BaseException | None) -> None:
+    """Ends contexts of torch that an interruption has left half way, now and not when its traceback is let go of.
+
+    While one function mode is at work torch takes it off the stack, in a generator's context. If that is interrupted as
+    it ends, the generator puts the mode back as soon as nobody holds its frames: long after the call, and for good.
+    """
+    while error is not None:
+        traceback = error.__traceback__
+        while traceback is not None:
+            frame, traceback = traceback.tb_frame, traceback.tb_next
+            if frame.f_globals.get("__name__") in ("contextlib", "torch.overrides"):
+                with suppress(RuntimeError):  # a frame that is still running
+                    frame.clear()
+        error = error.__context__
+
+
+def keeps_random_states(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function put back torch's settings and the global random states of torch, NumPy and Python at its end."""
+    inner = keeps_torch_settings(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return undoing(random_states(), lambda: inner(*args, **kwargs))
+
+    return call
+
+
+def random_states() -> Callable[[], None]:
+    """Records the global random states, and returns a function that puts them back."""
+    of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def restore() -> None:
+        torch.set_rng_state(of_torch)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+        if of_gpus is not None:
+            torch.cuda.set_rng_state_all(of_gpus)
+        elif torch.cuda.is_initialized():  # the function was the first to use a GPU: as if it had not been
+            torch.cuda.seed_all()
+
+    return restore

@@ -1,0 +1,122 @@
+"""What each image is to a model that is evaluated: training image or test image."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from lookalike.data import Batches, Preprocessing, TrainingRecord, load_data, with_roles
+from lookalike.errors import LookalikeError, LookalikeWarning
+
+SMALL = Preprocessing.square(8)
+
+
+@pytest.fixture
+def plain(image_folder):
+    """A folder without parts: eleven images of each of three classes."""
+    root = image_folder.parent / "plain"
+    for part in ("train", "test"):
+        for file in (image_folder / part).rglob("*.png"):
+            target = root / file.parent.name / f"{part}-{file.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    return root
+
+
+def record_of(bundle):
+    batches = Batches(bundle)
+    return TrainingRecord(batches.fingerprint(), batches.split, batches.content_keys())
+
+
+def names(files):
+    return sorted(file.name for file in files.files)
+
+
+def test_the_folder_of_the_conversion_keeps_its_split(plain):
+    converted = load_data(plain, SMALL, seed=3)
+    again = with_roles(load_data(plain, SMALL, seed=3), record_of(converted))
+    assert again.train.files == converted.train.files
+    assert again.test.files == converted.test.files
+    assert "the model's own training data, split by seed 3" in again.notes[-1]
+
+
+def test_a_moved_and_renamed_folder_is_known_by_its_bytes(plain, tmp_path):
+    converted = load_data(plain, SMALL, seed=3)
+    for number, file in enumerate(sorted(plain.rglob("*.png"))):
+        target = tmp_path / "moved" / file.parent.name / "deeper" / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    with pytest.warns(LookalikeWarning, match=f"{len(converted.train)} images of 'moved' are training images"):
+        found = with_roles(load_data(tmp_path / "moved", SMALL, seed=9), record_of(converted))
+    assert (len(found.train), len(found.test)) == (len(converted.train), len(converted.test))
+    assert set(found.train.content_keys()) == set(converted.train.content_keys())
+    assert found.split.by == "known"
+
+
+def test_a_folder_of_new_images_is_all_test(plain, image_folder):
+    converted = load_data(image_folder, SMALL)
+    shutil.rmtree(plain)
+    shutil.copytree(image_folder / "test", plain)
+    found = with_roles(load_data(plain, SMALL), record_of(converted))
+    assert (len(found.train), len(found.test), found.split.by) == (0, 9, "whole")
+    assert "9 images to test on, none as training images" in found.notes[-1]
+
+
+def test_some_training_images_are_neither_tested_on_nor_taken_for_all(plain):
+    converted = load_data(plain, SMALL, seed=3)
+    converted.train.files[0].unlink()
+    with pytest.warns(LookalikeWarning, match="are training images of the model; they are not tested on"):
+        found = with_roles(load_data(plain, SMALL, seed=3), record_of_files(converted))
+    assert names(found.test) == names(converted.test)
+    assert len(found.train) == 0
+
+
+def record_of_files(bundle):
+    """A record made before a file was removed."""
+    left = [file for file in bundle.train.files if file.exists()]
+    removed = np.array([42], dtype=np.int64)
+    keys = np.concatenate([bundle.train.select(np.array([bundle.train.files.index(f) for f in left])).content_keys()])
+    return TrainingRecord("other", bundle.split, np.sort(np.concatenate([keys, removed])))
+
+
+def test_training_images_in_a_test_part_are_left_out(image_folder):
+    converted = load_data(image_folder, SMALL)
+    record = record_of(converted)
+    shutil.copy(image_folder / "train" / "ant" / "00.png", image_folder / "test" / "bee" / "copy.png")
+    (image_folder / "train" / "cat" / "new.png").write_bytes((image_folder / "test" / "cat" / "00.png").read_bytes())
+    with pytest.warns(LookalikeWarning) as told:
+        found = with_roles(load_data(image_folder, SMALL), record)
+    assert "1 of 10 images in the test part of 'images' are training images" in str(told[0].message)
+    assert "1 of 25 images in the training part of 'images' are not what the model was made from" in str(
+        told[1].message
+    )
+    assert (len(found.train), len(found.test)) == (24, 9)
+
+
+def test_nothing_but_training_images_is_refused(plain, image_folder):
+    converted = load_data(image_folder, SMALL)
+    shutil.rmtree(plain)
+    shutil.copytree(image_folder / "train", plain)
+    with pytest.raises(LookalikeError, match="all 24 images of 'plain' are training images of the model"):
+        with_roles(load_data(plain, SMALL), record_of(converted))
+
+
+def test_a_split_that_would_test_on_training_images_is_refused(plain):
+    converted = load_data(plain, SMALL, seed=3)
+    other = load_data(plain, SMALL, seed=4)
+    with pytest.raises(LookalikeError, match=r"split by seed 4, \d+ of 6 test images are training images of the model"):
+        with_roles(other, record_of(converted), asked_seed=4)
+
+
+def test_content_keys_tell_files_apart_by_bytes_alone(tmp_path):
+    from lookalike.data.identity import content_keys
+
+    large = np.random.default_rng(0).integers(0, 256, 3 << 20, dtype=np.uint8)
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "b").write_bytes(b"one")
+    (tmp_path / "c").write_bytes(b"two")
+    (tmp_path / "d").write_bytes(large.tobytes())
+    (tmp_path / "e").write_bytes(large.tobytes() + b"!")
+    a, b, c, d, e, missing = content_keys([tmp_path / name for name in "abcdef"])
+    assert a == b
+    assert len({a, c, d, e, missing}) == 5

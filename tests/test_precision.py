@@ -1,0 +1,96 @@
+"""The precision of a pass: chosen without a trace, the same way on processors with and without bfloat16."""
+
+import pytest
+import torch
+from torch import nn
+
+import lookalike.embedding.precision as precision
+from lookalike import embed
+from lookalike.encoder.shadow import shadow_of
+
+
+@pytest.fixture(params=["0", "1"], ids=["without-bfloat16", "with-bfloat16"])
+def processor(request, monkeypatch):
+    """A processor of either kind."""
+    monkeypatch.setenv("LOOKALIKE_BFLOAT16", request.param)
+    return request.param == "1"
+
+
+@pytest.fixture
+def every_pass_is_long(monkeypatch):
+    """Makes any pass long enough to be tried in bfloat16, and bfloat16 always quick enough."""
+    monkeypatch.setattr(precision, "_WORTH_IT", 1.0)
+    monkeypatch.setattr(precision, "_FASTER", 0.0)
+
+
+class Queries(nn.Module):
+    """A network whose learned query, which requires grad, enters a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(1, 64))
+        self.mix = nn.Linear(64, 64)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(self.mix(self.query) * x.flatten(1))
+
+
+def test_owners_see_each_row_once(processor, every_pass_is_long, net, blobs):
+    rows = []
+    for module in net.modules():
+        module.register_forward_hook(lambda _m, _i, _o: None)
+    net[0].register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
+    encoder = precision.Encoder(net, blobs[0][:2])
+    rows.clear()
+    store = embed(encoder, blobs)
+    assert sum(rows) == len(blobs[0])
+    assert store.info["precision"] == ("bfloat16" if processor else "float32")
+    assert ("precision_effect" in store.info) == processor
+
+
+def test_a_short_pass_stays_in_float32(processor, net, blobs):
+    assert embed(net, blobs).info["precision"] == "float32"
+
+
+def test_a_query_that_requires_grad_enters_a_module(processor, every_pass_is_long, blobs):
+    assert embed(Queries(), blobs).embeddings.shape == (90, 64)
+
+
+def test_inputs_that_require_grad_are_embedded(processor, every_pass_is_long, net, blobs):
+    x, y = blobs
+    store = embed(net, (x.clone().requires_grad_(), y))
+    torch.testing.assert_close(
+        torch.from_numpy(store.embeddings), torch.from_numpy(embed(net, blobs).embeddings), rtol=0, atol=0.02
+    )
+
+
+def test_the_trial_moves_no_random_numbers(processor, every_pass_is_long, blobs):
+    class Noisy(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x + 0 * torch.rand_like(x))
+
+    net = Noisy(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))
+    encoder = precision.Encoder(net, blobs[0][:2])
+    torch.manual_seed(0)
+    for batch in blobs[0].split(90):
+        encoder(batch)
+    after_the_pass = torch.rand(1)
+    torch.manual_seed(0)
+    embed(encoder, blobs)
+    assert torch.equal(torch.rand(1), after_the_pass)
+
+
+def test_a_shadow_shares_weights_and_runs_no_hook(net, blobs):
+    calls = []
+    for module in net.modules():
+        module.register_forward_pre_hook(lambda _m, _i: calls.append("before"))
+        module.register_forward_hook(lambda _m, _i, _o: calls.append("after"))
+    net.eval()
+    shadow = shadow_of(net)
+    output = shadow(blobs[0])
+    assert not calls
+    assert torch.equal(output, net(blobs[0]))
+    assert shadow[0].weight is net[0].weight
+    shadow.train()
+    assert not net.training
