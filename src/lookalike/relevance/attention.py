@@ -73,11 +73,17 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
     width, heads = given["embed_dim_to_check"], given["num_heads"]
     weights, biases = given["in_proj_weight"], given["in_proj_bias"]
     engine.names.setdefault(id(weights), "in_proj_weight")
+    sources = given["query"], given["key"], given["value"]
+    if all(source is sources[0] for source in sources):
+        each = engine.execute("linear", Linear(), sources[0], weights, biases).chunk(3, -1)
+    else:
+        parts = (slice(i * width, (i + 1) * width) for i in range(3))
+        each = tuple(
+            engine.execute("linear", Linear(), source, weights[rows], None if biases is None else biases[rows])
+            for source, rows in zip(sources, parts, strict=True)
+        )
     projected = []
-    for i, source in enumerate((given["query"], given["key"], given["value"])):
-        rows = slice(i * width, (i + 1) * width)
-        bias = None if biases is None else biases[rows]
-        heads_of = engine.execute("linear", Linear(), source, weights[rows], bias)
+    for heads_of in each:
         length, batch, _ = heads_of.shape
         projected.append(heads_of.reshape(length, batch, heads, width // heads).permute(1, 2, 0, 3))
     query, key, value = projected

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from lookalike.relevance.weak import OfTensors
 
 
 class Dependence:
@@ -32,15 +33,15 @@ class Dependence:
 
     def __init__(self, on_view: Callable[[Tensor, Tensor], Tensor] = lambda _memory, view: view) -> None:
         self.on_view = on_view
-        self._twins = WeakTensorKeyDictionary()
-        self._changed = WeakTensorKeyDictionary()  # a tensor that owns its memory → what that memory holds now
-        self._frozen: dict[int, tuple[Tensor, Tensor]] = {}
-        self.choices = WeakTensorKeyDictionary()
-        self.known = WeakTensorKeyDictionary()
+        self._twins: OfTensors[Tensor] = OfTensors()
+        # a tensor that owns its memory → what that memory holds now
+        self._changed: OfTensors[Tensor] = OfTensors()
+        self.choices: OfTensors[str] = OfTensors()
+        self.known: OfTensors[bool] = OfTensors()
 
     def twin_of(self, tensor: Tensor) -> Tensor:
         """Returns the tensor's twin; itself, without gradients, if it does not depend on the pixels."""
-        twin: Tensor | None = self._twins.get(tensor)
+        twin = self._twins.get(tensor)
         latest = tensor if twin is None else twin
         if self._changed:
             latest = self._latest(latest)
@@ -114,31 +115,46 @@ class Dependence:
         known = _CONSTANTS.get(tensor)
         if known is None or known.data_ptr() != tensor.data_ptr() or known.shape != tensor.shape:
             known = _CONSTANTS[tensor] = tensor.detach()
-        constant: Tensor = known
-        return constant
+        return known
 
 
-_CONSTANTS = WeakTensorKeyDictionary()
+_CONSTANTS: OfTensors[Tensor] = OfTensors()
 
 
 def tensors_in(values: Any) -> list[Tensor]:
     """Lists the tensors in arguments or results."""
+    found: list[Tensor] = []
+    _collect(values, found)
+    return found
+
+
+def _collect(values: Any, found: list[Tensor]) -> None:
     if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, (tuple, list)):
-        return [tensor for value in values for tensor in tensors_in(value)]
-    if isinstance(values, dict):
-        return [tensor for value in values.values() for tensor in tensors_in(value)]
-    return []
+        found.append(values)
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            if type(value) not in _PLAIN:
+                _collect(value, found)
+    elif isinstance(values, dict):
+        for value in values.values():
+            if type(value) not in _PLAIN:
+                _collect(value, found)
+
+
+# Types that have no tensors inside.
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.Size, torch.dtype, torch.device})
 
 
 def with_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:
     """Returns arguments or results with each tensor replaced."""
+    kind = type(values)
+    if kind in _PLAIN:
+        return values
     if isinstance(values, Tensor):
         return change(values)
-    if type(values) in (tuple, list):
-        return type(values)(with_tensors(change, value) for value in values)
-    if type(values) is dict:
+    if kind is tuple or kind is list:
+        return kind([with_tensors(change, value) for value in values])
+    if kind is dict:
         return {key: with_tensors(change, value) for key, value in values.items()}
     if isinstance(values, (tuple, list, dict)) and not isinstance(values, torch.Size):
         return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, values)

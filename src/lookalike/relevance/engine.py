@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lookalike.errors import RelevanceError
 from lookalike.relevance.composites import Composite, Kind
@@ -39,7 +37,9 @@ from lookalike.relevance.names import (
     raw_name,
 )
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
+from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.unruled import Unruled
+from lookalike.relevance.weak import OfTensors
 from lookalike.untouched import FunctionMode
 
 OUTSIDE = "code that the engine does not see"
@@ -83,13 +83,13 @@ class Engine(FunctionMode):
         self.session = Session()
         self.where = "input"
         self.operation = ""
-        self.calls = WeakTensorKeyDictionary()  # outputs of linear operations → Call
+        self.calls: OfTensors[tuple[Kind, Call]] = OfTensors()  # outputs of linear operations → Call
         self.dependence = Dependence(self._view_of_pixels)
         self.unruled = Unruled(len(pixels[0]) if pixels and pixels[0].ndim else 1)
         self.without: dict[str, tuple[str, str]] = {}
         self.left: dict[str, str] = {}  # operations by which values left torch → where
         self._uses: list[tuple[tuple[str, str, str], Any]] = []
-        self._pixels = WeakTensorKeyDictionary()
+        self._pixels: OfTensors[bool] = OfTensors()
         for tensor in pixels:
             self._pixels[tensor] = True
             self.dependence.adopt(tensor, tensor)
@@ -132,7 +132,13 @@ class Engine(FunctionMode):
             return self._leave(func, raw, args, kwargs)
         if raw in ("requires_grad_", "retain_grad", "register_hook", "backward", "__repr__", "__hash__", "__format__"):
             return func(*args, **kwargs)
-        with torch.inference_mode(False), torch.enable_grad():
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self._with_graph(func, raw, args, kwargs)
+        return self._with_graph(func, raw, args, kwargs)
+
+    def _with_graph(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:
+        with torch.enable_grad():
             if raw == "__iter__":
                 return iter(self._run(Tensor.unbind, "unbind", args, {}))
             if raw in RESHAPES_IN_PLACE:
@@ -241,7 +247,8 @@ class Engine(FunctionMode):
     ) -> Tensor:
         """Runs a linear operation, and puts it with its rule into the graph if its input depends on the pixels."""
         with torch.no_grad():
-            output = operation.apply(x, weight, bias)
+            known = None if self._plain is None else self._plain.recorded.result(operation, x.detach(), weight, bias)
+            output = operation.apply(x, weight, bias) if known is None else known
         if not x.requires_grad:
             return output
         return self.linear(kind, Call(operation, x, weight, bias, output, session=self.session))
@@ -355,7 +362,7 @@ class Engine(FunctionMode):
             self.dependence.choices[tensor] = OUTSIDE
             return
         name = ", ".join(sorted(self.left)) or OUTSIDE
-        self.dependence.known.pop(tensor, None)
+        self.dependence.known.pop(tensor)
         self.adopt(tensor, tensor.detach(), name, UNSEEN)
 
     def adopt(self, face: Tensor, twin: Tensor, name: str, rule: str) -> None:
@@ -469,12 +476,14 @@ class Watch(FunctionMode):
 
     Attributes:
         constants: Those tensors.
+        recorded: Results of that pass which need not be computed again.
     """
 
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
-        self.constants = WeakTensorKeyDictionary()
-        self._made = WeakTensorKeyDictionary()
+        self.recorded = Recorded()
+        self.constants: OfTensors[bool] = OfTensors()
+        self._made: OfTensors[bool] = OfTensors()
         self._held: list[Tensor] = []
         for tensor in inputs:
             self._made[tensor] = True
@@ -486,7 +495,6 @@ class Watch(FunctionMode):
                 self.constants[tensor] = True
                 self._held.append(tensor)  # so that no other tensor takes its identity
         result = func(*args, **kwargs)
-        for tensor in tree_leaves(result) if not isinstance(result, Tensor) else [result]:
-            if isinstance(tensor, Tensor):
-                self._made[tensor] = True
+        for tensor in tensors_in(result):
+            self._made[tensor] = True
         return result

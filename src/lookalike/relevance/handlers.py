@@ -121,8 +121,9 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
         output = func(*args, **kwargs)
         scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
         shift = (0 if bias is None else bias) - mean * scale
-    kind, call = engine.calls.get(x, (None, None))
-    if call is not None and call.scale is None and not call.operation.transposed:
+    layer = engine.calls.get(x)
+    if layer is not None and layer[1].scale is None and not layer[1].operation.transposed:
+        kind, call = layer
         folded_bias = shift if call.bias is None else shift + scale * call.bias
         tensors = tuple(t for t in (mean, variance, weight, bias) if t is not None)
         engine.forget(x)
@@ -202,7 +203,8 @@ def _activation(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
     if engine.in_pixels(x):
         out = engine.pass_in_pixels(x, output)
     else:
-        out = rescaled(x, output, (output / stabilised(x)).detach())
+        divisor = stabilised(x.detach())
+        out = rescaled(x, output, torch.div(output, divisor, out=divisor))
     engine.note(name, "pass", out)
     return out
 
@@ -344,6 +346,25 @@ def _added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: An
     return engine.by_name(torch.add, "add", (other, scaled))
 
 
+def _with_added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """A sum and a product of coefficients in one (addcmul, addcdiv): a + value b c, told apart."""
+    value = kwargs.get("value", 1)
+    if len(args) != 3 or set(kwargs) - {"value"}:
+        return engine.by_gradient(func, name, args, kwargs)
+    kind = "mul" if name == "addcmul" else "div"
+    product = engine.by_name(getattr(torch, kind), kind, args[1:])
+    scaled = product if value == 1 else engine.by_name(torch.mul, "mul", (product, value))
+    return engine.by_name(torch.add, "add", (args[0], scaled))
+
+
+def _gated(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """One half of the channels times the sigmoid of the other (GLU)."""
+    x = args[0] if args else kwargs["input"]
+    axis = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    value, gate = engine.by_name(torch.chunk, "chunk", (x, 2, axis))
+    return engine.by_name(torch.mul, "mul", (value, engine.by_name(torch.sigmoid, "sigmoid", (gate,))))
+
+
 def _any_convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """The operation beneath all convolutions, as exported networks call it."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
@@ -375,7 +396,10 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "instance_norm"), _norm),
     **dict.fromkeys(PASSED, _activation),
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
-    **dict.fromkeys(("mul", "div", "matmul", "einsum"), _product),
+    **dict.fromkeys(("mul", "div", "matmul", "einsum", "tensordot"), _product),
+    **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "kron", "linalg_vecdot", "linalg_matmul"), _product),
+    **dict.fromkeys(("addcmul", "addcdiv"), _with_added_product),
+    "glu": _gated,
     **dict.fromkeys(("rsqrt", "reciprocal", "rdiv"), _held),
     **dict.fromkeys(("pow", "square", "sqrt", "var"), _power),
     "normalize": _normalize,

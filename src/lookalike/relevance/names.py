@@ -1,5 +1,6 @@
 """What operations are called, and which of them change their input."""
 
+import functools
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ STRUCTURAL = frozenset(
         "reshape",
         "view",
         "view_as",
+        "reshape_as",
         "flatten",
         "unflatten",
         "ravel",
@@ -269,6 +271,7 @@ _ALIASES = {
 _PLAIN_NAMES = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 
 
+@functools.lru_cache(maxsize=4096)
 def name_of(func: Any) -> str:
     """Returns an operation's plain name: ``__iadd__``, ``add_``, ``aten.add.Tensor`` and ``add`` are one."""
     if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
@@ -283,6 +286,7 @@ def name_of(func: Any) -> str:
     return _PLAIN_NAMES.get(name, name)
 
 
+@functools.lru_cache(maxsize=4096)
 def raw_name(func: Any) -> str:
     """Returns the name that torch gives a function; of an attribute, the attribute's."""
     name: str = getattr(func, "__name__", str(func))
@@ -291,6 +295,7 @@ def raw_name(func: Any) -> str:
     return name.partition(".")[0]
 
 
+@functools.lru_cache(maxsize=4096)
 def is_attribute(func: Any) -> bool:
     """Says whether a function reads or sets a tensor's attribute."""
     return getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__")

@@ -84,10 +84,17 @@ class _Explainer:
             with _naming(engine):
                 return _backward(engine, shown, batch, lambda out: starts(out, rows), several)
 
+    def _versions(self) -> list[int]:
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
         plain = None
         if self._watch is None:
+            before = self._versions()
             self._watch, plain = _plain_pass(self._x, self._run, len(self._x[rows]))
+            if self._versions() != before:  # a network that changes its weights as it runs
+                self._watch.recorded.forget()
         batch = take_rows(self._x, rows).detach().clone().requires_grad_()
         engine = Engine(self._rules, [batch], self._names, plain=self._watch, strict=self._strict)
 
@@ -138,15 +145,18 @@ def _plain_pass(x: Tensor, run: Run, n_rows: int) -> tuple[Watch, Tensor]:
     A network that takes batches of one size alone is run on the whole batch.
     """
     first = take_rows(x, slice(0, 1)).detach().clone()
+    n_rows = min(n_rows, len(x))
     try:
-        with Watch([first]) as watch:
-            plain = run(first)
+        return _watched(first, run, record=n_rows == 1)
     except (RuntimeError, AssertionError):
-        if min(n_rows, len(x)) == 1:
-            raise
-        batch = take_rows(x, slice(0, n_rows)).detach().clone()
-        with Watch([batch]) as watch:
-            plain = run(batch)
+        if n_rows == 1:
+            return _watched(first, run, record=False)
+        return _watched(take_rows(x, slice(0, n_rows)).detach().clone(), run, record=False)
+
+
+def _watched(images: Tensor, run: Run, *, record: bool) -> tuple[Watch, Tensor]:
+    with Watch([images]) as watch, watch.recorded if record else contextlib.nullcontext():
+        plain = run(images)
     return watch, plain.detach()
 
 
