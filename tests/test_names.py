@@ -75,7 +75,7 @@ def test_names_are_the_same_in_every_locale():
 def test_writers_take_names_that_are_no_text(tmp_path):
     write_whole(tmp_path / "a.txt", "caf\udce9")
     assert (tmp_path / "a.txt").read_text("utf-8") == r"caf\udce9"
-    Scorecard([], {}, ["caf\udce9"], ["a \udcff"], {}).save(tmp_path / "card.json")
+    Scorecard({}, {}, ["caf\udce9"], ["a \udcff"], {}).save(tmp_path / "card.json")
     assert Scorecard.read(tmp_path / "card.json").class_names == [r"caf\xe9"]
 
 

@@ -249,7 +249,7 @@ def test_links_pipes_and_folders_are_no_files(folder):
     (folder / "images").rename(folder / "elsewhere")
     (folder / "images").symlink_to("elsewhere")
     assert "behind a link" in refusal(folder)
-    assert "is not a folder with a saved model" in refusal("a\0b")
+    assert "folder must be the name of a file or folder" in refusal("a\0b")
 
 
 def test_a_flipped_bit_is_named_with_its_file(folder):
@@ -331,9 +331,9 @@ def test_other_files_that_are_read_again_are_checked(tmp_path):
             EmbeddingStore.open(tmp_path / "z")
     (tmp_path / "z" / "embeddings.json").write_text(json.dumps(meta))
     for array, message in (
-        (store.labels - 1, "'labels' has -1 to 1"),
+        (store.labels - 1, "labels must not be negative; there is a -1"),
         (store.labels[:5], "rows, not 12"),
-        (store.labels.astype(float), "'labels' must be whole numbers"),
+        (store.labels.astype(float), "labels must be an array of 12 whole numbers"),
         (np.array([{}] * 12), "'labels.npy' cannot be read"),
     ):
         np.save(tmp_path / "z" / "labels.npy", array)

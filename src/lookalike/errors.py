@@ -1,6 +1,5 @@
 """What the package raises and warns with."""
 
-import ast
 import re
 import sys
 import warnings
@@ -43,13 +42,13 @@ class BrokenImageError(LookalikeError):
         if reason is None:  # as torch raises it again
             text = without_traceback(path)
             told = _BROKEN_IMAGE.fullmatch(text)
-            path, reason = (ast.literal_eval(told["path"]), told["reason"]) if told else ("", text)
+            path, reason = (told["path"][1:-1], told["reason"]) if told else ("", text)
         super().__init__(path, reason)  # both, so that pickling restores them
         self.path = path
         self.reason = reason
 
     def __str__(self) -> str:
-        named = f" {self.path!r}" if self.path else ""
+        named = f" '{visible(self.path)}'" if self.path else ""
         return f"cannot read the image{named}: {visible(self.reason)}"
 
 

@@ -48,8 +48,8 @@ def test_what_is_given_overrules_the_data_sets_values():
         ({"epoch": 3}, "protopnet has no hyper-parameter 'epoch'; there are network"),
         ({"epochs": 2.5}, "epochs must be like 15, not 2.5"),
         ({"pretrained": 1}, "pretrained must be like True, not 1"),
-        ({"epochs": 0}, "epochs must be above 0, not 0"),
-        ({"embedding_dim": -1}, "embedding_dim must be above 0"),
+        ({"epochs": 0}, "epochs must be a number above 0, not 0"),
+        ({"embedding_dim": -1}, "embedding_dim must be a number above 0"),
         ({"schedule": "steps"}, "schedule must be one of constant, cosine"),
     ],
 )

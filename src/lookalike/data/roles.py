@@ -92,7 +92,6 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
         train=_complete(record, everything.select(np.flatnonzero(known))),
         test=everything.select(np.flatnonzero(~known)),
         split=Split("known" if known.any() else "whole"),
-        notes=(),
     )
     return _told(chosen, _how(chosen.split))
 

@@ -39,7 +39,9 @@ class FileReader(Reader):
     preprocessing: Preprocessing
 
     def open(self, rows: dict[str, np.ndarray]) -> ImageFiles:  # noqa: D102
-        return ImageFiles(Path(), [Path(path) for path in rows["path"]], rows["label"], [], self.preprocessing)
+        labels = rows["label"]
+        numbers = [str(k) for k in range(int(labels.max(initial=-1)) + 1)]  # the driver knows the names
+        return ImageFiles(Path(), [Path(path) for path in rows["path"]], labels, numbers, self.preprocessing)
 
 
 @dataclass(frozen=True)

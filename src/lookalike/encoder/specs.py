@@ -22,7 +22,8 @@ from lookalike.encoder.building import (
     harmless,
     import_extra,
 )
-from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_timm
+from lookalike.encoder.checkpoint import Checkpoint
+from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_metadata, names_of_timm
 from lookalike.encoder.filling import Filled, GivenWeights, class_argument_of, fill, warn_without_head
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
@@ -114,8 +115,14 @@ def load_classifier(
     if given is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
         warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
     loaded.model.eval()
-    names = None if given is None or loaded.head is not None else names_of_checkpoint(given.checkpoint.metadata)
+    names = None if given is None or loaded.head is not None else _names_beside(given.checkpoint)
     return loaded if names is None else replace(loaded, class_names=names)  # the weights' own go first
+
+
+def _names_beside(checkpoint: Checkpoint) -> list[str] | None:
+    """Returns the class names that a checkpoint has beside its weights."""
+    read = names_of_checkpoint if checkpoint.is_ordered else names_of_metadata  # safetensors knows texts alone
+    return read(checkpoint.metadata)
 
 
 def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
