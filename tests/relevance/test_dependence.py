@@ -159,6 +159,36 @@ def test_other_numbers_than_the_networks_are_an_error():
             lrp(Net(middle), X, 1)
 
 
+@pytest.mark.parametrize("name", ["output", "input"])
+def test_what_changes_memory_unseen_is_refused_for_a_single_image_too(name):
+    """Of one image the engine takes results from the plain pass: they are those from before the change."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6).double()
+
+    def behind_its_back(z, _):
+        flat = z.flatten(1)[:, :6].contiguous()
+        out = layer(flat)
+        (out if name == "output" else flat).numpy()[:] *= -3
+        return (out + flat).sum(1)[:, None, None, None] * torch.ones_like(z)
+
+    with pytest.raises(LookalikeError, match="computes other outputs than the network"):
+        lrp(Net(behind_its_back), X[:1], 1)
+
+
+def test_one_image_and_a_batch_have_the_same_map_where_layers_repeat():
+    """A layer that runs several times, on other values each time."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 1).double()
+
+    def repeated(z, _):
+        for _ in range(3):
+            z = F.relu(layer(z) + z)
+        return z
+
+    alone, together = lrp(Net(repeated), X[:1], 1).maps, lrp(Net(repeated), X, 1).maps[:1]
+    torch.testing.assert_close(alone, together, rtol=1e-9, atol=1e-12)
+
+
 MATRIX = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.6, -0.5, -0.1]], dtype=torch.float64)
 
 

@@ -91,9 +91,10 @@ class _Explainer:
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
         plain = None
         if self._watch is None:
-            before = self._versions()
+            single = len(self._x[rows]) == 1
+            before = self._versions() if single else []
             self._watch, plain = _plain_pass(self._x, self._run, len(self._x[rows]))
-            if self._versions() != before:  # a network that changes its weights as it runs
+            if single and self._versions() != before:  # a network that changes its weights as it runs
                 self._watch.recorded.forget()
         batch = take_rows(self._x, rows).detach().clone().requires_grad_()
         engine = Engine(self._rules, [batch], self._names, plain=self._watch, strict=self._strict)
