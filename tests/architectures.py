@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.families import CONVOLUTIONAL, FAMILIES, QUICK
+
 
 def randomised(model: nn.Module) -> nn.Module:
     """Gives a model statistics and biases as training leaves them, so that nothing cancels by being 0 or 1."""
@@ -15,6 +17,9 @@ def randomised(model: nn.Module) -> nn.Module:
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     for parameter in model.parameters():
+        if parameter.ndim == 1 and bool((parameter == parameter[0]).all()) and bool(parameter.any()):
+            with torch.no_grad():  # scales of norms and layers: factors matter
+                parameter.mul_(torch.empty_like(parameter).uniform_(0.7, 1.4, generator=generator))
         if not parameter.any():  # heads and biases that start at zero
             nn.init.normal_(parameter, 0, 0.02, generator=generator)
     return model.eval()
@@ -152,9 +157,17 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
+# Those, and one network of each other family that is quick: what must hold on every network is tried on all.
+EVERY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **{name: (build, (3, size, size)) for name, (build, size) in ARCHITECTURES.items()},
+    **{name: FAMILIES[name] for name in QUICK},
+    **CONVOLUTIONAL,
+}
+
+
 def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     """Returns a model by its name, ready for inference, and two images for it."""
-    build, size = ARCHITECTURES[name]
+    build, shape = EVERY[name]
     torch.manual_seed(0)
     model = randomised(build())
-    return model, torch.randn(2, 3, size, size)
+    return model, torch.randn(2, *shape)

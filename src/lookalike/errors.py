@@ -62,6 +62,10 @@ class UnfitInputsError(LookalikeError, RuntimeError):
     """Inputs that a network cannot run: of another shape or type; also a RuntimeError, as torch's own."""
 
 
+class RelevanceError(LookalikeError):
+    """A network of which no relevance map can be made; the rest of an evaluation goes on without."""
+
+
 class LookalikeWarning(UserWarning):
     """Something the caller should know, though the work goes on."""
 

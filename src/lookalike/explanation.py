@@ -12,7 +12,7 @@ from lookalike import checks
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.model import PrototypeModel
 from lookalike.names import visible
 from lookalike.plots import plot_likeness
@@ -96,6 +96,7 @@ class Explanation:
         true_name: That class's name.
         black_box_heat_map: Which pixels the black box's own prediction rests on [H, W]; None where relevance was not
             asked for.
+        caution: Why the heat-maps are not to be relied on; None where they are.
     """
 
     prediction: int
@@ -108,6 +109,7 @@ class Explanation:
     label: int | None = None
     true_name: str | None = None
     black_box_heat_map: np.ndarray | None = None
+    caution: str | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -133,6 +135,7 @@ class Explanation:
             "true": self.true_name,
             "correct": self.correct,
             "unfamiliar": self.unfamiliar,
+            "caution": self.caution,
             "nearest": [likeness.to_dict() for likeness in self.likenesses],
         }
 
@@ -254,7 +257,9 @@ def _with_maps(
     """Adds relevance maps to explanations."""
     chosen = torch.tensor([[near.prototype for near in one.likenesses] for one in explanations])
     with step("maps on the inputs"):
-        on_input = prp(model, inputs, chosen, composite).pixels.float().cpu().numpy()
+        likeness_maps = prp(model, inputs, chosen, composite)
+        on_input = likeness_maps.pixels.float().cpu().numpy()
+    cautions = [likeness_maps.cautions[row] for row in range(len(explanations))]
     used = chosen.unique()
     pictures = model.prototype_inputs()
     on_prototype: dict[int, np.ndarray] = {}
@@ -266,12 +271,17 @@ def _with_maps(
     black_box: list[np.ndarray | None] = [None] * len(explanations)
     if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
         with step("maps of the black box"):
-            found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
-        black_box = list(found.pixels.float().cpu().numpy())
+            try:
+                found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
+                black_box = list(found.pixels.float().cpu().numpy())
+                cautions = [one or other for one, other in zip(cautions, found.cautions, strict=True)]
+            except RelevanceError as error:
+                cautions = [one or f"there is no map of the black box: {error}" for one in cautions]
     return [
         replace(
             one,
             black_box_heat_map=black_box[row],
+            caution=cautions[row],
             likenesses=[
                 replace(near, heat_map=on_input[row, rank], prototype_heat_map=on_prototype.get(near.prototype))
                 for rank, near in enumerate(one.likenesses)

@@ -27,7 +27,8 @@ def test_every_architecture_runs_with_every_operation_named(name, composite, unt
     modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     unused = 4 if name == "torchvision-googlenet" else 0  # none: its auxiliary heads are not run
-    assert counted >= len(modules) + 3 * len(attentions) - 2 * unused
+    # the projections of an attention are one product where queries, keys and values come from the same tokens
+    assert counted >= len(modules) + len(attentions) - 2 * unused
 
 
 @pytest.mark.parametrize("composite", ["epsilon-plus-flat", "epsilon", "alpha1-beta0", "gamma"])

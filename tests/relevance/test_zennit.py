@@ -108,11 +108,11 @@ def test_several_targets_and_prototypes_share_one_forward_pass():
     model = PLAIN["strides, groups, dilation"]()
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     lrp(model, x, 0)  # finds out what its outputs are, once
-    calls = []
-    handle = model[0].register_forward_hook(lambda *_: calls.append(1))
+    rows = []
+    handle = model[0].register_forward_hook(lambda _module, _inputs, output: rows.append(len(output)))
     together = lrp(model, x, [[0, 5, 9], [1, 2, 3]])
     handle.remove()
-    assert len(calls) == 1
+    assert rows == [1, 2]  # one image to compare the engine with the network, then one pass for all targets
     assert together.maps.shape == (2, 3, 3, 16, 16)
     for column in range(3):
         alone = lrp(model, x, [[0, 5, 9][column], [1, 2, 3][column]])

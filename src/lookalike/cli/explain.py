@@ -92,6 +92,8 @@ def explain(
                         figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
                 rows.append(found.to_dict() | {"picture": picture})
                 sentences.append(f"{found.name}: {found.sentence()}")
+                if found.caution is not None:
+                    sentences.append(f"{found.name}: {found.caution}")
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")

@@ -20,6 +20,7 @@ from lookalike.encoder.calls import (
     with_input,
     with_output,
 )
+from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.class_names import name_outputs, names_of_model
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
 from lookalike.encoder.outputs import (
@@ -31,7 +32,8 @@ from lookalike.encoder.outputs import (
     probe_scores,
     select_output,
 )
-from lookalike.errors import LookalikeError
+from lookalike.encoder.single import check_one_image_at_a_time
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 
@@ -98,20 +100,30 @@ class Encoder(nn.Module):
         self.input_spec = _describe_row(sample)
         self.output_key = output
         self._head_alone = False
+        self._channels: int | None = None
         if head == OUTPUT:
             self.head_name = None
         elif head is None:
             self.head_name, self.output_key = find_head(model, sample, output)
+            if self.head_name == OUTPUT:
+                self.head_name = None
+                warn_of(
+                    "the network ends in features, not in class scores: its output is the embedding, and there is no "
+                    f"black box to compare with (head={OUTPUT!r} says so without this warning)"
+                )
         else:
             get_head(model, head)
             self.head_name = head
         with torch.no_grad():
-            features, scores = self._run(sample)
+            with ChannelAxes() as axes:
+                features, scores = self._run(sample)
+            self._channels = axes.of(features)
             if len(features) != n_rows(sample):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
                 )
             self.embedding_dim = self._pool(features).shape[1]
+            check_one_image_at_a_time(self, sample)
             self.outputs: Outputs | None = None
             if self.head_name is not None:
                 self._head_alone = self._suffices(features, scores)
@@ -237,6 +249,8 @@ class Encoder(nn.Module):
             raise LookalikeError(f"the head's input has shape {tuple(features.shape)}; it needs a row per sample")
         head = get_head(self.model, self.head_name) if self.head_name else None
         tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
+        if not isinstance(head, (nn.Linear, *CONVOLUTIONS)) and self._channels not in (None, 0):
+            return features.movedim(self._channels, -1).flatten(1, -2).mean(1)
         if tokens or isinstance(head, nn.Linear):
             return features.flatten(1, -2).mean(1)
         return features.flatten(2).mean(2)

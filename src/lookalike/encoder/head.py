@@ -22,6 +22,33 @@ _PRODUCING_CALLS = frozenset({
     Tensor.matmul, Tensor.mm, Tensor.__matmul__,
 })  # fmt: skip
 
+# Operations that follow a hidden layer and no layer of class scores. A ReLU does behind a linear layer; fully
+# convolutional classifiers (SqueezeNet) have one behind their scores.
+_OF_HIDDEN_LAYERS = frozenset(
+    [
+        "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "instance_norm",
+        "rms_norm",
+        "normalize",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardtanh",
+        "relu6",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "leaky_relu",
+        "prelu",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+    ]
+)
+
 
 def find_head(model: nn.Module, sample: Any, output: str | int | None = None) -> tuple[str, str | int | None]:
     """Runs a sample and watches which layer produced the class scores.
@@ -35,7 +62,9 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
         output: Which of several outputs holds the class scores, by key or position.
 
     Returns:
-        The head's name among the model's modules, and the key of the output that it produces.
+        The head's name among the model's modules, and the key of the output that it produces. The name is
+        ``OUTPUT`` if a norm or an activation of hidden layers came after the last layer: the network has lost its head
+        (``num_classes=0``, an ``Identity`` in its place), and its output is an embedding.
 
     Raises:
         LookalikeError: If no linear or 1×1 convolution layer produced the scores, or several did; the message
@@ -68,7 +97,10 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     behind = {feeder for name in found for feeder in sources.feeding(name)}
     found = {name: key for name, key in found.items() if name not in behind} or found  # features are no scores
     if len(found) == 1:
-        return next(iter(found.items()))
+        name, key = next(iter(found.items()))
+        return (OUTPUT, key) if sources.are_features(scores[key], eligible[name]) else (name, key)
+    if not found and len(scores) == 1 and all(sources.are_features(value, None) for value in scores.values()):
+        return OUTPUT, next(iter(scores))
     raise LookalikeError(_no_single_head(found, produced, eligible))
 
 
@@ -149,6 +181,12 @@ class _Sources(FunctionMode):
         super().__init__()
         self._of = WeakTensorKeyDictionary()
         self._inputs: dict[str, frozenset[str]] = {}
+        self._since = WeakTensorKeyDictionary()  # names of the operations since a layer produced a tensor
+
+    def are_features(self, output: Tensor, layer: nn.Module | None) -> bool:
+        """Says whether an output is features rather than class scores, by what came after its last layer."""
+        since = self._since.get(output, frozenset())
+        return bool(since & _OF_HIDDEN_LAYERS) or ("relu" in since and isinstance(layer, nn.Linear))
 
     def of(self, tensor: Tensor) -> frozenset[str]:
         found: frozenset[str] = self._of.get(tensor, frozenset())
@@ -172,6 +210,7 @@ class _Sources(FunctionMode):
                 given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
                 self._inputs[name] = frozenset().union(*(self.of(tensor) for tensor in given))
                 self._of[output] = frozenset({name})
+                self._since[output] = frozenset()
 
         return hook
 
@@ -180,10 +219,14 @@ class _Sources(FunctionMode):
         result = func(*args, **kwargs)
         if func in _PRODUCING_CALLS:
             origin = frozenset({f"<{func.__name__}>"})
+            since: frozenset[str] = frozenset()
         else:
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             origin = frozenset().union(*(self.of(tensor) for tensor in tensors))
+            name = getattr(func, "__name__", "").strip("_")
+            since = frozenset({name}).union(*(self._since.get(tensor, frozenset()) for tensor in tensors))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._of[leaf] = origin
+                self._since[leaf] = since
         return result

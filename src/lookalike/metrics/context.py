@@ -19,7 +19,7 @@ from lookalike.metrics.class_order import Standing
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import COMPOSITES, lrp, prp
+from lookalike.relevance import COMPOSITES, Relevance, lrp, prp
 
 _MAPS_BATCH = 32
 
@@ -75,6 +75,7 @@ class Context:
         standing: How its predictions stand to the labels, or None.
         attributes: Of the training samples [N, A], or None.
         advance: Moves the progress bar.
+        notes: What the user is to know about the figures.
     """
 
     model: PrototypeModel
@@ -88,6 +89,7 @@ class Context:
     standing: Standing | None = None
     attributes: Tensor | None = None
     advance: Callable[[int], object] = lambda _: None
+    notes: list[str] = field(default_factory=list)
     _kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def sample(self, run: int) -> list[int]:
@@ -125,13 +127,13 @@ class Context:
         """Returns PRP maps of the most similar prototype [n, H, W]."""
         chosen = self.nearest(run)[:, None]
         return self._maps(
-            "prp", run, lambda x, rows: prp(self.model, x, chosen[rows], self.options.composite).pixels[:, 0]
+            "prp", run, lambda x, rows: self._noted(prp(self.model, x, chosen[rows], self.options.composite))[:, 0]
         )
 
     def probability_maps(self, run: int) -> Tensor:
         """Returns the model's own LRP maps of the predicted class's probability [n, H, W]."""
         return self._maps(
-            "lrp", run, lambda x, _: lrp(self.model, x, None, self.options.composite, of="probability").pixels
+            "lrp", run, lambda x, _: self._noted(lrp(self.model, x, None, self.options.composite, of="probability"))
         )
 
     def black_box_maps(self, run: int) -> Tensor:
@@ -139,6 +141,18 @@ class Context:
         black_box = self.black_box
         assert black_box is not None  # noqa: S101 - asked for by sections that need it
         return self._maps("black box", run, lambda x, _: black_box.maps(x, self.options.composite, _MAPS_BATCH))
+
+    def note(self, told: str) -> None:
+        """Adds a note, once."""
+        if told not in self.notes:
+            self.notes.append(told)
+
+    def _noted(self, relevance: Relevance) -> Tensor:
+        """Returns relevance per pixel; notes if it is not to be relied on."""
+        if relevance.caution is not None:
+            names = ", ".join(relevance.without_rule)
+            self.note(f"do not rely on the relevance maps: much of their relevance went through {names} without a rule")
+        return relevance.pixels
 
     def _maps(self, name: str, run: int, make: Callable[[Tensor, slice], Tensor]) -> Tensor:
         def batched() -> Tensor:

@@ -14,7 +14,7 @@ from lookalike.data import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import ClassOrder, LoadedClassifier
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels
@@ -160,6 +160,7 @@ def evaluate(
         notes += context.standing.notes
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
+    notes += context.notes
     for what, embedded in (("test", store), ("training", context.train_store)):
         if embedded is not None and embedded.skipped:
             notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")
@@ -177,7 +178,14 @@ def _measure(
         for section in sections:
             if run and not section.per_run:
                 continue
-            figures, found = kept.get(section.name, run) or kept.put(section.name, run, *section.measure(context, run))
+            try:
+                result = kept.get(section.name, run) or kept.put(section.name, run, *section.measure(context, run))
+            except RelevanceError as error:
+                if len(sections) == 1:
+                    raise
+                context.note(f"{section.name} was not measured: {error}")
+                continue
+            figures, found = result
             for name, value in figures.items():
                 runs.setdefault(name, []).append(value)
             details.setdefault(section.name, []).append(found)

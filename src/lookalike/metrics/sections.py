@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.context import Context, rows_of
 from lookalike.metrics.divergence import explanation_divergence
@@ -126,9 +126,12 @@ def _robustness(context: Context, run: int) -> Found:
     }
     if context.black_box is not None:
         ask = context.black_box_probabilities
-        curves["black_box"] = context.black_box_curves(
-            run, "relevance", lambda: _curves(context, run, ask, context.black_box_maps(run))
-        )
+        try:
+            curves["black_box"] = context.black_box_curves(
+                run, "relevance", lambda: _curves(context, run, ask, context.black_box_maps(run))
+            )
+        except RelevanceError as error:
+            context.note(f"the black box's relevance ordering was not measured: {error}")
         curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, ask, None))
     change = increase_and_drop(
         context.similarities,

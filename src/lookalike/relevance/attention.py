@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lookalike.relevance.dependence import with_tensors
 from lookalike.relevance.functions import rescaled
 from lookalike.relevance.operations import Linear
 
@@ -20,6 +21,7 @@ _UNUSUAL = "bias_k bias_v add_zero_attn key_padding_mask static_k static_v use_s
 
 def scaled_dot_product_attention(engine: "Engine", _func: Any, _name: str, args: Any, kwargs: Any) -> Any:
     """Reads the arguments of torch's attention."""
+    args, kwargs = with_tensors(engine.leave_pixels, (args, kwargs))
     return attention(engine, *args, **kwargs)
 
 
@@ -43,14 +45,19 @@ def attention(
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    engine.note("softmax", "softmax (Jacobian)")
-    return _halved(engine, scores.softmax(-1), value)
+    weights = scores.softmax(-1)
+    if engine.composite.softmax == "constant":
+        weights = weights.detach()
+    if weights.requires_grad:
+        engine.note("softmax", "softmax (Jacobian)", weights)
+    return _halved(engine, weights, value)
 
 
 def _halved(engine: "Engine", a: Tensor, b: Tensor) -> Tensor:
     if a.requires_grad and b.requires_grad:
-        engine.note("matmul", "half")
-        return rescaled(a, a, 0.5) @ rescaled(b, b, 0.5)
+        product: Tensor = rescaled(a, a, 0.5) @ rescaled(b, b, 0.5)
+        engine.note("matmul", "half", product)
+        return product
     return a @ b
 
 
@@ -66,11 +73,17 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
     width, heads = given["embed_dim_to_check"], given["num_heads"]
     weights, biases = given["in_proj_weight"], given["in_proj_bias"]
     engine.names.setdefault(id(weights), "in_proj_weight")
+    sources = given["query"], given["key"], given["value"]
+    if all(source is sources[0] for source in sources):
+        each = engine.execute("linear", Linear(), sources[0], weights, biases).chunk(3, -1)
+    else:
+        parts = (slice(i * width, (i + 1) * width) for i in range(3))
+        each = tuple(
+            engine.execute("linear", Linear(), source, weights[rows], None if biases is None else biases[rows])
+            for source, rows in zip(sources, parts, strict=True)
+        )
     projected = []
-    for i, source in enumerate((given["query"], given["key"], given["value"])):
-        rows = slice(i * width, (i + 1) * width)
-        bias = None if biases is None else biases[rows]
-        heads_of = engine.execute("linear", Linear(), source, weights[rows].detach(), bias)
+    for heads_of in each:
         length, batch, _ = heads_of.shape
         projected.append(heads_of.reshape(length, batch, heads, width // heads).permute(1, 2, 0, 3))
     query, key, value = projected

@@ -12,17 +12,13 @@ from torch import Tensor, nn
 
 from lookalike import checks
 from lookalike.encoder import Outputs, device_of, dtype_of, place
-from lookalike.encoder.calls import take_rows
 from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
-from lookalike.provenance import versions
 from lookalike.relevance.composites import COMPOSITES, Composite
-from lookalike.relevance.engine import Engine
-from lookalike.relevance.names import names_of
 from lookalike.relevance.operations import stabilised
+from lookalike.relevance.propagation import propagate
 from lookalike.relevance.reading import ScoreReader
 from lookalike.relevance.result import Relevance, RuleUse, join
-from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 
@@ -151,7 +147,7 @@ def stream_lrp(
             yield gradient, (values * gradient).flatten(1).sum(1)
 
     several = chosen is not None and chosen.shape[1] > 1
-    for found in _stream(model, x, run, starts, composite, batch_size, strict, several=several):
+    for found in propagate(model, x, run, starts, composite, batch_size, strict, several=several):
         if isinstance(model, PrototypeModel):
             found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield found
@@ -239,7 +235,7 @@ def stream_prp(
             relevance = share(model, z, column)
             yield relevance / stabilised(z), relevance.sum(1)
 
-    return _stream(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
+    return propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
 
 
 def _share(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
@@ -308,50 +304,3 @@ def _as_targets(target: Any, n: int) -> Tensor:
     if len(targets) != n:
         raise LookalikeError(f"there are {n} images and targets for {len(targets)}")
     return targets
-
-
-@keeps_torch_settings
-def _forward(model: nn.Module, run: Callable[[Tensor], Tensor], pixels: Tensor, engine: Engine) -> Tensor:
-    def ruled() -> Tensor:
-        with torch.enable_grad(), engine:
-            return run(pixels)
-
-    return in_eval_mode(model, ruled)
-
-
-def _stream(
-    model: nn.Module,
-    x: Tensor,
-    run: Callable[[Tensor], Tensor],
-    starts: Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]],
-    composite: str | Composite,
-    batch_size: int,
-    strict: bool,
-    *,
-    several: bool,
-) -> Iterator[Relevance]:
-    """Runs forward once per batch, and backward once per target; yields each batch's result."""
-    rules = COMPOSITES[composite] if isinstance(composite, str) else composite
-    names = names_of(model)
-    if not len(x):
-        raise LookalikeError("there are no images to explain")
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, start + batch_size)
-        pixels = take_rows(x, rows).detach().clone().requires_grad_()
-        engine = Engine(rules, [pixels], names, strict=strict)
-        out = _forward(model, run, pixels, engine)
-        columns, errors = [], []
-        begins = list(starts(out, rows))
-        for done, (gradient, begun) in enumerate(begins):
-            engine.session.targets_left = len(begins) - done
-            last = done == len(begins) - 1
-            (found,) = torch.autograd.grad(out, pixels, gradient.to(out.dtype), retain_graph=not last)
-            columns.append(found)
-            errors.append(
-                (found.flatten(1).sum(1) - begun).abs() / begun.abs().clamp_min(torch.finfo(begun.dtype).tiny)
-            )
-        uses = [RuleUse(*key, count) for key, count in engine.table.items() if count > 0]
-        maps = torch.stack(columns, 1) if several else columns[0]
-        residual = torch.stack(errors, 1) if several else errors[0]
-        del out, pixels, engine
-        yield Relevance(maps, residual, uses, rules.name, versions())

@@ -19,11 +19,15 @@ class Composite:
         name: What it is called in results.
         rules: The rule for ``"convolution"`` and for ``"linear"``.
         first: The rule for the first linear or convolutional operation, whose inputs are pixels; None takes the usual.
+            With one, relevance spreads evenly through what is linear before that operation too.
+        softmax: What happens at a softmax inside the network: its ``"jacobian"`` (AttnLRP), or its weights are held
+            ``"constant"`` (CP-LRP, Ali et al. 2022), so that no relevance reaches queries and keys.
     """
 
     name: str
     rules: Mapping[Kind, Rule] = field(default_factory=dict)
     first: Rule | None = None
+    softmax: Literal["jacobian", "constant"] = "jacobian"
 
     def __post_init__(self) -> None:
         checks.text("name", self.name)
@@ -45,5 +49,7 @@ COMPOSITES.register("epsilon-plus-flat")(
 )
 COMPOSITES.register("epsilon")(Composite("epsilon", {"convolution": Epsilon(), "linear": Epsilon()}))
 COMPOSITES.register("alpha1-beta0")(Composite("alpha1-beta0", {"convolution": AlphaBeta(), "linear": AlphaBeta()}))
-COMPOSITES.register("gamma")(Composite("gamma", {"convolution": Gamma(), "linear": Epsilon()}))
+COMPOSITES.register("gamma")(Composite("gamma", {"convolution": Gamma(), "linear": Gamma()}))
 COMPOSITES.register("attnlrp")(Composite("attnlrp", {"convolution": Gamma(), "linear": Epsilon()}))
+
+CP_LRP = Composite("cp-lrp", {"convolution": Gamma(), "linear": Epsilon()}, softmax="constant")

@@ -1,5 +1,6 @@
 """What operations are called, and which of them change their input."""
 
+import functools
 from typing import Any
 
 import torch
@@ -7,17 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NO_RULE = "gradient (no rule)"
+UNSEEN = "none (not seen)"
 
 # Operations that are homogeneous of degree one, or that choose or move values: their gradient is their rule.
 _BY_GRADIENT = {
     "proportional": """
-        add sub sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-        interpolate upsample lerp rsub
+        add sub sum mean norm linalg_norm linalg_vector_norm vector_norm frobenius_norm std nanmean cumsum avg_pool1d
+        avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+        interpolate upsample upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d
+        upsample_linear1d
+        upsample_bicubic2d upsample_trilinear3d grid_sample lerp rsub
     """,
-    "pass": "relu leaky_relu threshold prelu rrelu",
+    "pass": "abs relu leaky_relu threshold prelu rrelu",
     "winner takes all": """
-        max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d max amax min amin maximum minimum topk
-        sort
+        max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max amax min amin
+        maximum minimum topk sort median nanmedian kthvalue mode cummax fmax fmin
     """,
     "softmax (Jacobian)": "softmax log_softmax",
 }
@@ -27,6 +32,7 @@ STRUCTURAL = frozenset(
         "reshape",
         "view",
         "view_as",
+        "reshape_as",
         "flatten",
         "unflatten",
         "ravel",
@@ -94,7 +100,6 @@ STRUCTURAL = frozenset(
         "neg_",
         "positive",
         "copy",
-        "requires_grad",
         "as_strided",
         "split_with_sizes",
         "broadcast_to",
@@ -102,8 +107,127 @@ STRUCTURAL = frozenset(
         "atleast_2d",
         "atleast_3d",
         "diagonal",
+        "unsafe_view",
+        "slice",
+        "alias",
+        "data",
+        "T",
+        "mT",
+        "H",
+        "mH",
+        "adjoint",
+        "matrix_transpose",
+        "real",
+        "swapdims",
+        "column_stack",
+        "dstack",
+        "block_diag",
+        "hsplit",
+        "vsplit",
+        "dsplit",
+        "unsafe_chunk",
+        "unsafe_split",
+        "take_along_dim",
+        "masked_select",
+        "masked_scatter",
+        "scatter",
+        "slice_scatter",
+        "select_scatter",
+        "as_strided_scatter",
+        "index_put",
+        "index_copy",
+        "index_fill",
+        "setitem",
+        "zero",
+        "fill",
+        "im2col",
+        "col2im",
+        "reflection_pad2d",
+        "replication_pad2d",
+        "native_channel_shuffle",
+        "meshgrid",
+        "nan_to_num",
+        "tril",
+        "triu",
+        "diag",
+        "diag_embed",
+        "rename",
+        "align_to",
+        "refine_names",
+        "iter",
+        "to_dense",
+        "pin_memory",
+        "lift_fresh",
+        "native_dropout",
+        "feature_alpha_dropout",
+        "to_copy",
     ]
 )
+# Operations whose results have nothing of their argument but its shape, type or place.
+SHAPE_ONLY = frozenset(
+    [
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+        "new_tensor",
+        "new_empty_strided",
+        "new",
+        "rand",
+        "randn",
+        "bernoulli",
+        "size",
+    ]
+)
+
+# Functions of one value, for pixels: nothing is mixed.
+ELEMENTWISE = frozenset(
+    [
+        "pow",
+        "square",
+        "sqrt",
+        "exp",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "expm1",
+        "abs",
+        "round",
+        "floor",
+        "ceil",
+        "clamp_min",
+        "clamp_max",
+        "relu",
+        "leaky_relu",
+        "threshold",
+        "prelu",
+        "float_power",
+        "nan_to_num",
+    ]
+)
+
+# Operations that change how a tensor reads its memory, not the memory.
+RESHAPES_IN_PLACE = frozenset(
+    ["t_", "transpose_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_", "detach_", "rename_"]
+)
+
+# Where values leave torch: numbers, and arrays.
+LEAVES_AS_NUMBER = frozenset(
+    ["__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "__len__", "__contains__"]
+)
+LEAVES_AS_ARRAY = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "untyped_storage", "storage"])
+COMES_FROM_OUTSIDE = frozenset(
+    ["tensor", "as_tensor", "asarray", "from_dlpack", "frombuffer", "from_numpy", "scalar_tensor"]
+)
+
 PASSED = frozenset(
     [
         "gelu",
@@ -132,38 +256,79 @@ PASSED = frozenset(
 _ALIASES = {
     "add": "iadd radd",
     "sub": "isub subtract",
+    "rsub": "rsubtract",
     "mul": "imul rmul multiply",
     "div": "itruediv truediv true_divide divide",
-    "matmul": "mm bmm rmatmul",
-    "softmax": "_softmax",
+    "rdiv": "rtruediv",
+    "pow": "ipow",
+    "matmul": "mm bmm rmatmul imatmul",
+    "max": "max_dim",
+    "min": "min_dim",
+    "convolution": "conv_default",
+    "softmax": "softmax_default safe_softmax",
+    "hardswish": "hard_swish",
 }
 _PLAIN_NAMES = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 
 
+@functools.lru_cache(maxsize=4096)
 def name_of(func: Any) -> str:
-    """Returns an operation's plain name: ``__iadd__``, ``add_`` and ``add`` are one."""
-    name = getattr(func, "__name__", str(func))
+    """Returns an operation's plain name: ``__iadd__``, ``add_``, ``aten.add.Tensor`` and ``add`` are one."""
+    if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        namespace, _, name = str(func).partition(".")
+        if namespace != "aten":
+            return f"{namespace}.{name.removesuffix('.default')}"
+        name = name.partition(".")[0]
+    else:
+        name = raw_name(func)
     name = name.strip("_")
     name = name.removesuffix("_with_indices")
     return _PLAIN_NAMES.get(name, name)
 
 
-def changes_in_place(func: Any, name: str, kwargs: Any) -> bool:
+@functools.lru_cache(maxsize=4096)
+def raw_name(func: Any) -> str:
+    """Returns the name that torch gives a function; of an attribute, the attribute's."""
+    name: str = getattr(func, "__name__", str(func))
+    if name in ("__get__", "__set__", "__delete__"):
+        return str(getattr(getattr(func, "__self__", None), "__name__", name))
+    return name.partition(".")[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def is_attribute(func: Any) -> bool:
+    """Says whether a function reads or sets a tensor's attribute."""
+    return getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__")
+
+
+def changes_in_place(func: Any, kwargs: Any) -> bool:
     """Says whether an operation changes its first argument."""
-    raw = getattr(func, "__name__", "")
     if kwargs.get("inplace"):
         return True
-    if raw in ("__iadd__", "__isub__", "__imul__", "__itruediv__"):
+    raw = raw_name(func)
+    if raw in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__", "__imatmul__", "__ipow__"):
         return True
-    return raw.endswith("_") and not raw.endswith("__") and name not in ("requires_grad", "copy")
+    if raw in ("__iand__", "__ior__", "__ixor__", "__ifloordiv__", "__imod__", "__ilshift__", "__irshift__"):
+        return True
+    return raw.endswith("_") and not raw.endswith("__") and raw not in ("requires_grad_", "retains_grad_")
 
 
-def out_of_place(func: Any, name: str) -> Any:
+def out_of_place(func: Any, kwargs: Any) -> Any:
     """Returns the operation that computes the same without changing its argument."""
-    raw = getattr(func, "__name__", "")
-    if raw.endswith("_") or raw.startswith("__i"):
-        return next(getattr(home, name) for home in (Tensor, torch, F) if hasattr(home, name))
-    return func
+    if kwargs.get("inplace"):
+        return func
+    raw, name = raw_name(func), name_of(func)
+    if not isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket) and raw not in ("copy_", "fill_"):
+        for home in (Tensor, torch, F):
+            if hasattr(home, name) and callable(getattr(home, name)) and name not in ("copy", "set", "zero"):
+                return getattr(home, name)
+
+    def on_a_copy(target: Tensor, *args: Any, **options: Any) -> Tensor:
+        changed = target.clone()
+        func(changed, *args, **options)
+        return changed
+
+    return on_a_copy
 
 
 def names_of(model: nn.Module) -> dict[int, str]:

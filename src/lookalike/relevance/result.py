@@ -1,10 +1,15 @@
 """What a relevance propagation returns."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from lookalike.relevance.names import NO_RULE, UNSEEN
+from lookalike.relevance.unruled import TOO_MUCH
+
+_MOST_CHANNELS = 4
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +42,8 @@ class Relevance:
         rules: Which operation went by which rule.
         composite: The name of the rules.
         versions: Of the packages.
+        unruled_by: For each operation without a rule, the share of the relevance that went through it, per map [N] or
+            [N, M].
     """
 
     maps: Tensor
@@ -44,18 +51,53 @@ class Relevance:
     rules: list[RuleUse]
     composite: str
     versions: dict[str, str]
+    unruled_by: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def pixels(self) -> Tensor:
-        """The maps with channels summed: [N, H, W] or [N, M, H, W]."""
-        return self.maps.sum(-3)
+        """The maps with channels summed: [N, H, W] or [N, M, H, W].
+
+        Channels are the first axis behind images and targets; the last one in images [N, H, W, C] of at most four
+        channels. Maps of tabular inputs [N, F] have none and stay as they are.
+        """
+        axis = self.residual.ndim
+        n_axes = self.maps.ndim - axis
+        if n_axes < 2:
+            return self.maps
+        last = n_axes > 2 and self.maps.shape[-1] <= _MOST_CHANNELS < self.maps.shape[axis]
+        return self.maps.sum(-1 if last else axis)
+
+    @property
+    def unruled(self) -> Tensor:
+        """The share of each map's relevance that went through operations without a rule, at most 1: [N] or [N, M]."""
+        total = torch.zeros_like(self.residual)
+        for share in self.unruled_by.values():
+            total = total + share
+        return total.clamp_max(1)
+
+    @property
+    def caution(self) -> str | None:
+        """Why these maps are not to be relied on; None where they are."""
+        return self._caution(slice(None))
+
+    @property
+    def cautions(self) -> list[str | None]:
+        """The same for each image."""
+        return [self._caution(row) for row in range(len(self.maps))]
+
+    def _caution(self, rows: int | slice) -> str | None:
+        shares = {name: float(share[rows].max()) for name, share in self.unruled_by.items()}
+        worst = float(self.unruled[rows].max()) if shares else 0.0
+        if worst <= TOO_MUCH:
+            return None
+        names = sorted(shares, key=lambda name: -shares[name])
+        listed = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        return f"do not rely on this map: {worst:.0%} of its relevance went through {listed} without a rule"
 
     @property
     def without_rule(self) -> list[str]:
-        """The operations that had no rule, and whose gradient was used."""
-        from lookalike.relevance.names import NO_RULE
-
-        return sorted({use.operation for use in self.rules if use.rule == NO_RULE})
+        """The operations that had no rule: their gradient was used, or relevance ended there."""
+        return sorted({use.operation for use in self.rules if use.rule in (NO_RULE, UNSEEN)})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without the maps."""
@@ -63,6 +105,8 @@ class Relevance:
             "composite": self.composite,
             "residual": self.residual.tolist(),
             "rules": [vars(use) for use in self.rules],
+            "unruled": self.unruled.tolist(),
+            "caution": self.caution,
             "versions": self.versions,
         }
 
@@ -77,4 +121,11 @@ class Relevance:
 def join(parts: list[Relevance]) -> Relevance:
     """Puts the results of several batches together; the rule table is that of one batch, as all go alike."""
     first = parts[0]
-    return replace(first, maps=torch.cat([p.maps for p in parts]), residual=torch.cat([p.residual for p in parts]))
+    if len(parts) == 1:
+        return first
+    by_operation = {
+        name: torch.cat([p.unruled_by.get(name, torch.zeros_like(p.residual)) for p in parts])
+        for name in dict.fromkeys(name for p in parts for name in p.unruled_by)
+    }
+    maps, residual = torch.cat([p.maps for p in parts]), torch.cat([p.residual for p in parts])
+    return replace(first, maps=maps, residual=residual, unruled_by=by_operation)

@@ -56,6 +56,11 @@ class Epsilon(Rule):
         share = relevance / stabilised(call.output, self.epsilon)
         return call.operation.adjoint(share, call.weights("all"), call.x)
 
+    def propagate(self, call: Call, gradient: Tensor) -> Tensor:  # noqa: D102
+        size = call.output.abs()  # y g / (y ± ε) = |y| g / (|y| + ε)
+        share = gradient * size
+        return call.operation.adjoint(share.div_(size.add_(self.epsilon)), call.weights("all"), call.x)
+
 
 class ZPlus(Rule):
     """R_i = Σ_j (x_i⁺ w_ij⁺ + x_i⁻ w_ij⁻) R_j / (Σ_i x_i⁺ w_ij⁺ + x_i⁻ w_ij⁻ + b_j⁺): positive contributions only."""

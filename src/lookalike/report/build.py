@@ -127,6 +127,7 @@ def write_report(
             "classes": _classes(card),
             "confusion": _confusion(card),
             "facts": _facts(card),
+            "map_notes": [note for note in samples.notes if note not in card.notes],
             "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": theirs is not None},
             "data": _as_json({"classes": [visible(name) for name in model.class_names], "samples": samples.shown}),
         }

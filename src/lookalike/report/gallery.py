@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from lookalike.data import Batches
+from lookalike.errors import RelevanceError
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
@@ -103,6 +104,9 @@ def _maps(model: PrototypeModel, composite: str) -> dict[int, str]:
     if inputs is None or model.images is None or len(inputs) > _MANY:
         return {}
     numbers = torch.arange(len(inputs), device=inputs.device)[:, None]
-    maps: np.ndarray = prp(model, inputs, numbers, composite).pixels[:, 0].float().cpu().numpy()
+    try:
+        maps: np.ndarray = prp(model, inputs, numbers, composite).pixels[:, 0].float().cpu().numpy()
+    except RelevanceError:  # the notes of the scorecard say why
+        return {}
     drawn = [shares(one) for one in maps]
     return {j: picture(paint(one, common_limit([one]), model.images[j, 0].numpy())) for j, one in enumerate(drawn)}

@@ -1,7 +1,7 @@
 """The test images to browse, with their nearest prototypes and heat-maps."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
@@ -31,10 +31,12 @@ class Samples:
     Attributes:
         shown: An entry per image to browse, as plain JSON values.
         decides: How many test images each prototype decides.
+        notes: What the reader is to be told about the heat-maps.
     """
 
     shown: list[dict[str, Any]]
     decides: Counter[int]
+    notes: list[str] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -71,6 +73,7 @@ def samples_of(
     labels = aligned_labels(store, model, "test")
     rows = _chosen(predicted, labels, theirs, n_browse)
     shown: list[dict[str, Any]] = []
+    notes: list[str] = []
     with progress_bar("Explaining", len(rows), progress) as advance:
         for part in torch.tensor(rows).split(_BATCH):
             indices = store.indices[part.numpy()]
@@ -78,11 +81,13 @@ def samples_of(
             pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
             if pixels is None:
                 raise LookalikeError("a report shows test images; these inputs are none, or their range is not known")
-            maps = prp(model, inputs, nearest.indices[part], composite).pixels.float().cpu().numpy()
+            maps, caution = _likeness_maps(model, inputs, nearest.indices[part], composite)
+            if caution is not None and caution not in notes:
+                notes.append(caution)
             for position, row in enumerate(part.tolist()):
                 image = pixels[position].numpy()
-                drawn = [shares(one) for one in maps[position]]
-                limit = common_limit(drawn)
+                drawn = [] if maps is None else [shares(one) for one in maps[position]]
+                limit = common_limit(drawn) if drawn else 0.0
                 shown.append(
                     {
                         "name": data.describe(int(indices[position])),
@@ -95,14 +100,25 @@ def samples_of(
                             {
                                 "prototype": int(nearest.indices[row, rank]),
                                 "similarity": float(f"{float(nearest.values[row, rank]):.4g}"),
-                                "map": picture(paint(drawn[rank], limit, image), _MAP_SIDE),
+                                "map": picture(paint(drawn[rank], limit, image), _MAP_SIDE) if drawn else None,
                             }
-                            for rank in range(len(drawn))
+                            for rank in range(nearest.indices.shape[1])
                         ],
                     }
                 )
             advance(len(part))
-    return Samples(shown, Counter(nearest.indices[:, 0].tolist()))
+    return Samples(shown, Counter(nearest.indices[:, 0].tolist()), notes)
+
+
+def _likeness_maps(
+    model: PrototypeModel, inputs: Tensor, chosen: Tensor, composite: str
+) -> tuple[np.ndarray | None, str | None]:
+    """Returns heat-maps [n, M, H, W], or None where there can be none, and what the reader is to be told of them."""
+    try:
+        relevance = prp(model, inputs, chosen, composite)
+    except RelevanceError as error:
+        return None, f"there are no heat-maps: {error}"
+    return relevance.pixels.float().cpu().numpy(), relevance.caution
 
 
 def _decide(model: PrototypeModel, store: EmbeddingStore) -> tuple[Tensor, Tensor]:

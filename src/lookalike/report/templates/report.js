@@ -68,9 +68,9 @@
         textContent: `${nameOf(near.prototype)}, s = ${number(near.similarity)}` }));
       button.addEventListener("click", () => openPrototype(near.prototype));
       tiles.append(make("div", { className: "pair" }, button,
-        make("figure", { className: "tile" },
+        ...(near.map ? [make("figure", { className: "tile" },
           make("img", { src: near.map, alt: `Pixels of the test image that make it like ${nameOf(near.prototype)}` }),
-          make("figcaption", { className: "caption", textContent: "by these pixels: red for, blue against" }))));
+          make("figcaption", { className: "caption", textContent: "by these pixels: red for, blue against" }))] : [])));
     }
     detail.hidden = false;
     detail.replaceChildren(make("h3", { textContent: one.name }), facts, tiles);

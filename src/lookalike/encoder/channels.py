@@ -1,0 +1,79 @@
+"""Which axis of a feature map holds the channels."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lookalike.untouched import FunctionMode
+
+_AXIS_ONE = frozenset(
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+    ]
+)
+_LAST_AXIS = frozenset(["linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention"])
+_PERMUTED = frozenset(["permute", "transpose", "swapaxes", "movedim"])
+
+
+class ChannelAxes(FunctionMode):
+    """Follows, during a forward pass, which axis of each tensor holds the channels.
+
+    Convolutions and batch norms have them at axis 1, linear layers and layer norms at the last one; what permutes axes
+    moves them, and other operations leave them where they are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._axis = WeakTensorKeyDictionary()
+
+    def of(self, tensor: Tensor) -> int | None:
+        """Returns the axis of a tensor's channels; None where nothing tells."""
+        axis: int | None = self._axis.get(tensor)
+        return axis
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            name = getattr(func, "__name__", "").strip("_")
+            sources = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            axis = _axis_after(name, func, args, kwargs or {}, result, sources, self._axis)
+            if axis is not None:
+                self._axis[result] = axis
+        return result
+
+
+def _axis_after(
+    name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Tensor, sources: list[Tensor], axes: Any
+) -> int | None:
+    if name in _AXIS_ONE:
+        return 1
+    if name in _LAST_AXIS:
+        return result.ndim - 1
+    source = next((tensor for tensor in sources if tensor in axes), None)
+    if source is None:
+        return None
+    axis: int = axes[source]
+    if name in _PERMUTED:
+        # an empty tensor with one long axis shows where that axis goes
+        shape = [1] * source.ndim
+        shape[axis] = 2
+        moved = func(source.new_empty(shape), *args[1:], **kwargs)
+        return list(moved.shape).index(2)
+    if result.ndim == source.ndim:
+        return axis
+    if result.ndim > 1 and axis == source.ndim - 1 and result.shape[-1] == source.shape[-1]:
+        return result.ndim - 1
+    if result.ndim > axis and result.shape[axis] == source.shape[axis]:
+        return axis
+    return None

@@ -1,0 +1,56 @@
+"""Whether a network is a function of one image."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.errors import LookalikeError
+
+_ROUNDING = 1e-2  # relative to the largest value: reduced precision on GPUs included
+
+
+@torch.no_grad()
+def check_one_image_at_a_time(embed: Callable[[Any], Tensor], inputs: Any) -> None:
+    """Checks that an image's embedding depends on that image alone, and is the same every time.
+
+    Args:
+        embed: Returns embeddings [n, D].
+        inputs: One or a few rows.
+
+    Raises:
+        LookalikeError: If it depends on chance or on the other rows of its batch.
+    """
+    alone = take_rows(inputs, slice(0, 1))
+    try:
+        first, again = embed(alone), embed(alone)
+        together = embed(inputs if n_rows(inputs) > 1 else tree_map(_two, inputs))[:1]
+    except (RuntimeError, AssertionError, ValueError):
+        return  # takes batches of one size alone
+    if _differ(first, again):
+        raise LookalikeError(
+            "the network gives another embedding for the same image each time (dropout that is always on, or other "
+            "chance): make it deterministic in eval mode, e.g. F.dropout(x, p, self.training)"
+        )
+    if _differ(first, together):
+        raise LookalikeError(
+            "an image's embedding depends on the other images of its batch (a batch norm without running statistics?): "
+            "such a network is no function of one image; give its norms running statistics (track_running_stats=True)"
+        )
+
+
+def _two(leaf: Any) -> Any:
+    """Returns a row and another one that differs."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return torch.cat([leaf, leaf.flip(-1) * 2 + 1 if leaf.is_floating_point() else leaf])
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or not bool(a.isfinite().all()):
+        return False
+    scale = float(a.abs().max().clamp_min(1e-12))
+    return float((a - b).abs().max()) > _ROUNDING * scale

@@ -1,0 +1,285 @@
+"""Habits of networks that must not change a map, and what the engine cannot follow, which it names."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.relevance import COMPOSITES, CP_LRP, lrp
+
+
+class Net(nn.Module):
+    """A small network whose middle is written in one way or another."""
+
+    def __init__(self, middle=None, before=None):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+        self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, 0, 0.3, generator=generator)
+        self.scripted = torch.jit.script(nn.ReLU())
+        self.middle, self.before = middle or (lambda z, _: F.relu(z)), before or (lambda x: x)
+        self.double().eval()
+
+    def forward(self, x):
+        z = self.middle(self.first(self.before(x)), self)
+        return self.head(F.relu(self.second(z)).mean((2, 3)))
+
+
+class MemoryEfficientSwish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z * torch.sigmoid(z)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (z,) = ctx.saved_tensors
+        return gradient * torch.sigmoid(z) * (1 + z * (1 - torch.sigmoid(z)))
+
+
+def on_a_view(z, _):
+    z = z * 1
+    F.relu_(z[:, :4])
+    return z
+
+
+def by_slices(z, _):
+    out = torch.zeros_like(z)
+    out[:, :4] = F.relu(z[:, :4])
+    out[:, 4:] = F.relu(z[:, 4:])
+    return out
+
+
+def into_a_buffer(z, _):
+    out = torch.empty_like(z)
+    out.copy_(F.relu(z))
+    return out
+
+
+def with_a_gradient_hook(z, _):
+    z = F.relu(z)
+    if z.requires_grad:
+        z.register_hook(lambda gradient: gradient * 5)
+    return z
+
+
+@torch.inference_mode()
+def without_autograd(z, _):
+    return F.relu(z)
+
+
+RELU = lambda z, _: F.relu(z)  # noqa: E731
+X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+SAME = {
+    "a trainable scale": (lambda z, net: F.relu(z) * net.gamma, lambda z, net: F.relu(z) * net.gamma.detach()),
+    "an autograd function": (lambda z, _: MemoryEfficientSwish.apply(z), lambda z, _: F.silu(z)),
+    "checkpoint": (lambda z, _: checkpoint(F.relu, z, use_reentrant=False), RELU),
+    "reentrant checkpoint": (lambda z, _: checkpoint(F.relu, z, use_reentrant=True), RELU),
+    "detach": (lambda z, _: F.relu(z.detach()), RELU),
+    "data": (lambda z, _: F.relu(z.data), RELU),
+    "a view in place": (on_a_view, lambda z, _: torch.cat([F.relu(z[:, :4]), z[:, 4:]], 1)),
+    "slices": (by_slices, RELU),
+    "a buffer": (into_a_buffer, RELU),
+    "out=": (lambda z, _: torch.maximum(z, torch.zeros_like(z), out=torch.empty_like(z)), RELU),
+    "a gradient hook": (with_a_gradient_hook, RELU),
+    "inference_mode inside": (without_autograd, RELU),
+    "a mask": (lambda z, _: z * (z > 0).double(), RELU),
+    "rows one by one": (lambda z, _: torch.stack([F.relu(row) for row in z]), RELU),
+    "a computed scale": (
+        lambda z, net: F.relu(z) * net.gamma.exp().mean(),
+        lambda z, net: F.relu(z) * float(net.gamma.exp().mean()),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("habit", SAME)
+@pytest.mark.parametrize("composite", ["epsilon-plus-flat", "epsilon"])
+def test_two_ways_to_write_one_network_have_one_map(habit, composite):
+    middle, plain = SAME[habit]
+    found = lrp(Net(middle), X, 1, composite, strict=True)
+    expected = lrp(Net(plain), X, 1, composite, strict=True)
+    assert float((found.maps - expected.maps).norm() / expected.maps.norm()) < 1e-3
+    assert float(found.unruled.max()) == 0
+
+
+NAMED = {
+    "numpy": (lambda z, _: torch.from_numpy(np.maximum(z.numpy(), 0)), "numpy"),
+    "TorchScript": (lambda z, net: net.scripted(z), "TorchScript module"),
+    "a function without a rule": (lambda z, _: torch.erf(z), "erf"),
+    "a choice": (lambda z, _: (z > 0).double() + 0.001 * z, "gt"),
+}
+
+
+@pytest.mark.parametrize("habit", NAMED)
+def test_what_the_engine_cannot_follow_is_named_and_measured(habit):
+    middle, name = NAMED[habit]
+    with pytest.warns(LookalikeWarning, match=rf"{name}.* has no relevance rule: .*; do not rely on this map"):
+        found = lrp(Net(middle), X, 1)
+    assert name in found.without_rule[0]
+    assert float(found.unruled.min()) > 0.5
+    assert all(caution is not None and name in caution for caution in found.cautions)
+    with pytest.raises(LookalikeError, match="no relevance rule"):
+        lrp(Net(middle), X, 1, strict=True)
+
+
+def test_a_small_part_without_a_rule_is_named_and_leaves_the_map():
+    with pytest.warns(LookalikeWarning, match="'erf' has no relevance rule: its gradient is used$"):
+        found = lrp(Net(lambda z, _: F.relu(z) + 1e-4 * torch.erf(z)), X, 1)
+    assert found.caution is None
+    assert 0 < float(found.unruled.max()) < 0.1
+
+
+def test_scores_that_no_gradient_reaches_are_refused():
+    def quantised(z, _):
+        return torch.quantize_per_tensor(z.float(), 0.05, 64, torch.quint8).dequantize().double()
+
+    with pytest.raises(LookalikeError, match="through 'quantize_per_tensor' alone, which has no gradient"):
+        lrp(Net(quantised), X, 1)
+    with pytest.raises(LookalikeError, match="do not depend on the pixels"):
+        lrp(Net(lambda z, _: torch.ones_like(z)), X, 1)
+
+
+def test_other_numbers_than_the_networks_are_an_error():
+    def behind_its_back(z, _):
+        z.numpy()[:] *= -3
+        return z
+
+    for middle, message in (
+        (behind_its_back, "computes other outputs than the network"),
+        (lambda z, _: F.dropout(z, 0.5, True), "other outputs for the same image each time"),
+        (lambda z, _: z * z.mean(), "depends on the other images of its batch"),
+    ):
+        with pytest.raises(LookalikeError, match=message):
+            lrp(Net(middle), X, 1)
+
+
+@pytest.mark.parametrize("name", ["output", "input"])
+def test_what_changes_memory_unseen_is_refused_for_a_single_image_too(name):
+    """Of one image the engine takes results from the plain pass: they are those from before the change."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6).double()
+
+    def behind_its_back(z, _):
+        flat = z.flatten(1)[:, :6].contiguous()
+        out = layer(flat)
+        (out if name == "output" else flat).numpy()[:] *= -3
+        return (out + flat).sum(1)[:, None, None, None] * torch.ones_like(z)
+
+    with pytest.raises(LookalikeError, match="computes other outputs than the network"):
+        lrp(Net(behind_its_back), X[:1], 1)
+
+
+def test_one_image_and_a_batch_have_the_same_map_where_layers_repeat():
+    """A layer that runs several times, on other values each time."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 1).double()
+
+    def repeated(z, _):
+        for _ in range(3):
+            z = F.relu(layer(z) + z)
+        return z
+
+    alone, together = lrp(Net(repeated), X[:1], 1).maps, lrp(Net(repeated), X, 1).maps[:1]
+    torch.testing.assert_close(alone, together, rtol=1e-9, atol=1e-12)
+
+
+MATRIX = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.6, -0.5, -0.1]], dtype=torch.float64)
+
+
+def letterboxed(x):
+    canvas = torch.zeros(len(x), 3, 12, 12, dtype=x.dtype)
+    canvas[:, :, 2:10, 2:10] = x
+    return canvas
+
+
+def grey(x):
+    out = torch.empty(len(x), 3, 8, 8, dtype=x.dtype)
+    for channel in range(3):
+        out[:, channel] = x.mean(1)
+    return out
+
+
+BEFORE = {
+    "einsum": lambda x: torch.einsum("oc,nchw->nohw", MATRIX, x),
+    "matmul": lambda x: (x.permute(0, 2, 3, 1) @ MATRIX.T).permute(0, 3, 1, 2),
+    "letterbox": letterboxed,
+    "slices of a mean": grey,
+    "expanded mean": lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1),
+    "a sum of slices": lambda x: torch.cat([(x[:, :1] + x[:, 1:2] + x[:, 2:]) / 3] * 3, 1),
+    "normalised": lambda x: (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True),
+    "gamma": lambda x: x.clamp(0, 1) ** 2.2,
+}
+
+
+@pytest.mark.parametrize("kind", BEFORE)
+def test_before_the_first_layer_relevance_is_spread_over_what_it_mixes(kind):
+    """A pixel's relevance, over its channels, is that of the pixel that the first layer is given."""
+    before = BEFORE[kind]
+    found = lrp(Net(before=before), X, 1, strict=True).pixels
+    inner = lrp(Net(), before(X), 1, strict=True).pixels
+    expected = inner[:, 2:10, 2:10] if kind == "letterbox" else inner
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_linear_operation_on_pixels_is_gradient_times_input_under_epsilon():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv2d(3, 6, 3, bias=False), nn.Linear(6, 4, bias=False)
+
+        def forward(self, x):
+            return 100 * self.head(F.relu(self.conv(torch.einsum("oc,nchw->nohw", MATRIX, x))).mean((2, 3)))
+
+    net = Bare().double()
+    pixels = X.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(pixels)[:, 1].sum(), pixels)
+    found = lrp(net, X, 1, "epsilon").maps
+    assert float((found - gradient * X).norm() / found.norm()) < 1e-4
+
+
+def test_gamma_and_attnlrp_differ_and_cp_lrp_holds_attention_constant():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patch, self.qkv, self.head = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 18), nn.Linear(6, 4)
+            self.fixed = None
+
+        def forward(self, x):
+            q, k, v = self.qkv(self.patch(x).flatten(2).transpose(1, 2)).chunk(3, -1)
+            if self.fixed is None:
+                return self.head(F.scaled_dot_product_attention(q, k, v).mean(1))
+            return self.head((self.fixed @ v).mean(1))
+
+    net = Attention().double()
+    x = X[:1]
+    maps = {name: lrp(net, x, 1, name).maps for name in ("gamma", "attnlrp")}
+    assert not torch.allclose(maps["gamma"], maps["attnlrp"])
+    gated = lrp(net, x, 1, CP_LRP).maps
+    with torch.no_grad():
+        q, k, _ = net.qkv(net.patch(x).flatten(2).transpose(1, 2)).chunk(3, -1)
+        net.fixed = (q @ k.transpose(1, 2) / 6**0.5).softmax(-1)
+    torch.testing.assert_close(gated, lrp(net, x, 1, COMPOSITES["attnlrp"]).maps)
+
+
+def test_one_image_of_a_batch_and_channels_wherever_they_are():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x):
+            return self.net(x.permute(0, 3, 1, 2))
+
+    found = lrp(Last(), X.permute(0, 2, 3, 1), 1)
+    torch.testing.assert_close(found.pixels, lrp(Net(), X, 1).pixels)
+    signal = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3))
+    assert lrp(signal, torch.rand(5, 2, 9), 1).pixels.shape == (5, 9)
+    assert lrp(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(5, 6), 1).pixels.shape == (5, 6)
