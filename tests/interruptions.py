@@ -32,6 +32,8 @@ class Tracer:
         self.where = ""
 
     def __enter__(self) -> "Tracer":
+        if self.instructions:  # Python 3.12 looks for a frame that asks for instructions when tracing begins
+            sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace)
         return self
 
