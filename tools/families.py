@@ -1,6 +1,7 @@
 """Tries network families: conversion, relevance maps, and whether the maps keep under what must not change them.
 
     python tools/families.py run FILE.jsonl [PATTERN]   # a line per network that is not there yet
+    python tools/families.py run FILE.jsonl 3/15        # the third of 15 parts; join their files with cat
     python tools/families.py page FILE.jsonl            # writes docs/reference/families.md
 
 Networks are small variants with random weights, norms and statistics; nothing is downloaded.
@@ -160,8 +161,10 @@ def difference(maps: Tensor, others: Tensor) -> float:
 def run(path: Path, pattern: str) -> None:
     """Tries networks and appends a line for each."""
     done = {json.loads(line)["name"] for line in path.read_text().splitlines()} if path.exists() else set()
-    for name, make_one in networks():
-        if name in done or not fnmatch.fnmatch(name, pattern):
+    part, _, parts = pattern.partition("/") if pattern[:1].isdigit() else ("", "", "")
+    for number, (name, make_one) in enumerate(networks()):
+        asked = number % int(parts) == int(part) - 1 if parts else fnmatch.fnmatch(name, pattern)
+        if name in done or not asked:
             continue
         start = time.perf_counter()
         try:
