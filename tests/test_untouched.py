@@ -1,5 +1,7 @@
 """The model is never touched: one test for each public function that is given one."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from lookalike.relevance import lrp, prp
 from lookalike.report import write_report
 from lookalike.testing import check_prototype_model
 from lookalike.untouched import undoing
-from tests.interruptions import interrupt
+from tests.interruptions import Interruption, Tracer, interrupt
 from tests.watch import differing, process_state
 
 
@@ -133,3 +135,30 @@ def test_random_numbers_are_left_alone(net, blobs):
     KMEx(net).fit(blobs).predict(blobs[0])
     assert torch.rand(1) == expected[0]
     assert np.random.rand() == expected[1]  # noqa: NPY002
+
+
+class AtModes(Tracer):
+    """Counts the moments at which torch takes a function mode off its stack, or puts it back."""
+
+    def __init__(self, at):
+        super().__init__(at, instructions=False)
+
+    def _count(self, frame):
+        caller = frame.f_back
+        if frame.f_globals.get("__name__") == "contextlib" and caller.f_globals.get("__name__") == "torch.overrides":
+            super()._count(frame)
+
+
+def test_an_interruption_while_torch_moves_a_mode_leaves_none(net, blobs):
+    sem = KMEx(net, n_prototypes=1, progress=False).fit(blobs)
+    compare(sem, blobs)
+    with AtModes(None) as counter:
+        compare(sem, blobs)
+    assert counter.events > 4
+    for at in range(1, counter.events + 1):
+        before = process_state()
+        with pytest.raises(Interruption) as held, AtModes(at):
+            compare(sem, blobs)
+        del held
+        gc.collect()
+        assert differing(before, process_state()) == []

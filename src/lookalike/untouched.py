@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -235,9 +236,12 @@ def _end_contexts(error: BaseException | None) -> None:
         traceback = error.__traceback__
         while traceback is not None:
             frame, traceback = traceback.tb_frame, traceback.tb_next
-            if frame.f_globals.get("__name__") in ("contextlib", "torch.overrides"):
-                with suppress(RuntimeError):  # a frame that is still running
-                    frame.clear()
+            # a signal's handler is given the frame that it interrupts, and keeps it
+            given = [value for value in frame.f_locals.values() if isinstance(value, FrameType)]
+            for left in (frame, *given):
+                if left.f_globals.get("__name__") in ("contextlib", "torch.overrides"):
+                    with suppress(RuntimeError):  # a frame that is still running
+                        left.clear()
         error = error.__context__
 
 
