@@ -226,6 +226,10 @@ def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def _is_context(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") in ("contextlib", "torch.overrides")
+
+
 def _end_contexts(error: BaseException | None) -> None:
     """Ends contexts of torch that an interruption has left half way, now and not when its traceback is let go of.
 
@@ -236,12 +240,14 @@ def _end_contexts(error: BaseException | None) -> None:
         traceback = error.__traceback__
         while traceback is not None:
             frame, traceback = traceback.tb_frame, traceback.tb_next
-            # a signal's handler is given the frame that it interrupts, and keeps it
-            given = [value for value in frame.f_locals.values() if isinstance(value, FrameType)]
-            for left in (frame, *given):
-                if left.f_globals.get("__name__") in ("contextlib", "torch.overrides"):
-                    with suppress(RuntimeError):  # a frame that is still running
-                        left.clear()
+            if _is_context(frame):  # its f_locals must not be asked for: they would live on
+                contexts = [frame]
+            else:  # a signal's handler is given the frame that it interrupts, and keeps it
+                given = [value for value in frame.f_locals.values() if isinstance(value, FrameType)]
+                contexts = [other for other in given if _is_context(other)]
+            for context in contexts:
+                with suppress(RuntimeError):  # a frame that is still running
+                    context.clear()
         error = error.__context__
 
 
