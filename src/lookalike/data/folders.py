@@ -56,6 +56,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         if not callable(transform):
             raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
+        self._content_keys: np.ndarray | None = (
+            None  # each file is read for them once, however often they are asked for
+        )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -72,7 +75,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     def select(self, rows: np.ndarray) -> "ImageFiles":
         """Returns some of the files, in that order."""
         files = [self.files[int(row)] for row in rows]
-        return ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
+        selected = ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
+        selected._content_keys = None if self._content_keys is None else self._content_keys[rows]
+        return selected
 
     def joined(self, other: "ImageFiles") -> "ImageFiles":
         """Returns the files of both, sorted by class and path."""
@@ -82,7 +87,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def content_keys(self) -> np.ndarray:
         """Returns a number for each file that depends on its bytes alone [N], int64."""
-        return content_keys(self.files)
+        if self._content_keys is None:
+            self._content_keys = content_keys(self.files)
+        return self._content_keys.copy()
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the files' names, sizes and labels (contents are not read)."""

@@ -27,7 +27,9 @@ def unbatched(loader: DataLoader[Any]) -> tuple[Any, np.ndarray | None]:
         return (_Stream(dataset, convert) if convert else dataset), None
     drawn, rows = _drawn(loader)
     if drawn and not isinstance(drawn[0], int | np.integer):  # it is asked for several samples at once
-        return _OneOfMany(dataset, convert), np.unique(np.concatenate([np.asarray(list(many)) for many in drawn]))
+        return _OneOfMany(dataset, convert or _as_it_is), np.unique(
+            np.concatenate([np.asarray(list(many)) for many in drawn])
+        )
     source = _Converted(dataset, convert) if convert else dataset
     first = int(drawn[0]) if drawn else 0
     if len(source) and _is_batch(source[first]):
@@ -91,6 +93,10 @@ def _drawn(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
     return drawn, np.unique(np.asarray(drawn, dtype=np.int64)) if whole else None
 
 
+def _as_it_is(samples: Any) -> Any:
+    return samples
+
+
 class _Converted(Dataset[Any]):
     """A data set whose samples go through a loader's own conversion."""
 
@@ -106,20 +112,11 @@ class _Converted(Dataset[Any]):
         return self.convert(self.dataset[index])
 
 
-class _OneOfMany(Dataset[Any]):
+class _OneOfMany(_Converted):
     """Reads single samples from a data set that returns several for a list of indices."""
 
-    def __init__(self, dataset: Any, convert: Callable[[Any], Any] | None) -> None:
-        self.dataset = dataset
-        self.convert = convert
-        self.classes = getattr(dataset, "classes", None)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> Any:
-        many = self.dataset[[index]]
-        x, y = split_item(many if self.convert is None else self.convert(many), index)
+        x, y = split_item(self.convert(self.dataset[[index]]), index)
         return tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor | np.ndarray) else leaf, x), y[0]
 
 
