@@ -47,7 +47,7 @@ err = _Screen(stderr=True, highlight=False, emoji=False, width=None if sys.stder
 
 
 class SafeGroup(TyperGroup):
-    """The commands; what is wrong with the arguments is told without sending them to the terminal as they are."""
+    """The commands; errors about arguments show them without sending them to the terminal unescaped."""
 
     @override
     def make_context(self, *args: Any, **options: Any) -> Any:

@@ -29,7 +29,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     """Image files with labels, read when asked for.
 
     Args:
-        root: The folder that the paths are told from.
+        root: The folder that the paths are relative to.
         files: The files.
         labels: [N].
         classes: The classes' names.

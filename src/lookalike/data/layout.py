@@ -20,7 +20,7 @@ class Part:
     """The files of one part of a data set.
 
     Attributes:
-        root: The folder that their paths are told from.
+        root: The folder that their paths are relative to.
         files: The image files.
         labels: Their classes [N].
     """

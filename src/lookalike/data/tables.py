@@ -54,7 +54,7 @@ class Source:
 
     Attributes:
         path: Its file.
-        base: The folder, relative to the root, that its files are told from; empty for the root.
+        base: The folder that its files are relative to, itself relative to the root; empty for the root.
         label_column: The column with the classes, where it was named.
         part: The part that all of its rows belong to; None where the rows say so.
     """

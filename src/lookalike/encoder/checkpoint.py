@@ -46,7 +46,7 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint without running anything that it says.
 
-    The kind is told by the first bytes, not by the suffix: safetensors; ``torch.save``'s files, the older ones too, of
+    The first bytes decide the kind, not the suffix: safetensors; ``torch.save``'s files, the older ones too, of
     state dicts, of training states and of whole networks; other pickles; an index of shards (``*.index.json``), or a
     folder of them.
 
