@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.small import bright_images, small_network
 from tests.watch import model_state
 
 mpl.use("Agg")
@@ -29,31 +30,13 @@ if (
 @pytest.fixture
 def net() -> nn.Module:
     """A small untrained classifier of 1×8×8 images into 3 classes, in train mode in part, frozen in part."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Dropout(0.5),
-        nn.Linear(24, 3),
-    )
-    model.train()
-    model[1].eval()
-    model[0].requires_grad_(False)
-    return model
+    return small_network()
 
 
 @pytest.fixture
 def blobs() -> tuple[Tensor, Tensor]:
     """90 images of 3 classes that differ in where they are bright."""
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(90) % 3
-    x = 0.3 * torch.randn(90, 1, 8, 8, generator=generator)
-    for k, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
-        x[y == k, :, row : row + 4, column : column + 4] += 2
-    return x, y
+    return bright_images(90)
 
 
 @pytest.fixture

@@ -19,43 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from tests.interruptions import interrupt
-from torch import Tensor, nn
+from tests.small import bright_images, small_network
+from torch import nn
 
 from lookalike import KMEx, embed, evaluate, explain, load
 from lookalike.metrics import compare
 from lookalike.relevance import lrp, prp
 
 
-def make_network() -> nn.Module:
-    """Returns a small network, in train mode in part, frozen in part."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Dropout(0.5),
-        nn.Linear(16, 3),
-    )
-    net.train()
-    net[1].eval()
-    net[0].requires_grad_(False)
-    return net
-
-
-def make_images(n: int = 30) -> tuple[Tensor, Tensor]:
-    """Returns images of 3 classes that differ in where they are bright."""
-    y = torch.arange(n) % 3
-    x = 0.3 * torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    for k, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
-        x[y == k, :, row : row + 4, column : column + 4] += 2
-    return x, y
-
-
 def calls(net: nn.Module, folder: Path) -> dict[str, Callable[[], object]]:
     """Returns the calls that are interrupted, by name."""
-    x, y = make_images()
+    x, y = bright_images(30)
     sem = KMEx(net, n_prototypes=2).fit((x, y))
     sem.save(folder / "saved")
 
@@ -88,7 +62,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    net, failures = make_network(), 0
+    net, failures = small_network(), 0
     with tempfile.TemporaryDirectory() as folder:
         todo = calls(net, Path(folder))
         if options.only:
