@@ -7,7 +7,6 @@ split that might be another one.
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -38,16 +37,15 @@ class TrainingRecord:
             return np.zeros(len(files), dtype=bool)
         return np.isin(files.content_keys(), self.keys)
 
-    def is_of(self, train: Any) -> bool:
-        """Says whether a training part is the model's own.
+    def is_of(self, train: Batches) -> bool:
+        """Says whether training data are the model's own, sample by sample.
 
         A folder's fingerprint is of names and sizes, and other pictures in an uncompressed format have the same sizes:
         where the contents are remembered they decide too.
         """
-        batches = Batches(train)
-        if self.fingerprint is None or batches.fingerprint() != self.fingerprint:
+        if self.fingerprint is None or train.fingerprint() != self.fingerprint:
             return False
-        keys = batches.content_keys()
+        keys = None if self.keys is None else train.content_keys()
         return self.keys is None or keys is None or np.array_equal(keys, np.sort(self.keys))
 
 
@@ -74,7 +72,7 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
     Warns:
         LookalikeWarning: If training images were among those to test on, or the training part is another one.
     """
-    if record.is_of(bundle.train):
+    if record.is_of(Batches(bundle.train)):
         return _told(bundle, f"the model's own training data, {_how(bundle.split)}")
     train, test = bundle.train, bundle.test
     if not isinstance(train, ImageFiles) or not isinstance(test, ImageFiles):

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike import checks
-from lookalike.data import Batches
+from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, match_names, place
 from lookalike.encoder.class_names import are_numbers
@@ -205,6 +205,33 @@ class Context:
         if (name, run) not in self._kept:
             self._kept[name, run] = make()
         return self._kept[name, run]
+
+
+class EvaluationData(NamedTuple):
+    """The data of an evaluation.
+
+    Attributes:
+        test: Test data of any kind.
+        train: Training data of any kind, or None.
+        attributes: Of the training samples, or None.
+        notes: What should be known of the data, in sentences.
+    """
+
+    test: Any
+    train: Any
+    attributes: Any
+    notes: tuple[str, ...]
+
+
+def unbundled(test: Any, train: Any = None, attributes: Any = None) -> EvaluationData:
+    """Takes a ``DataBundle`` apart: its training part and attributes serve as those, unless others are given."""
+    if not isinstance(test, DataBundle):
+        return EvaluationData(test, train, attributes, ())
+    if attributes is None and train is None and test.attributes is not None:
+        attributes = test.attributes.train
+    if train is None and len(test.train):
+        train = test.train
+    return EvaluationData(test.test, train, attributes, test.notes)
 
 
 def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> Tensor:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from lookalike import checks
 from lookalike.data import Batches
-from lookalike.data.bundle import DataBundle
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
-from lookalike.metrics.context import Context, Options, aligned_labels
+from lookalike.metrics.context import Context, Options, aligned_labels, unbundled
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section, stored_activations
@@ -103,13 +102,7 @@ def evaluate(
     checks.optional(checks.path, "resume", resume)
     checks.progress("progress", progress)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
-    told: tuple[str, ...] = ()
-    if isinstance(test, DataBundle):
-        told = test.notes
-        if attributes is None and train is None and test.attributes is not None:
-            attributes = test.attributes.train
-        given = test.train if len(test.train) else None
-        train, test = given if train is None else train, test.test
+    test, train, attributes, data_notes = unbundled(test, train, attributes)
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (
         train
@@ -155,7 +148,7 @@ def evaluate(
             notes.append("attributes were not measured: they are of other data than those the model was made from")
         info = _info(context, sections) | {"data_check": check.to_dict()}
         runs, details = _measure(context, sections, _Kept(resume, info))
-    notes[:0] = told
+    notes[:0] = data_notes
     if context.standing is not None:
         notes += context.standing.notes
     if len(store) < options.n_images and any(section.per_run for section in sections):

@@ -9,14 +9,13 @@ from torch import nn
 
 from lookalike import checks
 from lookalike.data import Batches
-from lookalike.data.bundle import DataBundle
 from lookalike.embedding import embed
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
-from lookalike.metrics.context import aligned_labels
+from lookalike.metrics.context import aligned_labels, unbundled
 from lookalike.model import PrototypeModel
 from lookalike.names import json_text, visible
 from lookalike.progress import Advance
@@ -86,13 +85,8 @@ def write_report(
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
     checks.progress("progress", progress)
     _ = COMPOSITES[composite]
-    told: tuple[str, ...] = ()
-    if isinstance(test, DataBundle):
-        told = test.notes
-        if train is None and test.attributes is not None:
-            options.setdefault("attributes", test.attributes.train)
-        given = test.train if len(test.train) else None
-        train, test = given if train is None else train, test.test
+    test, train, attributes, data_notes = unbundled(test, train)
+    options.setdefault("attributes", attributes)
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
     box = find_black_box(model, black_box, data, class_order).box
     store = embed(model, data, progress=progress)
@@ -112,7 +106,7 @@ def write_report(
             progress=progress,
             **options,
         )
-        card.notes[:0] = told
+        card.notes[:0] = data_notes
     samples = samples_of(model, data, store, theirs, n_browse, n_nearest, composite, progress)
     source = _training_images(model, train)
     page = render(
@@ -143,9 +137,8 @@ def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
     """
     if train is None or not hasattr(train, "__getitem__"):
         return None
-    source = Batches(train)
-    fingerprint = model.training_record.fingerprint
-    return source if fingerprint is None or source.fingerprint() == fingerprint else None
+    source, record = Batches(train), model.training_record
+    return source if record.fingerprint is None or record.is_of(source) else None
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
