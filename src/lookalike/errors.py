@@ -3,6 +3,7 @@
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from lookalike.names import visible
@@ -50,6 +51,22 @@ class BrokenImageError(LookalikeError):
     def __str__(self) -> str:
         named = f" '{visible(self.path)}'" if self.path else ""
         return f"cannot read the image{named}: {visible(self.reason)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its class's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def listing(items: Sequence[str], most: int) -> str:
+    """Returns the first items with commas between, and how many more there are.
+
+    Example:
+        >>> listing(["ant", "bee", "cat"], 2)
+        'ant, bee and 1 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
 def without_traceback(text: str) -> str:

@@ -30,7 +30,7 @@ from lookalike.data import DataBundle
 from lookalike.data.augmentation import Augmentation
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 
@@ -127,7 +127,7 @@ def _trainer(**options: Any) -> pl.Trainer:
             **options,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise LookalikeError(f"this machine cannot train with these settings: {reason}") from error
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line
 
 IN_PYTHON = "prepare the data yourself and convert in Python"
 WAY_OUT = "say what its images go through with --image-size (or --resize, --crop), --interpolation, --mean and --std"
@@ -99,7 +99,7 @@ def check_equal(
         try:
             theirs = prepare(image)
         except Exception as error:
-            text = (str(error).splitlines() or [type(error).__name__])[0]
+            text = first_line(error)
             raise NotUnderstoodError(f"{source} fails on an image of {image.height}×{image.width}: {text}") from error
         if not differs_at_most(preprocessing(image), theirs, tolerance):
             raise NotUnderstoodError(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from lookalike.data.passed_over import PassedOver
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, listing
 from lookalike.names import name_key
 
 Kind = Literal["classes", "parts", "classes with parts", "table"]
@@ -87,8 +87,7 @@ def check_known(where: str, names: Sequence[str], known: Iterable[str]) -> None:
     keys = {name_key(name) for name in known}
     unknown = [name for name in names if name_key(name) not in keys]
     if unknown:
-        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise LookalikeError(
-            f"{where!r} has classes that the training folder does not: {', '.join(map(repr, unknown[:_NAMED]))}{more}; "
+            f"{where!r} has classes that the training folder does not: {listing([*map(repr, unknown)], _NAMED)}; "
             "name the folders alike, or move these away"
         )

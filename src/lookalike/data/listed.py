@@ -10,7 +10,7 @@ from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import evenly_spread, kept_statistics
 from lookalike.data.vision import data_folder
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line
 
 _SIDE = 224
 
@@ -39,7 +39,7 @@ def load_celeba(preprocessing: Preprocessing | None = None) -> DataBundle:
             root.mkdir(parents=True, exist_ok=True)
             parts = [read(split, True) for split in ("train", "test")]
     except (RuntimeError, OSError, ImportError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise LookalikeError(
             f"'celeba' is not in {str(root)!r}, or not with its original files, and could not be downloaded ({first}); "
             f"put {files} there, or set LOOKALIKE_DATA to the folder that has it"

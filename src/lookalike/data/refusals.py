@@ -6,7 +6,7 @@ from typing import NoReturn
 from lookalike.data.formats import formats_read
 from lookalike.data.parts import PartName, words_beside
 from lookalike.data.tree import Tree
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, listing
 from lookalike.names import visible
 
 _NAMED = 4
@@ -22,8 +22,7 @@ def quoted(path: str) -> str:
 
 def named(folders: Sequence[Tree]) -> str:
     """Names some folders."""
-    more = f" and {len(folders) - _NAMED} more" if len(folders) > _NAMED else ""
-    return ", ".join(quoted(folder.name) for folder in folders[:_NAMED]) + more
+    return listing([quoted(folder.name) for folder in folders], _NAMED)
 
 
 def refuse_without_classes(node: Tree) -> NoReturn:

@@ -5,7 +5,6 @@ or a mixture. What each image is follows from what the model remembers of its tr
 split that might be another one.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.folders import ImageFiles
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.names import visible
 
 
@@ -77,7 +76,7 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
     train, test = bundle.train, bundle.test
     if not isinstance(train, ImageFiles) or not isinstance(test, ImageFiles):
         if record.fingerprint is not None:
-            _warn("the training part of these data is not what the model was made from: other data or preprocessing")
+            warn_of("the training part of these data is not what the model was made from: other data or preprocessing")
         return _told(bundle, _how(bundle.split))
     split = bundle.split
     if split is None or split.by != "seed":
@@ -98,7 +97,9 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
             "give images that it was not made from"
         )
     if known.any():
-        _warn(f"{int(known.sum())} images of {_named(bundle)} are training images of the model; they are not tested on")
+        warn_of(
+            f"{int(known.sum())} images of {_named(bundle)} are training images of the model; they are not tested on"
+        )
     chosen = replace(
         bundle,
         train=_complete(record, everything.select(np.flatnonzero(known))),
@@ -112,7 +113,7 @@ def _parts_of_their_own(bundle: DataBundle, record: TrainingRecord, train: Image
     """Takes the parts as they are named, less what the model knows better."""
     leaked = record.holds(test)
     if leaked.any():
-        _warn(
+        warn_of(
             f"{int(leaked.sum())} of {len(test)} images in the test part of {_named(bundle)} are training images of "
             "the model; they are not tested on"
         )
@@ -122,7 +123,7 @@ def _parts_of_their_own(bundle: DataBundle, record: TrainingRecord, train: Image
     if record.keys is not None and len(train):
         known = record.holds(train)
         if not known.all():
-            _warn(
+            warn_of(
                 f"{int((~known).sum())} of {len(train)} images in the training part of {_named(bundle)} are not what "
                 "the model was made from; they are not used"
             )
@@ -159,7 +160,3 @@ def _told(bundle: DataBundle, how: str) -> DataBundle:
 
 def _named(bundle: DataBundle) -> str:
     return f"'{visible(bundle.name)}'"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, LookalikeWarning, stacklevel=4)

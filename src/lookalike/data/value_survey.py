@@ -1,6 +1,5 @@
 """One scale for a data set's greys: found in the training images, kept in the model, checked on other images."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from lookalike.data.grey_values import (
 )
 from lookalike.data.images import decode_image, opened_image
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.errors import BrokenImageError, LookalikeError, LookalikeWarning
+from lookalike.errors import BrokenImageError, LookalikeError, warn_of
 
 _LOOKED_AT = 256  # files, evenly spread, that are opened to see whether there are greys of more than 8 bits
 _DECODED = 2_000  # files at most, evenly spread, whose values are read if there are
@@ -157,7 +156,7 @@ def warn_of_values(data: Any, what: str) -> None:
     found = survey_values(files, large_images=p.large_images)
     if found is not None:
         for note in _clipped(found, p.value_range or SIXTEEN_BITS, what):
-            warnings.warn(note, LookalikeWarning, stacklevel=2)
+            warn_of(note)
 
 
 def value_remark(image: Image.Image, preprocessing: Preprocessing) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import kept_statistics
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line
 
 _DAMAGED = (ValueError, AssertionError, EOFError, KeyError, TypeError, IndexError, pickle.UnpicklingError, zlib.error)
 
@@ -90,7 +90,7 @@ def _damaged(source: _Source, root: Path, error: Exception) -> LookalikeError:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return first_line(error).rstrip(".")
 
 
 def _read_idx(kind: str, root: Path, download: bool) -> Arrays:

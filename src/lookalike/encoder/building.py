@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lookalike.encoder.preprocessing import with_input_channels
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line
 from lookalike.networks import NETWORKS
 
 INCEPTIONS = ("googlenet", "inception_v3")  # their published weights normalise inside the network
@@ -109,7 +109,7 @@ def downloading(what: str) -> Iterator[None]:
                 f"the weights of {what} are a pickle of more than tensors, which is not run; give the file itself with "
                 "--weights (weights=), which is read without running it"
             ) from error
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise LookalikeError(
             f"the published weights of {what} cannot be had ({first[:160]}); give a file with --weights (weights=)"
         ) from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lookalike.checks import unfit
-from lookalike.errors import LookalikeError, UnfitInputsError
+from lookalike.errors import LookalikeError, UnfitInputsError, first_line
 from lookalike.untouched import with_forward_hooks, with_forward_pre_hook
 
 _OF_UNFIT_INPUTS = (
@@ -34,7 +34,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     except _OF_UNFIT_INPUTS as error:
         if type(error) not in _OF_UNFIT_INPUTS or is_out_of_memory(error):
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise UnfitInputsError(f"the network cannot run inputs of {_shapes(inputs)}: {first}") from error
 
 

@@ -12,7 +12,7 @@ from lookalike.encoder.contents import TOP, plain_values, weights_in
 from lookalike.encoder.formats import Format, recognise, refusal
 from lookalike.encoder.inert import DamagedFileError, UnreadTensor
 from lookalike.encoder.torch_files import TorchFile, open_pickle, open_zip
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line, listing
 from lookalike.files import path_as_text
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
@@ -104,10 +104,9 @@ def unread_refusal(path: Path, kinds: dict[str, str]) -> LookalikeError:
         path: The file.
         kinds: What kind they are, by their names.
     """
-    listed = ", ".join(f"{name} ({kind})" for name, kind in list(kinds.items())[:4])
-    more = f" and {len(kinds) - 4} more" if len(kinds) > 4 else ""
+    listed = listing([f"{name} ({kind})" for name, kind in kinds.items()], 4)
     return LookalikeError(
-        f"the weights file {str(path)!r} holds tensors that are no plain numbers: {listed}{more}; save a state_dict() "
+        f"the weights file {str(path)!r} holds tensors that are no plain numbers: {listed}; save a state_dict() "
         "of dense floating-point tensors, as before quantisation or conversion"
     )
 
@@ -120,7 +119,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             metadata = dict(file.metadata() or {})
     except (SafetensorError, *_UNREADABLE) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise LookalikeError(f"cannot read the weights file {str(path)!r}: it is damaged ({first[:120]})") from error
     if not tensors:
         raise LookalikeError(f"the weights file {str(path)!r} holds no tensors")
@@ -148,9 +147,8 @@ def _read_index(path: Path) -> Checkpoint:
 def _check_shards(path: Path, files: list[Path]) -> None:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise LookalikeError(
-            f"of {len(files)} shards of {str(path)!r} {len(missing)} are missing: {', '.join(missing[:3])}{more}; "
+            f"of {len(files)} shards of {str(path)!r} {len(missing)} are missing: {listing(missing, 3)}; "
             "get them too, into the same folder"
         )
 

@@ -3,7 +3,6 @@
 import json
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from lookalike.encoder.outputs import Outputs
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, listing, warn_of
 
 NATURAL = "natural"  # the order in which timm numbers folders
 ClassOrder = Sequence[str] | str | Path | None
@@ -157,11 +156,9 @@ def name_outputs(outputs: Outputs, names: Sequence[str] | None) -> Outputs:
     if names is None or is_default(names):
         return outputs
     if len(names) != outputs.n_classes:
-        warnings.warn(
+        warn_of(
             f"the model comes with the names of {len(names)} classes and has {outputs.n_classes}: "
-            "they are not used; name its outputs with --class-order (class_order=)",
-            LookalikeWarning,
-            stacklevel=4,
+            "they are not used; name its outputs with --class-order (class_order=)"
         )
         return outputs
     return replace(outputs, names=tuple(map(str, names)))
@@ -248,8 +245,7 @@ def names_of_timm(model: Any) -> list[str] | None:
 
 def some_names(names: Sequence[str], most: int = 4) -> str:
     """Returns the first names, quoted, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more
+    return listing([repr(name) for name in names], most)
 
 
 def _names_in(value: Any) -> list[str] | None:

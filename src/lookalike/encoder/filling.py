@@ -1,7 +1,6 @@
 """Building a network for given weights: with their number of classes, and without a head that they do not have."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
 from lookalike.encoder.fitting import Fit, measure
 from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.weights import Choice, choose_weights, expected_by, load_fit, pair_by_order
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike.errors import LookalikeError, listing, warn_of
 from lookalike.networks import without_head
 
 CLASS_ARGUMENTS = ("num_classes", "n_classes", "num_labels")
@@ -134,20 +133,17 @@ def check_finite_weights(model: nn.Module, source: str) -> None:
     """
     broken = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise LookalikeError(
-            f"{source} hold NaN or infinite values, as after a training that failed: {broken[0]}{more}; take an "
+            f"{source} hold NaN or infinite values, as after a training that failed: {listing(broken, 1)}; take an "
             "earlier checkpoint"
         )
 
 
 def warn_without_head(source: str, head: str) -> None:
     """Warns that weights have no trained head."""
-    warnings.warn(
+    warn_of(
         f"{source} have no trained head ({head}): they make an encoder, whose embedding is the head's input, and no "
-        "black box",
-        LookalikeWarning,
-        stacklevel=3,
+        "black box"
     )
 
 
@@ -165,13 +161,9 @@ def _take_missing_head_off(model: nn.Module, fit: Fit, source: str, size: Any) -
 
 
 def _tell_choice(checkpoint: Checkpoint, choice: Choice) -> None:
-    listed = ", ".join(repr(name) for name in choice.others[:3])
-    more = f" and {len(choice.others) - 3} more" if len(choice.others) > 3 else ""
-    warnings.warn(
-        f"of the weights in {str(checkpoint.path)!r}, {choice.label!r} fit the network and are taken; {listed}{more} "
-        "are not",
-        LookalikeWarning,
-        stacklevel=3,
+    others = listing([repr(name) for name in choice.others], 3)
+    warn_of(
+        f"of the weights in {str(checkpoint.path)!r}, {choice.label!r} fit the network and are taken; {others} are not"
     )
 
 

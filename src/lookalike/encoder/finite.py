@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, listing
 
 _NAMED = 5
 
@@ -24,9 +24,8 @@ def check_finite_rows(finite: Tensor, names: Sequence[str] | None = None, first:
     rows = torch.nonzero(~finite.cpu())[:, 0].tolist()
     if not rows:
         return
-    called = [f"row {first + row}" if names is None else str(names[row]) for row in rows[:_NAMED]]
-    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    called = [f"row {first + row}" if names is None else str(names[row]) for row in rows]
     raise LookalikeError(
         f"{len(rows)} inputs have embeddings with NaN or infinite values, so that no prototype is nearest to them: "
-        f"{', '.join(called)}{more}; look for NaN or infinite values in the inputs"
+        f"{listing(called, _NAMED)}; look for NaN or infinite values in the inputs"
     )

@@ -18,7 +18,7 @@ from lookalike.data.foreign import (
     from_torchvision,
 )
 from lookalike.data.processors import read_processor
-from lookalike.errors import LookalikeError, warn_of
+from lookalike.errors import LookalikeError, first_line, warn_of
 
 _RGB = 3
 
@@ -88,7 +88,7 @@ def read_hf(name: str) -> Preprocessing:
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise NotUnderstoodError(f"it has no image processor that can be read ({first[:160]})") from error
     return read_processor(processor)
 

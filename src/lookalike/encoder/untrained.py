@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lookalike.encoder.head import find_head
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, listing
 
 _USUAL_SIZE = 224
 
@@ -35,10 +35,8 @@ def check_missing(model: nn.Module, missing: Collection[str], source: str, size:
         whole = {name for name in model.state_dict() if name.rpartition(".")[0] == module}
         if whole == set(missing) and _find_head(model, size) == module:
             return module
-    names = sorted(missing)
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     raise LookalikeError(
-        f"{source} do not fit the {type(model).__name__}: missing: {', '.join(names[:6])}{more}; they would be random "
+        f"{source} do not fit the {type(model).__name__}: missing: {listing(sorted(missing), 6)}; they would be random "
         "numbers"
     )
 

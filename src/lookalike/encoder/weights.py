@@ -11,7 +11,7 @@ from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint, unread_ref
 from lookalike.encoder.contents import TOP
 from lookalike.encoder.fitting import Fit, fits, measure, same_weights
 from lookalike.encoder.parts import join_parts
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, first_line, listing
 
 _LISTED = 6
 
@@ -72,7 +72,7 @@ def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
             f"{name} {tuple(fit.weights[name].shape)} instead of {tuple(expected[name].shape)}" for name in fit.reshaped
         ]
         problems = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", reshaped))
-        listed = "; ".join(f"{what}: {_some(list(names))}" for what, names in problems if names)
+        listed = "; ".join(f"{what}: {listing(list(names), _LISTED)}" for what, names in problems if names)
         raise LookalikeError(f"{source} do not fit the {type(model).__name__}: {listed}")
     typed = [
         f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
@@ -82,12 +82,12 @@ def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
     if typed:
         raise LookalikeError(
             f"{source} do not fit the {type(model).__name__}: these are no floating-point numbers, as after "
-            f"quantisation: {_some(typed)}; give the weights before it"
+            f"quantisation: {listing(typed, _LISTED)}; give the weights before it"
         )
     try:
         model.load_state_dict(fit.weights, strict=False)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise LookalikeError(f"{source} cannot be put into the {type(model).__name__}: {first}") from error
 
 
@@ -269,9 +269,4 @@ def _listed(sets: Mapping[str, Mapping[str, Tensor]]) -> str:
         for path, tensors in sets.items()
     ]
     count = f"{len(sets)} sets of weights: " if len(sets) > 1 else "the weights "
-    return count + _some(described)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return count + listing(described, _LISTED)

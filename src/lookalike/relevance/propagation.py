@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.encoder.calls import is_out_of_memory, take_rows
-from lookalike.errors import LookalikeError, RelevanceError, UnfitInputsError, warn_of
+from lookalike.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, warn_of
 from lookalike.provenance import versions
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine, Watch
@@ -134,7 +134,7 @@ def _naming(engine: Engine) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
         if is_out_of_memory(cause):
             raise
-        first = (str(cause).splitlines() or [type(cause).__name__])[0]
+        first = first_line(cause)
         raise RelevanceError(
             f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.where}): {first}"
         ) from error
