@@ -1,6 +1,7 @@
 """The model is never touched: one test for each public function that is given one."""
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -162,3 +163,20 @@ def test_an_interruption_while_torch_moves_a_mode_leaves_none(net, blobs):
         del held
         gc.collect()
         assert differing(before, process_state()) == []
+
+
+def test_an_error_holds_nothing_when_it_is_dealt_with(net, blobs):
+    """Memory that did not suffice, and open files, are free again before the collector runs."""
+    x, y = blobs
+    gc.collect()
+    gc.disable()
+    try:
+        error = None
+        try:
+            embed(net, (torch.full_like(x, torch.nan), y))
+        except LookalikeError as raised:
+            error = weakref.ref(raised)
+        assert error is not None
+        assert error() is None
+    finally:
+        gc.enable()

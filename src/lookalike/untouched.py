@@ -240,11 +240,9 @@ def _end_contexts(error: BaseException | None) -> None:
         traceback = error.__traceback__
         while traceback is not None:
             frame, traceback = traceback.tb_frame, traceback.tb_next
-            if _is_context(frame):  # its f_locals must not be asked for: they would live on
-                contexts = [frame]
-            else:  # a signal's handler is given the frame that it interrupts, and keeps it
-                given = [value for value in frame.f_locals.values() if isinstance(value, FrameType)]
-                contexts = [other for other in given if _is_context(other)]
+            # The frame that a signal's handler interrupts may not be in the traceback, but is before the handler's.
+            # Locals must not be asked for: the copy lives on, and with it error and all that its frames hold.
+            contexts = [other for other in (frame, frame.f_back) if other is not None and _is_context(other)]
             for context in contexts:
                 with suppress(RuntimeError):  # a frame that is still running
                     context.clear()
