@@ -123,21 +123,27 @@ _CONSTANTS: OfTensors[Tensor] = OfTensors()
 
 def tensors_in(values: Any) -> list[Tensor]:
     """Lists the tensors in arguments or results."""
+    if isinstance(values, Tensor):
+        return [values]
     found: list[Tensor] = []
     _collect(values, found)
     return found
 
 
 def _collect(values: Any, found: list[Tensor]) -> None:
-    if isinstance(values, Tensor):
-        found.append(values)
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            if type(value) not in _PLAIN:
-                _collect(value, found)
-    elif isinstance(values, dict):
-        for value in values.values():
-            if type(value) not in _PLAIN:
+    """Adds the tensors in a container; the engine does this several times per operation."""
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (tuple, list)):
+        return
+    for value in values:
+        kind = type(value)
+        if kind is Tensor:
+            found.append(value)
+        elif kind not in _PLAIN:
+            if isinstance(value, Tensor):
+                found.append(value)
+            else:
                 _collect(value, found)
 
 

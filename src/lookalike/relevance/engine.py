@@ -134,18 +134,18 @@ class Engine(FunctionMode):
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
-                return self._with_graph(func, raw, args, kwargs)
-        return self._with_graph(func, raw, args, kwargs)
+                return self._with_graph(func, raw, args, kwargs, tensors)
+        return self._with_graph(func, raw, args, kwargs, tensors)
 
-    def _with_graph(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:
+    def _with_graph(self, func: Any, raw: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         with torch.enable_grad():
             if raw == "__iter__":
-                return iter(self._run(Tensor.unbind, "unbind", args, {}))
+                return iter(self._run(Tensor.unbind, "unbind", args, {}, tensors))
             if raw in RESHAPES_IN_PLACE:
                 return self._reshape_in_place(func, raw, args, kwargs)
-            return self._run(func, name_of(func), args, kwargs)
+            return self._run(func, name_of(func), args, kwargs, tensors)
 
-    def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    def _run(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         target = None
         if kwargs.get("out") is not None:
             target = kwargs["out"]
@@ -164,7 +164,7 @@ class Engine(FunctionMode):
             result = self.by_name(func, name, *self._in_one_domain(twins))
         else:
             result = func(*twins[0], **twins[1])
-        shown = with_tensors(lambda twin: self._show(name, twin, tensors_in((args, kwargs))), result)
+        shown = with_tensors(lambda twin: self._show(name, twin, tensors), result)
         if target is None:
             return shown
         if isinstance(target, Tensor) and isinstance(result, Tensor):
@@ -439,7 +439,7 @@ class Engine(FunctionMode):
             return None
         if raw in STRUCTURAL and func.__name__ == "__get__":
             with torch.enable_grad():
-                return self._run(func, raw, args, {})
+                return self._run(func, raw, args, {}, tensors_in(args))
         return func(*args)
 
     def _leave(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:

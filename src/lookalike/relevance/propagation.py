@@ -25,6 +25,10 @@ Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
 _COARSE = 0.1  # of two and fewer digits: bfloat16, float16
 
+# In a batch of more images, what is recorded of the first one saves less than joining it with the others costs. On
+# other devices than a CPU each look at what was recorded waits for the device.
+_MOST_RECORDED = 8
+
 
 def propagate(
     model: nn.Module,
@@ -91,10 +95,9 @@ class _Explainer:
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
         plain = None
         if self._watch is None:
-            single = len(self._x[rows]) == 1
-            before = self._versions() if single else []
-            self._watch, plain = _plain_pass(self._x, self._run, len(self._x[rows]))
-            if single and self._versions() != before:  # a network that changes its weights as it runs
+            before = self._versions()
+            self._watch, plain = _plain_pass(take_rows(self._x, rows), self._run)
+            if self._versions() != before:  # a network that changes its weights as it runs
                 self._watch.recorded.forget()
         batch = take_rows(self._x, rows).detach().clone().requires_grad_()
         engine = Engine(self._rules, [batch], self._names, plain=self._watch, strict=self._strict)
@@ -105,6 +108,7 @@ class _Explainer:
 
         with _naming(engine):
             shown = with_foreign_modules(engine, ruled)
+        self._watch.recorded.forget()
         if plain is not None:
             _compare(engine.dependence.twin_of(shown).detach(), plain, batch, self._run)
         return batch, shown, engine
@@ -140,22 +144,19 @@ def _naming(engine: Engine) -> Iterator[None]:
         ) from error
 
 
-def _plain_pass(x: Tensor, run: Run, n_rows: int) -> tuple[Watch, Tensor]:
+def _plain_pass(images: Tensor, run: Run) -> tuple[Watch, Tensor]:
     """Returns what the network's own forward pass on the first image met, and its output.
 
     A network that takes batches of one size alone is run on the whole batch.
     """
-    first = take_rows(x, slice(0, 1)).detach().clone()
-    n_rows = min(n_rows, len(x))
-    try:
-        return _watched(first, run, record=n_rows == 1)
-    except (RuntimeError, AssertionError):
-        if n_rows == 1:
-            return _watched(first, run, record=False)
-        return _watched(take_rows(x, slice(0, n_rows)).detach().clone(), run, record=False)
+    first, most = images[:1], _MOST_RECORDED if images.device.type == "cpu" else 1
+    with contextlib.suppress(RuntimeError, AssertionError):
+        return _watched(first, run, record=len(images) <= most)
+    return _watched(images, run, record=False)
 
 
 def _watched(images: Tensor, run: Run, *, record: bool) -> tuple[Watch, Tensor]:
+    images = images.detach().clone()
     with Watch([images]) as watch, watch.recorded if record else contextlib.nullcontext():
         plain = run(images)
     return watch, plain.detach()

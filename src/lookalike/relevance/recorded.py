@@ -7,7 +7,7 @@ rounding; where they are not, it computes the result itself, so that the compari
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,14 +17,24 @@ from lookalike.relevance.operations import Convolution, Linear
 
 _ROUNDING = 64  # units in the last place of the largest input: attention is computed in another order
 
-_Call = tuple[Tensor, Tensor | None, Tensor, Tensor, list[Any] | None]  # weight, bias, inputs, result, options
 _Key = tuple[int, torch.Size]
 
 
-class Recorded(TorchDispatchMode):
-    """Keeps inputs and results of linear operations while a plain forward pass runs.
+class _Call(NamedTuple):
+    """A linear operation that the plain pass ran: on inputs [m, …], whose first axis may hold windows or tokens."""
 
-    They are copied: code that torch does not see may change them afterwards.
+    weight: Tensor
+    bias: Tensor | None
+    x: Tensor
+    result: Tensor
+    options: list[Any] | None
+
+
+class Recorded(TorchDispatchMode):
+    """Keeps inputs and results of linear operations while a plain forward pass runs on the first image.
+
+    Results are copied: code that torch does not see may change them afterwards, and the engine would take the change
+    over. Inputs are copied as operations in place would make them differ from the engine's.
     """
 
     def __init__(self) -> None:
@@ -48,34 +58,40 @@ class Recorded(TorchDispatchMode):
 
     def _file(self, weight: Tensor, bias: Tensor | None, x: Tensor, result: Tensor, options: Any) -> None:
         calls = self._calls[weight.data_ptr(), weight.shape]
-        calls.append((weight, bias, x.clone(), result.clone(), options))
+        calls.append(_Call(weight, bias, x.clone(), result.clone(), options))
 
     def forget(self) -> None:
         """Drops everything that was recorded."""
         self._calls.clear()
 
     def result(self, operation: Convolution | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """Returns what the plain pass computed of the same numbers by the same weights; None if it did not."""
+        """Returns A x + b, with what the plain pass computed of the first rows; None if it did not compute that."""
         calls = self._calls.get((weight.data_ptr(), weight.shape))
         if not calls:
             return None
-        its_weight, its_bias, its_x, its_result, options = calls.popleft()  # the passes go alike
-        same = (
-            its_weight.stride() == weight.stride()
-            and its_weight.dtype == weight.dtype
-            and _are_one(its_bias, bias)
-            and its_x.dtype == x.dtype
-            and its_x.numel() == x.numel()
-        )
-        if not same:
+        call = calls.popleft()  # the passes go alike
+        if not _is_by_same_weights(call, weight, bias) or call.x.dtype != x.dtype:
             return None
         if isinstance(operation, Convolution):
-            if its_x.shape != x.shape or not _are_options(operation, options) or not _are_equal(its_x, x):
-                return None
-            return its_result
-        if options is not None or not _are_equal(its_x, x.reshape(its_x.shape)):
+            return self._joined(call, operation, x) if _are_options(operation, call.options) else None
+        if call.options is not None:
             return None
-        return its_result.view(*x.shape[:-1], its_result.shape[-1])
+        result = self._joined(call, operation, x.reshape(-1, x.shape[-1]))
+        return None if result is None else result.view(*x.shape[:-1], result.shape[-1])
+
+    @staticmethod
+    def _joined(call: _Call, operation: Convolution | Linear, x: Tensor) -> Tensor | None:
+        """Returns the known result of the first rows and that of the others, which is computed."""
+        known = len(call.x)
+        if call.x.shape[1:] != x.shape[1:] or known > len(x) or not _are_equal(call.x, x[:known]):
+            return None
+        if known == len(x):
+            return call.result
+        return torch.cat([call.result, operation.apply(x[known:], call.weight, call.bias)])
+
+
+def _is_by_same_weights(call: _Call, weight: Tensor, bias: Tensor | None) -> bool:
+    return call.weight.stride() == weight.stride() and call.weight.dtype == weight.dtype and _are_one(call.bias, bias)
 
 
 def _are_equal(a: Tensor, b: Tensor) -> bool:
