@@ -36,7 +36,7 @@ def profiled(path: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     if path.exists():
         raise LookalikeError(f"{str(path)!r} exists already; choose another place for the trace")
     try:
-        path.touch()
+        path.touch(exist_ok=False)
     except OSError as error:
         raise LookalikeError(f"cannot write to {str(path)!r}: {error.strerror}") from error
     path.unlink()

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 from tools import fuzz_saved
+from tools.fire.pairs import finish, start
 from tools.fire.results import Result, Shard
 from tools.kill_anywhere import JOBS, Job, prepare, run, snapshot, trial, undisturbed, warm_up
 
-_INTERRUPTED: dict[str, tuple[str, str]] = {  # a job that a kill leaves with a folder to go on from: which, and when
-    "convert with a working folder": ("work", "late"),
-    "train": (".trained.training", "late"),
-    "embed": ("store", "late"),
-    "evaluate": ("parts.json", "late"),
+_INTERRUPTED = {  # a job that goes on after a kill: the folder or file that it goes on from
+    "convert with a working folder": "work",
+    "train": "trained.training",
+    "embed": "store",
+    "evaluate": "parts.json",
 }
 
 
@@ -82,6 +83,7 @@ def replace_by_pipe(path: Path, _chance: random.Random) -> None:
     os.mkfifo(path)
 
 
+Known = tuple[dict[str, str], int]  # an undisturbed job's results, and how many calls it makes
 DAMAGES: list[Callable[[Path, random.Random], None]] = [
     flip, flip, flip, cut, cut, empty, append, swap, swap, remove, replace_by_folder, replace_by_link, replace_by_pipe,
 ]  # fmt: skip
@@ -97,7 +99,7 @@ def damage(folder: Path, chance: random.Random) -> str:
     return f"{how.__name__} {path.relative_to(folder.parent)}"
 
 
-def use_damaged(name: str, ready: Path, root: Path, chance: random.Random, known: dict[str, tuple]) -> str | None:
+def use_damaged(name: str, ready: Path, root: Path, chance: random.Random, known: dict[str, Known]) -> str | None:
     """Interrupts a job, damages what it left, and runs it again.
 
     Returns:
@@ -107,26 +109,20 @@ def use_damaged(name: str, ready: Path, root: Path, chance: random.Random, known
     expected, n_calls = known[name]
     with trial(job, ready, root) as (folder, arguments):
         run(arguments, folder, chance.randint(n_calls // 3, n_calls - 1))
-        target = folder / _INTERRUPTED[name][0]
+        target = folder / _INTERRUPTED[name]
         hidden = sorted(folder.glob(f".{target.name}*")) + sorted(folder.glob(f"{target.name}.*"))
         target = target if target.exists() else next(iter(hidden), target)
         done = damage(target, chance) if target.exists() else ""
         if not done:
             return None
-        answer, _, _ = fuzz_saved.in_child(lambda: _outcome(arguments, folder), 100)
-        code, _, printed = answer.partition(" ")
-        if code == "0":
+        code, printed = finish(*start(arguments))
+        if code == 0:
             after = snapshot_of_results(folder)
             names = sorted(n for n in expected if after.get(n) != expected[n])
             return f"{name}: {done}: it ended with other {', '.join(names[:4])}" if names else ""
-        if code != "2" or "Traceback" in printed:
-            return f"{name}: {done}: {answer[-500:]}"
+        if code != 2 or "Traceback" in printed:
+            return f"{name}: {done}: it ended with {code}: {printed[-500:]}"
         return ""
-
-
-def _outcome(arguments: list[str], folder: Path) -> str:
-    code, _, printed = run(arguments, folder, traced=False)
-    return f"{code} {printed[-1500:]}"
 
 
 def snapshot_of_results(folder: Path) -> dict[str, str]:
@@ -159,7 +155,7 @@ def run_folders(result: Result, shard: Shard, number: int, root: Path) -> None:
     """Runs jobs on damaged working folders."""
     warm_up()
     ready = prepare(root)
-    known = {}
+    known: dict[str, Known] = {}
     for name in _INTERRUPTED:
         if shard.over:
             return
