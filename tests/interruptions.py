@@ -1,5 +1,6 @@
 """An exception at any moment of a call."""
 
+import random
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -23,10 +24,13 @@ class Tracer:
     Args:
         at: At which event; None only counts.
         instructions: Whether each instruction is an event, and not each line.
+        again: Raise once more at so many calls and returns of functions after that, while the first exception is on
+            its way out; None does not.
     """
 
-    def __init__(self, at: int | None, *, instructions: bool) -> None:
+    def __init__(self, at: int | None, *, instructions: bool, again: int | None = None) -> None:
         self.at = at
+        self.again = again
         self.instructions = instructions
         self.events = 0
         self.where = ""
@@ -38,6 +42,7 @@ class Tracer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
         sys.settrace(None)
 
     def _trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
@@ -54,19 +59,39 @@ class Tracer:
         self.events += 1
         if self.events == self.at:
             self.where = f"{frame.f_globals.get('__name__')}:{frame.f_lineno}"
+            if self.again is not None:
+                sys.setprofile(self._profile)  # tracing ends with the exception, profiling does not
+            raise Interruption
+
+    def _profile(self, frame: FrameType, _event: str, _argument: Any) -> None:
+        assert self.again is not None
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in WATCHED:
+            return
+        self.again -= 1
+        if self.again == 0:
+            self.where += f", then {module}:{frame.f_lineno}"
             raise Interruption
 
 
 def interrupt(
-    run: Callable[[], object], net: nn.Module, times: int, *, instructions: bool
+    run: Callable[[], object],
+    net: nn.Module,
+    times: int,
+    *,
+    instructions: bool,
+    chance: random.Random | None = None,
+    twice: bool = False,
 ) -> tuple[int, int, list[str]]:
-    """Interrupts a call at moments that are evenly spread.
+    """Interrupts a call at moments that are evenly spread, or random.
 
     Args:
         run: The call.
         net: The model that it must leave alone.
         times: How often.
         instructions: See ``Tracer``.
+        chance: Draws the moments; None spreads them evenly.
+        twice: Interrupt what deals with the interruption too, soon after.
 
     Returns:
         How many moments there are, at how many the call was interrupted, and what was changed where.
@@ -76,9 +101,10 @@ def interrupt(
         run()
     changed, interrupted = [], 0
     for number in range(times):
-        at = 1 + number * counter.events // times
+        at = 1 + number * counter.events // times if chance is None else chance.randint(1, counter.events)
+        again = None if not twice else 1 + number % 40 if chance is None else chance.randint(1, 60)
         before = model_state(net), process_state()
-        tracer = Tracer(at, instructions=instructions)
+        tracer = Tracer(at, instructions=instructions, again=again)
         held: BaseException | None = None
         try:
             with tracer:

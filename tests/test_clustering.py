@@ -103,3 +103,15 @@ def test_distinct_rows_are_counted_up_to_a_limit():
 def test_wrong_requests_are_told(points, k, method, message):
     with pytest.raises(LookalikeError, match=message):
         cluster(points, k, method)
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
+@pytest.mark.parametrize("exponent", [-140, 62])
+def test_points_of_any_size_have_the_clusters_of_ordinary_ones(method, exponent):
+    """Squares of the numbers overflow or vanish in single precision: a library aborted the process over them."""
+    points = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    points = np.ldexp(np.round(np.ldexp(points, 8)), -8)  # few digits, so that the smallest numbers keep them all
+    plain, scaled = cluster(points, 3, method), cluster(np.ldexp(points, exponent), 3, method)
+    assert np.array_equal(plain.labels, scaled.labels)
+    np.testing.assert_allclose(np.ldexp(scaled.centres, -exponent), plain.centres, atol=2**-5)
+    assert scaled.inertia == pytest.approx(np.ldexp(plain.inertia, 2 * exponent))

@@ -18,9 +18,9 @@ def processor(request, monkeypatch):
 
 @pytest.fixture
 def every_pass_is_long(monkeypatch):
-    """Makes any pass long enough to be tried in bfloat16, and bfloat16 always quick enough."""
+    """Makes any pass long enough to be run in bfloat16, and any network one of much arithmetic."""
     monkeypatch.setattr(precision, "_WORTH_IT", 1.0)
-    monkeypatch.setattr(precision, "_FASTER", 0.0)
+    monkeypatch.setattr(precision, "_PER_BYTE", 0.0)
 
 
 class Queries(nn.Module):
@@ -92,3 +92,14 @@ def test_a_shadow_shares_weights_and_runs_no_hook(net, blobs):
     assert shadow[0].weight is net[0].weight
     shadow.train()
     assert not net.training
+
+
+def test_the_choice_is_a_rule_so_two_calls_give_the_same_bits(processor, monkeypatch, blobs):
+    """No clock decides: much arithmetic per byte goes to bfloat16, little stays, each time anew."""
+    monkeypatch.setattr(precision, "_WORTH_IT", 1.0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    each = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 1))
+    for network, much in ((wide, True), (each, False)):
+        stores = [embed(network, blobs) for _ in range(3)]
+        assert {store.info["precision"] for store in stores} == {"bfloat16" if processor and much else "float32"}
+        assert all((store.embeddings == stores[0].embeddings).all() for store in stores)

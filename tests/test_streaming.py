@@ -8,7 +8,7 @@ from lookalike import KMEx
 from lookalike.clustering import cluster
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, LookalikeWarning
 from lookalike.estimator import learn_prototypes
 from lookalike.similarity import make_similarity
 from lookalike.streaming import bytes_of, cluster_in_parts, streamed_classes
@@ -114,3 +114,25 @@ def test_no_class_is_read_but_the_one_that_is_clustered(tmp_path):
     store = EmbeddingStore(mapped.view(Watched), y, np.arange(4000))
     learn_prototypes(store.embeddings, y, [str(k) for k in range(40)], make_similarity("l2"), n_prototypes=2)
     assert max(largest) == 100 * 16
+
+
+def test_a_memory_limit_that_holds_fewer_points_than_prototypes_is_refused():
+    z, y = points(400, 8), np.arange(400) % 2
+    options = {"n_prototypes": 5, "memory_limit": 4 * 4 * 8 * 4}
+    with pytest.raises(LookalikeError, match=r"memory_limit=512 is too little: .* needs 5 embeddings .* 640 bytes"):
+        learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), **options)
+    assert len(learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), **options | {"memory_limit": 640})) == 10
+
+
+def test_fewer_distinct_points_in_a_sample_than_prototypes_are_told():
+    z, y = np.zeros((400, 8), dtype=np.float32), np.zeros(400, dtype=np.int64)
+    z[0] = 1
+    with pytest.warns(LookalikeWarning, match="distinct embeddings in the sample that memory_limit=1280 holds"):
+        learn_prototypes(z, y, ["a"], make_similarity("l2"), n_prototypes=5, memory_limit=1280)
+
+
+@pytest.mark.parametrize(("size", "why"), [(3e18, "as large as"), (1e-19, "so small")])
+def test_embeddings_whose_squares_no_number_holds_are_refused(size, why):
+    z, y = points(40, 8) * np.float32(size), np.arange(40) % 2
+    with pytest.raises(LookalikeError, match=f"{why} .*scale the embeddings"):
+        learn_prototypes(z, y, ["a", "b"], make_similarity("l2"))

@@ -23,6 +23,7 @@ def actions(net, blobs, folder):
     x, y = blobs
     sem = KMEx(net, n_prototypes=2).fit(blobs)
     sem.save(folder)
+    explained = explain(sem, x[:1])[0]
     broken = torch.full((2, 7), 1.0)
     return {
         "Encoder": lambda bad: Encoder(net, broken if bad else x[:2]),
@@ -60,13 +61,14 @@ def actions(net, blobs, folder):
         "prp": lambda bad: prp(sem, broken if bad else x[:3]),
         "check_prototype_model": lambda bad: check_prototype_model(sem, broken if bad else x[:3]),
         "plot_gallery": lambda bad: sem.plot_gallery("no axes" if bad else None),
+        "Explanation.plot": lambda bad: explained.plot("no axes" if bad else None),
     }
 
 
 NAMES = [
     "Encoder", "embed", "KMEx.fit", "call", "predict", "predict_proba", "embed method", "similarities", "explain",
     "compare", "save", "load", "PrototypeClassifier", "evaluate", "write_report", "lrp",
-    "lrp of a prototype model", "prp", "check_prototype_model", "plot_gallery",
+    "lrp of a prototype model", "prp", "check_prototype_model", "plot_gallery", "Explanation.plot",
 ]  # fmt: skip
 
 

@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image, ImageFile
 from torch import nn
+from torch.nn.modules import module as torch_modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lookalike.provenance import fingerprint_tensors
+
+_HOOKS_OF_ALL = [
+    value for name, value in vars(torch_modules).items() if name.startswith("_global_") and isinstance(value, dict)
+]
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
@@ -53,6 +59,7 @@ def process_state() -> dict[str, Any]:
         "dispatch modes": len(_get_current_dispatch_mode_stack()),
         "NumPy's errors": np.geterr(),
         "matplotlib": (dict(mpl.rcParams), mpl.get_backend()),
+        "figures": plt.get_fignums(),
         "Pillow's limits": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
         "warnings": (list(warnings.filters), warnings.showwarning),
         "loggers": logger_levels(),
@@ -61,6 +68,7 @@ def process_state() -> dict[str, Any]:
         "working folder": str(Path.cwd()),
         "paths": list(sys.path),
         "threads of ours": [t.name for t in threading.enumerate() if t.name.startswith("lookalike")],
+        "modules' hooks": [len(hooks) for hooks in _HOOKS_OF_ALL],
     }
 
 

@@ -25,6 +25,7 @@ from torch import nn
 from lookalike import KMEx, embed, evaluate, explain, load
 from lookalike.metrics import compare
 from lookalike.relevance import lrp, prp
+from lookalike.report import write_report
 
 
 def calls(net: nn.Module, folder: Path) -> dict[str, Callable[[], object]]:
@@ -32,6 +33,7 @@ def calls(net: nn.Module, folder: Path) -> dict[str, Callable[[], object]]:
     x, y = bright_images(30)
     sem = KMEx(net, n_prototypes=2).fit((x, y))
     sem.save(folder / "saved")
+    explained = explain(sem, x[:1])[0]
 
     def forward_and_backward() -> None:
         inputs = x[:4].clone().requires_grad_()
@@ -47,7 +49,20 @@ def calls(net: nn.Module, folder: Path) -> dict[str, Callable[[], object]]:
         "lrp": lambda: lrp(net, x[:2]),
         "prp": lambda: prp(sem, x[:2]),
         "explain with maps": lambda: explain(sem, x[:2], relevance=True),
+        "plot": lambda: explained.plot(),
         "evaluate": lambda: evaluate(sem, (x, y), train=(x, y), n_images=2, n_steps=2, n_draws=1, progress=False),
+        "report": lambda: write_report(
+            sem,
+            (x, y),
+            folder / "report.html",
+            train=(x, y),
+            overwrite=True,
+            n_images=2,
+            n_steps=2,
+            n_draws=1,
+            n_browse=3,
+            progress=False,
+        ),
         "save": lambda: sem.save(folder / "saved", overwrite=True),
         "load": lambda: load(folder / "saved", model=net),
     }

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,8 @@ _SET_OPTIONS, _SYSCALL_INFO = 0x4200, 0x420E
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _LIBC.ptrace.restype = ctypes.c_long
+Follow = Callable[[int, bytes], tuple[int, int]]  # a process and a folder → a count, and the process's status
+
 _SECONDS = re.compile(rb"\| [a-z_]*seconds \| [^|]*\|")
 
 
@@ -122,19 +124,30 @@ def run(arguments: list[str], folder: Path, kill_at: int | None = None, traced: 
     Returns:
         Its exit code, minus the signal's number if one ended it; how many calls it made; and what it printed.
     """
+    if traced:
+        return run_traced(arguments, folder, lambda pid, below: _follow(pid, below, kill_at))
+    return run_traced(arguments, folder, None)
+
+
+def run_traced(arguments: list[str], folder: Path, follow: Follow | None) -> tuple[int, int, str]:
+    """Runs a job in a fork; returns its exit code, what ``follow`` counted, and what it printed.
+
+    Args:
+        arguments: The job's.
+        folder: What the follower watches.
+        follow: Follows the traced process to its end, and returns a count and its status; None does not trace.
+    """
     with tempfile.TemporaryFile() as printed:
         pid = os.fork()
         if pid == 0:
-            _child(arguments, printed.fileno(), traced)
-        if traced:
-            n_calls, status = _follow(pid, os.fsencode(folder), kill_at)
-        else:
-            n_calls, status = 0, os.waitpid(pid, 0)[1]
+            child(arguments, printed.fileno(), follow is not None)
+        count, status = (0, os.waitpid(pid, 0)[1]) if follow is None else follow(pid, os.fsencode(folder))
         printed.seek(0)
-        return os.waitstatus_to_exitcode(status), n_calls, printed.read().decode(errors="replace")
+        return os.waitstatus_to_exitcode(status), count, printed.read().decode(errors="replace")
 
 
-def _child(arguments: list[str], output: int, traced: bool) -> None:
+def child(arguments: list[str], output: int, traced: bool) -> None:
+    """Runs a job in a fork, whose output goes to a descriptor, and ends it."""
     code = 1
     try:
         os.dup2(output, 1)
@@ -147,6 +160,9 @@ def _child(arguments: list[str], output: int, traced: bool) -> None:
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
+    except LookalikeError as error:  # from ``embed`` and ``save``; commands tell it themselves
+        os.write(output, f"error: {error}\n".encode())
+        code = 2
     except BaseException:
         os.write(output, traceback.format_exc().encode())
     finally:
@@ -170,7 +186,7 @@ def _follow(pid: int, folder: bytes, kill_at: int | None) -> tuple[int, int]:
             continue
         _LIBC.ptrace(_SYSCALL_INFO, pid, ctypes.c_void_p(len(info)), ctypes.addressof(info))
         entering, number, *arguments = struct.unpack_from("<B23xQ6Q", info.raw)
-        if entering != 1 or number not in calls or not _changes(pid, calls[number], arguments, folder):
+        if entering != 1 or number not in calls or not changes(pid, calls[number], arguments, folder):
             continue
         n_calls += 1
         if n_calls == kill_at:
@@ -178,7 +194,7 @@ def _follow(pid: int, folder: bytes, kill_at: int | None) -> tuple[int, int]:
             return n_calls, os.waitpid(pid, 0)[1]
 
 
-def _changes(pid: int, kind: str, arguments: list[int], folder: bytes) -> bool:
+def changes(pid: int, kind: str, arguments: list[int], folder: bytes) -> bool:
     """Says whether a call changes something below a folder."""
     value = arguments[int(kind[-1])]
     try:

@@ -30,6 +30,7 @@ _CELLS = 8_000_000  # points × centres compared at a time
 _MEDOID_CANDIDATES = 512
 _AUTO_SAMPLE = 2_000
 _AUTO_MARGIN = 0.02
+_SMALL, _LARGE = 2.0**-32, 2.0**32  # beyond, squares come near the ends of single precision
 
 
 class Clusterer(Protocol):
@@ -94,6 +95,7 @@ def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: i
     points = checks.points("points", points)
     if not points.flags.writeable:
         points = points.copy()  # a read-only array cannot be shared with torch
+    points, exponent = _of_ordinary_size(points)
     n_clusters = min(n_clusters, count_distinct(points, at_most=n_clusters))
     if n_clusters == 1:
         # A medoid is a point of its cluster even when there is one; every other method's centre is the mean.
@@ -101,7 +103,23 @@ def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: i
     else:
         centres = find(points, n_clusters, n_init=n_init, seed=seed)
     centres, labels, squares = _without_empty(points, np.asarray(centres, dtype=points.dtype))
-    return Clustering(centres, labels, float(squares.sum(dtype=np.float64)))
+    inertia = squares.sum(dtype=np.float64)
+    if exponent:
+        centres, inertia = np.ldexp(centres, exponent), np.ldexp(inertia, 2 * exponent)
+    return Clustering(centres, labels, float(inertia))
+
+
+def _of_ordinary_size(points: Array) -> tuple[Array, int]:
+    """Returns points whose squared distances neither overflow nor vanish, and the power of two that divided them.
+
+    A power of two costs no digit, so every method finds the same clusters. Points of ordinary size are returned as they
+    are.
+    """
+    largest = float(np.abs(points).max())
+    if largest == 0 or _SMALL <= largest <= _LARGE:
+        return points, 0
+    exponent = int(np.frexp(largest)[1])
+    return np.ldexp(points, -exponent), exponent
 
 
 def count_distinct(points: Array, at_most: int) -> int:

@@ -22,6 +22,9 @@ from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.streaming import MemoryLimit, cluster_in_parts, streamed_classes
 
+_LEAST_FOR_AUTO = 200  # embeddings that show how many clusters a class falls into
+_TOO_SMALL = 1e-17  # squares of differences below it vanish in single precision
+
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
 
@@ -59,7 +62,8 @@ def learn_prototypes(
         The prototypes, by class, not yet surveyed.
 
     Raises:
-        LookalikeError: If a class has no samples, or ``n_prototypes`` names no class or no number.
+        LookalikeError: If a class has no samples, ``n_prototypes`` names no class or no number, embeddings are too
+            large or too small to be compared, or ``memory_limit`` holds fewer of them than prototypes are asked for.
 
     Warns:
         LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for.
@@ -79,7 +83,7 @@ def learn_prototypes(
                 read = functools.partial(_read_members, embeddings, rows)
                 if k in large:
                     found, note = _learn_large_class(
-                        read, len(rows), k, similarity, number=wanted[k], limit=memory_limit, **options
+                        read, len(rows), k, class_names[k], similarity, number=wanted[k], limit=memory_limit, **options
                     )
                 else:
                     found, note = learn_class(
@@ -92,6 +96,12 @@ def learn_prototypes(
             vectors.append(found)
             owners += [k] * len(found)
             advance()
+    largest = max(float(found.abs().max()) for found in vectors)
+    if 0 < largest < _TOO_SMALL:
+        raise LookalikeError(
+            f"all embeddings are so small (the largest prototype has {largest:.2g}) that their squared distances "
+            "vanish in single precision: scale the embeddings"
+        )
     return Prototypes(torch.cat(vectors), torch.tensor(owners, dtype=torch.int64), class_names)
 
 
@@ -122,6 +132,7 @@ def learn_class(
         The prototypes [L, D], and what to warn of if they are fewer than were asked for.
     """
     space = similarity.project(torch.from_numpy(members)).numpy()
+    _check_size(space, name)
     class_seed = _seed_of_class(seed, k)
     number = number or choose_n_clusters(space, method=clusterer, seed=class_seed)
     found = cluster(space, number, clusterer, n_init=n_init, seed=class_seed)
@@ -138,6 +149,7 @@ def _learn_large_class(
     read: Callable[[np.ndarray], np.ndarray],
     n: int,
     k: int,
+    name: str,
     similarity: Similarity,
     *,
     number: int | None,
@@ -145,19 +157,47 @@ def _learn_large_class(
     clusterer: str,
     n_init: int,
     seed: int,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, str | None]:
     """Clusters a class of which only a part is in memory at any time."""
     class_seed = _seed_of_class(seed, k)
+    chosen = number
 
     def project(rows: np.ndarray) -> np.ndarray:
-        return similarity.project(torch.from_numpy(read(rows))).numpy()
+        space = similarity.project(torch.from_numpy(read(rows))).numpy()
+        _check_size(space, name)
+        return space
 
     def choose(sample: np.ndarray) -> int:
-        return number or choose_n_clusters(sample, method=clusterer, seed=class_seed)
+        nonlocal chosen
+        chosen = number or choose_n_clusters(sample, method=clusterer, seed=class_seed)
+        return chosen
 
     dim = read(np.arange(1)).shape[1]
-    centres = cluster_in_parts(n, dim, project, choose, clusterer, limit=limit, n_init=n_init, seed=class_seed)
-    return similarity.unproject(torch.from_numpy(centres)), None
+    centres = cluster_in_parts(
+        n, dim, project, choose, clusterer, limit=limit, n_init=n_init, seed=class_seed, least=number or _LEAST_FOR_AUTO
+    )
+    note = None
+    if chosen is not None and len(centres) < chosen:
+        note = (
+            f"class {name!r} has {len(centres)} distinct embeddings in the sample that memory_limit={limit!r} holds; "
+            f"{chosen} prototypes asked: using {len(centres)}"
+        )
+    return similarity.unproject(torch.from_numpy(centres)), note
+
+
+def _check_size(space: np.ndarray, name: str) -> None:
+    """Refuses embeddings whose squared distances their numbers cannot hold.
+
+    Raises:
+        LookalikeError: If they are that large.
+    """
+    largest = float(np.abs(space).max()) if space.size else 0.0
+    bound = float(np.sqrt(np.finfo(np.float32).max / (4 * space.shape[1])))
+    if space.dtype == np.float32 and largest > bound:
+        raise LookalikeError(
+            f"class {name!r} has embeddings as large as {largest:.2g}; squared distances of {space.shape[1]} "
+            f"dimensions fit single precision up to {bound:.2g}: scale the embeddings"
+        )
 
 
 def _read_members(embeddings: np.ndarray, rows: np.ndarray, which: np.ndarray) -> np.ndarray:

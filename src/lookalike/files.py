@@ -13,12 +13,20 @@ from lookalike.names import has_surrogates
 from lookalike.replacing import replacing_file
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, replace: bool = True) -> None:
     """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one.
 
     It never fails at a name in the text: what is not valid Unicode is written out.
+
+    Args:
+        path: The file.
+        text: Its content.
+        replace: Replace the file if there is one.
+
+    Raises:
+        LookalikeError: If the disk is full or fails, or there is a file that is not to be replaced.
     """
-    with replacing_file(path) as aside:
+    with replacing_file(path, replace=replace) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lookalike.errors import LookalikeError
+from lookalike.replacing import replacing_file
 
 PREFIX = "lookalike: "
 
@@ -35,7 +36,7 @@ def profiled(path: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     if path.exists():
         raise LookalikeError(f"{str(path)!r} exists already; choose another place for the trace")
     try:
-        path.touch()
+        path.touch(exist_ok=False)
     except OSError as error:
         raise LookalikeError(f"cannot write to {str(path)!r}: {error.strerror}") from error
     path.unlink()
@@ -44,7 +45,10 @@ def profiled(path: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         yield
         total = time.perf_counter() - started
-    trace.export_chrome_trace(str(path))
+    with replacing_file(path, replace=False) as aside:
+        trace.export_chrome_trace(str(aside))
+        if not aside.read_bytes()[-16:].rstrip().endswith(b"}"):  # the profiler does not say when the disk is full
+            raise LookalikeError(f"cannot write {str(path)!r}: the trace breaks off; is the disk full?")
     own = {
         event.key.removeprefix(PREFIX): (event.cpu_time_total / 1e6, event.count)
         for event in trace.key_averages()

@@ -7,6 +7,7 @@ another process is writing now, and remove it.
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -27,28 +28,54 @@ else:
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)")
 _OLD_SECONDS = 24 * 3600  # where there are no locks (some network storage): nothing is written for so long
 _AT_CWD = -100
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2
 
 
 @contextmanager
-def replacing_file(path: Path, *, sweep: bool = True) -> Iterator[Path]:
+def replacing_file(path: Path, *, replace: bool = True, sweep: bool = True) -> Iterator[Path]:
     """Yields an empty file beside ``path`` that takes its place when the block ends well.
 
     If the block is left by an exception, the file is removed and ``path`` is as before.
 
     Args:
         path: The file to write.
+        replace: Replace the file if there is one.
         sweep: Remove what killed runs left of this file; costs a listing of its folder.
+
+    Raises:
+        LookalikeError: If the disk is full or fails, or there is a file at the end that is not to be replaced.
     """
-    if sweep:
-        remove_leftovers(path)
-    aside, lock = _locked_new(path, folder=False)
+    with naming_failed_writes(path):
+        if sweep:
+            remove_leftovers(path)
+        aside, lock = _locked_new(path, folder=False)
+        try:
+            yield aside
+            if replace:
+                os.replace(aside, path)  # noqa: PTH105 - one call, one rename
+            else:
+                _take_free_place(aside, path)
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            os.close(lock)
+
+
+@contextmanager
+def naming_failed_writes(target: Path) -> Iterator[None]:
+    """Turns a full or failing disk into one line that names the file or folder.
+
+    Other errors pass: what runs in the block may read files too.
+    """
     try:
-        yield aside
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    finally:
-        aside.unlink(missing_ok=True)
-        os.close(lock)
+        yield
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            raise
+        raise LookalikeError(
+            f"cannot write {str(target)!r}: {error.strerror}; nothing that was there before has changed"
+        ) from error
 
 
 @contextmanager
@@ -70,8 +97,9 @@ def replacing_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     except OSError as error:
         raise LookalikeError(f"cannot write to {str(target.parent)!r}: {error.strerror}") from error
     try:
-        yield aside
-        take_place(aside, target, replace=replace)
+        with naming_failed_writes(target):
+            yield aside
+            take_place(aside, target, replace=replace)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         os.close(lock)
@@ -87,10 +115,8 @@ def take_place(aside: Path, target: Path, *, replace: bool = True) -> None:
         LookalikeError: If there is a target that is not to be replaced.
     """
     if not replace:
-        if _rename_with(aside, target, _NO_REPLACE):
-            return
-        if target.exists():
-            raise LookalikeError(f"{str(target)!r} exists already, and was not there before; it is not replaced")
+        _take_free_place(aside, target)
+        return
     if not target.exists():
         os.rename(aside, target)  # noqa: PTH104 - one call, one rename
         return
@@ -110,6 +136,15 @@ def take_place(aside: Path, target: Path, *, replace: bool = True) -> None:
         if lock is not None:
             os.close(lock)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_free_place(aside: Path, target: Path) -> None:
+    """Renames a file or folder to a name that is free."""
+    if _rename_with(aside, target, _NO_REPLACE):
+        return
+    if os.path.lexists(target):
+        raise LookalikeError(f"{str(target)!r} exists already, and was not there before; it is not replaced")
+    os.rename(aside, target)  # noqa: PTH104 - one call, one rename
 
 
 def remove_folder(folder: Path, *, named: Path | None = None) -> None:

@@ -63,6 +63,7 @@ def cluster_in_parts(
     limit: MemoryLimit,
     n_init: int = 10,
     seed: int = 0,
+    least: int = 1,
 ) -> Array:
     """Clusters points of which only a part is in memory at any time.
 
@@ -78,11 +79,21 @@ def cluster_in_parts(
         limit: Memory.
         n_init: Random starts on the sample.
         seed: The same seed gives the same centres.
+        least: How many points the sample needs at least.
 
     Returns:
         Centres [k, D].
+
+    Raises:
+        LookalikeError: If so many points do not fit within the limit.
     """
-    step = min(n_points, max(1, bytes_of(limit) // (_COPIES * _SINGLE * dim)))
+    least, per_point = min(least, n_points), _COPIES * _SINGLE * dim
+    step = min(n_points, bytes_of(limit) // per_point)
+    if step < max(1, least):
+        raise LookalikeError(
+            f"memory_limit={limit!r} is too little: the clustering needs {least:,} embeddings of {dim:,} dimensions "
+            f"at once, which take {least * per_point:,} bytes; give at least that"
+        )
     rng = np.random.default_rng(seed)
     sample = read(np.sort(rng.choice(n_points, step, replace=False)))
     centres = cluster(sample, choose(sample), method, n_init=n_init, seed=seed).centres

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ def in_eval_mode(model: nn.Module, run: Callable[[], T]) -> T:
     """Returns what ``run`` returns while every module of a model is in eval mode; each is put back into its own mode.
 
     The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that. Several
-    threads can do so at once; the last one puts the modes back.
+    threads can do so at once, with models that share modules too: a module's last user puts its mode back.
     """
     visit = _Visit(model)
 
@@ -69,90 +68,100 @@ class _Visit:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.joined = False
+        self.users: list[_Users] = []
 
     def begin(self) -> None:
         with _LOCK:
-            changed = _CHANGED.get(self.model)
-            if changed is None:
-                training = _modules_in_training(self.model)
-                if not training:
-                    return
-                changed = _Changed(training)
-            self.joined = True
-            _CHANGED[self.model] = changed
-            changed.visits.add(self)
-            _set_modes(changed.training, False)
+            self.users = _users_of(self.model)  # before anything changes: ``end`` needs it
+            for users in self.users:
+                users.visits.add(self)
+                _USERS[id(users.module)] = users
+                _set_mode(users.module, False)
 
     def end(self) -> None:
-        if not self.joined:
+        if not self.users:
             return
         with _LOCK:
-            changed = _CHANGED.get(self.model)
-            if changed is None:
-                return
-            changed.visits.discard(self)
-            if not changed.visits:
-                _set_modes(changed.training, True)
-                _CHANGED.pop(self.model, None)  # last: until here a second call does it again
+            for users in self.users:
+                users.visits.discard(self)
+                if not users.visits and _USERS.get(id(users.module)) is users:
+                    _set_mode(users.module, True)
+                    _USERS.pop(id(users.module), None)  # last: until here a second call does it again
+            self.users = []
 
 
-class _Changed:
-    """The modules of a model that were in train mode, and the calls that need them in eval mode."""
+class _Users:
+    """A module that was in train mode, and the calls that need it in eval mode."""
 
-    def __init__(self, training: list[nn.Module]) -> None:
-        self.training = training
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self.visits: set[_Visit] = set()
 
 
 _LOCK = threading.RLock()  # a signal's handler may call a model while another call holds it
-_CHANGED: "WeakKeyDictionary[nn.Module, _Changed]" = WeakKeyDictionary()
+_USERS: dict[int, _Users] = {}  # by identity: a module may define equality; it is held here, so no other takes its id
 
 
-def _modules_in_training(model: nn.Module) -> list[nn.Module]:
-    """Does what ``model.modules()`` would, without its names: this runs at every prediction."""
-    training, waiting, seen = [], [model], set()
+def _users_of(model: nn.Module) -> list[_Users]:
+    """Returns the users of each module that is in train mode, or was before a call that is not done.
+
+    Does what ``model.modules()`` would, without its names: this runs at every prediction.
+    """
+    users, waiting, seen = [], [model], set()
     while waiting:
         module = waiting.pop()
-        if module.training and id(module) not in seen:
+        if (module.training or (_USERS and id(module) in _USERS)) and id(module) not in seen:
             seen.add(id(module))
-            training.append(module)
+            users.append(_USERS.get(id(module)) or _Users(module))
         waiting.extend(child for child in module._modules.values() if child is not None)
-    return training
+    return users
 
 
-def _set_modes(modules: list[nn.Module], training: bool) -> None:
-    for module in modules:
-        attributes = vars(module)
-        if "training" in attributes:
-            attributes["training"] = training  # nn.Module's own way of setting an attribute takes ten times as long
-        else:  # scripted modules
-            module.training = training
+def _set_mode(module: nn.Module, training: bool) -> None:
+    attributes = vars(module)
+    if "training" in attributes:
+        attributes["training"] = training  # nn.Module's own way of setting an attribute takes ten times as long
+    else:  # scripted modules
+        module.training = training
 
 
 def with_forward_hooks(hooks: Mapping[nn.Module, Callable[..., Any]], run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns while modules have forward hooks, one each."""
+    """Returns what ``run`` returns while modules have forward hooks, one each, for this thread's passes alone."""
+    of_thread = {module: _in_this_thread(hook) for module, hook in hooks.items()}
 
     def hooked() -> T:
-        for module, hook in hooks.items():
+        for module, hook in of_thread.items():
             module.register_forward_hook(hook)
         return run()
 
     def remove() -> None:
-        for module, hook in hooks.items():
+        for module, hook in of_thread.items():
             _remove(hook, module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
 
     return undoing(remove, hooked)
 
 
 def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns while a module has a forward pre-hook, which takes its named arguments too."""
+    """Returns what ``run`` returns while a module has a forward pre-hook, which takes its named arguments too.
+
+    The hook runs in this thread's passes alone.
+    """
+    of_thread = _in_this_thread(hook)
 
     def hooked() -> T:
-        module.register_forward_pre_hook(hook, with_kwargs=True)
+        module.register_forward_pre_hook(of_thread, with_kwargs=True)
         return run()
 
-    return undoing(lambda: _remove(hook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs), hooked)
+    return undoing(lambda: _remove(of_thread, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs), hooked)
+
+
+def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a hook that does nothing in the passes of other threads, which share the module.
+
+    While one thread removes its hook, torch may call it in another thread's pass with fewer arguments.
+    """
+    thread = threading.get_ident()
+    return lambda *args: hook(*args) if threading.get_ident() == thread else None
 
 
 def _remove(hook: Callable[..., Any], registered: Any, *flags: Any) -> None:
@@ -250,14 +259,33 @@ def _end_contexts(error: BaseException | None) -> None:
 
 
 def keeps_random_states(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function put back torch's settings and the global random states of torch, NumPy and Python at its end."""
+    """Makes a function put back torch's settings and the global random states of torch, NumPy and Python at its end.
+
+    While a call of another thread is in progress the states may be that call's: this one puts back what the first one
+    found.
+    """
     inner = keeps_torch_settings(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return undoing(random_states(), lambda: inner(*args, **kwargs))
+        this, thread = object(), threading.get_ident()
+        restore = next((restore for other, restore in list(_IN_PROGRESS.values()) if other != thread), None)
+        put_back = restore or random_states()
+
+        def end() -> None:
+            put_back()
+            _IN_PROGRESS.pop(this, None)
+
+        def run() -> T:
+            _IN_PROGRESS[this] = thread, put_back
+            return inner(*args, **kwargs)
+
+        return undoing(end, run)
 
     return call
+
+
+_IN_PROGRESS: dict[object, tuple[int, Callable[[], None]]] = {}  # calls: their thread, and what puts the states back
 
 
 def random_states() -> Callable[[], None]:

@@ -63,3 +63,13 @@ def test_mistakes_are_told():
         explanation_divergence(torch.rand(1, 2, 2), torch.rand(1, 2, 2), direction="both")
     with pytest.raises(LookalikeError, match="NaN"):
         relevance_shares(torch.full((1, 2, 2), torch.nan))
+
+
+def test_maps_without_relevance_are_left_out():
+    ours, theirs = torch.rand(3, 2, 2), torch.rand(3, 2, 2)
+    ours[0], theirs[2] = 0, 0
+    found = explanation_divergence(ours, theirs)
+    assert found.isnan().tolist() == [True, False, True]
+    metric = ExplanationDivergence()
+    metric.update(ours, theirs)
+    assert float(metric.compute()) == pytest.approx(float(found[1]))

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lookalike.acceleration import Accelerated
 from lookalike.baselines.baseline import Baseline
+from lookalike.baselines.children import with_children
 from lookalike.baselines.hyperparameters import Hyperparameters
 from lookalike.baselines.phases import is_last, n_epochs, phase_at
 from lookalike.baselines.protopnet import push
@@ -33,6 +34,7 @@ from lookalike.encoder import Encoder
 from lookalike.errors import LookalikeError, first_line
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
+from lookalike.replacing import naming_failed_writes, replacing_file
 
 CHECKPOINT = "last.ckpt"
 LOG = "training.csv"
@@ -96,7 +98,7 @@ def fit(
         try:
             model.to(memory_format=torch.channels_last)
             with Accelerated():
-                trainer.fit(module, ckpt_path=kept)
+                with_children(trainer, lambda: trainer.fit(module, ckpt_path=kept))
         except SystemExit:  # Lightning's answer to Ctrl-C
             if not keeper.interrupted:
                 raise
@@ -372,10 +374,12 @@ class _Keeper(Checkpoint):
         if self.folder is None:
             return
         aside = self.folder / f".{CHECKPOINT}.part"
-        trainer.save_checkpoint(aside)
+        with naming_failed_writes(self.folder / CHECKPOINT):
+            trainer.save_checkpoint(aside)
         if trainer.is_global_zero and isinstance(pl_module, _Module):
             os.replace(aside, self.folder / CHECKPOINT)  # noqa: PTH105 - one call, one rename
-            (self.folder / LOG).write_bytes(as_csv(pl_module.rows))
+            with replacing_file(self.folder / LOG) as log:
+                log.write_bytes(as_csv(pl_module.rows))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self.interrupted = isinstance(exception, KeyboardInterrupt)

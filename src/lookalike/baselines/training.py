@@ -10,6 +10,7 @@ import torch
 
 from lookalike import checks
 from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
+from lookalike.baselines.children import check_devices
 from lookalike.baselines.hyperparameters import Preset, hyperparameters
 from lookalike.baselines.start import start_from
 from lookalike.data import Batches, DataBundle
@@ -129,6 +130,7 @@ def train(
     checks.text("accelerator", accelerator)
     if not isinstance(devices, str):
         checks.whole_number("devices", devices, 1)
+    check_devices(accelerator, devices)
     if on_epoch is not None and not callable(on_epoch):
         raise checks.unfit("on_epoch", on_epoch, "a function")
     checks.progress("progress", progress)

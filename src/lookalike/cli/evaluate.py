@@ -128,7 +128,7 @@ def evaluate(
         resume=resume,
     )
     if output is not None:
-        card.save(output)
+        card.save(output, overwrite=overwrite)
     if json:
         print_json(card.to_dict() | {"passed_over": bundle.passed_over.to_dict()})
     else:

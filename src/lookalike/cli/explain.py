@@ -56,7 +56,6 @@ def explain(
     from lookalike.data import list_images
     from lookalike.errors import LookalikeError
     from lookalike.explanation import explain as explain_inputs
-    from lookalike.files import write_whole
     from lookalike.plots import sheet_axes
     from lookalike.profiling import profiled, step
     from lookalike.progress import progress_bar
@@ -97,7 +96,8 @@ def explain(
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
-        write_whole(folder / "explanations.json", json_text(rows, indent=2, allow_nan=True) + "\n")
+        text = json_text(rows, indent=2, allow_nan=True) + "\n"
+        (folder / "explanations.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     if json:
         print_json(
             {

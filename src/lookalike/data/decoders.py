@@ -19,6 +19,8 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
 }
 
+STARTS_A_PROGRAM = ("EPS",)
+
 _LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # that Pillow may be built without
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (

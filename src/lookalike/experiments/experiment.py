@@ -17,6 +17,7 @@ from lookalike.experiments.tables import Column, Row, as_csv, markdown
 from lookalike.experiments.workbench import KMEX, MODELS, SMALL, Subject, Workbench, data_name, network_name
 from lookalike.files import write_whole
 from lookalike.registry import Registry
+from lookalike.replacing import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -177,7 +178,8 @@ def draw_findings(name: str, plan: Plan, found: Findings, folder: Path, bench: W
 def _draw(draw: "Callable[[], Figure]", folder: Path, key: str) -> list[Path]:
     figure, files = draw(), [folder / f"{key}.{ending}" for ending in _ENDINGS]
     for file in files:
-        figure.savefig(file, dpi=150)
+        with replacing_file(file) as aside:
+            figure.savefig(aside, format=file.suffix[1:], dpi=150)
     return files
 
 

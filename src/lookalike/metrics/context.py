@@ -22,6 +22,8 @@ from lookalike.provenance import fingerprint_json
 from lookalike.relevance import COMPOSITES, Relevance, lrp, prp
 
 _MAPS_BATCH = 32
+_ROWS = 16_384  # embeddings at a time, or fewer where there are many prototypes:
+_SIMILARITIES = 16_000_000  # held at once
 
 
 @dataclass(frozen=True)
@@ -260,3 +262,8 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> T
 def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:
     """Returns some embeddings of a store [n, D]."""
     return torch.from_numpy(np.array(store.embeddings[rows])).to(device)
+
+
+def few_rows(model: PrototypeModel) -> int:
+    """Returns of how many embeddings the similarities to all prototypes are held at once."""
+    return max(1, min(_ROWS, _SIMILARITIES // max(len(model.prototypes), model.prototypes.vectors.shape[1])))

@@ -70,7 +70,8 @@ def explanation_divergence(
         floor: See ``relevance_shares``.
 
     Returns:
-        float64 [N]; D_fth is its mean.
+        float64 [N]; D_fth is its mean. NaN where either map is without any relevance, as that of a probability that
+        is 1 in float32: there is nothing to compare.
 
     Raises:
         LookalikeError: If shapes differ, or an option is unknown.
@@ -85,11 +86,23 @@ def explanation_divergence(
     ratio = (r / b).log()
     forward, backward = (r * ratio).sum(1), (-b * ratio).sum(1)
     found = {"model": forward, "black-box": backward, "symmetric": (forward + backward) / 2}[direction]
-    return found.clamp_min(0)  # rounding
+    empty = without_relevance(maps, magnitude) | without_relevance(black_box_maps, magnitude)
+    return found.clamp_min(0).masked_fill(empty, torch.nan)  # below 0 it is rounding
+
+
+def without_relevance(maps: Tensor, magnitude: Magnitude = "absolute") -> Tensor:
+    """Says which maps [N, H, W] have no relevance at any pixel; [N].
+
+    Example:
+        >>> without_relevance(torch.tensor([[[0.0, 0.0]], [[0.0, -1.0]]])).tolist()
+        [True, False]
+    """
+    values = maps.flatten(1)
+    return ~(values != 0 if magnitude == "absolute" else values > 0).any(1)
 
 
 class ExplanationDivergence(Metric):
-    """Accumulates D_fth over a loader. Its states sum, and do not grow.
+    """Accumulates D_fth over a loader. Its states sum, and do not grow. Maps without any relevance are left out.
 
     Args:
         direction: See ``explanation_divergence``.
@@ -128,9 +141,10 @@ class ExplanationDivergence(Metric):
 
     def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
         """Adds images: the model's maps and the black box's, each [n, H, W]."""
-        self.total += explanation_divergence(maps, black_box_maps, **self.options).sum().to(self.total.device)
-        self.n += len(maps)
+        found = explanation_divergence(maps, black_box_maps, **self.options)
+        self.total += found.nansum().to(self.total.device)
+        self.n += int((~found.isnan()).sum())
 
     def compute(self) -> Tensor:
-        """Returns the mean; NaN without images."""
+        """Returns the mean; NaN without images that have relevance in both maps."""
         return self.total / self.n

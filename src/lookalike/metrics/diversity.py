@@ -1,6 +1,7 @@
 """Diversity of prototypes: D_dvs (paper section 4.3.4, equation 4)."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
+
+_CELLS = 4_000_000  # similarities among prototypes at a time
 
 
 def diversity(
@@ -52,8 +55,47 @@ def diversity(
     return float(torch.cat(entropies).mean())
 
 
-def _normalised_entropies(s: Tensor) -> Tensor:
-    """Returns the entropy of each row's softmax over the largest it can be."""
+def diversity_of(
+    similarity: Callable[[Tensor], Tensor], vectors: Tensor, prototype_labels: Tensor | None = None
+) -> float:
+    """Returns D_dvs, see ``diversity``, of which only some rows of the matrix [P, P] are held at a time.
+
+    Args:
+        similarity: Returns similarities of embeddings [n, D] to all prototypes [n, P].
+        vectors: The prototypes [P, D].
+        prototype_labels: Their classes [P]: compares those of the same class only.
+
+    Raises:
+        LookalikeError: If there are fewer than two prototypes to compare.
+    """
+    if len(vectors) < 2:
+        raise LookalikeError("diversity compares prototypes, and there is only one")
+    step = max(1, _CELLS // len(vectors))
+    total, n = 0.0, 0
+    for start in range(0, len(vectors), step):
+        s = similarity(vectors[start : start + step]).double()
+        if prototype_labels is None:
+            entropies = _normalised_entropies(s)
+        else:
+            same = prototype_labels[start : start + step, None] == prototype_labels
+            sizes = same.sum(1)
+            several = sizes > 1
+            entropies = _normalised_entropies(s[several].masked_fill(~same[several], -torch.inf), sizes[several])
+        total += float(entropies.sum())
+        n += len(entropies)
+    if not n:
+        raise LookalikeError("diversity within classes is not defined: no class has more than one prototype")
+    return total / n
+
+
+def _normalised_entropies(s: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Returns the entropy of each row's softmax over the largest it can be.
+
+    Args:
+        s: Similarities [n, P].
+        sizes: How many of a row's are compared [n], the others being −∞; None for all.
+    """
     log_p = s.log_softmax(1)
     entropy = -(log_p.exp() * log_p).nan_to_num(0.0).sum(1)
-    return (entropy / math.log(len(s))).clamp(0, 1)
+    largest = math.log(s.shape[1]) if sizes is None else sizes.double().log()
+    return (entropy / largest).clamp(0, 1)

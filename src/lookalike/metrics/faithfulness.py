@@ -175,8 +175,9 @@ class FaithfulnessOfPredictions(Metric):
         Raises:
             LookalikeError: If there were no samples.
         """
-        counts = self.compute()
-        outcomes, agreed, confused = (counts[name].cpu() for name in ("outcomes", "agreed", "confused"))
+        counts, k = self.compute(), self.n_classes
+        shapes = {"outcomes": (k, 2, 2), "agreed": (k,), "confused": (k, k)}  # torchmetrics squeezes those of one class
+        outcomes, agreed, confused = (counts[name].cpu().reshape(shape) for name, shape in shapes.items())
         whole = self._shares(outcomes.sum(0), int(agreed.sum()))
         per_class = []
         for k in range(self.n_classes):

@@ -105,9 +105,17 @@ class Scorecard:
             raise LookalikeError("the scorecard has a figure without a value")
         return card
 
-    def save(self, path: str | Path) -> None:
-        """Writes it as JSON."""
-        write_whole(Path(path), json_text(self.to_dict(), indent=2, allow_nan=True) + "\n")
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
+        """Writes it as JSON.
+
+        Args:
+            path: The file.
+            overwrite: Replace it if there is one.
+
+        Raises:
+            LookalikeError: If there is one that is not to be replaced, or it cannot be written.
+        """
+        write_whole(Path(path), json_text(self.to_dict(), indent=2, allow_nan=True) + "\n", replace=overwrite)
 
     @classmethod
     def read(cls, path: str | Path) -> "Scorecard":

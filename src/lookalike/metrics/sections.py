@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lookalike.embedding import name_samples
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
-from lookalike.metrics.context import Context, rows_of
-from lookalike.metrics.divergence import explanation_divergence
-from lookalike.metrics.diversity import diversity
+from lookalike.metrics.context import Context, few_rows, rows_of
+from lookalike.metrics.divergence import explanation_divergence, without_relevance
+from lookalike.metrics.diversity import diversity_of
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
 from lookalike.metrics.separability import separability
@@ -58,7 +59,7 @@ def _faithfulness(context: Context, _run: int) -> Found:
     theirs = None if standing is None else standing.predictions
     metric = FaithfulnessOfPredictions(model.n_classes, black_box=theirs is not None)
     with torch.no_grad():
-        for rows in store.parts():
+        for rows in store.parts(few_rows(model)):
             predicted = model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
             metric.update(predicted, context.labels[rows], None if theirs is None else theirs[rows])
     found = metric.result()
@@ -81,7 +82,7 @@ def _transparency(context: Context, _run: int) -> Found:
         return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
     metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
     with torch.no_grad():
-        for rows in store.parts():
+        for rows in store.parts(few_rows(model)):
             similarities = model.similarities_of(rows_of(store, rows, model.device))
             for metric in metrics.values():
                 metric.update(similarities, labels[rows].to(model.device))
@@ -108,23 +109,45 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
 def _explanations(context: Context, run: int) -> Found:
     """D_fth, and what it is between maps of different images: section 4.3.2, equations 2 and 3."""
     ours, theirs = context.probability_maps(run), context.black_box_maps(run)
-    found = explanation_divergence(ours, theirs)
-    mismatched = explanation_divergence(ours, theirs.roll(1, 0))
-    figures = {
-        "explanation_divergence": float(found.mean()),
-        "explanation_divergence_mismatched": float(mismatched.mean()),
-    }
-    return figures, {"per_image": found.tolist()}
+    ours_empty, theirs_empty = without_relevance(ours), without_relevance(theirs)
+    whole = ~(ours_empty | theirs_empty)
+    samples = torch.tensor(context.sample(run))
+    if not bool(whole.all()):
+        context.note(_saturated(context, samples, ours_empty, theirs_empty))
+    if not bool(whole.any()):
+        raise RelevanceError("no image is left whose explanations can be compared: all probabilities are exactly 1")
+    found = explanation_divergence(ours[whole], theirs[whole])
+    figures = {"explanation_divergence": float(found.mean())}
+    if len(found) > 1:  # else there is no other image
+        mismatched = explanation_divergence(ours[whole], theirs[whole].roll(1, 0))
+        figures["explanation_divergence_mismatched"] = float(mismatched.mean())
+    return figures, {"per_image": found.tolist(), "left_out": samples[~whole].tolist()}
+
+
+def _saturated(context: Context, samples: Tensor, ours_empty: Tensor, theirs_empty: Tensor) -> str:
+    """Says which images have no map of the predicted class's probability: it does not change with any pixel."""
+    assert context.test is not None  # noqa: S101 - needed
+    empty = (ours_empty | theirs_empty).cpu()
+    whose = [name for name, which in (("model", ours_empty), ("black box", theirs_empty)) if bool(which.any())]
+    named = name_samples(samples[empty].numpy(), context.test.describe)
+    return (
+        f"{int(empty.sum())} of {len(samples)} images are left out of D_fth, as a probability of the "
+        f"{' and of the '.join(whose)} is exactly 1 in single precision and no relevance starts from it: {named}"
+    )
 
 
 @_section("robustness", "images", per_run=True)
 def _robustness(context: Context, run: int) -> Found:
     """RO curves, AUROC, AI and AD: section 4.3.3."""
-    curves = {
-        "model": _curves(context, run, context.probabilities, context.likeness_maps(run)),
-        "random": _curves(context, run, context.probabilities, None),
-    }
-    if context.black_box is not None:
+    curves = {}
+    if context.model.n_classes > 1:
+        curves = {
+            "model": _curves(context, run, context.probabilities, context.likeness_maps(run)),
+            "random": _curves(context, run, context.probabilities, None),
+        }
+    else:
+        context.note("AUROC was not measured: the only class has probability 1, whatever the pixels are")
+    if context.black_box is not None and curves:
         ask = context.black_box_probabilities
         try:
             curves["black_box"] = context.black_box_curves(
@@ -145,7 +168,7 @@ def _robustness(context: Context, run: int) -> Found:
     figures = {"auroc" if name == "model" else f"auroc_{name}": found.auroc for name, found in curves.items()}
     figures |= {"average_increase": change.increase, "average_drop": change.drop}
     details = {
-        "fractions": curves["model"].fractions.tolist(),
+        "fractions": next((found.fractions.tolist() for found in curves.values()), []),
         "curves": {name: found.mean.tolist() for name, found in curves.items()},
         "areas": {name: found.areas.tolist() for name, found in curves.items()},
     }
@@ -169,14 +192,18 @@ def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCur
 def _diversity(context: Context, _run: int) -> Found:
     """D_dvs among all prototypes and within classes: section 4.3.4, equation 4."""
     model = context.model
+    vectors, labels = model.prototypes.vectors, model.prototypes.labels
+    details: dict[str, Any] = {"similarity": model.similarity.name, "options": model.similarity.options()}
+    if len(vectors) < 2:
+        context.note("diversity was not measured: there is only one prototype, and none to compare it with")
+        return {}, details
     with torch.no_grad():
-        among = model.similarities_of(model.prototypes.vectors)
-    figures = {"diversity": diversity(among)}
-    try:
-        figures["diversity_within_class"] = diversity(among, model.prototypes.labels, within="class")
-    except LookalikeError as error:
-        return figures, {"similarity": model.similarity.name, "within_class": str(error)}
-    return figures, {"similarity": model.similarity.name, "options": model.similarity.options()}
+        figures = {"diversity": diversity_of(model.similarities_of, vectors)}
+        try:
+            figures["diversity_within_class"] = diversity_of(model.similarities_of, vectors, labels)
+        except LookalikeError as error:
+            details["within_class"] = str(error)
+    return figures, details
 
 
 @_section("embedding", "train")

@@ -10,6 +10,8 @@ from torch import Tensor
 from lookalike import checks
 from lookalike.errors import LookalikeError
 
+_CELLS = 8_000_000  # distances at a time
+
 
 @dataclass(frozen=True)
 class ClassSeparability:
@@ -82,10 +84,7 @@ def separability(
     rows.sort()
     z = torch.as_tensor(np.array(embeddings[rows]) if isinstance(embeddings, np.ndarray) else embeddings[rows])
     y, owners = torch.from_numpy(labels[rows]).to(prototype_labels.device), prototype_labels
-    distances = torch.cdist(z.to(prototypes), prototypes, compute_mode="donot_use_mm_for_euclid_dist")
-    same = y[:, None] == owners
-    own = distances.masked_fill(~same, torch.inf).amin(1)
-    rival, winner = distances.masked_fill(same, torch.inf).min(1)
+    own, rival, winner = _nearest_own_and_rival(z.to(prototypes), y, prototypes, owners)
     margins = torch.where(rival.isfinite() & own.isfinite(), (rival - own) / (rival + own).clamp_min(1e-30), torch.nan)
     silhouettes = np.full(len(rows), np.nan)
     if 1 < len(present) < len(rows):
@@ -106,3 +105,18 @@ def separability(
             )
         )
     return found
+
+
+def _nearest_own_and_rival(
+    z: Tensor, labels: Tensor, prototypes: Tensor, owners: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns distances to the nearest prototype of the own class and of another [n], and which that other one is."""
+    columns = []
+    step = max(1, _CELLS // len(prototypes))
+    for rows, y in zip(z.split(step), labels.split(step), strict=True):
+        distances = torch.cdist(rows, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+        same = y[:, None] == owners
+        own = distances.masked_fill(~same, torch.inf).amin(1)
+        columns.append((own, *distances.masked_fill_(same, torch.inf).min(1)))
+    own, rival, winner = (torch.cat(column) for column in zip(*columns, strict=True))
+    return own, rival, winner

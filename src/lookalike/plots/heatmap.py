@@ -7,7 +7,7 @@ import numpy as np
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
-from lookalike.plots.tiles import check_axes
+from lookalike.plots.tiles import check_axes, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +65,7 @@ def plot_heat_map(
     if not np.isfinite(relevance).all():
         raise LookalikeError("relevance must be finite; there are NaN or infinite values")
     if ax is None:
-        import matplotlib.pyplot as plt
-
-        _, ax = plt.subplots(figsize=(2.5, 2.5), layout="constrained")
+        ax = new_axes((2.5, 2.5))
     check_axes(ax)
     bound = common_limit([relevance]) if limit is None else limit
     ax.imshow(paint(relevance, bound, image), interpolation="nearest")

@@ -29,13 +29,23 @@ def check_axes(ax: Any) -> None:
     checks.instance("ax", ax, Axes, "Axes of matplotlib")
 
 
+def new_axes(size: tuple[float, float]) -> "Axes":
+    """Makes a figure of a size in inches with one Axes, which a notebook shows as a picture.
+
+    The figure belongs to no window, so it goes when nobody holds it: pyplot would hold it until it is closed. Save it
+    with ``ax.figure.savefig``.
+    """
+    from matplotlib.figure import Figure
+
+    from lookalike.plots.shown import ShownAxes
+
+    return Figure(figsize=size, layout="constrained").add_subplot(axes_class=ShownAxes)
+
+
 def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
     """Returns an Axes without frame or ticks for a grid of tiles, y downwards; makes one where there is none."""
     if ax is None:
-        import matplotlib.pyplot as plt
-
-        size = (columns * TILE_INCHES, rows * TILE_INCHES)
-        _, ax = plt.subplots(figsize=size, layout="constrained")
+        ax = new_axes((columns * TILE_INCHES, rows * TILE_INCHES))
     check_axes(ax)
     ax.set_xlim(0, columns)
     ax.set_ylim(rows, 0)
@@ -95,9 +105,7 @@ def shorten(text: str, length: int) -> str:
 def plain_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
     """Returns Axes with little around the data, in one ink; makes a figure of ``size`` inches where there is none."""
     if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=size, layout="constrained").subplots()
+        ax = new_axes(size)
     check_axes(ax)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

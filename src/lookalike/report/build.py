@@ -126,7 +126,7 @@ def write_report(
             "data": _as_json({"classes": [visible(name) for name in model.class_names], "samples": samples.shown}),
         }
     )
-    write_whole(path, page)
+    write_whole(path, page, replace=overwrite)
     return card
 
 

@@ -24,7 +24,7 @@ _PROTOTYPES = 300
 def charts_of(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> dict[str, str]:
     """Returns the charts that the scorecard has figures for, by name."""
     charts = {"radar": figure(lambda _: card.plot_radar(), _say_radar(card))}
-    if "robustness" in card.details:
+    if "auroc" in card.runs:
         charts["ordering"] = figure(functools.partial(_ordering, card), _say_ordering(card))
     p, labels = model.prototypes, model.prototypes.labels.cpu().numpy()
     if "transparency" in card.details and len(p) <= _PROTOTYPES:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookalike.plots.tiles import INK, MUTED
+from lookalike.untouched import undoing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,9 +52,11 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
     import matplotlib as mpl
 
     options: Any = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.family": "sans-serif"}
-    with mpl.rc_context(options):
+    before, buffer = dict(mpl.rcParams), io.StringIO()
+
+    def save() -> None:
+        mpl.rcParams.update(options)
         drawn = draw(ax).get_figure(root=True)
-        buffer = io.StringIO()
         assert drawn is not None  # noqa: S101 - narrows the type
         drawn.savefig(
             buffer,
@@ -63,6 +66,8 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
             pad_inches=0.05,
             metadata={"Date": None, "Creator": None},
         )
+
+    undoing(lambda: dict.update(mpl.rcParams, {name: before[name] for name in options}), save)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -24,6 +24,7 @@ from lookalike.saved.folder import (
 )
 from lookalike.saved.pictures import encode_image, read_pictures
 from lookalike.saved.records import NamedOptions, SavedClassifier, SavedEncoder, SavedModel, SavedNetwork
+from lookalike.saved.tensor_file import write_tensors
 
 __all__ = [
     "CONFIG",
@@ -47,4 +48,5 @@ __all__ = [
     "read_saved",
     "refusing",
     "write_saved",
+    "write_tensors",
 ]

@@ -20,7 +20,7 @@ from lookalike.provenance import fingerprint_file, fingerprint_json
 from lookalike.records import from_json, kind_of, one_line, parse_json, plain_json, read_bytes, shown
 from lookalike.replacing import roll_back
 from lookalike.saved.records import SavedClassifier, SavedModel
-from lookalike.saved.tensor_file import read_header, read_tensors
+from lookalike.saved.tensor_file import read_header, read_tensors, write_tensors
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -58,12 +58,10 @@ def write_saved(
     Raises:
         LookalikeError: If the folder may not be replaced, or what would be written could not be read again.
     """
-    from safetensors.torch import save_file
-
     content = _plain_record(record)
     with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as aside:
         # copies, as safetensors refuses tensors that share memory
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, aside / TENSORS)
+        write_tensors({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, aside / TENSORS)
         for name, data in files.items():
             _check_name(name)
             path = aside / name

@@ -1,7 +1,10 @@
 """Safetensors files from anyone: what the header declares is compared with the file before memory is asked for."""
 
 import math
+import os
+import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -88,3 +91,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(file)  # type: ignore[no-any-return]
     except (SafetensorError, OSError, KeyError, AttributeError, RuntimeError) as error:
         raise LookalikeError(one_line(error)) from error
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as safetensors.
+
+    Raises:
+        OSError: If the disk is full or fails; safetensors itself raises an error of its own class.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error

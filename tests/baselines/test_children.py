@@ -1,0 +1,71 @@
+"""A training on several devices: no more than there are, and no process is left when it ends, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lookalike.baselines.children import check_devices
+from lookalike.cli import app
+from lookalike.errors import LookalikeError
+
+FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--device", "cpu"]
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def processes_of(mark):
+    """Returns the processes whose environment has a mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                environment = (folder / "environ").read_bytes()
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if mark.encode() in environment and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def wait_until(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.05)
+
+
+def test_more_devices_than_there_are_are_refused_before_anything_starts(image_folder, tmp_path):
+    arguments = ["train", "blackbox", "-d", str(image_folder), "-o", str(tmp_path / "net"), *FAST, "--devices", "99"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2, done.output
+    assert f"99 devices were asked for, and this machine has {CORES} (processor cores)" in done.output
+    assert not [path for path in tmp_path.iterdir() if path.name != "images"]
+    with pytest.raises(LookalikeError, match="2 devices were asked for, and this machine has"):
+        check_devices("mps", 2)
+    check_devices("cpu", "auto")
+    check_devices("cpu", 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.skipif(CORES < 2, reason="needs two devices")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_ended_leaves_no_process(image_folder, tmp_path, number):
+    mark = f"LOOKALIKE_TEST_MARK={tmp_path}"
+    name, _, value = mark.partition("=")
+    command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *FAST]
+    command += ["-o", str(tmp_path / "net"), "--devices", "2", "--epochs", "100000"]
+    training = subprocess.Popen(command, env={**os.environ, name: value}, stdout=-3, stderr=subprocess.PIPE)
+    for line in training.stderr:
+        if b"epoch 2" in line:
+            break
+    assert len(processes_of(mark)) >= 2
+    training.send_signal(number)
+    training.stderr.close()
+    training.wait(60)
+    wait_until(lambda: not processes_of(mark), 30)

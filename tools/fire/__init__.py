@@ -1,0 +1,1 @@
+"""The campaign of ``tools/under_fire.py``, a module a part."""
