@@ -199,8 +199,8 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
 
     for changed, named in (
         ({"model": load(root, "other")}, "weights;"),
-        ({"similarity": "cosine"}, r"similarity \('l2', now 'cosine'\)"),
-        ({"random_state": 4}, r"random_state \(3, now 4\);"),
+        ({"similarity": "cosine"}, r"similarity \(was 'l2', now 'cosine'\)"),
+        ({"random_state": 4}, r"random_state \(was 3, now 4\);"),
     ):
         arguments = {"model": classifier, "data": root / "images", **SIZES, **OPTIONS, **changed}
         with pytest.raises(LookalikeError, match=f"was made with other {named}"):
