@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from lookalike import KMEx  # noqa: E402
 from lookalike import load as load_model  # noqa: E402
 from lookalike.cli import app  # noqa: E402
-from lookalike.data import ImageArray, load_digits, load_folder  # noqa: E402
+from lookalike.data import ImageArray, Preprocessing, load_digits, load_folder  # noqa: E402
 from lookalike.distributed import convert  # noqa: E402
 from lookalike.distributed.embedding import Embedder  # noqa: E402
 from lookalike.distributed.pool import work_through  # noqa: E402
@@ -42,6 +43,7 @@ from lookalike.distributed.shards import (  # noqa: E402
 )
 from lookalike.encoder import Encoder, load_classifier  # noqa: E402
 from lookalike.errors import LookalikeError, LookalikeWarning  # noqa: E402
+from lookalike.working_folder import alone, lock_in  # noqa: E402
 
 NETWORK = """
 import time
@@ -197,14 +199,57 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
     assert_same(again, expected)
     assert shards_in(tmp_path / "work") == before
 
-    for changed, named in (
-        ({"model": load(root, "other")}, "weights;"),
-        ({"similarity": "cosine"}, r"similarity \(was 'l2', now 'cosine'\)"),
-        ({"random_state": 4}, r"random_state \(was 3, now 4\);"),
-    ):
+    keyed = {
+        "model": ({"model": load(root, "other")}, "weights;"),
+        "similarity": ({"similarity": "cosine"}, r"similarity \(was 'l2', now 'cosine'\)"),
+        "similarity_options": ({"similarity": "log", "similarity_options": {"epsilon": 1e-3}}, ".*'epsilon': 0.001"),
+        "random_state": ({"random_state": 4}, r"random_state \(was 3, now 4\);"),
+        "preprocessing": ({"preprocessing": Preprocessing.square(28, mean=(0.4,), std=(0.5,))}, "transform;"),
+        "n_prototypes": ({"n_prototypes": 2}, r"n_prototypes \(was 3, now 2\);"),
+        "clusterer": ({"clusterer": "kmedoids"}, "clusterer "),
+        "n_init": ({"n_init": 3}, "n_init "),
+        "class_order": ({"class_order": [f"digit-{k}" for k in (1, 0, 2, 3)]}, "outputs "),
+        "batch_size": ({"batch_size": 4}, "batch_size "),
+        "shard_rows": ({"shard_rows": 16}, "shard_rows "),
+        "on_error": ({"on_error": "skip"}, "on_error "),
+        "class_names": ({"class_names": ["d", "c", "b", "a"]}, "class_names "),
+    }
+    not_keyed = {"data", "head", "output", "working_folder", "cluster", "probabilities", "n_nearest", "n_images"}
+    not_keyed |= {"n_actors", "num_cpus", "num_gpus", "progress"}
+    assert set(inspect.signature(convert).parameters) == keyed.keys() | not_keyed
+    for changed, named in keyed.values():
         arguments = {"model": classifier, "data": root / "images", **SIZES, **OPTIONS, **changed}
         with pytest.raises(LookalikeError, match=f"was made with other {named}"):
             convert(**arguments, working_folder=tmp_path / "work")
+
+
+def test_damaged_shards_and_classes_are_made_again(cluster, root, classifier, expected, tmp_path):
+    def again():
+        return convert(classifier, root / "images", working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **OPTIONS)
+
+    sizes = {"batch_size": 8, "shard_rows": 96}
+    assert_same(again(), expected)
+    shard = sorted((tmp_path / "work" / "shards").glob("[0-9]*"))[1]
+    kept = sorted((tmp_path / "work" / "classes").glob("[0-9]*"))[2]
+    for path, told in ((shard, "1 shards do not fit their checksums"), (kept, "npz' cannot be used")):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.warns(LookalikeWarning, match=told):
+            assert_same(again(), expected)
+        assert path.read_bytes() != content
+    holder = threading.Thread(target=hold, args=(tmp_path / "work", entered := threading.Event(), threading.Event()))
+    holder.start()
+    entered.wait()
+    with pytest.raises(LookalikeError, match="work' is in use by another thread"):
+        again()
+    holder.join()
+
+
+def hold(folder, entered, end):
+    with alone(lock_in(folder)):
+        entered.set()
+        end.wait(0.5)
 
 
 def test_a_learned_metric_equals_one_machine(cluster, root, classifier, tmp_path):

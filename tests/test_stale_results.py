@@ -7,7 +7,9 @@ option cannot be forgotten.
 import inspect
 import multiprocessing
 import os
+import resource
 import shutil
+import signal
 import threading
 import warnings
 
@@ -385,6 +387,33 @@ def test_damaged_clusters_are_made_again(work, base):
                 )
             assert same(state(found), base)
             assert file.read_bytes() == whole
+
+
+def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
+    x, y = bright_images(90)
+    encoder = Encoder(small_network(), x[:2])
+    store = embed(encoder, (x, y))
+
+    def work(connection):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))  # bytes a file: enough for the key
+        try:
+            KMEx(encoder, 30, progress=False).fit(store, working_folder=tmp_path / "w")
+        except LookalikeError as error:
+            connection.send(str(error))
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(sender,))
+    process.start()
+    assert receiver.poll(20)
+    assert receiver.recv().endswith(
+        "clusters': File too large; the embeddings and the classes clustered so far are safe: make room, and give the "
+        "same command again"
+    )
+    process.join()
+    again = KMEx(encoder, 30, progress=False).fit(store, working_folder=tmp_path / "w")
+    assert same(state(again), state(KMEx(encoder, 30, progress=False).fit(store)))
 
 
 # two at once

@@ -12,7 +12,7 @@ from torch import Tensor
 from lookalike.embedding import EmbeddingStore
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, numbers_per_class
-from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors, versions
+from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike.records import plain_json
 from lookalike.replacing import remove_folder
 from lookalike.similarity import Similarity
@@ -45,13 +45,12 @@ def cluster_key(
 ) -> dict[str, Any]:
     """Returns everything that the clusters of all classes depend on, as JSON values by name.
 
-    Embeddings are told by their bytes, whatever made them. A similarity is told by its class, its options, what it has
-    learned, and the space that it maps some embeddings to.
+    Embeddings and labels are told by their bytes, whatever made them. A similarity is told by its class, its options,
+    what it has learned, and the space that it maps some embeddings to.
     """
     large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], memory_limit)
     return {
-        "embeddings": fingerprint_json([store.check()[0], list(store.embeddings.shape), store.embeddings.dtype.str]),
-        "labels": fingerprint_array(store.labels),
+        "embeddings": fingerprint_json(store.fingerprint()),
         "class_names": class_names,
         "n_prototypes": numbers_per_class(n_prototypes, class_names),
         **similarity_key(similarity, store.take(np.arange(min(_TRIED, len(store))))),

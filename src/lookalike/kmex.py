@@ -376,7 +376,7 @@ def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | Non
 
 
 def _check_finite(store: EmbeddingStore) -> None:
-    rows = store.check()[1]
+    rows = store.check()
     if len(rows):
         named = name_samples(store.indices[rows], lambda index: f"sample {index}")
         raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {named}")

@@ -49,7 +49,7 @@ class EmbeddingStore:
     checksum: int | None = None
 
     def __post_init__(self) -> None:
-        self._checked: tuple[int, np.ndarray] | None = None
+        self._not_finite: np.ndarray | None = None
         if not isinstance(self.embeddings, np.ndarray) or self.embeddings.ndim != 2:
             raise checks.unfit("embeddings", self.embeddings, "an array [N, D]")
         if self.embeddings.dtype.kind != "f":
@@ -112,31 +112,41 @@ class EmbeddingStore:
                 )
         return store
 
-    def check(self) -> tuple[int, np.ndarray]:
-        """Reads all embeddings once and compares their checksum, where they lie in a folder.
+    def check(self) -> np.ndarray:
+        """Reads all embeddings once, and compares their checksum where they lie in a folder.
 
         Returns:
-            CRC-32 of the embeddings' bytes, and which rows have NaN or infinite values, ascending.
+            Which rows have NaN or infinite values, ascending.
 
         Raises:
             LookalikeError: If they were altered or damaged since they were written.
         """
-        if self._checked is None:
-            crc, bad = 0, [np.arange(0)]
-            for rows in self.parts():
-                part = self.embeddings[rows]
-                crc = crc32_of(part, crc)
-                bad.append(rows.start + np.flatnonzero(~np.isfinite(part).all(1)))
-            if self.checksum is not None and crc != self.checksum:
+        if self._not_finite is not None:
+            return self._not_finite
+        crc, bad = 0, [np.arange(0)]
+        for rows in self.parts():
+            part = self.embeddings[rows]
+            crc = crc if self.checksum is None else crc32_of(part, crc)
+            bad.append(rows.start + np.flatnonzero(~np.isfinite(part).all(1)))
+        not_finite = np.concatenate(bad)
+        if self.checksum is not None:  # arrays in memory may change
+            if crc != self.checksum:
                 raise LookalikeError(
                     f"the embeddings in {str(self.folder)!r} are damaged: 'embeddings.npy' does not fit its checksum; "
                     "embed the data again"
                 )
-            checked = crc, np.concatenate(bad)
-            if self.checksum is None:  # an array in memory may change
-                return checked
-            self._checked = checked
-        return self._checked
+            self._not_finite = not_finite
+        return not_finite
+
+    def fingerprint(self) -> str:
+        """Returns a text that changes when an embedding or a label does, whatever made them."""
+        crc = self.checksum
+        if crc is None:
+            crc = 0
+            for rows in self.parts():
+                crc = crc32_of(self.embeddings[rows], crc)
+        kind = f"{self.embeddings.dtype.str}:{self.embeddings.shape}"
+        return f"{kind}:{crc:08x}:{crc32_of(self.labels):08x}"
 
     @property
     def n_classes(self) -> int:
