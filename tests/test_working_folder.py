@@ -200,6 +200,28 @@ def test_a_full_disk_is_one_line(tmp_path):
         Path("/dev/full").write_bytes(b"x")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only an administrator can become another user")
+def test_the_lock_of_another_user_counts(tmp_path):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w").chmod(0o777)
+    reader, writer = os.pipe()
+    with alone(lock_in(tmp_path / "w")):
+        pid = os.fork()
+        if pid == 0:
+            os.setuid(65534)
+            try:
+                with alone(lock_in(tmp_path / "w")):
+                    os.write(writer, b"in")
+            except LookalikeError as error:
+                os.write(writer, str(error).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert f"is in use by another process (pid {os.getpid()}" in os.read(reader, 1000).decode()
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="an administrator may write anywhere")
 def test_where_nothing_can_be_written_there_is_no_lock(tmp_path):
     tmp_path.chmod(0o500)

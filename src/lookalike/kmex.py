@@ -214,7 +214,11 @@ class KMEx:
             images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
         with step("remember the training images"):
             split, keys = record_of(batches)
-        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
+        made = self._provenance(store, similarity, names) | {"split": split}
+        made |= {
+            "embed_seconds": round(embedded - started, 3),
+            "convert_seconds": round(time.perf_counter() - started, 3),
+        }
         return PrototypeModel(
             encoder,
             prototypes,
@@ -223,22 +227,24 @@ class KMEx:
             preprocessing=preprocessing,
             images=images,
             value_range=value_range,
-            provenance={
-                **self._options(similarity),
-                "n_samples": len(store),
-                "skipped": len(store.skipped),
-                "clustered_in_parts": [names[k] for k in large],
-                "memory_limit": bytes_of(self.memory_limit),
-                "precision": store.info.get("precision", "float32"),
-                "precision_effect": store.info.get("precision_effect"),
-                "embed_seconds": round(embedded - started, 3),
-                "convert_seconds": round(time.perf_counter() - started, 3),
-                "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
-                "split": split,
-                "versions": versions(),
-            },
+            provenance=made,
             training_keys=keys,
         )
+
+    def _provenance(self, store: EmbeddingStore, similarity: Similarity, names: list[str]) -> dict[str, Any]:
+        """Returns how a model is made, times and split aside."""
+        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
+        return {
+            **self._options(similarity),
+            "n_samples": len(store),
+            "skipped": len(store.skipped),
+            "clustered_in_parts": [names[k] for k in large],
+            "memory_limit": bytes_of(self.memory_limit),
+            "precision": store.info.get("precision", "float32"),
+            "precision_effect": store.info.get("precision_effect"),
+            "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+            "versions": versions(),
+        }
 
     @keeps_random_states
     @torch.inference_mode(False)

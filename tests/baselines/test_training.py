@@ -282,7 +282,7 @@ def test_interrupted_training_goes_on_after_the_last_finished_epoch(bundle, tmp_
 def test_a_working_folder_holds_one_training(bundle, tmp_path):
     folder = tmp_path / "working"
     run("blackbox", bundle, working_folder=folder)
-    with pytest.raises(LookalikeError, match=r"holds an unfinished training with other learning_rate .*0.02, not 0.5"):
+    with pytest.raises(LookalikeError, match=r"unfinished training with other learning_rate \(was 0.02, now 0.5\);"):
         run("blackbox", bundle, working_folder=folder, learning_rate=0.5)
     with pytest.raises(LookalikeError, match="with other random_state"):
         run("blackbox", bundle, working_folder=folder, seed=4)

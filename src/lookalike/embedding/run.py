@@ -24,6 +24,7 @@ from lookalike.errors import LookalikeError, warn_of
 from lookalike.profiling import step
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import versions
+from lookalike.replacing import roll_back
 from lookalike.untouched import keeps_random_states, undoing
 from lookalike.working_folder import alone, lock_beside, read_record
 
@@ -100,6 +101,7 @@ def embed(
     lock = lock_beside(Path(folder))
     if resume and not overwrite:
         with alone(lock):
+            roll_back(Path(folder))
             is_finished = (Path(folder) / META).is_file()
             if is_finished:
                 finish(Path(folder))
