@@ -29,10 +29,12 @@ from lookalike.distributed import convert  # noqa: E402
 from lookalike.distributed.embedding import Embedder  # noqa: E402
 from lookalike.distributed.pool import work_through  # noqa: E402
 from lookalike.distributed.readers import FileReader, RowReader  # noqa: E402
+from lookalike.distributed.record import prepare_folder  # noqa: E402
 from lookalike.distributed.row_groups import list_groups  # noqa: E402
 from lookalike.distributed.shards import (  # noqa: E402
     Known,
     Rows,
+    damaged_shards,
     in_order,
     open_shards,
     read_rows,
@@ -478,6 +480,42 @@ def test_a_class_is_read_from_its_own_run_of_rows(tmp_path):
         members = members[np.argsort(indices[members])]
         np.testing.assert_array_equal(found.indices, indices[members])
         np.testing.assert_array_equal(found.embeddings, embeddings[members])
+
+
+def test_every_flipped_bit_of_a_shard_is_noticed(tmp_path):
+    indices = np.arange(20)
+    write(tmp_path, indices, indices % 2, np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    path = tmp_path / shard_name(indices)
+    assert damaged_shards([str(path)]) == []
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert damaged_shards([str(path)]) == [str(path)]
+    path.write_bytes(whole)
+    (tmp_path / f".{path.name}.sha256").unlink()
+    assert damaged_shards([str(path)]) == [str(path)]  # without a checksum it is not believed
+
+
+def test_a_working_folder_of_a_cluster_is_taken_up_at_any_moment_of_its_making(tmp_path):
+    key = {"weights": "0" * 64, "random_state": 3}
+    prepare_folder(tmp_path / "whole", key)
+    expected = (tmp_path / "whole" / "conversion.json").read_bytes()
+    for names in ([], [".conversion.json.0123abcd.part"], ["conversion.json"], ["conversion.json", "shards/"]):
+        work = tmp_path / str(len(list(tmp_path.iterdir())))
+        work.mkdir()
+        for name in names:
+            if name.endswith("/"):
+                (work / name).mkdir()
+            else:
+                (work / name).write_bytes(expected if name[0] != "." else b"{")
+        prepare_folder(work, key)
+        assert sorted(path.name for path in work.iterdir()) == ["classes", "conversion.json", "shards"]
+        assert (work / "conversion.json").read_bytes() == expected
+    with pytest.raises(LookalikeError, match=r"was made with other random_state \(was 3, now 4\);"):
+        prepare_folder(work, {**key, "random_state": 4})
+    (work / "conversion.json").write_bytes(expected.replace(b"3", b"4"))
+    with pytest.raises(LookalikeError, match=r"cannot be used: 'conversion\.json': it was altered or damaged"):
+        prepare_folder(work, key)
 
 
 def test_samples_that_lie_in_two_shards_count_once(tmp_path):

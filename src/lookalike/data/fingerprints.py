@@ -16,7 +16,6 @@ from torch.utils.data import Subset, TensorDataset
 
 from lookalike.data.identity import content_keys
 from lookalike.data.samples import as_tensor
-from lookalike.errors import LookalikeError
 from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 from lookalike.untouched import random_states, undoing
 
@@ -29,11 +28,11 @@ _READINGS = 4
 
 
 def fingerprint_sample(batches: "Batches", index: int) -> str:
-    """Returns a SHA-256 of a sample as the network takes it: the bytes of its tensors; or why it cannot be read."""
+    """Returns a SHA-256 of a sample as the network takes it: the bytes of its tensors; or what reading it raises."""
     try:
         inputs, label = batches.fetch_sample(index)
-    except LookalikeError as error:
-        return str(error)
+    except Exception as error:  # the pass itself raises it again, or a loader's function takes no sample alone
+        return type(error).__name__
     leaves, structure = tree_flatten(inputs)
     tensors = {str(i): as_tensor(leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor | np.ndarray)}
     others = [repr(leaf) for leaf in leaves if isinstance(leaf, str | int | float | bool)]
