@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import signal
@@ -23,15 +24,17 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from lookalike import KMEx  # noqa: E402
 from lookalike import load as load_model  # noqa: E402
 from lookalike.cli import app  # noqa: E402
-from lookalike.data import ImageArray, load_digits, load_folder  # noqa: E402
+from lookalike.data import ImageArray, Preprocessing, load_digits, load_folder  # noqa: E402
 from lookalike.distributed import convert  # noqa: E402
 from lookalike.distributed.embedding import Embedder  # noqa: E402
 from lookalike.distributed.pool import work_through  # noqa: E402
 from lookalike.distributed.readers import FileReader, RowReader  # noqa: E402
+from lookalike.distributed.record import prepare_folder  # noqa: E402
 from lookalike.distributed.row_groups import list_groups  # noqa: E402
 from lookalike.distributed.shards import (  # noqa: E402
     Known,
     Rows,
+    damaged_shards,
     in_order,
     open_shards,
     read_rows,
@@ -42,6 +45,7 @@ from lookalike.distributed.shards import (  # noqa: E402
 )
 from lookalike.encoder import Encoder, load_classifier  # noqa: E402
 from lookalike.errors import LookalikeError, LookalikeWarning  # noqa: E402
+from lookalike.working_folder import alone, lock_in  # noqa: E402
 
 NETWORK = """
 import time
@@ -197,14 +201,57 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
     assert_same(again, expected)
     assert shards_in(tmp_path / "work") == before
 
-    for changed, named in (
-        ({"model": load(root, "other")}, "weights;"),
-        ({"similarity": "cosine"}, r"similarity \('l2', now 'cosine'\)"),
-        ({"random_state": 4}, r"random_state \(3, now 4\);"),
-    ):
+    keyed = {
+        "model": ({"model": load(root, "other")}, "weights;"),
+        "similarity": ({"similarity": "cosine"}, r"similarity \(was 'l2', now 'cosine'\)"),
+        "similarity_options": ({"similarity": "log", "similarity_options": {"epsilon": 1e-3}}, ".*'epsilon': 0.001"),
+        "random_state": ({"random_state": 4}, r"random_state \(was 3, now 4\);"),
+        "preprocessing": ({"preprocessing": Preprocessing.square(28, mean=(0.4,), std=(0.5,))}, "transform;"),
+        "n_prototypes": ({"n_prototypes": 2}, r"n_prototypes \(was 3, now 2\);"),
+        "clusterer": ({"clusterer": "kmedoids"}, "clusterer "),
+        "n_init": ({"n_init": 3}, "n_init "),
+        "class_order": ({"class_order": [f"digit-{k}" for k in (1, 0, 2, 3)]}, "outputs "),
+        "batch_size": ({"batch_size": 4}, "batch_size "),
+        "shard_rows": ({"shard_rows": 16}, "shard_rows "),
+        "on_error": ({"on_error": "skip"}, "on_error "),
+        "class_names": ({"class_names": ["d", "c", "b", "a"]}, "class_names "),
+    }
+    not_keyed = {"data", "head", "output", "working_folder", "cluster", "probabilities", "n_nearest", "n_images"}
+    not_keyed |= {"n_actors", "num_cpus", "num_gpus", "progress"}
+    assert set(inspect.signature(convert).parameters) == keyed.keys() | not_keyed
+    for changed, named in keyed.values():
         arguments = {"model": classifier, "data": root / "images", **SIZES, **OPTIONS, **changed}
         with pytest.raises(LookalikeError, match=f"was made with other {named}"):
             convert(**arguments, working_folder=tmp_path / "work")
+
+
+def test_damaged_shards_and_classes_are_made_again(cluster, root, classifier, expected, tmp_path):
+    def again():
+        return convert(classifier, root / "images", working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **OPTIONS)
+
+    sizes = {"batch_size": 8, "shard_rows": 96}
+    assert_same(again(), expected)
+    shard = sorted((tmp_path / "work" / "shards").glob("[0-9]*"))[1]
+    kept = sorted((tmp_path / "work" / "classes").glob("[0-9]*"))[2]
+    for path, told in ((shard, "1 shards do not fit their checksums"), (kept, "npz' cannot be used")):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.warns(LookalikeWarning, match=told):
+            assert_same(again(), expected)
+        assert path.read_bytes() != content
+    holder = threading.Thread(target=hold, args=(tmp_path / "work", entered := threading.Event(), threading.Event()))
+    holder.start()
+    entered.wait()
+    with pytest.raises(LookalikeError, match="work' is in use by another thread"):
+        again()
+    holder.join()
+
+
+def hold(folder, entered, end):
+    with alone(lock_in(folder)):
+        entered.set()
+        end.wait(0.5)
 
 
 def test_a_learned_metric_equals_one_machine(cluster, root, classifier, tmp_path):
@@ -433,6 +480,42 @@ def test_a_class_is_read_from_its_own_run_of_rows(tmp_path):
         members = members[np.argsort(indices[members])]
         np.testing.assert_array_equal(found.indices, indices[members])
         np.testing.assert_array_equal(found.embeddings, embeddings[members])
+
+
+def test_every_flipped_bit_of_a_shard_is_noticed(tmp_path):
+    indices = np.arange(20)
+    write(tmp_path, indices, indices % 2, np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    path = tmp_path / shard_name(indices)
+    assert damaged_shards([str(path)]) == []
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert damaged_shards([str(path)]) == [str(path)]
+    path.write_bytes(whole)
+    (tmp_path / f".{path.name}.sha256").unlink()
+    assert damaged_shards([str(path)]) == [str(path)]  # without a checksum it is not believed
+
+
+def test_a_working_folder_of_a_cluster_is_taken_up_at_any_moment_of_its_making(tmp_path):
+    key = {"weights": "0" * 64, "random_state": 3}
+    prepare_folder(tmp_path / "whole", key)
+    expected = (tmp_path / "whole" / "conversion.json").read_bytes()
+    for names in ([], [".conversion.json.0123abcd.part"], ["conversion.json"], ["conversion.json", "shards/"]):
+        work = tmp_path / str(len(list(tmp_path.iterdir())))
+        work.mkdir()
+        for name in names:
+            if name.endswith("/"):
+                (work / name).mkdir()
+            else:
+                (work / name).write_bytes(expected if name[0] != "." else b"{")
+        prepare_folder(work, key)
+        assert sorted(path.name for path in work.iterdir()) == ["classes", "conversion.json", "shards"]
+        assert (work / "conversion.json").read_bytes() == expected
+    with pytest.raises(LookalikeError, match=r"was made with other random_state \(was 3, now 4\);"):
+        prepare_folder(work, {**key, "random_state": 4})
+    (work / "conversion.json").write_bytes(expected.replace(b"3", b"4"))
+    with pytest.raises(LookalikeError, match=r"cannot be used: 'conversion\.json': it was altered or damaged"):
+        prepare_folder(work, key)
 
 
 def test_samples_that_lie_in_two_shards_count_once(tmp_path):

@@ -232,7 +232,7 @@ def test_a_full_file_system_loses_nothing(net, blobs, tmp_path):
         pytest.skip("a file system can be mounted by an administrator alone")
     try:
         filler = small / "filler"
-        filler.write_bytes(bytes(44_000))  # leaves room for some rows
+        filler.write_bytes(bytes(40_000))  # leaves room for some rows
         with pytest.raises(LookalikeError, match=r"[1-9]\d* rows are safe: make room"):
             embed(net, blobs, batch_size=8, folder=small / "z")
         filler.unlink()

@@ -1,6 +1,7 @@
-"""A folder that keeps the prototypes of each class as soon as they are found."""
+"""A folder that keeps the prototypes of each class as soon as they are there."""
 
-import json
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,49 +9,115 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
-from lookalike.provenance import fingerprint_json
-from lookalike.replacing import remove_folder, remove_leftovers, remove_leftovers_in, replacing_file
+from lookalike.embedding import EmbeddingStore
+from lookalike.errors import LookalikeError, warn_of
+from lookalike.estimator import NPrototypes, numbers_per_class
+from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.records import plain_json
+from lookalike.replacing import remove_folder
+from lookalike.similarity import Similarity
+from lookalike.streaming import MemoryLimit, bytes_of, streamed_classes
+from lookalike.working_folder import (
+    clean,
+    differences,
+    is_foreign,
+    read_record,
+    read_sealed,
+    write_record,
+    write_sealed,
+    writing_to,
+)
 
 _KEY = "clusters.json"
+_TRIED = 4  # embeddings that show what a similarity's space is
+
+
+def cluster_key(
+    store: EmbeddingStore,
+    similarity: Similarity,
+    class_names: list[str],
+    *,
+    n_prototypes: NPrototypes,
+    clusterer: str,
+    n_init: int,
+    seed: int,
+    memory_limit: MemoryLimit,
+) -> dict[str, Any]:
+    """Returns everything that the clusters of all classes depend on, as JSON values by name.
+
+    Embeddings and labels are told by their bytes, whatever made them. A similarity is told by its class, its options,
+    what it has learned, and the space that it maps some embeddings to.
+    """
+    large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], memory_limit)
+    return {
+        "embeddings": fingerprint_json(store.fingerprint()),
+        "class_names": class_names,
+        "n_prototypes": numbers_per_class(n_prototypes, class_names),
+        **similarity_key(similarity, store.take(np.arange(min(_TRIED, len(store))))),
+        "clusterer": clusterer,
+        "n_init": n_init,
+        "seed": seed,
+        "in_parts": large,
+        "memory_limit": bytes_of(memory_limit) if large else None,  # where all classes fit, it changes nothing
+        "versions": versions(),
+    }
+
+
+def similarity_key(similarity: Similarity, embeddings: np.ndarray | None = None) -> dict[str, Any]:
+    """Returns what a clustering depends on of a similarity.
+
+    Args:
+        similarity: Any.
+        embeddings: Of a fitted one some embeddings [n, D]: an own similarity need not say what its space is.
+    """
+    tensors = dict(similarity.state_dict())
+    if embeddings is not None:
+        with torch.no_grad():
+            tensors["space"] = similarity.project(torch.from_numpy(embeddings))
+    kind = f"{type(similarity).__module__}.{type(similarity).__qualname__}"
+    return {
+        "similarity": similarity.name,
+        "similarity_options": plain_json(_told(similarity.options())),
+        "similarity_state": fingerprint_json([kind, fingerprint_tensors(tensors)]),
+    }
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options with tensors and arrays as their fingerprints."""
+    return {
+        name: fingerprint_tensors({name: torch.as_tensor(value)}) if getattr(value, "ndim", 0) else value
+        for name, value in options.items()
+    }
 
 
 class ClusterFolder:
-    """Keeps classes' prototypes, one file each.
+    """Keeps classes' prototypes, one file each, with a checksum.
 
     Args:
-        folder: Where; what it has of other options or other embeddings is removed.
-        options: What the prototypes depend on, as plain JSON.
+        folder: Where; what it has of another key is removed.
+        key: What the prototypes depend on; see ``cluster_key``.
 
     Raises:
         LookalikeError: If it holds something else, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.folder = folder
-        key = fingerprint_json(json.loads(json.dumps(options, default=str)))
-        held = folder / _KEY
-        remove_leftovers(folder)
-        remove_leftovers_in(folder)
-        if folder.exists() and any(folder.iterdir()) and not held.is_file():
+        record = folder / _KEY
+        clean(folder)
+        if is_foreign(folder) and not record.is_file():
             raise LookalikeError(f"{str(folder)!r} holds files, and no clusters; choose another working folder")
-        try:
-            if held.is_file() and held.read_bytes() != key.encode():
+        with writing_to(folder):
+            if record.is_file() and self._is_other(record, key):
                 remove_folder(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(held, key)
-        except OSError as error:
-            raise LookalikeError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
+            if not record.is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_record(record, key)
 
     def get(self, k: int) -> Tensor | None:
-        """Returns a class's prototypes [L, D]; None if they are not there, or damaged."""
-        try:
-            kept = np.load(self._file(k), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
-        whole = isinstance(kept, np.ndarray) and kept.ndim == 2 and kept.dtype.kind == "f" and np.isfinite(kept).all()
-        return torch.from_numpy(kept) if whole else None
+        """Returns a class's prototypes [L, D]; None if they are not there, or damaged, which is warned of."""
+        content = read_sealed(self._file(k))
+        return None if content is None else torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
 
     def put(self, k: int, prototypes: Tensor) -> None:
         """Keeps a class's prototypes.
@@ -58,11 +125,17 @@ class ClusterFolder:
         Raises:
             LookalikeError: If the disk is full.
         """
+        buffer = io.BytesIO()
+        np.save(buffer, prototypes.numpy())
+        with writing_to(self.folder, "the embeddings and the classes clustered so far are safe"):
+            write_sealed(self._file(k), buffer.getvalue())
+
+    def _is_other(self, record: Path, key: dict[str, Any]) -> bool:
         try:
-            with replacing_file(self._file(k), sweep=False) as aside, aside.open("wb") as file:
-                np.save(file, prototypes.numpy())
-        except OSError as error:
-            raise LookalikeError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+            return bool(differences(read_record(record), key))
+        except LookalikeError as error:
+            warn_of(f"{str(record)!r} cannot be used: {error}; all classes are clustered again")
+            return True
 
     def _file(self, k: int) -> Path:
         return self.folder / f"class-{k:06d}.npy"

@@ -27,6 +27,10 @@ class LookalikeError(ValueError):
         super().__init__(*args)
 
 
+class WriteError(LookalikeError):
+    """A file that could not be written: its cause is the system's error."""
+
+
 class BrokenImageError(LookalikeError):
     """An image that cannot be read or used.
 

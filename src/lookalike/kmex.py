@@ -16,13 +16,14 @@ from torch import nn
 
 from lookalike import checks
 from lookalike.classifier import NearestPrototype
-from lookalike.cluster_folder import ClusterFolder
+from lookalike.cluster_folder import ClusterFolder, cluster_key
 from lookalike.clustering import CLUSTERERS
 from lookalike.data import Batches
 from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision, as_encoder, embed, name_samples
+from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, load_classifier, ordered
 from lookalike.errors import LookalikeError
-from lookalike.estimator import KeptClasses, NPrototypes, check_number_of_prototypes, learn_prototypes
+from lookalike.estimator import NPrototypes, check_number_of_prototypes, learn_prototypes
 from lookalike.joining import join_model
 from lookalike.model import PrototypeModel
 from lookalike.profiling import step
@@ -32,6 +33,7 @@ from lookalike.provenance import fingerprint_tensors, versions
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.streaming import bytes_of, streamed_classes
 from lookalike.untouched import keeps_random_states
+from lookalike.working_folder import alone, clean, lock_in
 
 
 class KMEx:
@@ -175,17 +177,27 @@ class KMEx:
             LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, or the data
                 are augmented at random.
         """
-        started = time.perf_counter()
         checks.optional(checks.instance, "embeddings", embeddings, EmbeddingStore, "an EmbeddingStore")
         checks.optional(checks.names, "class_names", class_names)
         checks.optional(checks.path, "working_folder", working_folder)
+        if working_folder is None:
+            return self._fit(train, embeddings, class_names, None)
+        folder = Path(working_folder)
+        with alone(lock_in(folder)):
+            clean(folder)
+            return self._fit(train, embeddings, class_names, folder)
+
+    def _fit(
+        self, train: Any, embeddings: EmbeddingStore | None, class_names: list[str] | None, folder: Path | None
+    ) -> PrototypeModel:
+        started = time.perf_counter()
         batches = None if isinstance(train, EmbeddingStore) else self._batches(train)
         encoder = self._encoder(batches)
         sources = (embeddings, batches, train if batches is None else None)
         known = next((source.class_names for source in sources if source is not None), None)
         encoder = ordered(encoder, self.class_order, class_names or known)
         if batches is not None and embeddings is None:
-            place = None if working_folder is None else Path(working_folder) / "embeddings"
+            place = None if folder is None else folder / "embeddings"
             store = embed(encoder, batches, folder=place, resume=True, precision=self.precision, progress=self.progress)
         else:
             store = train if embeddings is None else embeddings
@@ -195,19 +207,18 @@ class KMEx:
         names = _class_names(class_names or store.class_names, store)
         similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
         similarity.fit(store.embeddings, store.labels, encoder.head_weight)
-        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
-        limit, kept = bytes_of(self.memory_limit), None
-        if working_folder is not None:
-            in_parts = [large, limit if large else None]  # where all classes fit, the limit changes nothing
-            options = {**self._options(similarity), "in_parts": in_parts, "store": store.info}
-            kept = ClusterFolder(Path(working_folder) / "clusters", options)
         with step("cluster and survey"):
-            prototypes = self._prototypes(store, similarity, names, kept)
+            prototypes = self._prototypes(store, similarity, names, folder)
         preprocessing = preprocessing_of(batches)
         with step("read the prototypes' images"):
             images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
         with step("remember the training images"):
             split, keys = record_of(batches)
+        made = self._provenance(store, similarity, names) | {"split": split}
+        made |= {
+            "embed_seconds": round(embedded - started, 3),
+            "convert_seconds": round(time.perf_counter() - started, 3),
+        }
         return PrototypeModel(
             encoder,
             prototypes,
@@ -216,22 +227,24 @@ class KMEx:
             preprocessing=preprocessing,
             images=images,
             value_range=value_range,
-            provenance={
-                **self._options(similarity),
-                "n_samples": len(store),
-                "skipped": len(store.skipped),
-                "clustered_in_parts": [names[k] for k in large],
-                "memory_limit": limit,
-                "precision": store.info.get("precision", "float32"),
-                "precision_effect": store.info.get("precision_effect"),
-                "embed_seconds": round(embedded - started, 3),
-                "convert_seconds": round(time.perf_counter() - started, 3),
-                "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
-                "split": split,
-                "versions": versions(),
-            },
+            provenance=made,
             training_keys=keys,
         )
+
+    def _provenance(self, store: EmbeddingStore, similarity: Similarity, names: list[str]) -> dict[str, Any]:
+        """Returns how a model is made, times and split aside."""
+        large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], self.memory_limit)
+        return {
+            **self._options(similarity),
+            "n_samples": len(store),
+            "skipped": len(store.skipped),
+            "clustered_in_parts": [names[k] for k in large],
+            "memory_limit": bytes_of(self.memory_limit),
+            "precision": store.info.get("precision", "float32"),
+            "precision_effect": store.info.get("precision_effect"),
+            "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+            "versions": versions(),
+        }
 
     @keeps_random_states
     @torch.inference_mode(False)
@@ -297,20 +310,20 @@ class KMEx:
         return as_encoder(model, batches, head, output=self.output, spec=spec, output_names=names)
 
     def _prototypes(
-        self, store: EmbeddingStore, similarity: Similarity, names: list[str], kept: KeptClasses | None = None
+        self, store: EmbeddingStore, similarity: Similarity, names: list[str], folder: Path | None
     ) -> Prototypes:
+        clustering: dict[str, Any] = {
+            "n_prototypes": self.n_prototypes,
+            "clusterer": self.clusterer,
+            "n_init": self.n_init,
+            "seed": self.random_state,
+            "memory_limit": self.memory_limit,
+        }
+        kept = None
+        if folder is not None:
+            kept = ClusterFolder(folder / "clusters", cluster_key(store, similarity, names, **clustering))
         learned = learn_prototypes(
-            store.embeddings,
-            store.labels,
-            names,
-            similarity,
-            n_prototypes=self.n_prototypes,
-            clusterer=self.clusterer,
-            n_init=self.n_init,
-            seed=self.random_state,
-            memory_limit=self.memory_limit,
-            kept=kept,
-            progress=self.progress,
+            store.embeddings, store.labels, names, similarity, **clustering, kept=kept, progress=self.progress
         )
         return survey(
             learned,
@@ -358,8 +371,9 @@ def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | Non
             f"the stored embeddings have {store.embeddings.shape[1]} dimensions, the encoder's {encoder.embedding_dim}"
         )
     expected = {"weights": fingerprint_tensors(encoder.model.state_dict()), "head": encoder.head_name}
+    expected["layers"] = fingerprint_layers(encoder.model)
     if batches is not None:
-        expected["data"] = batches.fingerprint()
+        expected |= {"data": batches.fingerprint(), "transform": batches.transform_fingerprint()}
     differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]
     if differing:
         raise LookalikeError(
@@ -368,8 +382,7 @@ def _check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | Non
 
 
 def _check_finite(store: EmbeddingStore) -> None:
-    bad = [rows.start + np.flatnonzero(~np.isfinite(store.embeddings[rows]).all(1)) for rows in store.parts()]
-    rows = np.concatenate(bad) if bad else np.arange(0)
+    rows = store.check()
     if len(rows):
         named = name_samples(store.indices[rows], lambda index: f"sample {index}")
         raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {named}")

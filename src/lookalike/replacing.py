@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, WriteError
 
 if sys.platform == "win32":  # no locks on folders there: leftovers are told by their age
     fcntl = None
@@ -73,7 +73,7 @@ def naming_failed_writes(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _OF_DISKS:
             raise
-        raise LookalikeError(
+        raise WriteError(
             f"cannot write {str(target)!r}: {error.strerror}; nothing that was there before has changed"
         ) from error
 

@@ -1,9 +1,12 @@
 """Training on Lightning: tiny networks, for seconds."""
 
+import inspect
 import json
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -17,6 +20,7 @@ from lookalike.data import DataBundle, ImageArray, Preprocessing
 from lookalike.encoder import LoadedClassifier
 from lookalike.provenance import fingerprint_tensors
 from lookalike.testing import check_prototype_model
+from lookalike.working_folder import alone, lock_in
 from tests.processes import Started
 
 TINY = {"network": "lookalike:small-cnn", "n_prototypes": 2, "batch_size": 16, "learning_rate": 0.02, "momentum": 0.9}
@@ -54,7 +58,7 @@ def run(method, bundle, **options):
     return train(method, bundle, options=TINY | OWN[method] | given, progress=False, accelerator="cpu", **options)
 
 
-RUN = ("seed", "working_folder", "on_epoch", "weights", "preset", "precision")
+RUN = ("seed", "working_folder", "on_epoch", "weights", "preset", "precision", "devices")
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +248,7 @@ def train_and_tell(method, folder):
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_same_weights(method, seed, bundle, tmp_path):
     folder = tmp_path / "working"
     process = Started(train_and_tell, method, folder)
-    process.wait_for("epoch 1")
+    process.wait_for("epoch 2")  # the first is kept by then
     time.sleep(float(np.random.default_rng(seed).uniform(0, 0.6)))
     process.send_signal(signal.SIGKILL)
     process.finish()
@@ -278,7 +282,7 @@ def test_interrupted_training_goes_on_after_the_last_finished_epoch(bundle, tmp_
 def test_a_working_folder_holds_one_training(bundle, tmp_path):
     folder = tmp_path / "working"
     run("blackbox", bundle, working_folder=folder)
-    with pytest.raises(LookalikeError, match=r"holds an unfinished training with other learning_rate .*0.02, not 0.5"):
+    with pytest.raises(LookalikeError, match=r"unfinished training with other learning_rate \(was 0.02, now 0.5\);"):
         run("blackbox", bundle, working_folder=folder, learning_rate=0.5)
     with pytest.raises(LookalikeError, match="with other random_state"):
         run("blackbox", bundle, working_folder=folder, seed=4)
@@ -288,6 +292,95 @@ def test_a_working_folder_holds_one_training(bundle, tmp_path):
     (folder / "training.json").unlink()
     with pytest.raises(LookalikeError, match="holds files, and no training"):
         run("blackbox", bundle, working_folder=folder)
+
+
+def interrupted(bundle, folder, **options):
+    """Leaves a training that was interrupted in its second epoch."""
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("blackbox", bundle, working_folder=folder, on_epoch=stop, **options)
+
+
+def test_a_flipped_bit_in_a_kept_epoch_or_its_record_is_refused(bundle, tmp_path):
+    folder = tmp_path / "working"
+    interrupted(bundle, folder)
+    for name in ("last.ckpt", "training.json"):
+        whole = (folder / name).read_bytes()
+        for position in np.linspace(1, len(whole) - 3, 5).astype(int):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(LookalikeError, match=rf"{name}' cannot be read.*; remove its folder to start anew"):
+                run("blackbox", bundle, working_folder=folder)
+        (folder / name).write_bytes(whole)
+    assert run("blackbox", bundle, working_folder=folder).log[-1]["epoch"] == 4
+
+
+KEYED = {
+    "method": {"method": "protopnet"},
+    "data": {"data": make_bundle(63)},
+    "preset": {"preset": "reference-code"},
+    "options": {"weight_decay": 0.5},
+    "seed": {"seed": 9},
+    "precision": {"precision": "bf16-mixed"},
+    "devices": {"devices": 2},
+    "weights": {},  # see test_training_starts_from_given_weights
+    "weights_key": {},
+}
+NOT_KEYED = {"working_folder", "num_workers", "accelerator", "n_images", "on_epoch", "progress"}
+
+
+def test_another_training_is_refused_whatever_differs(bundle, tmp_path):
+    assert set(inspect.signature(train).parameters) == KEYED.keys() | NOT_KEYED
+    folder, base = tmp_path / "working", {"method": "blackbox", "data": bundle}
+    interrupted(bundle, folder)
+    for name, change in KEYED.items():
+        method, data, *_ = {**base, **change}.values()
+        options = {key: value for key, value in change.items() if key not in base}
+        if change:
+            with pytest.raises(LookalikeError, match="holds an unfinished training with other") as told:
+                run(method, data, working_folder=folder, **options)
+            assert {"options": "weight_decay", "seed": "random_state"}.get(name, name) in str(told.value)
+    other = make_bundle()
+    other.test.images[3] += 1
+    with pytest.raises(LookalikeError, match="with other test;"):
+        run("blackbox", other, working_folder=folder)
+
+
+def test_a_second_training_in_the_folder_is_refused(bundle, tmp_path):
+    refused = []
+
+    def second():
+        try:
+            run("blackbox", bundle, working_folder=tmp_path / "working")
+        except LookalikeError as error:
+            refused.append(str(error))
+
+    with alone(lock_in(tmp_path / "working")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert "working' is in use by another thread of this process" in refused[0]
+
+
+def train_on_a_full_disk(folder):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))  # bytes a file
+    try:
+        run("blackbox", make_bundle(), working_folder=folder)
+    except LookalikeError as error:
+        print(error, flush=True)  # noqa: T201
+
+
+def test_a_full_disk_stops_a_training_in_one_line(bundle, tmp_path):
+    printed = Started(train_on_a_full_disk, tmp_path / "working").finish()
+    expected = "working': File too large; the epochs before are safe: make room, and give the same command again"
+    assert printed.strip().endswith(expected)
+    assert run("blackbox", bundle, working_folder=tmp_path / "working").log[-1]["epoch"] == 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(bundle):

@@ -1,12 +1,14 @@
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
-from lookalike import LookalikeError
+from lookalike import LookalikeError, LookalikeWarning
 from lookalike.experiments import (
     EXPERIMENTS,
     MODELS,
@@ -38,6 +40,29 @@ def test_a_cell_is_done_once(tmp_path):
     assert Cells(tmp_path).get("a", {"n": 2}, make) == {"value": 2}  # made with other options
     (tmp_path / "a.json").write_text('{"key": ')
     assert Cells(tmp_path).get("a", {"n": 2}, make) == {"value": 3}  # half written
+
+
+def test_a_damaged_cell_is_done_again(tmp_path):
+    Cells(tmp_path).get("a", {"n": 1}, lambda: {"value": 0.5})
+    path = tmp_path / "a.json"
+    path.write_text(path.read_text().replace("0.5", "0.7"))
+    with pytest.warns(LookalikeWarning, match=r"a.json' cannot be used: it was altered .* it is done again"):
+        assert Cells(tmp_path).get("a", {"n": 1}, lambda: {"value": 0.5}) == {"value": 0.5}
+
+
+def test_two_runs_do_a_cell_once(tmp_path):
+    calls, said = [], []
+
+    def make():
+        calls.append(1)
+        time.sleep(0.3)
+        return {"value": 1}
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: Cells(tmp_path, said.append).get("a", {}, make), range(2)))
+    assert found == [{"value": 1}] * 2
+    assert len(calls) == 1
+    assert [text.startswith(f"waiting: '{tmp_path / 'a.json'}' is in use by") for text in said] == [True]
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path):

@@ -121,7 +121,7 @@ def test_finished_sections_are_not_measured_again(digits, tmp_path, monkeypatch)
         patch.setitem(SECTIONS._members, "explanations", done)
         taken_up = evaluate(sem, data, **options)
     assert taken_up == evaluate(sem, data, **QUICK, progress=False)
-    with pytest.raises(LookalikeError, match="another model, other data or other options"):
+    with pytest.raises(LookalikeError, match=r"part\.json' holds an evaluation with other options; give another file"):
         evaluate(sem, data, **{**options, "n_steps": 5})
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 import math
-import os
+import pickle
 import signal
 import time
 import warnings
@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
@@ -32,9 +33,10 @@ from lookalike.data.augmentation import Augmentation
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
 from lookalike.errors import LookalikeError, first_line
+from lookalike.files import write_whole
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
-from lookalike.replacing import naming_failed_writes, replacing_file
+from lookalike.working_folder import unsealed, write_sealed, writing_to
 
 CHECKPOINT = "last.ckpt"
 LOG = "training.csv"
@@ -92,9 +94,10 @@ def fit(
             strategy="ddp_find_unused_parameters_true" if several else "auto",
             precision=precision,
             callbacks=[keeper],
+            plugins=[_SealedCheckpoints()],
             default_root_dir=folder,
         )
-        kept = None if folder is None or not (folder / CHECKPOINT).is_file() else folder / CHECKPOINT
+        kept = None if folder is None or not (folder / CHECKPOINT).exists() else folder / CHECKPOINT
         try:
             model.to(memory_format=torch.channels_last)
             with Accelerated():
@@ -103,7 +106,7 @@ def fit(
             if not keeper.interrupted:
                 raise
             raise KeyboardInterrupt from None
-        except (RuntimeError, KeyError, EOFError) as error:
+        except (RuntimeError, KeyError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
             if kept is None or module.resumed:
                 raise
             raise LookalikeError(f"{str(kept)!r} cannot be read ({error}); remove its folder to start anew") from error
@@ -363,6 +366,26 @@ class _Shuffled(Sampler[tuple[int, int]]):
         yield from ((self.epoch, index) for index in torch.randperm(self.n, generator=generator).tolist())
 
 
+class _SealedCheckpoints(CheckpointIO):
+    """Writes checkpoints whole, with a checksum, and refuses one that does not fit it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_sealed(Path(path), buffer.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, **_: Any) -> dict[str, Any]:
+        try:
+            content = unsealed(Path(path))
+        except LookalikeError as error:
+            raise LookalikeError(f"{str(path)!r} cannot be read ({error}); remove its folder to start anew") from error
+        checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), map_location=map_location, weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
 class _Keeper(Checkpoint):
     """Keeps the last finished epoch, and remembers whether the training was interrupted."""
 
@@ -373,13 +396,10 @@ class _Keeper(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.folder is None:
             return
-        aside = self.folder / f".{CHECKPOINT}.part"
-        with naming_failed_writes(self.folder / CHECKPOINT):
-            trainer.save_checkpoint(aside)
-        if trainer.is_global_zero and isinstance(pl_module, _Module):
-            os.replace(aside, self.folder / CHECKPOINT)  # noqa: PTH105 - one call, one rename
-            with replacing_file(self.folder / LOG) as log:
-                log.write_bytes(as_csv(pl_module.rows))
+        with writing_to(self.folder, "the epochs before are safe"):
+            trainer.save_checkpoint(self.folder / CHECKPOINT)
+            if trainer.is_global_zero and isinstance(pl_module, _Module):
+                write_whole(self.folder / LOG, as_csv(pl_module.rows).decode())
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self.interrupted = isinstance(exception, KeyboardInterrupt)

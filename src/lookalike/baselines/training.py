@@ -1,7 +1,8 @@
 """train(): from a method's name and a data set to a model that is ready to explain itself."""
 
-import json
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,22 +12,30 @@ import torch
 from lookalike import checks
 from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
 from lookalike.baselines.children import check_devices
-from lookalike.baselines.hyperparameters import Preset, hyperparameters
+from lookalike.baselines.hyperparameters import Hyperparameters, Preset, hyperparameters
 from lookalike.baselines.start import start_from
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
 from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance
 from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
-from lookalike.records import from_json, read_json
-from lookalike.replacing import remove_folder, remove_leftovers, remove_leftovers_in
+from lookalike.replacing import remove_folder, remove_leftovers
 from lookalike.saved import read_provenance
 from lookalike.untouched import keeps_random_states, process_settings, undoing
+from lookalike.working_folder import (
+    alone,
+    clean,
+    differences,
+    is_foreign,
+    lock_in,
+    read_record,
+    write_record,
+    writing_to,
+)
 
 if TYPE_CHECKING:
     from lookalike.baselines.loop import Report, Row
@@ -141,33 +150,22 @@ def train(
     loop = _loop()
     batches = Batches(data, _BATCH, num_workers)
     task = _task(data)
-    provenance = {
-        "method": baseline.title,
-        "dataset": data.name,
-        "preset": preset,
-        **chosen.to_dict(),
-        "weights": None if given is None else given.name,
-        "precision": precision,
-        "random_state": seed,
-        "n_samples": len(data.train),
-        "split": None if data.split is None else data.split.to_dict(),
-        "fingerprints": {
-            "data": batches.fingerprint(),
-            "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
-            "start": None if given is None else _fingerprint_checkpoint(given),
-        },
-    }
-    if weights_key is not None:
-        provenance["weights_key"] = weights_key
-    folder = _working_folder(working_folder, provenance)
-    torch.manual_seed(seed)
-    start = start_from(
-        chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given, weights_key=weights_key
-    )
-    model, spec = baseline.build(task, start)
-    log = undoing(
-        process_settings(loggers=loop.LOGGERS),
-        lambda: loop.fit(
+    key = training_key(
+        baseline.title, data, chosen, preset=preset, weights=given, weights_key=weights_key,
+        precision=precision, devices=devices, seed=seed,
+    )  # fmt: skip
+    helper = devices not in (1, "1") and os.environ.get("LOCAL_RANK", "0") != "0"  # one of Lightning's other processes
+    folder = None if working_folder is None else Path(working_folder)
+
+    def run() -> "tuple[Any, Spec, list[Row]]":
+        if folder is not None:
+            _prepare(folder, key, write=not helper)
+        torch.manual_seed(seed)
+        start = start_from(
+            chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given, weights_key=weights_key
+        )
+        model, spec = baseline.build(task, start)
+        log = loop.fit(
             baseline,
             model,
             data,
@@ -179,14 +177,56 @@ def train(
             devices=devices,
             on_epoch=on_epoch,
             progress=progress,
-        ),
-    )
+        )
+        return model, spec, log
+
+    with nullcontext() if folder is None or helper else alone(lock_in(folder)):
+        model, spec, log = undoing(process_settings(loggers=loop.LOGGERS), run)
     seconds = round(sum(row["seconds"] for row in log), 3)
-    provenance |= {"train_seconds": seconds, "versions": versions()}
+    provenance = {**key, "train_seconds": seconds, "versions": versions()}
     model.eval().requires_grad_()
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
     return Trained(_finished(baseline, model, spec, task, batches, data, provenance, n_images), log, provenance)
+
+
+def training_key(
+    method: str,
+    data: DataBundle,
+    chosen: Hyperparameters,
+    *,
+    preset: str,
+    weights: Path | None,
+    weights_key: str | None,
+    precision: str,
+    devices: int | str,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns everything that a training depends on, as JSON values by name.
+
+    The accelerator and the versions of libraries are not in it: with another one a training goes on, and its weights
+    differ by rounding.
+    """
+    key = {
+        "method": method,
+        "dataset": data.name,
+        "preset": preset,
+        **chosen.to_dict(),
+        "weights": None if weights is None else weights.name,
+        "precision": precision,
+        "random_state": seed,
+        "n_samples": len(data.train),
+        "split": None if data.split is None else data.split.to_dict(),
+        "fingerprints": {
+            "data": Batches(data).fingerprint(),
+            "test": Batches(data.test).fingerprint() if len(data.test) else None,
+            "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
+            "start": None if weights is None else _fingerprint_checkpoint(weights),
+        },
+    }
+    if devices not in (1, "1"):
+        key["devices"] = devices
+    return key if weights_key is None else {**key, "weights_key": weights_key}
 
 
 def _fingerprint_checkpoint(path: Path) -> str:
@@ -254,35 +294,41 @@ def _task(data: DataBundle) -> Task:
     return Task(list(data.class_names), shape)
 
 
-def _working_folder(folder: str | Path | None, described: Mapping[str, Any]) -> Path | None:
-    """Returns a folder that holds this training or none.
+def _prepare(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
+    """Makes a folder for a training, or checks that the present one holds this training.
+
+    Args:
+        folder: The working folder.
+        key: What the training depends on.
+        write: False in the processes that Lightning starts for further devices.
 
     Raises:
-        LookalikeError: If it holds another one; it says what differs.
+        LookalikeError: If it holds another training, and it says what differs; or other files.
     """
-    if folder is None:
-        return None
-    folder, wanted = Path(folder), json.loads(json.dumps(described))
-    remove_leftovers_in(folder)
     state = folder / _STATE
-    if state.is_file():
-        try:
-            held = from_json(dict[str, Any], read_json(state, finite=False), "it")
-        except LookalikeError as error:
-            raise LookalikeError(f"{str(state)!r} cannot be read: {error}; remove its folder to start anew") from error
-        differing = [name for name in wanted if held.get(name) != wanted[name]]
-        if differing:
-            name = differing[0]
-            raise LookalikeError(
-                f"{str(folder)!r} holds an unfinished training with other {', '.join(differing)} "
-                f"({name}: {held.get(name)!r}, not {wanted[name]!r}); remove it, or repeat its command to finish it"
-            )
-        return folder
-    if folder.exists() and any(folder.iterdir()):
-        raise LookalikeError(f"{str(folder)!r} holds files, and no training; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(state, json.dumps(wanted, indent=2))
-    return folder
+    if write:
+        clean(folder)
+        if not state.exists():
+            if is_foreign(folder):
+                raise LookalikeError(f"{str(folder)!r} holds files, and no training; choose another folder")
+            with writing_to(folder, "nothing was done yet"):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_record(state, key)
+    try:
+        held = read_record(state)
+    except LookalikeError as error:
+        raise LookalikeError(f"{str(state)!r} cannot be read: {error}; remove its folder to start anew") from error
+    differing = differences(_flat(held), _flat(key))
+    if differing:
+        raise LookalikeError(
+            f"{str(folder)!r} holds an unfinished training with other {differing}; remove it, or repeat its command to "
+            "finish it"
+        )
+
+
+def _flat(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a key with its fingerprints beside the other values."""
+    return {name: value for name, value in key.items() if name != "fingerprints"} | dict(key.get("fingerprints", {}))
 
 
 def _loop() -> Any:
@@ -305,8 +351,7 @@ def remove_finished(folder: str | Path, output: str | Path) -> None:
     folder = Path(folder)
     remove_leftovers(folder)
     try:
-        made = read_provenance(output)
-        held = from_json(dict[str, Any], read_json(folder / _STATE, finite=False), "it")
+        made, held = read_provenance(output), read_record(folder / _STATE)
     except LookalikeError:
         return
     if all(made.get(name) == value for name, value in held.items()):

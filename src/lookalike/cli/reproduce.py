@@ -64,7 +64,7 @@ def reproduce(
     where = output / "quick" if quick else output
     files: list[Path] = []
     for each, experiment in experiments.items():
-        cells = Cells(bench.folder.with_name("cells"))
+        cells = Cells(bench.folder.with_name("cells"), say)
         suited, reasons = experiment.suited(plan, bench)
         if not suited and not every:
             raise LookalikeError(reasons[0])

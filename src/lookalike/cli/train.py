@@ -1,6 +1,7 @@
 """``lookalike train``."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -86,6 +87,7 @@ def train(
     from lookalike.data import load_training_data
     from lookalike.errors import LookalikeError
     from lookalike.replacing import remove_folder
+    from lookalike.working_folder import alone, lock_beside
 
     made_by = METHODS[method]
     title = made_by.title
@@ -104,45 +106,47 @@ def train(
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
     working = output.resolve().with_name(f"{output.resolve().name}.training")
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
-    if not helper:
-        remove_finished(working, output)
-    check_replaceable(output, overwrite=overwrite)
-    bundle = load_training_data(
-        dataset,
-        chosen.image_size,
-        seed=split_seed or 0,
-        labels=labels,
-        value_range=read_range(value_range),
-        as_stored=as_stored,
-        large_images=large_images,
-        on_error=on_error,
-    )
-    going_on = is_unfinished(working)
-    if not helper:
-        say(
-            f"{'Going on to train' if going_on else 'Training'} {title} ({chosen.network}) with {len(bundle.train):,} "
-            f"training images of {len(bundle.class_names)} classes."
+    with nullcontext() if helper else alone(lock_beside(working)):
+        if not helper:
+            remove_finished(working, output)
+        check_replaceable(output, overwrite=overwrite)
+        bundle = load_training_data(
+            dataset,
+            chosen.image_size,
+            seed=split_seed or 0,
+            labels=labels,
+            value_range=read_range(value_range),
+            as_stored=as_stored,
+            large_images=large_images,
+            on_error=on_error,
         )
-    try:
-        trained = run(
-            method,
-            bundle,
-            preset=preset,
-            options=chosen.to_dict(),
-            weights=weights,
-            weights_key=weights_key,
-            seed=seed,
-            working_folder=working,
-            num_workers=workers,
-            precision=precision,
-            accelerator=_DEVICES[device],
-            devices=devices,
-            on_epoch=_tell,
-        )
-    except KeyboardInterrupt:
-        fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working}", 130)
-    trained.save(output, images=not no_images, overwrite=overwrite)
-    remove_folder(working)
+        going_on = is_unfinished(working)
+        if not helper:
+            doing = "Going on to train" if going_on else "Training"
+            say(
+                f"{doing} {title} ({chosen.network}) with {len(bundle.train):,} training images of "
+                f"{len(bundle.class_names)} classes."
+            )
+        try:
+            trained = run(
+                method,
+                bundle,
+                preset=preset,
+                options=chosen.to_dict(),
+                weights=weights,
+                weights_key=weights_key,
+                seed=seed,
+                working_folder=working,
+                num_workers=workers,
+                precision=precision,
+                accelerator=_DEVICES[device],
+                devices=devices,
+                on_epoch=_tell,
+            )
+        except KeyboardInterrupt:
+            fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working}", 130)
+        trained.save(output, images=not no_images, overwrite=overwrite)
+        remove_folder(working)
     if json:
         passed_over = bundle.passed_over.to_dict()
         print_json(

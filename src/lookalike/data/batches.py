@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.utils.data import (
 from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
+from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.images import one_line
 from lookalike.data.ready import peek, unbatched
 from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
@@ -170,56 +172,61 @@ class Batches:
         """Names a sample: its file where there is one, else its number."""
         return _describe(self.dataset, int(index))
 
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Which samples of the data set are read, in order; None for all of them."""
+        return self._rows
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the data are a pair of tensors or arrays."""
+        return self._arrays is not None
+
+    @property
+    def has_own_collation(self) -> bool:
+        """Whether a loader's own function puts samples together, which may do anything to them."""
+        return self._collate is not default_collate
+
+    def fetch_sample(self, index: int) -> tuple[Inputs, int]:
+        """Returns one sample's inputs, collated, and its label.
+
+        Raises:
+            LookalikeError: If it cannot be read.
+        """
+        inputs, labels = self._stack([_read(self.dataset, index)], index)
+        return inputs, int(labels[0])
+
     def is_random(self) -> bool:
         """Whether reading the same sample twice gives different inputs, as augmentation does."""
         if self._arrays is not None or not self.can_fetch or not len(self):
             return False
-        rows = list(range(min(4, len(self)))) if self._rows is None else self._rows[:4].tolist()
+        return self.first_fingerprints is None
 
-        def differ() -> bool:
-            for index in rows:
-                try:
-                    first, *others = (split_item(_read(self.dataset, index), index)[0] for _ in range(4))
-                except BrokenImageError:
-                    continue
-                if isinstance(first, Tensor) and not all(_same(first, other) for other in others):
-                    return True
-            return False
+    @cached_property
+    def first_fingerprints(self) -> list[str] | None:
+        """Fingerprints of the first four samples; None if reading one again gives other inputs."""
+        return fingerprint_first(self)
 
-        return undoing(random_states(), differ)
+    def transform_fingerprint(self) -> str:
+        """Returns a SHA-256 of what the samples go through, the same in every process.
+
+        A ``Preprocessing`` is told by its settings, any other transform by what it turns the first four samples
+        into: of functions and other objects neither name nor address says what they do.
+        """
+        return fingerprint_transform(self)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do.
 
-        A data set's own ``fingerprint()`` is used where it has one; arrays are read whole; of other data sets the
-        length and up to 16 samples, evenly spread, stand for all.
+        A data set's own ``fingerprint()`` is used where it has one; arrays, ``TensorDataset`` and the files of
+        torchvision's folders are read whole; of other data sets the length and up to 16 samples, evenly spread, stand
+        for all; of a stream no more than its type and length.
         """
         if self._arrays is not None:
             x, y = self._arrays[:2]
             parts = [fingerprint_tensors({"x": as_tensor(x)}), fingerprint_array(y)]
             return fingerprint_json(["arrays", parts])
-        rows = None if self._rows is None else fingerprint_array(self._rows)
-        dataset, subsets = self.dataset, []
-        while isinstance(dataset, Subset):
-            subsets.append(fingerprint_array(np.asarray(dataset.indices)))
-            dataset = dataset.dataset
-        own = getattr(dataset, "fingerprint", None)
-        if callable(own):
-            return fingerprint_json([own(), subsets, rows])
-        if not self.can_fetch:
-            return fingerprint_json(["stream", type(dataset).__name__, self.total])
-        positions = np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if len(self) else np.arange(0)
-        samples: list[list[Any]] = []
-        for position in positions:
-            index = int(position if self._rows is None else self._rows[position])
-            try:
-                x, y = split_item(_read(self.dataset, index), index)
-            except BrokenImageError as error:
-                samples.append([index, str(error), -1])
-                continue
-            known = isinstance(x, Tensor | np.ndarray)
-            samples.append([index, fingerprint_tensors({"x": as_tensor(x)}) if known else type(x).__name__, int(y)])
-        return fingerprint_json([type(dataset).__name__, len(self), samples, subsets, rows])
+        return fingerprint_data(self)
 
     def content_keys(self) -> np.ndarray | None:
         """Returns a number for each sample's file, by its bytes, sorted [N], int64; None where there are no files."""
@@ -458,7 +465,3 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

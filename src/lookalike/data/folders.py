@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lookalike import checks
 from lookalike.data.bundle import DataBundle, Split
-from lookalike.data.identity import content_keys
+from lookalike.data.identity import content_keys, file_stats
 from lookalike.data.images import read_image
 from lookalike.data.layout import Part
 from lookalike.data.layouts import read_layout
@@ -56,9 +56,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         if not callable(transform):
             raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
-        self._content_keys: np.ndarray | None = (
-            None  # each file is read for them once, however often they are asked for
-        )
+        # each file is read for its content key once, until its size or time changes
+        self._content_keys: np.ndarray | None = None
+        self._file_stats: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,7 +76,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         """Returns some of the files, in that order."""
         files = [self.files[int(row)] for row in rows]
         selected = ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
-        selected._content_keys = None if self._content_keys is None else self._content_keys[rows]
+        if self._content_keys is not None and self._file_stats is not None:
+            selected._content_keys, selected._file_stats = self._content_keys[rows], self._file_stats[rows]
         return selected
 
     def joined(self, other: "ImageFiles") -> "ImageFiles":
@@ -87,15 +88,20 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def content_keys(self) -> np.ndarray:
         """Returns a number for each file that depends on its bytes alone [N], int64."""
-        if self._content_keys is None:
+        stats = file_stats(self.files)
+        if self._content_keys is None or self._file_stats is None:
             self._content_keys = content_keys(self.files)
+        else:
+            changed = np.flatnonzero((stats != self._file_stats).any(1))
+            self._content_keys[changed] = content_keys([self.files[int(row)] for row in changed])
+        self._file_stats = stats
         return self._content_keys.copy()
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the files' names, sizes and labels (contents are not read)."""
+        """Returns a SHA-256 of the files' names, contents and labels; each file is read once (see ``content_keys``)."""
         listing = [
-            [text_of(file.relative_to(self.root).as_posix()), file.stat().st_size, int(label)]
-            for file, label in zip(self.files, self.labels, strict=True)
+            [text_of(file.relative_to(self.root).as_posix()), int(key), int(label)]
+            for file, key, label in zip(self.files, self.content_keys(), self.labels, strict=True)
         ]
         return fingerprint_json(listing)
 

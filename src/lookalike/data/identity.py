@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,16 @@ def content_keys(files: Sequence[Path]) -> np.ndarray:
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         return np.fromiter(pool.map(_content_key, files, chunksize=64), dtype=np.int64, count=len(files))
+
+
+def file_stats(files: Sequence[Path]) -> np.ndarray:
+    """Returns size and time of change of each file [N, 2], int64; −1 for those that cannot be looked at."""
+    stats = np.full((len(files), 2), -1, dtype=np.int64)
+    for row, file in enumerate(files):
+        with suppress(OSError):
+            status = file.stat()
+            stats[row] = status.st_size, status.st_mtime_ns
+    return stats
 
 
 def _content_key(file: Path) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lookalike import checks
 from lookalike.classifier import NearestPrototype
+from lookalike.cluster_folder import similarity_key
 from lookalike.distributed.cluster import connected, import_ray, n_nodes
 from lookalike.distributed.embedding import embed_all
 from lookalike.distributed.record import prepare_folder
@@ -20,6 +21,7 @@ from lookalike.distributed.shards import Shard, open_shards, repeated_rows, summ
 from lookalike.distributed.sources import MapStyle, Sharded, Source, open_source
 from lookalike.distributed.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
 from lookalike.embedding import as_encoder
+from lookalike.embedding.key import embedding_key
 from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, ordered
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, check_classes, numbers_per_class
@@ -28,9 +30,10 @@ from lookalike.model import PrototypeModel
 from lookalike.progress import progress_bar
 from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes
-from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.provenance import versions
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.untouched import keeps_random_states, process_settings, undoing
+from lookalike.working_folder import alone, lock_in
 
 P = ParamSpec("P")
 
@@ -162,7 +165,8 @@ def convert(
     elif isinstance(trained, PrototypeModel):
         preprocessing = preprocessing or trained.preprocessing
     shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine
-    with connected(cluster):
+    folder = Path(working_folder).resolve()
+    with alone(lock_in(folder)), connected(cluster):
         source = open_source(data, preprocessing, class_names, shard_rows)
         _warn_if_random(source)
         encoder = as_encoder(trained, source.first(), head, output=output, spec=spec, output_names=output_names)
@@ -175,12 +179,18 @@ def convert(
             "n_init": n_init,
             "random_state": random_state,
         }
-        fingerprints = _fingerprints(encoder, source)
-        reading = {"batch_size": batch_size, "shard_rows": shard_rows, "on_error": on_error, "class_names": class_names}
-        folder = Path(working_folder).resolve()
-        shards_folder, classes_folder = prepare_folder(
-            folder, {**fingerprints, "head": encoder.head_name, "options": {**options, **reading}}
-        )
+        reading = {"batch_size": batch_size, "shard_rows": shard_rows, "on_error": on_error}
+        key = {
+            **embedding_key(
+                encoder, source.fingerprint(), source.transform_fingerprint(), precision="float32", dtype="float32"
+            ),
+            **options,
+            **similarity_key(metric),
+            **reading,
+            "class_names": class_names or source.class_names,
+        }
+        fingerprints = {name: key[name] for name in ("weights", "data", "transform")}
+        shards_folder, classes_folder = prepare_folder(folder, key)
         sharded = source.sharded(folder)
         with progress_bar("Embedding", sharded.total, progress) as advance:
             n_used = embed_all(
@@ -257,19 +267,6 @@ def _plain(n_prototypes: NPrototypes) -> Any:
     if isinstance(n_prototypes, Mapping):
         return {str(name): int(number) for name, number in n_prototypes.items()}
     return n_prototypes if isinstance(n_prototypes, str) else int(n_prototypes)
-
-
-def _fingerprints(encoder: Encoder, source: Source) -> dict[str, str]:
-    """Returns the fingerprints of weights, data and transform, as embeddings on one machine have them."""
-    transform: Any = source.preprocessing
-    if isinstance(source, MapStyle):
-        transform = getattr(source.batches.dataset, "transform", None)
-    to_dict = getattr(transform, "to_dict", None)
-    return {
-        "weights": fingerprint_tensors(encoder.model.state_dict()),
-        "data": source.fingerprint(),
-        "transform": fingerprint_json(to_dict() if callable(to_dict) else repr(transform)),
-    }
 
 
 def _on_cpu(encoder: Encoder) -> Encoder:

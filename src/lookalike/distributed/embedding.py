@@ -9,16 +9,17 @@ import torch
 
 from lookalike.acceleration import Accelerated
 from lookalike.data import Batches
-from lookalike.distributed.cluster import n_fitting
+from lookalike.distributed.cluster import as_task, n_fitting, portions, result_of
 from lookalike.distributed.pool import work_through
 from lookalike.distributed.readers import Reader
-from lookalike.distributed.shards import Rows, open_shards, shard_name, shard_names, write_shard
+from lookalike.distributed.shards import Rows, damaged_shards, open_shards, shard_name, shard_names, write_shard
 from lookalike.distributed.sources import Sharded
 from lookalike.embedding import name_samples
 from lookalike.encoder import Encoder, device_of, dtype_of, place
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.files import write_whole
 from lookalike.progress import Advance
+from lookalike.working_folder import writing_to
 
 _COMPLETE = "complete"
 
@@ -125,13 +126,15 @@ class Embedder:
             raise LookalikeError(f"{len(broken)} embeddings have NaN or infinite values: {named}")
         empty = (np.arange(0), np.arange(0), np.zeros((0, self._encoder.embedding_dim), dtype=np.float32))
         positions, labels, embeddings = (np.concatenate(column) for column in zip(*(parts or [empty]), strict=True))
-        write_shard(
-            path,
-            index,
-            Rows(index[positions], labels, embeddings),
-            np.concatenate(predictions) if predictions else None,
-            {int(index[position]): message for position, message in batches.skipped.items()},
-        )
+        skipped = {int(index[position]): message for position, message in batches.skipped.items()}
+        with writing_to(self._folder, "the shards before are safe"):
+            write_shard(
+                path,
+                index,
+                Rows(index[positions], labels, embeddings),
+                np.concatenate(predictions) if predictions else None,
+                skipped,
+            )
 
 
 def embed_all(
@@ -168,7 +171,8 @@ def embed_all(
     import ray
 
     complete = folder / _COMPLETE
-    if complete.exists() and complete.read_text() == str(len(shard_names(folder))):
+    _remove_damaged(folder)
+    if complete.exists() and complete.read_bytes() == str(len(shard_names(folder))).encode():
         return 0
     shards = open_shards(folder)
     advance(sum(shard.asked for shard in shards))
@@ -192,8 +196,29 @@ def embed_all(
         for told in results:
             _check_told(told, folder)
             advance(told.rows)
-    write_whole(complete, str(len(shard_names(folder))))
+    with writing_to(folder, "all embeddings are safe"):
+        write_whole(complete, str(len(shard_names(folder))))
     return size
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Removes shards that were altered or damaged since an earlier run wrote them: tasks read each once.
+
+    Warns:
+        LookalikeWarning: If there are some.
+    """
+    paths = [str(folder / name) for name in sorted(shard_names(folder))]
+    if not paths:
+        return
+    task = as_task(damaged_shards)
+    damaged = [path for found in [task.remote(part) for part in portions(paths)] for path in result_of(found)]
+    for path in damaged:
+        Path(path).unlink(missing_ok=True)
+    if damaged:
+        warn_of(
+            f"{len(damaged)} shards do not fit their checksums (the first: {damaged[0]!r}); their samples are embedded "
+            "again"
+        )
 
 
 def _check_told(told: Told, folder: Path) -> None:

@@ -51,7 +51,7 @@ def read_group(group: Group) -> Iterator[dict[str, np.ndarray]]:
     import pyarrow.parquet as pq
 
     start = group.start
-    with pq.ParquetFile(group.file) as opened:
+    with pq.ParquetFile(group.file, page_checksum_verification=True) as opened:
         names = [name for name in COLUMNS if name in opened.schema_arrow.names]
         for batch in opened.iter_batches(_READ_ROWS, row_groups=[group.number], columns=names, use_threads=False):
             rows = {name: _objects(batch.column(name)) for name in ("image", "label")}

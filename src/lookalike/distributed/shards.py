@@ -1,7 +1,7 @@
 """Embeddings on storage that all nodes share: Parquet files, each written whole, of rows sorted by class."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import LookalikeError
-from lookalike.provenance import fingerprint_array
+from lookalike.provenance import fingerprint_array, fingerprint_file
 from lookalike.replacing import replacing_file
+from lookalike.working_folder import unsealed, write_sealed
 
 _META = b"lookalike"
 _GROUP_ROWS = 512  # a class with fewer rows in a shard shares its row group with the next one
@@ -111,15 +112,31 @@ def write_shard(
             else pa.array(predictions[order], pa.int64()),
         }
     ).replace_schema_metadata({_META: json.dumps(meta).encode()})
-    with (
-        replacing_file(path, sweep=False) as aside,
-        pq.ParquetWriter(aside, table.schema, use_dictionary=False, write_statistics=False) as writer,
-    ):
-        start = 0
-        for stop in (*(starts[1:]), len(rows)):
-            if stop - start >= _GROUP_ROWS or stop == len(rows):
-                writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
-                start = int(stop)
+    with replacing_file(path, sweep=False) as aside:
+        with pq.ParquetWriter(aside, table.schema, use_dictionary=False, write_statistics=False) as writer:
+            start = 0
+            for stop in (*(starts[1:]), len(rows)):
+                if stop - start >= _GROUP_ROWS or stop == len(rows):
+                    writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
+                    start = int(stop)
+        # before the shard is in its place: no kill leaves a shard without its checksum
+        write_sealed(_checksum_file(path), fingerprint_file(aside).encode())
+
+
+def damaged_shards(paths: Sequence[str]) -> list[str]:
+    """Reads shards once and returns those that do not fit their checksums."""
+    return [path for path in paths if not _is_intact(Path(path))]
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        return unsealed(_checksum_file(path)) == fingerprint_file(path).encode()
+    except (OSError, LookalikeError):
+        return False
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
 
 
 def open_shard(path: Path) -> Shard:

@@ -1,5 +1,6 @@
 """The kinds of data that a cluster converts, each as jobs that become shards, and as samples to look at again."""
 
+import hashlib
 import io
 import shutil
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from lookalike.data import Batches, DataBundle, Preprocessing, load_folder
+from lookalike.data.identity import content_keys
 from lookalike.distributed.cluster import as_task, portions, result_of
 from lookalike.distributed.readers import ByIndex, DatasetReader, FileReader, ImageRows, Reader, RowReader, plain
 from lookalike.distributed.row_groups import COLUMNS, Group, find_rows, join_rows, list_groups, read_group, take_rows
@@ -18,6 +20,7 @@ from lookalike.distributed.shards import Known, Shard, known_indices, shard_name
 from lookalike.errors import LookalikeError
 from lookalike.prototype_images import preprocessing_of
 from lookalike.provenance import fingerprint_json
+from lookalike.working_folder import writing_to
 
 _ROWS = "rows"
 _STORED_GROUP_ROWS = 512
@@ -37,6 +40,10 @@ class Source(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do."""
+
+    def transform_fingerprint(self) -> str:
+        """Returns a SHA-256 of what the images go through; see ``Batches.transform_fingerprint``."""
+        return self.first().transform_fingerprint()
 
     @abstractmethod
     def first(self) -> Batches:
@@ -87,6 +94,9 @@ class MapStyle(Sharded):
 
     def fingerprint(self) -> str:  # noqa: D102
         return self.batches.fingerprint()
+
+    def transform_fingerprint(self) -> str:  # noqa: D102
+        return self.batches.transform_fingerprint()
 
     def first(self) -> Batches:  # noqa: D102
         return Batches(self.batches.dataset, batch_size=2, on_error="skip")
@@ -142,8 +152,12 @@ class Parquet(Sharded):
         self._shard_rows = shard_rows
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the files' names, sizes and rows (contents are not read)."""
-        listing = [[file.name, file.stat().st_size] for file in self._files]
+        """Returns a SHA-256 of the files' names, contents and rows.
+
+        Of a file above a megabyte its size, its beginning and 16 blocks are read, the footer among them.
+        """
+        keys = content_keys(self._files).tolist()
+        listing = [[file.name, key] for file, key in zip(self._files, keys, strict=True)]
         return fingerprint_json(["parquet", listing, [group[1:] for group in self._groups]])
 
     def first(self) -> Batches:  # noqa: D102
@@ -212,11 +226,12 @@ class Table(Source):
         _check_columns(list(self._types))
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the columns and their types, and of the first rows' labels.
+        """Returns a SHA-256 of the columns and their types, and of the first two rows' images and labels.
 
         A Ray dataset tells no more of itself before it is read.
         """
-        return fingerprint_json(["ray", self._types, [str(label) for label in self._head["label"]]])
+        images = [hashlib.sha256(_as_bytes(image) or b"").hexdigest() for image in self._head["image"]]
+        return fingerprint_json(["ray", self._types, [str(label) for label in self._head["label"]], images])
 
     def first(self) -> Batches:  # noqa: D102
         return Batches(ImageRows(self._head, self.preprocessing, self.class_names), batch_size=2, on_error="skip")
@@ -232,8 +247,9 @@ class Table(Source):
             )
             packed.context.enable_progress_bars = False
             packed.context.execution_options.preserve_order = True
-            packed.write_parquet(str(part), row_group_size=_STORED_GROUP_ROWS)
-            part.rename(rows)
+            with writing_to(folder, "nothing was done yet"):
+                packed.write_parquet(str(part), row_group_size=_STORED_GROUP_ROWS, write_page_checksum=True)
+                part.rename(rows)
         return Parquet(rows, self.preprocessing, self.class_names, self._shard_rows)
 
     @cached_property

@@ -15,8 +15,8 @@ from lookalike.errors import LookalikeError
 from lookalike.estimator import learn_class
 from lookalike.progress import Advance
 from lookalike.prototypes import Prototypes, Survey
-from lookalike.replacing import replacing_file
 from lookalike.similarity import Mahalanobis, Similarity
+from lookalike.working_folder import read_sealed, write_sealed, writing_to
 
 _SHARDS_PER_TASK = 64  # at most, when looking for the nearest images
 
@@ -113,8 +113,9 @@ def learn_all(
     notes: dict[int, str] = {}
     for k, name in enumerate(names):
         kept = folder / f"{k:07d}.npz"
-        if kept.exists():
-            vectors[k], notes[k] = _read_class(kept)
+        content = read_sealed(kept)
+        if content is not None:
+            vectors[k], notes[k] = _read_class(content)
             advance()
             continue
         mine = spans[bounds[k] : bounds[k + 1]][:, [0, 2, 3]]
@@ -148,13 +149,13 @@ def _learn(
     found = vectors.numpy()
     buffer = io.BytesIO()
     np.savez(buffer, vectors=found, note=np.array(note or ""))
-    with replacing_file(Path(target), sweep=False) as aside:
-        aside.write_bytes(buffer.getvalue())
+    with writing_to(Path(target).parent, "the embeddings and the classes clustered so far are safe"):
+        write_sealed(Path(target), buffer.getvalue())
     return found, note or ""
 
 
-def _read_class(path: Path) -> tuple[Tensor, str]:
-    with np.load(path) as kept:
+def _read_class(content: bytes) -> tuple[Tensor, str]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as kept:
         return torch.from_numpy(kept["vectors"]), str(kept["note"])
 
 

@@ -1,6 +1,6 @@
 """Embedding a data set: one pass of the encoder, kept with all that is needed to trust it later."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Full, Queue
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lookalike import checks
 from lookalike.data import Batch, Batches
+from lookalike.embedding.key import embedding_key, other_than
 from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import Journalled, Memory, Sink, finish
@@ -22,8 +23,10 @@ from lookalike.encoder.head import OUTPUT
 from lookalike.errors import LookalikeError, warn_of
 from lookalike.profiling import step
 from lookalike.progress import Advance, progress_bar
-from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike.provenance import versions
+from lookalike.replacing import roll_back
 from lookalike.untouched import keeps_random_states, undoing
+from lookalike.working_folder import alone, lock_beside, read_record
 
 _NAMED = 5
 _AHEAD = 2  # batches
@@ -90,14 +93,26 @@ def embed(
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
         )
-    key = {**_fingerprints(encoder, batches), "precision": precision, "dtype": dtype}
+    key = embedding_key(
+        encoder, batches.fingerprint(), batches.transform_fingerprint(), precision=precision, dtype=dtype
+    )
     if folder is None:
         return _embed(encoder, batches, Memory(), key, progress)
-    if resume and not overwrite and (Path(folder) / META).is_file():
-        finish(Path(folder))
-        return _finished(EmbeddingStore.open(folder), key)
-    sink = Journalled(folder, key, resume=resume, overwrite=overwrite)
-    return _embed(encoder, batches, sink, key, progress)
+    lock = lock_beside(Path(folder))
+    if resume and not overwrite:
+        with alone(lock):
+            roll_back(Path(folder))
+            is_finished = (Path(folder) / META).is_file()
+            if is_finished:
+                finish(Path(folder))
+        store = _finished(folder, key, batches) if is_finished else None
+        if store is not None:
+            return store
+        overwrite = is_finished  # it was damaged
+    with alone(lock):
+        sink = Journalled(folder, key, resume=resume, overwrite=overwrite)
+        _check_skipped(sink.skipped.values(), batches, sink.folder)
+        return undoing(sink.release, lambda: _embed(encoder, batches, sink, key, progress))
 
 
 def as_encoder(model: nn.Module, batches: Batches, head: str | None = None, **options: Any) -> Encoder:
@@ -153,8 +168,7 @@ def _embed(
         sink.discard()
         named = name_samples(np.asarray(sink.broken), batches.describe)
         raise LookalikeError(f"{len(sink.broken)} embeddings have NaN or infinite values: {named}")
-    info = {name: key[name] for name in ("weights", "data", "transform", "head")}
-    info |= {**sink.notes, "dtype": key["dtype"], "versions": versions()}
+    info = {**key, "asked_precision": key["precision"], **sink.notes, "versions": versions()}
     batches.skipped.update(sink.skipped)
     store = sink.close(batches.class_names, batches.skipped, info)
     if store is None:
@@ -162,31 +176,53 @@ def _embed(
     return store
 
 
-def _fingerprints(encoder: Encoder, batches: Batches) -> dict[str, Any]:
-    transform = getattr(batches.dataset, "transform", None)
-    to_dict = getattr(transform, "to_dict", None)
-    return {
-        "weights": fingerprint_tensors(encoder.model.state_dict()),
-        "data": batches.fingerprint(),
-        "transform": fingerprint_json(to_dict() if callable(to_dict) else repr(transform)),
-        "head": encoder.head_name,
-    }
-
-
-def _finished(store: EmbeddingStore, key: dict[str, Any]) -> EmbeddingStore:
-    """Returns what an earlier call has finished.
+def _finished(folder: str | Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
+    """Returns what an earlier call has finished; None if it was damaged since, which is warned of.
 
     Raises:
-        LookalikeError: If it was made with something else.
+        LookalikeError: If it was made with something else, or does not say with what.
     """
-    names = ("weights", "data", "transform", "head", "dtype")
-    differing = [name for name in names if store.info.get(name) != key[name]]
+    folder = Path(folder)
+    try:
+        info = read_record(folder / META)["info"]
+        held = {name: info.get(name) for name in key} | {"precision": info.get("asked_precision")}
+    except (LookalikeError, KeyError, AttributeError) as error:
+        raise LookalikeError(
+            f"{str(folder)!r} does not say what its embeddings were made with ({error}): remove it, or overwrite it "
+            "(overwrite=True)"
+        ) from error
+    differing = other_than(held, key, info.get("precision"))
     if differing:
         raise LookalikeError(
-            f"{str(store.folder)!r} holds embeddings made with other {' and '.join(differing)}: choose another place, "
-            "or overwrite it (overwrite=True)"
+            f"{str(folder)!r} holds embeddings made with other {differing}: choose another place, remove it, or "
+            "overwrite it (overwrite=True)"
+        )
+    try:
+        store = EmbeddingStore.open(folder)
+        store.check()
+    except LookalikeError as error:
+        warn_of(f"{error}; the data are embedded again")
+        return None
+    _check_skipped(store.skipped, batches, folder)
+    if not batches.can_fetch:
+        warn_of(
+            f"the embeddings in {str(folder)!r} are taken as they are: of a stream no more than its type and length "
+            "can be compared with those of an earlier call"
         )
     return store
+
+
+def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> None:
+    """Checks that no image was left out that the data are not to go without.
+
+    Raises:
+        LookalikeError: If one was, and ``on_error`` is ``"stop"``.
+    """
+    if skipped and batches.on_error == "stop":
+        raise LookalikeError(
+            f"{str(folder)!r} was made with on_error='skip' and leaves out {len(skipped)} images (the first: "
+            f"{next(iter(skipped))}): give on_error='skip' again, or start anew (overwrite=True, or another folder)"
+        )
 
 
 def _note_precision(

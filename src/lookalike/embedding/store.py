@@ -1,7 +1,8 @@
 """EmbeddingStore: the embeddings of a data set, in memory or in a folder."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 from lookalike import checks
 from lookalike.artifact import fresh_folder
 from lookalike.errors import LookalikeError
-from lookalike.files import let_go, read_rows, write_whole
-from lookalike.names import json_text
-from lookalike.records import from_json, one_line, read_json, shown
+from lookalike.files import let_go, read_rows
+from lookalike.records import from_json, one_line, shown
+from lookalike.working_folder import read_record, write_record, writing_to
 
 META = "embeddings.json"
 _MOST_CLASSES = 2**24  # where no names say how many there are
@@ -34,6 +35,7 @@ class EmbeddingStore:
         skipped: Messages about samples that could not be read.
         info: Fingerprints of weights, data and transform, the precision and its effect, and versions.
         folder: Where they lie, or None in memory.
+        checksum: CRC-32 of the embeddings' bytes when they were written; None in memory.
     """
 
     embeddings: np.ndarray
@@ -44,8 +46,10 @@ class EmbeddingStore:
     skipped: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    checksum: int | None = None
 
     def __post_init__(self) -> None:
+        self._not_finite: np.ndarray | None = None
         if not isinstance(self.embeddings, np.ndarray) or self.embeddings.ndim != 2:
             raise checks.unfit("embeddings", self.embeddings, "an array [N, D]")
         if self.embeddings.dtype.kind != "f":
@@ -72,12 +76,15 @@ class EmbeddingStore:
     def open(cls, folder: str | Path) -> "EmbeddingStore":
         """Opens a folder that ``embed(..., folder=…)`` wrote; the embeddings are memory-mapped.
 
+        Sizes, types and the checksums of all but the embeddings are compared; that of the embeddings, which may be
+        many gigabytes, when they are read as a whole: by ``check``, a conversion, and ``embed(..., resume=True)``.
+
         Raises:
-            LookalikeError: If it is no such folder, or a file is missing or does not fit the others.
+            LookalikeError: If it is no such folder, or a file is missing, damaged or does not fit the others.
         """
         folder = Path(folder)
         try:
-            meta: _Meta = from_json(_Meta, read_json(folder / META, finite=False), META)
+            meta: _Meta = from_json(_Meta, read_record(folder / META), META)
             arrays = {name: _open_array(folder / f"{name}.npy") for name in meta.arrays}
         except LookalikeError as error:
             raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
@@ -93,9 +100,53 @@ class EmbeddingStore:
             skipped=meta.skipped,
             info=meta.info,
             folder=folder,
+            checksum=meta.checksums["embeddings"].crc32 if "embeddings" in meta.checksums else None,
         )
         _check_arrays(store)
+        for name, expected in meta.checksums.items():
+            array = arrays[name]
+            fits = (array.dtype.str, list(array.shape)) == (expected.dtype, expected.shape) and array.flags.c_contiguous
+            if not fits or (name != "embeddings" and crc32_of(getattr(store, name)) != expected.crc32):
+                raise LookalikeError(
+                    f"the embeddings in {str(folder)!r} are damaged: {f'{name}.npy'!r} does not fit its checksum"
+                )
         return store
+
+    def check(self) -> np.ndarray:
+        """Reads all embeddings once, and compares their checksum where they lie in a folder.
+
+        Returns:
+            Which rows have NaN or infinite values, ascending.
+
+        Raises:
+            LookalikeError: If they were altered or damaged since they were written.
+        """
+        if self._not_finite is not None:
+            return self._not_finite
+        crc, bad = 0, [np.arange(0)]
+        for rows in self.parts():
+            part = self.embeddings[rows]
+            crc = crc if self.checksum is None else crc32_of(part, crc)
+            bad.append(rows.start + np.flatnonzero(~np.isfinite(part).all(1)))
+        not_finite = np.concatenate(bad)
+        if self.checksum is not None:  # arrays in memory may change
+            if crc != self.checksum:
+                raise LookalikeError(
+                    f"the embeddings in {str(self.folder)!r} are damaged: 'embeddings.npy' does not fit its checksum; "
+                    "embed the data again"
+                )
+            self._not_finite = not_finite
+        return not_finite
+
+    def fingerprint(self) -> str:
+        """Returns a text that changes when an embedding or a label does, whatever made them."""
+        crc = self.checksum
+        if crc is None:
+            crc = 0
+            for rows in self.parts():
+                crc = crc32_of(self.embeddings[rows], crc)
+        kind = f"{self.embeddings.dtype.str}:{self.embeddings.shape}"
+        return f"{kind}:{crc:08x}:{crc32_of(self.labels):08x}"
 
     @property
     def n_classes(self) -> int:
@@ -135,29 +186,35 @@ class EmbeddingStore:
             overwrite: Replace the folder if there is one.
         """
         order = self._by_class
-        step = max(1, _CELLS // max(1, self.embeddings.shape[1]))
-        with fresh_folder(folder, marker=META, overwrite=overwrite) as aside:
-            target = np.lib.format.open_memmap(
-                aside / "embeddings.npy", "w+", self.embeddings.dtype, self.embeddings.shape
-            )
-            for start in range(0, len(order), step):
-                rows = order[start : start + step]
-                target[start : start + step] = self.take(rows)
-                target.flush()
-                let_go(target)
-            arrays = {"labels": self.labels, "indices": self.indices, "predictions": self.predictions}
-            kept = {name: array for name, array in arrays.items() if array is not None}
+        arrays = {"labels": self.labels, "indices": self.indices, "predictions": self.predictions}
+        kept = {name: array[order] for name, array in arrays.items() if array is not None}
+        info = {**self.info, "grouped_by_class": True}
+        self.check()
+        with (
+            fresh_folder(folder, marker=META, overwrite=overwrite) as aside,
+            writing_to(Path(folder), "nothing is lost"),
+        ):
+            crc = self._write_rows(order, aside / "embeddings.npy")
             for name, array in kept.items():
-                np.save(aside / f"{name}.npy", array[order])
+                np.save(aside / f"{name}.npy", array)
+            checksums = {name: Checksum.of(array) for name, array in kept.items()}
+            checksums["embeddings"] = Checksum(self.embeddings.dtype.str, list(self.embeddings.shape), crc)
             write_meta(
-                aside,
-                ["embeddings", *kept],
-                len(self),
-                self.class_names,
-                self.skipped,
-                {**self.info, "grouped_by_class": True},
+                aside, ["embeddings", *kept], len(self), self.class_names, self.skipped, info, checksums=checksums
             )
         return EmbeddingStore.open(folder)
+
+    def _write_rows(self, order: np.ndarray, path: Path) -> int:
+        """Writes the embeddings in another order; returns their CRC-32."""
+        step, crc = max(1, _CELLS // max(1, self.embeddings.shape[1])), 0
+        target = np.lib.format.open_memmap(path, "w+", self.embeddings.dtype, self.embeddings.shape)
+        for start in range(0, len(order), step):
+            part = self.take(order[start : start + step])
+            target[start : start + step] = part
+            crc = crc32_of(part, crc)
+            target.flush()
+            let_go(target)
+        return crc
 
     def let_go(self) -> None:
         """Lets the operating system have back what was read of a memory map; nothing is lost."""
@@ -172,6 +229,31 @@ class EmbeddingStore:
         return np.concatenate([[0], np.cumsum(np.bincount(self.labels, minlength=self.n_classes))])
 
 
+def crc32_of(array: np.ndarray, start: int = 0) -> int:
+    """Returns the CRC-32 of an array's bytes, that of the bytes before them given."""
+    return zlib.crc32(np.ascontiguousarray(array).data.cast("B"), start) if array.size else start
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What an array was when it was written.
+
+    Attributes:
+        dtype: NumPy's name of its type.
+        shape: Its shape.
+        crc32: CRC-32 of its bytes, without the file's header.
+    """
+
+    dtype: str
+    shape: list[int]
+    crc32: int
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "Checksum":
+        """Returns an array's."""
+        return cls(array.dtype.str, list(array.shape), crc32_of(array))
+
+
 @dataclass(frozen=True)
 class _Meta:
     """What ``embeddings.json`` holds."""
@@ -181,6 +263,7 @@ class _Meta:
     class_names: list[str] | None
     skipped: list[str]
     info: dict[str, Any]
+    checksums: dict[str, Checksum] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = ("embeddings", "labels", "indices", "predictions")
@@ -188,6 +271,8 @@ class _Meta:
         missing = [name for name in known[:3] if name not in self.arrays]
         if wrong or missing:
             raise LookalikeError(f"arrays has {shown(wrong[0])}" if wrong else f"arrays lacks {missing[0]!r}")
+        if self.checksums and set(self.checksums) != set(self.arrays):
+            raise LookalikeError("checksums must be those of the arrays")
 
 
 def _open_array(path: Path) -> np.ndarray:
@@ -230,7 +315,10 @@ def write_meta(
     class_names: list[str] | None,
     skipped: list[str],
     info: dict[str, Any],
+    *,
+    checksums: Mapping[str, Checksum] | None = None,
 ) -> None:
     """Writes the file without which a folder holds no complete embeddings."""
     meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
-    write_whole(folder / META, json_text(meta, indent=2, allow_nan=True))
+    described = {name: asdict(checksums[name]) for name in arrays} if checksums else {}
+    write_record(folder / META, {**meta, "checksums": described})

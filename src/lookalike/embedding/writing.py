@@ -1,11 +1,11 @@
 """Where embeddings go as they are made: into memory, or into a folder whose journal outlives any interruption."""
 
-import errno
 import json
 import os
 import re
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from lookalike.artifact import check_replaceable
-from lookalike.embedding.store import META, EmbeddingStore, write_meta
-from lookalike.errors import LookalikeError
+from lookalike.embedding.key import other_than
+from lookalike.embedding.store import META, Checksum, EmbeddingStore, write_meta
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.records import from_json
-from lookalike.replacing import remove_folder, remove_leftovers, take_place
+from lookalike.replacing import remove_folder, take_place
+from lookalike.working_folder import clean, is_foreign, writing_to
 
 JOURNAL = "journal.jsonl"
+_CRC = "crc32"  # of a line of the journal, without this entry
 
 Parts = Mapping[str, np.ndarray]
 Skipped = Mapping[int, str]
@@ -132,8 +135,9 @@ class Journalled:
         self._rows = 0
         self._arrays: dict[str, dict[str, Any]] = {}
         self._files: dict[str, Any] = {}
+        self._crc: dict[str, int] = {}  # of each file's rows so far
         check_replaceable(target, marker=META, overwrite=overwrite)
-        remove_leftovers(self.folder)
+        clean(self.folder)
         finish(self.target)
         found = (self.folder / JOURNAL).is_file()
         if not found and (self.folder / META).is_file():  # the old ones, if a kill came before they were removed
@@ -143,7 +147,7 @@ class Journalled:
                 f"{str(self.folder)!r} holds unfinished embeddings: go on with them (resume=True), or start anew "
                 "(overwrite=True)"
             )
-        if self.folder.exists() and not found and any(self.folder.iterdir()):
+        if not found and is_foreign(self.folder):
             raise LookalikeError(f"{str(self.folder)!r} is in the way: it holds files, and no unfinished embeddings")
         if found and resume and not overwrite:
             self._take_up()
@@ -163,7 +167,7 @@ class Journalled:
                 name: {"dtype": np.lib.format.dtype_to_descr(part.dtype), "row": list(part.shape[1:])}
                 for name, part in parts.items()
             }
-        try:
+        with self._writing():
             if not self._files:
                 self._open()
             line["checksums"] = {name: self._append(name, part) for name, part in parts.items()}
@@ -171,8 +175,8 @@ class Journalled:
             line |= {"skipped": new} if new else {}
             line |= {"broken": broken} if broken else {}
             self._write(line)
-        except OSError as error:
-            raise self._full(error) from error
+        for name, part in parts.items():
+            self._crc[name] = zlib.crc32(_bytes_of(part), self._crc.get(name, 0))
         self._rows = line["rows"]
         self.start = read
         self.skipped |= skipped
@@ -181,10 +185,8 @@ class Journalled:
     def note(self, values: dict[str, Any]) -> None:
         """Notes how the embeddings are made."""
         self.notes |= values
-        try:
+        with self._writing():
             self._write({"notes": values})
-        except OSError as error:
-            raise self._full(error) from error
 
     def close(self, class_names: list[str] | None, skipped: Skipped, info: dict[str, Any]) -> EmbeddingStore | None:
         """Completes the files' headers, puts the folder in the target's place, and opens it."""
@@ -192,7 +194,12 @@ class Journalled:
             self._journal.close()
             remove_folder(self.folder)
             return None
-        try:
+        checksums = {
+            name: Checksum(described["dtype"], [self._rows, *described["row"]], self._crc[name])
+            for name, described in self._arrays.items()
+        }
+        names, messages = list(self._arrays), _messages({**self.skipped, **skipped})
+        with self._writing():
             if not self._files:
                 self._open()
             for name, file in self._files.items():
@@ -201,39 +208,41 @@ class Journalled:
                 os.fsync(file.fileno())
                 file.close()
             self._journal.close()
-            write_meta(
-                self.folder, list(self._arrays), self._rows, class_names, _messages({**self.skipped, **skipped}), info
-            )
-        except OSError as error:
-            raise self._full(error) from error
-        take_place(self.folder, self.target, replace=self.overwrite)
-        finish(self.target)
+            write_meta(self.folder, names, self._rows, class_names, messages, info, checksums=checksums)
+            take_place(self.folder, self.target, replace=self.overwrite)
+            finish(self.target)
         return EmbeddingStore.open(self.target)
+
+    def release(self) -> None:
+        """Closes the files; the pass goes on from them when it is taken up again."""
+        for file in (self._journal, *self._files.values()):
+            file.close()
 
     def discard(self) -> None:
         """Removes what was taken."""
         remove_folder(self.folder)
 
     def _begin(self) -> None:
-        try:
+        with writing_to(self.folder, "nothing was done yet"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = (self.folder / JOURNAL).open("wb", buffering=0)
             self._write({"key": self.key})
-        except OSError as error:
-            raise LookalikeError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
 
     def _take_up(self) -> None:
         lines = _whole_lines(self.folder / JOURNAL)
         held = lines[0].get("key") if lines else None
         if not isinstance(held, dict):
+            if _n_lines(self.folder / JOURNAL) > 1:
+                warn_of(f"the journal in {str(self.folder)!r} is damaged; all samples are embedded again")
             remove_folder(self.folder)
             self._begin()
             return
-        differing = [name for name, value in self.key.items() if held.get(name) != value]
+        chosen = next((line["notes"].get("precision") for line in lines if isinstance(line.get("notes"), dict)), None)
+        differing = other_than(held, self.key, chosen)
         if differing:
             raise LookalikeError(
-                f"{str(self.folder)!r} holds unfinished embeddings made with other {' and '.join(differing)}: "
-                "start anew (overwrite=True), or give what they were made with"
+                f"{str(self.folder)!r} holds unfinished embeddings made with other {differing}: "
+                "start anew (overwrite=True), remove it, or give what they were made with"
             )
         kept = 1
         for line in lines[1:]:
@@ -250,6 +259,9 @@ class Journalled:
             self._rows, self.start = line["rows"], line["read"]
             self.skipped |= {int(index): message for index, message in line.get("skipped", {}).items()}
             self.broken += line.get("broken", [])
+        lost = _n_lines(self.folder / JOURNAL) - kept
+        if lost > 0:
+            warn_of(f"{lost} batches in {str(self.folder)!r} do not fit their checksums; they are embedded again")
         if not self._rows:
             self._arrays = {}
         length = sum(len(line["raw"]) for line in lines[:kept])
@@ -261,6 +273,7 @@ class Journalled:
         """Whether the files hold what a line of the journal says."""
         if set(line["checksums"]) != set(self._arrays) or line["rows"] < self._rows:
             return False
+        running = dict(self._crc)
         for name, expected in line["checksums"].items():
             width = _row_bytes(self._arrays[name])
             try:
@@ -271,10 +284,14 @@ class Journalled:
                 return False
             if zlib.crc32(content) != expected:
                 return False
+            running[name] = zlib.crc32(content, running.get(name, 0))
+        self._crc = running
         return True
 
     def _write(self, line: dict[str, Any]) -> None:
-        _write_all(self._journal, (json.dumps(line) + "\n").encode())
+        content = json.dumps(line)
+        checked = {**line, _CRC: zlib.crc32(content.encode())}
+        _write_all(self._journal, (json.dumps(checked) + "\n").encode())
 
     def _open(self) -> None:
         for name, described in self._arrays.items():
@@ -287,17 +304,13 @@ class Journalled:
             file.seek(0, os.SEEK_END)
 
     def _append(self, name: str, part: np.ndarray) -> int:
-        file, content = self._files[name], np.ascontiguousarray(part).data.cast("B")
+        file, content = self._files[name], _bytes_of(part)
         file.seek(len(_header(self._arrays[name], 0)) + self._rows * _row_bytes(self._arrays[name]))
         _write_all(file, content)
         return zlib.crc32(content)
 
-    def _full(self, error: OSError) -> LookalikeError:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
-        return LookalikeError(
-            f"cannot write to {str(self.folder)!r}: {reason}; {self._rows:,} rows are safe: make room, and go on with "
-            "them (resume=True)"
-        )
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing_to(self.folder, f"{self._rows:,} rows are safe")
 
 
 def finish(folder: Path) -> None:
@@ -352,6 +365,10 @@ def _header(described: Mapping[str, Any], rows: int) -> bytes:
     return buffer.getvalue()
 
 
+def _bytes_of(part: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(part).data.cast("B") if part.size else memoryview(b"")
+
+
 def _row_bytes(described: Mapping[str, Any]) -> int:
     return int(np.dtype(described["dtype"]).itemsize * np.prod(described["row"], dtype=np.int64))
 
@@ -367,15 +384,22 @@ def _has_rows(journal: Path) -> bool:
     return any("checksums" in line for line in _whole_lines(journal))
 
 
+def _n_lines(path: Path) -> int:
+    """Returns how many lines of a journal end; what a kill left of another one does not count."""
+    return path.read_bytes().count(b"\n")
+
+
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a journal up to the first line that is not whole; each line also has itself as ``raw``."""
+    """Reads a journal up to the first line that is not as it was written; each line also has itself as ``raw``."""
     lines: list[dict[str, Any]] = []
     for raw in path.read_bytes().splitlines(keepends=True):
         try:
             line = json.loads(raw)
-        except (ValueError, RecursionError):
+            checksum = line.pop(_CRC)
+            fits = raw.endswith(b"\n") and zlib.crc32(json.dumps(line).encode()) == checksum
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
             break
-        if not raw.endswith(b"\n") or not isinstance(line, dict):
+        if not fits:
             break
         lines.append({**line, "raw": raw})
     return lines

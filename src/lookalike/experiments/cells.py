@@ -1,6 +1,5 @@
 """Cells: the smallest parts of an experiment, each kept as soon as it is done, so that nothing is done twice."""
 
-import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,9 +7,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.provenance import fingerprint_json, machine, versions
+from lookalike.working_folder import alone, lock_beside, read_record, write_record, writing_to
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -22,11 +21,13 @@ class Cells:
 
     Attributes:
         folder: Where they are kept.
+        say: Is told if another run is at a cell and is waited for.
         failed: Why a cell could not be done, by its name.
         used: By name, what each cell that was asked for depends on, and when and on what it was made.
     """
 
     folder: Path
+    say: Callable[[str], None] = lambda _: None
     failed: dict[str, str] = field(default_factory=dict)
     used: dict[str, Record] = field(default_factory=dict)
 
@@ -43,15 +44,16 @@ class Cells:
             None if it failed; the reason is in ``failed``, and the other cells go on.
         """
         path, key = self.folder / f"{name}.json", fingerprint_json(options)
-        kept = _read(path)
-        if kept is None or kept.get("key") != key:
-            result = self.attempt(name, make, *args)
-            if result is None:
-                return None
-            made = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
-            kept = {"key": key, "options": options, "made": made, "result": result}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(kept, indent=1))
+        with alone(lock_beside(path), wait=self.say):
+            kept = _read(path)
+            if kept is None or kept.get("key") != key:
+                result = self.attempt(name, make, *args)
+                if result is None:
+                    return None
+                made = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
+                kept = {"key": key, "options": options, "made": made, "result": result}
+                with writing_to(self.folder, "the parts before are safe"):
+                    write_record(path, kept)
         self.used[name] = {"options": kept["options"], "made": kept.get("made", {})}
         found: Record = kept["result"]
         return found
@@ -74,8 +76,12 @@ class Cells:
 
 
 def _read(path: Path) -> Record | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Reads a cell; None if there is none, or it was damaged, which is warned of."""
+    if not path.exists():
         return None
-    return value if isinstance(value, dict) and {"options", "result"} <= value.keys() else None
+    try:
+        value = read_record(path)
+    except LookalikeError as error:
+        warn_of(f"{str(path)!r} cannot be used: {error}; it is done again")
+        return None
+    return value if {"options", "result"} <= value.keys() else None

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lookalike.baselines import METHODS, hyperparameters, train
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
@@ -20,6 +18,7 @@ from lookalike.model import PrototypeModel, load
 from lookalike.provenance import fingerprint_json
 from lookalike.replacing import remove_folder
 from lookalike.saved import read_provenance
+from lookalike.working_folder import alone, lock_beside
 
 Say = Callable[[str], None]
 
@@ -242,14 +241,5 @@ class Workbench:
     @contextmanager
     def _alone_at(self, subject: Subject) -> Iterator[None]:
         """Makes another run with the same folder wait while this one makes a model, and the other way round."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f".{subject.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.say(f"waiting for another run, which makes {subject.name}")
-            lock.acquire()
-        try:
+        with alone(lock_beside(self.folder / subject.name), wait=self.say):
             yield
-        finally:
-            lock.release()

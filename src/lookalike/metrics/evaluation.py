@@ -1,7 +1,7 @@
 """evaluate(): the paper's framework (section 4.3) for any prototype model."""
 
-import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lookalike import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.errors import LookalikeError, RelevanceError
-from lookalike.files import write_whole
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundled
 from lookalike.metrics.data_check import check_data
@@ -23,8 +23,10 @@ from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
-from lookalike.records import from_json, read_json
+from lookalike.records import from_json, plain_json
+from lookalike.replacing import remove_leftovers
 from lookalike.untouched import keeps_random_states
+from lookalike.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 
 _LACKING = {
     "train": "no training data were given",
@@ -147,7 +149,8 @@ def evaluate(
             sections = [section for section in sections if "attributes" not in section.needs]
             notes.append("attributes were not measured: they are of other data than those the model was made from")
         info = _info(context, sections) | {"data_check": check.to_dict()}
-        runs, details = _measure(context, sections, _Kept(resume, info))
+        with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
+            runs, details = _measure(context, sections, _Kept(resume, _evaluation_key(context, info)))
     notes[:0] = data_notes
     if context.standing is not None:
         notes += context.standing.notes
@@ -190,31 +193,47 @@ def _measure(
 class _Sections:
     """What the file of an unfinished evaluation holds: figures and details, by section and run."""
 
-    key: str
+    key: dict[str, str]
     done: dict[str, tuple[dict[str, float], dict[str, Any]]]
+
+
+def _evaluation_key(context: Context, info: dict[str, Any]) -> dict[str, str]:
+    """Returns everything that the figures of a section depend on, by name, as fingerprints."""
+    box, store, train = context.black_box, context.test_store, context.train_store
+    made = {name: info[name] for name in info if name not in ("sections", "samples", "seeds", "n_runs")}
+    more = {
+        "layers": fingerprint_layers(context.model),
+        "outputs_of_black_box": None if box is None else [asdict(box.outputs), fingerprint_layers(box.encoder.model)],
+        "class_names": list(context.model.class_names),
+        "labels": fingerprint_tensors({"labels": context.labels}),
+        "transform": [store.info.get("transform"), None if train is None else train.info.get("transform")],
+        "attributes": None if context.attributes is None else fingerprint_tensors({"attributes": context.attributes}),
+    }
+    return {name: fingerprint_json(plain_json(value)) for name, value in (made | more).items()}
 
 
 class _Kept:
     """What is measured already, in a file."""
 
-    def __init__(self, path: str | Path | None, info: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path | None, key: dict[str, str]) -> None:
         self.path = None if path is None else Path(path)
-        self.key = fingerprint_json(
-            {k: v for k, v in info.items() if k not in ("sections", "samples", "seeds", "n_runs")}
-        )
+        self.key = key
         self.done: dict[str, Any] = {}
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return
+        remove_leftovers(self.path)
+        if not self.path.exists():
             return
         try:
-            saved: _Sections = from_json(_Sections, read_json(self.path, finite=False), "it")
+            saved: _Sections = from_json(_Sections, read_record(self.path), "it")
         except LookalikeError as error:
             raise LookalikeError(
                 f"cannot resume the evaluation in {str(self.path)!r}: {error}; give another file, or remove it"
             ) from error
-        if saved.key != self.key:
+        differing = differences(saved.key, self.key)
+        if differing:
             raise LookalikeError(
-                f"{str(self.path)!r} holds an evaluation of another model, other data or other options; "
-                "give another file, or remove it"
+                f"{str(self.path)!r} holds an evaluation with other {differing}; give another file, or remove it"
             )
         self.done = dict(saved.done)
 
@@ -227,7 +246,8 @@ class _Kept:
     ) -> tuple[dict[str, float], dict[str, Any]]:
         if self.path is not None:
             self.done[f"{section}/{run}"] = [figures, details]
-            write_whole(self.path, json.dumps({"key": self.key, "done": self.done}))
+            with writing_to(self.path.parent, "the sections before are safe"):
+                write_record(self.path, {"key": self.key, "done": self.done})
         return figures, details
 
 
