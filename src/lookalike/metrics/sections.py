@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
+from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
 from lookalike.metrics.context import Context, rows_of
 from lookalike.metrics.divergence import explanation_divergence
-from lookalike.metrics.diversity import diversity
+from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity, reference_diversity
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
 from lookalike.metrics.separability import separability
@@ -68,6 +69,31 @@ def _faithfulness(context: Context, _run: int) -> Found:
         figures["accuracy_difference"] = found.difference.value
         figures["agreement"] = found.agreement.value
     return figures, found.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
+
+
+@_section("calibration")
+def _calibration(context: Context, _run: int) -> Found:
+    """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
+    model, store, standing = context.model, context.test_store, context.standing
+    metric = ExpectedCalibrationError()
+    with torch.no_grad():
+        for rows in store.parts():
+            confidences, predicted = model.probabilities_of(rows_of(store, rows, model.device)).cpu().max(1)
+            metric.update(confidences, predicted == context.labels[rows])
+    figures = {"calibration_error": float(metric.compute())}
+    temperature = model.classifier.temperature
+    details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": metric.to_dict()}
+    if context.black_box is None or standing is None or standing.predictions is None:
+        return figures, details
+    theirs = black_box_confidences(context.black_box, model, store, context.test)
+    if theirs is None:
+        context.note(
+            "the black box's calibration error was not measured: its probabilities need the test data themselves"
+        )
+        return figures, details
+    other = ExpectedCalibrationError()
+    other.update(theirs, standing.predictions == context.labels)
+    return figures | {"calibration_error_black_box": float(other.compute())}, details | {"black_box": other.to_dict()}
 
 
 @_section("transparency", "activations")
@@ -134,7 +160,7 @@ def _robustness(context: Context, run: int) -> Found:
             context.note(f"the black box's relevance ordering was not measured: {error}")
         curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, ask, None))
     change = increase_and_drop(
-        context.similarities,
+        context.activations,
         context.images(run),
         context.likeness_maps(run),
         context.noise(run),
@@ -168,15 +194,22 @@ def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCur
 @_section("diversity")
 def _diversity(context: Context, _run: int) -> Found:
     """D_dvs among all prototypes and within classes: section 4.3.4, equation 4."""
-    model = context.model
+    model, vectors = context.model, context.model.prototypes.vectors
     with torch.no_grad():
-        among = model.similarities_of(model.prototypes.vectors)
-    figures = {"diversity": diversity(among)}
+        among = model.similarities_of(vectors) / model.classifier.temperature
+    reference, floor = reference_diversity(vectors.detach())
+    figures = {"diversity": diversity(among), "diversity_reference": reference, "diversity_reference_floor": floor}
+    details = {
+        "similarity": model.similarity.name,
+        "options": model.similarity.options(),
+        "temperature": model.classifier.temperature,
+        "reference": {"similarity": "log-l2", "epsilon": REFERENCE_EPSILON},
+    }
     try:
         figures["diversity_within_class"] = diversity(among, model.prototypes.labels, within="class")
     except LookalikeError as error:
-        return figures, {"similarity": model.similarity.name, "within_class": str(error)}
-    return figures, {"similarity": model.similarity.name, "options": model.similarity.options()}
+        details["within_class"] = str(error)
+    return figures, details
 
 
 @_section("embedding", "train")
