@@ -31,7 +31,7 @@ class Times(nn.Module):
 def trained():
     """A small network, trained a little, and overlapping classes."""
     x, y = bright_images(240)
-    x = x + 1.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    x = x + 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     network = small_network().train()
     network[0].requires_grad_(True)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
