@@ -45,6 +45,7 @@ from lookalike.distributed.shards import (  # noqa: E402
 )
 from lookalike.encoder import Encoder, load_classifier  # noqa: E402
 from lookalike.errors import LookalikeError, LookalikeWarning  # noqa: E402
+from lookalike.similarity import L2  # noqa: E402
 from lookalike.working_folder import alone, lock_in  # noqa: E402
 
 NETWORK = """
@@ -183,6 +184,8 @@ def assert_same(found, expected):
     assert torch.equal(found.prototypes.nearest, expected.prototypes.nearest)
     torch.testing.assert_close(found.value_range, expected.value_range)
     assert torch.equal(found.images, expected.images)
+    assert found.provenance["calibration"]["source"] == "fitted"
+    assert found.classifier.temperature == pytest.approx(expected.classifier.temperature, rel=1e-3)
 
 
 def shards_in(folder):
@@ -254,9 +257,12 @@ def hold(folder, entered, end):
         end.wait(0.5)
 
 
-def test_a_learned_metric_equals_one_machine(cluster, root, classifier, tmp_path):
+@pytest.mark.parametrize(
+    "learned", [{"similarity": "mahalanobis", "similarity_options": {"max_samples": 50}}, {"similarity": "log"}]
+)
+def test_what_a_similarity_learns_equals_one_machine(cluster, root, classifier, tmp_path, learned):
     train = ImageArray(*digits_of(root), transform=classifier.preprocessing)
-    options = {**OPTIONS, "similarity": "mahalanobis", "similarity_options": {"max_samples": 50}}
+    options = {**OPTIONS, **learned}
     expected = KMEx(classifier, batch_size=8, **options).fit(train)
     sizes = {"batch_size": 8, "shard_rows": 64}
     found = convert(classifier, train, working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **options)
@@ -428,10 +434,19 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
         convert(classifier.model, train, working_folder=tmp_path / "empty", **options)
 
 
+class Whole(L2):
+    """A similarity that needs every embedding."""
+
+    name = "whole"
+
+    def fit(self, embeddings, labels, head_weight=None):
+        return self
+
+
 def test_nonsense_is_told_before_anything_is_done(cluster, root, classifier, tmp_path):
     work = {"working_folder": tmp_path / "work"}
-    with pytest.raises(LookalikeError, match="'rbf' is fitted to all embeddings at once"):
-        convert(classifier, root / "images", similarity="rbf", **work)
+    with pytest.raises(LookalikeError, match="'whole' is fitted to all embeddings at once"):
+        convert(classifier, root / "images", similarity=Whole(), **work)
     with pytest.raises(LookalikeError, match="cannot read samples from a list"):
         convert(classifier, [1, 2], **work)
     with pytest.raises(LookalikeError, match="with preprocessing="):

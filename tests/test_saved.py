@@ -68,6 +68,8 @@ def changed(folder, **changes):
     ("changes", "message"),
     [
         ({"class_names": "abc"}, "class_names must be a list, not 'abc'"),
+        ({"classifier__options__temperature": "warm"}, "classifier.options.temperature must be a number, not 'warm'"),
+        ({"classifier__options__temperature": -1}, "temperature must be a number above 0, not -1"),
         ({"class_names": ["a", "a", "b"]}, "two classes are called 'a'"),
         ({"class_names": ["a", "", "b"]}, r"class_names\[1\] is empty"),
         ({"class_names": ["a", 1, "b"]}, r"class_names\[1\] must be text, not 1"),

@@ -21,6 +21,12 @@ def fitted(name):
     return make_similarity(name).fit(TRAIN, LABELS, HEAD)
 
 
+def within_class_scale():
+    """The root of the mean squared distance between a training embedding and its class's mean."""
+    means = {k: TRAIN[k == LABELS].mean(0) for k in range(4)}
+    return np.sqrt(np.mean([np.sum((row - means[k]) ** 2) for row, k in zip(TRAIN, LABELS, strict=True)]))
+
+
 def naive(name, z, p, similarity):
     """Each similarity for one pair of vectors, written out with loops."""
     d = np.sqrt(sum((a - b) ** 2 for a, b in zip(z, p, strict=True)))
@@ -32,13 +38,13 @@ def naive(name, z, p, similarity):
         case "l1":
             return -sum(abs(a - b) for a, b in zip(z, p, strict=True))
         case "log":
+            d = d / within_class_scale()
             return np.log((d**2 + 1) / (d**2 + 1e-4))
         case "log-l2":
+            d = d / within_class_scale()
             return np.log((d + 1) / (d + 1e-4))
         case "rbf":
-            means = {k: TRAIN[k == LABELS].mean(0) for k in range(4)}
-            variance = np.mean([np.sum((row - means[k]) ** 2) for row, k in zip(TRAIN, LABELS, strict=True)])
-            return np.exp(-(d**2) / (2 * variance))
+            return np.exp(-(d**2) / (2 * within_class_scale() ** 2))
         case "dot":
             return sum(a * b for a, b in zip(z, p, strict=True))
         case "cosine":

@@ -14,9 +14,15 @@ from lookalike.errors import LookalikeError
 
 
 class TransparentClassifier(nn.Module, ABC):
-    """Maps similarities [N, P] to class scores [N, K], in a way that a person can follow."""
+    """Maps similarities [N, P] to class scores [N, K], in a way that a person can follow.
+
+    Attributes:
+        name: The name it is saved under.
+        temperature: What similarities are divided by before a softmax makes shares of them; 1 where nothing fits it.
+    """
 
     name: ClassVar[str]
+    temperature: float = 1.0
 
     @abstractmethod
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -48,37 +54,44 @@ class TransparentClassifier(nn.Module, ABC):
 class NearestPrototype(TransparentClassifier):
     """The class of the most similar prototype (paper section 3.2, step 2).
 
-    A class scores as its most similar prototype does; a class without prototypes scores −∞.
+    A class scores as its most similar prototype does, over the temperature; a class without prototypes scores −∞. A
+    temperature changes how sure the probabilities are, and no prediction.
 
     Args:
         reading: How similarities become probabilities. ``"max"`` [ours]: softmax over the classes' scores, so
             the most probable class is always the predicted one. ``"sum"`` [ref]: softmax over all P
             similarities, summed per class; its largest can differ from the nearest prototype's class.
+        temperature: T, in the similarity's own unit; 1 is the paper's reading. A conversion fits it [ours]
+            (``lookalike.temperature``), so that the probabilities do not depend on the scale of the embedding.
 
     Example:
         >>> similarities = torch.tensor([[-1.0, -5.0, -2.0]])
         >>> NearestPrototype()(similarities, torch.tensor([0, 0, 1]), 2)
         tensor([[-1., -2.]])
+        >>> NearestPrototype(temperature=0.5)(similarities, torch.tensor([0, 0, 1]), 2)
+        tensor([[-2., -4.]])
     """
 
     name = "nearest-prototype"
 
-    def __init__(self, reading: Literal["max", "sum"] = "max") -> None:
+    def __init__(self, reading: Literal["max", "sum"] = "max", temperature: float = 1.0) -> None:
         super().__init__()
         self.reading = checks.one_of("probabilities", reading, ("max", "sum"))
+        self.temperature = checks.number("temperature", temperature, above=0)
 
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
         scores = similarities.new_full((len(similarities), n_classes), -torch.inf)
-        return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax")
+        return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax") / self.temperature
 
     def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
         if self.reading == "max":
             return super().log_probabilities(similarities, labels, n_classes)
         own = labels == torch.arange(n_classes, device=labels.device)[:, None]
-        return torch.stack([similarities[:, mine].logsumexp(1) for mine in own], 1)
+        scaled = similarities / self.temperature
+        return torch.stack([scaled[:, mine].logsumexp(1) for mine in own], 1)
 
     def options(self) -> dict[str, Any]:  # noqa: D102
-        return {"reading": self.reading}
+        return {"reading": self.reading, "temperature": self.temperature}
 
 
 class LinearHead(TransparentClassifier):

@@ -21,6 +21,7 @@ from lookalike.progress import progress_bar
 from lookalike.prototypes import Prototypes, survey
 from lookalike.similarity import Similarity, make_similarity
 from lookalike.streaming import MemoryLimit, cluster_in_parts, streamed_classes
+from lookalike.temperature import TemperatureOption, check_temperature, choose_temperature
 
 _LEAST_FOR_AUTO = 200  # embeddings that show how many clusters a class falls into
 _TOO_SMALL = 1e-17  # squares of differences below it vanish in single precision
@@ -229,6 +230,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         clusterer: The name of a registered clusterer.
         probabilities: ``"max"`` or ``"sum"``; see ``lookalike.classifier.NearestPrototype``. With ``"sum"`` the most
             probable class can differ from the predicted one, which scikit-learn's contract does not foresee.
+        temperature: What similarities are divided by before they become probabilities: ``"auto"`` fits it to samples
+            held out from the prototypes, a number is taken as it is.
         n_init: How many random starts of the clustering to choose the best of.
         random_state: Seed, or None for a new one at each fit.
 
@@ -238,6 +241,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         prototype_classes_: The class of each, of shape (n_prototypes,).
         survey_: The prototypes with counts, purity and nearest samples (``lookalike.Prototypes``).
         similarity_: The fitted similarity.
+        temperature_: The temperature and how it was fitted (``lookalike.temperature.Temperature``).
         n_features_in_: Number of features seen during fit.
 
     References:
@@ -261,6 +265,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         similarity_options: Mapping[str, Any] | None = None,
         clusterer: str = "kmeans",
         probabilities: Literal["max", "sum"] = "max",
+        temperature: TemperatureOption = "auto",
         n_init: int = 10,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
@@ -269,6 +274,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         self.similarity_options = similarity_options
         self.clusterer = clusterer
         self.probabilities = probabilities
+        self.temperature = temperature
         self.n_init = n_init
         self.random_state = random_state
 
@@ -288,7 +294,9 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         checks.whole_number("n_init", self.n_init, 1)
         checks.optional(checks.mapping, "similarity_options", self.similarity_options)
         self.similarity_ = copy.deepcopy(make_similarity(self.similarity, self.similarity_options)).fit(X, labels)
-        self.classifier_ = NearestPrototype(self.probabilities)
+        NearestPrototype(self.probabilities)
+        temperature = check_temperature(self.temperature)
+        seed = _seed(self.random_state)
         number: NPrototypes = self.n_prototypes
         if isinstance(number, Mapping):
             number = {str(name): count for name, count in number.items()}
@@ -300,9 +308,13 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
             n_prototypes=number,
             clusterer=self.clusterer,
             n_init=self.n_init,
-            seed=_seed(self.random_state),
+            seed=seed,
         )
         self.survey_ = survey(learned, self.similarity_, X, labels)
+        self.temperature_ = choose_temperature(
+            temperature, X, labels, learned, self.similarity_, reading=self.probabilities, seed=seed
+        )
+        self.classifier_ = NearestPrototype(self.probabilities, self.temperature_.value)
         self.prototypes_ = learned.vectors.numpy()
         self.prototype_classes_ = self.classes_[learned.labels.numpy()]
         return self

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.classifier import NearestPrototype, TransparentClassifier
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder
-from lookalike.errors import warn_of
+from lookalike.errors import LookalikeError, warn_of
 from lookalike.estimator import NPrototypes, learn_class, numbers_per_class
 from lookalike.files import at_least_single, read_rows
 from lookalike.model import PrototypeModel
 from lookalike.prototype_images import pixels_of, preprocessing_of, record_of
 from lookalike.prototypes import Prototypes, Survey
 from lookalike.similarity import Similarity, euclidean_distances
+from lookalike.temperature import Temperature
 
 _CELLS = 20_000_000  # rows × dimensions moved at a time
 
@@ -38,6 +40,7 @@ def join_model(
     clusterer: str,
     n_init: int,
     seed: int,
+    temperature: float | None = None,
 ) -> PrototypeModel:
     """Returns a new model which more data have joined; see ``KMEx.partial_fit``.
 
@@ -53,6 +56,7 @@ def join_model(
         clusterer: For new classes.
         n_init: Random starts.
         seed: Of the clustering.
+        temperature: Of the new model's probabilities; None keeps the model's.
     """
     before, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
     names, labels = joined_labels(before.class_names, store.class_names, store.labels)
@@ -81,6 +85,7 @@ def join_model(
         seen.add(joined, similarity, previous.embeddings, previous.labels, previous.indices)
         seen.add(joined, similarity, store.embeddings, labels, store.indices + offset)
         surveyed = seen.finish(joined)
+    classifier, calibration = _joined_classifier(model, temperature)
     entry = {
         "n_samples": len(store),
         "first_sample": offset,
@@ -93,17 +98,34 @@ def join_model(
         encoder,
         surveyed,
         similarity,
-        copy.deepcopy(model.classifier),
+        classifier,
         preprocessing=model.preprocessing or preprocessing_of(batches),
         images=_joined_images(model, surveyed, batches, offset, n_images),
         value_range=model.value_range,
         provenance={
             **model.provenance,
+            **({} if calibration is None else {"calibration": calibration.to_dict()}),
             "joined": [*model.provenance.get("joined", []), entry],
             "n_samples": offset + len(store),
         },
         training_keys=_joined_keys(model.training_keys, record_of(batches)[1]),
     )
+
+
+def _joined_classifier(
+    model: PrototypeModel, temperature: float | None
+) -> tuple[TransparentClassifier, Temperature | None]:
+    """Returns the classifier of the joined model, and its temperature if similarities have one."""
+    classifier = copy.deepcopy(model.classifier)
+    if not isinstance(classifier, NearestPrototype):
+        if temperature is not None:
+            raise LookalikeError(
+                f"temperature={temperature} was given, and the model's {classifier.name!r} classifier has none"
+            )
+        return classifier, None
+    if temperature is not None:
+        return NearestPrototype(classifier.reading, temperature), Temperature(temperature, "given")
+    return classifier, Temperature(classifier.temperature, "kept")
 
 
 def _joined_keys(previous: Tensor | None, more: Tensor | None) -> Tensor | None:

@@ -30,8 +30,9 @@ from lookalike.profiling import step
 from lookalike.prototype_images import preprocessing_of, read_prototype_images, record_of
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import fingerprint_tensors, versions
-from lookalike.similarity import Similarity, make_similarity
+from lookalike.similarity import Similarity, given_lengths, make_similarity
 from lookalike.streaming import bytes_of, streamed_classes
+from lookalike.temperature import Temperature, TemperatureOption, check_temperature, choose_temperature
 from lookalike.untouched import keeps_random_states
 from lookalike.working_folder import alone, clean, lock_in
 
@@ -50,6 +51,9 @@ class KMEx:
         similarity_options: Its options, e.g. ``{"sigma": 2.0}``.
         clusterer: A registered clusterer.
         probabilities: How similarities become probabilities, ``"max"`` [ours] or ``"sum"`` [ref].
+        temperature: What similarities are divided by before they become probabilities: ``"auto"`` fits it to training
+            samples that are held out from the prototypes that they are compared with [ours]; 1 is the paper's reading.
+            No prediction depends on it.
         n_init: How many random starts of the clustering to choose the best of.
         n_nearest: M, how many of the nearest training samples to remember per prototype.
         n_images: Of how many of them to keep the image.
@@ -87,6 +91,7 @@ class KMEx:
         similarity_options: Mapping[str, Any] | None = None,
         clusterer: str = "kmeans",
         probabilities: Literal["max", "sum"] = "max",
+        temperature: TemperatureOption = "auto",
         n_init: int = 10,
         n_nearest: int = 10,
         n_images: int = 3,
@@ -110,6 +115,7 @@ class KMEx:
             make_similarity(similarity, similarity_options)
         _ = CLUSTERERS[clusterer]
         NearestPrototype(probabilities)
+        check_temperature(temperature)
         bytes_of(memory_limit)
         check_number_of_prototypes(n_prototypes)
         checks.one_of("precision", precision, PRECISIONS)
@@ -131,6 +137,7 @@ class KMEx:
         self.similarity_options = similarity_options
         self.clusterer = clusterer
         self.probabilities = probabilities
+        self.temperature = check_temperature(temperature)
         self.n_init = n_init
         self.n_nearest = n_nearest
         self.n_images = n_images
@@ -206,9 +213,12 @@ class KMEx:
         _check_finite(store)
         names = _class_names(class_names or store.class_names, store)
         similarity = copy.deepcopy(make_similarity(self.similarity, self.similarity_options))
+        lengths = given_lengths(similarity)
         similarity.fit(store.embeddings, store.labels, encoder.head_weight)
         with step("cluster and survey"):
             prototypes = self._prototypes(store, similarity, names, folder)
+        with step("fit the temperature"):
+            temperature = self._temperature(store, similarity, prototypes)
         preprocessing = preprocessing_of(batches)
         with step("read the prototypes' images"):
             images, value_range = read_prototype_images(batches, prototypes, self.n_images, preprocessing)
@@ -216,6 +226,8 @@ class KMEx:
             split, keys = record_of(batches)
         made = self._provenance(store, similarity, names) | {"split": split}
         made |= {
+            "calibration": temperature.to_dict(),
+            "given_lengths": lengths,
             "embed_seconds": round(embedded - started, 3),
             "convert_seconds": round(time.perf_counter() - started, 3),
         }
@@ -223,7 +235,7 @@ class KMEx:
             encoder,
             prototypes,
             similarity,
-            NearestPrototype(self.probabilities),
+            NearestPrototype(self.probabilities, temperature.value),
             preprocessing=preprocessing,
             images=images,
             value_range=value_range,
@@ -253,7 +265,8 @@ class KMEx:
 
         Classes that the model does not know are clustered and get prototypes; samples of classes that it knows move
         those of their class, each to the mean of all that it stands for. Other classes' prototypes stay as they are, to
-        the last bit.
+        the last bit. The temperature stays too, unless a number is given for it: the embeddings that it was fitted to
+        are not at hand. Convert all data anew to fit it anew.
 
         Args:
             more: New data, as ``fit`` takes them. Their classes are matched by name, or by number where they have none.
@@ -288,6 +301,7 @@ class KMEx:
             clusterer=self.clusterer,
             n_init=self.n_init,
             seed=self.random_state,
+            temperature=None if self.temperature == "auto" else self.temperature,
         )
 
     def _batches(self, train: Any) -> Batches:
@@ -333,6 +347,17 @@ class KMEx:
             indices=store.indices,
             n_nearest=self.n_nearest,
             nearest_from=self.nearest_from,
+        )
+
+    def _temperature(self, store: EmbeddingStore, similarity: Similarity, prototypes: Prototypes) -> Temperature:
+        return choose_temperature(
+            self.temperature,
+            store.embeddings,
+            store.labels,
+            prototypes,
+            similarity,
+            reading=self.probabilities,
+            seed=self.random_state,
         )
 
     def _options(self, similarity: Similarity) -> dict[str, Any]:

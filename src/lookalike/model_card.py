@@ -34,6 +34,7 @@ def model_card(record: SavedModel, prototypes: Prototypes) -> str:
         f"| images | {_images(record.preprocessing)} |",
         f"| similarity | {_called(record.similarity)} |",
         f"| classifier | {_called(record.classifier)} |",
+        *([f"| probabilities | {_probabilities(record)} |"] if converted else []),
         f"| classes | {len(prototypes.class_names)} |",
         f"| prototypes | {len(prototypes)} |",
         *(f"| {key} | {_cell(value)} |" for key, value in provenance.items() if not isinstance(value, dict)),
@@ -75,6 +76,25 @@ def _images(preprocessing: Preprocessing | None) -> str:
         if preprocessing is None
         else _cell(preprocessing.describe())
     )
+
+
+def _probabilities(record: SavedModel) -> str:
+    """Says how similarities become probabilities, and how well the temperature is founded."""
+    found = record.provenance.get("calibration")
+    known = found if isinstance(found, dict) else {}
+    text = f"softmax of similarity over a temperature of {record.classifier.options.get('temperature', 1.0):.4g}"
+    fitted = [known.get(name) for name in ("n_samples", "n_folds", "log_loss", "log_loss_at_1")]
+    if known.get("source") == "fitted" and all(isinstance(value, int | float) for value in fitted):
+        n_samples, n_folds, log_loss, log_loss_at_1 = fitted
+        return (
+            f"{text}, fitted to {n_samples:,} training samples held out in {n_folds} folds "
+            f"(log loss {log_loss:.3f}; with a temperature of 1 it is {log_loss_at_1:.3f})"
+        )
+    if known.get("source") == "kept":
+        return f"{text}, kept from the conversion before more data joined"
+    if known.get("note"):
+        return f"{text}; {_cell(known['note'])}"
+    return f"{text}, not fitted: read them as likeness, not as chances"
 
 
 def _share(value: float | None) -> str:

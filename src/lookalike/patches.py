@@ -27,6 +27,7 @@ from lookalike.prototype_images import pixels_of, preprocessing_of, value_range_
 from lookalike.prototypes import Prototypes, survey
 from lookalike.provenance import versions
 from lookalike.similarity import Similarity, make_similarity
+from lookalike.temperature import TemperatureOption, check_temperature, choose_temperature
 from lookalike.untouched import FunctionMode, keeps_random_states, keeps_torch_settings
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class PatchModel(nn.Module):
         places: The nearest training patches of each prototype [P, M, 3]: sample, row, column; −1 where there are fewer.
         images: The training images that they are parts of, uint8 [P, M, H, W, C]; None without images.
         provenance: Options, seeds and versions.
+        temperature: What a patch's similarities are divided by before they become its probabilities.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class PatchModel(nn.Module):
         places: Tensor,
         images: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         checks.instance("encoder", encoder, PatchEncoder, "a PatchEncoder")
@@ -146,6 +149,7 @@ class PatchModel(nn.Module):
         self.places = places
         self.images = images
         self.provenance = dict(provenance or {})
+        self.temperature = checks.number("temperature", temperature, above=0)
         self.training = False
 
     @property
@@ -163,6 +167,14 @@ class PatchModel(nn.Module):
         """Returns the class of each patch [N, H, W]."""
         parts = [self._nearest(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
         found: Tensor = torch.cat(parts).unflatten(1, self.encoder.grid)
+        return found
+
+    @keeps_torch_settings
+    @torch.no_grad()
+    def patch_probabilities(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
+        """Returns the class probabilities of each patch [N, H, W, K]; the votes of ``forward`` are no probabilities."""
+        parts = [self._nearest(rows, start)[0] for start, rows in self._batches(inputs, batch_size)]
+        found: Tensor = (torch.cat(parts) / self.temperature).softmax(2).unflatten(1, self.encoder.grid)
         return found
 
     @keeps_torch_settings
@@ -242,6 +254,8 @@ class PatchKMEx:
         similarity: A registered similarity, by name, or one that is made already.
         similarity_options: Its options.
         clusterer: A registered clusterer.
+        temperature: As of ``KMEx``; it is fitted to the patches of training images whose patches are all held out. A
+            patch counts for its image's class, of which it may show nothing: its probabilities are as unsure as that.
         n_init: Random starts of the clustering.
         n_images: M, by how many training patches to show each prototype.
         max_patches: The most patches of a class to cluster, a random share of them if it has more; None takes all,
@@ -269,6 +283,7 @@ class PatchKMEx:
         *,
         similarity_options: Mapping[str, Any] | None = None,
         clusterer: str = "kmeans",
+        temperature: TemperatureOption = "auto",
         n_init: int = 10,
         n_images: int = 1,
         max_patches: int | None = None,
@@ -301,6 +316,7 @@ class PatchKMEx:
         self.n_prototypes = n_prototypes
         self.similarity = make_similarity(similarity, similarity_options)
         self.clusterer = clusterer
+        self.temperature = check_temperature(temperature)
         self.n_init = n_init
         self.n_images = n_images
         self.max_patches = max_patches
@@ -343,6 +359,9 @@ class PatchKMEx:
             seed=self.random_state,
             progress=self.progress,
         )
+        temperature = choose_temperature(
+            self.temperature, patches, owners, learned, similarity, seed=self.random_state, groups=places[:, 0]
+        )
         prototypes = survey(learned, similarity, patches, owners, n_nearest=self.n_images)
         rows = prototypes.nearest
         nearest = torch.where((rows < 0)[..., None], -1, torch.from_numpy(places)[rows.clamp_min(0)])
@@ -361,8 +380,10 @@ class PatchKMEx:
                 "max_patches": self.max_patches,
                 "random_state": self.random_state,
                 "n_patches": len(patches),
+                "calibration": temperature.to_dict(),
                 "versions": versions(),
             },
+            temperature.value,
         )
 
     def _read(self, encoder: PatchEncoder, batches: Batches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,12 +35,16 @@ class Similarity(nn.Module, ABC):
 
     Attributes:
         name: The name it is registered under.
+        lengths: Which of its options are lengths in the embedding, so that a value given for them ties it to a scale.
+        fit_samples: How many evenly spread training embeddings are enough for ``fit``; 0 if it needs none, or all.
         falls_with_distance: Whether it is a falling function of the Euclidean distance in the space that ``project``
             maps to, without flat parts (as an exponential has, rounded), so that the most similar prototype is the
             nearest one there.
     """
 
     name: ClassVar[str]
+    lengths: ClassVar[tuple[str, ...]] = ()
+    fit_samples: int = 0
     falls_with_distance: ClassVar[bool] = False
 
     @abstractmethod
@@ -160,14 +164,23 @@ class L1(Similarity):
 
 
 class _LogRatio(Similarity):
-    """ln((d + 1) / (d + ε)) of a distance d."""
+    """ln((d + 1) / (d + ε)) of a distance d over a scale."""
 
-    def __init__(self, epsilon: float = 1e-4) -> None:
+    lengths = ("scale",)
+    fit_samples = _MOST_SAMPLES
+
+    def __init__(self, epsilon: float = 1e-4, scale: float | None = None) -> None:
         super().__init__()
         self.epsilon = checks.number("epsilon", epsilon, above=0, below=1)
+        self.scale = None if scale is None else checks.number("scale", scale, above=0)
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002
+        if self.scale is None:
+            self.scale = _within_class_scale(embeddings, labels)
+        return self
 
     def options(self) -> dict[str, Any]:
-        return {"epsilon": self.epsilon}
+        return {"epsilon": self.epsilon, "scale": self.scale}
 
     def _log_ratio(self, distances: Tensor) -> Tensor:
         return torch.log1p((1 - self.epsilon) / (distances + self.epsilon))  # no digits lost at large distances
@@ -175,22 +188,34 @@ class _LogRatio(Similarity):
 
 @SIMILARITIES.register("log")
 class Log(_LogRatio):
-    """ln((d² + 1) / (d² + ε)), ProtoPNet's [paper]; scores with different ε are not comparable."""
+    """ln((d² + 1) / (d² + ε)), ProtoPNet's [paper], d over a scale [ours]; scores with different ε are not comparable.
+
+    Args:
+        epsilon: ε.
+        scale: What distances are divided by; 1 is the paper's reading, by which the embedding's scale decides how flat
+            the similarity is. None lets ``fit`` take the root of the mean squared distance between a training
+            embedding and its class's mean; before ``fit`` it is 1.
+    """
 
     name = "log"
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
-        return self._log_ratio(squared_distances(embeddings, prototypes))
+        return self._log_ratio(squared_distances(embeddings, prototypes) / (self.scale or 1.0) ** 2)
 
 
 @SIMILARITIES.register("log-l2")
 class LogL2(_LogRatio):
-    """ln((d + 1) / (d + ε)), with the distance not squared [ref]."""
+    """ln((d + 1) / (d + ε)), with the distance not squared [ref], over a scale [ours].
+
+    Args:
+        epsilon: ε.
+        scale: As of ``log``; 1 is the reference code's reading.
+    """
 
     name = "log-l2"
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
-        return self._log_ratio(euclidean_distances(embeddings, prototypes))
+        return self._log_ratio(euclidean_distances(embeddings, prototypes) / (self.scale or 1.0))
 
 
 @SIMILARITIES.register("rbf")
@@ -203,6 +228,8 @@ class RBF(Similarity):
     """
 
     name = "rbf"
+    lengths = ("sigma",)
+    fit_samples = _MOST_SAMPLES
 
     def __init__(self, sigma: float | None = None) -> None:
         super().__init__()
@@ -210,10 +237,7 @@ class RBF(Similarity):
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
         if self.sigma is None:
-            step = -(-len(embeddings) // _MOST_SAMPLES)
-            residuals = _within_class_residuals(embeddings[::step], labels[::step])
-            sigma = float(np.sqrt(np.square(residuals).sum(1).mean()))
-            self.sigma = sigma if sigma > 0 else 1.0
+            self.sigma = _within_class_scale(embeddings, labels)
         return self
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
@@ -310,6 +334,7 @@ class Mahalanobis(_LearnedMetric):
         super().__init__()
         self.shrinkage = None if shrinkage is None else checks.number("shrinkage", shrinkage, least=0, most=1)
         self.max_samples = checks.whole_number("max_samples", max_samples, 1)
+        self.fit_samples = self.max_samples
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
         from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
@@ -389,7 +414,7 @@ def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | N
 
     Example:
         >>> make_similarity("log", {"epsilon": 1e-3})
-        Log(epsilon=0.001)
+        Log(epsilon=0.001, scale=None)
 
     Raises:
         LookalikeError: If there is none of that name, or it does not take these options.
@@ -405,9 +430,28 @@ def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | N
         raise LookalikeError(f"the similarity {similarity!r} does not take {dict(options or {})}: {error}") from error
 
 
+def given_lengths(similarity: Similarity) -> dict[str, float]:
+    """Returns the lengths that a similarity has before it is fitted: those that tie it to one scale of the embedding.
+
+    Example:
+        >>> given_lengths(make_similarity("rbf", {"sigma": 2.0})), given_lengths(make_similarity("rbf"))
+        ({'sigma': 2.0}, {})
+    """
+    options = similarity.options()
+    return {name: options[name] for name in similarity.lengths if options.get(name) is not None}
+
+
 def _type_of(embeddings: np.ndarray) -> torch.dtype:
     """Returns the type to compute with: the embeddings' own, float32 for those kept in less."""
     return torch.float64 if embeddings.dtype == np.float64 else torch.float32
+
+
+def _within_class_scale(embeddings: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the root of the mean squared distance between an embedding and its class's mean; 1 if that is 0."""
+    step = -(-len(embeddings) // _MOST_SAMPLES)
+    residuals = _within_class_residuals(embeddings[::step], labels[::step])
+    scale = float(np.sqrt(np.square(residuals).sum(1).mean()))
+    return scale if scale > 0 else 1.0
 
 
 def _within_class_residuals(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -272,7 +272,7 @@ def test_mistakes_get_one_clear_line(net, blobs):
 def test_what_cannot_be_measured_is_noted(net, blobs):
     sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
     card = evaluate(sem, embed(sem, blobs), progress=False)
-    assert set(card.details) == {"faithfulness", "transparency", "diversity", "data"}
+    assert set(card.details) == {"faithfulness", "calibration", "transparency", "diversity", "data"}
     assert any("embedding was not measured: no training data" in note for note in card.notes)
     assert any("robustness was not measured: the test data are no images" in note for note in card.notes)
     flat = KMEx(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), progress=False)

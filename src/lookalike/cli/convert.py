@@ -107,6 +107,13 @@ def convert(
         str, typer.Option(help="l2, mahalanobis, head, cosine, … (an unknown name lists them)")
     ] = "l2",
     clusterer: Annotated[str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.")] = "kmeans",
+    temperature: Annotated[
+        str,
+        typer.Option(
+            metavar="T",
+            help="Of the probabilities: 'auto' fits it to held-out training images, 1 is the paper's reading.",
+        ),
+    ] = "auto",
     image_size: ImageSize = None,
     resize: Resize = None,
     crop: Crop = None,
@@ -156,6 +163,7 @@ def convert(
     numbers = _numbers(n_prototypes)
     make_similarity(similarity)
     bytes_of(memory_limit)
+    fitted_or_given = _temperature(temperature)
     reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
     reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
@@ -174,6 +182,7 @@ def convert(
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
     options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "random_state": seed}
+    options |= {"temperature": fitted_or_given}
     if cluster is None:
         converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
         with profiled(profile, say):
@@ -251,6 +260,17 @@ def _numbers(text: str) -> Any:
         raise LookalikeError(f"--n-prototypes takes a number, 'auto', or CLASS=NUMBER,…, not {text!r}") from error
 
 
+def _temperature(text: str) -> Any:
+    """Reads --temperature."""
+    from lookalike.errors import LookalikeError
+    from lookalike.temperature import check_temperature
+
+    try:
+        return "auto" if text == "auto" else check_temperature(float(text))
+    except (ValueError, LookalikeError) as error:
+        raise LookalikeError(f"--temperature takes 'auto' or a number above 0, not {text!r}") from error
+
+
 def _report(
     model: "PrototypeModel",
     bundle: "DataBundle",
@@ -266,14 +286,27 @@ def _report(
         "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
-        "notes": [*bundle.notes, *(found.notes if found else ())],
+        "notes": [*bundle.notes, *_notes_of(model), *(found.notes if found else ())],
         "passed_over": bundle.passed_over.to_dict(),
     }
+
+
+def _notes_of(model: "PrototypeModel") -> list[str]:
+    """Returns what is to be known about the probabilities."""
+    note = (model.provenance.get("calibration") or {}).get("note")
+    return [note] if note else []
 
 
 def _how(model: "PrototypeModel") -> dict[str, str]:
     """Says what was done otherwise than it is for few images."""
     made, facts = model.provenance, {}
+    found = made.get("calibration") or {}
+    if found.get("source") == "fitted":
+        facts["probabilities"] = (
+            f"temperature {found['value']:.3g}, fitted to {found['n_samples']:,} held-out training images"
+        )
+    elif found:
+        facts["probabilities"] = f"temperature {found['value']:.3g}, {found['source']}"
     effect = made.get("precision_effect")
     if effect:
         same = percent(effect.get("same_predictions"))
@@ -318,7 +351,7 @@ def _show(
     facts |= _how(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
-    print_notes([*bundle.notes, *(found.notes if found else ())])
+    print_notes([*bundle.notes, *_notes_of(model), *(found.notes if found else ())])
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:

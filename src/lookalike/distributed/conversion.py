@@ -31,7 +31,8 @@ from lookalike.progress import progress_bar
 from lookalike.prototype_images import read_prototype_images, record_of
 from lookalike.prototypes import Prototypes
 from lookalike.provenance import versions
-from lookalike.similarity import Similarity, make_similarity
+from lookalike.similarity import Similarity, given_lengths, make_similarity
+from lookalike.temperature import Temperature, TemperatureOption, fit_temperature
 from lookalike.untouched import keeps_random_states, process_settings, undoing
 from lookalike.working_folder import alone, lock_in
 
@@ -67,6 +68,7 @@ def convert(
     similarity_options: Mapping[str, Any] | None = None,
     clusterer: str = "kmeans",
     probabilities: Literal["max", "sum"] = "max",
+    temperature: TemperatureOption = "auto",
     n_init: int = 10,
     n_nearest: int = 10,
     n_images: int = 3,
@@ -104,6 +106,8 @@ def convert(
         similarity_options: Its options.
         clusterer: A registered clusterer.
         probabilities: How similarities become probabilities, ``"max"`` [ours] or ``"sum"`` [ref].
+        temperature: What similarities are divided by before they become probabilities: ``"auto"`` fits it as ``KMEx``
+            does, 1 is the paper's reading.
         n_init: How many random starts of the clustering to choose the best of.
         n_nearest: M, how many of the nearest training samples to remember per prototype.
         n_images: Of how many of them to keep the image.
@@ -147,6 +151,7 @@ def convert(
         similarity_options=similarity_options,
         clusterer=clusterer,
         probabilities=probabilities,
+        temperature=temperature,
         n_init=n_init,
         n_nearest=n_nearest,
         n_images=n_images,
@@ -157,6 +162,7 @@ def convert(
     )
     metric = copy.deepcopy(make_similarity(converter.similarity, similarity_options))
     check_similarity(metric)
+    lengths = given_lengths(metric)
     trained, spec, output_names = converter.model, None, None
     if isinstance(trained, LoadedClassifier):
         preprocessing = preprocessing or trained.preprocessing
@@ -210,13 +216,15 @@ def convert(
         names = class_names or source.class_names
         names, n_samples = _checked_classes(names, shards, repeated)
         metric = fit_similarity(metric, shards, encoder.embedding_dim, encoder.head_weight)
-        settings = Settings(numbers_per_class(n_prototypes, names), clusterer, n_init, random_state)
+        fits = converter.temperature == "auto"
+        settings = Settings(numbers_per_class(n_prototypes, names), clusterer, n_init, random_state, fits)
         with progress_bar("Clustering", len(names), progress) as advance:
-            learned, notes = learn_all(shards, names, metric, settings, classes_folder, advance)
-        for note in notes:
+            learned = learn_all(shards, names, metric, settings, classes_folder, advance)
+        for note in learned.notes:
             warn_of(note)
+        fitted = fit_temperature(learned.held_out, metric, probabilities) if fits else Temperature(float(temperature))
         with progress_bar("Looking for the nearest images", len(shards), progress) as advance:
-            surveyed = survey_all(learned, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
+            surveyed = survey_all(learned.prototypes, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
         images, value_range = _images(sharded, surveyed, n_images)
         split, keys = record_of(source.batches if isinstance(source, MapStyle) else None)
         skipped = {index: message for shard in shards for index, message in shard.skipped.items()}
@@ -226,7 +234,7 @@ def convert(
         encoder,
         surveyed,
         metric,
-        NearestPrototype(probabilities),
+        NearestPrototype(probabilities, fitted.value),
         preprocessing=source.preprocessing,
         images=images,
         value_range=value_range,
@@ -234,6 +242,8 @@ def convert(
             "method": "KMEx",
             **options,
             "nearest_from": "class",
+            "calibration": fitted.to_dict(),
+            "given_lengths": lengths,
             "n_samples": n_samples,
             "skipped": len(skipped),
             "skipped_samples": [skipped[index] for index in sorted(skipped)],

@@ -15,7 +15,8 @@ from lookalike.errors import LookalikeError
 from lookalike.estimator import learn_class
 from lookalike.progress import Advance
 from lookalike.prototypes import Prototypes, Survey
-from lookalike.similarity import Mahalanobis, Similarity
+from lookalike.similarity import Similarity, given_lengths
+from lookalike.temperature import HeldOut, hold_out
 from lookalike.working_folder import read_sealed, write_sealed, writing_to
 
 _SHARDS_PER_TASK = 64  # at most, when looking for the nearest images
@@ -30,12 +31,14 @@ class Settings:
         clusterer: A registered clusterer.
         n_init: Random starts.
         seed: Of the whole conversion.
+        holds_out: Whether a class's prototypes are also made without parts of its samples, to fit the temperature.
     """
 
     numbers: list[int | None]
     clusterer: str
     n_init: int
     seed: int
+    holds_out: bool = True
 
 
 def check_similarity(similarity: Similarity) -> None:
@@ -44,30 +47,28 @@ def check_similarity(similarity: Similarity) -> None:
     Raises:
         LookalikeError: If it cannot.
     """
-    if similarity.name in ("mahalanobis", "head") or type(similarity).fit is Similarity.fit:
-        return
-    if similarity.options().get("sigma") is not None:
+    if similarity.name == "head" or similarity.fit_samples or type(similarity).fit is Similarity.fit:
         return
     raise LookalikeError(
         f"the similarity {similarity.name!r} is fitted to all embeddings at once, which a cluster does not have in one "
-        "place; there it works with similarity_options={'sigma': …} if it is 'rbf', and the others that work are l2, "
-        "sqeuclidean, l1, log, log-l2, dot, cosine, ned, mahalanobis and head"
+        "place; if an evenly spread sample is enough for it, say how large by its attribute fit_samples, or use "
+        "another similarity, such as l2"
     )
 
 
 def fit_similarity(similarity: Similarity, shards: list[Shard], dim: int, head_weight: Tensor | None) -> Similarity:
     """Fits a similarity as ``KMEx`` does: from no embedding, or from the evenly spread part that it looks at."""
-    if not isinstance(similarity, Mahalanobis):
+    if not similarity.fit_samples or given_lengths(similarity):  # a length that is given is all that it would learn
         return similarity.fit(np.zeros((1, dim), dtype=np.float32), np.zeros(1, dtype=np.int64), head_weight)
     paths = [str(shard.path) for shard in shards if shard.rows]
     fitted: Similarity = result_of(as_task(_fit_to_sample).remote(similarity, paths))
     return fitted
 
 
-def _fit_to_sample(similarity: Mahalanobis, paths: list[str]) -> Similarity:
+def _fit_to_sample(similarity: Similarity, paths: list[str]) -> Similarity:
     columns = [read_indices(Path(path))[0] for path in paths]
     ordered = np.unique(np.concatenate(columns))
-    chosen = ordered[:: -(-len(ordered) // similarity.max_samples)]
+    chosen = ordered[:: -(-len(ordered) // similarity.fit_samples)]
     parts = []
     for path in paths:
         rows = read_rows(Path(path))
@@ -84,7 +85,7 @@ def learn_all(
     settings: Settings,
     folder: Path,
     advance: Advance,
-) -> tuple[Prototypes, list[str]]:
+) -> "LearnedClasses":
     """Clusters each class in a task of its own; what an earlier run has found is kept.
 
     Args:
@@ -96,7 +97,7 @@ def learn_all(
         advance: Moves a progress bar on by a class.
 
     Returns:
-        The prototypes, by class, not yet surveyed; and what to warn of.
+        What was found, class by class.
     """
     import ray
 
@@ -109,32 +110,61 @@ def learn_all(
     bounds = np.searchsorted(spans[:, 1], np.arange(len(names) + 1))
     task = as_task(_learn)
     waiting: dict[Any, int] = {}
-    vectors: dict[int, Tensor] = {}
-    notes: dict[int, str] = {}
+    done: dict[int, _LearnedClass] = {}
     for k, name in enumerate(names):
         kept = folder / f"{k:07d}.npz"
         content = read_sealed(kept)
-        if content is not None:
-            vectors[k], notes[k] = _read_class(content)
+        earlier = None if content is None else _read_class(content, settings.holds_out)
+        if earlier is not None:
+            done[k] = earlier
             advance()
             continue
         mine = spans[bounds[k] : bounds[k + 1]][:, [0, 2, 3]]
         waiting[task.remote(paths, mine, k, name, shared, options, str(kept))] = k
     while waiting:
         for reference in ray.wait(list(waiting), num_returns=1)[0]:
-            k = waiting.pop(reference)
-            found, notes[k] = result_of(reference)
-            vectors[k] = torch.from_numpy(np.array(found))
+            done[waiting.pop(reference)] = _unpacked(result_of(reference))
             advance()
-    owners = torch.cat([torch.full((len(vectors[k]),), k, dtype=torch.int64) for k in range(len(names))])
-    learned = Prototypes(torch.cat([vectors[k] for k in range(len(names))]), owners, names)
-    return learned, [notes[k] for k in range(len(names)) if notes[k]]
+    classes = [done[k] for k in range(len(names))]
+    owners = torch.cat([torch.full((len(one.vectors),), k, dtype=torch.int64) for k, one in enumerate(classes)])
+    return LearnedClasses(
+        Prototypes(torch.cat([one.vectors for one in classes]), owners, names),
+        [one.note for one in classes if one.note],
+        [one.held_out for one in classes if one.held_out is not None],
+    )
+
+
+@dataclass(frozen=True)
+class LearnedClasses:
+    """What the clustering of all classes gave.
+
+    Attributes:
+        prototypes: By class, not yet surveyed.
+        notes: What to warn of.
+        held_out: Each class's samples to fit the temperature to [K]; empty where it is not fitted.
+    """
+
+    prototypes: Prototypes
+    notes: list[str]
+    held_out: list[HeldOut]
+
+
+@dataclass(frozen=True)
+class _LearnedClass:
+    """A class's prototypes [L, D], a note or nothing, and its samples to fit the temperature to."""
+
+    vectors: Tensor
+    note: str
+    held_out: HeldOut | None
+
+
+_HELD_OUT = ("prototypes", "filled", "samples", "folds")
 
 
 def _learn(
     paths: list[str], spans: np.ndarray, k: int, name: str, similarity: Similarity, settings: Settings, target: str
-) -> tuple[np.ndarray, str]:
-    """Reads the rows of a class, and no others, and clusters them."""
+) -> dict[str, np.ndarray]:
+    """Reads the rows of a class, and no others, and clusters them; keeps and returns the arrays of the result."""
     rows = in_order([read_rows(Path(paths[shard]), start, count) for shard, start, count in spans.tolist()])
     vectors, note = learn_class(
         rows.embeddings,
@@ -146,17 +176,41 @@ def _learn(
         n_init=settings.n_init,
         seed=settings.seed,
     )
-    found = vectors.numpy()
+    arrays = {"vectors": vectors.numpy(), "note": np.array(note or "")}
+    if settings.holds_out:
+        held_out = hold_out(
+            lambda which: rows.embeddings[which],
+            len(rows),
+            k,
+            vectors,
+            similarity,
+            n_classes=len(settings.numbers),
+            seed=settings.seed,
+        )
+        arrays |= {f"held_out_{part}": getattr(held_out, part).numpy() for part in _HELD_OUT}
+        arrays["n_training"] = np.array(held_out.n_training)
     buffer = io.BytesIO()
-    np.savez(buffer, vectors=found, note=np.array(note or ""))
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     with writing_to(Path(target).parent, "the embeddings and the classes clustered so far are safe"):
         write_sealed(Path(target), buffer.getvalue())
-    return found, note or ""
+    return arrays
 
 
-def _read_class(content: bytes) -> tuple[Tensor, str]:
+def _read_class(content: bytes, holds_out: bool) -> _LearnedClass | None:
+    """Reads what ``_learn`` kept; None if it was kept without the samples that are needed now."""
     with np.load(io.BytesIO(content), allow_pickle=False) as kept:
-        return torch.from_numpy(kept["vectors"]), str(kept["note"])
+        if holds_out and "n_training" not in kept:
+            return None
+        return _unpacked(dict(kept))
+
+
+def _unpacked(arrays: dict[str, np.ndarray]) -> _LearnedClass:
+    held_out = None
+    if "n_training" in arrays:
+        parts = [torch.from_numpy(np.array(arrays[f"held_out_{part}"])) for part in _HELD_OUT]
+        prototypes, filled, samples, folds = parts
+        held_out = HeldOut(prototypes, filled, samples, folds, int(arrays["n_training"]))
+    return _LearnedClass(torch.from_numpy(np.array(arrays["vectors"])), str(arrays["note"]), held_out)
 
 
 def survey_all(

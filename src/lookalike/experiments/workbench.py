@@ -123,7 +123,8 @@ class Workbench:
     def key(self, subject: Subject, **more: Any) -> dict[str, Any]:
         """Returns what a cell about a subject depends on: how it and its black box are made, the data, and more."""
         made = {"made": self.options(subject), "black_box": self.options(self._box_of(subject))}
-        return {"subject": vars(subject), **made, "data": self._fingerprint(subject), **more}
+        how = {"temperature": "auto", "data": self._fingerprint(subject)}
+        return {"subject": vars(subject), **made, **how, **more}
 
     def data(self, subject: Subject) -> DataBundle:
         """Returns the data that a subject's network takes, read once."""
@@ -157,6 +158,9 @@ class Workbench:
         source: Any = self.black_box(subject) if subject.model == KMEX else self.model(replace(subject, model=base))
         folder = self.folder / subject.name
         with self._alone_at(subject):
+            if folder.exists() and "calibration" not in read_provenance(folder):
+                self.say(f"{subject.name} was converted without a temperature; it is converted again")
+                remove_folder(folder)
             if not folder.exists():
                 self.say(f"converting {subject.name}")
                 data = self.data(subject)

@@ -2,10 +2,11 @@
 
 from lookalike.metrics.attributes import AttributeRepresentation, attribute_representation, correlations
 from lookalike.metrics.black_box import BlackBox
+from lookalike.metrics.calibration import ExpectedCalibrationError, expected_calibration_error
 from lookalike.metrics.context import Context, Options
 from lookalike.metrics.conversion import Comparison, compare, predict_store, store_ghosting
 from lookalike.metrics.divergence import ExplanationDivergence, explanation_divergence, relevance_shares
-from lookalike.metrics.diversity import diversity
+from lookalike.metrics.diversity import diversity, reference_diversity
 from lookalike.metrics.evaluation import evaluate
 from lookalike.metrics.faithfulness import (
     FaithfulnessOfPredictions,
@@ -38,6 +39,7 @@ __all__ = [
     "ClassSeparability",
     "Comparison",
     "Context",
+    "ExpectedCalibrationError",
     "ExplanationDivergence",
     "FaithfulnessOfPredictions",
     "Ghosting",
@@ -59,6 +61,7 @@ __all__ = [
     "correlations",
     "diversity",
     "evaluate",
+    "expected_calibration_error",
     "explanation_divergence",
     "faithfulness_of_predictions",
     "ghosting",
@@ -66,6 +69,7 @@ __all__ = [
     "paired_difference",
     "positive_activations",
     "predict_store",
+    "reference_diversity",
     "relevance_ordering",
     "relevance_shares",
     "separability",

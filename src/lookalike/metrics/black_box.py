@@ -33,6 +33,7 @@ class BlackBox:
         outputs: How its class scores are read, and what they are called.
         n_classes: How many classes it has.
         measured: Its relevance-ordering curves, by a fingerprint of images, noise and options.
+        confidences: The probabilities of its predicted classes [N], by test data.
 
     Raises:
         LookalikeError: If it has no head, and so no class scores.
@@ -45,6 +46,7 @@ class BlackBox:
         self.encoder = encoder
         self.outputs = encoder.outputs
         self.measured: dict[str, OrderingCurves] = {}
+        self.confidences: dict[str, Tensor] = {}
         self.n_classes = self.outputs.n_classes
 
     @classmethod
@@ -75,6 +77,7 @@ class BlackBox:
             return self
         again = BlackBox(ordered(self.encoder, class_order, class_names))
         again.measured = self.measured  # no order of classes changes these curves
+        again.confidences = self.confidences
         return again
 
     def probabilities(self, inputs: Tensor) -> Tensor:
@@ -90,11 +93,11 @@ class BlackBox:
         """Returns what it predicts [N], in the order of its outputs: from the pass that made the store if that was its
         own, else from one more.
         """  # noqa: D205
-        if data is not None and not self._read_by(model.encoder):
+        if data is not None and not self.reads_as(model.encoder):
             store = embed(self.encoder, data, progress=False)
         return None if store.predictions is None else torch.from_numpy(store.predictions)
 
-    def _read_by(self, encoder: nn.Module) -> bool:
+    def reads_as(self, encoder: nn.Module) -> bool:
         """Says whether a pass of an encoder has read these same class scores."""
         return (
             isinstance(encoder, Encoder)

@@ -173,11 +173,11 @@ class Context:
             z = embeddings_of(self.model, inputs)
         return self.model.probabilities_of(z)
 
-    def similarities(self, inputs: Tensor) -> Tensor:
-        """Returns the model's similarities [n, P], at the precision asked for."""
+    def activations(self, inputs: Tensor) -> Tensor:
+        """Returns the model's similarities over its temperature [n, P], at the precision asked for."""
         with at_precision(self.options.precision, inputs.device):
             z = embeddings_of(self.model, inputs)
-        return self.model.similarities_of(z)
+        return self.model.similarities_of(z) / self.model.classifier.temperature
 
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the black box's class probabilities [n, K], at the precision asked for."""

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
+from lookalike.similarity import LogL2
+
+REFERENCE_EPSILON = 1e-4
 
 _CELLS = 4_000_000  # similarities among prototypes at a time
 
@@ -19,8 +22,8 @@ def diversity(
     """Returns D_dvs in [0, 1]: how alike the prototypes are to the model itself; lower is better.
 
     The mean over prototypes of H(softmax(S_j)) / ln P, with S_j a prototype's similarities to all P, itself included
-    [ref]. It is 1 if all prototypes are equal. It depends on the scale of the similarity: with ``log`` ε alone nearly
-    fixes it, so compare only models with the same similarity and options.
+    [ref]. It is 1 if all prototypes are equal. It depends on the scale of the similarity, so that ``evaluate`` divides
+    by the model's temperature first. With ``log`` ε alone nearly fixes it: compare only models with the same options.
 
     Args:
         similarities: The model's own similarity among its prototypes [P, P]; ghosted prototypes stay in.
@@ -86,6 +89,33 @@ def diversity_of(
     if not n:
         raise LookalikeError("diversity within classes is not defined: no class has more than one prototype")
     return total / n
+
+
+@torch.no_grad()
+def reference_diversity(prototypes: Tensor, epsilon: float = REFERENCE_EPSILON) -> tuple[float, float]:
+    """Returns D_dvs as the authors' code takes it of KMEx, whatever similarity predicts, and the floor ε sets [ref].
+
+    The similarity is ``log-l2``, ln((d + 1) / (d + ε)), of distances as they are: the figure depends on the scale of
+    the embedding. Prototypes that lie infinitely far apart have the floor.
+
+    Args:
+        prototypes: [P, D].
+        epsilon: ε, 1e-4 in the authors' code.
+
+    Raises:
+        LookalikeError: If there are fewer than two prototypes.
+
+    Example:
+        >>> found, floor = reference_diversity(1e6 * torch.eye(50))
+        >>> round(found, 4), round(floor, 4)
+        (0.0127, 0.0127)
+    """
+    prototypes = checks.tensor("prototypes", prototypes, ("P", "D"), kind="number")
+    epsilon = checks.number("epsilon", epsilon, above=0, below=1)
+    found, n = diversity(LogL2(epsilon, scale=1.0)(prototypes, prototypes)), len(prototypes)
+    total = 1 / epsilon + n - 1  # softmax weights: 1/ε for a prototype itself, 1 for each other
+    floor = (math.log(total) - (1 / epsilon) * math.log(1 / epsilon) / total) / math.log(n)
+    return found, floor
 
 
 def _normalised_entropies(s: Tensor, sizes: Tensor | None = None) -> Tensor:

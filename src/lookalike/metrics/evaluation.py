@@ -18,6 +18,7 @@ from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundled
 from lookalike.metrics.data_check import check_data
+from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
@@ -156,7 +157,7 @@ def evaluate(
         notes += context.standing.notes
     if len(store) < options.n_images and any(section.per_run for section in sections):
         notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
-    notes += context.notes
+    notes += [*context.notes, *scale_notes(model, set(runs))]
     for what, embedded in (("test", store), ("training", context.train_store)):
         if embedded is not None and embedded.skipped:
             notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")

@@ -10,9 +10,10 @@ from torch import Tensor
 from lookalike.embedding import name_samples
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
+from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
 from lookalike.metrics.context import Context, few_rows, rows_of
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
-from lookalike.metrics.diversity import diversity_of
+from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
 from lookalike.metrics.separability import separability
@@ -69,6 +70,31 @@ def _faithfulness(context: Context, _run: int) -> Found:
         figures["accuracy_difference"] = found.difference.value
         figures["agreement"] = found.agreement.value
     return figures, found.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
+
+
+@_section("calibration")
+def _calibration(context: Context, _run: int) -> Found:
+    """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
+    model, store, standing = context.model, context.test_store, context.standing
+    metric = ExpectedCalibrationError()
+    with torch.no_grad():
+        for rows in store.parts():
+            confidences, predicted = model.probabilities_of(rows_of(store, rows, model.device)).cpu().max(1)
+            metric.update(confidences, predicted == context.labels[rows])
+    figures = {"calibration_error": float(metric.compute())}
+    temperature = model.classifier.temperature
+    details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": metric.to_dict()}
+    if context.black_box is None or standing is None or standing.predictions is None:
+        return figures, details
+    theirs = black_box_confidences(context.black_box, model, store, context.test)
+    if theirs is None:
+        context.note(
+            "the black box's calibration error was not measured: its probabilities need the test data themselves"
+        )
+        return figures, details
+    other = ExpectedCalibrationError()
+    other.update(theirs, standing.predictions == context.labels)
+    return figures | {"calibration_error_black_box": float(other.compute())}, details | {"black_box": other.to_dict()}
 
 
 @_section("transparency", "activations")
@@ -157,7 +183,7 @@ def _robustness(context: Context, run: int) -> Found:
             context.note(f"the black box's relevance ordering was not measured: {error}")
         curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, ask, None))
     change = increase_and_drop(
-        context.similarities,
+        context.activations,
         context.images(run),
         context.likeness_maps(run),
         context.noise(run),
@@ -193,14 +219,25 @@ def _diversity(context: Context, _run: int) -> Found:
     """D_dvs among all prototypes and within classes: section 4.3.4, equation 4."""
     model = context.model
     vectors, labels = model.prototypes.vectors, model.prototypes.labels
-    details: dict[str, Any] = {"similarity": model.similarity.name, "options": model.similarity.options()}
+    temperature = model.classifier.temperature
+    details: dict[str, Any] = {
+        "similarity": model.similarity.name,
+        "options": model.similarity.options(),
+        "temperature": temperature,
+        "reference": {"similarity": "log-l2", "epsilon": REFERENCE_EPSILON},
+    }
     if len(vectors) < 2:
         context.note("diversity was not measured: there is only one prototype, and none to compare it with")
         return {}, details
+
+    def scaled(z: Tensor) -> Tensor:
+        return model.similarities_of(z) / temperature
+
     with torch.no_grad():
-        figures = {"diversity": diversity_of(model.similarities_of, vectors)}
+        figures = {"diversity": diversity_of(scaled, vectors)}
+        figures["diversity_reference"], figures["diversity_reference_floor"] = reference_diversity(vectors)
         try:
-            figures["diversity_within_class"] = diversity_of(model.similarities_of, vectors, labels)
+            figures["diversity_within_class"] = diversity_of(scaled, vectors, labels)
         except LookalikeError as error:
             details["within_class"] = str(error)
     return figures, details

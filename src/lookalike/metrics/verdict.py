@@ -17,6 +17,7 @@ class Thresholds:
         overlap: From this share of training samples on that lie nearer to another class's prototype, classes overlap.
         auroc_gain: By so much the area under the relevance-ordering curve must exceed the random order's.
         divergence_ratio: Up to this ratio of D_fth to that between maps of different images, explanations are alike.
+        calibration: From this expected calibration error on, probabilities are not to be read as chances.
         alike: From this D_dvs on, prototypes are nearly alike to the model itself.
     """
 
@@ -26,6 +27,7 @@ class Thresholds:
     auroc_gain: float = 0.02
     divergence_ratio: float = 0.75
     alike: float = 0.98
+    calibration: float = 0.05
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -52,6 +54,7 @@ def verdict(
         _accuracy(figure, details, thresholds),
         *_black_box(details),
         *_classes(details, class_names, thresholds),
+        _calibration(figure("calibration_error"), details, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
         _explanations(figure("explanation_divergence"), figure("explanation_divergence_mismatched"), thresholds),
@@ -113,6 +116,13 @@ def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limi
             text += f"; it is taken most often for {names[one['mistaken_for']]!r}"
         said.append(text + ".")
     return said
+
+
+def _calibration(error: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
+    """Warns of probabilities that are no chances, where that is not what so few test images do to any."""
+    if error is None or error < max(limits.calibration, 2 * details["calibration"][0]["model"]["by_chance"]):
+        return ""
+    return f"Its probabilities are off by {error:.3f} on average (ECE): do not read them as chances."
 
 
 def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) -> str:

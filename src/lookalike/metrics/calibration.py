@@ -1,0 +1,168 @@
+"""Calibration: do probabilities mean what they say? The expected calibration error, of a model and of its black box."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lookalike import checks
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import device_of, dtype_of, place
+from lookalike.encoder.calls import n_rows
+from lookalike.metrics.black_box import BlackBox
+from lookalike.model import PrototypeModel
+
+N_BINS = 15
+
+_COMPARED = 32  # images on which the head's reading of embeddings is compared with the whole classifier's
+_SAME = 1e-3  # of a probability
+
+
+class ExpectedCalibrationError(Metric):
+    """ECE: the mean difference between how sure predictions are and how often they are right.
+
+    Predictions are sorted into bins of equal width by the probability of the predicted class, their confidence:
+    ECE = Σ_b n_b / N · |accuracy_b − mean confidence_b| (Guo et al. 2017, equation 3).
+
+    Args:
+        n_bins: How many bins between 0 and 1.
+        **kwargs: Of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = ExpectedCalibrationError()
+        >>> metric.update(torch.tensor([0.9, 0.9]), torch.tensor([True, False]))
+        >>> round(float(metric.compute()), 3)
+        0.4
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    counts: Tensor
+    confidence: Tensor
+    right: Tensor
+    variance: Tensor
+
+    def __init__(self, n_bins: int = N_BINS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        checks.whole_number("n_bins", n_bins, 1)
+        for name in ("counts", "confidence", "right", "variance"):
+            self.add_state(name, torch.zeros(n_bins, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, confidences: Tensor, correct: Tensor) -> None:
+        """Adds predictions: the probability of the predicted class [N], and whether it is the true one [N]."""
+        confidences = checks.tensor("confidences", confidences, ("N",), kind="number").to(self.counts).clamp(0, 1)
+        correct = torch.as_tensor(correct).to(self.counts)
+        if correct.shape != confidences.shape:
+            raise checks.unfit("correct", correct, f"a tensor [{len(confidences)}]")
+        bins = (confidences * len(self.counts)).long().clamp_max(len(self.counts) - 1)
+        self.counts.index_add_(0, bins, torch.ones_like(confidences))
+        self.confidence.index_add_(0, bins, confidences)
+        self.right.index_add_(0, bins, correct)
+        self.variance.index_add_(0, bins, confidences * (1 - confidences))
+
+    def compute(self) -> Tensor:
+        """Returns the ECE, in [0, 1]."""
+        return (self.right - self.confidence).abs().sum() / self.counts.sum()
+
+    def by_chance(self) -> float:
+        """Returns about how large the ECE of so many predictions is when each is right with the probability it says."""
+        return float((self.variance * 2 / math.pi).sqrt().sum() / self.counts.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values: the bins, lowest confidence first, None for the means of empty ones."""
+        shares = {
+            name: [None if not n else float(value / n) for value, n in zip(values, self.counts, strict=True)]
+            for name, values in (("confidence", self.confidence), ("accuracy", self.right))
+        }
+        return {"counts": [int(n) for n in self.counts], **shares, "by_chance": self.by_chance()}
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: int = N_BINS) -> float:
+    """Returns the ECE of class probabilities [N, K] on samples of known classes [N]; see ``ExpectedCalibrationError``.
+
+    Raises:
+        LookalikeError: If the shapes do not fit, or a label is no class.
+
+    Example:
+        >>> expected_calibration_error(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+        0.25
+    """
+    probabilities = checks.tensor("probabilities", probabilities, ("N", "K"), kind="number", empty=False)
+    labels = checks.class_indices("labels", labels, probabilities.shape[1], (len(probabilities),))
+    confidences, predicted = probabilities.max(1)
+    metric = ExpectedCalibrationError(n_bins)
+    metric.update(confidences.cpu(), (predicted.cpu() == labels.cpu()))
+    return float(metric.compute())
+
+
+@torch.no_grad()
+def black_box_confidences(
+    box: BlackBox, model: PrototypeModel, store: EmbeddingStore, data: Batches | None
+) -> Tensor | None:
+    """Returns the probability of a black box's predicted class [N].
+
+    They are read off the stored embeddings where these are what its head takes, else from one more pass over the data.
+
+    Args:
+        box: The black box.
+        model: The prototype model whose encoder made the store.
+        store: Test embeddings.
+        data: The test data; None where only embeddings are at hand.
+
+    Returns:
+        None if there are no data for the pass that it would take.
+    """
+    key = f"{store.info.get('data')}/{len(store)}"
+    if key in box.confidences:
+        return box.confidences[key]
+    found = _off_embeddings(box, model, store, data)
+    if found is None and data is not None:
+        found = torch.cat([_confidence(box, box.encoder.scores(_placed(box, batch.inputs))) for batch in data])
+        found = found if len(found) == len(store) else None
+    if found is not None and store.info.get("data") is not None:
+        box.confidences[key] = found
+    return found
+
+
+def _off_embeddings(box: BlackBox, model: PrototypeModel, store: EmbeddingStore, data: Batches | None) -> Tensor | None:
+    """Reads confidences off embeddings; None if that does not give the classifier's own."""
+    if store.predictions is None or not box.reads_as(model.encoder):
+        return None
+    try:
+        scores = torch.cat(
+            [
+                box.encoder.head(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device))
+                for rows in store.parts()
+            ]
+        )
+    except (RuntimeError, TypeError, ValueError, IndexError):  # the head takes a map or tokens, not their mean
+        return None
+    if scores.ndim != 2 or scores.shape != (len(store), box.outputs.n_columns):
+        return None
+    if not torch.equal(box.outputs.predicted(scores).cpu(), torch.from_numpy(np.array(store.predictions))):
+        return None
+    found = _confidence(box, scores)
+    if data is not None:
+        if not data.can_fetch:
+            return None
+        inputs = _placed(box, data.fetch(store.indices[:_COMPARED].tolist()))
+        whole = _confidence(box, box.encoder.scores(inputs))
+        if not torch.allclose(whole, found[: n_rows(inputs)], rtol=0, atol=_SAME):
+            return None
+    return found
+
+
+def _placed(box: BlackBox, inputs: Any) -> Any:
+    return place(inputs, device_of(box.encoder.model), dtype_of(box.encoder.model))
+
+
+def _confidence(box: BlackBox, scores: Tensor) -> Tensor:
+    """Returns the probability of the class that scores [n, C] predict [n]."""
+    scores = scores.float()
+    chosen = box.outputs.predicted(scores)[:, None]
+    return box.outputs.probabilities(scores).gather(1, chosen)[:, 0].cpu()
