@@ -1,6 +1,16 @@
 """The paper's tables and figures, each by one command."""
 
-from lookalike.experiments import embedding_map, how_many, imbalance, large, parts, pictures, side_by_side, variants
+from lookalike.experiments import (
+    controls,
+    embedding_map,
+    how_many,
+    imbalance,
+    large,
+    parts,
+    pictures,
+    side_by_side,
+    variants,
+)
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.experiment import (
     EXPERIMENTS,
@@ -24,6 +34,7 @@ __all__ = [
     "Plan",
     "Subject",
     "Workbench",
+    "controls",
     "describe",
     "draw_findings",
     "embedding_map",

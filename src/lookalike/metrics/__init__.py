@@ -3,7 +3,9 @@
 from lookalike.metrics.attributes import AttributeRepresentation, attribute_representation, correlations
 from lookalike.metrics.black_box import BlackBox
 from lookalike.metrics.context import Context, Options
+from lookalike.metrics.controls import CONTROLS, with_permuted_labels, with_random_head
 from lookalike.metrics.conversion import Comparison, compare, predict_store, store_ghosting
+from lookalike.metrics.correlation import ExplanationCorrelation, explanation_correlation
 from lookalike.metrics.divergence import ExplanationDivergence, explanation_divergence, relevance_shares
 from lookalike.metrics.diversity import diversity
 from lookalike.metrics.evaluation import evaluate
@@ -13,8 +15,9 @@ from lookalike.metrics.faithfulness import (
     accuracy,
     agreement,
     faithfulness_of_predictions,
+    independent_agreement,
 )
-from lookalike.metrics.intervals import Share, paired_difference, share
+from lookalike.metrics.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
 from lookalike.metrics.robustness import (
     IncreaseAndDrop,
     Noise,
@@ -31,6 +34,7 @@ from lookalike.metrics.transparency import Ghosting, activation_counts, ghosting
 from lookalike.metrics.verdict import Thresholds
 
 __all__ = [
+    "CONTROLS",
     "FIGURES",
     "SECTIONS",
     "AttributeRepresentation",
@@ -38,6 +42,7 @@ __all__ = [
     "ClassSeparability",
     "Comparison",
     "Context",
+    "ExplanationCorrelation",
     "ExplanationDivergence",
     "FaithfulnessOfPredictions",
     "Ghosting",
@@ -46,6 +51,7 @@ __all__ = [
     "Options",
     "OrderingCurves",
     "PredictionFaithfulness",
+    "Range",
     "RelevanceOrdering",
     "Scorecard",
     "Section",
@@ -59,16 +65,23 @@ __all__ = [
     "correlations",
     "diversity",
     "evaluate",
+    "explanation_correlation",
     "explanation_divergence",
     "faithfulness_of_predictions",
     "ghosting",
+    "holm",
     "increase_and_drop",
+    "independent_agreement",
     "paired_difference",
     "positive_activations",
     "predict_store",
+    "range_of_another",
     "relevance_ordering",
     "relevance_shares",
     "separability",
     "share",
+    "sign_test",
     "store_ghosting",
+    "with_permuted_labels",
+    "with_random_head",
 ]

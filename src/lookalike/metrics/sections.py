@@ -10,6 +10,8 @@ from torch import Tensor
 from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.context import Context, rows_of
+from lookalike.metrics.controls import compare_with_control, other_images
+from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence
 from lookalike.metrics.diversity import diversity
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
@@ -106,15 +108,29 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
 
 @_section("explanations", "images", "black box", per_run=True)
 def _explanations(context: Context, run: int) -> Found:
-    """D_fth, and what it is between maps of different images: section 4.3.2, equations 2 and 3."""
+    """D_fth, the signed correlation, and the same of controls: section 4.3.2, equations 2 and 3."""
     ours, theirs = context.probability_maps(run), context.black_box_maps(run)
-    found = explanation_divergence(ours, theirs)
-    mismatched = explanation_divergence(ours, theirs.roll(1, 0))
-    figures = {
-        "explanation_divergence": float(found.mean()),
-        "explanation_divergence_mismatched": float(mismatched.mean()),
+    own = explanation_divergence(ours, theirs), explanation_correlation(ours, theirs)
+    every = torch.arange(len(ours))
+    compared = {
+        name: compare_with_control(own, maps, theirs, every) for name, maps in context.control_maps(run).items()
     }
-    return figures, {"per_image": found.tolist()}
+    partners = other_images(context.predicted(run), [context.options.random_state, run])
+    rows = torch.nonzero(partners >= 0)[:, 0]
+    if len(rows):
+        compared["mismatched"] = compare_with_control(own, ours[rows], theirs[partners[rows]], rows)
+    controls = {name: found for name, found in compared.items() if found is not None}
+    figures = {"explanation_divergence": float(own[0].mean()), "explanation_correlation": float(own[1].nanmean())}
+    for name, found in controls.items():
+        figures[f"explanation_divergence_{name}"] = found.divergence
+        figures[f"explanation_correlation_{name}"] = found.correlation
+    details = {
+        "maps": "LRP of the predicted class's probability",
+        "per_image": own[0].tolist(),
+        "correlation_per_image": [None if value != value else value for value in own[1].tolist()],
+        "controls": {name: found.to_dict() for name, found in controls.items()},
+    }
+    return {name: value for name, value in figures.items() if value == value}, details
 
 
 @_section("robustness", "images", per_run=True)
@@ -185,29 +201,20 @@ def _embedding(context: Context, _run: int) -> Found:
     model, store, labels = context.model, context.train_store, context.train_labels
     assert store is not None  # noqa: S101 - needed
     assert labels is not None  # noqa: S101
-    space = model.similarity.project
-    with torch.no_grad():
-        rows = _spread_rows(len(store), 20_000)
-        z = space(torch.from_numpy(store.embeddings[rows]).to(model.device)).cpu()
-        found = separability(
-            z,
-            labels[rows],
-            space(model.prototypes.vectors).cpu(),
-            model.prototypes.labels.cpu(),
-            seed=context.options.random_state,
-        )
+    found = separability(
+        store.embeddings,
+        labels,
+        model.prototypes.vectors,
+        model.prototypes.labels,
+        seed=context.options.random_state,
+        project=model.similarity.project,
+    )
     n = sum(one.n for one in found)
     figures = {"overlap": sum(one.overlap * one.n for one in found) / n}
     silhouettes = [one.silhouette for one in found if one.silhouette == one.silhouette]
     if silhouettes:
         figures["silhouette"] = sum(silhouettes) / len(silhouettes)
     return figures, {"classes": [one.to_dict() for one in found]}
-
-
-def _spread_rows(n: int, most: int) -> Any:
-    import numpy as np
-
-    return np.arange(n) if n <= most else np.unique(np.linspace(0, n - 1, most).astype(np.int64))
 
 
 @_section("attributes", "attributes")
