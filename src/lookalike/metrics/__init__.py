@@ -27,6 +27,14 @@ from lookalike.metrics.robustness import (
     positive_activations,
     relevance_ordering,
 )
+from lookalike.metrics.sanity import (
+    Likenesses,
+    SanityCheck,
+    rank_similarity,
+    sanity_check,
+    structural_similarity,
+    with_prototypes_of_permuted_labels,
+)
 from lookalike.metrics.scorecard import FIGURES, Scorecard
 from lookalike.metrics.sections import SECTIONS, Section
 from lookalike.metrics.separability import ClassSeparability, separability
@@ -47,12 +55,14 @@ __all__ = [
     "FaithfulnessOfPredictions",
     "Ghosting",
     "IncreaseAndDrop",
+    "Likenesses",
     "Noise",
     "Options",
     "OrderingCurves",
     "PredictionFaithfulness",
     "Range",
     "RelevanceOrdering",
+    "SanityCheck",
     "Scorecard",
     "Section",
     "Share",
@@ -76,12 +86,16 @@ __all__ = [
     "positive_activations",
     "predict_store",
     "range_of_another",
+    "rank_similarity",
     "relevance_ordering",
     "relevance_shares",
+    "sanity_check",
     "separability",
     "share",
     "sign_test",
     "store_ghosting",
+    "structural_similarity",
     "with_permuted_labels",
+    "with_prototypes_of_permuted_labels",
     "with_random_head",
 ]

@@ -43,6 +43,9 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
     "diversity_within_class": ("diversity D_dvs within classes", False, False),
     "overlap": ("overlap: share of training images nearer to another class's prototype", False, True),
     "silhouette": ("silhouette of classes in the embedding", True, False),
+    "sanity_rank": ("rank correlation of heat-maps after all layers are randomised", False, False),
+    "sanity_structure": ("structural similarity of heat-maps after all layers are randomised", False, False),
+    "sanity_same_prototype": ("same prototype after all layers are randomised", False, True),
     "attributes_captured": ("captured attributes", True, False),
     "attribute_correlation_error": ("error of attribute correlations", False, False),
 }
@@ -179,6 +182,26 @@ class Scorecard:
             "diversity": ("diversity", lambda v: 1 - v),
         }
         return {axis: read(self[figure]) for axis, (figure, read) in readings.items() if figure in self.runs}
+
+    def plot_sanity(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws how alike explanations stay while the model is randomised from the head down.
+
+        Raises:
+            LookalikeError: If that was not measured.
+        """
+        from lookalike.plots.sanity import plot_sanity
+
+        if "sanity" not in self.details:
+            raise LookalikeError("sanity checks were not measured; evaluate(..., sanity=True) does it")
+        found = self.details["sanity"][0]
+        curves = {
+            "PRP of the nearest prototype, ranks": [one["rank"]["likeness"] for one in found["likenesses"]],
+            "PRP, structure": [one["structure"]["likeness"] for one in found["likenesses"]],
+            "LRP of the probability, ranks": [one["rank"]["probability"] for one in found["likenesses"]],
+            "LRP, structure": [one["structure"]["probability"] for one in found["likenesses"]],
+            "same nearest prototype": [one["same_prototype"] for one in found["likenesses"]],
+        }
+        return plot_sanity(found["depths"], curves, ax=ax)
 
     def plot_radar(self, ax: "Axes | None" = None, *, name: str = "model", others: "Any" = None) -> "Axes":
         """Draws the radar (paper, Figure 4).

@@ -16,13 +16,18 @@ from lookalike.metrics.divergence import explanation_divergence
 from lookalike.metrics.diversity import diversity
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
+from lookalike.metrics.sanity import sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import Ghosting, ghosting
 from lookalike.model import PrototypeModel
 from lookalike.registry import Registry
 
 Need = Literal["train", "activations", "images", "attributes", "black box"]
+SANITY_IMAGES = 20  # maps change alike on most images, and each depth needs maps of all
+
 Found = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON
+
+Measure = Callable[[Context, int], Found]
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,30 @@ class Section:
         measure: Takes the context and the run's number; returns figures and details.
         needs: What it cannot do without.
         per_run: Whether another run gives another result.
+        by_default: Whether it is measured when nobody asks for it by name.
+        uses: What it also uses where it is there.
     """
 
     name: str
-    measure: Callable[[Context, int], Found]
+    measure: Measure
     needs: tuple[Need, ...] = ()
     per_run: bool = False
+    by_default: bool = True
+    uses: tuple[Need, ...] = ()
 
 
 SECTIONS: Registry[Section] = Registry("section")
 
 
-def _section(name: str, *needs: Need, per_run: bool = False) -> Callable[[Callable[[Context, int], Found]], Any]:
-    def file(measure: Callable[[Context, int], Found]) -> Callable[[Context, int], Found]:
-        SECTIONS.register(name)(Section(name, measure, needs, per_run))
+def _section(
+    name: str,
+    *needs: Need,
+    per_run: bool = False,
+    by_default: bool = True,
+    uses: tuple[Need, ...] = (),
+) -> Callable[[Measure], Measure]:
+    def file(measure: Measure) -> Measure:
+        SECTIONS.register(name)(Section(name, measure, needs, per_run, by_default, uses))
         return measure
 
     return file
@@ -99,8 +114,8 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
     """Returns how many training samples of its class activate each prototype [P], as counted at conversion.
 
     Returns:
-        None if that was not counted: for another scope, or by a similarity that does not fall with the distance, by
-        which the conversion counts.
+        None if that was not counted: for another scope. Models of earlier versions counted by distance, so that of a
+        similarity that does not fall with it the counts are not relied on.
     """
     counts = model.prototypes.counts.cpu()
     return counts if scope == "class" and model.similarity.falls_with_distance and bool(counts.any()) else None
@@ -215,6 +230,28 @@ def _embedding(context: Context, _run: int) -> Found:
     if silhouettes:
         figures["silhouette"] = sum(silhouettes) / len(silhouettes)
     return figures, {"classes": [one.to_dict() for one in found]}
+
+
+@_section("sanity", "images", by_default=False, uses=("train",))
+def _sanity(context: Context, run: int) -> Found:
+    """Explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
+    store, labels = context.train_store, context.train_labels
+    train = None if store is None or labels is None else (store.embeddings, labels.numpy())
+    found = sanity_check(
+        context.model,
+        context.images(run)[:SANITY_IMAGES],
+        train=train,
+        composite=context.options.composite,
+        seed=context.options.random_state,
+        advance=context.advance,
+    )
+    last = found.likenesses[-1]
+    figures = {
+        "sanity_rank": last.rank["likeness"],
+        "sanity_structure": last.structure["likeness"],
+        "sanity_same_prototype": last.same_prototype,
+    }
+    return figures, found.to_dict()
 
 
 @_section("attributes", "attributes")

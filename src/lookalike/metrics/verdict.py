@@ -8,6 +8,7 @@ from lookalike import checks
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
 from lookalike.metrics.intervals import Range, holm
+from lookalike.metrics.sanity import first_change
 
 _MOST_ASKED = 0.97  # agreement that is enough however good the black box is [ours]
 _LEVEL = 0.05
@@ -25,6 +26,7 @@ class Thresholds:
         lost_points: So many points of accuracy less are a loss to speak of, overall and for a class.
         overlap: From this share of training samples on that lie nearer to another class's prototype, classes overlap.
         auroc_gain: By so much the area under the relevance-ordering curve must exceed the random order's.
+        unchanged: From this rank correlation on, maps of a randomised model count as the trained model's.
         alike: From this D_dvs on, prototypes are nearly alike to the model itself.
     """
 
@@ -33,6 +35,7 @@ class Thresholds:
     overlap: float = 0.05
     auroc_gain: float = 0.02
     alike: float = 0.98
+    unchanged: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -63,6 +66,7 @@ def verdict(
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
         _explanations(figure, details),
+        _sanity(details, thresholds),
         _variety(figure("diversity"), thresholds),
         _embedding(figure("overlap"), thresholds),
     ]
@@ -213,6 +217,20 @@ def _control(name: str, figure: Callable[[str], float | None], divergence: float
     shown = divergence + margin.mean if value is None else value
     low, high = max(0.0, divergence + margin.low), divergence + margin.high
     return f"{CONTROLS[name]} {shown:.2f}, 95% {low:.2f} to {high:.2f}"
+
+
+def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
+    """Says how far down a network must be randomised until its heat-maps change."""
+    if "sanity" not in details:
+        return ""
+    check = details["sanity"][0]
+    changed = first_change(check, limits.unchanged)
+    if changed is None:
+        last = check["likenesses"][-1]["rank"]["likeness"]
+        figures = f"(rank correlation {last:.2f})"
+        return f"Its heat-maps hardly change when all its layers are randomised {figures}: do not rely on them."
+    name, value = changed
+    return f"Its heat-maps change once it is randomised from the head down to {name!r} (rank correlation {value:.2f})."
 
 
 def _variety(value: float | None, limits: Thresholds) -> str:
