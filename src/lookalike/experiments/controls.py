@@ -51,7 +51,7 @@ def run_controls(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         rows += [
             Row((*place, _KINDS[kind]), gather(list(one.values()), _COLUMNS)) for kind, one in found.items() if one
         ]
-        told.append(_told_apart(", ".join(place), found))
+        told.append(told_apart(", ".join(place), found))
     return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [sentence for sentence in told if sentence])
 
 
@@ -107,8 +107,13 @@ class _Measurer:
         return {"accuracy": accuracy(theirs, labels), "agreement": agreement(theirs, own)}
 
 
-def _told_apart(place: str, found: Mapping[str, Mapping[int, Record]]) -> str:
-    """Says which figures tell KMEx from each control: differences of the same seed, beyond what one more would give."""
+def told_apart(place: str, found: Mapping[str, Mapping[int, Record]]) -> str:
+    """Says which figures tell KMEx from each control: differences of the same seed, beyond what one more would give.
+
+    Args:
+        place: Data set and network.
+        found: Figures by kind of model and seed.
+    """
     parts = []
     for kind in ("random-head", "shuffled-labels", "another-training"):
         seeds = [seed for seed in found["kmex"] if seed in found[kind]]
