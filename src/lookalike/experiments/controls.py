@@ -24,6 +24,9 @@ _COLUMNS = (ACCURACY, AGREEMENT, DIVERGENCE, CORRELATION, AUROC, DIVERSITY, GHOS
 # fewer noisy images than elsewhere: 20 for each image instead of 100, on which AUROC hardly depends
 _ORDERING: dict[str, Any] = {"n_steps": 10, "n_draws": 2}
 
+# controls know no nearest training images, which the attributes need
+_SECTIONS = ("faithfulness", "transparency", "explanations", "robustness", "diversity")
+
 # how a model is made → what it is called in the table
 _KINDS = {
     "kmex": "KMEx",
@@ -79,13 +82,14 @@ class _Measurer:
                 self.bench.model(self.other),
                 self.bench.data(self.subject),
                 black_box=self.converter.measured_box,
+                only=_SECTIONS,
                 n_images=self.bench.n_images,
                 random_state=self.subject.seed,
                 progress=self.bench.progress,
                 **_ORDERING,
             )
         else:
-            card = self.converter.evaluate(self._made(kind), None, **_ORDERING)
+            card = self.converter.evaluate(self._made(kind), _SECTIONS, **_ORDERING)
         return {name: card[name] for name in card.runs}
 
     def _made(self, kind: str) -> PrototypeModel:
