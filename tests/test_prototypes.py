@@ -5,8 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.errors import LookalikeError
+from lookalike.metrics import activation_counts
 from lookalike.prototypes import Prototypes, Survey, survey
-from lookalike.similarity import make_similarity
+from lookalike.similarity import SIMILARITIES, make_similarity
+
+
+@pytest.mark.parametrize("name", sorted(SIMILARITIES))
+def test_counts_are_what_ghosting_counts(name):
+    """Counts went by distance where the similarity does not, so that a ghost could have a count."""
+    generator = torch.Generator().manual_seed(0)
+    z, labels = torch.randn(60, 4, generator=generator), torch.arange(60) % 2
+    z = z * torch.rand(60, 1, generator=generator) * 3
+    similarity = make_similarity(name).fit(z.numpy(), labels.numpy(), torch.randn(2, 4, generator=generator))
+    learned = Prototypes(z[:8].clone() * 2, torch.arange(8) % 2, ["a", "b"])
+    found = survey(learned, similarity, z.numpy(), labels.numpy())
+    assert torch.equal(found.counts, activation_counts(similarity(z, learned.vectors), labels, learned.labels))
 
 
 def reference(vectors, owners, z, y, m):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lookalike import KMEx, LookalikeError, PrototypeClassifier, embed, evaluate, explain, load
 from lookalike.encoder import Encoder
-from lookalike.metrics import compare
+from lookalike.metrics import compare, sanity_check
 from lookalike.relevance import lrp, prp
 from lookalike.report import write_report
 from lookalike.testing import check_prototype_model
@@ -56,6 +56,7 @@ def actions(net, blobs, folder):
             n_browse=5,
             progress=False,
         ),
+        "sanity_check": lambda bad: sanity_check(sem, broken if bad else x[:3]),
         "lrp": lambda bad: lrp(net, broken if bad else x[:3]),
         "lrp of a prototype model": lambda bad: lrp(sem, broken if bad else x[:3], of="probability"),
         "prp": lambda bad: prp(sem, broken if bad else x[:3]),
@@ -67,7 +68,7 @@ def actions(net, blobs, folder):
 
 NAMES = [
     "Encoder", "embed", "KMEx.fit", "call", "predict", "predict_proba", "embed method", "similarities", "explain",
-    "compare", "save", "load", "PrototypeClassifier", "evaluate", "write_report", "lrp",
+    "compare", "save", "load", "PrototypeClassifier", "evaluate", "write_report", "sanity_check", "lrp",
     "lrp of a prototype model", "prp", "check_prototype_model", "plot_gallery", "Explanation.plot",
 ]  # fmt: skip
 

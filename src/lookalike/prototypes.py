@@ -34,7 +34,8 @@ class Prototypes(nn.Module):
         vectors: [P, D].
         labels: [P].
         class_names: K names.
-        counts: How many training samples of its class are nearest to each prototype [P].
+        counts: How many training samples of its class the model finds most similar to each prototype, among those of
+            the class [P]: what ghosting counts.
         purity: The share, among all training samples that the model finds most similar to a prototype, of those
             that carry its class [P]; NaN where there are none.
         nearest: The training samples nearest to each prototype [P, M], as indices into the training data, the
@@ -177,7 +178,7 @@ class Survey:
         ranks: What the nearest samples are ordered by [M, P]; infinite where there are fewer than M.
         nearest: Their indices [M, P]; −1 where there are fewer.
         distances: Theirs to the prototype [M, P].
-        owners: Of each sample the nearest prototype of its class, P where its class has none; in parts [n].
+        owners: Of each sample the most similar prototype of its class, P where its class has none; in parts [n].
         own_distances: Its distance to that prototype; in parts [n].
     """
 
@@ -226,7 +227,8 @@ class Survey:
             ranks = distances if nearest_by == "distance" or similarities is None else -similarities
             own = members[y]  # [n, L]: the prototypes of each row's class
             within = ranks.gather(1, own.clamp_min(0)).masked_fill(own < 0, torch.inf)
-            best, place = within.min(1)
+            closest = distances if similarities is None else -similarities  # counts go by what the model decides by
+            best, place = closest.gather(1, own.clamp_min(0)).masked_fill(own < 0, torch.inf).min(1)
             chosen = own.gather(1, place[:, None])
             self.owners.append(chosen[:, 0].masked_fill(best.isinf(), n_prototypes))  # of a class without prototypes
             self.own_distances.append(distances.gather(1, chosen.clamp_min(0))[:, 0])

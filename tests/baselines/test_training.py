@@ -451,3 +451,22 @@ def test_an_error_in_the_middle_is_told_as_it_is(bundle, tmp_path):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run("blackbox", bundle, working_folder=tmp_path / "working", on_epoch=fail)
+
+
+@pytest.mark.parametrize("n", [33, 1])
+def test_a_last_batch_of_one_image(n):
+    """Batch norm on a single position cannot normalise over one image: torch raised its own error."""
+    from torch import nn
+
+    from lookalike.baselines.loop import fit
+
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 3))
+    options = hyperparameters("blackbox", "tiny", given=TINY | {"epochs": 1})
+    baseline = METHODS["blackbox"](options)
+    rows = {"seed": 0, "folder": None, "num_workers": 0, "precision": None, "accelerator": "cpu", "devices": 1}
+    if n == 1:
+        with pytest.raises(LookalikeError, match="this batch has one image"):
+            fit(baseline, network, make_bundle(1), **rows, on_epoch=None, progress=False)
+        return
+    (row,) = fit(baseline, network, make_bundle(n), **rows, on_epoch=None, progress=False)
+    assert row["train_accuracy"] * 32 == pytest.approx(round(row["train_accuracy"] * 32))

@@ -38,6 +38,16 @@ def test_prints_the_scorecard_and_says_what_it_means(saved):
     assert "It agrees with the original on" in result.output
 
 
+def test_sanity_checks_on_request(saved, tmp_path):
+    result = run(saved, "evaluate", "--only", "diversity", "--sanity", "--images", 2)
+    assert result.exit_code == 0, result.output
+    assert "Its heat-maps" in result.output
+    out = tmp_path / "report.html"
+    options = ["--sanity", "--images", 2, "--browse", 1, "--nearest", 1, "-o", out]
+    assert run(saved, "report", *options).exit_code == 0
+    assert "Sanity checks: how alike explanations stay" in out.read_text(encoding="utf-8")
+
+
 def test_json_and_a_file(saved, tmp_path):
     result = run(saved, "evaluate", "--only", "faithfulness,transparency", "--json", "-o", tmp_path / "card.json")
     assert result.exit_code == 0, result.output

@@ -323,7 +323,9 @@ def _two_per_class(method, dataset, given):
     return hyperparameters(method, dataset, given={**given, "n_prototypes": 2})
 
 
-@pytest.mark.parametrize("name", ["embedding", "how-many", "clustering", "patches", "large-k-means", "qualitative"])
+@pytest.mark.parametrize(
+    "name", ["embedding", "how-many", "clustering", "controls", "patches", "large-k-means", "qualitative"]
+)
 def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_path):
     result = run("reproduce", name, "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output

@@ -91,6 +91,16 @@ def test_separability_of_blobs_and_of_overlap():
     assert (found[1].rival, found[2].rival) == (2, 1)
 
 
+def test_overlap_is_a_share_of_all_samples_however_unequal_the_classes():
+    """With 300 of each class, this overlap was printed as 25%."""
+    z = np.concatenate([np.zeros(19_000), np.r_[np.full(300, 1.0), np.full(500, 0.1)]])[:, None].astype(np.float32)
+    y = np.repeat([0, 1], [19_000, 800])
+    found = separability(z, y, torch.tensor([[0.0], [1.0]]), torch.arange(2))
+    assert [one.n for one in found] == [19_000, 800]
+    assert found[1].overlap == pytest.approx(500 / 800)
+    assert sum(one.overlap * one.n for one in found) / len(y) == pytest.approx(500 / 19_800)
+
+
 def test_separability_of_a_single_class_has_no_rival():
     (found,) = separability(np.zeros((4, 2), np.float32), np.zeros(4, int), torch.zeros(1, 2), torch.zeros(1).long())
     assert found.rival is None

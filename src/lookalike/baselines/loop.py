@@ -211,7 +211,16 @@ class _Module(pl.LightningModule):
         augmentation = Augmentation(self.data.preprocessing) if self.options.augment else None
         images = _TrainingImages(self.data.train, augmentation, self.seed)
         sampler: Any = _Shuffled(len(self.data.train), self.seed)
-        return DataLoader(images, self.options.batch_size, sampler=sampler, num_workers=self.num_workers)
+        # Batch norm cannot normalise over one image: a last batch of one is left out, another image in each epoch.
+        n_here = -(-len(images) // self._n_processes())
+        alone = n_here > self.options.batch_size and n_here % self.options.batch_size == 1
+        return DataLoader(
+            images, self.options.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=alone
+        )
+
+    def _n_processes(self) -> int:
+        """Returns over how many processes the images are divided; 1 before the training starts."""
+        return 1 if self._trainer is None else self.trainer.world_size
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         images: Any = self.data.test
@@ -234,7 +243,15 @@ class _Module(pl.LightningModule):
         images, y = batch
         images = images.contiguous(memory_format=torch.channels_last)
         weights = phase_at(self.plan, self.current_epoch).losses
-        step = self.baseline.step(self.model, images, y)
+        try:
+            step = self.baseline.step(self.model, images, y)
+        except ValueError as error:
+            if len(y) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise LookalikeError(
+                "the network normalises over a batch, and this batch has one image: "
+                "train on more images, with batch_size=2 or more"
+            ) from error
         terms = {name: step.losses[name] for name in weights}
         loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         if not bool(loss.isfinite()):

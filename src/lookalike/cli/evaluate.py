@@ -41,6 +41,9 @@ Data = Annotated[
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
+Sanity = Annotated[
+    bool, typer.Option("--sanity", help="Also randomise weights and labels, and see whether explanations change.")
+]
 Composite = Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")]
 Precision = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is quicker where the processor has it.")
@@ -66,6 +69,7 @@ def evaluate(
     only: Annotated[
         str | None, typer.Option(help="Only these sections, with commas, e.g. transparency,faithfulness.")
     ] = None,
+    sanity: Sanity = False,
     min_agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit code 1 if it agrees with the black box less often.")
     ] = None,
@@ -117,6 +121,7 @@ def evaluate(
         black_box=box,
         class_order=class_order,
         only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        sanity=sanity,
         n_images=images,
         n_runs=runs,
         random_state=seed,
@@ -152,6 +157,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="Its title; else the model's folder.")] = None,
     browse: Annotated[int, typer.Option(min=1, help="The most test images to show.")] = 1000,
     nearest: Annotated[int, typer.Option(min=1, max=10, help="How many prototypes to show for each.")] = 3,
+    sanity: Sanity = False,
     images: NImages = 100,
     runs: NRuns = 1,
     composite: Composite = "epsilon-plus-flat",
@@ -196,6 +202,7 @@ def report(
         title=title or model.resolve().name,
         n_browse=browse,
         n_nearest=nearest,
+        sanity=sanity,
         n_images=images,
         n_runs=runs,
         random_state=seed,

@@ -2,6 +2,7 @@
 
 from lookalike.experiments import (
     calibration,
+    controls,
     embedding_map,
     how_many,
     imbalance,
@@ -35,6 +36,7 @@ __all__ = [
     "Subject",
     "Workbench",
     "calibration",
+    "controls",
     "describe",
     "draw_findings",
     "embedding_map",

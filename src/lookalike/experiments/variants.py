@@ -79,8 +79,8 @@ class Converter:
         converter = self.bench.converter(self.subject, encoder, **other, **variant)
         return converter.fit(Batches(self.data.train), embeddings=train)
 
-    def evaluate(self, model: PrototypeModel, only: Sequence[str] | None) -> Scorecard:
-        """Measures a model that ``convert`` made; None measures everything."""
+    def evaluate(self, model: PrototypeModel, only: Sequence[str] | None, **options: Any) -> Scorecard:
+        """Measures a model on the subject's encoder; None measures everything, ``options`` are for ``evaluate``."""
         _, train, test = self.embedded()
         return evaluate(
             model,
@@ -93,6 +93,7 @@ class Converter:
             random_state=self.subject.seed,
             test_embeddings=test,
             progress=self.bench.progress,
+            **options,
         )
 
     def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:

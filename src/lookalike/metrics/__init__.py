@@ -4,7 +4,9 @@ from lookalike.metrics.attributes import AttributeRepresentation, attribute_repr
 from lookalike.metrics.black_box import BlackBox
 from lookalike.metrics.calibration import ExpectedCalibrationError, expected_calibration_error
 from lookalike.metrics.context import Context, Options
+from lookalike.metrics.controls import CONTROLS, with_permuted_labels, with_random_head
 from lookalike.metrics.conversion import Comparison, compare, predict_store, store_ghosting
+from lookalike.metrics.correlation import ExplanationCorrelation, explanation_correlation
 from lookalike.metrics.divergence import ExplanationDivergence, explanation_divergence, relevance_shares
 from lookalike.metrics.diversity import diversity, reference_diversity
 from lookalike.metrics.evaluation import evaluate
@@ -14,8 +16,9 @@ from lookalike.metrics.faithfulness import (
     accuracy,
     agreement,
     faithfulness_of_predictions,
+    independent_agreement,
 )
-from lookalike.metrics.intervals import Share, paired_difference, share
+from lookalike.metrics.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
 from lookalike.metrics.robustness import (
     IncreaseAndDrop,
     Noise,
@@ -25,6 +28,14 @@ from lookalike.metrics.robustness import (
     positive_activations,
     relevance_ordering,
 )
+from lookalike.metrics.sanity import (
+    Likenesses,
+    SanityCheck,
+    rank_similarity,
+    sanity_check,
+    structural_similarity,
+    with_prototypes_of_permuted_labels,
+)
 from lookalike.metrics.scorecard import FIGURES, Scorecard
 from lookalike.metrics.sections import SECTIONS, Section
 from lookalike.metrics.separability import ClassSeparability, separability
@@ -32,6 +43,7 @@ from lookalike.metrics.transparency import Ghosting, activation_counts, ghosting
 from lookalike.metrics.verdict import Thresholds
 
 __all__ = [
+    "CONTROLS",
     "FIGURES",
     "SECTIONS",
     "AttributeRepresentation",
@@ -40,15 +52,19 @@ __all__ = [
     "Comparison",
     "Context",
     "ExpectedCalibrationError",
+    "ExplanationCorrelation",
     "ExplanationDivergence",
     "FaithfulnessOfPredictions",
     "Ghosting",
     "IncreaseAndDrop",
+    "Likenesses",
     "Noise",
     "Options",
     "OrderingCurves",
     "PredictionFaithfulness",
+    "Range",
     "RelevanceOrdering",
+    "SanityCheck",
     "Scorecard",
     "Section",
     "Share",
@@ -62,17 +78,28 @@ __all__ = [
     "diversity",
     "evaluate",
     "expected_calibration_error",
+    "explanation_correlation",
     "explanation_divergence",
     "faithfulness_of_predictions",
     "ghosting",
+    "holm",
     "increase_and_drop",
+    "independent_agreement",
     "paired_difference",
     "positive_activations",
     "predict_store",
+    "range_of_another",
+    "rank_similarity",
     "reference_diversity",
     "relevance_ordering",
     "relevance_shares",
+    "sanity_check",
     "separability",
     "share",
+    "sign_test",
     "store_ghosting",
+    "structural_similarity",
+    "with_permuted_labels",
+    "with_prototypes_of_permuted_labels",
+    "with_random_head",
 ]

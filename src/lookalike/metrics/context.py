@@ -1,7 +1,7 @@
 """What the sections of a scorecard share: embeddings, images, maps, each made once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,12 +16,15 @@ from lookalike.encoder.class_names import are_numbers
 from lookalike.errors import LookalikeError
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
 from lookalike.metrics.class_order import Standing
+from lookalike.metrics.controls import control_heads
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import COMPOSITES, Relevance, lrp, prp
+from lookalike.relevance import COMPOSITES, Head, Relevance, lrp_of_heads, prp
 
 _MAPS_BATCH = 32
+_EVERY_RUN = -1
+_RANGE_IMAGES = 256  # from which the range of values is read, where the model does not know it
 _ROWS = 16_384  # embeddings at a time, or fewer where there are many prototypes:
 _SIMILARITIES = 16_000_000  # held at once
 
@@ -114,11 +117,30 @@ class Context:
 
     def noise(self, run: int) -> Noise:
         """Returns the white noise of a run, the same for every model."""
-        low_high = self.model.value_range
-        if low_high is None:
-            x = self.images(run)
-            low_high = torch.stack([x.amin((0, 2, 3)), x.amax((0, 2, 3))])
-        return Noise(low_high[0], low_high[1], self.options.n_draws, self.options.random_state + run)
+        low, high = self._value_range()
+        return Noise(low, high, self.options.n_draws, self.options.random_state + run)
+
+    def _value_range(self) -> Tensor:
+        """Returns the inputs' values at black and at white [2, C]; of the test images if the model does not know them.
+
+        They are read from many images, however few are measured: the noise of one image's own range would hide little
+        of it, and nothing of an even one.
+        """
+        if self.model.value_range is not None:
+            return self.model.value_range
+
+        def make() -> Tensor:
+            assert self.test is not None  # noqa: S101 - asked for by sections that need images
+            rng = np.random.default_rng([self.options.random_state])
+            rows = np.sort(rng.permutation(self.test_store.indices)[:_RANGE_IMAGES])
+            lows, highs = [], []
+            for start in range(0, len(rows), _MAPS_BATCH):
+                x = self.test.fetch(rows[start : start + _MAPS_BATCH].tolist()).float()
+                lows.append(x.amin((0, 2, 3)))
+                highs.append(x.amax((0, 2, 3)))
+            return torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)])
+
+        return self._once("value range", _EVERY_RUN, make)
 
     def nearest(self, run: int) -> Tensor:
         """Returns each image's most similar prototype [n]."""
@@ -134,9 +156,40 @@ class Context:
 
     def probability_maps(self, run: int) -> Tensor:
         """Returns the model's own LRP maps of the predicted class's probability [n, H, W]."""
-        return self._maps(
-            "lrp", run, lambda x, _: self._noted(lrp(self.model, x, None, self.options.composite, of="probability"))
-        )
+        return self._head_maps(run)[:, 0]
+
+    def control_maps(self, run: int) -> dict[str, Tensor]:
+        """Returns the same maps with heads on the same encoder that decide by chance, each [n, H, W], by name."""
+        maps = self._head_maps(run)
+        return {name: maps[:, column] for column, name in enumerate(self._control_heads(run), start=1)}
+
+    def _control_heads(self, run: int) -> dict[str, Head]:
+        z = self._embeddings(self.sample(run)).to(self.model.prototypes.vectors.dtype)
+        return control_heads(self.model, z, [self.options.random_state, run])
+
+    def _head_maps(self, run: int) -> Tensor:
+        """Returns LRP maps [n, M, H, W] of the model and its controls: one forward pass for all."""
+        controls = list(self._control_heads(run).values())
+
+        def make(x: Tensor, rows: slice) -> Tensor:
+            shifted = [lambda z, part, head=head: head(z, _shifted(part, rows.start)) for head in controls]
+            own: Head = lambda z, _: self.model.log_probabilities_of(z)  # noqa: E731
+            found = lrp_of_heads(self.model.encoder, x, [own, *shifted], self.options.composite)
+            self._noted(_column(found, 0))
+            return found.pixels
+
+        return self._maps("lrp", run, make)
+
+    def predicted(self, run: int) -> Tensor:
+        """Returns the classes that the model predicts for a run's images [n]."""
+        with torch.no_grad():
+            return self.model.scores_of(self._embeddings(self.sample(run))).argmax(1).cpu()
+
+    def _embeddings(self, samples: list[int]) -> Tensor:
+        """Returns the embeddings of some test samples [n, D]."""
+        order = np.argsort(self.test_store.indices)
+        rows = order[np.searchsorted(self.test_store.indices, samples, sorter=order)]
+        return torch.from_numpy(np.array(self.test_store.embeddings[rows])).to(self.model.device)
 
     def black_box_maps(self, run: int) -> Tensor:
         """Returns the black box's LRP maps of its predicted class's probability [n, H, W]."""
@@ -207,6 +260,16 @@ class Context:
         if (name, run) not in self._kept:
             self._kept[name, run] = make()
         return self._kept[name, run]
+
+
+def _shifted(rows: slice, by: int) -> slice:
+    return slice(rows.start + by, rows.stop + by)
+
+
+def _column(relevance: Relevance, column: int) -> Relevance:
+    """Returns one of the maps of each image."""
+    shares = {name: share[:, column] for name, share in relevance.unruled_by.items()}
+    return replace(relevance, maps=relevance.maps[:, column], residual=relevance.residual[:, column], unruled_by=shares)
 
 
 class EvaluationData(NamedTuple):

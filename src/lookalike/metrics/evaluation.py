@@ -48,6 +48,7 @@ def evaluate(
     train: Any = None,
     attributes: Tensor | np.ndarray | None = None,
     only: Sequence[str] | None = None,
+    sanity: bool = False,
     n_images: int = 100,
     n_runs: int = 1,
     n_steps: int = 20,
@@ -77,6 +78,7 @@ def evaluate(
         attributes: Binary attributes of the training samples [N, A], in the data's order.
         only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes
             the others.
+        sanity: Also randomise the model's weights from the head down and its labels, and follow its explanations.
         n_images: Of how many test images explanations are measured.
         n_runs: How often that is done, with other images and noise; figures are means then.
         n_steps: Steps of the relevance-ordering curve.
@@ -122,14 +124,15 @@ def evaluate(
         "attributes": attributes is not None,
         "black box": box is not None,
     }
-    sections, notes = _chosen(only, has)
+    sections, notes = _chosen(only, has, checks.flag("sanity", sanity))
     notes += [f"the black box is not compared with: {lacking}"] if lacking else []
     total = _steps(sections, options, data, train, box, test_embeddings)
     with progress_bar("Evaluating", total, progress) as advance:
         if data is not None and test_embeddings is None:
             test_embeddings = embed(model, data, progress=advance)
         store = test if test_embeddings is None else test_embeddings
-        if isinstance(train, Batches) and any({"train", "activations"} & {*section.needs} for section in sections):
+        wanted = {need for section in sections for need in (*section.needs, *section.uses)}
+        if isinstance(train, Batches) and wanted & {"train", "activations"}:
             train = embed(model, train, progress=advance)
         labels = aligned_labels(store, model, "test")
         context = Context(
@@ -256,12 +259,12 @@ def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Lite
     return data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
 
 
-def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
+def _chosen(only: Sequence[str] | None, has: dict[str, bool], sanity: bool) -> tuple[list[Section], list[str]]:
     """Returns the sections to measure, and a note for each that lacks something."""
     if only is not None:
         if isinstance(only, str) or not isinstance(only, Sequence) or not only:
             raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
-        asked = [SECTIONS[name] for name in dict.fromkeys(only)]
+        asked = [SECTIONS[name] for name in dict.fromkeys([*only, *(["sanity"] if sanity else [])])]
         for section in asked:
             lacking = [need for need in section.needs if not has[need]]
             if lacking:
@@ -269,6 +272,8 @@ def _chosen(only: Sequence[str] | None, has: dict[str, bool]) -> tuple[list[Sect
         return asked, []
     sections, notes = [], []
     for name in SECTIONS:
+        if not SECTIONS[name].by_default and not (sanity and name == "sanity"):
+            continue
         lacking = [need for need in SECTIONS[name].needs if not has[need]]
         if not lacking:
             sections.append(SECTIONS[name])
@@ -296,6 +301,8 @@ def _steps(
         parts.append(options.n_runs * n * (curves * (1 + options.n_steps * options.n_draws) + curves // 2))
     if "explanations" in names:
         parts.append(options.n_runs * n * (1 if "robustness" in names else 2))
+    if "sanity" in names:
+        parts.append(None)  # the network's layers are counted when it runs
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
 

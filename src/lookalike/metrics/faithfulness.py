@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
-from lookalike.metrics.intervals import Share, paired_difference, share
+from lookalike.metrics.intervals import Share, paired_difference, share, sign_test
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
@@ -29,6 +29,29 @@ def agreement(predictions: Tensor, black_box_predictions: Tensor) -> float:
         LookalikeError: If there are none, or their numbers differ.
     """
     return _share_equal(predictions, black_box_predictions, "predictions of the black box")
+
+
+def independent_agreement(error: float, n_classes: int) -> float:
+    """Returns the share of samples on which two classifiers agree that err equally often and independently [ours].
+
+    Both are right on (1 − e)²; where both err, wrong classes spread evenly coincide on 1 / (K − 1). Two trainings of
+    one network err on the same hard samples, and agree more often: a model below this share is further from its black
+    box than another training of it.
+
+    Args:
+        error: Of each, in [0, 1].
+        n_classes: K.
+
+    Raises:
+        LookalikeError: If the error rate is no share.
+
+    Example:
+        >>> round(independent_agreement(0.04, 100), 4)
+        0.9217
+    """
+    checks.number("error", error, least=0, most=1)
+    checks.whole_number("n_classes", n_classes, 1)
+    return (1 - error) ** 2 + error**2 / max(1, n_classes - 1)
 
 
 def _share_equal(a: Tensor, b: Tensor, what: str) -> float:
@@ -52,6 +75,8 @@ class ClassFaithfulness:
         difference: The one less the other; None likewise.
         agreement: On which share of them both predict the same; None likewise.
         mistaken_for: The class that the model predicts most often in its place; None if it makes no mistake.
+        loss_p: The chance of at least so great a loss if model and black box erred equally often on this class (exact
+            sign test, one-sided); None likewise. Many classes need a correction, which the verdict makes.
     """
 
     label: int
@@ -61,6 +86,7 @@ class ClassFaithfulness:
     difference: Share | None
     agreement: Share | None
     mistaken_for: int | None
+    loss_p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +212,8 @@ class FaithfulnessOfPredictions(Metric):
             n = int(outcomes[k].sum())
             found = self._shares(outcomes[k], int(agreed[k])) if n else (None,) * 4
             mistaken = int(wrong.argmax()) if int(wrong.sum()) else None
-            per_class.append(ClassFaithfulness(k, n, *found, mistaken))
+            loss = sign_test(int(outcomes[k, 0, 1]), int(outcomes[k, 1, 0])) if n and self.black_box else None
+            per_class.append(ClassFaithfulness(k, n, *found, mistaken, loss))
         between = counts["between"]
         confusion = between[:-1].tolist() if self.black_box else None
         elsewhere = int(between[-1].sum()) if self.black_box else None

@@ -222,10 +222,10 @@ class RelevanceOrdering(Metric):
 
 @dataclass(frozen=True)
 class IncreaseAndDrop:
-    """What becomes of activations when only the most relevant pixels are left.
+    """What becomes of activations when only the most relevant pixels are left [ours, after AI and AD of Grad-CAM++].
 
     Attributes:
-        increase: AI, the share of images whose activation rises; higher is better.
+        increase: AI, the share of images and draws whose activation rises; higher is better.
         drop: AD, the mean of max(0, a − a′) / a; lower is better.
         samples: What number each image has in its data set.
         options: The share of pixels kept, draws and seed.
@@ -250,10 +250,11 @@ def increase_and_drop(
     keep: float = 0.5,
     batch_size: int = 256,
 ) -> IncreaseAndDrop:
-    """Returns average increase (AI) and average drop (AD) of activations [ref].
+    """Returns average increase (AI) and average drop (AD) of activations [ours].
 
-    The most relevant share ``keep`` of the pixels stays, noise takes the place of the others. Activations are made
-    positive first, by ``positive_activations``.
+    The names and the two formulas are the reference code's [ref]. What they are taken of is ours: the most relevant
+    share ``keep`` of the pixels stays, noise takes the place of the others, each draw of it counts, and activations are
+    made positive first, by ``positive_activations``. So the figures compare with no others.
 
     Args:
         activation: Maps inputs to similarities [n, P], or to class scores.

@@ -27,8 +27,14 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
     "calibration_error": ("expected calibration error ECE", False, False),
     "calibration_error_black_box": ("ECE of the black box", None, False),
     "ghosting": ("ghosting D_tsp", False, True),
-    "explanation_divergence": ("divergence of explanations D_fth", False, False),
-    "explanation_divergence_mismatched": ("the same between maps of different images", None, False),
+    "explanation_divergence": ("divergence of explanations D_fth (LRP of the class probability)", False, False),
+    "explanation_divergence_random_head": ("D_fth of the same encoder with a random head", None, False),
+    "explanation_divergence_permuted_labels": ("D_fth with permuted prototype labels", None, False),
+    "explanation_divergence_mismatched": ("D_fth between maps of different images", None, False),
+    "explanation_correlation": ("signed correlation of the same maps", True, False),
+    "explanation_correlation_random_head": ("the same with a random head", None, False),
+    "explanation_correlation_permuted_labels": ("the same with permuted prototype labels", None, False),
+    "explanation_correlation_mismatched": ("the same between maps of different images", None, False),
     "auroc": ("AUROC", True, False),
     "auroc_random": ("AUROC in random order", None, False),
     "auroc_black_box": ("AUROC of the black box", None, False),
@@ -43,8 +49,11 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
         False,
     ),
     "diversity_reference_floor": ("the least that it can be with this ε", None, False),
-    "overlap": ("overlap of classes in the embedding", False, True),
+    "overlap": ("overlap: share of training images nearer to another class's prototype", False, True),
     "silhouette": ("silhouette of classes in the embedding", True, False),
+    "sanity_rank": ("rank correlation of heat-maps after all layers are randomised", False, False),
+    "sanity_structure": ("structural similarity of heat-maps after all layers are randomised", False, False),
+    "sanity_same_prototype": ("same prototype after all layers are randomised", False, True),
     "attributes_captured": ("captured attributes", True, False),
     "attribute_correlation_error": ("error of attribute correlations", False, False),
 }
@@ -189,6 +198,26 @@ class Scorecard:
             "diversity": ("diversity", lambda v: 1 - v),
         }
         return {axis: read(self[figure]) for axis, (figure, read) in readings.items() if figure in self.runs}
+
+    def plot_sanity(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws how alike explanations stay while the model is randomised from the head down.
+
+        Raises:
+            LookalikeError: If that was not measured.
+        """
+        from lookalike.plots.sanity import plot_sanity
+
+        if "sanity" not in self.details:
+            raise LookalikeError("sanity checks were not measured; evaluate(..., sanity=True) does it")
+        found = self.details["sanity"][0]
+        curves = {
+            "PRP of the nearest prototype, ranks": [one["rank"]["likeness"] for one in found["likenesses"]],
+            "PRP, structure": [one["structure"]["likeness"] for one in found["likenesses"]],
+            "LRP of the probability, ranks": [one["rank"]["probability"] for one in found["likenesses"]],
+            "LRP, structure": [one["structure"]["probability"] for one in found["likenesses"]],
+            "same nearest prototype": [one["same_prototype"] for one in found["likenesses"]],
+        }
+        return plot_sanity(found["depths"], curves, ax=ax)
 
     def plot_radar(self, ax: "Axes | None" = None, *, name: str = "model", others: "Any" = None) -> "Axes":
         """Draws the radar (paper, Figure 4).

@@ -12,17 +12,24 @@ from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
 from lookalike.metrics.context import Context, few_rows, rows_of
+from lookalike.metrics.controls import compare_with_control, other_images
+from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
 from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
 from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
+from lookalike.metrics.sanity import sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import Ghosting, ghosting
 from lookalike.model import PrototypeModel
 from lookalike.registry import Registry
 
 Need = Literal["train", "activations", "images", "attributes", "black box"]
+SANITY_IMAGES = 20  # maps change alike on most images, and each depth needs maps of all
+
 Found = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON
+
+Measure = Callable[[Context, int], Found]
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,30 @@ class Section:
         measure: Takes the context and the run's number; returns figures and details.
         needs: What it cannot do without.
         per_run: Whether another run gives another result.
+        by_default: Whether it is measured when nobody asks for it by name.
+        uses: What it also uses where it is there.
     """
 
     name: str
-    measure: Callable[[Context, int], Found]
+    measure: Measure
     needs: tuple[Need, ...] = ()
     per_run: bool = False
+    by_default: bool = True
+    uses: tuple[Need, ...] = ()
 
 
 SECTIONS: Registry[Section] = Registry("section")
 
 
-def _section(name: str, *needs: Need, per_run: bool = False) -> Callable[[Callable[[Context, int], Found]], Any]:
-    def file(measure: Callable[[Context, int], Found]) -> Callable[[Context, int], Found]:
-        SECTIONS.register(name)(Section(name, measure, needs, per_run))
+def _section(
+    name: str,
+    *needs: Need,
+    per_run: bool = False,
+    by_default: bool = True,
+    uses: tuple[Need, ...] = (),
+) -> Callable[[Measure], Measure]:
+    def file(measure: Measure) -> Measure:
+        SECTIONS.register(name)(Section(name, measure, needs, per_run, by_default, uses))
         return measure
 
     return file
@@ -124,8 +141,8 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
     """Returns how many training samples of its class activate each prototype [P], as counted at conversion.
 
     Returns:
-        None if that was not counted: for another scope, or by a similarity that does not fall with the distance, by
-        which the conversion counts.
+        None if that was not counted: for another scope. Models of earlier versions counted by distance, so that of a
+        similarity that does not fall with it the counts are not relied on.
     """
     counts = model.prototypes.counts.cpu()
     return counts if scope == "class" and model.similarity.falls_with_distance and bool(counts.any()) else None
@@ -133,21 +150,37 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
 
 @_section("explanations", "images", "black box", per_run=True)
 def _explanations(context: Context, run: int) -> Found:
-    """D_fth, and what it is between maps of different images: section 4.3.2, equations 2 and 3."""
+    """D_fth, the signed correlation, and the same of controls: section 4.3.2, equations 2 and 3."""
     ours, theirs = context.probability_maps(run), context.black_box_maps(run)
     ours_empty, theirs_empty = without_relevance(ours), without_relevance(theirs)
-    whole = ~(ours_empty | theirs_empty)
+    compared_images = ~(ours_empty | theirs_empty)
     samples = torch.tensor(context.sample(run))
-    if not bool(whole.all()):
+    if not bool(compared_images.all()):
         context.note(_saturated(context, samples, ours_empty, theirs_empty))
-    if not bool(whole.any()):
+    if not bool(compared_images.any()):
         raise RelevanceError("no image is left whose explanations can be compared: all probabilities are exactly 1")
-    found = explanation_divergence(ours[whole], theirs[whole])
-    figures = {"explanation_divergence": float(found.mean())}
-    if len(found) > 1:  # else there is no other image
-        mismatched = explanation_divergence(ours[whole], theirs[whole].roll(1, 0))
-        figures["explanation_divergence_mismatched"] = float(mismatched.mean())
-    return figures, {"per_image": found.tolist(), "left_out": samples[~whole].tolist()}
+    own = explanation_divergence(ours, theirs), explanation_correlation(ours, theirs)
+    every = torch.arange(len(ours))
+    compared = {
+        name: compare_with_control(own, maps, theirs, every) for name, maps in context.control_maps(run).items()
+    }
+    partners = other_images(context.predicted(run), [context.options.random_state, run])
+    rows = torch.nonzero(partners >= 0)[:, 0]
+    if len(rows):
+        compared["mismatched"] = compare_with_control(own, ours[rows], theirs[partners[rows]], rows)
+    controls = {name: found for name, found in compared.items() if found is not None}
+    figures = {"explanation_divergence": float(own[0].nanmean()), "explanation_correlation": float(own[1].nanmean())}
+    for name, found in controls.items():
+        figures[f"explanation_divergence_{name}"] = found.divergence
+        figures[f"explanation_correlation_{name}"] = found.correlation
+    details = {
+        "maps": "LRP of the predicted class's probability",
+        "per_image": own[0][compared_images].tolist(),
+        "correlation_per_image": [None if value != value else value for value in own[1][compared_images].tolist()],
+        "left_out": samples[~compared_images.cpu()].tolist(),
+        "controls": {name: found.to_dict() for name, found in controls.items()},
+    }
+    return {name: value for name, value in figures.items() if value == value}, details
 
 
 def _saturated(context: Context, samples: Tensor, ours_empty: Tensor, theirs_empty: Tensor) -> str:
@@ -249,17 +282,14 @@ def _embedding(context: Context, _run: int) -> Found:
     model, store, labels = context.model, context.train_store, context.train_labels
     assert store is not None  # noqa: S101 - needed
     assert labels is not None  # noqa: S101
-    space = model.similarity.project
-    with torch.no_grad():
-        rows = _spread_rows(len(store), 20_000)
-        z = space(torch.from_numpy(store.embeddings[rows]).to(model.device)).cpu()
-        found = separability(
-            z,
-            labels[rows],
-            space(model.prototypes.vectors).cpu(),
-            model.prototypes.labels.cpu(),
-            seed=context.options.random_state,
-        )
+    found = separability(
+        store.embeddings,
+        labels,
+        model.prototypes.vectors,
+        model.prototypes.labels,
+        seed=context.options.random_state,
+        project=model.similarity.project,
+    )
     n = sum(one.n for one in found)
     figures = {"overlap": sum(one.overlap * one.n for one in found) / n}
     silhouettes = [one.silhouette for one in found if one.silhouette == one.silhouette]
@@ -268,10 +298,26 @@ def _embedding(context: Context, _run: int) -> Found:
     return figures, {"classes": [one.to_dict() for one in found]}
 
 
-def _spread_rows(n: int, most: int) -> Any:
-    import numpy as np
-
-    return np.arange(n) if n <= most else np.unique(np.linspace(0, n - 1, most).astype(np.int64))
+@_section("sanity", "images", by_default=False, uses=("train",))
+def _sanity(context: Context, run: int) -> Found:
+    """Explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
+    store, labels = context.train_store, context.train_labels
+    train = None if store is None or labels is None else (store.embeddings, labels.numpy())
+    found = sanity_check(
+        context.model,
+        context.images(run)[:SANITY_IMAGES],
+        train=train,
+        composite=context.options.composite,
+        seed=context.options.random_state,
+        advance=context.advance,
+    )
+    last = found.likenesses[-1]
+    figures = {
+        "sanity_rank": last.rank["likeness"],
+        "sanity_structure": last.structure["likeness"],
+        "sanity_same_prototype": last.same_prototype,
+    }
+    return figures, found.to_dict()
 
 
 @_section("attributes", "attributes")

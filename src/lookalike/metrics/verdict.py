@@ -5,6 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookalike import checks
+from lookalike.metrics.controls import CONTROLS, margin_over
+from lookalike.metrics.faithfulness import independent_agreement
+from lookalike.metrics.intervals import Range, holm
+from lookalike.metrics.sanity import first_change
+
+_MOST_ASKED = 0.97  # agreement that is enough however good the black box is [ours]
+_LEVEL = 0.05
+_NAMED = 5  # classes
+_NO_PROOF = "D_fth does not show that it looks where the original looks"
 
 
 @dataclass(frozen=True)
@@ -12,26 +21,28 @@ class Thresholds:
     """Where a sentence turns from good to bad. All are ours.
 
     Attributes:
-        agreement: From this share of equal predictions on, the model stands for its black box.
+        agreement: From this share of equal predictions on, the model stands for its black box. None takes the share on
+            which two trainings of the black box would agree if they erred independently, at most 0.97.
         lost_points: So many points of accuracy less are a loss to speak of, overall and for a class.
         overlap: From this share of training samples on that lie nearer to another class's prototype, classes overlap.
         auroc_gain: By so much the area under the relevance-ordering curve must exceed the random order's.
-        divergence_ratio: Up to this ratio of D_fth to that between maps of different images, explanations are alike.
         calibration: From this expected calibration error on, probabilities are not to be read as chances.
+        unchanged: From this rank correlation on, maps of a randomised model count as the trained model's.
         alike: From this D_dvs on, prototypes are nearly alike to the model itself.
     """
 
-    agreement: float = 0.97
+    agreement: float | None = None
     lost_points: float = 1.0
     overlap: float = 0.05
     auroc_gain: float = 0.02
-    divergence_ratio: float = 0.75
     alike: float = 0.98
     calibration: float = 0.05
+    unchanged: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            checks.number(name, value)
+            if name != "agreement" or value is not None:
+                checks.number(name, value)
 
 
 def verdict(
@@ -50,25 +61,43 @@ def verdict(
     """
     said = [
         *details.get("data", [{}])[0].get("sentences", []),
-        _agreement(figure("agreement"), thresholds),
+        _agreement(figure("agreement"), details, len(class_names), thresholds),
         _accuracy(figure, details, thresholds),
         *_black_box(details),
         *_classes(details, class_names, thresholds),
         _calibration(figure("calibration_error"), details, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
-        _explanations(figure("explanation_divergence"), figure("explanation_divergence_mismatched"), thresholds),
+        _explanations(figure, details),
+        _sanity(details, thresholds),
         _variety(figure("diversity"), thresholds),
         _embedding(figure("overlap"), thresholds),
     ]
     return [sentence for sentence in said if sentence]
 
 
-def _agreement(agreement: float | None, limits: Thresholds) -> str:
+def _agreement(
+    agreement: float | None, details: Mapping[str, list[dict[str, Any]]], n_classes: int, limits: Thresholds
+) -> str:
     if agreement is None:
         return ""
+    found = details.get("faithfulness", [{}])[0]
+    interval, box = found.get("agreement"), found.get("black_box_accuracy")
     text = f"It agrees with the original on {agreement:.1%} of the test images"
-    return text + ("." if agreement >= limits.agreement else ": too few to stand for it.")
+    if interval is not None:
+        text += f" (95% interval {interval['low']:.1%} to {interval['high']:.1%})"
+    high = agreement if interval is None else interval["high"]
+    if limits.agreement is not None:
+        bar, why = limits.agreement, f"{limits.agreement:.1%} are asked for"
+    else:
+        bar, why = _MOST_ASKED, f"{_MOST_ASKED:.0%} are asked for"
+        if box is not None and (alike := independent_agreement(1 - box["value"], n_classes)) < bar:
+            bar, why = alike, f"two trainings of the original that err independently would agree on {alike:.1%}"
+    if high < bar:
+        return f"{text}: too few to stand for it; {why}."
+    if agreement < bar:
+        return f"{text}: these are too few images to tell whether it stands for it; {why}."
+    return text + "."
 
 
 def _accuracy(
@@ -97,25 +126,47 @@ def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[str]:
-    """Names classes that lost more than the threshold, and what they are mistaken for."""
+    """Names classes that lost more than the threshold, beyond what chance does to so many classes (Holm)."""
     if "faithfulness" not in details:
         return []
+    compared = [one for one in details["faithfulness"][0]["per_class"] if one["difference"] is not None]
+    lost = [one for one in compared if one["difference"]["value"] < -limits.lost_points / 100]
+    beyond_chance = _beyond_chance(compared)
     overlaps = {one["label"]: one for one in details.get("embedding", [{}])[0].get("classes", [])}
     said = []
-    for one in details["faithfulness"][0]["per_class"]:
-        difference = one["difference"]
-        if difference is None or difference["value"] >= -limits.lost_points / 100:
+    for one in lost:
+        if one["label"] not in beyond_chance:
             continue
-        text = f"Class {names[one['label']]!r} lost {-100 * difference['value']:.1f} points"
-        if difference["high"] >= 0:
-            text += f", within what chance does to {one['n']} images"
+        text = f"Class {names[one['label']]!r} lost {-100 * one['difference']['value']:.1f} points"
         near = overlaps.get(one["label"])
         if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
             text += f": its embedding overlaps with {names[near['rival']]!r}"
         elif one["mistaken_for"] is not None:
             text += f"; it is taken most often for {names[one['mistaken_for']]!r}"
         said.append(text + ".")
-    return said
+    return [*said, *_within_chance([one for one in lost if one["label"] not in beyond_chance], names, len(compared))]
+
+
+def _beyond_chance(compared: list[dict[str, Any]]) -> set[int]:
+    """Returns the classes whose loss is significant among all that are compared; Holm at 5%."""
+    known = [one for one in compared if one.get("loss_p") is not None]
+    if len(known) == len(compared):
+        flags = holm([one["loss_p"] for one in compared], _LEVEL)
+    else:  # a scorecard of an earlier version, which knows intervals alone
+        flags = [one["difference"]["high"] < 0 for one in compared]
+    return {one["label"] for one, significant in zip(compared, flags, strict=True) if significant}
+
+
+def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int) -> list[str]:
+    if not lost:
+        return []
+    worst = sorted(lost, key=lambda one: one["difference"]["value"])
+    listed = ", ".join(f"{names[one['label']]!r} ({-100 * one['difference']['value']:.1f})" for one in worst[:_NAMED])
+    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    return [
+        f"Of single classes, {listed}{more} lost points, within what chance does to {n_classes} classes "
+        "of so few images (Holm, 5%)."
+    ]
 
 
 def _calibration(error: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
@@ -147,13 +198,49 @@ def _likenesses(auroc: float | None, chance: float | None, limits: Thresholds) -
     return f"The pixels that it points to matter hardly more than any others {figures}: do not rely on its heat-maps."
 
 
-def _explanations(divergence: float | None, mismatched: float | None, limits: Thresholds) -> str:
-    if divergence is None or mismatched is None:
+def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Says whether its maps are nearer to the black box's than those of its controls, beyond their spread."""
+    divergence = figure("explanation_divergence")
+    if divergence is None:
         return ""
-    figures = f"(D_fth {divergence:.2f}; between different images {mismatched:.2f})"
-    if divergence <= limits.divergence_ratio * mismatched:
-        return f"It looks where the original looks {figures}."
-    return f"It does not look where the original looks {figures}."
+    runs = [run["controls"] for run in details.get("explanations", []) if "controls" in run]
+    names = [name for name in CONTROLS if runs and all(name in run for run in runs)]
+    margins = {name: margin_over([run[name] for run in runs], "divergence") for name in names}
+    if not any(margins.values()):
+        return f"Whether it looks where the original looks cannot be said without controls (D_fth {divergence:.2f})."
+    figures = "; ".join(_control(name, figure, divergence, margin) for name, margin in margins.items() if margin)
+    correlation = figure("explanation_correlation")
+    signed = "" if correlation is None else f"; signed correlation {correlation:.2f}"
+    figures = f"(D_fth {divergence:.2f}; {figures}{signed})"
+    failed = [name for name, margin in margins.items() if margin and margin.low <= 0]
+    if "mismatched" in failed:
+        return f"It does not look where the original looks {figures}."
+    if failed:
+        listed = " or ".join(CONTROLS[name] for name in failed)
+        return f"Its maps are no nearer to the original's than those of {listed}, beyond chance {figures}: {_NO_PROOF}."
+    return f"It looks where the original looks {figures}."
+
+
+def _control(name: str, figure: Callable[[str], float | None], divergence: float, margin: Range) -> str:
+    """Returns a control's D_fth, and where that of one more draw of it is expected."""
+    value = figure(f"explanation_divergence_{name}")
+    shown = divergence + margin.mean if value is None else value
+    low, high = max(0.0, divergence + margin.low), divergence + margin.high
+    return f"{CONTROLS[name]} {shown:.2f}, 95% {low:.2f} to {high:.2f}"
+
+
+def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
+    """Says how far down a network must be randomised until its heat-maps change."""
+    if "sanity" not in details:
+        return ""
+    check = details["sanity"][0]
+    changed = first_change(check, limits.unchanged)
+    if changed is None:
+        last = check["likenesses"][-1]["rank"]["likeness"]
+        figures = f"(rank correlation {last:.2f})"
+        return f"Its heat-maps hardly change when all its layers are randomised {figures}: do not rely on them."
+    name, value = changed
+    return f"Its heat-maps change once it is randomised from the head down to {name!r} (rank correlation {value:.2f})."
 
 
 def _variety(value: float | None, limits: Thresholds) -> str:

@@ -9,6 +9,7 @@ from lookalike.plots.map2d import plot_map, project_2d
 from lookalike.plots.matrix import plot_similarity_matrix
 from lookalike.plots.patches import patch_axes, plot_patches
 from lookalike.plots.radar import plot_radar
+from lookalike.plots.sanity import plot_sanity
 
 __all__ = [
     "gallery_axes",
@@ -22,6 +23,7 @@ __all__ = [
     "plot_ordering",
     "plot_patches",
     "plot_radar",
+    "plot_sanity",
     "plot_similarity_matrix",
     "project_2d",
     "sheet_axes",

@@ -26,6 +26,8 @@ def charts_of(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> 
     charts = {"radar": figure(lambda _: card.plot_radar(), _say_radar(card))}
     if "auroc" in card.runs:
         charts["ordering"] = figure(functools.partial(_ordering, card), _say_ordering(card))
+    if "sanity" in card.details:
+        charts["sanity"] = figure(lambda ax: card.plot_sanity(ax), _say_sanity(card))
     p, labels = model.prototypes, model.prototypes.labels.cpu().numpy()
     if "transparency" in card.details and len(p) <= _PROTOTYPES:
         counts = card.details["transparency"][0]["activations"]
@@ -66,6 +68,14 @@ def _ordering(card: Scorecard, ax: "Axes | None") -> "Axes":
 
 def _say_radar(card: Scorecard) -> str:
     return "Radar: " + ", ".join(f"{name} {value:.2f}" for name, value in card.axes().items()) + "."
+
+
+def _say_sanity(card: Scorecard) -> str:
+    found = card.details["sanity"][0]
+    ranks = ", ".join(
+        f"{name} {one['rank']['likeness']:.2f}" for name, one in zip(found["depths"], found["likenesses"], strict=True)
+    )
+    return f"Rank correlation of heat-maps with the trained model's while it is randomised from the head down: {ranks}."
 
 
 def _say_ordering(card: Scorecard) -> str:

@@ -1,0 +1,87 @@
+"""Signed agreement of two relevance maps: their correlation over pixels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lookalike import checks
+from lookalike.errors import LookalikeError
+
+
+def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
+    """Returns the correlation of a model's signed maps with its black box's, image by image [ours]; higher is better.
+
+    D_fth compares absolute values: a map and its negative are the same to it. Pearson's correlation over an image's
+    pixels sees the sign, and no scale.
+
+    Args:
+        maps: The model's relevance per pixel [N, H, W].
+        black_box_maps: The black box's [N, H, W].
+
+    Returns:
+        float64 [N] in [−1, 1]; NaN for an image whose map, of either, is the same everywhere.
+
+    Raises:
+        LookalikeError: If shapes differ, or a map is not finite.
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, -2.0], [0.0, 5.0]]])
+        >>> [round(float(explanation_correlation(maps, scale * maps)), 6) for scale in (3, -1)]
+        [1.0, -1.0]
+    """
+    maps = checks.tensor("maps", maps, ("N", "H", "W"), kind="number", empty=False)
+    black_box_maps = checks.tensor("black_box_maps", black_box_maps, ("N", "H", "W"), kind="number", empty=False)
+    if maps.shape != black_box_maps.shape:
+        raise LookalikeError(f"the maps have shapes {tuple(maps.shape)} and {tuple(black_box_maps.shape)}")
+    a, b = _centred(maps), _centred(black_box_maps)
+    found = (a * b).sum(1)
+    constant = (a.abs().amax(1) == 0) | (b.abs().amax(1) == 0)
+    return found.clamp(-1, 1).masked_fill(constant, torch.nan)
+
+
+def _centred(maps: Tensor) -> Tensor:
+    """Returns maps as rows [N, H·W] with mean 0 and length 1; zeros for a map that is the same everywhere."""
+    if not bool(maps.isfinite().all()):
+        raise LookalikeError("a relevance map has NaN or infinite values")
+    values = maps.double().flatten(1)
+    largest = values.abs().amax(1, keepdim=True)
+    values = values / largest.clamp_min(torch.finfo(torch.float64).tiny)  # no square underflows
+    centred = values - values.mean(1, keepdim=True)
+    length = centred.norm(dim=1, keepdim=True)
+    return torch.where(length > 1e-9, centred / length.clamp_min(1e-9), 0.0)  # below: rounding of a constant
+
+
+class ExplanationCorrelation(Metric):
+    """Accumulates the signed correlation over a loader. Its states sum, and do not grow.
+
+    Images without a correlation, whose map is the same everywhere, are left out.
+
+    Example:
+        >>> metric, maps = ExplanationCorrelation(), torch.rand(3, 4, 4)
+        >>> metric.update(maps, 2 * maps)
+        >>> round(float(metric.compute()), 6)
+        1.0
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    n: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
+        """Adds images: the model's maps and the black box's, each [n, H, W]."""
+        found = explanation_correlation(maps, black_box_maps)
+        self.total += found.nansum().to(self.total.device)
+        self.n += found.isfinite().sum().to(self.n.device)
+
+    def compute(self) -> Tensor:
+        """Returns the mean; NaN without images."""
+        return self.total / self.n

@@ -1,0 +1,289 @@
+"""Sanity checks of explanations (Adebayo et al., 2018): maps must change when the weights or the labels are random."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike import checks
+from lookalike.classifier import NearestPrototype
+from lookalike.encoder import Encoder
+from lookalike.errors import LookalikeError
+from lookalike.estimator import learn_prototypes
+from lookalike.metrics.correlation import explanation_correlation
+from lookalike.model import PrototypeModel
+from lookalike.relevance import Composite, lrp, prp
+from lookalike.untouched import keeps_random_states
+
+AS_TRAINED, PROTOTYPES = "as trained", "prototypes"
+_WINDOW = 7  # pixels
+_C1, _C2 = 0.01**2, 0.03**2  # the usual constants of SSIM (Wang et al., 2004), for values up to 1
+
+Maps = Mapping[str, Tensor]  # kind of map → [N, H, W]
+
+
+def rank_similarity(maps: Tensor, others: Tensor) -> Tensor:
+    """Returns Spearman's rank correlation of two maps' absolute relevance, image by image: float64 [N], in [−1, 1].
+
+    Args:
+        maps: Relevance per pixel [N, H, W].
+        others: The same [N, H, W].
+
+    Returns:
+        NaN where a map is the same everywhere.
+    """
+    from scipy.stats import rankdata
+
+    def ranks(values: Tensor) -> Tensor:
+        values = checks.tensor("maps", values, ("N", "H", "W"), kind="number", empty=False)
+        flat = values.detach().abs().double().flatten(1).cpu().numpy()
+        return torch.from_numpy(rankdata(flat, axis=1)).view(values.shape)
+
+    return explanation_correlation(ranks(maps), ranks(others))
+
+
+def structural_similarity(maps: Tensor, others: Tensor) -> Tensor:
+    """Returns the structural similarity (SSIM) of two maps' absolute relevance, image by image: float64 [N], at most 1.
+
+    The mean over all windows inside the image (Wang et al., 2004), with uniform weights. Each map is divided by its
+    largest value; windows have 7 × 7 pixels, or the image's height or width, if that is smaller.
+
+    Args:
+        maps: Relevance per pixel [N, H, W].
+        others: The same [N, H, W].
+    """
+
+    def scaled(values: Tensor) -> Tensor:
+        values = checks.tensor("maps", values, ("N", "H", "W"), kind="number", empty=False)
+        values = values.detach().abs().double().cpu()
+        return (values / values.amax((1, 2), keepdim=True).clamp_min(1e-300))[:, None]
+
+    a, b = scaled(maps), scaled(others)
+    if a.shape != b.shape:
+        raise LookalikeError(f"the maps have shapes {tuple(maps.shape)} and {tuple(others.shape)}")
+    window = min(_WINDOW, *a.shape[2:])
+
+    def local_mean(values: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(values, window, stride=1)
+
+    mean_a, mean_b = local_mean(a), local_mean(b)
+    variances = local_mean(a * a) - mean_a**2 + local_mean(b * b) - mean_b**2
+    covariance = local_mean(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    return (luminance * (2 * covariance + _C2) / (variances + _C2)).flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Likenesses:
+    """How much explanations are like those of the model as it was trained; means over images.
+
+    Attributes:
+        rank: Rank correlation of the absolute maps, by kind of map.
+        structure: Their structural similarity, by kind of map.
+        same_prototype: Share of images whose most similar prototype is the same one.
+    """
+
+    rank: dict[str, float]
+    structure: dict[str, float]
+    same_prototype: float
+
+
+@dataclass(frozen=True)
+class SanityCheck:
+    """Explanations of a model whose weights are randomised from the head down, and whose labels are.
+
+    Attributes:
+        depths: What was randomised last, first nothing, then the prototypes, then layers from the head down; what came
+            before stays random.
+        likenesses: How alike explanations still are, one per depth.
+        labels: The same for prototypes clustered from permuted labels; None without training embeddings.
+        options: Images, seed, rules.
+    """
+
+    depths: list[str]
+    likenesses: list[Likenesses]
+    labels: Likenesses | None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+
+@keeps_random_states
+def sanity_check(
+    model: PrototypeModel,
+    images: Tensor,
+    *,
+    train: tuple[np.ndarray, np.ndarray] | None = None,
+    composite: str | Composite = "epsilon-plus-flat",
+    n_depths: int = 10,
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda _: None,
+) -> SanityCheck:
+    """Randomises a copy of a model step by step from the head down, and follows its explanations.
+
+    First each dimension of the prototypes is permuted among them; then, layer by layer, the values of each weight are
+    permuted within it, so that their sizes stay [ours; Adebayo et al. draw first weights anew]. Maps are PRP of the
+    most similar prototype, which ``explain`` shows, and LRP of the predicted class's probability, which D_fth compares.
+
+    Args:
+        model: A prototype model. It is left as it was.
+        images: To explain [N, C, H, W].
+        train: Training embeddings [M, D] and their classes [M], to cluster from permuted labels; None leaves that out.
+        composite: Rules of relevance propagation.
+        n_depths: The most steps that the layers are divided into.
+        seed: Seed of the permutations.
+        advance: Is called with the number of images explained.
+
+    Raises:
+        LookalikeError: If the network cannot be copied, or an option is out of range.
+    """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    checks.whole_number("n_depths", n_depths, 1)
+    generator = torch.Generator().manual_seed(checks.seed("seed", seed))
+    altered = _copied(model)
+
+    def explained(other: PrototypeModel) -> tuple[Maps, Tensor]:
+        found = _explained(other, images, composite)
+        advance(len(images))
+        return found
+
+    trained = explained(altered)
+    layers = layers_from_the_head(altered, images[:1])
+    groups = [group.tolist() for group in np.array_split(np.arange(len(layers)), min(n_depths, len(layers)))]
+    depths, likenesses = [AS_TRAINED, PROTOTYPES], [_likenesses(trained, trained)]
+    _permute_prototypes(altered, generator)
+    likenesses.append(_likenesses(trained, explained(altered)))
+    for group in groups:
+        for position in group:
+            _permute_weights(layers[position][1], generator)
+        depths.append(layers[group[-1]][0])
+        likenesses.append(_likenesses(trained, explained(altered)))
+    labels = None
+    if train is not None:
+        labels = _likenesses(trained, explained(with_prototypes_of_permuted_labels(model, *train, seed=seed)))
+    name = composite if isinstance(composite, str) else composite.name
+    return SanityCheck(depths, likenesses, labels, {"n_images": len(images), "seed": seed, "composite": name})
+
+
+def compare_explanations(
+    model: PrototypeModel, other: PrototypeModel, images: Tensor, composite: str | Composite = "epsilon-plus-flat"
+) -> Likenesses:
+    """Says how much another model's explanations are like a model's: of one trained on permuted labels, say.
+
+    Args:
+        model: A prototype model.
+        other: Another one; its prototypes have the same numbers only if it was converted from the same embeddings.
+        images: To explain [N, C, H, W].
+        composite: Rules of relevance propagation.
+    """
+    return _likenesses(_explained(model, images, composite), _explained(other, images, composite))
+
+
+def layers_from_the_head(model: PrototypeModel, images: Tensor) -> list[tuple[str, nn.Module]]:
+    """Returns the encoder's modules that have weights of their own and run before the embedding, the last to run first.
+
+    Args:
+        model: A prototype model.
+        images: A few images [n, C, H, W] to run it with.
+    """
+    encoder = model.encoder
+    network, head = (encoder.model, encoder.head_name) if isinstance(encoder, Encoder) else (encoder, None)
+    names = {module: name for name, module in network.named_modules() if any(True for _ in module.parameters(False))}
+    names = {module: name for module, name in names.items() if head is None or name != head}
+    order: dict[nn.Module, None] = {}
+    handles = [one.register_forward_pre_hook(lambda module, _: order.setdefault(module)) for one in names]
+    try:
+        model.embed(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(names[module] or type(module).__name__, module) for module in reversed(order)]
+
+
+def with_prototypes_of_permuted_labels(
+    model: PrototypeModel, embeddings: np.ndarray, labels: np.ndarray, *, seed: int = 0
+) -> PrototypeModel:
+    """Returns the same encoder with prototypes clustered from permuted labels, as many per class.
+
+    Args:
+        model: A prototype model.
+        embeddings: Training embeddings [N, D].
+        labels: Their classes [N].
+        seed: Seed of the permutation and the clustering.
+    """
+    permuted = np.random.default_rng(seed).permutation(np.asarray(labels))
+    wanted = torch.bincount(model.prototypes.labels, minlength=model.n_classes).tolist()
+    present = set(np.unique(permuted).tolist())
+    if not all(k in present for k in range(model.n_classes)):
+        raise LookalikeError("a class has no training samples, so that labels cannot be permuted")
+    numbers = {name: max(1, n) for name, n in zip(model.class_names, wanted, strict=True)}
+    similarity = copy.deepcopy(model.similarity).cpu()
+    z = np.asarray(embeddings, dtype=np.float32)
+    learned = learn_prototypes(z, permuted, model.class_names, similarity, n_prototypes=numbers, seed=seed)
+    return PrototypeModel(
+        model.encoder, learned, copy.deepcopy(model.similarity), NearestPrototype(), value_range=model.value_range
+    )
+
+
+def _copied(model: PrototypeModel) -> PrototypeModel:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise LookalikeError(
+            f"the network cannot be copied, so that its weights cannot be randomised: {error}"
+        ) from error
+
+
+def _explained(model: PrototypeModel, images: Tensor, composite: str | Composite) -> tuple[Maps, Tensor]:
+    """Returns maps [N, H, W] by kind, and the most similar prototypes [N]."""
+    nearest = model.similarities(images).argmax(1)
+    maps = {
+        "likeness": prp(model, images, nearest[:, None], composite).pixels[:, 0],
+        "probability": lrp(model, images, None, composite, of="probability").pixels,
+    }
+    return maps, nearest
+
+
+def _likenesses(trained: tuple[Maps, Tensor], other: tuple[Maps, Tensor]) -> Likenesses:
+    def means(measure: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
+        found = {kind: measure(maps, other[0][kind].nan_to_num(0, 0, 0)) for kind, maps in trained[0].items()}
+        return {kind: float(values.nan_to_num(0.0).mean()) for kind, values in found.items()}  # no map: no likeness
+
+    return Likenesses(
+        means(rank_similarity), means(structural_similarity), float((trained[1] == other[1]).double().mean())
+    )
+
+
+@torch.no_grad()
+def _permute_prototypes(model: PrototypeModel, generator: torch.Generator) -> None:
+    vectors = model.prototypes.vectors
+    order = torch.rand(vectors.shape, generator=generator).argsort(0).to(vectors.device)
+    vectors.copy_(vectors.gather(0, order))
+
+
+@torch.no_grad()
+def _permute_weights(module: nn.Module, generator: torch.Generator) -> None:
+    for weight in module.parameters(recurse=False):
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        weight.copy_(weight.flatten()[order].view_as(weight))
+
+
+def first_change(check: Mapping[str, Any], below: float, kind: str = "likeness") -> tuple[str, float] | None:
+    """Returns the depth from which on maps of a ``SanityCheck.to_dict`` have changed, and their rank correlation there.
+
+    Args:
+        check: The values.
+        below: The rank correlation that counts as changed.
+        kind: Which maps.
+
+    Returns:
+        None if they never do.
+    """
+    curve: Sequence[float] = [one["rank"][kind] for one in check["likenesses"]]
+    return next(((name, value) for name, value in zip(check["depths"], curve, strict=True) if value < below), None)

@@ -1,0 +1,67 @@
+"""LRP of several heads on one encoder: one forward pass, one backward pass per head."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lookalike import checks
+from lookalike.encoder import Outputs, device_of, dtype_of, place
+from lookalike.errors import LookalikeError
+from lookalike.relevance.composites import Composite
+from lookalike.relevance.propagation import propagate
+from lookalike.relevance.result import Relevance, join
+
+Head = Callable[[Tensor, slice], Tensor]  # embeddings [n, D] of some rows → log-probabilities [n, K]
+
+
+def lrp_of_heads(
+    encoder: nn.Module,
+    x: Tensor,
+    heads: Sequence[Head],
+    composite: str | Composite = "epsilon-plus-flat",
+    *,
+    batch_size: int = 32,
+) -> Relevance:
+    """LRP of the probability of the class that each of several heads predicts [ours].
+
+    Args:
+        encoder: Maps images to embeddings [n, D]. It is left as it was.
+        x: Images [N, C, H, W].
+        heads: M functions of embeddings [n, D] and of the rows that they belong to, differentiable, that return
+            log-probabilities [n, K], up to a constant per row. They have no rule and keep their gradient.
+        composite: Which rules the encoder follows.
+        batch_size: The most images in flight.
+
+    Returns:
+        Maps [N, M, C, H, W]. For ``[lambda z, rows: model.log_probabilities_of(z)]`` they are those of
+        ``lrp(model, x, of="probability")``.
+
+    Raises:
+        LookalikeError: If there is no image or no head.
+    """
+    checks.model("encoder", encoder)
+    checks.tensor("x", x, kind="number", empty=False)
+    checks.whole_number("batch_size", batch_size, 1)
+    if not heads:
+        raise LookalikeError("there is no head to explain")
+
+    def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        values = embeddings.detach()
+        for head in heads:
+            gradient = _probability_gradient(head, values, rows)
+            yield gradient, (values * gradient).sum(1)
+
+    placed: Tensor = place(x, device_of(encoder), dtype_of(encoder))
+    return join(list(propagate(encoder, placed, encoder, starts, composite, batch_size, False, several=True)))
+
+
+@torch.enable_grad()
+def _probability_gradient(head: Head, embeddings: Tensor, rows: slice) -> Tensor:
+    """Returns the gradient at embeddings [n, D] of the probability of the class that a head predicts."""
+    leaf = embeddings.clone().requires_grad_()
+    scores = head(leaf, rows)
+    outputs = Outputs(None, scores.shape[1])
+    at_scores = outputs.gradient(scores.detach(), outputs.predicted(scores.detach()), "probability")
+    (found,) = torch.autograd.grad(scores, leaf, at_scores.to(scores.dtype))
+    return found
