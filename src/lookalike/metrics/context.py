@@ -19,7 +19,7 @@ from lookalike.metrics.class_order import Standing
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import COMPOSITES, Relevance, lrp, prp
+from lookalike.relevance import COMPOSITES, PrpRule, Relevance, lrp, prp
 
 _MAPS_BATCH = 32
 
@@ -38,6 +38,7 @@ class Options:
         scope: Of ghosting.
         precision: In which the networks run where noisy images are classified.
         batch_size: The most rows that pass through a network at once.
+        rule: How PRP starts at the similarity layer; None takes the model's default.
     """
 
     n_images: int = 100
@@ -49,6 +50,7 @@ class Options:
     scope: Literal["class", "all"] = "class"
     precision: Precision = "float32"
     batch_size: int = 256
+    rule: PrpRule | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
@@ -126,9 +128,12 @@ class Context:
     def likeness_maps(self, run: int) -> Tensor:
         """Returns PRP maps of the most similar prototype [n, H, W]."""
         chosen = self.nearest(run)[:, None]
-        return self._maps(
-            "prp", run, lambda x, rows: self._noted(prp(self.model, x, chosen[rows], self.options.composite))[:, 0]
-        )
+        return self._maps("prp", run, lambda x, rows: self.explain_likeness(x, chosen[rows]))
+
+    def explain_likeness(self, inputs: Tensor, prototypes: Tensor) -> Tensor:
+        """Returns PRP maps [n, H, W] of one prototype per input [n, 1]."""
+        options = self.options
+        return self._noted(prp(self.model, inputs, prototypes, options.composite, rule=options.rule))[:, 0]
 
     def probability_maps(self, run: int) -> Tensor:
         """Returns the model's own LRP maps of the predicted class's probability [n, H, W]."""

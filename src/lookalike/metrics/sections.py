@@ -32,12 +32,14 @@ class Section:
         measure: Takes the context and the run's number; returns figures and details.
         needs: What it cannot do without.
         per_run: Whether another run gives another result.
+        optional: Whether it is measured only where it is asked for.
     """
 
     name: str
     measure: Callable[[Context, int], Found]
     needs: tuple[Need, ...] = ()
     per_run: bool = False
+    optional: bool = False
 
 
 SECTIONS: Registry[Section] = Registry("section")
