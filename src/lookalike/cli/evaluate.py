@@ -17,6 +17,7 @@ from lookalike.cli.options import (
     Network,
     OnError,
     Overwrite,
+    RuleOption,
     SavedModel,
     Seed,
     SplitSeed,
@@ -40,6 +41,12 @@ Data = Annotated[
     ),
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
+Measures = Annotated[
+    str | None,
+    typer.Option(
+        help="Standard measures of the field to measure besides, with commas, e.g. deletion,road,sensitivity; or all."
+    ),
+]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
 Composite = Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")]
 Precision = Annotated[
@@ -72,9 +79,11 @@ def evaluate(
     max_ghosting: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit code 1 if more prototypes are never used.")
     ] = None,
+    measures: Measures = None,
     images: NImages = 100,
     runs: NRuns = 1,
     composite: Composite = "epsilon-plus-flat",
+    rule: RuleOption = None,
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
@@ -116,11 +125,13 @@ def evaluate(
         bundle,
         black_box=box,
         class_order=class_order,
-        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        only=None if only is None else _split(only),
+        measures=_names(measures),
         n_images=images,
         n_runs=runs,
         random_state=seed,
         composite=composite,
+        rule=rule,
         precision=precision,
         batch_size=batch_size,
         num_workers=workers,
@@ -152,9 +163,11 @@ def report(
     title: Annotated[str | None, typer.Option(help="Its title; else the model's folder.")] = None,
     browse: Annotated[int, typer.Option(min=1, help="The most test images to show.")] = 1000,
     nearest: Annotated[int, typer.Option(min=1, max=10, help="How many prototypes to show for each.")] = 3,
+    measures: Measures = None,
     images: NImages = 100,
     runs: NRuns = 1,
     composite: Composite = "epsilon-plus-flat",
+    rule: RuleOption = None,
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
@@ -196,10 +209,12 @@ def report(
         title=title or model.resolve().name,
         n_browse=browse,
         n_nearest=nearest,
+        measures=_names(measures),
         n_images=images,
         n_runs=runs,
         random_state=seed,
         composite=composite,
+        rule=rule,
         precision=precision,
         batch_size=batch_size,
         num_workers=workers,
@@ -254,6 +269,15 @@ def _open(
     bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
     warn_of_values(bundle.test, "test")
     return converted, bundle, box
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _names(measures: str | None) -> "list[str] | Literal['all'] | None":
+    """Returns the standard measures asked for, or that all are."""
+    return None if measures is None else "all" if measures.strip() == "all" else _split(measures)
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:
