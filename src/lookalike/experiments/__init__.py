@@ -1,6 +1,16 @@
 """The paper's tables and figures, each by one command."""
 
-from lookalike.experiments import embedding_map, how_many, imbalance, large, parts, pictures, side_by_side, variants
+from lookalike.experiments import (
+    embedding_map,
+    how_many,
+    imbalance,
+    large,
+    parts,
+    pictures,
+    prp_rules,
+    side_by_side,
+    variants,
+)
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.experiment import (
     EXPERIMENTS,
@@ -32,6 +42,7 @@ __all__ = [
     "large",
     "parts",
     "pictures",
+    "prp_rules",
     "read_findings",
     "side_by_side",
     "variants",
