@@ -72,8 +72,8 @@ def rank_agreement(attributions: Any, others: Any) -> Tensor:
         LookalikeError: If the shapes differ, or a value is not finite.
 
     Example:
-        >>> rank_agreement([[0.1, 0.2, 0.9]], [[3.0, 2.0, 1.0]])
-        tensor([-1.], dtype=torch.float64)
+        >>> round(float(rank_agreement([[0.1, 0.2, 0.9]], [[3.0, 2.0, 1.0]])), 6)
+        -1.0
     """
     first, second = _attributions(attributions), _attributions(others, "others")
     if first.shape != second.shape:

@@ -16,8 +16,8 @@ def correlations_of(first: Tensor, second: Tensor) -> Tensor:
     """Returns Pearson's correlation between the rows of two tensors [N, F]; NaN where a row is constant.
 
     Example:
-        >>> correlations_of(torch.tensor([[1.0, 2, 3]]), torch.tensor([[3.0, 2, 1]]))
-        tensor([-1.])
+        >>> round(float(correlations_of(torch.tensor([[1.0, 2, 3]]), torch.tensor([[3.0, 2, 1]]))), 6)
+        -1.0
     """
     a, b = (rows - rows.mean(1, keepdim=True) for rows in (first, second))
     size = a.norm(dim=1) * b.norm(dim=1)
