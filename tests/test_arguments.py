@@ -128,7 +128,7 @@ def good_calls(
                 "x": images,
                 "prototypes": [0],
                 "composite": "epsilon",
-                "similarity": "share",
+                "rule": "share",
                 "batch_size": 2,
                 "strict": False,
             },

@@ -19,7 +19,7 @@ from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
 from lookalike.profiling import step
-from lookalike.relevance import COMPOSITES, Composite, lrp, prp
+from lookalike.relevance import COMPOSITES, Composite, PrpRule, lrp, prp, prp_rule, prp_stability
 from lookalike.similarity import euclidean_distances
 from lookalike.untouched import keeps_torch_settings
 
@@ -97,6 +97,9 @@ class Explanation:
         black_box_heat_map: Which pixels the black box's own prediction rests on [H, W]; None where relevance was not
             asked for.
         caution: Why the heat-maps are not to be relied on; None where they are.
+        rule: How relevance started at the similarity layer; None where relevance was not asked for.
+        map_stability: Correlation of the heat-maps with those of the input with noise of 1%; measured for the unstable
+            rule ``share`` alone, else None.
     """
 
     prediction: int
@@ -110,6 +113,8 @@ class Explanation:
     true_name: str | None = None
     black_box_heat_map: np.ndarray | None = None
     caution: str | None = None
+    rule: PrpRule | None = None
+    map_stability: float | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -136,6 +141,8 @@ class Explanation:
             "correct": self.correct,
             "unfamiliar": self.unfamiliar,
             "caution": self.caution,
+            "rule": self.rule,
+            "map_stability": self.map_stability,
             "nearest": [likeness.to_dict() for likeness in self.likenesses],
         }
 
@@ -152,6 +159,15 @@ class Explanation:
         return (
             f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({spread}), "
             f"so the prediction is '{visible(self.class_name)}' ({self.probability:.0%})."
+        )
+
+    def map_sentence(self) -> str | None:
+        """Says how stable the heat-maps are, where that was measured: for the rule ``share``."""
+        if self.map_stability is None:
+            return None
+        return (
+            f"heat-maps by rule {self.rule!r} change with small noise: noise of 1% leaves a correlation of "
+            f"{self.map_stability:.2f}"
         )
 
     def _maps(self) -> LikenessMaps | None:
@@ -173,6 +189,8 @@ class Explanation:
             verdict += f"\nwrong: it is {shorten(self.true_name, 12)}"
         if self.unfamiliar:
             verdict += " · unfamiliar" if "\n" in verdict else "\nunfamiliar"
+        if self.map_stability is not None:
+            verdict += f"\nmaps: {self.rule}, stability {self.map_stability:.2f}"
         captions = [
             f"{shorten(near.class_name, 12)} · no. {near.prototype}\ns = {near.similarity:.3g}".replace("= -", "= −")
             for near in self.likenesses
@@ -198,6 +216,7 @@ def explain(
     names: Sequence[str] | None = None,
     relevance: bool = False,
     composite: str | Composite = "epsilon-plus-flat",
+    rule: PrpRule | None = None,
     batch_size: int = 256,
 ) -> list[Explanation]:
     """Explains predictions by the prototypes that the inputs look most like.
@@ -211,14 +230,16 @@ def explain(
         relevance: Also find which pixels make each likeness, on the input and on the prototype's own training image,
             and which the black box's prediction rests on.
         composite: The rules of relevance propagation.
+        rule: How relevance starts at the similarity layer, see ``prp``; None takes the default, ``"neuralized"``. With
+            ``"share"`` [ref] each explanation says how stable its heat-maps are.
         batch_size: The most rows that pass through the encoder at once.
 
     Returns:
         An explanation per input.
 
     Raises:
-        LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, or an input's embedding is
-            not finite.
+        LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, an input's embedding is
+            not finite, or the rule does not fit the model.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     if isinstance(inputs, np.ndarray):
@@ -229,6 +250,7 @@ def explain(
     checks.flag("relevance", relevance)
     if not isinstance(composite, Composite):
         _ = COMPOSITES[composite]
+    rule = prp_rule(model, rule)
     if labels is not None:
         labels = checks.class_indices("labels", labels, model.n_classes).tolist()
     if names is not None:
@@ -247,26 +269,30 @@ def explain(
             None if names is None else list(names[part]),
             start,
         )
-        explanations += _with_maps(model, take_rows(inputs, part), found, composite) if relevance else found
+        explanations += _with_maps(model, take_rows(inputs, part), found, composite, rule) if relevance else found
     return explanations
 
 
 def _with_maps(
-    model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite
+    model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite, rule: PrpRule
 ) -> list[Explanation]:
     """Adds relevance maps to explanations."""
     chosen = torch.tensor([[near.prototype for near in one.likenesses] for one in explanations])
     with step("maps on the inputs"):
-        likeness_maps = prp(model, inputs, chosen, composite)
+        likeness_maps = prp(model, inputs, chosen, composite, rule=rule)
         on_input = likeness_maps.pixels.float().cpu().numpy()
     cautions = [likeness_maps.cautions[row] for row in range(len(explanations))]
+    stabilities: list[float | None] = [None] * len(explanations)
+    if rule == "share":
+        with step("stability of the maps"):
+            stabilities = prp_stability(model, inputs, chosen, likeness_maps.pixels, composite, rule).tolist()
     used = chosen.unique()
     pictures = model.prototype_inputs()
     on_prototype: dict[int, np.ndarray] = {}
     if pictures is not None:
         with step("maps on the prototypes' images"):
             shown = pictures[used.to(pictures.device)]
-            maps = prp(model, shown, used[:, None], composite).pixels[:, 0].float().cpu().numpy()
+            maps = prp(model, shown, used[:, None], composite, rule=rule).pixels[:, 0].float().cpu().numpy()
         on_prototype = dict(zip(used.tolist(), maps, strict=True))
     black_box: list[np.ndarray | None] = [None] * len(explanations)
     if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
@@ -282,6 +308,8 @@ def _with_maps(
             one,
             black_box_heat_map=black_box[row],
             caution=cautions[row],
+            rule=rule,
+            map_stability=stabilities[row],
             likenesses=[
                 replace(near, heat_map=on_input[row, rank], prototype_heat_map=on_prototype.get(near.prototype))
                 for rank, near in enumerate(one.likenesses)

@@ -138,3 +138,30 @@ def test_a_folder_that_was_split_is_tested_on_the_same_images(image_folder, netw
     asked = CliRunner().invoke(app, ["evaluate", str(tmp_path / "m"), str(plain), *network, "--split-seed", "6"])
     assert asked.exit_code == 2
     assert "test images are training images of the model" in asked.output
+
+
+def test_standard_measures_and_the_rule_by_name(saved):
+    only = ("--only", "faithfulness", "--images", 4)
+    result = run(saved, "evaluate", *only, "--measures", "deletion, sparseness", "--rule", "share", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["info"]["sections"] == ["faithfulness", "deletion", "sparseness"]
+    assert found["info"]["options"]["rule"] == "share"
+    assert 0 <= found["deletion"] <= 1
+    assert found["road"] is None
+    wrong = run(saved, "evaluate", *only, "--measures", "delete")
+    assert wrong.exit_code == 2
+    assert "no standard measure is called 'delete'" in wrong.output
+
+
+def test_explain_says_how_stable_shares_maps_are(saved, tmp_path):
+    model, folder, network = saved
+    images = str(next(folder.glob("test/*")))
+    for rule, told in (("share", True), ("neuralized", False)):
+        out = tmp_path / rule
+        arguments = ["explain", str(model), images, "-o", str(out), "--network", network, "--rule", rule]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert ("noise of 1% leaves a correlation of" in result.output) is told
+        rows = json.loads((out / "explanations.json").read_text())
+        assert all(row["rule"] == rule and (row["map_stability"] is not None) is told for row in rows)

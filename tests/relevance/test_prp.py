@@ -84,7 +84,7 @@ def test_the_share_rule_is_its_formula(canvas):
     share = share / share.sum()
     by_channel = lrp(sem.encoder.model[:-1], x[:1], [list(range(32))]).maps  # starts with z_c at channel c
     expected = (by_channel.double() * (share / z.clamp_min(1e-6))[:, :, None, None, None]).sum(1)
-    found = prp(sem, x[:1], [4]).maps[:, 0].double()
+    found = prp(sem, x[:1], [4], rule="share").maps[:, 0].double()
     assert float((found - expected).norm() / expected.norm()) < 1e-3
 
 
@@ -99,14 +99,14 @@ def test_choices_of_prototypes_and_layers(canvas):
     torch.testing.assert_close(prp(sem, x[:4], [2, 7]).maps, every[:, [2, 7]])
     each = torch.tensor([[0], [1], [2], [3]])
     torch.testing.assert_close(prp(sem, x[:4], each, batch_size=3).maps[:, 0], every[torch.arange(4), torch.arange(4)])
-    for layer in ("gradient", "neuralized"):
-        other = prp(sem, x[:4], similarity=layer)
+    for rule in ("share", "gradient"):
+        other = prp(sem, x[:4], rule=rule)
         assert other.maps.isfinite().all()
         assert not torch.allclose(other.maps[:, 0], every[torch.arange(4), nearest])
 
 
 def test_neuralised_contributions_add_up_to_the_lead_over_the_rival(canvas):
-    from lookalike.relevance.attribution import _neuralized
+    from lookalike.relevance.similarity_layer import channel_relevance
 
     sem, (x, _, _) = canvas
     z = sem.embed(x[:6]).double()
@@ -118,7 +118,8 @@ def test_neuralised_contributions_add_up_to_the_lead_over_the_rival(canvas):
     lead = (z - q).square().sum(1) - (z - p).square().sum(1)
     terms = 2 * (p - q) * (z - (p + q) / 2)
     torch.testing.assert_close(terms.sum(1), lead)
-    torch.testing.assert_close(_neuralized(sem, z, chosen), terms / lead[:, None], rtol=1e-4, atol=1e-6)
+    found = channel_relevance(sem, z, chosen, "neuralized")
+    torch.testing.assert_close(found, terms / terms.abs().sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
 
 
 def test_the_model_stays_untouched_and_wrong_requests_are_told(canvas, untouched):
@@ -128,8 +129,8 @@ def test_the_model_stays_untouched_and_wrong_requests_are_told(canvas, untouched
     for prototypes, message in (("closest", "'nearest', 'predicted', 'all' or numbers"), ([99], "prototypes 0 to 8")):
         with pytest.raises(LookalikeError, match=message):
             prp(sem, x[:2], prototypes)
-    with pytest.raises(LookalikeError, match="similarity must be 'share', 'gradient' or 'neuralized'"):
-        prp(sem, x[:2], similarity="magic")
+    with pytest.raises(LookalikeError, match="rule must be 'share', 'gradient' or 'neuralized'"):
+        prp(sem, x[:2], rule="magic")
 
 
 @pytest.mark.parametrize("probabilities", ["max", "sum"])

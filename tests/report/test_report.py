@@ -256,3 +256,18 @@ def test_a_model_without_images_and_one_in_bfloat16(blobs, tmp_path):
     sem = KMEx(net, n_prototypes=2, n_images=0, progress=False).fit(blobs)
     write_report(sem, blobs, tmp_path / "r.html", **QUICK)
     assert "no image" in (tmp_path / "r.html").read_text()
+
+
+def test_the_rule_of_heat_maps_is_told_and_share_with_its_stability(net, blobs, tmp_path):
+    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    pages = {}
+    for rule in (None, "share"):
+        path = tmp_path / f"{rule}.html"
+        card = write_report(sem, blobs, path, rule=rule, only=("faithfulness", "sparseness"), **QUICK)
+        pages[rule] = path.read_text(encoding="utf-8")
+        assert card.info["options"]["rule"] == (rule or "neuralized")
+        assert "sparseness of maps" in pages[rule]
+    assert re.search(r"noise of 1% leaves a correlation of -?[01]\.\d\d on the first 32 images", pages["share"])
+    assert "Heat-maps start by the rule <em>share</em>" in pages["share"]
+    assert "leaves a correlation" not in pages[None]
+    assert "rule <em>neuralized</em>: red pixels speak for this prototype" in pages[None]

@@ -17,6 +17,7 @@ from lookalike.cli.options import (
     Network,
     OnError,
     Overwrite,
+    RuleOption,
     SavedModel,
     Seed,
     SplitSeed,
@@ -40,6 +41,12 @@ Data = Annotated[
     ),
 ]
 NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
+Measures = Annotated[
+    str | None,
+    typer.Option(
+        help="Standard measures of the field to measure besides, with commas, e.g. deletion,road,sensitivity; or all."
+    ),
+]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
 Sanity = Annotated[
     bool, typer.Option("--sanity", help="Also randomise weights and labels, and see whether explanations change.")
@@ -76,9 +83,11 @@ def evaluate(
     max_ghosting: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit code 1 if more prototypes are never used.")
     ] = None,
+    measures: Measures = None,
     images: NImages = 100,
     runs: NRuns = 1,
     composite: Composite = "epsilon-plus-flat",
+    rule: RuleOption = None,
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
@@ -120,12 +129,14 @@ def evaluate(
         bundle,
         black_box=box,
         class_order=class_order,
-        only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+        only=None if only is None else _split(only),
+        measures=_names(measures),
         sanity=sanity,
         n_images=images,
         n_runs=runs,
         random_state=seed,
         composite=composite,
+        rule=rule,
         precision=precision,
         batch_size=batch_size,
         num_workers=workers,
@@ -158,9 +169,11 @@ def report(
     browse: Annotated[int, typer.Option(min=1, help="The most test images to show.")] = 1000,
     nearest: Annotated[int, typer.Option(min=1, max=10, help="How many prototypes to show for each.")] = 3,
     sanity: Sanity = False,
+    measures: Measures = None,
     images: NImages = 100,
     runs: NRuns = 1,
     composite: Composite = "epsilon-plus-flat",
+    rule: RuleOption = None,
     precision: Precision = "float32",
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
@@ -203,10 +216,12 @@ def report(
         n_browse=browse,
         n_nearest=nearest,
         sanity=sanity,
+        measures=_names(measures),
         n_images=images,
         n_runs=runs,
         random_state=seed,
         composite=composite,
+        rule=rule,
         precision=precision,
         batch_size=batch_size,
         num_workers=workers,
@@ -261,6 +276,15 @@ def _open(
     bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
     warn_of_values(bundle.test, "test")
     return converted, bundle, box
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _names(measures: str | None) -> "list[str] | Literal['all'] | None":
+    """Returns the standard measures asked for, or that all are."""
+    return None if measures is None else "all" if measures.strip() == "all" else _split(measures)
 
 
 def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:

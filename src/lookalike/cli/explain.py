@@ -17,6 +17,7 @@ from lookalike.cli.options import (
     OnError,
     Overwrite,
     Profile,
+    RuleOption,
     SavedModel,
     open_model,
 )
@@ -42,6 +43,7 @@ def explain(
     composite: Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")] = (
         "epsilon-plus-flat"
     ),
+    rule: RuleOption = None,
     network: Network = None,
     batch_size: BatchSize = 64,
     on_error: OnError = "stop",
@@ -82,6 +84,7 @@ def explain(
                 labels=labels,
                 relevance=not no_maps,
                 composite=composite,
+                rule=rule,
             ):
                 picture = f"{len(rows):04d}-{file_name(Path(str(found.name)).stem)}.png"
                 if found.image is not None:
@@ -91,8 +94,7 @@ def explain(
                         figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
                 rows.append(found.to_dict() | {"picture": picture})
                 sentences.append(f"{found.name}: {found.sentence()}")
-                if found.caution is not None:
-                    sentences.append(f"{found.name}: {found.caution}")
+                sentences += [f"{found.name}: {told}" for told in (found.caution, found.map_sentence()) if told]
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")

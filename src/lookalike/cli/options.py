@@ -48,6 +48,14 @@ PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option("--precision", help="Of the pass over the images; auto: half where the processor is quicker at it."),
 ]
+RuleOption = Annotated[
+    Literal["share", "gradient", "neuralized"] | None,
+    typer.Option(
+        "--rule",
+        help="How heat-maps of a likeness start: neuralized, the default, compares with the strongest rival; share is "
+        "the paper's, and unstable.",
+    ),
+]
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Write a trace that a browser can open.")
 ]

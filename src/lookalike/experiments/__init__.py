@@ -9,6 +9,7 @@ from lookalike.experiments import (
     large,
     parts,
     pictures,
+    prp_rules,
     side_by_side,
     variants,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "large",
     "parts",
     "pictures",
+    "prp_rules",
     "read_findings",
     "side_by_side",
     "variants",

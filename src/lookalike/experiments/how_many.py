@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
@@ -12,8 +11,7 @@ from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter, draw_against_numbers
 from lookalike.experiments.workbench import KMEX, Workbench
-from lookalike.prototypes import Prototypes
-from lookalike.similarity import euclidean_distances
+from lookalike.metrics import prototype_likeness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,43 +62,13 @@ def _stability(converter: Converter, number: int | str) -> Record:
     sections = ["faithfulness", *(["attributes"] if data.attributes is not None else [])]
     card = converter.evaluate(first, sections)
     z, y = torch.from_numpy(np.asarray(train_store.embeddings)), torch.from_numpy(np.asarray(train_store.labels))
-    moved, same = stability(first.prototypes, second.prototypes, z, y)
+    moved, same = prototype_likeness(first.prototypes, second.prototypes, z, y)
     return {
         **{name: card[name] for name in card.runs},
         "moved": moved,
         "same_cluster": same,
         "n_prototypes": float(len(first.prototypes)),
     }
-
-
-def stability(first: Prototypes, second: Prototypes, embeddings: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Compares two sets of prototypes of the same classes.
-
-    Args:
-        first: Some prototypes.
-        second: As many for each class, or not.
-        embeddings: Of the training samples [N, D].
-        labels: Their classes [N].
-
-    Returns:
-        The mean distance between prototypes, matched within their class at the least total distance, over the mean
-        distance of a sample to its nearest prototype of the first set, NaN if every sample is its own prototype; and
-        the mean over classes of the adjusted Rand index between the clusterings that the two sets make of a class's
-        samples.
-    """
-    from scipy.optimize import linear_sum_assignment
-    from sklearn.metrics import adjusted_rand_score
-
-    distances, spreads, agreements = [], [], []
-    for k in range(first.n_classes):
-        a, b, z = first.vectors[first.labels == k], second.vectors[second.labels == k], embeddings[labels == k]
-        between = euclidean_distances(a, b)
-        rows, columns = linear_sum_assignment(between.numpy())
-        distances.append(between[rows, columns])
-        to_a, to_b = euclidean_distances(z, a), euclidean_distances(z, b)
-        spreads.append(to_a.min(1).values)
-        agreements.append(adjusted_rand_score(to_a.argmin(1).numpy(), to_b.argmin(1).numpy()))
-    return float(torch.cat(distances).mean() / torch.cat(spreads).mean()), float(np.mean(agreements))
 
 
 def draw_how_many(found: Findings) -> "Figure":

@@ -8,7 +8,7 @@ import torch
 
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.workbench import Subject, Workbench
+from lookalike.experiments.workbench import PAPERS_RULE, Subject, Workbench
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.model import PrototypeModel
 
@@ -29,6 +29,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         black_box=bench.measured_box(subject),
         n_images=bench.n_images,
         random_state=subject.seed,
+        rule=PAPERS_RULE,
         progress=bench.progress,
     )
     found = card.to_dict()

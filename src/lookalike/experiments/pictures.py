@@ -14,7 +14,7 @@ from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.side_by_side import run_kmex_of_baselines
 from lookalike.experiments.tables import Column, Row, gather
-from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
+from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
 from lookalike.explanation import explain
 from lookalike.model import PrototypeModel
 from lookalike.relevance import lrp
@@ -58,7 +58,7 @@ def run_qualitative(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 def _correlation(bench: Workbench, subject: Subject) -> Record:
     bench.say(f"comparing the maps of {subject.name}")
-    inputs = _spread(bench, subject, _COMPARED)
+    inputs = spread_images(bench, subject, _COMPARED)
     maps = [
         lrp(model, inputs, of="probability").pixels.flatten(1).double()
         for model in (bench.model(subject), bench.black_box(subject).model)
@@ -67,7 +67,7 @@ def _correlation(bench: Workbench, subject: Subject) -> Record:
     return {"correlation": float(torch.cosine_similarity(ours, theirs, dim=1).mean())}
 
 
-def _spread(bench: Workbench, subject: Subject, number: int) -> Tensor:
+def spread_images(bench: Workbench, subject: Subject, number: int) -> Tensor:
     """Returns test images from all over the data, which may lie there class by class."""
     test = bench.data(subject).test
     rows = np.linspace(0, len(test) - 1, min(number, len(test))).astype(int)
@@ -139,7 +139,7 @@ def _likenesses(bench: Workbench, subject: Subject) -> "Figure":
     right, wrong = _right_and_wrong(model, Batches(test))
     rows = [row for pair in zip(right, wrong, strict=False) for row in pair] or right or wrong
     inputs = torch.stack([test[row][0] for row in rows])
-    found = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True)
+    found = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True, rule=PAPERS_RULE)
     axes = sheet_axes(len(found), len(found[0].likenesses), min(2, len(found)), with_maps=True)
     for ax, explanation in zip(axes, found, strict=True):
         explanation.plot(ax)
@@ -167,7 +167,7 @@ def _right_and_wrong(model: PrototypeModel, batches: Batches) -> tuple[list[int]
 
 def _map_table(plan: Plan, bench: Workbench, subject: Subject) -> "Figure":
     """Draws images and, beside each, what the black box's and each model's prediction rests on."""
-    inputs = _spread(bench, subject, _MAPPED)
+    inputs = spread_images(bench, subject, _MAPPED)
     models = {"black box": bench.black_box(subject).model}
     for name in plan.models:
         if "+" not in name:

@@ -16,7 +16,7 @@ from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, 
 from lookalike.experiments.measure import mean_axes
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
-from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
+from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
 from lookalike.metrics import BlackBox, Scorecard, evaluate
 from lookalike.model import PrototypeModel
 from lookalike.plots.radar import DASHES, SERIES
@@ -91,6 +91,7 @@ class Converter:
             only=only,
             n_images=self.bench.n_images,
             random_state=self.subject.seed,
+            rule=PAPERS_RULE,
             test_embeddings=test,
             progress=self.bench.progress,
             **options,

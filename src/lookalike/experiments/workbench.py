@@ -16,6 +16,7 @@ from lookalike.kmex import KMEx
 from lookalike.metrics import BlackBox
 from lookalike.model import PrototypeModel, load
 from lookalike.provenance import fingerprint_json
+from lookalike.relevance import PrpRule
 from lookalike.replacing import remove_folder
 from lookalike.saved import read_provenance
 from lookalike.working_folder import alone, lock_beside
@@ -23,6 +24,7 @@ from lookalike.working_folder import alone, lock_beside
 Say = Callable[[str], None]
 
 KMEX = "kmex"
+PAPERS_RULE: PrpRule = "share"  # of PRP; the other rules are compared in prp_rules
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
 QUICK_EPOCHS = {"blackbox": 3, "protopnet": 2, "flint": 2, "protovae": 2}

@@ -3,6 +3,7 @@
 from lookalike.metrics.attributes import AttributeRepresentation, attribute_representation, correlations
 from lookalike.metrics.black_box import BlackBox
 from lookalike.metrics.calibration import ExpectedCalibrationError, expected_calibration_error
+from lookalike.metrics.compactness import complexity, sparseness
 from lookalike.metrics.context import Context, Options
 from lookalike.metrics.controls import CONTROLS, with_permuted_labels, with_random_head
 from lookalike.metrics.conversion import Comparison, compare, predict_store, store_ghosting
@@ -10,6 +11,8 @@ from lookalike.metrics.correlation import ExplanationCorrelation, explanation_co
 from lookalike.metrics.divergence import ExplanationDivergence, explanation_divergence, relevance_shares
 from lookalike.metrics.diversity import diversity, reference_diversity
 from lookalike.metrics.evaluation import evaluate
+from lookalike.metrics.example_sections import randomised
+from lookalike.metrics.examples import identical_class, identical_subclass, mislabelled_detection, rank_agreement
 from lookalike.metrics.faithfulness import (
     FaithfulnessOfPredictions,
     PredictionFaithfulness,
@@ -18,7 +21,19 @@ from lookalike.metrics.faithfulness import (
     faithfulness_of_predictions,
     independent_agreement,
 )
+from lookalike.metrics.faithfulness_correlation import faithfulness_correlation
 from lookalike.metrics.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
+from lookalike.metrics.localisation import relevance_mass
+from lookalike.metrics.map_stability import MapStability, map_stability
+from lookalike.metrics.measures import MEASURES, MeasureInfo, measures_table
+from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
+from lookalike.metrics.prototype_stability import (
+    PrototypeStability,
+    prototype_likeness,
+    prototype_stability,
+    shift_stability,
+)
+from lookalike.metrics.road import RoadCurve, impute, road
 from lookalike.metrics.robustness import (
     IncreaseAndDrop,
     Noise,
@@ -45,6 +60,7 @@ from lookalike.metrics.verdict import Thresholds
 __all__ = [
     "CONTROLS",
     "FIGURES",
+    "MEASURES",
     "SECTIONS",
     "AttributeRepresentation",
     "BlackBox",
@@ -58,12 +74,17 @@ __all__ = [
     "Ghosting",
     "IncreaseAndDrop",
     "Likenesses",
+    "MapStability",
+    "MeasureInfo",
     "Noise",
     "Options",
     "OrderingCurves",
+    "PixelCurves",
     "PredictionFaithfulness",
+    "PrototypeStability",
     "Range",
     "RelevanceOrdering",
+    "RoadCurve",
     "SanityCheck",
     "Scorecard",
     "Section",
@@ -74,29 +95,47 @@ __all__ = [
     "agreement",
     "attribute_representation",
     "compare",
+    "complexity",
     "correlations",
+    "deletion",
     "diversity",
     "evaluate",
     "expected_calibration_error",
     "explanation_correlation",
     "explanation_divergence",
+    "faithfulness_correlation",
     "faithfulness_of_predictions",
     "ghosting",
     "holm",
+    "identical_class",
+    "identical_subclass",
+    "impute",
     "increase_and_drop",
     "independent_agreement",
+    "insertion",
+    "map_stability",
+    "measures_table",
+    "mislabelled_detection",
     "paired_difference",
     "positive_activations",
     "predict_store",
+    "prototype_likeness",
+    "prototype_stability",
+    "randomised",
     "range_of_another",
+    "rank_agreement",
     "rank_similarity",
     "reference_diversity",
+    "relevance_mass",
     "relevance_ordering",
     "relevance_shares",
+    "road",
     "sanity_check",
     "separability",
     "share",
+    "shift_stability",
     "sign_test",
+    "sparseness",
     "store_ghosting",
     "structural_similarity",
     "with_permuted_labels",

@@ -20,7 +20,7 @@ from lookalike.metrics.controls import control_heads
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
-from lookalike.relevance import COMPOSITES, Head, Relevance, lrp_of_heads, prp
+from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_heads, prp
 
 _MAPS_BATCH = 32
 _EVERY_RUN = -1
@@ -43,6 +43,7 @@ class Options:
         scope: Of ghosting.
         precision: In which the networks run where noisy images are classified.
         batch_size: The most rows that pass through a network at once.
+        rule: How PRP starts at the similarity layer; None takes the model's default.
     """
 
     n_images: int = 100
@@ -54,6 +55,7 @@ class Options:
     scope: Literal["class", "all"] = "class"
     precision: Precision = "float32"
     batch_size: int = 256
+    rule: PrpRule | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
@@ -150,9 +152,12 @@ class Context:
     def likeness_maps(self, run: int) -> Tensor:
         """Returns PRP maps of the most similar prototype [n, H, W]."""
         chosen = self.nearest(run)[:, None]
-        return self._maps(
-            "prp", run, lambda x, rows: self._noted(prp(self.model, x, chosen[rows], self.options.composite))[:, 0]
-        )
+        return self._maps("prp", run, lambda x, rows: self.explain_likeness(x, chosen[rows]))
+
+    def explain_likeness(self, inputs: Tensor, prototypes: Tensor) -> Tensor:
+        """Returns PRP maps [n, H, W] of one prototype per input [n, 1]."""
+        options = self.options
+        return self._noted(prp(self.model, inputs, prototypes, options.composite, rule=options.rule))[:, 0]
 
     def probability_maps(self, run: int) -> Tensor:
         """Returns the model's own LRP maps of the predicted class's probability [n, H, W]."""
@@ -226,11 +231,15 @@ class Context:
             z = embeddings_of(self.model, inputs)
         return self.model.probabilities_of(z)
 
-    def activations(self, inputs: Tensor) -> Tensor:
-        """Returns the model's similarities over its temperature [n, P], at the precision asked for."""
+    def similarities(self, inputs: Tensor) -> Tensor:
+        """Returns the model's similarities [n, P], at the precision asked for."""
         with at_precision(self.options.precision, inputs.device):
             z = embeddings_of(self.model, inputs)
-        return self.model.similarities_of(z) / self.model.classifier.temperature
+        return self.model.similarities_of(z)
+
+    def activations(self, inputs: Tensor) -> Tensor:
+        """Returns the model's similarities over its temperature [n, P], at the precision asked for."""
+        return self.similarities(inputs) / self.model.classifier.temperature
 
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the black box's class probabilities [n, K], at the precision asked for."""

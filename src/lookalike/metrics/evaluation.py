@@ -1,5 +1,6 @@
 """evaluate(): the paper's framework (section 4.3) for any prototype model."""
 
+import difflib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from lookalike.model import PrototypeModel
 from lookalike.progress import Advance, progress_bar
 from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike.records import from_json, plain_json
+from lookalike.relevance import PrpRule, prp_rule
 from lookalike.replacing import remove_leftovers
 from lookalike.untouched import keeps_random_states
 from lookalike.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
@@ -49,6 +51,7 @@ def evaluate(
     attributes: Tensor | np.ndarray | None = None,
     only: Sequence[str] | None = None,
     sanity: bool = False,
+    measures: Sequence[str] | Literal["all"] | None = None,
     n_images: int = 100,
     n_runs: int = 1,
     n_steps: int = 20,
@@ -57,6 +60,7 @@ def evaluate(
     composite: str = "epsilon-plus-flat",
     scope: Literal["class", "all"] = "class",
     precision: Precision = "float32",
+    rule: PrpRule | None = None,
     batch_size: int = 256,
     num_workers: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
@@ -79,6 +83,9 @@ def evaluate(
         only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes
             the others.
         sanity: Also randomise the model's weights from the head down and its labels, and follow its explanations.
+            the others. Standard measures are optional sections, and can be named here too.
+        measures: Standard measures of the field to measure besides, e.g. ``("deletion", "road", "sensitivity")``, or
+            ``"all"`` that can be measured; the reference page on measures lists them.
         n_images: Of how many test images explanations are measured.
         n_runs: How often that is done, with other images and noise; figures are means then.
         n_steps: Steps of the relevance-ordering curve.
@@ -87,6 +94,8 @@ def evaluate(
         composite: Rules of relevance propagation.
         scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
         precision: ``"bfloat16"`` classifies noisy images in it: quicker where the processor has it.
+        rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes the default, ``"neuralized"``;
+            ``"share"`` is the paper's.
         batch_size: The most rows that pass through a network at once.
         num_workers: Processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read.
@@ -106,7 +115,8 @@ def evaluate(
     checks.optional(checks.instance, "test_embeddings", test_embeddings, EmbeddingStore, "an EmbeddingStore")
     checks.optional(checks.path, "resume", resume)
     checks.progress("progress", progress)
-    options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size)
+    rule = prp_rule(model, rule)
+    options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size, rule)
     test, train, attributes, data_notes = unbundled(test, train, attributes)
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (
@@ -125,6 +135,9 @@ def evaluate(
         "black box": box is not None,
     }
     sections, notes = _chosen(only, has, checks.flag("sanity", sanity))
+    standard, lacking_standard = _standard(measures, has)
+    sections += [section for section in standard if section not in sections]
+    notes += lacking_standard
     notes += [f"the black box is not compared with: {lacking}"] if lacking else []
     total = _steps(sections, options, data, train, box, test_embeddings)
     with progress_bar("Evaluating", total, progress) as advance:
@@ -154,7 +167,8 @@ def evaluate(
             notes.append("attributes were not measured: they are of other data than those the model was made from")
         info = _info(context, sections) | {"data_check": check.to_dict()}
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
-            runs, details = _measure(context, sections, _Kept(resume, _evaluation_key(context, info)))
+            kept = _Kept(resume, _evaluation_key(context, info))
+            runs, details = _measure(context, sections, kept, lenient=measures == "all")
     notes[:0] = data_notes
     if context.standing is not None:
         notes += context.standing.notes
@@ -170,7 +184,7 @@ def evaluate(
 
 
 def _measure(
-    context: Context, sections: list[Section], kept: "_Kept"
+    context: Context, sections: list[Section], kept: "_Kept", *, lenient: bool
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
     runs: dict[str, list[float]] = {}
     details: dict[str, list[dict[str, Any]]] = {}
@@ -180,8 +194,9 @@ def _measure(
                 continue
             try:
                 result = kept.get(section.name, run) or kept.put(section.name, run, *section.measure(context, run))
-            except RelevanceError as error:
-                if len(sections) == 1:
+            except LookalikeError as error:
+                passes = isinstance(error, RelevanceError) or (lenient and section.optional)
+                if not passes or len(sections) == 1:
                     raise
                 context.note(f"{section.name} was not measured: {error}")
                 continue
@@ -272,7 +287,7 @@ def _chosen(only: Sequence[str] | None, has: dict[str, bool], sanity: bool) -> t
         return asked, []
     sections, notes = [], []
     for name in SECTIONS:
-        if not SECTIONS[name].by_default and not (sanity and name == "sanity"):
+        if SECTIONS[name].optional and not (sanity and name == "sanity"):
             continue
         lacking = [need for need in SECTIONS[name].needs if not has[need]]
         if not lacking:
@@ -280,6 +295,29 @@ def _chosen(only: Sequence[str] | None, has: dict[str, bool], sanity: bool) -> t
         elif lacking != ["attributes"]:
             notes.append(f"{name} was not measured: {_LACKING[lacking[0]]}")
     return sections, notes
+
+
+def _standard(measures: Sequence[str] | Literal["all"] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
+    """Returns the standard measures to measure, and a note for each of "all" that lacks something.
+
+    Raises:
+        LookalikeError: If a name is none of a standard measure's, or one that was named lacks what it needs.
+    """
+    there = [name for name in SECTIONS if SECTIONS[name].optional and name != "sanity"]  # which has its own option
+    if measures is None:
+        return [], []
+    if measures == "all":
+        lacking = {name: [need for need in SECTIONS[name].needs if not has[need]] for name in there}
+        notes = [f"{name} was not measured: {_LACKING[needs[0]]}" for name, needs in lacking.items() if needs]
+        return [SECTIONS[name] for name in there if not lacking[name]], notes
+    if isinstance(measures, str) or not isinstance(measures, Sequence) or not measures:
+        raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(there)}")
+    for name in measures:
+        if name not in there:
+            close = difflib.get_close_matches(str(name), there, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ";"
+            raise LookalikeError(f"no standard measure is called {name!r}{hint} There are: {', '.join(there)}")
+    return _chosen(measures, has, sanity=False)
 
 
 def _steps(
@@ -292,6 +330,8 @@ def _steps(
 ) -> int | None:
     """Returns how many rows pass through a network; None if that is not known."""
     names = {section.name for section in sections}
+    if any(section.optional for section in sections):
+        return None
     parts: list[int | None] = [data.total if data is not None and test_embeddings is None else 0]
     if isinstance(train, Batches) and names & {"transparency", "embedding"}:
         parts.append(train.total)

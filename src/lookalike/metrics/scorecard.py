@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import LookalikeError
 from lookalike.files import write_whole
+from lookalike.metrics.measures import figure_titles
 from lookalike.metrics.verdict import Thresholds, verdict
 from lookalike.names import json_text
 from lookalike.records import from_json, read_json
@@ -56,6 +57,7 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
     "sanity_same_prototype": ("same prototype after all layers are randomised", False, True),
     "attributes_captured": ("captured attributes", True, False),
     "attribute_correlation_error": ("error of attribute correlations", False, False),
+    **figure_titles(),
 }
 
 

@@ -41,16 +41,16 @@ class Section:
         measure: Takes the context and the run's number; returns figures and details.
         needs: What it cannot do without.
         per_run: Whether another run gives another result.
-        by_default: Whether it is measured when nobody asks for it by name.
         uses: What it also uses where it is there.
+        optional: Whether it is measured only where it is asked for.
     """
 
     name: str
     measure: Measure
     needs: tuple[Need, ...] = ()
     per_run: bool = False
-    by_default: bool = True
     uses: tuple[Need, ...] = ()
+    optional: bool = False
 
 
 SECTIONS: Registry[Section] = Registry("section")
@@ -60,11 +60,11 @@ def _section(
     name: str,
     *needs: Need,
     per_run: bool = False,
-    by_default: bool = True,
     uses: tuple[Need, ...] = (),
+    optional: bool = False,
 ) -> Callable[[Measure], Measure]:
     def file(measure: Measure) -> Measure:
-        SECTIONS.register(name)(Section(name, measure, needs, per_run, by_default, uses))
+        SECTIONS.register(name)(Section(name, measure, needs, per_run, uses, optional))
         return measure
 
     return file
@@ -298,7 +298,7 @@ def _embedding(context: Context, _run: int) -> Found:
     return figures, {"classes": [one.to_dict() for one in found]}
 
 
-@_section("sanity", "images", by_default=False, uses=("train",))
+@_section("sanity", "images", optional=True, uses=("train",))
 def _sanity(context: Context, run: int) -> Found:
     """Explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
     store, labels = context.train_store, context.train_labels

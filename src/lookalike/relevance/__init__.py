@@ -5,16 +5,21 @@ from lookalike.relevance.composites import COMPOSITES, CP_LRP, Composite
 from lookalike.relevance.heads import Head, lrp_of_heads
 from lookalike.relevance.result import Relevance, RuleUse
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
+from lookalike.relevance.similarity_layer import DEFAULT_RULE, PRP_RULES, PrpRule, prp_rule
+from lookalike.relevance.stability import prp_stability
 
 __all__ = [
     "COMPOSITES",
     "CP_LRP",
+    "DEFAULT_RULE",
+    "PRP_RULES",
     "AlphaBeta",
     "Composite",
     "Epsilon",
     "Flat",
     "Gamma",
     "Head",
+    "PrpRule",
     "Relevance",
     "Rule",
     "RuleUse",
@@ -22,6 +27,8 @@ __all__ = [
     "lrp",
     "lrp_of_heads",
     "prp",
+    "prp_rule",
+    "prp_stability",
     "stream_lrp",
     "stream_prp",
 ]

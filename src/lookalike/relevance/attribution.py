@@ -19,6 +19,7 @@ from lookalike.relevance.operations import stabilised
 from lookalike.relevance.propagation import propagate
 from lookalike.relevance.reading import ScoreReader
 from lookalike.relevance.result import Relevance, RuleUse, join
+from lookalike.relevance.similarity_layer import PrpRule, channel_relevance, prp_rule
 
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 
@@ -74,7 +75,7 @@ def prp(
     prototypes: Literal["nearest", "predicted", "all"] | Sequence[int] | Tensor = "nearest",
     composite: str | Composite = "epsilon-plus-flat",
     *,
-    similarity: Literal["share", "gradient", "neuralized"] = "share",
+    rule: PrpRule | None = None,
     batch_size: int = 32,
     strict: bool = False,
 ) -> Relevance:
@@ -86,10 +87,11 @@ def prp(
         prototypes: The ``"nearest"`` one of each image; all of its ``"predicted"`` class (classes must have equally
             many); ``"all"``; or numbers, the same for all images [M] or per image [N, M].
         composite: Which rules.
-        similarity: What happens at the similarity layer, where relevance 1 starts. ``"share"``: it is shared over the
-            embedding's channels as 1 / ((z − p)² + 1e-12), normalised. ``"gradient"``: in proportion to z times the
-            similarity's gradient. ``"neuralized"``: in proportion to the contributions to the difference of squared
-            distances to the strongest rival of another class.
+        rule: How relevance starts at the similarity layer. ``"neuralized"``, the default: each channel's contribution
+            to the lead over the strongest rival of another class, ‖z − q‖² − ‖z − p‖². ``"share"`` [ref]:
+            1 / ((z − p)² + 1e-12), normalised; unstable. ``"gradient"``: z times the similarity's gradient. Relevance
+            1 is shared by ``"share"``; of the others the absolute values sum to 1, and what speaks against the
+            prototype is negative. A model of one class has no rivals; its default is ``"gradient"``.
         batch_size: The most images in flight.
         strict: Make an operation without a rule an error.
 
@@ -97,11 +99,9 @@ def prp(
         Maps [N, M, C, H, W].
 
     Raises:
-        LookalikeError: If a prototype's number or the kind of similarity layer is unknown.
+        LookalikeError: If a prototype's number or the rule is unknown, or the rule needs a rival and there is none.
     """
-    return join(
-        list(stream_prp(model, x, prototypes, composite, similarity=similarity, batch_size=batch_size, strict=strict))
-    )
+    return join(list(stream_prp(model, x, prototypes, composite, rule=rule, batch_size=batch_size, strict=strict)))
 
 
 def stream_lrp(
@@ -217,7 +217,7 @@ def stream_prp(
     prototypes: Literal["nearest", "predicted", "all"] | Sequence[int] | Tensor = "nearest",
     composite: str | Composite = "epsilon-plus-flat",
     *,
-    similarity: Literal["share", "gradient", "neuralized"] = "share",
+    rule: PrpRule | None = None,
     batch_size: int = 32,
     strict: bool = False,
 ) -> Iterator[Relevance]:
@@ -225,54 +225,18 @@ def stream_prp(
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     _check(x, composite, batch_size, strict)
     _check_prototypes(prototypes, len(x))
-    checks.one_of("similarity", similarity, _SIMILARITY_LAYERS)
+    rule = prp_rule(model, rule)
     x = _placed(x, model)
-    share = _SIMILARITY_LAYERS[similarity]
 
     def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         z = embeddings.detach()
         for column in _chosen_prototypes(model, z, prototypes, rows).unbind(1):
-            relevance = share(model, z, column)
+            relevance = channel_relevance(model, z, column, rule)
             yield relevance / stabilised(z), relevance.sum(1)
 
-    return propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True)
-
-
-def _share(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
-    closeness = 1 / ((z - model.prototypes.vectors[chosen].to(z.dtype)).square() + 1e-12)
-    return closeness / closeness.sum(1, keepdim=True)
-
-
-def _gradient(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = z.clone().requires_grad_()
-        similarity = model.similarities_of(leaf).gather(1, chosen[:, None]).sum()
-        (gradient,) = torch.autograd.grad(similarity, leaf)
-    return _normalised(z * gradient)
-
-
-def _neuralized(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
-    vectors, owners = model.prototypes.vectors.to(z.dtype), model.prototypes.labels
-    similarities = model.similarities_of(z).to(z.dtype)
-    rivals = similarities.masked_fill(owners[None, :] == owners[chosen][:, None], -torch.inf)
-    rival = rivals.argmax(1)
-    # ‖z − q‖² − ‖z − p‖² = Σ_c 2 (p_c − q_c) (z_c − (p_c + q_c) / 2)
-    p, q = vectors[chosen], vectors[rival]
-    return _normalised(2 * (p - q) * (z - (p + q) / 2))
-
-
-def _normalised(relevance: Tensor) -> Tensor:
-    """Scales relevance to sum to one; where it cancels out, its absolute values do."""
-    total = relevance.sum(1, keepdim=True)
-    absolute = relevance.abs().sum(1, keepdim=True).clamp_min(1e-30)
-    return torch.where(total.abs() > 1e-6 * absolute, relevance / stabilised(total, 1e-30), relevance / absolute)
-
-
-_SIMILARITY_LAYERS: dict[str, Callable[[PrototypeModel, Tensor, Tensor], Tensor]] = {
-    "share": _share,
-    "gradient": _gradient,
-    "neuralized": _neuralized,
-}
+    for found in propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True):
+        found.rules.append(RuleUse("similarity", "prototypes", rule, 1))
+        yield found
 
 
 def _chosen_prototypes(model: PrototypeModel, z: Tensor, prototypes: Any, rows: slice) -> Tensor:

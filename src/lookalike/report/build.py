@@ -19,7 +19,7 @@ from lookalike.metrics.context import aligned_labels, unbundled
 from lookalike.model import PrototypeModel
 from lookalike.names import json_text, visible
 from lookalike.progress import Advance
-from lookalike.relevance import COMPOSITES
+from lookalike.relevance import COMPOSITES, PrpRule, prp_rule
 from lookalike.report.charts import charts_of
 from lookalike.report.gallery import gallery_of
 from lookalike.report.samples import samples_of
@@ -45,6 +45,7 @@ def write_report(
     num_workers: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
     composite: str = "epsilon-plus-flat",
+    rule: PrpRule | None = None,
     overwrite: bool = False,
     progress: bool | Advance | None = None,
     **options: Any,
@@ -66,6 +67,8 @@ def write_report(
         num_workers: Processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read.
         composite: Rules of relevance propagation.
+        rule: How relevance starts at the similarity layer; see ``relevance.prp``. With ``"share"`` the report says how
+            stable its heat-maps are.
         overwrite: Replace the file if there is one.
         progress: Show progress bars.
         **options: For ``evaluate``.
@@ -85,6 +88,7 @@ def write_report(
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
     checks.progress("progress", progress)
     _ = COMPOSITES[composite]
+    rule = prp_rule(model, rule)
     test, train, attributes, data_notes = unbundled(test, train)
     options.setdefault("attributes", attributes)
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
@@ -100,6 +104,7 @@ def write_report(
             train=train,
             test_embeddings=store,
             composite=composite,
+            rule=rule,
             batch_size=batch_size,
             num_workers=num_workers,
             on_error=on_error,
@@ -107,7 +112,7 @@ def write_report(
             **options,
         )
         card.notes[:0] = data_notes
-    samples = samples_of(model, data, store, theirs, n_browse, n_nearest, composite, progress)
+    samples = samples_of(model, data, store, theirs, n_browse, n_nearest, (composite, rule), progress)
     source = _training_images(model, train)
     page = render(
         {
@@ -116,11 +121,12 @@ def write_report(
             "rows": card.rows(),
             "verdict": card.verdict(),
             "model": model,
-            "gallery": gallery_of(model, card, samples.decides, source, composite),
+            "gallery": gallery_of(model, card, samples.decides, source, (composite, rule)),
             "charts": charts_of(model, card, store),
             "classes": _classes(card),
             "confusion": _confusion(card),
             "facts": _facts(card),
+            "map_rule": rule,
             "map_notes": [note for note in samples.notes if note not in card.notes],
             "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": theirs is not None},
             "data": _as_json({"classes": [visible(name) for name in model.class_names], "samples": samples.shown}),

@@ -11,7 +11,7 @@ from lookalike.errors import RelevanceError
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
-from lookalike.relevance import prp
+from lookalike.relevance import PrpRule, prp
 from lookalike.report.pictures import picture
 
 _NEAREST = 8
@@ -19,7 +19,7 @@ _MANY = 300  # prototypes; of more than these one training image is shown each, 
 
 
 def gallery_of(
-    model: PrototypeModel, card: Scorecard, decides: Counter[int], train: Batches | None, composite: str
+    model: PrototypeModel, card: Scorecard, decides: Counter[int], train: Batches | None, rules: tuple[str, PrpRule]
 ) -> list[dict[str, Any]]:
     """Returns the classes with their prototypes: pictures, counts, purity, how often each decides.
 
@@ -28,11 +28,11 @@ def gallery_of(
         card: Its scorecard, for the activations.
         decides: How many test images each prototype decides.
         train: The training data, to read more of the nearest images than the model holds.
-        composite: Rules of relevance propagation.
+        rules: Of relevance propagation: the composite, and how it starts at the similarity layer.
     """
     p = model.prototypes
     pictures = _nearest_pictures(model, train)
-    maps = _maps(model, composite)
+    maps = _maps(model, rules)
     decoded = model.decoded_prototypes()
     activations = card.details.get("transparency", [{}])[0].get("activations")
     classes = []
@@ -98,15 +98,17 @@ def _captioned(model: PrototypeModel, j: int, pictures: list[str]) -> list[dict[
 
 
 @torch.no_grad()
-def _maps(model: PrototypeModel, composite: str) -> dict[int, str]:
+def _maps(model: PrototypeModel, rules: tuple[str, PrpRule]) -> dict[int, str]:
     """Returns, for each prototype, which pixels of its own training image make the likeness."""
     inputs = model.prototype_inputs()
     if inputs is None or model.images is None or len(inputs) > _MANY:
         return {}
     numbers = torch.arange(len(inputs), device=inputs.device)[:, None]
+    composite, rule = rules
     try:
-        maps: np.ndarray = prp(model, inputs, numbers, composite).pixels[:, 0].float().cpu().numpy()
+        found = prp(model, inputs, numbers, composite, rule=rule)
     except RelevanceError:  # the notes of the scorecard say why
         return {}
+    maps: np.ndarray = found.pixels[:, 0].float().cpu().numpy()
     drawn = [shares(one) for one in maps]
     return {j: picture(paint(one, common_limit([one]), model.images[j, 0].numpy())) for j, one in enumerate(drawn)}

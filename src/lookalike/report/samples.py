@@ -16,7 +16,7 @@ from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
 from lookalike.progress import Advance, progress_bar
-from lookalike.relevance import prp
+from lookalike.relevance import PrpRule, prp, prp_stability
 from lookalike.report.pictures import picture
 
 _BATCH = 32
@@ -47,7 +47,7 @@ def samples_of(
     theirs: Tensor | None,
     n_browse: int,
     n_nearest: int,
-    composite: str,
+    rules: tuple[str, PrpRule],
     progress: bool | Advance | None,
 ) -> Samples:
     """Chooses test images, wrong and disagreeing ones first, and explains them.
@@ -59,7 +59,7 @@ def samples_of(
         theirs: The black box's predictions [N], or None.
         n_browse: The most images to show.
         n_nearest: How many prototypes to show for each.
-        composite: Rules of relevance propagation.
+        rules: Of relevance propagation: the composite, and how it starts at the similarity layer.
         progress: Show a progress bar.
 
     Raises:
@@ -81,9 +81,8 @@ def samples_of(
             pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
             if pixels is None:
                 raise LookalikeError("a report shows test images; these inputs are none, or their range is not known")
-            maps, caution = _likeness_maps(model, inputs, nearest.indices[part], composite)
-            if caution is not None and caution not in notes:
-                notes.append(caution)
+            maps, told = _likeness_maps(model, inputs, nearest.indices[part], rules, first=not shown)
+            notes += [note for note in told if note not in notes]
             for position, row in enumerate(part.tolist()):
                 image = pixels[position].numpy()
                 drawn = [] if maps is None else [shares(one) for one in maps[position]]
@@ -111,14 +110,25 @@ def samples_of(
 
 
 def _likeness_maps(
-    model: PrototypeModel, inputs: Tensor, chosen: Tensor, composite: str
-) -> tuple[np.ndarray | None, str | None]:
-    """Returns heat-maps [n, M, H, W], or None where there can be none, and what the reader is to be told of them."""
+    model: PrototypeModel, inputs: Tensor, chosen: Tensor, rules: tuple[str, PrpRule], *, first: bool
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns heat-maps [n, M, H, W], or None where there can be none, and what the reader is to be told of them.
+
+    The stability of the unstable rule ``share`` is measured on the first batch.
+    """
+    composite, rule = rules
     try:
-        relevance = prp(model, inputs, chosen, composite)
+        relevance = prp(model, inputs, chosen, composite, rule=rule)
     except RelevanceError as error:
-        return None, f"there are no heat-maps: {error}"
-    return relevance.pixels.float().cpu().numpy(), relevance.caution
+        return None, [f"there are no heat-maps: {error}"]
+    notes = [] if relevance.caution is None else [relevance.caution]
+    if first and rule == "share":
+        stability = prp_stability(model, inputs, chosen, relevance.pixels, composite, rule)
+        notes.append(
+            f"heat-maps by rule 'share' change with small noise: noise of 1% leaves a correlation of "
+            f"{float(stability.nanmean()):.2f} on the first {len(inputs)} images"
+        )
+    return relevance.pixels.float().cpu().numpy(), notes
 
 
 def _decide(model: PrototypeModel, store: EmbeddingStore) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,30 @@
+"""Checks and small sums that measures of relevance maps share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lookalike import checks
+from lookalike.errors import LookalikeError
+
+
+def flat_maps(name: str, maps: Any) -> Tensor:
+    """Returns maps [N, …] as rows in double precision [N, F].
+
+    Raises:
+        LookalikeError: If they are not a tensor of numbers with at least one map, or a value is not finite.
+    """
+    found = checks.tensor(name, maps, kind="number")
+    if found.ndim < 2 or not found.numel():
+        raise checks.unfit(name, found, "maps [N, H, W]")
+    rows: Tensor = found.flatten(1).double()
+    if not bool(rows.isfinite().all()):
+        bad = int(torch.nonzero(~rows.isfinite().all(1))[0, 0])
+        raise LookalikeError(f"{name}: map {bad} has values that are not finite")
+    return rows
+
+
+def mean_of_finite(values: Tensor) -> float:
+    """Returns the mean of the values that are numbers; NaN where none is."""
+    return float(values[values.isfinite()].double().mean())

@@ -1,0 +1,173 @@
+"""The field's standard measures as sections of the scorecard, measured where they are asked for by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.metrics.compactness import complexity, sparseness
+from lookalike.metrics.context import Context
+from lookalike.metrics.faithfulness_correlation import faithfulness_correlation
+from lookalike.metrics.map_stability import map_stability
+from lookalike.metrics.maps import mean_of_finite
+from lookalike.metrics.measures import MEASURES
+from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
+from lookalike.metrics.road import road
+from lookalike.metrics.sections import SECTIONS, Found, Need, Section
+
+_NOISE = 0.01  # of the value range
+
+Measure = Callable[[Context, int], Found]
+
+
+def standard(name: str, *needs: Need, per_run: bool = True) -> Callable[[Measure], Measure]:
+    """Files a measure as an optional section, with its Co-12 property among the details."""
+
+    def file(measure: Measure) -> Measure:
+        def measured(context: Context, run: int) -> Found:
+            figures, details = measure(context, run)
+            return figures, {"properties": sorted({MEASURES[figure].co12 for figure in figures}), **details}
+
+        SECTIONS.register(name)(Section(name, measured, needs, per_run, optional=True))
+        return measure
+
+    return file
+
+
+def value_range(context: Context, run: int) -> tuple[Tensor, Tensor]:
+    """Returns the inputs' values at black and at white [C]."""
+    noise = context.noise(run)
+    return noise.low, noise.high
+
+
+@standard("deletion", "images")
+def _deletion(context: Context, run: int) -> Found:
+    return _pixel_curves("deletion", deletion, context, run)
+
+
+@standard("insertion", "images")
+def _insertion(context: Context, run: int) -> Found:
+    return _pixel_curves("insertion", insertion, context, run)
+
+
+def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Context, run: int) -> Found:
+    """Measures by the likeness maps, and in random order as the reference."""
+    options = context.options
+    curves = {
+        key: measure(
+            context.probabilities,
+            context.images(run),
+            maps,
+            baseline=value_range(context, run)[0],
+            n_steps=options.n_steps,
+            seed=options.random_state + run,
+            batch_size=options.batch_size,
+        )
+        for key, maps in ((name, context.likeness_maps(run)), (f"{name}_random", None))
+    }
+    details = {
+        "fractions": curves[name].fractions.tolist(),
+        "curves": {key: found.mean.tolist() for key, found in curves.items()},
+        "areas": {key: found.areas.tolist() for key, found in curves.items()},
+    }
+    return {key: found.area for key, found in curves.items()}, details
+
+
+@standard("road", "images")
+def _road(context: Context, run: int) -> Found:
+    options = context.options
+    low, high = value_range(context, run)
+    curves = {
+        key: road(
+            context.probabilities,
+            context.images(run),
+            maps,
+            noise=_NOISE * float((high - low).mean()),
+            seed=options.random_state + run,
+            batch_size=options.batch_size,
+        )
+        for key, maps in (("road", context.likeness_maps(run)), ("road_random", None))
+    }
+    details = {
+        "percentages": list(curves["road"].percentages),
+        "curves": {key: found.mean.tolist() for key, found in curves.items()},
+    }
+    return {key: found.score for key, found in curves.items()}, details
+
+
+@standard("faithfulness_correlation", "images")
+def _faithfulness_correlation(context: Context, run: int) -> Found:
+    options = context.options
+    found = faithfulness_correlation(
+        context.probabilities,
+        context.images(run),
+        context.likeness_maps(run),
+        baseline=value_range(context, run)[0],
+        seed=options.random_state + run,
+        batch_size=options.batch_size,
+    )
+    return _mean("faithfulness_correlation", found)
+
+
+@standard("sensitivity", "images")
+def _sensitivity(context: Context, run: int) -> Found:
+    options, nearest = context.options, context.nearest(run)
+    low, high = value_range(context, run)
+    found = map_stability(
+        lambda x, rows: context.explain_likeness(x, nearest[rows, None]),
+        context.images(run),
+        context.likeness_maps(run),
+        radius=_NOISE * (high - low),
+        n_samples=options.n_draws,
+        seed=options.random_state + run,
+        batch_size=min(32, options.batch_size),
+    )
+    figures = {
+        "max_sensitivity": found.max_sensitivity,
+        "avg_sensitivity": found.avg_sensitivity,
+        "map_stability": found.correlation,
+    }
+    details = {"rule": options.rule, "options": dict(found.options), "correlations": found.correlations.tolist()}
+    return _measured(figures), details
+
+
+@standard("sparseness", "images")
+def _sparseness(context: Context, run: int) -> Found:
+    return _mean("sparseness", sparseness(context.likeness_maps(run)))
+
+
+@standard("complexity", "images")
+def _complexity(context: Context, run: int) -> Found:
+    maps = context.likeness_maps(run)
+    figures, details = _mean("complexity", complexity(maps))
+    return figures, details | {"most": float(np.log(maps[0].numel()))}
+
+
+def _mean(name: str, values: Tensor) -> Found:
+    """Returns the mean over images as a figure; images without a value are left out and counted."""
+    missing = int((~values.isfinite()).sum())
+    listed = [value if np.isfinite(value) else None for value in values.tolist()]
+    return _measured({name: mean_of_finite(values)}), {"per_image": listed, "without_value": missing}
+
+
+def _measured(figures: dict[str, float]) -> dict[str, float]:
+    """Leaves out figures without a value."""
+    return {name: value for name, value in figures.items() if np.isfinite(value)}
+
+
+def embeddings_of_store(store: Any) -> np.ndarray:
+    """Returns a store's embeddings [N, D] in single precision, in memory."""
+    return np.asarray(store.embeddings, dtype=np.float32)
+
+
+def similarities_to(context: Context, queries: Tensor, others: np.ndarray) -> Tensor:
+    """Returns the model's similarities of embeddings [n, D] to training embeddings [n, N], in parts."""
+    similarity, device = context.model.similarity, context.model.device
+    with torch.no_grad():
+        parts = [
+            similarity(queries.to(device), torch.from_numpy(others[start : start + 8192]).to(device)).cpu()
+            for start in range(0, len(others), 8192)
+        ]
+    return torch.cat(parts, 1)

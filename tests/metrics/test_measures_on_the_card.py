@@ -1,0 +1,66 @@
+"""Standard measures as optional sections of the scorecard."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lookalike import KMEx, Scorecard, evaluate
+from lookalike.errors import LookalikeError
+from lookalike.metrics import FIGURES, MEASURES, SECTIONS, measures_table
+
+QUICK = {"only": ("faithfulness",), "n_images": 8, "n_steps": 4, "n_draws": 2, "progress": False}
+
+
+@pytest.fixture
+def model(net, blobs):
+    return KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+
+
+def test_all_measures_are_on_the_card_and_survive_the_file(model, net, blobs, untouched, tmp_path):
+    with untouched(net):
+        card = evaluate(model, blobs, train=blobs, measures="all", **QUICK)
+    assert set(MEASURES) <= set(card.runs)
+    for name in MEASURES:
+        assert FIGURES[name][0] in card.to_markdown()
+    for section in (name for name in SECTIONS if SECTIONS[name].optional):
+        assert card.details[section][0]["properties"]
+    card.save(tmp_path / "card.json")
+    assert Scorecard.read(tmp_path / "card.json").runs == card.runs
+    assert json.loads((tmp_path / "card.json").read_text())["road"] == card["road"]
+    again = evaluate(model, blobs, train=blobs, measures="all", **QUICK)
+    assert again.runs == card.runs
+
+
+def test_they_are_measured_only_where_asked_for(model, blobs):
+    plain = evaluate(model, blobs, train=blobs, **QUICK)
+    assert not set(MEASURES) & set(plain.runs)
+    one = evaluate(model, blobs, train=blobs, measures=["sparseness"], **QUICK)
+    assert set(MEASURES) & set(one.runs) == {"sparseness"}
+    by_only = evaluate(model, blobs, **{**QUICK, "only": ("sparseness",)})
+    assert by_only.runs == {"sparseness": one.runs["sparseness"]}
+
+
+def test_what_cannot_be_measured_is_told(model, blobs):
+    with pytest.raises(LookalikeError, match="no standard measure is called 'deltion'; did you mean 'deletion'"):
+        evaluate(model, blobs, measures=["deltion"], **QUICK)
+    with pytest.raises(LookalikeError, match="no standard measure is called 'faithfulness'"):
+        evaluate(model, blobs, measures=["faithfulness"], **QUICK)
+    with pytest.raises(LookalikeError, match="measures takes 'all', or names"):
+        evaluate(model, blobs, measures="deletion", **QUICK)
+    with pytest.raises(LookalikeError, match="'identical_class' cannot be measured: no training data"):
+        evaluate(model, blobs, measures=["identical_class"], **QUICK)
+    card = evaluate(model, blobs, measures="all", **QUICK)
+    assert "identical_class was not measured: no training data were given" in card.notes
+    model.provenance.pop("clusterer")
+    with pytest.raises(LookalikeError, match="not by clustering"):
+        evaluate(model, blobs, train=blobs, measures=["prototype_stability"], **QUICK)
+    lenient = evaluate(model, blobs, train=blobs, measures="all", **QUICK)
+    assert any(
+        note.startswith("prototype_stability was not measured: the prototypes were made by") for note in lenient.notes
+    )
+
+
+def test_the_reference_page_has_the_table_of_all_measures():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
+    assert measures_table() in page.read_text(encoding="utf-8")
