@@ -243,18 +243,20 @@ def test_damaged_shards_and_classes_are_made_again(cluster, root, classifier, ex
         with pytest.warns(LookalikeWarning, match=told):
             assert_same(again(), expected)
         assert path.read_bytes() != content
-    holder = threading.Thread(target=hold, args=(tmp_path / "work", entered := threading.Event(), threading.Event()))
+    entered, end = threading.Event(), threading.Event()
+    holder = threading.Thread(target=hold, args=(tmp_path / "work", entered, end))
     holder.start()
     entered.wait()
     with pytest.raises(LookalikeError, match="work' is in use by another thread"):
         again()
+    end.set()
     holder.join()
 
 
 def hold(folder, entered, end):
     with alone(lock_in(folder)):
         entered.set()
-        end.wait(0.5)
+        end.wait(60)
 
 
 @pytest.mark.parametrize(
