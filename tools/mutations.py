@@ -3,7 +3,6 @@
 import itertools
 import random
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,10 @@ class Mutant:
 
 
 class SwapArguments(Operator):
-    """Swaps two neighbouring positional arguments of a call."""
+    """Swaps two neighbouring positional arguments of a call, names in quotes apart: they are for messages."""
 
-    def mutation_positions(self, node: Any) -> Iterator[Any]:  # noqa: D102
-        for first, second in self._pairs(node):
-            yield (node.children[first].start_pos, node.children[second].end_pos)
+    def mutation_positions(self, node: Any) -> list[Any]:  # noqa: D102 - a list, for the node changes under its reader
+        return [(node.children[i].start_pos, node.children[j].end_pos) for i, j in self._pairs(node)]
 
     def mutate(self, node: Any, index: int) -> Any:  # noqa: D102
         first, second = self._pairs(node)[index]
@@ -59,7 +57,7 @@ class SwapArguments(Operator):
     def _pairs(self, node: Any) -> list[tuple[int, int]]:
         if node.type != "arglist":
             return []
-        plain = [i for i, child in enumerate(node.children) if child.type not in ("argument", "operator")]
+        plain = [i for i, child in enumerate(node.children) if child.type not in ("argument", "operator", "string")]
         pairs = [(i, j) for i, j in itertools.pairwise(plain) if j == i + 2]
         return [(i, j) for i, j in pairs if _code(node.children[i]) != _code(node.children[j])]
 
@@ -71,9 +69,8 @@ class SwapArguments(Operator):
 class DropKeyword(Operator):
     """Leaves out a keyword argument of a call, so that the default takes its place."""
 
-    def mutation_positions(self, node: Any) -> Iterator[Any]:  # noqa: D102
-        for i in self._keywords(node):
-            yield (node.children[i].start_pos, node.children[i].end_pos)
+    def mutation_positions(self, node: Any) -> list[Any]:  # noqa: D102
+        return [(node.children[i].start_pos, node.children[i].end_pos) for i in self._keywords(node)]
 
     def mutate(self, node: Any, index: int) -> Any:  # noqa: D102
         i = self._keywords(node)[index]
@@ -108,35 +105,52 @@ def operators() -> dict[str, list[tuple[str, Operator]]]:
     return families
 
 
-def mutants_of(path: Path, package: Path, seed: int) -> list[Mutant]:
-    """Returns a mutant for each place and family of operators."""
-    source, module = path.read_text(encoding="utf-8"), path.relative_to(package).as_posix()
-    rng, found = random.Random(f"{seed} {module}"), []
-    annotations = _annotations(get_ast(source))
+@dataclass(frozen=True)
+class Place:
+    """A place where a module can be broken, and one way to do it.
+
+    Attributes:
+        path: The module's file.
+        position: Where, as (line, column) of the beginning and the end.
+        name: The operator's.
+        operator: What breaks it.
+        occurrence: Which of the operator's places in the module it is.
+    """
+
+    path: Path
+    position: Any
+    name: str
+    operator: Operator
+    occurrence: int
+
+
+def places_of(path: Path, seed: int) -> list[Place]:
+    """Returns a place for each position and family of operators, types left out; of several ways it draws one."""
+    tree, rng, found = get_ast(path.read_text(encoding="utf-8")), random.Random(f"{seed} {path.name}"), []
+    nodes, annotations = list(ast_nodes(tree)), _annotations(tree)
     for family in operators().values():
-        places: dict[Any, list[tuple[str, Operator, int]]] = {}
+        ways: dict[Any, list[Place]] = {}
         for name, operator in family:
-            for occurrence, position in enumerate(_positions(source, operator)):
-                places.setdefault(position, []).append((name, operator, occurrence))
-        for position, ways in sorted(places.items()):
-            name, operator, occurrence = rng.choice(ways)
-            text = mutate_code(source, operator, occurrence)
-            if text != source and not any(start <= position[0] < end for start, end in annotations) and _compiles(text):
-                found.append(_mutant(module, name, position, source, text))
+            positions = (position for node in nodes for position in operator.mutation_positions(node))
+            for occurrence, position in enumerate(positions):
+                ways.setdefault(position, []).append(Place(path, position, name, operator, occurrence))
+        for (start, _), choices in sorted(ways.items()):
+            if not any(first <= start < last for first, last in annotations):
+                found.append(rng.choice(choices))
     return found
 
 
-def _positions(source: str, operator: Operator) -> Iterator[Any]:
-    for node in ast_nodes(get_ast(source)):
-        yield from operator.mutation_positions(node)
-
-
-def _mutant(module: str, operator: str, position: Any, source: str, text: str) -> Mutant:
-    (line, column), _ = position
+def mutant_at(place: Place, package: Path) -> Mutant | None:
+    """Breaks a module; None if that gives no program, or the same one."""
+    source = place.path.read_text(encoding="utf-8")
+    text = mutate_code(source, place.operator, place.occurrence)
+    if text is None or text == source or not _compiles(text):
+        return None
+    module, ((line, column), _) = place.path.relative_to(package).as_posix(), place.position
     old, new = source.splitlines(), text.splitlines()
     first = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), len(new) - 1)
-    name = f"{module}:{line}:{column} {operator}"
-    return Mutant(name, module, operator, old[first].strip(), new[first].strip(), text)
+    name = f"{module}:{line}:{column} {place.name}"
+    return Mutant(name, module, place.name, old[first].strip(), new[first].strip(), text)
 
 
 def _annotations(tree: Any) -> list[tuple[Any, Any]]:
@@ -149,12 +163,12 @@ def _annotations(tree: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def _compiles(text: str | None) -> bool:
+def _compiles(text: str) -> bool:
     try:
-        compile(text or "", "mutant", "exec", dont_inherit=True)
+        compile(text, "mutant", "exec", dont_inherit=True)
     except SyntaxError:
         return False
-    return bool(text)
+    return True
 
 
 def _code(node: Any) -> str:
