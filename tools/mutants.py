@@ -133,6 +133,7 @@ def preload() -> None:
     sys.dont_write_bytecode = False
     sys.pycache_prefix = str(Path(tempfile.gettempdir()) / "lookalike-mutants")
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    os.environ["PYTHONPATH"] = str(ROOT / "src")  # for processes that tests start: they see the module as it is
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_samples
 
-from lookalike import KMEx, evaluate
+from lookalike import KMEx, Scorecard, evaluate
 from lookalike.encoder import Encoder
 from lookalike.metrics import Noise, increase_and_drop, relevance_ordering
 from lookalike.relevance import lrp, prp
@@ -240,6 +240,38 @@ def test_figures_of_attributes(case, card):
     with np.errstate(invalid="ignore"):
         a, b = (np.nan_to_num(np.corrcoef(one, rowvar=False)) for one in (every.astype(float), shown.astype(float)))
     assert card.to_dict()["attribute_correlation_error"] == pytest.approx(np.abs(a - b).mean())
+
+
+def test_axes_of_the_radar_point_outward():
+    figures = {
+        "ghosting": 0.25,
+        "accuracy_difference": -0.02,
+        "explanation_divergence": 0.5,
+        "auroc": 0.6,
+        "diversity": 0.7,
+    }
+    axes = Scorecard({name: [value] for name, value in figures.items()}, {}, []).axes()
+    expected = {
+        "transparency": 0.75,
+        "accuracy": 0.6,
+        "explanations": math.exp(-0.5),
+        "robustness": 0.6,
+        "diversity": 0.3,
+    }
+    assert axes == pytest.approx(expected)
+
+
+def test_figures_are_written_as_shares_points_and_numbers():
+    runs = {"accuracy": [0.9, 0.92], "accuracy_difference": [-0.02], "auroc": [0.5, 0.6], "attributes_captured": [3.0]}
+    card = Scorecard(runs, {}, [])
+    assert card.format("accuracy") == "91.0 ± 1.4%"
+    assert card.format("accuracy_difference") == "−2.0 points"
+    assert card.format("auroc") == "0.550 ± 0.071"
+    assert card.format("attributes_captured") == "3"
+    assert card.format("ghosting") == "–"
+    assert ("AUROC", "0.550 ± 0.071", "higher") in card.rows()
+    assert card.deviation("auroc") == pytest.approx(0.1 / 2**0.5)
+    assert card.deviation("attributes_captured") is None
 
 
 def test_every_figure_is_tested_here(card):

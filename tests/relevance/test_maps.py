@@ -108,3 +108,25 @@ def test_the_nearest_prototypes_map_is_the_nearest_ones(sem, x):
     every, nearest = prp(sem, x, "all").maps, sem.similarities(x).argmax(1)
     assert len(nearest.unique()) > 2
     torch.testing.assert_close(prp(sem, x).maps[:, 0], every[torch.arange(6), nearest])
+
+
+class Divided(nn.Module):
+    """Feature maps over their size, as in a norm."""
+
+    def __init__(self, divisor, held):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(64, 3, bias=False)
+        self.divisor, self.held = divisor, held
+
+    def forward(self, x):
+        h = self.conv(x).relu()
+        factor = self.divisor(h.square().mean((1, 2, 3), keepdim=True) + 1)
+        return self.head((h * (factor.detach() if self.held else factor)).flatten(1))
+
+
+@pytest.mark.parametrize("composite", ["epsilon", "epsilon-plus-flat", "attnlrp"])
+@pytest.mark.parametrize("divisor", [lambda v: v**-0.5, lambda v: v.pow(-1), torch.rsqrt, torch.reciprocal])
+def test_what_maps_are_divided_by_is_held_constant(x, composite, divisor):
+    found, constant = (lrp(Divided(divisor, held), x, 1, composite).maps for held in (False, True))
+    torch.testing.assert_close(found, constant)
