@@ -45,6 +45,24 @@ def test_same_seed_same_bits(method):
     assert first.centres.tobytes() == second.centres.tobytes()
 
 
+HARD = np.random.default_rng(0).uniform(size=(150, 2)).astype(np.float32)  # one cloud: each start ends elsewhere
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
+def test_another_seed_starts_elsewhere(method):
+    found = {cluster(HARD, 20, method, n_init=1, seed=seed).inertia for seed in range(4)}
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
+def test_more_starts_find_better_clusters(method):
+    few, many = ([cluster(HARD, 20, method, n_init=n, seed=seed).inertia for seed in range(3)] for n in (1, 25))
+    if method in ("bisecting", "gmm"):  # its last step need not follow the starts' order
+        assert few != many
+    else:
+        assert np.mean(many) < np.mean(few)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_kmeans_is_as_good_as_scikit_learns_and_its_centres_are_means(seed):
     rng = np.random.default_rng(seed)

@@ -349,7 +349,7 @@ import sys, warnings
 from lookalike.distributed import convert
 warnings.simplefilter("ignore")
 convert(sys.argv[1], sys.argv[2], working_folder=sys.argv[3], batch_size=8, shard_rows=8,
-        n_prototypes=3, n_nearest=4, random_state=3)
+        n_actors=1, n_prototypes=3, n_nearest=4, random_state=3)
 """
 
 
@@ -365,7 +365,7 @@ def test_a_killed_driver_is_taken_up(cluster, root, expected, tmp_path):
     time.sleep(1.0)  # what its actors were writing is written
     before = shards_in(work)
     assert 3 <= len(before) < N_SHARDS
-    found = convert(load(root, "slow"), root / "images", working_folder=work, **SIZES, **OPTIONS)
+    found = convert(load(root, "slow"), root / "images", working_folder=work, **SIZES, **ONE_ACTOR, **OPTIONS)
     assert_same(found, expected)
     after = shards_in(work)
     assert len(after) == N_SHARDS

@@ -194,7 +194,7 @@ def run(command: str) -> None:
     if arguments[0] == "convert" and arguments[1].startswith("timm:") and "--weights" not in arguments:
         arguments += ["--weights", "weights.pth"]  # published weights need a network
     if arguments[0] in ("evaluate", "report") and "--images" not in arguments:
-        arguments += ["--images", "3"]
+        arguments += ["--images", "1"]
     if "-o" in arguments:  # a page may show several commands with one output
         remove(Path(arguments[arguments.index("-o") + 1]))
     result = CliRunner().invoke(app, arguments)

@@ -259,3 +259,11 @@ def test_clusters_made_within_another_limit_are_not_taken(net, blobs, tmp_path):
     whole = KMEx(encoder, n_prototypes=4).fit(blobs)
     assert torch.equal(parts.prototypes.vectors, alone.prototypes.vectors)
     assert not torch.equal(parts.prototypes.vectors, whole.prototypes.vectors)
+
+
+@pytest.mark.parametrize("option", [{"random_state": 1}, {"n_init": 12}, {"clusterer": "kmedoids"}])
+def test_options_of_the_clustering_reach_it(net, blobs, option):
+    given = {"n_prototypes": 12, "n_init": 1, "random_state": 0, "progress": False}
+    found = [KMEx(net, **(given | changed)).fit(blobs).prototypes.vectors for changed in ({}, {}, option)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
