@@ -269,3 +269,17 @@ def test_a_profile_names_its_steps(converted, network_file, image_folder, tmp_pa
     assert {"lookalike: maps on the inputs", "lookalike: draw"} <= names
     error = mistake("convert", network, image_folder, "-o", tmp_path / "b", "--profile", trace)
     assert "exists already; choose another place for the trace" in error
+
+
+def test_a_temperature_is_fitted_given_or_refused(network_file, image_folder, tmp_path):
+    command = ("convert", f"{network_file}:make", image_folder, "--n-prototypes", 2)
+    fitted = json.loads(run(*command, "-o", tmp_path / "a", "--json").stdout)["provenance"]["calibration"]
+    assert fitted["source"] == "fitted"
+    assert "fitted to 24 held-out training images" in run(*command, "-o", tmp_path / "b").output
+    given = run(*command, "-o", tmp_path / "c", "--temperature", 1)
+    assert "temperature 1, given" in given.output
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert config["classifier"]["options"]["temperature"] == 1
+    for value in ("warm", "0", "nan"):
+        error = mistake(*command, "-o", tmp_path / "d", "--temperature", value)
+        assert f"--temperature takes 'auto' or a number above 0, not '{value}'" in error
