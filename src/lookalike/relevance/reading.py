@@ -96,6 +96,7 @@ def _row_of_scores(selected: Tensor, rows: int) -> Tensor:
     scores = as_columns(selected, rows)
     if scores is None:
         raise LookalikeError(
-            f"the network's output has shape {tuple(selected.shape)}: relevance needs a row of scores per image"
+            f"the network's output has shape {tuple(selected.shape)}: relevance needs a row of scores per image; if "
+            "these are scores for each position, wrap the network to return their mean over the positions"
         )
     return scores
