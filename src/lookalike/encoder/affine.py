@@ -1,6 +1,6 @@
 """Heads of several layers that compute one affine map: with adapters (LoRA), of one's own making, or two averaged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 _COARSE = 0.05  # of bfloat16 and float16
 _FAR = 10.0  # times the size of the vectors: an activation between layers changes sides on the way
 _N_TRIALS = 16
+_NOT_ALONE = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class VectorCall:
     Attributes:
         name: The module's.
         inputs: What it took.
-        n_outputs: C.
+        outputs: What it returned.
         sources: The layers that produced what it returned.
         feeders: The layers that produced what it took.
     """
 
     name: str
     inputs: Tensor
-    n_outputs: int
+    outputs: Tensor
     sources: frozenset[str]
     feeders: frozenset[str]
 
@@ -56,28 +57,36 @@ class VectorCalls:
             if of_vectors and tensors[0].is_floating_point():
                 vectors = tensors[0]
                 sources, feeders = self._sources_of(output), self._sources_of(vectors)
-                call = VectorCall(name, vectors, output.shape[1], sources, feeders)
+                call = VectorCall(name, vectors, output, sources, feeders)
             self._calls.setdefault(name, []).append(call)
 
         return record
 
-    def that_produce(self, sources: frozenset[str], n_outputs: int) -> list[VectorCall]:
-        """Returns calls, once each, whose inputs are one tensor and that between them hold the layers of the scores.
+    def that_produce(self, sources: frozenset[str], n_outputs: int) -> Iterator[list[VectorCall]]:
+        """Yields calls, once each, whose inputs are one tensor and that between them hold the layers of the scores.
+
+        A single module goes before several, and an inner module before those around it.
 
         Args:
             sources: The layers that produced the class scores.
             n_outputs: Number of class scores.
         """
         once = [calls[0] for calls in self._calls.values() if len(calls) == 1 and calls[0] is not None]
-        fitting = [call for call in once if call.sources and call.sources <= sources and call.n_outputs == n_outputs]
+        fitting = [
+            call for call in once if call.sources and call.sources <= sources and call.outputs.shape[1] == n_outputs
+        ]
         whole = [call for call in fitting if call.sources == sources]
-        if whole:
-            return [max(whole, key=lambda call: call.name.count("."))]  # the innermost
+        yield from ([call] for call in sorted(whole, key=lambda call: -call.name.count(".")))
         for inputs in {id(call.inputs): call.inputs for call in fitting}.values():
             together = [call for call in fitting if call.inputs is inputs]
             if frozenset().union(*(call.sources for call in together)) == sources:
-                return _outermost(together)
-        return []
+                yield _outermost(together)
+
+
+def is_affine_alone(model: nn.Module, call: VectorCall) -> bool:
+    """Says whether a module, called with nothing but the vectors of a call, computes an affine map of them."""
+    module = model.get_submodule(call.name)
+    return in_eval_mode(model, lambda: _repeats(module, call)) and is_affine(model, call.name, call.inputs)
 
 
 def is_affine(model: nn.Module, name: str, vectors: Tensor) -> bool:
@@ -91,12 +100,22 @@ def is_affine(model: nn.Module, name: str, vectors: Tensor) -> bool:
     return in_eval_mode(model, lambda: _is_affine(model.get_submodule(name), vectors))
 
 
-def matrix_of(model: nn.Module, head: nn.Module, dim: int, dtype: torch.dtype) -> Tensor:
+def matrix_of(model: nn.Module, head: nn.Module, dim: int, dtype: torch.dtype | None) -> Tensor:
     """Returns the matrix [C, D] of a module that computes an affine map of vectors [N, D]."""
     basis = torch.eye(dim, dtype=dtype, device=device_of(model))
     with torch.no_grad():
         values = in_eval_mode(model, lambda: head(torch.cat([basis, basis.new_zeros(1, dim)])))
-    return (values[:-1] - values[-1]).T.contiguous()
+    matrix: Tensor = (values[:-1] - values[-1]).T.contiguous()
+    return matrix
+
+
+@torch.no_grad()
+def _repeats(module: nn.Module, call: VectorCall) -> bool:
+    """Says whether a module alone gives what it gave: it may have been called with more than the vectors."""
+    try:
+        return torch.equal(module(call.inputs), call.outputs)
+    except _NOT_ALONE:
+        return False
 
 
 @torch.no_grad()
@@ -108,7 +127,7 @@ def _is_affine(module: nn.Module, vectors: Tensor) -> bool:
     b = a + _FAR * size * noise
     try:
         at_a, at_b, between = module(a), module(b), module(a + 0.375 * (b - a))
-    except RuntimeError:
+    except _NOT_ALONE:
         return False
     expected = at_a + 0.375 * (at_b - at_a)
     scale = torch.stack([at_a, at_b]).abs().max()

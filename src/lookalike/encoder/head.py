@@ -1,5 +1,6 @@
 """Finding a network's head: the layer whose output became the class scores."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lookalike.encoder.affine import VectorCall, VectorCalls, is_affine
+from lookalike.encoder.affine import VectorCall, VectorCalls, is_affine_alone
 from lookalike.encoder.calls import call, n_rows
 from lookalike.encoder.outputs import as_columns, named_outputs, select_output
 from lookalike.errors import LookalikeError
@@ -122,7 +123,7 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
 
 
 def _hooks(
-    model: nn.Module, layers: dict[nn.Module, str], sources: "_Sources", vectors: VectorCalls
+    model: nn.Module, layers: Mapping[Any, str], sources: "_Sources", vectors: VectorCalls
 ) -> dict[nn.Module, Any]:
     """Returns forward hooks that follow what each layer produces, and record what modules do to vectors."""
     hooks: dict[nn.Module, Any] = {}
@@ -148,9 +149,8 @@ def _joint_head(
     """Returns the call of the module in which all layers of class scores are, or the first of several on one input."""
     if columns is None or not sources:
         return None
-    calls = vectors.that_produce(sources, columns.shape[1])
-    affine = bool(calls) and all(is_affine(model, call.name, call.inputs) for call in calls)
-    return calls[0] if affine else None
+    ways = vectors.that_produce(sources, columns.shape[1])
+    return next((calls[0] for calls in ways if all(is_affine_alone(model, call) for call in calls)), None)
 
 
 def get_head(model: nn.Module, name: str) -> nn.Module:
