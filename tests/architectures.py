@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.families import CONVOLUTIONAL, FAMILIES, QUICK
+from tests.families import CONVOLUTIONAL, FAMILIES, QUICK, SHRUNK
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -23,6 +23,15 @@ def randomised(model: nn.Module) -> nn.Module:
         if not parameter.any():  # heads and biases that start at zero
             nn.init.normal_(parameter, 0, 0.02, generator=generator)
     return model.eval()
+
+
+def channels_last(value: Any) -> Any:
+    """Returns images, or a network in place, in the channels-last format: what has four axes; the rest as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
+    for parameter in value.parameters():
+        parameter.data = channels_last(parameter.data)
+    return value
 
 
 def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
@@ -160,6 +169,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 # Those, and one network of each other family that is quick: what must hold on every network is tried on all.
 EVERY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{name: (build, (3, size, size)) for name, (build, size) in ARCHITECTURES.items()},
+    **SHRUNK,
     **{name: FAMILIES[name] for name in QUICK},
     **CONVOLUTIONAL,
 }

@@ -12,6 +12,7 @@ _TORCHVISION = {
     "alexnet": 64, "vgg11": 32, "vgg11_bn": 32, "resnext50_32x4d": 32, "wide_resnet50_2": 32, "densenet121": 32,
     "inception_v3": 96, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_large": 32, "regnet_x_400mf": 32,
     "regnet_y_400mf": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_0": 64, "efficientnet_v2_s": 32, "swin_v2_t": 64,
+    "maxvit_t": 224,
 }  # fmt: skip
 
 _TIMM_ANY_SIZE = {
@@ -26,8 +27,10 @@ _TIMM_ANY_SIZE = {
     "tresnet_m": 64, "vovnet39a": 32, "xception41": 64, "xception65p": 64, "gernet_s": 32, "tf_efficientnetv2_b0": 32,
     "mixnet_s": 32, "mnasnet_small": 32, "spnasnet_100": 32, "fbnetc_100": 32, "hardcorenas_a": 32,
     "ese_vovnet19b_dw": 32, "semnasnet_075": 32, "tinynet_e": 32, "fasternet_t0": 64, "efficientvim_m1": 64,
-    "rdnet_tiny": 64, "convmixer_768_32": 32, "inception_v3": 96, "convnextv2_atto": 32, "bat_resnext26ts": 64,
-    "csatv2": 64, "lowformer_b0": 64, "iformer_s": 64, "lambda_resnet26t": 64, "resnet26d": 32, "resnet10t": 32,
+    "rdnet_tiny": 64, "convmixer_768_32": 32, "inception_v3": 96, "convnextv2_atto": 32, "bat_resnext26ts": 256,
+    "cpubone_nano": 64, "cspnext_tiny": 64, "lcnetv2_small": 32, "inception_resnet_v2": 96, "inception_v4": 96,
+    "legacy_xception": 96, "vgg11": 32, "csatv2": 64, "lowformer_b0": 64,
+    "iformer_s": 64, "lambda_resnet26t": 64, "resnet26d": 32, "resnet10t": 32,
 }  # fmt: skip
 
 _TIMM_FIXED_SIZE = {
@@ -39,6 +42,7 @@ _TIMM_FIXED_SIZE = {
     "swinv2_cr_tiny_224": 56, "tiny_vit_5m_224": 64, "tnt_s_patch16_224": 32, "twins_svt_small": 64,
     "visformer_tiny": 64, "vit_relpos_small_patch16_224": 32, "volo_d1_224": 64, "xcit_nano_12_p8_224": 32,
     "maxvit_nano_rw_256": 256, "coatnet_nano_rw_224": 224, "vit_tiny_r_s16_p8_224": 32, "flexivit_small": 64,
+    "samvit_base_patch16_224": 64, "hieradet_small": 64, "naflexvit_base_patch16_gap": 64, "qwen3_vit_88m": 64,
     "eca_halonext26ts": 256, "vitamin_small_224": 64, "halonet26t": 256, "botnet26t_256": 256,
 }  # fmt: skip
 
@@ -63,6 +67,35 @@ def _timm(name: str, size: int | None = None) -> Callable[[], nn.Module]:
             return timm.create_model(name, num_classes=7, img_size=size)
         except TypeError:
             return timm.create_model(name, num_classes=7)
+
+    return build
+
+
+def _shrunk(name: str) -> Callable[[], nn.Module]:
+    """Returns what builds a torchvision network that has no small variant, with fewer and narrower layers."""
+
+    def build() -> nn.Module:
+        from torchvision import models
+        from torchvision.models import convnext, resnet, swin_transformer, vgg
+
+        if name == "vit":
+            return models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=7)
+        if name == "swin":
+            return models.SwinTransformer([4, 4], 16, [1, 1], [1, 2], [4, 4], num_classes=7)
+        if name == "swin_v2":
+            block, merging = swin_transformer.SwinTransformerBlockV2, swin_transformer.PatchMergingV2
+            kinds = {"block": block, "downsample_layer": merging}
+            return models.SwinTransformer([4, 4], 16, [1, 1], [1, 2], [4, 4], num_classes=7, **kinds)
+        if name == "convnext":
+            blocks = [convnext.CNBlockConfig(16, 32, 1), convnext.CNBlockConfig(32, None, 1)]
+            return models.ConvNeXt(blocks, num_classes=7)
+        if name == "maxvit":
+            return models.MaxVit((64, 64), 8, 2, [8, 16], [1, 1], 8, 0.0, num_classes=7)
+        if name == "resnet_bottleneck":
+            return models.ResNet(resnet.Bottleneck, [1, 1, 1, 1], num_classes=7)
+        network = models.VGG(vgg.make_layers([8, "M", 16, "M"], batch_norm=True), num_classes=7, init_weights=False)
+        network.classifier = nn.Sequential(nn.Linear(16 * 49, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 7))
+        return network
 
     return build
 
@@ -138,6 +171,13 @@ CONVOLUTIONAL: dict[str, Entry] = {
     "plain-segmentation": (Segmentation, (3, 17, 17)),
     "plain-multi-task": (MultiTask, (3, 17, 17)),
 }
+
+SHRUNK: dict[str, Entry] = {
+    f"torchvision-small_{name}": (_shrunk(name), (3, size, size))
+    for name, size in {
+        "vit": 32, "swin": 32, "swin_v2": 32, "convnext": 32, "maxvit": 64, "resnet_bottleneck": 32, "vgg_bn": 32,
+    }.items()
+}  # fmt: skip
 
 FAMILIES: dict[str, Entry] = {
     **{f"torchvision-{name}": (_torchvision(name), (3, size, size)) for name, size in _TORCHVISION.items()},

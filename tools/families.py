@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,11 +30,14 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.architectures import EVERY, make, randomised  # noqa: E402
+from tests.architectures import EVERY, channels_last, make, randomised  # noqa: E402
 from tests.families import CONVOLUTIONAL, FAMILIES  # noqa: E402
+from tests.hugging_face import classifiers, hugging_face  # noqa: E402
+from tests.round_trip import differ_by, explained_twice  # noqa: E402
 
 from lookalike.encoder import Encoder  # noqa: E402
 from lookalike.encoder.outputs import named_outputs  # noqa: E402
+from lookalike.errors import LookalikeError  # noqa: E402
 from lookalike.provenance import versions  # noqa: E402
 from lookalike.relevance import lrp  # noqa: E402
 from lookalike.untouched import in_eval_mode  # noqa: E402
@@ -50,8 +54,8 @@ def networks() -> Iterator[tuple[str, Make]]:
     for name, (build, shape) in (FAMILIES | CONVOLUTIONAL).items():
         if name not in EVERY:
             yield name, lambda build=build, shape=shape: _made(build, shape)  # type: ignore[misc]
-    for name in hugging_face_families():
-        yield f"hf:{name}", lambda name=name: _hugging_face(name)  # type: ignore[misc]
+    for name in classifiers():
+        yield name, lambda name=name: _made(*hugging_face(name))  # type: ignore[misc]
 
 
 def _made(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
@@ -59,73 +63,28 @@ def _made(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Mo
     return randomised(build()), torch.randn(2, *shape)
 
 
-def hugging_face_families() -> list[str]:
-    """Lists the model types for which transformers has an image classifier."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-
-    return sorted(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
-
-
-_SMALL: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_labels": 7,
-}
-
-
-def _hugging_face(kind: str) -> tuple[nn.Module, Tensor]:
-    """Builds the smallest configuration that a family's options allow."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-
-    default = AutoConfig.for_model(kind)
-    options: dict[str, Any] = {"num_labels": 7}
-    options |= {key: value for key, value in _SMALL.items() if isinstance(getattr(default, key, None), int)}
-    depths = getattr(default, "depths", None)
-    if isinstance(depths, list | tuple):
-        options["depths"] = [1] * len(depths)
-        options.pop("num_hidden_layers", None)
-    size = 64
-    try:
-        config = AutoConfig.for_model(kind, **options)
-        torch.manual_seed(0)
-        model = AutoModelForImageClassification.from_config(config)
-        size = config.image_size if isinstance(getattr(config, "image_size", None), int) else 64
-        with torch.no_grad():
-            model.eval()(torch.randn(1, 3, size, size))
-    except Exception:
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(kind, num_labels=7)
-        model = AutoModelForImageClassification.from_config(config)
-        size = config.image_size if isinstance(getattr(config, "image_size", None), int) else 224
-    return randomised(model), torch.randn(2, 3, size, size)
-
-
 def examine(make_one: Make) -> dict[str, Any]:
     """Tries one network.
 
     Returns:
-        Its row; under ``"refused"`` or ``"failed"`` why there is none.
+        Its row; under ``"absent"``, ``"refused"`` or ``"not_converted"`` why it is not complete.
     """
-    model, x = make_one()
+    try:
+        model, x = make_one()
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ImportError) or "Unknown model" in str(error):
+            return {"absent": " ".join(str(error).split())[:120]}
+        raise
     model, x = model.double(), x.double()
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
-    try:
-        encoder = Encoder(model, x)
-        row |= {"head": encoder.head_name or "output", "dim": encoder.embedding_dim, "output": encoder.output_key}
-    except ValueError as error:
-        row["not_converted"] = str(error)[:160]
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
-        before = dict(named_outputs(in_eval_mode(model, lambda: model(x))))
         try:
             found = lrp(model, x, 1)
-        except ValueError as error:
-            return row | {"refused": str(error)[:200]}
+        except LookalikeError as error:
+            return row | {"refused": str(error)[:300]}
+        before = dict(named_outputs(in_eval_mode(model, lambda: model(x))))
+        lrp(model, x, 1)
         after = dict(named_outputs(in_eval_mode(model, lambda: model(x))))
     row["untouched"] = all(torch.equal(before[key], after[key]) for key in before)
     row["residual"] = float(found.residual.max())
@@ -134,7 +93,19 @@ def examine(make_one: Make) -> dict[str, Any]:
     row["warned"] = any("Lookalike" in entry.category.__name__ for entry in caught)
     row["finite"] = bool(found.maps.isfinite().all()) and float(found.maps.abs().max()) > 0
     row["invariances"] = {name: difference(found.maps[rows], maps) for name, maps, rows in variants(model, x)}
-    return row
+    return row | converted(model, x)
+
+
+def converted(model: nn.Module, x: Tensor) -> dict[str, Any]:
+    """Converts a network, and compares explanations with those of what it is saved and loaded as."""
+    images = torch.cat([x, x.flip(-1)])
+    try:
+        encoder = Encoder(model, x)
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = explained_twice(model, images, Path(folder) / "model")
+    except LookalikeError as error:
+        return {"not_converted": str(error)[:300]}
+    return {"head": encoder.head_name or "output", "dim": encoder.embedding_dim, "saved": differ_by(first, second)}
 
 
 def variants(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor, slice]]:
@@ -146,11 +117,7 @@ def variants(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor, slice]]
         other = copy.deepcopy(model)
         other.load_state_dict(model.state_dict())
         other.requires_grad_(False)
-        last = x[1:]
-        if x.ndim == 4:
-            other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            last = last.to(memory_format=torch.channels_last)
-        yield "frozen, loaded, channels last", lrp(other, last, 1).maps, slice(1, 2)
+        yield "frozen, loaded, channels last", lrp(channels_last(other), channels_last(x[1:]), 1).maps, slice(1, 2)
 
 
 def difference(maps: Tensor, others: Tensor) -> float:
@@ -180,49 +147,56 @@ def run(path: Path, pattern: str) -> None:
 
 def verdict(row: dict[str, Any]) -> str:
     """Says in a word what became of a network."""
-    if "failed" in row:
-        return "failed"
-    if "refused" in row:
-        return "refused"
-    if not row["finite"] or not row["untouched"] or max(row["invariances"].values()) > SAME:
+    for word in ("absent", "failed", "refused"):
+        if word in row:
+            return word
+    largest = max(*row["invariances"].values(), row.get("saved", 0.0))
+    if not row["finite"] or not row["untouched"] or not largest <= SAME:
         return "wrong" if row["unruled"] <= 0.1 else "cautioned"
-    return "cautioned" if row["unruled"] > 0.1 else "right"
+    if row["unruled"] > 0.1:
+        return "cautioned"
+    return "refused" if "not_converted" in row else "right"
 
 
 def page(path: Path) -> None:
     """Writes the page."""
     rows = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda row: row["name"])
     counts = {word: sum(verdict(row) == word for row in rows) for word in _WORDS}
+    tried = len(rows) - counts["absent"]
     lines = [
         "# Network families",
         "",
         f"Written by `tools/families.py` on {datetime.date.today().isoformat()} with "
         + ", ".join(f"{name} {version}" for name, version in _installed().items())
         + ". Small variants with random weights, norms and statistics, in float64; composite "
-        "`epsilon-plus-flat`.",
+        "`epsilon-plus-flat`. All of transformers' image classifiers are there.",
         "",
-        f"{len(rows)} networks: " + ", ".join(f"{number} {word}" for word, number in counts.items()) + ".",
+        f"{tried} networks, {counts['right'] / tried:.1%} right: "
+        + ", ".join(f"{number} {word}" for word, number in counts.items())
+        + ".",
         "",
         *(f"- **{word}**: {meaning}" for word, meaning in _WORDS.items()),
         "",
         "*residual*: largest share of relevance lost or gained. *unruled*: largest share that went through operations "
         "without a rule. *differs by*: largest relative difference between the maps and those of the same network "
         "frozen and loaded from its weights, with channels last, image by image, and under "
-        "`inference_mode` and `autocast`.",
+        "`inference_mode` and `autocast`. *saved*: that between the heat-maps of the converted network (of the black "
+        "box and of the nearest prototypes) and those of the folder that it was saved to.",
         "",
-        "| network | verdict | head | residual | unruled | differs by | remarks |",
-        "|---|---|---|---|---|---|---|",
+        "| network | verdict | head | residual | unruled | differs by | saved | remarks |",
+        "|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows),
     ]
     PAGE.write_text("\n".join(lines) + "\n")
 
 
 _WORDS = {
-    "right": "maps that pass all checks",
+    "right": "converted, explained, saved and loaded; maps that pass all checks",
     "cautioned": "maps that say themselves that they are not to be relied on",
-    "refused": "no map; the error names the reason",
+    "refused": "no map, or no conversion as it is; the error names the reason",
     "wrong": "maps that change where they must not, without a word",
-    "failed": "an unexpected error, or the network could not be built",
+    "failed": "an unexpected error",
+    "absent": "not tried and not counted: the installed libraries cannot build it",
 }
 
 
@@ -236,15 +210,16 @@ def _installed() -> dict[str, str]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    remark = row.get("failed") or row.get("refused") or ""
+    remark = row.get("failed") or row.get("refused") or row.get("absent") or ""
     if row.get("without_rule"):
         remark = "without a rule: " + ", ".join(f"`{name}`" for name in row["without_rule"])
     if "not_converted" in row:
         remark = (remark + "; " if remark else "") + "not cut: " + row["not_converted"]
     remark = remark.replace("|", "/").replace("\n", " ")
-    figures = ["", "", ""]
+    figures = ["", "", "", ""]
     if "invariances" in row:
         figures = [f"{row['residual']:.2g}", f"{row['unruled']:.0%}", f"{max(row['invariances'].values()):.1g}"]
+        figures.append(f"{row['saved']:.1g}" if "saved" in row else "")
     head = f"`{row['head']}`" if "head" in row else ""
     return f"| {row['name']} | {verdict(row)} | {head} | {' | '.join(figures)} | {remark} |"
 

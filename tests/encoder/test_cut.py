@@ -134,7 +134,7 @@ def test_two_heads_are_ambiguous_and_the_candidates_are_listed():
 
         def forward(self, x):
             z = self.body(x)
-            return (self.head(z) + self.head_dist(z)) / 2
+            return (self.head(z) + self.head_dist(z.flip(1))) / 2
 
     x = torch.randn(2, 3, 16, 16)
     with pytest.raises(LookalikeError, match="'head', 'head_dist'"):
@@ -153,6 +153,85 @@ def test_two_heads_are_ambiguous_and_the_candidates_are_listed():
     with pytest.raises(LookalikeError, match="'species' comes from 'a'; output 'colour' comes from 'b'"):
         Encoder(TwoTasks(), x)
     assert Encoder(TwoTasks(), x, output="colour").head_name == "b"
+
+
+class Adapted(nn.Module):
+    """A linear layer with an adapter of rank 2, as LoRA leaves it; with an activation it is no linear layer."""
+
+    def __init__(self, between=None):
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(12, 7), nn.Linear(12, 2, bias=False), nn.Linear(2, 7, bias=False)
+        self.between = between or nn.Identity()
+
+    @property
+    def weight(self):  # as peft has it: not what the layer computes
+        return self.base.weight
+
+    def forward(self, z):
+        return self.base(z) + self.up(self.between(self.down(z)))
+
+
+class Bare(nn.Module):
+    """A linear layer of its owner's making, without a module of torch's in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix, self.shift = nn.Parameter(torch.randn(12, 7)), nn.Parameter(torch.randn(7))
+
+    def forward(self, z):
+        return z @ self.matrix + self.shift
+
+
+class LowRank(nn.Linear):
+    """A subclass that computes something else than its weight says."""
+
+    def __init__(self):
+        super().__init__(12, 7)
+        self.a, self.b = nn.Parameter(torch.randn(7, 2)), nn.Parameter(torch.randn(2, 12))
+
+    def forward(self, z):
+        return nn.functional.linear(z, self.weight + self.a @ self.b, self.bias)
+
+
+@pytest.mark.parametrize("head", [Adapted, Bare, LowRank])
+def test_a_module_that_computes_an_affine_map_is_a_head(head, untouched):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(plain_cnn()[:-1], nn.Sequential(nn.Dropout(), head())).eval(), torch.randn(2, 3, 16, 16)
+    with untouched(model):
+        encoder = Encoder(model, x)
+    assert (encoder.head_name, encoder.embedding_dim, encoder.outputs.kind) == ("1.1", 12, "logits")
+    with torch.no_grad():
+        z = encoder(x)
+        torch.testing.assert_close(encoder.head(z), model(x))
+        slope = model[1](z) - model[1](torch.zeros_like(z))
+        torch.testing.assert_close(z @ encoder.head_weight.T, slope)
+
+
+def test_an_adapter_with_an_activation_is_no_single_linear_head():
+    model, x = nn.Sequential(plain_cnn()[:-1], Adapted(nn.ReLU())), torch.randn(2, 3, 16, 16)
+    with pytest.raises(LookalikeError, match=r"'1\.base', '1\.up'"):
+        Encoder(model, x)
+    assert Encoder(model, x, head="1").head_weight is None
+
+
+def test_two_heads_on_the_same_vector_have_one_embedding():
+    class Distilled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = plain_cnn()[:-1]
+            self.head, self.head_dist = nn.Linear(12, 7), nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 7))
+
+        def forward(self, x):
+            z = self.body(x)
+            return (self.head(z) + self.head_dist(z)) / 2
+
+    model, x = Distilled().eval(), torch.randn(2, 3, 16, 16)
+    for encoder in (Encoder(model, x), Encoder(model, x, head="head_dist")):
+        assert encoder.embedding_dim == 12
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(x), model.body(x))
+            torch.testing.assert_close(encoder.head(encoder(x)), model(x))
+    assert Encoder(model, x).head_name == "head"
 
 
 def test_no_head_is_told_and_an_embedding_network_needs_none():

@@ -237,16 +237,26 @@ def test_the_black_boxs_map_of_an_image_predicted_as_class_0_is_not_upside_down(
         assert shown[row].black_box_heat_map[half].sum() > 1
 
 
-def test_an_output_for_each_pixel_is_no_black_box():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1)).eval()
+@pytest.mark.parametrize("pack", [lambda s: s, lambda s: {"out": s, "aux": s[:, :1]}])
+def test_an_output_for_each_pixel_is_refused_until_its_user_says_how_to_read_it(pack):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1), Call(pack)).eval()
     x = torch.randn(2, 1, 8, 8)
-    encoder = Encoder(net, x)
+    output = None if isinstance(net(x), torch.Tensor) else "out"
+    with pytest.raises(LookalikeError, match=r"has shape \(3, 8, 8\) per image.*mean over the positions.*head='2'"):
+        Encoder(net, x, output=output)
+    pooled = nn.Sequential(net, Call(lambda s: (s if output is None else s[output]).mean((2, 3))))
+    assert Encoder(pooled, x).outputs.n_columns == 3
+    assert lrp(pooled, x).maps.shape == x.shape
+    encoder = Encoder(net, x, head="2", output=output)
+    torch.testing.assert_close(encoder(x), net[:2](x).mean((2, 3)))
     assert encoder.outputs is None
     assert encoder.embed_and_score(x)[1] is None
     with pytest.raises(LookalikeError, match=r"shape \(2, 3, 8, 8\), not a row of scores"):
         encoder.scores(x)
-    with pytest.raises(LookalikeError, match="needs a row of scores per image"):
-        lrp(net, x)
+    with pytest.raises(
+        LookalikeError, match=r"shape \(2, 3, 8, 8\).*needs a row of scores per image.*return their mean"
+    ):
+        lrp(net, x, output=output)
 
 
 def test_a_target_of_a_single_output_is_0_or_1():

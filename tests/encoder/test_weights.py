@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -96,3 +97,12 @@ def test_pairing_by_order(state):
         pair_by_order({"a": torch.ones(1), "b": torch.ones(1)}, model)
     with pytest.raises(LookalikeError, match="would become"):
         pair_by_order({"a": torch.ones(2), "b": torch.ones(3)}, nn.Linear(3, 2))
+
+
+def test_layers_that_ask_for_the_version_of_their_weights_are_told():
+    """A plain dictionary has none, and a saved model's file neither."""
+    one, other = (torchvision.models.mnasnet0_5(num_classes=3).eval() for _ in range(2))
+    load_weights(other, dict(one.state_dict()), "the weights")
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(one(x), other(x))

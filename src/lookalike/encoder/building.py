@@ -66,13 +66,24 @@ def harmless(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         LookalikeError: If it names a wrapped network or files of its own.
     """
-    asked = [key for key, value in config.items() if value and any(word in key for word in _FETCHING)]
+    asked = [
+        key
+        for key, value in config.items()
+        if value and any(word in key for word in _FETCHING) and not _is_number_or_list(value)
+    ]
     if str(config.get("model_type", "")).startswith("timm") or asked:
         raise LookalikeError(
             f"the saved model asks for {', '.join(asked) or 'a wrapped network'} when its network is built, "
-            "which is refused"
+            "which is refused; make the network yourself and call load(folder, model=network)"
         )
     return {key: value for key, value in config.items() if key not in _IGNORED}
+
+
+def _is_number_or_list(value: Any) -> bool:
+    """Whether a value is a number or a list of numbers, which names nothing to fetch: SwinV2's pretrained windows."""
+    if isinstance(value, list | tuple):
+        return all(_is_number_or_list(each) for each in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Calling somebody else's model without leaving a trace."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -152,8 +152,11 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
     return captured[0], result
 
 
-def with_input(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
-    """Returns what ``run`` returns when the module is given ``value`` in place of its first tensor."""
+def with_input(modules: Sequence[nn.Module], value: Tensor, run: Callable[[], Any]) -> Any:
+    """Returns what ``run`` returns when the modules are given ``value`` in place of their first tensor."""
+    if not modules:
+        return run()
+    module, *more = modules
 
     def replace(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         for position, argument in enumerate(args):
@@ -162,7 +165,24 @@ def with_input(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
         name = next(key for key, argument in kwargs.items() if isinstance(argument, Tensor))
         return args, {**kwargs, name: value}
 
-    return with_forward_pre_hook(module, replace, run)
+    return with_forward_pre_hook(module, replace, lambda: with_input(more, value, run))
+
+
+def sharing_input(model: nn.Module, module: nn.Module, run: Callable[[], Any]) -> list[nn.Module]:
+    """Returns a module and all others that are given the same tensor while ``run`` runs, as two heads that average."""
+    thread = threading.get_ident()
+    given: dict[nn.Module, Tensor] = {}
+
+    def watch(called: nn.Module, args: Any, _output: Any) -> None:
+        tensors = [argument for argument in args if isinstance(argument, Tensor)]
+        if threading.get_ident() == thread and tensors:
+            given[called] = tensors[0]
+
+    others = [
+        other for other in model.modules() if other is not model and not isinstance(other, torch.jit.ScriptModule)
+    ]
+    with_forward_hooks(dict.fromkeys(others, watch), run)
+    return [module, *(other for other in others if other is not module and given.get(other) is given.get(module, 0))]
 
 
 def with_output(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike import checks
+from lookalike.encoder.affine import is_affine, matrix_of
 from lookalike.encoder.calls import (
     call,
     device_of,
@@ -16,6 +17,7 @@ from lookalike.encoder.calls import (
     n_rows,
     place,
     repeat_row,
+    sharing_input,
     take_rows,
     with_input,
     with_output,
@@ -99,7 +101,7 @@ class Encoder(nn.Module):
         sample = take_rows(sample, slice(0, 2))
         self.input_spec = _describe_row(sample)
         self.output_key = output
-        self._head_alone = False
+        self._head_alone = self._affine = False
         self._channels: int | None = None
         if head == OUTPUT:
             self.head_name = None
@@ -127,6 +129,8 @@ class Encoder(nn.Module):
             self.outputs: Outputs | None = None
             if self.head_name is not None:
                 self._head_alone = self._suffices(features, scores)
+                plain_layer = type(get_head(model, self.head_name)) in (nn.Linear, *CONVOLUTIONS)
+                self._affine = not plain_layer and features.ndim == 2 and is_affine(model, self.head_name, features)
                 if scores is not None:
                     kind = self._kind(sample, features, scores)
                     plain = isinstance(get_head(model, self.head_name), (nn.Linear, *CONVOLUTIONS))
@@ -172,8 +176,8 @@ class Encoder(nn.Module):
 
         ``encoder.head(encoder.features(x))`` equals the classifier's output for ``x``. Where the features are
         vectors they are the embeddings, so this is the black box's own reading of an embedding. If something
-        follows the head (a softmax, pooling), the classifier runs once on empty inputs, with the features put
-        in their place.
+        follows the head (a softmax, pooling) or stands beside it, the classifier runs on empty inputs, with the
+        features put in the place of what the head and all others are given that take the same.
 
         Raises:
             LookalikeError: If there is no head.
@@ -183,7 +187,8 @@ class Encoder(nn.Module):
             result = in_eval_mode(self.model, lambda: call(head, features))
         else:
             blank = self._blank(len(features))
-            result = select_output(with_input(head, features, lambda: self._call(blank)), self.output_key)
+            modules = sharing_input(self.model, head, lambda: self._call(blank))
+            result = select_output(with_input(modules, features, lambda: self._call(blank)), self.output_key)
         scores = as_columns(result, len(features))
         return result if scores is None else scores
 
@@ -200,10 +205,13 @@ class Encoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor | None:
-        """The weights [K, D] of a linear or 1×1 convolution head, else None."""
+        """The weights [K, D] of a linear or 1×1 convolution head, or of a module that computes an affine map."""
         if self.head_name is None:
             return None
-        weight = getattr(get_head(self.model, self.head_name), "weight", None)
+        head = get_head(self.model, self.head_name)
+        if self._affine:
+            return matrix_of(self.model, head, self.embedding_dim, dtype_of(self.model)) if self._head_alone else None
+        weight = getattr(head, "weight", None) if isinstance(head, (nn.Linear, *CONVOLUTIONS)) else None
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != len(weight) * self.embedding_dim:
             return None
         return weight.detach().reshape(len(weight), -1)

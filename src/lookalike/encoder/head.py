@@ -1,5 +1,6 @@
 """Finding a network's head: the layer whose output became the class scores."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lookalike.encoder.affine import VectorCall, VectorCalls, is_affine_alone
 from lookalike.encoder.calls import call, n_rows
 from lookalike.encoder.outputs import as_columns, named_outputs, select_output
 from lookalike.errors import LookalikeError
@@ -54,7 +56,9 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     """Runs a sample and watches which layer produced the class scores.
 
     Each tensor of the forward pass is followed back to the linear or convolutional layers that produced it,
-    through whatever comes after them (softmax, temperature, pooling, reshaping, a sum).
+    through whatever comes after them (softmax, temperature, pooling, reshaping, a sum). Where several did, a module
+    that holds them all and computes an affine map of vectors (a layer with adapters) is the head, and of several such
+    modules that take the same vectors the first.
 
     Args:
         model: A trained classifier.
@@ -68,11 +72,12 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
 
     Raises:
         LookalikeError: If no linear or 1×1 convolution layer produced the scores, or several did; the message
-            lists the candidates.
+            lists the candidates. If the output has scores for each position, as for segmentation.
     """
     names = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))}
     sources = _Sources()
-    hooks: dict[nn.Module, Any] = {module: sources.name_output(name) for module, name in names.items()}
+    vectors = VectorCalls(sources.of)
+    hooks = _hooks(model, names, sources, vectors)
 
     def run() -> Any:
         with torch.no_grad(), sources:
@@ -94,14 +99,58 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
             name = next(iter(produced[key]))
             if name in eligible and _may_produce(eligible[name], value, columns):
                 found.setdefault(name, key)
+                continue
+        joint = _joint_head(model, vectors, produced[key], columns)
+        if joint is not None and not sources.are_features(value, None):
+            found.setdefault(joint.name, key)
+            sources.feed(joint.name, joint.feeders)
     behind = {feeder for name in found for feeder in sources.feeding(name)}
     found = {name: key for name, key in found.items() if name not in behind} or found  # features are no scores
     if len(found) == 1:
         name, key = next(iter(found.items()))
-        return (OUTPUT, key) if sources.are_features(scores[key], eligible[name]) else (name, key)
+        if name in eligible and sources.are_features(scores[key], eligible[name]):
+            return OUTPUT, key
+        if as_columns(scores[key], rows) is None:
+            raise LookalikeError(no_row_of_scores(key, scores[key], name))
+        return name, key
     if not found and len(scores) == 1 and all(sources.are_features(value, None) for value in scores.values()):
         return OUTPUT, next(iter(scores))
+    maps = [key for key, layers in produced.items() if layers & eligible.keys()]
+    if maps and all(as_columns(scores[key], rows) is None for key in maps):
+        name = sorted(produced[maps[0]] & eligible.keys())[0]
+        raise LookalikeError(no_row_of_scores(maps[0], scores[maps[0]], name))
     raise LookalikeError(_no_single_head(found, produced, eligible))
+
+
+def _hooks(
+    model: nn.Module, layers: Mapping[Any, str], sources: "_Sources", vectors: VectorCalls
+) -> dict[nn.Module, Any]:
+    """Returns forward hooks that follow what each layer produces, and record what modules do to vectors."""
+    hooks: dict[nn.Module, Any] = {}
+    for name, module in model.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule):
+            hooks[module] = vectors.hook(name)
+    for module, name in layers.items():
+        hooks[module] = _one_after_the_other(sources.name_output(name), vectors.hook(name))
+    return hooks
+
+
+def _one_after_the_other(first: Any, second: Any) -> Any:
+    def hook(*given: Any) -> None:
+        first(*given)
+        second(*given)
+
+    return hook
+
+
+def _joint_head(
+    model: nn.Module, vectors: VectorCalls, sources: frozenset[str], columns: Tensor | None
+) -> VectorCall | None:
+    """Returns the call of the module in which all layers of class scores are, or the first of several on one input."""
+    if columns is None or not sources:
+        return None
+    ways = vectors.that_produce(sources, columns.shape[1])
+    return next((calls[0] for calls in ways if all(is_affine_alone(model, call) for call in calls)), None)
 
 
 def get_head(model: nn.Module, name: str) -> nn.Module:
@@ -116,6 +165,23 @@ def get_head(model: nn.Module, name: str) -> nn.Module:
         heads = [n for n, module in model.named_modules() if _is_head_like(module)]
         listed = ", ".join(repr(n) for n in heads[-8:]) or "none"
         raise LookalikeError(f"the model has no module {name!r}; its last linear and 1×1 layers are {listed}") from None
+
+
+def no_row_of_scores(key: str | int | None, output: Tensor, head: str) -> str:
+    """Says that an output has a score for each position, and what to do about it.
+
+    Args:
+        key: The output's.
+        output: Its values, a row per image.
+        head: The layer that produced them.
+    """
+    which = "output" if key is None else f"output {key!r}"
+    return (
+        f"the network's {which} has shape {tuple(output.shape[1:])} per image: scores for each position, as for "
+        "segmentation, and no row of class scores; wrap the network so that it returns their mean over the positions "
+        f"(or whatever else an image's scores are), or say head={head!r} to embed its features, averaged over the "
+        "positions, without a black box to compare with"
+    )
 
 
 def _candidates(result: Any, output: str | int | None) -> dict[str | int | None, Tensor]:
@@ -182,6 +248,7 @@ class _Sources(FunctionMode):
         self._of = WeakTensorKeyDictionary()
         self._inputs: dict[str, frozenset[str]] = {}
         self._since = WeakTensorKeyDictionary()  # names of the operations since a layer produced a tensor
+        self._n_calls = 0
 
     def are_features(self, output: Tensor, layer: nn.Module | None) -> bool:
         """Says whether an output is features rather than class scores, by what came after its last layer."""
@@ -191,6 +258,10 @@ class _Sources(FunctionMode):
     def of(self, tensor: Tensor) -> frozenset[str]:
         found: frozenset[str] = self._of.get(tensor, frozenset())
         return found
+
+    def feed(self, name: str, feeders: frozenset[str]) -> None:
+        """Files the layers that a module's input came through."""
+        self._inputs.setdefault(name, feeders)
 
     def feeding(self, name: str) -> set[str]:
         """Returns the layers that a layer's input came through."""
@@ -218,7 +289,8 @@ class _Sources(FunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func in _PRODUCING_CALLS:
-            origin = frozenset({f"<{func.__name__}>"})
+            self._n_calls += 1
+            origin = frozenset({f"<{func.__name__} {self._n_calls}>"})
             since: frozenset[str] = frozenset()
         else:
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

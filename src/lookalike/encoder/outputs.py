@@ -106,13 +106,23 @@ class Outputs:
 
 
 def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
-    """Yields a model's output tensors: the only one under None, others under their key, field's name or position."""
+    """Yields a model's output tensors: the only one under None, others under their key, field's name or position.
+
+    Where there are none but within outputs, those of a task each say, they come under ``"outer.inner"``.
+
+    Example:
+        >>> [key for key, _ in named_outputs({"tasks": (torch.zeros(1), torch.ones(1))})]
+        ['tasks.0', 'tasks.1']
+    """
     if isinstance(result, Tensor):
         yield None, result
         return
-    for key, value in _items(result):
-        if isinstance(value, Tensor):
-            yield key, value
+    items = list(_items(result))
+    if any(isinstance(value, Tensor) for _, value in items):
+        yield from ((key, value) for key, value in items if isinstance(value, Tensor))
+        return
+    for key, value in items:
+        yield from ((f"{key}.{inner}", tensor) for inner, tensor in named_outputs(value))
 
 
 def select_output(result: Any, key: str | int | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Weights from files into networks: which set of them, under which names, and what is said when they do not fit."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,11 @@ def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
             f"{source} do not fit the {type(model).__name__}: these are no floating-point numbers, as after "
             f"quantisation: {listing(typed, _LISTED)}; give the weights before it"
         )
+    weights = OrderedDict(fit.weights)
+    # names and shapes are those of the layers as they are now: MNASNet refuses weights that do not say their version
+    weights._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
     try:
-        model.load_state_dict(fit.weights, strict=False)
+        model.load_state_dict(weights, strict=False)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         first = first_line(error)
         raise LookalikeError(f"{source} cannot be put into the {type(model).__name__}: {first}") from error

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lookalike.encoder import Encoder, Outputs
+from lookalike.encoder import Encoder, Outputs, unwrapped
 from lookalike.encoder.calls import call, n_rows, output_of, take_rows, with_output
 from lookalike.encoder.head import find_head
 from lookalike.encoder.outputs import as_columns, can_only_be_logits, kind_of, named_outputs, select_output
@@ -34,6 +34,7 @@ class ScoreReader:
     """
 
     def __init__(self, model: nn.Module, images: Tensor, output: str | int | Outputs | None) -> None:
+        model = unwrapped(model)  # no compiling for a batch of this size, which the engine's pass would not use
         self._model, self._images = model, images
         self.outputs = output if isinstance(output, Outputs) else _outputs_of(model, images[:2], output)
         name = self.outputs.logits_from
@@ -96,6 +97,7 @@ def _row_of_scores(selected: Tensor, rows: int) -> Tensor:
     scores = as_columns(selected, rows)
     if scores is None:
         raise LookalikeError(
-            f"the network's output has shape {tuple(selected.shape)}: relevance needs a row of scores per image"
+            f"the network's output has shape {tuple(selected.shape)}: relevance needs a row of scores per image; if "
+            "these are scores for each position, wrap the network to return their mean over the positions"
         )
     return scores
