@@ -170,12 +170,11 @@ def with_input(modules: Sequence[nn.Module], value: Tensor, run: Callable[[], An
 
 def sharing_input(model: nn.Module, module: nn.Module, run: Callable[[], Any]) -> list[nn.Module]:
     """Returns a module and all others that are given the same tensor while ``run`` runs, as two heads that average."""
-    thread = threading.get_ident()
     given: dict[nn.Module, Tensor] = {}
 
     def watch(called: nn.Module, args: Any, _output: Any) -> None:
         tensors = [argument for argument in args if isinstance(argument, Tensor)]
-        if threading.get_ident() == thread and tensors:
+        if tensors:
             given[called] = tensors[0]
 
     others = [
