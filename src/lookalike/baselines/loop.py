@@ -6,6 +6,7 @@ import logging
 import math
 import pickle
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -93,7 +94,7 @@ def fit(
             devices=devices,
             strategy="ddp_find_unused_parameters_true" if several else "auto",
             precision=precision,
-            callbacks=[keeper],
+            callbacks=[keeper, _EndsAtOnce()],
             plugins=[_SealedCheckpoints()],
             default_root_dir=folder,
         )
@@ -401,6 +402,22 @@ class _SealedCheckpoints(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+class _EndsAtOnce(Callback):
+    """Lets the signal to end (SIGTERM) end the training as it did before Lightning took it.
+
+    With several devices Lightning's handler waits for the other processes, which may have ended already, for ever.
+    Nothing is lost by ending at once: the last finished epoch is kept whole.
+    """
+
+    def __init__(self) -> None:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._handler = signal.getsignal(signal.SIGTERM) if in_main_thread else None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class _Keeper(Checkpoint):
