@@ -63,7 +63,8 @@ class Tracer:
                 sys.setprofile(self._profile)  # tracing ends with the exception, profiling does not
             raise Interruption
 
-    def _profile(self, frame: FrameType, _event: str, _argument: Any) -> None:
+    def _profile(self, frame: FrameType, _event: str, argument: Any) -> None:
+        del argument  # a method of a generator: it would live as long as this frame, and a signal's handler has none
         assert self.again is not None
         module = frame.f_globals.get("__name__", "")
         if module.partition(".")[0] not in WATCHED:

@@ -38,9 +38,9 @@ class Case:
         return np.linalg.norm(z[:, None] - p, axis=2)
 
     def behind(self, j):
-        """The distances of the training samples that stand behind a prototype: those of its class nearest to it."""
-        own = np.where(self.y[:, None] == self.owners, self.distances, np.inf)
-        return self.distances[(own.argmin(1) == j) & (self.y == self.owners[j]), j]
+        """The distances of the training samples that stand behind a prototype: those of its class most similar to it."""
+        own = np.where(self.y[:, None] == self.owners, self.similarities, -np.inf)
+        return self.distances[(own.argmax(1) == j) & (self.y == self.owners[j]), j]
 
 
 @pytest.fixture(scope="module", params=["l2", "mahalanobis", "dot"])
@@ -80,7 +80,7 @@ def test_what_is_told_of_a_prototype_is_of_that_prototype(case):
             behind, won = case.behind(j), case.y[winners == j]
             assert near.distance == pytest.approx(case.new_distances[row, j], rel=1e-4)
             assert near.count == len(behind)
-            assert near.farthest == pytest.approx(behind.max(), rel=1e-4)
+            assert near.farthest == pytest.approx(behind.max() if len(behind) else np.nan, rel=1e-4, nan_ok=True)
             if len(won):
                 assert near.purity == pytest.approx(np.mean(won == case.owners[j]))
             else:
@@ -99,6 +99,9 @@ def test_percentiles_are_those_of_the_training_samples_behind_the_prototype(case
     for row, one in enumerate(case.found):
         for near in one.likenesses:
             behind, distance = case.behind(near.prototype), case.new_distances[row, near.prototype]
+            if not len(behind):
+                assert np.isnan(near.percentile)
+                continue
             percent = int(near.percentile)
             assert near.percentile == percent
             assert percent == 0 or np.quantile(behind, percent / 100) <= distance * (1 + 1e-5)
@@ -136,8 +139,9 @@ def test_plain_values_are_those_of_the_fields(case):
         assert values["unfamiliar"] == one.unfamiliar
         for near, row in zip(one.likenesses, values["nearest"], strict=True):
             assert row["class"] == near.class_name
-            for name in ("prototype", "similarity", "distance", "percentile", "count", "nearest"):
+            for name in ("prototype", "similarity", "distance", "count", "nearest"):
                 assert row[name] == getattr(near, name)
+            assert row["percentile"] == (near.percentile if near.count else None)
             assert row["purity"] == (None if np.isnan(near.purity) else near.purity)
     for one in case.found:
         assert one.to_dict()["true"] == NAMES[one.label]

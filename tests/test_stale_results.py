@@ -54,6 +54,7 @@ NOT_KEPT = {
     "model": "its weights and layers are: see test_other_networks_are_told_apart",
     "output": "it says which output has the scores: in the key as 'outputs'",
     "n_images": "images are read anew",
+    "temperature": "fitted anew; prototypes do not depend on it",
     "progress": "changes nothing",
 }
 

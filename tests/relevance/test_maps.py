@@ -79,7 +79,7 @@ def by_channel(sem, x):
 
 
 def shares_of(sem, layer, z, j):
-    """Relevance 1 over the embedding's channels [D], as the layer's formula says."""
+    """Relevance over the embedding's channels [D], as the layer's formula says; its absolute values sum to 1."""
     p, owners = sem.prototypes.vectors, sem.prototypes.labels
     if layer == "share":
         share = 1 / ((z - p[j]).square() + 1e-12)
@@ -90,7 +90,7 @@ def shares_of(sem, layer, z, j):
         rivals = [i for i in range(len(p)) if owners[i] != owners[j]]
         q = p[min(rivals, key=lambda i: float(distances[i]))]
         share = 2 * (p[j] - q) * (z - (p[j] + q) / 2)
-    return share / share.sum()
+    return share / share.abs().sum()
 
 
 @pytest.mark.parametrize("layer", ["share", "gradient", "neuralized"])

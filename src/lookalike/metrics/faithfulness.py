@@ -46,8 +46,8 @@ def independent_agreement(error: float, n_classes: int) -> float:
         LookalikeError: If the error rate is no share.
 
     Example:
-        >>> round(independent_agreement(0.04, 100), 4)
-        0.9217
+        >>> round(independent_agreement(0.05, 2), 3)
+        0.905
     """
     checks.number("error", error, least=0, most=1)
     checks.whole_number("n_classes", n_classes, 1)
