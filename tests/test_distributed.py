@@ -220,7 +220,7 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
         "class_names": ({"class_names": ["d", "c", "b", "a"]}, "class_names "),
     }
     not_keyed = {"data", "head", "output", "working_folder", "cluster", "probabilities", "n_nearest", "n_images"}
-    not_keyed |= {"n_actors", "num_cpus", "num_gpus", "progress"}
+    not_keyed |= {"n_actors", "num_cpus", "num_gpus", "progress", "temperature"}
     assert set(inspect.signature(convert).parameters) == keyed.keys() | not_keyed
     for changed, named in keyed.values():
         arguments = {"model": classifier, "data": root / "images", **SIZES, **OPTIONS, **changed}
