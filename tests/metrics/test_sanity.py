@@ -96,4 +96,4 @@ def test_the_scorecard_has_it_when_asked(sem, blobs, tmp_path):
     assert any(sentence.startswith("Its heat-maps ") for sentence in card.verdict())
     ax = card.plot_sanity()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["as trained", "prototypes", "1", "0"]
-    assert len(ax.get_legend().get_texts()) == 5
+    assert len(ax.get_legend().get_texts()) == 6

@@ -101,7 +101,7 @@ class SanityCheck:
             before stays random.
         likenesses: How alike explanations still are, one per depth.
         labels: The same for prototypes clustered from permuted labels; None without training embeddings.
-        options: Images, seed, rules.
+        options: Numbers of images and prototypes, seed, rules.
     """
 
     depths: list[str]
@@ -168,7 +168,8 @@ def sanity_check(
     if train is not None:
         labels = _likenesses(trained, explained(with_prototypes_of_permuted_labels(model, *train, seed=seed)))
     name = composite if isinstance(composite, str) else composite.name
-    return SanityCheck(depths, likenesses, labels, {"n_images": len(images), "seed": seed, "composite": name})
+    options = {"n_images": len(images), "n_prototypes": len(model.prototypes), "seed": seed, "composite": name}
+    return SanityCheck(depths, likenesses, labels, options)
 
 
 def compare_explanations(

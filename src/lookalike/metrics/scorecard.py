@@ -219,7 +219,7 @@ class Scorecard:
             "LRP, structure": [one["structure"]["probability"] for one in found["likenesses"]],
             "same nearest prototype": [one["same_prototype"] for one in found["likenesses"]],
         }
-        return plot_sanity(found["depths"], curves, ax=ax)
+        return plot_sanity(found["depths"], curves, chance=1 / found["options"]["n_prototypes"], ax=ax)
 
     def plot_radar(self, ax: "Axes | None" = None, *, name: str = "model", others: "Any" = None) -> "Axes":
         """Draws the radar (paper, Figure 4).

@@ -54,5 +54,5 @@ def plot_sanity(
     ax.set_xlabel("randomised from the head down to", color=INK, fontsize=9)
     ax.set_ylabel("likeness to the trained model's", color=INK, fontsize=9)
     ax.set_ylim(min(-0.1, *(min(values) for values in curves.values())) if curves else -0.1, 1.05)
-    ax.legend(frameon=False, fontsize=8, labelcolor=INK)
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.01, 1))
     return ax
