@@ -84,11 +84,13 @@ def test_a_training_that_is_killed_leaves_no_process(image_folder, tmp_path):
     command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *FAST]
     command += ["-o", str(tmp_path / "net"), "--devices", "2", "--epochs", "100000"]
     training = subprocess.Popen(command, env={**os.environ, name: value}, stdout=-3, stderr=subprocess.PIPE)
-    for line in training.stderr:
-        if b"epoch 2" in line:
-            break
-    assert len(processes_of(mark)) >= 2
-    training.send_signal(signal.SIGKILL)
-    training.stderr.close()
-    training.wait(60)
+    try:
+        for line in training.stderr:
+            if b"epoch 2" in line:
+                break
+        assert len(processes_of(mark)) >= 2
+    finally:
+        training.send_signal(signal.SIGKILL)
+        training.stderr.close()
+        training.wait(60)
     wait_until(lambda: not processes_of(mark), 30)
