@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-from lookalike.baselines.children import check_devices
+from lookalike.baselines.children import check_devices, with_children
 from lookalike.cli import app
 from lookalike.errors import LookalikeError
 
@@ -52,20 +53,44 @@ def test_more_devices_than_there_are_are_refused_before_anything_starts(image_fo
     check_devices("cpu", 1)
 
 
+@pytest.mark.parametrize("error", [LookalikeError("the loss is not finite"), KeyboardInterrupt()])
+def test_a_training_that_fails_ends_its_processes_and_restores_the_environment(error):
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[sleeper])))
+    before = dict(os.environ)
+
+    def fail():
+        os.environ["MASTER_PORT"] = "1"  # as Lightning does
+        raise error
+
+    with pytest.raises(type(error)):
+        with_children(trainer, fail)
+    assert sleeper.poll() == -signal.SIGTERM
+    assert dict(os.environ) == before
+
+
+def test_processes_of_a_training_that_succeeds_end_by_themselves():
+    done = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.2)"])
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[done])))
+    assert with_children(trainer, lambda: 5) == 5
+    assert done.poll() == 0
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.skipif(CORES < 2, reason="needs two devices")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_training_that_is_ended_leaves_no_process(image_folder, tmp_path, number):
+def test_a_training_that_is_killed_leaves_no_process(image_folder, tmp_path):
     mark = f"LOOKALIKE_TEST_MARK={tmp_path}"
     name, _, value = mark.partition("=")
     command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *FAST]
     command += ["-o", str(tmp_path / "net"), "--devices", "2", "--epochs", "100000"]
     training = subprocess.Popen(command, env={**os.environ, name: value}, stdout=-3, stderr=subprocess.PIPE)
-    for line in training.stderr:
-        if b"epoch 2" in line:
-            break
-    assert len(processes_of(mark)) >= 2
-    training.send_signal(number)
-    training.stderr.close()
-    training.wait(60)
+    try:
+        for line in training.stderr:
+            if b"epoch 2" in line:
+                break
+        assert len(processes_of(mark)) >= 2
+    finally:
+        training.send_signal(signal.SIGKILL)
+        training.stderr.close()
+        training.wait(60)
     wait_until(lambda: not processes_of(mark), 30)
