@@ -228,6 +228,8 @@ def snapshot(folder: Path) -> dict[str, str]:
         name = str(path.relative_to(folder))
         if path.is_file():
             found[name] = hashlib.sha256(_timeless(path)).hexdigest()
+        elif not path.is_dir():
+            found[name] = "a link to nothing, or a pipe"
         elif not any(path.iterdir()):
             found[name] = "an empty folder"
     return found
