@@ -38,7 +38,7 @@ class Case:
         return np.linalg.norm(z[:, None] - p, axis=2)
 
     def behind(self, j):
-        """The distances of the training samples that stand behind a prototype: those of its class most similar to it."""
+        """The distances of the training samples behind a prototype: those of its class that are most similar to it."""
         own = np.where(self.y[:, None] == self.owners, self.similarities, -np.inf)
         return self.distances[(own.argmax(1) == j) & (self.y == self.owners[j]), j]
 

@@ -78,7 +78,8 @@ def test_processes_of_a_training_that_succeeds_end_by_themselves():
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.skipif(CORES < 2, reason="needs two devices")
-def test_a_training_that_is_killed_leaves_no_process(image_folder, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_that_is_ended_leaves_no_process(image_folder, tmp_path, number):
     mark = f"LOOKALIKE_TEST_MARK={tmp_path}"
     name, _, value = mark.partition("=")
     command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *FAST]
@@ -89,8 +90,10 @@ def test_a_training_that_is_killed_leaves_no_process(image_folder, tmp_path):
             if b"epoch 2" in line:
                 break
         assert len(processes_of(mark)) >= 2
+        training.send_signal(number)
+        training.communicate(timeout=30)
+        assert training.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130}[number]
     finally:
-        training.send_signal(signal.SIGKILL)
-        training.stderr.close()
-        training.wait(60)
+        training.kill()
+        training.communicate()
     wait_until(lambda: not processes_of(mark), 30)
