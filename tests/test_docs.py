@@ -193,7 +193,7 @@ def run(command: str) -> None:
         arguments += [] if "--network" in arguments else ["--network", "lookalike:small-cnn"]
     if arguments[0] == "convert" and arguments[1].startswith("timm:") and "--weights" not in arguments:
         arguments += ["--weights", "weights.pth"]  # published weights need a network
-    if arguments[0] in ("evaluate", "report") and "--images" not in arguments:
+    if arguments[0] in ("evaluate", "report"):  # the last one counts
         arguments += ["--images", "1"]
     if "-o" in arguments:  # a page may show several commands with one output
         remove(Path(arguments[arguments.index("-o") + 1]))
