@@ -25,7 +25,6 @@ ASIDE = {
     ("saved/folder.py", "_flush"),
     ("saved/tensor_file.py", "write_tensors"),
     ("demo/run.py", "draw_sheet"),
-    ("experiments/cells.py", "attempt"),  # why a cell failed: no result is read from it
     ("experiments/large.py", "_compared"),  # in a temporary folder
     ("experiments/large.py", "_forget_peak"),  # tells the system's own file to count anew
 }

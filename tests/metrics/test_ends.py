@@ -6,9 +6,10 @@ import torch
 
 from lookalike import KMEx, evaluate
 from lookalike.metrics.context import few_rows
-from lookalike.metrics.diversity import diversity, diversity_of
+from lookalike.metrics.diversity import diversity, diversity_of, reference_diversity
 from lookalike.metrics.separability import separability
 from lookalike.report import write_report
+from lookalike.similarity import LogL2
 from tests.small import small_network
 
 QUICK = {"n_images": 4, "n_steps": 2, "n_draws": 1, "progress": False}
@@ -76,6 +77,17 @@ def test_diversity_in_parts_is_diversity():
     torch.testing.assert_close(diversity_of(similarity, vectors), diversity(whole))
     within = diversity(whole, labels, within="class")
     torch.testing.assert_close(diversity_of(similarity, vectors, labels), within)
+
+
+def test_the_authors_reading_of_diversity_holds_few_rows_at_a_time(monkeypatch):
+    prototypes = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
+    expected = diversity(LogL2(1e-4, scale=1.0)(prototypes, prototypes))
+    rows = []
+    whole = LogL2.forward
+    monkeypatch.setattr(LogL2, "forward", lambda self, z, p: (rows.append(len(z)), whole(self, z, p))[1])
+    monkeypatch.setattr(import_module("lookalike.metrics.diversity"), "_CELLS", 33)
+    assert abs(reference_diversity(prototypes)[0] - expected) < 1e-6
+    assert max(rows) == 3
 
 
 def test_nothing_of_samples_times_prototypes_is_held(monkeypatch, blobs, net):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lookalike.errors import LookalikeError, warn_of
+from lookalike.files import write_whole
 from lookalike.provenance import fingerprint_json, machine, versions
 from lookalike.working_folder import alone, lock_beside, read_record, write_record, writing_to
 
@@ -68,7 +69,7 @@ class Cells:
             return None
         except Exception as error:
             self.folder.mkdir(parents=True, exist_ok=True)
-            told.write_text(traceback.format_exc(), encoding="utf-8")
+            write_whole(told, traceback.format_exc())
             self.failed[name] = f"{type(error).__name__}: {error} (where: {told})"
             return None
         told.unlink(missing_ok=True)

@@ -112,7 +112,8 @@ def reference_diversity(prototypes: Tensor, epsilon: float = REFERENCE_EPSILON) 
     """
     prototypes = checks.tensor("prototypes", prototypes, ("P", "D"), kind="number")
     epsilon = checks.number("epsilon", epsilon, above=0, below=1)
-    found, n = diversity(LogL2(epsilon, scale=1.0)(prototypes, prototypes)), len(prototypes)
+    similarity, n = LogL2(epsilon, scale=1.0), len(prototypes)
+    found = diversity_of(lambda vectors: similarity(vectors, prototypes), prototypes)
     total = 1 / epsilon + n - 1  # softmax weights: 1/ε for a prototype itself, 1 for each other
     floor = (math.log(total) - (1 / epsilon) * math.log(1 / epsilon) / total) / math.log(n)
     return found, floor
