@@ -172,6 +172,14 @@ def test_differences_name_the_values_but_not_fingerprints():
     assert differences({"n": {"a": (1, 2)}}, {"n": {"a": [1, 2]}}) == ""  # as JSON has them
 
 
+def test_a_sealed_file_in_the_place_of_another_is_not_read(tmp_path):
+    write_sealed(tmp_path / "class-1", b"one")
+    write_sealed(tmp_path / "class-2", b"two")
+    (tmp_path / "class-1").replace(tmp_path / "class-2")
+    with pytest.warns(LookalikeWarning, match="'.*class-2' cannot be used: it was altered or damaged"):
+        assert read_sealed(tmp_path / "class-2") is None
+
+
 def test_a_damaged_sealed_file_is_warned_of_and_not_read(tmp_path):
     path = tmp_path / "class.npy"
     assert read_sealed(path) is None

@@ -99,9 +99,9 @@ def clean(folder: Path) -> None:
 
 
 def write_sealed(path: Path, content: bytes) -> None:
-    """Writes a file whole, with a checksum behind its content."""
+    """Writes a file whole, with a checksum behind its content: of its name too, as files may change places."""
     with replacing_file(path, sweep=False) as aside:
-        aside.write_bytes(content + _SEAL + hashlib.sha256(content).digest())
+        aside.write_bytes(content + _SEAL + _checksum(path, content))
 
 
 def read_sealed(path: Path) -> bytes | None:
@@ -133,9 +133,13 @@ def unsealed(path: Path) -> bytes:
     except OSError as error:
         raise LookalikeError(_reason(error)) from error
     content, seal = whole[:-_SEAL_BYTES], whole[-_SEAL_BYTES:]
-    if seal != _SEAL + hashlib.sha256(content).digest():
+    if seal != _SEAL + _checksum(path, content):
         raise LookalikeError("it was altered or damaged, as it does not fit its checksum")
     return content
+
+
+def _checksum(path: Path, content: bytes) -> bytes:
+    return hashlib.sha256(path.name.encode(errors="surrogateescape") + b"\0" + content).digest()
 
 
 @contextmanager
