@@ -13,7 +13,7 @@ from lookalike.metrics.sanity import first_change
 _MOST_ASKED = 0.97  # agreement that is enough however good the black box is [ours]
 _LEVEL = 0.05
 _NAMED = 5  # classes
-_NO_PROOF = "D_fth does not show that it looks where the original looks"
+_NOT_SHOWN = "It is not shown that it looks where the original looks"
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ def _explanations(figure: Callable[[str], float | None], details: Mapping[str, l
         return f"It does not look where the original looks {figures}."
     if failed:
         listed = " or ".join(CONTROLS[name] for name in failed)
-        return f"Its maps are no nearer to the original's than those of {listed}, beyond chance {figures}: {_NO_PROOF}."
+        return (
+            f"{_NOT_SHOWN}: its maps are no nearer to the original's, beyond chance, than those of {listed} {figures}."
+        )
     return f"It looks where the original looks {figures}."
 
 
