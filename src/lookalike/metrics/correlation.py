@@ -28,8 +28,9 @@ def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
 
     Example:
         >>> maps = torch.tensor([[[1.0, -2.0], [0.0, 5.0]]])
-        >>> [round(float(explanation_correlation(maps, scale * maps)), 6) for scale in (3, -1)]
-        [1.0, -1.0]
+        >>> same, negative = (round(float(explanation_correlation(maps, scale * maps)), 6) for scale in (3, -1))
+        >>> same, negative
+        (1.0, -1.0)
     """
     maps = checks.tensor("maps", maps, ("N", "H", "W"), kind="number", empty=False)
     black_box_maps = checks.tensor("black_box_maps", black_box_maps, ("N", "H", "W"), kind="number", empty=False)
