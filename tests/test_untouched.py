@@ -1,7 +1,9 @@
 """The model is never touched: one test for each public function that is given one."""
 
+import faulthandler
 import gc
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -171,6 +173,33 @@ def test_an_interruption_while_torch_moves_a_mode_leaves_none(net, blobs):
             assert differing(before, process_state()) == []
     finally:
         gc.unfreeze()
+
+
+class AtReader(Tracer):
+    """Counts the moments of the main thread at which it deals with the thread that reads."""
+
+    def __init__(self, at):
+        super().__init__(at, instructions=True)
+
+    def _count(self, frame):
+        if frame.f_globals.get("__name__") == "threading" or "_Ahead" in frame.f_code.co_qualname:
+            super()._count(frame)
+
+
+def test_an_interruption_while_threads_meet_leaves_no_lock(net, blobs):
+    embed(net, blobs, batch_size=8)
+    with AtReader(None) as counter:
+        embed(net, blobs, batch_size=8)
+    assert counter.events > 100
+    faulthandler.dump_traceback_later(120, exit=True)  # where a lock is left, this waits for ever
+    try:
+        for at in range(1, counter.events + 1, max(1, counter.events // 20)):
+            before = process_state()
+            with suppress(Interruption), AtReader(at):
+                embed(net, blobs, batch_size=8)
+            assert differing(before, process_state()) == []
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def test_an_error_holds_nothing_when_it_is_dealt_with(net, blobs):

@@ -67,7 +67,7 @@ def process_state() -> dict[str, Any]:
         "environment": dict(os.environ),
         "working folder": str(Path.cwd()),
         "paths": list(sys.path),
-        "threads of ours": [t.name for t in threading.enumerate() if t.name.startswith("lookalike")],
+        "threads of ours": [t.name for t in threading.enumerate() if t.name.startswith("lookalike")] + readers(),
         "modules' hooks": [len(hooks) for hooks in _HOOKS_OF_ALL],
     }
 
@@ -84,3 +84,14 @@ def logger_levels() -> dict[str, tuple[int, bool, int]]:
 def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Names what has changed."""
     return [name for name in before if before[name] != after[name]]
+
+
+def readers() -> list[str]:
+    """Names the threads that read batches, which ``threading`` does not know."""
+    outermost = []
+    for frame in sys._current_frames().values():
+        while frame.f_back is not None:
+            frame = frame.f_back
+        if frame.f_globals.get("__name__") == "lookalike.embedding.run":
+            outermost.append(frame.f_code.co_name)
+    return outermost

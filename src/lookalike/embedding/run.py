@@ -1,10 +1,11 @@
 """Embedding a data set: one pass of the encoder, kept with all that is needed to trust it later."""
 
+import _thread
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ from lookalike.working_folder import alone, lock_beside, read_record
 
 _NAMED = 5
 _AHEAD = 2  # batches
-_PATIENCE = 0.1  # seconds
+_LITTLE, _PATIENCE, _LONG_PATIENCE = 0.001, 0.1, 1.0  # seconds
 
 
 @keeps_random_states
@@ -270,16 +271,23 @@ class _Rows:
 
 
 class _Ahead:
-    """Reads the next batches in a thread while this one is worked on."""
+    """Reads the next batches in a thread while this one is worked on.
+
+    The two threads share nothing that has a lock in Python, and ``threading.Thread``, which has some, plays no part: an
+    interruption between two steps of Python would leave a lock taken, and ``stop`` would wait for ever.
+    """
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self.batches = batches
-        self.ready: Queue[Batch | BaseException | None] = Queue(maxsize=_AHEAD)
-        self.stopped = Event()
-        self.reader = Thread(target=self._read, name="lookalike-reader", daemon=True)
+        self.ready: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
+        self.room: SimpleQueue[None] = SimpleQueue()  # as many as there is room for further batches
+        for _ in range(_AHEAD):
+            self.room.put(None)
+        self.asked = self.reading = self.stopped = self.ended = False
 
     def __iter__(self) -> Iterator[Batch]:
-        self.reader.start()
+        self.asked = True
+        _thread.start_new_thread(self._read, ())
         while True:
             with step("wait for images"):
                 batch = self.ready.get()
@@ -287,30 +295,42 @@ class _Ahead:
                 return
             if isinstance(batch, BaseException):
                 raise batch
+            self.room.put(None)
             yield batch
 
     def stop(self) -> None:
         """Ends the thread, at whatever it is."""
-        self.stopped.set()
-        if self.reader.ident is not None:
-            self.reader.join()
+        self.stopped = True
+        until = time.monotonic() + _LONG_PATIENCE  # interrupted before it was started, it never begins
+        while self.asked and not self.ended and (self.reading or time.monotonic() < until):
+            time.sleep(_LITTLE)
 
     def _read(self) -> None:
+        self.reading = True
+        try:
+            if not self.stopped:
+                self._read_all()
+        finally:
+            self.ended = True
+
+    def _read_all(self) -> None:
         try:
             for batch in self.batches:
-                self._put(batch)
-                if self.stopped.is_set():
+                self.ready.put(batch)
+                if not self._has_room():
                     return
         except BaseException as error:
-            self._put(error)
+            self.ready.put(error)
         else:
-            self._put(None)
+            self.ready.put(None)
 
-    def _put(self, item: Batch | BaseException | None) -> None:
-        while not self.stopped.is_set():
-            with suppress(Full):
-                self.ready.put(item, timeout=_PATIENCE)
-                break
+    def _has_room(self) -> bool:
+        """Waits until there is room for another batch; False when the thread is to end."""
+        while not self.stopped:
+            with suppress(Empty):
+                self.room.get(timeout=_PATIENCE)
+                return not self.stopped
+        return False
 
 
 def _skipped_note(batches: Batches) -> str:

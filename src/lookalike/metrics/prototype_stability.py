@@ -140,7 +140,7 @@ def cluster_again(model: PrototypeModel, embeddings: np.ndarray, labels: np.ndar
 def shift_stability(similarities: Callable[[Tensor], Tensor], inputs: Tensor, *, pixels: int = 1) -> Tensor:
     """Returns the share of the four shifts of each image after which the most similar prototype is the same [ours].
 
-    Of shape [N], in [0, 1]; higher is better. Co-12: continuity. The pixels at the edge are repeated where the image ends.
+    Of shape [N], in [0, 1]; higher is better. Co-12: continuity. The edge's pixels are repeated where the image ends.
 
     Args:
         similarities: Maps inputs to similarities [n, P].
