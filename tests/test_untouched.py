@@ -175,6 +175,20 @@ def test_an_interruption_while_torch_moves_a_mode_leaves_none(net, blobs):
         gc.unfreeze()
 
 
+def test_two_interruptions_of_what_restores_do_not_keep_it_from_finishing():
+    calls = []
+
+    def restore():
+        calls.append(None)
+        if len(calls) < 3:
+            raise Interruption
+        calls.append("restored")
+
+    with pytest.raises(Interruption):
+        undoing(restore, lambda: None)
+    assert calls[-1] == "restored"
+
+
 class AtReader(Tracer):
     """Counts the moments of the main thread at which it deals with the thread that reads."""
 

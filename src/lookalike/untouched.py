@@ -30,18 +30,21 @@ _DEVICES = ("cpu", "cuda")  # whose autocast the package switches on
 def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
     """Returns what ``run`` returns, and restores at the end, at whatever moment an exception arrives.
 
-    There is no moment at which one exception can keep ``restore`` from finishing: in ``run`` and after it the inner
-    block calls it, and if it is itself interrupted the outer block calls it again. A ``with`` statement has such
-    moments, at the beginning and at the end of ``__exit__``.
+    There is no moment at which two exceptions can keep ``restore`` from finishing: in ``run`` and after it the
+    innermost block calls it; if that is interrupted the next block calls it again, and the last one once more. A
+    ``with`` statement has such moments, at the beginning and at the end of ``__exit__``.
 
     Args:
-        restore: Puts everything back; called twice it does the same as called once, and it finishes what an
+        restore: Puts everything back; called again it does the same as called once, and it finishes what an
             interrupted call has begun.
         run: Makes the changes and does the work. What ``restore`` needs to know is recorded before.
     """
     try:
         try:
-            return run()
+            try:
+                return run()
+            finally:
+                restore()
         finally:
             restore()
     finally:
