@@ -1,13 +1,11 @@
 """Signed agreement of two relevance maps: their correlation over pixels."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
+from lookalike.metrics.image_mean import MeanOverImages
 
 
 def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
@@ -54,7 +52,7 @@ def _centred(maps: Tensor) -> Tensor:
     return torch.where(length > 1e-9, centred / length.clamp_min(1e-9), 0.0)  # below: rounding of a constant
 
 
-class ExplanationCorrelation(Metric):
+class ExplanationCorrelation(MeanOverImages):
     """Accumulates the signed correlation over a loader. Its states sum, and do not grow.
 
     Images without a correlation, whose map is the same everywhere, are left out.
@@ -67,22 +65,7 @@ class ExplanationCorrelation(Metric):
     """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    n: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
         """Adds images: the model's maps and the black box's, each [n, H, W]."""
-        found = explanation_correlation(maps, black_box_maps)
-        self.total += found.nansum().to(self.total.device)
-        self.n += found.isfinite().sum().to(self.n.device)
-
-    def compute(self) -> Tensor:
-        """Returns the mean; NaN without images."""
-        return self.total / self.n
+        self.add(explanation_correlation(maps, black_box_maps))

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
+from lookalike.metrics.image_mean import MeanOverImages
 
 Magnitude = Literal["absolute", "positive"]
 Direction = Literal["model", "black-box", "symmetric"]
@@ -101,7 +101,7 @@ def without_relevance(maps: Tensor, magnitude: Magnitude = "absolute") -> Tensor
     return ~(values != 0 if magnitude == "absolute" else values > 0).any(1)
 
 
-class ExplanationDivergence(Metric):
+class ExplanationDivergence(MeanOverImages):
     """Accumulates D_fth over a loader. Its states sum, and do not grow. Maps without any relevance are left out.
 
     Args:
@@ -117,10 +117,6 @@ class ExplanationDivergence(Metric):
     """
 
     higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    n: Tensor
 
     def __init__(
         self,
@@ -136,15 +132,7 @@ class ExplanationDivergence(Metric):
             "magnitude": checks.one_of("magnitude", magnitude, MAGNITUDES),
             "floor": checks.number("floor", floor, least=0, below=1),
         }
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
         """Adds images: the model's maps and the black box's, each [n, H, W]."""
-        found = explanation_divergence(maps, black_box_maps, **self.options)
-        self.total += found.nansum().to(self.total.device)
-        self.n += int((~found.isnan()).sum())
-
-    def compute(self) -> Tensor:
-        """Returns the mean; NaN without images that have relevance in both maps."""
-        return self.total / self.n
+        self.add(explanation_divergence(maps, black_box_maps, **self.options))

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from lookalike import checks
 from lookalike.errors import LookalikeError
-from lookalike.metrics.robustness import Scorer
+from lookalike.metrics.robustness import ProbabilityCurves, Scorer
 from lookalike.untouched import keeps_torch_settings
 
 Order = Literal["most relevant first", "random"]
 
 
 @dataclass(frozen=True)
-class PixelCurves:
+class PixelCurves(ProbabilityCurves):
     """How the followed class's probability changes with the pixels that are deleted or inserted.
 
     Attributes:
@@ -28,19 +28,7 @@ class PixelCurves:
         options: Steps, what took the place of pixels, and whether their order was random.
     """
 
-    fractions: Tensor
-    probabilities: Tensor
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> Tensor:
-        """The curve [S + 1]: the mean over images."""
-        return self.probabilities.mean(0)
-
-    @property
-    def areas(self) -> Tensor:
-        """The area under each image's curve [N], by the trapezoid rule, in [0, 1]."""
-        return torch.trapezoid(self.probabilities, self.fractions, dim=1)
 
     @property
     def area(self) -> float:

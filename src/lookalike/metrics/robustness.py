@@ -56,7 +56,30 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class OrderingCurves:
+class ProbabilityCurves:
+    """How a class's probability changes with the share of the pixels that are changed.
+
+    Attributes:
+        fractions: That share [S + 1], from 0 to 1.
+        probabilities: Image by image [N, S + 1].
+    """
+
+    fractions: Tensor
+    probabilities: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The curve [S + 1]: the mean over images."""
+        return self.probabilities.mean(0)
+
+    @property
+    def areas(self) -> Tensor:
+        """The area under each image's curve [N], by the trapezoid rule, in [0, 1]."""
+        return torch.trapezoid(self.probabilities, self.fractions, dim=1)
+
+
+@dataclass(frozen=True)
+class OrderingCurves(ProbabilityCurves):
     """Relevance-ordering (RO) curves.
 
     Attributes:
@@ -66,20 +89,8 @@ class OrderingCurves:
         options: Steps, draws, seed, and whether pixels went in random order.
     """
 
-    fractions: Tensor
-    probabilities: Tensor
     samples: tuple[int, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> Tensor:
-        """The curve [S + 1]: the mean over images."""
-        return self.probabilities.mean(0)
-
-    @property
-    def areas(self) -> Tensor:
-        """The area under each image's curve [N], by the trapezoid rule."""
-        return torch.trapezoid(self.probabilities, self.fractions, dim=1)
 
     @property
     def auroc(self) -> float:

@@ -56,13 +56,15 @@ class Section:
 SECTIONS: Registry[Section] = Registry("section")
 
 
-def _section(
+def section(
     name: str,
     *needs: Need,
     per_run: bool = False,
     uses: tuple[Need, ...] = (),
     optional: bool = False,
 ) -> Callable[[Measure], Measure]:
+    """Files a function as a section of the scorecard; see ``Section``."""
+
     def file(measure: Measure) -> Measure:
         SECTIONS.register(name)(Section(name, measure, needs, per_run, uses, optional))
         return measure
@@ -70,7 +72,7 @@ def _section(
     return file
 
 
-@_section("faithfulness")
+@section("faithfulness")
 def _faithfulness(context: Context, _run: int) -> Found:
     """Accuracy, the black box's, agreement: section 4.3.2."""
     model, store, standing = context.model, context.test_store, context.standing
@@ -89,7 +91,7 @@ def _faithfulness(context: Context, _run: int) -> Found:
     return figures, found.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
 
 
-@_section("calibration")
+@section("calibration")
 def _calibration(context: Context, _run: int) -> Found:
     """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
     model, store, standing = context.model, context.test_store, context.standing
@@ -114,7 +116,7 @@ def _calibration(context: Context, _run: int) -> Found:
     return figures | {"calibration_error_black_box": float(other.compute())}, details | {"black_box": other.to_dict()}
 
 
-@_section("transparency", "activations")
+@section("transparency", "activations")
 def _transparency(context: Context, _run: int) -> Found:
     """Ghosting: section 4.3.1, equation 1."""
     model, store, labels = context.model, context.train_store, context.train_labels
@@ -148,7 +150,7 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
     return counts if scope == "class" and model.similarity.falls_with_distance and bool(counts.any()) else None
 
 
-@_section("explanations", "images", "black box", per_run=True)
+@section("explanations", "images", "black box", per_run=True)
 def _explanations(context: Context, run: int) -> Found:
     """D_fth, the signed correlation, and the same of controls: section 4.3.2, equations 2 and 3."""
     ours, theirs = context.probability_maps(run), context.black_box_maps(run)
@@ -195,7 +197,7 @@ def _saturated(context: Context, samples: Tensor, ours_empty: Tensor, theirs_emp
     )
 
 
-@_section("robustness", "images", per_run=True)
+@section("robustness", "images", per_run=True)
 def _robustness(context: Context, run: int) -> Found:
     """RO curves, AUROC, AI and AD: section 4.3.3."""
     curves = {}
@@ -247,7 +249,7 @@ def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCur
     )
 
 
-@_section("diversity")
+@section("diversity")
 def _diversity(context: Context, _run: int) -> Found:
     """D_dvs among all prototypes and within classes: section 4.3.4, equation 4."""
     model = context.model
@@ -276,7 +278,7 @@ def _diversity(context: Context, _run: int) -> Found:
     return figures, details
 
 
-@_section("embedding", "train")
+@section("embedding", "train")
 def _embedding(context: Context, _run: int) -> Found:
     """Silhouette and nearest-rival margin per class."""
     model, store, labels = context.model, context.train_store, context.train_labels
@@ -298,7 +300,7 @@ def _embedding(context: Context, _run: int) -> Found:
     return figures, {"classes": [one.to_dict() for one in found]}
 
 
-@_section("sanity", "images", optional=True, uses=("train",))
+@section("sanity", "images", optional=True, uses=("train",))
 def _sanity(context: Context, run: int) -> Found:
     """Explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
     store, labels = context.train_store, context.train_labels
@@ -320,7 +322,7 @@ def _sanity(context: Context, run: int) -> Found:
     return figures, found.to_dict()
 
 
-@_section("attributes", "attributes")
+@section("attributes", "attributes")
 def _attributes(context: Context, _run: int) -> Found:
     """Which attributes the prototypes' nearest training images show: section 4.4."""
     assert context.attributes is not None  # noqa: S101 - needed

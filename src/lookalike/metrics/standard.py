@@ -15,11 +15,9 @@ from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.measures import MEASURES
 from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
 from lookalike.metrics.road import road
-from lookalike.metrics.sections import SECTIONS, Found, Need, Section
+from lookalike.metrics.sections import Found, Measure, Need, section
 
 _NOISE = 0.01  # of the value range
-
-Measure = Callable[[Context, int], Found]
 
 
 def standard(name: str, *needs: Need, per_run: bool = True) -> Callable[[Measure], Measure]:
@@ -30,7 +28,7 @@ def standard(name: str, *needs: Need, per_run: bool = True) -> Callable[[Measure
             figures, details = measure(context, run)
             return figures, {"properties": sorted({MEASURES[figure].co12 for figure in figures}), **details}
 
-        SECTIONS.register(name)(Section(name, measured, needs, per_run, optional=True))
+        section(name, *needs, per_run=per_run, optional=True)(measured)
         return measure
 
     return file
