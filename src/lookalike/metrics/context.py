@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.provenance import fingerprint_json
 from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_heads, prp
+
+T = TypeVar("T")
 
 _MAPS_BATCH = 32
 _EVERY_RUN = -1
@@ -97,7 +99,7 @@ class Context:
     attributes: Tensor | None = None
     advance: Callable[[int], object] = lambda _: None
     notes: list[str] = field(default_factory=list)
-    _kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _kept: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def sample(self, run: int) -> list[int]:
         """Returns which test samples, by their own indices, a run looks at."""
@@ -169,8 +171,11 @@ class Context:
         return {name: maps[:, column] for column, name in enumerate(self._control_heads(run), start=1)}
 
     def _control_heads(self, run: int) -> dict[str, Head]:
-        z = self._embeddings(self.sample(run)).to(self.model.prototypes.vectors.dtype)
-        return control_heads(self.model, z, [self.options.random_state, run])
+        def make() -> dict[str, Head]:
+            z = self._embeddings(self.sample(run)).to(self.model.prototypes.vectors.dtype)
+            return control_heads(self.model, z, [self.options.random_state, run])
+
+        return self._once("control heads", run, make)
 
     def _head_maps(self, run: int) -> Tensor:
         """Returns LRP maps [n, M, H, W] of the model and its controls: one forward pass for all."""
@@ -265,10 +270,11 @@ class Context:
         """Lets go of a run's images and maps."""
         self._kept = {key: value for key, value in self._kept.items() if key[1] != run}
 
-    def _once(self, name: str, run: int, make: Callable[[], Tensor]) -> Tensor:
+    def _once(self, name: str, run: int, make: Callable[[], T]) -> T:
         if (name, run) not in self._kept:
             self._kept[name, run] = make()
-        return self._kept[name, run]
+        value: T = self._kept[name, run]
+        return value
 
 
 def _shifted(rows: slice, by: int) -> slice:
