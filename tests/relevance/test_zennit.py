@@ -112,7 +112,7 @@ def test_several_targets_and_prototypes_share_one_forward_pass():
     handle = model[0].register_forward_hook(lambda _module, _inputs, output: rows.append(len(output)))
     together = lrp(model, x, [[0, 5, 9], [1, 2, 3]])
     handle.remove()
-    assert rows == [1, 2]  # one image to compare the engine with the network, then one pass for all targets
+    assert rows == [2, 1]  # one pass for all targets, then one image to compare the engine with the network
     assert together.maps.shape == (2, 3, 3, 16, 16)
     for column in range(3):
         alone = lrp(model, x, [[0, 5, 9][column], [1, 2, 3][column]])

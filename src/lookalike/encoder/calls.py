@@ -1,5 +1,6 @@
 """Calling somebody else's model without leaving a trace."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -99,15 +100,14 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
     """Returns the type of a model's first floating-point parameter or buffer; None where it has none."""
-    tensors = (*model.parameters(), *model.buffers())
+    tensors = itertools.chain(model.parameters(), model.buffers())  # a walk that ends at once
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 def device_of(model: nn.Module) -> torch.device:
     """Returns where a model's first parameter or buffer is."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 class _Reached(BaseException):

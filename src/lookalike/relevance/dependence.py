@@ -9,7 +9,7 @@ Operations in place are carried out on a copy of the memory that they change, vi
 network holds stand for the new values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -126,25 +126,24 @@ def tensors_in(values: Any) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values]
     found: list[Tensor] = []
-    _collect(values, found)
+    _collect((values,), found)
     return found
 
 
-def _collect(values: Any, found: list[Tensor]) -> None:
-    """Adds the tensors in a container; the engine does this several times per operation."""
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (tuple, list)):
-        return
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    """Adds the tensors in values; the engine does this several times per operation."""
     for value in values:
         kind = type(value)
         if kind is Tensor:
             found.append(value)
-        elif kind not in _PLAIN:
-            if isinstance(value, Tensor):
-                found.append(value)
-            else:
-                _collect(value, found)
+        elif kind in _PLAIN or (kind is dict and not value):
+            continue
+        elif isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)
+        elif isinstance(value, (tuple, list)):
+            _collect(value, found)
 
 
 # Types that have no tensors inside.
@@ -159,9 +158,9 @@ def with_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:
     if isinstance(values, Tensor):
         return change(values)
     if kind is tuple or kind is list:
-        return kind([with_tensors(change, value) for value in values])
+        return kind([value if type(value) in _PLAIN else with_tensors(change, value) for value in values])
     if kind is dict:
-        return {key: with_tensors(change, value) for key, value in values.items()}
+        return values and {key: with_tensors(change, value) for key, value in values.items()}
     if isinstance(values, (tuple, list, dict)) and not isinstance(values, torch.Size):
         return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, values)
     return values

@@ -55,6 +55,7 @@ class Engine(FunctionMode):
         pixels: The network's inputs, which require gradients.
         names: The network's parameters and buffers, by identity, with their names.
         plain: What watched a plain forward pass; with it, results of code that the engine does not see are noticed.
+        recorded: Where results are kept for a plain forward pass that is to follow.
         strict: Make an operation without a rule an error.
 
     Attributes:
@@ -62,6 +63,7 @@ class Engine(FunctionMode):
         session: Says how many backward passes are to come.
         unruled: Measures the relevance that goes through operations without a rule.
         without: Those operations, once the forward pass is finished: where they are, and what was done.
+        unsure: Whether it met tensors that a plain forward pass would tell from results of code that it does not see.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Engine(FunctionMode):
         names: dict[int, str],
         *,
         plain: "Watch | None" = None,
+        recorded: Recorded | None = None,
         strict: bool = False,
     ) -> None:
         super().__init__()
         self.composite = composite
         self.names = dict(names)
         self._plain = plain
+        self._recorded = recorded
         self._state = names
         self._learned: set[int] = set()
         self.strict = strict
@@ -87,6 +91,7 @@ class Engine(FunctionMode):
         self.dependence = Dependence(self._view_of_pixels)
         self.unruled = Unruled(len(pixels[0]) if pixels and pixels[0].ndim else 1)
         self.without: dict[str, tuple[str, str]] = {}
+        self.unsure = False
         self.left: dict[str, str] = {}  # operations by which values left torch → where
         self._uses: list[tuple[tuple[str, str, str], Any]] = []
         self._pixels: OfTensors[bool] = OfTensors()
@@ -247,10 +252,11 @@ class Engine(FunctionMode):
     ) -> Tensor:
         """Runs a linear operation, and puts it with its rule into the graph if its input depends on the pixels."""
         with torch.no_grad():
-            known = None if self._plain is None else self._plain.recorded.result(operation, x.detach(), weight, bias)
-            output = operation.apply(x, weight, bias) if known is None else known
+            output = operation.apply(x, weight, bias)
         if not x.requires_grad:
             return output
+        if self._recorded is not None:
+            self._recorded.file(operation, x.detach(), weight, bias, output)
         return self.linear(kind, Call(operation, x, weight, bias, output, session=self.session))
 
     def by_name(self, func: Any, name: str, args: Any, kwargs: Any = None) -> Any:
@@ -351,7 +357,12 @@ class Engine(FunctionMode):
         return dependent
 
     def _is_foreign(self, tensor: Tensor) -> bool:
-        if self._plain is None or tensor in self._plain.constants or not tensor.is_floating_point():
+        if not tensor.is_floating_point():
+            return False
+        if self._plain is None:
+            self.unsure = True
+            return False
+        if tensor in self._plain.constants:
             return False
         constants = self._plain.constants
         return tensor._base is None or (tensor._base not in constants and id(tensor._base) not in self._state)
@@ -476,12 +487,10 @@ class Watch(FunctionMode):
 
     Attributes:
         constants: Those tensors.
-        recorded: Results of that pass which need not be computed again.
     """
 
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
-        self.recorded = Recorded()
         self.constants: OfTensors[bool] = OfTensors()
         self._made: OfTensors[bool] = OfTensors()
         self._held: list[Tensor] = []

@@ -331,6 +331,6 @@ def out_of_place(func: Any, kwargs: Any) -> Any:
     return on_a_copy
 
 
-def names_of(model: nn.Module) -> dict[int, str]:
-    """Returns what a model calls its parameters and buffers, by identity."""
-    return {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Lists a model's parameters and buffers, with their names."""
+    return [*model.named_parameters(), *model.named_buffers()]

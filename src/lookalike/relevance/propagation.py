@@ -13,7 +13,8 @@ from lookalike.provenance import versions
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine, Watch
 from lookalike.relevance.foreign import with_foreign_modules
-from lookalike.relevance.names import NO_RULE, UNSEEN, names_of
+from lookalike.relevance.names import NO_RULE, UNSEEN, named_tensors
+from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.result import Relevance, RuleUse
 from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
@@ -24,10 +25,6 @@ Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
 # reduced-precision matrix products on GPUs make large in float32.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
 _COARSE = 0.1  # of two and fewer digits: bfloat16, float16
-
-# In a batch of more images, what is recorded of the first one saves less than joining it with the others costs. On
-# other devices than a CPU each look at what was recorded waits for the device.
-_MOST_RECORDED = 8
 
 
 def propagate(
@@ -72,12 +69,15 @@ def propagate(
 class _Explainer:
     """Makes the maps of one batch after the other.
 
-    The first batch's forward pass is compared with the network's own.
+    The first batch's forward pass is compared with the network's own. That one comes second: it takes results from the
+    engine's. Only where the engine met tensors that it cannot place does it run again, knowing what the plain pass met.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, run: Run, rules: Composite, strict: bool) -> None:
         self._model, self._x, self._run, self._rules, self._strict = model, x, run, rules, strict
-        self._names = names_of(model)
+        named = named_tensors(model)
+        self._tensors = [tensor for _, tensor in named]
+        self._names = {id(tensor): name for name, tensor in named}
         self._watch: Watch | None = None
 
     @keeps_torch_settings
@@ -88,30 +88,42 @@ class _Explainer:
             with _naming(engine):
                 return _backward(engine, shown, batch, lambda out: starts(out, rows), several)
 
-    def _versions(self) -> list[int]:
-        tensors = (*self._model.parameters(), *self._model.buffers())
-        return [tensor._version for tensor in tensors if not tensor.is_inference()]
-
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
-        plain = None
-        if self._watch is None:
-            before = self._versions()
-            self._watch, plain = _plain_pass(take_rows(self._x, rows), self._run)
-            if self._versions() != before:  # a network that changes its weights as it runs
-                self._watch.recorded.forget()
         batch = take_rows(self._x, rows).detach().clone().requires_grad_()
-        engine = Engine(self._rules, [batch], self._names, plain=self._watch, strict=self._strict)
+        if self._watch is not None:
+            engine = self._engine(batch, self._watch, None)
+            return batch, self._ruled(engine, batch), engine
+        # on other devices each look at what was recorded would wait for the device
+        recorded = Recorded(len(batch)) if batch.device.type == "cpu" else None
+        before = self._versions()
+        engine, shown = self._engine(batch, None, recorded), None
+        with contextlib.suppress(Exception):  # the plain pass tells whether it is the network that fails
+            shown = self._ruled(engine, batch)
+        if self._versions() != before:  # a network that changes its weights as it runs
+            recorded = None
+        watch, plain = _plain_pass(take_rows(self._x, rows), self._run, recorded)
+        if shown is None or engine.unsure:
+            engine = self._engine(batch, watch, None)
+            shown = self._ruled(engine, batch)
+        _compare(engine.dependence.twin_of(shown).detach(), plain, batch, self._run)
+        self._watch = watch
+        return batch, shown, engine
 
-        def ruled() -> Tensor:
+    def _engine(self, batch: Tensor, watch: Watch | None, recorded: Recorded | None) -> Engine:
+        return Engine(self._rules, [batch], self._names, plain=watch, recorded=recorded, strict=self._strict)
+
+    def _ruled(self, engine: Engine, batch: Tensor) -> Tensor:
+        """Returns the network's output, computed by the engine."""
+
+        def run() -> Tensor:
             with engine:
                 return self._run(batch)
 
         with _naming(engine):
-            shown = with_foreign_modules(engine, ruled)
-        self._watch.recorded.forget()
-        if plain is not None:
-            _compare(engine.dependence.twin_of(shown).detach(), plain, batch, self._run)
-        return batch, shown, engine
+            return with_foreign_modules(engine, run)
+
+    def _versions(self) -> list[int]:
+        return [tensor._version for tensor in self._tensors if not tensor.is_inference()]
 
 
 @contextlib.contextmanager
@@ -144,20 +156,19 @@ def _naming(engine: Engine) -> Iterator[None]:
         ) from error
 
 
-def _plain_pass(images: Tensor, run: Run) -> tuple[Watch, Tensor]:
+def _plain_pass(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
     """Returns what the network's own forward pass on the first image met, and its output.
 
     A network that takes batches of one size alone is run on the whole batch.
     """
-    first, most = images[:1], _MOST_RECORDED if images.device.type == "cpu" else 1
     with contextlib.suppress(RuntimeError, AssertionError):
-        return _watched(first, run, record=len(images) <= most)
-    return _watched(images, run, record=False)
+        return _watched(images[:1], run, recorded)
+    return _watched(images, run, None)
 
 
-def _watched(images: Tensor, run: Run, *, record: bool) -> tuple[Watch, Tensor]:
+def _watched(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
     images = images.detach().clone()
-    with Watch([images]) as watch, watch.recorded if record else contextlib.nullcontext():
+    with Watch([images]) as watch, contextlib.nullcontext() if recorded is None else recorded:
         plain = run(images)
     return watch, plain.detach()
 

@@ -1,0 +1,72 @@
+"""The network's own pass takes from the engine's what both compute, and nothing else."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lookalike.relevance import lrp
+from lookalike.relevance.operations import Convolution, Linear
+from lookalike.relevance.recorded import Recorded
+
+CONVOLUTION = Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 64), ("vit_b_32", 224), ("swin_t", 64)])
+def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypatch):
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, num_classes=4).eval()
+    looked_up = Recorded._result
+    taken = []
+
+    def result(self, *call):
+        found = looked_up(self, *call)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Recorded, "_result", result)
+    lrp(model, torch.randn(2, 3, size, size), 0)
+    n_layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
+    assert len(taken) >= n_layers
+    assert all(taken)
+
+
+def filed(x, result, operation=CONVOLUTION, weight=None):
+    recorded = Recorded(2)
+    recorded.file(operation, x, weight, None, result)
+    return recorded
+
+
+def test_other_inputs_weights_and_options_are_computed():
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    wrong = torch.zeros(2, 4, 6, 6)  # so that it shows where it was taken from
+    right = nn.functional.conv2d(x[:1], weight)
+    with torch.no_grad():
+        with filed(x, wrong, weight=weight):
+            assert not nn.functional.conv2d(x[:1], weight).any()
+        with filed(x, wrong, weight=weight):
+            torch.testing.assert_close(
+                nn.functional.conv2d(x[:1] + 0.1, weight), right + 0.1 * weight.sum((1, 2, 3))[:, None, None]
+            )
+        with filed(x, wrong, weight=weight):
+            torch.testing.assert_close(nn.functional.conv2d(x[:1], weight.clone()), right)
+        with filed(x, wrong, weight=weight):
+            assert nn.functional.conv2d(x[:1], weight, padding=1).any()
+        with filed(x, wrong, weight=weight):
+            assert nn.functional.conv2d(x[:1], weight, torch.ones(4)).any()
+
+
+def test_what_changes_a_result_afterwards_does_not_change_what_is_taken():
+    x, weight = torch.randn(2, 3), torch.randn(4, 3)
+    result = x @ weight.T
+    recorded = filed(x, result, Linear(), weight)
+    first = result[:1].clone()
+    result.zero_()
+    with torch.no_grad(), recorded:
+        torch.testing.assert_close(nn.functional.linear(x[:1], weight), first)
+
+
+def test_the_first_image_is_found_where_positions_come_first():
+    x, weight = torch.randn(5, 2, 3), torch.randn(4, 3)
+    with torch.no_grad(), filed(x, torch.zeros(5, 2, 4), Linear(), weight):
+        assert not nn.functional.linear(x[:, :1], weight).any()
