@@ -5,7 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
+from lookalike.errors import RelevanceError
 from lookalike.relevance import lrp
+from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear
 from lookalike.relevance.recorded import Recorded
 
@@ -70,3 +72,32 @@ def test_the_first_image_is_found_where_positions_come_first():
     x, weight = torch.randn(5, 2, 3), torch.randn(4, 3)
     with torch.no_grad(), filed(x, torch.zeros(5, 2, 4), Linear(), weight):
         assert not nn.functional.linear(x[:, :1], weight).any()
+
+
+class Drifting(nn.Module):
+    """Changes its weights whenever it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.layer.weight.mul_(1.1)
+        return self.layer(x.flatten(1))
+
+
+def test_nothing_is_taken_for_weights_that_changed_meanwhile():
+    torch.manual_seed(0)
+    with pytest.raises(RelevanceError, match="other outputs for the same image each time"):
+        lrp(Drifting(), torch.randn(2, 3, 2, 2), 0)
+
+
+def test_an_operation_that_the_engine_fails_at_is_named(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no way through")
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    monkeypatch.setitem(HANDLERS, "relu", fails)
+    with pytest.raises(RelevanceError, match="operation 'relu' .*no way through"):
+        lrp(model, torch.randn(2, 3, 4, 4), 0)
