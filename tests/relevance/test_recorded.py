@@ -99,5 +99,5 @@ def test_an_operation_that_the_engine_fails_at_is_named(monkeypatch):
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
     monkeypatch.setitem(HANDLERS, "relu", fails)
-    with pytest.raises(RelevanceError, match="operation 'relu' .*no way through"):
+    with pytest.raises(RelevanceError, match=r"operation 'relu' .*no way through"):
         lrp(model, torch.randn(2, 3, 4, 4), 0)
