@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lookalike.provenance import processor
+from lookalike._core.provenance import processor
 
 THREADS = int(os.environ.get("LOOKALIKE_THREADS", "2"))
 

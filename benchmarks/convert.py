@@ -35,9 +35,9 @@ def naive_conversion(z: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def our_conversion(z: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The same by lookalike."""
-    from lookalike.estimator import learn_prototypes
-    from lookalike.prototypes import survey
-    from lookalike.similarity import make_similarity
+    from lookalike.conversion.per_class import learn_prototypes
+    from lookalike.conversion.survey import survey
+    from lookalike.model.similarity import make_similarity
 
     similarity = make_similarity("l2")
     names = [str(k) for k in np.unique(y)]
@@ -63,7 +63,7 @@ def kmeans_table(n: int, repeats: int) -> str:
     """Compares k-means with scikit-learn's, class by class."""
     from sklearn.cluster import KMeans
 
-    from lookalike.clustering import cluster
+    from lookalike.conversion.clustering import cluster
 
     z, y = embeddings(n)
     ours, theirs, inertias = [], [], []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike.acceleration import Accelerated
+from lookalike._core.acceleration import Accelerated
 
 
 @pytest.mark.parametrize(

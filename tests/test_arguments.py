@@ -9,8 +9,7 @@ import torch
 
 from lookalike import Encoder, KMEx, LookalikeError, PatchKMEx, PrototypeClassifier, embed, evaluate, explain
 from lookalike.baselines import hyperparameters, train
-from lookalike.classifier import LinearHead, NearestPrototype
-from lookalike.clustering import choose_n_clusters, cluster
+from lookalike.conversion.clustering import choose_n_clusters, cluster
 from lookalike.data import Augmentation, Batches, ImageArray, Preprocessing, find_images, load_data, load_folder
 from lookalike.metrics import (
     ExplanationDivergence,
@@ -34,10 +33,11 @@ from lookalike.metrics import (
     share,
 )
 from lookalike.model import PrototypeModel, Prototypes
+from lookalike.model.classifier import LinearHead, NearestPrototype
+from lookalike.model.similarity import RBF, Log, Mahalanobis, make_similarity
 from lookalike.networks import small_cnn
 from lookalike.plots import plot_activations, plot_heat_map, plot_map, plot_ordering, plot_radar, project_2d
 from lookalike.relevance import AlphaBeta, Composite, Epsilon, Gamma, lrp, prp
-from lookalike.similarity import RBF, Log, Mahalanobis, make_similarity
 
 NONSENSE: list[Any] = [
     None, "x", "", -1, 0, 2.5, float("nan"), True, [], {}, object(), np.zeros((0, 3)),

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.classifier import LinearHead, NearestPrototype, make_classifier
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
+from lookalike.model.classifier import LinearHead, NearestPrototype, make_classifier
 
 
 @settings(max_examples=60, deadline=None)

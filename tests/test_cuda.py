@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lookalike import embed, evaluate, explain, load, relevance
+from lookalike.conversion.kmex import KMEx
 from lookalike.encoder import LoadedClassifier
-from lookalike.kmex import KMEx
 from lookalike.networks import NETWORKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -23,15 +23,16 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from lookalike import KMEx  # noqa: E402
 from lookalike import load as load_model  # noqa: E402
+from lookalike._core.errors import LookalikeError, LookalikeWarning  # noqa: E402
+from lookalike._core.working_folder import alone, lock_in  # noqa: E402
 from lookalike.cli import app  # noqa: E402
-from lookalike.data import ImageArray, Preprocessing, load_digits, load_folder  # noqa: E402
-from lookalike.distributed import convert  # noqa: E402
-from lookalike.distributed.embedding import Embedder  # noqa: E402
-from lookalike.distributed.pool import work_through  # noqa: E402
-from lookalike.distributed.readers import FileReader, RowReader  # noqa: E402
-from lookalike.distributed.record import prepare_folder  # noqa: E402
-from lookalike.distributed.row_groups import list_groups  # noqa: E402
-from lookalike.distributed.shards import (  # noqa: E402
+from lookalike.conversion.on_ray import convert  # noqa: E402
+from lookalike.conversion.on_ray.embedding import Embedder  # noqa: E402
+from lookalike.conversion.on_ray.pool import work_through  # noqa: E402
+from lookalike.conversion.on_ray.readers import FileReader, RowReader  # noqa: E402
+from lookalike.conversion.on_ray.record import prepare_folder  # noqa: E402
+from lookalike.conversion.on_ray.row_groups import list_groups  # noqa: E402
+from lookalike.conversion.on_ray.shards import (  # noqa: E402
     Known,
     Rows,
     damaged_shards,
@@ -43,10 +44,9 @@ from lookalike.distributed.shards import (  # noqa: E402
     summed_classes,
     write_shard,
 )
+from lookalike.data import ImageArray, Preprocessing, load_digits, load_folder  # noqa: E402
 from lookalike.encoder import Encoder, load_classifier  # noqa: E402
-from lookalike.errors import LookalikeError, LookalikeWarning  # noqa: E402
-from lookalike.similarity import L2  # noqa: E402
-from lookalike.working_folder import alone, lock_in  # noqa: E402
+from lookalike.model.similarity import L2  # noqa: E402
 
 NETWORK = """
 import time
@@ -346,7 +346,7 @@ def test_a_pool_that_cannot_work_gives_up(cluster, tmp_path):
 
 DRIVER = """
 import sys, warnings
-from lookalike.distributed import convert
+from lookalike.conversion.on_ray import convert
 warnings.simplefilter("ignore")
 convert(sys.argv[1], sys.argv[2], working_folder=sys.argv[3], batch_size=8, shard_rows=8,
         n_actors=1, n_prototypes=3, n_nearest=4, random_state=3)

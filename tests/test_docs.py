@@ -22,13 +22,13 @@ import lookalike
 from lookalike import Encoder, KMEx, embed, evaluate, explain, load, load_classifier, relevance
 from lookalike.baselines import METHODS
 from lookalike.cli import app
-from lookalike.clustering import CLUSTERERS
+from lookalike.conversion.clustering import CLUSTERERS
 from lookalike.data import DATASETS, DatasetEntry, ImageArray, Preprocessing, load_folder
 from lookalike.data.bundle import DataBundle
 from lookalike.experiments import EXPERIMENTS
 from lookalike.metrics import SECTIONS
+from lookalike.model.similarity import SIMILARITIES
 from lookalike.relevance import lrp
-from lookalike.similarity import SIMILARITIES
 from tests.pages import PAGES, ROOT, commands_of, python_of
 
 REGISTRIES = (CLUSTERERS, DATASETS, EXPERIMENTS, METHODS, SECTIONS, SIMILARITIES)

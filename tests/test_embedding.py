@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError, LookalikeWarning
 
 
 def test_rows_are_the_encoders_in_the_datas_order_whatever_the_batches(net, blobs, untouched):

@@ -8,14 +8,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.estimator import PrototypeClassifier, learn_prototypes
-from lookalike.similarity import make_similarity
+from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike.conversion.per_class import learn_prototypes
+from lookalike.estimator import PrototypeClassifier
+from lookalike.model.similarity import make_similarity
 
 Z, Y = load_iris(return_X_y=True)
 
 
-@pytest.mark.filterwarnings("ignore::lookalike.errors.LookalikeWarning")
+@pytest.mark.filterwarnings("ignore::lookalike._core.errors.LookalikeWarning")
 @parametrize_with_checks(
     [
         PrototypeClassifier(),

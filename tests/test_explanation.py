@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.kmex import KMEx
 from lookalike.explanation import explain
-from lookalike.kmex import KMEx
 
 
 @pytest.fixture

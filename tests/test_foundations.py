@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import lookalike
-from lookalike.errors import BrokenImageError, LookalikeError
-from lookalike.progress import progress_bar
-from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors, versions
-from lookalike.registry import Registry
+from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.progress import progress_bar
+from lookalike._core.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors, versions
+from lookalike._core.registry import Registry
 from tests.processes import Started
 
 
@@ -77,7 +77,7 @@ def test_without_ray_the_way_out_is_told():
 
 def convert_without_ray():
     sys.modules["ray"] = None
-    from lookalike.distributed import convert
+    from lookalike.conversion.on_ray import convert
 
     try:
         convert(None, None, working_folder="x")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lookalike import KMEx, load, load_classifier
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.encoder.building import harmless
-from lookalike.errors import LookalikeError
 from lookalike.relevance import lrp
 from tests.architectures import randomised
 from tests.hugging_face import classifiers, hugging_face

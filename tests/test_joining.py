@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from lookalike import KMEx, load
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import ImageArray, load_digits
 from lookalike.demo import network
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError, LookalikeWarning
 
 
 def part(blobs, *classes):
@@ -53,7 +53,8 @@ def test_with_the_embeddings_of_before_the_statistics_are_those_of_all(net, blob
     x, y = blobs
     old = KMEx(net, n_prototypes=2).fit((x[:60], y[:60]))
     new = KMEx(old).partial_fit((x[60:], y[60:]), previous=embed(old, (x[:60], y[:60])))
-    from lookalike.prototypes import Prototypes, survey
+    from lookalike.conversion.survey import survey
+    from lookalike.model.prototypes import Prototypes
 
     plain = Prototypes(new.prototypes.vectors, new.prototypes.labels, new.prototypes.class_names)
     expected = survey(plain, new.similarity, old.embed(x).numpy(), y.numpy())

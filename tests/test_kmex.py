@@ -9,13 +9,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lookalike import KMEx as PublicKMEx
-from lookalike.clustering import CLUSTERERS
+from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike.conversion.clustering import CLUSTERERS
+from lookalike.conversion.kmex import KMEx
 from lookalike.data import load_data
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, load_classifier
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.kmex import KMEx
-from lookalike.similarity import SIMILARITIES, make_similarity
+from lookalike.model.similarity import SIMILARITIES, make_similarity
 
 
 def test_is_what_the_paper_says(net, blobs):

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lookalike.artifact import fresh_folder
-from lookalike.classifier import LinearHead
+from lookalike._core.errors import LookalikeError
+from lookalike._core.fresh_folder import fresh_folder
+from lookalike.conversion.kmex import KMEx
 from lookalike.data import load_data
 from lookalike.encoder import Encoder, load_classifier
-from lookalike.errors import LookalikeError
-from lookalike.kmex import KMEx
 from lookalike.model import PrototypeModel, load
-from lookalike.prototypes import Prototypes
-from lookalike.similarity import make_similarity
+from lookalike.model.classifier import LinearHead
+from lookalike.model.prototypes import Prototypes
+from lookalike.model.similarity import make_similarity
 from tests.architectures import make
 
 
@@ -170,7 +170,7 @@ def test_an_altered_or_foreign_configuration_is_refused(saved_resnet, tmp_path):
 
 def rewritten(folder, **changes):
     """Changes a configuration as someone hostile would: fingerprint and all."""
-    from lookalike.provenance import fingerprint_json
+    from lookalike._core.provenance import fingerprint_json
 
     config = json.loads((folder / "config.json").read_text()) | changes
     config["fingerprint"] = fingerprint_json({k: v for k, v in config.items() if k != "fingerprint"})

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.estimator import numbers_per_class
-from lookalike.files import write_whole
+from lookalike._core.files import write_whole
+from lookalike._core.names import bytes_of, file_name, json_text, name_key, text_of, valid_json, visible
+from lookalike._core.provenance import fingerprint_json
+from lookalike.conversion.per_class import numbers_per_class
 from lookalike.metrics.scorecard import Scorecard
-from lookalike.names import bytes_of, file_name, json_text, name_key, text_of, valid_json, visible
 from lookalike.plots.tiles import shorten
-from lookalike.provenance import fingerprint_json
 
 ANY_NAME = st.binary(max_size=40).map(lambda name: name.decode("utf-8", "surrogateescape"))
 ANY_TEXT = st.text(st.characters(), max_size=40) | ANY_NAME

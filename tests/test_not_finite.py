@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lookalike import KMEx, explain
-from lookalike.errors import LookalikeError
-from lookalike.patches import PatchKMEx
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.patches import PatchKMEx
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import convnext_tiny, densenet121, efficientnet_b0, resnet18, swin_t, vgg11
 
 from lookalike import Encoder, LookalikeError, LookalikeWarning, PatchKMEx
-from lookalike.patches import PatchEncoder
+from lookalike.conversion.patches import PatchEncoder
 
 
 def make_net(seed=0):

@@ -9,9 +9,9 @@ from tools.fuzz_saved import make_models
 from tools.kill_anywhere import JOBS, kill_and_repeat, prepare, undisturbed
 
 from lookalike import load
-from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
-from lookalike.replacing import leftovers, remove_leftovers_in, replacing_folder, take_place
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.replacing import leftovers, remove_leftovers_in, replacing_folder, take_place
 
 
 def filled(folder: Path, text: str) -> Path:

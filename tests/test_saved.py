@@ -18,15 +18,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 from lookalike import load
+from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike._core.provenance import fingerprint_json
+from lookalike._core.working_folder import read_record, write_record
 from lookalike.cli import app
+from lookalike.conversion.kmex import KMEx
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier, load_classifier
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.kmex import KMEx
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.networks import NETWORKS
-from lookalike.provenance import fingerprint_json
-from lookalike.working_folder import read_record, write_record
 
 ARGS = {"n_classes": 3, "width": 4}
 

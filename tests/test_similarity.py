@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 
-from lookalike.errors import LookalikeError
-from lookalike.similarity import SIMILARITIES, make_similarity
+from lookalike._core.errors import LookalikeError
+from lookalike.model.similarity import SIMILARITIES, make_similarity
 
 GENERATOR = np.random.default_rng(0)
 TRAIN = GENERATOR.normal(size=(80, 6)) @ GENERATOR.normal(size=(6, 6)) + 3
@@ -133,7 +133,7 @@ def test_many_pairs_give_what_few_do(name, monkeypatch):
     z, p = torch.from_numpy(rng.normal(size=(9, 6))), torch.from_numpy(rng.normal(size=(5, 6)))
     similarity = fitted(name)
     few = similarity(z, p)
-    monkeypatch.setattr("lookalike.similarity._DIRECT_CELLS", 0)
+    monkeypatch.setattr("lookalike.model.similarity._DIRECT_CELLS", 0)
     torch.testing.assert_close(similarity(z, p), few)
     a, b = z.clone().requires_grad_(), z[:4].clone().requires_grad_()
     similarity(a, b).sum().backward()
@@ -145,7 +145,7 @@ def test_a_large_common_offset_costs_no_digits(monkeypatch):
     z = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     similarity = make_similarity("l2")
     for cells in (0, 10**6):
-        monkeypatch.setattr("lookalike.similarity._DIRECT_CELLS", cells)
+        monkeypatch.setattr("lookalike.model.similarity._DIRECT_CELLS", cells)
         torch.testing.assert_close(similarity(z + 1000, z[:3] + 1000), similarity(z, z[:3]), rtol=1e-2, atol=5e-3)
 
 

@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose
 
+from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike._core.working_folder import alone, lock_beside, lock_in
+from lookalike.conversion.kmex import KMEx
 from lookalike.data import Batches, ImageFiles, Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.kmex import KMEx
 from lookalike.model import PrototypeModel
-from lookalike.working_folder import alone, lock_beside, lock_in
 from tests.small import bright_images, small_network
 
 BASE = {"n_prototypes": 2, "similarity": "mahalanobis", "similarity_options": {"shrinkage": 0.2}, "random_state": 1}

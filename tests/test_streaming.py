@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from lookalike import KMEx
-from lookalike.clustering import cluster
+from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike.conversion.clustering import cluster
+from lookalike.conversion.out_of_core import bytes_of, cluster_in_parts, streamed_classes
+from lookalike.conversion.per_class import learn_prototypes
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.estimator import learn_prototypes
-from lookalike.similarity import make_similarity
-from lookalike.streaming import bytes_of, cluster_in_parts, streamed_classes
+from lookalike.model.similarity import make_similarity
 
 
 def points(n=3000, dim=8, modes=4, seed=0):

@@ -8,12 +8,12 @@ from tools.fuzz_saved import write_config
 from torch import nn
 
 from lookalike import KMEx, PrototypeClassifier, explain, load
-from lookalike.classifier import NearestPrototype
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.patches import PatchKMEx
+from lookalike.conversion.temperature import HeldOut, fit_temperature, hold_out
 from lookalike.metrics import expected_calibration_error
-from lookalike.patches import PatchKMEx
-from lookalike.similarity import make_similarity
-from lookalike.temperature import HeldOut, fit_temperature, hold_out
+from lookalike.model.classifier import NearestPrototype
+from lookalike.model.similarity import make_similarity
 
 
 def clouds(n, spread=1.0, dim=8, k=4, seed=0):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lookalike import KMEx, embed, evaluate, explain
+from lookalike._core.untouched import keeps_random_states, with_forward_hooks
 from lookalike.relevance import lrp, prp
-from lookalike.untouched import keeps_random_states, with_forward_hooks
 from tests.watch import differing, process_state
 
 THREADS = 8

@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lookalike import KMEx, LookalikeError, PrototypeClassifier, embed, evaluate, explain, load
+from lookalike._core.untouched import undoing
 from lookalike.encoder import Encoder
 from lookalike.metrics import compare, sanity_check
 from lookalike.relevance import lrp, prp
 from lookalike.report import write_report
 from lookalike.testing import check_prototype_model
-from lookalike.untouched import undoing
 from tests.interruptions import Interruption, Tracer, interrupt
 from tests.watch import differing, process_state
 

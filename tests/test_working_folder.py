@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.errors import LookalikeError, LookalikeWarning
-from lookalike.working_folder import (
+from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike._core.working_folder import (
     alone,
     differences,
     is_foreign,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import lookalike
-from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.replacing import naming_failed_writes, replacing_file, replacing_folder
 from lookalike.metrics import Scorecard
-from lookalike.replacing import naming_failed_writes, replacing_file, replacing_folder
 
 SOURCE = Path(lookalike.__file__).parent
 WRITING = {"write_text", "write_bytes", "savefig", "save_file", "to_csv", "to_parquet", "tofile", "savez", "dump"}

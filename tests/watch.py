@@ -20,7 +20,7 @@ from torch.nn.modules import module as torch_modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from lookalike.provenance import fingerprint_tensors
+from lookalike._core.provenance import fingerprint_tensors
 
 _HOOKS_OF_ALL = [
     value for name, value in vars(torch_modules).items() if name.startswith("_global_") and isinstance(value, dict)

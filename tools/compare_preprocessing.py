@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
 from lookalike.data.foreign import from_timm, from_torchvision
 from lookalike.data.processors import read_processor
-from lookalike.errors import LookalikeError
 
 SIZES = ((97, 131), (140, 93), (61, 250), (257, 60), (5, 7), (2, 40), (224, 224), (333, 500), (501, 334))
 TOLERANCE = 1e-6  # relative above 1: a float's own rounding

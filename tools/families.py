@@ -35,12 +35,12 @@ from tests.families import CONVOLUTIONAL, FAMILIES  # noqa: E402
 from tests.hugging_face import classifiers, hugging_face  # noqa: E402
 from tests.round_trip import differ_by, explained_twice  # noqa: E402
 
+from lookalike._core.errors import LookalikeError  # noqa: E402
+from lookalike._core.provenance import versions  # noqa: E402
+from lookalike._core.untouched import in_eval_mode  # noqa: E402
 from lookalike.encoder import Encoder  # noqa: E402
 from lookalike.encoder.outputs import named_outputs  # noqa: E402
-from lookalike.errors import LookalikeError  # noqa: E402
-from lookalike.provenance import versions  # noqa: E402
 from lookalike.relevance import lrp  # noqa: E402
-from lookalike.untouched import in_eval_mode  # noqa: E402
 
 Make = Callable[[], tuple[nn.Module, Tensor]]
 SAME = 1e-3  # relative difference of two maps in float64 that counts as none

@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import read_checkpoint
 from lookalike.encoder.weights import choose_weights, load_fit
-from lookalike.errors import LookalikeError
 
 MOST_SECONDS = 20.0
 MOST_BYTES = 2 << 30

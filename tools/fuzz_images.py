@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
-from lookalike.errors import LookalikeError
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {  # suffix: Pillow's format, modes
     "png": ("PNG", ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),

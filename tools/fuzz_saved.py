@@ -28,14 +28,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lookalike import load
+from lookalike._core.errors import LookalikeError
+from lookalike._core.provenance import fingerprint_file, fingerprint_json
+from lookalike.conversion.kmex import KMEx
 from lookalike.encoder import LoadedClassifier, load_classifier, save_classifier
-from lookalike.errors import LookalikeError
 from lookalike.explanation import explain
-from lookalike.kmex import KMEx
 from lookalike.model import PrototypeModel
+from lookalike.model.similarity import SIMILARITIES
 from lookalike.networks import NETWORKS
-from lookalike.provenance import fingerprint_file, fingerprint_json
-from lookalike.similarity import SIMILARITIES
 
 SECONDS = 60
 MEMORY = 2 * 2**30

@@ -35,11 +35,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lookalike._core.errors import LookalikeError
 from lookalike.cli import main as command_line
 from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import embed
 from lookalike.encoder import LoadedClassifier, load_classifier, save_classifier
-from lookalike.errors import LookalikeError
 from lookalike.model import load
 from lookalike.networks import NETWORKS
 

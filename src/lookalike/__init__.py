@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lookalike import relevance
+    from lookalike._core.errors import LookalikeError, LookalikeWarning
+    from lookalike.conversion.kmex import KMEx
+    from lookalike.conversion.patches import PatchKMEx, PatchModel
     from lookalike.embedding import EmbeddingStore, embed
     from lookalike.encoder import Encoder, load_classifier
-    from lookalike.errors import LookalikeError, LookalikeWarning
     from lookalike.estimator import PrototypeClassifier
     from lookalike.explanation import Explanation, explain
-    from lookalike.kmex import KMEx
     from lookalike.metrics import Scorecard, evaluate
     from lookalike.model import PrototypeModel, Prototypes, load
-    from lookalike.patches import PatchKMEx, PatchModel
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,11 @@ _HOME = {
     "EmbeddingStore": "embedding",
     "Encoder": "encoder",
     "Explanation": "explanation",
-    "KMEx": "kmex",
-    "LookalikeError": "errors",
-    "LookalikeWarning": "errors",
-    "PatchKMEx": "patches",
-    "PatchModel": "patches",
+    "KMEx": "conversion.kmex",
+    "LookalikeError": "_core.errors",
+    "LookalikeWarning": "_core.errors",
+    "PatchKMEx": "conversion.patches",
+    "PatchModel": "conversion.patches",
     "PrototypeClassifier": "estimator",
     "PrototypeModel": "model",
     "Prototypes": "model",

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.names import visible
+from lookalike._core.profiling import step
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
-from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.model import PrototypeModel
-from lookalike.names import visible
+from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
-from lookalike.profiling import step
 from lookalike.relevance import COMPOSITES, Composite, PrpRule, lrp, prp, prp_rule, prp_stability
-from lookalike.similarity import euclidean_distances
-from lookalike.untouched import keeps_torch_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

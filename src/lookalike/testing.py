@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lookalike._core.provenance import fingerprint_tensors
 from lookalike.encoder import Encoder
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.explanation import explain
 from lookalike.model import PrototypeModel, load
-from lookalike.provenance import fingerprint_tensors
 from lookalike.relevance import prp
 
 CHECKS: dict[str, Callable[[PrototypeModel, Any], None]] = {}

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from lookalike._core.errors import LookalikeError
 from lookalike.baselines.children import check_devices, with_children
 from lookalike.cli import app
-from lookalike.errors import LookalikeError
 
 FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--device", "cpu"]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

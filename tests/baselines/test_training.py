@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from lookalike import KMEx, LookalikeError, LookalikeWarning, evaluate, explain, load, load_classifier
+from lookalike._core.provenance import fingerprint_tensors
+from lookalike._core.working_folder import alone, lock_in
 from lookalike.baselines import METHODS, Task, hyperparameters, train
 from lookalike.baselines.start import start_from
 from lookalike.data import DataBundle, ImageArray, Preprocessing
 from lookalike.encoder import LoadedClassifier
-from lookalike.provenance import fingerprint_tensors
 from lookalike.testing import check_prototype_model
-from lookalike.working_folder import alone, lock_in
 from tests.processes import Started
 
 TINY = {"network": "lookalike:small-cnn", "n_prototypes": 2, "batch_size": 16, "learning_rate": 0.02, "momentum": 0.9}

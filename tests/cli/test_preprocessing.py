@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from lookalike._core.errors import LookalikeError
 from lookalike.cli import app
 from lookalike.cli.preprocessing import ImageOptions, adjust_preprocessing
 from lookalike.data import Preprocessing
-from lookalike.errors import LookalikeError
 
 PRESET = Preprocessing(256, (224, 224))
 BORDER = Preprocessing((70, 70), (64, 64), fit="contain", fill=(1, 2, 3), convention="transformers-pillow")

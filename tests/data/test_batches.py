@@ -15,8 +15,8 @@ from torch.utils.data import (
 )
 from torchvision.datasets import ImageFolder
 
+from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.data import Batches, Preprocessing, load_data
-from lookalike.errors import BrokenImageError, LookalikeError
 
 X = torch.arange(20.0).reshape(10, 2)
 Y = torch.arange(10) % 3

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike._core.errors import BrokenImageError
 from lookalike.data import Preprocessing
 from lookalike.data.extreme import MAX_RESIZED_PIXELS, resize_and_crop
 from lookalike.data.geometry import CONVENTIONS, resized_size
-from lookalike.errors import BrokenImageError
 
 RNG = np.random.default_rng(0)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.data import DATASETS, Preprocessing, find_images, list_datasets, load_data
-from lookalike.errors import BrokenImageError, LookalikeError
 
 SMALL = Preprocessing.square(8)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import load_data
 from lookalike.data.glyphs import ATTRIBUTES, load_glyphs
-from lookalike.errors import LookalikeError
 
 FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.data import Preprocessing, read_image
-from lookalike.errors import BrokenImageError, LookalikeError
 
 _SPEC = importlib.util.spec_from_file_location("fuzz_images", Path(__file__).parents[2] / "tools" / "fuzz_images.py")
 _FUZZ = importlib.util.module_from_spec(_SPEC)

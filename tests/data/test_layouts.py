@@ -4,9 +4,9 @@ import unicodedata
 import numpy as np
 import pytest
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing, find_images, list_images, load_folder
 from lookalike.data.layouts import read_layout
-from lookalike.errors import LookalikeError
 from tests.data.layout_folders import PNG, images, make_folder
 
 SMALL = Preprocessing.square(8)

@@ -7,9 +7,9 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import load_data
 from lookalike.data.quickdraw import CLASSES
-from lookalike.errors import LookalikeError
 
 
 @pytest.fixture

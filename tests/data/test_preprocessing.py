@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
+from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.data import Preprocessing
-from lookalike.errors import BrokenImageError, LookalikeError
 
 
 def photo(width=300, height=200):

@@ -9,9 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lookalike
+from lookalike._core.errors import LookalikeError
 from lookalike.cli import app
 from lookalike.data import Preprocessing, decode_image, list_images, read_image
-from lookalike.errors import LookalikeError
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import Batches, Preprocessing, TrainingRecord, load_data, with_roles
-from lookalike.errors import LookalikeError, LookalikeWarning
 
 SMALL = Preprocessing.square(8)
 

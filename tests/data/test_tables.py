@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing, load_data, load_folder
 from lookalike.data.layouts import read_layout
-from lookalike.errors import LookalikeError
 from tests.data.layout_folders import make_folder
 
 SMALL = Preprocessing.square(8)

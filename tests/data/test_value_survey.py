@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import Preprocessing, load_data, settle_value_range, warn_of_values
-from lookalike.errors import LookalikeError, LookalikeWarning
 
 GREY = Preprocessing.square(8, mean=(0.0,), std=(1.0,))
 

@@ -9,9 +9,9 @@ import pytest
 import torchvision.datasets
 from scipy.io import savemat
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import DATASETS, Preprocessing, load_data
 from lookalike.data.statistics import channel_statistics
-from lookalike.errors import LookalikeError
 
 N = {"train": 20, "test": 10}
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.encoder import Encoder, Outputs, load_classifier, map_classes, match_names, natural_order
 from lookalike.encoder.class_names import names_of_checkpoint, names_of_model, read_class_order
-from lookalike.errors import LookalikeError, LookalikeWarning
 
 
 @pytest.mark.parametrize(

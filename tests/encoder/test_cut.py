@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.encoder.calls import call
 from lookalike.encoder.head import find_head, named_outputs
-from lookalike.errors import LookalikeError
 from tests.architectures import ARCHITECTURES, DictOutput, TupleOutput, TwoInputs, make, plain_cnn
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import read_checkpoint, read_weights
-from lookalike.errors import LookalikeError
 from tests.architectures import plain_cnn
 
 REFUSED = {

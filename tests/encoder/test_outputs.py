@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lookalike import KMEx
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.encoder import Encoder
 from lookalike.encoder.outputs import as_columns
-from lookalike.errors import LookalikeError
 from lookalike.explanation import explain
 from lookalike.metrics.black_box import BlackBox
 from lookalike.relevance import lrp

@@ -11,10 +11,10 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from lookalike import KMEx
+from lookalike._core.errors import LookalikeWarning
 from lookalike.data import ImageArray
 from lookalike.data.foreign import probes
 from lookalike.encoder import load_classifier, rebuild
-from lookalike.errors import LookalikeWarning
 
 
 def saved(model, path):

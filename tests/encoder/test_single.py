@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError, LookalikeWarning
 
 
 def headless(kind):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
 from lookalike.encoder import load_classifier, rebuild
-from lookalike.errors import LookalikeError
 from tests.architectures import make
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import read_checkpoint, read_weights
-from lookalike.errors import LookalikeError
 from tests.architectures import plain_cnn
 
 MARKER = Path("/tmp") / f"lookalike-marker-{os.getpid()}"

@@ -4,8 +4,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import load_weights, pair_by_order, read_weights
-from lookalike.errors import LookalikeError
 from tests.architectures import plain_cnn
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lookalike import KMEx, embed, evaluate
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import ExpectedCalibrationError, diversity, expected_calibration_error, reference_diversity
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lookalike import KMEx, evaluate
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Outputs
-from lookalike.errors import LookalikeError
 from lookalike.metrics import compare
 from lookalike.metrics.class_order import better_order, stand_beside
 

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import pearsonr
 
 from lookalike import KMEx, Scorecard, evaluate
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
     ExplanationCorrelation,
     explanation_correlation,

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lookalike import evaluate
-from lookalike.kmex import KMEx
+from lookalike.conversion.kmex import KMEx
 
 ONLY = {"only": ("faithfulness", "transparency"), "progress": False}
 

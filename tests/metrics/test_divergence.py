@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import ExplanationDivergence, explanation_divergence, relevance_shares
 
 

@@ -8,8 +8,8 @@ from lookalike import KMEx, evaluate
 from lookalike.metrics.context import few_rows
 from lookalike.metrics.diversity import diversity, diversity_of, reference_diversity
 from lookalike.metrics.separability import separability
+from lookalike.model.similarity import LogL2
 from lookalike.report import write_report
-from lookalike.similarity import LogL2
 from tests.small import small_network
 
 QUICK = {"n_images": 4, "n_steps": 2, "n_draws": 1, "progress": False}

@@ -10,15 +10,15 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from lookalike import KMEx, Scorecard, embed, evaluate
-from lookalike.classifier import LinearHead
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError
 from lookalike.metrics import FIGURES, SECTIONS, BlackBox, Thresholds
 from lookalike.model import PrototypeModel, Prototypes
-from lookalike.similarity import make_similarity
+from lookalike.model.classifier import LinearHead
+from lookalike.model.similarity import make_similarity
 
 QUICK = {"n_images": 12, "n_steps": 4, "n_draws": 2}
 

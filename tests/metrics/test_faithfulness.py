@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FaithfulnessOfPredictions, faithfulness_of_predictions, paired_difference, share
 
 

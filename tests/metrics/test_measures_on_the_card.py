@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lookalike import KMEx, Scorecard, evaluate
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FIGURES, MEASURES, SECTIONS, measures_table
 
 QUICK = {"only": ("faithfulness",), "n_images": 8, "n_steps": 4, "n_draws": 2, "progress": False}

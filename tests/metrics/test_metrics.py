@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.kmex import KMEx
 from lookalike.embedding import embed
-from lookalike.errors import LookalikeError
-from lookalike.kmex import KMEx
 from lookalike.metrics import accuracy, activation_counts, agreement, compare, ghosting, predict_store, store_ghosting
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lookalike import KMEx
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import prototype_likeness, prototype_stability
-from lookalike.prototypes import Prototypes
+from lookalike.model.prototypes import Prototypes
 
 
 def test_stability_matches_prototypes_within_their_class():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_samples
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import Ghosting, attribute_representation, correlations, diversity, separability
 
 

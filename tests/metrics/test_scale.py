@@ -11,7 +11,7 @@ from torch import nn
 
 from lookalike import KMEx, evaluate
 from lookalike.metrics import FIGURES
-from lookalike.similarity import SIMILARITIES
+from lookalike.model.similarity import SIMILARITIES
 from tests.small import bright_images, small_network
 
 BY_SCALE = {"diversity_reference"}  # the authors' reading; its title says so

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
     complexity,
     deletion,

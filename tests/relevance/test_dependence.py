@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.relevance import COMPOSITES, CP_LRP, lrp
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lookalike.errors import LookalikeError, LookalikeWarning
+from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.relevance import COMPOSITES, Composite, Epsilon, lrp, stream_lrp
 from lookalike.relevance.engine import Engine
 from tests.architectures import ARCHITECTURES, make, plain_cnn

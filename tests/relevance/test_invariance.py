@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike.errors import LookalikeWarning
+from lookalike._core.errors import LookalikeWarning
 from lookalike.relevance import lrp
 from tests.architectures import EVERY, channels_last, make, plain_cnn
 

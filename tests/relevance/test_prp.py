@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lookalike import KMEx
+from lookalike._core.errors import LookalikeError
 from lookalike.data import load_digits
-from lookalike.errors import LookalikeError
 from lookalike.relevance import lrp, prp
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lookalike import KMEx, explain
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics import map_stability
+from lookalike.model.similarity import SIMILARITIES
 from lookalike.relevance import DEFAULT_RULE, PRP_RULES, prp
 from lookalike.relevance.similarity_layer import channel_relevance
-from lookalike.similarity import SIMILARITIES
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lookalike.errors import RelevanceError
+from lookalike._core.errors import RelevanceError
 from lookalike.relevance import lrp
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lookalike import KMEx
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.report import write_report
 from lookalike.report.pictures import picture
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.registry import Registry
 from lookalike.baselines.hyperparameters import Hyperparameters
 from lookalike.baselines.phases import Phase
-from lookalike.classifier import LinearHead, TransparentClassifier
 from lookalike.model import PrototypeModel, Prototypes
+from lookalike.model.classifier import LinearHead, TransparentClassifier
+from lookalike.model.similarity import Similarity
 from lookalike.networks import with_head
-from lookalike.registry import Registry
-from lookalike.similarity import Similarity
 
 Spec = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from lookalike.errors import LookalikeError
-from lookalike.untouched import process_settings, undoing
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import process_settings, undoing
 
 T = TypeVar("T")
 

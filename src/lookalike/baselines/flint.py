@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from lookalike.baselines import losses
 from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
 from lookalike.baselines.phases import Phase
-from lookalike.classifier import RectifiedLinearHead
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import RectifiedLinearHead
+from lookalike.model.similarity import make_similarity
 from lookalike.networks import FLINTNetwork
 from lookalike.networks.flint import hidden_layers
-from lookalike.similarity import make_similarity
 
 _FROM_LATER = ("output_fidelity", "conciseness", "entropy", "diversity")
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from typing import Any, Literal
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 
 Preset = Literal["paper", "reference-code"]
 

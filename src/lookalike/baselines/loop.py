@@ -23,7 +23,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lookalike.acceleration import Accelerated
+from lookalike._core.acceleration import Accelerated
+from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.files import write_whole
+from lookalike._core.progress import Advance, progress_bar
+from lookalike._core.working_folder import unsealed, write_sealed, writing_to
 from lookalike.baselines.baseline import Baseline
 from lookalike.baselines.children import with_children
 from lookalike.baselines.hyperparameters import Hyperparameters
@@ -33,11 +37,7 @@ from lookalike.data import DataBundle
 from lookalike.data.augmentation import Augmentation
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError, first_line
-from lookalike.files import write_whole
 from lookalike.model import PrototypeModel
-from lookalike.progress import Advance, progress_bar
-from lookalike.working_folder import unsealed, write_sealed, writing_to
 
 CHECKPOINT = "last.ckpt"
 LOG = "training.csv"

@@ -6,8 +6,8 @@ N samples, K classes, P prototypes, D dimensions. Each returns a scalar to be ma
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import LookalikeError
-from lookalike.similarity import squared_distances
+from lookalike._core.errors import LookalikeError
+from lookalike.model.similarity import squared_distances
 
 _ENTROPY_FLOOR = 1e-12
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start
 from lookalike.baselines.losses import clustering, cross_entropy, off_class_sparsity, separation
 from lookalike.baselines.phases import Phase
 from lookalike.model import PrototypeModel
+from lookalike.model.similarity import make_similarity, squared_distances
 from lookalike.networks import ProtoPNetNetwork
-from lookalike.similarity import make_similarity, squared_distances
 
 
 @METHODS.register("protopnet")

@@ -10,8 +10,8 @@ from lookalike.baselines import losses
 from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
 from lookalike.baselines.phases import Phase
 from lookalike.model import PrototypeModel
+from lookalike.model.similarity import make_similarity
 from lookalike.networks import ProtoVAENetwork
-from lookalike.similarity import make_similarity
 
 _TERMS = ("cross_entropy", "reconstruction", "divergence", "orthonormality")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lookalike._core.errors import LookalikeError, warn_of
 from lookalike.baselines.baseline import Start
 from lookalike.encoder import Encoder, load_classifier, read_spec, rebuild
-from lookalike.errors import LookalikeError, warn_of
 
 
 def start_from(

@@ -9,24 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lookalike import checks
-from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
-from lookalike.baselines.children import check_devices
-from lookalike.baselines.hyperparameters import Hyperparameters, Preset, hyperparameters
-from lookalike.baselines.start import start_from
-from lookalike.data import Batches, DataBundle
-from lookalike.embedding import embed
-from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
-from lookalike.errors import LookalikeError
-from lookalike.model import PrototypeModel
-from lookalike.progress import Advance
-from lookalike.prototype_images import read_prototype_images, record_of
-from lookalike.prototypes import Prototypes, survey
-from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
-from lookalike.replacing import remove_folder, remove_leftovers
-from lookalike.saved import read_provenance
-from lookalike.untouched import keeps_random_states, process_settings, undoing
-from lookalike.working_folder import (
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.progress import Advance
+from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike._core.replacing import remove_folder, remove_leftovers
+from lookalike._core.untouched import keeps_random_states, process_settings, undoing
+from lookalike._core.working_folder import (
     alone,
     clean,
     differences,
@@ -36,6 +25,18 @@ from lookalike.working_folder import (
     write_record,
     writing_to,
 )
+from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
+from lookalike.baselines.children import check_devices
+from lookalike.baselines.hyperparameters import Hyperparameters, Preset, hyperparameters
+from lookalike.baselines.start import start_from
+from lookalike.conversion.survey import survey
+from lookalike.data import Batches, DataBundle
+from lookalike.embedding import embed
+from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
+from lookalike.model import PrototypeModel
+from lookalike.model.images import read_prototype_images, record_of
+from lookalike.model.prototypes import Prototypes
+from lookalike.saved import read_provenance
 
 if TYPE_CHECKING:
     from lookalike.baselines.loop import Report, Row

@@ -23,7 +23,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 from typing_extensions import override
 
-from lookalike.names import json_text, visible
+from lookalike._core.names import json_text, visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,7 +105,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        from lookalike.errors import LookalikeError, LookalikeWarning
+        from lookalike._core.errors import LookalikeError, LookalikeWarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
             if issubclass(category, LookalikeWarning):

@@ -148,16 +148,16 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by its prototypes."""
-    from lookalike.artifact import check_replaceable
-    from lookalike.clustering import CLUSTERERS
+    from lookalike._core.errors import LookalikeError, LookalikeWarning
+    from lookalike._core.fresh_folder import check_replaceable
+    from lookalike._core.profiling import profiled
+    from lookalike.conversion.clustering import CLUSTERERS
+    from lookalike.conversion.kmex import KMEx
+    from lookalike.conversion.out_of_core import bytes_of
     from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.encoder.preprocessing import input_channels
-    from lookalike.errors import LookalikeError, LookalikeWarning
-    from lookalike.kmex import KMEx
     from lookalike.metrics import compare
-    from lookalike.profiling import profiled
-    from lookalike.similarity import make_similarity
-    from lookalike.streaming import bytes_of
+    from lookalike.model.similarity import make_similarity
 
     check_replaceable(output, overwrite=overwrite)
     numbers = _numbers(n_prototypes)
@@ -237,8 +237,8 @@ def _source(
 
 def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **options: Any) -> "PrototypeModel":
     """Converts on a Ray cluster."""
-    from lookalike.distributed import convert
-    from lookalike.errors import LookalikeError
+    from lookalike._core.errors import LookalikeError
+    from lookalike.conversion.on_ray import convert
 
     if folder is None:
         raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
@@ -247,7 +247,7 @@ def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **option
 
 def _numbers(text: str) -> Any:
     """Reads --n-prototypes."""
-    from lookalike.errors import LookalikeError
+    from lookalike._core.errors import LookalikeError
 
     if text == "auto":
         return "auto"
@@ -262,8 +262,8 @@ def _numbers(text: str) -> Any:
 
 def _temperature(text: str) -> Any:
     """Reads --temperature."""
-    from lookalike.errors import LookalikeError
-    from lookalike.temperature import check_temperature
+    from lookalike._core.errors import LookalikeError
+    from lookalike.conversion.temperature import check_temperature
 
     try:
         return "auto" if text == "auto" else check_temperature(float(text))

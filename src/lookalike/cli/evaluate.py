@@ -254,9 +254,9 @@ def _open(
     large_images: bool,
 ) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
     """Opens a saved model, the data to test it on, and a black box to compare it with."""
+    from lookalike._core.errors import LookalikeError
     from lookalike.data import load_data, warn_of_values, with_roles
     from lookalike.encoder import load_classifier
-    from lookalike.errors import LookalikeError
 
     converted, preprocessing = open_model(model, network, device)
     box: Any = None
@@ -293,7 +293,7 @@ def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float 
     Raises:
         LookalikeError: If it was not measured.
     """
-    from lookalike.errors import LookalikeError
+    from lookalike._core.errors import LookalikeError
 
     failed = []
     for figure, option, bound, sign in (

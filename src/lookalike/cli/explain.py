@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lookalike._core.names import file_name, json_text, name_key
 from lookalike.cli.console import guarded, out, print_json, print_line, print_notes, say
 from lookalike.cli.options import (
     BatchSize,
@@ -22,7 +23,6 @@ from lookalike.cli.options import (
     open_model,
 )
 from lookalike.cli.predict import read_batches, report_remarks, report_skipped
-from lookalike.names import file_name, json_text, name_key
 
 
 @guarded
@@ -54,13 +54,13 @@ def explain(
     json: Json = False,
 ) -> None:
     """Show which prototypes images look like: a picture each, and one JSON file of all."""
-    from lookalike.artifact import fresh_folder
+    from lookalike._core.errors import LookalikeError
+    from lookalike._core.fresh_folder import fresh_folder
+    from lookalike._core.profiling import profiled, step
+    from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
-    from lookalike.errors import LookalikeError
     from lookalike.explanation import explain as explain_inputs
     from lookalike.plots import sheet_axes
-    from lookalike.profiling import profiled, step
-    from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
@@ -120,7 +120,7 @@ def explain(
 
 
 def _labels(names: list[str], class_names: list[str]) -> list[int]:
-    from lookalike.errors import LookalikeError
+    from lookalike._core.errors import LookalikeError
 
     folders = [Path(name).resolve().parent.name for name in names]
     keys = [name_key(name) for name in class_names]

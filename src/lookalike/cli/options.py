@@ -85,7 +85,7 @@ def read_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
     """Reads an option's NAME=VALUE pairs: values that are JSON as such, anything else as text."""
     import json
 
-    from lookalike.errors import LookalikeError
+    from lookalike._core.errors import LookalikeError
 
     given: dict[str, Any] = {}
     for pair in pairs or []:
@@ -101,8 +101,8 @@ def read_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
 
 def read_range(text: str | None) -> tuple[float, float] | None:
     """Reads --value-range."""
+    from lookalike._core.errors import LookalikeError
     from lookalike.data.grey_values import checked_range
-    from lookalike.errors import LookalikeError
 
     if text is None:
         return None
@@ -117,7 +117,7 @@ def pick_device(name: str) -> Any:
     """Returns the torch device of that name; ``auto`` is the fastest there is."""
     import torch
 
-    from lookalike.errors import LookalikeError
+    from lookalike._core.errors import LookalikeError
 
     if name == "auto":
         available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -146,8 +146,8 @@ def open_model(folder: Path, network: str | None, device: Any) -> "tuple[Prototy
     Raises:
         LookalikeError: If the model does not know what its images go through.
     """
+    from lookalike._core.errors import LookalikeError
     from lookalike.encoder.specs import build_untrained
-    from lookalike.errors import LookalikeError
     from lookalike.model import load
 
     base = None

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lookalike._core.names import visible
 from lookalike.cli.console import err, guarded, percent, print_json, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
@@ -16,7 +17,6 @@ from lookalike.cli.options import (
     SavedModel,
     open_model,
 )
-from lookalike.names import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,10 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict the class of images, with the prototype that each looks most like."""
+    from lookalike._core.errors import LookalikeError
+    from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
-    from lookalike.errors import LookalikeError
     from lookalike.explanation import explain
-    from lookalike.progress import progress_bar
 
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
@@ -101,9 +101,9 @@ def read_batches(
 
     import torch
 
+    from lookalike._core.errors import BrokenImageError, LookalikeError
     from lookalike.data import decode_image, value_remark
     from lookalike.data.images import naming
-    from lookalike.errors import BrokenImageError, LookalikeError
 
     if on_error not in ("stop", "skip"):
         raise LookalikeError(f"--on-error takes 'stop' or 'skip', not {on_error!r}")

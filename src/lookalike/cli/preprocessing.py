@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 
 if TYPE_CHECKING:
     from lookalike.data import Preprocessing

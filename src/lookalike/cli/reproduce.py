@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lookalike._core.errors import LookalikeError
 from lookalike.cli.console import err, guarded, out, print_json, print_table, say
 from lookalike.cli.options import Json
-from lookalike.errors import LookalikeError
 
 if TYPE_CHECKING:
     from lookalike.experiments import Cells, Plan, Workbench

@@ -79,15 +79,15 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a black box, or a prototype model to compare with. The same command goes on after an interruption."""
-    from lookalike.artifact import check_replaceable
+    from lookalike._core.errors import LookalikeError
+    from lookalike._core.fresh_folder import check_replaceable
+    from lookalike._core.replacing import remove_folder
+    from lookalike._core.working_folder import alone, lock_beside
     from lookalike.baselines import METHODS
     from lookalike.baselines import train as run
     from lookalike.baselines.hyperparameters import hyperparameters
     from lookalike.baselines.training import is_unfinished, remove_finished
     from lookalike.data import load_training_data
-    from lookalike.errors import LookalikeError
-    from lookalike.replacing import remove_folder
-    from lookalike.working_folder import alone, lock_beside
 
     made_by = METHODS[method]
     title = made_by.title

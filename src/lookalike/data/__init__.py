@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
@@ -19,7 +20,6 @@ from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.training import load_training_data
 from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
-from lookalike.errors import LookalikeError
 
 __all__ = [
     "DATASETS",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.data.preprocessing import Preprocessing
 
 _PADDING = 2  # pixels

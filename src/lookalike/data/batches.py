@@ -22,17 +22,17 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.names import visible
+from lookalike._core.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike._core.untouched import random_states, undoing
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.images import one_line
 from lookalike.data.ready import peek, unbatched
 from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
-from lookalike.errors import BrokenImageError, LookalikeError
-from lookalike.names import visible
-from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
-from lookalike.untouched import random_states, undoing
 
 _DEFAULT_BATCH = 256
 

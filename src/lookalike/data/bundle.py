@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.provenance import fingerprint_array, fingerprint_json
+from lookalike._core.registry import Registry
 from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.errors import LookalikeError
-from lookalike.provenance import fingerprint_array, fingerprint_json
-from lookalike.registry import Registry
 
 
 class Samples(Protocol):

@@ -7,6 +7,8 @@ and nobody would notice.
 
 from collections.abc import Iterable, Sequence
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import name_key
 from lookalike.data.layout import Layout, check_distinct, check_known, part_of_paths
 from lookalike.data.parts import PartName, are_groups, parts_of, says_no_class
 from lookalike.data.refusals import (
@@ -20,8 +22,6 @@ from lookalike.data.refusals import (
     refuse_without_classes,
 )
 from lookalike.data.tree import Tree
-from lookalike.errors import LookalikeError
-from lookalike.names import name_key
 
 
 def layout_of_folders(top: Tree, *, to_test: bool = False) -> Layout:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 
-from lookalike.names import text_of
+from lookalike._core.names import text_of
 
 
 def class_names_of(data: Any) -> list[str] | None:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import Subset, TensorDataset
 
+from lookalike._core.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike._core.untouched import random_states, undoing
 from lookalike.data.identity import content_keys
 from lookalike.data.samples import as_tensor
-from lookalike.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
-from lookalike.untouched import random_states, undoing
 
 if TYPE_CHECKING:
     from lookalike.data.batches import Batches

@@ -9,7 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import text_of, visible
+from lookalike._core.provenance import fingerprint_json
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.identity import content_keys, file_stats
 from lookalike.data.images import read_image
@@ -18,9 +21,6 @@ from lookalike.data.layouts import read_layout
 from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.tree import open_tree
-from lookalike.errors import LookalikeError
-from lookalike.names import text_of, visible
-from lookalike.provenance import fingerprint_json
 
 _TEST_SHARE = 0.2
 

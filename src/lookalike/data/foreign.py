@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError, first_line
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.errors import LookalikeError, first_line
 
 IN_PYTHON = "prepare the data yourself and convert in Python"
 WAY_OUT = "say what its images go through with --image-size (or --resize, --crop), --interpolation, --mean and --std"

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import process_settings, undoing
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import channel_statistics
-from lookalike.errors import LookalikeError
-from lookalike.untouched import process_settings, undoing
 
 LETTERS = "ABCDEFGHIJ"
 SIDE = 32  # pixels

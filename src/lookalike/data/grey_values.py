@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike._core.errors import BrokenImageError, LookalikeError
 
 ValueRange = tuple[float, float]
 

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.data.decoders import HEAD_BYTES, name_stranger, readable_formats
 from lookalike.data.grey_values import to_eight_bit
-from lookalike.errors import BrokenImageError, LookalikeError
 
 ImageSource = str | Path | BinaryIO
 

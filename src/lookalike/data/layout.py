@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError, listing
+from lookalike._core.names import name_key
 from lookalike.data.passed_over import PassedOver
-from lookalike.errors import LookalikeError, listing
-from lookalike.names import name_key
 
 Kind = Literal["classes", "parts", "classes with parts", "table"]
 _NAMED = 5

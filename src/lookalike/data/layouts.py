@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import name_key
 from lookalike.data.class_folders import layout_of_folders
 from lookalike.data.layout import Layout, Part, check_known
 from lookalike.data.parts import PartName, part_of
 from lookalike.data.tables import LabelledFile, find_tables, read_labels
 from lookalike.data.tree import Tree, open_tree
-from lookalike.errors import LookalikeError
-from lookalike.names import name_key
 
 
 def read_layout(root: str | Path, labels: str | Path | None = None, *, min_classes: int = 2) -> Layout:

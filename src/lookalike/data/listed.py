@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError, first_line
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry
 from lookalike.data.folders import ImageFiles
 from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import evenly_spread, kept_statistics
 from lookalike.data.vision import data_folder
-from lookalike.errors import LookalikeError, first_line
 
 _SIDE = 224
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from lookalike.names import name_key
+from lookalike._core.names import name_key
 
 PartName = Literal["train", "test", "val"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lookalike.names import visible
+from lookalike._core.names import visible
 
 _EXAMPLES = 5
 

@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.records import from_json
 from lookalike.data.decoders import STARTS_A_PROGRAM
 from lookalike.data.describing import describe_preprocessing
 from lookalike.data.extreme import resize_and_crop, would_be_huge
@@ -27,8 +29,6 @@ from lookalike.data.geometry import (
 )
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
 from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
-from lookalike.errors import BrokenImageError, LookalikeError
-from lookalike.records import from_json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

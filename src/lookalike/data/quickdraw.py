@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import kept_statistics
 from lookalike.data.vision import data_folder
-from lookalike.errors import LookalikeError
 
 CLASSES = ("ant", "apple", "banana", "carrot", "cat", "cow", "dog", "frog", "grapes", "lion")
 PER_CLASS = 1000

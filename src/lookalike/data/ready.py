@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data._utils.collate import default_convert
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data.samples import split_item
-from lookalike.errors import LookalikeError
 
 
 def unbatched(loader: DataLoader[Any]) -> tuple[Any, np.ndarray | None]:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from lookalike._core.errors import LookalikeError, listing
+from lookalike._core.names import visible
 from lookalike.data.formats import formats_read
 from lookalike.data.parts import PartName, words_beside
 from lookalike.data.tree import Tree
-from lookalike.errors import LookalikeError, listing
-from lookalike.names import visible
 
 _NAMED = 4
 _PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z")

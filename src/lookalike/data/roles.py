@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.names import visible
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.folders import ImageFiles
-from lookalike.errors import LookalikeError, warn_of
-from lookalike.names import visible
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
-from lookalike.errors import BrokenImageError, LookalikeError
+from lookalike._core.errors import BrokenImageError, LookalikeError
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
 _LABEL_KEYS = ("labels", "label", "target", "targets", "y")

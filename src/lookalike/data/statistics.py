@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lookalike.files import write_whole
-from lookalike.provenance import fingerprint_array
+from lookalike._core.files import write_whole
+from lookalike._core.provenance import fingerprint_array
 
 _IMAGES = 1000  # at a time
 _SAMPLED = 2000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 
 _DELIMITERS = ",\t;|"
 _RECORD = {"file_name", "filename", "file", "image", "path"}  # keys of one row, and no files

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import name_key
 from lookalike.data.formats import format_of_suffix, without_suffix
 from lookalike.data.parts import PartName, part_of
 from lookalike.data.table_file import Table, read_table
 from lookalike.data.tree import Tree
-from lookalike.errors import LookalikeError
-from lookalike.names import name_key
 
 
 def _words(text: str) -> tuple[str, ...]:

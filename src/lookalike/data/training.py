@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DATASETS, DataBundle, is_dataset
 from lookalike.data.folders import load_folder
@@ -14,7 +15,6 @@ from lookalike.data.grey_values import ValueRange
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import channel_statistics, evenly_spread
 from lookalike.data.value_survey import settle_value_range
-from lookalike.errors import LookalikeError
 
 _NAMED = 20  # files that could not be read
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import text_of
 from lookalike.data.formats import is_image
 from lookalike.data.passed_over import PassedOver
-from lookalike.errors import LookalikeError
-from lookalike.names import text_of
 
 # Names as systems, NAS boxes and archivers give them, in lower case.
 _THUMBNAILS = frozenset({"@eadir", ".thumbnails", ".thumb", ".thumbs", ".@__thumb", "thumbs.db", "ehthumbs.db"})

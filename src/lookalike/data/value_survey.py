@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Subset
 
+from lookalike._core.errors import BrokenImageError, LookalikeError, warn_of
 from lookalike.data.bundle import DataBundle
 from lookalike.data.grey_values import (
     SIXTEEN_BITS,
@@ -20,7 +21,6 @@ from lookalike.data.grey_values import (
 )
 from lookalike.data.images import decode_image, opened_image
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.errors import BrokenImageError, LookalikeError, warn_of
 
 _LOOKED_AT = 256  # files, evenly spread, that are opened to see whether there are greys of more than 8 bits
 _DECODED = 2_000  # files at most, evenly spread, whose values are read if there are

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError, first_line
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import kept_statistics
-from lookalike.errors import LookalikeError, first_line
 
 _DAMAGED = (ValueError, AssertionError, EOFError, KeyError, TypeError, IndexError, pickle.UnpicklingError, zlib.error)
 

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.artifact import fresh_folder
+from lookalike._core.errors import LookalikeError
+from lookalike._core.fresh_folder import fresh_folder
+from lookalike.conversion.kmex import KMEx
 from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
 from lookalike.encoder import LoadedClassifier, load_classifier, load_weights, pair_by_order, read_weights
-from lookalike.errors import LookalikeError
 from lookalike.explanation import Explanation, explain
-from lookalike.kmex import KMEx
 from lookalike.metrics import Comparison, compare, predict_store, store_ghosting
 from lookalike.model import PrototypeModel
 from lookalike.plots import sheet_axes

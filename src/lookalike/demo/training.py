@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lookalike._core.progress import progress_bar
 from lookalike.data import DataBundle
 from lookalike.demo.network import digit_network
-from lookalike.progress import progress_bar
 
 _EPOCHS = 6
 _BATCH = 100

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from lookalike._core.provenance import fingerprint_json, fingerprint_tensors
+from lookalike._core.working_folder import differences
 from lookalike.encoder import Encoder
-from lookalike.provenance import fingerprint_json, fingerprint_tensors
-from lookalike.working_folder import differences
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 

@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from lookalike import checks
-from lookalike.acceleration import Accelerated
+from lookalike._core import checks
+from lookalike._core.acceleration import Accelerated
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.encoder.calls import n_rows, repeat_row, take_rows
 from lookalike.encoder.shadow import shadow_of
-from lookalike.errors import LookalikeError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.profiling import step
+from lookalike._core.progress import Advance, progress_bar
+from lookalike._core.provenance import versions
+from lookalike._core.replacing import roll_back
+from lookalike._core.untouched import keeps_random_states, undoing
+from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batch, Batches
 from lookalike.embedding.key import embedding_key, other_than
 from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
@@ -21,13 +28,6 @@ from lookalike.embedding.writing import Journalled, Memory, Sink, finish
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 from lookalike.encoder.head import OUTPUT
-from lookalike.errors import LookalikeError, warn_of
-from lookalike.profiling import step
-from lookalike.progress import Advance, progress_bar
-from lookalike.provenance import versions
-from lookalike.replacing import roll_back
-from lookalike.untouched import keeps_random_states, undoing
-from lookalike.working_folder import alone, lock_beside, read_record
 
 _NAMED = 5
 _AHEAD = 2  # batches

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lookalike import checks
-from lookalike.artifact import fresh_folder
-from lookalike.errors import LookalikeError
-from lookalike.files import let_go, read_rows
-from lookalike.records import from_json, one_line, shown
-from lookalike.working_folder import read_record, write_record, writing_to
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import let_go, read_rows
+from lookalike._core.fresh_folder import fresh_folder
+from lookalike._core.records import from_json, one_line, shown
+from lookalike._core.working_folder import read_record, write_record, writing_to
 
 META = "embeddings.json"
 _MOST_CLASSES = 2**24  # where no names say how many there are

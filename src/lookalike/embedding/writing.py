@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lookalike.artifact import check_replaceable
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.fresh_folder import check_replaceable
+from lookalike._core.records import from_json
+from lookalike._core.replacing import remove_folder, take_place
+from lookalike._core.working_folder import clean, is_foreign, writing_to
 from lookalike.embedding.key import other_than
 from lookalike.embedding.store import META, Checksum, EmbeddingStore, write_meta
-from lookalike.errors import LookalikeError, warn_of
-from lookalike.records import from_json
-from lookalike.replacing import remove_folder, take_place
-from lookalike.working_folder import clean, is_foreign, writing_to
 
 JOURNAL = "journal.jsonl"
 _CRC = "crc32"  # of a line of the journal, without this entry

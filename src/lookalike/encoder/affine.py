@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.untouched import in_eval_mode
 from lookalike.encoder.calls import device_of
-from lookalike.untouched import in_eval_mode
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 _COARSE = 0.05  # of bfloat16 and float16

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lookalike._core.errors import LookalikeError, first_line
 from lookalike.encoder.preprocessing import with_input_channels
-from lookalike.errors import LookalikeError, first_line
 from lookalike.networks import NETWORKS
 
 INCEPTIONS = ("googlenet", "inception_v3")  # their published weights normalise inside the network

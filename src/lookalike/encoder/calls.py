@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lookalike.checks import unfit
-from lookalike.errors import LookalikeError, UnfitInputsError, first_line
-from lookalike.untouched import with_forward_hooks, with_forward_pre_hook
+from lookalike._core.checks import unfit
+from lookalike._core.errors import LookalikeError, UnfitInputsError, first_line
+from lookalike._core.untouched import with_forward_hooks, with_forward_pre_hook
 
 _OF_UNFIT_INPUTS = (
     AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lookalike.untouched import FunctionMode
+from lookalike._core.untouched import FunctionMode
 
 _AXIS_ONE = frozenset(
     [

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError, first_line, listing
+from lookalike._core.files import path_as_text
 from lookalike.encoder.contents import TOP, plain_values, weights_in
 from lookalike.encoder.formats import Format, recognise, refusal
 from lookalike.encoder.inert import DamagedFileError, UnreadTensor
 from lookalike.encoder.torch_files import TorchFile, open_pickle, open_zip
-from lookalike.errors import LookalikeError, first_line, listing
-from lookalike.files import path_as_text
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _USUAL_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder.class_names import (
     ClassOrder,
     are_numbers,
@@ -17,7 +18,6 @@ from lookalike.encoder.class_names import (
 )
 from lookalike.encoder.cut import Encoder
 from lookalike.encoder.outputs import Outputs
-from lookalike.errors import LookalikeError
 
 _WAY_OUT = "name the outputs in their order with --class-order (class_order=)"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike.encoder.outputs import Outputs
-from lookalike.errors import LookalikeError, listing, warn_of
 
 NATURAL = "natural"  # the order in which timm numbers folders
 ClassOrder = Sequence[str] | str | Path | None

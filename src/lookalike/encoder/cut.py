@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.affine import is_affine, matrix_of
 from lookalike.encoder.calls import (
     call,
@@ -35,8 +37,6 @@ from lookalike.encoder.outputs import (
     select_output,
 )
 from lookalike.encoder.single import check_one_image_at_a_time
-from lookalike.errors import LookalikeError, warn_of
-from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 
 class Encoder(nn.Module):

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
 from lookalike.encoder.fitting import Fit, measure
 from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.weights import Choice, choose_weights, expected_by, load_fit, pair_by_order
-from lookalike.errors import LookalikeError, listing, warn_of
 from lookalike.networks import without_head
 
 CLASS_ARGUMENTS = ("num_classes", "n_classes", "num_labels")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lookalike.errors import LookalikeError, listing
+from lookalike._core.errors import LookalikeError, listing
 
 _NAMED = 5
 

@@ -7,7 +7,7 @@ import zipfile
 from enum import Enum
 from pathlib import Path
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 
 
 class Format(Enum):

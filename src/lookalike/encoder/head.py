@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 from lookalike.encoder.affine import VectorCall, VectorCalls, is_affine_alone
 from lookalike.encoder.calls import call, n_rows
 from lookalike.encoder.outputs import as_columns, named_outputs, select_output
-from lookalike.errors import LookalikeError
-from lookalike.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 
 OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 
 Kind = Literal["logits", "probabilities", "log-probabilities", "sigmoids"]
 Of = Literal["score", "probability"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lookalike._core.errors import LookalikeError, first_line, warn_of
 from lookalike.data import Preprocessing
 from lookalike.data.foreign import (
     IN_PYTHON,
@@ -18,7 +19,6 @@ from lookalike.data.foreign import (
     from_torchvision,
 )
 from lookalike.data.processors import read_processor
-from lookalike.errors import LookalikeError, first_line, warn_of
 
 _RGB = 3
 

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_parameter_registration_hooks, register_module_parameter_registration_hook
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.records import one_line, plain_json
+from lookalike._core.untouched import undoing
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.specs import LoadedClassifier, rebuild
 from lookalike.encoder.weights import load_weights
-from lookalike.errors import LookalikeError
-from lookalike.records import one_line, plain_json
 from lookalike.saved import (
     SavedClassifier,
     SavedNetwork,
@@ -24,7 +25,6 @@ from lookalike.saved import (
     refusing,
     write_saved,
 )
-from lookalike.untouched import undoing
 
 _TENSORS_MORE, _VALUES_MORE = 4, 4  # builders make heads and auxiliary branches that they throw away
 

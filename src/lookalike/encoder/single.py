@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder.calls import n_rows, take_rows
-from lookalike.errors import LookalikeError
 
 _ROUNDING = 1e-2  # relative to the largest value: reduced precision on GPUs included
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.untouched import keeps_random_states
 from lookalike.data import Preprocessing
 from lookalike.encoder.building import (
     INCEPTION_SWITCHES,
@@ -36,9 +38,7 @@ from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
 from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.user_file import call_function, read_function
-from lookalike.errors import LookalikeError, warn_of
 from lookalike.networks import NETWORKS, without_head
-from lookalike.untouched import keeps_random_states
 
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME, lookalike:NAME or path/to/file.py:function"
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lookalike._core.errors import LookalikeError, listing
 from lookalike.encoder.head import find_head
-from lookalike.errors import LookalikeError, listing
 
 _USUAL_SIZE = 224
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
-from lookalike.errors import LookalikeError
 
 
 def read_function(spec: str) -> Callable[..., Any]:

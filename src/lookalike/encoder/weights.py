@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from lookalike._core.errors import LookalikeError, first_line, listing
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint, unread_refusal
 from lookalike.encoder.contents import TOP
 from lookalike.encoder.fitting import Fit, fits, measure, same_weights
 from lookalike.encoder.parts import join_parts
-from lookalike.errors import LookalikeError, first_line, listing
 
 _LISTED = 6
 

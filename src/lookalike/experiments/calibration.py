@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from lookalike.classifier import NearestPrototype
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
 from lookalike.experiments.workbench import KMEX, Workbench
-from lookalike.similarity import SIMILARITIES, make_similarity
+from lookalike.model.classifier import NearestPrototype
+from lookalike.model.similarity import SIMILARITIES, make_similarity
 
 _COLUMNS = (
     ACCURACY,

@@ -7,10 +7,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lookalike.errors import LookalikeError, warn_of
-from lookalike.files import write_whole
-from lookalike.provenance import fingerprint_json, machine, versions
-from lookalike.working_folder import alone, lock_beside, read_record, write_record, writing_to
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.files import write_whole
+from lookalike._core.provenance import fingerprint_json, machine, versions
+from lookalike._core.working_folder import alone, lock_beside, read_record, write_record, writing_to
 
 Record = dict[str, Any]
 T = TypeVar("T")

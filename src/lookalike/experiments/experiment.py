@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.registry import Registry
+from lookalike._core.replacing import replacing_file
 from lookalike.data import DataBundle
 from lookalike.data.bundle import is_dataset
 from lookalike.encoder import read_spec, rebuild
-from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.tables import Column, Row, as_csv, markdown
 from lookalike.experiments.workbench import KMEX, MODELS, SMALL, Subject, Workbench, data_name, network_name
-from lookalike.files import write_whole
-from lookalike.registry import Registry
-from lookalike.replacing import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError
 from lookalike.baselines import train
 from lookalike.data import DataBundle, ImageArray, ImageFiles
 from lookalike.encoder import LoadedClassifier
-from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.side_by_side import ACCURACY, GHOSTING

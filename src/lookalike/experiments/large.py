@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.clustering import assign, cluster
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.clustering import assign, cluster
 from lookalike.data import Augmentation, Batches, DataBundle
 from lookalike.embedding import as_encoder, embed
-from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.tables import Column, Row, gather, over_seeds

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lookalike.conversion.patches import PatchKMEx, PatchModel
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
@@ -14,7 +15,6 @@ from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
-from lookalike.patches import PatchKMEx, PatchModel
 from lookalike.plots import patch_axes
 
 if TYPE_CHECKING:

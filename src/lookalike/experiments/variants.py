@@ -6,11 +6,11 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lookalike.clustering import CLUSTERERS
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.clustering import CLUSTERERS
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
 from lookalike.encoder import LoadedClassifier
-from lookalike.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
 from lookalike.experiments.measure import mean_axes
@@ -19,8 +19,8 @@ from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
 from lookalike.metrics import BlackBox, Scorecard, evaluate
 from lookalike.model import PrototypeModel
+from lookalike.model.similarity import SIMILARITIES
 from lookalike.plots.radar import DASHES, SERIES
-from lookalike.similarity import SIMILARITIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

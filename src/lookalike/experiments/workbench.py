@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.provenance import fingerprint_json
+from lookalike._core.replacing import remove_folder
+from lookalike._core.working_folder import alone, lock_beside
 from lookalike.baselines import METHODS, hyperparameters, train
+from lookalike.conversion.kmex import KMEx
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
-from lookalike.errors import LookalikeError
-from lookalike.kmex import KMEx
 from lookalike.metrics import BlackBox
 from lookalike.model import PrototypeModel, load
-from lookalike.provenance import fingerprint_json
 from lookalike.relevance import PrpRule
-from lookalike.replacing import remove_folder
 from lookalike.saved import read_provenance
-from lookalike.working_folder import alone, lock_beside
 
 Say = Callable[[str], None]
 

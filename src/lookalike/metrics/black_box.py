@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, map_classes, ordered
-from lookalike.errors import LookalikeError
 from lookalike.metrics.class_order import Standing, stand_beside
 from lookalike.metrics.robustness import OrderingCurves
 from lookalike.model import PrototypeModel

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import device_of, dtype_of, place

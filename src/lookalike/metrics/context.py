@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.provenance import fingerprint_json
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, match_names, place
 from lookalike.encoder.class_names import are_numbers
-from lookalike.errors import LookalikeError
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
 from lookalike.metrics.class_order import Standing
 from lookalike.metrics.controls import control_heads
 from lookalike.metrics.robustness import Noise, OrderingCurves
 from lookalike.model import PrototypeModel
-from lookalike.provenance import fingerprint_json
 from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_heads, prp
 
 T = TypeVar("T")

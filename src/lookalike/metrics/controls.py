@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.classifier import NearestPrototype
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence
 from lookalike.metrics.intervals import Range, range_of_another
 from lookalike.model import PrototypeModel, Prototypes
+from lookalike.model.classifier import NearestPrototype
+from lookalike.model.similarity import make_similarity
 from lookalike.relevance import Head
-from lookalike.similarity import make_similarity
 
 N_DRAWS = 10  # of each control; each is measured on a tenth of the images
 _TRIES = 100

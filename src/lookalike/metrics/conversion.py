@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.context import aligned_labels

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics.image_mean import MeanOverImages
 
 

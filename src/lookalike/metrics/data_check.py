@@ -10,7 +10,7 @@ from torch import Tensor
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.model import PrototypeModel
-from lookalike.similarity import euclidean_distances
+from lookalike.model.similarity import euclidean_distances
 
 # of the mean distance: half precision at conversion moves distances by 1% or so, other images by far more
 _TOLERANCE = 0.05

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics.image_mean import MeanOverImages
 
 Magnitude = Literal["absolute", "positive"]

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
-from lookalike.similarity import LogL2
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.model.similarity import LogL2
 
 REFERENCE_EPSILON = 1e-4
 

@@ -10,12 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.progress import Advance, progress_bar
+from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike._core.records import from_json, plain_json
+from lookalike._core.replacing import remove_leftovers
+from lookalike._core.untouched import keeps_random_states
+from lookalike._core.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import ClassOrder, LoadedClassifier
-from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundled
 from lookalike.metrics.data_check import check_data
@@ -23,13 +29,7 @@ from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
-from lookalike.progress import Advance, progress_bar
-from lookalike.provenance import fingerprint_json, fingerprint_tensors, versions
-from lookalike.records import from_json, plain_json
 from lookalike.relevance import PrpRule, prp_rule
-from lookalike.replacing import remove_leftovers
-from lookalike.untouched import keeps_random_states
-from lookalike.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 
 _LACKING = {
     "train": "no training data were given",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics.context import Context
 from lookalike.metrics.examples import identical_class, identical_subclass, mislabelled_detection, rank_agreement
 from lookalike.metrics.maps import mean_of_finite
@@ -20,7 +20,7 @@ from lookalike.metrics.prototype_stability import (
 )
 from lookalike.metrics.sections import Found
 from lookalike.metrics.standard import embeddings_of_store, similarities_to, standard
-from lookalike.prototypes import Prototypes
+from lookalike.model.prototypes import Prototypes
 
 _MISLABELLED = 0.05  # share of the training samples
 
@@ -163,7 +163,7 @@ def _in_batches(context: Context, measure: Callable[[Tensor], Tensor]) -> Callab
 
 def _cluster_merged(context: Context, z: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Prototypes:
     """Clusters embeddings whose classes are merged into groups, with as many prototypes in all."""
-    from lookalike.estimator import learn_prototypes
+    from lookalike.conversion.per_class import learn_prototypes
 
     model = context.model
     options: dict[str, Any] = {"clusterer": model.provenance.get("clusterer"), "seed": seed}

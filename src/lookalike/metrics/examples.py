@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.relevance.stability import correlations_of
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.perturbation import as_images, checked_images
 from lookalike.metrics.robustness import Scorer
 from lookalike.relevance.stability import correlations_of
-from lookalike.untouched import keeps_torch_settings
 
 
 @keeps_torch_settings

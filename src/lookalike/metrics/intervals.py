@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, variance
 from typing import Any, NamedTuple
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 
 Z95 = 1.959963984540054
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.metrics.maps import flat_maps
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.metrics.maps import flat_maps, mean_of_finite
 from lookalike.relevance.stability import correlations_of, uniform_noise
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 
 
 def flat_maps(name: str, maps: Any) -> Tensor:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.robustness import ProbabilityCurves, Scorer
-from lookalike.untouched import keeps_torch_settings
 
 Order = Literal["most relevant first", "random"]
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
-from lookalike.estimator import learn_prototypes
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.per_class import learn_prototypes
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.model import PrototypeModel
-from lookalike.prototypes import Prototypes
-from lookalike.similarity import Similarity, euclidean_distances
+from lookalike.model.prototypes import Prototypes
+from lookalike.model.similarity import Similarity, euclidean_distances
 
 Change = Literal["seed", "bootstrap"]
 

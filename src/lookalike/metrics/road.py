@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.perturbation import checked_images, random_relevance, ranks_of
 from lookalike.metrics.robustness import Scorer
-from lookalike.untouched import keeps_torch_settings
 
 PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 # an imputed pixel is the weighted mean of its eight neighbours: direct ones 1/6, diagonal ones 1/12

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lookalike import checks
-from lookalike.acceleration import Accelerated
-from lookalike.errors import LookalikeError
-from lookalike.untouched import keeps_torch_settings
+from lookalike._core import checks
+from lookalike._core.acceleration import Accelerated
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 
 Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
 

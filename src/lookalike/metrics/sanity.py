@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lookalike import checks
-from lookalike.classifier import NearestPrototype
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_random_states
+from lookalike.conversion.per_class import learn_prototypes
 from lookalike.encoder import Encoder
-from lookalike.errors import LookalikeError
-from lookalike.estimator import learn_prototypes
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import NearestPrototype
 from lookalike.relevance import Composite, lrp, prp
-from lookalike.untouched import keeps_random_states
 
 AS_TRAINED, PROTOTYPES = "as trained", "prototypes"
 _WINDOW = 7  # pixels

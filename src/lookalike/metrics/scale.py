@@ -7,8 +7,8 @@ keeps c out of every figure; a temperature or a length that a user gives does no
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lookalike.classifier import NearestPrototype
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import NearestPrototype
 
 _BY_TEMPERATURE = {
     "calibration_error": "ECE",

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.names import json_text
+from lookalike._core.records import from_json, read_json
 from lookalike.metrics.measures import figure_titles
 from lookalike.metrics.verdict import Thresholds, verdict
-from lookalike.names import json_text
-from lookalike.records import from_json, read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.registry import Registry
 from lookalike.embedding import name_samples
-from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
 from lookalike.metrics.context import Context, few_rows, rows_of
@@ -22,7 +23,6 @@ from lookalike.metrics.sanity import sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import Ghosting, ghosting
 from lookalike.model import PrototypeModel
-from lookalike.registry import Registry
 
 Need = Literal["train", "activations", "images", "attributes", "black box"]
 SANITY_IMAGES = 20  # maps change alike on most images, and each depth needs maps of all

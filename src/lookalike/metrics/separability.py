@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
-from lookalike.similarity import euclidean_distances
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.model.similarity import euclidean_distances
 
 _CELLS = 8_000_000  # distances at a time
 

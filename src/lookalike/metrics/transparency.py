@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 
 _ROWS = 16_384
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.networks.registry import NETWORKS
 
 

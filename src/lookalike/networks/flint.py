@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import LookalikeError
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import in_eval_mode, with_forward_hooks
 from lookalike.networks.decoder import Decoder
 from lookalike.networks.registry import NETWORKS
-from lookalike.untouched import in_eval_mode, with_forward_hooks
 
 _READ = 128  # channels that each hidden layer is read into
 

@@ -4,6 +4,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lookalike.registry import Registry
+from lookalike._core.registry import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.networks.registry import NETWORKS
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.plots.radar import SERIES
 from lookalike.plots.tiles import INK, MUTED, WRONG, plain_axes, shorten
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.plots.radar import SERIES
 from lookalike.plots.tiles import INK, plain_axes
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, shorten, tile_axes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike import checks
+from lookalike._core import checks
 from lookalike.plots.heatmap import common_limit, paint, shares
 from lookalike.plots.tiles import FRAME, GAP, INK, LINE, RIGHT, TILE_INCHES, WRONG, draw_tile, tile_axes
 

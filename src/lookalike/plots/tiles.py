@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lookalike import checks
-from lookalike.names import visible
+from lookalike._core import checks
+from lookalike._core.names import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

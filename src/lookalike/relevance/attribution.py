@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Outputs, device_of, dtype_of, place
-from lookalike.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.operations import stabilised

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lookalike import checks
-from lookalike.registry import Registry
+from lookalike._core import checks
+from lookalike._core.registry import Registry
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
 
 Kind = Literal["convolution", "linear"]

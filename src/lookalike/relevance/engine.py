@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import RelevanceError
+from lookalike._core.errors import RelevanceError
+from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.composites import Composite, Kind
 from lookalike.relevance.dependence import Dependence, tensors_in, with_tensors
 from lookalike.relevance.functions import Ruled, left_pixels, passed, spread
@@ -40,7 +41,6 @@ from lookalike.relevance.operations import Call, Convolution, Linear, Session
 from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.unruled import Unruled
 from lookalike.relevance.weak import OfTensors
-from lookalike.untouched import FunctionMode
 
 OUTSIDE = "code that the engine does not see"
 

@@ -13,9 +13,9 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
+from lookalike._core.untouched import undoing
 from lookalike.relevance.dependence import tensors_in, with_tensors
 from lookalike.relevance.names import NO_RULE
-from lookalike.untouched import undoing
 
 if TYPE_CHECKING:
     from lookalike.relevance.engine import Engine

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Outputs, device_of, dtype_of, place
-from lookalike.errors import LookalikeError
 from lookalike.relevance.composites import Composite
 from lookalike.relevance.propagation import propagate
 from lookalike.relevance.result import Relevance, join

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, warn_of
+from lookalike._core.provenance import versions
+from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.calls import is_out_of_memory, take_rows
-from lookalike.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, warn_of
-from lookalike.provenance import versions
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine, Watch
 from lookalike.relevance.foreign import with_foreign_modules
 from lookalike.relevance.names import NO_RULE, UNSEEN, named_tensors
 from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.result import Relevance, RuleUse
-from lookalike.untouched import in_eval_mode, keeps_torch_settings
 
 Run = Callable[[Tensor], Tensor]
 Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import in_eval_mode
 from lookalike.encoder import Encoder, Outputs, unwrapped
 from lookalike.encoder.calls import call, n_rows, output_of, take_rows, with_output
 from lookalike.encoder.head import find_head
 from lookalike.encoder.outputs import as_columns, can_only_be_logits, kind_of, named_outputs, select_output
-from lookalike.errors import LookalikeError
-from lookalike.untouched import in_eval_mode
 
 
 class ScoreReader:

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lookalike import checks
-from lookalike.errors import LookalikeError
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.model import PrototypeModel
 
 PrpRule = Literal["share", "gradient", "neuralized"]

@@ -7,23 +7,23 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lookalike import checks
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.names import json_text, visible
+from lookalike._core.progress import Advance
+from lookalike._core.untouched import keeps_random_states
 from lookalike.data import Batches
 from lookalike.embedding import embed
 from lookalike.encoder import ClassOrder, LoadedClassifier
-from lookalike.errors import LookalikeError
-from lookalike.files import write_whole
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.context import aligned_labels, unbundled
 from lookalike.model import PrototypeModel
-from lookalike.names import json_text, visible
-from lookalike.progress import Advance
 from lookalike.relevance import COMPOSITES, PrpRule, prp_rule
 from lookalike.report.charts import charts_of
 from lookalike.report.gallery import gallery_of
 from lookalike.report.samples import samples_of
-from lookalike.untouched import keeps_random_states
 
 _MATRIX = 20  # classes whose confusion fits into a table
 

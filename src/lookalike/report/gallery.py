@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lookalike._core.errors import RelevanceError
 from lookalike.data import Batches
-from lookalike.errors import RelevanceError
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike._core.untouched import undoing
 from lookalike.plots.tiles import INK, MUTED
-from lookalike.untouched import undoing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

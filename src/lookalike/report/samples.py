@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.progress import Advance, progress_bar
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
-from lookalike.errors import LookalikeError, RelevanceError
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
-from lookalike.progress import Advance, progress_bar
 from lookalike.relevance import PrpRule, prp, prp_stability
 from lookalike.report.pictures import picture
 

@@ -5,11 +5,10 @@ checksums, shapes and values of tensors, and the headers of pictures.
 """
 
 from lookalike.saved.checks import (
-    TRAINING_KEYS,
     below,
-    check_model_tensors,
     check_not_finite,
     check_weights,
+    is_finite,
     not_finite_buffers,
 )
 from lookalike.saved.folder import (
@@ -23,24 +22,31 @@ from lookalike.saved.folder import (
     write_saved,
 )
 from lookalike.saved.pictures import encode_image, read_pictures
-from lookalike.saved.records import NamedOptions, SavedClassifier, SavedEncoder, SavedModel, SavedNetwork
+from lookalike.saved.records import (
+    NamedOptions,
+    SavedClassifier,
+    SavedEncoder,
+    SavedNetwork,
+    check_class_names,
+    check_preprocessing,
+)
 from lookalike.saved.tensor_file import write_tensors
 
 __all__ = [
     "CONFIG",
     "FORMAT",
     "TENSORS",
-    "TRAINING_KEYS",
     "NamedOptions",
     "SavedClassifier",
     "SavedEncoder",
-    "SavedModel",
     "SavedNetwork",
     "below",
-    "check_model_tensors",
+    "check_class_names",
     "check_not_finite",
+    "check_preprocessing",
     "check_weights",
     "encode_image",
+    "is_finite",
     "kind_of_folder",
     "not_finite_buffers",
     "read_pictures",

@@ -9,25 +9,43 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
-from lookalike.artifact import fresh_folder
-from lookalike.errors import LookalikeError
-from lookalike.names import valid_json
-from lookalike.provenance import fingerprint_file, fingerprint_json
-from lookalike.records import from_json, kind_of, one_line, parse_json, plain_json, read_bytes, shown
-from lookalike.replacing import roll_back
-from lookalike.saved.records import SavedClassifier, SavedModel
+from lookalike._core.errors import LookalikeError
+from lookalike._core.fresh_folder import fresh_folder
+from lookalike._core.names import valid_json
+from lookalike._core.provenance import fingerprint_file, fingerprint_json
+from lookalike._core.records import from_json, kind_of, one_line, parse_json, plain_json, read_bytes, shown
+from lookalike._core.replacing import roll_back
+from lookalike.data import Preprocessing
 from lookalike.saved.tensor_file import read_header, read_tensors, write_tensors
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 FORMAT = 2  # 1 had no kind and no lengths of files, and called encoder.network "class"
 
-Saved = TypeVar("Saved", SavedModel, SavedClassifier)
-_WORDS = {SavedModel.kind: "model", SavedClassifier.kind: "classifier"}
+_WORDS = {"prototype-model": "model", "classifier": "classifier"}  # kinds of saved folders → what errors call them
+
+
+class Record(Protocol):
+    """What a saved folder says of itself: a frozen dataclass of plain values.
+
+    Attributes:
+        kind: ``"prototype-model"`` or ``"classifier"``.
+        preprocessing: What its images go through, where that is known.
+    """
+
+    kind: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What images go through."""
+
+
+Saved = TypeVar("Saved", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class _File:
 
 def write_saved(
     folder: str | Path,
-    record: SavedModel | SavedClassifier,
+    record: Record,
     tensors: Mapping[str, Tensor],
     files: Mapping[str, bytes],
     *,
@@ -81,7 +99,7 @@ def write_saved(
         _flush(aside / CONFIG)
 
 
-def _plain_record(record: SavedModel | SavedClassifier) -> dict[str, Any]:
+def _plain_record(record: Record) -> dict[str, Any]:
     """Returns a record as JSON values, checked as when it is read.
 
     Raises:
@@ -102,7 +120,7 @@ def read_saved(folder: str | Path, kind: type[Saved]) -> tuple[Saved, dict[str, 
 
     Args:
         folder: What ``write_saved`` wrote.
-        kind: ``SavedModel`` or ``SavedClassifier``.
+        kind: The class of the record.
 
     Returns:
         What it says of itself, and its tensors by their names, of which only the file was checked.
@@ -207,7 +225,7 @@ def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
         encoder = {**{key: value for key, value in encoder.items() if key != "class"}, "network": encoder["class"]}
     if isinstance(files, dict):
         files = {name: {"sha256": value} for name, value in files.items()}
-    return {**config, "kind": config.get("kind", SavedModel.kind), "encoder": encoder, "files": files}
+    return {**config, "kind": config.get("kind", "prototype-model"), "encoder": encoder, "files": files}
 
 
 def _check_listed(files: Mapping[str, _File], pictures: list[str]) -> None:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookalike.errors import LookalikeError
-from lookalike.records import one_line
+from lookalike._core.errors import LookalikeError
+from lookalike._core.records import one_line
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, depth, colour

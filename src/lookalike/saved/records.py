@@ -1,4 +1,4 @@
-"""The typed content of ``config.json``: what a saved model or classifier says of itself.
+"""The typed content of ``config.json``: how a saved classifier, or the encoder of a saved model, is built again.
 
 A new field is a line here; give it a default, and older folders go on loading.
 """
@@ -9,13 +9,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lookalike.classifier import LinearHead, NearestPrototype, RectifiedLinearHead
+from lookalike._core.errors import LookalikeError
+from lookalike._core.records import from_json, shown
 from lookalike.data import Preprocessing
-from lookalike.errors import LookalikeError
-from lookalike.records import from_json, shown
-from lookalike.similarity import SIMILARITIES
 
-CLASSIFIERS = {kind.name: kind for kind in (NearestPrototype, LinearHead, RectifiedLinearHead)}
 _SOURCES = ("torchvision", "timm", "hf", "lookalike", "file")
 _INPUT_TYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 _MOST_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
@@ -106,51 +103,6 @@ class SavedEncoder(SavedNetwork):
 
 
 @dataclass(frozen=True)
-class SavedModel:
-    """A prototype model.
-
-    Attributes:
-        encoder: Its encoder.
-        similarity: Its similarity.
-        classifier: Its classifier.
-        class_names: K different names.
-        preprocessing: What its images go through, where that is known.
-        value_range: The inputs' values at black and at white [2, C], where they are images.
-        images: The names of the pictures nearest to each prototype [P, M].
-        gallery: Whether there is a picture of all prototypes.
-        provenance: Options, seeds, fingerprints and versions that it was made with.
-    """
-
-    kind: ClassVar[str] = "prototype-model"
-
-    encoder: SavedEncoder
-    similarity: NamedOptions
-    classifier: NamedOptions
-    class_names: list[str]
-    preprocessing: Preprocessing | None
-    value_range: tuple[list[float], list[float]] | None
-    images: list[list[str]] | None
-    gallery: bool
-    provenance: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.similarity.check("similarity", {name: SIMILARITIES[name] for name in SIMILARITIES})
-        self.classifier.check("classifier", CLASSIFIERS)
-        _check_class_names(self.class_names, unique=True)
-        _check_preprocessing(self.preprocessing)
-        if self.value_range is not None:
-            low, high = self.value_range
-            if not 0 < len(low) == len(high):
-                raise LookalikeError(f"value_range has {len(low)} and {len(high)} values; it needs one per channel")
-            if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(low, high, strict=True)):
-                raise LookalikeError(f"value_range must be finite, black below white, not {shown(self.value_range)}")
-        if self.images is not None:
-            lengths = {len(row) for row in self.images}
-            if len(lengths) != 1 or 0 in lengths:
-                raise LookalikeError("images must list equally many pictures for each prototype, and at least one")
-
-
-@dataclass(frozen=True)
 class SavedClassifier:
     """A trained classifier, not yet converted.
 
@@ -172,11 +124,16 @@ class SavedClassifier:
         if self.encoder.spec is None:
             raise LookalikeError("encoder.spec is null: nothing says how to build the network")
         if self.class_names is not None:
-            _check_class_names(self.class_names, unique=False)  # ImageNet has two cranes
-        _check_preprocessing(self.preprocessing)
+            check_class_names(self.class_names, unique=False)  # ImageNet has two cranes
+        check_preprocessing(self.preprocessing)
 
 
-def _check_class_names(names: list[str], *, unique: bool) -> None:
+def check_class_names(names: list[str], *, unique: bool) -> None:
+    """Checks that every class has a name, and that names differ where they must.
+
+    Raises:
+        LookalikeError: If not.
+    """
     if not names:
         raise LookalikeError("class_names is empty")
     if not all(names):
@@ -186,8 +143,12 @@ def _check_class_names(names: list[str], *, unique: bool) -> None:
         raise LookalikeError(f"two classes are called {shown(repeated)}; give each a name of its own")
 
 
-def _check_preprocessing(preprocessing: Preprocessing | None) -> None:
-    """Checks that no picture is resized to a size that would fill the memory."""
+def check_preprocessing(preprocessing: Preprocessing | None) -> None:
+    """Checks that no picture is resized to a size that would fill the memory.
+
+    Raises:
+        LookalikeError: If one is.
+    """
     for name in ("resize", "crop", "pad"):
         value = getattr(preprocessing, name, None)
         sides = value if isinstance(value, tuple) else () if value is None else (value,)

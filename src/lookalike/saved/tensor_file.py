@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lookalike.errors import LookalikeError
-from lookalike.files import path_as_text
-from lookalike.records import from_json, one_line, parse_json, shown
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import path_as_text
+from lookalike._core.records import from_json, one_line, parse_json, shown
 
 _LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER = 100_000_000  # the format's own limit

@@ -1,0 +1,71 @@
+"""Things that are chosen by name: similarities, clusterers, datasets."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from lookalike._core.errors import LookalikeError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from names to things of one kind, filled by a decorator.
+
+    Args:
+        kind: What the things are called in messages, in the singular.
+
+    Example:
+        >>> colours = Registry("colour")
+        >>> @colours.register("red")
+        ... def red() -> str:
+        ...     return "#f00"
+        >>> colours["red"]()
+        '#f00'
+        >>> colours["rad"]
+        Traceback (most recent call last):
+        ...
+        lookalike._core.errors.LookalikeError: no colour is called 'rad'; did you mean 'red'? There are: red
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._members: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that files its target under ``name``.
+
+        Raises:
+            LookalikeError: If the name is taken.
+        """
+        if name in self._members:
+            raise LookalikeError(f"the {self.kind} {name!r} is registered already")
+
+        def file(member: T) -> T:
+            self._members[name] = member
+            return member
+
+        return file
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Returns the registered names that match a shell pattern, in order of registration."""
+        return [name for name in self._members if fnmatch.fnmatchcase(name, pattern)]
+
+    def __getitem__(self, name: str) -> T:
+        if not isinstance(name, str):
+            raise LookalikeError(f"no {self.kind} is called {name!r}; there are: {', '.join(self._members)}")
+        if name in self._members:
+            return self._members[name]
+        near = difflib.get_close_matches(name, self._members, n=1)
+        hint = f"; did you mean {near[0]!r}? There are" if near else "; there are"
+        raise LookalikeError(f"no {self.kind} is called {name!r}{hint}: {', '.join(self._members)}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)

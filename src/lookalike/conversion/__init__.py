@@ -1,0 +1,1 @@
+"""Embeddings to prototypes: clusters each class, finds the data behind each prototype, and fits the temperature."""

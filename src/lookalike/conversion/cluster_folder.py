@@ -1,0 +1,141 @@
+"""A folder that keeps the prototypes of each class as soon as they are there."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
+from lookalike._core.records import plain_json
+from lookalike._core.replacing import remove_folder
+from lookalike._core.working_folder import (
+    clean,
+    differences,
+    is_foreign,
+    read_record,
+    read_sealed,
+    write_record,
+    write_sealed,
+    writing_to,
+)
+from lookalike.conversion.out_of_core import MemoryLimit, bytes_of, streamed_classes
+from lookalike.conversion.per_class import NPrototypes, numbers_per_class
+from lookalike.embedding import EmbeddingStore
+from lookalike.model.similarity import Similarity
+
+_KEY = "clusters.json"
+_TRIED = 4  # embeddings that show what a similarity's space is
+
+
+def cluster_key(
+    store: EmbeddingStore,
+    similarity: Similarity,
+    class_names: list[str],
+    *,
+    n_prototypes: NPrototypes,
+    clusterer: str,
+    n_init: int,
+    seed: int,
+    memory_limit: MemoryLimit,
+) -> dict[str, Any]:
+    """Returns everything that the clusters of all classes depend on, as JSON values by name.
+
+    Embeddings and labels are told by their bytes, whatever made them. A similarity is told by its class, its options,
+    what it has learned, and the space that it maps some embeddings to.
+    """
+    large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], memory_limit)
+    return {
+        "embeddings": fingerprint_json(store.fingerprint()),
+        "class_names": class_names,
+        "n_prototypes": numbers_per_class(n_prototypes, class_names),
+        **similarity_key(similarity, store.take(np.arange(min(_TRIED, len(store))))),
+        "clusterer": clusterer,
+        "n_init": n_init,
+        "seed": seed,
+        "in_parts": large,
+        "memory_limit": bytes_of(memory_limit) if large else None,  # where all classes fit, it changes nothing
+        "versions": versions(),
+    }
+
+
+def similarity_key(similarity: Similarity, embeddings: np.ndarray | None = None) -> dict[str, Any]:
+    """Returns what a clustering depends on of a similarity.
+
+    Args:
+        similarity: Any.
+        embeddings: Of a fitted one some embeddings [n, D]: an own similarity need not say what its space is.
+    """
+    tensors = dict(similarity.state_dict())
+    if embeddings is not None:
+        with torch.no_grad():
+            tensors["space"] = similarity.project(torch.from_numpy(embeddings))
+    kind = f"{type(similarity).__module__}.{type(similarity).__qualname__}"
+    return {
+        "similarity": similarity.name,
+        "similarity_options": plain_json(_told(similarity.options())),
+        "similarity_state": fingerprint_json([kind, fingerprint_tensors(tensors)]),
+    }
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options with tensors and arrays as their fingerprints."""
+    return {
+        name: fingerprint_tensors({name: torch.as_tensor(value)}) if getattr(value, "ndim", 0) else value
+        for name, value in options.items()
+    }
+
+
+class ClusterFolder:
+    """Keeps classes' prototypes, one file each, with a checksum.
+
+    Args:
+        folder: Where; what it has of another key is removed.
+        key: What the prototypes depend on; see ``cluster_key``.
+
+    Raises:
+        LookalikeError: If it holds something else, or cannot be written to.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
+        self.folder = folder
+        record = folder / _KEY
+        clean(folder)
+        if is_foreign(folder) and not record.is_file():
+            raise LookalikeError(f"{str(folder)!r} holds files, and no clusters; choose another working folder")
+        with writing_to(folder):
+            if record.is_file() and self._is_other(record, key):
+                remove_folder(folder)
+            if not record.is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_record(record, key)
+
+    def get(self, k: int) -> Tensor | None:
+        """Returns a class's prototypes [L, D]; None if they are not there, or damaged, which is warned of."""
+        content = read_sealed(self._file(k))
+        return None if content is None else torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
+
+    def put(self, k: int, prototypes: Tensor) -> None:
+        """Keeps a class's prototypes.
+
+        Raises:
+            LookalikeError: If the disk is full.
+        """
+        buffer = io.BytesIO()
+        np.save(buffer, prototypes.numpy())
+        with writing_to(self.folder, "the embeddings and the classes clustered so far are safe"):
+            write_sealed(self._file(k), buffer.getvalue())
+
+    def _is_other(self, record: Path, key: dict[str, Any]) -> bool:
+        try:
+            return bool(differences(read_record(record), key))
+        except LookalikeError as error:
+            warn_of(f"{str(record)!r} cannot be used: {error}; all classes are clustered again")
+            return True
+
+    def _file(self, k: int) -> Path:
+        return self.folder / f"class-{k:06d}.npy"

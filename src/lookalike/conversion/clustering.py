@@ -1,0 +1,422 @@
+"""Clustering the embeddings of one class into prototypes.
+
+One door, ``cluster``, in front of a registry of methods. Whatever the method, the door sees to it that the
+same seed gives the same result, that no cluster is empty, and that nothing of N×N is formed.
+
+Sources: paper section 3.2 (k-means per class, k-means++, larger data) and appendix A.6.3 (bisecting k-means,
+k-medoids, Gaussian mixtures); the automatic number of clusters is [ours].
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.registry import Registry
+
+Array = np.ndarray
+
+_ROWS = 4_096  # rows that are added up in single precision
+_OVERSAMPLING = 8  # seedings drawn for each start asked for
+_EXPLORED = 2_048  # points that the first iterations of k-means look at, or
+_EXPLORED_PER_CLUSTER = 256
+_FINALISTS = 5  # starts that go on with all points
+_TOLERANCE = 1e-4  # of the inertia: less improvement than this is none
+_CELLS = 8_000_000  # points × centres compared at a time
+_MEDOID_CANDIDATES = 512
+_AUTO_SAMPLE = 2_000
+_AUTO_MARGIN = 0.02
+_SMALL, _LARGE = 2.0**-32, 2.0**32  # beyond, squares come near the ends of single precision
+
+
+class Clusterer(Protocol):
+    """Finds the centres of clusters."""
+
+    def __call__(self, points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+        """Clusters points.
+
+        Args:
+            points: [n, D], finite, with at least ``n_clusters`` distinct rows.
+            n_clusters: k, at least 2.
+            n_init: How many starts to choose the best of, where the method has random starts.
+            seed: Makes the result repeatable.
+
+        Returns:
+            Centres [k, D].
+        """
+
+
+CLUSTERERS: Registry[Clusterer] = Registry("clusterer")
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """The clusters of one class.
+
+    Attributes:
+        centres: [k, D].
+        labels: The nearest centre of each point [n]; each centre has at least one.
+        inertia: The sum of the squared distances to the nearest centre.
+    """
+
+    centres: Array
+    labels: Array
+    inertia: float
+
+
+def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: int = 10, seed: int = 0) -> Clustering:
+    """Clusters the rows of an array.
+
+    Args:
+        points: [n, D], finite.
+        n_clusters: How many clusters; fewer come back where there are fewer distinct points.
+        method: A registered clusterer.
+        n_init: How many random starts to choose the best of.
+        seed: The same seed gives the same clusters, bit for bit.
+
+    Returns:
+        The clusters, none of them empty.
+
+    Raises:
+        LookalikeError: If the method is unknown, or there are no points, or ``n_clusters`` is below 1.
+
+    Example:
+        >>> found = cluster(np.array([[0.0], [0.2], [5.0], [5.2]]), 2)
+        >>> sorted(found.centres.ravel().tolist())
+        [0.1, 5.1]
+    """
+    find = CLUSTERERS[method]
+    n_clusters = checks.whole_number("n_clusters", n_clusters, 1)
+    n_init, seed = checks.whole_number("n_init", n_init, 1), checks.seed("seed", seed)
+    points = checks.points("points", points)
+    if not points.flags.writeable:
+        points = points.copy()  # a read-only array cannot be shared with torch
+    points, exponent = _of_ordinary_size(points)
+    n_clusters = min(n_clusters, count_distinct(points, at_most=n_clusters))
+    if n_clusters == 1:
+        # A medoid is a point of its cluster even when there is one; every other method's centre is the mean.
+        centres = _medoid(points)[None] if method == "kmedoids" else points.mean(0, keepdims=True)
+    else:
+        centres = find(points, n_clusters, n_init=n_init, seed=seed)
+    centres, labels, squares = _without_empty(points, np.asarray(centres, dtype=points.dtype))
+    inertia = squares.sum(dtype=np.float64)
+    if exponent:
+        centres, inertia = np.ldexp(centres, exponent), np.ldexp(inertia, 2 * exponent)
+    return Clustering(centres, labels, float(inertia))
+
+
+def _of_ordinary_size(points: Array) -> tuple[Array, int]:
+    """Returns points whose squared distances neither overflow nor vanish, and the power of two that divided them.
+
+    A power of two costs no digit, so every method finds the same clusters. Points of ordinary size are returned as they
+    are.
+    """
+    largest = float(np.abs(points).max())
+    if largest == 0 or _SMALL <= largest <= _LARGE:
+        return points, 0
+    exponent = int(np.frexp(largest)[1])
+    return np.ldexp(points, -exponent), exponent
+
+
+def count_distinct(points: Array, at_most: int) -> int:
+    """Returns the number of distinct rows, or ``at_most`` as soon as that many are found.
+
+    Example:
+        >>> count_distinct(np.zeros((1000, 3)), at_most=5)
+        1
+    """
+    seen: set[bytes] = set()
+    for row in points:
+        seen.add(np.ascontiguousarray(row + 0.0).tobytes())  # + 0.0 makes one of -0.0 and 0.0
+        if len(seen) >= at_most:
+            break
+    return len(seen)
+
+
+def assign(points: Array, centres: Array) -> tuple[Array, Array]:
+    """Returns each point's nearest centre [n] and its squared distance to it [n]."""
+    x, c = torch.from_numpy(points), torch.from_numpy(centres)
+    offset = c.mean(0)
+    c = c - offset
+    half_norms = 0.5 * c.square().sum(1)
+    labels, squares = [], []
+    for part in x.split(max(1, _CELLS // max(len(c), x.shape[1]))):
+        rows = part - offset
+        closeness, nearest = torch.addmm(half_norms, rows, c.T, beta=-1).max(1)
+        labels.append(nearest)
+        squares.append((rows.square().sum(1) - 2 * closeness).clamp_min(0))
+    return torch.cat(labels).numpy(), torch.cat(squares).numpy()
+
+
+@CLUSTERERS.register("kmeans")
+def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """K-means (Lloyd) from greedy k-means++ seedings, all starts side by side as matrix products.
+
+    Eight times ``n_init`` seedings are drawn. Of up to 2,048 points (or 256 per cluster) all of them are run for
+    five iterations and the best ``n_init`` go on until they settle. Of more points a sample of that size is used
+    to choose five starts: the ``n_init`` seedings of least inertia are run for five iterations on the sample, and
+    the best five go on with all points. The best of those is run to its fixed point, where every centre is the
+    mean of its points.
+    """
+    rng = np.random.default_rng(seed)
+    single = np.ascontiguousarray(points, dtype=np.float32)
+    explored = max(_EXPLORED, _EXPLORED_PER_CLUSTER * n_clusters)
+    n_starts, n_finalists, sample = _OVERSAMPLING * n_init, n_init, single
+    if len(single) > explored:
+        part = single[np.sort(rng.choice(len(single), explored, replace=False))]
+        if count_distinct(part, at_most=n_clusters) == n_clusters:  # else the points are nearly all alike
+            n_starts, n_finalists, sample = n_init, _FINALISTS, part
+    seedings = _seed_greedily(sample, n_clusters, _OVERSAMPLING * n_init, rng)[:n_starts]
+    starts, inertias = _lloyd_together(sample, sample[seedings], max_iter=5)
+    finalists = starts[np.argsort(inertias, kind="stable")[:n_finalists]]
+    settled, inertias = _lloyd_together(single, finalists, max_iter=100)
+    return _lloyd(points, settled[inertias.argmin()].astype(points.dtype))
+
+
+@CLUSTERERS.register("faiss")
+def faiss_kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """K-means by faiss, with its own k-means++ seedings; the best run goes on to its fixed point."""
+    import faiss
+
+    options: dict[str, Any] = {"niter": 100, "nredo": n_init, "seed": int(seed % 2**31), "min_points_per_centroid": 1}
+    if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):
+        options |= {"init_method": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS, "early_stop_threshold": 1e-4}
+    single = np.ascontiguousarray(points, dtype=np.float32)
+    model: Any = faiss.Kmeans(single.shape[1], n_clusters, max_points_per_centroid=len(single), **options)
+    model.train(single)
+    return _lloyd(points, np.asarray(model.centroids, dtype=points.dtype))
+
+
+@CLUSTERERS.register("minibatch")
+def minibatch(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """Mini-batch k-means (scikit-learn), for classes of very many samples."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(n_clusters, n_init=n_init, batch_size=4096, random_state=seed)
+    return np.asarray(model.fit(points).cluster_centers_)
+
+
+@CLUSTERERS.register("bisecting")
+def bisecting(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """Bisecting k-means (scikit-learn), which splits the largest cluster in two until there are enough."""
+    from sklearn.cluster import BisectingKMeans
+
+    model = BisectingKMeans(n_clusters, n_init=n_init, random_state=seed)
+    return np.asarray(model.fit(points).cluster_centers_)
+
+
+@CLUSTERERS.register("kmedoids")
+def kmedoids(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """K-medoids by alternation (Park and Jun, 2009): every prototype is the embedding of a training sample.
+
+    A cluster's medoid is the member with the least sum of distances to all members, looked for among the 512
+    members nearest to the cluster's mean (so among all, in clusters of up to 512).
+    """
+    rng = np.random.default_rng(seed)
+    best_cost, best = np.inf, points[:n_clusters]
+    for seeding in _seed_greedily(points, n_clusters, _OVERSAMPLING * n_init, rng)[:n_init]:
+        medoids: Array = points[seeding]
+        labels, squares = assign(points, medoids)
+        cost = float(np.sqrt(squares).sum(dtype=np.float64))
+        while True:
+            members = [points[labels == j] for j in range(n_clusters)]
+            moved = np.stack([_medoid(m) if len(m) else medoids[j] for j, m in enumerate(members)])
+            labels, squares = assign(points, moved)
+            moved_cost = float(np.sqrt(squares).sum(dtype=np.float64))
+            if not moved_cost < cost * (1 - 1e-6):
+                break
+            medoids, cost = moved, moved_cost
+        if cost < best_cost:
+            best_cost, best = cost, medoids
+    return best
+
+
+@CLUSTERERS.register("gmm")
+def gmm(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
+    """Means of a Gaussian mixture with diagonal covariances (scikit-learn), started from the k-means centres."""
+    from sklearn.mixture import GaussianMixture
+
+    points = points.astype(np.float64)
+    start = kmeans(points, n_clusters, n_init=n_init, seed=seed)
+    floor = 1e-3 * float(points.var(0).mean())  # a component of coinciding points keeps some width
+    model = GaussianMixture(
+        n_clusters, covariance_type="diag", means_init=start, reg_covar=floor, max_iter=200, random_state=seed
+    )
+    return np.asarray(model.fit(points).means_)
+
+
+def choose_n_clusters(points: Array, at_most: int = 10, method: str = "kmeans", *, seed: int = 0) -> int:
+    """Chooses how many clusters a class falls into, by its silhouette [ours].
+
+    On up to 2,000 of the points, 2 to ``at_most`` clusters are tried and the number of the largest mean
+    silhouette (Rousseeuw, 1987) is taken. The class keeps one cluster if that silhouette is not at least 0.02
+    above what the same number of clusters reaches on a single Gaussian cloud of the same covariance, for a
+    cloud without any clusters has a silhouette above zero too.
+
+    Args:
+        points: The class's embeddings [n, D].
+        at_most: The largest number to try.
+        method: A registered clusterer.
+        seed: Makes the choice repeatable.
+    """
+    from sklearn.metrics import silhouette_score
+
+    points, at_most = checks.points("points", points), checks.whole_number("at_most", at_most, 1)
+    _ = CLUSTERERS[method]
+    rng = np.random.default_rng(checks.seed("seed", seed))
+    if len(points) > _AUTO_SAMPLE:
+        points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
+    distinct = count_distinct(points, at_most=at_most + 1)
+    if distinct < 3:
+        return distinct
+    centred = points - points.mean(0)
+    cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
+    cloud = cloud.astype(points.dtype)
+
+    def silhouette(data: Array, k: int) -> float:
+        labels = cluster(data, k, method, n_init=3, seed=seed).labels
+        return float(silhouette_score(data, labels)) if labels.max() > 0 else -1.0
+
+    scores = {k: silhouette(points, k) for k in range(2, min(at_most, distinct - 1) + 1)}
+    best = max(scores, key=lambda k: scores[k])
+    return best if scores[best] >= silhouette(cloud, best) + _AUTO_MARGIN else 1
+
+
+def _seed_greedily(points: Array, n_clusters: int, drawn: int, rng: np.random.Generator) -> Array:
+    """Draws greedy k-means++ seedings (Arthur and Vassilvitskii, 2007); [drawn, k], the least inertia first.
+
+    All seedings grow together, so that each step is one matrix product over the points.
+    """
+    trials = 2 + int(np.log(n_clusters))
+    x = torch.from_numpy(points)
+    x = x - x.mean(0)
+    norms = x.square().sum(1)
+
+    def squared_to(chosen: Tensor) -> Tensor:  # [c] → [c, n]
+        squares = torch.addmm(norms, x[chosen], x.T, alpha=-2)
+        return squares.add_(norms[chosen, None]).clamp_min_(0)
+
+    seeds = torch.empty(drawn, n_clusters, dtype=torch.int64)
+    seeds[:, 0] = torch.from_numpy(rng.integers(len(points), size=drawn))
+    inertias = torch.empty(drawn, dtype=torch.float64)
+    group = max(1, 2 * _CELLS // (len(points) * trials))  # seedings that grow side by side
+    for start in range(0, drawn, group):
+        part = slice(start, start + group)
+        closest = squared_to(seeds[part, 0])
+        rows = torch.arange(len(closest))
+        for j in range(1, n_clusters):
+            candidates = _draw_in_proportion(closest, trials, rng)
+            squares = squared_to(candidates.ravel()).view(len(rows), trials, -1)
+            squares = torch.minimum(squares, closest[:, None])
+            best = squares.sum(2).argmin(1)
+            seeds[part, j] = candidates[rows, best]
+            closest = squares[rows, best]
+        inertias[part] = closest.sum(1, dtype=torch.float64)
+    return seeds[inertias.argsort(stable=True)].numpy()
+
+
+def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """Draws ``size`` column indices per row of ``weights`` [r, n], in proportion to the weights."""
+    cumulative = weights.cumsum(1, dtype=torch.float64)
+    levels = torch.from_numpy(rng.random((len(weights), size))) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, levels, right=True).clamp_max(weights.shape[1] - 1)
+
+
+def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array, Array]:
+    """Runs k-means from several starts at once.
+
+    The distances to all centres of all starts are one matrix product, and so are the sums of their points.
+
+    Args:
+        points: [n, D], float32.
+        starts: [R, k, D].
+        max_iter: The most iterations.
+
+    Returns:
+        Centres [R, k, D] and inertias [R].
+    """
+    n_starts, k, dim = starts.shape
+    offset = torch.from_numpy(points.mean(0))
+    x = torch.from_numpy(points) - offset
+    centres = (torch.from_numpy(starts) - offset).reshape(n_starts * k, dim)
+    total = float(x.square().sum(dtype=torch.float64))
+    first = torch.arange(n_starts) * k
+    inertia = torch.full((n_starts,), torch.inf, dtype=torch.float64)
+    for _ in range(max_iter):
+        sums, counts = torch.zeros_like(centres), torch.zeros(n_starts * k)
+        gain = torch.zeros(n_starts, dtype=torch.float64)
+        half_norms = 0.5 * centres.square().sum(1)
+        for rows in x.split(max(1, _CELLS // (n_starts * k))):
+            closeness = torch.addmm(half_norms, rows, centres.T, beta=-1).view(len(rows), n_starts, k)
+            best, labels = closeness.max(2)
+            members = torch.zeros(len(rows), n_starts * k).scatter_(1, labels + first, 1.0)
+            sums.addmm_(members.T, rows)
+            counts += members.sum(0)
+            gain += best.sum(0, dtype=torch.float64)
+        centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centres)
+        previous, inertia = inertia, total - 2 * gain
+        if bool((previous - inertia <= _TOLERANCE * inertia).all()):
+            break
+    return (centres + offset).view(n_starts, k, dim).numpy(), inertia.numpy()
+
+
+def _lloyd(points: Array, centres: Array, max_iter: int = 300) -> Array:
+    """Runs k-means from the centres to its fixed point, where each centre is the mean of its points."""
+    x = torch.from_numpy(points)
+    previous: Array | None = None
+    for _ in range(max_iter):
+        centres, labels, _ = _without_empty(points, centres)
+        if previous is not None and np.array_equal(labels, previous):
+            break
+        previous = labels
+        counts = torch.from_numpy(np.bincount(labels, minlength=len(centres)))[:, None]
+        sums = torch.zeros(centres.shape, dtype=torch.float64)
+        for rows, part in zip(x.split(_ROWS), torch.from_numpy(labels).split(_ROWS), strict=True):
+            sums += torch.zeros(centres.shape, dtype=x.dtype).index_add_(0, part, rows)
+        centres = (sums / counts).to(x.dtype).numpy()
+    return centres
+
+
+def _without_empty(points: Array, centres: Array) -> tuple[Array, Array, Array]:
+    """Moves each centre that is nearest to no point onto the point that is worst served.
+
+    Returns:
+        Centres [k, D], none without points; the points' labels [n]; their squared distances [n].
+    """
+    labels, squares = assign(points, centres)
+    for _ in range(len(centres) + 1):
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(centres)) == 0)
+        if len(empty) == 0:
+            break
+        centres = centres.copy()
+        centres[empty[0]] = points[squares.argmax()]
+        labels, squares = assign(points, centres)
+    else:
+        raise LookalikeError(
+            f"{len(centres)} clusters cannot all be kept: too many of the {len(points)} points all but coincide; "
+            "ask for fewer prototypes"
+        )
+    return centres, labels, squares
+
+
+def _medoid(members: Array) -> Array:
+    """Returns the member [D] with the least sum of distances to all members [n, D]."""
+    x = torch.from_numpy(members)
+    centre = x.mean(0)
+    if len(x) <= _MEDOID_CANDIDATES:
+        candidates = torch.arange(len(x))
+    else:
+        squares = (x - centre).square().sum(1)
+        candidates = squares.topk(_MEDOID_CANDIDATES, largest=False).indices.sort().values
+    shifted = x[candidates] - centre
+    norms = shifted.square().sum(1)
+    sums = torch.zeros(len(candidates), dtype=torch.float64)
+    for part in x.split(_ROWS):
+        rows = part - centre
+        squares = torch.addmm(norms, rows, shifted.T, alpha=-2) + rows.square().sum(1, keepdim=True)
+        sums += squares.clamp_min(0).sqrt().sum(0, dtype=torch.float64)
+    return np.asarray(members[int(candidates[sums.argmin()])])

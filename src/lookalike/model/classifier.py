@@ -1,0 +1,163 @@
+"""Transparent classifiers: from similarities to prototypes to class scores.
+
+Source: paper section 2 (the four parts of a prototypical self-explainable model) and Table 1.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+
+
+class TransparentClassifier(nn.Module, ABC):
+    """Maps similarities [N, P] to class scores [N, K], in a way that a person can follow.
+
+    Attributes:
+        name: The name it is saved under.
+        temperature: What similarities are divided by before a softmax makes shares of them; 1 where nothing fits it.
+    """
+
+    name: ClassVar[str]
+    temperature: float = 1.0
+
+    @abstractmethod
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Scores the classes.
+
+        Args:
+            similarities: [N, P].
+            labels: The prototypes' classes [P].
+            n_classes: K.
+
+        Returns:
+            Class scores [N, K]; the predicted class has the largest.
+        """
+
+    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Returns the logarithm of class probabilities [N, K], up to a constant per row: the scores."""
+        scores: Tensor = self(similarities, labels, n_classes)
+        return scores
+
+    def probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        """Returns class probabilities [N, K]."""
+        return self.log_probabilities(similarities, labels, n_classes).softmax(1)
+
+    def options(self) -> dict[str, Any]:
+        """Returns the options to make it again with."""
+        return {}
+
+
+class NearestPrototype(TransparentClassifier):
+    """The class of the most similar prototype (paper section 3.2, step 2).
+
+    A class scores as its most similar prototype does, over the temperature; a class without prototypes scores −∞. A
+    temperature changes how sure the probabilities are, and no prediction.
+
+    Args:
+        reading: How similarities become probabilities. ``"max"`` [ours]: softmax over the classes' scores, so
+            the most probable class is always the predicted one. ``"sum"`` [ref]: softmax over all P
+            similarities, summed per class; its largest can differ from the nearest prototype's class.
+        temperature: T, in the similarity's own unit; 1 is the paper's reading. A conversion fits it [ours]
+            (``lookalike.conversion.temperature``), so that probabilities do not depend on the scale of the embedding.
+
+    Example:
+        >>> similarities = torch.tensor([[-1.0, -5.0, -2.0]])
+        >>> NearestPrototype()(similarities, torch.tensor([0, 0, 1]), 2)
+        tensor([[-1., -2.]])
+        >>> NearestPrototype(temperature=0.5)(similarities, torch.tensor([0, 0, 1]), 2)
+        tensor([[-2., -4.]])
+    """
+
+    name = "nearest-prototype"
+
+    def __init__(self, reading: Literal["max", "sum"] = "max", temperature: float = 1.0) -> None:
+        super().__init__()
+        self.reading = checks.one_of("probabilities", reading, ("max", "sum"))
+        self.temperature = checks.number("temperature", temperature, above=0)
+
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        scores = similarities.new_full((len(similarities), n_classes), -torch.inf)
+        return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax") / self.temperature
+
+    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        if self.reading == "max":
+            return super().log_probabilities(similarities, labels, n_classes)
+        own = labels == torch.arange(n_classes, device=labels.device)[:, None]
+        scaled = similarities / self.temperature
+        return torch.stack([scaled[:, mine].logsumexp(1) for mine in own], 1)
+
+    def options(self) -> dict[str, Any]:  # noqa: D102
+        return {"reading": self.reading, "temperature": self.temperature}
+
+
+class LinearHead(TransparentClassifier):
+    """A linear layer on the similarities: each prototype votes for or against each class.
+
+    Args:
+        weight: [K, P].
+        bias: [K], or None.
+    """
+
+    name = "linear"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        weight = checks.tensor("weight", weight, ("K", "P"), kind="number")
+        if not weight.is_floating_point():
+            raise checks.unfit("weight", weight, "a tensor of floating-point numbers [K, P]")
+        self.weight = nn.Parameter(weight)
+        if bias is not None:
+            bias = checks.tensor("bias", bias, (len(weight),), kind="number").to(weight.dtype)
+        self.bias = nn.Parameter(bias) if bias is not None else None
+
+    @classmethod
+    def from_labels(cls, labels: Tensor, n_classes: int, own: float = 1.0, other: float = -0.5) -> "LinearHead":
+        """Starts from votes of ``own`` for a prototype's class and ``other`` for the rest (ProtoPNet) [paper].
+
+        Example:
+            >>> LinearHead.from_labels(torch.tensor([0, 1]), n_classes=2).weight.tolist()
+            [[1.0, -0.5], [-0.5, 1.0]]
+        """
+        n_classes = checks.whole_number("n_classes", n_classes, 1)
+        labels = checks.class_indices("labels", labels, n_classes, ("P",))
+        own_class = labels[None, :] == torch.arange(n_classes, device=labels.device)[:, None]
+        return cls(torch.where(own_class, checks.number("own", own), checks.number("other", other)))
+
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        expected = (n_classes, len(labels))
+        if tuple(self.weight.shape) != expected:
+            raise LookalikeError(f"the linear head has weights {tuple(self.weight.shape)}; it needs {expected}")
+        return nn.functional.linear(similarities, self.weight, self.bias)
+
+
+class RectifiedLinearHead(LinearHead):
+    """A linear layer on max(0, similarity): a prototype that is not there does not vote (FLINT's attributes) [ours].
+
+    Args:
+        weight: [K, P].
+        bias: [K], or None.
+    """
+
+    name = "rectified-linear"
+
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+        return super().forward(similarities.relu(), labels, n_classes)
+
+
+def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]) -> TransparentClassifier:
+    """Makes a classifier again from what a saved model holds.
+
+    Raises:
+        LookalikeError: If there is none of that name.
+    """
+    if name == NearestPrototype.name:
+        return NearestPrototype(**options)
+    for head in (LinearHead, RectifiedLinearHead):
+        if name == head.name:
+            return head(state["weight"], state.get("bias"))
+    known = ", ".join(one.name for one in (NearestPrototype, LinearHead, RectifiedLinearHead))
+    raise LookalikeError(f"no classifier is called {name!r}; there are {known}")

@@ -1,0 +1,126 @@
+"""Prototypes: the vectors a model decides by, and what training data stand behind each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import text_of
+
+N_QUANTILES = 101
+
+
+class Prototypes(nn.Module):
+    """P prototypes and, once they are surveyed, their training data.
+
+    A prototype of KMEx is a centroid: no image looks exactly like it. What is shown for it are the training
+    images nearest to it, with their distances (paper section 3.3). Distances are Euclidean, in the space in
+    which the similarity clusters.
+
+    Args:
+        vectors: [P, D].
+        labels: Their classes [P], int64.
+        class_names: The names of all K classes.
+
+    Attributes:
+        vectors: [P, D].
+        labels: [P].
+        class_names: K names.
+        counts: How many training samples of its class the model finds most similar to each prototype, among those of
+            the class [P]: what ghosting counts.
+        purity: The share, among all training samples that the model finds most similar to a prototype, of those
+            that carry its class [P]; NaN where there are none.
+        nearest: The training samples nearest to each prototype [P, M], as indices into the training data, the
+            nearest first; −1 where a class has fewer than M.
+        distances: Theirs to the prototype [P, M].
+        percentiles: The share, in percent, of the prototype's own training samples at most as far away [P, M].
+        quantiles: The 0th to 100th percentile of the distances of the prototype's own training samples [P, 101].
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    counts: Tensor
+    purity: Tensor
+    nearest: Tensor
+    distances: Tensor
+    percentiles: Tensor
+    quantiles: Tensor
+
+    def __init__(self, vectors: Tensor, labels: Tensor, class_names: Sequence[str], **surveyed: Tensor) -> None:
+        super().__init__()
+        checks.instance("vectors", vectors, Tensor, "a tensor [P, D]")
+        checks.instance("labels", labels, Tensor, "a tensor of classes [P]")
+        class_names = checks.names("class_names", class_names)
+        if vectors.ndim != 2 or labels.shape != (len(vectors),):
+            raise LookalikeError(f"vectors {tuple(vectors.shape)} and labels {tuple(labels.shape)} do not fit")
+        if not vectors.is_floating_point():
+            raise checks.unfit("vectors", vectors, "a tensor of floating-point numbers [P, D]")
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise checks.unfit("labels", labels, "a tensor of whole numbers [P]")
+        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
+            raise LookalikeError(f"a prototype has class {int(labels.max())}; there are {len(class_names)} classes")
+        self.class_names = [text_of(name) for name in class_names]
+        if isinstance(vectors, nn.Parameter):
+            self.register_parameter("vectors", vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+        self.register_buffer("labels", labels)
+        n = len(vectors)
+        blank = {
+            "counts": torch.zeros(n, dtype=torch.int64),
+            "purity": torch.full((n,), torch.nan),
+            "nearest": torch.full((n, 0), -1, dtype=torch.int64),
+            "distances": torch.zeros(n, 0),
+            "percentiles": torch.zeros(n, 0),
+            "quantiles": torch.full((n, N_QUANTILES), torch.nan),
+        }
+        for name, tensor in {**blank, **surveyed}.items():
+            checks.one_of("what is surveyed", name, blank)
+            if not isinstance(tensor, Tensor) or tensor.shape[:1] != (n,) or tensor.ndim != blank[name].ndim:
+                raise checks.unfit(name, tensor, f"a tensor with a row for each of the {n} prototypes")
+            self.register_buffer(name, tensor)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def class_of(self, prototype: int) -> str:
+        """Returns the name of a prototype's class."""
+        number = checks.whole_number("prototype", prototype, 0, len(self) - 1)
+        return self.class_names[int(self.labels[number])]
+
+    def percentile_of(self, distances: Tensor) -> Tensor:
+        """Returns how far out distances [N, P] are among each prototype's own training samples, in percent.
+
+        100 means as far as the farthest of them, or farther; NaN where a prototype has none.
+        """
+        ranks = torch.searchsorted(self.quantiles, distances.T.contiguous(), right=True).T
+        percent = (ranks - 1).clamp(0, N_QUANTILES - 1).to(distances.dtype)
+        return torch.where(self.quantiles[:, 0].isnan(), torch.nan, percent)
+
+    def to_table(self) -> list[dict[str, Any]]:
+        """Returns a row of plain JSON values for each prototype."""
+        known = self.nearest >= 0
+        return [
+            {
+                "prototype": j,
+                "class": self.class_of(j),
+                "count": int(self.counts[j]),
+                "purity": None if self.purity[j].isnan() else float(self.purity[j]),
+                "nearest": self.nearest[j][known[j]].tolist(),
+                "distances": self.distances[j][known[j]].tolist(),
+                "percentiles": self.percentiles[j][known[j]].tolist(),
+            }
+            for j in range(len(self))
+        ]
+
+    def extra_repr(self) -> str:
+        """Shows the numbers."""
+        return f"{len(self)} of {self.n_classes} classes, dim={self.vectors.shape[1]}"

@@ -1,0 +1,62 @@
+"""The typed content of a saved prototype model's ``config.json``.
+
+A new field is a line here; give it a default, and older folders go on loading.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lookalike._core.errors import LookalikeError
+from lookalike._core.records import shown
+from lookalike.data import Preprocessing
+from lookalike.model.classifier import LinearHead, NearestPrototype, RectifiedLinearHead
+from lookalike.model.similarity import SIMILARITIES
+from lookalike.saved import NamedOptions, SavedEncoder, check_class_names, check_preprocessing
+
+CLASSIFIERS = {kind.name: kind for kind in (NearestPrototype, LinearHead, RectifiedLinearHead)}
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A prototype model.
+
+    Attributes:
+        encoder: Its encoder.
+        similarity: Its similarity.
+        classifier: Its classifier.
+        class_names: K different names.
+        preprocessing: What its images go through, where that is known.
+        value_range: The inputs' values at black and at white [2, C], where they are images.
+        images: The names of the pictures nearest to each prototype [P, M].
+        gallery: Whether there is a picture of all prototypes.
+        provenance: Options, seeds, fingerprints and versions that it was made with.
+    """
+
+    kind: ClassVar[str] = "prototype-model"
+
+    encoder: SavedEncoder
+    similarity: NamedOptions
+    classifier: NamedOptions
+    class_names: list[str]
+    preprocessing: Preprocessing | None
+    value_range: tuple[list[float], list[float]] | None
+    images: list[list[str]] | None
+    gallery: bool
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.similarity.check("similarity", {name: SIMILARITIES[name] for name in SIMILARITIES})
+        self.classifier.check("classifier", CLASSIFIERS)
+        check_class_names(self.class_names, unique=True)
+        check_preprocessing(self.preprocessing)
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not 0 < len(low) == len(high):
+                raise LookalikeError(f"value_range has {len(low)} and {len(high)} values; it needs one per channel")
+            if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(low, high, strict=True)):
+                raise LookalikeError(f"value_range must be finite, black below white, not {shown(self.value_range)}")
+        if self.images is not None:
+            lengths = {len(row) for row in self.images}
+            if len(lengths) != 1 or 0 in lengths:
+                raise LookalikeError("images must list equally many pictures for each prototype, and at least one")

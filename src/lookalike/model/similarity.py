@@ -1,0 +1,469 @@
+"""Similarities s(z, p) between embeddings and prototypes: the larger, the more alike.
+
+Each is a small module that maps embeddings [N, D] and prototypes [P, D] to similarities [N, P], is
+differentiable in both, and never forms an array of N×P×D. Those that learn a metric have ``fit`` and a
+linear map T, in whose space the prototypes are clustered: as T is linear, the mean of mapped embeddings is
+the mapped mean of embeddings.
+
+Sources: paper, appendix A.6.1 (the choice of similarities); the definitions of ``l2`` [paper],
+``log`` (ProtoPNet) [paper], ``log-l2`` [ref], the others [ours].
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.registry import Registry
+
+_MOST_SAMPLES = 100_000  # to estimate a scale from
+_DIRECT_CELLS = 1_000_000  # embeddings × prototypes × dimensions up to which differences are taken one by one
+
+SIMILARITIES: Registry[type["Similarity"]] = Registry("similarity")
+
+
+class Similarity(nn.Module, ABC):
+    """A similarity between embeddings and prototypes.
+
+    To add one, subclass this, implement ``forward``, list the constructor's arguments in ``options`` and
+    register the class under a name.
+
+    Attributes:
+        name: The name it is registered under.
+        lengths: Which of its options are lengths in the embedding, so that a value given for them ties it to a scale.
+        fit_samples: How many evenly spread training embeddings are enough for ``fit``; 0 if it needs none, or all.
+        falls_with_distance: Whether it is a falling function of the Euclidean distance in the space that ``project``
+            maps to, without flat parts (as an exponential has, rounded), so that the most similar prototype is the
+            nearest one there.
+    """
+
+    name: ClassVar[str]
+    lengths: ClassVar[tuple[str, ...]] = ()
+    fit_samples: int = 0
+    falls_with_distance: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
+        """Compares each embedding with each prototype.
+
+        Args:
+            embeddings: [N, D].
+            prototypes: [P, D].
+
+        Returns:
+            Similarities [N, P], larger = more alike.
+        """
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002
+        """Learns what it needs from the training embeddings; most need nothing.
+
+        Args:
+            embeddings: Training embeddings [N, D].
+            labels: Their classes [N].
+            head_weight: The weights [K, D] of the black box's head, where there is one.
+
+        Returns:
+            Itself.
+        """
+        return self
+
+    def project(self, embeddings: Tensor) -> Tensor:
+        """Maps embeddings [N, D] to the Euclidean space [N, D] in which prototypes are clustered."""
+        return embeddings
+
+    def unproject(self, points: Tensor) -> Tensor:
+        """Maps points [N, D] of the clustering space back to the embedding space."""
+        return points
+
+    def options(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, with what ``fit`` has put for those left open."""
+        return {}
+
+    def extra_repr(self) -> str:
+        """Shows the options."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.options().items())
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the squared Euclidean distances [N, P] between the rows of ``a`` [N, D] and ``b`` [P, D].
+
+    Few pairs are compared directly, many by one matrix product. For that both sides are shifted by the mean of
+    ``b`` first, which leaves distances as they are and keeps the digits that a common offset would cost. Half
+    precision is computed in float32.
+    """
+    a, b = _same_type(a, b)
+    if _few(a, b):
+        return _direct(a, b).square()
+    offset = b.detach().mean(0)
+    a, b = a - offset, b - offset
+    squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
+    return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
+
+
+def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the Euclidean distances [N, P]; where a distance is 0 its gradient is 0, not NaN."""
+    a, b = _same_type(a, b)
+    if _few(a, b):
+        return _direct(a, b)
+    squares = squared_distances(a, b)
+    if not squares.requires_grad:
+        return squares.sqrt_()
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
+
+
+def _same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a = a.float()
+    return a, b.to(a.dtype)
+
+
+def _few(a: Tensor, b: Tensor) -> bool:
+    return len(a) * b.numel() <= _DIRECT_CELLS
+
+
+def _direct(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@SIMILARITIES.register("l2")
+class L2(Similarity):
+    """−‖z − p‖, the paper's choice (section 3.2) [paper]."""
+
+    name = "l2"
+    falls_with_distance = True
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        return -euclidean_distances(embeddings, prototypes)
+
+
+@SIMILARITIES.register("sqeuclidean")
+class SquaredEuclidean(Similarity):
+    """−‖z − p‖² [ours]."""
+
+    name = "sqeuclidean"
+    falls_with_distance = True
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        return -squared_distances(embeddings, prototypes)
+
+
+@SIMILARITIES.register("l1")
+class L1(Similarity):
+    """−‖z − p‖₁ [ours]."""
+
+    name = "l1"
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        return -torch.cdist(*_same_type(embeddings, prototypes), p=1)
+
+
+class _LogRatio(Similarity):
+    """ln((d + 1) / (d + ε)) of a distance d over a scale."""
+
+    lengths = ("scale",)
+    fit_samples = _MOST_SAMPLES
+
+    def __init__(self, epsilon: float = 1e-4, scale: float | None = None) -> None:
+        super().__init__()
+        self.epsilon = checks.number("epsilon", epsilon, above=0, below=1)
+        self.scale = None if scale is None else checks.number("scale", scale, above=0)
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002
+        if self.scale is None:
+            self.scale = _within_class_scale(embeddings, labels)
+        return self
+
+    def options(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon, "scale": self.scale}
+
+    def _log_ratio(self, distances: Tensor) -> Tensor:
+        return torch.log1p((1 - self.epsilon) / (distances + self.epsilon))  # no digits lost at large distances
+
+
+@SIMILARITIES.register("log")
+class Log(_LogRatio):
+    """ln((d² + 1) / (d² + ε)), ProtoPNet's [paper], d over a scale [ours]; scores with different ε are not comparable.
+
+    Args:
+        epsilon: ε.
+        scale: What distances are divided by; 1 is the paper's reading, by which the embedding's scale decides how flat
+            the similarity is. None lets ``fit`` take the root of the mean squared distance between a training
+            embedding and its class's mean; before ``fit`` it is 1.
+    """
+
+    name = "log"
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        return self._log_ratio(squared_distances(embeddings, prototypes) / (self.scale or 1.0) ** 2)
+
+
+@SIMILARITIES.register("log-l2")
+class LogL2(_LogRatio):
+    """ln((d + 1) / (d + ε)), with the distance not squared [ref], over a scale [ours].
+
+    Args:
+        epsilon: ε.
+        scale: As of ``log``; 1 is the reference code's reading.
+    """
+
+    name = "log-l2"
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        return self._log_ratio(euclidean_distances(embeddings, prototypes) / (self.scale or 1.0))
+
+
+@SIMILARITIES.register("rbf")
+class RBF(Similarity):
+    """exp(−d² / 2σ²) [ours].
+
+    Args:
+        sigma: σ. None lets ``fit`` take the root of the mean squared distance between a training embedding
+            and its class's mean, which keeps the exponential away from zero whatever the embedding's scale.
+    """
+
+    name = "rbf"
+    lengths = ("sigma",)
+    fit_samples = _MOST_SAMPLES
+
+    def __init__(self, sigma: float | None = None) -> None:
+        super().__init__()
+        self.sigma = None if sigma is None else checks.number("sigma", sigma, above=0)
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
+        if self.sigma is None:
+            self.sigma = _within_class_scale(embeddings, labels)
+        return self
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        if self.sigma is None:
+            raise _not_fitted(self, "or give sigma")
+        return torch.exp(-squared_distances(embeddings, prototypes) / (2 * self.sigma**2))
+
+    def options(self) -> dict[str, Any]:  # noqa: D102
+        return {"sigma": self.sigma}
+
+
+@SIMILARITIES.register("dot")
+class Dot(Similarity):
+    """z · p, FLINT's [paper]."""
+
+    name = "dot"
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        return embeddings @ prototypes.to(embeddings.dtype).T
+
+
+@SIMILARITIES.register("cosine")
+class Cosine(Similarity):
+    """z · p / (‖z‖ ‖p‖); 0 where a vector is 0 [ours]."""
+
+    name = "cosine"
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        a = nn.functional.normalize(embeddings, dim=1)
+        return a @ nn.functional.normalize(prototypes.to(embeddings.dtype), dim=1).T
+
+
+@SIMILARITIES.register("ned")
+class NormalisedEuclidean(Similarity):
+    """−½ · Var(z − p) / (Var z + Var p), Var over the D components; between −1 and 0 [ours]."""
+
+    name = "ned"
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+        a = embeddings - embeddings.mean(1, keepdim=True)
+        b = prototypes.to(embeddings.dtype)
+        b = b - b.mean(1, keepdim=True)
+        total = a.square().sum(1, keepdim=True) + b.square().sum(1)
+        return -0.5 * squared_distances(a, b) / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+class _LearnedMetric(Similarity):
+    """−‖T(z − p)‖ with a linear map T that ``fit`` finds.
+
+    Attributes:
+        transform: T [D, D], upper or lower triangular; None before ``fit``.
+    """
+
+    transform: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("transform", None)
+
+    def project(self, embeddings: Tensor) -> Tensor:
+        return embeddings @ self._fitted().to(embeddings.dtype).T
+
+    def unproject(self, points: Tensor) -> Tensor:
+        inverse: Tensor = torch.linalg.solve(self._fitted().double(), points.double().T)
+        return inverse.T.to(points.dtype)
+
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
+        prototypes = prototypes.to(embeddings.dtype)
+        offset = prototypes.detach().mean(0)  # shift before the map: T may stretch a common offset a lot
+        return -euclidean_distances(self.project(embeddings - offset), self.project(prototypes - offset))
+
+    def _fitted(self) -> Tensor:
+        if self.transform is None:
+            raise _not_fitted(self)
+        return self.transform
+
+
+@SIMILARITIES.register("mahalanobis")
+class Mahalanobis(_LearnedMetric):
+    """−‖T(z − p)‖, TᵀT the inverse of the pooled within-class covariance of the training embeddings [ours].
+
+    The covariance is shrunk towards a multiple of the identity, by Ledoit and Wolf's estimate (2004), so it
+    can always be inverted.
+
+    Args:
+        shrinkage: How far to shrink, in [0, 1]; None estimates it.
+        max_samples: The most training embeddings to estimate from: an evenly spread part of larger sets.
+    """
+
+    name = "mahalanobis"
+    falls_with_distance = True
+
+    def __init__(self, shrinkage: float | None = None, max_samples: int = 100_000) -> None:
+        super().__init__()
+        self.shrinkage = None if shrinkage is None else checks.number("shrinkage", shrinkage, least=0, most=1)
+        self.max_samples = checks.whole_number("max_samples", max_samples, 1)
+        self.fit_samples = self.max_samples
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
+        from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
+
+        step = -(-len(embeddings) // self.max_samples)
+        residuals = _within_class_residuals(embeddings[::step], labels[::step])
+        if self.shrinkage is None:
+            covariance, self.shrinkage = ledoit_wolf(residuals, assume_centered=True)
+            self.shrinkage = float(self.shrinkage)
+        else:
+            covariance = shrunk_covariance(empirical_covariance(residuals, assume_centered=True), self.shrinkage)
+        if not np.trace(covariance) > 0:
+            # Every class is a single point: no direction is known to matter less than another.
+            covariance = np.eye(covariance.shape[0])
+        try:
+            lower = np.linalg.cholesky(covariance.astype(np.float64))
+        except np.linalg.LinAlgError as error:
+            raise LookalikeError(
+                f"the within-class covariance cannot be inverted with shrinkage={self.shrinkage}: "
+                "some direction of the embedding never varies; use a larger shrinkage, or None"
+            ) from error
+        # TᵀT = (L Lᵀ)⁻¹ for T = L⁻¹
+        transform = torch.linalg.solve_triangular(
+            torch.from_numpy(lower), torch.eye(len(lower), dtype=torch.float64), upper=False
+        )
+        self.transform = transform.to(_type_of(embeddings))
+        return self
+
+    def options(self) -> dict[str, Any]:  # noqa: D102
+        return {"shrinkage": self.shrinkage, "max_samples": self.max_samples}
+
+
+@SIMILARITIES.register("head")
+class HeadMetric(_LearnedMetric):
+    """−‖T(z − p)‖, TᵀT = αI + WᵀW, W the centred weights of the black box's own head [ours].
+
+    Directions in which the black box tells classes apart count more. W has the head's rows less their mean
+    row, as a common row moves all class scores alike.
+
+    Args:
+        alpha: α as a multiple of the mean eigenvalue of WᵀW, so that it means the same for any network.
+    """
+
+    name = "head"
+    falls_with_distance = True
+
+    def __init__(self, alpha: float = 0.1) -> None:
+        super().__init__()
+        self.alpha = checks.number("alpha", alpha, above=0)
+
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
+        if head_weight is None:
+            raise LookalikeError(
+                "the similarity 'head' needs the weights of a black box's linear head, and there is none; "
+                "use 'mahalanobis', which learns its metric from the embeddings alone"
+            )
+        if head_weight.shape[1] != embeddings.shape[1]:
+            raise LookalikeError(
+                f"the head takes {head_weight.shape[1]} features and the embeddings have {embeddings.shape[1]}"
+            )
+        weight = head_weight.detach().double().cpu()
+        if len(weight) > 1:
+            weight = weight - weight.mean(0)
+        metric = weight.T @ weight
+        mean_eigenvalue = metric.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+        metric = metric + self.alpha * mean_eigenvalue * torch.eye(len(metric), dtype=torch.float64)
+        transform = torch.linalg.cholesky(metric).T
+        self.transform = transform.to(_type_of(embeddings))
+        return self
+
+    def options(self) -> dict[str, Any]:  # noqa: D102
+        return {"alpha": self.alpha}
+
+
+def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | None = None) -> Similarity:
+    """Returns a similarity by its name and options; one that is made already is returned as it is.
+
+    Example:
+        >>> make_similarity("log", {"epsilon": 1e-3})
+        Log(epsilon=0.001, scale=None)
+
+    Raises:
+        LookalikeError: If there is none of that name, or it does not take these options.
+    """
+    if isinstance(similarity, Similarity):
+        return similarity
+    kind = SIMILARITIES[similarity]
+    if options is not None:
+        checks.mapping("similarity_options", options)
+    try:
+        return kind(**(options or {}))
+    except TypeError as error:
+        raise LookalikeError(f"the similarity {similarity!r} does not take {dict(options or {})}: {error}") from error
+
+
+def given_lengths(similarity: Similarity) -> dict[str, float]:
+    """Returns the lengths that a similarity has before it is fitted: those that tie it to one scale of the embedding.
+
+    Example:
+        >>> given_lengths(make_similarity("rbf", {"sigma": 2.0})), given_lengths(make_similarity("rbf"))
+        ({'sigma': 2.0}, {})
+    """
+    options = similarity.options()
+    return {name: options[name] for name in similarity.lengths if options.get(name) is not None}
+
+
+def _type_of(embeddings: np.ndarray) -> torch.dtype:
+    """Returns the type to compute with: the embeddings' own, float32 for those kept in less."""
+    return torch.float64 if embeddings.dtype == np.float64 else torch.float32
+
+
+def _within_class_scale(embeddings: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the root of the mean squared distance between an embedding and its class's mean; 1 if that is 0."""
+    step = -(-len(embeddings) // _MOST_SAMPLES)
+    residuals = _within_class_residuals(embeddings[::step], labels[::step])
+    scale = float(np.sqrt(np.square(residuals).sum(1).mean()))
+    return scale if scale > 0 else 1.0
+
+
+def _within_class_residuals(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the embeddings [N, D] less the mean of their class."""
+    residuals = np.array(embeddings, dtype=np.float32 if embeddings.dtype == np.float16 else None)
+    for label in np.unique(labels):
+        members = labels == label
+        residuals[members] -= residuals[members].mean(0)
+    return residuals
+
+
+def _not_fitted(similarity: Similarity, hint: str = "") -> LookalikeError:
+    return LookalikeError(
+        f"the similarity {similarity.name!r} must be fitted to training embeddings first {hint}".rstrip()
+    )
