@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import Encoder, KMEx, LookalikeError, PatchKMEx, PrototypeClassifier, embed, evaluate, explain
+from lookalike import Encoder, KMEx, LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain
 from lookalike.baselines import hyperparameters, train
 from lookalike.conversion.clustering import choose_n_clusters, cluster
 from lookalike.data import Augmentation, Batches, ImageArray, Preprocessing, find_images, load_data, load_folder
@@ -47,7 +47,7 @@ NONSENSE: list[Any] = [
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2).fit(blobs)
+    return convert(net, blobs, n_prototypes=2)
 
 
 TABLE = [

@@ -21,7 +21,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from lookalike import KMEx  # noqa: E402
+from lookalike import KMEx  # noqa: E402, convert
 from lookalike import load as load_model  # noqa: E402
 from lookalike._core.errors import LookalikeError, LookalikeWarning  # noqa: E402
 from lookalike._core.working_folder import alone, lock_in  # noqa: E402
@@ -159,7 +159,7 @@ def classifier(root):
 def expected(root, classifier):
     """What one machine makes of the folder."""
     train = load_folder(root / "images", classifier.preprocessing).train
-    return KMEx(classifier, batch_size=8, **OPTIONS).fit(train)
+    return convert(classifier, train, batch_size=8, **OPTIONS)
 
 
 def load(root, function):
@@ -265,7 +265,7 @@ def hold(folder, entered, end):
 def test_what_a_similarity_learns_equals_one_machine(cluster, root, classifier, tmp_path, learned):
     train = ImageArray(*digits_of(root), transform=classifier.preprocessing)
     options = {**OPTIONS, **learned}
-    expected = KMEx(classifier, batch_size=8, **options).fit(train)
+    expected = convert(classifier, train, batch_size=8, **options)
     sizes = {"batch_size": 8, "shard_rows": 64}
     found = convert(classifier, train, working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **options)
     torch.testing.assert_close(found.prototypes.vectors, expected.prototypes.vectors, rtol=1e-4, atol=1e-4)
@@ -564,7 +564,7 @@ def test_the_command_line_gives_the_same_model(cluster, network_file, image_fold
     assert done.exit_code == 0, done.output
     net = load_classifier(f"{network_file}:make")
     there = load_model(tmp_path / "there", model=net.model)
-    here = KMEx(net, n_prototypes=2).fit(load_folder(image_folder, net.preprocessing).train)
+    here = convert(net, load_folder(image_folder, net.preprocessing).train, n_prototypes=2)
     torch.testing.assert_close(here.prototypes.vectors, there.prototypes.vectors, rtol=1e-5, atol=1e-5)
     assert torch.equal(here.prototypes.nearest, there.prototypes.nearest)
     assert there.class_names == ["ant", "bee", "cat"]

@@ -24,7 +24,7 @@ from torchvision.transforms import Compose
 
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike._core.working_folder import alone, lock_beside, lock_in
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.data import Batches, ImageFiles, Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
@@ -72,9 +72,7 @@ def same(first, second) -> bool:
 def fit(options, folder=None, class_names=("a", "b", "c"), data=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return KMEx(small_network(), progress=False, **{**BASE, **options}).fit(
-            data or bright_images(90), class_names=list(class_names), working_folder=folder
-        )
+        return convert(small_network(), data or bright_images(90), progress=False, **{**BASE, **options}, class_names=list(class_names), working_folder=folder)
 
 
 def test_every_option_of_kmex_is_thought_of():
@@ -122,8 +120,8 @@ def test_other_stored_embeddings_are_noticed(tmp_path):
     stores = [embed(encoder, (bright_images(90)[0] * scale, bright_images(90)[1])) for scale in (1, 2)]
     for store in stores:
         bare = EmbeddingStore(store.embeddings, store.labels, store.indices)  # which does not say what it is of
-        found = KMEx(encoder, 2, progress=False).fit(bare, working_folder=tmp_path / "w")
-        assert same(state(found), state(KMEx(encoder, 2, progress=False).fit(bare)))
+        found = convert(encoder, bare, 2, progress=False, working_folder=tmp_path / "w")
+        assert same(state(found), state(convert(encoder, bare, 2, progress=False)))
 
 
 EMBED_CHANGED = {
@@ -367,7 +365,7 @@ def test_damaged_embeddings_that_are_given_are_refused(tmp_path):
     flip(tmp_path / "z" / "embeddings.npy", -7)
     store = EmbeddingStore.open(tmp_path / "z")  # many gigabytes are not read to open them
     with pytest.raises(LookalikeError, match=r"'embeddings.npy' does not fit its checksum; embed the data again"):
-        KMEx(encoder, 2, progress=False).fit(store)
+        convert(encoder, store, 2, progress=False)
     with pytest.raises(LookalikeError, match="does not fit its checksum"):
         store.grouped_by_class(tmp_path / "by-class")
     flip(tmp_path / "z" / "labels.npy", -8)
@@ -383,9 +381,7 @@ def test_damaged_clusters_are_made_again(work, base):
         for content in (b"", whole[:-2], whole[: len(whole) // 2], whole[:200] + b"\x55" + whole[201:]):
             file.write_bytes(content)
             with pytest.warns(LookalikeWarning, match=f"{file.name}' cannot be used"):
-                found = KMEx(small_network(), progress=False, **BASE).fit(
-                    bright_images(90), class_names=["a", "b", "c"], working_folder=work
-                )
+                found = convert(small_network(), bright_images(90), progress=False, **BASE, class_names=["a", "b", "c"], working_folder=work)
             assert same(state(found), base)
             assert file.read_bytes() == whole
 
@@ -399,7 +395,7 @@ def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))  # bytes a file: enough for the key
         try:
-            KMEx(encoder, 30, progress=False).fit(store, working_folder=tmp_path / "w")
+            convert(encoder, store, 30, progress=False, working_folder=tmp_path / "w")
         except LookalikeError as error:
             connection.send(str(error))
 
@@ -413,8 +409,8 @@ def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
         "same command again"
     )
     process.join()
-    again = KMEx(encoder, 30, progress=False).fit(store, working_folder=tmp_path / "w")
-    assert same(state(again), state(KMEx(encoder, 30, progress=False).fit(store)))
+    again = convert(encoder, store, 30, progress=False, working_folder=tmp_path / "w")
+    assert same(state(again), state(convert(encoder, store, 30, progress=False)))
 
 
 # two at once

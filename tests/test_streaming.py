@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx
+from lookalike import KMEx, convert
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import cluster
 from lookalike.conversion.out_of_core import bytes_of, cluster_in_parts, streamed_classes
@@ -79,8 +79,8 @@ def test_large_and_small_classes_side_by_side():
 def test_the_result_says_what_was_clustered_in_parts(net, blobs):
     encoder = Encoder(net, blobs[0][:2])
     store = embed(encoder, blobs)
-    whole = KMEx(encoder, n_prototypes=2).fit(store)
-    parts = KMEx(encoder, n_prototypes=2, memory_limit=4 * 4 * 24 * 20).fit(store)
+    whole = convert(encoder, store, n_prototypes=2)
+    parts = convert(encoder, store, n_prototypes=2, memory_limit=4 * 4 * 24 * 20)
     assert whole.provenance["clustered_in_parts"] == []
     assert parts.provenance["clustered_in_parts"] == ["0", "1", "2"]
     assert parts.provenance["memory_limit"] == 4 * 4 * 24 * 20
@@ -92,7 +92,7 @@ def test_the_result_says_what_was_clustered_in_parts(net, blobs):
 def test_half_precision_embeddings_convert_like_single(net, blobs, tmp_path, similarity):
     encoder = Encoder(net, blobs[0][:2])
     single, half = (embed(encoder, blobs, folder=tmp_path / dtype, dtype=dtype) for dtype in ("float32", "float16"))
-    models = [KMEx(encoder, 2, similarity).fit(store) for store in (single, half)]
+    models = [convert(encoder, store, 2, similarity) for store in (single, half)]
     torch.testing.assert_close(models[1].prototypes.vectors, models[0].prototypes.vectors, rtol=5e-3, atol=5e-3)
     assert models[1].prototypes.vectors.dtype == torch.float32
     assert torch.equal(models[1].predict(blobs[0]), models[0].predict(blobs[0]))

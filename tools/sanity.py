@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lookalike import KMEx, embed
+from lookalike import KMEx, convert, embed
 from lookalike.data import DataBundle, load_digits
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
@@ -43,7 +43,7 @@ def main() -> None:
 
 def convert(learned: DataBundle, digits: DataBundle, seed: int) -> PrototypeModel:
     """Trains the network on some labels, and converts it with the digits' own."""
-    return KMEx(train_digit_network(learned, seed, False), random_state=seed, progress=False).fit(digits.train)
+    return convert(train_digit_network(learned, seed, False), digits.train, seed=seed, progress=False)
 
 
 def with_permuted_labels(digits: DataBundle, seed: int) -> DataBundle:
