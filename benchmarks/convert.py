@@ -113,7 +113,7 @@ def prediction_table(repeats: int) -> str:
     """Compares predictions with the black box's."""
     import torchvision
 
-    from lookalike import KMEx, convert
+    from lookalike import convert
 
     rows = []
     for size, batch in ((32, 50), (32, 1), (224, 4), (224, 1)):

@@ -111,7 +111,7 @@ def pass_rows(name: str, net: nn.Module, folder: Path, size: int, repeats: int) 
 
 def accuracy_row() -> str:
     """Says what half precision does to the accuracy on the digits."""
-    from lookalike import KMEx, convert
+    from lookalike import convert
     from lookalike.data import load_digits
     from lookalike.demo import network
     from lookalike.demo.training import train_digit_network

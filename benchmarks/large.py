@@ -55,7 +55,7 @@ def convert(folder: Path) -> dict[str, float]:
     import torch
     from torch import nn
 
-    from lookalike import KMEx, convert
+    from lookalike import convert
     from lookalike.embedding import EmbeddingStore
     from lookalike.encoder import Encoder
 

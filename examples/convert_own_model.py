@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lookalike import KMEx, convert, explain
+from lookalike import convert, explain
 from lookalike.metrics import compare
 
 digits = load_digits()

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lookalike import Explanation, KMEx, convert, explain, load
+from lookalike import Explanation, convert, explain, load
 from lookalike.encoder.specs import LoadedClassifier
 
 N_IMAGES = 4

@@ -19,7 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lookalike
-from lookalike import Encoder, KMEx, convert, embed, evaluate, explain, load, load_classifier, relevance
+from lookalike import Encoder, convert, embed, evaluate, explain, load, load_classifier, relevance
 from lookalike.baselines import METHODS
 from lookalike.cli import app
 from lookalike.conversion.clustering import CLUSTERERS
@@ -222,7 +222,7 @@ def prepared(folder: Path) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 255, (1000, 8, 8), dtype=np.uint8)
     return scope | {
         "model": model, "train": train, "test": test, "x": x[:4], "sem": sem, "new_images": (x[:12], y[:12]),
-        "lookalike": lookalike, "KMEx": KMEx, "Encoder": Encoder, "embed": embed, "evaluate": evaluate,
+        "lookalike": lookalike, "convert": convert, "Encoder": Encoder, "embed": embed, "evaluate": evaluate,
         "explain": explain, "load": load, "relevance": relevance, "lrp": lrp, "torch": torch, "nn": nn,
         "encoder": nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), "vectors": torch.rand(6, 4),
         "labels": torch.arange(6) % 3, "class_names": ["ant", "bee", "cat"], "weight": torch.rand(3, 6),

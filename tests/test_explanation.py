@@ -77,8 +77,8 @@ def test_without_images_there_is_still_an_explanation(net, blobs):
     one = explain(sem, x[:1])[0]
     assert one.likenesses[0].image is None
     assert one.plot().images  # the input itself is shown
-    vectors = KMEx(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), n_prototypes=1)
-    sem = vectors.fit((torch.randn(20, 4), torch.arange(20) % 2))
+    vectors = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    sem = convert(vectors, (torch.randn(20, 4), torch.arange(20) % 2), n_prototypes=1)
     flat = explain(sem, torch.randn(2, 4))[0]
     assert flat.image is None
     with pytest.raises(LookalikeError, match="nothing to draw"):

@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from lookalike import KMEx, convert, load, load_classifier
+from lookalike import convert, load, load_classifier
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.encoder.building import harmless

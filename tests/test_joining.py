@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert, load
+from lookalike import convert, load
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import ImageArray, load_digits
 from lookalike.demo import network
@@ -101,13 +101,11 @@ def test_classes_are_matched_by_name_and_it_is_saved(net, blobs, tmp_path):
 def test_mistakes_and_few_samples(net, blobs):
     old = convert(net, part(blobs, 0, 1), n_prototypes=3)
     x = blobs[0]
-    with pytest.warns(LookalikeWarning, match="class '2' has 2 distinct embeddings; 5 prototypes asked: using 2"):
+    with pytest.warns(LookalikeWarning, match="class '2' has 2 distinct embeddings; 3 prototypes asked: using 2"):
         new = old.update((x[[2, 5]], torch.tensor([2, 2])))
     assert len(new.prototypes) == 8
     with pytest.raises(LookalikeError, match="NaN or infinite"):
         old.update((x[:2] * torch.nan, torch.tensor([2, 2])))
-    first = net.update(part(blobs, 0, 1), n_prototypes=3)  # nothing to join yet
-    assert torch.equal(first.prototypes.vectors, old.prototypes.vectors)
 
 
 def test_a_new_digit_is_known_as_well_as_after_a_whole_fit():

@@ -1,5 +1,6 @@
 import multiprocessing
 import time
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from sklearn.cluster import KMeans
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lookalike import KMEx as PublicKMEx, convert
+import lookalike
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import CLUSTERERS
 from lookalike.conversion.convert import convert
+from lookalike.conversion.options import ConversionOptions, Cut, Gallery, Probabilities, Reading, Settings
+from lookalike.conversion.per_class import Clustering
 from lookalike.data import load_data
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, load_classifier
@@ -130,11 +133,11 @@ def test_skipped_images_are_counted(image_folder, network_file):
 
 def test_wrong_requests_are_told(net, blobs):
     x, y = blobs
-    with pytest.raises(LookalikeError, match=r"converts a torch\.nn\.Module, not a int"):
-        KMEx(42)
+    with pytest.raises(LookalikeError, match=r"torch\.nn\.Module or the spec of one is converted, not a int"):
+        convert(42, blobs)
     with pytest.raises(LookalikeError, match="class '1', '3' has no training samples"):
         convert(net, (x, y * 2))
-    with pytest.raises(LookalikeError, match="give KMEx the Encoder that made them"):
+    with pytest.raises(LookalikeError, match="give the Encoder that made them"):
         convert(net, embed(net, blobs))
     with pytest.raises(LookalikeError, match="did you mean 'cosine'"):
         convert(net, blobs, similarity="cosin")
@@ -155,13 +158,13 @@ def test_wrong_requests_are_told(net, blobs):
 def test_arguments_are_checked_before_any_work(net, blobs):
     for options, message in (
         ({"n_init": 0}, "n_init must be a whole number of at least 1"),
-        ({"random_state": None}, "random_state must be"),
+        ({"seed": None}, "seed must be"),
         ({"nearest_from": "clas"}, "'class' or 'any'"),
         ({"similarity": "l9"}, "no similarity"),
         ({"clusterer": "l9"}, "no clusterer"),
     ):
         with pytest.raises(LookalikeError, match=message):
-            KMEx(net, **options)
+            convert(net, blobs, **options)
     x, y = blobs
     with pytest.raises(LookalikeError, match="there is a label 20000000 and there are 90 samples"):
         convert(net, (x, torch.where(y == 2, 20_000_000, y)))
@@ -190,15 +193,38 @@ def test_converted_under_inference_mode_it_can_be_differentiated(net, blobs):
     assert x.grad.abs().sum() > 0
 
 
-def test_the_public_name_is_the_class():
-    assert PublicKMEx is KMEx
+def test_the_public_name_is_the_function():
+    assert lookalike.convert is convert
+
+
+def test_an_unknown_option_is_refused_as_python_does(net, blobs):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'clustrer'; did you mean 'clusterer'\?"):
+        convert(net, blobs, clustrer="kmeans")
+
+
+def test_every_option_has_a_field_of_its_type_in_one_group():
+    groups = (Clustering, Probabilities, Gallery, Cut, Reading, Settings)
+    hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()}
+    grouped = {"clustering", "gallery", "cut", "reading", "given"}
+    options = get_type_hints(ConversionOptions)
+    assert {name: hints[name] for name in options if name != "probabilities"} == {
+        name: hint for name, hint in options.items() if name != "probabilities"
+    }
+    assert hints.keys() - grouped == options.keys() | {"n_prototypes", "seed"}
+
+
+def test_options_of_another_level_are_refused(net, blobs):
+    with pytest.raises(LookalikeError, match="max_patches is an option of patches"):
+        convert(net, blobs, max_patches=3)
+    with pytest.raises(LookalikeError, match="precision is an option of whole images"):
+        convert(net, blobs, level="patch", precision="float32")
 
 
 def test_killed_at_twenty_moments_it_ends_with_the_same_model(net, blobs, tmp_path):
     """Embedding and clustering, killed again and again, each time by the same call."""
     slow = Slow(*blobs)
 
-    def convert(folder):
+    def run(folder):
         encoder = Encoder(net, blobs[0][:2])
         model = convert(encoder, slow, n_prototypes=4, n_init=200, batch_size=4, working_folder=folder)
         torch.save(model.prototypes.state_dict(), tmp_path / f"{folder.name}.aside")
@@ -207,12 +233,12 @@ def test_killed_at_twenty_moments_it_ends_with_the_same_model(net, blobs, tmp_pa
     def files(folder):
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
-    convert(tmp_path / "whole")
+    run(tmp_path / "whole")
     whole = torch.load(tmp_path / "whole.pt")
     rng, kills, finished = np.random.default_rng(0), {"embedding": 0, "clustering": 0}, 0
     while sum(kills.values()) < 20 or not all(kills.values()) or not finished:
         work = tmp_path / f"work{finished}"
-        process = multiprocessing.get_context("fork").Process(target=convert, args=(work,))
+        process = multiprocessing.get_context("fork").Process(target=run, args=(work,))
         process.start()
         process.join(float(rng.uniform(0.05, 0.9)))
         if process.is_alive():
@@ -261,9 +287,9 @@ def test_clusters_made_within_another_limit_are_not_taken(net, blobs, tmp_path):
     assert not torch.equal(parts.prototypes.vectors, whole.prototypes.vectors)
 
 
-@pytest.mark.parametrize("option", [{"random_state": 1}, {"n_init": 12}, {"clusterer": "kmedoids"}])
+@pytest.mark.parametrize("option", [{"seed": 1}, {"n_init": 12}, {"clusterer": "kmedoids"}])
 def test_options_of_the_clustering_reach_it(net, blobs, option):
-    given = {"n_prototypes": 12, "n_init": 1, "random_state": 0, "progress": False}
+    given = {"n_prototypes": 12, "n_init": 1, "seed": 0, "progress": False}
     found = [convert(net, blobs, **given | changed).prototypes.vectors for changed in ({}, {}, option)]
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

@@ -32,7 +32,9 @@ def saved_resnet(tmp_path):
     model, _ = make("torchvision-resnet18")
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     x = torch.rand(30, 3, 32, 32)
-    sem = convert(load_classifier("torchvision:resnet18", tmp_path / "w.safetensors"), (x, torch.arange(30) % 3), n_prototypes=2)
+    sem = convert(
+        load_classifier("torchvision:resnet18", tmp_path / "w.safetensors"), (x, torch.arange(30) % 3), n_prototypes=2
+    )
     sem.save(tmp_path / "saved")
     return sem, tmp_path / "saved", x
 
@@ -208,15 +210,11 @@ def test_a_configuration_that_lacks_something_is_one_clear_line(saved_resnet):
 
 
 def test_options_of_numpy_types_and_number_keys_are_saved(net, blobs, tmp_path):
-    sem = KMEx(
-        net, dict.fromkeys(range(3), 1), "rbf", similarity_options={"sigma": np.float32(2)}, random_state=np.int64(3)
-    )
-    sem.fit(blobs).save(tmp_path / "a")
+    options = {"similarity_options": {"sigma": np.float32(2)}, "seed": np.int64(3)}
+    convert(net, blobs, dict.fromkeys(range(3), 1), "rbf", **options).save(tmp_path / "a")
     assert load(tmp_path / "a", model=net).provenance["n_prototypes"] == {"0": 1, "1": 1, "2": 1}
-    many = KMEx(
-        torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 11)), dict.fromkeys(range(11), 1)
-    )
-    model = many.fit((torch.randn(44, 2), torch.arange(44) % 11))
+    many = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 11))
+    model = convert(many, (torch.randn(44, 2), torch.arange(44) % 11), dict.fromkeys(range(11), 1))
     model.save(tmp_path / "b")
     load(tmp_path / "b", model=model.encoder.model)
 

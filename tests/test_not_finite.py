@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert, explain
+from lookalike import convert, explain
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.patches import PatchKMEx
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def make_net(seed=0):
 
 @pytest.fixture
 def model(blobs):
-    return convert(make_net(), blobs, n_prototypes=4, level="patch")
+    return convert(make_net(), blobs, n_prototypes=4, n_images=1, level="patch")
 
 
 def test_a_patch_is_a_position_of_the_map_before_the_average(blobs, untouched):
@@ -58,10 +58,12 @@ def test_networks_without_a_map_are_refused():
         convert(resnet18(weights=None), (small, [0, 1]), level="patch")
     with pytest.raises(LookalikeError, match="no feature map larger than 1×1"):
         PatchEncoder(Encoder(vgg11(weights=None), small), small)
-    with pytest.raises(LookalikeError, match="needs training images"):
-        convert(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (torch.randn(6, 4), [0, 1] * 3), level="patch")
+    with pytest.raises(LookalikeError, match="are needed"):
+        convert(
+            nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (torch.randn(6, 4), [0, 1] * 3), level="patch"
+        )
     with pytest.raises(LookalikeError, match="at least 1"):
-        PatchKMEx(resnet18(weights=None), max_patches=0)
+        convert(resnet18(weights=None), (small, [0, 1]), level="patch", max_patches=0)
 
 
 def test_the_image_is_of_the_class_of_most_patches(model, blobs):

@@ -1,7 +1,7 @@
 """Nothing that a folder keeps is used for other options, other data, another network, or once it is damaged.
 
-Each option of ``KMEx`` and ``embed`` is either changed here or listed as one that changes nothing that is kept: a new
-option cannot be forgotten.
+Each option of ``convert`` and ``embed`` is either changed here or listed as one that changes nothing that is kept: a
+new option cannot be forgotten.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import warnings
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -25,13 +26,14 @@ from torchvision.transforms import Compose
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike._core.working_folder import alone, lock_beside, lock_in
 from lookalike.conversion.convert import convert
+from lookalike.conversion.options import ConversionOptions
 from lookalike.data import Batches, ImageFiles, Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from tests.small import bright_images, small_network
 
-BASE = {"n_prototypes": 2, "similarity": "mahalanobis", "similarity_options": {"shrinkage": 0.2}, "random_state": 1}
+BASE = {"n_prototypes": 2, "similarity": "mahalanobis", "similarity_options": {"shrinkage": 0.2}, "seed": 1}
 CHANGED = {
     "n_prototypes": {"n_prototypes": {"a": 3, "b": 2, "c": 1}},
     "similarity": {"similarity": "cosine", "similarity_options": None},
@@ -44,18 +46,25 @@ CHANGED = {
     "class_order": {"class_order": ["c", "b", "a"]},
     "precision": {"precision": "bfloat16"},
     "memory_limit": {"memory_limit": 4 * 4 * 24 * 12},
-    "random_state": {"random_state": 2, "n_init": 1},
+    "seed": {"seed": 2, "n_init": 1},
     "batch_size": {"batch_size": 7},
     "on_error": {"on_error": "skip"},
     "num_workers": {"num_workers": 1},
     "probabilities": {"probabilities": "sum"},
 }
 NOT_KEPT = {
+    "train": "its fingerprint is in the key: see test_other_images_are_noticed",
     "model": "its weights and layers are: see test_other_networks_are_told_apart",
     "output": "it says which output has the scores: in the key as 'outputs'",
     "n_images": "images are read anew",
     "temperature": "fitted anew; prototypes do not depend on it",
     "progress": "changes nothing",
+    "level": "patches keep nothing in a folder",
+    "max_patches": "of patches, which keep nothing in a folder",
+    "backend": "a cluster has a key of its own: see test_distributed",
+    "embeddings": "they are told by their bytes: see test_other_stored_embeddings_are_noticed",
+    "class_names": "see test_other_class_names_and_their_order_are_noticed",
+    "working_folder": "is the folder",
 }
 
 
@@ -72,11 +81,18 @@ def same(first, second) -> bool:
 def fit(options, folder=None, class_names=("a", "b", "c"), data=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return convert(small_network(), data or bright_images(90), progress=False, **{**BASE, **options}, class_names=list(class_names), working_folder=folder)
+        return convert(
+            small_network(),
+            data or bright_images(90),
+            progress=False,
+            **{**BASE, **options},
+            class_names=list(class_names),
+            working_folder=folder,
+        )
 
 
 def test_every_option_of_kmex_is_thought_of():
-    names = set(inspect.signature(KMEx.__init__).parameters) - {"self"}
+    names = set(inspect.signature(convert).parameters) - {"options"} | set(get_type_hints(ConversionOptions))
     assert names == CHANGED.keys() | NOT_KEPT.keys()
 
 
@@ -102,7 +118,7 @@ def test_a_changed_option_gives_its_own_result_or_is_refused(option, work):
 
 
 def test_an_option_that_matters_gives_another_result(base):
-    for option in ("n_prototypes", "similarity_options", "clusterer", "memory_limit", "random_state"):
+    for option in ("n_prototypes", "similarity_options", "clusterer", "memory_limit", "seed"):
         assert not same(state(fit(CHANGED[option])), base), option
 
 
@@ -381,7 +397,14 @@ def test_damaged_clusters_are_made_again(work, base):
         for content in (b"", whole[:-2], whole[: len(whole) // 2], whole[:200] + b"\x55" + whole[201:]):
             file.write_bytes(content)
             with pytest.warns(LookalikeWarning, match=f"{file.name}' cannot be used"):
-                found = convert(small_network(), bright_images(90), progress=False, **BASE, class_names=["a", "b", "c"], working_folder=work)
+                found = convert(
+                    small_network(),
+                    bright_images(90),
+                    progress=False,
+                    **BASE,
+                    class_names=["a", "b", "c"],
+                    working_folder=work,
+                )
             assert same(state(found), base)
             assert file.read_bytes() == whole
 

@@ -7,9 +7,8 @@ from scipy.optimize import brentq
 from tools.fuzz_saved import write_config
 from torch import nn
 
-from lookalike import KMEx, PrototypeClassifier, convert, explain, load
+from lookalike import PrototypeClassifier, convert, explain, load
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.patches import PatchKMEx
 from lookalike.conversion.temperature import HeldOut, fit_temperature, hold_out
 from lookalike.metrics import expected_calibration_error
 from lookalike.model.classifier import NearestPrototype
@@ -160,9 +159,9 @@ def test_classes_count_as_often_as_they_occur():
 
 
 @pytest.mark.parametrize("value", ["warm", 0, -1.0, float("nan"), float("inf"), None, True])
-def test_wrong_temperatures_are_refused(net, value):
+def test_wrong_temperatures_are_refused(net, blobs, value):
     with pytest.raises(LookalikeError, match="temperature must be"):
-        KMEx(net, temperature=value)
+        convert(net, blobs, temperature=value)
 
 
 def test_it_is_saved_with_the_model_and_shown_in_its_card(net, blobs, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike.testing import CHECKS, check_prototype_model
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, convert, embed, evaluate, explain
+from lookalike import convert, embed, evaluate, explain
 from lookalike._core.untouched import keeps_random_states, with_forward_hooks
 from lookalike.relevance import lrp, prp
 from tests.watch import differing, process_state

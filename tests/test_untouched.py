@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from lookalike import KMEx, LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain, load
+from lookalike import LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain, load
 from lookalike._core.untouched import undoing
 from lookalike.encoder import Encoder
 from lookalike.metrics import compare, sanity_check

@@ -22,7 +22,7 @@ from tests.interruptions import interrupt
 from tests.small import bright_images, small_network
 from torch import nn
 
-from lookalike import KMEx, convert, embed, evaluate, explain, load
+from lookalike import convert, embed, evaluate, explain, load
 from lookalike.metrics import compare
 from lookalike.relevance import lrp, prp
 from lookalike.report import write_report

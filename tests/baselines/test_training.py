@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, LookalikeError, LookalikeWarning, convert, evaluate, explain, load, load_classifier
+from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, explain, load, load_classifier
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.baselines import METHODS, Task, hyperparameters, train

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 
-from lookalike import KMEx, LookalikeError, convert
+from lookalike import LookalikeError, convert
 from lookalike.data import Batches
 
 X = torch.randn(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))

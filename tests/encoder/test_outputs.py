@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.encoder import Encoder

@@ -10,7 +10,7 @@ import transformers
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike._core.errors import LookalikeWarning
 from lookalike.data import ImageArray
 from lookalike.data.foreign import probes

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from lookalike import KMEx, LookalikeError, LookalikeWarning, convert, evaluate, load, load_classifier
+from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, load, load_classifier
 from lookalike.cli import app
 from lookalike.encoder import Encoder, rebuild
 from lookalike.metrics import compare

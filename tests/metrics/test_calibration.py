@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lookalike import KMEx, convert, embed, evaluate
+from lookalike import convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import ExpectedCalibrationError, diversity, expected_calibration_error, reference_diversity
 
@@ -83,8 +83,8 @@ def test_another_black_box_is_asked_itself(net, blobs):
 
 
 def test_the_verdict_warns_of_probabilities_that_are_no_chances(net, blobs):
-    sem = KMEx(net, n_prototypes=2, similarity="cosine", progress=False)
-    fitted, plain = sem.fit(blobs), convert(net, blobs, 2, "cosine", temperature=1, progress=False)
+    options = {"n_prototypes": 2, "similarity": "cosine", "progress": False}
+    fitted, plain = convert(net, blobs, **options), convert(net, blobs, temperature=1, **options)
     said = [" ".join(evaluate(m, blobs, only=("calibration",), progress=False).verdict()) for m in (fitted, plain)]
     assert "do not read them as chances" not in said[0]
     assert "do not read them as chances" in said[1]

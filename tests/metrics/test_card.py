@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_samples
 
-from lookalike import KMEx, Scorecard, convert, evaluate
+from lookalike import Scorecard, convert, evaluate
 from lookalike.encoder import Encoder
 from lookalike.metrics import Noise, increase_and_drop, relevance_ordering
 from lookalike.metrics.controls import other_images

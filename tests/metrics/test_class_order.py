@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert, evaluate
+from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Outputs
 from lookalike.metrics import compare

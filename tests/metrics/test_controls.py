@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from lookalike import KMEx, Scorecard, convert, evaluate
+from lookalike import Scorecard, convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
     ExplanationCorrelation,

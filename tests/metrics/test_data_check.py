@@ -74,7 +74,12 @@ def test_other_pictures_under_the_same_names_and_sizes_are_others(image_folder):
     for file in sorted(image_folder.rglob("*.png")):
         Image.open(file).save(file.with_suffix(".bmp"))
         file.unlink()
-    sem = convert(NETWORKS["small-cnn"](n_classes=3), load_data(image_folder, Preprocessing.square(16)), n_prototypes=2, progress=False)
+    sem = convert(
+        NETWORKS["small-cnn"](n_classes=3),
+        load_data(image_folder, Preprocessing.square(16)),
+        n_prototypes=2,
+        progress=False,
+    )
     for file in (image_folder / "train").rglob("*.bmp"):
         Image.open(file).point(lambda value: 255 - value).save(file)
     other = load_data(image_folder, Preprocessing.square(16))

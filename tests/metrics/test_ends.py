@@ -4,7 +4,7 @@ from importlib import import_module
 
 import torch
 
-from lookalike import KMEx, convert, evaluate
+from lookalike import convert, evaluate
 from lookalike.metrics.context import few_rows
 from lookalike.metrics.diversity import diversity, diversity_of, reference_diversity
 from lookalike.metrics.separability import separability

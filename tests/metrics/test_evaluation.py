@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from lookalike import KMEx, Scorecard, convert, embed, evaluate
+from lookalike import Scorecard, convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
@@ -273,9 +273,9 @@ def test_what_cannot_be_measured_is_noted(net, blobs):
     assert set(card.details) == {"faithfulness", "calibration", "transparency", "diversity", "data"}
     assert any("embedding was not measured: no training data" in note for note in card.notes)
     assert any("robustness was not measured: the test data are no images" in note for note in card.notes)
-    flat = KMEx(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), progress=False)
     data = (torch.randn(40, 4), torch.arange(40) % 2)
-    assert "robustness" not in evaluate(flat.fit(data), data, train=data, progress=False).details
+    flat = convert(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), data, progress=False)
+    assert "robustness" not in evaluate(flat, data, train=data, progress=False).details
 
 
 def test_labels_are_matched_by_name(net, blobs):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import KMEx, Scorecard, convert, evaluate
+from lookalike import Scorecard, convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FIGURES, MEASURES, SECTIONS, measures_table
 

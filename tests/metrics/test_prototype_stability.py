@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import prototype_likeness, prototype_stability
 from lookalike.model.prototypes import Prototypes

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lookalike import KMEx, convert, embed, evaluate
+from lookalike import convert, embed, evaluate
 from lookalike.encoder import Encoder
 from lookalike.metrics import Thresholds, rank_similarity, sanity_check, structural_similarity
 from lookalike.metrics.sanity import layers_from_the_head, with_prototypes_of_permuted_labels

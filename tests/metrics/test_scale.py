@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert, evaluate
+from lookalike import convert, evaluate
 from lookalike.metrics import FIGURES
 from lookalike.model.similarity import SIMILARITIES
 from tests.small import bright_images, small_network

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike.relevance import lrp, prp
 
 OPTION = "rule" if "rule" in inspect.signature(prp).parameters else "similarity"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.data import load_digits
 from lookalike.relevance import lrp, prp

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, convert, explain
+from lookalike import convert, explain
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import map_stability
 from lookalike.model.similarity import SIMILARITIES

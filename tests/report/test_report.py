@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, convert
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.report import write_report
 from lookalike.report.pictures import picture
@@ -218,10 +218,10 @@ def test_nothing_is_left_half_written(net, blobs, tmp_path):
         write_report(sem, blobs, tmp_path)
     with pytest.raises(LookalikeError, match="does not exist"):
         write_report(sem, blobs, tmp_path / "no" / "report.html")
-    flat = KMEx(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), progress=False)
     data = (torch.randn(40, 4), torch.arange(40) % 2)
+    flat = convert(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), data, progress=False)
     with pytest.raises(LookalikeError, match="a report shows test images"):
-        write_report(flat.fit(data), data, path, overwrite=True, progress=False)
+        write_report(flat, data, path, overwrite=True, progress=False)
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -283,10 +283,10 @@ def _open_job(
     """Opens the data, cuts the classifier, and checks that the working folder is of this conversion."""
     preprocessing = cluster.preprocessing or getattr(model, "preprocessing", None)
     cut, class_names = settings.cut, settings.class_names
-    trained, spec, output_names, head = model, None, None, cut.head
+    spec, output_names, head = None, None, cut.head
     if isinstance(model, LoadedClassifier):
         spec, output_names, head = model.spec, model.class_names, head_of(model, cut.head)
-        trained = model.model
+    trained = model.model if isinstance(model, LoadedClassifier) else model
     batch_size = settings.reading.batch_size or _BATCH_SIZE
     shard_rows = -(-cluster.shard_rows // batch_size) * batch_size  # batches as on one machine
     source = open_source(data, preprocessing, class_names, shard_rows)
