@@ -16,7 +16,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, depth, colour
 _CHANNELS = {0: 1, 2: 3}  # grey and RGB, by PNG's colour type
 _LONGEST_SIDE = 8192
-_MOST_BYTES = 2**29  # of all pictures, decoded …
+_MAX_BYTES = 2**29  # of all pictures, decoded …
 _LARGEST_RATIO = 200  # … unless their files are that large: photographs are never packed so densely
 
 
@@ -50,7 +50,7 @@ def read_pictures(folder: Path, names: list[list[str]]) -> Tensor:
     shape = (len(names), len(names[0]), *sizes[first])
     n_bytes = int(np.prod(shape, dtype=np.float64))
     stored = sum((folder / name).stat().st_size for row in names for name in row)
-    if n_bytes > max(_MOST_BYTES, _LARGEST_RATIO * stored):
+    if n_bytes > max(_MAX_BYTES, _LARGEST_RATIO * stored):
         raise LookalikeError(f"its pictures would take {n_bytes / 2**30:.1f} GiB of memory")
     pixels = np.empty(shape, dtype=np.uint8)
     for j, row in enumerate(names):

@@ -15,7 +15,7 @@ from lookalike.data import Preprocessing
 
 _SOURCES = ("torchvision", "timm", "hf", "lookalike", "file")
 _INPUT_TYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
-_MOST_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
+_MAX_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
 _LONGEST_SIDE = 2**15
 _DEEPEST = 4  # networks within networks, inputs within inputs
 
@@ -98,8 +98,8 @@ class SavedEncoder(SavedNetwork):
         super().__post_init__()
         if self.embedding_dim < 1:
             raise LookalikeError(f"embedding_dim must be positive, not {self.embedding_dim}")
-        if _n_values(self.inputs, 0) > _MOST_INPUT_VALUES:
-            raise LookalikeError(f"one row of the inputs has more than {_MOST_INPUT_VALUES:,} values")
+        if _n_values(self.inputs, 0) > _MAX_INPUT_VALUES:
+            raise LookalikeError(f"one row of the inputs has more than {_MAX_INPUT_VALUES:,} values")
 
 
 @dataclass(frozen=True)
