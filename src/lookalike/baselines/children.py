@@ -59,7 +59,7 @@ def with_children(trainer: Any, run: Callable[[], T]) -> T:
             calls this function too.
     """
     if int(os.environ.get("LOCAL_RANK", "0")) > 0 and _PARENT in os.environ:
-        _end_with(int(os.environ[_PARENT]))
+        _end_with_parent(int(os.environ[_PARENT]))
         return run()
     succeeded = False
 
@@ -73,13 +73,13 @@ def with_children(trainer: Any, run: Callable[[], T]) -> T:
     restore_environment = process_settings(variables=[_PARENT, *_LIGHTNING_VARIABLES])
 
     def end_children() -> None:
-        _end(getattr(getattr(trainer.strategy, "launcher", None), "procs", []), at_once=not succeeded)
+        _end_processes(getattr(getattr(trainer.strategy, "launcher", None), "procs", []), at_once=not succeeded)
         restore_environment()
 
     return undoing(end_children, run_as_parent)
 
 
-def _end(processes: list["subprocess.Popen[bytes]"], *, at_once: bool) -> None:
+def _end_processes(processes: list["subprocess.Popen[bytes]"], *, at_once: bool) -> None:
     """Ends processes: terminates them at once or lets them finish, and kills those that take too long."""
     for process in processes:
         if at_once and process.poll() is None:
@@ -93,7 +93,7 @@ def _end(processes: list["subprocess.Popen[bytes]"], *, at_once: bool) -> None:
             process.wait()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """Starts a thread that ends this process once its parent has ended, even while it waits for other processes."""
 
     def watch() -> None:

@@ -97,20 +97,20 @@ def hyperparameters(
         >>> hyperparameters("protovae", "mnist").own["divergence"]
         1.0
     """
-    table = _table()
+    sections = _read_defaults()
     checks.instance("method", method, str, "a text")
     checks.instance("dataset", dataset, str, "a text")
     checks.instance("preset", preset, str, "a text")
     checks.optional(checks.mapping, "given", given)
     checks.optional(checks.mapping, "defaults", defaults)
-    if (method not in table and defaults is None) or method in ("common", "presets", "datasets"):
+    if (method not in sections and defaults is None) or method in ("common", "presets", "datasets"):
         raise LookalikeError(f"no method is called {method!r}")
-    if preset not in table["presets"]:
-        raise LookalikeError(f"no preset is called {preset!r}; there are {', '.join(table['presets'])}")
-    base = table["common"] | dict(defaults or {}) | table.get(method, {})
-    dataset_table = table["datasets"].get(dataset, {})
+    if preset not in sections["presets"]:
+        raise LookalikeError(f"no preset is called {preset!r}; there are {', '.join(sections['presets'])}")
+    base = sections["common"] | dict(defaults or {}) | sections.get(method, {})
+    dataset_table = sections["datasets"].get(dataset, {})
     overrides = [  # later ones take precedence
-        table["presets"][preset],
+        sections["presets"][preset],
         {key: value for key, value in dataset_table.items() if not isinstance(value, dict)},
         dataset_table.get(method, {}),
         given or {},
@@ -138,5 +138,5 @@ def _convert(name: str, value: Any, default: Any) -> Any:
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
+def _read_defaults() -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))

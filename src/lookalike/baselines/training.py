@@ -134,9 +134,9 @@ def train(
     method_class = METHODS[method]
     settings = hyperparameters(method, data.name, preset, options, defaults=method_class.defaults)
     baseline = method_class(settings)
-    loop = _loop()
+    loop = _import_loop()
     batches = Batches(data, _BATCH_SIZE, num_workers)
-    task = _task(data)
+    task = _task_of(data)
     key = training_key(
         baseline.title, data, settings, preset=preset, weights=checkpoint, weights_key=weights_key,
         precision=precision, devices=devices, seed=seed,
@@ -145,9 +145,9 @@ def train(
     is_child_process = devices not in (1, "1") and os.environ.get("LOCAL_RANK", "0") != "0"
     folder = None if working_folder is None else Path(working_folder)
 
-    def run() -> "tuple[Any, Spec, list[Row]]":
+    def build_and_fit() -> "tuple[Any, Spec, list[Row]]":
         if folder is not None:
-            _prepare(folder, key, write=not is_child_process)
+            _prepare_folder(folder, key, write=not is_child_process)
         torch.manual_seed(seed)
         start = start_from(
             settings.network,
@@ -173,7 +173,7 @@ def train(
         return model, spec, log
 
     with nullcontext() if folder is None or is_child_process else alone(lock_in(folder)):
-        model, spec, log = undoing(process_settings(loggers=loop.LOGGERS), run)
+        model, spec, log = undoing(process_settings(loggers=loop.LOGGERS), build_and_fit)
     seconds = round(sum(row["seconds"] for row in log), 3)
     provenance = {**key, "train_seconds": seconds, "versions": versions()}
     model.eval().requires_grad_()
@@ -290,7 +290,7 @@ def _with_training_images(
     )
 
 
-def _task(data: DataBundle) -> Task:
+def _task_of(data: DataBundle) -> Task:
     """Reads the class names and the image shape from the data.
 
     Raises:
@@ -310,7 +310,7 @@ def _task(data: DataBundle) -> Task:
     return Task(list(data.class_names), shape)
 
 
-def _prepare(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
+def _prepare_folder(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
     """Creates the working folder of a training, or checks that it belongs to this training.
 
     Args:
@@ -347,7 +347,7 @@ def _flatten(key: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in key.items() if name != "fingerprints"} | dict(key.get("fingerprints", {}))
 
 
-def _loop() -> Any:
+def _import_loop() -> Any:
     """Imports the training loop, which needs the optional package Lightning."""
     try:
         from lookalike.baselines import loop

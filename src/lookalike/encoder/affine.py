@@ -16,7 +16,7 @@ _HALF_PRECISION_ROUNDING = 0.05  # bfloat16 and float16
 # length of a step, in units of the vectors' size: over this distance an activation between layers switches on or off
 _STEP = 10.0
 _N_TRIALS = 16  # random directions
-# a module that needs other arguments than the vectors fails with one of these
+# a module that needs further arguments fails with one of these errors
 _CALL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, KeyError)
 
 
@@ -74,16 +74,18 @@ class VectorCalls:
             sources: The layers that produced the class scores.
             n_outputs: Number of class scores.
         """
-        once = [calls[0] for calls in self._calls.values() if len(calls) == 1 and calls[0] is not None]
-        fitting = [
-            call for call in once if call.sources and call.sources <= sources and call.outputs.shape[1] == n_outputs
+        called_once = [calls[0] for calls in self._calls.values() if len(calls) == 1 and calls[0] is not None]
+        matching = [
+            call
+            for call in called_once
+            if call.sources and call.sources <= sources and call.outputs.shape[1] == n_outputs
         ]
-        single = [call for call in fitting if call.sources == sources]
+        single = [call for call in matching if call.sources == sources]
         yield from ([call] for call in sorted(single, key=lambda call: -call.name.count(".")))
-        for inputs in {id(call.inputs): call.inputs for call in fitting}.values():
-            together = [call for call in fitting if call.inputs is inputs]
-            if frozenset().union(*(call.sources for call in together)) == sources:
-                yield _outermost(together)
+        for inputs in {id(call.inputs): call.inputs for call in matching}.values():
+            calls_on_tensor = [call for call in matching if call.inputs is inputs]
+            if frozenset().union(*(call.sources for call in calls_on_tensor)) == sources:
+                yield _outermost(calls_on_tensor)
 
 
 def is_affine_alone(model: nn.Module, call: VectorCall) -> bool:

@@ -38,7 +38,7 @@ def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
         channels = args.get("in_chans", 3)
         args = {key: value for key, value in args.items() if key != "in_chans"}
         if name in INCEPTIONS:
-            args = {"init_weights": False} | args  # their own initialisation takes half a minute
+            args = {"init_weights": False} | args  # torchvision's default initialisation takes half a minute
         model: nn.Module = torchvision.models.get_model(name, weights=None, **args)
         return model if channels == 3 else with_input_channels(model, channels)
 
@@ -134,8 +134,8 @@ def downloading(network: str) -> Iterator[None]:
 def _unknown(source: str, name: str, available: list[str]) -> LookalikeError:
     import difflib
 
-    near = difflib.get_close_matches(name, available, n=3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    similar_names = difflib.get_close_matches(name, available, n=3)
+    hint = f"; did you mean {', '.join(similar_names)}?" if similar_names else ""
     return LookalikeError(f"{source} has no model {name!r}{hint}")
 
 

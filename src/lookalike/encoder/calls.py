@@ -1,4 +1,4 @@
-"""Calls a user's model and reads or replaces the inputs and outputs of its modules; all hooks are removed again."""
+"""Calls a user's model, and reads or replaces inputs and outputs of its modules with temporary hooks."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -101,7 +101,7 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """Returns the type of a model's first floating-point parameter or buffer; None where it has none."""
+    """Returns the type of a model's first floating-point parameter or buffer; None if it has none."""
     tensors = itertools.chain(model.parameters(), model.buffers())  # lazy: stops at the first one
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 

@@ -76,11 +76,11 @@ def _axis_after(
         return None
     axis: int = axes[source]
     if name in _PERMUTING:
-        # permute a tensor whose size is 2 at the channels' axis and 1 elsewhere, and look where the 2 ends up
+        # permutes a tensor whose size is 2 at the channels' axis and 1 elsewhere: the 2 shows the new axis
         shape = [1] * source.ndim
         shape[axis] = 2
-        moved = func(source.new_empty(shape), *args[1:], **kwargs)
-        return list(moved.shape).index(2)
+        permuted = func(source.new_empty(shape), *args[1:], **kwargs)
+        return list(permuted.shape).index(2)
     if result.ndim == source.ndim:
         return axis
     if result.ndim > 1 and axis == source.ndim - 1 and result.shape[-1] == source.shape[-1]:

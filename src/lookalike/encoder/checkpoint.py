@@ -32,7 +32,7 @@ class Checkpoint:
             names to tensors. Numbers are read from the file when they are used.
         metadata: Plain values beside the weights: texts, numbers, lists, dictionaries; objects as dictionaries of their
             attributes.
-        unread: Tensors that cannot be read: for each set, their names and what kind they are.
+        unread: Tensors that cannot be read: for each set, their kinds by name.
         is_ordered: Whether the tensors are in the order of the network that was saved; safetensors sorts them.
     """
 
@@ -67,8 +67,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if kind is Format.SAFETENSORS:
         return _read_safetensors(path)
     try:
-        opened = open_zip(path) if kind is Format.ZIP else open_pickle(path)
-        return _read_torch_file(path, opened)
+        torch_file = open_zip(path) if kind is Format.ZIP else open_pickle(path)
+        return _read_torch_file(path, torch_file)
     except DamagedFileError as error:
         raise LookalikeError(f"cannot read the weights file {str(path)!r}: {error}") from error
     except LookalikeError:
@@ -77,25 +77,28 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise refusal(path, f"is damaged ({type(error).__name__})", "get or copy it again") from error
 
 
-def _read_torch_file(path: Path, opened: TorchFile) -> Checkpoint:
+def _read_torch_file(path: Path, torch_file: TorchFile) -> Checkpoint:
     """Separates weights, tensors that cannot be read, and plain values."""
-    sets = weights_in(opened.content)
+    sets = weights_in(torch_file.content)
     unread = {
         key: {name: tensor.kind for name, tensor in tensors.items() if isinstance(tensor, UnreadTensor)}
         for key, tensors in sets.items()
     }
     unread = {key: kinds for key, kinds in unread.items() if kinds}
     weights = {
-        key: {name: opened.tensor(tensor) for name, tensor in tensors.items() if not isinstance(tensor, UnreadTensor)}
+        key: {
+            name: torch_file.tensor(tensor) for name, tensor in tensors.items() if not isinstance(tensor, UnreadTensor)
+        }
         for key, tensors in sets.items()
     }
     weights = {key: tensors for key, tensors in weights.items() if tensors}
     if not weights and unread:
         raise unread_refusal(path, next(iter(unread.values())))
     if not weights:
-        kind = "an object" if not isinstance(opened.content, dict | list) else f"a {type(opened.content).__name__}"
+        content = torch_file.content
+        kind = f"a {type(content).__name__}" if isinstance(content, dict | list) else "an object"
         raise LookalikeError(f"the weights file {str(path)!r} holds no state dict, but {kind}")
-    return Checkpoint(path, weights, plain_values(opened.content), unread)
+    return Checkpoint(path, weights, plain_values(torch_file.content), unread)
 
 
 def unread_refusal(path: Path, kinds: dict[str, str]) -> LookalikeError:
@@ -133,15 +136,15 @@ def _read_index(path: Path) -> Checkpoint:
     if not shard_of or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise LookalikeError(f"the index of shards {str(path)!r} is damaged: get it again")
     shards = sorted(set(shard_of.values()))
-    foreign = [shard for shard in shards if Path(shard).name != shard or shard in ("", ".", "..") or "\0" in shard]
-    if foreign:
-        raise LookalikeError(f"the index of shards {str(path)!r} names a file outside of its folder: {foreign[0]!r}")
+    outside = [shard for shard in shards if Path(shard).name != shard or shard in ("", ".", "..") or "\0" in shard]
+    if outside:
+        raise LookalikeError(f"the index of shards {str(path)!r} names a file outside of its folder: {outside[0]!r}")
     files = [path.parent / shard for shard in shards]
     _check_shards(path, files)
     tensors = _merge_shards(files)
-    absent = [name for name in shard_of if name not in tensors]
-    if absent:
-        raise LookalikeError(f"the shards of {str(path)!r} lack {absent[0]!r} and {len(absent) - 1} more weights")
+    missing = [name for name in shard_of if name not in tensors]
+    if missing:
+        raise LookalikeError(f"the shards of {str(path)!r} lack {missing[0]!r} and {len(missing) - 1} more weights")
     return Checkpoint(path, {TOP: {name: tensors[name] for name in shard_of}}, is_ordered=False)
 
 

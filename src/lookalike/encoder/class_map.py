@@ -13,8 +13,8 @@ from lookalike.encoder.class_names import (
     are_numbers,
     check_class_order,
     match_names,
+    quote_names,
     read_class_order,
-    some_names,
 )
 from lookalike.encoder.cut import Encoder
 from lookalike.encoder.outputs import Outputs
@@ -55,20 +55,21 @@ def map_classes(outputs: Outputs, class_names: Sequence[str]) -> ClassMap:
         classes = torch.full((n,), k)
         classes[torch.tensor(match.positions)] = torch.arange(k)
         return ClassMap(classes, k, "names")
-    names_note = f"the outputs' names are {some_names(outputs.names)}"
+    names_note = f"the outputs' names are {quote_names(outputs.names)}"
     if match.ambiguous:
-        return _unmatched(k, f"the classes {some_names(match.ambiguous)} fit several outputs; {names_note}: {_WAY_OUT}")
+        ambiguous = quote_names(match.ambiguous)
+        return _unmatched(k, f"the classes {ambiguous} fit several outputs; {names_note}: {_WAY_OUT}")
     if len(match.missing) < k:
         return _unmatched(
             k,
-            f"the classes {some_names(match.missing)} are not among the black box's outputs; {names_note}: {_WAY_OUT}",
+            f"the classes {quote_names(match.missing)} are not among the black box's outputs; {names_note}: {_WAY_OUT}",
         )
     if by_position is None:
         return _unmatched(k, f"{sizes}, and none has the same name; {names_note}: {_WAY_OUT}")
     if are_numbers(class_names):  # labels without names number the outputs
         return by_position
     note = (
-        f"output k of the black box is taken for class k: {names_note}, and the classes' {some_names(class_names)}; "
+        f"output k of the black box is taken for class k: {names_note}, and the classes' {quote_names(class_names)}; "
         f"if they are in another order, {_WAY_OUT}"
     )
     return ClassMap(by_position.classes, k, "position", note)
@@ -96,8 +97,8 @@ def ordered(encoder: Encoder, class_order: ClassOrder, class_names: Sequence[str
         match = match_names(class_names, output_names)
         if not match.complete:
             raise LookalikeError(
-                f"the class order does not name the classes {some_names(match.missing or match.ambiguous)} once each; "
-                f"it has {some_names(output_names)}"
+                f"the class order does not name the classes {quote_names(match.missing or match.ambiguous)} once each; "
+                f"it has {quote_names(output_names)}"
             )
     return encoder.with_outputs(outputs)
 

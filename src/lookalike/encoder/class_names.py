@@ -14,7 +14,7 @@ from torch import nn
 from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike.encoder.outputs import Outputs
 
-NATURAL = "natural"  # the order in which timm numbers folders
+NATURAL = "natural"  # timm's order of class folders
 ClassOrder = Sequence[str] | str | Path | None
 
 _ATTRIBUTES = (  # of models; the most explicit first
@@ -29,7 +29,7 @@ _NESTED = (
 )  # fmt: skip
 _DEFAULT_LABEL = re.compile(r"LABEL_\d+")
 _WORDNET = re.compile(r"(n\d{8})(?:[\s_,:;-]+(.*))?", re.DOTALL)
-_LARGEST_FILE = 16 * 2**20  # bytes; a list of class names is much smaller
+_MAX_FILE_SIZE = 16 * 2**20  # bytes; a list of class names is much smaller
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def match_names(names: Sequence[str], candidates: Sequence[str]) -> NameMatch:
             elif matches:
                 ambiguous.add(row)
         unmatched = [row for row in unmatched if positions[row] < 0 and row not in ambiguous]
-    times = Counter(positions)
-    ambiguous |= {row for row, position in enumerate(positions) if position >= 0 and times[position] > 1}
+    n_uses = Counter(positions)
+    ambiguous |= {row for row, position in enumerate(positions) if position >= 0 and n_uses[position] > 1}
     return NameMatch(
         [-1 if row in ambiguous else position for row, position in enumerate(positions)],
         [names[row] for row in unmatched],
@@ -88,7 +88,7 @@ def match_names(names: Sequence[str], candidates: Sequence[str]) -> NameMatch:
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Returns names in the order in which timm numbers folders: 1, 2, 10; ant, Bee, cat.
+    """Returns names in timm's order of class folders: 1, 2, 10; ant, Bee, cat.
 
     Example:
         >>> natural_order(["cat", "Bee", "10", "2", "ant"])
@@ -244,9 +244,9 @@ def names_of_timm(model: Any) -> list[str] | None:
         return None
 
 
-def some_names(names: Sequence[str], most: int = 4) -> str:
-    """Returns the first ``most`` names, quoted, and how many more there are."""
-    return listing([repr(name) for name in names], most)
+def quote_names(names: Sequence[str], limit: int = 4) -> str:
+    """Returns the first ``limit`` names, quoted, and how many more there are."""
+    return listing([repr(name) for name in names], limit)
 
 
 def _names_in(value: Any) -> list[str] | None:
@@ -284,7 +284,7 @@ def _is_file(text: str) -> bool:
 
 def _read_file(path: Path) -> list[str]:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        if path.stat().st_size > _MAX_FILE_SIZE:
             raise LookalikeError(f"{str(path)!r} is too large for a list of class names")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -319,7 +319,7 @@ def _check_names(names: Any, source: str) -> list[str]:
     return list(names)
 
 
-def _exact_key(name: str) -> set[str]:
+def _exact_keys(name: str) -> set[str]:
     return {name}
 
 
@@ -329,7 +329,7 @@ def _normalised(name: str) -> str:
     return " ".join(re.split(r"[\s_\-]+", folded)).strip()
 
 
-def _normalised_key(name: str) -> set[str]:
+def _normalised_keys(name: str) -> set[str]:
     return {_normalised(name)} - {""}
 
 
@@ -352,8 +352,8 @@ def _without_separators(name: str) -> set[str]:
 
 
 _KEYS_BY_STRICTNESS: tuple[Callable[[str], set[str]], ...] = (
-    _exact_key,
-    _normalised_key,
+    _exact_keys,
+    _normalised_keys,
     _synonyms,
     _without_separators,
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from lookalike.encoder.inert import Inert, Name, StoredTensor, UnreadTensor
 
 TOP = "."  # the name of weights that are at the top of a file
-# limits on what a hostile or cyclic file can make us walk through
+# limits for hostile and cyclic files
 _MAX_DEPTH = 8
 _MAX_CONTAINERS = 20_000
 _MAX_VALUES = 200_000
@@ -28,7 +28,7 @@ def weights_in(content: Any) -> dict[str, dict[str, AnyTensor]]:
         like the weights of a network, the tensors at the top, or the largest group of tensors.
     """
     sets: dict[str, dict[str, AnyTensor]] = {}
-    unclear: dict[str, dict[str, AnyTensor]] = {}
+    unlikely: dict[str, dict[str, AnyTensor]] = {}
     waiting: deque[tuple[str, Any, int]] = deque([("", content, 0)])
     visited: set[int] = set()
     for _ in range(_MAX_CONTAINERS):
@@ -41,21 +41,21 @@ def weights_in(content: Any) -> dict[str, dict[str, AnyTensor]]:
         if is_module(value):
             sets[path or TOP] = module_weights(value)
             continue
-        items = _items(value)
+        items = _children(value)
         if any(keys <= items.keys() for keys in _OPTIMIZER_KEYS):
             continue
         tensors = {key: leaf for key, leaf in items.items() if isinstance(key, str) and isinstance(leaf, AnyTensor)}
         if _is_state_dict(tensors):
             sets[path or TOP] = tensors
         elif tensors:
-            unclear[path or TOP] = tensors
+            unlikely[path or TOP] = tensors
         if depth < _MAX_DEPTH:
             containers = {key: leaf for key, leaf in items.items() if isinstance(leaf, dict | list | tuple | Inert)}
             waiting += [(f"{path}.{key}" if path else str(key), leaf, depth + 1) for key, leaf in containers.items()]
     if sets:
         return {path: tensors for path, tensors in sets.items() if tensors}
-    top = unclear.get(TOP) or max(unclear.values(), key=len, default=None)  # weights under plain names
-    return {path: tensors for path, tensors in unclear.items() if tensors is top}
+    top = unlikely.get(TOP) or max(unlikely.values(), key=len, default=None)  # weights under plain names
+    return {path: tensors for path, tensors in unlikely.items() if tensors is top}
 
 
 def is_module(value: Any) -> bool:
@@ -100,7 +100,8 @@ def plain_values(content: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {} if value is _NO_PLAIN_VALUE else {TOP: value}
 
 
-def _items(value: Any) -> Mapping[Any, Any]:
+def _children(value: Any) -> Mapping[Any, Any]:
+    """Returns the values in a container or object, by key, position or attribute."""
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
@@ -129,6 +130,7 @@ _NO_PLAIN_VALUE = object()
 
 
 def _plain(value: Any, count: Iterator[int], depth: int, ancestors: set[int]) -> Any:
+    """Returns the plain form of a value; ``_NO_PLAIN_VALUE`` if it has none, or a limit is reached."""
     if next(count) > _MAX_VALUES or depth > _MAX_DEPTH or id(value) in ancestors:
         return _NO_PLAIN_VALUE
     if isinstance(value, str | int | float | bool | None):

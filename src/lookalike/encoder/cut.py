@@ -40,7 +40,7 @@ from lookalike.encoder.single import check_one_image_at_a_time
 
 
 class Encoder(nn.Module):
-    """Cuts a trained classifier at the input of its head and returns what arrives there.
+    """Cuts a trained classifier at the input of its head and returns the head's input as the embedding.
 
     The classifier is neither copied nor changed: each call runs it in eval mode with one hook, and restores the mode
     and removes the hook when it ends. ``train()`` on this module does not reach the classifier.
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         outputs: How to read its class scores; None without a head, or if the output is no row of class scores.
         embedding_dim: D.
         input_spec: Shape and type of one row of its inputs.
-        spec: The given spec.
+        spec: The spec that it was created with.
 
     Raises:
         LookalikeError: If no head is found, or several, or the model cannot run the sample.
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
             check_one_image_at_a_time(self, sample)
             self.outputs: Outputs | None = None
             if self.head_name is not None:
-                self._is_head_enough = self._suffices(features, scores)
+                self._is_head_enough = self._head_gives_scores(features, scores)
                 plain_layer = type(get_head(model, self.head_name)) in (nn.Linear, *CONVOLUTIONS)
                 self._is_custom_affine = (
                     not plain_layer and features.ndim == 2 and is_affine(model, self.head_name, features)
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
     ) -> Outputs:
         """Returns how the class scores [n, C] of a sample are read, with the names of the classes."""
         head_name = self._require_head()
-        kind = self._kind(sample, features, scores)
+        kind = self._kind_of_scores(sample, features, scores)
         is_plain = isinstance(get_head(self.model, head_name), (nn.Linear, *CONVOLUTIONS))
         logits_from = head_name if is_plain and kind != "logits" else None
         outputs = Outputs(self.output_key, scores.shape[1], kind, logits_from=logits_from)
@@ -202,7 +202,7 @@ class Encoder(nn.Module):
         if self._is_head_enough:
             result = in_eval_mode(self.model, lambda: call(head, features))
         else:
-            blank = self._blank(len(features))
+            blank = self._blank_inputs(len(features))
             modules = sharing_input(self.model, head, lambda: self._call(blank))
             result = select_output(with_input(modules, features, lambda: self._call(blank)), self.output_key)
         scores = as_columns(result, len(features))
@@ -260,6 +260,7 @@ class Encoder(nn.Module):
         return f"head={self.head_name!r}, embedding_dim={self.embedding_dim}"
 
     def _run(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
+        """Runs the classifier once; returns the features and the class scores [N, C], or None without any."""
         if self.head_name is None:
             return select_output(self._call(inputs), self.output_key), None
         head = get_head(self.model, self.head_name)
@@ -270,19 +271,20 @@ class Encoder(nn.Module):
         return in_eval_mode(self.model, lambda: call(self.model, inputs))
 
     def _pool(self, features: Tensor) -> Tensor:
+        """Averages features over their positions: [N, D] for [N, D], [N, D, H, W], [N, tokens, D] or [N, H, W, D]."""
         if features.ndim == 2:
             return features
         if features.ndim < 2:
             raise LookalikeError(f"the head's input has shape {tuple(features.shape)}; it needs a row per sample")
         head = get_head(self.model, self.head_name) if self.head_name else None
-        tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
+        are_tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
         if not isinstance(head, (nn.Linear, *CONVOLUTIONS)) and self._channel_axis not in (None, 0):
             return features.movedim(self._channel_axis, -1).flatten(1, -2).mean(1)
-        if tokens or isinstance(head, nn.Linear):
+        if are_tokens or isinstance(head, nn.Linear):
             return features.flatten(1, -2).mean(1)
         return features.flatten(2).mean(2)
 
-    def _suffices(self, features: Tensor, scores: Tensor | None) -> bool:
+    def _head_gives_scores(self, features: Tensor, scores: Tensor | None) -> bool:
         """Says whether the head module, called alone on the features, returns the class scores."""
         head = get_head(self.model, self._require_head())
         result = in_eval_mode(self.model, lambda: head(features))
@@ -294,7 +296,7 @@ class Encoder(nn.Module):
             and bool(torch.equal(columns, scores))
         )
 
-    def _kind(self, sample: Any, features: Tensor, scores: Tensor) -> Kind:
+    def _kind_of_scores(self, sample: Any, features: Tensor, scores: Tensor) -> Kind:
         """Finds out whether the class scores are logits, probabilities or their logarithms.
 
         Scores outside of the range of probabilities are logits. Otherwise known logits replace the head's output, and
@@ -305,15 +307,16 @@ class Encoder(nn.Module):
         if can_only_be_logits(scores) or (is_plain and self._is_head_enough):
             return "logits"
         try:
-            trial_scores = self._try_tail(head, sample, features) if is_plain else self._try_head(features)
+            if is_plain:
+                return kind_of(self._trial_of_logits(head, sample, features))
+            return kind_of(self._trial_of_features(features))
         except RuntimeError:
             # The network runs with this number of rows only. The scores at hand then decide: rows that sum to one are
             # no coincidence, but logits can look like sigmoids.
             kind = kind_of(scores)
             return "logits" if kind == "sigmoids" else kind
-        return kind_of(trial_scores)
 
-    def _try_tail(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
+    def _trial_of_logits(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
         """Returns the class scores [4, C] that the network returns when known logits replace the head's output."""
         shape = in_eval_mode(self.model, lambda: head(features)).shape[1:]
         channels_first = isinstance(head, CONVOLUTIONS)
@@ -327,7 +330,7 @@ class Encoder(nn.Module):
         assert scores is not None  # noqa: S101 - the sample's output is a row of scores
         return scores
 
-    def _try_head(self, features: Tensor) -> Tensor:
+    def _trial_of_features(self, features: Tensor) -> Tensor:
         """Returns the class scores of a head of several layers for features near and far from the sample's."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(features.shape, generator=generator).to(features)
@@ -339,7 +342,7 @@ class Encoder(nn.Module):
             raise LookalikeError("this encoder was made without a head, so there is no black box to ask")
         return self.head_name
 
-    def _blank(self, rows: int) -> Any:
+    def _blank_inputs(self, rows: int) -> Any:
         return place(blank_inputs(self.input_spec, rows), device_of(self.model))
 
 
@@ -372,9 +375,10 @@ def _describe_row(inputs: Any) -> Any:
     return {"positional": [_describe_row(value) for value in inputs if isinstance(value, Tensor)]}
 
 
-def _map_spec(make: Any, spec: Any) -> Any:
+def _map_spec(function: Any, spec: Any) -> Any:
+    """Applies a function to the description of each input tensor."""
     if "named" in spec:
-        return {key: _map_spec(make, value) for key, value in spec["named"].items()}
+        return {key: _map_spec(function, value) for key, value in spec["named"].items()}
     if "positional" in spec:
-        return tuple(_map_spec(make, value) for value in spec["positional"])
-    return make(spec)
+        return tuple(_map_spec(function, value) for value in spec["positional"])
+    return function(spec)

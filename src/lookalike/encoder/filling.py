@@ -10,7 +10,7 @@ from torch import nn
 
 from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
-from lookalike.encoder.fitting import Fit, measure
+from lookalike.encoder.fitting import Fit, compare
 from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.weights import Choice, choose_weights, expected_by, load_fit, pair_by_order
 from lookalike.networks import without_head
@@ -47,7 +47,7 @@ class UserWeights:
 
 
 @dataclass(frozen=True)
-class Filled:
+class LoadedNetwork:
     """A network with loaded weights.
 
     Attributes:
@@ -61,7 +61,7 @@ class Filled:
     removed_head: str | None = None
 
 
-def fill(
+def load_network(
     build: Callable[[dict[str, Any]], nn.Module],
     args: Mapping[str, Any],
     user_weights: UserWeights,
@@ -69,7 +69,7 @@ def fill(
     *,
     channel_argument: str | None = None,
     size: Any = None,
-) -> Filled:
+) -> LoadedNetwork:
     """Builds a network and loads weights into it.
 
     Args:
@@ -108,17 +108,17 @@ def fill(
         weights = {name: tensor for name, tensor in choice.fit.weights.items() if name in model.state_dict()}
         load_fit(model, Fit(choice.fit.prefix, weights, (), (), (), ()), source)
         check_finite_weights(model, source)
-        return Filled(model, args, removed_head)
+        return LoadedNetwork(model, args, removed_head)
     try:
         load_fit(model, choice.fit, source)
     except LookalikeError as error:
         raise LookalikeError(f"{error}{_hint(user_weights, choice, model)}") from None
     check_finite_weights(model, source)
-    return Filled(model, args)
+    return LoadedNetwork(model, args)
 
 
 def class_argument_of(function: Callable[..., Any]) -> str | None:
-    """Returns the name of a builder's argument for the number of classes; None where it has none."""
+    """Returns the name of a builder's argument for the number of classes; None if it has none."""
     try:
         names = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -132,10 +132,10 @@ def check_finite_weights(model: nn.Module, source: str) -> None:
     Raises:
         LookalikeError: If one is; the message names the first.
     """
-    broken = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
-    if broken:
+    not_finite = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if not_finite:
         raise LookalikeError(
-            f"{source} hold NaN or infinite values, as after a training that failed: {listing(broken, 1)}; take an "
+            f"{source} hold NaN or infinite values, as after a training that failed: {listing(not_finite, 1)}; take an "
             "earlier checkpoint"
         )
 
@@ -185,9 +185,9 @@ def _hint(user_weights: UserWeights, choice: Choice, model: nn.Module) -> str:
     if user_weights.by_order or not user_weights.checkpoint.is_ordered:
         return ""
     try:
-        paired = measure(pair_by_order(next(iter(sets.values())), model, any_shape=True), expected_by(model))
+        fit_by_order = compare(pair_by_order(next(iter(sets.values())), model, any_shape=True), expected_by(model))
     except LookalikeError:
         return ""
-    if not (paired.is_full or paired.sizes(expected_by(model))):
+    if not (fit_by_order.is_full or fit_by_order.sizes(expected_by(model))):
         return ""
     return "; all shapes fit in order, though: if it is the same architecture, use --weights-by-order (by_order=True)"

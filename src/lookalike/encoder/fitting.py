@@ -76,7 +76,7 @@ class Fit:
         return module or None if not modules and set(self.missing) == weights_of_module else None
 
 
-def fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Fit]:
+def possible_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Fit]:
     """Returns the ways in which weights fit a network, the best first.
 
     Names are matched after removing or adding a prefix, and without the names that wrappers insert.
@@ -86,20 +86,20 @@ def fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[
         expected: The network's state dict.
     """
     without_profilers = {name: tensor for name, tensor in weights.items() if not name.endswith(_PROFILERS)}
-    unchanged = measure(without_profilers, expected)
+    unchanged = compare(without_profilers, expected)
     if unchanged.is_full:
         return [unchanged]
     variants = [without_profilers, _without_wrappers(without_profilers, expected)]
-    ways: list[Fit] = []
+    candidates: list[Fit] = []
     for variant in variants[: 1 if variants[1] == without_profilers else 2]:
-        ways += [measure(variant, expected)]
-        ways += [_below(prefix, variant, expected) for prefix in _prefixes(variant, expected)]
-        ways += [measure(renamed, expected) for renamed in _renamed(variant, expected)]
-    ways.sort(key=lambda way: (-way.is_full, -way.n_matching, len(way.unexpected) + len(way.left_out)))
-    return ways
+        candidates += [compare(variant, expected)]
+        candidates += [_compare_below(prefix, variant, expected) for prefix in _prefixes(variant, expected)]
+        candidates += [compare(renamed, expected) for renamed in _renamed(variant, expected)]
+    candidates.sort(key=lambda fit: (-fit.is_full, -fit.n_matching, len(fit.unexpected) + len(fit.left_out)))
+    return candidates
 
 
-def measure(
+def compare(
     weights: dict[str, Tensor], expected: Mapping[str, Tensor], prefix: str = "", left_out: tuple[str, ...] = ()
 ) -> Fit:
     """Compares weights under the network's names with the network's state dict."""
@@ -128,10 +128,10 @@ def _same_bytes(first: Tensor, second: Tensor) -> bool:
     return torch.equal(first_bytes, second_bytes)
 
 
-def _below(prefix: str, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
+def _compare_below(prefix: str, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
     """Compares the weights whose names start with a prefix, without it."""
     below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    return measure(below, expected, prefix, tuple(name for name in weights if not name.startswith(prefix)))
+    return compare(below, expected, prefix, tuple(name for name in weights if not name.startswith(prefix)))
 
 
 def _prefixes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

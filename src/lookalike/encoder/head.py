@@ -104,10 +104,10 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
         return name, key
     if not heads and len(scores) == 1 and all(sources.are_features(value, None) for value in scores.values()):
         return OUTPUT, next(iter(scores))
-    maps = [key for key, layers in producers.items() if layers & eligible.keys()]
-    if maps and all(as_columns(scores[key], rows) is None for key in maps):
-        name = sorted(producers[maps[0]] & eligible.keys())[0]
-        raise LookalikeError(no_row_of_scores(maps[0], scores[maps[0]], name))
+    keys_of_maps = [key for key, layers in producers.items() if layers & eligible.keys()]
+    if keys_of_maps and all(as_columns(scores[key], rows) is None for key in keys_of_maps):
+        name = sorted(producers[keys_of_maps[0]] & eligible.keys())[0]
+        raise LookalikeError(no_row_of_scores(keys_of_maps[0], scores[keys_of_maps[0]], name))
     raise LookalikeError(_no_single_head(heads, producers, eligible))
 
 

@@ -32,21 +32,21 @@ class Inert:
     """A placeholder for an object of any class or the result of any call, with what the pickle says about it.
 
     Attributes:
-        of: The class or function that the pickle would call.
+        called: The class or function that the pickle would call.
         args: The arguments of the call.
         state: The state that the pickle would give to the object.
         items: The items that it would set, if the object is a dictionary.
         elements: The elements that it would append, if the object is a list.
     """
 
-    of: Any
+    called: Any
     args: tuple[Any, ...] = ()
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
     elements: list[Any] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        return f"<{self.of if isinstance(self.of, Name) else 'unnamed'}>"
+        return f"<{self.called if isinstance(self.called, Name) else 'unnamed'}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +115,20 @@ class _ArrayType:
     order: str = "="
 
 
-def make(called: Any, args: Any) -> Any:
+def emulate_call(called: Any, args: Any) -> Any:
     """Returns the result of a call in a pickle.
 
-    The few functions in ``_MAKERS``, which create tensors and plain values, have equivalents here. Any other call
+    The few functions in ``_EMULATIONS``, which create tensors and plain values, have equivalents here. Any other call
     becomes a placeholder.
     """
     if not isinstance(args, tuple):
         args = (args,)
     if isinstance(called, Name):
         module = called.module.replace("numpy._core", "numpy.core")
-        maker = _MAKERS.get((module, called.name))
-        if maker is not None:
+        emulation = _EMULATIONS.get((module, called.name))
+        if emulation is not None:
             try:
-                value = maker(*args)
+                value = emulation(*args)
             except DamagedFileError:
                 raise
             except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, LookupError):
@@ -138,12 +138,12 @@ def make(called: Any, args: Any) -> Any:
     return Inert(called, args)
 
 
-def build(target: Any, state: Any) -> Any:
+def set_state(target: Any, state: Any) -> Any:
     """Gives an object its state: a placeholder stores it, tensors and plain values need none."""
     if isinstance(target, _ArrayType) and isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], str):
         target.order = state[1]
     elif isinstance(target, Inert):
-        if _is_name(target.of, "numpy.core.multiarray", "_reconstruct"):
+        if _is_name(target.called, "numpy.core.multiarray", "_reconstruct"):
             array = _array_from_state(state)
             if array is not None:
                 return array
@@ -227,11 +227,12 @@ def _check_view(tensor: StoredTensor) -> StoredTensor:
     return tensor
 
 
-def _unread(kind: str) -> "_Maker":
+def _makes_unread(kind: str) -> "_Emulation":
     return lambda *_: UnreadTensor(kind)
 
 
-def _first(value: Any = None, *_rest: Any) -> Any:
+def _first_argument(value: Any = None, *_rest: Any) -> Any:
+    """Returns the first argument if it is a tensor: wrappers such as ``Parameter`` add nothing that is needed."""
     return value if isinstance(value, StoredTensor | UnreadTensor | Tensor) else None
 
 
@@ -242,26 +243,26 @@ def _indirect_call(called: Any, args: Any) -> Any:
     """
     args = args if isinstance(args, tuple) else (args,)
     indirect = isinstance(called, Name) and called.module in ("copyreg", "copy_reg", "torch._tensor", "torch.tensor")
-    return Inert(called, args) if indirect else make(called, args)
+    return Inert(called, args) if indirect else emulate_call(called, args)
 
 
 def _tensor_of_subclass(called: Any, _type: Any, args: Any, _state: Any = None) -> Any:
     return _indirect_call(called, args)
 
 
-def _mapping(*args: Any) -> dict[Any, Any] | None:
+def _to_dict(*args: Any) -> dict[Any, Any] | None:
     content = args[-1] if args else None
     if isinstance(content, dict):
         return dict(content)
     pairs = content if isinstance(content, list | tuple) else []
-    return {key_of(pair[0]): pair[1] for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2}
+    return {safe_key(pair[0]): pair[1] for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2}
 
 
-def _elements(values: Any = (), *_rest: Any) -> list[Any] | None:
+def _to_list(values: Any = (), *_rest: Any) -> list[Any] | None:
     return list(values) if isinstance(values, list | tuple) else None
 
 
-def _bytes(text: Any, _encoding: Any = None) -> bytes | None:
+def _encode(text: Any, _encoding: Any = None) -> bytes | None:
     return text.encode("latin-1") if isinstance(text, str) else None
 
 
@@ -324,7 +325,7 @@ def _array_from_buffer(data: Any, array_type: Any, shape: Any, order: Any = "C")
     return _array(shape, array_type, data, order == "F")
 
 
-def key_of(value: Any) -> Any:
+def safe_key(value: Any) -> Any:
     """Returns a key that is quick and safe to hash: plain values unchanged, anything else as a placeholder.
 
     Hashing deeply nested tuples recurses without limit, and huge integers can be chosen to collide.
@@ -337,35 +338,35 @@ def key_of(value: Any) -> Any:
     return Inert(Name("builtins", kind.__name__))
 
 
-_Maker = Callable[..., Any]
-# what stands in for each function that a pickle may call; None as a result means: make a placeholder instead
-_MAKERS: dict[tuple[str, str], _Maker] = {
+_Emulation = Callable[..., Any]
+# our equivalent of each function that a pickle may call; if it returns None, the call becomes a placeholder
+_EMULATIONS: dict[tuple[str, str], _Emulation] = {
     ("torch._utils", "_rebuild_tensor"): _stored_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _stored_typed_tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-    ("torch._utils", "_rebuild_parameter_with_state"): _first,
-    ("torch._utils", "_rebuild_device_tensor_from_numpy"): _first,
-    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _first,
-    ("torch._utils", "_rebuild_xla_tensor"): _first,
-    ("torch._utils", "_rebuild_sparse_tensor"): _unread("sparse"),
-    ("torch._utils", "_rebuild_sparse_csr_tensor"): _unread("sparse"),
-    ("torch._utils", "_rebuild_qtensor"): _unread("quantised"),
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _unread("without numbers, on the meta device"),
-    ("torch._utils", "_rebuild_nested_tensor"): _unread("nested"),
-    ("torch._utils", "_rebuild_wrapper_subclass"): _unread("of a special class"),
+    ("torch._utils", "_rebuild_parameter"): _first_argument,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first_argument,
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): _first_argument,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _first_argument,
+    ("torch._utils", "_rebuild_xla_tensor"): _first_argument,
+    ("torch._utils", "_rebuild_sparse_tensor"): _makes_unread("sparse"),
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): _makes_unread("sparse"),
+    ("torch._utils", "_rebuild_qtensor"): _makes_unread("quantised"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _makes_unread("without numbers, on the meta device"),
+    ("torch._utils", "_rebuild_nested_tensor"): _makes_unread("nested"),
+    ("torch._utils", "_rebuild_wrapper_subclass"): _makes_unread("of a special class"),
     ("torch._tensor", "_rebuild_from_type_v2"): _tensor_of_subclass,
     ("torch._tensor", "_rebuild_from_type"): _tensor_of_subclass,
     ("torch.tensor", "_rebuild_from_type"): _tensor_of_subclass,
-    ("torch.nn.parameter", "Parameter"): _first,
-    ("torch.nn.parameter", "Buffer"): _first,
-    ("torch.autograd.variable", "Variable"): _first,
+    ("torch.nn.parameter", "Parameter"): _first_argument,
+    ("torch.nn.parameter", "Buffer"): _first_argument,
+    ("torch.autograd.variable", "Variable"): _first_argument,
     ("torch", "Size"): lambda sizes=(): tuple(sizes) if isinstance(sizes, list | tuple) else None,
-    ("collections", "OrderedDict"): _mapping,
-    ("collections", "defaultdict"): lambda *args: _mapping(*args[1:]),
-    ("collections", "Counter"): _mapping,
-    ("collections", "deque"): _elements,
-    ("_codecs", "encode"): _bytes,
+    ("collections", "OrderedDict"): _to_dict,
+    ("collections", "defaultdict"): lambda *args: _to_dict(*args[1:]),
+    ("collections", "Counter"): _to_dict,
+    ("collections", "deque"): _to_list,
+    ("_codecs", "encode"): _encode,
     ("pathlib", "PosixPath"): _path,
     ("pathlib", "WindowsPath"): _path,
     ("pathlib", "PurePosixPath"): _path,
@@ -384,7 +385,7 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
 }
 for _module in ("builtins", "__builtin__"):
     for _name in ("set", "frozenset", "list", "tuple"):
-        _MAKERS[_module, _name] = _elements
-    _MAKERS[_module, "dict"] = _mapping
-    _MAKERS[_module, "bytearray"] = _raw_bytes
-    _MAKERS[_module, "bytes"] = _raw_bytes
+        _EMULATIONS[_module, _name] = _to_list
+    _EMULATIONS[_module, "dict"] = _to_dict
+    _EMULATIONS[_module, "bytearray"] = _raw_bytes
+    _EMULATIONS[_module, "bytes"] = _raw_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lookalike.encoder.contents import TOP
-from lookalike.encoder.fitting import Fit, fits, measure, same_weights
+from lookalike.encoder.fitting import Fit, compare, possible_fits, same_weights
 
 _MAX_SETS = 20  # networks are saved in a few parts; more sets would make the search slow
 
@@ -57,13 +57,13 @@ def _join(sets: Sets, expected: Mapping[str, Tensor]) -> Joined | None:
     not_joined: list[tuple[str, list[dict[str, Tensor]]]] = []
     for path in sorted(sets, key=lambda path: -len(sets[path])):  # the largest part fits the fewest modules
         candidates = _candidates(path.rpartition(".")[2], sets[path], expected)
-        free = [named for named in candidates if not named.keys() & weights.keys()]
+        free = [renamed for renamed in candidates if not renamed.keys() & weights.keys()]
         if len(free) == 1:
             weights |= free[0]
             joined_names[path] = frozenset(free[0])
         else:
             not_joined.append((path, candidates))
-    fit = measure(weights, expected)
+    fit = compare(weights, expected)
     if len(joined_names) < 2 or not (fit.is_full or fit.sizes(expected)):
         return None
     rivals = next(
@@ -71,8 +71,8 @@ def _join(sets: Sets, expected: Mapping[str, Tensor]) -> Joined | None:
             (joined_path, path)
             for path, candidates in not_joined
             for joined_path, names in joined_names.items()
-            for named in candidates
-            if names == named.keys() and not same_weights(named, {name: weights[name] for name in names})
+            for renamed in candidates
+            if names == renamed.keys() and not same_weights(renamed, {name: weights[name] for name in names})
         ),
         None,
     )
@@ -86,19 +86,22 @@ def _candidates(key: str, tensors: Mapping[str, Tensor], expected: Mapping[str, 
     """
     steps = [name.split(".")[:-1] for name in expected]
     modules = dict.fromkeys(".".join(path[:n]) for path in steps for n in range(len(path) + 1))
-    fitting = {module: named for module in modules if (named := _below(module, tensors, expected)) is not None}
-    if key in fitting:
-        return [fitting[key]]
-    return list({frozenset(named): named for named in fitting.values()}.values())
+    renamed_weights = {module: _fit_to_module(module, tensors, expected) for module in modules}
+    weights_by_module = {module: renamed for module, renamed in renamed_weights.items() if renamed is not None}
+    if key in weights_by_module:
+        return [weights_by_module[key]]
+    return list({frozenset(renamed): renamed for renamed in weights_by_module.values()}.values())
 
 
-def _below(module: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+def _fit_to_module(
+    module: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
     """Returns the weights under the network's names if they fit a module, up to rows or channels; else None."""
     prefix = f"{module}." if module else ""
     inner = {name.removeprefix(prefix): tensor for name, tensor in expected.items() if name.startswith(prefix)}
     if len(inner) < len(tensors):
         return None
-    fit = fits(tensors, inner)[0]
+    fit = possible_fits(tensors, inner)[0]
     reshaped = [(fit.weights[name].shape, inner[name].shape) for name in fit.reshaped]
     differ_in_one_size = all(
         len(new) == len(old) and sum(a != b for a, b in zip(new, old, strict=True)) == 1 for new, old in reshaped

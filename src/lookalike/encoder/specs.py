@@ -27,11 +27,11 @@ from lookalike.encoder.building import (
 from lookalike.encoder.checkpoint import Checkpoint
 from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_metadata, names_of_timm
 from lookalike.encoder.filling import (
-    Filled,
+    LoadedNetwork,
     UserWeights,
     check_finite_weights,
     class_argument_of,
-    fill,
+    load_network,
     warn_without_head,
 )
 from lookalike.encoder.head import OUTPUT
@@ -49,7 +49,7 @@ class LoadedClassifier:
 
     Attributes:
         model: The network, in eval mode.
-        spec: What ``rebuild`` builds the network from, without weights; for a user's file, only its name.
+        spec: The description from which ``rebuild`` builds the network; for a user's file, only the file's name.
         preprocessing: The preprocessing of its images, if known.
         class_names: The names of its outputs, if known.
         head: Where to cut it: ``"output"`` if the weights have no trained head, so that it is an encoder and no black
@@ -121,11 +121,11 @@ def load_classifier(
     if user_weights is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
         warn_of(f"no weights given: the network keeps the weights that {loaded.spec['name']} gives it")
     loaded.model.eval()
-    names = None if user_weights is None or loaded.head is not None else _names_beside(user_weights.checkpoint)
+    names = None if user_weights is None or loaded.head is not None else _class_names_of(user_weights.checkpoint)
     return loaded if names is None else replace(loaded, class_names=names)  # names in the checkpoint take precedence
 
 
-def _names_beside(checkpoint: Checkpoint) -> list[str] | None:
+def _class_names_of(checkpoint: Checkpoint) -> list[str] | None:
     """Returns the class names beside the weights of a checkpoint."""
     read_names = names_of_checkpoint if checkpoint.is_ordered else names_of_metadata  # safetensors holds only texts
     return read_names(checkpoint.metadata)
@@ -226,10 +226,10 @@ def _load_torchvision(name: str, args: dict[str, Any], user_weights: UserWeights
             model = torchvision.models.get_model(name, weights=published, **args)
         for key in INCEPTION_SWITCHES if name in INCEPTIONS else ():  # published weights set them
             args.setdefault(key, getattr(model, key))
-        filled = Filled(model, args)
+        network = LoadedNetwork(model, args)
     else:
         size = (published.transforms().crop_size * 2)[:2]
-        filled = fill(
+        network = load_network(
             lambda all_args: build_torchvision(name, all_args),
             args,
             user_weights,
@@ -242,25 +242,25 @@ def _load_torchvision(name: str, args: dict[str, Any], user_weights: UserWeights
                 f"{name} is assumed not to normalise its inputs once more; if yours was fine-tuned from published "
                 'weights, it does: give --model-arg transform_input=true (model_args={"transform_input": True})'
             )
-    channels = filled.args.get("in_chans", 3)
+    channels = network.args.get("in_chans", 3)
     preprocessing, problem = try_reading(lambda: read_torchvision(published.transforms(), channels))
     names = published.meta.get("categories") if user_weights is None and "num_classes" not in args else None
-    return _loaded(filled, {"source": "torchvision", "name": name}, preprocessing, names, problem)
+    return _assemble(network, {"source": "torchvision", "name": name}, preprocessing, names, problem)
 
 
-def _loaded(
-    filled: Filled,
+def _assemble(
+    network: LoadedNetwork,
     spec: dict[str, Any],
     preprocessing: Preprocessing | None = None,
     names: list[str] | None = None,
     problem: str | None = None,
 ) -> LoadedClassifier:
     """Returns the loaded classifier; a network without a trained head gets no class names."""
-    spec = {"args": filled.args, **spec}
-    if filled.removed_head is None:
-        return LoadedClassifier(filled.model, spec, preprocessing, names, preprocessing_problem=problem)
-    spec = {"source": "lookalike", "name": "without-head", "network": spec, "args": {"head": filled.removed_head}}
-    return LoadedClassifier(filled.model, spec, preprocessing, None, OUTPUT, problem)
+    spec = {"args": network.args, **spec}
+    if network.removed_head is None:
+        return LoadedClassifier(network.model, spec, preprocessing, names, preprocessing_problem=problem)
+    spec = {"source": "lookalike", "name": "without-head", "network": spec, "args": {"head": network.removed_head}}
+    return LoadedClassifier(network.model, spec, preprocessing, None, OUTPUT, problem)
 
 
 def _load_timm(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
@@ -268,21 +268,21 @@ def _load_timm(name: str, args: dict[str, Any], user_weights: UserWeights | None
         raise LookalikeError("give a checkpoint with --weights (weights=), not as the network's argument")
     if user_weights is None:
         with downloading(f"timm:{name}"):
-            filled = Filled(build_timm(name, args, pretrained=True), args)
-        _check_published_head(f"timm:{name}", filled)
-        filled = replace(filled, args=_args_of_published(filled.model, name) | args)
+            network = LoadedNetwork(build_timm(name, args, pretrained=True), args)
+        _check_published_head(f"timm:{name}", network)
+        network = replace(network, args=_args_of_published(network.model, name) | args)
     else:
-        filled = fill(
+        network = load_network(
             lambda all_args: build_timm(name, all_args, pretrained=False),
             args,
             user_weights,
             "num_classes",
             channel_argument="in_chans",
         )
-    preprocessing, problem = try_reading(lambda: read_timm(filled.model, filled.args))
-    architecture = getattr(filled.model, "pretrained_cfg", {}).get("architecture") or name
-    names = names_of_timm(filled.model) if user_weights is None and "num_classes" not in args else None
-    return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, names, problem)
+    preprocessing, problem = try_reading(lambda: read_timm(network.model, network.args))
+    architecture = getattr(network.model, "pretrained_cfg", {}).get("architecture") or name
+    names = names_of_timm(network.model) if user_weights is None and "num_classes" not in args else None
+    return _assemble(network, {"source": "timm", "name": architecture}, preprocessing, names, problem)
 
 
 def _args_of_published(model: nn.Module, name: str) -> dict[str, Any]:
@@ -298,14 +298,14 @@ def _args_of_published(model: nn.Module, name: str) -> dict[str, Any]:
     return {key: value for key, value in args.items() if value is not None}
 
 
-def _check_published_head(spec: str, filled: Filled) -> None:
+def _check_published_head(spec: str, network: LoadedNetwork) -> None:
     """Checks that published weights have the requested number of classes; else timm silently makes a random head.
 
     Raises:
         LookalikeError: If they have another number of classes.
     """
-    requested = filled.args.get("num_classes")
-    published = getattr(filled.model, "pretrained_cfg", {}).get("num_classes")
+    requested = network.args.get("num_classes")
+    published = getattr(network.model, "pretrained_cfg", {}).get("num_classes")
     if requested and published is not None and requested != published:
         raise LookalikeError(
             f"the published weights of {spec} are of {published} classes: num_classes={requested} would make up a head "
@@ -318,10 +318,10 @@ def _load_lookalike(name: str, args: dict[str, Any], user_weights: UserWeights |
         return build_lookalike(name, all_args)
 
     if user_weights is None:
-        filled = Filled(build(args), args)
+        network = LoadedNetwork(build(args), args)
     else:
-        filled = fill(build, args, user_weights, class_argument_of(NETWORKS[name]))
-    return _loaded(filled, {"source": "lookalike", "name": name})
+        network = load_network(build, args, user_weights, class_argument_of(NETWORKS[name]))
+    return _assemble(network, {"source": "lookalike", "name": name})
 
 
 def _open_saved(folder: str, weights: str | Path | None, args: Mapping[str, Any] | None) -> LoadedClassifier:
@@ -338,15 +338,15 @@ def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) 
     if "trust_remote_code" in args:
         raise LookalikeError("a repository's code is never run: leave out trust_remote_code")
     with downloading(f"hf:{name}"):
-        filled = _hf_network(name, args, user_weights)
+        network = _load_hf_network(name, args, user_weights)
     preprocessing, problem = try_reading(lambda: read_hf(name))
-    model: Any = filled.model
+    model: Any = network.model
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
-    return _loaded(filled, spec, preprocessing, None if is_default(names) else names, problem)
+    return _assemble(network, spec, preprocessing, None if is_default(names) else names, problem)
 
 
-def _hf_network(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> Filled:
+def _load_hf_network(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedNetwork:
     """Loads a Hugging Face network, and removes its head if the checkpoint has no weights for it."""
     from safetensors import SafetensorError
 
@@ -358,19 +358,19 @@ def _hf_network(name: str, args: dict[str, Any], user_weights: UserWeights | Non
         return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
 
     if user_weights is not None:
-        return fill(build, args, user_weights, "num_labels")
+        return load_network(build, args, user_weights, "num_labels")
     try:
         model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **args)
     except SafetensorError as error:  # such as an LFS pointer or an incomplete copy: our own reader names it
         if Path(name).is_dir():
-            return fill(build, args, UserWeights.read(name), "num_labels")
+            return load_network(build, args, UserWeights.read(name), "num_labels")
         raise LookalikeError(
             f"the downloaded weights of hf:{name} are damaged ({error}): remove them from the cache"
         ) from error
     except (pickle.UnpicklingError, OSError, RuntimeError):
         if not Path(name).is_dir() or not any(Path(name).glob("pytorch_model*.bin*")):
             raise
-        return fill(build, args, UserWeights.read(name), "num_labels")  # transformers would run this pickle
+        return load_network(build, args, UserWeights.read(name), "num_labels")  # transformers would run this pickle
     missing = [*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])]
     source = f"the weights of hf:{name}"
     expected = model.state_dict()
@@ -381,7 +381,7 @@ def _hf_network(name: str, args: dict[str, Any], user_weights: UserWeights | Non
         without_head(model, head=removed_head)
         warn_without_head(source, removed_head)
     check_finite_weights(model, source)
-    return Filled(model, args, removed_head)
+    return LoadedNetwork(model, args, removed_head)
 
 
 def _load_file(spec: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
@@ -395,8 +395,8 @@ def _load_file(spec: str, args: dict[str, Any], user_weights: UserWeights | None
         return model
 
     if user_weights is None:
-        filled = Filled(model, args)
+        network = LoadedNetwork(model, args)
     else:
         size = preprocessing.crop if preprocessing else None
-        filled = fill(build, args, user_weights, class_argument_of(function), size=size)
-    return _loaded(filled, {"source": "file", "name": Path(spec).name}, preprocessing)
+        network = load_network(build, args, user_weights, class_argument_of(function), size=size)
+    return _assemble(network, {"source": "file", "name": Path(spec).name}, preprocessing)

@@ -24,7 +24,7 @@ _MAX_NUMBERS = 2**48
 _ALIGNMENT = 16  # bytes of the largest number; blocks in legacy files are not aligned
 _QUANTISED = {"QInt32Storage": 4}
 
-Read = Callable[[StorageName], Tensor]
+StorageReader = Callable[[StorageName], Tensor]
 
 
 class TorchFile:
@@ -36,7 +36,7 @@ class TorchFile:
         content: Plain values, ``StoredTensor``s and placeholders.
     """
 
-    def __init__(self, content: Any, read: Read) -> None:
+    def __init__(self, content: Any, read: StorageReader) -> None:
         self.content = content
         self._read = read
         self._blocks: dict[tuple[str, int, bytes | None], Tensor] = {}
@@ -90,12 +90,12 @@ def open_zip(path: Path) -> TorchFile:
         prefix = next(name for name in entries if f"/{name}".endswith("/data.pkl")).removesuffix("data.pkl")
         if sum(entry.file_size for entry in entries.values()) > _MAX_INFLATION * path.stat().st_size + (1 << 20):
             raise DamagedFileError("it unpacks to much more than any weights")
-        mapped = _map(path)
+        mapped = _map_file(path)
         entry = entries[prefix + "data.pkl"]
-        pickled = bytes(_entry(path, mapped, entry, verified=False))
+        pickled = bytes(_read_entry(path, mapped, entry, verified=False))
         verified = zlib.crc32(pickled) == entry.CRC  # torch can be told to save without checksums
         order = entries.get(prefix + "byteorder")
-        swapped = order is not None and bytes(_entry(path, mapped, order, verified)) != sys.byteorder.encode()
+        swapped = order is not None and bytes(_read_entry(path, mapped, order, verified)) != sys.byteorder.encode()
     except StopIteration:
         raise DamagedFileError("it is a zip archive without 'data.pkl'") from None
     except _ZIP_ERRORS as error:
@@ -107,11 +107,11 @@ def open_zip(path: Path) -> TorchFile:
             return _bytes_in_pickle(storage)
         if not entry.file_size:
             return torch.empty(0, dtype=torch.uint8)
-        data = _entry(path, mapped, entry, verified)
+        data = _read_entry(path, mapped, entry, verified)
         block = torch.frombuffer(data, dtype=torch.uint8)
         return _swap_bytes(block, storage.dtype) if swapped else block
 
-    return TorchFile(unpickle(Stream(pickled), _Storages()), read)
+    return TorchFile(unpickle(Stream(pickled), _StorageReferences()), read)
 
 
 _ZIP_ERRORS = (
@@ -126,19 +126,19 @@ def open_pickle(path: Path) -> TorchFile:
     Raises:
         DamagedFileError: If it is damaged.
     """
-    return _open_stream(memoryview(_map(path)), _storage_in)
+    return _open_stream(memoryview(_map_file(path)), _nested_storage)
 
 
-def _open_stream(data: memoryview, storage_in: Callable[[bytes], StorageName] | None) -> TorchFile:
+def _open_stream(data: memoryview, nested_storage: Callable[[bytes], StorageName] | None) -> TorchFile:
     """Opens a pickle in memory and, in a legacy file of ``torch.save``, the blocks of numbers after it."""
     stream = Stream(data)
-    storages = _Storages()
-    first = unpickle(stream, storages, storage_in)
+    storages = _StorageReferences()
+    first = unpickle(stream, storages, nested_storage)
     if type(first) is not int or first != LEGACY_MAGIC:
         return TorchFile(first, _bytes_in_pickle)
     unpickle(stream)  # the protocol
     unpickle(stream)  # a description of the machine that wrote it
-    content = unpickle(stream, storages, storage_in)
+    content = unpickle(stream, storages, nested_storage)
     keys = unpickle(stream)
     blocks = _legacy_blocks(data, stream.position, keys, storages.item_sizes)
 
@@ -170,7 +170,7 @@ def _legacy_blocks(
     return blocks
 
 
-def _storage_in(data: bytes) -> StorageName:
+def _nested_storage(data: bytes) -> StorageName:
     """Reads a storage that is saved inside a pickle as the bytes of another file."""
     inner = _open_stream(memoryview(bytearray(data)), None)
     if not isinstance(inner.content, StorageName):
@@ -179,7 +179,7 @@ def _storage_in(data: bytes) -> StorageName:
     return replace(inner.content, start=0, data=bytes(block.numpy().data) if len(block) else b"")
 
 
-class _Storages:
+class _StorageReferences:
     """Reads a pickle's references to blocks of numbers outside of it.
 
     Attributes:
@@ -234,7 +234,7 @@ def _swap_bytes(block: Tensor, dtype: torch.dtype | None) -> Tensor:
     return block.view(-1, size).flip(1).reshape(-1).contiguous()
 
 
-def _entry(path: Path, mapped: mmap.mmap, entry: zipfile.ZipInfo, verified: bool) -> Any:
+def _read_entry(path: Path, mapped: mmap.mmap, entry: zipfile.ZipInfo, verified: bool) -> Any:
     """Returns the bytes of an archive's entry: part of the memory map, or unpacked if the entry is compressed.
 
     Raises:
@@ -256,6 +256,6 @@ def _entry(path: Path, mapped: mmap.mmap, entry: zipfile.ZipInfo, verified: bool
     return data
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map_file(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # private: writes stay in memory

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lookalike.encoder.inert import DamagedFileError, Inert, Name, build, key_of, make
+from lookalike.encoder.inert import DamagedFileError, Inert, Name, emulate_call, safe_key, set_state
 
 _MAX_OPERATIONS = 5_000_000  # some ten seconds and half a gigabyte; a checkpoint of 1,000 tensors has 50,000
 _LINE_LENGTH = 200  # bytes in which the end of a line is looked for first
@@ -58,14 +58,14 @@ class Stream:
 def unpickle(
     stream: Stream,
     persistent: Callable[[Any], Any] | None = None,
-    storage_in: Callable[[bytes], Any] | None = None,
+    nested_storage: Callable[[bytes], Any] | None = None,
 ) -> Any:
     """Reads one pickle.
 
     Args:
         stream: The bytes; reading starts at its position and ends after the pickle.
         persistent: Returns the object that the file keeps outside of the pickle under an identifier.
-        storage_in: Reads a torch storage from bytes inside the pickle; Python's ``pickle.dump`` saves tensors this way.
+        nested_storage: Reads a torch storage from bytes inside the pickle, where Python's ``pickle.dump`` puts tensors.
 
     Returns:
         Plain values and ``StoredTensor``s; ``Name`` for everything that the pickle would import, and ``Inert`` for
@@ -74,7 +74,7 @@ def unpickle(
     Raises:
         DamagedFileError: If it is no pickle, or damaged.
     """
-    machine = _Machine(persistent, storage_in, _COPIES_PER_BYTE * len(stream) + _MIN_COPIES)
+    machine = _Machine(persistent, nested_storage, _COPIES_PER_BYTE * len(stream) + _MIN_COPIES)
     try:
         for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             machine.step(opcode.name, argument)
@@ -94,14 +94,14 @@ class _Machine:
     def __init__(
         self,
         persistent: Callable[[Any], Any] | None,
-        storage_in: Callable[[bytes], Any] | None,
+        nested_storage: Callable[[bytes], Any] | None,
         copies_left: int,
     ) -> None:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._persistent = persistent
-        self._storage_in = storage_in
+        self._nested_storage = nested_storage
         self._copies_left = copies_left
         self._steps = 0
         self.result: Any = None
@@ -192,15 +192,15 @@ class _Machine:
 
     def _call(self, _: Any) -> None:
         args, called = self._pop(), self._pop()
-        self._stack.append(self._make(called, args))
+        self._stack.append(self._emulate(called, args))
 
-    def _make(self, called: Any, args: Any) -> Any:
+    def _emulate(self, called: Any, args: Any) -> Any:
         self._count_copies(args)
-        if self._storage_in is not None and isinstance(called, Name) and called.name == "_load_from_bytes":
+        if self._nested_storage is not None and isinstance(called, Name) and called.name == "_load_from_bytes":
             data = args[0] if isinstance(args, tuple) and len(args) == 1 else None
             if isinstance(data, bytes | bytearray):
-                return self._storage_in(bytes(data))
-        return make(called, args)
+                return self._nested_storage(bytes(data))
+        return emulate_call(called, args)
 
     def _count_copies(self, values: Any) -> None:
         """Subtracts the elements that a call may copy from its arguments."""
@@ -211,7 +211,7 @@ class _Machine:
 
     def _call_with_named(self, _: Any) -> None:
         named_args, args, called = self._pop(), self._pop(), self._pop()
-        result = self._make(called, args)
+        result = self._emulate(called, args)
         if isinstance(result, Inert) and isinstance(named_args, dict):
             result.items.update(named_args)
         self._stack.append(result)
@@ -220,16 +220,16 @@ class _Machine:
         args = tuple(self._above_mark())
         self._global(module_and_name)
         called = self._pop()
-        self._stack.append(self._make(called, args))
+        self._stack.append(self._emulate(called, args))
 
     def _object(self, _: Any) -> None:
         called, *args = self._above_mark()
-        self._stack.append(self._make(called, tuple(args)))
+        self._stack.append(self._emulate(called, tuple(args)))
 
     def _build(self, _: Any) -> None:
         state = self._pop()
         self._count_copies(state)
-        self._stack[-1] = build(self._stack[-1], state)
+        self._stack[-1] = set_state(self._stack[-1], state)
 
     def _persistent_id(self, identifier: Any) -> None:
         self._stack.append(Inert(Name("", "persistent")) if self._persistent is None else self._persistent(identifier))
@@ -242,7 +242,7 @@ def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
     """Splits [key, value, key, value, …] into pairs."""
     if len(flat) % 2:
         raise IndexError
-    return ((key_of(key), value) for key, value in zip(flat[::2], flat[1::2], strict=True))
+    return ((safe_key(key), value) for key, value in zip(flat[::2], flat[1::2], strict=True))
 
 
 # operations whose argument is the value itself

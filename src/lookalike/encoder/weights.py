@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lookalike._core.errors import LookalikeError, first_line, listing
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint, unread_refusal
 from lookalike.encoder.contents import TOP
-from lookalike.encoder.fitting import Fit, fits, measure, same_weights
+from lookalike.encoder.fitting import Fit, compare, possible_fits, same_weights
 from lookalike.encoder.parts import join_parts
 
 _N_LISTED = 6  # names in an error message
@@ -43,7 +43,7 @@ def read_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
         LookalikeError: If the file cannot be read, or holds several sets and ``key`` names none of them.
     """
     checkpoint = read_checkpoint(path)
-    sets = _selected(checkpoint, key)
+    sets = _sets_named(checkpoint, key)
     if len(sets) > 1:
         raise LookalikeError(f"{_file_of(checkpoint)} holds {_describe_sets(sets)}; {_CHOOSE}")
     path_within, tensors = next(iter(sets.items()))
@@ -59,7 +59,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str = 
         LookalikeError: If names, shapes or types do not match; the message lists the missing, unexpected or different
             weights.
     """
-    load_fit(model, fits(weights, expected_by(model))[0], source)
+    load_fit(model, possible_fits(weights, expected_by(model))[0], source)
 
 
 def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
@@ -120,20 +120,20 @@ def choose_weights(
             "be paired by order; give the file that torch.save wrote"
         )
     expected = expected_by(model)
-    options, closest = _options(checkpoint, model, expected, by_order=by_order)
+    options, closest = _fitting_sets(checkpoint, model, expected, by_order=by_order)
     network = type(model).__name__
     if not by_order and all(fit.missing for label, fit in options.items() if key in (None, label)):
-        joined = _joined(checkpoint, key, expected, network)
+        joined = _join(checkpoint, key, expected, network)
         if joined is not None:
             return joined
-    choice = _one_of(checkpoint, options, closest, key, network)
-    unread = next((kinds for path, kinds in checkpoint.unread.items() if _within(choice.label, path)), None)
+    choice = _pick(checkpoint, options, closest, key, network)
+    unread = next((kinds for path, kinds in checkpoint.unread.items() if _is_within(choice.label, path)), None)
     if unread and (choice.fit.missing or not choice.fit.n_matching):
         raise unread_refusal(checkpoint.path, unread)
     return choice
 
 
-def _options(
+def _fitting_sets(
     checkpoint: Checkpoint, model: nn.Module, expected: Mapping[str, Tensor], *, by_order: bool
 ) -> tuple[dict[str, Fit], list[tuple[str, Fit]]]:
     """Finds the weights in a file that fit a network.
@@ -146,11 +146,11 @@ def _options(
     options: dict[str, Fit] = {}
     closest: list[tuple[str, Fit]] = []
     for path, tensors in checkpoint.weights.items():
-        ways = _paired(tensors, model, checkpoint) if by_order else fits(tensors, expected)
-        closest += [(path, fit) for fit in ways[:1]]
-        fitting = [fit for fit in ways if fit.is_full or fit.sizes(expected)]
+        candidates = _fit_by_order(tensors, model, checkpoint) if by_order else possible_fits(tensors, expected)
+        closest += [(path, fit) for fit in candidates[:1]]
+        fitting = [fit for fit in candidates if fit.is_full or fit.sizes(expected)]
         if not fitting:
-            fitting = [fit for fit in ways if fit.missing_module(expected)]
+            fitting = [fit for fit in candidates if fit.missing_module(expected)]
         using_all = [fit for fit in fitting if not fit.left_out][:1]
         for fit in using_all or fitting:
             if any(_has_same_tensors(fit, option) for option in options.values()):
@@ -168,7 +168,7 @@ def _has_same_tensors(first: Fit, second: Fit) -> bool:
     )
 
 
-def _joined(checkpoint: Checkpoint, key: str | None, expected: Mapping[str, Tensor], network: str) -> Choice | None:
+def _join(checkpoint: Checkpoint, key: str | None, expected: Mapping[str, Tensor], network: str) -> Choice | None:
     """Joins the parts of a network that are separate sets in the file: all sets, or those below a key."""
     sets = checkpoint.weights
     if key is not None:
@@ -228,7 +228,7 @@ def pair_by_order(weights: Mapping[str, Tensor], model: nn.Module, *, any_shape:
 _CHOOSE = "choose one with --weights-key NAME (weights_key=)"
 
 
-def _one_of(
+def _pick(
     checkpoint: Checkpoint, options: dict[str, Fit], closest: list[tuple[str, Fit]], key: str | None, network: str
 ) -> Choice:
     """Returns the only fit, or the one that the user named; without any, the closest."""
@@ -244,11 +244,11 @@ def _one_of(
     if any(not same_weights(fit.weights, rival.weights) for rival in full.values()):
         sets = {path: rival.weights for path, rival in full.items()}
         raise LookalikeError(f"{_file_of(checkpoint)} holds {_describe_sets(sets)} that fit the {network}; {_CHOOSE}")
-    unused = [path for path in checkpoint.weights if path != TOP and not any(_within(name, path) for name in full)]
+    unused = [path for path in checkpoint.weights if path != TOP and not any(_is_within(name, path) for name in full)]
     return Choice(label, fit, (*unused, *fit.left_out))
 
 
-def _within(label: str, path: str) -> bool:
+def _is_within(label: str, path: str) -> bool:
     return label == path or label.startswith(path + ".")
 
 
@@ -266,11 +266,11 @@ def _requested(
         raise LookalikeError(
             f"{key!r} of {_file_of(checkpoint)} holds {_describe_sets(below)} that fit the {network}; {_CHOOSE}"
         )
-    path = next(iter(_selected(checkpoint, key, {label: fit.weights for label, fit in options.items()})))
+    path = next(iter(_sets_named(checkpoint, key, {label: fit.weights for label, fit in options.items()})))
     return next(Choice(label, fit) for label, fit in closest if label == path)
 
 
-def _selected(
+def _sets_named(
     checkpoint: Checkpoint, key: str | None, further: Mapping[str, Mapping[str, Tensor]] | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """Returns the set of weights with this path or last name; all sets without a key."""
@@ -285,9 +285,9 @@ def _selected(
     return {path: sets[path]}
 
 
-def _paired(tensors: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpoint) -> list[Fit]:
+def _fit_by_order(tensors: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpoint) -> list[Fit]:
     try:
-        return [measure(pair_by_order(tensors, model, any_shape=True), expected_by(model))]
+        return [compare(pair_by_order(tensors, model, any_shape=True), expected_by(model))]
     except LookalikeError:
         if len(checkpoint.weights) == 1:
             raise

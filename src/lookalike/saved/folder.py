@@ -76,7 +76,7 @@ def write_saved(
     Raises:
         LookalikeError: If the folder may not be replaced, or the record could not be read again.
     """
-    content = _plain_record(record)
+    content = _record_as_json(record)
     with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as new_folder:
         # safetensors refuses tensors that share memory
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -96,11 +96,11 @@ def write_saved(
         text = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         (new_folder / CONFIG).write_bytes(text)
         shutil.copymode(new_folder / CONFIG, new_folder / TENSORS)  # safetensors makes it readable by its owner only
-        _flush(new_folder / TENSORS)
-        _flush(new_folder / CONFIG)
+        _flush_to_disk(new_folder / TENSORS)
+        _flush_to_disk(new_folder / CONFIG)
 
 
-def _plain_record(record: Record) -> dict[str, Any]:
+def _record_as_json(record: Record) -> dict[str, Any]:
     """Returns a record as JSON values, after checking that it can be read again.
 
     Raises:
@@ -213,14 +213,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if altered:
         raise LookalikeError(f"{CONFIG!r} of the saved model in {str(folder)!r} was altered: its fingerprint differs")
     if format_number == 1:
-        config = _from_format_1(config)
+        config = _upgrade_format_1(config)
     kind = config.get("kind")
     if not isinstance(kind, str) or kind not in _NOUNS:
         raise LookalikeError(f"{source} has the unknown kind {shown(kind)}; there are: {', '.join(_NOUNS)}")
     return dict(config)
 
 
-def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
+def _upgrade_format_1(config: dict[str, Any]) -> dict[str, Any]:
     """Converts ``config.json`` of format 1 to format 2."""
     encoder, files = config.get("encoder"), config["files"]
     if isinstance(encoder, dict) and "class" in encoder:
@@ -268,7 +268,7 @@ def _check_file(folder: Path, name: str, file: _File, noun: str) -> None:
         raise LookalikeError(f"{shown(name)} of {saved} cannot be read: {error.strerror}") from error
 
 
-def _flush(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     """Forces a file to the disk, so that a power failure after the folder was replaced does not lose it."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
