@@ -99,24 +99,34 @@ def fit(
             default_root_dir=folder,
         )
         checkpoint = None if folder is None or not (folder / CHECKPOINT).exists() else folder / CHECKPOINT
-        try:
-            model.to(memory_format=torch.channels_last)
-            with Accelerated():
-                with_children(trainer, lambda: trainer.fit(module, ckpt_path=checkpoint))
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if not saver.interrupted:
-                raise
-            raise KeyboardInterrupt from None
-        except (RuntimeError, KeyError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-            if checkpoint is None or module.resumed:
-                raise
-            raise LookalikeError(
-                f"{str(checkpoint)!r} cannot be read ({error}); remove its folder to start anew"
-            ) from error
+        _run(trainer, module, saver, checkpoint)
         if not trainer.is_global_zero:  # with several devices, only the first process goes on; the others are done
             raise SystemExit(0)
     model.to(memory_format=torch.contiguous_format)
     return module.rows
+
+
+def _run(trainer: pl.Trainer, module: "_Module", saver: "_EpochSaver", checkpoint: Path | None) -> None:
+    """Runs Lightning's training loop, from a checkpoint if there is one.
+
+    Raises:
+        KeyboardInterrupt: If the training was interrupted.
+        LookalikeError: If the checkpoint cannot be read.
+    """
+    try:
+        module.model.to(memory_format=torch.channels_last)
+        with Accelerated():
+            with_children(trainer, lambda: trainer.fit(module, ckpt_path=checkpoint))
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if not saver.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+    except (RuntimeError, KeyError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        if checkpoint is None or module.resumed:
+            raise
+        raise LookalikeError(
+            f"{str(checkpoint)!r} cannot be read ({error}); remove its folder to start anew"
+        ) from error
 
 
 def _trainer(**options: Any) -> pl.Trainer:

@@ -128,13 +128,13 @@ def _reproduces(module: nn.Module, call: VectorCall) -> bool:
 
 @torch.no_grad()
 def _is_affine(module: nn.Module, vectors: Tensor) -> bool:
-    # f is affine if it is linear along every line from a to b: 16 random lines, each checked at one point in between
+    # An affine map interpolates linearly along every line. This checks 16 random lines from a to b, each at one point.
     a = vectors[:1].repeat(_N_TRIALS, 1)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(a.shape, generator=generator).to(a)
     size = float(vectors.float().square().mean().sqrt()) or 1.0
     b = a + _STEP * size * noise
-    try:
+    try:  # 0.375 has no rounding in binary
         at_a, at_b, between = module(a), module(b), module(a + 0.375 * (b - a))
     except _CALL_ERRORS:
         return False

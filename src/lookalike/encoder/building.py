@@ -117,7 +117,7 @@ def downloading(network: str) -> Iterator[None]:
         if "ignore_mismatched_sizes" in str(error):
             raise LookalikeError(
                 f"the weights of {network} have other shapes than its config.json says (its number of classes, say); "
-                "mend the configuration, or give the file itself with --weights (weights=)"
+                "correct the configuration, or give the file itself with --weights (weights=)"
             ) from error
         if "weights_only" in str(error):
             raise LookalikeError(

@@ -54,7 +54,8 @@ def weights_in(content: Any) -> dict[str, dict[str, AnyTensor]]:
             waiting += [(f"{path}.{key}" if path else str(key), leaf, depth + 1) for key, leaf in containers.items()]
     if sets:
         return {path: tensors for path, tensors in sets.items() if tensors}
-    top = unlikely.get(TOP) or max(unlikely.values(), key=len, default=None)  # weights under plain names
+    # no names look like a network's: the tensors at the top are the best guess, or the largest group
+    top = unlikely.get(TOP) or max(unlikely.values(), key=len, default=None)
     return {path: tensors for path, tensors in unlikely.items() if tensors is top}
 
 

@@ -331,7 +331,7 @@ class Encoder(nn.Module):
         return scores
 
     def _trial_of_features(self, features: Tensor) -> Tensor:
-        """Returns the class scores of a head of several layers for features near and far from the sample's."""
+        """Returns the class scores of a head of several layers for features at growing distances from the sample's."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(features.shape, generator=generator).to(features)
         scale = float(features.std().nan_to_num()) or 1.0

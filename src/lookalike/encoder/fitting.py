@@ -56,6 +56,7 @@ class Fit:
         if self.missing or self.unexpected:
             return {}
         pairs = [(tuple(expected[name].shape), tuple(self.weights[name].shape)) for name in self.reshaped]
+        # a head with another number of classes differs in its rows, a first convolution in its axis 1
         heads = {(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[1:] == new[1:]}
         inputs = [
             (old, new) for old, new in pairs if len(old) == len(new) == 4 and old[0] == new[0] and old[2:] == new[2:]
@@ -79,7 +80,10 @@ class Fit:
 def possible_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Fit]:
     """Returns the ways in which weights fit a network, the best first.
 
-    Names are matched after removing or adding a prefix, and without the names that wrappers insert.
+    Names are matched after removing or adding a prefix, and without the names that wrappers insert:
+
+        file       module.net.conv1.weight    module.net.fc.weight    loss.weight
+        network               conv1.weight               fc.weight               prefix "module.net.", 1 left out
 
     Args:
         weights: Tensors by the file's names.
@@ -135,7 +139,7 @@ def _compare_below(prefix: str, weights: Mapping[str, Tensor], expected: Mapping
 
 
 def _prefixes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Returns the up to eight prefixes whose removal makes the most names the network's."""
+    """Returns up to eight prefixes; removing the first ones turns the most names into names of the network."""
     votes = Counter(name.removesuffix(end) for name in weights for end in _suffixes(name) if end in expected)
     return [prefix for prefix, _ in votes.most_common(8)]
 

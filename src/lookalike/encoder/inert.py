@@ -55,7 +55,7 @@ class StorageName:
 
     Attributes:
         key: The name of the block.
-        dtype: The type of its numbers; None for types that are no plain numbers, such as quantised ones.
+        dtype: The type of its numbers; None for types that are not plain numbers, such as quantised ones.
         start: First byte of a view of the block.
         n_bytes: Declared size in bytes.
         item_size: Bytes per number.

@@ -103,8 +103,8 @@ class Outputs:
         p_others = p.scatter(1, target[:, None], 0.0)
         not_target = p_others.sum(1, keepdim=True)  # 1 − p_target, without the rounding of the subtraction
         if self.kind == "probabilities":
-            # The softmax before these scores has no gradient for a constant. Subtracting p_target from the one-hot
-            # vector therefore changes nothing, and avoids that rounding cancels the gradient where p_target is near 1.
+            # The backward pass of the softmax ignores a constant in this gradient. Subtracting p_target from the
+            # one-hot vector thus changes nothing, except that the gradient stays accurate where p_target rounds to one.
             return (one_hot.new_zeros(one_hot.shape) - p_target).scatter(1, target[:, None], not_target)
         return (-p_target * p_others).scatter(1, target[:, None], p_target * not_target)
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from lookalike.encoder.inert import DamagedFileError, Name, StorageName, StoredTensor, storage_type
 from lookalike.encoder.unpickling import Stream, unpickle
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first value in files of torch.save before 1.6
 _LOCAL_HEADER = 30  # bytes of a zip entry's header before its name
 _MAX_INFLATION = 20  # unpacked size over the size of the file: trained weights hardly compress
 _MAX_EXPANDED = 256 << 20  # bytes of all tensors that repeat a smaller storage, as masks do
-_MAX_NUMBERS = 2**48
+_MAX_NUMBERS = 2**48  # in a storage: more than any memory holds
 _ALIGNMENT = 16  # bytes of the largest number; blocks in legacy files are not aligned
-_QUANTISED = {"QInt32Storage": 4}
+_QUANTISED = {"QInt32Storage": 4}  # bytes per number of quantised storages; 1 for all others
 
 StorageReader = Callable[[StorageName], Tensor]
 
@@ -93,7 +93,7 @@ def open_zip(path: Path) -> TorchFile:
         mapped = _map_file(path)
         entry = entries[prefix + "data.pkl"]
         pickled = bytes(_read_entry(path, mapped, entry, verified=False))
-        verified = zlib.crc32(pickled) == entry.CRC  # torch can be told to save without checksums
+        verified = zlib.crc32(pickled) == entry.CRC  # torch has an option to save without checksums
         order = entries.get(prefix + "byteorder")
         swapped = order is not None and bytes(_read_entry(path, mapped, order, verified)) != sys.byteorder.encode()
     except StopIteration:
@@ -133,9 +133,10 @@ def _open_stream(data: memoryview, nested_storage: Callable[[bytes], StorageName
     """Opens a pickle in memory and, in a legacy file of ``torch.save``, the blocks of numbers after it."""
     stream = Stream(data)
     storages = _StorageReferences()
-    first = unpickle(stream, storages, nested_storage)
-    if type(first) is not int or first != LEGACY_MAGIC:
-        return TorchFile(first, _bytes_in_pickle)
+    first_value = unpickle(stream, storages, nested_storage)
+    if type(first_value) is not int or first_value != LEGACY_MAGIC:
+        return TorchFile(first_value, _bytes_in_pickle)
+    # a legacy file is a row of pickles (magic, protocol, machine, content, keys), then the blocks of the keys
     unpickle(stream)  # the protocol
     unpickle(stream)  # a description of the machine that wrote it
     content = unpickle(stream, storages, nested_storage)

@@ -15,7 +15,7 @@ from lookalike._core.records import one_line
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, depth, colour
 _CHANNELS = {0: 1, 2: 3}  # grey and RGB, by PNG's colour type
-_MAX_SIDE = 8192
+_MAX_SIDE = 8192  # pixels
 # All decoded pictures may take 512 MiB, or 200 times their files: photographs are never compressed more densely.
 _MAX_BYTES = 2**29
 _MAX_COMPRESSION = 200
