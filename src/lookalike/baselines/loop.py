@@ -85,11 +85,11 @@ def fit(
     """
     saver = _EpochSaver(folder)
     module = _Module(baseline, model, data, seed, num_workers, on_epoch)
-    total = n_epochs(module.plan) * len(module.train_dataloader())
+    total = n_epochs(module.phases) * len(module.train_dataloader())
     on_several_devices = devices not in (1, "1")
     with _restoring_global_state(), progress_bar(f"Training {baseline.title}", total, progress) as module.advance:
         trainer = _trainer(
-            max_epochs=n_epochs(module.plan),
+            max_epochs=n_epochs(module.phases),
             accelerator=accelerator,
             devices=devices,
             strategy="ddp_find_unused_parameters_true" if on_several_devices else "auto",
@@ -195,7 +195,7 @@ class _Module(pl.LightningModule):
         self.model = model
         self.baseline = baseline
         self.options = baseline.options
-        self.plan = baseline.phases()
+        self.phases = baseline.phases()
         self.data = data
         self.seed = seed
         self.num_workers = num_workers
@@ -244,7 +244,7 @@ class _Module(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._stopwatch = _Stopwatch()
         self._sums = {}
-        phase = phase_at(self.plan, self.current_epoch)
+        phase = phase_at(self.phases, self.current_epoch)
         for name, module in self.baseline.parts(self.model).items():
             module.train(name not in phase.still)
             module.requires_grad_(name in phase.trains)
@@ -257,7 +257,7 @@ class _Module(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, y = batch
         images = images.contiguous(memory_format=torch.channels_last)
-        weights = phase_at(self.plan, self.current_epoch).losses
+        weights = phase_at(self.phases, self.current_epoch).losses
         try:
             step = self.baseline.step(self.model, images, y)
         except ValueError as error:
@@ -275,7 +275,7 @@ class _Module(pl.LightningModule):
                 f"the loss is not finite in epoch {self.current_epoch + 1} ({values}): try a smaller learning rate"
             )
         self._add("rows", len(y))
-        self._add("correct", (step.scores.argmax(1) == y).sum())
+        self._add("n_correct", (step.scores.argmax(1) == y).sum())
         for name, value in {"loss": loss, **terms}.items():
             self._add(name, value.detach() * len(y))
         return loss
@@ -291,14 +291,14 @@ class _Module(pl.LightningModule):
         images, y = batch
         images = images.contiguous(memory_format=torch.channels_last)
         self._add("test_rows", len(y))
-        self._add("test_correct", (self.model(images).argmax(1) == y).sum())
+        self._add("n_test_correct", (self.model(images).argmax(1) == y).sum())
 
     def on_validation_end(self) -> None:
         self._stopwatch.resume()
 
     def on_train_epoch_end(self) -> None:
-        phase = phase_at(self.plan, self.current_epoch)
-        if phase.push and is_last(self.plan, self.current_epoch):
+        phase = phase_at(self.phases, self.current_epoch)
+        if phase.push and is_last(self.phases, self.current_epoch):
             self._push()
         sums = {name: self._sum_over_devices(self._sums[name]) for name in sorted(self._sums)}
         row: Row = {
@@ -307,8 +307,8 @@ class _Module(pl.LightningModule):
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             "loss": sums["loss"] / sums["rows"],
             **{name: sums[name] / sums["rows"] for name in phase.losses},
-            "train_accuracy": sums["correct"] / sums["rows"],
-            "test_accuracy": sums["test_correct"] / sums["test_rows"] if "test_rows" in sums else None,
+            "train_accuracy": sums["n_correct"] / sums["rows"],
+            "test_accuracy": sums["n_test_correct"] / sums["test_rows"] if "test_rows" in sums else None,
             "seconds": round(self._stopwatch.seconds(), 3),
         }
         self.rows.append(row)

@@ -175,7 +175,7 @@ def _nested_storage(data: bytes) -> StorageName:
     """Reads a storage that is saved inside a pickle as the bytes of another file."""
     inner = _open_stream(memoryview(bytearray(data)), None)
     if not isinstance(inner.content, StorageName):
-        raise DamagedFileError("its pickle refers to a storage that is none")
+        raise DamagedFileError("its pickle refers to something that is no storage")
     block = inner.block(inner.content)
     return replace(inner.content, start=0, data=bytes(block.numpy().data) if len(block) else b"")
 
@@ -192,7 +192,7 @@ class _StorageReferences:
 
     def __call__(self, identifier: Any) -> Any:
         if not isinstance(identifier, tuple) or len(identifier) < 2:
-            raise DamagedFileError("its pickle refers to a storage that is none")
+            raise DamagedFileError("its pickle refers to something that is no storage")
         if identifier[0] == "module":  # a class and its source text, in files of whole networks before 1.6
             return identifier[1]
         kind, storage_class, key, _location, n, *view_metadata = identifier
@@ -203,7 +203,7 @@ class _StorageReferences:
         if view_metadata and view_metadata[0] is not None:
             _view_key, start, n = view_metadata[0]
         if kind != "storage" or not isinstance(key, str | int) or not _is_count(n) or not _is_count(start):
-            raise DamagedFileError("its pickle refers to a storage that is none")
+            raise DamagedFileError("its pickle refers to something that is no storage")
         self.item_sizes[str(key)] = item_size
         return StorageName(str(key), dtype, start * item_size, n * item_size, item_size)
 

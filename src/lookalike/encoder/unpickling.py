@@ -16,7 +16,7 @@ from lookalike.encoder.inert import DamagedFileError, Inert, Name, emulate_call,
 
 _MAX_OPERATIONS = 5_000_000  # some ten seconds and half a gigabyte; a checkpoint of 1,000 tensors has 50,000
 _LINE_LENGTH = 200  # bytes in which the end of a line is looked for first
-# a pickle can demand copies of one value without end: elements that calls may copy, at least and per byte of the file
+# A pickle can demand copies of one value without end. Its calls may copy so many elements, plus 8 per byte of the file.
 _MIN_COPIES = 1 << 20
 _COPIES_PER_BYTE = 8
 
