@@ -109,6 +109,10 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return _direct(a, b).square()
     offset = b.detach().mean(0)
     a, b = a - offset, b - offset
+    if _is_traced():  # the only way that a graph has, so it must serve for short distances, too
+        wide, wide_b = a.double(), b.double()
+        squares = wide.square().sum(1, keepdim=True) + wide_b.square().sum(1) - 2 * wide @ wide_b.T
+        return squares.clamp_min(0).to(a.dtype)
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
     return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
 
@@ -132,7 +136,12 @@ def _same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _few(a: Tensor, b: Tensor) -> bool:
-    return len(a) * b.numel() <= _DIRECT_CELLS
+    return not _is_traced() and len(a) * b.numel() <= _DIRECT_CELLS
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being made, which must not depend on the size of this batch."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _direct(a: Tensor, b: Tensor) -> Tensor:
