@@ -149,7 +149,7 @@ def test_a_table_makes_a_data_set(tmp_path):
     bundle = load_folder(root, SMALL, labels=table)
     assert (np.bincount(bundle.train.labels).tolist(), np.bincount(bundle.test.labels).tolist()) == ([4, 4], [1, 1])
     assert load_data(root, SMALL, labels=str(table)).fingerprint() == bundle.fingerprint()
-    with pytest.raises(LookalikeError, match="'digits' is a dataset, which knows its labels"):
+    with pytest.raises(LookalikeError, match="'digits' is a dataset with its own labels"):
         load_data("digits", labels=table)
 
 

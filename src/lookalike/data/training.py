@@ -53,9 +53,7 @@ def load_training_data(
     checks.seed("seed", seed)
     if is_dataset(source):
         if labels is not None:
-            raise LookalikeError(
-                f"{source!r} is a dataset, which knows its labels; leave {str(labels)!r} out (--labels)"
-            )
+            raise LookalikeError(f"{source!r} is a dataset with its own labels; leave {str(labels)!r} out (--labels)")
         bundle = DATASETS[str(source)].load(None)
         own = bundle.preprocessing
         repeat = 3 // own.channels
