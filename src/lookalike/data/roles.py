@@ -111,7 +111,7 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
 
 
 def _with_given_parts(bundle: DataBundle, record: TrainingRecord, train: ImageFiles, test: ImageFiles) -> DataBundle:
-    """Keeps the folder's parts, but removes training images from the test part, and unknown ones from the training part."""
+    """Keeps the folder's parts, but removes training images from the test part and unknown ones from the other."""
     is_leaked = record.contains(test)
     if is_leaked.any():
         warn_of(
