@@ -306,7 +306,7 @@ def test_fewer_rows_at_once_where_memory_is_short(net, blobs):
 
     encoder = Encoder(net, blobs[0][:2])
     handle = net[0].register_forward_pre_hook(narrow)
-    with pytest.warns(LookalikeWarning, match="the memory does not suffice for 40 rows at once; going on with 20"):
+    with pytest.warns(LookalikeWarning, match="not enough memory for 40 rows at once; going on with 20"):
         store = embed(encoder, blobs, batch_size=40)
     handle.remove()
     np.testing.assert_allclose(store.embeddings, expected.embeddings, atol=1e-5)
