@@ -95,13 +95,27 @@ def embed(
     )
     if folder is None:
         return _run_pass(encoder, batches, MemorySink(), key, progress)
-    lock = lock_beside(Path(folder))
+    return _embed_to_folder(encoder, batches, Path(folder), key, progress, resume=resume, overwrite=overwrite)
+
+
+def _embed_to_folder(
+    encoder: Encoder,
+    batches: Batches,
+    folder: Path,
+    key: dict[str, Any],
+    progress: bool | Advance | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> EmbeddingStore:
+    """Returns the finished embeddings in a folder if ``resume`` finds any, else runs or resumes the pass."""
+    lock = lock_beside(folder)
     if resume and not overwrite:
         with alone(lock):
-            roll_back(Path(folder))
-            is_finished = (Path(folder) / META).is_file()
+            roll_back(folder)
+            is_finished = (folder / META).is_file()
             if is_finished:
-                remove_journal(Path(folder))
+                remove_journal(folder)
         store = _open_finished(folder, key, batches) if is_finished else None
         if store is not None:
             return store
@@ -194,13 +208,12 @@ def _run_pass(
     return store
 
 
-def _open_finished(folder: str | Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
+def _open_finished(folder: Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
     """Opens the finished embeddings of an earlier call; warns and returns None if they are damaged.
 
     Raises:
         LookalikeError: If they were made with another key, or their key is not recorded.
     """
-    folder = Path(folder)
     try:
         info = read_record(folder / META)["info"]
         stored_key = {name: info.get(name) for name in key} | {"precision": info.get("asked_precision")}
