@@ -31,7 +31,7 @@ from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.images import one_line
-from lookalike.data.ready import peek, unbatched
+from lookalike.data.prebatched import peek, unbatched
 from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
 
 _DEFAULT_BATCH = 256

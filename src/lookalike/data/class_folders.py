@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import name_key
-from lookalike.data.layout import Layout, check_distinct, check_known, part_of_paths
-from lookalike.data.parts import PartName, are_groups, parts_of, says_no_class
+from lookalike.data.layout import Layout, check_distinct_names, check_known_classes, part_of_paths
+from lookalike.data.parts import PartName, are_groups, is_no_class_name, parts_of
 from lookalike.data.refusals import (
-    named,
+    names_of,
     quoted,
     refuse_flat_parts,
     refuse_mixed_parts,
@@ -41,14 +41,14 @@ def layout_of_folders(top: Tree, *, to_test: bool = False) -> Layout:
     """
     node, notes = top, list[str]()
     while True:  # one level down per turn, through folders that merely contain a single folder
-        folders = node.with_images
+        folders = node.image_folders
         _check_names(node)
         lone_test_part = _lone_test_part(node) if to_test else None
         if lone_test_part is not None:
-            _count_passed_over(node)
-            for folder in node.with_images:
+            _count_other_content(node)
+            for folder in node.image_folders:
                 if folder is not lone_test_part:
-                    folder.add("extra_part", number=sum(1 for _ in folder.walk()))
+                    folder.count_passed_over("extra_part", number=sum(1 for _ in folder.walk()))
             node = lone_test_part
             notes = [f"read from {quoted(node.path)}, a test part without a training part"]
             continue
@@ -57,35 +57,35 @@ def layout_of_folders(top: Tree, *, to_test: bool = False) -> Layout:
             return _layout_of_parts(node, folders_by_part, notes)
         if len(folders) > 1 and _have_parts(folders):
             return _layout_of_parts_in_classes(node, folders, notes)
-        if len(folders) != 1 or not folders[0].with_images or (folders[0].images and not _has_both_parts(folders[0])):
+        if len(folders) != 1 or not folders[0].image_folders or (folders[0].images and not _has_both_parts(folders[0])):
             break
-        _count_passed_over(node)
+        _count_other_content(node)
         node = folders[0]
         notes = [f"read from {quoted(node.path)}, the only folder with images"]
     if not folders:
         refuse_without_classes(node)
     notes += _check_groups(folders)
-    _count_passed_over(node)
+    _count_other_content(node)
     images = part_of_paths(node.path, [folder.walk(count_repeated=True) for folder in folders])
     return Layout("classes", [folder.name for folder in folders], images, None, tuple(notes), top.passed_over)
 
 
 def _has_both_parts(node: Tree) -> bool:
     """Says whether a folder contains a training part and a test or validation part."""
-    roles = set(parts_of([folder.name for folder in node.with_images]).values())
+    roles = set(parts_of([folder.name for folder in node.image_folders]).values())
     return "train" in roles and len(roles) > 1
 
 
 def _lone_test_part(node: Tree) -> Tree | None:
     """Returns the test part to read (``test``, else ``val``) if ``node`` contains test parts only; else None."""
-    roles = parts_of([folder.name for folder in node.with_images])
+    roles = parts_of([folder.name for folder in node.image_folders])
     by_part: dict[PartName, list[Tree]] = {"train": [], "test": [], "val": []}
-    for folder in node.with_images:
+    for folder in node.image_folders:
         if folder.name not in roles:
             return None
         by_part[roles[folder.name]].append(folder)
     tests = by_part["test"] or by_part["val"]
-    return tests[0] if not by_part["train"] and len(tests) == 1 and tests[0].with_images else None
+    return tests[0] if not by_part["train"] and len(tests) == 1 and tests[0].image_folders else None
 
 
 def _folders_by_part(node: Tree) -> dict[PartName, list[Tree]] | None:
@@ -94,16 +94,16 @@ def _folders_by_part(node: Tree) -> dict[PartName, list[Tree]] | None:
     Raises:
         LookalikeError: If a folder may be a part or a class, or there is no training part.
     """
-    roles = parts_of([folder.name for folder in node.with_images])
-    part_folders = [folder for folder in node.with_images if folder.name in roles]
-    neighbours = [folder for folder in node.with_images if folder.name not in roles]
+    roles = parts_of([folder.name for folder in node.image_folders])
+    part_folders = [folder for folder in node.image_folders if folder.name in roles]
+    neighbours = [folder for folder in node.image_folders if folder.name not in roles]
     if not part_folders:
         return None
     by_part: dict[PartName, list[Tree]] = {"train": [], "test": [], "val": []}
     for folder in part_folders:
         by_part[roles[folder.name]].append(folder)
     train, tests = by_part["train"], by_part["test"] + by_part["val"]
-    if not any(folder.with_images for folder in part_folders):
+    if not any(folder.image_folders for folder in part_folders):
         if neighbours and not (train and tests):
             return None  # a class may be called 'train', or 'test' beside 'control'
         refuse_mixed_parts(node, part_folders)
@@ -114,7 +114,7 @@ def _folders_by_part(node: Tree) -> dict[PartName, list[Tree]] | None:
         refuse_test_alone(node, tests)
     refuse_mixed_parts(node, part_folders)
     refuse_several_parts(node, by_part)
-    if not train[0].with_images:
+    if not train[0].image_folders:
         refuse_flat_parts(node, train)
     return by_part
 
@@ -123,7 +123,7 @@ def _layout_of_parts(node: Tree, by_part: dict[PartName, list[Tree]], notes: lis
     """Reads ``train/CLASS/…`` and ``test/CLASS/…``; ``val`` is the test part where there is no usable ``test``."""
     train_folder = by_part["train"][0]
     train = _class_level(train_folder, None)
-    classes = train.with_images
+    classes = train.image_folders
     _check_names(train)
     notes += _check_groups(classes)
     names = [folder.name for folder in classes]
@@ -137,22 +137,22 @@ def _layout_of_parts(node: Tree, by_part: dict[PartName, list[Tree]], notes: lis
         notes.append(
             f"{quoted(by_part['test'][0].path)} has no classes: {quoted(test_folder.path)} is tested on in its place"
         )
-    for folder in node.with_images:
+    for folder in node.image_folders:
         if folder not in (train_folder, test_folder):
             is_part = any(folder in folders for folders in by_part.values())
             kind = "other_folder" if not is_part else "extra_part" if _has_classes(folder, class_keys) else "unlabelled"
-            folder.add(kind, number=1 if kind == "other_folder" else sum(1 for _ in folder.walk()))
-    _count_passed_over(node)
-    _count_passed_over(train)
+            folder.count_passed_over(kind, number=1 if kind == "other_folder" else sum(1 for _ in folder.walk()))
+    _count_other_content(node)
+    _count_other_content(train)
     train_part = part_of_paths(train.path, [folder.walk(count_repeated=True) for folder in classes])
     if test_folder is None:
         test_part = part_of_paths(train.path, [])
     else:
         test = _class_level(test_folder, set(class_keys))
-        _count_passed_over(test)
+        _count_other_content(test)
         _check_names(test)
-        check_known(test.path, [folder.name for folder in test.with_images], names)
-        walks = {name_key(folder.name): folder.walk(count_repeated=True) for folder in test.with_images}
+        check_known_classes(test.path, [folder.name for folder in test.image_folders], names)
+        walks = {name_key(folder.name): folder.walk(count_repeated=True) for folder in test.image_folders}
         test_part = part_of_paths(test.path, [walks.get(key, ()) for key in class_keys])
     return Layout("parts", names, train_part, test_part, tuple(notes), node.passed_over)
 
@@ -165,12 +165,12 @@ def _class_level(folder: Tree, class_keys: set[str] | None) -> Tree:
         class_keys: Name keys of the training classes; None while they are not known.
     """
     while True:
-        subfolders = folder.with_images
+        subfolders = folder.image_folders
         if class_keys is not None and class_keys & {name_key(subfolder.name) for subfolder in subfolders}:
             return folder
-        if len(subfolders) != 1 or folder.images or subfolders[0].images or not subfolders[0].with_images:
+        if len(subfolders) != 1 or folder.images or subfolders[0].images or not subfolders[0].image_folders:
             return folder
-        _count_passed_over(folder)
+        _count_other_content(folder)
         folder = subfolders[0]
 
 
@@ -180,11 +180,11 @@ def _has_classes(folder: Tree, class_keys: Sequence[str]) -> bool:
     A single folder that is called 'images', or like the part itself, is no class folder: test sets without labels come
     as ``test/images/…`` or ``test/test/…``.
     """
-    subfolders = folder.with_images
+    subfolders = folder.image_folders
     while len(subfolders) == 1 and name_key(subfolders[0].name) not in class_keys:
-        if not subfolders[0].with_images:
-            return not (says_no_class(subfolders[0].name) or name_key(subfolders[0].name) == name_key(folder.name))
-        subfolders = subfolders[0].with_images
+        if not subfolders[0].image_folders:
+            return not (is_no_class_name(subfolders[0].name) or name_key(subfolders[0].name) == name_key(folder.name))
+        subfolders = subfolders[0].image_folders
     return bool(subfolders)
 
 
@@ -201,11 +201,11 @@ def _have_parts(classes: list[Tree]) -> bool:
             f"the class {divided.name!r} has training and test parts in {divided.path!r}, and the class "
             f"{undivided.name!r} has none in {undivided.path!r}: give each class both, or none"
         )
-    parts_of_classes = [part_folder for folder in classes for part_folder in folder.with_images]
-    if all(has_parts) and all(folder.with_images and not folder.images for folder in parts_of_classes):
+    parts_of_classes = [part_folder for folder in classes for part_folder in folder.image_folders]
+    if all(has_parts) and all(folder.image_folders and not folder.images for folder in parts_of_classes):
         raise LookalikeError(
-            f"the folders {named(classes)} have training and test parts with folders in them, each like a data set of "
-            f"its own: give one of them, e.g. {quoted(classes[0].path)}"
+            f"the folders {names_of(classes)} have training and test parts with folders in them, each like a data "
+            f"set of its own: give one of them, e.g. {quoted(classes[0].path)}"
         )
     return all(has_parts)
 
@@ -219,32 +219,34 @@ def _check_groups(classes: list[Tree]) -> list[str]:
     Raises:
         LookalikeError: If they are groups of images.
     """
-    if len(classes) == 1 and len(classes[0].with_images) > 1:
+    if len(classes) == 1 and len(classes[0].image_folders) > 1:
         return [
-            f"the class {named(classes)} has the folders {named(classes[0].with_images)}: if those are the classes, "
-            f"give {quoted(classes[0].path)}"
+            f"the class {names_of(classes)} has the folders {names_of(classes[0].image_folders)}: if those are the "
+            f"classes, give {quoted(classes[0].path)}"
         ]
-    subfolder_names = [{subfolder.name for subfolder in folder.with_images} for folder in classes if not folder.images]
+    subfolder_names = [
+        {subfolder.name for subfolder in folder.image_folders} for folder in classes if not folder.images
+    ]
     shared = sorted(set.intersection(*subfolder_names)) if len(subfolder_names) == len(classes) > 1 else []
     if are_groups([folder.name for folder in classes], nested=len(shared) > 1):
         raise LookalikeError(
-            f"the folders {named(classes)} look like groups of images, not like classes: give the one that contains "
+            f"the folders {names_of(classes)} look like groups of images, not like classes: give the one that contains "
             f"the classes' folders, e.g. {quoted(classes[0].path)}"
         )
     if len(shared) < 2:
         return []
     return [
-        f"the classes are {named(classes)}, and each has the folders {', '.join(map(quoted, shared[:3]))}: if those "
+        f"the classes are {names_of(classes)}, and each has the folders {', '.join(map(quoted, shared[:3]))}: if those "
         f"are the classes, give one of the folders above them, e.g. {quoted(classes[0].path)}"
     ]
 
 
 def _layout_of_parts_in_classes(node: Tree, classes: list[Tree], notes: list[str]) -> Layout:
     """Reads ``CLASS/train/…`` and ``CLASS/test/…``."""
-    _count_passed_over(node)
+    _count_other_content(node)
     walks: dict[str, list[Iterable[str]]] = {"train": [], "test": []}
     for class_folder in classes:
-        subfolders = class_folder.with_images
+        subfolders = class_folder.image_folders
         roles = parts_of([folder.name for folder in subfolders])
         by_part = {role: [folder for folder in subfolders if roles.get(folder.name) == role] for role in roles.values()}
         refuse_several_parts(class_folder, by_part)
@@ -252,8 +254,10 @@ def _layout_of_parts_in_classes(node: Tree, classes: list[Tree], notes: list[str
         for folder in subfolders:
             role = roles.get(folder.name)
             if role not in ("train", test_name):
-                folder.add("loose_image" if role is None else "extra_part", number=sum(1 for _ in folder.walk()))
-        _count_passed_over(class_folder)
+                folder.count_passed_over(
+                    "loose_image" if role is None else "extra_part", number=sum(1 for _ in folder.walk())
+                )
+        _count_other_content(class_folder)
         walks["train"].append(by_part["train"][0].walk(count_repeated=True))
         walks["test"].append(by_part[test_name][0].walk(count_repeated=True))
     names = [folder.name for folder in classes]
@@ -261,13 +265,13 @@ def _layout_of_parts_in_classes(node: Tree, classes: list[Tree], notes: list[str
     return Layout("classes with parts", names, train, test, tuple(notes), node.passed_over)
 
 
-def _count_passed_over(node: Tree) -> None:
+def _count_other_content(node: Tree) -> None:
     """Counts as passed over what ``node`` contains directly besides folders with images."""
     for folder in node.folders:
         if not folder.has_images:
-            folder.add("empty_folder")
+            folder.count_passed_over("empty_folder")
     if node.images:
-        node.add("loose_image", node.images[0], len(node.images))
+        node.count_passed_over("loose_image", node.images[0], len(node.images))
 
 
 def _check_names(node: Tree) -> None:
@@ -277,4 +281,4 @@ def _check_names(node: Tree) -> None:
         raise LookalikeError(
             f"the folder {unreadable.path!r} cannot be read: {unreadable.error}; check its permissions"
         )
-    check_distinct([folder.name for folder in node.with_images], node.path)
+    check_distinct_names([folder.name for folder in node.image_folders], node.path)

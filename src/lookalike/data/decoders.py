@@ -61,7 +61,7 @@ def _has_library(name: str) -> bool:
     return name not in _OPTIONAL_LIBRARIES or bool(features.check(_OPTIONAL_LIBRARIES[name]))
 
 
-def name_stranger(head: bytes) -> str:
+def describe_unreadable_file(head: bytes) -> str:
     """Says what kind of file an unreadable "image" is, for the error message.
 
     Args:

@@ -8,7 +8,7 @@ import math
 
 from PIL import Image
 
-from lookalike.data.geometry import centre_offset, fitting_colour
+from lookalike.data.geometry import centre_offset, fill_colour
 
 MAX_RESIZED_PIXELS = 1 << 24  # larger results are cropped first; no resized photograph is as large
 
@@ -65,7 +65,7 @@ def resize_and_crop(
     resized = widened.resize((width, height), filter_, (0, box_y0, width, box_y1))
     if (height, width) == crop:
         return resized
-    canvas = Image.new(resized.mode, (crop[1], crop[0]), fitting_colour(fill, resized))
+    canvas = Image.new(resized.mode, (crop[1], crop[0]), fill_colour(fill, resized))
     canvas.paste(resized, (canvas_column, canvas_row))
     return canvas
 

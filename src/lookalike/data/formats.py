@@ -24,13 +24,13 @@ _NOT_IMAGES = _words(
     ".xlsx .ppt .pptx .bak .tmp .temp .part .crdownload .swp .swo .orig .old .lock .sh .bat .exe .dll .so .lnk .url "
     ".tfrecord .tfrecords .names .cache .license .sha1 .md5 .aux .meta .xmp .aae .thm"
 )
-_HEAD = 132  # bytes; a DICOM file has its signature at byte 128
+_HEAD_BYTES = 132  # bytes; a DICOM file has its signature at byte 128
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 # Formats of ISO media files by their brands, which follow 'ftyp'.
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), "HEIF"
 )
-_STARTS = (
+_SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
@@ -70,7 +70,7 @@ def format_of_file(path: str | Path) -> str | None:
     """Returns the format of an image file, from its first bytes; None if it is no image."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - called for up to a million files, and Path.open is slower
-            return _format_of(file.read(_HEAD))
+            return _format_of(file.read(_HEAD_BYTES))
     except OSError:
         return None
 
@@ -92,7 +92,7 @@ def formats_read() -> str:
 
 
 def _format_of(head: bytes) -> str | None:
-    for start, name in _STARTS:
+    for start, name in _SIGNATURES:
         if head.startswith(start):
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":

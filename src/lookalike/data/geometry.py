@@ -59,12 +59,12 @@ def crop_picture(image: Image.Image, size: tuple[int, int], convention: str, fil
     )
     if y0 >= 0 and x0 >= 0:
         return image.crop((x0, y0, x0 + size[1], y0 + size[0]))
-    canvas = Image.new(image.mode, (size[1], size[0]), fitting_colour(fill, image))
+    canvas = Image.new(image.mode, (size[1], size[0]), fill_colour(fill, image))
     canvas.paste(image, (-x0, -y0))
     return canvas
 
 
-def fitting_colour(fill: tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
+def fill_colour(fill: tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
     """Returns ``fill`` with one value per channel: a single number is repeated, and a grey picture gets the mean."""
     bands = len(image.getbands())
     colour = fill if len(fill) == bands else (round(sum(fill) / len(fill)),) * bands

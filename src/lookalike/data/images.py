@@ -9,7 +9,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from lookalike._core.errors import BrokenImageError, LookalikeError
-from lookalike.data.decoders import HEAD_BYTES, name_stranger, readable_formats
+from lookalike.data.decoders import HEAD_BYTES, describe_unreadable_file, readable_formats
 from lookalike.data.grey_values import to_eight_bit
 
 ImageSource = str | Path | BinaryIO
@@ -95,7 +95,7 @@ def read_image(
         LookalikeError: If its values have no scale of their own (signed, 32-bit or floating-point greys).
     """
     image = decode_image(source, large_images=large_images)
-    with naming(source):
+    with naming_file_in_errors(source):
         return to_eight_bit(image if as_stored else upright(image), value_range)
 
 
@@ -130,7 +130,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 @contextmanager
-def naming(source: ImageSource) -> Iterator[None]:
+def naming_file_in_errors(source: ImageSource) -> Iterator[None]:
     """Adds the file's name to errors about its pixels that are raised inside the ``with`` block."""
     name = _file_name(source)
     try:
@@ -204,9 +204,9 @@ def _reason(source: ImageSource, error: Exception) -> str:
     try:
         if isinstance(source, str | Path):
             with Path(source).open("rb") as file:
-                return name_stranger(file.read(HEAD_BYTES))
+                return describe_unreadable_file(file.read(HEAD_BYTES))
         source.seek(0)
-        return name_stranger(source.read(HEAD_BYTES))
+        return describe_unreadable_file(source.read(HEAD_BYTES))
     except (OSError, ValueError):
         return "not an image"
 

@@ -12,7 +12,7 @@ from lookalike._core.names import name_key
 from lookalike.data.passed_over import PassedOver
 
 Kind = Literal["classes", "parts", "classes with parts", "table"]
-_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def part_of_paths(root: str | Path, paths: Iterable[Iterable[str]]) -> Part:
     return Part(Path(root), files, np.repeat(np.arange(len(counts)), counts).astype(np.int64))
 
 
-def check_distinct(names: Sequence[str], where: str) -> None:
+def check_distinct_names(names: Sequence[str], where: str) -> None:
     """Checks that no two class names are the same text in different Unicode forms, such as "é" and "e" + accent.
 
     Raises:
@@ -79,7 +79,7 @@ def check_distinct(names: Sequence[str], where: str) -> None:
             )
 
 
-def check_known(where: str, names: Sequence[str], known: Iterable[str]) -> None:
+def check_known_classes(where: str, names: Sequence[str], known: Iterable[str]) -> None:
     """Checks that every class of the test part is a class of the training part.
 
     Args:
@@ -94,6 +94,6 @@ def check_known(where: str, names: Sequence[str], known: Iterable[str]) -> None:
     unknown = [name for name in names if name_key(name) not in known_keys]
     if unknown:
         raise LookalikeError(
-            f"{where!r} has classes that the training folder does not: {listing([*map(repr, unknown)], _NAMED)}; "
+            f"{where!r} has classes that the training folder does not: {listing([*map(repr, unknown)], _MAX_NAMED)}; "
             "name the folders alike, or move these away"
         )

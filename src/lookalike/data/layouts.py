@@ -8,7 +8,7 @@ import numpy as np
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import name_key
 from lookalike.data.class_folders import layout_of_folders
-from lookalike.data.layout import Layout, Part, check_known
+from lookalike.data.layout import Layout, Part, check_known_classes
 from lookalike.data.parts import PartName, part_of
 from lookalike.data.tables import LabelledFile, find_tables, read_labels
 from lookalike.data.tree import Tree, open_tree
@@ -63,7 +63,7 @@ def _layout_of_rows(top: Tree, rows: list[LabelledFile]) -> Layout:
     if not by_part[test_name]:
         notes.append("the table has no test images: nothing to test on")
     names = _sorted_class_names(by_part["train"])
-    check_known(f"the {test_name} part of {top.path}", _sorted_class_names(by_part[test_name]), names)
+    check_known_classes(f"the {test_name} part of {top.path}", _sorted_class_names(by_part[test_name]), names)
     train, test = _part_of_rows(root, by_part["train"], names), _part_of_rows(root, by_part[test_name], names)
     return Layout("table", names, train, test, tuple(notes), top.passed_over)
 

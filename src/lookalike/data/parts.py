@@ -53,17 +53,17 @@ def parts_of(names: Sequence[str]) -> dict[str, PartName]:
     return roles
 
 
-def says_no_class(name: str) -> bool:
+def is_no_class_name(name: str) -> bool:
     """Says whether the name of a single folder inside a part is no class name.
 
     Example:
-        >>> [says_no_class(name) for name in ("images", "test", "unknown", "cat")]
+        >>> [is_no_class_name(name) for name in ("images", "test", "unknown", "cat")]
         [True, True, True, False]
     """
     return part_of(name) is not None or all(_NO_CLASS.fullmatch(word) for word in _tokens(name))
 
 
-def words_beside(names: Sequence[str]) -> set[tuple[str, ...]]:
+def further_words(names: Sequence[str]) -> set[tuple[str, ...]]:
     """Returns the further words in names of parts: (cats,) and (dogs,) for ``cats_train`` and ``dogs_train``."""
     return {_parse(name)[1] for name in names}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lookalike._core.names import visible
 
-_EXAMPLES = 5
+_MAX_EXAMPLES = 5
 
 # The kinds of what is passed over: singular, plural, and what the user can do about it, if anything.
 _KINDS: dict[str, tuple[str, str, str]] = {
@@ -52,18 +52,18 @@ class PassedOver:
         """Counts ``number`` files or folders of a kind, of which ``example`` is one."""
         self.counts[kind] = self.counts.get(kind, 0) + number
         examples = self.examples.setdefault(kind, [])
-        if len(examples) < _EXAMPLES:
+        if len(examples) < _MAX_EXAMPLES:
             examples.append(example)
 
     def has_examples(self, kind: str) -> bool:
         """Says whether a kind has all the examples that are kept, so that no further path is needed."""
-        return len(self.examples.get(kind, ())) >= _EXAMPLES
+        return len(self.examples.get(kind, ())) >= _MAX_EXAMPLES
 
     def join(self, other: "PassedOver") -> None:
         """Adds the counts and examples of another listing."""
         for kind, number in other.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + number
-            self.examples[kind] = (self.examples.get(kind, []) + other.examples[kind])[:_EXAMPLES]
+            self.examples[kind] = (self.examples.get(kind, []) + other.examples[kind])[:_MAX_EXAMPLES]
 
     def take_back(self, kind: str, example: str) -> None:
         """Removes one file or folder from the counts."""

@@ -28,7 +28,7 @@ from lookalike.data.geometry import (
     window_size,
 )
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
-from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
+from lookalike.data.images import ImageSource, decode_image, naming_file_in_errors, one_line, to_mode, upright
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -223,7 +223,7 @@ class Preprocessing:
             LookalikeError: If the image's values have no scale.
         """
         image = decode_image(source, large_images=self.large_images)
-        with naming(source):
+        with naming_file_in_errors(source):
             return self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:

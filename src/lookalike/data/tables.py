@@ -81,7 +81,7 @@ def find_tables(top: Tree, labels: str | Path | None) -> list[Source]:
     sources = []
     for folder, part_name in [(top, None), *((folder, part_of(folder.name)) for folder in top.folders)]:
         for name in _HUGGING_FACE:
-            if (folder is top or part_name is not None) and name in folder.lists:
+            if (folder is top or part_name is not None) and name in folder.tables_and_archives:
                 path = Path(folder.path) / name
                 header = [_column_key(column) for column in read_table(path).header or []]
                 if "file_name" in header and any(column in _LABEL for column in header):
@@ -97,7 +97,7 @@ def _users_table(top: Tree, labels: str) -> Source:
     for path, label_column in ((labels, None), (name, column)):
         for table_path in (Path(path), root / path):
             if path and table_path.is_file():
-                if table_path.parent == root and table_path.name in top.lists:
+                if table_path.parent == root and table_path.name in top.tables_and_archives:
                     top.take_back("other_file", table_path.name)
                 is_inside = table_path.resolve().is_relative_to(root.resolve())
                 base = table_path.resolve().parent.relative_to(root.resolve()).as_posix() if is_inside else ""

@@ -20,7 +20,7 @@ _SYSTEM_WORDS = (
 )
 _SYSTEM = frozenset(_SYSTEM_WORDS.split()) | {"system volume information", "icon\r"}
 _JUNK_KINDS = dict.fromkeys(_SYSTEM, "system") | dict.fromkeys(_THUMBNAILS, "thumbnail")
-_LIST_SUFFIXES = (  # tables and archives; they are named in the message if a folder has no images
+_TABLE_AND_ARCHIVE_SUFFIXES = (  # tables and archives; they are named in the message if a folder has no images
     ".csv",
     ".tsv",
     ".txt",
@@ -60,7 +60,7 @@ class Tree:
         self._depth: int = 0 if parent is None else parent._depth + 1
         self._root: str = path if parent is None else parent._root
 
-    def add(self, kind: str, name: str | None = None, number: int = 1) -> None:
+    def count_passed_over(self, kind: str, name: str | None = None, number: int = 1) -> None:
         """Counts a file in this folder, or the folder itself (``name=None``), as passed over."""
         if self.passed_over.has_examples(kind):
             self.passed_over.add(kind, "", number)
@@ -83,7 +83,7 @@ class Tree:
         return self._content[1]
 
     @property
-    def lists(self) -> list[str]:
+    def tables_and_archives(self) -> list[str]:
         """Names of the tables and archives directly in the folder."""
         return self._content[2]
 
@@ -93,7 +93,7 @@ class Tree:
         return next(self.walk(), None) is not None
 
     @cached_property
-    def with_images(self) -> list["Tree"]:
+    def image_folders(self) -> list["Tree"]:
         """The sub-folders that contain images, at any depth."""
         return [folder for folder in self.folders if folder.has_images]
 
@@ -110,7 +110,7 @@ class Tree:
     def _walk(self, visited: set[Identity], count_repeated: bool) -> Iterator[str]:
         if self._identity in visited:
             if count_repeated:
-                self.add("repeated_folder")
+                self.count_passed_over("repeated_folder")
             return
         if self._identity is not None:
             visited.add(self._identity)
@@ -138,34 +138,34 @@ class Tree:
         """Sub-folders, images, and tables or archives; everything else is counted as passed over."""
         folders: list[Tree] = []
         images: list[str] = []
-        lists: list[str] = []
+        tables_and_archives: list[str] = []
         try:
             with os.scandir(self.path) as entries:
                 ordered = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             self.error = error.strerror or str(error)
-            self.add("unreadable_folder")
-            return folders, images, lists
+            self.count_passed_over("unreadable_folder")
+            return folders, images, tables_and_archives
         for entry in ordered:
             name = entry.name
             kind = _junk_kind(name) or _kind_of_non_file(entry)
             if kind == "folder":
                 folder = Tree(entry.path, self)
                 if self._depth >= _MAX_DEPTH:
-                    self.add("too_deep", name)
+                    self.count_passed_over("too_deep", name)
                 elif entry.is_symlink() and folder._is_own_ancestor():
-                    self.add("link_loop", name)
+                    self.count_passed_over("link_loop", name)
                 else:
                     folders.append(folder)
             elif kind is not None:
-                self.add(kind, name)
+                self.count_passed_over(kind, name)
             elif (readable := is_image(entry.path)) is True:
                 images.append(name)
             else:
-                if name.lower().endswith(_LIST_SUFFIXES):
-                    lists.append(name)
-                self.add("other_file" if readable is False else "unread_format", name)
-        return folders, images, lists
+                if name.lower().endswith(_TABLE_AND_ARCHIVE_SUFFIXES):
+                    tables_and_archives.append(name)
+                self.count_passed_over("other_file" if readable is False else "unread_format", name)
+        return folders, images, tables_and_archives
 
     def _is_own_ancestor(self) -> bool:
         """Says whether this link leads to a folder that contains it."""

@@ -17,7 +17,16 @@ from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import saved_statistics
 
 # The errors that torchvision's readers raise on damaged files.
-_DAMAGED = (ValueError, AssertionError, EOFError, KeyError, TypeError, IndexError, pickle.UnpicklingError, zlib.error)
+_DAMAGED_FILE_ERRORS = (
+    ValueError,
+    AssertionError,
+    EOFError,
+    KeyError,
+    TypeError,
+    IndexError,
+    pickle.UnpicklingError,
+    zlib.error,
+)
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]  # train x, y, test x, y, class names
 
@@ -69,7 +78,7 @@ def _read(source: _Source, root: Path) -> Arrays:
     except (RuntimeError, OSError) as error:
         if isinstance(error, gzip.BadGzipFile):
             raise _damaged_files_error(source, root, error) from error
-    except _DAMAGED as error:
+    except _DAMAGED_FILE_ERRORS as error:
         raise _damaged_files_error(source, root, error) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -79,7 +88,7 @@ def _read(source: _Source, root: Path) -> Arrays:
             f"{source.name!r} is not in {str(root)!r}, or not with its original files, and could not be downloaded "
             f"({_reason(error)}); put {source.files} there, or set LOOKALIKE_DATA to the folder that has it"
         ) from error
-    except _DAMAGED as error:
+    except _DAMAGED_FILE_ERRORS as error:
         raise _damaged_files_error(source, root, error) from error
 
 

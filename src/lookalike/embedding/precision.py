@@ -24,7 +24,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 _MIN_OPERATIONS = 2e13  # floating-point operations; a shorter pass gains too little and stays in float32
 _MIN_OPERATIONS_PER_BYTE = 4.0  # per byte read or written; below, memory bandwidth decides the time, not arithmetic
 _COMPARED_ROWS = 64
-_SWITCH = "LOOKALIKE_BFLOAT16"
+_BFLOAT16_VARIABLE = "LOOKALIKE_BFLOAT16"
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
 
 
 @torch.no_grad()
-def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float] | None:
+def measure_effect(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float] | None:
     """Compares a precision with float32 on the first 64 rows, in a copy of the network.
 
     Returns:
@@ -120,9 +120,9 @@ def has_bfloat16() -> bool:
     and ``precision="bfloat16"`` can be requested. The environment variable ``LOOKALIKE_BFLOAT16`` overrides the
     detection: 0 for no, 1 for yes. Results are correct in both cases, so tests can run both on any machine.
     """
-    switch = os.environ.get(_SWITCH)
-    if switch in ("0", "1"):
-        return switch == "1"
+    setting = os.environ.get(_BFLOAT16_VARIABLE)
+    if setting in ("0", "1"):
+        return setting == "1"
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return check is not None and bool(check())
 

@@ -22,7 +22,7 @@ from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batch, Batches
 from lookalike.embedding.key import embedding_key, key_differences
-from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
+from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, measure_effect
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
 from lookalike.encoder import Encoder, device_of, dtype_of, place
@@ -265,7 +265,7 @@ def _note_precision(
     precision = choose_precision(encoder, inputs, total, device) if requested == "auto" else requested
     notes: dict[str, Any] = {"precision": precision}
     if precision != "float32":
-        notes["precision_effect"] = effect_of(encoder, inputs, precision, device)
+        notes["precision_effect"] = measure_effect(encoder, inputs, precision, device)
     sink.note(notes)
 
 

@@ -191,16 +191,16 @@ class EmbeddingStore:
         info = {**self.info, "grouped_by_class": True}
         self.check()
         with (
-            fresh_folder(folder, marker=META, overwrite=overwrite) as aside,
+            fresh_folder(folder, marker=META, overwrite=overwrite) as new_folder,
             writing_to(Path(folder), "nothing is lost"),
         ):
-            crc = self._write_rows(order, aside / "embeddings.npy")
+            crc = self._write_rows(order, new_folder / "embeddings.npy")
             for name, array in sorted_arrays.items():
-                np.save(aside / f"{name}.npy", array)
+                np.save(new_folder / f"{name}.npy", array)
             checksums = {name: Checksum.of(array) for name, array in sorted_arrays.items()}
             checksums["embeddings"] = Checksum(self.embeddings.dtype.str, list(self.embeddings.shape), crc)
             names = ["embeddings", *sorted_arrays]
-            write_meta(aside, names, len(self), self.class_names, self.skipped, info, checksums=checksums)
+            write_meta(new_folder, names, len(self), self.class_names, self.skipped, info, checksums=checksums)
         return EmbeddingStore.open(folder)
 
     def _write_rows(self, order: np.ndarray, path: Path) -> int:
