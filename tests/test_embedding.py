@@ -107,7 +107,7 @@ def test_what_was_done_before_an_interruption_is_not_done_again(net, blobs, tmp_
     with pytest.raises(LookalikeError, match="holds no complete embeddings"):
         EmbeddingStore.open(tmp_path / "z")
     mended = stops(blobs, None)
-    with pytest.raises(LookalikeError, match=r"holds unfinished embeddings: go on with them \(resume=True\)"):
+    with pytest.raises(LookalikeError, match=r"holds unfinished embeddings: continue with them \(resume=True\)"):
         embed(net, mended, batch_size=8, folder=tmp_path / "z")
     mended.read.clear()
     store = embed(net, mended, batch_size=8, folder=tmp_path / "z", resume=True)

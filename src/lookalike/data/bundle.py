@@ -146,7 +146,9 @@ class DataBundle:
         copies = []
         for samples in (self.train, self.test):
             if not hasattr(samples, "transform"):
-                raise LookalikeError(f"the images of a {type(samples).__name__} cannot be prepared otherwise")
+                raise LookalikeError(
+                    f"a {type(samples).__name__} has no transform: its images cannot be prepared differently"
+                )
             samples_copy: Any = copy.copy(samples)
             samples_copy.transform = preprocessing
             copies.append(samples_copy)
@@ -195,6 +197,6 @@ def is_dataset(source: str | Path) -> bool:
         return True
     if not Path(source).exists():
         raise LookalikeError(
-            f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
+            f"{str(source)!r} is neither a folder nor a dataset; the datasets are {', '.join(DATASETS)}"
         )
     return False

@@ -70,7 +70,7 @@ def describe_unreadable_file(head: bytes) -> str:
     if not head:
         return "it is empty"
     if not head.strip(b"\x00"):
-        return "it begins with nothing but zeros; the file is damaged"
+        return "it begins with zeros only; the file is damaged"
     for offset, signature, name in _SIGNATURES:
         if head[offset:].startswith(signature):
             return f"it is {name}; images are read as {', '.join(readable_formats())}"

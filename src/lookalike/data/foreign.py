@@ -103,7 +103,7 @@ def check_equal(
             raise NotUnderstoodError(f"{source} fails on an image of {image.height}×{image.width}: {text}") from error
         if not differs_at_most(preprocessing(image), expected, tolerance):
             raise NotUnderstoodError(
-                f"{source} prepares an image of {image.height}×{image.width} otherwise than its settings tell"
+                f"{source} prepares an image of {image.height}×{image.width} differently from its settings"
             )
 
 

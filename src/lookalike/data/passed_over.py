@@ -21,7 +21,7 @@ _KINDS: dict[str, tuple[str, str, str]] = {
     ),
     "special_file": ("pipe, socket or device", "pipes, sockets and devices", ""),
     "broken_link": ("broken link", "broken links", ""),
-    "link_loop": ("link to a folder that it lies in", "links to folders that they lie in", ""),
+    "link_loop": ("link to a folder that contains it", "links to folders that contain them", ""),
     "too_deep": ("folder more than 100 levels down", "folders more than 100 levels down", ""),
     "repeated_folder": ("link to a folder that is read already", "links to folders that are read already", ""),
     "unreadable_folder": ("folder that cannot be read", "folders that cannot be read", "check its permissions"),

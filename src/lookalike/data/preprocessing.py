@@ -107,9 +107,9 @@ class Preprocessing:
             InterpolationMode(self.interpolation)
         except (ValueError, TypeError) as error:
             names = ", ".join(mode.value for mode in InterpolationMode)
-            raise LookalikeError(f"no interpolation is called {self.interpolation!r}; there are {names}") from error
+            raise LookalikeError(f"unknown interpolation {self.interpolation!r}; choose one of {names}") from error
         if self.on_tensors and self.interpolation in ("box", "hamming"):
-            raise LookalikeError(f"torch has no interpolation {self.interpolation!r}; it is Pillow's alone")
+            raise LookalikeError(f"torch has no interpolation {self.interpolation!r}; only Pillow has it")
         for name, allowed in (
             ("fit", FITS),
             ("convention", CONVENTIONS),
@@ -208,7 +208,9 @@ class Preprocessing:
             bottom, right = self.pad[0] - inputs.shape[1], self.pad[1] - inputs.shape[2]
             if bottom < 0 or right < 0:
                 sizes = f"{inputs.shape[2]}×{inputs.shape[1]} pixels, more than the {self.pad[1]}×{self.pad[0]}"
-                raise BrokenImageError("", f"prepared it has {sizes} that it is padded to; give it another shape")
+                raise BrokenImageError(
+                    "", f"after resizing it has {sizes} to which images are padded; crop it to another shape"
+                )
             inputs = torch.nn.functional.pad(inputs, [0, right, 0, bottom])
         return inputs
 
@@ -258,7 +260,7 @@ class Preprocessing:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise LookalikeError(
-                f"the preprocessing has settings that are not known here: {', '.join(unknown)}; "
+                f"the preprocessing has unknown settings: {', '.join(unknown)}; "
                 "it was saved by a later version of lookalike: update it"
             )
         return from_json(cls, values, "preprocessing")  # type: ignore[no-any-return]

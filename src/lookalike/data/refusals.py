@@ -111,4 +111,4 @@ def _or_table(node: Tree) -> str:
     """Suggests a table of labels: one that is in the folder, if any."""
     table = next((name for name in node.tables_and_archives if name.lower().endswith(_TABLES)), "FILE")
     path = table if table == "FILE" else f"{visible(node.path)}/{visible(table)}"
-    return f"or say their classes by a table of labels (--labels {path}, labels=)"
+    return f"or give a table of their classes (--labels {path}, labels=)"

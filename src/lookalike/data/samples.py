@@ -113,7 +113,7 @@ def as_tensor(values: Any) -> Tensor:
     try:
         return torch.from_numpy(np.ascontiguousarray(values))
     except TypeError as error:
-        raise LookalikeError(f"x has values of type {np.asarray(values).dtype}, which are no numbers") from error
+        raise LookalikeError(f"x has values of type {np.asarray(values).dtype}, which are not numbers") from error
 
 
 def take_rows(inputs: Any, rows: slice) -> Any:
@@ -145,7 +145,7 @@ def as_labels(labels: Any) -> np.ndarray:
         raise LookalikeError("some labels are None; labels are the numbers of classes, from 0")
     if values.dtype.kind == "f" and values.ndim in (1, 2) and bool((values == np.round(values)).all()):
         if values.size and np.abs(values).max() >= 2**53:  # larger floats do not represent every whole number
-            raise LookalikeError(f"there is a label {values.max():g}, which is no number of a class")
+            raise LookalikeError(f"label {values.max():g} is too large for the number of a class")
         values = values.astype(np.int64)
     if values.ndim == 2 and values.dtype.kind in "iub" and values.shape[1] > 1 and _is_one_hot(values):
         values = values.argmax(1)
@@ -154,7 +154,7 @@ def as_labels(labels: Any) -> np.ndarray:
             f"labels must be whole numbers, one per sample; these are {values.dtype} of shape {values.shape}"
         )
     if values.dtype == np.uint64 and len(values) and values.max() > np.iinfo(np.int64).max:
-        raise LookalikeError(f"there is a label {values.max()}, which is no number of a class")
+        raise LookalikeError(f"label {values.max()} is too large for the number of a class")
     values = values.astype(np.int64)
     if len(values) and values.min() < 0:
         raise LookalikeError(f"labels must not be negative; there is a {values.min()}")

@@ -88,7 +88,7 @@ def _read_text(path: Path) -> str:
             f"the table {str(path)!r} is not UTF-8 text (byte {error.start}): save it as CSV with UTF-8"
         ) from error
     if "\x00" in text:
-        raise LookalikeError(f"the table {str(path)!r} is no text: save it as CSV with UTF-8")
+        raise LookalikeError(f"the table {str(path)!r} is not text: save it as CSV with UTF-8")
     return text
 
 
@@ -129,7 +129,7 @@ def _read_json(path: Path, text: str) -> list[tuple[int, Any]]:
         try:
             records.append((number, json.loads(line)))
         except ValueError as error:
-            raise LookalikeError(f"line {number} of {str(path)!r} is no JSON: {error}") from error
+            raise LookalikeError(f"line {number} of {str(path)!r} is not JSON: {error}") from error
     return records
 
 
@@ -142,7 +142,7 @@ def _maps_files(document: dict[str, Any]) -> bool:
 def _table_of_records(path: Path, records: list[tuple[int, Any]]) -> Table:
     invalid_entry = next((number for number, record in records if not isinstance(record, dict)), None)
     if invalid_entry is not None:
-        raise LookalikeError(f"entry {invalid_entry} of {str(path)!r} is no object with a file and a class")
+        raise LookalikeError(f"entry {invalid_entry} of {str(path)!r} is not an object with a file and a class")
     if not records:
         raise LookalikeError(f"the table {str(path)!r} is empty")
     header = list(dict.fromkeys(name for _, record in records for name in record))

@@ -125,8 +125,8 @@ def read_labels(top: Tree, sources: Sequence[Source]) -> list[LabelledFile]:
                 labels_differ = earlier_row.label != row.label
                 earlier, later = (earlier_row.label, row.label) if labels_differ else (earlier_row.part, row.part)
                 raise LookalikeError(
-                    f"line {line} of {str(source.path)!r} says {later!r} of {row.file!r}, and another line "
-                    f"{earlier!r}; an image has one class and one part"
+                    f"line {line} of {str(source.path)!r} gives {row.file!r} as {later!r}, and an earlier line "
+                    f"as {earlier!r}; an image has one class and one part"
                 )
             else:
                 top.passed_over.add("repeated_row", row.file)
@@ -246,8 +246,8 @@ def _file_column(table: Table, source: Source, index: _ImageIndex) -> tuple[Tabl
                 return Table(table.path, None, [table.header, *table.rows], [1, *table.lines]), column
     if not candidates:
         raise LookalikeError(
-            f"the table {str(source.path)!r} has no column of files, but {', '.join(map(repr, table.header or []))}; "
-            "call it 'file_name'"
+            f"the table {str(source.path)!r} has no column of files, only {', '.join(map(repr, table.header or []))}; "
+            "name the column 'file_name'"
         )
     return table, candidates[0]
 
@@ -264,7 +264,7 @@ def _labels(table: Table, source: Source, file_column: int) -> list[str]:
     if source.label_column is not None:
         if _column_key(source.label_column) not in header:
             raise LookalikeError(
-                f"the table {str(source.path)!r} has no column {source.label_column!r}, but "
+                f"the table {str(source.path)!r} has no column {source.label_column!r}, only "
                 f"{', '.join(map(repr, table.header))}"
             )
         return table.column(header.index(_column_key(source.label_column)))
@@ -296,8 +296,8 @@ def _labels_from_flags(table: Table, source: Source, file_column: int) -> list[s
     }
     if len(columns) < 2 or any(None in flags for flags in columns.values()):
         raise LookalikeError(
-            f"the table {str(source.path)!r} has no column of classes, but {', '.join(map(repr, header))}; call it "
-            f"'label', or say which it is: --labels {source.path}:COLUMN"
+            f"the table {str(source.path)!r} has no column of classes, only {', '.join(map(repr, header))}; name "
+            f"it 'label', or say which it is: --labels {source.path}:COLUMN"
         )
     labels = []
     for line, flags in zip(table.lines, zip(*columns.values(), strict=True), strict=True):
@@ -330,8 +330,7 @@ def _part_names(table: Table, file_column: int) -> list[PartName | None]:
         if any(part_name is not None for part_name in part_names) or name in ("split", "partition"):
             raise LookalikeError(
                 f"line {table.lines[unknown_row]} of {str(table.path)!r} has the part {cells[unknown_row]!r}; write "
-                f"'train', 'test' or 'val', or call the column {table.header[column] if table.header else name!r} "
-                "otherwise"
+                f"'train', 'test' or 'val', or rename the column {table.header[column] if table.header else name!r}"
             )
     return [None] * len(table.rows)
 

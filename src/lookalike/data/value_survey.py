@@ -128,8 +128,8 @@ def settle_value_range(bundle: DataBundle) -> DataBundle:
     settled = bundle.with_preprocessing(replace(preprocessing, value_range=value_range))
     note = (
         f"the training images hold {survey.kinds[0]} from {survey.low:g} to {survey.high:g} ({survey.of_images}): "
-        f"{value_range[0]:g} is taken for black and {value_range[1]:g} for white, here and in the model; "
-        "--value-range says otherwise"
+        f"{value_range[0]:g} stands for black and {value_range[1]:g} for white, here and in the model; "
+        "--value-range changes this"
     )
     return replace(settled, notes=(*settled.notes, note))
 

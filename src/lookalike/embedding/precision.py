@@ -39,7 +39,7 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
             yield
         return
     if precision == "float16" and device.type == "cpu":
-        raise LookalikeError("float16 is for GPUs; on a CPU there are float32 and bfloat16")
+        raise LookalikeError("float16 is for GPUs; a CPU computes in float32 or bfloat16")
     checks.one_of("precision", precision, PRECISIONS)
     with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
         yield

@@ -252,7 +252,7 @@ def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> 
     if skipped and batches.on_error == "stop":
         raise LookalikeError(
             f"{str(folder)!r} was made with on_error='skip' and leaves out {len(skipped)} images (the first: "
-            f"{next(iter(skipped))}): give on_error='skip' again, or start anew (overwrite=True, or another folder)"
+            f"{next(iter(skipped))}): give on_error='skip' again, or start again (overwrite=True, or another folder)"
         )
 
 

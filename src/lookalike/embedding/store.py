@@ -304,7 +304,7 @@ def _check_arrays(store: EmbeddingStore) -> None:
         if array.shape != (len(store),) or array.dtype.kind not in "iu":
             raise LookalikeError(f"{where}: {name!r} must be whole numbers [N], not {array.dtype} {array.shape}")
         if len(array) and (int(array.min()) < 0 or (bound is not None and int(array.max()) >= bound)):
-            raise LookalikeError(f"{where}: {name!r} has {int(array.min())} to {int(array.max())}, which cannot be")
+            raise LookalikeError(f"{where}: {name!r} has {int(array.min())} to {int(array.max())}, which is impossible")
 
 
 def write_meta(

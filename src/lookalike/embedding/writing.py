@@ -152,7 +152,7 @@ class JournalSink:
             remove_folder(self.folder)
         if has_journal and not resume and not overwrite and _has_batches(self.folder / JOURNAL):
             raise LookalikeError(
-                f"{str(self.folder)!r} holds unfinished embeddings: go on with them (resume=True), or start anew "
+                f"{str(self.folder)!r} holds unfinished embeddings: continue with them (resume=True), or start again "
                 "(overwrite=True)"
             )
         if not has_journal and is_foreign(self.folder):
@@ -252,7 +252,7 @@ class JournalSink:
         if different:
             raise LookalikeError(
                 f"{str(self.folder)!r} holds unfinished embeddings made with other {different}: "
-                "start anew (overwrite=True), remove it, or give what they were made with"
+                "start again (overwrite=True), remove it, or give what they were made with"
             )
         n_valid = 1 + self._replay(lines[1:])
         n_lost = _n_lines(self.folder / JOURNAL) - n_valid
