@@ -57,6 +57,7 @@ def layout_of_folders(top: Tree, *, to_test: bool = False) -> Layout:
             return _layout_of_parts(node, folders_by_part, notes)
         if len(folders) > 1 and _have_parts(folders):
             return _layout_of_parts_in_classes(node, folders, notes)
+        # A single folder with images of its own is a class, unless it contains train and test.
         if len(folders) != 1 or not folders[0].image_folders or (folders[0].images and not _has_both_parts(folders[0])):
             break
         _count_other_content(node)
@@ -108,6 +109,7 @@ def _folders_by_part(node: Tree) -> dict[PartName, list[Tree]] | None:
             return None  # a class may be called 'train', or 'test' beside 'control'
         refuse_mixed_parts(node, part_folders)
         refuse_flat_parts(node, part_folders)
+    # Beside both 'train' and 'test', any other folder is passed over. Beside one of them, it may be a second class.
     if neighbours and not (train and tests):
         refuse_unclear_part(part_folders[0], neighbours)
     if not train:

@@ -53,6 +53,9 @@ def resize_and_crop(
         convention: The library whose cropping is followed, see ``Preprocessing``.
         fill: Colour of the crop outside the resized image.
     """
+    # Along one side (c: centre of the resized image that is kept; w: source pixels it depends on):
+    #     resized  |..........cccccccc..........|   `size`, never computed
+    #     source   |.....wwwwwwwwwwwwwwwwww.....|   the crop plus the filter's radius
     filter_, radius = _FILTERS[interpolation]
     top, canvas_row, height = _centre_crop(size[0], crop[0], convention)
     left_edge, canvas_column, width = _centre_crop(size[1], crop[1], convention)

@@ -82,6 +82,7 @@ def fingerprint_data(batches: "Batches") -> str:
         return fingerprint_json(["stream", type(dataset).__name__, batches.total])
     contents = _fingerprint_contents(dataset)
     samples: list[Any] = []
+    # Randomly augmented samples would change the fingerprint at each call; they are left out if the contents are known.
     if contents is None or not batches.is_random():
         samples = [[row, fingerprint_sample(batches, row)] for row in _evenly_spread_rows(batches)]
     return fingerprint_json([type(dataset).__name__, len(batches), samples, contents, subsets, rows])

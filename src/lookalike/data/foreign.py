@@ -51,6 +51,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
         raise NotUnderstoodError(f"crop_mode={mode!r} is not understood")
     mean, std = (_values_per_channel(config[name], channels) for name in ("mean", "std"))
     scaled = tuple(math.floor(side / (config.get("crop_pct") or 0.875)) for side in (height, width))
+    # timm's "center" resizes the shorter side if the size is square; otherwise it covers the scaled size.
     resizes_shorter_side = mode == "center" and scaled[0] == scaled[1]
     return preprocessing_from(
         resize=scaled[0] if resizes_shorter_side else scaled,

@@ -184,6 +184,7 @@ def _check_size(image: Image.Image) -> None:
         decoder_bytes = _PROGRESSIVE_BYTES
     channels = len(image.getbands())
     pixels = image.width * image.height
+    # Pillow itself refuses more than twice its limit; 12 bytes per pixel at its default limit are 1 GiB.
     if pixels > 2 * limit or pixels * (image_bytes + decoder_bytes * channels) > 12 * limit:
         size = f"{image.width}×{image.height}"
         raise BrokenImageError("", f"it has {size} pixels, too many to decode by default; {_WAY_OUT}")

@@ -25,6 +25,8 @@ def unbatched(loader: DataLoader[Any]) -> tuple[Any, np.ndarray | None]:
     convert = None if loader.collate_fn is default_convert else loader.collate_fn
     if isinstance(dataset, IterableDataset):
         return (_Stream(dataset, convert) if convert else dataset), None
+    # Four cases: a stream (above); a sampler of lists of indices, for which `dataset[[3, 7]]` is a batch; a sampler of
+    # single indices, for which `dataset[3]` is a batch; and single samples that are merely not collated.
     drawn, rows = _draw(loader)
     if drawn and not isinstance(drawn[0], int | np.integer):  # the sampler yields lists of indices, one per batch
         return _SingleSamples(dataset, convert or _identity), np.unique(

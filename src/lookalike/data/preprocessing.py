@@ -42,6 +42,9 @@ _NEVER_SAVED = ("large_images",)  # it depends on the memory of a machine, and i
 class Preprocessing:
     """Resizes, crops, scales to [0, 1] and normalises an image, without any augmentation.
 
+    The steps, in this order: turn upright, scale to 8 bits, lay on white, convert to grey or RGB, crop ``window``,
+    ``resize``, ``crop``, scale to [0, 1], normalise, ``pad``.
+
     It is plain data and is saved with a model. It can undo its own normalisation for display. The fields after
     ``interpolation`` reproduce the preprocessing of other libraries; ``lookalike.data.foreign`` and
     ``lookalike.data.processors`` read them from a library's configuration.

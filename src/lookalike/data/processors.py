@@ -170,7 +170,7 @@ def _geometry(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
         raise NotUnderstoodError(
             f"crop_pct={crop_share!r} of a {kind or 'processor of unknown type'} is not understood"
         )
-    if kind.startswith("Levit") and isinstance(resize, int):
+    if kind.startswith("Levit") and isinstance(resize, int):  # its class enlarges the size before it crops
         resize = int((256 / 224) * resize)
     return {"resize": resize, "crop": crop}
 
@@ -207,6 +207,7 @@ def _mean_and_std(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[f
     scale = 1.0 if abs(scale * 255 - 1) < 1e-12 else scale * 255  # of pixels in [0, 1]
     offset = 1.0 if config.get("rescale_offset") and config.get("do_rescale", True) else 0.0
     mean, std = (_per_channel(config.get(key)) for key in ("image_mean", "image_std"))
+    # MobileViT's classes have no normalisation, whatever the configuration says.
     normalised = bool(config.get("do_normalize", True)) and "MobileViT" not in str(config.get("image_processor_type"))
     if (normalised or config.get("include_top")) and (mean is None or std is None):
         raise NotUnderstoodError(f"do_normalize=True with image_mean={mean} and image_std={std} is not understood")
