@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lookalike.conversion.patches import PatchKMEx, PatchModel
+from lookalike.conversion.convert import convert
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
@@ -15,6 +15,7 @@ from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.model.patches import PatchModel
 from lookalike.plots import patch_axes
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def _converted(bench: Workbench, subject: Subject) -> PatchModel:
-    converter = PatchKMEx(bench.black_box(subject), _PER_CLASS, random_state=subject.seed, progress=bench.progress)
-    return converter.fit(Batches(bench.data(subject).train))
+    train = Batches(bench.data(subject).train)
+    box = bench.black_box(subject)
+    return convert(box, train, _PER_CLASS, level="patch", n_images=1, seed=subject.seed, progress=bench.progress)
 
 
 def _accuracies(bench: Workbench, subject: Subject) -> Record:

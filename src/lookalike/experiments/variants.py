@@ -75,9 +75,8 @@ class Converter:
     def convert(self, *, seed: int | None = None, **variant: Any) -> PrototypeModel:
         """Converts in one way, with the subject's seed or another."""
         encoder, train, _ = self.embedded()
-        other = {} if seed is None else {"random_state": seed}
-        converter = self.bench.converter(self.subject, encoder, **other, **variant)
-        return converter.fit(Batches(self.data.train), embeddings=train)
+        other = {} if seed is None else {"seed": seed}
+        return self.bench.convert(self.subject, encoder, Batches(self.data.train), embeddings=train, **other, **variant)
 
     def evaluate(self, model: PrototypeModel, only: Sequence[str] | None, **options: Any) -> Scorecard:
         """Measures a model on the subject's encoder; None measures everything, ``options`` are for ``evaluate``."""

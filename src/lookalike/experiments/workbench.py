@@ -13,7 +13,7 @@ from lookalike._core.provenance import fingerprint_json
 from lookalike._core.replacing import remove_folder
 from lookalike._core.working_folder import alone, lock_beside
 from lookalike.baselines import METHODS, hyperparameters, train
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
 from lookalike.metrics import BlackBox
@@ -166,15 +166,16 @@ class Workbench:
             if not folder.exists():
                 self.say(f"converting {subject.name}")
                 data = self.data(subject)
-                made = self.converter(subject, source).fit(data.train)
+                made = self.convert(subject, source, data.train)
                 made.provenance["dataset"] = data.name
                 made.save(folder)
         return load(folder)
 
-    def converter(self, subject: Subject, source: Any, **variant: Any) -> KMEx:
-        """Returns what converts a subject's black box or baseline: with its number of prototypes, unless varied."""
-        options = {"n_prototypes": self.options(subject)["n_prototypes"], "random_state": subject.seed, **variant}
-        return KMEx(source, progress=self.progress, **options)
+    def convert(self, subject: Subject, source: Any, train: Any, **variant: Any) -> PrototypeModel:
+        """Converts a subject's black box or baseline: with its number of prototypes and seed, unless varied."""
+        options = {"n_prototypes": self.options(subject)["n_prototypes"], "seed": subject.seed, **variant}
+        converted: PrototypeModel = convert(source, train, progress=self.progress, **options)
+        return converted
 
     def black_box_seconds(self, subject: Subject) -> float:
         """Returns how long the black box of the same data, network and seed was trained."""
