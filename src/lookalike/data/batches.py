@@ -289,6 +289,7 @@ class Batches:
             if error is not None:
                 raise error
             self.skipped.update(skipped)
+            # Each batch of the loader covers `batch_size` rows, also if some of them were skipped.
             if batch is not None:
                 yield replace(batch, read=min(len(rows), first + n_batches * self.batch_size))
 

@@ -130,6 +130,7 @@ def _layout_of_parts(node: Tree, by_part: dict[PartName, list[Tree]], notes: lis
     notes += _check_groups(classes)
     names = [folder.name for folder in classes]
     class_keys = [name_key(name) for name in names]
+    # A test folder without class folders, as many competitions have, cannot be tested on: then 'val' takes its place.
     test_folder = next(
         (folder for folder in by_part["test"] + by_part["val"] if _has_classes(folder, class_keys)), None
     )

@@ -97,9 +97,11 @@ def _format_of(head: bytes) -> str | None:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
+    # ISO media file: the major brand at byte 8, a version, then the compatible brands from byte 16 on.
     if head[4:8] == b"ftyp":
         brands = [head[8:12], *(head[i : i + 4] for i in range(16, len(head) - 3, 4))]
         return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), None)
+    # "BM" alone may begin any text: the reserved bytes must be 0, and the header must have one of the known sizes.
     if head[:2] == b"BM" and head[6:10] == bytes(4) and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
     if re.match(rb"P[1-6]\s+[\d#]", head):

@@ -104,6 +104,7 @@ def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> I
                 + _WAY_OUT
             )
         value_range = SIXTEEN_BITS
+    # A TIFF may store negatives (PhotometricInterpretation WhiteIsZero), which Pillow inverts only for 8 bits.
     white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     grey = Image.new("L", image.size)
     for box, values in _tiles(image):

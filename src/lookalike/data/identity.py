@@ -45,6 +45,7 @@ def _content_key(file: Path) -> int:
         with file.open("rb") as stream:
             start = stream.read(_HASHED_COMPLETELY)
             digest.update(start)
+            # A full first read means a large file: its size and evenly spread blocks up to its end are hashed too.
             if len(start) == _HASHED_COMPLETELY:
                 size = file.stat().st_size
                 digest.update(str(size).encode())

@@ -169,12 +169,14 @@ class Preprocessing:
         if old is None or self.crop is None or self.resize is None or self.pad is not None:  # no share to keep
             covering = replace(self, resize=new, crop=new, fit="cover", pad=None)
             return replace(covering, resize=new[0], fit="stretch") if new[0] == new[1] else covering
+        # From here on there is a crop of a resized image: the resize is scaled by the same factor as the crop.
         if isinstance(self.resize, tuple):
             scaled = zip(self.resize, new, old, strict=True)
             resize: Any = tuple(side * new_side // old_side for side, new_side, old_side in scaled)
             return replace(self, resize=resize, crop=new)
         if new[0] == new[1] and old[0] == old[1]:
             return replace(self, resize=self.resize * new[0] // old[0], crop=new)
+        # `resize` is a shorter side, and a crop is not square: the new shorter side need not be the same one.
         sides = new[0] * self.resize // max(old), new[1] * self.resize // max(old)
         return replace(self, resize=sides, crop=new, fit="cover")
 

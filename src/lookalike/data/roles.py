@@ -82,6 +82,7 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
             warn_of("the training part of these data is not what the model was made from: other data or preprocessing")
         return _with_note(bundle, _describe_split(bundle.split))
     split = bundle.split
+    # A folder with parts of its own keeps them. In one that was split at random the roles follow from the record.
     if split is None or split.by != "seed":
         return _with_given_parts(bundle, record, train, test)
     all_files = train.joined(test)

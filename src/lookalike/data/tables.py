@@ -168,10 +168,12 @@ class _ImageIndex:
         candidates = [
             file for file in self._by_stem.get(without_suffix(file_name), []) if _may_be_same_format(file_name, file)
         ]
+        # An exact path wins: from the table's own folder first, then from the root.
         for path in (f"{base}/{name}" if base else name, name):
             exact_matches = [file for file in candidates if name_key(file) == path]
             if exact_matches:
                 return exact_matches
+        # Otherwise files whose path overlaps with the cell's, if possible below the table's own folder.
         candidates = [file for file in candidates if not base or file.startswith(f"{base}/")] or candidates
         return [file for file in candidates if self._is_end_of_path(name, without_suffix(name_key(file)))]
 

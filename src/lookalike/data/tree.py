@@ -108,6 +108,7 @@ class Tree:
         yield from self._walk(set(), count_repeated)
 
     def _walk(self, visited: set[Identity], count_repeated: bool) -> Iterator[str]:
+        # Links may lead to a folder from several places; its images must not be counted twice.
         if self._identity in visited:
             if count_repeated:
                 self.count_passed_over("repeated_folder")

@@ -119,6 +119,7 @@ def settle_value_range(bundle: DataBundle) -> DataBundle:
             f"the training images hold {' and '.join(survey.kinds)}, from {survey.low:g} to {survey.high:g}: one scale "
             f"cannot be guessed for them; {_way_out(survey)}"
         )
+    # Floating-point or 32-bit values: nothing in the file defines white. A range is guessed only if it is a usual one.
     value_range = next((r for r in _USUAL_RANGES if r[0] <= survey.low and survey.high <= r[1]), None)
     if value_range is None:
         raise LookalikeError(

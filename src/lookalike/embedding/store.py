@@ -88,6 +88,7 @@ class EmbeddingStore:
             arrays = {name: _open_array(folder / f"{name}.npy") for name in meta.arrays}
         except LookalikeError as error:
             raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
+        # The record gives the number of rows: a file that was cut off, or is of another pass, has a different one.
         lengths = {name: len(array) for name, array in arrays.items()}
         if set(lengths.values()) != {meta.rows}:
             raise LookalikeError(f"the embeddings in {str(folder)!r} are damaged: {lengths} rows, not {meta.rows}")

@@ -150,6 +150,7 @@ class JournalSink:
         if not has_journal and (self.folder / META).is_file():
             # Replaced embeddings: they were moved here, and the process was killed before it could remove them.
             remove_folder(self.folder)
+        # A journal without a batch is no work that could be lost: a pass that stopped before its first one.
         if has_journal and not resume and not overwrite and _has_batches(self.folder / JOURNAL):
             raise LookalikeError(
                 f"{str(self.folder)!r} holds unfinished embeddings: continue with them (resume=True), or start again "
@@ -170,6 +171,7 @@ class JournalSink:
             LookalikeError: If the disk is full; the batches before this one are safe.
         """
         line: dict[str, Any] = {"read": read, "rows": self._n_rows + len(arrays["labels"])}
+        # The first batch fixes the arrays and their types; a resumed pass reads them from its line.
         if not self._formats:
             line["arrays"] = self._formats = {
                 name: {"dtype": np.lib.format.dtype_to_descr(array.dtype), "row": list(array.shape[1:])}
@@ -178,6 +180,7 @@ class JournalSink:
         with self._naming_write_errors():
             if not self._files:
                 self._open_files()
+            # First the files, then the line: a kill in between leaves rows that no line counts, which _resume cuts off.
             line["checksums"] = {name: self._append(name, array) for name, array in arrays.items()}
             newly_skipped = {str(index): message for index, message in skipped.items() if index not in self.skipped}
             line |= {"skipped": newly_skipped} if newly_skipped else {}
