@@ -357,7 +357,7 @@ def test_other_files_that_are_read_again_are_checked(tmp_path):
         ({"rows": "x"}, "rows must be a whole number, not 'x'"),
         ({"arrays": ["embeddings"]}, "arrays lacks 'labels'"),
         ({"arrays": [*meta["arrays"], "../x"]}, r"arrays has '\.\./x'"),
-        ({"class_names": ["a", "b"]}, "'labels' has 0 to 2, which cannot be"),
+        ({"class_names": ["a", "b"]}, "'labels' has 0 to 2, which is impossible"),
         ({"skipped": 3}, "skipped must be a list"),
     ):
         write_record(tmp_path / "z" / "embeddings.json", meta | changes)

@@ -330,7 +330,7 @@ def test_a_stream_that_cannot_be_compared_is_warned_of(tmp_path):
 
     network = small_network()
     embed(network, Stream(), folder=tmp_path / "z")
-    with pytest.warns(LookalikeWarning, match="are taken as they are: of a stream"):
+    with pytest.warns(LookalikeWarning, match="are used without comparing the data: a stream's contents"):
         embed(network, Stream(), folder=tmp_path / "z", resume=True)
 
 

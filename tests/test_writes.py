@@ -20,8 +20,8 @@ SAFE = {"replacing_file", "replacing_folder", "fresh_folder"}
 ASIDE = {
     ("replacing.py", "_locked_new"),
     ("files.py", "path_as_text"),
-    ("embedding/writing.py", "_begin"),  # a journal of embeddings, which says how much of them is whole
-    ("embedding/writing.py", "_take_up"),
+    ("embedding/writing.py", "_begin"),  # a journal of embeddings, which says how much of them is intact
+    ("embedding/writing.py", "_resume"),
     ("saved/folder.py", "_flush"),
     ("saved/tensor_file.py", "write_tensors"),
     ("demo/run.py", "draw_sheet"),

@@ -144,7 +144,7 @@ def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
     if train is None or not hasattr(train, "__getitem__"):
         return None
     source, record = Batches(train), model.training_record
-    return source if record.fingerprint is None or record.is_of(source) else None
+    return source if record.fingerprint is None or record.matches(source) else None
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
