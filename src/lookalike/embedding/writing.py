@@ -15,7 +15,7 @@ import numpy as np
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.fresh_folder import check_replaceable
 from lookalike._core.records import from_json
-from lookalike._core.replacing import remove_folder, take_place
+from lookalike._core.replacing import remove_folder, replace_folder
 from lookalike._core.working_folder import clean, is_foreign, writing_to
 from lookalike.embedding.key import other_than
 from lookalike.embedding.store import META, Checksum, EmbeddingStore, write_meta
@@ -209,7 +209,7 @@ class Journalled:
                 file.close()
             self._journal.close()
             write_meta(self.folder, names, self._rows, class_names, messages, info, checksums=checksums)
-            take_place(self.folder, self.target, replace=self.overwrite)
+            replace_folder(self.folder, self.target, replace=self.overwrite)
             finish(self.target)
         return EmbeddingStore.open(self.target)
 

@@ -1,7 +1,7 @@
 """A gallery of a model's prototypes, with a row per class."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def plot_gallery(
         ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (per_prototype + GAP)
-            caption = _caption(j, counts[j], purity[j], numbered)
+            caption = _caption(int(j), counts[j], float(purity[j]), numbered)
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
     legend = ("" if decoded is None else _DECODED) + (_LEGEND if numbered else _SHORT_LEGEND)
@@ -78,7 +78,7 @@ def plot_gallery(
     return ax
 
 
-def _caption(number: int, count: int, purity: float, numbered: bool) -> str:
+def _caption(number: int, count: Any, purity: float, numbered: bool) -> str:
     unused = "unused" if numbered else "–"
     caption = f"{count:,} · " + (unused if np.isnan(purity) else f"{purity:.0%}")
     return f"{number}: {caption}" if numbered else caption
