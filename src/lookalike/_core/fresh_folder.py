@@ -27,9 +27,8 @@ def fresh_folder(target: str | Path, *, marker: str, overwrite: bool = False) ->
     check_replaceable(target, marker=marker, overwrite=overwrite)
     with replacing_folder(Path(target).resolve(), replace=overwrite) as temporary:
         yield temporary
-        check_replaceable(
-            target, marker=marker, overwrite=overwrite
-        )  # another process may have written to it meanwhile
+        # again, as another process may have written to the target meanwhile
+        check_replaceable(target, marker=marker, overwrite=overwrite)
 
 
 def check_replaceable(target: str | Path, *, marker: str = CONFIG, overwrite: bool = False) -> None:

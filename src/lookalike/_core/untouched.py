@@ -312,9 +312,7 @@ def random_states() -> Callable[[], None]:
         random.setstate(python_state)
         if gpu_states is not None:
             torch.cuda.set_rng_state_all(gpu_states)
-        elif (
-            torch.cuda.is_initialized()
-        ):  # the function was the first to use a GPU, so there is no earlier state: seed as a first use would
+        elif torch.cuda.is_initialized():  # the call was the first to use a GPU: there is no state to restore
             torch.cuda.seed_all()
 
     return restore
