@@ -113,13 +113,13 @@ def prediction_table(repeats: int) -> str:
     """Compares predictions with the black box's."""
     import torchvision
 
-    from lookalike import KMEx
+    from lookalike import convert
 
     rows = []
     for size, batch in ((32, 50), (32, 1), (224, 4), (224, 1)):
         network = torchvision.models.resnet34(weights=None).eval()
         x = torch.randn(max(batch, 50), 3, size, size)
-        model = KMEx(network, batch_size=16, n_images=0, progress=False).fit((x, torch.arange(len(x)) % 10))
+        model = convert(network, (x, torch.arange(len(x)) % 10), batch_size=16, n_images=0, progress=False)
         x = x[:batch]
         times = side_by_side([lambda x=x, m=model: m(x).argmax(1), lambda x=x, n=network: n(x).argmax(1)], repeats)
         rows.append(

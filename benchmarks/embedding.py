@@ -111,7 +111,7 @@ def pass_rows(name: str, net: nn.Module, folder: Path, size: int, repeats: int) 
 
 def accuracy_row() -> str:
     """Says what half precision does to the accuracy on the digits."""
-    from lookalike import KMEx
+    from lookalike import convert
     from lookalike.data import load_digits
     from lookalike.demo import network
     from lookalike.demo.training import train_digit_network
@@ -121,7 +121,7 @@ def accuracy_row() -> str:
     test, truth = torch.stack([image for image, _ in data.test]), torch.as_tensor(data.test.labels)
     found = {}
     for precision in ("float32", "bfloat16"):
-        model = KMEx(net, precision=precision, progress=False).fit(data.train)
+        model = convert(net, data.train, precision=precision, progress=False)
         found[precision] = float((model.predict(test) == truth).float().mean())
     points = 100 * (found["bfloat16"] - found["float32"])
     return (

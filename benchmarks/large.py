@@ -55,14 +55,14 @@ def convert(folder: Path) -> dict[str, float]:
     import torch
     from torch import nn
 
-    from lookalike import KMEx
+    from lookalike import convert
     from lookalike.embedding import EmbeddingStore
     from lookalike.encoder import Encoder
 
     store = EmbeddingStore.open(folder)
     encoder = Encoder(nn.Flatten(), torch.zeros(1, store.embeddings.shape[1]), head="output")
     started = time.perf_counter()
-    model = KMEx(encoder, PER_CLASS, n_init=N_INIT, n_images=0, progress=False).fit(store)
+    model = convert(encoder, store, PER_CLASS, n_init=N_INIT, n_images=0, progress=False)
     return {"seconds": time.perf_counter() - started, "prototypes": len(model.prototypes)}
 
 

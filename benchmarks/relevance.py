@@ -19,7 +19,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import in_process, machine, ratio, side_by_side, table, use_threads
-from lookalike import KMEx
+from lookalike import convert
 from lookalike.relevance import lrp, prp
 
 CASES = (("resnet34", 32, 50), ("resnet34", 224, 5), ("vgg16", 224, 2), ("vit_b_16", 224, 2))
@@ -68,8 +68,8 @@ def in_order(model: nn.Module, x: Tensor, channels_last: bool) -> tuple[nn.Modul
 def measure(name: str, size: int, batch: int, channels_last: bool, repeats: int) -> list[list[str]]:
     """Times one map and five, ours and Zennit's, in turn with the forward pass."""
     net, x = in_order(network(name), torch.randn(batch, 3, size, size), channels_last)
-    model = KMEx(net, n_prototypes=5, n_images=0, batch_size=8, progress=False).fit(
-        (torch.randn(10, 3, size, size), [0, 1] * 5)
+    model = convert(
+        net, (torch.randn(10, 3, size, size), [0, 1] * 5), n_prototypes=5, n_images=0, batch_size=8, progress=False
     )
     composite = "attnlrp" if name.startswith("vit") else "epsilon-plus-flat"
     runs: dict[str, Callable[[], object]] = {

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lookalike import KMEx, explain
+from lookalike import convert, explain
 from lookalike.metrics import compare
 
 digits = load_digits()
@@ -25,6 +25,6 @@ for _ in range(60):
     optimiser.step()
 
 # what you do with it
-sem = KMEx(net, n_prototypes=4).fit(train)
+sem = convert(net, train, n_prototypes=4)
 print(compare(sem, test))
 print(explain(sem, test[0][:1])[0].sentence())

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lookalike import Explanation, KMEx, explain, load
+from lookalike import Explanation, convert, explain, load
 from lookalike.encoder.specs import LoadedClassifier
 
 N_IMAGES = 4
@@ -26,7 +26,7 @@ def explained_twice(
     labels = torch.arange(len(images)) % 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random networks are bad classifiers
-        sem = KMEx(model, n_prototypes=1, n_images=1, output=output, progress=False).fit((images, labels))
+        sem = convert(model, (images, labels), n_prototypes=1, n_images=1, output=output, progress=False)
         first = explain(sem, images[:2], relevance=True)
         sem.save(folder)
         loaded = load(folder, model=model if isinstance(model, nn.Module) else None)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import Encoder, KMEx, LookalikeError, PatchKMEx, PrototypeClassifier, embed, evaluate, explain
+from lookalike import Encoder, LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain
 from lookalike.baselines import hyperparameters, train
 from lookalike.conversion.clustering import choose_n_clusters, cluster
 from lookalike.data import Augmentation, Batches, ImageArray, Preprocessing, find_images, load_data, load_folder
@@ -47,7 +47,7 @@ NONSENSE: list[Any] = [
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2).fit(blobs)
+    return convert(net, blobs, n_prototypes=2)
 
 
 TABLE = [
@@ -77,10 +77,16 @@ TABLE = [
     (lambda m, x, y: evaluate(m, (x, y), scope="x"), "scope must be 'class' or 'all', not 'x'"),
     (lambda m, x, y: evaluate(m, (x, y), random_state=-1), "random_state must be a whole number from 0 to 4294967295"),
     (lambda m, x, y: evaluate(m, (x, y), composite="x"), "no composite is called 'x'"),
-    (lambda m, x, y: KMEx(m.encoder.model, n_init=0), "n_init must be a whole number of at least 1, not 0"),
-    (lambda m, x, y: KMEx(m.encoder.model, nearest_from="clas"), "nearest_from must be 'class' or 'any', not 'clas'"),
-    (lambda m, x, y: KMEx(m.encoder.model, n_prototypes=True), "n_prototypes must be a whole number of at least 1"),
-    (lambda m, x, y: KMEx(m.encoder.model, similarity_options={"sigma": 1}), "does not take"),
+    (lambda m, x, y: convert(m.encoder.model, (x, y), n_init=0), "n_init must be a whole number of at least 1, not 0"),
+    (
+        lambda m, x, y: convert(m.encoder.model, (x, y), nearest_from="clas"),
+        "nearest_from must be 'class' or 'any', not 'clas'",
+    ),
+    (
+        lambda m, x, y: convert(m, (x, y), n_prototypes=True),
+        "n_prototypes must be a whole number of at least 1",
+    ),
+    (lambda m, x, y: convert(m.encoder.model, (x, y), similarity_options={"sigma": 1}), "does not take"),
     (lambda m, x, y: cluster(np.ones((3, 2)), 2, seed=-1), "seed must be a whole number from 0 to 4294967295, not -1"),
     (lambda m, x, y: cluster(np.full((3, 2), np.nan), 2), "points must be finite"),
     (lambda m, x, y: RBF(float("nan")), "sigma must be a number above 0, not nan"),
@@ -165,9 +171,10 @@ def good_calls(
         ),
         (Encoder, {"model": net, "sample": images, "head": "6", "output": None}),
         (
-            KMEx,
+            convert,
             {
                 "model": net,
+                "train": (images, labels),
                 "n_prototypes": 2,
                 "similarity": "l2",
                 "similarity_options": None,
@@ -184,25 +191,7 @@ def good_calls(
                 "on_error": "stop",
                 "precision": "float32",
                 "memory_limit": None,
-                "random_state": 0,
-                "progress": False,
-            },
-        ),
-        (
-            PatchKMEx,
-            {
-                "model": net,
-                "n_prototypes": 2,
-                "similarity": "l2",
-                "clusterer": "kmeans",
-                "n_init": 1,
-                "n_images": 1,
-                "max_patches": 4,
-                "head": None,
-                "batch_size": 2,
-                "num_workers": 0,
-                "on_error": "stop",
-                "random_state": 0,
+                "seed": 0,
                 "progress": False,
             },
         ),

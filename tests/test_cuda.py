@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lookalike import embed, evaluate, explain, load, relevance
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.encoder import LoadedClassifier
 from lookalike.networks import NETWORKS
 
@@ -32,8 +32,8 @@ def models(data):
     on_gpu = copy.deepcopy(net).cuda()
     made = {}
     for device, network in (("cpu", net), ("cuda", on_gpu)):
-        converter = KMEx(LoadedClassifier(network, SPEC), n_prototypes=2, precision="float32", progress=False)
-        made[device] = converter.fit(data)
+        classifier = LoadedClassifier(network, SPEC)
+        made[device] = convert(classifier, data, n_prototypes=2, precision="float32", progress=False)
     return made
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import json
 import os
@@ -8,6 +9,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -21,12 +23,12 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from lookalike import KMEx  # noqa: E402
+from lookalike import convert  # noqa: E402
 from lookalike import load as load_model  # noqa: E402
 from lookalike._core.errors import LookalikeError, LookalikeWarning  # noqa: E402
 from lookalike._core.working_folder import alone, lock_in  # noqa: E402
 from lookalike.cli import app  # noqa: E402
-from lookalike.conversion.on_ray import convert  # noqa: E402
+from lookalike.conversion.on_ray import Ray  # noqa: E402
 from lookalike.conversion.on_ray.embedding import Embedder  # noqa: E402
 from lookalike.conversion.on_ray.pool import work_through  # noqa: E402
 from lookalike.conversion.on_ray.readers import FileReader, RowReader  # noqa: E402
@@ -44,6 +46,7 @@ from lookalike.conversion.on_ray.shards import (  # noqa: E402
     summed_classes,
     write_shard,
 )
+from lookalike.conversion.options import ConversionOptions  # noqa: E402
 from lookalike.data import ImageArray, Preprocessing, load_digits, load_folder  # noqa: E402
 from lookalike.encoder import Encoder, load_classifier  # noqa: E402
 from lookalike.model.similarity import L2  # noqa: E402
@@ -93,7 +96,16 @@ def broken():
 """
 SIZES = {"batch_size": 8, "shard_rows": 8}
 ONE_ACTOR = {"n_actors": 1}
-OPTIONS = {"n_prototypes": 3, "n_nearest": 4, "random_state": 3}
+OPTIONS = {"n_prototypes": 3, "n_nearest": 4, "seed": 3}
+
+
+def convert_on_ray(model, data, cluster="auto", **options):
+    """Converts on a cluster, with its options and those of the conversion side by side."""
+    of_cluster = {field.name for field in dataclasses.fields(Ray)} & options.keys()
+    backend = Ray(cluster, **{name: options.pop(name) for name in of_cluster})
+    return convert(model, data, backend=backend, **options)
+
+
 N_SHARDS = 24
 
 
@@ -159,7 +171,7 @@ def classifier(root):
 def expected(root, classifier):
     """What one machine makes of the folder."""
     train = load_folder(root / "images", classifier.preprocessing).train
-    return KMEx(classifier, batch_size=8, **OPTIONS).fit(train)
+    return convert(classifier, train, batch_size=8, **OPTIONS)
 
 
 def load(root, function):
@@ -193,14 +205,14 @@ def shards_in(folder):
 
 
 def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
-    found = convert(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
+    found = convert_on_ray(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
     assert_same(found, expected)
     assert len(shards_in(tmp_path / "work")) == N_SHARDS
     assert found.provenance["cluster"] == {"nodes": 2, "actors": 2, "shards": N_SHARDS, "num_gpus": 0}
     assert found.provenance["versions"]["ray"] == ray.__version__
     assert found.provenance["fingerprints"] == expected.provenance["fingerprints"]
     before = shards_in(tmp_path / "work")
-    again = convert(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
+    again = convert_on_ray(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
     assert_same(again, expected)
     assert shards_in(tmp_path / "work") == before
 
@@ -208,7 +220,7 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
         "model": ({"model": load(root, "other")}, "weights;"),
         "similarity": ({"similarity": "cosine"}, r"similarity \(was 'l2', now 'cosine'\)"),
         "similarity_options": ({"similarity": "log", "similarity_options": {"epsilon": 1e-3}}, ".*'epsilon': 0.001"),
-        "random_state": ({"random_state": 4}, r"random_state \(was 3, now 4\);"),
+        "seed": ({"seed": 4}, r"seed \(was 3, now 4\);"),
         "preprocessing": ({"preprocessing": Preprocessing.square(28, mean=(0.4,), std=(0.5,))}, "transform;"),
         "n_prototypes": ({"n_prototypes": 2}, r"n_prototypes \(was 3, now 2\);"),
         "clusterer": ({"clusterer": "kmedoids"}, "clusterer "),
@@ -219,18 +231,41 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
         "on_error": ({"on_error": "skip"}, "on_error "),
         "class_names": ({"class_names": ["d", "c", "b", "a"]}, "class_names "),
     }
-    not_keyed = {"data", "head", "output", "working_folder", "cluster", "probabilities", "n_nearest", "n_images"}
-    not_keyed |= {"n_actors", "num_cpus", "num_gpus", "progress", "temperature"}
-    assert set(inspect.signature(convert).parameters) == keyed.keys() | not_keyed
+    # the others are not in the key, or refused: see test_options_of_one_machine_are_refused
+    not_keyed = {"train", "head", "output", "working_folder", "address", "probabilities", "n_nearest", "n_images"}
+    not_keyed |= {"n_actors", "num_cpus", "num_gpus", "progress", "temperature", "level", "backend"}
+    fields = {field.name for field in dataclasses.fields(Ray)} | set(get_type_hints(ConversionOptions))
+    names = set(inspect.signature(convert).parameters) - {"options"} | fields
+    assert names == keyed.keys() | not_keyed | REFUSED.keys()
     for changed, named in keyed.values():
         arguments = {"model": classifier, "data": root / "images", **SIZES, **OPTIONS, **changed}
         with pytest.raises(LookalikeError, match=f"was made with other {named}"):
-            convert(**arguments, working_folder=tmp_path / "work")
+            convert_on_ray(**arguments, working_folder=tmp_path / "work")
+
+
+REFUSED = {
+    "num_workers": (2, "num_workers sets the reading processes of one machine"),
+    "memory_limit": ("1GiB", "memory_limit is not kept on a cluster"),
+    "embeddings": (None, "embeddings are made on the cluster"),
+    "precision": ("bfloat16", "a cluster embeds in float32, not in bfloat16"),
+    "nearest_from": ("any", "nearest images come from the prototype's own class"),
+    "max_patches": (4, "max_patches is an option of patches"),
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_options_of_one_machine_are_refused(option, tmp_path):
+    value, message = REFUSED[option]
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    with pytest.raises(LookalikeError, match=message):
+        convert(net, (torch.rand(4, 2), [0, 1, 0, 1]), backend=Ray(), working_folder=tmp_path, **{option: value})
 
 
 def test_damaged_shards_and_classes_are_made_again(cluster, root, classifier, expected, tmp_path):
     def again():
-        return convert(classifier, root / "images", working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **OPTIONS)
+        return convert_on_ray(
+            classifier, root / "images", working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **OPTIONS
+        )
 
     sizes = {"batch_size": 8, "shard_rows": 96}
     assert_same(again(), expected)
@@ -265,9 +300,9 @@ def hold(folder, entered, end):
 def test_what_a_similarity_learns_equals_one_machine(cluster, root, classifier, tmp_path, learned):
     train = ImageArray(*digits_of(root), transform=classifier.preprocessing)
     options = {**OPTIONS, **learned}
-    expected = KMEx(classifier, batch_size=8, **options).fit(train)
+    expected = convert(classifier, train, batch_size=8, **options)
     sizes = {"batch_size": 8, "shard_rows": 64}
-    found = convert(classifier, train, working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **options)
+    found = convert_on_ray(classifier, train, working_folder=tmp_path / "work", **sizes, **ONE_ACTOR, **options)
     torch.testing.assert_close(found.prototypes.vectors, expected.prototypes.vectors, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.prototypes.nearest, expected.prototypes.nearest)
     assert found.similarity.options() == pytest.approx(expected.similarity.options())
@@ -298,7 +333,7 @@ def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path, kind):
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    found = convert(classifier, data, working_folder=tmp_path / "work", **options, **SIZES, **OPTIONS)
+    found = convert_on_ray(classifier, data, working_folder=tmp_path / "work", **options, **SIZES, **OPTIONS)
     loser.join()
     assert left[0] > 0
     assert_same(found, expected)
@@ -348,8 +383,8 @@ DRIVER = """
 import sys, warnings
 from lookalike.conversion.on_ray import convert
 warnings.simplefilter("ignore")
-convert(sys.argv[1], sys.argv[2], working_folder=sys.argv[3], batch_size=8, shard_rows=8,
-        n_actors=1, n_prototypes=3, n_nearest=4, random_state=3)
+convert_on_ray(sys.argv[1], sys.argv[2], working_folder=sys.argv[3], batch_size=8, shard_rows=8,
+        n_actors=1, n_prototypes=3, n_nearest=4, seed=3)
 """
 
 
@@ -365,7 +400,7 @@ def test_a_killed_driver_is_taken_up(cluster, root, expected, tmp_path):
     time.sleep(1.0)  # what its actors were writing is written
     before = shards_in(work)
     assert 3 <= len(before) < N_SHARDS
-    found = convert(load(root, "slow"), root / "images", working_folder=work, **SIZES, **ONE_ACTOR, **OPTIONS)
+    found = convert_on_ray(load(root, "slow"), root / "images", working_folder=work, **SIZES, **ONE_ACTOR, **OPTIONS)
     assert_same(found, expected)
     after = shards_in(work)
     assert len(after) == N_SHARDS
@@ -383,14 +418,14 @@ def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
         **ONE_ACTOR,
         **OPTIONS,
     }
-    found = convert(classifier.model, tmp_path / "table", working_folder=tmp_path / "parquet", **options)
+    found = convert_on_ray(classifier.model, tmp_path / "table", working_folder=tmp_path / "parquet", **options)
     assert_same(found, expected)
 
     pixels, labels, _ = digits_of(root)
     names = np.array(expected.class_names)[labels]
     rows = [{"image": pixels[i], "label": str(names[i])} for i in range(len(labels))]
     dataset = ray.data.from_items(rows, override_num_blocks=3)
-    assert_same(convert(classifier.model, dataset, working_folder=tmp_path / "order", **options), expected)
+    assert_same(convert_on_ray(classifier.model, dataset, working_folder=tmp_path / "order", **options), expected)
 
     write_table(tmp_path / "repeated", files, np.array([7, 8, 7]), groups_of=3)
     reader = RowReader(classifier.preprocessing, expected.class_names, 64, Known(np.arange(0)))
@@ -416,7 +451,9 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
     (images / "one" / "2.png").write_bytes(b"no image")
     options = {"batch_size": 4, "shard_rows": 4, "n_prototypes": 1, "n_images": 0, **ONE_ACTOR}
     with pytest.warns(LookalikeWarning, match=r"1 images were left out: .*one/2\.png"):
-        found = convert(classifier, tmp_path / "images", working_folder=tmp_path / "skip", on_error="skip", **options)
+        found = convert_on_ray(
+            classifier, tmp_path / "images", working_folder=tmp_path / "skip", on_error="skip", **options
+        )
     assert found.prototypes.counts.tolist() == [5, 6]
     assert found.provenance["skipped_samples"] == [f"cannot read the image '{images / 'one' / '2.png'}': not an image"]
 
@@ -433,7 +470,7 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
     labels = np.array([0, 0, 2, 2, 2, 2])
     train = ImageArray(np.zeros((6, 28, 28), np.uint8), labels, ["a", "b", "c"], found.preprocessing)
     with pytest.raises(LookalikeError, match="class 'b' has no training samples"):
-        convert(classifier.model, train, working_folder=tmp_path / "empty", **options)
+        convert_on_ray(classifier.model, train, working_folder=tmp_path / "empty", **options)
 
 
 class Whole(L2):
@@ -448,19 +485,19 @@ class Whole(L2):
 def test_nonsense_is_told_before_anything_is_done(cluster, root, classifier, tmp_path):
     work = {"working_folder": tmp_path / "work"}
     with pytest.raises(LookalikeError, match="'whole' is fitted to all embeddings at once"):
-        convert(classifier, root / "images", similarity=Whole(), **work)
+        convert_on_ray(classifier, root / "images", similarity=Whole(), **work)
     with pytest.raises(LookalikeError, match="cannot read samples from a list"):
-        convert(classifier, [1, 2], **work)
+        convert_on_ray(classifier, [1, 2], **work)
     with pytest.raises(LookalikeError, match="with preprocessing="):
-        convert(classifier.model, root / "images", **work)
+        convert_on_ray(classifier.model, root / "images", **work)
     with pytest.raises(LookalikeError, match="have no column 'image', but id"):
-        convert(classifier, ray.data.range(4), **work)
+        convert_on_ray(classifier, ray.data.range(4), **work)
     with pytest.raises(LookalikeError, match="num_gpus=1 does not fit into the cluster, which has 2 CPUs and 0 GPUs"):
-        convert(classifier, root / "images", num_gpus=1, **work)
+        convert_on_ray(classifier, root / "images", num_gpus=1, **work)
     with pytest.raises(LookalikeError, match=r"is connected to, not '192\.0\.2\.1:6379'"):
-        convert(classifier, root / "images", cluster="192.0.2.1:6379", **work)
+        convert_on_ray(classifier, root / "images", cluster="192.0.2.1:6379", **work)
     with pytest.raises(LookalikeError, match=r"holds files and was not made by a conversion"):
-        convert(classifier, root / "images", working_folder=root)
+        convert_on_ray(classifier, root / "images", working_folder=root)
     assert json.loads((tmp_path / "work" / "conversion.json").read_text())["head"] == "5"
 
 
@@ -514,7 +551,7 @@ def test_every_flipped_bit_of_a_shard_is_noticed(tmp_path):
 
 
 def test_a_working_folder_of_a_cluster_is_taken_up_at_any_moment_of_its_making(tmp_path):
-    key = {"weights": "0" * 64, "random_state": 3}
+    key = {"weights": "0" * 64, "seed": 3}
     prepare_folder(tmp_path / "whole", key)
     expected = (tmp_path / "whole" / "conversion.json").read_bytes()
     for names in ([], [".conversion.json.0123abcd.part"], ["conversion.json"], ["conversion.json", "shards/"]):
@@ -528,8 +565,8 @@ def test_a_working_folder_of_a_cluster_is_taken_up_at_any_moment_of_its_making(t
         prepare_folder(work, key)
         assert sorted(path.name for path in work.iterdir()) == ["classes", "conversion.json", "shards"]
         assert (work / "conversion.json").read_bytes() == expected
-    with pytest.raises(LookalikeError, match=r"was made with other random_state \(was 3, now 4\);"):
-        prepare_folder(work, {**key, "random_state": 4})
+    with pytest.raises(LookalikeError, match=r"was made with other seed \(was 3, now 4\);"):
+        prepare_folder(work, {**key, "seed": 4})
     (work / "conversion.json").write_bytes(expected.replace(b"3", b"4"))
     with pytest.raises(LookalikeError, match=r"cannot be used: 'conversion\.json': it was altered or damaged"):
         prepare_folder(work, key)
@@ -564,7 +601,7 @@ def test_the_command_line_gives_the_same_model(cluster, network_file, image_fold
     assert done.exit_code == 0, done.output
     net = load_classifier(f"{network_file}:make")
     there = load_model(tmp_path / "there", model=net.model)
-    here = KMEx(net, n_prototypes=2).fit(load_folder(image_folder, net.preprocessing).train)
+    here = convert(net, load_folder(image_folder, net.preprocessing).train, n_prototypes=2)
     torch.testing.assert_close(here.prototypes.vectors, there.prototypes.vectors, rtol=1e-5, atol=1e-5)
     assert torch.equal(here.prototypes.nearest, there.prototypes.nearest)
     assert there.class_names == ["ant", "bee", "cat"]

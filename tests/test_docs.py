@@ -19,7 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lookalike
-from lookalike import Encoder, KMEx, embed, evaluate, explain, load, load_classifier, relevance
+from lookalike import Encoder, convert, embed, evaluate, explain, load, load_classifier, relevance
 from lookalike.baselines import METHODS
 from lookalike.cli import app
 from lookalike.conversion.clustering import CLUSTERERS
@@ -156,7 +156,7 @@ def saved_models(workshop: Path) -> dict[str, Path]:
     for name, (spec, weights) in specs.items():
         loaded = load_classifier(spec, workshop / weights)
         train = load_folder(workshop / "images", loaded.preprocessing).train
-        KMEx(loaded, n_prototypes=1).fit(train).save(workshop / "models" / name)
+        convert(loaded, train, n_prototypes=1).save(workshop / "models" / name)
     return {name: workshop / "models" / name for name in specs}
 
 
@@ -218,11 +218,11 @@ def prepared(folder: Path) -> dict[str, Any]:
     x = 0.3 * torch.randn(30, 3, 8, 8, generator=generator)
     x[torch.arange(30), y] += 1
     train, test = (x, y), (x[:12], y[:12])
-    sem = KMEx(model, n_prototypes=2).fit(train)
+    sem = convert(model, train, n_prototypes=2)
     images = np.random.default_rng(0).integers(0, 255, (1000, 8, 8), dtype=np.uint8)
     return scope | {
         "model": model, "train": train, "test": test, "x": x[:4], "sem": sem, "new_images": (x[:12], y[:12]),
-        "lookalike": lookalike, "KMEx": KMEx, "Encoder": Encoder, "embed": embed, "evaluate": evaluate,
+        "lookalike": lookalike, "convert": convert, "Encoder": Encoder, "embed": embed, "evaluate": evaluate,
         "explain": explain, "load": load, "relevance": relevance, "lrp": lrp, "torch": torch, "nn": nn,
         "encoder": nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), "vectors": torch.rand(6, 4),
         "labels": torch.arange(6) % 3, "class_names": ["ant", "bee", "cat"], "weight": torch.rand(3, 6),
@@ -230,6 +230,9 @@ def prepared(folder: Path) -> dict[str, Any]:
         "StandardScaler": StandardScaler, "read_my_files": lambda: (images, np.arange(1000) % 2),
     }  # fmt: skip
 
+
+# options of networks that a page describes, and of the one that its program runs with
+OTHER_NETWORKS = {'"classifier.6"': '"head"', '"species"': "None", '"tasks.species"': "None"}
 
 SHELL = [page for page in PAGES if any(not is_skipped(command) for command in commands_of(page))]
 PYTHON = [page for page in PAGES if python_of(page).strip() and page.name not in SKIPPED_PAGES]
@@ -257,6 +260,10 @@ def test_the_program_of_a_page_runs(page, at_work):
     if page.name == "save-and-load.md":  # a network that is built again from its name
         loaded = load_classifier("timm:test_resnet", "test_resnet.pth")
         scope["MyNet"] = lambda: timm.create_model("test_resnet", num_classes=3)
-        scope["sem"] = KMEx(loaded, n_prototypes=1).fit(load_folder("images", loaded.preprocessing).train)
+        scope["sem"] = convert(loaded, load_folder("images", loaded.preprocessing).train, n_prototypes=1)
+    if page.name == "number-of-prototypes.md":  # which names its classes
+        scope["train"] = (scope["train"][0], np.array(["ant", "bee"])[scope["train"][1] % 2])
     program = python_of(page).replace("timm:resnet50", SMALL["timm:resnet50"])
+    for of_page, of_test in OTHER_NETWORKS.items():
+        program = program.replace(of_page, of_test)
     exec(compile(program, str(page), "exec"), scope)

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.explanation import explain
 
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2).fit(blobs, class_names=["ant", "bee", "cat"])
+    return convert(net, blobs, n_prototypes=2, class_names=["ant", "bee", "cat"])
 
 
 def test_tells_the_prediction_and_the_nearest_prototypes_in_order(sem, blobs):
@@ -35,7 +35,7 @@ def test_tells_the_prediction_and_the_nearest_prototypes_in_order(sem, blobs):
 def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, blobs):
     x, _ = blobs
     assert not any(one.unfamiliar for one in explain(sem, x))
-    few = KMEx(sem, n_prototypes=25).fit(blobs)
+    few = convert(sem, blobs, n_prototypes=25)
     assert not explain(few, 40 * torch.ones(1, 1, 8, 8))[0].unfamiliar  # too few behind each to tell
     strange = explain(sem, 40 * torch.ones(1, 1, 8, 8))[0]
     assert strange.unfamiliar
@@ -73,12 +73,12 @@ def test_draws_the_images_and_frames_a_wrong_prediction_in_red(sem, blobs):
 
 def test_without_images_there_is_still_an_explanation(net, blobs):
     x, _ = blobs
-    sem = KMEx(net, n_images=0).fit(blobs)
+    sem = convert(net, blobs, n_images=0)
     one = explain(sem, x[:1])[0]
     assert one.likenesses[0].image is None
     assert one.plot().images  # the input itself is shown
-    vectors = KMEx(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), n_prototypes=1)
-    sem = vectors.fit((torch.randn(20, 4), torch.arange(20) % 2))
+    vectors = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    sem = convert(vectors, (torch.randn(20, 4), torch.arange(20) % 2), n_prototypes=1)
     flat = explain(sem, torch.randn(2, 4))[0]
     assert flat.image is None
     with pytest.raises(LookalikeError, match="nothing to draw"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, explain
+from lookalike import convert, explain
 from lookalike.relevance import prp
 from tests.small import bright_images, small_network
 
@@ -23,8 +23,14 @@ class Case:
         y = torch.where(torch.rand(len(y), generator=generator) < 0.2, (y + 1) % 3, y)
         self.x, self.y, self.labels = x[:120], y[:120].numpy(), y[120:]
         self.new = x[120:]
-        self.model = KMEx(small_network(), {"ant": 2, "bee": 3, "cat": 1}, similarity, n_nearest=4, progress=False).fit(
-            (self.x, y[:120]), class_names=NAMES
+        self.model = convert(
+            small_network(),
+            (self.x, y[:120]),
+            {"ant": 2, "bee": 3, "cat": 1},
+            similarity,
+            n_nearest=4,
+            progress=False,
+            class_names=NAMES,
         )
         self.owners = self.model.prototypes.labels.numpy()
         self.distances, self.new_distances = (self.to_prototypes(x) for x in (self.x, self.new))

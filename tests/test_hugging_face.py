@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from lookalike import KMEx, load, load_classifier
+from lookalike import convert, load, load_classifier
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.encoder.building import harmless
@@ -47,7 +47,7 @@ def test_a_network_of_timm_within_transformers_is_loaded_with_itself(tmp_path):
     model.save_pretrained(tmp_path / "network")
     loaded = load_classifier(f"hf:{tmp_path / 'network'}")
     labels = torch.tensor([0, 1, 0, 1])
-    sem = KMEx(loaded, n_prototypes=1, progress=False).fit((images, labels), class_names=["ant", "bee"])
+    sem = convert(loaded, (images, labels), n_prototypes=1, progress=False, class_names=["ant", "bee"])
     sem.save(tmp_path / "model")
     with pytest.raises(LookalikeError, match=r"a wrapped network .* is refused; make the network yourself"):
         load(tmp_path / "model")

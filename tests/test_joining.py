@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, load
+from lookalike import convert, load
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import ImageArray, load_digits
 from lookalike.demo import network
@@ -20,17 +20,17 @@ def part(blobs, *classes):
 
 
 def test_a_new_class_leaves_the_others_as_they_are_to_the_bit(net, blobs, untouched):
-    old = KMEx(net, n_prototypes=3).fit(part(blobs, 0, 1))
+    old = convert(net, part(blobs, 0, 1), n_prototypes=3)
     before = {name: value.clone() for name, value in old.state_dict().items() if isinstance(value, torch.Tensor)}
     with untouched(net):
-        new = KMEx(old, n_prototypes=3).partial_fit(part(blobs, 2))
+        new = old.update(part(blobs, 2), n_prototypes=3)
     assert new.class_names == ["0", "1", "2"]
     assert new.prototypes.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for name in ("vectors", "counts", "purity", "nearest", "distances", "percentiles", "quantiles"):
         assert torch.equal(getattr(new.prototypes, name)[:6], getattr(old.prototypes, name)), name
     for name, value in before.items():
         assert torch.equal(old.state_dict()[name], value)
-    whole = KMEx(net, n_prototypes=3).fit(blobs)
+    whole = convert(net, blobs, n_prototypes=3)
     assert torch.equal(new.prototypes.vectors[6:], whole.prototypes.vectors[6:])  # as if all were clustered at once
     assert new.provenance["joined"][0]["new_classes"] == ["2"]
     assert int(new.prototypes.nearest[6:].min()) >= 60  # numbered on
@@ -39,8 +39,8 @@ def test_a_new_class_leaves_the_others_as_they_are_to_the_bit(net, blobs, untouc
 def test_new_samples_move_their_class_to_the_mean_of_all_it_stands_for(net, blobs):
     x, y = blobs
     first, second = (x[:60], y[:60]), (x[60:][y[60:] == 1], y[60:][y[60:] == 1])
-    old = KMEx(net, n_prototypes=1).fit(first)
-    new = KMEx(old).partial_fit(second)
+    old = convert(net, first, n_prototypes=1)
+    new = old.update(second)
     z = old.embed(x)
     torch.testing.assert_close(new.prototypes.vectors[1], z[y == 1].mean(0), rtol=1e-5, atol=1e-5)
     for k in (0, 2):
@@ -51,8 +51,8 @@ def test_new_samples_move_their_class_to_the_mean_of_all_it_stands_for(net, blob
 
 def test_with_the_embeddings_of_before_the_statistics_are_those_of_all(net, blobs):
     x, y = blobs
-    old = KMEx(net, n_prototypes=2).fit((x[:60], y[:60]))
-    new = KMEx(old).partial_fit((x[60:], y[60:]), previous=embed(old, (x[:60], y[:60])))
+    old = convert(net, (x[:60], y[:60]), n_prototypes=2)
+    new = old.update((x[60:], y[60:]), previous=embed(old, (x[:60], y[:60])))
     from lookalike.conversion.survey import survey
     from lookalike.model.prototypes import Prototypes
 
@@ -66,9 +66,9 @@ def test_with_the_embeddings_of_before_the_statistics_are_those_of_all(net, blob
 
 def test_statistics_put_together_are_near_to_exact(net, blobs):
     x, y = blobs
-    old = KMEx(net, n_prototypes=2).fit((x[:60], y[:60]))
+    old = convert(net, (x[:60], y[:60]), n_prototypes=2)
     store = embed(old, (x[:60], y[:60]))
-    near, exact = (KMEx(old).partial_fit((x[60:], y[60:]), previous=one).prototypes for one in (None, store))
+    near, exact = (old.update((x[60:], y[60:]), previous=one).prototypes for one in (None, store))
     assert int(near.counts.sum()) == int(exact.counts.sum()) == 90
     spread = exact.quantiles[:, -1:] - exact.quantiles[:, :1]
     assert float(((near.quantiles - exact.quantiles) / spread).abs().mean()) < 0.15
@@ -85,29 +85,27 @@ def test_classes_are_matched_by_name_and_it_is_saved(net, blobs, tmp_path):
         labels = torch.tensor([names.index("abc"[k]) for k in y[rows]])
         return ImageArray(images, labels.numpy(), names, lambda image: torch.from_numpy(image).permute(2, 0, 1) / 255)
 
-    old = KMEx(net, n_prototypes=2).fit(named(y < 2, ["a", "b"]))
-    new = KMEx(old, n_prototypes={"c": 4}).partial_fit(named(y > 0, ["c", "b"]))
+    old = convert(net, named(y < 2, ["a", "b"]), n_prototypes=2)
+    new = old.update(named(y > 0, ["c", "b"]), n_prototypes={"c": 4})
     assert new.class_names == ["a", "b", "c"]
     assert new.prototypes.labels.tolist() == [0, 0, 1, 1, 2, 2, 2, 2]
     assert new.images.shape[:2] == (8, 3)
     new.save(tmp_path / "model")
     again = load(tmp_path / "model", model=net)
     assert again.provenance["joined"] == new.provenance["joined"]
-    third = KMEx(again, n_prototypes=1).partial_fit(named(y == 0, ["a"]))
+    third = again.update(named(y == 0, ["a"]), n_prototypes=1)
     assert len(third.provenance["joined"]) == 2
     torch.testing.assert_close(third.prototypes.vectors[2:], again.prototypes.vectors[2:], rtol=0, atol=0)
 
 
 def test_mistakes_and_few_samples(net, blobs):
-    old = KMEx(net, n_prototypes=3).fit(part(blobs, 0, 1))
+    old = convert(net, part(blobs, 0, 1), n_prototypes=3)
     x = blobs[0]
-    with pytest.warns(LookalikeWarning, match="class '2' has 2 distinct embeddings; 5 prototypes asked: using 2"):
-        new = KMEx(old).partial_fit((x[[2, 5]], torch.tensor([2, 2])))
+    with pytest.warns(LookalikeWarning, match="class '2' has 2 distinct embeddings; 3 prototypes asked: using 2"):
+        new = old.update((x[[2, 5]], torch.tensor([2, 2])))
     assert len(new.prototypes) == 8
     with pytest.raises(LookalikeError, match="NaN or infinite"):
-        KMEx(old).partial_fit((x[:2] * torch.nan, torch.tensor([2, 2])))
-    first = KMEx(net, n_prototypes=3).partial_fit(part(blobs, 0, 1))  # nothing to join yet
-    assert torch.equal(first.prototypes.vectors, old.prototypes.vectors)
+        old.update((x[:2] * torch.nan, torch.tensor([2, 2])))
 
 
 def test_a_new_digit_is_known_as_well_as_after_a_whole_fit():
@@ -119,9 +117,9 @@ def test_a_new_digit_is_known_as_well_as_after_a_whole_fit():
         return type(data)(data.images[keep], data.labels[keep], data.classes, data.transform)
 
     labels = np.asarray(bundle.train.labels)
-    old = KMEx(encoder, progress=False).fit(digits(labels < 9), class_names=[str(k) for k in range(9)])
-    joined = KMEx(old, progress=False).partial_fit(digits(labels == 9))
-    whole = KMEx(encoder, progress=False).fit(bundle.train)
+    old = convert(encoder, digits(labels < 9), progress=False, class_names=[str(k) for k in range(9)])
+    joined = old.update(digits(labels == 9), progress=False)
+    whole = convert(encoder, bundle.train, progress=False)
     test, truth = torch.stack([image for image, _ in bundle.test]), torch.as_tensor(bundle.test.labels)
     nine = truth == 9
     accuracies = [float((model.predict(test[nine]) == 9).float().mean()) for model in (joined, whole)]

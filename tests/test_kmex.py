@@ -1,5 +1,6 @@
 import multiprocessing
 import time
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from sklearn.cluster import KMeans
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lookalike import KMEx as PublicKMEx
+import lookalike
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import CLUSTERERS
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
+from lookalike.conversion.options import ConversionOptions, Cut, Gallery, Probabilities, Reading, Settings
+from lookalike.conversion.per_class import Clustering
 from lookalike.data import load_data
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, load_classifier
@@ -21,7 +24,7 @@ from lookalike.model.similarity import SIMILARITIES, make_similarity
 def test_is_what_the_paper_says(net, blobs):
     """Per class k-means on the embeddings; then the nearest prototype."""
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2)
     z = sem.embed(x).numpy()
     assert sem.prototypes.labels.tolist() == [0, 0, 1, 1, 2, 2]
     for k in range(3):
@@ -45,9 +48,9 @@ def test_kinds_of_training_data_give_the_same_model(net, blobs):
         TensorDataset(x, y),
         DataLoader(TensorDataset(x, y), batch_size=256, shuffle=True),
     ]
-    models = [KMEx(net).fit(data) for data in kinds]
-    models.append(KMEx(encoder).fit(embed(encoder, blobs)))
-    models.append(KMEx(encoder).fit(blobs, embeddings=embed(encoder, blobs)))
+    models = [convert(net, data) for data in kinds]
+    models.append(convert(encoder, embed(encoder, blobs)))
+    models.append(convert(encoder, blobs, embeddings=embed(encoder, blobs)))
     for model in models[1:]:
         assert torch.equal(model.prototypes.vectors, models[0].prototypes.vectors)
         assert torch.equal(model.prototypes.nearest, models[0].prototypes.nearest)
@@ -56,7 +59,7 @@ def test_kinds_of_training_data_give_the_same_model(net, blobs):
 
 
 def test_same_seed_same_bits(net, blobs):
-    first, second = (KMEx(net, random_state=4).fit(blobs) for _ in range(2))
+    first, second = (convert(net, blobs, seed=4) for _ in range(2))
     assert first.prototypes.vectors.numpy().tobytes() == second.prototypes.vectors.numpy().tobytes()
 
 
@@ -65,7 +68,7 @@ def test_every_similarity_converts(net, blobs, similarity, tmp_path):
     from lookalike.model import load
 
     x, _ = blobs
-    sem = KMEx(net, n_prototypes=2, similarity=similarity).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, similarity=similarity)
     sem.save(tmp_path / "saved")
     assert torch.equal(load(tmp_path / "saved", model=net)(x), sem(x))
     assert sem.provenance["similarity"] == similarity
@@ -73,56 +76,56 @@ def test_every_similarity_converts(net, blobs, similarity, tmp_path):
 
 @pytest.mark.parametrize("clusterer", list(CLUSTERERS))
 def test_every_clusterer_converts(net, blobs, clusterer):
-    sem = KMEx(net, n_prototypes=3, clusterer=clusterer).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=3, clusterer=clusterer)
     assert len(sem.prototypes) == 9
 
 
 def test_an_own_similarity_is_copied_not_fitted_in_place(net, blobs):
     mine = make_similarity("mahalanobis")
-    KMEx(net, similarity=mine).fit(blobs)
+    convert(net, blobs, similarity=mine)
     assert mine.transform is None
 
 
 def test_of_another_prototype_model_it_uses_the_embedding(net, blobs):
-    first = KMEx(net, n_prototypes=1).fit(blobs)
-    second = KMEx(first, n_prototypes=4).fit(blobs)
+    first = convert(net, blobs, n_prototypes=1)
+    second = convert(first, blobs, n_prototypes=4)
     assert second.encoder is first.encoder
     assert len(second.prototypes) == 12
 
 
 def test_numbers_per_class_and_auto(net, blobs):
-    assert len(KMEx(net, n_prototypes={0: 1, 1: 2, 2: 3}).fit(blobs).prototypes) == 6
-    auto = KMEx(net, n_prototypes="auto").fit(blobs)
+    assert len(convert(net, blobs, n_prototypes={0: 1, 1: 2, 2: 3}).prototypes) == 6
+    auto = convert(net, blobs, n_prototypes="auto")
     assert 3 <= len(auto.prototypes) <= 30
 
 
 def test_an_embedding_network_without_a_head(blobs):
     body = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh())
-    sem = KMEx(body, head="output", n_prototypes=1).fit(blobs)
+    sem = convert(body, blobs, head="output", n_prototypes=1)
     assert sem.embed(blobs[0]).shape == (90, 5)
 
 
 def test_class_names_come_with_the_data_or_the_call(net, blobs, image_folder, network_file):
-    assert KMEx(net).fit(blobs).class_names == ["0", "1", "2"]
-    assert KMEx(net).fit(blobs, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
+    assert convert(net, blobs).class_names == ["0", "1", "2"]
+    assert convert(net, blobs, class_names=["a", "b", "c"]).class_names == ["a", "b", "c"]
     x, y = blobs
-    assert KMEx(net).fit((x, np.array(["u", "v", "w"])[y])).class_names == ["u", "v", "w"]
+    assert convert(net, (x, np.array(["u", "v", "w"])[y])).class_names == ["u", "v", "w"]
     loaded = load_classifier(f"{network_file}:make")
-    sem = KMEx(loaded, n_prototypes=2).fit(load_data(image_folder, loaded.preprocessing))
+    sem = convert(loaded, load_data(image_folder, loaded.preprocessing), n_prototypes=2)
     assert sem.class_names == ["ant", "bee", "cat"]
     assert sem.preprocessing == loaded.preprocessing
     torch.testing.assert_close(sem.value_range, torch.tensor([[-1.0] * 3, [1.0] * 3]))
 
 
 def test_memory_of_images_is_optional(net, blobs):
-    assert KMEx(net, n_images=0).fit(blobs).images is None
-    assert KMEx(net, n_images=2, n_nearest=4).fit(blobs).images.shape == (15, 2, 8, 8, 1)
+    assert convert(net, blobs, n_images=0).images is None
+    assert convert(net, blobs, n_images=2, n_nearest=4).images.shape == (15, 2, 8, 8, 1)
 
 
 def test_skipped_images_are_counted(image_folder, network_file):
     (image_folder / "train" / "bee" / "03.png").write_text("no")
     loaded = load_classifier(f"{network_file}:make")
-    sem = KMEx(loaded, n_prototypes=1, on_error="skip").fit(load_data(image_folder, loaded.preprocessing))
+    sem = convert(loaded, load_data(image_folder, loaded.preprocessing), n_prototypes=1, on_error="skip")
     assert sem.provenance["skipped"] == 1
     assert sem.provenance["n_samples"] == 23
     assert 11 not in sem.prototypes.nearest
@@ -130,89 +133,112 @@ def test_skipped_images_are_counted(image_folder, network_file):
 
 def test_wrong_requests_are_told(net, blobs):
     x, y = blobs
-    with pytest.raises(LookalikeError, match=r"converts a torch\.nn\.Module, not a int"):
-        KMEx(42)
+    with pytest.raises(LookalikeError, match=r"torch\.nn\.Module or the spec of one is converted, not a int"):
+        convert(42, blobs)
     with pytest.raises(LookalikeError, match="class '1', '3' has no training samples"):
-        KMEx(net).fit((x, y * 2))
-    with pytest.raises(LookalikeError, match="give KMEx the Encoder that made them"):
-        KMEx(net).fit(embed(net, blobs))
+        convert(net, (x, y * 2))
+    with pytest.raises(LookalikeError, match="give the Encoder that made them"):
+        convert(net, embed(net, blobs))
     with pytest.raises(LookalikeError, match="did you mean 'cosine'"):
-        KMEx(net, similarity="cosin").fit(blobs)
+        convert(net, blobs, similarity="cosin")
     with pytest.raises(LookalikeError, match="did you mean 'kmeans'"):
-        KMEx(net, clusterer="kmean").fit(blobs)
+        convert(net, blobs, clusterer="kmean")
     store = embed(net, blobs)
     store.embeddings[[3, 8]] = np.nan
     with pytest.raises(LookalikeError, match="2 embeddings have NaN or infinite values: sample 3, sample 8"):
-        KMEx(Encoder(net, x[:1])).fit(store)
+        convert(Encoder(net, x[:1]), store)
     store.embeddings[[3, 8]] = 0
     other = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x[:1])
     with pytest.raises(LookalikeError, match="have 24 dimensions, the encoder's 64"):
-        KMEx(other).fit(store)
+        convert(other, store)
     with pytest.warns(LookalikeWarning, match="class '0' has 1 distinct embeddings"):
-        KMEx(net, n_prototypes=2).fit((x[:3].repeat(2, 1, 1, 1), y[:3].repeat(2)))
+        convert(net, (x[:3].repeat(2, 1, 1, 1), y[:3].repeat(2)), n_prototypes=2)
 
 
 def test_arguments_are_checked_before_any_work(net, blobs):
     for options, message in (
         ({"n_init": 0}, "n_init must be a whole number of at least 1"),
-        ({"random_state": None}, "random_state must be"),
+        ({"seed": None}, "seed must be"),
         ({"nearest_from": "clas"}, "'class' or 'any'"),
         ({"similarity": "l9"}, "no similarity"),
         ({"clusterer": "l9"}, "no clusterer"),
     ):
         with pytest.raises(LookalikeError, match=message):
-            KMEx(net, **options)
+            convert(net, blobs, **options)
     x, y = blobs
     with pytest.raises(LookalikeError, match="there is a label 20000000 and there are 90 samples"):
-        KMEx(net).fit((x, torch.where(y == 2, 20_000_000, y)))
+        convert(net, (x, torch.where(y == 2, 20_000_000, y)))
     with pytest.raises(LookalikeError, match="same name"):
-        KMEx(net).fit(blobs, class_names=["a", "b", "a"])
+        convert(net, blobs, class_names=["a", "b", "a"])
     with pytest.raises(LookalikeError, match="batch_size must be a whole number of at least 1"):
-        KMEx(net, batch_size=0).fit(blobs)
+        convert(net, blobs, batch_size=0)
 
 
 def test_stored_embeddings_must_be_of_this_network_and_these_data(net, blobs):
     x, y = blobs
     store = embed(net, blobs)
     with pytest.raises(LookalikeError, match="made with other data"):
-        KMEx(net).fit((x + 1, y), embeddings=store)
+        convert(net, (x + 1, y), embeddings=store)
     with torch.no_grad():
         net[6].weight.add_(1)
     with pytest.raises(LookalikeError, match="made with other weights"):
-        KMEx(Encoder(net, x[:1])).fit(store)
+        convert(Encoder(net, x[:1]), store)
 
 
 def test_converted_under_inference_mode_it_can_be_differentiated(net, blobs):
     with torch.inference_mode():
-        sem = KMEx(net).fit(blobs)
+        sem = convert(net, blobs)
     x = blobs[0].clone().requires_grad_()
     sem(x).sum().backward()
     assert x.grad.abs().sum() > 0
 
 
-def test_the_public_name_is_the_class():
-    assert PublicKMEx is KMEx
+def test_the_public_name_is_the_function():
+    assert lookalike.convert is convert
+
+
+def test_an_unknown_option_is_refused_as_python_does(net, blobs):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'clustrer'; did you mean 'clusterer'\?"):
+        convert(net, blobs, clustrer="kmeans")
+
+
+def test_every_option_has_a_field_of_its_type_in_one_group():
+    groups = (Clustering, Probabilities, Gallery, Cut, Reading, Settings)
+    hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()}
+    grouped = {"clustering", "gallery", "cut", "reading", "given"}
+    options = get_type_hints(ConversionOptions)
+    assert {name: hints[name] for name in options if name != "probabilities"} == {
+        name: hint for name, hint in options.items() if name != "probabilities"
+    }
+    assert hints.keys() - grouped == options.keys() | {"n_prototypes", "seed"}
+
+
+def test_options_of_another_level_are_refused(net, blobs):
+    with pytest.raises(LookalikeError, match="max_patches is an option of patches"):
+        convert(net, blobs, max_patches=3)
+    with pytest.raises(LookalikeError, match="precision is an option of whole images"):
+        convert(net, blobs, level="patch", precision="float32")
 
 
 def test_killed_at_twenty_moments_it_ends_with_the_same_model(net, blobs, tmp_path):
     """Embedding and clustering, killed again and again, each time by the same call."""
     slow = Slow(*blobs)
 
-    def convert(folder):
+    def run(folder):
         encoder = Encoder(net, blobs[0][:2])
-        model = KMEx(encoder, n_prototypes=4, n_init=200, batch_size=4).fit(slow, working_folder=folder)
+        model = convert(encoder, slow, n_prototypes=4, n_init=200, batch_size=4, working_folder=folder)
         torch.save(model.prototypes.state_dict(), tmp_path / f"{folder.name}.aside")
         (tmp_path / f"{folder.name}.aside").replace(tmp_path / f"{folder.name}.pt")
 
     def files(folder):
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
-    convert(tmp_path / "whole")
+    run(tmp_path / "whole")
     whole = torch.load(tmp_path / "whole.pt")
     rng, kills, finished = np.random.default_rng(0), {"embedding": 0, "clustering": 0}, 0
     while sum(kills.values()) < 20 or not all(kills.values()) or not finished:
         work = tmp_path / f"work{finished}"
-        process = multiprocessing.get_context("fork").Process(target=convert, args=(work,))
+        process = multiprocessing.get_context("fork").Process(target=run, args=(work,))
         process.start()
         process.join(float(rng.uniform(0.05, 0.9)))
         if process.is_alive():
@@ -235,35 +261,35 @@ class Slow(TensorDataset):
 
 def test_a_working_folder_is_used_again_for_other_options(net, blobs, tmp_path):
     encoder, rows = Encoder(net, blobs[0][:2]), []
-    first = KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")
+    first = convert(encoder, blobs, n_prototypes=2, working_folder=tmp_path / "w")
     handle = net[0].register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
-    again = KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")
-    other = KMEx(encoder, n_prototypes=3).fit(blobs, working_folder=tmp_path / "w")
+    again = convert(encoder, blobs, n_prototypes=2, working_folder=tmp_path / "w")
+    other = convert(encoder, blobs, n_prototypes=3, working_folder=tmp_path / "w")
     handle.remove()
     assert rows == []
     assert torch.equal(first.prototypes.vectors, again.prototypes.vectors)
-    assert torch.equal(other.prototypes.vectors, KMEx(encoder, n_prototypes=3).fit(blobs).prototypes.vectors)
+    assert torch.equal(other.prototypes.vectors, convert(encoder, blobs, n_prototypes=3).prototypes.vectors)
     with pytest.raises(LookalikeError, match="with other data"):
-        KMEx(encoder, n_prototypes=2).fit((blobs[0] + 1, blobs[1]), working_folder=tmp_path / "w")
+        convert(encoder, (blobs[0] + 1, blobs[1]), n_prototypes=2, working_folder=tmp_path / "w")
     with torch.no_grad():
         net[0].weight.add_(1)
     with pytest.raises(LookalikeError, match="with other weights"):
-        KMEx(encoder, n_prototypes=2).fit(blobs, working_folder=tmp_path / "w")
+        convert(encoder, blobs, n_prototypes=2, working_folder=tmp_path / "w")
 
 
 def test_clusters_made_within_another_limit_are_not_taken(net, blobs, tmp_path):
     encoder, limit = Encoder(net, blobs[0][:2]), 4 * 4 * 24 * 12
-    KMEx(encoder, n_prototypes=4).fit(blobs, working_folder=tmp_path / "w")
-    parts = KMEx(encoder, n_prototypes=4, memory_limit=limit).fit(blobs, working_folder=tmp_path / "w")
-    alone = KMEx(encoder, n_prototypes=4, memory_limit=limit).fit(blobs)
-    whole = KMEx(encoder, n_prototypes=4).fit(blobs)
+    convert(encoder, blobs, n_prototypes=4, working_folder=tmp_path / "w")
+    parts = convert(encoder, blobs, n_prototypes=4, memory_limit=limit, working_folder=tmp_path / "w")
+    alone = convert(encoder, blobs, n_prototypes=4, memory_limit=limit)
+    whole = convert(encoder, blobs, n_prototypes=4)
     assert torch.equal(parts.prototypes.vectors, alone.prototypes.vectors)
     assert not torch.equal(parts.prototypes.vectors, whole.prototypes.vectors)
 
 
-@pytest.mark.parametrize("option", [{"random_state": 1}, {"n_init": 12}, {"clusterer": "kmedoids"}])
+@pytest.mark.parametrize("option", [{"seed": 1}, {"n_init": 12}, {"clusterer": "kmedoids"}])
 def test_options_of_the_clustering_reach_it(net, blobs, option):
-    given = {"n_prototypes": 12, "n_init": 1, "random_state": 0, "progress": False}
-    found = [KMEx(net, **(given | changed)).fit(blobs).prototypes.vectors for changed in ({}, {}, option)]
+    given = {"n_prototypes": 12, "n_init": 1, "seed": 0, "progress": False}
+    found = [convert(net, blobs, **given | changed).prototypes.vectors for changed in ({}, {}, option)]
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

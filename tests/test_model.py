@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.fresh_folder import fresh_folder
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.data import load_data
 from lookalike.encoder import Encoder, load_classifier
 from lookalike.model import PrototypeModel, load
@@ -23,7 +23,7 @@ from tests.architectures import make
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2).fit(blobs)
+    return convert(net, blobs, n_prototypes=2)
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def saved_resnet(tmp_path):
     model, _ = make("torchvision-resnet18")
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     x = torch.rand(30, 3, 32, 32)
-    sem = KMEx(load_classifier("torchvision:resnet18", tmp_path / "w.safetensors"), n_prototypes=2).fit(
-        (x, torch.arange(30) % 3)
+    sem = convert(
+        load_classifier("torchvision:resnet18", tmp_path / "w.safetensors"), (x, torch.arange(30) % 3), n_prototypes=2
     )
     sem.save(tmp_path / "saved")
     return sem, tmp_path / "saved", x
@@ -210,15 +210,11 @@ def test_a_configuration_that_lacks_something_is_one_clear_line(saved_resnet):
 
 
 def test_options_of_numpy_types_and_number_keys_are_saved(net, blobs, tmp_path):
-    sem = KMEx(
-        net, dict.fromkeys(range(3), 1), "rbf", similarity_options={"sigma": np.float32(2)}, random_state=np.int64(3)
-    )
-    sem.fit(blobs).save(tmp_path / "a")
+    options = {"similarity_options": {"sigma": np.float32(2)}, "seed": np.int64(3)}
+    convert(net, blobs, dict.fromkeys(range(3), 1), "rbf", **options).save(tmp_path / "a")
     assert load(tmp_path / "a", model=net).provenance["n_prototypes"] == {"0": 1, "1": 1, "2": 1}
-    many = KMEx(
-        torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 11)), dict.fromkeys(range(11), 1)
-    )
-    model = many.fit((torch.randn(44, 2), torch.arange(44) % 11))
+    many = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 11))
+    model = convert(many, (torch.randn(44, 2), torch.arange(44) % 11), dict.fromkeys(range(11), 1))
     model.save(tmp_path / "b")
     load(tmp_path / "b", model=model.encoder.model)
 
@@ -248,9 +244,9 @@ def test_threads_share_a_loaded_model(saved_resnet):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_inputs_are_taken_in_the_networks_own_type(net, blobs, dtype):
     x, y = blobs
-    sem = KMEx(net.to(dtype), n_prototypes=1).fit((x.double().numpy(), y))
+    sem = convert(net.to(dtype), (x.double().numpy(), y), n_prototypes=1)
     assert sem.predict(x.half()).shape == (90,)
-    assert KMEx(net, n_prototypes=1).fit((x.to(dtype), y)).predict(x).shape == (90,)
+    assert convert(net, (x.to(dtype), y), n_prototypes=1).predict(x).shape == (90,)
     with pytest.raises(LookalikeError, match="are bytes"):
         sem.predict((x * 10).to(torch.uint8))
 
@@ -315,7 +311,7 @@ def test_the_card_shows_names_as_text(image_folder, network_file, tmp_path):
     (image_folder / "train" / "ant").rename(image_folder / "train" / "<b>|ant`")
     (image_folder / "test" / "ant").rename(image_folder / "test" / "<b>|ant`")
     loaded = load_classifier(f"{network_file}:make")
-    sem = KMEx(loaded, n_prototypes=1).fit(load_data(image_folder, loaded.preprocessing))
+    sem = convert(loaded, load_data(image_folder, loaded.preprocessing), n_prototypes=1)
     sem.save(tmp_path / "saved")
     assert r"\<b\>\|ant\`" in (tmp_path / "saved" / "README.md").read_text()
 

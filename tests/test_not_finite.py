@@ -5,14 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, explain
+from lookalike import convert, explain
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.patches import PatchKMEx
 
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2).fit(blobs)
+    return convert(net, blobs, n_prototypes=2)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -44,7 +43,7 @@ def test_a_forward_pass_hands_nan_on(sem, blobs):
 def test_patches_that_are_not_finite_are_refused(blobs):
     x, y = blobs
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    found = PatchKMEx(net, n_prototypes=2).fit((x, y))
+    found = convert(net, (x, y), n_prototypes=2, level="patch")
     broken = x[:9].clone()
     broken[7] = np.nan
     for call in (found.predict, found.predict_patches):

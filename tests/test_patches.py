@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import convnext_tiny, densenet121, efficientnet_b0, resnet18, swin_t, vgg11
 
-from lookalike import Encoder, LookalikeError, LookalikeWarning, PatchKMEx
+from lookalike import Encoder, LookalikeError, LookalikeWarning, convert
 from lookalike.conversion.patches import PatchEncoder
 
 
@@ -23,7 +23,7 @@ def make_net(seed=0):
 
 @pytest.fixture
 def model(blobs):
-    return PatchKMEx(make_net(), n_prototypes=4).fit(blobs)
+    return convert(make_net(), blobs, n_prototypes=4, n_images=1, level="patch")
 
 
 def test_a_patch_is_a_position_of_the_map_before_the_average(blobs, untouched):
@@ -55,13 +55,15 @@ def test_the_map_of_known_architectures(build):
 def test_networks_without_a_map_are_refused():
     small = torch.randn(2, 3, 32, 32)
     with pytest.raises(LookalikeError, match="no feature map larger than 1×1"):
-        PatchKMEx(resnet18(weights=None)).fit((small, [0, 1]))
+        convert(resnet18(weights=None), (small, [0, 1]), level="patch")
     with pytest.raises(LookalikeError, match="no feature map larger than 1×1"):
         PatchEncoder(Encoder(vgg11(weights=None), small), small)
-    with pytest.raises(LookalikeError, match="needs training images"):
-        PatchKMEx(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))).fit((torch.randn(6, 4), [0, 1] * 3))
+    with pytest.raises(LookalikeError, match="are needed"):
+        convert(
+            nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (torch.randn(6, 4), [0, 1] * 3), level="patch"
+        )
     with pytest.raises(LookalikeError, match="at least 1"):
-        PatchKMEx(resnet18(weights=None), max_patches=0)
+        convert(resnet18(weights=None), (small, [0, 1]), level="patch", max_patches=0)
 
 
 def test_the_image_is_of_the_class_of_most_patches(model, blobs):
@@ -114,11 +116,11 @@ def test_prototypes_are_means_of_patches_and_are_shown_by_the_nearest(model, blo
 
 
 def test_a_share_of_the_patches_is_drawn_alike(blobs):
-    found = [PatchKMEx(make_net(), 3, max_patches=100, random_state=2).fit(blobs) for _ in range(2)]
+    found = [convert(make_net(), blobs, 3, max_patches=100, seed=2, level="patch") for _ in range(2)]
     assert found[0].provenance["n_patches"] == 300
     assert torch.equal(found[0].prototypes.vectors, found[1].prototypes.vectors)
     assert len({tuple(place) for place in found[0].places[:, 0].tolist()}) > 3
-    other = PatchKMEx(make_net(), 3, max_patches=100, random_state=3).fit(blobs)
+    other = convert(make_net(), blobs, 3, max_patches=100, seed=3, level="patch")
     assert not torch.equal(found[0].prototypes.vectors, other.prototypes.vectors)
 
 
@@ -133,7 +135,7 @@ def test_augmented_images_are_warned_of(blobs):
             return x[row] + torch.rand(()), int(y[row])
 
     with pytest.warns(LookalikeWarning, match="augmented at random"):
-        PatchKMEx(make_net(), 2).fit(Augmented())
+        convert(make_net(), Augmented(), 2, level="patch")
 
 
 def test_the_gallery_frames_each_patch(model):

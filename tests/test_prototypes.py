@@ -69,7 +69,7 @@ def test_parts_give_the_same_as_the_whole(monkeypatch):
     z, y = rng.normal(size=(2000, 4)).astype(np.float32), np.arange(2000) % 3
     prototypes = Prototypes(torch.from_numpy(z[:6]), torch.tensor([0, 1, 2, 0, 1, 2]), list("abc"))
     whole = survey(prototypes, make_similarity("l2"), z, y)
-    monkeypatch.setattr("lookalike.model.prototypes._CELLS", 1)
+    monkeypatch.setattr("lookalike.conversion.survey._CELLS", 1)
     parts = survey(prototypes, make_similarity("l2"), z, y)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], tensor, equal_nan=True, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike._core.provenance import fingerprint_json
 from lookalike._core.working_folder import read_record, write_record
 from lookalike.cli import app
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier, load_classifier
 from lookalike.metrics import Scorecard, evaluate
@@ -302,7 +302,7 @@ def test_a_classifier_is_checked_likewise(models, tmp_path):
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     network = NETWORKS["small-cnn"](**ARGS).eval()
     loaded = LoadedClassifier(network, {"source": "lookalike", "name": "small-cnn", "args": ARGS})
-    sem = KMEx(loaded, 1, progress=False).fit((torch.rand(9, 3, 8, 8), torch.arange(9) % 3))
+    sem = convert(loaded, (torch.rand(9, 3, 8, 8), torch.arange(9) % 3), 1, progress=False)
     sem.prototypes.purity.fill_(7)
     with pytest.raises(LookalikeError, match=r"cannot be saved: prototypes\.purity must lie between 0 and 1"):
         sem.save(tmp_path / "saved")
@@ -327,7 +327,7 @@ class WithCache(nn.Module):
 def test_buffers_that_nothing_reads_need_not_be_finite(tmp_path, value, dtype):
     torch.manual_seed(0)
     x = torch.rand(9, 3, 3, 3)
-    sem = KMEx(WithCache(torch.full((2,), value, dtype=dtype)), 1, progress=False).fit((x, torch.arange(9) % 3))
+    sem = convert(WithCache(torch.full((2,), value, dtype=dtype)), (x, torch.arange(9) % 3), 1, progress=False)
     sem.save(tmp_path / "m")
     loaded = load(tmp_path / "m", model=WithCache(torch.zeros(2, dtype=dtype)))
     assert torch.equal(loaded.predict(x), sem.predict(x))
@@ -391,7 +391,7 @@ def test_other_files_that_are_read_again_are_checked(tmp_path):
     with pytest.raises(LookalikeError, match=r"cannot read the scorecard .* nested too deeply"):
         Scorecard.read(path)
 
-    sem = KMEx(network, 1, progress=False).fit((x, y))
+    sem = convert(network, (x, y), 1, progress=False)
     for content, message in (
         (b"[]", "it has no fingerprint"),
         (b'{"key": {}, "done": {}}', "it has no fingerprint"),

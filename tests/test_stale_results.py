@@ -1,7 +1,7 @@
 """Nothing that a folder keeps is used for other options, other data, another network, or once it is damaged.
 
-Each option of ``KMEx`` and ``embed`` is either changed here or listed as one that changes nothing that is kept: a new
-option cannot be forgotten.
+Each option of ``convert`` and ``embed`` is either changed here or listed as one that changes nothing that is kept: a
+new option cannot be forgotten.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import warnings
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -24,14 +25,15 @@ from torchvision.transforms import Compose
 
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike._core.working_folder import alone, lock_beside, lock_in
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
+from lookalike.conversion.options import ConversionOptions
 from lookalike.data import Batches, ImageFiles, Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from tests.small import bright_images, small_network
 
-BASE = {"n_prototypes": 2, "similarity": "mahalanobis", "similarity_options": {"shrinkage": 0.2}, "random_state": 1}
+BASE = {"n_prototypes": 2, "similarity": "mahalanobis", "similarity_options": {"shrinkage": 0.2}, "seed": 1}
 CHANGED = {
     "n_prototypes": {"n_prototypes": {"a": 3, "b": 2, "c": 1}},
     "similarity": {"similarity": "cosine", "similarity_options": None},
@@ -44,18 +46,25 @@ CHANGED = {
     "class_order": {"class_order": ["c", "b", "a"]},
     "precision": {"precision": "bfloat16"},
     "memory_limit": {"memory_limit": 4 * 4 * 24 * 12},
-    "random_state": {"random_state": 2, "n_init": 1},
+    "seed": {"seed": 2, "n_init": 1},
     "batch_size": {"batch_size": 7},
     "on_error": {"on_error": "skip"},
     "num_workers": {"num_workers": 1},
     "probabilities": {"probabilities": "sum"},
 }
 NOT_KEPT = {
+    "train": "its fingerprint is in the key: see test_other_images_are_noticed",
     "model": "its weights and layers are: see test_other_networks_are_told_apart",
     "output": "it says which output has the scores: in the key as 'outputs'",
     "n_images": "images are read anew",
     "temperature": "fitted anew; prototypes do not depend on it",
     "progress": "changes nothing",
+    "level": "patches keep nothing in a folder",
+    "max_patches": "of patches, which keep nothing in a folder",
+    "backend": "a cluster has a key of its own: see test_distributed",
+    "embeddings": "they are told by their bytes: see test_other_stored_embeddings_are_noticed",
+    "class_names": "see test_other_class_names_and_their_order_are_noticed",
+    "working_folder": "is the folder",
 }
 
 
@@ -72,13 +81,18 @@ def same(first, second) -> bool:
 def fit(options, folder=None, class_names=("a", "b", "c"), data=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return KMEx(small_network(), progress=False, **{**BASE, **options}).fit(
-            data or bright_images(90), class_names=list(class_names), working_folder=folder
+        return convert(
+            small_network(),
+            data or bright_images(90),
+            progress=False,
+            **{**BASE, **options},
+            class_names=list(class_names),
+            working_folder=folder,
         )
 
 
 def test_every_option_of_kmex_is_thought_of():
-    names = set(inspect.signature(KMEx.__init__).parameters) - {"self"}
+    names = set(inspect.signature(convert).parameters) - {"options"} | set(get_type_hints(ConversionOptions))
     assert names == CHANGED.keys() | NOT_KEPT.keys()
 
 
@@ -104,7 +118,7 @@ def test_a_changed_option_gives_its_own_result_or_is_refused(option, work):
 
 
 def test_an_option_that_matters_gives_another_result(base):
-    for option in ("n_prototypes", "similarity_options", "clusterer", "memory_limit", "random_state"):
+    for option in ("n_prototypes", "similarity_options", "clusterer", "memory_limit", "seed"):
         assert not same(state(fit(CHANGED[option])), base), option
 
 
@@ -122,8 +136,8 @@ def test_other_stored_embeddings_are_noticed(tmp_path):
     stores = [embed(encoder, (bright_images(90)[0] * scale, bright_images(90)[1])) for scale in (1, 2)]
     for store in stores:
         bare = EmbeddingStore(store.embeddings, store.labels, store.indices)  # which does not say what it is of
-        found = KMEx(encoder, 2, progress=False).fit(bare, working_folder=tmp_path / "w")
-        assert same(state(found), state(KMEx(encoder, 2, progress=False).fit(bare)))
+        found = convert(encoder, bare, 2, progress=False, working_folder=tmp_path / "w")
+        assert same(state(found), state(convert(encoder, bare, 2, progress=False)))
 
 
 EMBED_CHANGED = {
@@ -367,7 +381,7 @@ def test_damaged_embeddings_that_are_given_are_refused(tmp_path):
     flip(tmp_path / "z" / "embeddings.npy", -7)
     store = EmbeddingStore.open(tmp_path / "z")  # many gigabytes are not read to open them
     with pytest.raises(LookalikeError, match=r"'embeddings.npy' does not fit its checksum; embed the data again"):
-        KMEx(encoder, 2, progress=False).fit(store)
+        convert(encoder, store, 2, progress=False)
     with pytest.raises(LookalikeError, match="does not fit its checksum"):
         store.grouped_by_class(tmp_path / "by-class")
     flip(tmp_path / "z" / "labels.npy", -8)
@@ -383,8 +397,13 @@ def test_damaged_clusters_are_made_again(work, base):
         for content in (b"", whole[:-2], whole[: len(whole) // 2], whole[:200] + b"\x55" + whole[201:]):
             file.write_bytes(content)
             with pytest.warns(LookalikeWarning, match=f"{file.name}' cannot be used"):
-                found = KMEx(small_network(), progress=False, **BASE).fit(
-                    bright_images(90), class_names=["a", "b", "c"], working_folder=work
+                found = convert(
+                    small_network(),
+                    bright_images(90),
+                    progress=False,
+                    **BASE,
+                    class_names=["a", "b", "c"],
+                    working_folder=work,
                 )
             assert same(state(found), base)
             assert file.read_bytes() == whole
@@ -399,7 +418,7 @@ def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))  # bytes a file: enough for the key
         try:
-            KMEx(encoder, 30, progress=False).fit(store, working_folder=tmp_path / "w")
+            convert(encoder, store, 30, progress=False, working_folder=tmp_path / "w")
         except LookalikeError as error:
             connection.send(str(error))
 
@@ -413,8 +432,8 @@ def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
         "same command again"
     )
     process.join()
-    again = KMEx(encoder, 30, progress=False).fit(store, working_folder=tmp_path / "w")
-    assert same(state(again), state(KMEx(encoder, 30, progress=False).fit(store)))
+    again = convert(encoder, store, 30, progress=False, working_folder=tmp_path / "w")
+    assert same(state(again), state(convert(encoder, store, 30, progress=False)))
 
 
 # two at once

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import cluster
 from lookalike.conversion.out_of_core import bytes_of, cluster_in_parts, streamed_classes
-from lookalike.conversion.per_class import learn_prototypes
+from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
 from lookalike.model.similarity import make_similarity
@@ -66,9 +66,9 @@ def test_other_methods_keep_what_a_sample_tells():
 def test_large_and_small_classes_side_by_side():
     z = np.concatenate([points(2000), points(100, seed=1)])
     y = np.repeat([0, 1], [2000, 100])
-    options = {"n_prototypes": 4, "clusterer": "kmeans"}
-    whole = learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), **options)
-    parts = learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), memory_limit=4 * 4 * 8 * 400, **options)
+    whole = learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), Clustering(4))
+    clustering = Clustering(4, memory_limit=4 * 4 * 8 * 400)
+    parts = learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), clustering)
     assert parts.labels.tolist() == whole.labels.tolist()
     assert torch.equal(parts.vectors[4:], whole.vectors[4:])  # the small class fits: nothing changes for it
     order = [int((parts.vectors[:4] - one).norm(dim=1).argmin()) for one in whole.vectors[:4]]
@@ -79,20 +79,20 @@ def test_large_and_small_classes_side_by_side():
 def test_the_result_says_what_was_clustered_in_parts(net, blobs):
     encoder = Encoder(net, blobs[0][:2])
     store = embed(encoder, blobs)
-    whole = KMEx(encoder, n_prototypes=2).fit(store)
-    parts = KMEx(encoder, n_prototypes=2, memory_limit=4 * 4 * 24 * 20).fit(store)
+    whole = convert(encoder, store, n_prototypes=2)
+    parts = convert(encoder, store, n_prototypes=2, memory_limit=4 * 4 * 24 * 20)
     assert whole.provenance["clustered_in_parts"] == []
     assert parts.provenance["clustered_in_parts"] == ["0", "1", "2"]
     assert parts.provenance["memory_limit"] == 4 * 4 * 24 * 20
     with pytest.raises(LookalikeError, match="memory_limit takes"):
-        KMEx(encoder, memory_limit="much")
+        convert(encoder, store, memory_limit="much")
 
 
 @pytest.mark.parametrize("similarity", ["l2", "mahalanobis", "rbf", "head"])
 def test_half_precision_embeddings_convert_like_single(net, blobs, tmp_path, similarity):
     encoder = Encoder(net, blobs[0][:2])
     single, half = (embed(encoder, blobs, folder=tmp_path / dtype, dtype=dtype) for dtype in ("float32", "float16"))
-    models = [KMEx(encoder, 2, similarity).fit(store) for store in (single, half)]
+    models = [convert(encoder, store, 2, similarity) for store in (single, half)]
     torch.testing.assert_close(models[1].prototypes.vectors, models[0].prototypes.vectors, rtol=5e-3, atol=5e-3)
     assert models[1].prototypes.vectors.dtype == torch.float32
     assert torch.equal(models[1].predict(blobs[0]), models[0].predict(blobs[0]))
@@ -112,23 +112,22 @@ def test_no_class_is_read_but_the_one_that_is_clustered(tmp_path):
             return np.asarray(found)
 
     store = EmbeddingStore(mapped.view(Watched), y, np.arange(4000))
-    learn_prototypes(store.embeddings, y, [str(k) for k in range(40)], make_similarity("l2"), n_prototypes=2)
+    learn_prototypes(store.embeddings, y, [str(k) for k in range(40)], make_similarity("l2"), Clustering(2))
     assert max(largest) == 100 * 16
 
 
 def test_a_memory_limit_that_holds_fewer_points_than_prototypes_is_refused():
     z, y = points(400, 8), np.arange(400) % 2
-    options = {"n_prototypes": 5, "memory_limit": 4 * 4 * 8 * 4}
     with pytest.raises(LookalikeError, match=r"memory_limit=512 is too little: .* needs 5 embeddings .* 640 bytes"):
-        learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), **options)
-    assert len(learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), **options | {"memory_limit": 640})) == 10
+        learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), Clustering(5, memory_limit=4 * 4 * 8 * 4))
+    assert len(learn_prototypes(z, y, ["a", "b"], make_similarity("l2"), Clustering(5, memory_limit=640))) == 10
 
 
 def test_fewer_distinct_points_in_a_sample_than_prototypes_are_told():
     z, y = np.zeros((400, 8), dtype=np.float32), np.zeros(400, dtype=np.int64)
     z[0] = 1
     with pytest.warns(LookalikeWarning, match="distinct embeddings in the sample that memory_limit=1280 holds"):
-        learn_prototypes(z, y, ["a"], make_similarity("l2"), n_prototypes=5, memory_limit=1280)
+        learn_prototypes(z, y, ["a"], make_similarity("l2"), Clustering(5, memory_limit=1280))
 
 
 @pytest.mark.parametrize(("size", "why"), [(3e18, "as large as"), (1e-19, "so small")])

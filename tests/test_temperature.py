@@ -7,9 +7,8 @@ from scipy.optimize import brentq
 from tools.fuzz_saved import write_config
 from torch import nn
 
-from lookalike import KMEx, PrototypeClassifier, explain, load
+from lookalike import PrototypeClassifier, convert, explain, load
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.patches import PatchKMEx
 from lookalike.conversion.temperature import HeldOut, fit_temperature, hold_out
 from lookalike.metrics import expected_calibration_error
 from lookalike.model.classifier import NearestPrototype
@@ -160,13 +159,13 @@ def test_classes_count_as_often_as_they_occur():
 
 
 @pytest.mark.parametrize("value", ["warm", 0, -1.0, float("nan"), float("inf"), None, True])
-def test_wrong_temperatures_are_refused(net, value):
+def test_wrong_temperatures_are_refused(net, blobs, value):
     with pytest.raises(LookalikeError, match="temperature must be"):
-        KMEx(net, temperature=value)
+        convert(net, blobs, temperature=value)
 
 
 def test_it_is_saved_with_the_model_and_shown_in_its_card(net, blobs, tmp_path):
-    spec_less = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    spec_less = convert(net, blobs, n_prototypes=2, progress=False)
     spec_less.save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     again = load(tmp_path / "model", model=net)
@@ -180,7 +179,7 @@ def test_it_is_saved_with_the_model_and_shown_in_its_card(net, blobs, tmp_path):
 
 
 def test_a_saved_model_without_one_has_a_temperature_of_1(net, blobs, tmp_path):
-    sem = KMEx(net, n_prototypes=2, temperature=1, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, temperature=1, progress=False)
     sem.save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     del config["classifier"]["options"]["temperature"]
@@ -195,7 +194,7 @@ def test_a_saved_model_without_one_has_a_temperature_of_1(net, blobs, tmp_path):
 
 def test_scores_probabilities_and_sentences_agree(net, blobs):
     x, _ = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     torch.testing.assert_close(sem(x).softmax(1), sem.predict_proba(x))
     plain = NearestPrototype()(sem.similarities(x), sem.prototypes.labels, 3)
     torch.testing.assert_close(sem(x), plain / sem.classifier.temperature)
@@ -206,11 +205,11 @@ def test_scores_probabilities_and_sentences_agree(net, blobs):
 
 def test_more_data_keep_it_unless_a_number_is_given(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit((x[:60], y[:60]))
-    joined = KMEx(sem, n_prototypes=2, progress=False).partial_fit((x[60:], y[60:]))
+    sem = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
+    joined = sem.update((x[60:], y[60:]), n_prototypes=2, progress=False)
     assert joined.classifier.temperature == sem.classifier.temperature
     assert joined.provenance["calibration"]["source"] == "kept"
-    given = KMEx(sem, n_prototypes=2, temperature=2, progress=False).partial_fit((x[60:], y[60:]))
+    given = sem.update((x[60:], y[60:]), n_prototypes=2, temperature=2, progress=False)
     assert given.classifier.temperature == 2
     assert given.provenance["calibration"]["source"] == "given"
 
@@ -220,11 +219,11 @@ def test_patches_have_probabilities_too():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     x, y = torch.rand(20, 1, 6, 6, generator=rng), torch.arange(20) % 2
     x[y == 1] *= 3
-    model = PatchKMEx(net, n_prototypes=2, progress=False).fit((x, y))
+    model = convert(net, (x, y), n_prototypes=2, progress=False, level="patch")
     found = model.patch_probabilities(x)
     assert found.shape == (20, 4, 4, 2)
     assert torch.equal(found.argmax(3), model.predict_patches(x))
     assert model.provenance["calibration"]["source"] == "fitted"
     assert model.provenance["calibration"]["value"] == model.temperature
-    plain = PatchKMEx(net, n_prototypes=2, temperature=1, progress=False).fit((x, y))
+    plain = convert(net, (x, y), n_prototypes=2, temperature=1, progress=False, level="patch")
     assert not torch.allclose(plain.patch_probabilities(x), found)

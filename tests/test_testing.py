@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike.testing import CHECKS, check_prototype_model
 
 
 @pytest.mark.parametrize("similarity", ["l2", "log", "mahalanobis", "cosine", "dot"])
 def test_converted_models_pass(net, blobs, similarity):
-    sem = KMEx(net, n_prototypes=2, similarity=similarity, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, similarity=similarity, progress=False)
     assert check_prototype_model(sem, blobs[0][:6]) == list(CHECKS)
 
 
@@ -54,13 +54,13 @@ def broken(sem, how):
     ],
 )
 def test_each_fault_is_named(net, blobs, how, message):
-    sem = broken(KMEx(net, n_prototypes=2, progress=False).fit(blobs), how)
+    sem = broken(convert(net, blobs, n_prototypes=2, progress=False), how)
     with pytest.raises(AssertionError, match=message):
         check_prototype_model(sem, blobs[0][:6])
 
 
 def test_two_inputs_are_needed(net, blobs):
-    sem = KMEx(net, progress=False).fit(blobs)
+    sem = convert(net, blobs, progress=False)
     with pytest.raises(AssertionError, match="two inputs or more"):
         check_prototype_model(sem, blobs[0][:1])
     assert isinstance(net, nn.Module)

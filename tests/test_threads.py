@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, embed, evaluate, explain
+from lookalike import convert, embed, evaluate, explain
 from lookalike._core.untouched import keeps_random_states, with_forward_hooks
 from lookalike.relevance import lrp, prp
 from tests.watch import differing, process_state
@@ -26,7 +26,7 @@ def _frequent_switches():
 
 def calls_of(net, blobs):
     x, y = blobs[0][:24], blobs[1][:24]
-    sem = KMEx(net, n_prototypes=2, progress=False).fit((x, y))
+    sem = convert(net, (x, y), n_prototypes=2, progress=False)
     sem.train()
     return {
         "explain": lambda: [near.heat_map for one in explain(sem, x[:2], relevance=True) for near in one.likenesses],

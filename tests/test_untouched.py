@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from lookalike import KMEx, LookalikeError, PrototypeClassifier, embed, evaluate, explain, load
+from lookalike import LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain, load
 from lookalike._core.untouched import undoing
 from lookalike.encoder import Encoder
 from lookalike.metrics import compare, sanity_check
@@ -23,14 +23,14 @@ from tests.watch import differing, process_state
 
 def actions(net, blobs, folder):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2)
     sem.save(folder)
     explained = explain(sem, x[:1])[0]
     broken = torch.full((2, 7), 1.0)
     return {
         "Encoder": lambda bad: Encoder(net, broken if bad else x[:2]),
         "embed": lambda bad: embed(net, (broken, y[:2]) if bad else blobs),
-        "KMEx.fit": lambda bad: KMEx(net).fit((broken, y[:2]) if bad else blobs),
+        "KMEx.fit": lambda bad: convert(net, (broken, y[:2]) if bad else blobs),
         "call": lambda bad: sem(broken if bad else x),
         "predict": lambda bad: sem.predict(broken if bad else x),
         "predict_proba": lambda bad: sem.predict_proba(broken if bad else x),
@@ -138,7 +138,7 @@ def test_random_numbers_are_left_alone(net, blobs):
     expected = torch.rand(1), np.random.rand()  # noqa: NPY002
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002
-    KMEx(net).fit(blobs).predict(blobs[0])
+    convert(net, blobs).predict(blobs[0])
     assert torch.rand(1) == expected[0]
     assert np.random.rand() == expected[1]  # noqa: NPY002
 
@@ -156,7 +156,7 @@ class AtModes(Tracer):
 
 
 def test_an_interruption_while_torch_moves_a_mode_leaves_none(net, blobs):
-    sem = KMEx(net, n_prototypes=1, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=1, progress=False)
     compare(sem, blobs)
     with AtModes(None) as counter:
         compare(sem, blobs)

@@ -30,7 +30,7 @@ from torch import nn
 from lookalike import load
 from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_file, fingerprint_json
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.encoder import LoadedClassifier, load_classifier, save_classifier
 from lookalike.explanation import explain
 from lookalike.model import PrototypeModel
@@ -69,7 +69,7 @@ def make_models(root: Path) -> list[Path]:
         spec = {"source": "lookalike", "name": "small-cnn", "args": {"n_classes": 3, "width": 4}}
         network = NETWORKS["small-cnn"](n_classes=3, width=4).eval()
         loaded = LoadedClassifier(network, spec, class_names=["ant", "bee", "cat"])
-        KMEx(loaded, 2, similarity, progress=False).fit((x, y)).save(root / similarity)
+        convert(loaded, (x, y), 2, similarity, progress=False).save(root / similarity)
         folders.append(root / similarity)
     save_classifier(loaded, root / "classifier")
     return [*folders, root / "classifier"]

@@ -22,7 +22,7 @@ from tests.interruptions import interrupt
 from tests.small import bright_images, small_network
 from torch import nn
 
-from lookalike import KMEx, embed, evaluate, explain, load
+from lookalike import convert, embed, evaluate, explain, load
 from lookalike.metrics import compare
 from lookalike.relevance import lrp, prp
 from lookalike.report import write_report
@@ -31,7 +31,7 @@ from lookalike.report import write_report
 def calls(net: nn.Module, folder: Path) -> dict[str, Callable[[], object]]:
     """Returns the calls that are interrupted, by name."""
     x, y = bright_images(30)
-    sem = KMEx(net, n_prototypes=2).fit((x, y))
+    sem = convert(net, (x, y), n_prototypes=2)
     sem.save(folder / "saved")
     explained = explain(sem, x[:1])[0]
 
@@ -41,7 +41,7 @@ def calls(net: nn.Module, folder: Path) -> dict[str, Callable[[], object]]:
 
     return {
         "embed": lambda: embed(net, (x, y), batch_size=10),
-        "fit": lambda: KMEx(net, n_prototypes=2).fit((x, y)),
+        "fit": lambda: convert(net, (x, y), n_prototypes=2),
         "predict": lambda: sem.predict(x[:4]),
         "predict_proba": lambda: sem.predict_proba(x[:4]),
         "forward and backward": forward_and_backward,

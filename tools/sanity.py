@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lookalike import KMEx, embed
+from lookalike import convert, embed
 from lookalike.data import DataBundle, load_digits
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
@@ -32,18 +32,18 @@ def main() -> None:
     digits = load_digits(network.PREPROCESSING)
     rows = np.linspace(0, len(digits.test) - 1, N_IMAGES).astype(int)
     images = torch.stack([digits.test[int(row)][0] for row in rows])
-    model = convert(digits, digits, arguments.seed)
+    model = trained_and_converted(digits, digits, arguments.seed)
     store = embed(model, digits.train, progress=False)
     check = sanity_check(model, images, train=(store.embeddings, store.labels), seed=arguments.seed)
-    strange = convert(with_permuted_labels(digits, arguments.seed), digits, arguments.seed)
+    strange = trained_and_converted(with_permuted_labels(digits, arguments.seed), digits, arguments.seed)
     print_tables(check, compare_explanations(model, strange, images))
     figure = Scorecard({}, {"sanity": [check.to_dict()]}, model.class_names).plot_sanity().get_figure(root=True)
     figure.savefig(arguments.output, dpi=130, bbox_inches="tight")
 
 
-def convert(learned: DataBundle, digits: DataBundle, seed: int) -> PrototypeModel:
+def trained_and_converted(learned: DataBundle, digits: DataBundle, seed: int) -> PrototypeModel:
     """Trains the network on some labels, and converts it with the digits' own."""
-    return KMEx(train_digit_network(learned, seed, False), random_state=seed, progress=False).fit(digits.train)
+    return convert(train_digit_network(learned, seed, False), digits.train, seed=seed, progress=False)
 
 
 def with_permuted_labels(digits: DataBundle, seed: int) -> DataBundle:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lookalike import relevance
     from lookalike._core.errors import LookalikeError, LookalikeWarning
-    from lookalike.conversion.kmex import KMEx
-    from lookalike.conversion.patches import PatchKMEx, PatchModel
+    from lookalike.conversion.convert import convert
     from lookalike.embedding import EmbeddingStore, embed
     from lookalike.encoder import Encoder, load_classifier
     from lookalike.estimator import PrototypeClassifier
     from lookalike.explanation import Explanation, explain
     from lookalike.metrics import Scorecard, evaluate
     from lookalike.model import PrototypeModel, Prototypes, load
+    from lookalike.model.patches import PatchModel
 
 __version__ = "0.1.0"
 
@@ -25,15 +25,14 @@ _HOME = {
     "EmbeddingStore": "embedding",
     "Encoder": "encoder",
     "Explanation": "explanation",
-    "KMEx": "conversion.kmex",
     "LookalikeError": "_core.errors",
     "LookalikeWarning": "_core.errors",
-    "PatchKMEx": "conversion.patches",
-    "PatchModel": "conversion.patches",
+    "PatchModel": "model.patches",
     "PrototypeClassifier": "estimator",
     "PrototypeModel": "model",
     "Prototypes": "model",
     "Scorecard": "metrics",
+    "convert": "conversion.convert",
     "embed": "embedding",
     "evaluate": "metrics",
     "explain": "explanation",
@@ -47,16 +46,15 @@ __all__ = [
     "EmbeddingStore",
     "Encoder",
     "Explanation",
-    "KMEx",
     "LookalikeError",
     "LookalikeWarning",
-    "PatchKMEx",
     "PatchModel",
     "PrototypeClassifier",
     "PrototypeModel",
     "Prototypes",
     "Scorecard",
     "__version__",
+    "convert",
     "embed",
     "evaluate",
     "explain",

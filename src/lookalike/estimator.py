@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lookalike._core import checks
-from lookalike.conversion.per_class import NPrototypes, learn_prototypes
+from lookalike.conversion.per_class import Clustering, NPrototypes, learn_prototypes
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import TemperatureOption, check_temperature, choose_temperature
 from lookalike.model.classifier import NearestPrototype
@@ -103,10 +103,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
             labels,
             [str(name) for name in self.classes_],
             self.similarity_,
-            n_prototypes=number,
-            clusterer=self.clusterer,
-            n_init=self.n_init,
-            seed=seed,
+            Clustering(number, self.clusterer, self.n_init, seed),
         )
         self.survey_ = survey(learned, self.similarity_, X, labels)
         self.temperature_ = choose_temperature(

@@ -33,10 +33,10 @@ def check_prototype_model(model: PrototypeModel, x: Any) -> list[str]:
 
     Example:
         >>> from torch import nn
-        >>> from lookalike import KMEx
+        >>> from lookalike import convert
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-        >>> sem = KMEx(net, n_prototypes=3).fit((x, (x[:, 0] > 0).long()))
+        >>> sem = convert(net, (x, (x[:, 0] > 0).long()), n_prototypes=3)
         >>> len(check_prototype_model(sem, x[:5]))
         7
     """

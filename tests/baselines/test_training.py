@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, LookalikeError, LookalikeWarning, evaluate, explain, load, load_classifier
+from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, explain, load, load_classifier
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.baselines import METHODS, Task, hyperparameters, train
@@ -107,7 +107,7 @@ def test_it_is_saved_and_loaded_without_the_users_help(method, trained, bundle, 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_kmex_of_each_decides_by_its_embedding(method, trained, bundle, tmp_path):
     source = trained[method].model
-    sem = KMEx(source, n_prototypes=2, progress=False).fit(bundle.train)
+    sem = convert(source, bundle.train, n_prototypes=2, progress=False)
     dim = sem.prototypes.vectors.shape[1]
     assert dim == {"blackbox": 64, "protopnet": 6, "flint": 8, "protovae": 6}[method]
     x = torch.stack([bundle.test[i][0] for i in range(12)])
@@ -200,7 +200,7 @@ def test_protovae_shows_its_prototypes_decoded(trained, bundle):
     decoded = model.decoded_prototypes()
     assert decoded.shape == (6, 16, 16, 3)
     assert decoded.dtype == torch.uint8
-    converted = KMEx(model, n_prototypes=2, progress=False).fit(bundle.train)
+    converted = convert(model, bundle.train, n_prototypes=2, progress=False)
     bright = converted.decoded_prototypes().float().mean(-1)  # each shows the quarter that its class is bright in
     for j, label in enumerate(converted.prototypes.labels.tolist()):
         quarters = {0: bright[j, :8, :8], 1: bright[j, :8, 8:], 2: bright[j, 8:, :8]}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 
-from lookalike import KMEx, LookalikeError
+from lookalike import LookalikeError, convert
 from lookalike.data import Batches
 
 X = torch.randn(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -88,8 +88,8 @@ def test_a_stream_of_batches_goes_on_where_it_was():
 
 def test_a_stream_of_batches_is_converted():
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 3))
-    model = KMEx(net, n_prototypes=1).fit(DataLoader(Stream(BATCHES), batch_size=None))
-    torch.testing.assert_close(model.prototypes.vectors, KMEx(net, n_prototypes=1).fit((X, Y)).prototypes.vectors)
+    model = convert(net, DataLoader(Stream(BATCHES), batch_size=None), n_prototypes=1)
+    torch.testing.assert_close(model.prototypes.vectors, convert(net, (X, Y), n_prototypes=1).prototypes.vectors)
 
 
 def test_a_single_image_with_a_one_hot_label_is_no_batch():

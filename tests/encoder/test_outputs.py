@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.encoder import Encoder
@@ -137,7 +137,7 @@ def test_the_kind_survives_saving(tmp_path, blobs):
 
     x, y = blobs
     net = Net(3, nn.Softmax(1), 64).eval()
-    sem = KMEx(net, n_prototypes=2, class_order=["b", "a", "c"], progress=False).fit((x, y), class_names=list("abc"))
+    sem = convert(net, (x, y), n_prototypes=2, class_order=["b", "a", "c"], progress=False, class_names=list("abc"))
     sem.save(tmp_path / "m")
     again = load(tmp_path / "m", model=net).encoder.outputs
     assert again == sem.encoder.outputs
@@ -231,7 +231,7 @@ def test_the_black_boxs_map_of_an_image_predicted_as_class_0_is_not_upside_down(
         net[1].bias.zero_()
         net[3].weight.copy_(torch.tensor([[-1.0, 1.0, 0.0, 0.0]]))
         net[3].bias.zero_()
-    sem = KMEx(net, n_prototypes=1, progress=False).fit((x, y))
+    sem = convert(net, (x, y), n_prototypes=1, progress=False)
     shown = explain(sem, x[:2], relevance=True, composite="epsilon")
     for row, half in ((0, slice(0, 4)), (1, slice(4, 8))):
         assert shown[row].black_box_heat_map[half].sum() > 1

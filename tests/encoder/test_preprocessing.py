@@ -10,7 +10,7 @@ import transformers
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike._core.errors import LookalikeWarning
 from lookalike.data import ImageArray
 from lookalike.data.foreign import probes
@@ -93,7 +93,7 @@ def test_a_network_for_bgr_shows_its_prototypes_in_colour(mobilevit):
     assert loaded.preprocessing.channel_order == "bgr"
     colours = torch.tensor([[200, 30, 10], [20, 30, 220]], dtype=torch.uint8).repeat(4, 1)
     images = colours[:, None, None].expand(8, 64, 64, 3).numpy()
-    model = KMEx(loaded, 1).fit(ImageArray(images, torch.arange(8).numpy() % 2, ["red", "blue"], loaded.preprocessing))
+    model = convert(loaded, ImageArray(images, torch.arange(8).numpy() % 2, ["red", "blue"], loaded.preprocessing), 1)
     assert model.images[:, 0, 0, 0].tolist() == colours[:2].tolist()
     inputs = loaded.preprocessing(Image.fromarray(images[0]))[None]
     assert model.to_pixels(inputs)[0, 0, 0].tolist() == [200, 30, 10]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from lookalike import KMEx, LookalikeError, LookalikeWarning, evaluate, load, load_classifier
+from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, load, load_classifier
 from lookalike.cli import app
 from lookalike.encoder import Encoder, rebuild
 from lookalike.metrics import compare
@@ -47,14 +47,14 @@ def test_a_hugging_face_encoder_has_no_black_box(vit_without_head, tmp_path):
     features = Encoder(model, x, head="classifier")(x)
     torch.testing.assert_close(encoder(x), features)  # what a trained head would be given
     y = torch.arange(len(x)) % 2
-    sem = KMEx(loaded, n_prototypes=1).fit((x, y))
+    sem = convert(loaded, (x, y), n_prototypes=1)
     sem.save(tmp_path / "sem", images=False)
     again = load(tmp_path / "sem")
     torch.testing.assert_close(again.embed(x), sem.embed(x))
     assert compare(again, (x, y)).black_box_accuracy is None
-    assert KMEx(loaded, head="output").fit((x, y)).encoder.embedding_dim == features.shape[1]
+    assert convert(loaded, (x, y), head="output").encoder.embedding_dim == features.shape[1]
     with pytest.raises(LookalikeError, match="have no trained head 'classifier'"):
-        KMEx(loaded, head="classifier").fit((x, y))
+        convert(loaded, (x, y), head="classifier")
     with pytest.raises(LookalikeError, match="have no trained head"):
         evaluate(sem, (x, y), black_box=loaded)
 
@@ -121,7 +121,7 @@ def test_a_saved_encoder_of_a_users_file_is_loaded_with_its_network(tmp_path):
     model = load_without_weights(spec)
     torch.save({n: t for n, t in model.state_dict().items() if not n.startswith("4.")}, tmp_path / "a.pth")
     x, y = torch.randn(8, 3, 8, 8), torch.arange(8) % 2
-    sem = KMEx(load_classifier(spec, tmp_path / "a.pth"), n_prototypes=1).fit((x, y))
+    sem = convert(load_classifier(spec, tmp_path / "a.pth"), (x, y), n_prototypes=1)
     sem.save(tmp_path / "sem", images=False)
     again = load(tmp_path / "sem", model=nn.DataParallel(model))
     torch.testing.assert_close(again(x), sem(x))
@@ -130,7 +130,7 @@ def test_a_saved_encoder_of_a_users_file_is_loaded_with_its_network(tmp_path):
 
 def test_load_takes_wrappers_off(net, blobs, tmp_path):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=1).fit((x, y))
+    sem = convert(net, (x, y), n_prototypes=1)
     sem.save(tmp_path / "sem", images=False)
     for wrapped in (nn.DataParallel(net), torch.compile(net), torch.compile(nn.DataParallel(net))):
         torch.testing.assert_close(load(tmp_path / "sem", model=wrapped)(x), sem(x))
@@ -179,7 +179,7 @@ def test_a_timm_folder_is_rebuilt_with_its_own_classes_and_channels(tmp_path):
     loaded = load_classifier(f"timm:local-dir:{tmp_path / 'timm'}")
     assert loaded.class_names == ["a", "b", "c"]
     x = torch.rand(6, 1, 32, 32)
-    sem = KMEx(loaded, 1, progress=False).fit((x, torch.arange(6) % 3))
+    sem = convert(loaded, (x, torch.arange(6) % 3), 1, progress=False)
     sem.save(tmp_path / "m")
     assert torch.equal(load(tmp_path / "m").predict(x), sem.predict(x))
     for inputs, message in ((x.to_sparse(), "are sparse"), (x.to("meta"), "meta device"), (x[0, 0, 0, 0], "a single")):

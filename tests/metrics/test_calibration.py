@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lookalike import KMEx, embed, evaluate
+from lookalike import convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import ExpectedCalibrationError, diversity, expected_calibration_error, reference_diversity
 
@@ -52,7 +52,7 @@ def test_what_chance_does_to_calibrated_predictions():
 
 def test_the_scorecard_has_the_models_and_the_black_boxes(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     card = evaluate(sem, blobs, only=("calibration",), progress=False)
     p = net.eval()(x).softmax(1)
     assert card["calibration_error"] == pytest.approx(expected_calibration_error(sem.predict_proba(x), y))
@@ -67,14 +67,14 @@ def test_a_head_that_takes_maps_is_asked_with_the_images(blobs):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.append(nn.Softmax(1))
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     card = evaluate(sem, blobs, only=("calibration",), progress=False)
     assert card["calibration_error_black_box"] == pytest.approx(expected_calibration_error(net(x), y), abs=1e-5)
 
 
 def test_another_black_box_is_asked_itself(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     torch.manual_seed(1)
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
     card = evaluate(sem, blobs, black_box=other, only=("calibration",), progress=False)
@@ -83,15 +83,15 @@ def test_another_black_box_is_asked_itself(net, blobs):
 
 
 def test_the_verdict_warns_of_probabilities_that_are_no_chances(net, blobs):
-    sem = KMEx(net, n_prototypes=2, similarity="cosine", progress=False)
-    fitted, plain = sem.fit(blobs), KMEx(net, 2, "cosine", temperature=1, progress=False).fit(blobs)
+    options = {"n_prototypes": 2, "similarity": "cosine", "progress": False}
+    fitted, plain = convert(net, blobs, **options), convert(net, blobs, temperature=1, **options)
     said = [" ".join(evaluate(m, blobs, only=("calibration",), progress=False).verdict()) for m in (fitted, plain)]
     assert "do not read them as chances" not in said[0]
     assert "do not read them as chances" in said[1]
 
 
 def test_diversity_is_over_the_temperature_and_the_authors_reading_beside_it(net, blobs):
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     card = evaluate(sem, blobs, only=("diversity",), progress=False)
     vectors = sem.prototypes.vectors
     among = -torch.cdist(vectors.double(), vectors.double())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_samples
 
-from lookalike import KMEx, Scorecard, evaluate
+from lookalike import Scorecard, convert, evaluate
 from lookalike.encoder import Encoder
 from lookalike.metrics import Noise, increase_and_drop, relevance_ordering
 from lookalike.metrics.controls import other_images
@@ -34,7 +34,7 @@ class Case:
         y = torch.where(torch.rand(len(y), generator=generator) < 0.25, (y + 1) % 3, y)
         self.x, self.y = x[N_TRAIN:], y[N_TRAIN:]
         self.train = (x[:N_TRAIN], y[:N_TRAIN])
-        self.model = KMEx(small_network(), 4, "cosine", n_nearest=2, progress=False).fit(self.train)
+        self.model = convert(small_network(), self.train, 4, "cosine", n_nearest=2, progress=False)
         self.box = small_network().eval()
         torch.manual_seed(5)
         for parameter in self.box.parameters():
@@ -202,7 +202,7 @@ def normalised_entropy(values):
 
 @pytest.mark.parametrize("similarity", ["log", "cosine", "l2"])
 def test_diversity_is_by_the_models_own_similarity(case, similarity):
-    model = KMEx(small_network(), 4, similarity, progress=False).fit(case.train)
+    model = convert(small_network(), case.train, 4, similarity, progress=False)
     found = evaluate(model, (case.x, case.y), only=("diversity",), progress=False).to_dict()
     p = model.prototypes
     s = (model.similarities_of(p.vectors) / model.classifier.temperature).double().tolist()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, evaluate
+from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Outputs
 from lookalike.metrics import compare
@@ -115,7 +115,7 @@ def permuted(blobs):
 def test_evaluation_withholds_what_an_unknown_order_would_falsify(permuted, blobs):
     x, y = blobs
     data = (x, y)
-    sem = KMEx(permuted, n_prototypes=2, progress=False).fit(data, class_names=["ant", "bee", "cat"])
+    sem = convert(permuted, data, n_prototypes=2, progress=False, class_names=["ant", "bee", "cat"])
     card = evaluate(sem, data, only=("faithfulness",), progress=False)
     assert set(card.runs) == {"accuracy"}
     values = card.to_dict()
@@ -132,25 +132,25 @@ def test_evaluation_withholds_what_an_unknown_order_would_falsify(permuted, blob
 def test_a_class_order_sets_it_right(permuted, blobs):
     order = ["cat", "ant", "bee"]
     classes = ["ant", "bee", "cat"]
-    sem = KMEx(permuted, n_prototypes=2, progress=False).fit(blobs, class_names=classes)
+    sem = convert(permuted, blobs, n_prototypes=2, progress=False, class_names=classes)
     for model, options in (
         (sem, {"class_order": order}),
         (sem, {"black_box": permuted, "class_order": "cat,ant,bee"}),
-        (KMEx(permuted, n_prototypes=2, class_order=order, progress=False).fit(blobs, class_names=classes), {}),
+        (convert(permuted, blobs, n_prototypes=2, class_order=order, progress=False, class_names=classes), {}),
     ):
         card = evaluate(model, blobs, only=("faithfulness",), progress=False, **options)
         assert (card["black_box_accuracy"], card["agreement"]) == (1.0, 1.0)
     with pytest.raises(LookalikeError, match="2 names and the network 3 classes"):
         evaluate(sem, blobs, class_order=["a", "b"], progress=False)
     with pytest.raises(LookalikeError, match="does not name the classes 'cat' once each"):
-        KMEx(permuted, class_order=["dog", "ant", "bee"]).fit(blobs, class_names=classes)
+        convert(permuted, blobs, class_order=["dog", "ant", "bee"], class_names=classes)
 
 
 def test_a_subset_of_the_models_classes(permuted, blobs):
     x, y = blobs
     two = (x[y < 2], y[y < 2])
     permuted.class_names = ["cat", "ant", "bee"]
-    sem = KMEx(permuted, n_prototypes=2, progress=False).fit(two, class_names=["ant", "bee"])
+    sem = convert(permuted, two, n_prototypes=2, progress=False, class_names=["ant", "bee"])
     card = evaluate(sem, two, only=("faithfulness",), progress=False)
     assert (card["black_box_accuracy"], card["agreement"]) == (1.0, 1.0)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from lookalike import KMEx, Scorecard, evaluate
+from lookalike import Scorecard, convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
     ExplanationCorrelation,
@@ -24,7 +24,7 @@ ONLY = {"only": ("explanations",), "n_images": 40, "progress": False}
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    return convert(net, blobs, n_prototypes=2, progress=False)
 
 
 def test_the_correlation_is_pearsons_and_sees_the_sign():
@@ -102,7 +102,7 @@ def test_noise_does_not_depend_on_which_images_are_measured(sem, blobs):
 
 
 def test_with_one_prototype_per_class_labels_are_not_permuted(net, blobs):
-    single = KMEx(net, n_prototypes=1, progress=False).fit(blobs)
+    single = convert(net, blobs, n_prototypes=1, progress=False)
     card = evaluate(single, blobs, **ONLY)
     assert "explanation_divergence_permuted_labels" not in card.runs
     assert "explanation_divergence_random_head" in card.runs

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lookalike import evaluate
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 
 ONLY = {"only": ("faithfulness", "transparency"), "progress": False}
 
@@ -18,7 +18,7 @@ def parts(blobs):
 
 @pytest.fixture
 def sem(net, parts):
-    return KMEx(net, n_prototypes=2, progress=False).fit(parts[0])
+    return convert(net, parts[0], n_prototypes=2, progress=False)
 
 
 def test_other_training_data_are_told(sem, parts):
@@ -57,7 +57,7 @@ def test_a_saved_model_remembers_its_files(image_folder, tmp_path):
 
     loaded = load_classifier("lookalike:small-cnn", model_args={"n_classes": 3, "channels": 3})
     bundle = load_data(image_folder, Preprocessing.square(16))
-    sem = KMEx(loaded, n_prototypes=2, progress=False).fit(bundle)
+    sem = convert(loaded, bundle, n_prototypes=2, progress=False)
     sem.save(tmp_path / "m")
     again = load(tmp_path / "m").training_record
     assert again.keys.tolist() == sorted(bundle.train.content_keys())
@@ -74,8 +74,11 @@ def test_other_pictures_under_the_same_names_and_sizes_are_others(image_folder):
     for file in sorted(image_folder.rglob("*.png")):
         Image.open(file).save(file.with_suffix(".bmp"))
         file.unlink()
-    sem = KMEx(NETWORKS["small-cnn"](n_classes=3), n_prototypes=2, progress=False).fit(
-        load_data(image_folder, Preprocessing.square(16))
+    sem = convert(
+        NETWORKS["small-cnn"](n_classes=3),
+        load_data(image_folder, Preprocessing.square(16)),
+        n_prototypes=2,
+        progress=False,
     )
     for file in (image_folder / "train").rglob("*.bmp"):
         Image.open(file).point(lambda value: 255 - value).save(file)

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import torch
 
-from lookalike import KMEx, evaluate
+from lookalike import convert, evaluate
 from lookalike.metrics.context import few_rows
 from lookalike.metrics.diversity import diversity, diversity_of, reference_diversity
 from lookalike.metrics.separability import separability
@@ -26,7 +26,7 @@ def sharpened(factor):
 
 def test_saturated_probabilities_are_no_agreement(blobs):
     """All maps would be zero, D_fth 0 and the verdict praise: the figure is withheld, with the reason."""
-    sem = KMEx(sharpened(1e6), 2, progress=False).fit(blobs)
+    sem = convert(sharpened(1e6), blobs, 2, progress=False)
     card = evaluate(sem, blobs, train=blobs, **QUICK)
     assert card.get("explanation_divergence") is None
     assert not any("looks where" in sentence for sentence in card.verdict())
@@ -40,7 +40,7 @@ def test_saturated_probabilities_are_no_agreement(blobs):
 def test_one_saturated_image_is_named_and_left_out(blobs):
     x, y = blobs[0].clone(), blobs[1]
     net = sharpened(30.0)
-    sem = KMEx(net, 2, progress=False).fit(blobs)
+    sem = convert(net, blobs, 2, progress=False)
     plain = evaluate(sem, (x[:4], y[:4]), only=["explanations"], **QUICK)
     x[2] *= 1e4
     card = evaluate(sem, (x[:4], y[:4]), only=["explanations"], **QUICK)
@@ -54,7 +54,7 @@ def test_a_single_class_has_the_figures_that_exist(blobs, net, tmp_path):
     """Everything that compares classes is left out, and said to be."""
     data = blobs[0][:12], torch.zeros(12, dtype=torch.int64)
     for n_prototypes in (1, 2):
-        sem = KMEx(net, n_prototypes, progress=False).fit(data)
+        sem = convert(net, data, n_prototypes, progress=False)
         card = evaluate(sem, data, train=data, **QUICK)
         assert card["accuracy"] == 1
         assert card["ghosting"] == 0
@@ -92,7 +92,7 @@ def test_the_authors_reading_of_diversity_holds_few_rows_at_a_time(monkeypatch):
 
 def test_nothing_of_samples_times_prototypes_is_held(monkeypatch, blobs, net):
     """Similarities to very many prototypes are asked for of few rows at a time."""
-    sem = KMEx(net, 2, progress=False).fit(blobs)
+    sem = convert(net, blobs, 2, progress=False)
     assert few_rows(sem) == 16_384
     largest = []
     plain = sem.similarities_of

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from lookalike import KMEx, Scorecard, embed, evaluate
+from lookalike import Scorecard, convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
@@ -42,7 +42,7 @@ def digits():
 @pytest.fixture(scope="module")
 def card(digits):
     data, net, _ = digits
-    return evaluate(KMEx(net, progress=False).fit(data.train), data, n_images=60, n_draws=2, progress=False)
+    return evaluate(convert(net, data.train, progress=False), data, n_images=60, n_draws=2, progress=False)
 
 
 def test_what_the_design_promises_is_there(card):
@@ -69,7 +69,7 @@ def test_relevance_beats_its_random_reference(card):
 def test_another_networks_embedding_is_less_faithful(digits, card):
     """D_fth means something: KMEx of its own black box is nearer to it than KMEx of another network."""
     data, net, other = digits
-    stranger = KMEx(other, progress=False).fit(data.train)
+    stranger = convert(other, data.train, progress=False)
     far = evaluate(stranger, data, black_box=net, only=("explanations",), n_images=60, progress=False)
     assert card["explanation_divergence"] < far["explanation_divergence"]
     assert card["explanation_divergence"] < card["explanation_divergence_mismatched"]
@@ -77,7 +77,7 @@ def test_another_networks_embedding_is_less_faithful(digits, card):
 
 def test_one_seed_one_result_to_the_last_bit(digits):
     data, net, _ = digits
-    sem = KMEx(net, progress=False).fit(data.train)
+    sem = convert(net, data.train, progress=False)
     first, second = (evaluate(sem, data, **QUICK, progress=False).to_dict() for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
     third = evaluate(sem, data, **QUICK, random_state=1, progress=False).to_dict()
@@ -87,7 +87,7 @@ def test_one_seed_one_result_to_the_last_bit(digits):
 
 def test_runs_give_mean_and_deviation_and_json_reads_back(digits, tmp_path):
     data, net, _ = digits
-    sem = KMEx(net, progress=False).fit(data.train)
+    sem = convert(net, data.train, progress=False)
     card = evaluate(sem, data, only=("robustness", "diversity"), n_runs=3, **QUICK, progress=False)
     values = card.runs["auroc"]
     assert len(values) == 3
@@ -109,7 +109,7 @@ def test_runs_give_mean_and_deviation_and_json_reads_back(digits, tmp_path):
 
 def test_finished_sections_are_not_measured_again(digits, tmp_path, monkeypatch):
     data, net, _ = digits
-    sem = KMEx(net, progress=False).fit(data.train)
+    sem = convert(net, data.train, progress=False)
     options = {**QUICK, "resume": tmp_path / "part.json", "progress": False}
     with monkeypatch.context() as patch:
         broken = type(SECTIONS["robustness"])("robustness", lambda *_: 1 / 0, ("images",), per_run=True)
@@ -127,7 +127,7 @@ def test_finished_sections_are_not_measured_again(digits, tmp_path, monkeypatch)
 
 def test_embeddings_are_asked_for_once(digits):
     data, net, _ = digits
-    sem = KMEx(net, progress=False).fit(data.train)
+    sem = convert(net, data.train, progress=False)
     rows = []
     handle = net[0].register_forward_hook(lambda _m, inputs, _o: rows.append(len(inputs[0])))
     evaluate(sem, data, only=("faithfulness", "transparency", "embedding", "diversity"), progress=False)
@@ -139,7 +139,7 @@ def test_one_bar_counts_every_row(digits):
     from lookalike.metrics.evaluation import _steps  # what the bar is told
 
     data, net, _ = digits
-    sem = KMEx(net, progress=False).fit(data.train)
+    sem = convert(net, data.train, progress=False)
     steps, told = [], []
 
     def advance(n=1):
@@ -159,7 +159,7 @@ def test_one_bar_counts_every_row(digits):
 
 def test_bfloat16_changes_little(digits):
     data, net, _ = digits
-    sem = KMEx(net, progress=False).fit(data.train)
+    sem = convert(net, data.train, progress=False)
     full, half = (
         evaluate(sem, data, only=("robustness",), precision=p, n_images=8, progress=False)["auroc"]
         for p in ("float32", "bfloat16")
@@ -186,7 +186,7 @@ def test_any_prototype_model(digits):
 
 def test_attributes_when_there_are_some(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     attributes = torch.stack([y == 0, y > 0, x.mean((1, 2, 3)) > 0.5], 1)
     card = evaluate(sem, blobs, train=blobs, attributes=attributes, only=("attributes",), progress=False)
     assert card["attributes_captured"] >= 2
@@ -242,11 +242,11 @@ def test_radar_axes(card):
 
 def test_mistakes_get_one_clear_line(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=1, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=1, progress=False)
     two = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(LookalikeError, match="the black box has 2 classes and the model 3"):
         evaluate(sem, blobs, black_box=two)
-    cosine = KMEx(net, n_prototypes=1, similarity="cosine", progress=False).fit(blobs)
+    cosine = convert(net, blobs, n_prototypes=1, similarity="cosine", progress=False)
     with pytest.raises(LookalikeError, match="'transparency' cannot be measured: no training data were given"):
         evaluate(cosine, blobs, only=("transparency",))
     with pytest.raises(LookalikeError, match="no samples"):
@@ -268,20 +268,20 @@ def test_mistakes_get_one_clear_line(net, blobs):
 
 
 def test_what_cannot_be_measured_is_noted(net, blobs):
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     card = evaluate(sem, embed(sem, blobs), progress=False)
     assert set(card.details) == {"faithfulness", "calibration", "transparency", "diversity", "data"}
     assert any("embedding was not measured: no training data" in note for note in card.notes)
     assert any("robustness was not measured: the test data are no images" in note for note in card.notes)
-    flat = KMEx(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), progress=False)
     data = (torch.randn(40, 4), torch.arange(40) % 2)
-    assert "robustness" not in evaluate(flat.fit(data), data, train=data, progress=False).details
+    flat = convert(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), data, progress=False)
+    assert "robustness" not in evaluate(flat, data, train=data, progress=False).details
 
 
 def test_labels_are_matched_by_name(net, blobs):
     x, y = blobs
     names = np.array(["ant", "bee", "cat"])
-    sem = KMEx(net, n_prototypes=2, progress=False).fit((x, names[y]))
+    sem = convert(net, (x, names[y]), n_prototypes=2, progress=False)
     few = y > 0  # a test set without ants numbers its classes otherwise
     found = evaluate(sem, (x[few], names[y[few]]), only=("faithfulness",), progress=False)
     whole = evaluate(sem, (x, names[y]), only=("faithfulness",), progress=False)
@@ -294,7 +294,7 @@ def test_labels_are_matched_by_name(net, blobs):
 
 def test_subsets_keep_their_own_samples(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     data = Subset(TensorDataset(x, y), list(range(30, 60)))
     card = evaluate(sem, data, **QUICK, progress=False)
     assert max(card.info["samples"][0]) < 30
@@ -302,7 +302,7 @@ def test_subsets_keep_their_own_samples(net, blobs):
 
 def test_an_encoder_as_black_box(net, blobs):
     x, _ = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     card = evaluate(sem, blobs, black_box=Encoder(net, x[:2]), only=("faithfulness",), progress=False)
     assert card["agreement"] == evaluate(sem, blobs, only=("faithfulness",), progress=False)["agreement"]
 
@@ -311,11 +311,11 @@ def test_a_black_box_that_is_shared_is_measured_once(digits):
     data, net, _ = digits
     box = BlackBox.of(net, Batches(data.test))
     options = {"only": ("robustness",), "black_box": box, "progress": False, **QUICK}
-    first, second = (evaluate(KMEx(net, n, progress=False).fit(data.train), data, **options) for n in (2, 5))
+    first, second = (evaluate(convert(net, data.train, n, progress=False), data, **options) for n in (2, 5))
     for name in ("auroc_black_box", "auroc_black_box_random"):
         assert first[name] == second[name]
-    alone = evaluate(KMEx(net, 5, progress=False).fit(data.train), data, **{**options, "black_box": net})
+    alone = evaluate(convert(net, data.train, 5, progress=False), data, **{**options, "black_box": net})
     assert alone.to_dict()["auroc_black_box"] == second["auroc_black_box"]
-    other_noise = evaluate(KMEx(net, 5, progress=False).fit(data.train), data, **options, random_state=1)
+    other_noise = evaluate(convert(net, data.train, 5, progress=False), data, **options, random_state=1)
     assert other_noise["auroc_black_box"] != second["auroc_black_box"]
     assert len(box.measured) == 4

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import KMEx, Scorecard, evaluate
+from lookalike import Scorecard, convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FIGURES, MEASURES, SECTIONS, measures_table
 
@@ -14,7 +14,7 @@ QUICK = {"only": ("faithfulness",), "n_images": 8, "n_steps": 4, "n_draws": 2, "
 
 @pytest.fixture
 def model(net, blobs):
-    return KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    return convert(net, blobs, n_prototypes=2, progress=False)
 
 
 def test_all_measures_are_on_the_card_and_survive_the_file(model, net, blobs, untouched, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.embedding import embed
 from lookalike.metrics import accuracy, activation_counts, agreement, compare, ghosting, predict_store, store_ghosting
 
@@ -52,7 +52,7 @@ def test_shares():
 
 def test_a_conversion_is_compared_with_its_black_box(net, blobs):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2)
     store = embed(sem, blobs)
     found = compare(sem, blobs)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_conversion_is_compared_with_its_black_box(net, blobs):
 
 def test_a_black_box_of_other_classes_is_not_compared(blobs):
     wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1000))
-    found = compare(KMEx(wide, n_prototypes=1).fit(blobs), blobs)
+    found = compare(convert(wide, blobs, n_prototypes=1), blobs)
     assert (found.black_box_accuracy, found.agreement) == (None, None)
 
 
@@ -75,7 +75,7 @@ def test_one_logit_is_a_classifier_of_two(blobs):
     x, y = blobs
     two = (x[y < 2], y[y < 2])
     single = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
-    found = compare(KMEx(single, n_prototypes=1).fit(two), two)
+    found = compare(convert(single, two, n_prototypes=1), two)
     with torch.no_grad():
         expected = accuracy((single(two[0])[:, 0] > 0).long(), two[1])
     assert found.black_box_accuracy == expected

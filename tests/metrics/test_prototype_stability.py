@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import prototype_likeness, prototype_stability
 from lookalike.model.prototypes import Prototypes
@@ -49,4 +49,4 @@ def clustered(z, y):
     network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(z.shape[1], 2))
     with torch.no_grad():
         network[1].weight.zero_()
-    return KMEx(network, n_prototypes=3 if len(z) > 4 else 1).fit((torch.from_numpy(z), torch.from_numpy(y)))
+    return convert(network, (torch.from_numpy(z), torch.from_numpy(y)), n_prototypes=3 if len(z) > 4 else 1)

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lookalike import KMEx, embed, evaluate
+from lookalike import convert, embed, evaluate
 from lookalike.encoder import Encoder
 from lookalike.metrics import Thresholds, rank_similarity, sanity_check, structural_similarity
 from lookalike.metrics.sanity import layers_from_the_head, with_prototypes_of_permuted_labels
@@ -14,7 +14,7 @@ from lookalike.metrics.sanity import layers_from_the_head, with_prototypes_of_pe
 
 @pytest.fixture
 def sem(net, blobs):
-    return KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    return convert(net, blobs, n_prototypes=2, progress=False)
 
 
 def test_rank_similarity_is_spearmans_of_absolute_maps():
@@ -72,7 +72,7 @@ def test_maps_that_ignore_the_weights_are_found(blobs):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64, bias=False), nn.Linear(64, 3))
     with torch.no_grad():
         net[1].weight.fill_(0.1)  # permuted, it stays the same
-    sem = KMEx(Encoder(net, x[:2]), n_prototypes=1, progress=False).fit((x + torch.randn_like(x), y))
+    sem = convert(Encoder(net, x[:2]), (x + torch.randn_like(x), y), n_prototypes=1, progress=False)
     card = evaluate(sem, blobs, only=("sanity",), n_images=4, progress=False)
     rank = [one["rank"]["likeness"] for one in card.details["sanity"][0]["likenesses"]]
     assert rank[-1] == pytest.approx(rank[1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx, evaluate
+from lookalike import convert, evaluate
 from lookalike.metrics import FIGURES
 from lookalike.model.similarity import SIMILARITIES
 from tests.small import bright_images, small_network
@@ -57,7 +57,7 @@ def rescaled(factor):
 @functools.cache
 def measured(similarity, factor, **options):
     _, x, y = trained()
-    model = KMEx(rescaled(factor), 3, similarity, progress=False, **dict(options)).fit((x[:120], y[:120]))
+    model = convert(rescaled(factor), (x[:120], y[:120]), 3, similarity, progress=False, **dict(options))
     train, test = (x[:120], y[:120]), (x[120:], y[120:])
     card = evaluate(model, test, train=train, n_images=20, n_steps=5, n_draws=2, progress=False)
     return model, card
@@ -107,6 +107,6 @@ def test_the_one_figure_that_depends_on_it_says_so():
 )
 def test_what_a_user_ties_to_the_scale_is_said_beside_the_figures(similarity, options, said):
     _, x, y = trained()
-    model = KMEx(rescaled(1.0), 2, similarity, progress=False, **options).fit((x[:120], y[:120]))
+    model = convert(rescaled(1.0), (x[:120], y[:120]), 2, similarity, progress=False, **options)
     card = evaluate(model, (x[120:], y[120:]), only=("calibration", "diversity"), progress=False)
     assert any(said in note and note.startswith("ECE and D_dvs depend on the scale") for note in card.notes)

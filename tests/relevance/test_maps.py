@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike.relevance import lrp, prp
 
 OPTION = "rule" if "rule" in inspect.signature(prp).parameters else "similarity"
@@ -31,7 +31,7 @@ def sem():
     body = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x = torch.randn(60, 3, 6, 6, generator=torch.Generator().manual_seed(2))
     net = nn.Sequential(*body, nn.Linear(6, 3))
-    return KMEx(net, 2, progress=False).fit((x, torch.arange(60) % 3))
+    return convert(net, (x, torch.arange(60) % 3), 2, progress=False)
 
 
 def test_pixels_are_sums_over_channels(x):

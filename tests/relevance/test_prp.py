@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.data import load_digits
 from lookalike.relevance import lrp, prp
@@ -47,7 +47,7 @@ def digits_and_clutter(seed):
             nn.functional.cross_entropy(net(train[0][rows]), train[1][rows]).backward()
             optimiser.step()
     net.eval()
-    return KMEx(net, n_prototypes=3).fit(train[:2]), test
+    return convert(net, train[:2], n_prototypes=3), test
 
 
 def test_relevance_lies_where_the_digit_is(canvas):
@@ -136,7 +136,7 @@ def test_the_model_stays_untouched_and_wrong_requests_are_told(canvas, untouched
 @pytest.mark.parametrize("probabilities", ["max", "sum"])
 def test_lrp_of_a_prototype_models_probability_is_its_gradient_at_the_embedding(net, blobs, probabilities):
     x, _ = blobs
-    sem = KMEx(net, n_prototypes=2, probabilities=probabilities).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, probabilities=probabilities)
     found = lrp(sem, x[:5], of="probability", strict=True)
     z = sem.embed(x[:5]).requires_grad_()
     p = sem.probabilities_of(z)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import KMEx, explain
+from lookalike import convert, explain
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import map_stability
 from lookalike.model.similarity import SIMILARITIES
@@ -14,13 +14,13 @@ from lookalike.relevance.similarity_layer import channel_relevance
 
 @pytest.fixture
 def model(net, blobs):
-    return KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    return convert(net, blobs, n_prototypes=2, progress=False)
 
 
 @pytest.mark.parametrize("similarity", list(SIMILARITIES))
 def test_neuralised_relevance_has_the_sign_of_the_lead_over_the_rival(net, blobs, similarity):
     """For the nearest prototype, whose lead is positive, and for all others, where it is negative or not."""
-    model = KMEx(net, n_prototypes=2, similarity=similarity, progress=False).fit(blobs)
+    model = convert(net, blobs, n_prototypes=2, similarity=similarity, progress=False)
     z, owners = model.embed(blobs[0][::7]), model.prototypes.labels
     s = model.similarities_of(z)
     signs = set()
@@ -38,7 +38,7 @@ def test_neuralised_relevance_has_the_sign_of_the_lead_over_the_rival(net, blobs
 
 def test_a_learned_metric_counts_in_its_own_space(net, blobs):
     """‖T(z − q)‖² − ‖T(z − p)‖², channel by channel of z."""
-    model = KMEx(net, n_prototypes=1, similarity="mahalanobis", progress=False).fit(blobs)
+    model = convert(net, blobs, n_prototypes=1, similarity="mahalanobis", progress=False)
     z, p = model.embed(blobs[0][:6]).double(), model.prototypes.vectors.double()
     transform = model.similarity.transform.double()
     chosen = model.similarities_of(z.float()).argmax(1)
@@ -60,7 +60,7 @@ def test_the_rule_is_recorded_and_the_default_is_the_winner(model, blobs):
 
 def test_a_model_of_one_class_has_no_rival(net, blobs):
     x = blobs[0]
-    model = KMEx(net, n_prototypes=2, head=None, progress=False).fit((x, torch.zeros(len(x), dtype=torch.long)))
+    model = convert(net, (x, torch.zeros(len(x), dtype=torch.long)), n_prototypes=2, head=None, progress=False)
     assert prp(model, x[:2]).rules[-1].rule == "gradient"
     assert explain(model, x[:2], relevance=True)[0].rule == "gradient"
     with pytest.raises(LookalikeError, match="all prototypes are of one class; take rule='gradient' or 'share'"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import KMEx
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.report import write_report
 from lookalike.report.pictures import picture
@@ -48,7 +48,7 @@ def page(tmp_path_factory):
         x[y == k, :, row : row + 4, column : column + 4] += 2
     y[::10] = (y[::10] + 1) % 3  # wrong labels, for wrong predictions
     train, test = Named(x[:90], y[:90]), Named(x[90:], y[90:])
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(train)
+    sem = convert(net, train, n_prototypes=2, progress=False)
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(sem, test, path, train=train, title=f"A report on {HOSTILE}", **QUICK)
     return path
@@ -209,7 +209,7 @@ def test_size_stays_small():
 
 
 def test_nothing_is_left_half_written(net, blobs, tmp_path):
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     path = tmp_path / "report.html"
     path.write_text("mine")
     with pytest.raises(LookalikeError, match="exists already"):
@@ -218,17 +218,17 @@ def test_nothing_is_left_half_written(net, blobs, tmp_path):
         write_report(sem, blobs, tmp_path)
     with pytest.raises(LookalikeError, match="does not exist"):
         write_report(sem, blobs, tmp_path / "no" / "report.html")
-    flat = KMEx(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), progress=False)
     data = (torch.randn(40, 4), torch.arange(40) % 2)
+    flat = convert(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), data, progress=False)
     with pytest.raises(LookalikeError, match="a report shows test images"):
-        write_report(flat.fit(data), data, path, overwrite=True, progress=False)
+        write_report(flat, data, path, overwrite=True, progress=False)
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_many_test_images_show_the_telling_ones_first(net, blobs, tmp_path):
     x, y = blobs
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     wrong = y.clone()
     wrong[10] = (wrong[10] + 1) % 3
     write_report(sem, (x, wrong), tmp_path / "r.html", n_browse=20, **QUICK)
@@ -239,7 +239,7 @@ def test_many_test_images_show_the_telling_ones_first(net, blobs, tmp_path):
 
 
 def test_the_black_box_shown_is_the_one_that_was_given(net, blobs, tmp_path):
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     torch.manual_seed(2)  # with others its outputs look like the classes in another order, and nothing is shown
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     write_report(sem, blobs, tmp_path / "r.html", black_box=other, **QUICK)
@@ -253,13 +253,13 @@ def test_a_model_without_images_and_one_in_bfloat16(blobs, tmp_path):
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
     ).bfloat16()
-    sem = KMEx(net, n_prototypes=2, n_images=0, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, n_images=0, progress=False)
     write_report(sem, blobs, tmp_path / "r.html", **QUICK)
     assert "no image" in (tmp_path / "r.html").read_text()
 
 
 def test_the_rule_of_heat_maps_is_told_and_share_with_its_stability(net, blobs, tmp_path):
-    sem = KMEx(net, n_prototypes=2, progress=False).fit(blobs)
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
     pages = {}
     for rule in (None, "share"):
         path = tmp_path / f"{rule}.html"

@@ -152,7 +152,7 @@ def convert(
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.profiling import profiled
     from lookalike.conversion.clustering import CLUSTERERS
-    from lookalike.conversion.kmex import KMEx
+    from lookalike.conversion.convert import convert as convert_model
     from lookalike.conversion.out_of_core import bytes_of
     from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.encoder.preprocessing import input_channels
@@ -181,26 +181,24 @@ def convert(
     bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
-    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "random_state": seed}
-    options |= {"temperature": fitted_or_given}
+    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "temperature": fitted_or_given}
     if cluster is None:
-        converter = KMEx(source, numbers, similarity, precision=precision, memory_limit=memory_limit, **options)
-        with profiled(profile, say):
-            converted = converter.fit(train, working_folder=working_folder)
-        skipped = list(train.skipped.values())
+        options |= {"precision": precision, "memory_limit": memory_limit, "working_folder": working_folder}
     else:
-        converted = _on_cluster(
-            source,
-            bundle,
-            working_folder,
-            cluster=cluster,
-            n_prototypes=numbers,
-            similarity=similarity,
-            batch_size=batch_size,
-            on_error=on_error,
-            **options,
+        options |= _cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
+        for name, given_to_cluster in (
+            ("--precision", precision not in ("auto", "float32")),
+            ("--memory-limit", memory_limit is not None),
+            ("--workers", workers),
+            ("--profile", profile is not None),
+        ):
+            if given_to_cluster:
+                raise LookalikeError(f"{name} is for one machine; leave it out with --cluster")
+    with profiled(profile, say):
+        converted = convert_model(
+            source, train if cluster is None else bundle, numbers, similarity, seed=seed, **options
         )
-        skipped = list(converted.provenance["skipped_samples"])
+    skipped = list(train.skipped.values()) if cluster is None else list(converted.provenance["skipped_samples"])
     found = None
     if len(bundle.test):
         test = Batches(bundle.test, batch_size, workers, on_error)
@@ -235,14 +233,22 @@ def _source(
     return loaded, loaded.preprocessing
 
 
-def _on_cluster(source: Any, bundle: "DataBundle", folder: Path | None, **options: Any) -> "PrototypeModel":
-    """Converts on a Ray cluster."""
+def _cluster_options(
+    address: str, folder: Path | None, batch_size: int, on_error: str, class_names: list[str]
+) -> dict[str, Any]:
+    """Returns the options of a conversion on a Ray cluster."""
     from lookalike._core.errors import LookalikeError
-    from lookalike.conversion.on_ray import convert
+    from lookalike.conversion.on_ray import Ray
 
     if folder is None:
         raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
-    return convert(source, bundle, working_folder=folder, class_names=bundle.class_names, **options)
+    return {
+        "backend": Ray(address),
+        "working_folder": folder,
+        "batch_size": batch_size,
+        "on_error": on_error,
+        "class_names": class_names,
+    }
 
 
 def _numbers(text: str) -> Any:

@@ -23,8 +23,8 @@ from lookalike._core.working_folder import (
     write_sealed,
     writing_to,
 )
-from lookalike.conversion.out_of_core import MemoryLimit, bytes_of, streamed_classes
-from lookalike.conversion.per_class import NPrototypes, numbers_per_class
+from lookalike.conversion.out_of_core import bytes_of, streamed_classes
+from lookalike.conversion.per_class import Clustering, numbers_per_class
 from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity
 
@@ -36,29 +36,25 @@ def cluster_key(
     store: EmbeddingStore,
     similarity: Similarity,
     class_names: list[str],
-    *,
-    n_prototypes: NPrototypes,
-    clusterer: str,
-    n_init: int,
-    seed: int,
-    memory_limit: MemoryLimit,
+    clustering: Clustering,
 ) -> dict[str, Any]:
     """Returns everything that the clusters of all classes depend on, as JSON values by name.
 
     Embeddings and labels are told by their bytes, whatever made them. A similarity is told by its class, its options,
     what it has learned, and the space that it maps some embeddings to.
     """
-    large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], memory_limit)
+    limit = clustering.memory_limit
+    large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], limit)
     return {
         "embeddings": fingerprint_json(store.fingerprint()),
         "class_names": class_names,
-        "n_prototypes": numbers_per_class(n_prototypes, class_names),
+        "n_prototypes": numbers_per_class(clustering.n_prototypes, class_names),
         **similarity_key(similarity, store.take(np.arange(min(_TRIED, len(store))))),
-        "clusterer": clusterer,
-        "n_init": n_init,
-        "seed": seed,
+        "clusterer": clustering.clusterer,
+        "n_init": clustering.n_init,
+        "seed": clustering.seed,
         "in_parts": large,
-        "memory_limit": bytes_of(memory_limit) if large else None,  # where all classes fit, it changes nothing
+        "memory_limit": bytes_of(limit) if large else None,  # where all classes fit, it changes nothing
         "versions": versions(),
     }
 

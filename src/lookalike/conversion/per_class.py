@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,8 +13,8 @@ from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.names import name_key
 from lookalike._core.progress import progress_bar
-from lookalike.conversion.clustering import choose_n_clusters, cluster
-from lookalike.conversion.out_of_core import MemoryLimit, cluster_in_parts, streamed_classes
+from lookalike.conversion.clustering import CLUSTERERS, choose_n_clusters, cluster
+from lookalike.conversion.out_of_core import MemoryLimit, bytes_of, cluster_in_parts, streamed_classes
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
@@ -23,17 +24,49 @@ _TOO_SMALL = 1e-17  # squares of differences below it vanish in single precision
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
 
+@dataclass(frozen=True)
+class Clustering:
+    """How each class's embeddings are clustered into its prototypes.
+
+    Attributes:
+        n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
+        clusterer: The name of a registered clusterer.
+        n_init: Number of random starts, of which the best is kept.
+        seed: Seed. The prototypes of a class do not depend on the other classes.
+        memory_limit: Memory for the clustering of one class, in bytes or as ``"2GiB"``; None is half of the
+            machine's memory. A class that does not fit is clustered from a sample and then in parts.
+    """
+
+    n_prototypes: NPrototypes = 5
+    clusterer: str = "kmeans"
+    n_init: int = 10
+    seed: int = 0
+    memory_limit: MemoryLimit = None
+
+    def __post_init__(self) -> None:
+        check_number_of_prototypes(self.n_prototypes)
+        _ = CLUSTERERS[self.clusterer]
+        checks.whole_number("n_init", self.n_init, 1)
+        checks.seed("seed", self.seed)
+        bytes_of(self.memory_limit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the options that decide which prototypes are found, as plain values."""
+        number = self.n_prototypes
+        if isinstance(number, Mapping):
+            plain: Any = {str(name): int(value) for name, value in number.items()}
+        else:
+            plain = number if isinstance(number, str) else int(number)
+        return {"n_prototypes": plain, "clusterer": self.clusterer, "n_init": self.n_init, "seed": self.seed}
+
+
 def learn_prototypes(
     embeddings: np.ndarray,
     labels: np.ndarray,
     class_names: list[str],
     similarity: Similarity,
+    clustering: Clustering | None = None,
     *,
-    n_prototypes: NPrototypes = 5,
-    clusterer: str = "kmeans",
-    n_init: int = 10,
-    seed: int = 0,
-    memory_limit: MemoryLimit = None,
     kept: "KeptClasses | None" = None,
     progress: bool | None = False,
 ) -> Prototypes:
@@ -44,12 +77,7 @@ def learn_prototypes(
         labels: [N], from 0.
         class_names: K names.
         similarity: Fitted; the clustering runs in its Euclidean space.
-        n_prototypes: A number for all classes, a mapping from class (name or number) to number, or ``"auto"``.
-        clusterer: A registered clusterer.
-        n_init: Random starts.
-        seed: The same seed gives the same prototypes, bit for bit; a class's do not depend on the other classes.
-        memory_limit: For the clustering of one class, in bytes or as ``"2GiB"``; None is half of the machine's memory.
-            A class that does not fit is clustered from a sample and then in parts.
+        clustering: How many prototypes, and how they are found; None takes the defaults.
         kept: Keeps each class's prototypes as soon as they are found, and gives those that it has.
         progress: Show a progress bar.
 
@@ -63,14 +91,14 @@ def learn_prototypes(
     Warns:
         LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for.
     """
-    wanted = numbers_per_class(n_prototypes, class_names)
+    clustering = clustering or Clustering()
+    numbers = numbers_per_class(clustering.n_prototypes, class_names)
     counts = np.bincount(labels, minlength=len(class_names))
     check_classes(counts, class_names)
-    large = set(streamed_classes(counts, embeddings.shape[1], memory_limit))
+    large = set(streamed_classes(counts, embeddings.shape[1], clustering.memory_limit))
     vectors, owners = [], []
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.cumsum(counts)[:-1])
-    options: dict[str, Any] = {"clusterer": clusterer, "n_init": n_init, "seed": seed}
     with progress_bar("Clustering", len(class_names), progress) as advance:
         for k, rows in enumerate(groups):
             found = None if kept is None else kept.get(k)
@@ -78,11 +106,11 @@ def learn_prototypes(
                 read = functools.partial(_read_members, embeddings, rows)
                 if k in large:
                     found, note = _learn_large_class(
-                        read, len(rows), k, class_names[k], similarity, number=wanted[k], limit=memory_limit, **options
+                        read, len(rows), k, class_names[k], similarity, clustering, numbers[k]
                     )
                 else:
                     found, note = learn_class(
-                        read(np.arange(len(rows))), k, class_names[k], similarity, number=wanted[k], **options
+                        read(np.arange(len(rows))), k, class_names[k], similarity, clustering, numbers[k]
                     )
                 if note is not None:
                     warn_of(note)
@@ -105,11 +133,8 @@ def learn_class(
     k: int,
     name: str,
     similarity: Similarity,
-    *,
+    clustering: Clustering,
     number: int | None,
-    clusterer: str,
-    n_init: int,
-    seed: int,
 ) -> tuple[torch.Tensor, str | None]:
     """Clusters the embeddings of one class into its prototypes.
 
@@ -118,19 +143,17 @@ def learn_class(
         k: Its number, of which its own seed is made.
         name: Its name, for the note.
         similarity: Fitted; the clustering runs in its Euclidean space.
+        clustering: Of the whole conversion.
         number: How many prototypes; None chooses.
-        clusterer: A registered clusterer.
-        n_init: Random starts.
-        seed: Of the whole conversion.
 
     Returns:
         The prototypes [L, D], and what to warn of if they are fewer than were asked for.
     """
     space = similarity.project(torch.from_numpy(members)).numpy()
     _check_size(space, name)
-    class_seed = _seed_of_class(seed, k)
-    number = number or choose_n_clusters(space, method=clusterer, seed=class_seed)
-    found = cluster(space, number, clusterer, n_init=n_init, seed=class_seed)
+    class_seed = _seed_of_class(clustering.seed, k)
+    number = number or choose_n_clusters(space, method=clustering.clusterer, seed=class_seed)
+    found = cluster(space, number, clustering.clusterer, n_init=clustering.n_init, seed=class_seed)
     note = None
     if len(found.centres) < number:
         note = (
@@ -146,15 +169,11 @@ def _learn_large_class(
     k: int,
     name: str,
     similarity: Similarity,
-    *,
+    clustering: Clustering,
     number: int | None,
-    limit: MemoryLimit,
-    clusterer: str,
-    n_init: int,
-    seed: int,
 ) -> tuple[torch.Tensor, str | None]:
     """Clusters a class of which only a part is in memory at any time."""
-    class_seed = _seed_of_class(seed, k)
+    class_seed, limit = _seed_of_class(clustering.seed, k), clustering.memory_limit
     chosen = number
 
     def project(rows: np.ndarray) -> np.ndarray:
@@ -164,12 +183,20 @@ def _learn_large_class(
 
     def choose(sample: np.ndarray) -> int:
         nonlocal chosen
-        chosen = number or choose_n_clusters(sample, method=clusterer, seed=class_seed)
+        chosen = number or choose_n_clusters(sample, method=clustering.clusterer, seed=class_seed)
         return chosen
 
     dim = read(np.arange(1)).shape[1]
     centres = cluster_in_parts(
-        n, dim, project, choose, clusterer, limit=limit, n_init=n_init, seed=class_seed, least=number or _LEAST_FOR_AUTO
+        n,
+        dim,
+        project,
+        choose,
+        clustering.clusterer,
+        limit=limit,
+        n_init=clustering.n_init,
+        seed=class_seed,
+        least=number or _LEAST_FOR_AUTO,
     )
     note = None
     if chosen is not None and len(centres) < chosen:

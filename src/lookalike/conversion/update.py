@@ -1,6 +1,6 @@
-"""New data join a fitted model: a class that it does not know, or more samples of one that it does [ours].
+"""Updates a prototype model with more data: classes that it does not know, or more samples of those it knows [ours].
 
-Other classes' prototypes stay as they are, to the last bit.
+The prototypes of other classes stay as they are, to the last bit.
 """
 
 import copy
@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import at_least_single, read_rows
-from lookalike.conversion.per_class import NPrototypes, learn_class, numbers_per_class
+from lookalike._core.untouched import keeps_random_states
+from lookalike.conversion.options import Settings
+from lookalike.conversion.per_class import Clustering, NPrototypes, learn_class, numbers_per_class
+from lookalike.conversion.steps import as_batches, check_finite, check_store, cut_classifier
 from lookalike.conversion.survey import Survey
 from lookalike.conversion.temperature import Temperature
 from lookalike.data import Batches
-from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import Encoder
+from lookalike.embedding import EmbeddingStore, embed
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier
 from lookalike.model.images import pixels_of, preprocessing_of, record_of
@@ -28,72 +31,50 @@ from lookalike.model.similarity import Similarity, euclidean_distances
 _CELLS = 20_000_000  # rows × dimensions moved at a time
 
 
-def join_model(
+@keeps_random_states
+@torch.inference_mode(False)
+def update_model(
     model: PrototypeModel,
-    encoder: Encoder,
-    store: EmbeddingStore,
-    batches: Batches | None,
+    more: Any,
     previous: EmbeddingStore | None,
-    *,
-    n_images: int,
-    options: dict[str, Any],
-    n_prototypes: NPrototypes,
-    clusterer: str,
-    n_init: int,
-    seed: int,
-    temperature: float | None = None,
+    settings: Settings,
 ) -> PrototypeModel:
-    """Returns a new model which more data have joined; see ``KMEx.partial_fit``.
+    """Returns a new model, updated with the given data; see ``PrototypeModel.update``.
 
     Args:
         model: Stays as it is.
-        encoder: Its encoder.
-        store: The new data's embeddings.
-        batches: The new data, to read images from; None where there are embeddings alone.
-        previous: The embeddings of the data of before, or None.
-        n_images: Of how many of the nearest images to keep the pixels.
-        options: For the provenance.
-        n_prototypes: Of new classes.
-        clusterer: For new classes.
-        n_init: Random starts.
-        seed: Of the clustering.
-        temperature: Of the new model's probabilities; None keeps the model's.
+        more: New data, or their embeddings.
+        previous: The embeddings of the previous training data, or None.
+        settings: Options; a temperature of ``"auto"`` keeps the model's.
     """
-    before, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
-    names, labels = joined_labels(before.class_names, store.class_names, store.labels)
-    joined, notes = join(
-        before,
-        similarity,
-        store.embeddings,
-        labels,
-        names,
-        n_prototypes=n_prototypes,
-        clusterer=clusterer,
-        n_init=n_init,
-        seed=seed,
+    checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
+    batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading)
+    encoder = cut_classifier(model, batches, settings.cut)
+    reading = settings.reading
+    store = (
+        more if batches is None else embed(encoder, batches, precision=reading.precision, progress=settings.progress)
     )
+    check_store(store, encoder, batches)
+    check_finite(store)
+    before, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
+    class_names, labels = joined_labels(before.class_names, store.class_names, store.labels)
+    joined, notes = join(before, similarity, store.embeddings, labels, class_names, settings.clustering)
     for note in notes:
         warn_of(note)
-    last = int(before.nearest.max()) if before.nearest.numel() else -1
-    offset = max(int(model.provenance.get("n_samples") or 0), last + 1)
-    seen = Survey.empty(len(joined), before.nearest.shape[1] or 1, joined.vectors.dtype)
-    if previous is None:
-        seen.add(joined, similarity, store.embeddings, labels, store.indices)
-        touched = [k for k in range(before.n_classes) if bool((labels == k).any())]
-        surveyed = merged_survey(before, seen, joined, touched, offset)
-    else:
-        offset = max(offset, int(previous.indices.max(initial=-1)) + 1)
-        seen.add(joined, similarity, previous.embeddings, previous.labels, previous.indices)
-        seen.add(joined, similarity, store.embeddings, labels, store.indices + offset)
-        surveyed = seen.finish(joined)
-    classifier, calibration = _joined_classifier(model, temperature)
+    offset = _first_new_number(model, previous)
+    new_data = (store.embeddings, labels, store.indices)
+    surveyed = _surveyed(before, joined, similarity, new_data, previous, offset)
+    temperature = settings.probabilities.temperature
+    classifier, calibration = _joined_classifier(model, None if temperature == "auto" else float(temperature))
     entry = {
         "n_samples": len(store),
         "first_sample": offset,
-        "new_classes": names[before.n_classes :],
+        "new_classes": class_names[before.n_classes :],
         "statistics": "put together" if previous is None else "exact",
         "data": store.info.get("data"),
-        **options,
+        "method": "KMEx",
+        "similarity": similarity.name,
+        **settings.clustering.to_dict(),
     }
     return PrototypeModel(
         encoder,
@@ -101,7 +82,7 @@ def join_model(
         similarity,
         classifier,
         preprocessing=model.preprocessing or preprocessing_of(batches),
-        images=_joined_images(model, surveyed, batches, offset, n_images),
+        images=_joined_images(model, surveyed, batches, offset, settings.gallery.n_images),
         value_range=model.value_range,
         provenance={
             **model.provenance,
@@ -111,6 +92,44 @@ def join_model(
         },
         training_keys=_joined_keys(model.training_keys, record_of(batches)[1]),
     )
+
+
+def _first_new_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
+    """Returns the number of the first new sample: one more than that of any previous sample."""
+    nearest = model.prototypes.nearest
+    last = int(nearest.max()) if nearest.numel() else -1
+    if previous is not None:
+        last = max(last, int(previous.indices.max(initial=-1)))
+    return max(int(model.provenance.get("n_samples") or 0), last + 1)
+
+
+def _surveyed(
+    before: Prototypes,
+    joined: Prototypes,
+    similarity: Similarity,
+    new_data: tuple[np.ndarray, np.ndarray, np.ndarray],
+    previous: EmbeddingStore | None,
+    offset: int,
+) -> Prototypes:
+    """Returns the updated prototypes with the training data behind each: exact with the previous embeddings.
+
+    Args:
+        before: The model's prototypes.
+        joined: The updated ones, without data.
+        similarity: The model's.
+        new_data: Embeddings [N, D], labels [N] and indices [N] of the new samples.
+        previous: The embeddings of the previous training data, or None.
+        offset: What to add to the new samples' indices.
+    """
+    embeddings, labels, indices = new_data
+    seen = Survey.empty(len(joined), before.nearest.shape[1] or 1, joined.vectors.dtype)
+    if previous is None:
+        seen.add(joined, similarity, embeddings, labels, indices)
+        touched = [k for k in range(before.n_classes) if bool((labels == k).any())]
+        return merged_survey(before, seen, joined, touched, offset)
+    seen.add(joined, similarity, previous.embeddings, previous.labels, previous.indices)
+    seen.add(joined, similarity, embeddings, labels, indices + offset)
+    return seen.finish(joined)
 
 
 def _joined_classifier(
@@ -158,11 +177,7 @@ def join(
     embeddings: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
-    *,
-    n_prototypes: NPrototypes,
-    clusterer: str,
-    n_init: int,
-    seed: int,
+    clustering: Clustering,
 ) -> tuple[Prototypes, list[str]]:
     """Gives new classes prototypes, and moves those of known classes that have new samples.
 
@@ -175,16 +190,14 @@ def join(
         embeddings: Of the new samples [N, D].
         labels: Their classes [N], in the numbering of ``class_names``.
         class_names: The model's names, then those of new classes.
-        n_prototypes: Of new classes.
-        clusterer: For new classes.
-        n_init: Random starts.
-        seed: A new class gets the prototypes that it would get if all classes were clustered with this seed.
+        clustering: Of new classes. A new class gets the prototypes that it would get if all classes were clustered
+            with this seed.
 
     Returns:
         Prototypes by class, those of before first within each, not surveyed; and what to warn of.
     """
     known = prototypes.n_classes
-    wanted = _numbers(n_prototypes, class_names, known)
+    numbers = _numbers(clustering.n_prototypes, class_names, known)
     vectors: list[Tensor] = []
     owners: list[int] = []
     notes: list[str] = []
@@ -194,9 +207,7 @@ def join(
         own = prototypes.labels.cpu() == k
         if k >= known and len(rows):
             members = read_rows(embeddings, rows, at_least_single(embeddings.dtype))
-            found, note = learn_class(
-                members, k, name, similarity, number=wanted[k], clusterer=clusterer, n_init=n_init, seed=seed
-            )
+            found, note = learn_class(members, k, name, similarity, clustering, numbers[k])
             notes += [] if note is None else [note]
         elif len(rows):
             found = _moved(old[own], prototypes.counts.cpu()[own], similarity, embeddings, rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.fresh_folder import fresh_folder
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
@@ -73,35 +73,35 @@ def run_demo(
         say("From here on it is what you would do with your own model: load, convert, predict, explain.")
         loaded = load_classifier(f"{source}:digit_network", folder / "classifier.pth")
 
-        model = KMEx(loaded, random_state=seed, progress=progress).fit(digits.train)
+        model = convert(loaded, digits.train, seed=seed, progress=progress)
         train_store = embed(model, digits.train, progress=progress)
-        learned = KMEx(loaded, similarity="mahalanobis", random_state=seed, progress=progress)
-        alternative = learned.fit(digits.train, embeddings=train_store)
+        options: Any = {"embeddings": train_store, "seed": seed, "progress": progress}
+        alternative = convert(loaded, digits.train, similarity="mahalanobis", **options)
         test_store = embed(model, digits.test, progress=progress)
-        found, other = compare(model, test_store), compare(alternative, test_store)
+        comparison, alternative_comparison = compare(model, test_store), compare(alternative, test_store)
         ratio = predict_time_ratio(model, _first_inputs(digits, 256))
         rows = [
-            _row("KMEx, l2", model, found, store_ghosting(model, train_store), ratio),
+            _row("KMEx, l2", model, comparison, store_ghosting(model, train_store), ratio),
             _row(
                 "KMEx, mahalanobis",
                 alternative,
-                other,
+                alternative_comparison,
                 store_ghosting(alternative, train_store),
                 predict_time_ratio(alternative, _first_inputs(digits, 256)),
             ),
         ]
         summary = {
-            "black_box_accuracy": found.black_box_accuracy,
-            "kmex_accuracy": found.accuracy,
-            "agreement": found.agreement,
+            "black_box_accuracy": comparison.black_box_accuracy,
+            "kmex_accuracy": comparison.accuracy,
+            "agreement": comparison.agreement,
             "ghosting": rows[0]["ghosting"],
             "n_prototypes": len(model.prototypes),
             "convert_seconds": model.provenance["convert_seconds"],
             "embed_seconds": model.provenance["embed_seconds"],
             "predict_time_ratio": ratio,
-            "mahalanobis_accuracy": other.accuracy,
-            "mahalanobis_agreement": other.agreement,
-            "n_test": found.n_samples,
+            "mahalanobis_accuracy": alternative_comparison.accuracy,
+            "mahalanobis_agreement": alternative_comparison.agreement,
+            "n_test": comparison.n_samples,
             "seed": seed,
             "versions": model.provenance["versions"],
         }
@@ -148,11 +148,11 @@ def run_pretrained_demo(
         test_store = embed(encoder, digits.test, batch_size=64, progress=progress)
         models, rows = {}, []
         for similarity in ("l2", "mahalanobis"):
-            converter = KMEx(encoder, similarity=similarity, random_state=seed, progress=progress)
-            models[similarity] = converter.fit(train, embeddings=train_store)
-            found = compare(models[similarity], test_store)
+            options: Any = {"embeddings": train_store, "seed": seed, "progress": progress}
+            models[similarity] = convert(encoder, train, similarity=similarity, **options)
+            comparison = compare(models[similarity], test_store)
             ghosts = store_ghosting(models[similarity], train_store)
-            rows.append(_row(f"KMEx, {similarity}", models[similarity], found, ghosts, None))
+            rows.append(_row(f"KMEx, {similarity}", models[similarity], comparison, ghosts, None))
         best = models["mahalanobis"]
         summary = {
             "kmex_accuracy": rows[0]["accuracy"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lookalike.conversion.patches import PatchKMEx, PatchModel
+from lookalike.conversion.convert import convert
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
@@ -15,6 +15,7 @@ from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.model.patches import PatchModel
 from lookalike.plots import patch_axes
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
 
 
-def _converted(bench: Workbench, subject: Subject) -> PatchModel:
-    converter = PatchKMEx(bench.black_box(subject), _PER_CLASS, random_state=subject.seed, progress=bench.progress)
-    return converter.fit(Batches(bench.data(subject).train))
+def _convert_patches(bench: Workbench, subject: Subject) -> PatchModel:
+    train = Batches(bench.data(subject).train)
+    box = bench.black_box(subject)
+    return convert(box, train, _PER_CLASS, level="patch", n_images=1, seed=subject.seed, progress=bench.progress)
 
 
 def _accuracies(bench: Workbench, subject: Subject) -> Record:
     bench.say(f"converting the patches of {subject.name}")
-    model = _converted(bench, subject)
+    model = _convert_patches(bench, subject)
     correct_images, correct_patches = [], []
     for batch in Batches(bench.data(subject).test):
         assert isinstance(batch.inputs, torch.Tensor)  # noqa: S101 - patches come from images, which are tensors
@@ -79,7 +81,7 @@ def draw_patches(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure
 
 
 def _gallery(bench: Workbench, subject: Subject) -> "Figure":
-    model = _converted(bench, subject)
+    model = _convert_patches(bench, subject)
     classes = list(range(min(_DRAWN, len(model.class_names))))
     ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
     figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)

@@ -75,9 +75,10 @@ class Converter:
     def convert(self, *, seed: int | None = None, **variant: Any) -> PrototypeModel:
         """Converts with the given options, with the subject's seed or another."""
         encoder, train, _ = self.embedded()
-        seed_option = {} if seed is None else {"random_state": seed}
-        converter = self.bench.converter(self.subject, encoder, **seed_option, **variant)
-        return converter.fit(Batches(self.data.train), embeddings=train)
+        seed_option = {} if seed is None else {"seed": seed}
+        return self.bench.convert(
+            self.subject, encoder, Batches(self.data.train), embeddings=train, **seed_option, **variant
+        )
 
     def evaluate(self, model: PrototypeModel, only: Sequence[str] | None, **options: Any) -> Scorecard:
         """Measures a converted model: the given sections, or all if None. ``options`` are passed to ``evaluate``."""

@@ -13,7 +13,7 @@ from lookalike._core.provenance import fingerprint_json
 from lookalike._core.replacing import remove_folder
 from lookalike._core.working_folder import alone, lock_beside
 from lookalike.baselines import METHODS, hyperparameters, train
-from lookalike.conversion.kmex import KMEx
+from lookalike.conversion.convert import convert
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
 from lookalike.metrics import BlackBox
@@ -166,15 +166,16 @@ class Workbench:
             if not folder.exists():
                 self.say(f"converting {subject.name}")
                 data = self.data(subject)
-                made = self.converter(subject, source).fit(data.train)
-                made.provenance["dataset"] = data.name
-                made.save(folder)
+                prototype_model = self.convert(subject, source, data.train)
+                prototype_model.provenance["dataset"] = data.name
+                prototype_model.save(folder)
         return load(folder)
 
-    def converter(self, subject: Subject, source: Any, **variant: Any) -> KMEx:
-        """Returns a converter for a subject's black box or baseline, with the subject's options unless varied."""
-        options = {"n_prototypes": self.options(subject)["n_prototypes"], "random_state": subject.seed, **variant}
-        return KMEx(source, progress=self.progress, **options)
+    def convert(self, subject: Subject, source: Any, train: Any, **variant: Any) -> PrototypeModel:
+        """Converts a subject's black box or baseline, with the subject's number of prototypes and seed, or others."""
+        options = {"n_prototypes": self.options(subject)["n_prototypes"], "seed": subject.seed, **variant}
+        converted: PrototypeModel = convert(source, train, progress=self.progress, **options)
+        return converted
 
     def black_box_seconds(self, subject: Subject) -> float:
         """Returns the training time of the subject's black box, in seconds."""
@@ -210,9 +211,7 @@ class Workbench:
         with self._locked(subject):
             folder = self.folder / subject.name
             if folder.exists() and not self._is_up_to_date(folder, subject):
-                self.say(
-                    f"{subject.name} was made with other options or data; it and what was made of it is made again"
-                )
+                self.say(f"{subject.name} was made with other options or data; it and its conversion are made again")
                 for outdated in self._folders_of(subject):
                     remove_folder(outdated)
             if not folder.exists():

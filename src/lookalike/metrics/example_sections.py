@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -163,11 +162,11 @@ def _in_batches(context: Context, measure: Callable[[Tensor], Tensor]) -> Callab
 
 def _cluster_merged(context: Context, z: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Prototypes:
     """Clusters embeddings whose classes are merged into groups, with as many prototypes in all."""
-    from lookalike.conversion.per_class import learn_prototypes
+    from lookalike.conversion.per_class import Clustering, learn_prototypes
 
     model = context.model
-    options: dict[str, Any] = {"clusterer": model.provenance.get("clusterer"), "seed": seed}
-    if options["clusterer"] is None:
+    clusterer = model.provenance.get("clusterer")
+    if clusterer is None:
         raise LookalikeError("identical_subclass clusters again, and this model's prototypes were not clustered")
     counts = np.zeros(int(groups.max()) + 1, np.int64)
     np.add.at(counts, groups[model.prototypes.labels.cpu().numpy()], 1)
@@ -176,6 +175,5 @@ def _cluster_merged(context: Context, z: np.ndarray, y: np.ndarray, groups: np.n
         groups[y],
         [str(group) for group in range(len(counts))],
         copy.deepcopy(model.similarity).cpu(),
-        n_prototypes={group: int(count) for group, count in enumerate(counts)},
-        **options,
+        Clustering({group: int(count) for group, count in enumerate(counts)}, clusterer, seed=seed),
     )

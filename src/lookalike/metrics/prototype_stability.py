@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.per_class import learn_prototypes
+from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.model import PrototypeModel
 from lookalike.model.prototypes import Prototypes
@@ -129,10 +129,7 @@ def cluster_again(model: PrototypeModel, embeddings: np.ndarray, labels: np.ndar
         labels,
         model.class_names,
         _on_cpu(model),
-        n_prototypes=dict(enumerate(counts)),
-        clusterer=clusterer,
-        n_init=int(model.provenance.get("n_init", 10)),
-        seed=seed,
+        Clustering(dict(enumerate(counts)), clusterer, int(model.provenance.get("n_init", 10)), seed),
     )
 
 

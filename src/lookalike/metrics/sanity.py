@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_random_states
-from lookalike.conversion.per_class import learn_prototypes
+from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.encoder import Encoder
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.model import PrototypeModel
@@ -226,7 +226,7 @@ def with_prototypes_of_permuted_labels(
     numbers = {name: max(1, n) for name, n in zip(model.class_names, wanted, strict=True)}
     similarity = copy.deepcopy(model.similarity).cpu()
     z = np.asarray(embeddings, dtype=np.float32)
-    learned = learn_prototypes(z, permuted, model.class_names, similarity, n_prototypes=numbers, seed=seed)
+    learned = learn_prototypes(z, permuted, model.class_names, similarity, Clustering(numbers, seed=seed))
     return PrototypeModel(
         model.encoder, learned, copy.deepcopy(model.similarity), NearestPrototype(), value_range=model.value_range
     )

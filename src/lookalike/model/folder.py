@@ -137,7 +137,7 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
     if kind_of_folder(folder) == SavedClassifier.kind:
         raise LookalikeError(
             f"{str(folder)!r} holds a classifier, which has no prototypes yet: convert it first (lookalike convert, "
-            "or KMEx(load_classifier(folder)))"
+            "or convert(load_classifier(folder), data))"
         )
     record, tensors = read_saved(folder, SavedModel)
     what = f"the saved model in {str(folder)!r}"

@@ -24,7 +24,13 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from matplotlib.axes import Axes
+
+    from lookalike.conversion.options import UpdateOptions
+    from lookalike.conversion.per_class import NPrototypes
+    from lookalike.embedding import EmbeddingStore
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
@@ -193,6 +199,51 @@ class PrototypeModel(nn.Module):
         if not callable(decode):
             return None
         return self.to_pixels(in_eval_mode(network, lambda: decode(self.prototypes.vectors)))
+
+    def update(
+        self,
+        more: Any,
+        *,
+        previous: "EmbeddingStore | None" = None,
+        n_prototypes: "NPrototypes | None" = None,
+        seed: int | None = None,
+        **options: "Unpack[UpdateOptions]",
+    ) -> "PrototypeModel":
+        """Returns a new model, updated with more data: new samples of its classes, new classes, or both.
+
+        Classes that the model does not know are clustered and get prototypes. Samples of classes that it knows move
+        the prototypes of their class, each to the mean of all samples that it stands for. The prototypes of other
+        classes stay as they are, to the last bit. The temperature stays too, unless a number is given for it: the
+        embeddings that it was fitted to are not at hand. Convert all data again to fit it again.
+
+        Args:
+            more: New data, as ``convert`` takes them, or their ``EmbeddingStore``. Their classes are matched by name,
+                or by number where they have none.
+            previous: Embeddings of the previous training data. With them counts, purity, nearest images and distances
+                are found again and are exact; without, those of classes with both old and new samples are put
+                together from both, and ``provenance`` says so.
+            n_prototypes: Number of prototypes of each new class; None takes what the model was converted with.
+            seed: Seed of the clustering; None takes the one that the model was converted with.
+            **options: ``clusterer``, ``n_init``, ``temperature``, ``n_images``, ``batch_size``, ``num_workers``,
+                ``on_error``, ``precision``, ``progress``, as of ``convert``.
+
+        Returns:
+            A new model; this one stays as it is. New samples are numbered on from the previous ones.
+
+        Raises:
+            LookalikeError: As ``convert``.
+        """
+        from lookalike.conversion.options import UPDATE_OPTIONS, settings_of
+        from lookalike.conversion.update import update_model
+
+        recorded = self.provenance
+        number = recorded.get("n_prototypes", 5) if n_prototypes is None else n_prototypes
+        if n_prototypes is None and isinstance(number, Mapping):  # of classes that are known already
+            number = 5
+        kept: dict[str, Any] = {name: recorded[name] for name in ("clusterer", "n_init") if name in recorded}
+        seed = int(recorded.get("seed", 0)) if seed is None else seed
+        settings = settings_of("update", number, seed, {**kept, **options}, UPDATE_OPTIONS)
+        return update_model(self, more, previous, settings)
 
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
         """Draws the prototypes, a row per class, each by its nearest training images; first as decoded, if they can be.

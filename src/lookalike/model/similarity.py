@@ -11,7 +11,7 @@ Sources: paper, appendix A.6.1 (the choice of similarities); the definitions of 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -36,7 +36,9 @@ class Similarity(nn.Module, ABC):
     Attributes:
         name: The name it is registered under.
         lengths: Which of its options are lengths in the embedding, so that a value given for them ties it to a scale.
-        fit_samples: How many evenly spread training embeddings are enough for ``fit``; 0 if it needs none, or all.
+        fits_to: What ``fit`` looks at: ``"nothing"``, the black box's ``"head"``, a ``"sample"`` of the training
+            embeddings, or ``"all"`` of them. A class that defines ``fit`` and does not say is taken to need all.
+        fit_samples: The size of that sample, which is spread evenly over the training embeddings.
         falls_with_distance: Whether it is a falling function of the Euclidean distance in the space that ``project``
             maps to, without flat parts (as an exponential has, rounded), so that the most similar prototype is the
             nearest one there.
@@ -44,8 +46,14 @@ class Similarity(nn.Module, ABC):
 
     name: ClassVar[str]
     lengths: ClassVar[tuple[str, ...]] = ()
+    fits_to: ClassVar[Literal["nothing", "head", "sample", "all"]] = "nothing"
     fit_samples: int = 0
     falls_with_distance: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "fit" in vars(cls) and "fits_to" not in vars(cls):
+            cls.fits_to = "sample" if "fit_samples" in vars(cls) else "all"
 
     @abstractmethod
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
@@ -167,6 +175,7 @@ class _LogRatio(Similarity):
     """ln((d + 1) / (d + ε)) of a distance d over a scale."""
 
     lengths = ("scale",)
+    fits_to = "sample"
     fit_samples = _MOST_SAMPLES
 
     def __init__(self, epsilon: float = 1e-4, scale: float | None = None) -> None:
@@ -229,6 +238,7 @@ class RBF(Similarity):
 
     name = "rbf"
     lengths = ("sigma",)
+    fits_to = "sample"
     fit_samples = _MOST_SAMPLES
 
     def __init__(self, sigma: float | None = None) -> None:
@@ -328,6 +338,7 @@ class Mahalanobis(_LearnedMetric):
     """
 
     name = "mahalanobis"
+    fits_to = "sample"
     falls_with_distance = True
 
     def __init__(self, shrinkage: float | None = None, max_samples: int = 100_000) -> None:
@@ -379,6 +390,7 @@ class HeadMetric(_LearnedMetric):
     """
 
     name = "head"
+    fits_to = "head"
     falls_with_distance = True
 
     def __init__(self, alpha: float = 0.1) -> None:

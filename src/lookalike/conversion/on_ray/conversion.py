@@ -3,9 +3,10 @@
 import copy
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
 import numpy as np
 import torch
@@ -15,21 +16,21 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.progress import progress_bar
 from lookalike._core.provenance import versions
-from lookalike._core.untouched import keeps_random_states, process_settings, undoing
+from lookalike._core.untouched import process_settings, undoing
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.conversion.cluster_folder import similarity_key
-from lookalike.conversion.kmex import KMEx
 from lookalike.conversion.on_ray.cluster import connected, import_ray, n_nodes
 from lookalike.conversion.on_ray.embedding import embed_all
 from lookalike.conversion.on_ray.record import prepare_folder
 from lookalike.conversion.on_ray.shards import Shard, open_shards, repeated_rows, summed_classes
 from lookalike.conversion.on_ray.sources import MapStyle, Sharded, Source, open_source
-from lookalike.conversion.on_ray.tasks import Settings, check_similarity, fit_similarity, learn_all, survey_all
-from lookalike.conversion.per_class import NPrototypes, check_classes, numbers_per_class
-from lookalike.conversion.temperature import Temperature, TemperatureOption, fit_temperature
+from lookalike.conversion.on_ray.tasks import TaskSettings, check_similarity, fit_similarity, learn_all, survey_all
+from lookalike.conversion.options import Settings, refuse_options
+from lookalike.conversion.per_class import check_classes
+from lookalike.conversion.temperature import Temperature, fit_temperature
 from lookalike.embedding import as_encoder
 from lookalike.embedding.key import embedding_key
-from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, head_of, ordered
+from lookalike.encoder import Encoder, LoadedClassifier, head_of, ordered
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.images import read_prototype_images, record_of
@@ -39,7 +40,7 @@ from lookalike.model.similarity import Similarity, given_lengths, make_similarit
 P = ParamSpec("P")
 
 _LISTED = 5
-_CHUNK = 8_192
+_BATCH_SIZE = 256  # as on one machine
 
 
 def _keeps_process_settings(function: Callable[P, PrototypeModel]) -> Callable[P, PrototypeModel]:
@@ -53,216 +54,260 @@ def _keeps_process_settings(function: Callable[P, PrototypeModel]) -> Callable[P
     return call
 
 
-@_keeps_process_settings
-@keeps_random_states
-@torch.inference_mode(False)
-def convert(
-    model: nn.Module | LoadedClassifier | str,
-    data: Any,
-    *,
-    working_folder: str | Path,
-    cluster: str = "auto",
-    preprocessing: Any = None,
-    n_prototypes: NPrototypes = 5,
-    similarity: str | Similarity = "l2",
-    similarity_options: Mapping[str, Any] | None = None,
-    clusterer: str = "kmeans",
-    probabilities: Literal["max", "sum"] = "max",
-    temperature: TemperatureOption = "auto",
-    n_init: int = 10,
-    n_nearest: int = 10,
-    n_images: int = 3,
-    random_state: int = 0,
-    head: str | None = None,
-    output: str | int | None = None,
-    class_order: ClassOrder = None,
-    batch_size: int = 256,
-    shard_rows: int = _CHUNK,
-    n_actors: int | None = None,
-    num_cpus: float = 1,
-    num_gpus: float = 0,
-    on_error: Literal["stop", "skip"] = "stop",
-    class_names: list[str] | None = None,
-    progress: bool | None = None,
-) -> PrototypeModel:
-    """Converts a trained classifier with data that are embedded on a Ray cluster (paper section 3.2).
+@dataclass(frozen=True)
+class Ray:
+    """Runs a conversion on a Ray cluster: ``convert(model, data, backend=Ray(), working_folder=...)``.
 
-    The model is the one that ``KMEx`` makes on one machine: with the same seed its prototypes are equal up to
-    rounding. What has been embedded and clustered is kept in the working folder; when a conversion is interrupted,
-    the same call goes on from there.
+    The model is the one that this process would make: with the same seed its prototypes are equal up to rounding.
+    What has been embedded and clustered stays in the working folder, which all nodes must reach under its name. After
+    an interruption the same call resumes from it.
+
+    The data are a folder with one sub-folder per class; a Parquet file or a folder of such, with the columns ``image``
+    (an encoded file, or an array) and ``label``; a ``ray.data.Dataset`` with these columns; or a map-style ``Dataset``
+    of (x, y). A column ``index`` numbers the rows; without it they are numbered in their order.
 
     Args:
-        model: What ``KMEx`` takes: a module, a spec, what ``load_classifier`` returned, an ``Encoder``, or a
-            ``PrototypeModel``, whose embedding is used.
-        data: Training data without augmentation: a folder with one sub-folder per class; a Parquet file or a folder
-            of such, with the columns ``image`` (an encoded file, or an array) and ``label``; a ``ray.data.Dataset``
-            with these columns; or a map-style ``Dataset`` of (x, y). A column ``index`` numbers the rows; without it
-            they are numbered in their order.
-        working_folder: A folder that all nodes reach under this name. It is made, or taken up.
-        cluster: ``"auto"`` for the running cluster, if there is one, and else one of this machine alone; or an address.
-        preprocessing: What the images go through; None takes the classifier's own. A ``Dataset`` has its own.
-        n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
-        similarity: A registered similarity, by name, or one that is made already.
-        similarity_options: Its options.
-        clusterer: A registered clusterer.
-        probabilities: How similarities become probabilities, ``"max"`` [ours] or ``"sum"`` [ref].
-        temperature: What similarities are divided by before they become probabilities: ``"auto"`` fits it as ``KMEx``
-            does, 1 is the paper's reading.
-        n_init: How many random starts of the clustering to choose the best of.
-        n_nearest: M, how many of the nearest training samples to remember per prototype.
-        n_images: Of how many of them to keep the image.
-        random_state: Seed.
-        head: The name of the classifier's head, where it cannot be found.
-        output: Which of several outputs holds the class scores.
-        class_order: The names of the classifier's outputs, in their order; see ``KMEx``.
-        batch_size: The most rows that pass through the encoder at once.
-        shard_rows: About how many rows are written to one file; a lost actor loses at most so many.
-        n_actors: The most actors that embed; None takes as many as there is room for.
+        address: ``"auto"`` for the running cluster if there is one, else one of this machine alone; or an address.
+        n_actors: Largest number of actors that embed; None takes as many as there is room for.
         num_cpus: Of an actor.
         num_gpus: Of an actor; above 0 it embeds on a GPU.
-        on_error: ``"skip"`` leaves out images that cannot be read, and lists them in the model's provenance.
-        class_names: K names; None takes the data's own, or numbers. Labels that are texts need them.
-        progress: Show progress bars; None shows them on a terminal.
-
-    Returns:
-        The self-explainable model.
+        shard_rows: Number of rows in a file of embeddings, about. A lost actor loses at most so many.
+        preprocessing: What the images of a folder or of Parquet files go through; None takes the classifier's own.
 
     Raises:
-        LookalikeError: If Ray is not installed or the cluster not reached; the working folder is of another
-            conversion; no head is found; a class has no samples; an embedding is not finite; an image cannot be read;
-            or the similarity can only be fitted on one machine.
+        LookalikeError: If a value cannot be.
 
-    Warns:
-        LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, images were
-            skipped, or the data are augmented at random.
+    Example:
+        >>> Ray(num_gpus=1).n_actors is None
+        True
     """
+
+    address: str = "auto"
+    n_actors: int | None = None
+    num_cpus: float = 1
+    num_gpus: float = 0
+    shard_rows: int = 8_192
+    preprocessing: Any = None
+
+    def __post_init__(self) -> None:
+        checks.text("address", self.address)
+        checks.optional(checks.whole_number, "n_actors", self.n_actors, 1)
+        checks.number("num_cpus", self.num_cpus, above=0)
+        checks.number("num_gpus", self.num_gpus, least=0)
+        checks.whole_number("shard_rows", self.shard_rows, 1)
+
+    def convert(
+        self, model: nn.Module | LoadedClassifier, train: Any, similarity: str | Similarity, settings: Settings
+    ) -> PrototypeModel:
+        """Converts a classifier; ``lookalike.convert`` calls this.
+
+        Raises:
+            LookalikeError: As ``lookalike.convert``; and if Ray is not installed or the cluster not reached, there is
+                no working folder, or an option or the similarity needs everything on one machine.
+        """
+        import_ray()
+        _refuse_what_needs_one_machine(settings)
+        metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
+        check_similarity(metric)
+        return _convert(self, model, train, metric, settings)
+
+
+_NOT_ON_A_CLUSTER = {
+    "num_workers": "sets the reading processes of one machine; on a cluster, Ray(n_actors=…) sets how many embed",
+    "memory_limit": "is not kept on a cluster, where each class is clustered in a task of its own; leave it out",
+    "embeddings": "are made on the cluster; leave them out",
+}
+
+
+def _refuse_what_needs_one_machine(settings: Settings) -> None:
+    """Refuses options that a cluster would have to drop.
+
+    Raises:
+        LookalikeError: If one was given, or there is no working folder.
+    """
+    refuse_options(settings, _NOT_ON_A_CLUSTER)
+    if settings.reading.precision not in ("auto", "float32"):
+        raise LookalikeError(f"a cluster embeds in float32, not in {settings.reading.precision}; leave precision out")
+    if settings.gallery.nearest_from != "class":
+        raise LookalikeError("on a cluster nearest images come from the prototype's own class: nearest_from='class'")
+    if settings.working_folder is None:
+        raise LookalikeError("a cluster needs a working_folder: a folder that all nodes reach")
+
+
+@_keeps_process_settings
+def _convert(
+    cluster: Ray, model: nn.Module | LoadedClassifier, data: Any, similarity: Similarity, settings: Settings
+) -> PrototypeModel:
     started = time.perf_counter()
-    checks.path("working_folder", working_folder)
-    checks.text("cluster", cluster)
-    checks.number("num_cpus", num_cpus, above=0)
-    checks.number("num_gpus", num_gpus, least=0)
-    checks.optional(checks.names, "class_names", class_names)
-    _check_sizes(batch_size, shard_rows, n_actors, on_error)
-    import_ray()
-    converter = KMEx(
-        model,
-        n_prototypes,
-        similarity,
-        similarity_options=similarity_options,
-        clusterer=clusterer,
-        probabilities=probabilities,
-        temperature=temperature,
-        n_init=n_init,
-        n_nearest=n_nearest,
-        n_images=n_images,
-        random_state=random_state,
-        head=head,
-        output=output,
-        progress=progress,
-    )
-    metric = copy.deepcopy(make_similarity(converter.similarity, similarity_options))
-    check_similarity(metric)
-    lengths = given_lengths(metric)
-    trained, spec, output_names = converter.model, None, None
-    if isinstance(trained, LoadedClassifier):
-        preprocessing = preprocessing or trained.preprocessing
-        spec, output_names, head = trained.spec, trained.class_names, head_of(trained, head)
-        trained = trained.model
-    elif isinstance(trained, PrototypeModel):
-        preprocessing = preprocessing or trained.preprocessing
-    shard_rows = -(-shard_rows // batch_size) * batch_size  # batches as on one machine
-    folder = Path(working_folder).resolve()
-    with alone(lock_in(folder)), connected(cluster):
-        source = open_source(data, preprocessing, class_names, shard_rows)
-        _warn_if_random(source)
-        encoder = as_encoder(trained, source.first(), head, output=output, spec=spec, output_names=output_names)
-        encoder = ordered(encoder, class_order, class_names or source.class_names)
-        options = {
-            "n_prototypes": _plain(n_prototypes),
-            "similarity": metric.name,
-            "similarity_options": metric.options(),
-            "clusterer": clusterer,
-            "n_init": n_init,
-            "random_state": random_state,
-        }
-        reading = {"batch_size": batch_size, "shard_rows": shard_rows, "on_error": on_error}
-        key = {
-            **embedding_key(
-                encoder, source.fingerprint(), source.transform_fingerprint(), precision="float32", dtype="float32"
-            ),
-            **options,
-            **similarity_key(metric),
-            **reading,
-            "class_names": class_names or source.class_names,
-        }
-        fingerprints = {name: key[name] for name in ("weights", "data", "transform")}
-        shards_folder, classes_folder = prepare_folder(folder, key)
-        sharded = source.sharded(folder)
-        with progress_bar("Embedding", sharded.total, progress) as advance:
-            n_used = embed_all(
-                sharded,
-                _on_cpu(encoder),
-                shards_folder,
-                batch_size=batch_size,
-                on_error=on_error,
-                n_actors=n_actors,
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                advance=advance,
-            )
+    lengths = given_lengths(similarity)
+    folder = Path(str(settings.working_folder)).resolve()
+    with alone(lock_in(folder)), connected(cluster.address):
+        job = _open_job(cluster, model, data, similarity, settings, folder)
+        n_actors = job.embed()
         embedded = time.perf_counter()
-        shards = open_shards(shards_folder)
-        repeated = repeated_rows(shards) if sharded.may_repeat else {}
-        names = class_names or source.class_names
-        names, n_samples = _checked_classes(names, shards, repeated)
-        metric = fit_similarity(metric, shards, encoder.embedding_dim, encoder.head_weight)
-        fits = converter.temperature == "auto"
-        settings = Settings(numbers_per_class(n_prototypes, names), clusterer, n_init, random_state, fits)
-        with progress_bar("Clustering", len(names), progress) as advance:
-            learned = learn_all(shards, names, metric, settings, classes_folder, advance)
-        for note in learned.notes:
-            warn_of(note)
-        fitted = fit_temperature(learned.held_out, metric, probabilities) if fits else Temperature(float(temperature))
-        with progress_bar("Looking for the nearest images", len(shards), progress) as advance:
-            surveyed = survey_all(learned.prototypes, metric, shards, repeated, n_nearest=n_nearest, advance=advance)
-        images, value_range = _images(sharded, surveyed, n_images)
+        learned = job.learn()
+        images, value_range = _images(job.sharded, learned.prototypes, settings.gallery.n_images)
+        source = job.source
         split, keys = record_of(source.batches if isinstance(source, MapStyle) else None)
-        skipped = {index: message for shard in shards for index, message in shard.skipped.items()}
+        skipped = {index: message for shard in job.shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)
         nodes = n_nodes()
     return PrototypeModel(
-        encoder,
-        surveyed,
-        metric,
-        NearestPrototype(probabilities, fitted.value),
+        job.encoder,
+        learned.prototypes,
+        learned.similarity,
+        NearestPrototype(settings.probabilities.probabilities, learned.temperature.value),
         preprocessing=source.preprocessing,
         images=images,
         value_range=value_range,
         provenance={
             "method": "KMEx",
-            **options,
+            "similarity": similarity.name,
+            "similarity_options": similarity.options(),
+            **settings.clustering.to_dict(),
             "nearest_from": "class",
-            "calibration": fitted.to_dict(),
+            "calibration": learned.temperature.to_dict(),
             "given_lengths": lengths,
-            "n_samples": n_samples,
+            "n_samples": learned.n_samples,
             "skipped": len(skipped),
             "skipped_samples": [skipped[index] for index in sorted(skipped)],
             "embed_seconds": round(embedded - started, 3),
             "convert_seconds": round(time.perf_counter() - started, 3),
-            "fingerprints": fingerprints,
+            "fingerprints": job.fingerprints,
             "split": split,
-            "cluster": {"nodes": nodes, "actors": n_used, "shards": len(shards), "num_gpus": num_gpus},
+            "cluster": {
+                "nodes": nodes,
+                "actors": n_actors,
+                "shards": len(job.shards),
+                "num_gpus": cluster.num_gpus,
+            },
             "versions": {**versions(), "ray": import_ray().__version__},
         },
         training_keys=keys,
     )
 
 
-def _check_sizes(batch_size: int, shard_rows: int, n_actors: int | None, on_error: str) -> None:
-    checks.whole_number("batch_size", batch_size, 1)
-    checks.whole_number("shard_rows", shard_rows, 1)
-    checks.optional(checks.whole_number, "n_actors", n_actors, 1)
-    checks.one_of("on_error", on_error, ("stop", "skip"))
+@dataclass(frozen=True)
+class _Learned:
+    """What the embeddings of all shards gave."""
+
+    prototypes: Prototypes
+    similarity: Similarity
+    temperature: Temperature
+    n_samples: int
+
+
+@dataclass
+class _Job:
+    """One conversion on a connected cluster, with its working folder.
+
+    Attributes:
+        cluster: Where it runs.
+        settings: Its options.
+        encoder: What embeds.
+        similarity: Not fitted yet.
+        source: The data as they were given.
+        sharded: The data as files or jobs that actors read.
+        shards_folder: Folder of the embeddings.
+        classes_folder: Folder of each class's prototypes.
+        fingerprints: Of weights, data and transform.
+        shards: The embeddings, once they are made.
+    """
+
+    cluster: Ray
+    settings: Settings
+    encoder: Encoder
+    similarity: Similarity
+    source: Source
+    sharded: Sharded
+    shards_folder: Path
+    classes_folder: Path
+    fingerprints: dict[str, Any]
+    shards: list[Shard] = field(default_factory=list)
+
+    def embed(self) -> int:
+        """Embeds what is not embedded yet; returns the number of actors."""
+        reading = self.settings.reading
+        with progress_bar("Embedding", self.sharded.total, self.settings.progress) as advance:
+            n_actors = embed_all(
+                self.sharded,
+                _on_cpu(self.encoder),
+                self.shards_folder,
+                batch_size=reading.batch_size or _BATCH_SIZE,
+                on_error=reading.on_error,
+                n_actors=self.cluster.n_actors,
+                num_cpus=self.cluster.num_cpus,
+                num_gpus=self.cluster.num_gpus,
+                advance=advance,
+            )
+        self.shards = open_shards(self.shards_folder)
+        return n_actors
+
+    def learn(self) -> _Learned:
+        """Clusters every class, finds the samples behind each prototype, and fits the temperature."""
+        settings, shards = self.settings, self.shards
+        repeated = repeated_rows(shards) if self.sharded.may_repeat else {}
+        given_names = settings.class_names or self.source.class_names
+        names, n_samples = _checked_classes(given_names, shards, repeated)
+        similarity = fit_similarity(self.similarity, shards, self.encoder.embedding_dim, self.encoder.head_weight)
+        asked = settings.probabilities.temperature
+        fits = asked == "auto"
+        with progress_bar("Clustering", len(names), settings.progress) as advance:
+            learned = learn_all(
+                shards, names, similarity, TaskSettings(settings.clustering, fits), self.classes_folder, advance
+            )
+        for note in learned.notes:
+            warn_of(note)
+        reading = settings.probabilities.probabilities
+        temperature = fit_temperature(learned.held_out, similarity, reading) if fits else Temperature(float(asked))
+        with progress_bar("Looking for the nearest images", len(shards), settings.progress) as advance:
+            surveyed = survey_all(
+                learned.prototypes,
+                similarity,
+                shards,
+                repeated,
+                n_nearest=settings.gallery.n_nearest,
+                advance=advance,
+            )
+        return _Learned(surveyed, similarity, temperature, n_samples)
+
+
+def _open_job(
+    cluster: Ray,
+    model: nn.Module | LoadedClassifier,
+    data: Any,
+    similarity: Similarity,
+    settings: Settings,
+    folder: Path,
+) -> _Job:
+    """Opens the data, cuts the classifier, and checks that the working folder is of this conversion."""
+    preprocessing = cluster.preprocessing or getattr(model, "preprocessing", None)
+    cut, class_names = settings.cut, settings.class_names
+    spec, output_names, head = None, None, cut.head
+    if isinstance(model, LoadedClassifier):
+        spec, output_names, head = model.spec, model.class_names, head_of(model, cut.head)
+    trained = model.model if isinstance(model, LoadedClassifier) else model
+    batch_size = settings.reading.batch_size or _BATCH_SIZE
+    shard_rows = -(-cluster.shard_rows // batch_size) * batch_size  # batches as on one machine
+    source = open_source(data, preprocessing, class_names, shard_rows)
+    _warn_if_random(source)
+    encoder = as_encoder(trained, source.first(), head, output=cut.output, spec=spec, output_names=output_names)
+    encoder = ordered(encoder, cut.class_order, class_names or source.class_names)
+    key = {
+        **embedding_key(
+            encoder, source.fingerprint(), source.transform_fingerprint(), precision="float32", dtype="float32"
+        ),
+        **settings.clustering.to_dict(),
+        **similarity_key(similarity),
+        "batch_size": batch_size,
+        "shard_rows": shard_rows,
+        "on_error": settings.reading.on_error,
+        "class_names": class_names or source.class_names,
+    }
+    shards_folder, classes_folder = prepare_folder(folder, key)
+    fingerprints = {name: key[name] for name in ("weights", "data", "transform")}
+    sharded = source.sharded(folder)
+    return _Job(cluster, settings, encoder, similarity, source, sharded, shards_folder, classes_folder, fingerprints)
 
 
 def _warn_if_random(source: Source) -> None:
@@ -271,12 +316,6 @@ def _warn_if_random(source: Source) -> None:
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
         )
-
-
-def _plain(n_prototypes: NPrototypes) -> Any:
-    if isinstance(n_prototypes, Mapping):
-        return {str(name): int(number) for name, number in n_prototypes.items()}
-    return n_prototypes if isinstance(n_prototypes, str) else int(n_prototypes)
 
 
 def _on_cpu(encoder: Encoder) -> Encoder:

@@ -14,7 +14,7 @@ from lookalike._core.progress import Advance
 from lookalike._core.working_folder import read_sealed, write_sealed, writing_to
 from lookalike.conversion.on_ray.cluster import as_task, portions, result_of
 from lookalike.conversion.on_ray.shards import Shard, in_order, read_indices, read_rows
-from lookalike.conversion.per_class import learn_class
+from lookalike.conversion.per_class import Clustering, learn_class, numbers_per_class
 from lookalike.conversion.survey import Survey
 from lookalike.conversion.temperature import HeldOut, hold_out
 from lookalike.model.prototypes import Prototypes
@@ -24,42 +24,35 @@ _SHARDS_PER_TASK = 64  # at most, when looking for the nearest images
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a class is clustered, by its name.
+class TaskSettings:
+    """How the classes are clustered.
 
     Attributes:
-        numbers: How many prototypes each class is to have [K]; None chooses.
-        clusterer: A registered clusterer.
-        n_init: Random starts.
-        seed: Of the whole conversion.
+        clustering: Of the whole conversion.
         holds_out: Whether a class's prototypes are also made without parts of its samples, to fit the temperature.
     """
 
-    numbers: list[int | None]
-    clusterer: str
-    n_init: int
-    seed: int
+    clustering: Clustering
     holds_out: bool = True
 
 
 def check_similarity(similarity: Similarity) -> None:
-    """Sees to it that a similarity can be fitted without all embeddings in one place.
+    """Checks that a similarity can be fitted without all embeddings in one place.
 
     Raises:
         LookalikeError: If it cannot.
     """
-    if similarity.name == "head" or similarity.fit_samples or type(similarity).fit is Similarity.fit:
-        return
-    raise LookalikeError(
-        f"the similarity {similarity.name!r} is fitted to all embeddings at once, which a cluster does not have in one "
-        "place; if an evenly spread sample is enough for it, say how large by its attribute fit_samples, or use "
-        "another similarity, such as l2"
-    )
+    if similarity.fits_to == "all":
+        raise LookalikeError(
+            f"the similarity {similarity.name!r} is fitted to all embeddings at once, which a cluster does not have in "
+            "one place; if an evenly spread sample is enough for it, declare fits_to = 'sample' and its size "
+            "fit_samples, or use another similarity, such as l2"
+        )
 
 
 def fit_similarity(similarity: Similarity, shards: list[Shard], dim: int, head_weight: Tensor | None) -> Similarity:
-    """Fits a similarity as ``KMEx`` does: from no embedding, or from the evenly spread part that it looks at."""
-    if not similarity.fit_samples or given_lengths(similarity):  # a length that is given is all that it would learn
+    """Fits a similarity as one machine does: to no embedding, or to the evenly spread sample that it asks for."""
+    if similarity.fits_to != "sample" or given_lengths(similarity):  # a length that is given is all that it would learn
         return similarity.fit(np.zeros((1, dim), dtype=np.float32), np.zeros(1, dtype=np.int64), head_weight)
     paths = [str(shard.path) for shard in shards if shard.rows]
     fitted: Similarity = result_of(as_task(_fit_to_sample).remote(similarity, paths))
@@ -83,7 +76,7 @@ def learn_all(
     shards: list[Shard],
     names: list[str],
     similarity: Similarity,
-    settings: Settings,
+    settings: TaskSettings,
     folder: Path,
     advance: Advance,
 ) -> "LearnedClasses":
@@ -102,7 +95,7 @@ def learn_all(
     """
     import ray
 
-    paths = ray.put([str(shard.path) for shard in shards])
+    paths, shared_names = ray.put([str(shard.path) for shard in shards]), ray.put(names)
     shared, options = ray.put(similarity), ray.put(settings)
     spans = np.concatenate(
         [np.insert(shard.classes, 0, position, axis=1) for position, shard in enumerate(shards)]
@@ -112,7 +105,7 @@ def learn_all(
     task = as_task(_learn)
     waiting: dict[Any, int] = {}
     done: dict[int, _LearnedClass] = {}
-    for k, name in enumerate(names):
+    for k in range(len(names)):
         kept = folder / f"{k:07d}.npz"
         content = read_sealed(kept)
         earlier = None if content is None else _read_class(content, settings.holds_out)
@@ -121,7 +114,7 @@ def learn_all(
             advance()
             continue
         mine = spans[bounds[k] : bounds[k + 1]][:, [0, 2, 3]]
-        waiting[task.remote(paths, mine, k, name, shared, options, str(kept))] = k
+        waiting[task.remote(paths, mine, k, shared_names, shared, options, str(kept))] = k
     while waiting:
         for reference in ray.wait(list(waiting), num_returns=1)[0]:
             done[waiting.pop(reference)] = _unpacked(result_of(reference))
@@ -163,20 +156,18 @@ _HELD_OUT = ("prototypes", "filled", "samples", "folds")
 
 
 def _learn(
-    paths: list[str], spans: np.ndarray, k: int, name: str, similarity: Similarity, settings: Settings, target: str
+    paths: list[str],
+    spans: np.ndarray,
+    k: int,
+    names: list[str],
+    similarity: Similarity,
+    settings: TaskSettings,
+    target: str,
 ) -> dict[str, np.ndarray]:
     """Reads the rows of a class, and no others, and clusters them; keeps and returns the arrays of the result."""
+    name, numbers = names[k], numbers_per_class(settings.clustering.n_prototypes, names)
     rows = in_order([read_rows(Path(paths[shard]), start, count) for shard, start, count in spans.tolist()])
-    vectors, note = learn_class(
-        rows.embeddings,
-        k,
-        name,
-        similarity,
-        number=settings.numbers[k],
-        clusterer=settings.clusterer,
-        n_init=settings.n_init,
-        seed=settings.seed,
-    )
+    vectors, note = learn_class(rows.embeddings, k, name, similarity, settings.clustering, numbers[k])
     arrays = {"vectors": vectors.numpy(), "note": np.array(note or "")}
     if settings.holds_out:
         held_out = hold_out(
@@ -185,8 +176,8 @@ def _learn(
             k,
             vectors,
             similarity,
-            n_classes=len(settings.numbers),
-            seed=settings.seed,
+            n_classes=len(numbers),
+            seed=settings.clustering.seed,
         )
         arrays |= {f"held_out_{part}": getattr(held_out, part).numpy() for part in _HELD_OUT}
         arrays["n_training"] = np.array(held_out.n_training)

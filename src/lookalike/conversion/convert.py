@@ -1,0 +1,297 @@
+"""A trained classifier becomes a prototypical self-explainable model, without re-training.
+
+Source: Gautam, Boubekki, Höhne and Kampffmeyer, "Prototypical Self-Explainable Models Without Re-training",
+TMLR 05/2024, section 3.2.
+"""
+
+import copy
+import time
+from pathlib import Path
+from typing import Any, Literal, Protocol, Unpack, overload
+
+import numpy as np
+import torch
+from torch import nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.profiling import step
+from lookalike._core.provenance import versions
+from lookalike._core.untouched import keeps_random_states
+from lookalike._core.working_folder import alone, clean, lock_in
+from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
+from lookalike.conversion.options import ConversionOptions, Settings, refuse_options, settings_of
+from lookalike.conversion.out_of_core import bytes_of, streamed_classes
+from lookalike.conversion.patches import convert_patches
+from lookalike.conversion.per_class import NPrototypes, learn_prototypes
+from lookalike.conversion.steps import (
+    as_batches,
+    check_finite,
+    check_store,
+    checked_class_names,
+    cut_classifier,
+    opened_classifier,
+)
+from lookalike.conversion.survey import survey
+from lookalike.conversion.temperature import choose_temperature
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder, LoadedClassifier, ordered
+from lookalike.model import PrototypeModel
+from lookalike.model.classifier import NearestPrototype
+from lookalike.model.images import preprocessing_of, read_prototype_images, record_of
+from lookalike.model.patches import PatchModel
+from lookalike.model.prototypes import Prototypes
+from lookalike.model.similarity import Similarity, given_lengths, make_similarity
+
+
+class Backend(Protocol):
+    """Where a conversion runs, if not in this process."""
+
+    def convert(
+        self, model: nn.Module | LoadedClassifier, train: Any, similarity: str | Similarity, settings: Settings
+    ) -> PrototypeModel:
+        """Converts a classifier; see ``lookalike.convert``."""
+
+
+@overload
+def convert(
+    model: nn.Module | LoadedClassifier | str,
+    train: Any,
+    n_prototypes: NPrototypes = 5,
+    similarity: str | Similarity = "l2",
+    *,
+    level: Literal["image"] = "image",
+    backend: Backend | None = None,
+    seed: int = 0,
+    **options: Unpack[ConversionOptions],
+) -> PrototypeModel: ...
+@overload
+def convert(
+    model: nn.Module | LoadedClassifier | str,
+    train: Any,
+    n_prototypes: NPrototypes = 5,
+    similarity: str | Similarity = "l2",
+    *,
+    level: Literal["patch"],
+    backend: Backend | None = None,
+    seed: int = 0,
+    **options: Unpack[ConversionOptions],
+) -> PatchModel: ...
+@keeps_random_states
+@torch.inference_mode(False)
+def convert(
+    model: nn.Module | LoadedClassifier | str,
+    train: Any,
+    n_prototypes: NPrototypes = 5,
+    similarity: str | Similarity = "l2",
+    *,
+    level: Literal["image", "patch"] = "image",
+    backend: Backend | None = None,
+    seed: int = 0,
+    **options: Unpack[ConversionOptions],
+) -> PrototypeModel | PatchModel:
+    """Converts a trained classifier into one that decides, and explains itself, by prototypes.
+
+    The encoder is used as it is. Per class, the embeddings of the training data are clustered by k-means, and the
+    centres are the class's prototypes. The class of an input is that of its most similar prototype.
+
+    Args:
+        model: A trained classifier: a module, a spec such as ``"torchvision:resnet34"``, what ``load_classifier``
+            returned, an ``Encoder``, or another ``PrototypeModel``, whose embedding is used.
+        train: A ``Dataset`` or ``DataLoader`` of (x, y), a pair (x, y) of tensors or arrays, a ``DataBundle``, or an
+            ``EmbeddingStore``. The training split, without augmentation.
+        n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
+        similarity: Name of a registered similarity, or a ``Similarity``.
+        level: ``"patch"`` clusters parts of images, the positions of the last feature map before average pooling, and
+            lets them vote [paper, appendix A.7]; the result is a ``PatchModel``.
+        backend: Where to run: None is this process, ``lookalike.conversion.on_ray.Ray`` a Ray cluster.
+        seed: Seed of the clustering. The same seed gives the same prototypes, bit for bit, on one machine.
+        **options: Everything else, by name:
+
+            - clustering: ``clusterer``, ``n_init``, ``memory_limit``
+            - probabilities: ``probabilities``, ``temperature``
+            - which training samples show a prototype: ``n_nearest``, ``n_images``, ``nearest_from``
+            - where the classifier is cut: ``head``, ``output``, ``class_order``
+            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``
+            - ``similarity_options``, ``max_patches``, ``embeddings``, ``class_names``, ``working_folder``, ``progress``
+
+            ``lookalike.conversion.options`` documents each.
+
+    Returns:
+        The self-explainable model. The classifier is in it, unchanged.
+
+    Raises:
+        LookalikeError: If no head is found, a class has no samples, an embedding is not finite, or the working
+            folder holds embeddings of other weights, data or transform.
+        TypeError: If there is no option of a name.
+
+    Warns:
+        LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, or the data are
+            augmented at random.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+        >>> sem = convert(net, (x, (x[:, 0] > 0).long()), n_prototypes=3)
+        >>> sem(x).shape, len(sem.prototypes)
+        (torch.Size([40, 2]), 6)
+    """
+    checks.one_of("level", level, ("image", "patch"))
+    settings = settings_of("convert", n_prototypes, seed, options)
+    classifier = opened_classifier(model)
+    make_similarity(similarity, settings.similarity_options)  # its errors come before any work
+    if level == "patch":
+        if backend is not None:
+            raise LookalikeError("patches are converted in this process: leave out the backend")
+        return convert_patches(classifier, train, similarity, settings)
+    refuse_options(settings, {"max_patches": "is an option of patches: leave it out, or convert with level='patch'"})
+    if backend is not None:
+        return backend.convert(classifier, train, similarity, settings)
+    if settings.working_folder is None:
+        return _convert(classifier, train, similarity, settings, None)
+    folder = Path(settings.working_folder)
+    with alone(lock_in(folder)):
+        clean(folder)
+        return _convert(classifier, train, similarity, settings, folder)
+
+
+def _convert(
+    model: nn.Module | LoadedClassifier,
+    train: Any,
+    similarity: str | Similarity,
+    settings: Settings,
+    folder: Path | None,
+) -> PrototypeModel:
+    """Converts in this process; the one way from data to model, step by step."""
+    started = time.perf_counter()
+    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading)
+    encoder = _encoder(model, train, batches, settings)
+    store = _embedded(encoder, train, batches, settings, folder)
+    embed_seconds = time.perf_counter() - started
+    check_finite(store)
+    class_names = checked_class_names(settings.class_names or store.class_names, store)
+    metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
+    lengths = given_lengths(metric)
+    metric.fit(store.embeddings, store.labels, encoder.head_weight)
+    with step("cluster and survey"):
+        prototypes = _prototypes(store, metric, class_names, settings, folder)
+    with step("fit the temperature"):
+        temperature = choose_temperature(
+            settings.probabilities.temperature,
+            store.embeddings,
+            store.labels,
+            prototypes,
+            metric,
+            reading=settings.probabilities.probabilities,
+            seed=settings.clustering.seed,
+        )
+    preprocessing = preprocessing_of(batches)
+    with step("read the prototypes' images"):
+        images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
+    with step("remember the training images"):
+        split, keys = record_of(batches)
+    provenance = {
+        **options_record(metric, settings),
+        **_embedding_record(store, class_names, settings),
+        "split": split,
+        "calibration": temperature.to_dict(),
+        "given_lengths": lengths,
+        "embed_seconds": round(embed_seconds, 3),
+        "convert_seconds": round(time.perf_counter() - started, 3),
+    }
+    return PrototypeModel(
+        encoder,
+        prototypes,
+        metric,
+        NearestPrototype(settings.probabilities.probabilities, temperature.value),
+        preprocessing=preprocessing,
+        images=images,
+        value_range=value_range,
+        provenance=provenance,
+        training_keys=keys,
+    )
+
+
+def _encoder(model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings) -> Encoder:
+    """Cuts the classifier, and orders its outputs as the data number their classes."""
+    encoder = cut_classifier(model, batches, settings.cut)
+    sources = (settings.embeddings, batches, train if batches is None else None)
+    names_of_data = next((source.class_names for source in sources if source is not None), None)
+    return ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
+
+
+def _embedded(
+    encoder: Encoder, train: Any, batches: Batches | None, settings: Settings, folder: Path | None
+) -> EmbeddingStore:
+    """Returns the embeddings of the training data: those given, once checked, or new ones."""
+    if batches is not None and settings.embeddings is None:
+        return embed(
+            encoder,
+            batches,
+            folder=None if folder is None else folder / "embeddings",
+            resume=True,
+            precision=settings.reading.precision,
+            progress=settings.progress,
+        )
+    store: EmbeddingStore = train if settings.embeddings is None else settings.embeddings
+    check_store(store, encoder, batches)
+    return store
+
+
+def _prototypes(
+    store: EmbeddingStore,
+    similarity: Similarity,
+    class_names: list[str],
+    settings: Settings,
+    folder: Path | None,
+) -> Prototypes:
+    """Clusters each class, and finds the training samples behind each prototype."""
+    cluster_folder = None
+    if folder is not None:
+        key = cluster_key(store, similarity, class_names, settings.clustering)
+        cluster_folder = ClusterFolder(folder / "clusters", key)
+    learned = learn_prototypes(
+        store.embeddings,
+        store.labels,
+        class_names,
+        similarity,
+        settings.clustering,
+        kept=cluster_folder,
+        progress=settings.progress,
+    )
+    return survey(
+        learned,
+        similarity,
+        store.embeddings,
+        store.labels,
+        indices=store.indices,
+        n_nearest=settings.gallery.n_nearest,
+        nearest_from=settings.gallery.nearest_from,
+    )
+
+
+def options_record(similarity: Similarity, settings: Settings) -> dict[str, Any]:
+    """Returns the options that a model records in its provenance."""
+    return {
+        "method": "KMEx",
+        "similarity": similarity.name,
+        **settings.clustering.to_dict(),
+        "nearest_from": settings.gallery.nearest_from,
+    }
+
+
+def _embedding_record(store: EmbeddingStore, class_names: list[str], settings: Settings) -> dict[str, Any]:
+    """Returns what a model records of its training embeddings."""
+    limit = settings.clustering.memory_limit
+    large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], limit)
+    return {
+        "n_samples": len(store),
+        "skipped": len(store.skipped),
+        "clustered_in_parts": [class_names[k] for k in large],
+        "memory_limit": bytes_of(limit),
+        "precision": store.info.get("precision", "float32"),
+        "precision_effect": store.info.get("precision_effect"),
+        "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+        "versions": versions(),
+    }

@@ -1,0 +1,256 @@
+"""The options of a conversion, in groups that travel together; each group checks its own values.
+
+``convert`` takes them as plain keywords, which ``ConversionOptions`` types, and sorts them into these groups.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_type_hints
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.out_of_core import MemoryLimit
+from lookalike.conversion.per_class import Clustering, NPrototypes
+from lookalike.conversion.temperature import TemperatureOption, check_temperature
+from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision
+from lookalike.encoder import ClassOrder
+from lookalike.model.classifier import NearestPrototype
+
+
+class ConversionOptions(TypedDict, total=False):
+    """The keyword options of ``convert``; the groups below say what each means and its default."""
+
+    similarity_options: Mapping[str, Any] | None
+    clusterer: str
+    n_init: int
+    memory_limit: MemoryLimit
+    probabilities: Literal["max", "sum"]
+    temperature: TemperatureOption
+    n_nearest: int
+    n_images: int
+    nearest_from: Literal["class", "any"]
+    head: str | None
+    output: str | int | None
+    class_order: ClassOrder
+    batch_size: int | None
+    num_workers: int | None
+    on_error: Literal["stop", "skip"]
+    precision: Precision
+    max_patches: int | None
+    embeddings: EmbeddingStore | None
+    class_names: list[str] | None
+    working_folder: str | Path | None
+    progress: bool | None
+
+
+class UpdateOptions(TypedDict, total=False):
+    """The keyword options of ``PrototypeModel.update``; they mean what they mean to ``convert``."""
+
+    clusterer: str
+    n_init: int
+    temperature: TemperatureOption
+    n_images: int
+    batch_size: int | None
+    num_workers: int | None
+    on_error: Literal["stop", "skip"]
+    precision: Precision
+    progress: bool | None
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """How similarities become class probabilities. No prediction depends on it.
+
+    Attributes:
+        probabilities: ``"max"`` [ours] takes each class's most similar prototype, ``"sum"`` [ref] sums over all.
+        temperature: What similarities are divided by: ``"auto"`` fits it to training samples that are held out from
+            the prototypes that they are compared with [ours]; 1 is the paper's reading.
+    """
+
+    probabilities: Literal["max", "sum"] = "max"
+    temperature: TemperatureOption = "auto"
+
+    def __post_init__(self) -> None:
+        NearestPrototype(self.probabilities)
+        check_temperature(self.temperature)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Which training samples show a prototype.
+
+    Attributes:
+        n_nearest: M, the number of nearest training samples that each prototype remembers.
+        n_images: Number of them whose image is kept.
+        nearest_from: Look for them in the prototype's own ``"class"``, or in ``"any"``.
+    """
+
+    n_nearest: int = 10
+    n_images: int = 3
+    nearest_from: Literal["class", "any"] = "class"
+
+    def __post_init__(self) -> None:
+        checks.whole_number("n_nearest", self.n_nearest, 1)
+        checks.whole_number("n_images", self.n_images, 0)
+        checks.one_of("nearest_from", self.nearest_from, ("class", "any"))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the classifier is cut into an encoder and a head, and what its outputs mean.
+
+    Attributes:
+        head: Name of the head, where it cannot be found; ``"output"`` if the model's output is the embedding.
+        output: Which of several outputs holds the class scores.
+        class_order: Names of the classifier's outputs, in their order, where it does not know them or knows wrong
+            ones: names, a file with a line per output, or ``"natural"`` for the data's names in timm's order.
+    """
+
+    head: str | None = None
+    output: str | int | None = None
+    class_order: ClassOrder = None
+
+    def __post_init__(self) -> None:
+        checks.optional(checks.text, "head", self.head)
+        checks.output_key("output", self.output)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the training data are read and embedded.
+
+    Attributes:
+        batch_size: Number of rows that pass through the encoder at once; None takes the loader's, or 256.
+        num_workers: Number of processes that read images.
+        on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
+        precision: Numbers in which the encoder computes: ``"auto"`` (half precision for long passes on processors
+            that are faster at it; ``provenance`` records its effect), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    """
+
+    batch_size: int | None = None
+    num_workers: int | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        checks.optional(checks.whole_number, "batch_size", self.batch_size, 1)
+        checks.optional(checks.whole_number, "num_workers", self.num_workers, 0)
+        checks.one_of("on_error", self.on_error, ("stop", "skip"))
+        checks.one_of("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of one conversion.
+
+    Attributes:
+        clustering: See ``Clustering``.
+        probabilities: See ``Probabilities``.
+        gallery: See ``Gallery``.
+        cut: See ``Cut``.
+        reading: See ``Reading``.
+        similarity_options: Options of a similarity that is given by name, e.g. ``{"sigma": 2.0}``.
+        max_patches: For prototypes of patches: the most patches of a class to cluster, a random share of them if it
+            has more; None takes all, which need 4 · D bytes each.
+        embeddings: Embeddings of the training data, if ``embed`` has made them already.
+        class_names: K names; None takes the data's own, or numbers.
+        working_folder: Folder that keeps embeddings and clusters as they are made. After an interruption of any kind
+            the same call resumes from it.
+        progress: Show progress bars; None shows them on a terminal.
+        given: Names of the options that the caller gave.
+    """
+
+    clustering: Clustering = field(default_factory=Clustering)
+    probabilities: Probabilities = field(default_factory=Probabilities)
+    gallery: Gallery = field(default_factory=Gallery)
+    cut: Cut = field(default_factory=Cut)
+    reading: Reading = field(default_factory=Reading)
+    similarity_options: Mapping[str, Any] | None = None
+    max_patches: int | None = None
+    embeddings: EmbeddingStore | None = None
+    class_names: list[str] | None = None
+    working_folder: str | Path | None = None
+    progress: bool | None = None
+    given: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def __post_init__(self) -> None:
+        checks.optional(checks.mapping, "similarity_options", self.similarity_options)
+        checks.optional(checks.whole_number, "max_patches", self.max_patches, 1)
+        checks.optional(checks.instance, "embeddings", self.embeddings, EmbeddingStore, "an EmbeddingStore")
+        checks.optional(checks.names, "class_names", self.class_names)
+        checks.optional(checks.path, "working_folder", self.working_folder)
+        checks.progress("progress", self.progress)
+
+
+_GROUPS = {
+    "clustering": Clustering,
+    "probabilities": Probabilities,
+    "gallery": Gallery,
+    "cut": Cut,
+    "reading": Reading,
+}
+OPTIONS = tuple(get_type_hints(ConversionOptions))
+UPDATE_OPTIONS = tuple(get_type_hints(UpdateOptions))
+
+
+def settings_of(
+    function: str,
+    n_prototypes: NPrototypes,
+    seed: int,
+    options: Mapping[str, Any],
+    allowed: tuple[str, ...] = OPTIONS,
+) -> Settings:
+    """Sorts plain keyword options into their groups and checks them.
+
+    Args:
+        function: Name of the function that they were given to, for messages.
+        n_prototypes: See ``Clustering``.
+        seed: See ``Clustering``.
+        options: The others, by name.
+        allowed: Names of the options that the function has.
+
+    Raises:
+        LookalikeError: If an option has a value that cannot be.
+        TypeError: If there is no option of a name.
+    """
+    check_option_names(function, options, allowed)
+    values = {"n_prototypes": n_prototypes, "seed": seed, **options}
+    groups = {name: group(**_fields(group, values)) for name, group in _GROUPS.items()}
+    grouped = {entry.name for group in _GROUPS.values() for entry in fields(group)}
+    own = {name: value for name, value in values.items() if name not in grouped}
+    return Settings(**groups, **own, given=frozenset(options))
+
+
+def check_option_names(function: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuses options that a function does not have, as Python does.
+
+    Raises:
+        TypeError: If there is one; it names the option that is spelled most alike.
+    """
+    import difflib
+
+    for name in options:
+        if name not in known:
+            alike = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {alike[0]!r}?" if alike else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def refuse_options(settings: Settings, names: Mapping[str, str]) -> None:
+    """Refuses options that one way of converting does not have.
+
+    Args:
+        settings: What was given.
+        names: Name of the option → reason, with the way out.
+
+    Raises:
+        LookalikeError: If one was given.
+    """
+    for name, reason in names.items():
+        if name in settings.given:
+            raise LookalikeError(f"{name} {reason}")
+
+
+def _fields(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry.name: values[entry.name] for entry in fields(group) if entry.name in values}

@@ -1,0 +1,113 @@
+"""Steps that conversion and update have in common: opening the data, cutting the classifier, checking embeddings."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.provenance import fingerprint_tensors
+from lookalike.conversion.options import Cut, Reading
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore, as_encoder, name_samples
+from lookalike.embedding.key import fingerprint_layers
+from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
+
+
+def opened_classifier(model: Any) -> nn.Module | LoadedClassifier:
+    """Returns a classifier as a module, or as what ``load_classifier`` returns for a spec.
+
+    Raises:
+        LookalikeError: If it is neither.
+    """
+    if isinstance(model, str | Path):
+        return load_classifier(str(model))
+    if not isinstance(model, nn.Module | LoadedClassifier):
+        raise LookalikeError(f"a torch.nn.Module or the spec of one is converted, not a {type(model).__name__}")
+    return model
+
+
+def as_batches(data: Any, reading: Reading) -> Batches:
+    """Returns data as batches that are read in a fixed order."""
+    if isinstance(data, Batches):
+        return data
+    return Batches(data, reading.batch_size, reading.num_workers, reading.on_error)
+
+
+def cut_classifier(model: nn.Module | LoadedClassifier, batches: Batches | None, cut: Cut) -> Encoder:
+    """Returns the encoder of a classifier: everything before its head.
+
+    Args:
+        model: The classifier.
+        batches: Data to try it with; None where there are stored embeddings alone.
+        cut: Where to cut, as far as it is given.
+
+    Raises:
+        LookalikeError: If no head is found, or there are no data and the model is no encoder yet.
+    """
+    spec, output_names, head = None, None, cut.head
+    if isinstance(model, LoadedClassifier):
+        spec, output_names, head = model.spec, model.class_names, head_of(model, cut.head)
+        model = model.model
+    if batches is None:
+        encoder = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
+        if not isinstance(encoder, Encoder):
+            raise LookalikeError(
+                "stored embeddings do not show where to cut the classifier: give the Encoder that made them"
+            )
+        return encoder
+    return as_encoder(model, batches, head, output=cut.output, spec=spec, output_names=output_names)
+
+
+def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[str]:
+    """Returns K different class names: those given, or numbers.
+
+    Raises:
+        LookalikeError: If two classes have one name, or the labels leave numbers out.
+    """
+    highest = int(store.labels.max())
+    if names is None:
+        if highest >= len(store):
+            raise LookalikeError(
+                f"there is a label {highest} and there are {len(store)} samples: some classes have none; "
+                "number the classes from 0 without gaps, or give class_names"
+            )
+        return [str(k) for k in range(highest + 1)]
+    names = checks.names("class_names", names)
+    if len(set(names)) < len(names):
+        raise LookalikeError("two classes have the same name")
+    return list(names)
+
+
+def check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None) -> None:
+    """Checks that stored embeddings were made by this encoder and from these data.
+
+    Raises:
+        LookalikeError: If not.
+    """
+    if store.embeddings.shape[1] != encoder.embedding_dim:
+        raise LookalikeError(
+            f"the stored embeddings have {store.embeddings.shape[1]} dimensions, the encoder's {encoder.embedding_dim}"
+        )
+    expected = {"weights": fingerprint_tensors(encoder.model.state_dict()), "head": encoder.head_name}
+    expected["layers"] = fingerprint_layers(encoder.model)
+    if batches is not None:
+        expected |= {"data": batches.fingerprint(), "transform": batches.transform_fingerprint()}
+    differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]
+    if differing:
+        raise LookalikeError(
+            f"the stored embeddings were made with other {' and '.join(differing)}; embed the data again"
+        )
+
+
+def check_finite(store: EmbeddingStore) -> None:
+    """Checks that all embeddings are finite.
+
+    Raises:
+        LookalikeError: If not; it names the samples.
+    """
+    rows = store.check()
+    if len(rows):
+        samples = name_samples(store.indices[rows], lambda index: f"sample {index}")
+        raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {samples}")
