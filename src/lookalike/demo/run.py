@@ -66,13 +66,9 @@ def run_demo(
     """
     with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         digits = load_digits(network.PREPROCESSING)
-        say(f"Training a small network on {len(digits.train)} real digits: it stands for the model you already have.")
-        source = Path(shutil.copy(network.__file__, folder / "network.py"))
-        trained = train_digit_network(digits, seed, progress)
-        (folder / "classifier.pth").write_bytes(_checkpoint_bytes(trained))
-        say("From here on it is what you would do with your own model: load, convert, predict, explain.")
-        loaded = load_classifier(f"{source}:digit_network", folder / "classifier.pth")
-
+        say(f"Training a small network on {len(digits.train)} real digits: it stands for your own model.")
+        loaded = _train_black_box(folder, digits, seed, progress)
+        say("From here on you would do the same with your own model: load, convert, predict, explain.")
         model = convert(loaded, digits.train, seed=seed, progress=progress)
         train_store = embed(model, digits.train, progress=progress)
         options: Any = {"embeddings": train_store, "seed": seed, "progress": progress}
@@ -106,9 +102,7 @@ def run_demo(
             "versions": model.provenance["versions"],
         }
         say("Saving the model and drawing its prototypes and explanations.")
-        model.save(folder / "model")
-        shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
-        _draw_likenesses(folder, model, digits, test_store)
+        _save_and_draw(folder, model, digits, test_store)
         say("Evaluating it, and writing a report.")
         card = write_report(
             model, digits, folder / "report.html", title="Digits, converted", random_state=seed, progress=progress
@@ -165,9 +159,7 @@ def run_pretrained_demo(
             "seed": seed,
             "versions": best.provenance["versions"],
         }
-        best.save(folder / "model")
-        shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
-        _draw_likenesses(folder, best, digits, test_store)
+        _save_and_draw(folder, best, digits, test_store)
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     note = "the network's own 1,000 classes are ImageNet's, so there is no accuracy of a black box to compare with"
     return DemoResult(summary, rows, (*digits.notes, note))
@@ -213,6 +205,14 @@ def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) 
     return round(statistics.median(seconds(model) / seconds(network) for _ in range(repeats)), 3)
 
 
+def _train_black_box(folder: Path, digits: DataBundle, seed: int, progress: bool | None) -> LoadedClassifier:
+    """Trains the small network, writes its source and checkpoint, and loads it from them as a user would."""
+    source = Path(shutil.copy(network.__file__, folder / "network.py"))
+    trained = train_digit_network(digits, seed, progress)
+    (folder / "classifier.pth").write_bytes(_checkpoint_bytes(trained))
+    return load_classifier(f"{source}:digit_network", folder / "classifier.pth")
+
+
 def _checkpoint_bytes(network: torch.nn.Module) -> bytes:
     """Returns a network's weights as a checkpoint in memory; ``torch.save`` to a full disk gives no clear error."""
     buffer = io.BytesIO()
@@ -236,6 +236,13 @@ def _row(
 
 def _first_inputs(digits: DataBundle, number: int) -> Tensor:
     return torch.stack([digits.test[row][0] for row in range(number)])
+
+
+def _save_and_draw(folder: Path, model: PrototypeModel, digits: DataBundle, store: EmbeddingStore) -> None:
+    """Saves a model, and draws its prototypes and explanations of test images."""
+    model.save(folder / "model")
+    shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
+    _draw_likenesses(folder, model, digits, store)
 
 
 def _draw_likenesses(folder: Path, model: PrototypeModel, digits: DataBundle, store: EmbeddingStore) -> None:

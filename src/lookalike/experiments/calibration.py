@@ -39,7 +39,7 @@ def run_calibration(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         ]
     remarks = [
         "*ECE*: expected calibration error on the test images, 15 bins. *T = 1*: the paper's reading, a softmax of "
-        "similarities as they are; `log` and `log-l2` take distances as they are there, too. *Fitted T*: the default, "
+        "unscaled similarities; `log` and `log-l2` take unscaled distances there, too. *Fitted T*: the default, "
         "fitted to training images that were held out from the prototypes that they are compared with."
     ]
     return Findings(("data", "network", "similarity"), _COLUMNS, rows, {}, remarks)

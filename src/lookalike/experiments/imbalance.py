@@ -59,9 +59,9 @@ def run_imbalance(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
             panels[ratio_title].setdefault("accuracy", {})[model] = means.tolist()
         panels_by_setting[", ".join(names)] = panels
     remark = (
-        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last keeps 1/r of what it "
-        f"had; the test images stay. In proportion: about {_PER_CLASS} per class on average, each class by its number "
-        "of images, at least one."
+        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last class keeps 1/r of them; "
+        "the test images are unchanged. In proportion: each class has prototypes in proportion to its images, about "
+        f"{_PER_CLASS} per class on average and at least one."
     )
     return Findings(
         ("data", "network", "imbalance", "model"), _COLUMNS, rows, {"per class": panels_by_setting}, [remark]

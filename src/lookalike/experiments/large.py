@@ -65,9 +65,9 @@ def run_large_k_means(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         rows += [Row(names, gather(records, _COLUMNS)) for names, records in records_by_names.items()]
     remark = (
         f"{_PER_CLASS} prototypes per class. The embeddings are those of the training images and of copies of them, "
-        "shifted by up to two pixels; the test images are as they are. Inertia: the mean squared distance of all "
-        "training embeddings to the nearest prototype of their class, as a multiple of full k-means'. Memory: what "
-        "the clustering's own process needs beyond the embeddings at its peak."
+        "shifted by up to two pixels; the test images are unchanged. Inertia: the mean squared distance of all "
+        "training embeddings to the nearest prototype of their class, as a multiple of full k-means'. Memory: the peak "
+        "of the clustering's own process, without the embeddings."
     )
     return Findings(("data", "network", "embeddings", "k-means"), _COLUMNS, rows, {}, [remark])
 

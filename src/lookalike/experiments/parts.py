@@ -41,7 +41,9 @@ def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
             Row((*table_names(dataset, network), label), gather(records, _COLUMNS))
             for label, records in records_by_model.items()
         ]
-    remark = f"{_PER_CLASS} prototypes per class in both. Single patches: how many of them, each alone, name the class."
+    remark = (
+        f"{_PER_CLASS} prototypes per class in both. Single patches: share of patches classified correctly, each alone."
+    )
     return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
 
 

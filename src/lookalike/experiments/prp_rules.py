@@ -51,15 +51,15 @@ _LRP, _RANDOM = "black box's LRP", "random order"
 _REMARKS = (
     "*stability*: correlation between the maps of an image and of the image with uniform noise of ±1% (±5%) of the "
     "value range, for the same prototype, five draws. *deletion*, *insertion*: area under the predicted class's "
-    "probability while the most relevant pixels turn black, or come back; of deletion lower is better. *AUROC*: the "
+    "probability while the most relevant pixels turn black, or come back; lower deletion is better. *AUROC*: the "
     "paper's, least relevant pixels first, white noise. *agreement with LRP*: correlation with the black box's LRP map "
     "of its predicted class's score, signs included. *inside the object*: share of the absolute relevance on pixels "
-    "that differ from the background by more than 10%. *like a sibling's map*: correlation with the map of the next "
-    "nearest prototype of the same class; *like the rival's map*: of the nearest of another class, whose map by "
-    "`neuralized` is the mirror image where each is the other's rival. *largest channel*: share of the "
+    "that differ from the background by more than 10%. *like a sibling's map*: correlation with the map of the second "
+    "nearest prototype of the same class; *like the rival's map*: with the map of the nearest prototype of another "
+    "class, which by `neuralized` is the mirror image if each is the other's rival. *largest channel*: share of the "
     "absolute relevance that starts in one channel of the embedding.",
     "All rows but the last two are PRP of the nearest prototype. Deletion, insertion and AUROC follow KMEx's own "
-    "probability in all rows, so that they compare.",
+    "probability in all rows, so that they can be compared.",
 )
 
 

@@ -80,19 +80,15 @@ def plot_map(
     Returns:
         The Axes.
     """
-    from matplotlib import colormaps
-
     class_names = checks.names("class_names", class_names)
     points, prototypes = checks.array("points", points, ("N", 2)), checks.array("prototypes", prototypes, ("P", 2))
     labels = checks.labels_of("labels", labels, class_names, len(points))
     prototype_classes = checks.labels_of("prototype_labels", prototype_labels, class_names, len(prototypes))
     ax = plain_axes(ax, (5.4, 3.8))
     classes = np.unique(prototype_classes)
-    palette = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "turbo"]
     # Names in the squares distinguish the classes for colour-blind readers, too.
     names_fit = all(len(class_names[int(k)]) <= _IN_SQUARE for k in classes)
-    for position, k in enumerate(classes):
-        colour = palette(position if len(classes) <= 20 else position / (len(classes) - 1))
+    for position, (k, colour) in enumerate(zip(classes, _class_colours(len(classes)), strict=True)):
         ax.scatter(
             points[labels == k, 0], points[labels == k, 1], s=5, color=colour, alpha=0.35, linewidths=0, rasterized=True
         )
@@ -119,3 +115,13 @@ def plot_map(
             title_fontsize=8,
         )  # fmt: skip
     return ax
+
+
+def _class_colours(n_classes: int) -> list[tuple[float, ...]]:
+    """Returns a colour for each class: distinct ones for up to 20 classes, else from a continuous scale."""
+    from matplotlib import colormaps
+
+    if n_classes <= 20:
+        palette = colormaps["tab10" if n_classes <= 10 else "tab20"]
+        return [palette(position) for position in range(n_classes)]
+    return [colormaps["turbo"](position / (n_classes - 1)) for position in range(n_classes)]
