@@ -62,6 +62,7 @@ class Accelerated(FunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
+        """Computes a convolution in the fastest equivalent way; takes the arguments of ``conv2d``."""
         if input.ndim != 4 or input.device.type != "cpu":
             return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
         depthwise = groups == input.shape[1] == weight.shape[0]

@@ -25,7 +25,7 @@ else:
     import fcntl
 
 LOCK = ".lock"
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2  # between two attempts to take a lock
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _HELD_LOCKS: dict[Path, tuple[int, IO[bytes]]] = {}  # thread and open file of each lock that this process holds

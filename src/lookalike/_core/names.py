@@ -18,7 +18,7 @@ from urllib.parse import quote_from_bytes
 _JOINERS = "\u200c\u200d"  # needed in Persian and Indic scripts and in emoji; they hide nothing
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-_FILE_NAME_BYTES = 120
+_FILE_NAME_BYTES = 120  # file systems take 255, and callers add prefixes and endings
 _BYTES_SUFFIX = "_bytes"
 
 

@@ -176,6 +176,7 @@ _SHORT_REPR.maxstring = _SHORT_REPR.maxother = 60
 
 
 def _read_union(kind: Any, members: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Reads a value of one of several types: the first that fits."""
     if value is None and type(None) in members:
         return None
     alternatives = [member for member in members if member is not type(None)]
@@ -190,6 +191,7 @@ def _read_union(kind: Any, members: tuple[Any, ...], value: Any, where: str) -> 
 
 
 def _read_sequence(kind: Any, origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Reads a list or tuple, whose items have one type, or one type each."""
     if not isinstance(value, list | tuple):
         _refuse(kind, value, where)
     if origin is tuple and arguments[-1] is not ...:
@@ -205,6 +207,7 @@ def _read_sequence(kind: Any, origin: Any, arguments: tuple[Any, ...], value: An
 
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    """Reads a dataclass from an object: no unknown entries, and all fields without a default."""
     if not isinstance(value, dict):
         raise LookalikeError(f"{where} must be an object, not {shown(value)}")
     hints, fields = typing.get_type_hints(kind), {field.name: field for field in dataclasses.fields(kind)}
@@ -230,6 +233,7 @@ def _refuse(kind: Any, value: Any, where: str) -> NoReturn:
 
 
 def _describe_type(kind: Any) -> str:
+    """Describes a type in words for a message."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe_type(argument) for argument in arguments)
@@ -271,6 +275,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _check_texts_and_depth(value: Any) -> None:
+    """Checks a parsed value without recursion, as deep nesting would exhaust the stack."""
     waiting = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()

@@ -46,6 +46,7 @@ def run_calibration(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def _calibration_errors(converter: Converter, similarity: str) -> Record:
+    """Measures a conversion with a fitted temperature and one with a temperature of 1."""
     converter.bench.say(f"converting {converter.subject.name} with {similarity}")
     model = converter.convert(similarity=similarity)
     fitted_card = converter.evaluate(model, _ONLY)

@@ -39,6 +39,7 @@ def run_embedding(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def _diagnose(bench: Workbench, subject: Subject) -> Record:
+    """Measures the separability of each class, and projects a random part of the embedding to a plane."""
     from lookalike.plots import project_2d
 
     converter = Converter(bench, subject)

@@ -54,6 +54,7 @@ def run_how_many(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def _stability(converter: Converter, number: int | str) -> Record:
+    """Converts twice, with two seeds, and measures the first model and the difference between both."""
     converter.bench.say(f"converting {converter.subject.name} twice with {number} per class")
     model = converter.convert(n_prototypes=number)
     reseeded = converter.convert(n_prototypes=number, seed=converter.subject.seed + _RESEEDED)

@@ -21,7 +21,7 @@ from lookalike.experiments.workbench import KMEX, Subject, Workbench
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RATIOS = (1, 2, 10, 100)
+_RATIOS = (1, 2, 10, 100)  # share of images that the first class keeps, divided by the last one's
 _PER_CLASS = 5
 _PANEL = (4.6, 2.3)  # inches
 # percent: every panel shows at least the range from here to 100, so that a difference of one image in a hundred does
@@ -97,6 +97,7 @@ def proportional_numbers(images: Sequence[int], class_names: list[str], per_clas
 
 
 def _measure_thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
+    """Measures a black box trained on thinned classes, and its conversions with three numbers of prototypes."""
     data = thin_classes(bench.data(subject), ratio, subject.seed)
     images = np.bincount(data.train.labels).tolist()  # type: ignore[attr-defined]
     converter = Converter(bench, subject, data, _black_box(bench, subject, data, ratio))

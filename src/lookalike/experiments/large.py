@@ -29,7 +29,7 @@ from lookalike.experiments.workbench import KMEX, Subject, Workbench
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COPIES, _QUICK_COPIES = (1, 8, 32), (1,)
+_COPIES, _QUICK_COPIES = (1, 8, 32), (1,)  # multiples of the training images
 _PER_CLASS = 20
 _PANEL = (2.7, 2.2)  # inches
 _METHODS: Mapping[str, tuple[str, float]] = {
@@ -73,6 +73,7 @@ def run_large_k_means(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def _compare_methods(bench: Workbench, subject: Subject, copies: int) -> Record:
+    """Clusters the training images and their shifted copies by each method, and measures the results."""
     bench.say(f"clustering {copies} times the images of {subject.name}")
     data, box = bench.data(subject), bench.black_box(subject)
     encoder = as_encoder(box.model, Batches(data.train))
@@ -93,7 +94,7 @@ def _compare_methods(bench: Workbench, subject: Subject, copies: int) -> Record:
                     centres, seconds, memory = task.result()
                 except BrokenProcessPool as error:
                     raise LookalikeError(
-                        f"the process that clustered {len(train):,} embeddings ({name}) was ended from outside; "
+                        f"the process that clustered {len(train):,} embeddings ({name}) was killed; "
                         "the memory may have run out"
                     ) from error
             labels_of_centres = np.repeat(np.arange(len(centres)), list(map(len, centres)))

@@ -21,6 +21,7 @@ def measure_subject(bench: Workbench, cells: Cells, subject: Subject) -> Record 
 
 
 def _measure(bench: Workbench, subject: Subject) -> Record:
+    """Evaluates a model and times its predictions."""
     model, box, data = bench.model(subject), bench.black_box(subject), bench.data(subject)
     bench.say(f"measuring {subject.name}")
     card = evaluate(

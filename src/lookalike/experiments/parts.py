@@ -54,6 +54,7 @@ def _convert_patches(bench: Workbench, subject: Subject) -> PatchModel:
 
 
 def _accuracies(bench: Workbench, subject: Subject) -> Record:
+    """Measures the accuracy of the black box, of KMEx, and of KMEx on patches."""
     bench.say(f"converting the patches of {subject.name}")
     model = _convert_patches(bench, subject)
     correct_images, correct_patches = [], []

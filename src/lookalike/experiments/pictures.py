@@ -190,6 +190,7 @@ def _map_table(plan: Plan, bench: Workbench, subject: Subject) -> "Figure":
 
 
 def _draw_map_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
+    """Draws a row per image: the image, and its map by each model, all on one colour scale."""
     from matplotlib.figure import Figure
 
     from lookalike.plots.heatmap import common_limit, shares

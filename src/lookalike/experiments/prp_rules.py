@@ -25,7 +25,7 @@ from lookalike.relevance.similarity_layer import channel_relevance
 from lookalike.relevance.stability import correlations_of
 
 _NOISE_RADII = {"stability": 0.01, "stability_5": 0.05}  # of the inputs' value range
-_DRAWS = 5
+_DRAWS = 5  # noisy copies of an image
 _CONTRAST = 0.1  # share of the value range by which an object's pixel differs from the background
 _PLAIN_EDGE = 0.9  # a background is plain if this share of the images' edges has its value
 
@@ -130,6 +130,7 @@ def mean_ranks(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _measure(bench: Workbench, subject: Subject) -> Record:
+    """Measures the maps of each PRP rule, of the black box's LRP, and a random order of pixels."""
     bench.say(f"comparing PRP rules on {subject.name}")
     model, box = bench.model(subject), bench.black_box(subject).model
     images = _images(model, box, evenly_spaced_images(bench, subject, bench.n_images))

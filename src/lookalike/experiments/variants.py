@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PER_CLASS: tuple[int | str, ...] = (1, 2, 5, 10, 20, 50, "auto")
 _PANEL = 3.2  # inches
-_IN_A_ROW = 3
+_IN_A_ROW = 3  # panels
 
 Variants = Mapping[str, Mapping[str, Any]]
 
@@ -160,6 +160,7 @@ _COLUMNS = (
 
 
 def _run_variants(topic: str, head: str, variants: Variants, plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures KMEx with each variant of an option; the details have a radar for each."""
     records_by_setting = _measure_variants(plan, bench, cells, topic, variants, KMEX, None)
     rows = [
         Row((*names, label), gather([record["figures"] for record in records], _COLUMNS))

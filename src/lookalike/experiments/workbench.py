@@ -28,7 +28,7 @@ PAPERS_RULE: PrpRule = "share"  # the paper's rule for PRP; prp_rules compares i
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
 QUICK_EPOCHS = {"blackbox": 3, "protopnet": 2, "flint": 2, "protovae": 2}
-_IMAGES, _QUICK_IMAGES = 100, 10
+_IMAGES, _QUICK_IMAGES = 100, 10  # test images on which explanations are measured
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
 
 
@@ -226,6 +226,7 @@ class Workbench:
         return folder
 
     def _train(self, subject: Subject, folder: Path) -> None:
+        """Trains a black box or a baseline; an interrupted training with the same options and data is resumed."""
         self.say(f"training {subject.name}")
         data, options = self.data(subject), self.options(subject)
         fingerprint = fingerprint_json([options, self._fingerprint(subject)])[:8]

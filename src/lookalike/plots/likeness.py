@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #      black box] here         input]      input]     …
 #                looks like   [map on     [map on
 #                that there    prototype]  prototype] …
-_WORDS_WIDTH = 0.8
+_WORDS_WIDTH = 0.8  # of the column with "looks like"
 _HEIGHT = 1.08 + 2 * LINE
 
 
@@ -87,6 +87,7 @@ def likeness_height(with_maps: bool) -> float:
 def _draw_maps(
     ax: "Axes", image: np.ndarray, prototypes: Sequence[np.ndarray | None], heat_maps: "LikenessMaps"
 ) -> None:
+    """Draws the second and third row of the figure: maps on the input and on the prototypes' images."""
     on_input = [shares(values) for values in heat_maps.on_input]
     on_prototype = [None if values is None else shares(values) for values in heat_maps.on_prototype]
     black_box = None if heat_maps.black_box is None else shares(heat_maps.black_box)

@@ -51,6 +51,7 @@ def draw_charts(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -
 
 
 def _draw_ordering(card: Scorecard, ax: "Axes | None") -> "Axes":
+    """Draws the relevance-ordering curves, averaged over runs, of the model and its black box."""
     runs = card.details["robustness"]
     curves = {name: np.mean([run["curves"][name] for run in runs], 0) for name in runs[0]["curves"]}
     titles = {"model": "this model", "black_box": "black box"}
