@@ -381,10 +381,11 @@ def test_a_pool_that_cannot_work_gives_up(cluster, tmp_path):
 
 DRIVER = """
 import sys, warnings
-from lookalike.conversion.on_ray import convert
+from lookalike import convert
+from lookalike.conversion.on_ray import Ray
 warnings.simplefilter("ignore")
-convert_on_ray(sys.argv[1], sys.argv[2], working_folder=sys.argv[3], batch_size=8, shard_rows=8,
-        n_actors=1, n_prototypes=3, n_nearest=4, seed=3)
+backend = Ray(n_actors=1, shard_rows=8)
+convert(sys.argv[1], sys.argv[2], 3, backend=backend, working_folder=sys.argv[3], batch_size=8, n_nearest=4, seed=3)
 """
 
 

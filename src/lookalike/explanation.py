@@ -1,6 +1,6 @@
 """This looks like that: why a model predicts what it predicts (paper section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
+from lookalike.data import InputBatch
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -223,7 +224,8 @@ def explain(
 
     Args:
         model: A prototype model.
-        inputs: What the network takes [N, C, H, W].
+        inputs: What the network takes [N, C, H, W], a single row of it, image files, a folder, PIL images, pixels, or a
+            ``Dataset`` or ``DataLoader``; see ``lookalike.data.read_inputs``.
         n_nearest: How many prototypes to show per input.
         labels: True classes [N], to tell right from wrong.
         names: What to call the inputs.
@@ -242,9 +244,6 @@ def explain(
             not finite, or the rule does not fit the model.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    if isinstance(inputs, np.ndarray):
-        inputs = torch.as_tensor(checks.tensor("inputs", inputs))
-    rows = n_rows(inputs)
     checks.whole_number("n_nearest", n_nearest, 1)
     checks.whole_number("batch_size", batch_size, 1)
     checks.flag("relevance", relevance)
@@ -255,22 +254,46 @@ def explain(
         labels = checks.class_indices("labels", labels, model.n_classes).tolist()
     if names is not None:
         names = checks.names("names", names)
-    for what, given in (("labels", labels), ("names", names)):
-        if given is not None and len(given) != rows:
-            raise LookalikeError(f"there are {rows} inputs and {len(given)} {what}")
     explanations: list[Explanation] = []
-    for start in range(0, rows, batch_size):
-        part = slice(start, start + batch_size)
-        found = _explain_batch(
-            model,
-            take_rows(inputs, part),
-            n_nearest,
-            None if labels is None else [int(label) for label in labels[part]],
-            None if names is None else list(names[part]),
-            start,
-        )
-        explanations += _with_maps(model, take_rows(inputs, part), found, composite, rule) if relevance else found
+    for batch in _batches_to_explain(model, inputs, labels, names, batch_size):
+        first = len(explanations)
+        of_batch = _explain_batch(model, batch.inputs, n_nearest, batch.labels, batch.names, first)
+        explanations += _with_maps(model, batch.inputs, of_batch, composite, rule) if relevance else of_batch
     return explanations
+
+
+def _batches_to_explain(
+    model: PrototypeModel, inputs: Any, labels: Sequence[int] | None, names: Sequence[str] | None, batch_size: int
+) -> Iterator[InputBatch]:
+    """Yields batches of inputs with their labels and names, given or read.
+
+    Labels that come with the data count only where the data name their classes as the model does.
+
+    Raises:
+        LookalikeError: If there are not as many labels or names as inputs.
+    """
+    batches: Iterable[InputBatch] = model.read_inputs(inputs, batch_size)
+    given = {"labels": labels, "names": names}
+    if any(values is not None for values in given.values()):
+        batches = list(batches)
+        total = sum(n_rows(batch.inputs) for batch in batches)
+        for what, values in given.items():
+            if values is not None and len(values) != total:
+                raise LookalikeError(f"there are {total} inputs and {len(values)} {what}")
+    first = 0
+    for batch in batches:
+        rows = n_rows(batch.inputs)
+        known = batch.labels if batch.class_names == model.class_names else None
+        of_batch = known if labels is None else [int(label) for label in labels[first : first + rows]]
+        called = batch.names if names is None else list(names[first : first + rows])
+        for start in range(0, rows, batch_size):
+            part = slice(start, start + batch_size)
+            yield InputBatch(
+                take_rows(batch.inputs, part),
+                None if called is None else called[part],
+                None if of_batch is None else of_batch[part],
+            )
+        first += rows
 
 
 def _with_maps(

@@ -48,7 +48,7 @@ def update_model(
         settings: Options; a temperature of ``"auto"`` keeps the model's.
     """
     checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
-    batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading)
+    batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading, model.preprocessing)
     encoder = cut_classifier(model, batches, settings.cut)
     reading = settings.reading
     store = (

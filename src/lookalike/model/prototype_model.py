@@ -1,19 +1,18 @@
 """The one abstraction: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
-from lookalike.data import Preprocessing, Split, TrainingRecord
+from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -317,18 +316,32 @@ class PrototypeModel(nn.Module):
 
     @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, read: Callable[[Tensor], Tensor]) -> Tensor:
-        if isinstance(inputs, np.ndarray):
-            inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)
-        parts, finite, dtype = [], [], dtype_of(self.encoder)
+        results, finite, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
-            for start in range(0, max(n_rows(inputs), 1), batch_size):
-                rows = take_rows(inputs, slice(start, start + batch_size))
-                embeddings = self.encoder(place(rows, self.device, dtype))
-                finite.append(embeddings.isfinite().all(1))
-                parts.append(read(embeddings))
+            for batch in self.read_inputs(inputs, batch_size):
+                for start in range(0, max(n_rows(batch.inputs), 1), batch_size):
+                    rows = take_rows(batch.inputs, slice(start, start + batch_size))
+                    embeddings = self.encoder(place(rows, self.device, dtype))
+                    finite.append(embeddings.isfinite().all(1))
+                    results.append(read(embeddings))
             check_finite_rows(torch.cat(finite))  # at the end: a GPU is waited for once
-        return torch.cat(parts)
+        return torch.cat(results)
+
+    def read_inputs(self, inputs: Any, batch_size: int = 256) -> Iterator[InputBatch]:
+        """Yields what the network takes, from ready inputs, image files, folders, PIL images, pixels or data sets.
+
+        Args:
+            inputs: See ``lookalike.data.read_inputs``.
+            batch_size: The most images in a batch, where they are read.
+
+        Raises:
+            LookalikeError: If images come in a form that is not known, or the model does not know what they go
+                through.
+        """
+        described = getattr(self.encoder, "input_spec", None)
+        row_shape = described.get("shape") if isinstance(described, Mapping) else None
+        return read_inputs(inputs, self.preprocessing, row_shape, batch_size)
 
 
 @keeps_random_states

@@ -72,7 +72,6 @@ class Ray:
         num_cpus: Of an actor.
         num_gpus: Of an actor; above 0 it embeds on a GPU.
         shard_rows: Number of rows in a file of embeddings, about. A lost actor loses at most so many.
-        preprocessing: What the images of a folder or of Parquet files go through; None takes the classifier's own.
 
     Raises:
         LookalikeError: If a value cannot be.
@@ -87,7 +86,6 @@ class Ray:
     num_cpus: float = 1
     num_gpus: float = 0
     shard_rows: int = 8_192
-    preprocessing: Any = None
 
     def __post_init__(self) -> None:
         checks.text("address", self.address)
@@ -281,7 +279,7 @@ def _open_job(
     folder: Path,
 ) -> _Job:
     """Opens the data, cuts the classifier, and checks that the working folder is of this conversion."""
-    preprocessing = cluster.preprocessing or getattr(model, "preprocessing", None)
+    preprocessing = settings.reading.preprocessing or getattr(model, "preprocessing", None)
     cut, class_names = settings.cut, settings.class_names
     spec, output_names, head = None, None, cut.head
     if isinstance(model, LoadedClassifier):
