@@ -114,6 +114,7 @@ def _similarities_are_monotone(model: PrototypeModel, x: Any) -> None:
     for j in range(min(len(model.prototypes), 10)):
         path = z[0] + steps[:, None] * (model.prototypes.vectors[j] - z[0])
         similarities = model.similarities_of(path)[:, j].detach()
+        # rounding may let it fall a little
         tolerance = 1e-5 * (1 + similarities.abs().max())
         _expect(
             bool((similarities.diff() >= -tolerance).all()),

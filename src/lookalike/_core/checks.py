@@ -179,6 +179,7 @@ def tensor(
         converted = value if isinstance(value, Tensor) else torch.as_tensor(_as_numbers(value))
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise unfit(name, value, _describe_tensor(shape, kind)) from None
+    # The first axis with a letter sets the letter's size; later axes with the letter must have the same.
     sizes: dict[str, int] = {}
     fits = shape is None or (
         converted.ndim == len(shape)
@@ -189,6 +190,7 @@ def tensor(
     )
     if kind is not None and (converted.is_complex() or converted.dtype == torch.bool):
         fits = False
+    # An empty list has become float32, but fits any kind.
     if kind == "whole" and converted.is_floating_point() and converted.numel():
         fits = False
     if not fits:

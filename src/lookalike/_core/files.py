@@ -55,6 +55,7 @@ def read_rows(array: np.ndarray, rows: np.ndarray, dtype: np.dtype[Any] | None =
     values = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype if dtype is None else dtype)
     for start in range(0, len(rows), _SCATTERED_ROWS):
         batch_rows = rows[start : start + _SCATTERED_ROWS]
+        # A slice of consecutive rows is one read; indices would be a read per row.
         are_consecutive = np.array_equal(batch_rows, np.arange(batch_rows[0], batch_rows[0] + len(batch_rows)))
         values[start : start + len(batch_rows)] = (
             array[batch_rows[0] : batch_rows[0] + len(batch_rows)] if are_consecutive else array[batch_rows]

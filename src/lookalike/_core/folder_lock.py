@@ -94,11 +94,12 @@ def _try_to_lock(lock: Path) -> IO[bytes] | None:
             return None
         if file.name == os.devnull:
             return file
+        # The file that was opened may have been removed, and made again by a third process, before it was locked.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 _write_holder(file)
                 return file
-        file.close()  # the process that had the lock has removed its file, so this lock protects nothing
+        file.close()
 
 
 def _open_lock_file(lock: Path) -> IO[bytes]:

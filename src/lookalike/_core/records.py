@@ -88,6 +88,7 @@ def parse_json(content: bytes, *, finite: bool = True) -> Any:
         LookalikeError: If it is not JSON, repeats a key, is nested too deeply, has numbers that are too large or text
             that is not valid Unicode; the text is the reason alone.
     """
+    # Counting brackets and commas bounds the number of values before any of them takes memory.
     if sum(map(content.count, b"[{,")) > _MOST_VALUES:
         raise LookalikeError(f"it has more than {_MOST_VALUES:,} values")
     try:
@@ -148,6 +149,7 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
         return {key: from_json(value_kind, item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, where)
+    # JSON has one kind of number: 1 is a float, too. True is an int in Python, but not in JSON.
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

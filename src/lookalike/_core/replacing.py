@@ -237,6 +237,7 @@ def _create_locked(target: Path, *, folder: bool) -> tuple[Path, int]:
             continue  # another process took it for a leftover before it was locked
         if lock is None:
             return temporary, os.open(os.devnull, os.O_RDONLY)
+        # Between creation and lock, another process may have removed it as a leftover: then it must be made again.
         if temporary.exists():
             return temporary, lock
         os.close(lock)

@@ -46,6 +46,7 @@ class Cells:
         """
         path, key = self.folder / f"{name}.json", fingerprint_json(options)
         with alone(lock_beside(path), wait=self.say):
+            # read under the lock: another run may have measured the cell while this one waited
             stored = _read(path)
             if stored is None or stored.get("key") != key:
                 result = self.attempt(name, make, *args)

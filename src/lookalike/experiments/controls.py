@@ -77,6 +77,7 @@ class _ControlMeasurement:
     def measure(self, kind: str) -> Record:
         """Measures one kind of model, a key of ``_KINDS``."""
         self.bench.say(f"measuring {self.subject.name}: {_KINDS[kind]}")
+        # The last two kinds come from another seed. The very last is a black box, without prototypes to measure.
         if kind == "another-box":
             return self._other_box()
         if kind == "another-training":

@@ -55,6 +55,7 @@ class Plan:
         for name in ("datasets", "networks", "seeds", "models"):
             if not getattr(self, name):
                 raise LookalikeError(f"an experiment needs {name}")
+        # Tables and files have short names, so two folders "a/birds" and "b/birds" could not be distinguished.
         for specs, short_name in ((self.datasets, data_name), (self.networks, network_name)):
             spec_by_name: dict[str, str] = {}
             for spec in specs:

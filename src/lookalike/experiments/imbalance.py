@@ -79,6 +79,7 @@ def thin_classes(data: DataBundle, ratio: int, seed: int) -> DataBundle:
         raise LookalikeError(f"cannot leave out samples of a {type(samples).__name__}")
     rng, kept_rows = np.random.default_rng(seed), []
     n_classes = len(data.class_names)
+    # The classes shrink geometrically: with four classes and a ratio of 8, they keep 1, 1/2, 1/4 and 1/8.
     for k in range(n_classes):
         rows = rng.permutation(np.flatnonzero(samples.labels == k))
         share = ratio ** (-k / max(1, n_classes - 1))

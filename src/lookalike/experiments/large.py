@@ -86,6 +86,7 @@ def _compare_methods(bench: Workbench, subject: Subject, copies: int) -> Record:
         np.save(paths[0], train.embeddings)
         np.save(paths[1], train.labels)
         for name, (method, share) in _METHODS.items():
+            # A process of its own for each method, so that its peak of memory is not another's.
             with ProcessPoolExecutor(1, context) as pool:
                 task = pool.submit(
                     cluster_measured, paths[0], paths[1], method, share, subject.seed, torch.get_num_threads()

@@ -163,6 +163,8 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
 @torch.no_grad()
 def _images(model: PrototypeModel, box: torch.nn.Module, x: Tensor) -> _Images:
     similarities, labels = model.similarities(x), model.prototypes.labels
+    # For each image [N]: the nearest prototype, the nearest of another class (its rival), and the second nearest of the
+    # same class (its sibling).
     prototypes = similarities.argmax(1)
     of_same_class = labels[None] == labels[prototypes][:, None]
     rivals = similarities.masked_fill(of_same_class, -torch.inf).argmax(1)

@@ -60,6 +60,7 @@ def rows_of(measurements: Measured, columns: Sequence[Column]) -> list[Row]:
     """Returns a row per data set, network and model. The black box comes first, if it has any of the figures."""
     rows = []
     for names, models in measurements.items():
+        # Any model's record has the black box's figures, too; together they have all seeds, the first model's first.
         any_model = {seed: record for records in reversed(models.values()) for seed, record in records.items()}
         box_figures = gather(_figures(any_model), columns, _BLACK_BOX_KEYS)
         if box_figures:

@@ -206,6 +206,7 @@ class Workbench:
         Raises:
             LookalikeError: If training fails, or has failed before in this run; it is not tried again.
         """
+        # Many cells ask for the same model: a training that fails after minutes must not be repeated for each of them.
         if subject.name in self._failed:
             raise LookalikeError(self._failed[subject.name])
         with self._locked(subject):

@@ -40,6 +40,7 @@ def plot_ordering(
     percent = [100 * fraction for fraction in fractions]
     for position, (name, values) in enumerate(curves.items()):
         colour = SERIES[position % len(SERIES)]
+        # Curves often coincide: they differ in colour, dashes, markers and the markers' positions.
         dashes = "-" if position % 2 == 0 else "--"
         ax.plot(
             percent,

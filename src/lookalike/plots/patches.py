@@ -63,6 +63,7 @@ def plot_patches(
             x = margin + column * (1 + GAP)
             purity_text = "unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}"
             draw_tile(ax, images[j], x, y, caption=f"{j}: {purity_text}", size=size)
+            # draw_tile fits the image into a square, so the patch is placed within the image's part of the square.
             height, width = np.array(images[j].shape[:2]) * size / max(images[j].shape[:2])
             top, left, bottom, right = boxes[j]
             corner = (x + (size - width) / 2 + left * width, y + (size - height) / 2 + top * height)

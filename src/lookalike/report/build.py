@@ -200,6 +200,7 @@ def _as_text(value: Any) -> Any:
 def _as_json(value: Any) -> str:
     """Returns JSON whose text cannot close the script element around it."""
     text = json_text(value, separators=(",", ":"))
+    # A class may be called "</script>". JSON's own escapes mean the same to the script, and nothing to the browser.
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text

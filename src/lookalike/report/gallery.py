@@ -71,6 +71,7 @@ def _nearest_pictures(model: PrototypeModel, train: Batches | None) -> list[list
         stored_pictures = [[picture(pixels_of_image.numpy()) for pixels_of_image in row] for row in stored_images]
     if train is None or too_many or not train.can_fetch or model.value_range is None:
         return stored_pictures
+    # A row number of -1 fills the rows of prototypes with fewer nearest images.
     rows = p.nearest[:, :_IMAGES_SHOWN]
     indices = rows[rows >= 0].unique()
     if not len(indices) or int(indices.max()) >= (train.total or 0):

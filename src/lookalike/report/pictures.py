@@ -51,6 +51,7 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
 
     import matplotlib as mpl
 
+    # Text stays text, in the page's font. The salt makes ids reproducible, and distinct between the page's figures.
     options: Any = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.family": "sans-serif"}
     rc_params, buffer = dict(mpl.rcParams), io.StringIO()
 
@@ -71,9 +72,11 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # The page defines these colours, for light and for dark mode.
     for colour, name in ((INK, "ink"), (MUTED, "muted"), ("#000000", "ink")):
         svg = svg.replace(f": {colour}", f": var(--{name})")
     text = escape(alt)
+    # The figure shrinks to narrow screens, but does not grow beyond 1.25 pixels per point.
     return re.sub(
         r'<svg [^>]*?width="([\d.]+)pt" height="[\d.]+pt"|<svg ',
         lambda match: (
