@@ -67,40 +67,22 @@ def run_demo(
     with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         digits = load_digits(network.PREPROCESSING)
         say(f"Training a small network on {len(digits.train)} real digits: it stands for your own model.")
-        loaded = _train_black_box(folder, digits, seed, progress)
+        source = Path(shutil.copy(network.__file__, folder / "network.py"))
+        trained = train_digit_network(digits, seed, progress)
+        (folder / "classifier.pth").write_bytes(_checkpoint_bytes(trained))
         say("From here on you would do the same with your own model: load, convert, predict, explain.")
+        loaded = load_classifier(f"{source}:digit_network", folder / "classifier.pth")
         model = convert(loaded, digits.train, seed=seed, progress=progress)
         train_store = embed(model, digits.train, progress=progress)
         options: Any = {"embeddings": train_store, "seed": seed, "progress": progress}
         alternative = convert(loaded, digits.train, similarity="mahalanobis", **options)
         test_store = embed(model, digits.test, progress=progress)
-        comparison, alternative_comparison = compare(model, test_store), compare(alternative, test_store)
-        ratio = predict_time_ratio(model, _first_inputs(digits, 256))
-        rows = [
-            _row("KMEx, l2", model, comparison, store_ghosting(model, train_store), ratio),
-            _row(
-                "KMEx, mahalanobis",
-                alternative,
-                alternative_comparison,
-                store_ghosting(alternative, train_store),
-                predict_time_ratio(alternative, _first_inputs(digits, 256)),
-            ),
-        ]
-        summary = {
-            "black_box_accuracy": comparison.black_box_accuracy,
-            "kmex_accuracy": comparison.accuracy,
-            "agreement": comparison.agreement,
-            "ghosting": rows[0]["ghosting"],
-            "n_prototypes": len(model.prototypes),
-            "convert_seconds": model.provenance["convert_seconds"],
-            "embed_seconds": model.provenance["embed_seconds"],
-            "predict_time_ratio": ratio,
-            "mahalanobis_accuracy": alternative_comparison.accuracy,
-            "mahalanobis_agreement": alternative_comparison.agreement,
-            "n_test": comparison.n_samples,
-            "seed": seed,
-            "versions": model.provenance["versions"],
-        }
+        inputs = _first_inputs(digits, 256)
+        rows = []
+        for name, converted in (("KMEx, l2", model), ("KMEx, mahalanobis", alternative)):
+            comparison, ghosts = compare(converted, test_store), store_ghosting(converted, train_store)
+            rows.append(_row(name, converted, comparison, ghosts, predict_time_ratio(converted, inputs)))
+        summary = _summary(model, rows, len(test_store), seed)
         say("Saving the model and drawing its prototypes and explanations.")
         _save_and_draw(folder, model, digits, test_store)
         say("Evaluating it, and writing a report.")
@@ -205,14 +187,6 @@ def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) 
     return round(statistics.median(seconds(model) / seconds(network) for _ in range(repeats)), 3)
 
 
-def _train_black_box(folder: Path, digits: DataBundle, seed: int, progress: bool | None) -> LoadedClassifier:
-    """Trains the small network, writes its source and checkpoint, and loads it from them as a user would."""
-    source = Path(shutil.copy(network.__file__, folder / "network.py"))
-    trained = train_digit_network(digits, seed, progress)
-    (folder / "classifier.pth").write_bytes(_checkpoint_bytes(trained))
-    return load_classifier(f"{source}:digit_network", folder / "classifier.pth")
-
-
 def _checkpoint_bytes(network: torch.nn.Module) -> bytes:
     """Returns a network's weights as a checkpoint in memory; ``torch.save`` to a full disk gives no clear error."""
     buffer = io.BytesIO()
@@ -231,6 +205,26 @@ def _row(
         "ghosting": ghosts,
         "convert_seconds": model.provenance["convert_seconds"],
         "predict_time_ratio": time_ratio,
+    }
+
+
+def _summary(model: PrototypeModel, rows: list[dict[str, Any]], n_test: int, seed: int) -> dict[str, Any]:
+    """Returns the figures of the demonstration, from the table's rows of its two conversions."""
+    first, alternative = rows
+    return {
+        "black_box_accuracy": first["black_box_accuracy"],
+        "kmex_accuracy": first["accuracy"],
+        "agreement": first["agreement"],
+        "ghosting": first["ghosting"],
+        "n_prototypes": len(model.prototypes),
+        "convert_seconds": model.provenance["convert_seconds"],
+        "embed_seconds": model.provenance["embed_seconds"],
+        "predict_time_ratio": first["predict_time_ratio"],
+        "mahalanobis_accuracy": alternative["accuracy"],
+        "mahalanobis_agreement": alternative["agreement"],
+        "n_test": n_test,
+        "seed": seed,
+        "versions": model.provenance["versions"],
     }
 
 
