@@ -133,7 +133,7 @@ def test_nonsense_in_the_configuration_is_named(folder, changes, message):
         (b'{"format": ' + b"9" * 5_000 + b"}", "a number of 5000 digits"),
         (b'{"a": 1, "a": 2}', "repeats the entry 'a'"),
         (b"\xff\xfe", "not UTF-8"),
-        (b'{"a": "\\ud800"}', "text that is none"),
+        (b'{"a": "\\ud800"}', "text that is not valid Unicode"),
         (b"[" + b"{}," * 5_000_000 + b"{}]", "more than 4,000,000 values"),
         (b"[1]", "is not that of a saved lookalike model"),
     ],

@@ -428,7 +428,7 @@ def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
     process.start()
     assert receiver.poll(20)
     assert receiver.recv().endswith(
-        "clusters': File too large; the embeddings and the classes clustered so far are safe: make room, and give the "
+        "clusters': File too large; the embeddings and the classes clustered so far are safe: make room, and run the "
         "same command again"
     )
     process.join()
@@ -453,7 +453,7 @@ def test_a_second_conversion_in_the_folder_is_refused(work):
         thread.start()
         thread.join()
     assert refused == [
-        f"{str(work)!r} is in use by another thread of this process: wait for its end, or give another place"
+        f"{str(work)!r} is in use by another thread of this process: wait until it ends, or choose another place"
     ]
 
 

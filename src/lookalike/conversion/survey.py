@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.files import let_go
+from lookalike._core.files import drop_pages
 from lookalike.model.prototypes import N_QUANTILES, Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
 
@@ -122,7 +122,7 @@ class Survey:
                 self._take(prototype, within[row, column], names[row], distances[row, prototype])
             else:
                 self._take_all(ranks, names, distances)
-            let_go(embeddings)
+            drop_pages(embeddings)
 
     def _take(self, prototype: Tensor, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
         """Takes in pairs of a prototype and a sample, each given as one entry [E] of four lists."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.files import let_go, read_rows
+from lookalike._core.files import drop_pages, read_rows
 from lookalike._core.fresh_folder import fresh_folder
 from lookalike._core.records import from_json, one_line, shown
 from lookalike._core.working_folder import read_record, write_record, writing_to
@@ -213,12 +213,12 @@ class EmbeddingStore:
             target[start : start + step] = block
             crc = crc32_of(block, crc)
             target.flush()
-            let_go(target)
+            drop_pages(target)
         return crc
 
     def let_go(self) -> None:
         """Drops a memory map's pages from RAM; does nothing to ordinary arrays."""
-        let_go(self.embeddings)
+        drop_pages(self.embeddings)
 
     @cached_property
     def _by_class(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.fresh_folder import check_replaceable
 from lookalike._core.records import from_json
-from lookalike._core.replacing import remove_folder, take_place
+from lookalike._core.replacing import remove_folder, replace_folder
 from lookalike._core.working_folder import clean, is_foreign, writing_to
 from lookalike.embedding.key import key_differences
 from lookalike.embedding.store import META, Checksum, EmbeddingStore, write_meta
@@ -220,7 +220,7 @@ class JournalSink:
                 file.close()
             self._journal.close()
             write_meta(self.folder, names, self._n_rows, class_names, messages, info, checksums=checksums)
-            take_place(self.folder, self.target, replace=self.overwrite)
+            replace_folder(self.folder, self.target, replace=self.overwrite)
             remove_journal(self.target)
         return EmbeddingStore.open(self.target)
 
