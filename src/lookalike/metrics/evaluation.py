@@ -157,7 +157,7 @@ def evaluate(
             train if isinstance(train, EmbeddingStore) else None,
             aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
             box,
-            None if box is None else box.stand_beside(model, labels, store, data),
+            None if box is None else box.compare_with_labels(model, labels, store, data),
             None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
             advance,
         )

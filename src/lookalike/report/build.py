@@ -94,7 +94,9 @@ def write_report(
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
     box = find_black_box(model, black_box, data, class_order).box
     store = embed(model, data, progress=progress)
-    standing = None if box is None else box.stand_beside(model, aligned_labels(store, model, "test"), store, data)
+    standing = (
+        None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
+    )
     theirs = None if standing is None else standing.predictions
     if card is None:
         card = evaluate(
