@@ -261,7 +261,7 @@ def test_mistakes_get_one_clear_line(net, blobs):
         evaluate(sem, blobs, only=("robustness",), precision="float8", **QUICK)
     with pytest.raises(LookalikeError, match="the black box is the classifier that was converted"):
         evaluate(sem, blobs, black_box=sem)
-    with pytest.raises(LookalikeError, match="cannot be asked about stored embeddings"):
+    with pytest.raises(LookalikeError, match="cannot run on stored embeddings"):
         evaluate(sem, embed(sem, blobs), black_box=net)
     card = evaluate(sem, blobs, only=("diversity",))
     assert "no class has more than one prototype" in card.details["diversity"][0]["within_class"]

@@ -23,7 +23,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
-from lookalike.metrics.context import Context, Options, aligned_labels, unbundled
+from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
@@ -117,7 +117,7 @@ def evaluate(
     checks.progress("progress", progress)
     rule = prp_rule(model, rule)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size, rule)
-    test, train, attributes, data_notes = unbundled(test, train, attributes)
+    test, train, attributes, data_notes = unbundle_data(test, train, attributes)
     data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
     train = (
         train

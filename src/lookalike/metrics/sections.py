@@ -12,8 +12,8 @@ from lookalike._core.registry import Registry
 from lookalike.embedding import name_samples
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
-from lookalike.metrics.context import Context, few_rows, rows_of
-from lookalike.metrics.controls import compare_with_control, other_images
+from lookalike.metrics.context import Context, rows_of, rows_per_batch
+from lookalike.metrics.controls import compare_with_control, mismatched_images
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
 from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
@@ -79,7 +79,7 @@ def _faithfulness(context: Context, _run: int) -> Found:
     theirs = None if standing is None else standing.predictions
     metric = FaithfulnessOfPredictions(model.n_classes, black_box=theirs is not None)
     with torch.no_grad():
-        for rows in store.parts(few_rows(model)):
+        for rows in store.parts(rows_per_batch(model)):
             predicted = model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
             metric.update(predicted, context.labels[rows], None if theirs is None else theirs[rows])
     found = metric.result()
@@ -127,7 +127,7 @@ def _transparency(context: Context, _run: int) -> Found:
         return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
     metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
     with torch.no_grad():
-        for rows in store.parts(few_rows(model)):
+        for rows in store.parts(rows_per_batch(model)):
             similarities = model.similarities_of(rows_of(store, rows, model.device))
             for metric in metrics.values():
                 metric.update(similarities, labels[rows].to(model.device))
@@ -166,7 +166,7 @@ def _explanations(context: Context, run: int) -> Found:
     compared = {
         name: compare_with_control(own, maps, theirs, every) for name, maps in context.control_maps(run).items()
     }
-    partners = other_images(context.predicted(run), [context.options.random_state, run])
+    partners = mismatched_images(context.predicted(run), [context.options.random_state, run])
     rows = torch.nonzero(partners >= 0)[:, 0]
     if len(rows):
         compared["mismatched"] = compare_with_control(own, ours[rows], theirs[partners[rows]], rows)
