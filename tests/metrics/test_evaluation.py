@@ -136,11 +136,11 @@ def test_embeddings_are_asked_for_once(digits):
 
 
 def test_one_bar_counts_every_row(digits):
-    from lookalike.metrics.evaluation import _steps  # what the bar is told
+    from lookalike.metrics.evaluation import _count_steps  # the total that the bar gets
 
     data, net, _ = digits
     sem = KMEx(net, progress=False).fit(data.train)
-    steps, told = [], []
+    steps, totals = [], []
 
     def advance(n=1):
         steps.append(n)
@@ -148,13 +148,13 @@ def test_one_bar_counts_every_row(digits):
     evaluate(sem, data, **QUICK, progress=advance)
     import lookalike.metrics.evaluation as module
 
-    original = module._steps
+    original = module._count_steps
     try:
-        module._steps = lambda *args: told.append(original(*args)) or told[-1]
+        module._count_steps = lambda *args: totals.append(original(*args)) or totals[-1]
         evaluate(sem, data, **QUICK, progress=False)
     finally:
-        module._steps = _steps
-    assert sum(steps) == told[0]
+        module._count_steps = _count_steps
+    assert sum(steps) == totals[0]
 
 
 def test_bfloat16_changes_little(digits):
