@@ -27,9 +27,9 @@ from lookalike.model import PrototypeModel
 Need = Literal["train", "activations", "images", "attributes", "black box"]
 SANITY_IMAGES = 20  # maps change alike on most images, and each depth needs maps of all
 
-Found = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON
+SectionResult = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON values
 
-Measure = Callable[[Context, int], Found]
+Measure = Callable[[Context, int], SectionResult]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def section(
 
 
 @section("faithfulness")
-def _faithfulness(context: Context, _run: int) -> Found:
+def _faithfulness(context: Context, _run: int) -> SectionResult:
     """Accuracy, the black box's, agreement: section 4.3.2."""
     model, store, standing = context.model, context.test_store, context.standing
     theirs = None if standing is None else standing.predictions
@@ -92,7 +92,7 @@ def _faithfulness(context: Context, _run: int) -> Found:
 
 
 @section("calibration")
-def _calibration(context: Context, _run: int) -> Found:
+def _calibration(context: Context, _run: int) -> SectionResult:
     """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
     model, store, standing = context.model, context.test_store, context.standing
     metric = ExpectedCalibrationError()
@@ -117,7 +117,7 @@ def _calibration(context: Context, _run: int) -> Found:
 
 
 @section("transparency", "activations")
-def _transparency(context: Context, _run: int) -> Found:
+def _transparency(context: Context, _run: int) -> SectionResult:
     """Ghosting: section 4.3.1, equation 1."""
     model, store, labels = context.model, context.train_store, context.train_labels
     scope = context.options.scope
@@ -151,7 +151,7 @@ def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
 
 
 @section("explanations", "images", "black box", per_run=True)
-def _explanations(context: Context, run: int) -> Found:
+def _explanations(context: Context, run: int) -> SectionResult:
     """D_fth, the signed correlation, and the same of controls: section 4.3.2, equations 2 and 3."""
     ours, theirs = context.probability_maps(run), context.black_box_maps(run)
     ours_empty, theirs_empty = without_relevance(ours), without_relevance(theirs)
@@ -198,7 +198,7 @@ def _saturated(context: Context, samples: Tensor, ours_empty: Tensor, theirs_emp
 
 
 @section("robustness", "images", per_run=True)
-def _robustness(context: Context, run: int) -> Found:
+def _robustness(context: Context, run: int) -> SectionResult:
     """RO curves, AUROC, AI and AD: section 4.3.3."""
     curves = {}
     if context.model.n_classes > 1:
@@ -250,7 +250,7 @@ def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCur
 
 
 @section("diversity")
-def _diversity(context: Context, _run: int) -> Found:
+def _diversity(context: Context, _run: int) -> SectionResult:
     """D_dvs among all prototypes and within classes: section 4.3.4, equation 4."""
     model = context.model
     vectors, labels = model.prototypes.vectors, model.prototypes.labels
@@ -279,7 +279,7 @@ def _diversity(context: Context, _run: int) -> Found:
 
 
 @section("embedding", "train")
-def _embedding(context: Context, _run: int) -> Found:
+def _embedding(context: Context, _run: int) -> SectionResult:
     """Silhouette and nearest-rival margin per class."""
     model, store, labels = context.model, context.train_store, context.train_labels
     assert store is not None  # noqa: S101 - needed
@@ -301,7 +301,7 @@ def _embedding(context: Context, _run: int) -> Found:
 
 
 @section("sanity", "images", optional=True, uses=("train",))
-def _sanity(context: Context, run: int) -> Found:
+def _sanity(context: Context, run: int) -> SectionResult:
     """Explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
     store, labels = context.train_store, context.train_labels
     train = None if store is None or labels is None else (store.embeddings, labels.numpy())
@@ -323,7 +323,7 @@ def _sanity(context: Context, run: int) -> Found:
 
 
 @section("attributes", "attributes")
-def _attributes(context: Context, _run: int) -> Found:
+def _attributes(context: Context, _run: int) -> SectionResult:
     """Which attributes the prototypes' nearest training images show: section 4.4."""
     assert context.attributes is not None  # noqa: S101 - needed
     nearest = context.model.prototypes.nearest

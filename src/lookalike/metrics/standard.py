@@ -15,7 +15,7 @@ from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.measures import MEASURES
 from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
 from lookalike.metrics.road import road
-from lookalike.metrics.sections import Found, Measure, Need, section
+from lookalike.metrics.sections import Measure, Need, SectionResult, section
 
 _NOISE = 0.01  # of the value range
 
@@ -24,7 +24,7 @@ def standard(name: str, *needs: Need, per_run: bool = True) -> Callable[[Measure
     """Files a measure as an optional section, with its Co-12 property among the details."""
 
     def file(measure: Measure) -> Measure:
-        def measured(context: Context, run: int) -> Found:
+        def measured(context: Context, run: int) -> SectionResult:
             figures, details = measure(context, run)
             return figures, {"properties": sorted({MEASURES[figure].co12 for figure in figures}), **details}
 
@@ -41,16 +41,16 @@ def value_range(context: Context, run: int) -> tuple[Tensor, Tensor]:
 
 
 @standard("deletion", "images")
-def _deletion(context: Context, run: int) -> Found:
+def _deletion(context: Context, run: int) -> SectionResult:
     return _pixel_curves("deletion", deletion, context, run)
 
 
 @standard("insertion", "images")
-def _insertion(context: Context, run: int) -> Found:
+def _insertion(context: Context, run: int) -> SectionResult:
     return _pixel_curves("insertion", insertion, context, run)
 
 
-def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Context, run: int) -> Found:
+def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Context, run: int) -> SectionResult:
     """Measures by the likeness maps, and in random order as the reference."""
     options = context.options
     curves = {
@@ -74,7 +74,7 @@ def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Conte
 
 
 @standard("road", "images")
-def _road(context: Context, run: int) -> Found:
+def _road(context: Context, run: int) -> SectionResult:
     options = context.options
     low, high = value_range(context, run)
     curves = {
@@ -96,7 +96,7 @@ def _road(context: Context, run: int) -> Found:
 
 
 @standard("faithfulness_correlation", "images")
-def _faithfulness_correlation(context: Context, run: int) -> Found:
+def _faithfulness_correlation(context: Context, run: int) -> SectionResult:
     options = context.options
     found = faithfulness_correlation(
         context.probabilities,
@@ -110,7 +110,7 @@ def _faithfulness_correlation(context: Context, run: int) -> Found:
 
 
 @standard("sensitivity", "images")
-def _sensitivity(context: Context, run: int) -> Found:
+def _sensitivity(context: Context, run: int) -> SectionResult:
     options, nearest = context.options, context.nearest(run)
     low, high = value_range(context, run)
     found = map_stability(
@@ -132,18 +132,18 @@ def _sensitivity(context: Context, run: int) -> Found:
 
 
 @standard("sparseness", "images")
-def _sparseness(context: Context, run: int) -> Found:
+def _sparseness(context: Context, run: int) -> SectionResult:
     return _mean("sparseness", sparseness(context.likeness_maps(run)))
 
 
 @standard("complexity", "images")
-def _complexity(context: Context, run: int) -> Found:
+def _complexity(context: Context, run: int) -> SectionResult:
     maps = context.likeness_maps(run)
     figures, details = _mean("complexity", complexity(maps))
     return figures, details | {"most": float(np.log(maps[0].numel()))}
 
 
-def _mean(name: str, values: Tensor) -> Found:
+def _mean(name: str, values: Tensor) -> SectionResult:
     """Returns the mean over images as a figure; images without a value are left out and counted."""
     missing = int((~values.isfinite()).sum())
     listed = [value if np.isfinite(value) else None for value in values.tolist()]
