@@ -181,8 +181,8 @@ def _embedded(
     if store is None:
         assert data is not None  # noqa: S101 - there is one or the other
         store = embed(model, data, progress=advance)
-    used = {need for section in sections for need in (*section.needs, *section.uses)}
-    if isinstance(train, Batches) and used & {"train", "activations"}:
+    required = {need for section in sections for need in (*section.needs, *section.uses)}
+    if isinstance(train, Batches) and required & {"train", "activations"}:
         train = embed(model, train, progress=advance)
     train_store = train if isinstance(train, EmbeddingStore) else None
     labels = aligned_labels(store, model, "test")
