@@ -138,7 +138,7 @@ def find_black_box(
     Args:
         model: The prototype model.
         classifier: The classifier to compare with, or None.
-        data: The test data, or None where only embeddings are at hand.
+        data: The test data; None if there are only embeddings.
         class_order: Names of the classifier's outputs, in output order; see ``read_class_order``.
 
     Raises:
@@ -165,7 +165,7 @@ def find_black_box(
 
 @contextmanager
 def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Runs networks in float32 or, where the processor is quicker at it, in bfloat16.
+    """Runs networks in float32 or bfloat16.
 
     Raises:
         LookalikeError: If the precision is unknown.

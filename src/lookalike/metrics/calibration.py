@@ -117,7 +117,7 @@ def black_box_confidences(
         box: The black box.
         model: The prototype model whose encoder made the store.
         store: Test embeddings.
-        data: The test data; None where only embeddings are at hand.
+        data: The test data; None if there are only embeddings.
 
     Returns:
         None if that pass is needed and there are no data.

@@ -21,7 +21,7 @@ _ROWS = 8192  # embeddings per batch
 
 @dataclass(frozen=True)
 class Comparison:
-    """A converted model beside its black box.
+    """Comparison of a converted model with its black box.
 
     Attributes:
         n_samples: Number of samples.

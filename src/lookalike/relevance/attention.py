@@ -78,7 +78,7 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
         or arguments["query"].ndim != 3
     ):
         return engine.apply_gradient(func, name, args, kwargs)
-    width, heads = arguments["embed_dim_to_check"], arguments["num_heads"]
+    width, n_heads = arguments["embed_dim_to_check"], arguments["num_heads"]
     weights, biases = arguments["in_proj_weight"], arguments["in_proj_bias"]
     engine.weight_names.setdefault(id(weights), "in_proj_weight")
     sources = arguments["query"], arguments["key"], arguments["value"]
@@ -93,7 +93,7 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
     per_head = []
     for projection in projections:
         length, batch, _ = projection.shape
-        per_head.append(projection.reshape(length, batch, heads, width // heads).permute(1, 2, 0, 3))
+        per_head.append(projection.reshape(length, batch, n_heads, width // n_heads).permute(1, 2, 0, 3))
     query, key, value = per_head
     attended = attention(engine, query, key, value, arguments.get("attn_mask"))
     joined = attended.permute(2, 0, 1, 3).flatten(2)

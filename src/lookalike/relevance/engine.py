@@ -14,9 +14,9 @@ and norms. It replaces them by autograd functions with the same values, and the 
 
 A torch-function mode sees every torch call of the forward pass, in functions and modules alike. The model gets no hook,
 copy or flag. The network itself runs on tensors without gradients; ``dependence`` explains how the graph is built
-beside it, and ``pixels`` what is different before the first layer.
+next to it, and ``pixels`` explains the difference before the first layer.
 
-For each operation, ``Engine.__torch_function__`` goes these ways::
+For each operation, ``Engine.__torch_function__`` decides what to do::
 
     does it depend on the pixels? ──no──▶ run it as it is
           │ yes

@@ -1,7 +1,7 @@
 """The engine's autograd functions: values computed elsewhere, with a relevance rule in place of the derivative.
 
-All of them return given values in the forward pass. They differ in the backward pass, where the engine propagates
-g = R / a in place of a gradient (see ``engine``):
+All of them return given values in the forward pass. They differ in the backward pass, which carries g = R / a in place
+of a gradient (see ``engine``)::
 
     function              backward returns
     LinearWithRule        g, or R at the first layer, by a rule of ``rules``
@@ -115,13 +115,13 @@ class EvenSpread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
         """Returns relevance at the pixels."""
-        # on ones, the operation counts the pixels behind each output, and its gradient leads back to them
+        # on inputs of 1, the operation counts the pixels behind each output, and its gradient leads back to them
         with torch.enable_grad():
-            ones = [torch.ones_like(source).requires_grad_() for source in ctx.like]
-            total = ctx.run(*ones)
+            unit_inputs = [torch.ones_like(source).requires_grad_() for source in ctx.like]
+            total = ctx.run(*unit_inputs)
         counts = total.detach()
         share = torch.where(counts == 0, 0, relevance / torch.where(counts == 0, 1, counts))
-        return None, None, *torch.autograd.grad(total, ones, share)
+        return None, None, *torch.autograd.grad(total, unit_inputs, share)
 
 
 def spread_evenly(values: Tensor, run: Callable[..., Tensor], sources: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Handlers: what the engine does with each operation whose relevance rule differs from its gradient.
+"""Handlers: relevance rules for the operations whose rule differs from their gradient.
 
 A handler computes the operation's values and puts them into the relevance graph with a derivative that is the rule, in
 the form g = R / a (see ``engine``). The rules, for an operation that turns x into y::

@@ -64,13 +64,13 @@ class Convolution:
 
     def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """Returns each output's relevance spread evenly over the inputs of its receptive field."""
-        ones = torch.ones_like(weight)
-        counts = self.apply(torch.ones_like(like[:1]), ones, None)
+        unit_weight = torch.ones_like(weight)
+        counts = self.apply(torch.ones_like(like[:1]), unit_weight, None)
         if self.transposed or self.groups > 1:
-            return self.adjoint(r / stabilised(counts), ones, like)
+            return self.adjoint(r / stabilised(counts), unit_weight, like)
         # all output channels have the same receptive fields: sum them, and spread once for all input channels
         summed = r.sum(1, keepdim=True) / stabilised(counts[:, :1])
-        return self.adjoint(summed, ones[:1, :1], like[:, :1]).expand_as(like)
+        return self.adjoint(summed, unit_weight[:1, :1], like[:, :1]).expand_as(like)
 
     def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns the weights with each output channel scaled."""

@@ -190,10 +190,10 @@ def _backward(
     out = engine.output_twin(output)
     table = engine.rule_table(out)
     maps_of_targets, residuals, shares = [], [], []
-    initial = list(starts(out))
-    for index, (gradient, initial_relevance) in enumerate(initial):
-        engine.session.targets_left = len(initial) - index
-        is_last = index == len(initial) - 1
+    target_starts = list(starts(out))
+    for index, (gradient, initial_relevance) in enumerate(target_starts):
+        engine.session.targets_left = len(target_starts) - index
+        is_last = index == len(target_starts) - 1
         inputs = [pixels, *(leaf for leaf, _ in engine.unruled.ends)]
         at_pixels, *at_ends = torch.autograd.grad(
             out, inputs, gradient.to(out.dtype), retain_graph=not is_last, allow_unused=True

@@ -1,17 +1,18 @@
 """Relevance rules for linear operations y = A x + b: from the relevance of the outputs to that of the inputs.
 
-An output y_j is the sum of contributions c_ij = x_i w_ij and of the bias. A rule says which contributions count, and
-shares R_j among the inputs in proportion to them::
+An output y_j is the sum of contributions c_ij = x_i w_ij and of a bias. A rule says which contributions count, and
+divides R_j among the inputs in proportion to them::
 
-    x_1 ──c_1j──┐
-    x_2 ──c_2j──┼──▶ y_j        R_i = Σ_j  c_ij / (Σ_k c_kj + b_j)  R_j         ε: all contributions
-    x_3 ──c_3j──┘                                                               z⁺: the positive ones only
-                                                                                flat: all equal, whatever they are
+    x_1 ──c_1j──┐                                                  which contributions c count:
+    x_2 ──c_2j──┼──▶ y_j      R_i = Σ_j c_ij / (Σ_k c_kj + b_j) R_j      ε     all
+    x_3 ──c_3j──┘                                                        z⁺    positive ones
+                                                                         γ     all, but those of y_j's sign more
+                                                                         flat  all inputs alike, whatever c is
 
-As matrices, with shares s_j = R_j / (Σ_k c_kj + b_j), this is R = x ⊙ Aᵀ s. So all rules but ``Flat`` return
-g = Aᵀ s, the form "gradient × input" in which the engine propagates relevance (see ``engine``): the operations between
-two layers (additions, ReLU, pooling, reshaping) keep their ordinary gradients. ``Flat`` is made for the first layer,
-whose inputs are pixels that may be zero; it returns R itself.
+With the shares s_j = R_j / (Σ_k c_kj + b_j) and the weights A of the contributions that count, this is R = x ⊙ Aᵀ s. So
+all rules but ``Flat`` return g = Aᵀ s, the form "gradient × input" in which the engine propagates relevance (see
+``engine``): the operations between two layers (additions, ReLU, pooling, reshaping) keep their ordinary gradients.
+``Flat`` is made for the first layer, whose inputs are pixels that may be zero; it returns R itself.
 
 Sources: Bach et al. 2015 (ε, αβ), Montavon et al. 2017 (z⁺), Montavon et al. 2019 (γ), Lapuschkin et al. 2019 (flat),
 Achtibat et al. 2024 (softmax, products and norms of transformers).
@@ -85,7 +86,7 @@ class ZPlus(Rule):
 
     @staticmethod
     def _spread(call: Call, share: Tensor) -> Tensor:
-        """Returns g: positive inputs have positive contributions by positive weights, negative ones by negative."""
+        """Returns g: positive inputs contribute by positive weights, negative inputs by negative weights."""
         op, x = call.operation, call.x
         g = op.adjoint(share, call.weights("positive"), x)
         if call.non_negative:
@@ -104,9 +105,8 @@ class ZPlus(Rule):
         if call.bias is None:
             bias = weights.new_full((call.output.shape[call.operation.output_axis],), STABILISER)
         else:
-            bias = (
-                call.bias.clamp(min=0) + STABILISER
-            )  # the denominator is never negative, so ε can be added to the bias
+            # the denominator is never negative, so ε can be added to the bias
+            bias = call.bias.clamp(min=0) + STABILISER
         if call.non_negative:
             return call.operation.apply(call.x, weights, bias)
         positive = call.operation.apply(call.x.clamp(min=0), weights, bias)

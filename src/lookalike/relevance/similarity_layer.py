@@ -89,9 +89,8 @@ def _distance_contrast(model: PrototypeModel, z: Tensor, p: Tensor, q: Tensor) -
     T is the linear map to the space in which the prototypes are clustered: the identity for most similarities.
     """
     project = model.similarity.project
-    with (
-        torch.enable_grad()
-    ):  # T is only known as a function: the gradient of Tz · T(p − q) with respect to z is TᵀT(p − q)
+    # T is only known as a function: the gradient of Tz · T(p − q) with respect to z is TᵀT(p − q)
+    with torch.enable_grad():
         leaf = z.clone().requires_grad_()
         (direction,) = torch.autograd.grad((project(leaf) * project(p - q).detach()).sum(), leaf)
     return 2 * direction * (z - (p + q) / 2)
