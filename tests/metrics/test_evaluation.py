@@ -101,7 +101,7 @@ def test_runs_give_mean_and_deviation_and_json_reads_back(digits, tmp_path):
     card.save(tmp_path / "card.json")
     assert Scorecard.read(tmp_path / "card.json") == card
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(LookalikeError, match="no scorecard"):
+    with pytest.raises(LookalikeError, match="not a scorecard"):
         Scorecard.read(tmp_path / "other.json")
     with pytest.raises(LookalikeError, match="'ghosting' was not measured"):
         card["ghosting"]

@@ -73,4 +73,5 @@ def correlations(attributes: Tensor) -> Tensor:
     norms = centred.square().sum(0).sqrt()
     products = centred.T @ centred
     scale = norms[:, None] * norms[None, :]
+    # a smaller scale is that of a constant attribute, with rounding
     return torch.where(scale > 1e-12, products / scale.clamp_min(1e-12), 0.0).clamp(-1, 1)

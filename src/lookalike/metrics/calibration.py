@@ -16,7 +16,7 @@ from lookalike.encoder.calls import n_rows
 from lookalike.metrics.black_box import BlackBox
 from lookalike.model import PrototypeModel
 
-N_BINS = 15
+N_BINS = 15  # as in Guo et al. 2017
 
 _CHECK_IMAGES = 32  # images on which the head's probabilities are compared with the whole classifier's
 _PROBABILITY_TOLERANCE = 1e-3

@@ -68,7 +68,7 @@ def check_data(
         train_store: Their embeddings, or None.
     """
     return DataCheck(
-        None if train_store is None else _same_training_data(model, train, train_store),
+        None if train_store is None else _compare_training_data(model, train, train_store),
         _count_leaked(model, test, test_store),
         len(test_store),
     )
@@ -82,7 +82,7 @@ def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingS
     return len(store) if record.fingerprint is not None and store.info.get("data") == record.fingerprint else 0
 
 
-def _same_training_data(model: PrototypeModel, train: Batches | None, store: EmbeddingStore) -> str | None:
+def _compare_training_data(model: PrototypeModel, train: Batches | None, store: EmbeddingStore) -> str | None:
     """Compares contents or fingerprints and, where these cannot decide, distances to the prototypes.
 
     A loader and a pair of arrays with the same images have different fingerprints. But each prototype stores the

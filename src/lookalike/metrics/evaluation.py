@@ -134,7 +134,7 @@ def evaluate(
         )
         if check.training_data == "other" and only is None and attributes is not None:
             sections = [section for section in sections if "attributes" not in section.needs]
-            notes.append("attributes were not measured: they are of other data than those the model was made from")
+            notes.append("attributes were not measured: they belong to other training data than the model's")
         info = _info(context, sections) | {"data_check": check.to_dict()}
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
             saved = _SavedSections(resume, _evaluation_key(context, info))

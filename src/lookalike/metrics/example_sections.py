@@ -22,6 +22,7 @@ from lookalike.metrics.sections import SectionResult
 from lookalike.metrics.standard import embeddings_of_store, similarities_to, standard
 from lookalike.model.prototypes import Prototypes
 
+_ROWS = 8192  # embeddings per batch
 _MISLABELLED = 0.05  # share of the training samples that get a wrong label [ours]
 
 
@@ -86,7 +87,7 @@ def _model_randomisation(context: Context, run: int) -> SectionResult:
     """Compares similarities to the prototypes' images before and after the network's weights are randomised."""
     model, examples = context.model, context.model.prototype_inputs()
     if examples is None:
-        raise LookalikeError("model_randomisation needs the prototypes' images, and the model holds none")
+        raise LookalikeError("model_randomisation needs the prototypes' images, and the model has none")
     x, size = context.images(run), context.options.batch_size
     random_network = randomised(model.encoder, context.options.random_state + run)
     tables = []
@@ -119,9 +120,9 @@ def _mislabelled_detection(context: Context, run: int) -> SectionResult:
     with torch.no_grad():
         batches = [
             model.similarity(
-                torch.from_numpy(z[start : start + 8192]).to(model.device), clustered.vectors.to(model.device)
+                torch.from_numpy(z[start : start + _ROWS]).to(model.device), clustered.vectors.to(model.device)
             )
-            for start in range(0, len(z), 8192)
+            for start in range(0, len(z), _ROWS)
         ]
     similarities, same_class = torch.cat(batches).cpu(), clustered.labels[None] == torch.from_numpy(labels)[:, None]
     suspicion = similarities.masked_fill(same_class, -torch.inf).amax(1) - similarities.masked_fill(

@@ -151,7 +151,7 @@ def checked_images(score: Any, inputs: Any, relevance: Any, batch_size: Any) -> 
         LookalikeError: If the inputs are not images [N, C, H, W], or relevance is not [N, H, W] and finite.
     """
     if not callable(score):
-        raise checks.unfit("what scores the inputs", score, "a function")
+        raise checks.unfit("score", score, "a function")
     checks.whole_number("batch_size", batch_size, 1)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
     if inputs.ndim != 4 or not len(inputs):

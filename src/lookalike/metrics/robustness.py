@@ -344,7 +344,7 @@ def _checked_shape(
 ) -> tuple[int, int, int, int]:
     """Checks the arguments that the measures of this module share; returns the inputs' shape."""
     if not callable(score):
-        raise checks.unfit("what scores the inputs", score, "a function")
+        raise checks.unfit("score", score, "a function")
     checks.instance("noise", noise, Noise, "a Noise")
     checks.whole_number("batch_size", batch_size, 1)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")

@@ -17,7 +17,7 @@ from lookalike.metrics.verdict import Thresholds, verdict
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = 1
+FORMAT = 1  # of the saved file
 
 # figure → title, whether higher is better (None for a reference), whether it is shown in percent
 FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
@@ -117,7 +117,7 @@ class Scorecard:
             LookalikeError: If the values are not those of a scorecard.
         """
         if values.get("format") != FORMAT:
-            raise LookalikeError(f"these values are no scorecard of format {FORMAT}")
+            raise LookalikeError(f"these values are not a scorecard of format {FORMAT}")
         known_fields = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         card: Scorecard = from_json(cls, known_fields, "scorecard")
         if not all(card.runs.values()):
@@ -148,7 +148,7 @@ class Scorecard:
         except LookalikeError as error:
             raise LookalikeError(f"cannot read the scorecard {str(path)!r}: {error}") from error
         if not isinstance(values, dict):
-            raise LookalikeError(f"{str(path)!r} is no scorecard")
+            raise LookalikeError(f"{str(path)!r} is not a scorecard")
         return cls.from_dict(values)
 
     def rows(self) -> list[tuple[str, str, str]]:

@@ -17,6 +17,8 @@ from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
 from lookalike.metrics.road import road
 from lookalike.metrics.sections import Measure, Need, SectionResult, section
 
+_ROWS = 8192  # embeddings per batch
+_MAPS_BATCH = 32  # images per relevance pass
 _NOISE = 0.01  # noise of ROAD and sensitivity, relative to the value range [ours]
 
 
@@ -120,7 +122,7 @@ def _sensitivity(context: Context, run: int) -> SectionResult:
         radius=_NOISE * (high - low),
         n_samples=options.n_draws,
         seed=options.random_state + run,
-        batch_size=min(32, options.batch_size),
+        batch_size=min(_MAPS_BATCH, options.batch_size),
     )
     figures = {
         "max_sensitivity": stability.max_sensitivity,
@@ -169,7 +171,9 @@ def similarities_to(context: Context, queries: Tensor, training_embeddings: np.n
     similarity, device = context.model.similarity, context.model.device
     with torch.no_grad():
         batches = [
-            similarity(queries.to(device), torch.from_numpy(training_embeddings[start : start + 8192]).to(device)).cpu()
-            for start in range(0, len(training_embeddings), 8192)
+            similarity(
+                queries.to(device), torch.from_numpy(training_embeddings[start : start + _ROWS]).to(device)
+            ).cpu()
+            for start in range(0, len(training_embeddings), _ROWS)
         ]
     return torch.cat(batches, 1)

@@ -118,7 +118,7 @@ def _accuracy(
     points = f"{abs(100 * difference):.1f} points"
     if difference < -limits.lost_points / 100:
         return f"It lost {points} of accuracy ({interval}): {accuracy:.1%}."
-    if abs(difference) < 0.0005:
+    if abs(difference) < 0.0005:  # 0.0 points as it would be shown
         return f"It lost no accuracy: {accuracy:.1%} ({interval} points)."
     side = "above" if difference > 0 else "below"
     return f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."

@@ -254,8 +254,9 @@ def _prototype_indices(model: PrototypeModel, z: Tensor, prototypes: Any, rows: 
             raise LookalikeError("the predicted classes have different numbers of prototypes; give numbers instead")
         return torch.stack(groups)
     indices = torch.as_tensor(prototypes, device=z.device)
-    if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= n_prototypes:
-        raise LookalikeError(f"there are prototypes 0 to {n_prototypes - 1}")
+    unknown = indices[(indices < 0) | (indices >= n_prototypes)]
+    if len(unknown):
+        raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are prototypes 0 to {n_prototypes - 1}")
     return indices.expand(len(z), -1) if indices.ndim == 1 else indices[rows]
 
 
