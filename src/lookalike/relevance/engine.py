@@ -336,7 +336,7 @@ class Engine(FunctionMode):
 
     def _in_one_domain(self, values: Any) -> Any:
         """Makes arguments leave the pixel domain if only some of them are in it: R and g must not be mixed."""
-        inside = [self.pixels.include(tensor) for tensor in tensors_in(values) if tensor.requires_grad]
+        inside = [tensor in self.pixels for tensor in tensors_in(values) if tensor.requires_grad]
         return map_tensors(self.pixels.leave, values) if any(inside) and not all(inside) else values
 
     # -- which tensors depend on the pixels --
@@ -474,7 +474,7 @@ class Engine(FunctionMode):
         twin = self._twin(args[0])
         not_in_place = getattr(Tensor, raw.rstrip("_"))
         result = not_in_place(twin, *args[1:], **kwargs)
-        if self.pixels.include(twin):
+        if twin in self.pixels:
             self.pixels.mark(result)
         func(*args, **kwargs)
         self.dependence.set_twin(args[0], result)

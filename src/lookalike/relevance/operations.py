@@ -88,11 +88,11 @@ class Linear:
         """Returns A x + b."""
         return torch.nn.functional.linear(x, weight, bias)
 
-    def adjoint(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - same arguments as Convolution's
+    def adjoint(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
         """Returns Aᵀ r."""
         return r @ weight
 
-    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - same arguments as Convolution's
+    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
         """Returns each output's relevance spread evenly over all inputs."""
         return (r.sum(-1, keepdim=True) / like.shape[-1]).expand_as(like)
 

@@ -34,6 +34,9 @@ class PixelDomain:
         for tensor in inputs:
             self._members[tensor] = True
 
+    def __contains__(self, tensor: Tensor) -> bool:
+        return tensor in self._members
+
     def include(self, *tensors: Any) -> bool:
         """Returns whether any of these values is a tensor in the pixel domain."""
         return any(isinstance(tensor, Tensor) and tensor in self._members for tensor in tensors)
