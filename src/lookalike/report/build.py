@@ -18,7 +18,7 @@ from lookalike.embedding import embed
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
-from lookalike.metrics.context import aligned_labels, unbundled
+from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
 from lookalike.relevance import COMPOSITES, PrpRule, prp_rule
 from lookalike.report.charts import draw_charts
@@ -89,12 +89,14 @@ def write_report(
     checks.progress("progress", progress)
     _ = COMPOSITES[composite]
     rule = prp_rule(model, rule)
-    test, train, attributes, data_notes = unbundled(test, train)
+    test, train, attributes, data_notes = unbundle_data(test, train)
     options.setdefault("attributes", attributes)
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
     box = find_black_box(model, black_box, data, class_order).box
     store = embed(model, data, progress=progress)
-    standing = None if box is None else box.stand_beside(model, aligned_labels(store, model, "test"), store, data)
+    standing = (
+        None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
+    )
     box_predictions = None if standing is None else standing.predictions
     if card is None:
         card = evaluate(
