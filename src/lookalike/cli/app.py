@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import convert, datasets, demo, evaluate, explain, predict, reproduce, train
+from lookalike.cli import convert, datasets, demo, evaluate, explain, export, predict, reproduce, train
 from lookalike.cli.console import SafeGroup, prepare_streams
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)
 app.command("datasets")(datasets.datasets)

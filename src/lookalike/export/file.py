@@ -29,25 +29,34 @@ _OPSET = 18
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
-class _FromPixels(nn.Module):
+class _Program(nn.Module):
+    """What is exported: a plain model that returns an ordinary tuple, so that no class of this library is needed."""
+
+    def __init__(self, plain: PlainModel) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.plain(inputs))
+
+
+class _PixelProgram(_Program):
     """Takes uint8 pixels [N, H, W, C] of the network's size in place of its inputs."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, plain: PlainModel, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.plain = plain
+        super().__init__(plain)
         self.is_bgr = preprocessing.channel_order == "bgr"
         shape = (1, -1, 1, 1)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(shape))
 
-    def forward(self, pixels: Tensor) -> Answer:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         values = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
         values = (values - self.mean) / self.std
-        answer: Answer = self.plain(values.flip(1) if self.is_bgr else values)
-        return answer
+        return super().forward(values.flip(1) if self.is_bgr else values)
 
 
 @keeps_random_states
@@ -56,7 +65,7 @@ def export_model(
     folder: str | Path,
     *,
     kind: str = "onnx",
-    n_nearest: int = 3,
+    n_nearest: int | None = None,
     pixels: bool = False,
     images: bool = True,
     overwrite: bool = False,
@@ -70,7 +79,7 @@ def export_model(
         model: A prototype model.
         folder: Folder to write; it appears only when it is complete.
         kind: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``.
-        n_nearest: Number of most similar prototypes in an answer.
+        n_nearest: Number of most similar prototypes in an answer; None takes 3, or all if there are fewer.
         pixels: Take bytes [N, H, W, C] of the network's size, and scale and normalise them inside.
         images: Write the training images that show prototypes; without them no pixel leaves this machine.
         overwrite: Replace the folder if there is one.
@@ -110,11 +119,11 @@ def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tupl
     device = plain.vectors.device
     if not pixels:
         dtype = next((tensor.dtype for tensor in model.encoder.model.parameters()), torch.float32)
-        return plain, torch.zeros(2, *described["shape"], dtype=dtype, device=device)
+        return _Program(plain), torch.zeros(2, *described["shape"], dtype=dtype, device=device)
     if model.preprocessing is None:
         raise LookalikeError("the model does not know what its images go through; convert with preprocessing=...")
     channels, height, width = described["shape"]
-    module = _FromPixels(plain, model.preprocessing).to(device)
+    module = _PixelProgram(plain, model.preprocessing).to(device)
     return module, torch.zeros(2, height, width, channels, dtype=torch.uint8, device=device)
 
 

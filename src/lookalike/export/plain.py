@@ -56,7 +56,7 @@ class PlainModel(nn.Module):
 
     Args:
         model: A prototype model; it is copied.
-        n_nearest: k, the number of prototypes in an answer.
+        n_nearest: k, the number of prototypes in an answer; None takes 3, or all if there are fewer.
 
     Raises:
         LookalikeError: If its network has no plain graph, or there are fewer than k prototypes.
@@ -76,12 +76,13 @@ class PlainModel(nn.Module):
     quantiles: Tensor
     is_known: Tensor
 
-    def __init__(self, model: PrototypeModel, n_nearest: int = 3) -> None:
+    def __init__(self, model: PrototypeModel, n_nearest: int | None = None) -> None:
         super().__init__()
         checks.instance("model", model, PrototypeModel, "a PrototypeModel")
         if not isinstance(model.encoder, Encoder):
             raise LookalikeError("only models whose network was cut by an Encoder can be exported")
         prototypes = model.prototypes
+        n_nearest = min(3, len(prototypes)) if n_nearest is None else n_nearest
         self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1, len(prototypes))
         self.n_classes = model.n_classes
         self.trunk, self.has_map = trace_trunk(model.encoder)

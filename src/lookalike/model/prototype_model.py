@@ -244,6 +244,23 @@ class PrototypeModel(nn.Module):
         settings = settings_of("update", number, seed, {**kept, **options}, UPDATE_OPTIONS)
         return update_model(self, more, previous, settings)
 
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        kind: str = "onnx",
+        n_nearest: int | None = None,
+        pixels: bool = False,
+        images: bool = True,
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes the model to a folder that needs nothing of this library; see ``lookalike.export.export_model``."""
+        from lookalike.export import export_model
+
+        return export_model(
+            self, folder, kind=kind, n_nearest=n_nearest, pixels=pixels, images=images, overwrite=overwrite
+        )
+
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
         """Draws the prototypes, a row per class, each by its nearest training images; first as decoded, if they can be.
 

@@ -1,0 +1,43 @@
+"""Runs an exported model where lookalike is not installed: onnxruntime, NumPy and Pillow are enough.
+
+    lookalike export my-model -o exported --pixels
+    python run_exported.py exported photograph.jpg
+
+Prints the prediction with the prototypes that it rests on, and draws the image beside them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+
+def main(folder: Path, photograph: Path) -> None:
+    """Answers for one image and draws "this looks like that"."""
+    described = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    _, height, width, _ = session.get_inputs()[0].shape
+    image = Image.open(photograph).convert("RGB").resize((width, height))
+    values = session.run(None, {session.get_inputs()[0].name: np.asarray(image)[None]})
+    answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}
+    best = int(answer["probabilities"].argmax())
+    print(f"{described['class_names'][best]}: {answer['probabilities'][best]:.0%}")
+    if answer["unfamiliar"]:
+        print("unfamiliar: farther from its nearest prototype than every training image behind it")
+    sheet = [image]
+    for number, percentile in zip(answer["nearest"], answer["percentiles"], strict=True):
+        prototype = described["prototypes"][number]
+        print(f"  looks like prototype {number} of {prototype['class']!r}, percentile {percentile:.0f}")
+        if prototype["image"]:
+            sheet.append(Image.open(folder / prototype["image"]).convert("RGB").resize((width, height)))
+    drawn = Image.new("RGB", (width * len(sheet), height))
+    for position, picture in enumerate(sheet):
+        drawn.paste(picture, (position * width, 0))
+    drawn.save("this-looks-like-that.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,45 @@
+"""``lookalike export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.console import guarded, out, print_facts, print_json
+from lookalike.cli.options import Json, Network, Overwrite, open_model, pick_device
+
+
+@guarded
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder of 'convert'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    kind: Annotated[str, typer.Option(help="onnx, or pt2 for torch.export.load.")] = "onnx",
+    nearest: Annotated[
+        int | None, typer.Option(min=1, help="Number of most similar prototypes in an answer; else 3.")
+    ] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="Take bytes [N, H, W, C] of the network's size, and normalise inside.")
+    ] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Write no pixel of any training image.")] = False,
+    network: Network = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Export a converted model to a file that explains itself where lookalike is not installed."""
+    from lookalike.export import export_model
+
+    converted, _ = open_model(model, network, pick_device("cpu"))
+    file = export_model(
+        converted, output, kind=kind, n_nearest=nearest, pixels=pixels, images=not no_images, overwrite=overwrite
+    )
+    size = file.stat().st_size
+    if json:
+        print_json({"file": str(file), "bytes": size, "prototypes": len(converted.prototypes)})
+        return
+    facts = {
+        "model": f"{file} ({size / 1e6:.1f} MB)",
+        "prototypes": f"{output / 'prototypes.json'}: what each of the {len(converted.prototypes)} numbers means",
+        "pictures": "none" if no_images or converted.images is None else f"{output / 'prototypes'}",
+    }
+    print_facts("", facts)
+    out.print("Run it with onnxruntime or torch.export.load; examples/run_exported.py shows how.", style="dim")

@@ -1,0 +1,118 @@
+"""An exported folder answers as the model does, without this library."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from lookalike import LookalikeError, convert
+from lookalike.cli import app
+from lookalike.data import ImageArray, Preprocessing
+from lookalike.export import Answer, export_model
+from tests.export.test_plain import images, network
+
+ort = pytest.importorskip("onnxruntime")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_exported.py"
+PREPROCESSING = Preprocessing(None, (12, 12), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def pixels(n=40):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 120, (n, 12, 12, 3), dtype=np.uint8)
+    labels = np.arange(n) % 4
+    values[np.arange(n), :, :, labels % 3] += (40 + 30 * (labels // 3))[:, None, None].astype(np.uint8)
+    return values, labels
+
+
+@pytest.fixture(scope="module")
+def model():
+    values, labels = pixels()
+    return convert(network(), ImageArray(values, labels, list("abcd"), PREPROCESSING), 2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    assert model.export(folder, pixels=True) == folder / "model.onnx"
+    return folder
+
+
+def answers(file, inputs):
+    session = ort.InferenceSession(file)
+    names = [output.name for output in session.get_outputs()]
+    assert names == list(Answer._fields)
+    return dict(zip(names, session.run(None, {session.get_inputs()[0].name: inputs}), strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 3, 64])
+def test_onnx_answers_as_the_model_does(model, folder, n):
+    values, _ = pixels(n)
+    found = answers(folder / "model.onnx", values)
+    inputs = torch.stack([PREPROCESSING(value) for value in values])
+    np.testing.assert_allclose(found["scores"], model(inputs).detach(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(inputs), rtol=1e-4, atol=1e-4)
+    assert found["nearest"][:, 0].tolist() == model.similarities(inputs).argmax(1).tolist()
+    assert found["evidence"].shape == (n, 3, 10, 10)
+    assert found["unfamiliar"].dtype == bool
+
+
+def test_the_description_says_what_the_numbers_mean(model, folder):
+    described = json.loads((folder / "prototypes.json").read_text())
+    assert described["class_names"] == list("abcd")
+    assert described["outputs"] == list(Answer._fields)
+    assert [row["class"] for row in described["prototypes"]] == ["a", "a", "b", "b", "c", "c", "d", "d"]
+    assert [row["count"] for row in described["prototypes"]] == model.prototypes.counts.tolist()
+    for j, row in enumerate(described["prototypes"]):
+        shown = np.asarray(Image.open(folder / row["image"]))
+        np.testing.assert_array_equal(shown, model.images[j, 0].numpy())
+    metadata = ort.InferenceSession(folder / "model.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["lookalike"])["fingerprint"] == described["fingerprint"]
+
+
+def test_a_program_of_torch_answers_alike(model, tmp_path):
+    extra = {"prototypes.json": ""}
+    program = torch.export.load(model.export(tmp_path / "program", kind="pt2"), extra_files=extra).module()
+    x, _ = images(7)
+    torch.testing.assert_close(program(x)[0], model(x), rtol=1e-5, atol=1e-5)
+    assert json.loads(extra["prototypes.json"])["inputs"] == "inputs of the network [N, ...]"
+
+
+def test_the_example_runs_without_this_library(folder, tmp_path):
+    Image.fromarray(pixels()[0][1]).save(tmp_path / "photograph.png")
+    shutil.copy(EXAMPLE, tmp_path)
+    program = (
+        "import runpy, sys; sys.modules['torch'] = sys.modules['lookalike'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program, "run_exported.py", str(folder), "photograph.png"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "looks like prototype" in result.stdout
+    assert Image.open(tmp_path / "this-looks-like-that.png").size == (48, 12)
+
+
+def test_the_command_exports_without_pictures(model, tmp_path):
+    model.save(tmp_path / "model")
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--kind", "pt2"])
+    assert result.exit_code == 2  # a network made in Python has to be given again
+    assert "--network" in result.output
+
+
+def test_what_cannot_be_exported_is_refused_in_a_line(model, tmp_path):
+    with pytest.raises(LookalikeError, match="kind must be 'onnx' or 'pt2', not 'tflite'"):
+        export_model(model, tmp_path / "a", kind="tflite")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(LookalikeError, match="exists already"):
+        export_model(model, tmp_path / "b")
+    plain = convert(network(), images(), 2, progress=False)
+    with pytest.raises(LookalikeError, match=r"does not know what its images go through"):
+        export_model(plain, tmp_path / "c", kind="pt2", pixels=True)
+    assert not (tmp_path / "c").exists()
+    export_model(model, tmp_path / "d", kind="pt2", images=False)
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["model.pt2", "prototypes.json"]

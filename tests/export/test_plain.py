@@ -1,0 +1,164 @@
+"""A plain module computes what the model computes, and its evidence is the lead over the strongest rival, in parts."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lookalike import LookalikeError, convert, explain
+from lookalike.export import PlainModel
+from lookalike.model.similarity import SIMILARITIES
+
+SUMS = {"l2", "sqeuclidean", "log", "log-l2", "rbf", "dot", "cosine", "mahalanobis", "head"}
+
+
+def images(n=40, side=12):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 4
+    return torch.randn(n, 3, side, side, generator=generator) + 0.5 * y[:, None, None, None], y
+
+
+def network():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    )
+    net[1].running_mean.normal_(0, 0.1)
+    return net.eval()
+
+
+@pytest.fixture(scope="module", params=list(SIMILARITIES))
+def pair(request):
+    model = convert(network(), images(), 2, request.param, progress=False)
+    return model, PlainModel(model, n_nearest=4)
+
+
+def test_it_answers_as_the_model_does(pair):
+    model, plain = pair
+    far = 1 if model.similarity.name == "rbf" else 8  # far away all its similarities are 0, and none is the largest
+    x = torch.cat([images()[0][:7], far * images()[0][:3]])
+    answer = plain(x)
+    torch.testing.assert_close(answer.scores, model(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(answer.probabilities, model.predict_proba(x), rtol=1e-5, atol=1e-5)
+    for row, explanation in enumerate(explain(model, x, n_nearest=4)):
+        assert answer.nearest[row].tolist() == [near.prototype for near in explanation.likenesses]
+        assert bool(answer.unfamiliar[row]) == explanation.unfamiliar
+        for column, near in enumerate(explanation.likenesses):
+            assert float(answer.distances[row, column]) == pytest.approx(near.distance, rel=1e-4, abs=1e-5)
+            assert float(answer.percentiles[row, column]) == pytest.approx(near.percentile, abs=1, nan_ok=True)
+
+
+def test_the_evidence_sums_to_the_lead_over_the_strongest_rival(pair):
+    model, plain = pair
+    x = images()[0][:5]
+    answer = plain(x)
+    if model.similarity.name not in SUMS:
+        assert answer.evidence.shape == (5, 4, 1, 1)
+        assert not plain.has_evidence
+        return
+    assert answer.evidence.shape == (5, 4, 10, 10)
+    z, similarities = model.embed(x), model.similarities(x).numpy()
+    points = model.similarity.project(z).numpy().astype(np.float64)
+    vectors = model.similarity.project(model.prototypes.vectors).numpy().astype(np.float64)
+    labels = model.prototypes.labels.numpy()
+    for row in range(5):
+        for column, p in enumerate(answer.nearest[row].tolist()):
+            rivals = np.flatnonzero(labels != labels[p])
+            q = rivals[similarities[row, rivals].argmax()]
+            if model.similarity.name == "dot":
+                lead = points[row] @ (vectors[p] - vectors[q])
+            elif model.similarity.name == "cosine":
+                lead = similarities[row, p] - similarities[row, q]
+            else:
+                lead = ((points[row] - vectors[q]) ** 2).sum() - ((points[row] - vectors[p]) ** 2).sum()
+            size = float(answer.evidence[row, column].abs().sum())
+            assert float(answer.evidence[row, column].sum()) == pytest.approx(lead, rel=1e-3, abs=1e-5 * size + 1e-7)
+
+
+def test_evidence_lies_where_the_image_differs():
+    """A bright corner makes an image of the bright class: the evidence lies there."""
+    x = torch.zeros(40, 1, 16, 16)
+    x[1::2, :, :4, :4] = 1
+    y = torch.arange(40) % 2
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+    )
+    nn.init.ones_(net[0].weight)
+    model = convert(net, (x, y), n_prototypes=1, progress=False)
+    answer = PlainModel(model, n_nearest=1)(x[1:2])
+    evidence = answer.evidence[0, 0]
+    row, column = divmod(int(evidence.argmax()), 14)
+    assert row < 4
+    assert column < 4
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_it_is_exported_with_any_batch_size(strict):
+    model = convert(network(), images(), 2, progress=False)
+    plain, (x, _) = PlainModel(model), images(64)
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(plain, (x[:2],), dynamic_shapes=batch, strict=strict).module()
+    for n in (1, 3, 64):
+        torch.testing.assert_close(program(x[:n]).scores, model(x[:n]), rtol=1e-5, atol=1e-5)
+
+
+def test_it_compiles_as_one_graph():
+    model = convert(network(), images(), 2, progress=False)
+    compiled = torch.compile(PlainModel(model), fullgraph=True, backend="eager", dynamic=True)
+    x, _ = images(64)
+    for n in (1, 3, 64):
+        torch.testing.assert_close(compiled(x[:n]).scores, model(x[:n]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "has_map"),
+    [
+        ("resnet18", True),
+        ("vgg11_bn", False),
+        ("mobilenet_v2", True),
+        ("densenet121", True),
+        ("shufflenet_v2_x0_5", True),
+        ("timm:test_vit", False),
+        ("timm:test_resnet", True),
+        ("timm:test_efficientnet", True),
+    ],
+)
+def test_known_architectures(name, has_map):
+    torch.manual_seed(0)
+    if name.startswith("timm:"):
+        net = timm.create_model(name.removeprefix("timm:"), num_classes=4).eval()
+        side = net.default_cfg["input_size"][1]
+    else:
+        net, side = torchvision.models.get_model(name, weights=None, num_classes=4).eval(), 64
+    model = convert(net, images(12, side), 1, progress=False)
+    plain = PlainModel(model)
+    x, _ = images(5, side)
+    torch.testing.assert_close(plain(x).scores, model(x), rtol=1e-4, atol=1e-4)
+    assert plain.has_map is has_map
+
+
+def test_the_model_is_left_as_it_was(untouched):
+    net = network().train()
+    model = convert(net, images(), 2, progress=False)
+    with untouched(net):
+        PlainModel(model)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(x if float(x.sum()) > 0 else -x)
+
+
+def test_networks_without_a_plain_graph_are_refused():
+    x = torch.rand(20, 4)
+    model = convert(Branching(), (x, torch.arange(20) % 2), 1, progress=False)
+    with pytest.raises(LookalikeError, match=r"cannot be exported.*branch on their data"):
+        PlainModel(model, n_nearest=1)
+    with pytest.raises(LookalikeError, match="n_nearest must be a whole number from 1 to 2, not 3"):
+        PlainModel(model, n_nearest=3)
