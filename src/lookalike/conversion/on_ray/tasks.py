@@ -253,5 +253,5 @@ def _survey(model: tuple[Prototypes, Similarity], part: list[tuple[str, np.ndarr
         if len(repeated):
             rows = rows.take(np.flatnonzero(~np.isin(rows.indices, repeated)))
         seen.add(prototypes, similarity, rows.embeddings, rows.labels, rows.indices)
-    seen.owners = [owners.to(torch.int32) for owners in seen.owners]
+    seen.nearest_in_class = [nearest.to(torch.int32) for nearest in seen.nearest_in_class]
     return seen
