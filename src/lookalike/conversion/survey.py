@@ -112,25 +112,22 @@ class Survey:
             similarities = None if similarity.falls_with_distance else similarity(z, vectors)
             most_similar = distances.argmin(1) if similarities is None else similarities.argmax(1)
             self.n_won += torch.bincount(most_similar, minlength=n_prototypes)
-            self.n_won_in_class += torch.bincount(
-                most_similar[prototype_labels[most_similar] == y], minlength=n_prototypes
-            )
+            is_of_class = prototype_labels[most_similar] == y
+            self.n_won_in_class += torch.bincount(most_similar[is_of_class], minlength=n_prototypes)
             ranks = distances if nearest_by == "distance" or similarities is None else -similarities
             candidates = prototypes_of_class[y]  # [n, L]: the prototypes of each sample's class, padded with −1
             ranks_in_class = ranks.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, torch.inf)
             decision_ranks = distances if similarities is None else -similarities  # counts follow the model's decision
-            best_rank, best_position = (
-                decision_ranks.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, torch.inf).min(1)
-            )
+            decision_ranks = decision_ranks.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, torch.inf)
+            best_rank, best_position = decision_ranks.min(1)
             nearest_candidate = candidates.gather(1, best_position[:, None])
             self.nearest_in_class.append(nearest_candidate[:, 0].masked_fill(best_rank.isinf(), n_prototypes))
             self.distances_in_class.append(distances.gather(1, nearest_candidate.clamp_min(0))[:, 0])
             if nearest_from == "class":
                 row, column = torch.nonzero(candidates >= 0, as_tuple=True)
                 prototype = candidates[row, column]
-                self._merge_pairs(
-                    prototype, ranks_in_class[row, column], sample_indices[row], distances[row, prototype]
-                )
+                ranks_of_pairs, distances_of_pairs = ranks_in_class[row, column], distances[row, prototype]
+                self._merge_pairs(prototype, ranks_of_pairs, sample_indices[row], distances_of_pairs)
             else:
                 self._merge_all_pairs(ranks, sample_indices, distances)
             let_go(embeddings)
@@ -154,10 +151,9 @@ class Survey:
         slots, order = (position[within_limit], prototype_column[within_limit]), order[within_limit]
         merged = {}
         for name, values in (("ranks", ranks), ("nearest", nearest), ("distances", distances)):
-            empty_slots = torch.full(
-                (n_nearest, len(touched)), -1 if name == "nearest" else torch.inf, dtype=values.dtype
-            )
-            merged[name] = torch.cat([getattr(self, name)[:, touched], empty_slots.index_put(slots, values[order])])
+            blank = -1 if name == "nearest" else torch.inf
+            table = torch.full((n_nearest, len(touched)), blank, dtype=values.dtype).index_put(slots, values[order])
+            merged[name] = torch.cat([getattr(self, name)[:, touched], table])
         best_rows = merged["ranks"].argsort(dim=0, stable=True)[:n_nearest]
         for name, values in merged.items():
             getattr(self, name)[:, touched] = values.gather(0, best_rows)

@@ -27,13 +27,13 @@ Reading = Literal["max", "sum"]
 
 _FOLDS = 5
 _STEPS = 2  # of k-means: few, as it starts from prototypes that are means of nearly the same samples
-# Samples from which the fold's prototypes are computed: of all classes together, but per class and per prototype at
-# least so many that the means are stable. This bounds the time, whatever the number of training samples.
+# A sample of each class is split into folds: at most 1,000 samples, fewer where many classes share 20,000, but at least
+# 16 per prototype, or the means without a fold would be noisy. So the time does not grow with the training data.
 _SAMPLES = 20_000
 _PER_CLASS = 1_000
 _PER_PROTOTYPE = 16
-# Samples that are compared with all prototypes, of all classes together: fewer where there are many classes, to bound
-# the number of class scores, but never less than the minimum.
+# Some of these samples are compared with all prototypes: 10,000 of all classes together, or fewer if K is large, so
+# that there are at most 500,000 class scores, but at least 2,000 samples.
 _SCORED, _LEAST_SCORED = 10_000, 2_000
 _SCORES = 500_000
 _CELLS = 20_000_000  # samples × prototypes compared or stored at a time

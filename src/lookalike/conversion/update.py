@@ -22,6 +22,7 @@ from lookalike.conversion.survey import Survey
 from lookalike.conversion.temperature import Temperature
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier
 from lookalike.model.images import pixels_of, preprocessing_of, record_of
@@ -50,12 +51,7 @@ def update_model(
     checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
     batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading)
     encoder = cut_classifier(model, batches, settings.cut)
-    reading = settings.reading
-    store = (
-        more if batches is None else embed(encoder, batches, precision=reading.precision, progress=settings.progress)
-    )
-    check_store(store, encoder, batches)
-    check_finite(store)
+    store = _new_embeddings(more, batches, encoder, settings)
     old_prototypes, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
     class_names, labels = merge_class_names(old_prototypes.class_names, store.class_names, store.labels)
     updated, notes = update_prototypes(
@@ -94,6 +90,16 @@ def update_model(
         },
         training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
     )
+
+
+def _new_embeddings(more: Any, batches: Batches | None, encoder: Encoder, settings: Settings) -> EmbeddingStore:
+    """Embeds the new data, or takes the embeddings that were given; checks them either way."""
+    store: EmbeddingStore = more
+    if batches is not None:
+        store = embed(encoder, batches, precision=settings.reading.precision, progress=settings.progress)
+    check_store(store, encoder, batches)
+    check_finite(store)
+    return store
 
 
 def _first_new_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
