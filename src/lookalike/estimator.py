@@ -132,6 +132,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
             return self.classifier_.probabilities(similarities, self.survey_.labels, len(self.classes_)).numpy()
 
     def _similarities(self, X: Any) -> torch.Tensor:
+        """Returns similarities to all prototypes as a tensor."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         with torch.no_grad():
@@ -141,6 +142,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """Returns a seed for a ``random_state`` as scikit-learn defines it."""
     if isinstance(random_state, int | np.integer):
         return checks.seed("random_state", random_state)
     from sklearn.utils import check_random_state

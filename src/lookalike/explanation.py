@@ -171,6 +171,7 @@ class Explanation:
         )
 
     def _maps(self) -> LikenessMaps | None:
+        """Returns the heat-maps to draw; None unless every likeness has one."""
         on_input = [likeness.heat_map for likeness in self.likenesses if likeness.heat_map is not None]
         if len(on_input) < len(self.likenesses):
             return None
@@ -347,6 +348,7 @@ def _explain_batch(
     names: list[str] | None,
     first_row: int,
 ) -> list[Explanation]:
+    """Explains one batch of inputs, without heat-maps."""
     embeddings = model.encoder(place(inputs, model.device, dtype_of(model.encoder)))
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     similarities = model.similarities_of(embeddings)

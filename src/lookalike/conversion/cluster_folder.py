@@ -128,6 +128,7 @@ class ClusterFolder:
             write_sealed(self._file(k), buffer.getvalue())
 
     def _has_other_key(self, record: Path, key: dict[str, Any]) -> bool:
+        """Returns whether a record holds another key, or cannot be read, which is warned of."""
         try:
             return bool(differences(read_record(record), key))
         except LookalikeError as error:

@@ -22,13 +22,13 @@ Array = np.ndarray
 
 _ROWS = 4_096  # rows summed in single precision, before their sum is added to a total in double precision
 _OVERSAMPLING = 8  # seedings drawn per requested start
-_EXPLORED = 2_048  # points on which the first iterations of k-means run, or 256 per cluster if that is more:
-_EXPLORED_PER_CLUSTER = 256  # few enough to try many starts, which matters more than their precision
+_EXPLORED = 2_048  # points on which k-means chooses among its starts, or
+_EXPLORED_PER_CLUSTER = 256  # points per cluster, if that is more
 _FINALISTS = 5  # starts that continue on all points, where only a sample was explored
 _TOLERANCE = 1e-4  # k-means from several starts stops when no inertia improves by more than this share
 _CELLS = 8_000_000  # points × centres compared at a time: 32 MB of float32
 _MEDOID_CANDIDATES = 512  # bounds a medoid's search to 512 × n distances; it is exact for clusters of up to 512
-_AUTO_SAMPLE = 2_000  # a silhouette takes n × n distances: 2,000 points keep that to 16 MB of float32
+_AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
 _AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
 _SMALL, _LARGE = 2.0**-32, 2.0**32  # outside, squared distances come near the limits of single precision
 
@@ -166,14 +166,14 @@ def assign(points: Array, centres: Array) -> tuple[Array, Array]:
 def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
     """K-means (Lloyd) from greedy k-means++ seedings; all starts run together, as matrix products.
 
-    Each stage keeps the starts of lowest inertia:
+    Each step keeps the starts of lowest inertia:
 
-        points                      seedings     5 iterations on   until they settle   to the fixed point
-        up to 2,048 or 256 · k      8 · n_init   all points        best n_init         best 1
-        more                        8 · n_init   a sample of that  best 5, on all      best 1
-                                                 size (n_init)     points
+        few points:   8 · n_init seedings → 5 iterations → the best n_init until they settle → the best one
+        many points:  8 · n_init seedings of a sample → the best n_init for 5 iterations on the sample
+                      → the best 5 until they settle, on all points → the best one
 
-    At the fixed point every centre is the mean of its points.
+    "Few" means up to 2,048 points, or 256 per cluster if that is more; a sample has that size. The last start then runs
+    to its fixed point, where every centre is the mean of its points.
     """
     rng = np.random.default_rng(seed)
     single = np.ascontiguousarray(points, dtype=np.float32)

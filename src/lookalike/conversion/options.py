@@ -222,7 +222,7 @@ def settings_of(
     return Settings(**groups, **ungrouped, given=frozenset(options))
 
 
-def check_option_names(function: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def check_option_names(function: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
     """Refuses options that a function does not take, as Python does.
 
     Raises:
@@ -231,8 +231,8 @@ def check_option_names(function: str, options: Mapping[str, Any], known: tuple[s
     import difflib
 
     for name in options:
-        if name not in known:
-            alike = difflib.get_close_matches(name, known, 1)
+        if name not in allowed:
+            alike = difflib.get_close_matches(name, allowed, 1)
             hint = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 

@@ -123,5 +123,6 @@ def cluster_in_parts(
 
 
 def _chunks(n_points: int, step: int, read: Callable[[Array], Array]) -> Iterator[Any]:
+    """Yields points in chunks of at most ``step`` rows."""
     for start in range(0, n_points, step):
         yield read(np.arange(start, min(start + step, n_points)))

@@ -142,6 +142,7 @@ class _PatchSample:
         return patches, places
 
     def _thin(self) -> None:
+        """Joins the chunks, and keeps the patches with the smallest keys."""
         patches, places, keys = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
         if self.at_most is not None and len(keys) > self.at_most:
             rows = np.sort(np.argpartition(keys, self.at_most)[: self.at_most])

@@ -19,7 +19,7 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
 _LEAST_FOR_AUTO = 200  # embeddings: a smaller sample does not show the number of clusters of a class
-_TOO_SMALL = 1e-17  # squares of smaller differences (1e-34) have few digits left, or none, in single precision
+_TOO_SMALL = 1e-17  # squared distances between smaller embeddings vanish in single precision
 
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 

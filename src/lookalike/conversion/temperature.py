@@ -23,7 +23,7 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
 TemperatureOption = float | Literal["auto"]
-Reading = Literal["max", "sum"]
+ProbabilityReading = Literal["max", "sum"]
 
 _FOLDS = 5
 _STEPS = 2  # of k-means: few, as it starts from prototypes that are means of nearly the same samples
@@ -113,7 +113,7 @@ def choose_temperature(
     prototypes: Prototypes,
     similarity: Similarity,
     *,
-    reading: Reading = "max",
+    reading: ProbabilityReading = "max",
     seed: int = 0,
     groups: np.ndarray | None = None,
 ) -> Temperature:
@@ -137,7 +137,7 @@ def choose_temperature(
     dtype = at_least_single(embeddings.dtype)
     held_out = [
         hold_out(
-            lambda which, rows=rows: read_rows(embeddings, rows[which], dtype),  # type: ignore[misc]
+            lambda positions, rows=rows: read_rows(embeddings, rows[positions], dtype),  # type: ignore[misc]
             len(rows),
             k,
             prototypes.vectors[prototypes.labels == k].detach().cpu(),
@@ -244,7 +244,9 @@ def _prototypes_without(
 
 
 @torch.no_grad()
-def fit_temperature(held_out: Sequence[HeldOut], similarity: Similarity, reading: Reading = "max") -> Temperature:
+def fit_temperature(
+    held_out: Sequence[HeldOut], similarity: Similarity, reading: ProbabilityReading = "max"
+) -> Temperature:
     """Fits the temperature to held-out samples of all classes.
 
     Each sample is weighted by the number of training samples that it represents. Targets are smoothed by one sample in
@@ -296,7 +298,7 @@ def _minimise(loss: Callable[[float], float]) -> float | None:
 
 
 def _held_out_scores(
-    held_out: Sequence[HeldOut], similarity: Similarity, reading: Reading
+    held_out: Sequence[HeldOut], similarity: Similarity, reading: ProbabilityReading
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compares held-out samples with the prototypes computed without their fold.
 
@@ -326,7 +328,7 @@ def _held_out_scores(
 
 
 def _log_probabilities(
-    scores: Tensor, column_labels: Tensor, n_classes: int, reading: Reading, temperature: float
+    scores: Tensor, column_labels: Tensor, n_classes: int, reading: ProbabilityReading, temperature: float
 ) -> Tensor:
     """Returns log-probabilities [n, K] from class scores [n, K] or, for ``"sum"``, from similarities [n, P]."""
     if reading == "max":

@@ -23,7 +23,7 @@ def model_card(record: SavedModel, prototypes: Prototypes) -> str:
     lines = [
         "# A prototypical self-explainable model",
         "",
-        f"Made with lookalike by {method} from `{network}`, whose weights are as they were. It predicts the class of "
+        f"Made with lookalike by {method} from `{network}`, whose weights are unchanged. It predicts the class of "
         "the most similar prototype."
         if converted
         else f"Trained with lookalike as a {method}: `{network}`. Its prototypes vote for the classes.",
@@ -73,7 +73,7 @@ def model_card(record: SavedModel, prototypes: Prototypes) -> str:
 
 def _images(preprocessing: Preprocessing | None) -> str:
     return (
-        "ready tensors: how to prepare an image was not told"
+        "ready tensors: it is not known how to prepare an image"
         if preprocessing is None
         else _cell(preprocessing.describe())
     )
@@ -92,7 +92,7 @@ def _probabilities(record: SavedModel) -> str:
             f"(log loss {log_loss:.3f}; with a temperature of 1 it is {log_loss_at_1:.3f})"
         )
     if calibration.get("source") == "kept":
-        return f"{text}, kept from the conversion before more data joined"
+        return f"{text}, kept from the conversion before the update"
     if calibration.get("note"):
         return f"{text}; {_cell(calibration['note'])}"
     return f"{text}, not fitted: read them as likeness, not as chances"
@@ -103,11 +103,13 @@ def _share(value: float | None) -> str:
 
 
 def _name_and_options(component: NamedOptions) -> str:
+    """Formats a similarity or classifier with its options."""
     options = ", ".join(f"{key}={value}" for key, value in component.options.items())
     return f"`{component.name}`" + (f" ({options})" if options else "")
 
 
 def _cell(value: Any) -> str:
+    """Formats a value for a cell of a Markdown table, with its markup escaped."""
     text = visible(" ".join(str(value).split()))
     for mark in "\\`|*_<>[]":
         text = text.replace(mark, "\\" + mark)

@@ -157,7 +157,7 @@ class PatchModel(nn.Module):
     @torch.no_grad()
     def predict_patches(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class of each patch [N, H, W]."""
-        predictions = [self._nearest(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
+        predictions = [self._class_similarities(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
         classes: Tensor = torch.cat(predictions).unflatten(1, self.encoder.grid)
         return classes
 
@@ -165,7 +165,7 @@ class PatchModel(nn.Module):
     @torch.no_grad()
     def patch_probabilities(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class probabilities of each patch [N, H, W, K]; the shares of votes of ``forward`` are none."""
-        similarities = [self._nearest(rows, start)[0] for start, rows in self._batches(inputs, batch_size)]
+        similarities = [self._class_similarities(rows, start)[0] for start, rows in self._batches(inputs, batch_size)]
         probabilities: Tensor = (torch.cat(similarities) / self.temperature).softmax(2).unflatten(1, self.encoder.grid)
         return probabilities
 
@@ -211,7 +211,7 @@ class PatchModel(nn.Module):
             ax=ax,
         )
 
-    def _nearest(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    def _class_similarities(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns each patch's similarity to the classes [N, patches, K], and its class [N, patches]."""
         patches = self.encoder(inputs)
         check_finite_rows(patches.isfinite().reshape(len(inputs), -1).all(1), first=first)
@@ -224,11 +224,12 @@ class PatchModel(nn.Module):
 
     def _votes(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns the shares of votes [N, K], and the mean similarity of the patches to each class [N, K]."""
-        best, patch_classes = self._nearest(inputs, first)
+        best, patch_classes = self._class_similarities(inputs, first)
         shares = nn.functional.one_hot(patch_classes, len(self.class_names)).to(best.dtype).mean(1)
         return shares, best.mean(1)
 
     def _batches(self, inputs: Tensor | np.ndarray, batch_size: int) -> Iterator[tuple[int, Any]]:
+        """Yields the first row and the inputs of each batch, on the model's device."""
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)

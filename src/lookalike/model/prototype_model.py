@@ -310,6 +310,7 @@ class PrototypeModel(nn.Module):
         return ModelParts(**{field.name: getattr(self, field.name) for field in fields(ModelParts)})
 
     def _gallery_file(self) -> bytes:
+        """Returns a PNG file of all prototypes."""
         from lookalike.plots import gallery_axes
 
         per_class = int(self.prototypes.labels.bincount().max())
@@ -321,6 +322,7 @@ class PrototypeModel(nn.Module):
 
     @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Embeds inputs in batches, and applies a function to each batch of embeddings."""
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)

@@ -125,16 +125,19 @@ def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _to_same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Converts half precision to float32, and the second tensor to the type of the first."""
     if a.dtype in (torch.float16, torch.bfloat16):
         a = a.float()
     return a, b.to(a.dtype)
 
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
+    """Returns whether there are few enough pairs to compare them directly."""
     return len(a) * b.numel() <= _DIRECT_CELLS
 
 
 def _pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Returns Euclidean distances [N, P], computed pair by pair."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 

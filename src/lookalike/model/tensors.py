@@ -30,7 +30,7 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
         raise LookalikeError(f"there is an unknown tensor {shown(unknown[0])}")
     _check_prototypes(record, below("prototypes", tensors))
     for name, tensor in below("similarity", tensors).items():
-        _need(bool(is_finite(tensor)), f"similarity.{name} has values that are not finite")
+        _require(bool(is_finite(tensor)), f"similarity.{name} has values that are not finite")
     _check_classifier(record, below("classifier", tensors), len(tensors["prototypes.vectors"]))
     check_weights(below(ENCODER, tensors), record.encoder.not_finite)
     probe = tensors.get(PROBE)
@@ -43,6 +43,7 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
 
 
 def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Checks the tensors of the prototypes: names, types, shapes, ranges and consistency."""
     names = ("vectors", "labels", "counts", "purity", "nearest", "distances", "percentiles", "quantiles")
     missing = [name for name in names if name not in tensors]
     unknown = [name for name in tensors if name not in names]
@@ -52,7 +53,7 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
     p = {f"prototypes.{name}": tensors[name] for name in names}
     vectors, labels, counts, purity, nearest, distances, percentiles, quantiles = p.values()
     n_prototypes, n_nearest = len(vectors) if vectors.ndim else 0, nearest.shape[1] if nearest.ndim == 2 else 0
-    _need(n_prototypes > 0, "there are no prototypes")
+    _require(n_prototypes > 0, "there are no prototypes")
     shapes: dict[str, tuple[torch.dtype | None, tuple[int, ...]]] = {
         "vectors": (None, (n_prototypes, record.encoder.embedding_dim)),
         "labels": (torch.int64, (n_prototypes,)),
@@ -66,26 +67,26 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
     for name, (dtype, shape) in shapes.items():
         _check_shape(f"prototypes.{name}", tensors[name], dtype, shape)
     n_classes = len(record.class_names)
-    _need(is_finite(vectors), "prototypes.vectors has values that are not finite")
-    _need(
+    _require(is_finite(vectors), "prototypes.vectors has values that are not finite")
+    _require(
         bool(((labels >= 0) & (labels < n_classes)).all()),
         f"prototypes.labels must be classes from 0 to {n_classes - 1}",
     )
     if record.classifier.name not in (LinearHead.name, RectifiedLinearHead.name):
         n_of_class = torch.bincount(labels, minlength=n_classes)
-        _need(bool(n_of_class.all()), f"class {record.class_names[int(n_of_class.argmin())]!r} has no prototypes")
-    _need(bool((counts >= 0).all()), "prototypes.counts has negative numbers")
-    _need(_within(purity, 0, 1), "prototypes.purity must lie between 0 and 1")
-    _need(bool((nearest >= -1).all()), "prototypes.nearest has negative numbers")
+        _require(bool(n_of_class.all()), f"class {record.class_names[int(n_of_class.argmin())]!r} has no prototypes")
+    _require(bool((counts >= 0).all()), "prototypes.counts has negative numbers")
+    _require(_within(purity, 0, 1), "prototypes.purity must lie between 0 and 1")
+    _require(bool((nearest >= -1).all()), "prototypes.nearest has negative numbers")
     exists = nearest >= 0
-    _need(
+    _require(
         bool((distances >= 0).all()) and is_finite(distances[exists]),
         "prototypes.distances must be finite and not negative",
     )
-    _need(_within(percentiles, 0, 100), "prototypes.percentiles must lie between 0 and 100")
+    _require(_within(percentiles, 0, 100), "prototypes.percentiles must lie between 0 and 100")
     _check_quantiles(quantiles, counts)
     if record.images is not None:
-        _need(
+        _require(
             len(record.images) == n_prototypes,
             f"images lists pictures of {len(record.images)} prototypes; there are {n_prototypes}",
         )
@@ -95,13 +96,16 @@ def _check_quantiles(quantiles: Tensor, counts: Tensor) -> None:
     """Checks that quantiles do not fall, and are given exactly for prototypes with training samples."""
     empty = quantiles.isnan().all(1)
     rows = quantiles[~empty].double()
-    _need(is_finite(rows) and bool((rows >= 0).all()), "prototypes.quantiles must be finite and not negative")
+    _require(is_finite(rows) and bool((rows >= 0).all()), "prototypes.quantiles must be finite and not negative")
     slack = _ROUNDING * rows.amax(1, keepdim=True) if len(rows) else 0
-    _need(bool((rows.diff(dim=1) >= -slack).all()), "prototypes.quantiles must not fall")
-    _need(torch.equal(empty, counts == 0), "prototypes.quantiles must be given where prototypes.counts is not 0, only")
+    _require(bool((rows.diff(dim=1) >= -slack).all()), "prototypes.quantiles must not fall")
+    _require(
+        torch.equal(empty, counts == 0), "prototypes.quantiles must be given where prototypes.counts is not 0, only"
+    )
 
 
 def _check_classifier(record: SavedModel, tensors: Mapping[str, Tensor], n_prototypes: int) -> None:
+    """Checks the tensors of the classifier, which only linear heads have."""
     linear = record.classifier.name in (LinearHead.name, RectifiedLinearHead.name)
     unknown = [name for name in tensors if not linear or name not in ("weight", "bias")]
     if unknown:
@@ -115,7 +119,7 @@ def _check_classifier(record: SavedModel, tensors: Mapping[str, Tensor], n_proto
     if "bias" in tensors:
         _check_shape("classifier.bias", tensors["bias"], None, (n_classes,))
     for name, tensor in tensors.items():
-        _need(is_finite(tensor), f"classifier.{name} has values that are not finite")
+        _require(is_finite(tensor), f"classifier.{name} has values that are not finite")
 
 
 def _within(tensor: Tensor, low: float, high: float) -> bool:
@@ -125,7 +129,7 @@ def _within(tensor: Tensor, low: float, high: float) -> bool:
     return bool(((values >= low - slack) & (values <= high + slack)).all())
 
 
-def _need(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise LookalikeError(message)
 

@@ -144,6 +144,7 @@ def _refuse_unsupported_options(settings: Settings) -> None:
 def _convert(
     cluster: Ray, model: nn.Module | LoadedClassifier, data: Any, similarity: Similarity, settings: Settings
 ) -> PrototypeModel:
+    """Converts on a cluster, step by step: embed, cluster, survey, read the prototypes' images."""
     started = time.perf_counter()
     lengths = given_lengths(similarity)
     folder = Path(str(settings.working_folder)).resolve()

@@ -88,6 +88,7 @@ class Embedder:
         return JobResult(tuple(written), rows)
 
     def _write_once(self, rows: dict[str, np.ndarray]) -> str:
+        """Writes rows as a shard, unless it exists; returns its name."""
         order = np.argsort(rows["index"], kind="stable")
         rows = {name: column[order] for name, column in rows.items()}
         path = self._folder / shard_name(rows["index"])
@@ -102,6 +103,7 @@ class Embedder:
         return path.name
 
     def _write(self, path: Path, rows: dict[str, np.ndarray]) -> None:
+        """Embeds rows and writes them as a shard."""
         index = rows["index"].astype(np.int64)
         repeated = index[1:][index[1:] == index[:-1]]
         if len(repeated):
@@ -224,6 +226,7 @@ def _remove_damaged(folder: Path) -> None:
 
 
 def _check_result(result: JobResult, folder: Path) -> None:
+    """Raises the error of a job, or the loss of its shards on storage that is not shared."""
     if result.error:
         raise LookalikeError(result.error)
     missing = [name for name in result.shards if not (folder / name).exists()]

@@ -105,5 +105,6 @@ def _check_losses(error: Exception, losses: int, size: int) -> None:
 
 
 def _request_actor(start_actor: Callable[[], Any], starting: dict[Any, Any]) -> None:
+    """Requests an actor, and adds it to those that are starting."""
     actor = start_actor()
     starting[actor.ready.remote()] = actor

@@ -40,10 +40,9 @@ class FileReader(Reader):
 
     def open(self, rows: dict[str, np.ndarray]) -> ImageFiles:  # noqa: D102
         labels = rows["label"]
-        numbers = [
-            str(k) for k in range(int(labels.max(initial=-1)) + 1)
-        ]  # placeholders: only the driver knows the names
-        return ImageFiles(Path(), [Path(path) for path in rows["path"]], labels, numbers, self.preprocessing)
+        # placeholders: only the driver knows the names of the classes
+        class_names = [str(k) for k in range(int(labels.max(initial=-1)) + 1)]
+        return ImageFiles(Path(), [Path(path) for path in rows["path"]], labels, class_names, self.preprocessing)
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,7 @@ class ImageRows(Dataset[Any]):
         return f"sample {int(self.rows['index'][position])}"
 
     def _decode(self, content: bytes, position: int) -> torch.Tensor:
+        """Decodes and preprocesses an encoded image."""
         if self.transform is None:
             raise LookalikeError("the images need preparing: say what the network takes with preprocessing=")
         try:
@@ -136,6 +136,7 @@ class ImageRows(Dataset[Any]):
             raise BrokenImageError(self.describe(position), error.reason) from error
 
     def _number(self, label: Any, position: int) -> int:
+        """Returns the class number of a label, which may be a class name."""
         if not isinstance(label, str):
             return int(label)
         if not self.class_names:

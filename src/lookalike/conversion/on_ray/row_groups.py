@@ -88,6 +88,7 @@ def join_rows(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _indices(group: Group) -> np.ndarray:
+    """Returns the indices of a row group's rows [n]."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(group.file) as opened:

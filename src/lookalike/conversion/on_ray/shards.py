@@ -15,7 +15,7 @@ from lookalike._core.replacing import replacing_file
 from lookalike._core.working_folder import unsealed, write_sealed
 
 _META = b"lookalike"
-_GROUP_ROWS = 512  # classes with fewer rows share a row group: tiny row groups are slow to read
+_GROUP_ROWS = 512  # classes with fewer rows share a row group with the next one, so that no row group is tiny
 _READERS = 16
 
 
@@ -129,6 +129,7 @@ def damaged_shards(paths: Sequence[str]) -> list[str]:
 
 
 def _is_intact(path: Path) -> bool:
+    """Returns whether a shard matches its checksum."""
     try:
         return unsealed(_checksum_file(path)) == fingerprint_file(path).encode()
     except (OSError, LookalikeError):

@@ -31,7 +31,7 @@ from lookalike.data.identity import content_keys
 from lookalike.model.images import preprocessing_of
 
 _ROWS = "rows"
-_STORED_GROUP_ROWS = 512
+_STORED_GROUP_ROWS = 512  # of a row group in the files that a Ray dataset is written to
 
 
 class Source(ABC):
@@ -212,6 +212,7 @@ class Parquet(ShardedSource):
         return ImageRows(rows, self.preprocessing, self.class_names)
 
     def _is_stored(self, group: Group, stored: IndexSet) -> bool:
+        """Returns whether all rows of a row group are in shards already."""
         if "index" in self._columns:
             return False  # the indices of its rows are known only once it is read
         return bool(stored(np.arange(group.start, group.start + group.rows)).all())
@@ -264,6 +265,7 @@ class Table(Source):
 
     @cached_property
     def _head(self) -> dict[str, np.ndarray]:
+        """The first two rows."""
         batch = self._dataset.take_batch(2, batch_format="numpy")
         return {**batch, "index": np.arange(len(batch["label"]))}
 
@@ -277,6 +279,7 @@ def _pack(rows: dict[str, np.ndarray]) -> Any:
 
 
 def _as_bytes(image: Any) -> bytes | None:
+    """Returns an image as the bytes of a file: unchanged if it is encoded, else as .npy."""
     image = plain(image)
     if image is None or isinstance(image, bytes):
         return image
@@ -286,6 +289,7 @@ def _as_bytes(image: Any) -> bytes | None:
 
 
 def _check_columns(names: list[str]) -> None:
+    """Checks that there are the columns ``image`` and ``label``."""
     missing = [name for name in ("image", "label") if name not in names]
     if missing:
         raise LookalikeError(

@@ -60,6 +60,7 @@ def fit_similarity(similarity: Similarity, shards: list[Shard], dim: int, head_w
 
 
 def _fit_to_sample(similarity: Similarity, paths: list[str]) -> Similarity:
+    """Fits a similarity to an evenly spread sample of the embeddings in some shards."""
     columns = [read_indices(Path(path))[0] for path in paths]
     ordered = np.unique(np.concatenate(columns))
     sample_indices = ordered[:: -(-len(ordered) // similarity.fit_samples)]
@@ -173,7 +174,7 @@ def _cluster_class(
     arrays = {"vectors": vectors.numpy(), "note": np.array(note or "")}
     if settings.holds_out:
         held_out = hold_out(
-            lambda which: rows.embeddings[which],
+            lambda positions: rows.embeddings[positions],
             len(rows),
             k,
             vectors,
@@ -199,6 +200,7 @@ def _read_class(content: bytes, holds_out: bool) -> _LearnedClass | None:
 
 
 def _class_from_arrays(arrays: dict[str, np.ndarray]) -> _LearnedClass:
+    """Turns the arrays of ``_cluster_class`` into its result."""
     held_out = None
     if "n_training" in arrays:
         prototypes, filled, samples, folds = (
@@ -251,6 +253,7 @@ def survey_shards(
 def _survey_shards(
     model: tuple[Prototypes, Similarity], paths_and_repeats: list[tuple[str, np.ndarray]], n_nearest: int
 ) -> Survey:
+    """Surveys some shards, without the rows that earlier shards contain too."""
     prototypes, similarity = model
     result = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)
     for path, repeated in paths_and_repeats:
