@@ -9,7 +9,7 @@ import torch
 from lookalike import convert, load, load_classifier
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
-from lookalike.encoder.building import harmless
+from lookalike.encoder.building import safe_config
 from lookalike.relevance import lrp
 from tests.architectures import randomised
 from tests.hugging_face import classifiers, hugging_face
@@ -59,13 +59,13 @@ def test_a_network_of_timm_within_transformers_is_loaded_with_itself(tmp_path):
     ("value", "refused"),
     [([0, 0, 12], False), (3, False), (True, True), ("name", True), (["name"], True), ([[1], {"a": 1}], True)],
 )
-def test_numbers_under_a_name_that_fetches_are_harmless(value, refused):
+def test_numbers_under_a_name_that_fetches_are_allowed(value, refused):
     config = {"model_type": "swinv2", "pretrained_window_sizes": value}
     if not refused:
-        assert harmless(config) == config
+        assert safe_config(config) == config
         return
     with pytest.raises(LookalikeError, match="asks for pretrained_window_sizes"):
-        harmless(config)
+        safe_config(config)
 
 
 def test_two_heads_on_different_tokens_are_asked_about():

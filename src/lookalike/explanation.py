@@ -1,6 +1,6 @@
 """This looks like that: why a model predicts what it predicts (paper section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
+from lookalike.data import InputBatch
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -228,7 +229,8 @@ def explain(
 
     Args:
         model: A prototype model.
-        inputs: Inputs of the network [N, C, H, W].
+        inputs: Inputs of the network [N, C, H, W], a single row of them, image files, a folder, PIL images, pixels, or
+            a ``Dataset`` or ``DataLoader``; see ``lookalike.data.read_inputs``.
         n_nearest: Number of prototypes to show per input.
         labels: True classes [N], to tell correct predictions from wrong ones.
         names: Names of the inputs.
@@ -247,9 +249,6 @@ def explain(
             not finite, or the rule does not fit the model.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    if isinstance(inputs, np.ndarray):
-        inputs = torch.as_tensor(checks.tensor("inputs", inputs))
-    rows = n_rows(inputs)
     checks.whole_number("n_nearest", n_nearest, 1)
     checks.whole_number("batch_size", batch_size, 1)
     checks.flag("relevance", relevance)
@@ -260,24 +259,49 @@ def explain(
         labels = checks.class_indices("labels", labels, model.n_classes).tolist()
     if names is not None:
         names = checks.names("names", names)
-    for argument, values in (("labels", labels), ("names", names)):
-        if values is not None and len(values) != rows:
-            raise LookalikeError(f"there are {rows} inputs and {len(values)} {argument}")
     explanations: list[Explanation] = []
-    for start in range(0, rows, batch_size):
-        batch = slice(start, start + batch_size)
-        batch_explanations = _explain_batch(
-            model,
-            take_rows(inputs, batch),
-            n_nearest,
-            None if labels is None else [int(label) for label in labels[batch]],
-            None if names is None else list(names[batch]),
-            start,
-        )
+    for batch in _batches_to_explain(model, inputs, labels, names, batch_size):
+        first_row = len(explanations)
+        batch_explanations = _explain_batch(model, batch.inputs, n_nearest, batch.labels, batch.names, first_row)
         if relevance:
-            batch_explanations = _with_maps(model, take_rows(inputs, batch), batch_explanations, composite, rule)
+            batch_explanations = _with_maps(model, batch.inputs, batch_explanations, composite, rule)
         explanations += batch_explanations
     return explanations
+
+
+def _batches_to_explain(
+    model: PrototypeModel, inputs: Any, labels: Sequence[int] | None, names: Sequence[str] | None, batch_size: int
+) -> Iterator[InputBatch]:
+    """Yields batches of inputs, with the labels and names that the caller gave or that come with the data.
+
+    Labels that come with the data are used only if the data have the same class names as the model.
+
+    Raises:
+        LookalikeError: If the number of labels or names is not the number of inputs.
+    """
+    batches: Iterable[InputBatch] = model.read_inputs(inputs, batch_size)
+    arguments = {"labels": labels, "names": names}
+    if any(values is not None for values in arguments.values()):
+        batches = list(batches)
+        n_inputs = sum(n_rows(batch.inputs) for batch in batches)
+        for argument, values in arguments.items():
+            if values is not None and len(values) != n_inputs:
+                raise LookalikeError(f"there are {n_inputs} inputs and {len(values)} {argument}")
+    first = 0
+    for batch in batches:
+        rows = n_rows(batch.inputs)
+        batch_labels = batch.labels if batch.class_names == model.class_names else None
+        if labels is not None:
+            batch_labels = [int(label) for label in labels[first : first + rows]]
+        batch_names = batch.names if names is None else list(names[first : first + rows])
+        for start in range(0, rows, batch_size):
+            chunk = slice(start, start + batch_size)
+            yield InputBatch(
+                take_rows(batch.inputs, chunk),
+                None if batch_names is None else batch_names[chunk],
+                None if batch_labels is None else batch_labels[chunk],
+            )
+        first += rows
 
 
 def _with_maps(
@@ -328,7 +352,7 @@ def _maps_of_black_box(
     model: PrototypeModel, inputs: Tensor, composite: str | Composite
 ) -> tuple[list[np.ndarray | None], list[str | None]]:
     """Returns the heat-map of the black box for each input, None without a black box; and a caution or None."""
-    n_inputs = len(inputs)
+    n_inputs = n_rows(inputs)
     if not isinstance(model.encoder, Encoder) or model.encoder.outputs is None:
         return [None] * n_inputs, [None] * n_inputs
     with step("maps of the black box"):

@@ -384,8 +384,8 @@ import sys, warnings
 from lookalike import convert
 from lookalike.conversion.on_ray import Ray
 warnings.simplefilter("ignore")
-convert(sys.argv[1], sys.argv[2], backend=Ray(n_actors=1, shard_rows=8), working_folder=sys.argv[3], batch_size=8,
-        n_prototypes=3, n_nearest=4, seed=3)
+backend = Ray(n_actors=1, shard_rows=8)
+convert(sys.argv[1], sys.argv[2], 3, backend=backend, working_folder=sys.argv[3], batch_size=8, n_nearest=4, seed=3)
 """
 
 

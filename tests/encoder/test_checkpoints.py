@@ -121,7 +121,7 @@ def test_a_lightning_checkpoint(spec, tmp_path):
         "pytorch-lightning_version": "2.4.0",
     }
     path = saved(tmp_path, content)
-    with pytest.warns(LookalikeWarning, match=r"'state_dict.net' fit the network and are taken; 'loss.weight', 'met"):
+    with pytest.warns(LookalikeWarning, match=r"'state_dict.net' fit the network and are used; 'loss.weight', 'met"):
         assert holds(load_classifier(spec, path), state)
     assert read_checkpoint(path).metadata["hyper_parameters"]["classes"] == ["a", "b"]
 
@@ -143,7 +143,7 @@ def test_two_networks_in_one_file_are_asked_about(spec, tmp_path, nested):
 def test_the_only_weights_that_fit_are_taken_and_told(spec, tmp_path):
     classifier, generator = small().state_dict(), nn.Sequential(nn.Linear(7, 9), nn.Linear(9, 2)).state_dict()
     path = saved(tmp_path, {"generator": generator, "discriminator": classifier})
-    with pytest.warns(LookalikeWarning, match="'discriminator' fit the network and are taken; 'generator' are not"):
+    with pytest.warns(LookalikeWarning, match="'discriminator' fit the network and are used; 'generator' are not"):
         assert holds(load_classifier(spec, path), classifier)
     same = saved(tmp_path, {"model": classifier, "ema": {name: t.clone() for name, t in classifier.items()}})
     assert holds(load_classifier(spec, same), classifier)  # either is the same
@@ -174,7 +174,7 @@ def test_weights_by_order_for_any_number_of_classes(spec, tmp_path):
     with pytest.raises(LookalikeError, match="use --weights-by-order"):
         load_classifier("torchvision:resnet18", saved(tmp_path, renamed))
     save_file(renamed, tmp_path / "a.safetensors")
-    with pytest.raises(LookalikeError, match="keeps no order of its own, as safetensors sorts names"):
+    with pytest.raises(LookalikeError, match="does not keep the network's order, as safetensors sorts names"):
         load_classifier("torchvision:resnet18", tmp_path / "a.safetensors", by_order=True)
 
 
@@ -191,7 +191,7 @@ def test_quantised_weights_and_profilers_counts(spec, tmp_path):
     noise = {"0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}
     assert holds(load_classifier(spec, saved(tmp_path, {**state, **noise})), state)
     whole = {**state, "0.weight": state["0.weight"].to(torch.int8)}
-    with pytest.raises(LookalikeError, match=r"no floating-point numbers, as after quantisation: 0.weight \(int8\)"):
+    with pytest.raises(LookalikeError, match=r"not floating-point numbers, as after quantisation: 0.weight \(int8\)"):
         load_classifier(spec, saved(tmp_path, whole))
 
 
@@ -256,7 +256,7 @@ def test_tensors_that_are_no_plain_numbers_are_named(spec, tmp_path, kind):
     }[kind]()
     content = {name: t.to("meta") for name, t in state.items()} if kind == "all on meta" else state
     path = saved(tmp_path, {**content, "5.weight": special})
-    with pytest.raises(LookalikeError, match=rf"no plain numbers: .*weight \(.*{kind.split()[-1][:4]}"):
+    with pytest.raises(LookalikeError, match=rf"not plain numbers: .*weight \(.*{kind.split()[-1][:4]}"):
         load_classifier(spec, path)
     beside = {"special": {"5.weight": special}, "model": state}  # those that are not taken do no harm
     assert holds(load_classifier(spec, saved(tmp_path, beside), weights_key="model"), state)

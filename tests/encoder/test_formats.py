@@ -34,7 +34,7 @@ REFUSED = {
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a picture"),
     "json": (b'{"model_type": "vit"}', "is JSON text that names no weights"),
     "yaml": (b"model:\n  name: resnet\n", "is text \\('model:'\\)"),
-    "noise": (bytes(range(255, 150, -1)), "is damaged or of a kind that is not read"),
+    "noise": (bytes(range(255, 150, -1)), "is damaged or of an unknown kind"),
     "AppleDouble": (b"\x00\x05\x16\x07\x00\x02" + bytes(50), "is a companion file of macOS"),
 }
 

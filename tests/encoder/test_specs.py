@@ -119,7 +119,7 @@ def test_without_a_network_published_weights_are_asked_for_as_a_file(monkeypatch
 
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
     monkeypatch.setattr("torch.hub.get_dir", lambda: "/nonexistent")
-    with pytest.raises(LookalikeError, match=r"published weights of torchvision:resnet18 cannot be had .* give a file"):
+    with pytest.raises(LookalikeError, match=r"weights of torchvision:resnet18 cannot be loaded .* give a file"):
         load_classifier("torchvision:resnet18")
 
 

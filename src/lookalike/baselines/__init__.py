@@ -1,4 +1,4 @@
-"""The models that KMEx is compared with, trained under one protocol: black box, ProtoPNet, FLINT, ProtoVAE."""
+"""The models that KMEx is compared with, all trained in the same way: black box, ProtoPNet, FLINT, ProtoVAE."""
 
 from lookalike.baselines.baseline import METHODS, Baseline, PrototypeBaseline, Start, Step, Task
 from lookalike.baselines.black_box import BlackBox

@@ -1,4 +1,4 @@
-"""What every method that is trained has in common: how its model is made, in which phases, with which losses."""
+"""The base classes of trained methods: each builds a model and defines its training phases and losses."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ METHODS: Registry[type["Baseline"]] = Registry("method")
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned.
+    """The classification task of a data set.
 
     Attributes:
-        class_names: K names.
+        class_names: The names of the K classes.
         image: Shape of the images (C, H, W).
     """
 
@@ -35,21 +35,21 @@ class Task:
 
     @property
     def n_classes(self) -> int:
-        """K."""
+        """K, the number of classes."""
         return len(self.class_names)
 
     def sample(self) -> Tensor:
-        """Returns two empty images [2, C, H, W] to try a network with."""
+        """Returns two blank images [2, C, H, W] to try a network on."""
         return torch.zeros(2, *self.image)
 
 
 @dataclass(frozen=True)
 class Start:
-    """A classifier of any number of classes, with random or published weights, that a model is made from.
+    """The network that a model starts from: a classifier with any number of classes.
 
     Attributes:
-        network: The classifier.
-        spec: What ``rebuild`` makes it of.
+        network: The classifier, with random or trained weights.
+        spec: The spec that ``rebuild`` builds it from.
         head: The name of its head.
     """
 
@@ -58,23 +58,29 @@ class Start:
     head: str
 
     def with_head(self, n_classes: int) -> tuple[nn.Module, Spec]:
-        """Returns the network with a new head, and its spec."""
+        """Returns the network with a new head for ``n_classes``, and the spec of the result."""
         args: dict[str, Any] = {"head": self.head, "n_classes": n_classes}
         return with_head(self.network, **args), own_spec("with-head", self.spec, args)
 
 
 def own_spec(name: str, network: Spec, args: Spec) -> Spec:
-    """Returns the spec of a network of lookalike's own that stands on another."""
+    """Returns the spec of a lookalike network on top of another network.
+
+    Args:
+        name: Its registered name.
+        network: The spec of the other network.
+        args: The arguments of its constructor.
+    """
     return {"source": "lookalike", "name": name, "network": network, "args": args}
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a batch gives.
+    """The result of a training step on a batch.
 
     Attributes:
         scores: Class scores [N, K].
-        losses: The terms of the loss, by name, without their weights.
+        losses: The terms of the loss by name, not yet weighted.
     """
 
     scores: Tensor
@@ -82,18 +88,18 @@ class Step:
 
 
 class Baseline(ABC):
-    """A method: it makes a model, and says how the model learns.
+    """A method that builds a model and trains it.
 
-    To add one, subclass this and register it.
+    To add a method, subclass this and register the class.
 
     Args:
-        options: Its hyper-parameters.
+        options: The hyper-parameters.
 
     Attributes:
-        name: The name it is registered under.
-        title: As it is called in texts.
+        name: The name under which it is registered.
+        title: Its name in reports.
         nearest_by: How the training images that show a prototype are chosen; see ``survey``.
-        defaults: Hyper-parameters of its own, where ``hyperparameters.toml`` has no section for it.
+        defaults: Default hyper-parameters of a method without a section in ``hyperparameters.toml``.
     """
 
     name: ClassVar[str]
@@ -106,19 +112,19 @@ class Baseline(ABC):
 
     @abstractmethod
     def build(self, task: Task, start: Start) -> tuple[Any, Spec]:
-        """Makes the model, untrained.
+        """Builds the untrained model.
 
         Args:
-            task: What is to be learned.
-            start: The network to make it from; it is changed.
+            task: Classes and image shape.
+            start: The network to build on; it is modified in place.
 
         Returns:
-            A classifier or a ``PrototypeModel``, and the spec that ``rebuild`` makes its network of.
+            A classifier or a ``PrototypeModel``, and the spec that ``rebuild`` builds its network from.
         """
 
     @abstractmethod
     def parts(self, model: Any) -> Mapping[str, nn.Module]:
-        """Returns the model's parts by the names that the phases use; each weight is in one of them."""
+        """Returns the model's parts by the names that the phases use; every weight is in exactly one part."""
 
     @abstractmethod
     def phases(self) -> list[Phase]:
@@ -129,14 +135,14 @@ class Baseline(ABC):
         """Computes the terms of the loss.
 
         Args:
-            model: What ``build`` has made.
-            images: [N, C, H, W].
+            model: The model that ``build`` returned.
+            images: A batch of images [N, C, H, W].
             y: Their classes [N].
         """
 
 
 class PrototypeBaseline(Baseline):
-    """A method whose model is a prototype model with as many prototypes for each class."""
+    """A method whose model is a prototype model with the same number of prototypes for each class."""
 
     def assemble(
         self,
@@ -146,14 +152,14 @@ class PrototypeBaseline(Baseline):
         similarity: Similarity,
         head: type[LinearHead] = LinearHead,
     ) -> PrototypeModel:
-        """Puts the four parts together; each prototype first votes for its own class and against the others.
+        """Builds a prototype model; initially each prototype votes for its own class and against the others.
 
         Args:
-            task: What is to be learned.
+            task: Classes and image shape.
             encoder: Maps images to embeddings [N, D].
-            vectors: First prototypes [P, D], class by class.
-            similarity: Compares the two.
-            head: The kind of linear classifier.
+            vectors: Initial prototypes [P, D], class by class.
+            similarity: Compares embeddings with prototypes.
+            head: The class of the linear classifier.
         """
         labels = torch.arange(task.n_classes).repeat_interleave(self.options.n_prototypes)
         classifier: TransparentClassifier = head.from_labels(labels, task.n_classes)
@@ -161,8 +167,9 @@ class PrototypeBaseline(Baseline):
         return PrototypeModel(encoder, prototypes, similarity, classifier)
 
     def n_prototypes(self, task: Task) -> int:
-        """Returns P."""
+        """Returns P, the number of prototypes of all classes."""
         return self.options.n_prototypes * task.n_classes
 
-    def _own(self, name: str) -> Any:
+    def _own_option(self, name: str) -> Any:
+        """Returns a hyper-parameter that only this method has."""
         return self.options.own[name]

@@ -1,4 +1,4 @@
-"""The black box: a classifier that is trained as usual (paper, appendix A.2)."""
+"""The black box: an ordinary classifier (paper, appendix A.2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from lookalike.baselines.phases import Phase
 
 @METHODS.register("blackbox")
 class BlackBox(Baseline):
-    """A network with a linear head without bias, and cross entropy."""
+    """A network with a linear head without bias, trained with cross entropy."""
 
     name = "blackbox"
     title = "black box"

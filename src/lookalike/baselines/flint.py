@@ -15,26 +15,26 @@ from lookalike.model.similarity import make_similarity
 from lookalike.networks import FLINTNetwork
 from lookalike.networks.flint import hidden_layers
 
-_FROM_LATER = ("output_fidelity", "conciseness", "entropy", "diversity")
+_DELAYED_LOSSES = ("output_fidelity", "conciseness", "entropy", "diversity")
 
 
 @METHODS.register("flint")
 class FLINT(PrototypeBaseline):
-    """The interpreter is the prototype model: similarity ``dot``, a linear head on the attributes max(0, z · p)."""
+    """FLINT; its interpreter is the prototype model: similarity ``dot``, a linear head on attributes max(0, z · p)."""
 
     name = "flint"
     title = "FLINT"
     nearest_by = "similarity"
 
     def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
-        layers, channels = hidden_layers(start.network, task.sample(), self._own("hidden_layers"))
+        layers, channels = hidden_layers(start.network, task.sample(), self._own_option("hidden_layers"))
         predictor, spec = start.with_head(task.n_classes)
         args = {
             "layers": layers,
             "channels": channels,
             "n_attributes": self.n_prototypes(task),
             "image": list(task.image),
-            "dim": self._own("embedding_dim"),
+            "dim": self._own_option("embedding_dim"),
         }
         vectors = torch.nn.init.kaiming_uniform_(torch.empty(args["n_attributes"], args["dim"]))
         model = self.assemble(
@@ -51,22 +51,22 @@ class FLINT(PrototypeBaseline):
         }
 
     def phases(self) -> list[Phase]:
-        """Switches the losses on one after the other, from the epochs (counted from 1) that the options name."""
-        starts = {name: self._own(f"{name}_from") if name in _FROM_LATER else 1 for name in _names()}
+        """Returns a phase for each set of active losses; the options name the epoch, from 1, at which a loss starts."""
+        starts = {name: self._own_option(f"{name}_from") if name in _DELAYED_LOSSES else 1 for name in _loss_names()}
         edges = sorted({start for start in starts.values() if start <= self.options.epochs})
-        found = []
+        phases = []
         for start, end in zip(edges, [*edges[1:], self.options.epochs + 1], strict=True):
-            on = {name: float(self._own(name)) for name in _names() if starts[name] <= start}
-            label = "predict, reconstruct" if start == 1 else "all" if len(on) == len(starts) else "and be faithful"
-            found.append(Phase(label, end - start, ("predictor", "interpreter", "decoder"), on))
-        return found
+            active = {name: float(self._own_option(name)) for name in _loss_names() if starts[name] <= start}
+            label = "predict, reconstruct" if start == 1 else "all" if len(active) == len(starts) else "and be faithful"
+            phases.append(Phase(label, end - start, ("predictor", "interpreter", "decoder"), active))
+        return phases
 
     def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:
-        """Computes the terms; what g says of f reaches f neither through f's scores nor through its hidden layers."""
+        """Computes the terms of the loss; output fidelity sends no gradient into the predictor."""
         network: Any = model.encoder
         predicted, hidden = network.predict(images)
         attributes = model.similarities_of(network.interpret(hidden)).relu()
-        scores = model.scores_of(network.interpret([one.detach() for one in hidden]))
+        scores = model.scores_of(network.interpret([layer.detach() for layer in hidden]))
         return Step(
             scores,
             {
@@ -80,5 +80,5 @@ class FLINT(PrototypeBaseline):
         )
 
 
-def _names() -> tuple[str, ...]:
-    return ("cross_entropy", "input_fidelity", *_FROM_LATER)
+def _loss_names() -> tuple[str, ...]:
+    return ("cross_entropy", "input_fidelity", *_DELAYED_LOSSES)

@@ -1,4 +1,4 @@
-"""How the baselines are trained: one readable file of defaults, and what a user gives over them."""
+"""Hyper-parameters of the baselines: defaults from one readable file, overridden by the user's values."""
 
 import functools
 import tomllib
@@ -18,24 +18,24 @@ _POSITIVE = ("image_size", "epochs", "batch_size", "learning_rate", "n_prototype
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What a training is made with.
+    """The hyper-parameters of a training.
 
     Attributes:
         network: ``torchvision:NAME``, ``timm:NAME`` or ``lookalike:NAME``.
-        pretrained: Start from published weights, where they can be had.
+        pretrained: Start from published weights, if they are available.
         image_size: Side of the images in pixels.
-        epochs: How many; of ProtoPNet, without those of the last layer alone.
+        epochs: Number of epochs; ProtoPNet trains its last layer for further epochs.
         batch_size: Images per step.
         optimiser: ``"sgd"`` or ``"adam"``.
-        learning_rate: The largest.
-        momentum: Of stochastic gradient descent.
-        weight_decay: Of either.
-        schedule: ``"constant"`` or ``"cosine"``, epoch by epoch.
-        final_learning_rate: Where the cosine ends.
-        warm_up: Epochs in which the learning rate rises linearly.
+        learning_rate: The highest learning rate.
+        momentum: Momentum of stochastic gradient descent.
+        weight_decay: Weight decay of either optimiser.
+        schedule: ``"constant"`` or ``"cosine"``; the rate changes once per epoch.
+        final_learning_rate: The learning rate at which the cosine ends.
+        warm_up: Number of epochs in which the learning rate rises linearly.
         augment: Flip images left to right at random, and crop them after padding by 2 pixels.
-        n_prototypes: Per class.
-        own: The method's own, such as the weights of its losses.
+        n_prototypes: Number of prototypes per class.
+        own: Hyper-parameters that only this method has, such as the weights of its losses.
     """
 
     network: str
@@ -63,10 +63,10 @@ class Hyperparameters:
                 raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, the method's own among the others."""
+        """Returns all hyper-parameters by name, as plain JSON values."""
         values = asdict(self)
-        own: dict[str, Any] = values.pop("own")
-        return values | own
+        method_values: dict[str, Any] = values.pop("own")
+        return values | method_values
 
 
 def hyperparameters(
@@ -77,17 +77,17 @@ def hyperparameters(
     *,
     defaults: Mapping[str, Any] | None = None,
 ) -> Hyperparameters:
-    """Returns the defaults of a method on a data set, with what is given in their place.
+    """Returns the defaults of a method on a data set, overridden by the given values.
 
     Args:
-        method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``; or one of your own, with ``defaults``.
-        dataset: A registered name; the defaults of no special data set for any other.
-        preset: ``"paper"``, or ``"reference-code"`` where its code differs: a larger, falling learning rate.
-        given: Values by name.
-        defaults: Those of a method of your own, which the file has no section for.
+        method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``; or your own method, with ``defaults``.
+        dataset: The name of a data set; names without special defaults get the general ones.
+        preset: ``"paper"``, or ``"reference-code"`` for the values in its code: a larger, falling learning rate.
+        given: Values by name that override the defaults.
+        defaults: Defaults of your own method, for which the file has no section.
 
     Raises:
-        LookalikeError: If a name is unknown or a value is of another kind than the default.
+        LookalikeError: If a name is unknown, or a value has another type than the default.
 
     Example:
         >>> hyperparameters("blackbox", "mnist").learning_rate
@@ -97,39 +97,39 @@ def hyperparameters(
         >>> hyperparameters("protovae", "mnist").own["divergence"]
         1.0
     """
-    table = _table()
+    sections = _read_defaults()
     checks.instance("method", method, str, "a text")
     checks.instance("dataset", dataset, str, "a text")
     checks.instance("preset", preset, str, "a text")
     checks.optional(checks.mapping, "given", given)
     checks.optional(checks.mapping, "defaults", defaults)
-    if (method not in table and defaults is None) or method in ("common", "presets", "datasets"):
+    if (method not in sections and defaults is None) or method in ("common", "presets", "datasets"):
         raise LookalikeError(f"no method is called {method!r}")
-    if preset not in table["presets"]:
-        raise LookalikeError(f"no preset is called {preset!r}; there are {', '.join(table['presets'])}")
-    known = table["common"] | dict(defaults or {}) | table.get(method, {})
-    special = table["datasets"].get(dataset, {})
-    layers = [
-        table["presets"][preset],
-        {key: value for key, value in special.items() if not isinstance(value, dict)},
-        special.get(method, {}),
+    if preset not in sections["presets"]:
+        raise LookalikeError(f"no preset is called {preset!r}; there are {', '.join(sections['presets'])}")
+    base = sections["common"] | dict(defaults or {}) | sections.get(method, {})
+    dataset_table = sections["datasets"].get(dataset, {})
+    overrides = [  # later ones take precedence
+        sections["presets"][preset],
+        {key: value for key, value in dataset_table.items() if not isinstance(value, dict)},
+        dataset_table.get(method, {}),
         given or {},
     ]
-    values = dict(known)
-    for layer in layers:
-        for name, value in layer.items():
-            if name not in known:
-                raise LookalikeError(f"{method} has no hyper-parameter {name!r}; there are {', '.join(known)}")
-            values[name] = _of_kind(name, value, known[name])
-    common = {one.name for one in fields(Hyperparameters)} - {"own"}
+    values = dict(base)
+    for override in overrides:
+        for name, value in override.items():
+            if name not in base:
+                raise LookalikeError(f"{method} has no hyper-parameter {name!r}; there are {', '.join(base)}")
+            values[name] = _convert(name, value, base[name])
+    common = {option.name for option in fields(Hyperparameters)} - {"own"}
     return Hyperparameters(
         **{name: values[name] for name in common},
         own={name: value for name, value in values.items() if name not in common},
     )
 
 
-def _of_kind(name: str, value: Any, default: Any) -> Any:
-    """Returns a value as the default's type."""
+def _convert(name: str, value: Any, default: Any) -> Any:
+    """Returns a value in the default's type; integers become floats where the default is a float."""
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
@@ -138,5 +138,5 @@ def _of_kind(name: str, value: Any, default: Any) -> Any:
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
+def _read_defaults() -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))

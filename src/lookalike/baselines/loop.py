@@ -1,4 +1,4 @@
-"""The training loop, on Lightning: by phases, deterministic, taken up where it was stopped."""
+"""The training loop, on Lightning: runs the phases, is deterministic, and resumes interrupted trainings."""
 
 import csv
 import io
@@ -64,64 +64,76 @@ def fit(
     """Trains a model in place.
 
     Args:
-        baseline: Says how.
-        model: What it has built.
+        baseline: The method, with its phases and losses.
+        model: The model that it has built.
         data: Training and test images.
-        seed: Of everything random.
-        folder: Keeps the last finished epoch; if it has one, the training goes on from there.
-        num_workers: Processes that read images.
-        precision: Lightning's.
-        accelerator: Lightning's.
-        devices: Lightning's.
-        on_epoch: Is given each epoch's row of the log.
+        seed: Seed for everything random.
+        folder: Folder for the last finished epoch; if it holds one, the training resumes from it.
+        num_workers: Number of processes that read images.
+        precision: Lightning's argument.
+        accelerator: Lightning's argument.
+        devices: Lightning's argument.
+        on_epoch: Called with the log's row of each epoch.
         progress: Show a progress bar.
 
     Returns:
-        A row per epoch.
+        The log: a row per epoch.
 
     Raises:
-        KeyboardInterrupt: If it was interrupted.
-        LookalikeError: If the loss is not finite, or the kept epoch cannot be read.
+        KeyboardInterrupt: If the training was interrupted.
+        LookalikeError: If the loss is not finite, or the saved epoch cannot be read.
     """
-    keeper = _Keeper(folder)
+    saver = _EpochSaver(folder)
     module = _Module(baseline, model, data, seed, num_workers, on_epoch)
-    total = n_epochs(module.plan) * len(module.train_dataloader())
-    several = devices not in (1, "1")
-    with _leaving_no_trace(), progress_bar(f"Training {baseline.title}", total, progress) as module.advance:
+    total = n_epochs(module.phases) * len(module.train_dataloader())
+    on_several_devices = devices not in (1, "1")
+    with _restoring_global_state(), progress_bar(f"Training {baseline.title}", total, progress) as module.advance:
         trainer = _trainer(
-            max_epochs=n_epochs(module.plan),
+            max_epochs=n_epochs(module.phases),
             accelerator=accelerator,
             devices=devices,
-            strategy="ddp_find_unused_parameters_true" if several else "auto",
+            strategy="ddp_find_unused_parameters_true" if on_several_devices else "auto",
             precision=precision,
-            callbacks=[keeper, _EndsAtOnce()],
+            callbacks=[saver, _EndsOnSigterm()],
             plugins=[_SealedCheckpoints()],
             default_root_dir=folder,
         )
-        kept = None if folder is None or not (folder / CHECKPOINT).exists() else folder / CHECKPOINT
-        try:
-            model.to(memory_format=torch.channels_last)
-            with Accelerated():
-                with_children(trainer, lambda: trainer.fit(module, ckpt_path=kept))
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if not keeper.interrupted:
-                raise
-            raise KeyboardInterrupt from None
-        except (RuntimeError, KeyError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-            if kept is None or module.resumed:
-                raise
-            raise LookalikeError(f"{str(kept)!r} cannot be read ({error}); remove its folder to start anew") from error
-        if not trainer.is_global_zero:  # with several devices, one process goes on and the others have done their work
+        checkpoint = None if folder is None or not (folder / CHECKPOINT).exists() else folder / CHECKPOINT
+        _run(trainer, module, saver, checkpoint)
+        if not trainer.is_global_zero:  # with several devices, only the first process goes on; the others are done
             raise SystemExit(0)
     model.to(memory_format=torch.contiguous_format)
     return module.rows
 
 
-def _trainer(**options: Any) -> pl.Trainer:
-    """Makes Lightning's trainer, with none of its own output.
+def _run(trainer: pl.Trainer, module: "_Module", saver: "_EpochSaver", checkpoint: Path | None) -> None:
+    """Runs Lightning's training loop, from a checkpoint if there is one.
 
     Raises:
-        LookalikeError: If there is no such accelerator, number of devices or precision here.
+        KeyboardInterrupt: If the training was interrupted.
+        LookalikeError: If the checkpoint cannot be read.
+    """
+    try:
+        module.model.to(memory_format=torch.channels_last)
+        with Accelerated():
+            with_children(trainer, lambda: trainer.fit(module, ckpt_path=checkpoint))
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if not saver.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+    except (RuntimeError, KeyError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        if checkpoint is None or module.resumed:
+            raise
+        raise LookalikeError(
+            f"{str(checkpoint)!r} cannot be read ({error}); remove its folder to start anew"
+        ) from error
+
+
+def _trainer(**options: Any) -> pl.Trainer:
+    """Creates Lightning's trainer, without Lightning's own output.
+
+    Raises:
+        LookalikeError: If this machine lacks the accelerator, the number of devices or the precision.
     """
     try:
         return pl.Trainer(
@@ -138,21 +150,21 @@ def _trainer(**options: Any) -> pl.Trainer:
 
 
 def learning_rate_at(options: Hyperparameters, epoch: int) -> float:
-    """Returns the learning rate of an epoch, counted from 0: a linear rise, then constant or a half cosine.
+    """Returns the learning rate of an epoch, counted from 0: a linear rise, then constant or half a cosine.
 
-    Epochs beyond ``options.epochs``, in which ProtoPNet's last layer is fitted, have the full rate.
+    Epochs after ``options.epochs``, in which ProtoPNet trains its last layer, have the full rate.
     """
     full = options.learning_rate
     if epoch < options.warm_up:
         return full * (epoch + 1) / (options.warm_up + 1)
     if options.schedule == "constant" or epoch >= options.epochs:
         return full
-    done = (epoch - options.warm_up) / max(1, options.epochs - options.warm_up)
-    return options.final_learning_rate + (full - options.final_learning_rate) * (1 + math.cos(math.pi * done)) / 2
+    progress = (epoch - options.warm_up) / max(1, options.epochs - options.warm_up)
+    return options.final_learning_rate + (full - options.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def as_csv(rows: list[Row]) -> bytes:
-    """Returns the log as a CSV file; a column that a phase does not have is empty."""
+    """Returns the log as a CSV file; cells of losses that a phase does not have are empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names)
@@ -162,12 +174,12 @@ def as_csv(rows: list[Row]) -> bytes:
 
 
 class _Module(pl.LightningModule):
-    """Drives a baseline's phases.
+    """Runs the phases of a baseline.
 
     Attributes:
         rows: The log so far.
-        resumed: Whether a kept epoch was read.
-        advance: Moves the progress bar.
+        resumed: Whether a saved epoch was loaded.
+        advance: Moves the progress bar by a number of batches.
     """
 
     def __init__(
@@ -183,7 +195,7 @@ class _Module(pl.LightningModule):
         self.model = model
         self.baseline = baseline
         self.options = baseline.options
-        self.plan = baseline.phases()
+        self.phases = baseline.phases()
         self.data = data
         self.seed = seed
         self.num_workers = num_workers
@@ -192,35 +204,37 @@ class _Module(pl.LightningModule):
         self.resumed = False
         self.advance: Advance | None = None
         self._sums: dict[str, Any] = {}
-        self._watch = _Watch()
+        self._stopwatch = _Stopwatch()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        o, model = self.options, self.model
+        options, model = self.options, self.model
         network = model.encoder if isinstance(model, PrototypeModel) else model
         decayed = list(network.parameters())
-        known = {id(one) for one in decayed}
+        decayed_ids = {id(parameter) for parameter in decayed}
+        # only the network's weights decay, prototypes and votes do not
+        not_decayed = [parameter for parameter in model.parameters() if id(parameter) not in decayed_ids]
         groups = [
-            {"params": decayed, "weight_decay": o.weight_decay},
-            {"params": [one for one in model.parameters() if id(one) not in known], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": options.weight_decay},
+            {"params": not_decayed, "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        if o.optimiser == "sgd":
-            return torch.optim.SGD(groups, o.learning_rate, momentum=o.momentum)
-        return torch.optim.Adam(groups, o.learning_rate)
+        if options.optimiser == "sgd":
+            return torch.optim.SGD(groups, options.learning_rate, momentum=options.momentum)
+        return torch.optim.Adam(groups, options.learning_rate)
 
     def train_dataloader(self) -> DataLoader[Any]:
         augmentation = Augmentation(self.data.preprocessing) if self.options.augment else None
         images = _TrainingImages(self.data.train, augmentation, self.seed)
-        sampler: Any = _Shuffled(len(self.data.train), self.seed)
-        # Batch norm cannot normalise over one image: a last batch of one is left out, another image in each epoch.
-        n_here = -(-len(images) // self._n_processes())
-        alone = n_here > self.options.batch_size and n_here % self.options.batch_size == 1
+        sampler: Any = _ShuffledSampler(len(self.data.train), self.seed)
+        # Batch norm cannot normalise over one image, so a last batch of one is left out: another image in each epoch.
+        n_per_process = -(-len(images) // self._n_processes())
+        drop_last = n_per_process > self.options.batch_size and n_per_process % self.options.batch_size == 1
         return DataLoader(
-            images, self.options.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=alone
+            images, self.options.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=drop_last
         )
 
     def _n_processes(self) -> int:
-        """Returns over how many processes the images are divided; 1 before the training starts."""
+        """Returns the number of processes that share the images; 1 before the training starts."""
         return 1 if self._trainer is None else self.trainer.world_size
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -228,22 +242,22 @@ class _Module(pl.LightningModule):
         return DataLoader(images, self.options.batch_size, num_workers=self.num_workers) if len(images) else []
 
     def on_train_epoch_start(self) -> None:
-        self._watch = _Watch()
+        self._stopwatch = _Stopwatch()
         self._sums = {}
-        phase = phase_at(self.plan, self.current_epoch)
-        for name, part in self.baseline.parts(self.model).items():
-            part.train(name not in phase.still)
-            part.requires_grad_(name in phase.trains)
+        phase = phase_at(self.phases, self.current_epoch)
+        for name, module in self.baseline.parts(self.model).items():
+            module.train(name not in phase.still)
+            module.requires_grad_(name in phase.trains)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate_at(self.options, self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        torch.manual_seed(_mixed(self.seed, self.current_epoch, batch_idx))
+        torch.manual_seed(_combined_seed(self.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, y = batch
         images = images.contiguous(memory_format=torch.channels_last)
-        weights = phase_at(self.plan, self.current_epoch).losses
+        weights = phase_at(self.phases, self.current_epoch).losses
         try:
             step = self.baseline.step(self.model, images, y)
         except ValueError as error:
@@ -256,12 +270,12 @@ class _Module(pl.LightningModule):
         terms = {name: step.losses[name] for name in weights}
         loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         if not bool(loss.isfinite()):
-            named = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
+            values = ", ".join(f"{name} {float(term):.3g}" for name, term in terms.items())
             raise LookalikeError(
-                f"the loss is not finite in epoch {self.current_epoch + 1} ({named}): try a smaller learning rate"
+                f"the loss is not finite in epoch {self.current_epoch + 1} ({values}): try a smaller learning rate"
             )
         self._add("rows", len(y))
-        self._add("right", (step.scores.argmax(1) == y).sum())
+        self._add("n_correct", (step.scores.argmax(1) == y).sum())
         for name, value in {"loss": loss, **terms}.items():
             self._add(name, value.detach() * len(y))
         return loss
@@ -271,31 +285,31 @@ class _Module(pl.LightningModule):
             self.advance()
 
     def on_validation_start(self) -> None:
-        self._watch.pause()
+        self._stopwatch.pause()
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         images, y = batch
         images = images.contiguous(memory_format=torch.channels_last)
         self._add("test_rows", len(y))
-        self._add("test_right", (self.model(images).argmax(1) == y).sum())
+        self._add("n_test_correct", (self.model(images).argmax(1) == y).sum())
 
     def on_validation_end(self) -> None:
-        self._watch.go_on()
+        self._stopwatch.resume()
 
     def on_train_epoch_end(self) -> None:
-        phase = phase_at(self.plan, self.current_epoch)
-        if phase.push and is_last(self.plan, self.current_epoch):
+        phase = phase_at(self.phases, self.current_epoch)
+        if phase.push and is_last(self.phases, self.current_epoch):
             self._push()
-        sums = {name: self._over_devices(self._sums[name]) for name in sorted(self._sums)}
+        sums = {name: self._sum_over_devices(self._sums[name]) for name in sorted(self._sums)}
         row: Row = {
             "epoch": self.current_epoch + 1,
             "phase": phase.name,
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             "loss": sums["loss"] / sums["rows"],
             **{name: sums[name] / sums["rows"] for name in phase.losses},
-            "train_accuracy": sums["right"] / sums["rows"],
-            "test_accuracy": sums["test_right"] / sums["test_rows"] if "test_rows" in sums else None,
-            "seconds": round(self._watch.seconds(), 3),
+            "train_accuracy": sums["n_correct"] / sums["rows"],
+            "test_accuracy": sums["n_test_correct"] / sums["test_rows"] if "test_rows" in sums else None,
+            "seconds": round(self._stopwatch.seconds(), 3),
         }
         self.rows.append(row)
         if self.on_epoch is not None and self.trainer.is_global_zero:
@@ -311,43 +325,43 @@ class _Module(pl.LightningModule):
             self.advance(len(self.rows) * len(self.train_dataloader()))
 
     def _push(self) -> None:
-        """Moves the prototypes onto training embeddings, which are made in eval mode and without augmentation."""
+        """Moves the prototypes onto training embeddings, computed in eval mode without augmentation."""
         model: Any = self.model
         encoder = Encoder(model.encoder, self.data.train[0][0][None].to(self.device), head="output")
         store = embed(encoder, self.data.train, num_workers=self.num_workers, progress=False)
         z, y = (torch.from_numpy(np.asarray(array)).to(self.device) for array in (store.embeddings, store.labels))
         push(model.prototypes.vectors.data, model.prototypes.labels, z, y)
 
-    def _over_devices(self, value: Any) -> float:
-        """Returns the sum of a number over all devices."""
-        here = torch.as_tensor(value, dtype=torch.float64 if self.device.type == "cpu" else None, device=self.device)
-        return float(self.trainer.strategy.reduce(here, reduce_op="sum"))
+    def _sum_over_devices(self, value: Any) -> float:
+        """Sums a number over all devices."""
+        tensor = torch.as_tensor(value, dtype=torch.float64 if self.device.type == "cpu" else None, device=self.device)
+        return float(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
     def _add(self, name: str, value: Any) -> None:
         self._sums[name] = self._sums.get(name, 0) + value
 
 
-class _Watch:
-    """Tells how long something took, pauses left out."""
+class _Stopwatch:
+    """Measures seconds, without pauses."""
 
     def __init__(self) -> None:
-        self._spent = 0.0
-        self.go_on()
+        self._elapsed = 0.0
+        self.resume()
 
-    def go_on(self) -> None:
-        self._since = time.perf_counter()
+    def resume(self) -> None:
+        self._started_at = time.perf_counter()
 
     def pause(self) -> None:
-        self._spent += time.perf_counter() - self._since
-        self._since = time.perf_counter()
+        self._elapsed += time.perf_counter() - self._started_at
+        self._started_at = time.perf_counter()
 
     def seconds(self) -> float:
         self.pause()
-        return self._spent
+        return self._elapsed
 
 
 class _TrainingImages(Dataset[tuple[Tensor, int]]):
-    """Training images by epoch and number, which together with the seed fix how one is augmented."""
+    """Training images by (epoch, index); seed, epoch and index decide how an image is augmented."""
 
     def __init__(self, samples: Any, augmentation: Augmentation | None, seed: int) -> None:
         self.samples = samples
@@ -361,12 +375,15 @@ class _TrainingImages(Dataset[tuple[Tensor, int]]):
         epoch, index = key
         image, label = self.samples[index]
         if self.augmentation is not None:
-            image = self.augmentation(image, torch.Generator().manual_seed(_mixed(self.seed, epoch, 2, index)))
+            image = self.augmentation(image, torch.Generator().manual_seed(_combined_seed(self.seed, epoch, 2, index)))
         return image, label
 
 
-class _Shuffled(Sampler[tuple[int, int]]):
-    """Draws all samples, as (epoch, number), in an order that seed and epoch fix; Lightning tells it the epoch."""
+class _ShuffledSampler(Sampler[tuple[int, int]]):
+    """Yields all samples as (epoch, index), in an order that depends on seed and epoch.
+
+    Lightning calls ``set_epoch``.
+    """
 
     def __init__(self, n: int, seed: int) -> None:
         self.n = n
@@ -380,12 +397,12 @@ class _Shuffled(Sampler[tuple[int, int]]):
         return self.n
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(_mixed(self.seed, self.epoch, 1))
+        generator = torch.Generator().manual_seed(_combined_seed(self.seed, self.epoch, 1))
         yield from ((self.epoch, index) for index in torch.randperm(self.n, generator=generator).tolist())
 
 
 class _SealedCheckpoints(CheckpointIO):
-    """Writes checkpoints whole, with a checksum, and refuses one that does not fit it."""
+    """Writes checkpoints atomically with a checksum, and refuses checkpoints with a wrong checksum."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
         buffer = io.BytesIO()
@@ -404,11 +421,11 @@ class _SealedCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class _EndsAtOnce(Callback):
-    """Lets the signal to end (SIGTERM) end the training as it did before Lightning took it.
+class _EndsOnSigterm(Callback):
+    """Restores the handler of SIGTERM that Lightning replaces, so that the signal ends the training at once.
 
-    With several devices Lightning's handler waits for the other processes, which may have ended already, for ever.
-    Nothing is lost by ending at once: the last finished epoch is kept whole.
+    With several devices Lightning's handler waits forever for other processes that may have ended already. Ending at
+    once loses nothing: the last finished epoch is saved.
     """
 
     def __init__(self) -> None:
@@ -420,8 +437,8 @@ class _EndsAtOnce(Callback):
             signal.signal(signal.SIGTERM, self._handler)
 
 
-class _Keeper(Checkpoint):
-    """Keeps the last finished epoch, and remembers whether the training was interrupted."""
+class _EpochSaver(Checkpoint):
+    """Saves the last finished epoch, and records whether the training was interrupted."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -439,21 +456,21 @@ class _Keeper(Checkpoint):
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
 
-def _mixed(*numbers: int) -> int:
-    """Returns one seed for several numbers."""
+def _combined_seed(*numbers: int) -> int:
+    """Combines several numbers into one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager
-def _leaving_no_trace() -> Iterator[None]:
-    """Keeps Lightning quiet, and puts back what it sets for the whole process."""
+def _restoring_global_state() -> Iterator[None]:
+    """Silences Lightning, and restores the settings that it changes for the whole process."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     handler = signal.getsignal(signal.SIGINT)
     loggers = [logging.getLogger(name) for name in LOGGERS]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.ERROR)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
@@ -461,7 +478,7 @@ def _leaving_no_trace() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if signal.getsignal(signal.SIGINT) is not handler:
             signal.signal(signal.SIGINT, handler)

@@ -1,6 +1,6 @@
-"""Every term of every baseline's loss, as a function of tensors (SPEC of the methods: paper, appendix A.2).
+"""The terms of the baselines' losses, as functions of tensors (paper, appendix A.2).
 
-N samples, K classes, P prototypes, D dimensions. Each returns a scalar to be made small, without its weight.
+N samples, K classes, P prototypes, D dimensions. Each function returns a scalar to minimise, not yet weighted.
 """
 
 import torch
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from lookalike._core.errors import LookalikeError
 from lookalike.model.similarity import squared_distances
 
-_ENTROPY_FLOOR = 1e-12
+_ENTROPY_FLOOR = 1e-12  # keeps the logarithm of a zero probability finite
 
 
 def cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
-    """Returns −mean_i ln softmax(scores_i)[y_i], of class scores [N, K] for classes y [N]."""
+    """Returns −mean_i ln softmax(scores_i)[y_i], for class scores [N, K] and classes y [N]."""
     return nn.functional.cross_entropy(scores, y)
 
 
 def clustering(distances: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-    """Returns mean_i min_{j: c(j) = y_i} d_ij: a sample is to be near some prototype of its class (ProtoPNet) [paper].
+    """Returns mean_i min_{j: c(j) = y_i} d_ij: samples move towards a prototype of their class (ProtoPNet) [paper].
 
     Args:
         distances: Squared distances d [N, P].
@@ -29,7 +29,7 @@ def clustering(distances: Tensor, y: Tensor, labels: Tensor) -> Tensor:
 
 
 def separation(distances: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-    """Returns −mean_i min_{j: c(j) ≠ y_i} d_ij: and far from those of other classes (ProtoPNet) [paper].
+    """Returns −mean_i min_{j: c(j) ≠ y_i} d_ij: samples move away from prototypes of other classes (ProtoPNet) [paper].
 
     Args:
         distances: Squared distances d [N, P].
@@ -40,10 +40,10 @@ def separation(distances: Tensor, y: Tensor, labels: Tensor) -> Tensor:
 
 
 def off_class_sparsity(weight: Tensor, labels: Tensor) -> Tensor:
-    """Returns Σ_k Σ_{j: c(j) ≠ k} |w_kj|: prototypes are not to vote against other classes (ProtoPNet) [paper].
+    """Returns Σ_k Σ_{j: c(j) ≠ k} |w_kj|: few prototypes vote for or against other classes (ProtoPNet) [paper].
 
     Args:
-        weight: Of the linear head [K, P].
+        weight: Weights of the linear head [K, P].
         labels: The prototypes' classes [P].
     """
     classes = torch.arange(len(weight), device=weight.device)
@@ -56,29 +56,29 @@ def reconstruction(images: Tensor, reconstructed: Tensor) -> Tensor:
 
 
 def output_fidelity(scores: Tensor, predictor_scores: Tensor) -> Tensor:
-    """Returns −mean_i Σ_k softmax(f_i)_k ln softmax(g_i)_k: the interpreter g is to say what f does (FLINT) [paper].
+    """Returns −mean_i Σ_k softmax(f_i)_k ln softmax(g_i)_k: the interpreter g predicts what f predicts (FLINT) [paper].
 
-    No gradient reaches f's scores; the caller sees to it that none reaches f through what g reads.
+    No gradient reaches f's scores; the caller detaches the hidden layers that g reads.
 
     Args:
-        scores: Of the interpreter, g [N, K].
-        predictor_scores: Of the predictor, f [N, K].
+        scores: Class scores of the interpreter g [N, K].
+        predictor_scores: Class scores of the predictor f [N, K].
     """
     return nn.functional.cross_entropy(scores, predictor_scores.detach().softmax(1))
 
 
 def conciseness(attributes: Tensor) -> Tensor:
-    """Returns mean |Φ|, of attributes Φ [N, P]: few are to be active (FLINT) [paper]."""
+    """Returns mean |Φ|, for attributes Φ [N, P]: few attributes are active (FLINT) [paper]."""
     return attributes.abs().mean()
 
 
 def attribute_entropy(attributes: Tensor) -> Tensor:
-    """Returns mean_i H(softmax |Φ_i|), of attributes Φ [N, P]: a sample is to have few of them (FLINT) [paper]."""
+    """Returns mean_i H(softmax |Φ_i|), for attributes Φ [N, P]: each sample has few attributes (FLINT) [paper]."""
     return _entropy(attributes.abs().softmax(1)).mean()
 
 
 def attribute_diversity(attributes: Tensor) -> Tensor:
-    """Returns −H(softmax mean_i |Φ_i|), of attributes Φ [N, P]: a batch is to have many of them (FLINT) [paper]."""
+    """Returns −H(softmax mean_i |Φ_i|), for attributes Φ [N, P]: a batch has many attributes (FLINT) [paper]."""
     return -_entropy(attributes.abs().mean(0).softmax(0))
 
 
@@ -87,8 +87,8 @@ def divergence_from_prototypes(
 ) -> Tensor:
     """Returns mean_i Σ_{j: c(j) = y_i} s_ij KL_ij / Σ_{j: c(j) = y_i} s_ij, KL_ij = KL(N(μ_i, σ_i²) ‖ N(p_j, I)) / D.
 
-    A sample's Gaussian is to be that of its class's prototypes, the more alike the more (ProtoVAE) [paper]. The
-    divergence is per dimension, so that its weight means the same in any latent space [ours].
+    Each sample's Gaussian moves towards those of its class's prototypes, weighted by similarity (ProtoVAE) [paper]. The
+    divergence is per dimension, so that its weight is comparable between latent spaces [ours].
 
     Args:
         mean: μ [N, D].
@@ -98,17 +98,17 @@ def divergence_from_prototypes(
         y: The samples' classes [N].
         labels: The prototypes' classes [P].
     """
-    spread = (log_variance.exp() - 1 - log_variance).sum(1, keepdim=True)
-    kl = 0.5 * (spread + squared_distances(mean, prototypes)) / mean.shape[1]
-    share = similarities.masked_fill(labels != y[:, None], 0)
-    return ((share * kl).sum(1) / share.sum(1)).mean()
+    variance_terms = (log_variance.exp() - 1 - log_variance).sum(1, keepdim=True)
+    kl = 0.5 * (variance_terms + squared_distances(mean, prototypes)) / mean.shape[1]
+    weight = similarities.masked_fill(labels != y[:, None], 0)
+    return ((weight * kl).sum(1) / weight.sum(1)).mean()
 
 
 def orthonormality(prototypes: Tensor, labels: Tensor) -> Tensor:
-    """Returns (1/K) Σ_k ‖P̄_k P̄_kᵀ − I‖_F, P̄_k the centred prototypes of class k [L_k, D] (ProtoVAE) [paper].
+    """Returns (1/K) Σ_k ‖P̄_k P̄_kᵀ − I‖_F, with the centred prototypes P̄_k of class k [L_k, D] (ProtoVAE) [paper].
 
     Args:
-        prototypes: [P, D].
+        prototypes: Prototype vectors [P, D].
         labels: Their classes [P].
 
     Raises:
@@ -118,10 +118,10 @@ def orthonormality(prototypes: Tensor, labels: Tensor) -> Tensor:
         raise LookalikeError("there are no prototypes")
     terms = []
     for k in labels.unique():
-        own = prototypes[labels == k]
-        own = own - own.mean(0)
-        eye = torch.eye(len(own), dtype=own.dtype, device=own.device)
-        terms.append(torch.linalg.matrix_norm(own @ own.T - eye))
+        vectors = prototypes[labels == k]
+        centred = vectors - vectors.mean(0)
+        eye = torch.eye(len(centred), dtype=centred.dtype, device=centred.device)
+        terms.append(torch.linalg.matrix_norm(centred @ centred.T - eye))
     return torch.stack(terms).mean()
 
 

@@ -1,4 +1,4 @@
-"""How a training runs, as data that a person can read."""
+"""The phases of a training, as readable data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from lookalike._core.errors import LookalikeError
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs in which the same parts learn from the same losses.
+    """Consecutive epochs that train the same parts with the same losses.
 
     Attributes:
-        name: What it is called in the log.
-        epochs: How many.
+        name: Its name in the log.
+        epochs: Number of epochs.
         trains: The parts whose weights change.
         losses: The terms of the loss and their weights.
-        still: The parts that stay in eval mode, their batch norms' statistics included.
-        push: Whether, at its end, each prototype becomes the nearest training embedding of its class.
+        still: The parts that stay in eval mode, so that the statistics of their batch norms do not change.
+        push: Whether each prototype moves onto the nearest training embedding of its class at the end.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Phase:
 
 
 def n_epochs(phases: Sequence[Phase]) -> int:
-    """Returns how many epochs the phases have together."""
+    """Returns the total number of epochs."""
     return sum(phase.epochs for phase in phases)
 
 
@@ -38,11 +38,11 @@ def phase_at(phases: Sequence[Phase], epoch: int) -> Phase:
     Raises:
         LookalikeError: If the training has fewer epochs.
     """
-    rest = epoch
+    epoch_in_phase = epoch
     for phase in phases:
-        if rest < phase.epochs:
+        if epoch_in_phase < phase.epochs:
             return phase
-        rest -= phase.epochs
+        epoch_in_phase -= phase.epochs
     raise LookalikeError(f"there is no epoch {epoch}; the training has {n_epochs(phases)}")
 
 

@@ -17,13 +17,13 @@ from lookalike.networks import ProtoPNetNetwork
 
 @METHODS.register("protopnet")
 class ProtoPNet(PrototypeBaseline):
-    """Prototypes in [0, 1]^D, similarity ``log``, a linear head; pushed onto training embeddings."""
+    """ProtoPNet: prototypes in [0, 1]^D, similarity ``log``, a linear head; prototypes are pushed onto embeddings."""
 
     name = "protopnet"
     title = "ProtoPNet"
 
     def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
-        args = {"head": start.head, "dim": self._own("embedding_dim")}
+        args = {"head": start.head, "dim": self._own_option("embedding_dim")}
         encoder = ProtoPNetNetwork(start.network, **args)
         vectors = torch.rand(self.n_prototypes(task), args["dim"])
         return self.assemble(task, encoder, vectors, make_similarity("log")), own_spec("protopnet", start.spec, args)
@@ -38,29 +38,29 @@ class ProtoPNet(PrototypeBaseline):
         }
 
     def phases(self) -> list[Phase]:
-        """Warms up, trains all with a push every so often, then fits the last layer to the pushed prototypes.
+        """Returns a warm-up, joint phases that each end with a push, and a phase that trains only the last layer.
 
-        The classifier keeps its first votes until then [paper]. In its phase all else is in eval mode: batch norm's
-        statistics would move the embeddings away from the prototypes [ours].
+        The classifier keeps its initial votes until the last phase [paper]. In that phase everything else is in eval
+        mode: new statistics of batch norms would move the embeddings away from the pushed prototypes [ours].
         """
         names = ("cross_entropy", "clustering", "separation")
-        losses = {name: float(self._own(name)) for name in names}
-        warm, every, total = self._own("warm_epochs"), self._own("push_every"), self.options.epochs
-        warm = min(warm, total)
-        ends = [*range(every, total, every), total]
-        found = [Phase("warm", warm, ("add-on", "prototypes"), losses)] if warm else []
-        start = warm
+        losses = {name: float(self._own_option(name)) for name in names}
+        total, push_every = self.options.epochs, self._own_option("push_every")
+        warm_epochs = min(self._own_option("warm_epochs"), total)
+        ends = [*range(push_every, total, push_every), total]
+        phases = [Phase("warm", warm_epochs, ("add-on", "prototypes"), losses)] if warm_epochs else []
+        start = warm_epochs
         for end in ends:
             if end > start:
-                found.append(Phase("joint", end - start, ("backbone", "add-on", "prototypes"), losses, push=True))
+                phases.append(Phase("joint", end - start, ("backbone", "add-on", "prototypes"), losses, push=True))
                 start = end
-        if start == warm == total:  # nothing but the warm phase
-            found[-1] = replace(found[-1], push=True)
-        last = {"cross_entropy": losses["cross_entropy"], "sparsity": float(self._own("sparsity"))}
-        if self._own("last_layer_epochs"):
+        if start == warm_epochs == total:  # there is only the warm phase
+            phases[-1] = replace(phases[-1], push=True)
+        last = {"cross_entropy": losses["cross_entropy"], "sparsity": float(self._own_option("sparsity"))}
+        if self._own_option("last_layer_epochs"):
             still = ("backbone", "add-on", "prototypes")
-            found.append(Phase("last layer", self._own("last_layer_epochs"), ("classifier",), last, still))
-        return found
+            phases.append(Phase("last layer", self._own_option("last_layer_epochs"), ("classifier",), last, still))
+        return phases
 
     def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:  # noqa: D102
         embeddings = model.encoder(images)
@@ -83,15 +83,16 @@ class ProtoPNet(PrototypeBaseline):
 def push(prototypes: Tensor, labels: Tensor, embeddings: Tensor, y: Tensor) -> None:
     """Moves each prototype, in place, onto the nearest training embedding of its class [paper].
 
-    Two prototypes of a class may land on the same one.
+    Two prototypes of a class may move onto the same embedding.
 
     Args:
-        prototypes: [P, D].
+        prototypes: Prototype vectors [P, D].
         labels: Their classes [P].
-        embeddings: Of the training samples, without augmentation [N, D].
+        embeddings: Embeddings of the training samples, without augmentation [N, D].
         y: Their classes [N].
     """
     for k in labels.unique():
-        mine, own = torch.nonzero(labels == k)[:, 0], embeddings[y == k]
-        if len(own):
-            prototypes[mine] = own[squared_distances(own, prototypes[mine]).argmin(0)].to(prototypes)
+        rows, candidates = torch.nonzero(labels == k)[:, 0], embeddings[y == k]
+        if len(candidates):
+            nearest_index = squared_distances(candidates, prototypes[rows]).argmin(0)
+            prototypes[rows] = candidates[nearest_index].to(prototypes)

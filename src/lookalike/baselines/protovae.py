@@ -18,13 +18,13 @@ _TERMS = ("cross_entropy", "reconstruction", "divergence", "orthonormality")
 
 @METHODS.register("protovae")
 class ProtoVAE(PrototypeBaseline):
-    """Free prototypes in the latent space, similarity ``log-l2``, a linear head, and a decoder."""
+    """ProtoVAE: trainable prototypes in the latent space, similarity ``log-l2``, a linear head, and a decoder."""
 
     name = "protovae"
     title = "ProtoVAE"
 
     def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
-        args = {"head": start.head, "image": list(task.image), "dim": self._own("embedding_dim")}
+        args = {"head": start.head, "image": list(task.image), "dim": self._own_option("embedding_dim")}
         encoder = ProtoVAENetwork(start.network, **args)
         vectors = torch.randn(self.n_prototypes(task), args["dim"])
         return self.assemble(task, encoder, vectors, make_similarity("log-l2")), own_spec("protovae", start.spec, args)
@@ -33,7 +33,7 @@ class ProtoVAE(PrototypeBaseline):
         return {"encoder": model.encoder, "prototypes": model.prototypes, "classifier": model.classifier}
 
     def phases(self) -> list[Phase]:  # noqa: D102
-        weights = {name: float(self._own(name)) for name in _TERMS}
+        weights = {name: float(self._own_option(name)) for name in _TERMS}
         return [Phase("all", self.options.epochs, ("encoder", "prototypes", "classifier"), weights)]
 
     def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:  # noqa: D102

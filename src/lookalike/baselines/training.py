@@ -1,4 +1,4 @@
-"""train(): from a method's name and a data set to a model that is ready to explain itself."""
+"""train(): trains a method by name on a data set, and returns a model that can explain itself."""
 
 import os
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from lookalike.baselines.loop import Report, Row
 
 _STATE = "training.json"
-_BATCH = 256
+_BATCH_SIZE = 256  # images that are embedded at a time after the training
 _PRECISIONS = (
     "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
     "transformer-engine-float16", "32", "64", "16", "bf16",
@@ -51,10 +51,10 @@ _PRECISIONS = (
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training has made.
+    """The result of a training.
 
     Attributes:
-        model: A ``PrototypeModel``; of the black box a ``LoadedClassifier``.
+        model: A ``PrototypeModel``, or a ``LoadedClassifier`` for the black box.
         log: A row per epoch: phase, losses, accuracies, seconds.
         provenance: Method, hyper-parameters, seed, training seconds, data and versions.
     """
@@ -65,11 +65,11 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """How long the epochs took, pushes included, tests not."""
+        """Duration of all epochs in seconds, including pushes, without evaluation on the test images."""
         return float(self.provenance["train_seconds"])
 
     def save(self, folder: str | Path, *, images: bool = True, overwrite: bool = False) -> None:
-        """Writes the model's folder, with its log: for ``load``, or, of the black box, ``load_classifier``."""
+        """Saves the model and its log to a folder for ``load``, or for ``load_classifier`` if it is a black box."""
         from lookalike.baselines.loop import LOG, as_csv
 
         files = {LOG: as_csv(self.log)}
@@ -100,70 +100,61 @@ def train(
 ) -> Trained:
     """Trains a baseline.
 
-    The same seed gives the same weights on one machine, whether or not the training was stopped in between: chance
-    starts anew with every batch, and an epoch that was not finished is run again.
+    The same seed gives the same weights on one machine, also if the training was interrupted and resumed: random
+    numbers are seeded for every batch, and an unfinished epoch starts again.
 
     Args:
         method: ``"blackbox"``, ``"protopnet"``, ``"flint"`` or ``"protovae"``.
         data: Training and test images, all of one size.
-        preset: Which defaults; see ``hyperparameters``.
-        options: Hyper-parameters by name, in place of the defaults.
-        weights: A checkpoint for the network to start from; its head need not be in it.
-        weights_key: Which of its weights, where it holds several sets that fit.
-        seed: For first weights, order, augmentation and what a method draws.
-        working_folder: Keeps what is needed to go on after an interruption; if it holds the same training, that one
-            goes on. None keeps nothing.
-        num_workers: Processes that read images.
-        precision: Lightning's, e.g. ``"bf16-mixed"``.
-        accelerator: Lightning's, e.g. ``"gpu"``.
-        devices: Lightning's: how many. With several, Lightning runs the program once for each, and all but the
-            first end when the training does.
-        n_images: Of how many training images to keep the pixels, per prototype.
-        on_epoch: Is given each epoch's row of the log.
+        preset: The set of default hyper-parameters; see ``hyperparameters``.
+        options: Hyper-parameters by name that override the defaults.
+        weights: A checkpoint for the network to start from; it may lack the head.
+        weights_key: The set of weights to use if several in the checkpoint fit.
+        seed: Seed for initial weights, order, augmentation and the method's random draws.
+        working_folder: Folder from which an interrupted training resumes. None saves nothing.
+        num_workers: Number of processes that read images.
+        precision: Lightning's argument, e.g. ``"bf16-mixed"``.
+        accelerator: Lightning's argument, e.g. ``"gpu"``.
+        devices: Number of devices, Lightning's argument. With several, Lightning runs the program once for each, and
+            all processes but the first end with the training.
+        n_images: Number of training images per prototype whose pixels are kept in the model.
+        on_epoch: Called with the log's row of each epoch.
         progress: Show a progress bar; None shows one on a terminal.
 
     Returns:
-        The model, and how it came about.
+        The trained model, its log and its provenance.
 
     Raises:
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
     """
-    checks.instance("data", data, DataBundle, "a DataBundle")
-    checks.optional(checks.mapping, "options", options)
-    checks.optional(checks.path, "weights", weights)
-    checks.optional(checks.path, "working_folder", working_folder)
-    checks.seed("seed", seed)
-    checks.whole_number("num_workers", num_workers, 0)
-    checks.whole_number("n_images", n_images, 0)
-    checks.one_of("precision", precision, _PRECISIONS)
-    checks.text("accelerator", accelerator)
-    if not isinstance(devices, str):
-        checks.whole_number("devices", devices, 1)
-    check_devices(accelerator, devices)
-    if on_epoch is not None and not callable(on_epoch):
-        raise checks.unfit("on_epoch", on_epoch, "a function")
-    checks.progress("progress", progress)
-    given = None if weights is None else Path(weights)
-    made_by = METHODS[method]
-    chosen = hyperparameters(method, data.name, preset, options, defaults=made_by.defaults)
-    baseline = made_by(chosen)
-    loop = _loop()
-    batches = Batches(data, _BATCH, num_workers)
-    task = _task(data)
+    _check_arguments(data, options, weights, working_folder, seed, num_workers, n_images)
+    _check_lightning_arguments(precision, accelerator, devices, on_epoch, progress)
+    checkpoint = None if weights is None else Path(weights)
+    method_class = METHODS[method]
+    settings = hyperparameters(method, data.name, preset, options, defaults=method_class.defaults)
+    baseline = method_class(settings)
+    loop = _import_loop()
+    batches = Batches(data, _BATCH_SIZE, num_workers)
+    task = _task_of(data)
     key = training_key(
-        baseline.title, data, chosen, preset=preset, weights=given, weights_key=weights_key,
+        baseline.title, data, settings, preset=preset, weights=checkpoint, weights_key=weights_key,
         precision=precision, devices=devices, seed=seed,
     )  # fmt: skip
-    helper = devices not in (1, "1") and os.environ.get("LOCAL_RANK", "0") != "0"  # one of Lightning's other processes
+    # Lightning starts the program once for each further device; these processes do not own the working folder
+    is_child_process = devices not in (1, "1") and os.environ.get("LOCAL_RANK", "0") != "0"
     folder = None if working_folder is None else Path(working_folder)
 
-    def run() -> "tuple[Any, Spec, list[Row]]":
+    def build_and_fit() -> "tuple[Any, Spec, list[Row]]":
         if folder is not None:
-            _prepare(folder, key, write=not helper)
+            _prepare_folder(folder, key, write=not is_child_process)
         torch.manual_seed(seed)
         start = start_from(
-            chosen.network, task.sample(), pretrained=chosen.pretrained, weights=given, weights_key=weights_key
+            settings.network,
+            task.sample(),
+            pretrained=settings.pretrained,
+            weights=checkpoint,
+            weights_key=weights_key,
         )
         model, spec = baseline.build(task, start)
         log = loop.fit(
@@ -181,14 +172,38 @@ def train(
         )
         return model, spec, log
 
-    with nullcontext() if folder is None or helper else alone(lock_in(folder)):
-        model, spec, log = undoing(process_settings(loggers=loop.LOGGERS), run)
+    with nullcontext() if folder is None or is_child_process else alone(lock_in(folder)):
+        model, spec, log = undoing(process_settings(loggers=loop.LOGGERS), build_and_fit)
     seconds = round(sum(row["seconds"] for row in log), 3)
     provenance = {**key, "train_seconds": seconds, "versions": versions()}
     model.eval().requires_grad_()
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
-    return Trained(_finished(baseline, model, spec, task, batches, data, provenance, n_images), log, provenance)
+    finished = _with_training_images(baseline, model, spec, task, batches, data, provenance, n_images)
+    return Trained(finished, log, provenance)
+
+
+def _check_arguments(
+    data: Any, options: Any, weights: Any, working_folder: Any, seed: Any, num_workers: Any, n_images: Any
+) -> None:
+    checks.instance("data", data, DataBundle, "a DataBundle")
+    checks.optional(checks.mapping, "options", options)
+    checks.optional(checks.path, "weights", weights)
+    checks.optional(checks.path, "working_folder", working_folder)
+    checks.seed("seed", seed)
+    checks.whole_number("num_workers", num_workers, 0)
+    checks.whole_number("n_images", n_images, 0)
+
+
+def _check_lightning_arguments(precision: Any, accelerator: Any, devices: Any, on_epoch: Any, progress: Any) -> None:
+    checks.one_of("precision", precision, _PRECISIONS)
+    checks.text("accelerator", accelerator)
+    if not isinstance(devices, str):
+        checks.whole_number("devices", devices, 1)
+    check_devices(accelerator, devices)
+    if on_epoch is not None and not callable(on_epoch):
+        raise checks.unfit("on_epoch", on_epoch, "a function")
+    checks.progress("progress", progress)
 
 
 def training_key(
@@ -203,10 +218,10 @@ def training_key(
     devices: int | str,
     seed: int,
 ) -> dict[str, Any]:
-    """Returns everything that a training depends on, as JSON values by name.
+    """Returns everything that the result of a training depends on, as JSON values by name.
 
-    The accelerator and the versions of libraries are not in it: with another one a training goes on, and its weights
-    differ by rounding.
+    The accelerator and the versions of libraries are not part of it: a training may resume with others, and its weights
+    then differ by rounding.
     """
     key = {
         "method": method,
@@ -231,14 +246,14 @@ def training_key(
 
 
 def _fingerprint_checkpoint(path: Path) -> str:
-    """Returns a SHA-256 of all weights in a checkpoint."""
+    """Returns the SHA-256 of all weights in a checkpoint."""
     sets = read_checkpoint(path).weights
     if len(sets) == 1:
         return fingerprint_tensors(next(iter(sets.values())))
     return fingerprint_json({key: fingerprint_tensors(tensors) for key, tensors in sets.items()})
 
 
-def _finished(
+def _with_training_images(
     baseline: Baseline,
     model: PrototypeModel,
     spec: Spec,
@@ -248,13 +263,13 @@ def _finished(
     provenance: Mapping[str, Any],
     n_images: int,
 ) -> PrototypeModel:
-    """Makes of a trained model one that can be saved, with the training data behind each prototype."""
+    """Returns a trained model that can be saved, with the nearest training images of each prototype."""
     encoder = Encoder(model.encoder, task.sample(), head="output", spec=spec)
     store = embed(encoder, batches, progress=False)
-    p = model.prototypes
-    learned = Prototypes(p.vectors.detach().clone(), p.labels, p.class_names)
+    trained = model.prototypes
+    detached = Prototypes(trained.vectors.detach().clone(), trained.labels, trained.class_names)
     prototypes = survey(
-        learned,
+        detached,
         model.similarity,
         store.embeddings,
         store.labels,
@@ -275,11 +290,11 @@ def _finished(
     )
 
 
-def _task(data: DataBundle) -> Task:
-    """Reads classes and shape off the data.
+def _task_of(data: DataBundle) -> Task:
+    """Reads the class names and the image shape from the data.
 
     Raises:
-        LookalikeError: If there are no images, or the first is none.
+        LookalikeError: If there are no images, the first sample is no image, or a class has no images.
     """
     if not len(data.train):
         raise LookalikeError("there are no training images")
@@ -295,8 +310,8 @@ def _task(data: DataBundle) -> Task:
     return Task(list(data.class_names), shape)
 
 
-def _prepare(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
-    """Makes a folder for a training, or checks that the present one holds this training.
+def _prepare_folder(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
+    """Creates the working folder of a training, or checks that it belongs to this training.
 
     Args:
         folder: The working folder.
@@ -304,7 +319,7 @@ def _prepare(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
         write: False in the processes that Lightning starts for further devices.
 
     Raises:
-        LookalikeError: If it holds another training, and it says what differs; or other files.
+        LookalikeError: If the folder holds another training, and the message says what differs; or other files.
     """
     state = folder / _STATE
     if write:
@@ -316,10 +331,10 @@ def _prepare(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_record(state, key)
     try:
-        held = read_record(state)
+        record = read_record(state)
     except LookalikeError as error:
         raise LookalikeError(f"{str(state)!r} cannot be read: {error}; remove its folder to start anew") from error
-    differing = differences(_flat(held), _flat(key))
+    differing = differences(_flatten(record), _flatten(key))
     if differing:
         raise LookalikeError(
             f"{str(folder)!r} holds an unfinished training with other {differing}; remove it, or repeat its command to "
@@ -327,12 +342,13 @@ def _prepare(folder: Path, key: Mapping[str, Any], *, write: bool) -> None:
         )
 
 
-def _flat(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a key with its fingerprints beside the other values."""
+def _flatten(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a training's key with the fingerprints at the top level."""
     return {name: value for name, value in key.items() if name != "fingerprints"} | dict(key.get("fingerprints", {}))
 
 
-def _loop() -> Any:
+def _import_loop() -> Any:
+    """Imports the training loop, which needs the optional package Lightning."""
     try:
         from lookalike.baselines import loop
     except ImportError as error:
@@ -343,22 +359,24 @@ def _loop() -> Any:
 
 
 def remove_finished(folder: str | Path, output: str | Path) -> None:
-    """Removes the working folder of a training whose result is saved; a kill can come before its own command does.
+    """Removes the working folder of a training whose result is saved.
+
+    The training's own command removes it too, unless it was killed before that.
 
     Args:
-        folder: The working folder; another training's stays.
+        folder: The working folder; it stays if it belongs to another training.
         output: The folder of the saved model or classifier.
     """
     folder = Path(folder)
     remove_leftovers(folder)
     try:
-        made, held = read_provenance(output), read_record(folder / _STATE)
+        provenance, record = read_provenance(output), read_record(folder / _STATE)
     except LookalikeError:
         return
-    if all(made.get(name) == value for name, value in held.items()):
+    if all(provenance.get(name) == value for name, value in record.items()):
         remove_folder(folder)
 
 
 def is_unfinished(folder: str | Path) -> bool:
-    """Says whether a folder keeps a training that can go on."""
+    """Says whether a folder holds an unfinished training that can resume."""
     return (Path(folder) / _STATE).is_file()

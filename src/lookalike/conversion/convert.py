@@ -99,8 +99,9 @@ def convert(
     Args:
         model: A trained classifier: a module, a spec such as ``"torchvision:resnet34"``, the result of
             ``load_classifier``, an ``Encoder``, or another ``PrototypeModel``, whose embedding is used.
-        train: A ``Dataset`` or ``DataLoader`` of (x, y), a pair (x, y) of tensors or arrays, a ``DataBundle``, or an
-            ``EmbeddingStore``. The training split, without augmentation.
+        train: A ``Dataset`` or ``DataLoader`` of (x, y), a pair (x, y) of tensors or arrays, a folder with a sub-folder
+            per class, the name of a data set, a ``DataBundle``, or an ``EmbeddingStore``. The training split, without
+            augmentation.
         n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
         similarity: Name of a registered similarity, or a ``Similarity``.
         level: ``"patch"`` clusters parts of images, the positions of the last feature map before average pooling, and
@@ -113,7 +114,7 @@ def convert(
             - probabilities: ``probabilities``, ``temperature``
             - which training samples show a prototype: ``n_nearest``, ``n_images``, ``nearest_from``
             - where the classifier is cut: ``head``, ``output``, ``class_order``
-            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``
+            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``preprocessing``
             - ``similarity_options``, ``max_patches``, ``embeddings``, ``class_names``, ``working_folder``, ``progress``
 
             ``lookalike.conversion.options`` documents each.
@@ -165,7 +166,8 @@ def _convert(
 ) -> PrototypeModel:
     """Converts in this process, step by step."""
     started = time.perf_counter()
-    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading)
+    model_preprocessing = getattr(model, "preprocessing", None)
+    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
     encoder = _cut_and_order(model, train, batches, settings)
     store = _embed_or_check(encoder, train, batches, settings, folder)
     embed_seconds = time.perf_counter() - started
@@ -186,7 +188,7 @@ def _convert(
             reading=settings.probabilities.probabilities,
             seed=settings.clustering.seed,
         )
-    preprocessing = preprocessing_of(batches)
+    preprocessing = preprocessing_of(batches) or settings.reading.preprocessing
     with step("read the prototypes' images"):
         images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
     with step("remember the training images"):

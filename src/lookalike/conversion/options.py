@@ -13,6 +13,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.conversion.out_of_core import MemoryLimit
 from lookalike.conversion.per_class import Clustering, NPrototypes
 from lookalike.conversion.temperature import TemperatureOption, check_temperature
+from lookalike.data import read_preprocessing
 from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision
 from lookalike.encoder import ClassOrder
 from lookalike.model.classifier import NearestPrototype
@@ -37,6 +38,7 @@ class ConversionOptions(TypedDict, total=False):
     num_workers: int | None
     on_error: Literal["stop", "skip"]
     precision: Precision
+    preprocessing: Any
     max_patches: int | None
     embeddings: EmbeddingStore | None
     class_names: list[str] | None
@@ -126,14 +128,20 @@ class Reading:
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
         precision: Numbers in which the encoder computes: ``"auto"`` (half precision for long passes on processors
             that are faster at it; ``provenance`` records its effect), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        preprocessing: Preprocessing of the images: a ``Preprocessing``, a torchvision transform, a processor of
+            Transformers or a configuration of timm. None takes that of the data, or of the classifier. The model keeps
+            it, and so also accepts images and files as inputs.
     """
 
     batch_size: int | None = None
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     precision: Precision = "auto"
+    preprocessing: Any = None
 
     def __post_init__(self) -> None:
+        if self.preprocessing is not None:
+            object.__setattr__(self, "preprocessing", read_preprocessing(self.preprocessing))
         checks.optional(checks.whole_number, "batch_size", self.batch_size, 1)
         checks.optional(checks.whole_number, "num_workers", self.num_workers, 0)
         checks.one_of("on_error", self.on_error, ("stop", "skip"))

@@ -51,7 +51,7 @@ def convert_patches(
             patches.
     """
     refuse_options(settings, _NOT_FOR_PATCHES)
-    batches = as_batches(train, settings.reading)
+    batches = as_batches(train, settings.reading, getattr(model, "preprocessing", None))
     if batches.is_random():
         warn_of("the training images are augmented at random, and the patches with them; use the plain transform")
     first = next(iter(batches), None)

@@ -9,7 +9,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike.conversion.options import Cut, Reading
-from lookalike.data import Batches
+from lookalike.data import Batches, Preprocessing, load_data, settle_value_range
 from lookalike.embedding import EmbeddingStore, as_encoder, name_samples
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
@@ -28,10 +28,18 @@ def open_classifier(model: Any) -> nn.Module | LoadedClassifier:
     return model
 
 
-def as_batches(data: Any, reading: Reading) -> Batches:
-    """Returns data as batches in a fixed order."""
+def as_batches(data: Any, reading: Reading, model_preprocessing: Preprocessing | None = None) -> Batches:
+    """Returns data as batches in a fixed order.
+
+    Args:
+        data: Data as for ``convert``. A name or path is that of a data set or a folder, whose training part is taken.
+        reading: How to read the data.
+        model_preprocessing: Preprocessing of the classifier's images, if it is known.
+    """
     if isinstance(data, Batches):
         return data
+    if isinstance(data, str | Path):
+        data = settle_value_range(load_data(data, reading.preprocessing or model_preprocessing))
     return Batches(data, reading.batch_size, reading.num_workers, reading.on_error)
 
 

@@ -49,7 +49,7 @@ def update_model(
         settings: Options; a temperature of ``"auto"`` keeps the model's temperature.
     """
     checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
-    batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading)
+    batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading, model.preprocessing)
     encoder = cut_classifier(model, batches, settings.cut)
     store = _new_embeddings(more, batches, encoder, settings)
     old_prototypes, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()

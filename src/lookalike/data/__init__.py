@@ -16,8 +16,10 @@ from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
+from lookalike.data.raw import InputBatch, read_inputs
 from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.training import load_training_data
+from lookalike.data.transforms import preprocessing_or_none, read_preprocessing
 from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
 
@@ -32,6 +34,7 @@ __all__ = [
     "DatasetEntry",
     "ImageArray",
     "ImageFiles",
+    "InputBatch",
     "PassedOver",
     "Preprocessing",
     "Split",
@@ -49,7 +52,10 @@ __all__ = [
     "load_glyphs",
     "load_quickdraw",
     "load_training_data",
+    "preprocessing_or_none",
     "read_image",
+    "read_inputs",
+    "read_preprocessing",
     "settle_value_range",
     "value_remark",
     "warn_of_values",

@@ -1,4 +1,4 @@
-"""Building networks without weights, and saying in one line why one cannot be built or fetched."""
+"""Builds networks without weights; errors say in one line why a network cannot be built or downloaded."""
 
 import contextlib
 import importlib
@@ -15,21 +15,22 @@ from lookalike.networks import NETWORKS
 INCEPTIONS = ("googlenet", "inception_v3")  # their published weights normalise inside the network
 INCEPTION_SWITCHES = ("transform_input", "aux_logits")
 
+# configuration entries with one of these words make a library download files or run code
 _FETCHING = ("backbone", "checkpoint", "pretrained", "auto_map", "quantization")
 _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_path", "transformers_version"})
 
 
 def check_torchvision(name: str) -> None:
-    """Checks that torchvision has a classifier of a name."""
+    """Checks that torchvision has a classifier of this name."""
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise _unknown("torchvision", name, known)
+    available = torchvision.models.list_models(module=torchvision.models)
+    if name not in available:
+        raise _unknown("torchvision", name, available)
 
 
 def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
-    """Builds one of torchvision's classifiers with random weights."""
+    """Builds a torchvision classifier with random weights."""
     import torchvision
 
     check_torchvision(name)
@@ -37,13 +38,13 @@ def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
         channels = args.get("in_chans", 3)
         args = {key: value for key, value in args.items() if key != "in_chans"}
         if name in INCEPTIONS:
-            args = {"init_weights": False} | args  # their own initialisation takes half a minute
+            args = {"init_weights": False} | args  # torchvision's default initialisation takes half a minute
         model: nn.Module = torchvision.models.get_model(name, weights=None, **args)
         return model if channels == 3 else with_input_channels(model, channels)
 
 
 def build_timm(name: str, args: dict[str, Any], *, pretrained: bool) -> nn.Module:
-    """Builds one of timm's classifiers, with random or with its published weights."""
+    """Builds a timm classifier, with random or published weights."""
     timm = import_extra("timm", "timm")
     if not pretrained and not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
@@ -53,53 +54,56 @@ def build_timm(name: str, args: dict[str, Any], *, pretrained: bool) -> nn.Modul
         return timm.create_model(name, pretrained=pretrained, **args)  # type: ignore[no-any-return]
 
 
-def build_own(name: str, args: dict[str, Any], network: nn.Module | None = None) -> nn.Module:
-    """Builds one of lookalike's networks, around another network where it needs one."""
+def build_lookalike(name: str, args: dict[str, Any], network: nn.Module | None = None) -> nn.Module:
+    """Builds one of lookalike's own networks, on top of ``network`` if it needs one."""
     make = NETWORKS[name]
     with building(f"lookalike:{name}", args):
         return make(**args) if network is None else make(network, **args)
 
 
-def harmless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a saved Hugging Face configuration without what would fetch code or files.
+def safe_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a saved Hugging Face configuration without entries that only concern how it was loaded.
 
     Raises:
-        LookalikeError: If it names a wrapped network or files of its own.
+        LookalikeError: If building from it would download files or run code.
     """
-    asked = [
+    refused = [
         key
         for key, value in config.items()
         if value and any(word in key for word in _FETCHING) and not _is_number_or_list(value)
     ]
-    if str(config.get("model_type", "")).startswith("timm") or asked:
+    if str(config.get("model_type", "")).startswith("timm") or refused:
         raise LookalikeError(
-            f"the saved model asks for {', '.join(asked) or 'a wrapped network'} when its network is built, "
+            f"the saved model asks for {', '.join(refused) or 'a wrapped network'} when its network is built, "
             "which is refused; make the network yourself and call load(folder, model=network)"
         )
     return {key: value for key, value in config.items() if key not in _IGNORED}
 
 
 def _is_number_or_list(value: Any) -> bool:
-    """Whether a value is a number or a list of numbers, which names nothing to fetch: SwinV2's pretrained windows."""
+    """Says whether a value is a number or a list of numbers.
+
+    Such a value names no file: SwinV2's configuration has pretrained window sizes.
+    """
     if isinstance(value, list | tuple):
-        return all(_is_number_or_list(each) for each in value)
+        return all(_is_number_or_list(entry) for entry in value)
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @contextlib.contextmanager
-def building(what: str, args: Mapping[str, Any]) -> Iterator[None]:
-    """Tells in a line why a network cannot be built."""
+def building(network: str, args: Mapping[str, Any]) -> Iterator[None]:
+    """Turns any error while a network is built into one line that names the network and its arguments."""
     try:
         yield
     except LookalikeError:
         raise
     except Exception as error:
-        raise LookalikeError(f"cannot build {what} with {dict(args)}: {error}") from error
+        raise LookalikeError(f"cannot build {network} with {dict(args)}: {error}") from error
 
 
 @contextlib.contextmanager
-def downloading(what: str) -> Iterator[None]:
-    """Tells in a line why published weights cannot be had."""
+def downloading(network: str) -> Iterator[None]:
+    """Turns an error while published weights are downloaded into one line with the way out."""
     try:
         yield
     except LookalikeError:
@@ -107,35 +111,36 @@ def downloading(what: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, ImportError, pickle.UnpicklingError) as error:
         if "trust_remote_code" in str(error):
             raise LookalikeError(
-                f"{what} needs the code of its own repository, which is never run: build the network in a file of "
+                f"{network} needs the code of its own repository, which is never run: build the network in a file of "
                 "yours (path/to/file.py:function) and give its weights with --weights (weights=)"
             ) from error
         if "ignore_mismatched_sizes" in str(error):
             raise LookalikeError(
-                f"the weights of {what} have other shapes than its config.json says (its number of classes, say); "
-                "mend the configuration, or give the file itself with --weights (weights=)"
+                f"the weights of {network} have other shapes than its config.json says (its number of classes, say); "
+                "correct the configuration, or give the file itself with --weights (weights=)"
             ) from error
         if "weights_only" in str(error):
             raise LookalikeError(
-                f"the weights of {what} are a pickle of more than tensors, which is not run; give the file itself with "
-                "--weights (weights=), which is read without running it"
+                f"the weights of {network} are a pickle of more than tensors, which is not run; give the file itself "
+                "with --weights (weights=), which is read without running it"
             ) from error
-        first = first_line(error)
+        reason = first_line(error)
         raise LookalikeError(
-            f"the published weights of {what} cannot be had ({first[:160]}); give a file with --weights (weights=)"
+            f"the published weights of {network} cannot be loaded ({reason[:160]}); "
+            "give a file with --weights (weights=)"
         ) from error
 
 
-def _unknown(source: str, name: str, known: list[str]) -> LookalikeError:
+def _unknown(source: str, name: str, available: list[str]) -> LookalikeError:
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    similar_names = difflib.get_close_matches(name, available, n=3)
+    hint = f"; did you mean {', '.join(similar_names)}?" if similar_names else ""
     return LookalikeError(f"{source} has no model {name!r}{hint}")
 
 
 def import_extra(package: str, extra: str) -> Any:
-    """Imports an optional package, or tells how to install it."""
+    """Imports an optional package; the error says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Calling somebody else's model without leaving a trace."""
+"""Calls a user's model, and reads or replaces inputs and outputs of its modules with temporary hooks."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +13,18 @@ from lookalike._core.checks import unfit
 from lookalike._core.errors import LookalikeError, UnfitInputsError, first_line
 from lookalike._core.untouched import with_forward_hooks, with_forward_pre_hook
 
-_OF_UNFIT_INPUTS = (
+# a network that gets inputs of a wrong shape, type or number fails with one of these
+_INPUT_ERRORS = (
     AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Calls a model on a tensor, on a tuple of positional or on a mapping of named inputs.
+    """Calls a model on a tensor, a tuple of positional inputs, or a mapping of named inputs.
 
     Raises:
-        UnfitInputsError: If the network cannot run them. Errors of its owner's own classes, and those of a memory that
-            does not suffice, pass as they are.
+        UnfitInputsError: If the network cannot run the inputs. Errors of user-defined classes and out-of-memory errors
+            are passed on unchanged.
     """
     try:
         if isinstance(inputs, Mapping):
@@ -31,31 +32,32 @@ def call(model: nn.Module, inputs: Any) -> Any:
         if isinstance(inputs, tuple | list):
             return model(*inputs)
         return model(inputs)
-    except _OF_UNFIT_INPUTS as error:
-        if type(error) not in _OF_UNFIT_INPUTS or is_out_of_memory(error):
+    except _INPUT_ERRORS as error:
+        if type(error) not in _INPUT_ERRORS or is_out_of_memory(error):
             raise
-        first = first_line(error)
-        raise UnfitInputsError(f"the network cannot run inputs of {_shapes(inputs)}: {first}") from error
+        raise UnfitInputsError(
+            f"the network cannot run inputs of {_describe_shapes(inputs)}: {first_line(error)}"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a network failed as the memory did not suffice."""
+    """Says whether an error means that the memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def _shapes(inputs: Any) -> str:
+def _describe_shapes(inputs: Any) -> str:
     if isinstance(inputs, Mapping):
-        return ", ".join(f"{key} {_shapes(value)}" for key, value in inputs.items())
+        return ", ".join(f"{key} {_describe_shapes(value)}" for key, value in inputs.items())
     if isinstance(inputs, tuple | list):
-        return ", ".join(_shapes(value) for value in inputs)
+        return ", ".join(_describe_shapes(value) for value in inputs)
     return f"shape {tuple(inputs.shape[1:])}" if isinstance(inputs, Tensor) else type(inputs).__name__
 
 
 def n_rows(inputs: Any) -> int:
-    """Returns how many rows the inputs have.
+    """Returns the number of samples in the inputs.
 
     Raises:
-        LookalikeError: If they are no dense tensors with rows.
+        LookalikeError: If the inputs are not dense tensors with a row per sample.
     """
     first = _tensors(inputs)[0]
     if first.ndim == 0 or first.layout is not torch.strided:
@@ -65,20 +67,20 @@ def n_rows(inputs: Any) -> int:
 
 
 def take_rows(inputs: Any, rows: slice) -> Any:
-    """Returns some rows of each tensor of the inputs."""
+    """Returns a slice of the rows of each tensor in the inputs."""
     if isinstance(inputs, Tensor):
         return inputs[rows]
     return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
-    """Returns the inputs on a device, arrays as tensors, floating-point numbers in the model's type.
+    """Moves inputs to a device: arrays become tensors, floating-point numbers get the type ``dtype``.
 
     Raises:
-        LookalikeError: If images are still bytes.
+        LookalikeError: If the inputs are bytes (uint8), sparse, or not numbers.
     """
 
-    def put(leaf: Any) -> Any:
+    def to_device(leaf: Any) -> Any:
         if not hasattr(leaf, "shape"):
             return leaf
         try:
@@ -92,56 +94,59 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
             raise LookalikeError(
                 "the inputs are bytes (uint8): scale and normalise them as the network was trained, e.g. x / 255"
             )
-        wanted = dtype if tensor.is_floating_point() else None
-        return tensor.to(device=device, dtype=wanted, non_blocking=True)
+        target_dtype = dtype if tensor.is_floating_point() else None
+        return tensor.to(device=device, dtype=target_dtype, non_blocking=True)
 
-    return put(inputs) if isinstance(inputs, Tensor) else tree_map(put, inputs)
+    return to_device(inputs) if isinstance(inputs, Tensor) else tree_map(to_device, inputs)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """Returns the type of a model's first floating-point parameter or buffer; None where it has none."""
-    tensors = itertools.chain(model.parameters(), model.buffers())  # a walk that ends at once
+    """Returns the type of a model's first floating-point parameter or buffer; None if it has none."""
+    tensors = itertools.chain(model.parameters(), model.buffers())  # lazy: stops at the first one
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Returns where a model's first parameter or buffer is."""
+    """Returns the device of a model's first parameter or buffer."""
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-class _Reached(BaseException):
-    """Ends a forward pass at the module whose input was wanted."""
+class _StopForwardPass(BaseException):
+    """Ends a forward pass once the tensor has been read.
+
+    It is no ``Exception``, so that a model's own ``except Exception`` does not catch it.
+    """
 
 
 def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[Tensor, Any]:
-    """Returns the first tensor that a module is given while ``run`` runs.
+    """Returns the first tensor that a module is called with while ``run`` runs.
 
     Args:
         module: The module to watch.
         run: Calls the model.
-        stop: End the forward pass there.
+        stop: End the forward pass at this module.
 
     Returns:
-        The module's input, and what ``run`` returned (None if it was stopped).
+        The module's input, and the result of ``run`` (None if it was stopped).
 
     Raises:
-        LookalikeError: If the module was not called with a tensor.
+        LookalikeError: If the module was not called with a tensor, or more than once.
     """
     captured: list[Tensor] = []
     calls = 0
 
-    def watch(_module: nn.Module, args: Any, kwargs: Any) -> None:
+    def capture(_module: nn.Module, args: Any, kwargs: Any) -> None:
         nonlocal calls
         calls += 1
         leaves = args if args and isinstance(args[0], Tensor) else tree_leaves((args, kwargs))
         captured[:] = [leaf for leaf in leaves if isinstance(leaf, Tensor)][:1]
         if stop and captured:
-            raise _Reached
+            raise _StopForwardPass
 
     result = None
-    with suppress(_Reached):
-        result = with_forward_pre_hook(module, watch, run)
+    with suppress(_StopForwardPass):
+        result = with_forward_pre_hook(module, capture, run)
     if calls > 1:
         raise LookalikeError(
             f"the head, a {type(module).__name__}, runs {calls} times in a forward pass, so there is no one embedding; "
@@ -153,10 +158,10 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
 
 
 def with_input(modules: Sequence[nn.Module], value: Tensor, run: Callable[[], Any]) -> Any:
-    """Returns what ``run`` returns when the modules are given ``value`` in place of their first tensor."""
+    """Returns the result of ``run`` with the first tensor argument of the modules replaced by ``value``."""
     if not modules:
         return run()
-    module, *more = modules
+    module, *further = modules
 
     def replace(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         for position, argument in enumerate(args):
@@ -165,59 +170,64 @@ def with_input(modules: Sequence[nn.Module], value: Tensor, run: Callable[[], An
         name = next(key for key, argument in kwargs.items() if isinstance(argument, Tensor))
         return args, {**kwargs, name: value}
 
-    return with_forward_pre_hook(module, replace, lambda: with_input(more, value, run))
+    return with_forward_pre_hook(module, replace, lambda: with_input(further, value, run))
 
 
 def sharing_input(model: nn.Module, module: nn.Module, run: Callable[[], Any]) -> list[nn.Module]:
-    """Returns a module and all others that are given the same tensor while ``run`` runs, as two heads that average."""
-    given: dict[nn.Module, Tensor] = {}
+    """Returns a module and all others that ``run`` calls on the same tensor, such as two averaged heads."""
+    input_of_module: dict[nn.Module, Tensor] = {}
 
-    def watch(called: nn.Module, args: Any, _output: Any) -> None:
+    def record_input(called: nn.Module, args: Any, _output: Any) -> None:
         tensors = [argument for argument in args if isinstance(argument, Tensor)]
         if tensors:
-            given[called] = tensors[0]
+            input_of_module[called] = tensors[0]
 
-    others = [
-        other for other in model.modules() if other is not model and not isinstance(other, torch.jit.ScriptModule)
+    modules = [
+        submodule
+        for submodule in model.modules()
+        if submodule is not model and not isinstance(submodule, torch.jit.ScriptModule)
     ]
-    with_forward_hooks(dict.fromkeys(others, watch), run)
-    return [module, *(other for other in others if other is not module and given.get(other) is given.get(module, 0))]
+    with_forward_hooks(dict.fromkeys(modules, record_input), run)
+    shared = input_of_module.get(module)
+    if shared is None:
+        return [module]
+    return [module, *(child for child in modules if child is not module and input_of_module.get(child) is shared)]
 
 
 def with_output(module: nn.Module, value: Tensor, run: Callable[[], Any]) -> Any:
-    """Returns what ``run`` returns when the module gives ``value`` in place of its output."""
+    """Returns the result of ``run`` with the output of a module replaced by ``value``."""
     return with_forward_hooks({module: lambda *_: value}, run)
 
 
 def output_of(module: nn.Module, run: Callable[[], Any]) -> Tensor:
-    """Returns the tensor that a module gives while ``run`` runs, which ends there.
+    """Returns the tensor that a module returns while ``run`` runs, and ends the forward pass there.
 
     Raises:
-        LookalikeError: If it gave none.
+        LookalikeError: If the module returned no tensor.
     """
     captured: list[Tensor] = []
 
-    def watch(_module: nn.Module, _args: Any, output: Any) -> None:
+    def capture(_module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             captured[:] = [output]
-            raise _Reached
+            raise _StopForwardPass
 
-    with suppress(_Reached):
-        with_forward_hooks({module: watch}, run)
+    with suppress(_StopForwardPass):
+        with_forward_hooks({module: capture}, run)
     if not captured:
-        raise LookalikeError(f"the head, a {type(module).__name__}, gave no tensor in the forward pass")
+        raise LookalikeError(f"the head, a {type(module).__name__}, returned no tensor in the forward pass")
     return captured[0]
 
 
 def repeat_row(inputs: Any, times: int) -> Any:
-    """Returns inputs whose rows all are the first one of those given."""
+    """Returns inputs that repeat the first row ``times`` times."""
     if isinstance(inputs, Tensor):
         return inputs[:1].repeat_interleave(times, 0)
     return tree_map(lambda leaf: leaf[:1].repeat_interleave(times, 0) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _tensors(inputs: Any) -> list[Tensor]:
-    found = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    if not found:
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not tensors:
         raise LookalikeError(f"the model needs tensors, not a {type(inputs).__name__}")
-    return found
+    return tensors

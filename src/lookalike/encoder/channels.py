@@ -1,4 +1,4 @@
-"""Which axis of a feature map holds the channels."""
+"""Finds the axis of a feature map that holds the channels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lookalike._core.untouched import FunctionMode
 
-_AXIS_ONE = frozenset(
+_CHANNELS_AT_AXIS_1 = frozenset(
     [
         "conv1d",
         "conv2d",
@@ -22,15 +22,15 @@ _AXIS_ONE = frozenset(
         "instance_norm",
     ]
 )
-_LAST_AXIS = frozenset(["linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention"])
-_PERMUTED = frozenset(["permute", "transpose", "swapaxes", "movedim"])
+_CHANNELS_AT_LAST_AXIS = frozenset(["linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention"])
+_PERMUTING = frozenset(["permute", "transpose", "swapaxes", "movedim"])
 
 
 class ChannelAxes(FunctionMode):
-    """Follows, during a forward pass, which axis of each tensor holds the channels.
+    """Tracks, during a forward pass, the axis of each tensor that holds the channels.
 
-    Convolutions and batch norms have them at axis 1, linear layers and layer norms at the last one; what permutes axes
-    moves them, and other operations leave them where they are.
+    Convolutions and batch norms have them at axis 1, linear layers and layer norms at the last axis. Permutations move
+    them; other operations leave them where they are.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ChannelAxes(FunctionMode):
         self._axis = WeakTensorKeyDictionary()
 
     def of(self, tensor: Tensor) -> int | None:
-        """Returns the axis of a tensor's channels; None where nothing tells."""
+        """Returns the axis of a tensor's channels; None if it is unknown."""
         axis: int | None = self._axis.get(tensor)
         return axis
 
@@ -56,20 +56,31 @@ class ChannelAxes(FunctionMode):
 def _axis_after(
     name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Tensor, sources: list[Tensor], axes: Any
 ) -> int | None:
-    if name in _AXIS_ONE:
+    """Returns the channels' axis of an operation's result.
+
+    Args:
+        name: The operation's name.
+        func: The operation, called with ``args`` and ``kwargs``.
+        args: Its positional arguments.
+        kwargs: Its named arguments.
+        result: The tensor that it returned.
+        sources: The tensors among its arguments.
+        axes: Known axes by tensor.
+    """
+    if name in _CHANNELS_AT_AXIS_1:
         return 1
-    if name in _LAST_AXIS:
+    if name in _CHANNELS_AT_LAST_AXIS:
         return result.ndim - 1
     source = next((tensor for tensor in sources if tensor in axes), None)
     if source is None:
         return None
     axis: int = axes[source]
-    if name in _PERMUTED:
-        # an empty tensor with one long axis shows where that axis goes
+    if name in _PERMUTING:
+        # permutes a tensor whose size is 2 at the channels' axis and 1 elsewhere: the 2 shows the new axis
         shape = [1] * source.ndim
         shape[axis] = 2
-        moved = func(source.new_empty(shape), *args[1:], **kwargs)
-        return list(moved.shape).index(2)
+        permuted = func(source.new_empty(shape), *args[1:], **kwargs)
+        return list(permuted.shape).index(2)
     if result.ndim == source.ndim:
         return axis
     if result.ndim > 1 and axis == source.ndim - 1 and result.shape[-1] == source.shape[-1]:

@@ -40,35 +40,35 @@ from lookalike.encoder.single import check_one_image_at_a_time
 
 
 class Encoder(nn.Module):
-    """Cuts a trained classifier at the input of its head and returns what arrives there.
+    """Cuts a trained classifier at the input of its head and returns the head's input as the embedding.
 
-    The classifier is neither copied nor changed: each call runs it in eval mode with one hook, which is gone,
-    like the mode, when the call ends. ``train()`` on this module does not reach the classifier.
+    The classifier is neither copied nor changed: each call runs it in eval mode with one hook, and restores the mode
+    and removes the hook when it ends. ``train()`` on this module does not reach the classifier.
 
-    The embedding is the head's input: a vector as it is; a feature map, which a 1×1 convolution takes, or a
-    sequence of tokens, which a linear layer takes, averaged over its positions.
+    The embedding is the head's input. A vector is taken unchanged; a feature map (the input of a 1×1 convolution) or a
+    sequence of tokens (the input of a linear layer) is averaged over its positions.
 
     Args:
         model: A trained classifier.
         sample: Inputs to find the head with, one or a few rows.
         head: The head's name among the model's modules; None finds it; ``"output"`` says that there is none, and
             the model's output is the embedding.
-        output: Which of several outputs holds the class scores, by key or position.
-        spec: How to build the model again, as ``load_classifier`` tells it.
-        output_names: The names of the classes, in the order of the outputs; None takes those that the model has with
-            it, if any.
+        output: The output that holds the class scores, by key or position, if the model has several.
+        spec: How to build the model again, as ``load_classifier`` returns it.
+        output_names: The names of the classes, in the order of the outputs; None reads them from the model, if it has
+            any.
 
     Attributes:
         model: The classifier itself.
-        head_name: Where it was cut, or None.
-        output_key: Which output holds the class scores; None for the only one.
-        outputs: How its class scores are read; None without a head, or if the output is no row of class scores.
+        head_name: The name of the layer at whose input it is cut, or None.
+        output_key: The key or position of the output with the class scores; None for the only output.
+        outputs: How to read its class scores; None without a head, or if the output is no row of class scores.
         embedding_dim: D.
         input_spec: Shape and type of one row of its inputs.
-        spec: As given.
+        spec: The spec that it was created with.
 
     Raises:
-        LookalikeError: If no head is found, or more than one, or the model cannot run the sample.
+        LookalikeError: If no head is found, or several, or the model cannot run the sample.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -101,25 +101,14 @@ class Encoder(nn.Module):
         sample = take_rows(sample, slice(0, 2))
         self.input_spec = _describe_row(sample)
         self.output_key = output
-        self._head_alone = self._affine = False
-        self._channels: int | None = None
-        if head == OUTPUT:
-            self.head_name = None
-        elif head is None:
-            self.head_name, self.output_key = find_head(model, sample, output)
-            if self.head_name == OUTPUT:
-                self.head_name = None
-                warn_of(
-                    "the network ends in features, not in class scores: its output is the embedding, and there is no "
-                    f"black box to compare with (head={OUTPUT!r} says so without this warning)"
-                )
-        else:
-            get_head(model, head)
-            self.head_name = head
+        self._is_head_enough = False  # calling the head module alone on the features gives the class scores
+        self._is_custom_affine = False  # the head is no plain layer, but computes an affine map of vectors
+        self._channel_axis: int | None = None
+        self.head_name, self.output_key = self._locate_head(sample, head, output)
         with torch.no_grad():
             with ChannelAxes() as axes:
                 features, scores = self._run(sample)
-            self._channels = axes.of(features)
+            self._channel_axis = axes.of(features)
             if len(features) != n_rows(sample):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
@@ -128,23 +117,50 @@ class Encoder(nn.Module):
             check_one_image_at_a_time(self, sample)
             self.outputs: Outputs | None = None
             if self.head_name is not None:
-                self._head_alone = self._suffices(features, scores)
+                self._is_head_enough = self._head_gives_scores(features, scores)
                 plain_layer = type(get_head(model, self.head_name)) in (nn.Linear, *CONVOLUTIONS)
-                self._affine = not plain_layer and features.ndim == 2 and is_affine(model, self.head_name, features)
+                self._is_custom_affine = (
+                    not plain_layer and features.ndim == 2 and is_affine(model, self.head_name, features)
+                )
                 if scores is not None:
-                    kind = self._kind(sample, features, scores)
-                    plain = isinstance(get_head(model, self.head_name), (nn.Linear, *CONVOLUTIONS))
-                    logits_from = self.head_name if plain and kind != "logits" else None
-                    self.outputs = Outputs(self.output_key, scores.shape[1], kind, logits_from=logits_from)
-                    names = names_of_model(model, self.head_name) if output_names is None else list(output_names)
-                    self.outputs = name_outputs(self.outputs, names)
+                    self.outputs = self._describe_outputs(sample, features, scores, output_names)
+
+    def _locate_head(
+        self, sample: Any, head: str | None, output: str | int | None
+    ) -> tuple[str | None, str | int | None]:
+        """Returns the head's name, None without a head, and the key of the output with the class scores."""
+        if head == OUTPUT:
+            return None, output
+        if head is not None:
+            get_head(self.model, head)  # raises an error if there is no such module
+            return head, output
+        name, key = find_head(self.model, sample, output)
+        if name != OUTPUT:
+            return name, key
+        warn_of(
+            "the network ends in features, not in class scores: its output is the embedding, and there is no "
+            f"black box to compare with (head={OUTPUT!r} says so without this warning)"
+        )
+        return None, key
+
+    def _describe_outputs(
+        self, sample: Any, features: Tensor, scores: Tensor, output_names: Sequence[str] | None
+    ) -> Outputs:
+        """Returns how the class scores [n, C] of a sample are read, with the names of the classes."""
+        head_name = self._require_head()
+        kind = self._kind_of_scores(sample, features, scores)
+        is_plain = isinstance(get_head(self.model, head_name), (nn.Linear, *CONVOLUTIONS))
+        logits_from = head_name if is_plain and kind != "logits" else None
+        outputs = Outputs(self.output_key, scores.shape[1], kind, logits_from=logits_from)
+        names = names_of_model(self.model, head_name) if output_names is None else list(output_names)
+        return name_outputs(outputs, names)
 
     def forward(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D]; differentiable."""
         return self._pool(self.features(inputs))
 
     def features(self, inputs: Any) -> Tensor:
-        """Returns the head's input as the head is given it: [N, D], [N, D, H, W] or [N, tokens, D]."""
+        """Returns the head's input without averaging: [N, D], [N, D, H, W] or [N, tokens, D]."""
         if self.head_name is None:
             return select_output(self._call(inputs), self.output_key)
         head = get_head(self.model, self.head_name)
@@ -153,7 +169,7 @@ class Encoder(nn.Module):
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns embeddings [N, D] and the classifier's own class scores [N, C], if any, from one pass.
 
-        ``outputs`` says what the scores are; single logits are one column.
+        ``outputs`` says whether the scores are logits or probabilities; a single logit is one column.
         """
         features, scores = self._run(inputs)
         return self._pool(features), scores
@@ -162,9 +178,9 @@ class Encoder(nn.Module):
         """Returns the classifier's own class scores [N, C]: the black box.
 
         Raises:
-            LookalikeError: If there is no head, and so no class scores, or its output is no row of scores.
+            LookalikeError: If there is no head, and so no class scores, or the output is no row of scores.
         """
-        self._need_head()
+        self._require_head()
         result = select_output(self._call(inputs), self.output_key)
         scores = as_columns(result, n_rows(inputs))
         if scores is None:
@@ -172,21 +188,21 @@ class Encoder(nn.Module):
         return scores
 
     def head(self, features: Tensor) -> Tensor:
-        """Returns the class scores [N, C] that the classifier makes of features.
+        """Returns the class scores [N, C] that the classifier computes from features.
 
-        ``encoder.head(encoder.features(x))`` equals the classifier's output for ``x``. Where the features are
-        vectors they are the embeddings, so this is the black box's own reading of an embedding. If something
-        follows the head (a softmax, pooling) or stands beside it, the classifier runs on empty inputs, with the
-        features put in the place of what the head and all others are given that take the same.
+        ``encoder.head(encoder.features(x))`` equals the classifier's output for ``x``. Features that are vectors are
+        embeddings, so this also classifies embeddings. If something follows the head (a softmax, pooling) or runs
+        beside it, the classifier runs on blank inputs, and the features replace the input of the head and of all
+        modules that share its input.
 
         Raises:
             LookalikeError: If there is no head.
         """
-        head = get_head(self.model, self._need_head())
-        if self._head_alone:
+        head = get_head(self.model, self._require_head())
+        if self._is_head_enough:
             result = in_eval_mode(self.model, lambda: call(head, features))
         else:
-            blank = self._blank(len(features))
+            blank = self._blank_inputs(len(features))
             modules = sharing_input(self.model, head, lambda: self._call(blank))
             result = select_output(with_input(modules, features, lambda: self._call(blank)), self.output_key)
         scores = as_columns(result, len(features))
@@ -194,36 +210,39 @@ class Encoder(nn.Module):
 
     @property
     def n_outputs(self) -> int | None:
-        """How many class scores the classifier gives; None without any."""
+        """Number of class scores; None without any."""
         return None if self.outputs is None else self.outputs.n_columns
 
     def with_outputs(self, outputs: Outputs) -> "Encoder":
-        """Returns an encoder of the same classifier that reads its class scores otherwise."""
-        again = copy.copy(self)
-        again.outputs = outputs
-        return again
+        """Returns an encoder of the same classifier that reads its class scores as ``outputs`` says."""
+        encoder = copy.copy(self)
+        encoder.outputs = outputs
+        return encoder
 
     @property
     def head_weight(self) -> Tensor | None:
-        """The weights [K, D] of a linear or 1×1 convolution head, or of a module that computes an affine map."""
+        """The weights [K, D] of a linear, 1×1 convolution or other affine head; None for any other head."""
         if self.head_name is None:
             return None
         head = get_head(self.model, self.head_name)
-        if self._affine:
-            return matrix_of(self.model, head, self.embedding_dim, dtype_of(self.model)) if self._head_alone else None
+        if self._is_custom_affine:
+            if not self._is_head_enough:
+                return None
+            return matrix_of(self.model, head, self.embedding_dim, dtype_of(self.model))
         weight = getattr(head, "weight", None) if isinstance(head, (nn.Linear, *CONVOLUTIONS)) else None
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != len(weight) * self.embedding_dim:
             return None
         return weight.detach().reshape(len(weight), -1)
 
     def train(self, mode: bool = True) -> "Encoder":  # noqa: ARG002
-        """Does nothing: an encoder always embeds in eval mode, and its classifier's mode is its owner's."""
+        """Does nothing: an encoder always embeds in eval mode, and never changes the classifier's own mode."""
         return self
 
     def probe(self) -> Tensor:
-        """Returns the embedding [D] of a fixed pattern: two encoders with the same weights and different
-        computations (strides, padding, activations) tell themselves apart by it.
-        """  # noqa: D205
+        """Returns the embedding [D] of a fixed random pattern.
+
+        It differs between encoders that have the same weights and compute differently (strides, padding, activations).
+        """
         generator = torch.Generator().manual_seed(0)
 
         def pattern(leaf: dict[str, Any]) -> Tensor:
@@ -241,6 +260,7 @@ class Encoder(nn.Module):
         return f"head={self.head_name!r}, embedding_dim={self.embedding_dim}"
 
     def _run(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
+        """Runs the classifier once; returns the features and the class scores [N, C], or None without any."""
         if self.head_name is None:
             return select_output(self._call(inputs), self.output_key), None
         head = get_head(self.model, self.head_name)
@@ -251,23 +271,24 @@ class Encoder(nn.Module):
         return in_eval_mode(self.model, lambda: call(self.model, inputs))
 
     def _pool(self, features: Tensor) -> Tensor:
+        """Averages features over their positions: [N, D] for [N, D], [N, D, H, W], [N, tokens, D] or [N, H, W, D]."""
         if features.ndim == 2:
             return features
         if features.ndim < 2:
             raise LookalikeError(f"the head's input has shape {tuple(features.shape)}; it needs a row per sample")
         head = get_head(self.model, self.head_name) if self.head_name else None
-        tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
-        if not isinstance(head, (nn.Linear, *CONVOLUTIONS)) and self._channels not in (None, 0):
-            return features.movedim(self._channels, -1).flatten(1, -2).mean(1)
-        if tokens or isinstance(head, nn.Linear):
+        are_tokens = features.ndim == 3 and not isinstance(head, CONVOLUTIONS)
+        if not isinstance(head, (nn.Linear, *CONVOLUTIONS)) and self._channel_axis not in (None, 0):
+            return features.movedim(self._channel_axis, -1).flatten(1, -2).mean(1)
+        if are_tokens or isinstance(head, nn.Linear):
             return features.flatten(1, -2).mean(1)
         return features.flatten(2).mean(2)
 
-    def _suffices(self, features: Tensor, scores: Tensor | None) -> bool:
-        """Says whether the head module alone makes the class scores of the features."""
-        head = get_head(self.model, self._need_head())
-        alone = in_eval_mode(self.model, lambda: head(features))
-        columns = as_columns(alone, len(features)) if isinstance(alone, Tensor) else None
+    def _head_gives_scores(self, features: Tensor, scores: Tensor | None) -> bool:
+        """Says whether the head module, called alone on the features, returns the class scores."""
+        head = get_head(self.model, self._require_head())
+        result = in_eval_mode(self.model, lambda: head(features))
+        columns = as_columns(result, len(features)) if isinstance(result, Tensor) else None
         return (
             scores is not None
             and columns is not None
@@ -275,21 +296,28 @@ class Encoder(nn.Module):
             and bool(torch.equal(columns, scores))
         )
 
-    def _kind(self, sample: Any, features: Tensor, scores: Tensor) -> Kind:
-        """Finds out what the class scores are, by what becomes of logits that are put in place of the head's."""
-        head = get_head(self.model, self._need_head())
-        plain = isinstance(head, (nn.Linear, *CONVOLUTIONS))
-        if can_only_be_logits(scores) or (plain and self._head_alone):
+    def _kind_of_scores(self, sample: Any, features: Tensor, scores: Tensor) -> Kind:
+        """Finds out whether the class scores are logits, probabilities or their logarithms.
+
+        Scores outside of the range of probabilities are logits. Otherwise known logits replace the head's output, and
+        the class scores that follow from them show whether a softmax or sigmoid comes after the head.
+        """
+        head = get_head(self.model, self._require_head())
+        is_plain = isinstance(head, (nn.Linear, *CONVOLUTIONS))
+        if can_only_be_logits(scores) or (is_plain and self._is_head_enough):
             return "logits"
         try:
-            made = self._try_tail(head, sample, features) if plain else self._try_head(features)
-        except RuntimeError:  # a network for so many rows and no others: sums of one are no coincidence
+            if is_plain:
+                return kind_of(self._trial_of_logits(head, sample, features))
+            return kind_of(self._trial_of_features(features))
+        except RuntimeError:
+            # The network runs with this number of rows only. The scores at hand then decide: rows that sum to one are
+            # no coincidence, but logits can look like sigmoids.
             kind = kind_of(scores)
             return "logits" if kind == "sigmoids" else kind
-        return kind_of(made)
 
-    def _try_tail(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
-        """Returns the class scores [4, C] that whatever follows the head makes of known logits."""
+    def _trial_of_logits(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
+        """Returns the class scores [4, C] that the network returns when known logits replace the head's output."""
         shape = in_eval_mode(self.model, lambda: head(features)).shape[1:]
         channels_first = isinstance(head, CONVOLUTIONS)
         n_columns = shape[0] if channels_first else shape[-1]
@@ -298,28 +326,31 @@ class Encoder(nn.Module):
             logits = logits.unsqueeze(-1 if channels_first else 1)
         inputs, logits = repeat_row(sample, len(logits)), logits.expand(-1, *shape).clone()
         result = select_output(with_output(head, logits, lambda: self._call(inputs)), self.output_key)
-        made = as_columns(result, len(logits))
-        assert made is not None  # noqa: S101 - the sample's output is a row of scores
-        return made
+        scores = as_columns(result, len(logits))
+        assert scores is not None  # noqa: S101 - the sample's output is a row of scores
+        return scores
 
-    def _try_head(self, features: Tensor) -> Tensor:
-        """Returns the class scores that a head of several layers makes of features near and far from the sample's."""
+    def _trial_of_features(self, features: Tensor) -> Tensor:
+        """Returns the class scores of a head of several layers for features at growing distances from the sample's."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(features.shape, generator=generator).to(features)
         scale = float(features.std().nan_to_num()) or 1.0
-        return torch.cat([self.head(features + far * scale * noise) for far in (0.0, 1.0, 10.0, 100.0)])
+        return torch.cat([self.head(features + distance * scale * noise) for distance in (0.0, 1.0, 10.0, 100.0)])
 
-    def _need_head(self) -> str:
+    def _require_head(self) -> str:
         if self.head_name is None:
             raise LookalikeError("this encoder was made without a head, so there is no black box to ask")
         return self.head_name
 
-    def _blank(self, rows: int) -> Any:
+    def _blank_inputs(self, rows: int) -> Any:
         return place(blank_inputs(self.input_spec, rows), device_of(self.model))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Takes off what trains on several devices or compiles: names and hooks are those of the network inside."""
+    """Returns the network inside the wrappers of ``torch.compile``, data-parallel and distributed training.
+
+    Names of modules and hooks refer to the network inside.
+    """
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
@@ -344,9 +375,10 @@ def _describe_row(inputs: Any) -> Any:
     return {"positional": [_describe_row(value) for value in inputs if isinstance(value, Tensor)]}
 
 
-def _map_spec(make: Any, spec: Any) -> Any:
+def _map_spec(function: Any, spec: Any) -> Any:
+    """Applies a function to the description of each input tensor."""
     if "named" in spec:
-        return {key: _map_spec(make, value) for key, value in spec["named"].items()}
+        return {key: _map_spec(function, value) for key, value in spec["named"].items()}
     if "positional" in spec:
-        return tuple(_map_spec(make, value) for value in spec["positional"])
-    return make(spec)
+        return tuple(_map_spec(function, value) for value in spec["positional"])
+    return function(spec)

@@ -1,4 +1,4 @@
-"""How weights fit a network: under which prefix, with how many classes, and what is missing."""
+"""Compares weights with a network: which prefix their names have, how many classes, and what is missing."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# names that data-parallel, compiled, sharded and checkpointed modules insert into the names of weights
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-_MOST_PARTS = 60  # of a dotted name
-_COUNTERS = ("num_batches_tracked",)  # may be missing: older files lack them
-_PROFILERS = ("total_ops", "total_params")  # left in the network by a popular counter of operations
+_MAX_SEGMENTS = 60  # of a dotted name; longer names would make the search quadratic
+_COUNTERS = ("num_batches_tracked",)  # may be missing: files of older torch versions lack them
+_PROFILERS = ("total_ops", "total_params")  # buffers that a profiler of operations leaves in a network
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Fit:
     """Weights under the names of a network.
 
     Attributes:
-        prefix: What came off their names.
-        weights: By the network's names.
-        left_out: Names that are not below the prefix.
+        prefix: The prefix that was removed from the names in the file.
+        weights: Tensors by the network's names.
+        left_out: Names in the file that do not start with the prefix.
         missing: Names that the network has and the weights lack.
-        unexpected: Names that the network lacks.
-        reshaped: Names of weights whose shape is another.
+        unexpected: Names that the weights have and the network lacks.
+        reshaped: Names of weights whose shape differs from the network's.
     """
 
     prefix: str
@@ -35,23 +36,27 @@ class Fit:
 
     @property
     def is_full(self) -> bool:
-        """Whether every weight of the network is there, in its shape."""
+        """Whether names and shapes are exactly the network's."""
         return not (self.missing or self.unexpected or self.reshaped)
 
     @property
     def n_matching(self) -> int:
-        """Number of weights that have a place in the network, in their shape."""
+        """Number of weights whose name and shape are in the network."""
         return len(self.weights) - len(self.unexpected) - len(self.reshaped)
 
     def sizes(self, expected: Mapping[str, Tensor]) -> dict[str, int]:
-        """Reads sizes off weights whose only misfits are the rows of the head and the first layer's input channels.
+        """Returns the sizes with which the network would fit, if only the numbers of classes and channels differ.
+
+        Args:
+            expected: The network's state dict.
 
         Returns:
-            ``classes`` and ``channels``, whichever differ; nothing where the weights do not fit for another reason.
+            ``classes`` and ``channels``, as far as they differ; empty if the weights do not fit for another reason.
         """
         if self.missing or self.unexpected:
             return {}
         pairs = [(tuple(expected[name].shape), tuple(self.weights[name].shape)) for name in self.reshaped]
+        # a head with another number of classes differs in its rows, a first convolution in its axis 1
         heads = {(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[1:] == new[1:]}
         inputs = [
             (old, new) for old, new in pairs if len(old) == len(new) == 4 and old[0] == new[0] and old[2:] == new[2:]
@@ -60,46 +65,48 @@ class Fit:
         if n_explained < len(pairs) or len(heads) > 1 or len(inputs) > 1:
             return {}
         classes, channels = [new for _, new in heads], [new[1] for _, new in inputs]
-        found = {"classes": classes, "channels": channels}
-        return {name: values[0] for name, values in found.items() if values}
+        return {name: sizes[0] for name, sizes in (("classes", classes), ("channels", channels)) if sizes}
 
     def missing_module(self, expected: Mapping[str, Tensor]) -> str | None:
-        """Names the layer all of whose weights are missing, where nothing else is amiss."""
+        """Returns the name of the layer whose weights are all that is missing; None if anything else does not fit."""
         if self.unexpected or self.reshaped or not self.missing:
             return None
         modules = {name.rpartition(".")[0] for name in self.missing}
         module = modules.pop()
-        whole = {name for name in expected if name.rpartition(".")[0] == module}
-        return module or None if not modules and set(self.missing) == whole else None
+        weights_of_module = {name for name in expected if name.rpartition(".")[0] == module}
+        return module or None if not modules and set(self.missing) == weights_of_module else None
 
 
-def fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Fit]:
+def possible_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Fit]:
     """Returns the ways in which weights fit a network, the best first.
 
-    Any prefix may come off, or be put on, that makes the names the network's; wrappers' names come off anywhere.
+    Names are matched after removing or adding a prefix, and without the names that wrappers insert:
+
+        file       module.net.conv1.weight    module.net.fc.weight    loss.weight
+        network               conv1.weight               fc.weight               prefix "module.net.", 1 left out
 
     Args:
         weights: Tensors by the file's names.
         expected: The network's state dict.
     """
-    given = {name: tensor for name, tensor in weights.items() if not name.endswith(_PROFILERS)}
-    as_it_is = measure(given, expected)
-    if as_it_is.is_full:
-        return [as_it_is]
-    variants = [given, _without_wrappers(given, expected)]
-    ways: list[Fit] = []
-    for variant in variants[: 1 if variants[1] == given else 2]:
-        ways += [measure(variant, expected)]
-        ways += [_below(prefix, variant, expected) for prefix in _prefixes(variant, expected)]
-        ways += [measure(named, expected) for named in _renamed(variant, expected)]
-    ways.sort(key=lambda way: (-way.is_full, -way.n_matching, len(way.unexpected) + len(way.left_out)))
-    return ways
+    without_profilers = {name: tensor for name, tensor in weights.items() if not name.endswith(_PROFILERS)}
+    unchanged = compare(without_profilers, expected)
+    if unchanged.is_full:
+        return [unchanged]
+    variants = [without_profilers, _without_wrappers(without_profilers, expected)]
+    candidates: list[Fit] = []
+    for variant in variants[: 1 if variants[1] == without_profilers else 2]:
+        candidates += [compare(variant, expected)]
+        candidates += [_compare_below(prefix, variant, expected) for prefix in _prefixes(variant, expected)]
+        candidates += [compare(renamed, expected) for renamed in _renamed(variant, expected)]
+    candidates.sort(key=lambda fit: (-fit.is_full, -fit.n_matching, len(fit.unexpected) + len(fit.left_out)))
+    return candidates
 
 
-def measure(
+def compare(
     weights: dict[str, Tensor], expected: Mapping[str, Tensor], prefix: str = "", left_out: tuple[str, ...] = ()
 ) -> Fit:
-    """Compares weights, under the network's names, with what the network expects."""
+    """Compares weights under the network's names with the network's state dict."""
     return Fit(
         prefix,
         weights,
@@ -110,55 +117,59 @@ def measure(
     )
 
 
-def same_weights(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+def same_weights(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Says whether two sets have the same names and numbers."""
-    return some.keys() == others.keys() and all(_is_same(some[name], others[name]) for name in some)
+    return first.keys() == second.keys() and all(_same_bytes(first[name], second[name]) for name in first)
 
 
-def _is_same(tensor: Tensor, other: Tensor) -> bool:
-    """Compares bytes: so NaN is the same as itself, and types that torch does not compare are compared."""
-    if tensor is other:
+def _same_bytes(first: Tensor, second: Tensor) -> bool:
+    """Compares two tensors byte by byte: NaN equals itself, and types that torch cannot compare are compared too."""
+    if first is second:
         return True
-    if tensor.shape != other.shape or tensor.dtype != other.dtype:
+    if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    raw, other_raw = (some.reshape(-1).contiguous().view(torch.uint8) for some in (tensor, other))
-    return torch.equal(raw, other_raw)
+    first_bytes, second_bytes = (tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (first, second))
+    return torch.equal(first_bytes, second_bytes)
 
 
-def _below(prefix: str, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
+def _compare_below(prefix: str, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
+    """Compares the weights whose names start with a prefix, without it."""
     below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    return measure(below, expected, prefix, tuple(name for name in weights if not name.startswith(prefix)))
+    return compare(below, expected, prefix, tuple(name for name in weights if not name.startswith(prefix)))
 
 
 def _prefixes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Returns the prefixes, up to eight, below which the most names are the network's."""
-    votes = Counter(name.removesuffix(end) for name in weights for end in _ends(name) if end in expected)
+    """Returns up to eight prefixes; removing the first ones turns the most names into names of the network."""
+    votes = Counter(name.removesuffix(end) for name in weights for end in _suffixes(name) if end in expected)
     return [prefix for prefix, _ in votes.most_common(8)]
 
 
-def _ends(name: str) -> list[str]:
-    """Returns what is left of a dotted name without its first parts, the longest first."""
-    parts = name.split(".", _MOST_PARTS)
-    return [".".join(parts[i:]) for i in range(1, len(parts))]
+def _suffixes(name: str) -> list[str]:
+    """Returns a dotted name without its first segment, without its first two, and so on."""
+    segments = name.split(".", _MAX_SEGMENTS)
+    return [".".join(segments[i:]) for i in range(1, len(segments))]
 
 
 def _without_wrappers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Takes off the names that compiling and distributed training put within names."""
-    own = {part for name in expected for part in name.split(".")}
-    wrappers = WRAPPERS - own
-    named = {".".join(part for part in name.split(".") if part not in wrappers): t for name, t in weights.items()}
-    return named if len(named) == len(weights) else dict(weights)
+    """Removes the segments that compiling and distributed training insert into names."""
+    network_segments = {segment for name in expected for segment in name.split(".")}
+    wrappers = WRAPPERS - network_segments
+    unwrapped = {
+        ".".join(segment for segment in name.split(".") if segment not in wrappers): tensor
+        for name, tensor in weights.items()
+    }
+    return unwrapped if len(unwrapped) == len(weights) else dict(weights)
 
 
 def _renamed(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yields weights under a prefix of the network's, and weights whose parts have different prefixes."""
+    """Yields weights with a prefix of the network's added, and weights that need different prefixes removed."""
     first = next(iter(weights), None)
     for prefix in {name.removesuffix(first) for name in expected if first and name.endswith("." + first)}:
         yield {prefix + name: tensor for name, tensor in weights.items()}
-    named: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        match = next((end for end in (name, *_ends(name)) if end in expected), None)
-        if match is None or match in named:
+        match = next((end for end in (name, *_suffixes(name)) if end in expected), None)
+        if match is None or match in renamed:
             return
-        named[match] = tensor
-    yield named
+        renamed[match] = tensor
+    yield renamed

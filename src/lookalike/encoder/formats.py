@@ -1,4 +1,4 @@
-"""What kind of file weights come in, told by its first bytes; its suffix says nothing."""
+"""Recognises the format of a file of weights by its first bytes; the suffix is ignored."""
 
 import json
 import re
@@ -20,11 +20,12 @@ class Format(Enum):
     FOLDER = "folder"
 
 
-_START = 4096  # bytes that are looked at
-_MOST_HEADER = 100_000_000  # bytes of a safetensors header, as its library allows
+_START = 4096  # bytes of the file that are looked at
+_MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its library allows
 _RESAVE = "save its state_dict() where it was made, best with safetensors.torch.save_file, and give that file"
 _UNPACK = "unpack it and give the file of weights in it"
 _CONVERT = "load it with {}, convert the network to PyTorch, and give its saved state_dict()"
+# files that are refused by name: offset and bytes of their signature, what they are, and the way out
 _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
     (0, b"BZh", "a bzip2 archive", _UNPACK),
@@ -52,13 +53,13 @@ _REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def recognise(path: Path) -> Format:
-    """Tells what kind of weights a file or folder holds.
+    """Returns the format of a file or folder of weights.
 
     Raises:
-        LookalikeError: If it is missing, empty, or of a kind that is not read; it says which and what to do.
+        LookalikeError: If it is missing, empty, or of a format that is not supported; the message says what to do.
     """
     if "\0" in str(path):
-        raise LookalikeError(f"{str(path)!r} is no name of a file")
+        raise LookalikeError(f"{str(path)!r} is not a file name")
     if path.is_dir():
         return Format.FOLDER
     if not path.is_file():
@@ -85,23 +86,24 @@ def recognise(path: Path) -> Format:
         return _recognise_json(path, size)
     if _is_onnx(start):
         raise refusal(path, "is an ONNX model", f"ONNX keeps no PyTorch names: {_RESAVE}")
-    if start[:1] in b"(c]}l" and size > 2:  # pickles of protocol 0, which is text, and 1
+    if start[:1] in b"(c]}l" and size > 2:  # pickles of protocols 0 (text) and 1
         return Format.PICKLE
     if _is_text(start):
-        raise refusal(path, f"is text ({_shown(start)})", "give the file of weights")
-    raise refusal(path, "is damaged or of a kind that is not read", _RESAVE)
+        raise refusal(path, f"is text ({_first_line(start)})", "give the file of weights")
+    raise refusal(path, "is damaged or of an unknown kind", _RESAVE)
 
 
 def refusal(path: Path, problem: str, way_out: str) -> LookalikeError:
-    """Returns the error for a file of weights that is not read."""
+    """Returns the error for a file of weights that cannot be read."""
     return LookalikeError(f"cannot read the weights file {str(path)!r}: it {problem}; {way_out}")
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
+    # 8 bytes with the length of the JSON header, then the header; a file that was cut off is recognised too
     if len(start) < 9:
         return False
     header: int = struct.unpack("<Q", start[:8])[0]
-    return start[8:9] == b"{" and 0 < header <= _MOST_HEADER and (header + 8 <= size or start[9:10] in b'"} ')
+    return start[8:9] == b"{" and 0 < header <= _MAX_HEADER and (header + 8 <= size or start[9:10] in b'"} ')
 
 
 def _recognise_zip(path: Path) -> Format:
@@ -144,7 +146,7 @@ def _refuse_text(path: Path, start: bytes) -> None:
 
 
 def _recognise_json(path: Path, size: int) -> Format:
-    if size > _MOST_HEADER:
+    if size > _MAX_HEADER:
         raise refusal(path, "is JSON text", "give the file of weights")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -170,6 +172,6 @@ def _is_text(start: bytes) -> bool:
     return bool(text) and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
-def _shown(start: bytes) -> str:
+def _first_line(start: bytes) -> str:
     line = start[:200].decode("utf-8", "replace").strip().splitlines()
     return repr((line or [""])[0][:40])

@@ -1,4 +1,11 @@
-"""Finding a network's head: the layer whose output became the class scores."""
+"""Finds a network's head: the layer that produces the class scores.
+
+While a sample runs, each tensor carries the names of the layers that last produced it:
+
+    conv1 → relu → pool → fc → softmax
+                    │            └─ scores: last produced by fc, which is the head
+                    └─ features: last produced by conv1
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +21,7 @@ from lookalike.encoder.affine import VectorCall, VectorCalls, is_affine_alone
 from lookalike.encoder.calls import call, n_rows
 from lookalike.encoder.outputs import as_columns, named_outputs, select_output
 
-OUTPUT = "output"  # the name that says: the network's output is the embedding, there is no head
+OUTPUT = "output"  # as a head's name: there is no head, the network's output is the embedding
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCING_CALLS = frozenset({
     nn.functional.linear,
@@ -24,9 +31,9 @@ _PRODUCING_CALLS = frozenset({
     Tensor.matmul, Tensor.mm, Tensor.__matmul__,
 })  # fmt: skip
 
-# Operations that follow a hidden layer and no layer of class scores. A ReLU does behind a linear layer; fully
-# convolutional classifiers (SqueezeNet) have one behind their scores.
-_OF_HIDDEN_LAYERS = frozenset(
+# Operations that follow hidden layers, never the layer of class scores. ReLU is not among them: fully convolutional
+# classifiers (SqueezeNet) have one after their scores, so it only counts after a linear layer.
+_AFTER_HIDDEN_LAYERS = frozenset(
     [
         "batch_norm",
         "layer_norm",
@@ -53,22 +60,22 @@ _OF_HIDDEN_LAYERS = frozenset(
 
 
 def find_head(model: nn.Module, sample: Any, output: str | int | None = None) -> tuple[str, str | int | None]:
-    """Runs a sample and watches which layer produced the class scores.
+    """Runs a sample and finds the layer that produced the class scores.
 
-    Each tensor of the forward pass is followed back to the linear or convolutional layers that produced it,
-    through whatever comes after them (softmax, temperature, pooling, reshaping, a sum). Where several did, a module
-    that holds them all and computes an affine map of vectors (a layer with adapters) is the head, and of several such
-    modules that take the same vectors the first.
+    Each tensor of the forward pass is traced back to the linear or convolutional layers that produced it, through
+    everything that comes after them (softmax, temperature, pooling, reshaping, a sum). If several layers did, the head
+    is a module that holds them all and computes an affine map of vectors (a layer with adapters); of several such
+    modules with the same input, it is the first.
 
     Args:
         model: A trained classifier.
         sample: Its inputs, one or a few rows.
-        output: Which of several outputs holds the class scores, by key or position.
+        output: The output that holds the class scores, by key or position, if the model has several.
 
     Returns:
         The head's name among the model's modules, and the key of the output that it produces. The name is
-        ``OUTPUT`` if a norm or an activation of hidden layers came after the last layer: the network has lost its head
-        (``num_classes=0``, an ``Identity`` in its place), and its output is an embedding.
+        ``OUTPUT`` if a norm or an activation of hidden layers came after the last layer: the network has no head
+        (``num_classes=0``, or an ``Identity`` in its place), and its output is an embedding.
 
     Raises:
         LookalikeError: If no linear or 1×1 convolution layer produced the scores, or several did; the message
@@ -85,60 +92,84 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
 
     result = in_eval_mode(model, lambda: with_forward_hooks(hooks, run))
     scores = _candidates(result, output)
-
     eligible: dict[str, nn.Module] = {name: module for module, name in names.items() if _is_head_like(module)}
     rows = n_rows(sample)
-    found: dict[str, str | int | None] = {}
-    produced: dict[str | int | None, frozenset[str]] = {}
-    for key, value in scores.items():
-        if value.ndim < 1 or value.shape[0] != rows or not value.is_floating_point():
-            continue
-        columns = as_columns(value, rows)
-        produced[key] = sources.of(value)
-        if len(produced[key]) == 1:
-            name = next(iter(produced[key]))
-            if name in eligible and _may_produce(eligible[name], value, columns):
-                found.setdefault(name, key)
-                continue
-        joint = _joint_head(model, vectors, produced[key], columns)
-        if joint is not None and not sources.are_features(value, None):
-            found.setdefault(joint.name, key)
-            sources.feed(joint.name, joint.feeders)
-    behind = {feeder for name in found for feeder in sources.feeding(name)}
-    found = {name: key for name, key in found.items() if name not in behind} or found  # features are no scores
-    if len(found) == 1:
-        name, key = next(iter(found.items()))
+    heads, producers = _heads_of_outputs(model, scores, rows, eligible, sources, vectors)
+    if len(heads) == 1:
+        name, key = next(iter(heads.items()))
         if name in eligible and sources.are_features(scores[key], eligible[name]):
             return OUTPUT, key
         if as_columns(scores[key], rows) is None:
             raise LookalikeError(no_row_of_scores(key, scores[key], name))
         return name, key
-    if not found and len(scores) == 1 and all(sources.are_features(value, None) for value in scores.values()):
+    if not heads and len(scores) == 1 and all(sources.are_features(value, None) for value in scores.values()):
         return OUTPUT, next(iter(scores))
-    maps = [key for key, layers in produced.items() if layers & eligible.keys()]
-    if maps and all(as_columns(scores[key], rows) is None for key in maps):
-        name = sorted(produced[maps[0]] & eligible.keys())[0]
-        raise LookalikeError(no_row_of_scores(maps[0], scores[maps[0]], name))
-    raise LookalikeError(_no_single_head(found, produced, eligible))
+    keys_of_maps = [key for key, layers in producers.items() if layers & eligible.keys()]
+    if keys_of_maps and all(as_columns(scores[key], rows) is None for key in keys_of_maps):
+        name = sorted(producers[keys_of_maps[0]] & eligible.keys())[0]
+        raise LookalikeError(no_row_of_scores(keys_of_maps[0], scores[keys_of_maps[0]], name))
+    raise LookalikeError(_no_single_head(heads, producers, eligible))
+
+
+def _heads_of_outputs(
+    model: nn.Module,
+    scores: Mapping[str | int | None, Tensor],
+    rows: int,
+    eligible: Mapping[str, nn.Module],
+    sources: "_Sources",
+    vectors: VectorCalls,
+) -> tuple[dict[str, str | int | None], dict[str | int | None, frozenset[str]]]:
+    """Finds the head of each output that may hold class scores.
+
+    Args:
+        model: The classifier.
+        scores: The candidate outputs, by key.
+        rows: Number of samples.
+        eligible: Layers that can be a head, by name.
+        sources: Traces of the forward pass.
+        vectors: Calls of modules on vectors in the forward pass.
+
+    Returns:
+        The key of the output by the name of its head, and the names of the layers that produced each output.
+    """
+    heads: dict[str, str | int | None] = {}
+    producers: dict[str | int | None, frozenset[str]] = {}
+    for key, value in scores.items():
+        if value.ndim < 1 or value.shape[0] != rows or not value.is_floating_point():
+            continue
+        columns = as_columns(value, rows)
+        producers[key] = sources.of(value)
+        if len(producers[key]) == 1:
+            name = next(iter(producers[key]))
+            if name in eligible and _may_produce(eligible[name], value, columns):
+                heads.setdefault(name, key)
+                continue
+        joint = _joint_head(model, vectors, producers[key], columns)
+        if joint is not None and not sources.are_features(value, None):
+            heads.setdefault(joint.name, key)
+            sources.add_feeders(joint.name, joint.feeders)
+    # a layer that feeds another head produces features, which some networks return beside their scores
+    feeders = {feeder for name in heads for feeder in sources.feeders(name)}
+    return {name: key for name, key in heads.items() if name not in feeders} or heads, producers
 
 
 def _hooks(
     model: nn.Module, layers: Mapping[Any, str], sources: "_Sources", vectors: VectorCalls
 ) -> dict[nn.Module, Any]:
-    """Returns forward hooks that follow what each layer produces, and record what modules do to vectors."""
+    """Returns forward hooks that name the outputs of layers and record the calls of modules on vectors."""
     hooks: dict[nn.Module, Any] = {}
     for name, module in model.named_modules():
         if name and not isinstance(module, torch.jit.ScriptModule):
             hooks[module] = vectors.hook(name)
     for module, name in layers.items():
-        hooks[module] = _one_after_the_other(sources.name_output(name), vectors.hook(name))
+        hooks[module] = _in_sequence(sources.name_output(name), vectors.hook(name))
     return hooks
 
 
-def _one_after_the_other(first: Any, second: Any) -> Any:
-    def hook(*given: Any) -> None:
-        first(*given)
-        second(*given)
+def _in_sequence(first: Any, second: Any) -> Any:
+    def hook(*arguments: Any) -> None:
+        first(*arguments)
+        second(*arguments)
 
     return hook
 
@@ -146,15 +177,15 @@ def _one_after_the_other(first: Any, second: Any) -> Any:
 def _joint_head(
     model: nn.Module, vectors: VectorCalls, sources: frozenset[str], columns: Tensor | None
 ) -> VectorCall | None:
-    """Returns the call of the module in which all layers of class scores are, or the first of several on one input."""
+    """Returns the call of a module that holds all layers of the class scores, or the first of several on one input."""
     if columns is None or not sources:
         return None
-    ways = vectors.that_produce(sources, columns.shape[1])
-    return next((calls[0] for calls in ways if all(is_affine_alone(model, call) for call in calls)), None)
+    groups = vectors.covering(sources, columns.shape[1])
+    return next((calls[0] for calls in groups if all(is_affine_alone(model, call) for call in calls)), None)
 
 
 def get_head(model: nn.Module, name: str) -> nn.Module:
-    """Returns the module of that name.
+    """Returns the module with this name.
 
     Raises:
         LookalikeError: If there is none; the message lists linear and 1×1 convolution layers.
@@ -168,18 +199,18 @@ def get_head(model: nn.Module, name: str) -> nn.Module:
 
 
 def no_row_of_scores(key: str | int | None, output: Tensor, head: str) -> str:
-    """Says that an output has a score for each position, and what to do about it.
+    """Returns the message for an output with scores for each position, with the way out.
 
     Args:
-        key: The output's.
-        output: Its values, a row per image.
-        head: The layer that produced them.
+        key: The key of the output; None for the only one.
+        output: The output, a row per image.
+        head: Name of the layer that produced it.
     """
-    which = "output" if key is None else f"output {key!r}"
+    output_name = "output" if key is None else f"output {key!r}"
     return (
-        f"the network's {which} has shape {tuple(output.shape[1:])} per image: scores for each position, as for "
+        f"the network's {output_name} has shape {tuple(output.shape[1:])} per image: scores for each position, as for "
         "segmentation, and no row of class scores; wrap the network so that it returns their mean over the positions "
-        f"(or whatever else an image's scores are), or say head={head!r} to embed its features, averaged over the "
+        f"(or another summary), or say head={head!r} to embed its features, averaged over the "
         "positions, without a black box to compare with"
     )
 
@@ -201,11 +232,11 @@ def _candidates(result: Any, output: str | int | None) -> dict[str | int | None,
 
 
 def _may_produce(head: nn.Module, value: Tensor, columns: Tensor | None) -> bool:
-    """Says whether an output may be what a layer produced: by its number of scores."""
+    """Says whether a layer may have produced an output, by the number of scores."""
     n = _n_outputs(head)
     if columns is None:
         return n in value.shape[1:]
-    return n == columns.shape[1] or (n == 1 and columns.shape[1] == 2)  # a single logit, shown as 1 − p and p
+    return n == columns.shape[1] or (n == 1 and columns.shape[1] == 2)  # one logit, returned as (1 − p, p)
 
 
 def _is_head_like(module: nn.Module) -> bool:
@@ -219,14 +250,15 @@ def _n_outputs(module: nn.Module) -> int:
 
 
 def _no_single_head(
-    found: dict[str, str | int | None],
-    produced: dict[str | int | None, frozenset[str]],
+    heads: dict[str, str | int | None],
+    producers: dict[str | int | None, frozenset[str]],
     eligible: dict[str, nn.Module],
 ) -> str:
-    if len(found) > 1:
-        outputs = "; ".join(f"output {key!r} comes from {name!r}" for name, key in found.items())
+    """Returns the message for outputs with several heads, or none."""
+    if len(heads) > 1:
+        outputs = "; ".join(f"output {key!r} comes from {name!r}" for name, key in heads.items())
         return f"the model has several outputs ({outputs}); say which holds the class scores with output="
-    candidates = sorted({name for names in produced.values() for name in names if name in eligible})
+    candidates = sorted({name for names in producers.values() for name in names if name in eligible})
     if candidates:
         listed = ", ".join(repr(name) for name in candidates)
         return (
@@ -241,47 +273,48 @@ def _no_single_head(
 
 
 class _Sources(FunctionMode):
-    """Keeps, for each tensor, the names of the layers that last produced it."""
+    """Records, during a forward pass, the names of the layers that last produced each tensor."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._of = WeakTensorKeyDictionary()
-        self._inputs: dict[str, frozenset[str]] = {}
-        self._since = WeakTensorKeyDictionary()  # names of the operations since a layer produced a tensor
+        self._layers = WeakTensorKeyDictionary()  # names of the layers that last produced a tensor
+        self._operations = WeakTensorKeyDictionary()  # names of the operations since then
+        self._feeders: dict[str, frozenset[str]] = {}  # layers that produced the input of a layer
         self._n_calls = 0
 
     def are_features(self, output: Tensor, layer: nn.Module | None) -> bool:
         """Says whether an output is features rather than class scores, by what came after its last layer."""
-        since = self._since.get(output, frozenset())
-        return bool(since & _OF_HIDDEN_LAYERS) or ("relu" in since and isinstance(layer, nn.Linear))
+        operations = self._operations.get(output, frozenset())
+        return bool(operations & _AFTER_HIDDEN_LAYERS) or ("relu" in operations and isinstance(layer, nn.Linear))
 
     def of(self, tensor: Tensor) -> frozenset[str]:
-        found: frozenset[str] = self._of.get(tensor, frozenset())
-        return found
+        """Returns the names of the layers that last produced a tensor."""
+        layers: frozenset[str] = self._layers.get(tensor, frozenset())
+        return layers
 
-    def feed(self, name: str, feeders: frozenset[str]) -> None:
-        """Files the layers that a module's input came through."""
-        self._inputs.setdefault(name, feeders)
+    def add_feeders(self, name: str, feeders: frozenset[str]) -> None:
+        """Records the layers that produced a module's input."""
+        self._feeders.setdefault(name, feeders)
 
-    def feeding(self, name: str) -> set[str]:
-        """Returns the layers that a layer's input came through."""
-        found: set[str] = set()
+    def feeders(self, name: str) -> set[str]:
+        """Returns all layers before a layer: those that produced its input, and so on."""
+        feeders: set[str] = set()
         waiting = [name]
         while waiting:
-            for feeder in self._inputs.get(waiting.pop(), frozenset()) - found:
-                found.add(feeder)
+            for feeder in self._feeders.get(waiting.pop(), frozenset()) - feeders:
+                feeders.add(feeder)
                 waiting.append(feeder)
-        return found
+        return feeders
 
     def name_output(self, name: str) -> Any:
-        """Returns a forward hook that files a layer's output under its name."""
+        """Returns a forward hook that records a layer as the source of its output."""
 
         def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-                self._inputs[name] = frozenset().union(*(self.of(tensor) for tensor in given))
-                self._of[output] = frozenset({name})
-                self._since[output] = frozenset()
+                tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+                self._feeders[name] = frozenset().union(*(self.of(tensor) for tensor in tensors))
+                self._layers[output] = frozenset({name})
+                self._operations[output] = frozenset()
 
         return hook
 
@@ -290,15 +323,16 @@ class _Sources(FunctionMode):
         result = func(*args, **kwargs)
         if func in _PRODUCING_CALLS:
             self._n_calls += 1
-            origin = frozenset({f"<{func.__name__} {self._n_calls}>"})
-            since: frozenset[str] = frozenset()
+            # a bare matrix product has no name; a number tells it apart from the layers around it
+            layers = frozenset({f"<{func.__name__} {self._n_calls}>"})
+            operations: frozenset[str] = frozenset()
         else:
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            origin = frozenset().union(*(self.of(tensor) for tensor in tensors))
+            layers = frozenset().union(*(self.of(tensor) for tensor in tensors))
             name = getattr(func, "__name__", "").strip("_")
-            since = frozenset({name}).union(*(self._since.get(tensor, frozenset()) for tensor in tensors))
+            operations = frozenset({name}).union(*(self._operations.get(tensor, frozenset()) for tensor in tensors))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._of[leaf] = origin
-                self._since[leaf] = since
+                self._layers[leaf] = layers
+                self._operations[leaf] = operations
         return result

@@ -1,4 +1,4 @@
-"""The values that a pickle is read into: plain values, tensors not yet read, and placeholders that do nothing."""
+"""The values that pickles are read into: plain values, tensors not yet read, and inert placeholders."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LARGEST = 2**60  # a size or step beyond it is nonsense, and overflows in torch
+_MAX_SIZE = 2**60  # a larger size or stride is nonsense, and overflows in torch
 
 
 class DamagedFileError(Exception):
-    """A file that cannot be read as what it claims to be."""
+    """A file that is not what it claims to be."""
 
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """A name that a pickle mentions. The module is never imported and the name never looked up."""
+    """A class or function that a pickle names; it is never imported."""
 
     module: str
     name: str
@@ -29,24 +29,24 @@ class Name:
 
 @dataclass(eq=False, repr=False)
 class Inert:
-    """Stands for an object of any class or the result of any call: it only remembers what the pickle says about it.
+    """A placeholder for an object of any class or the result of any call, with what the pickle says about it.
 
     Attributes:
-        of: The class or function that the pickle names.
-        args: Its arguments.
-        state: What the pickle would have set as the object's state.
-        items: Its items, for a dictionary.
-        elements: Its elements, for a list.
+        called: The class or function that the pickle would call.
+        args: The arguments of the call.
+        state: The state that the pickle would give to the object.
+        items: The items that it would set, if the object is a dictionary.
+        elements: The elements that it would append, if the object is a list.
     """
 
-    of: Any
+    called: Any
     args: tuple[Any, ...] = ()
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
     elements: list[Any] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        return f"<{self.of if isinstance(self.of, Name) else 'unnamed'}>"
+        return f"<{self.called if isinstance(self.called, Name) else 'unnamed'}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +54,12 @@ class StorageName:
     """A block of numbers in the file.
 
     Attributes:
-        key: Its name.
-        dtype: The type of its numbers; None for one that torch cannot hold as plain numbers.
-        start: Where a view of the block begins, in bytes.
-        n_bytes: Size in bytes, as declared.
+        key: The name of the block.
+        dtype: The type of its numbers; None for types that are not plain numbers, such as quantised ones.
+        start: First byte of a view of the block.
+        n_bytes: Declared size in bytes.
         item_size: Bytes per number.
-        data: The numbers themselves, where the pickle holds them.
+        data: The numbers, if they are inside the pickle.
     """
 
     key: str
@@ -82,12 +82,12 @@ class StoredTensor:
 
     @property
     def logical_bytes(self) -> int:
-        """The memory that a contiguous copy takes."""
+        """Bytes that a contiguous copy takes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def end(self) -> int:
-        """The first byte of the storage behind the last number."""
+        """The byte of the storage after the last number of the tensor."""
         if 0 in self.shape:
             return 0
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
@@ -96,11 +96,11 @@ class StoredTensor:
 
 @dataclass(frozen=True, eq=False)
 class UnreadTensor:
-    """A tensor that is no plain block of numbers, and is not read.
+    """A tensor that is not read, because it is no plain block of numbers.
 
     Attributes:
-        kind: In a word, to name it.
-        shape: Its sizes are not looked at; it has some.
+        kind: What it is, for error messages, such as ``"sparse"``.
+        shape: A placeholder: the real sizes are not read.
     """
 
     kind: str
@@ -109,47 +109,51 @@ class UnreadTensor:
 
 @dataclass(eq=False)
 class _ArrayType:
-    """NumPy's description of an array's numbers."""
+    """NumPy's description of the type of an array's numbers: its code, such as ``f4``, and its byte order."""
 
     code: str
     order: str = "="
 
 
-def make(called: Any, args: Any) -> Any:
-    """Returns what a call gives, for the few names that make tensors and plain values; else a placeholder."""
+def emulate_call(called: Any, args: Any) -> Any:
+    """Returns the result of a call in a pickle.
+
+    The few functions in ``_EMULATIONS``, which create tensors and plain values, have equivalents here. Any other call
+    becomes a placeholder.
+    """
     if not isinstance(args, tuple):
         args = (args,)
     if isinstance(called, Name):
         module = called.module.replace("numpy._core", "numpy.core")
-        maker = _MAKERS.get((module, called.name))
-        if maker is not None:
+        emulation = _EMULATIONS.get((module, called.name))
+        if emulation is not None:
             try:
-                made = maker(*args)
+                value = emulation(*args)
             except DamagedFileError:
                 raise
             except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, LookupError):
-                made = None  # other arguments than the name takes: kept as they are
-            if made is not None:
-                return made
+                value = None  # unexpected arguments: becomes a placeholder
+            if value is not None:
+                return value
     return Inert(called, args)
 
 
-def build(made: Any, state: Any) -> Any:
-    """Returns an object with a state; the placeholder keeps it, tensors and plain values need none."""
-    if isinstance(made, _ArrayType) and isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], str):
-        made.order = state[1]
-    elif isinstance(made, Inert):
-        if _is_name(made.of, "numpy.core.multiarray", "_reconstruct"):
+def set_state(target: Any, state: Any) -> Any:
+    """Gives an object its state: a placeholder stores it, tensors and plain values need none."""
+    if isinstance(target, _ArrayType) and isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], str):
+        target.order = state[1]
+    elif isinstance(target, Inert):
+        if _is_name(target.called, "numpy.core.multiarray", "_reconstruct"):
             array = _array_from_state(state)
             if array is not None:
                 return array
-        made.state = state
-    return made
+        target.state = state
+    return target
 
 
-def storage_type(named: Any) -> torch.dtype | None:
-    """Returns the type of a storage's numbers; None for quantised ones and unknown names."""
-    name = named.name if isinstance(named, Name) else ""
+def storage_type(storage_class: Any) -> torch.dtype | None:
+    """Returns the type of the numbers of a storage class; None for quantised and unknown classes."""
+    name = storage_class.name if isinstance(storage_class, Name) else ""
     return _STORAGES.get(name)
 
 
@@ -182,88 +186,95 @@ _TYPES = {
 }
 
 
-def _whole_numbers(values: Any) -> tuple[int, ...]:
+def _sizes(values: Any) -> tuple[int, ...]:
+    """Checks that a shape or stride is a tuple of integers."""
     if not isinstance(values, tuple | list) or len(values) > 64 or any(type(value) is not int for value in values):
-        raise DamagedFileError("the sizes of a tensor are no whole numbers")
+        raise DamagedFileError("the sizes of a tensor are not whole numbers")
     return tuple(values)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor | UnreadTensor | None:
+def _stored_tensor(
+    storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any
+) -> StoredTensor | UnreadTensor | None:
     if not isinstance(storage, StorageName):
         return None
     if storage.dtype is None:
         return UnreadTensor("of an unknown type")
-    return _checked(StoredTensor(storage, storage.dtype, offset, _whole_numbers(shape), _whole_numbers(stride)))
+    return _check_view(StoredTensor(storage, storage.dtype, offset, _sizes(shape), _sizes(stride)))
 
 
-def _typed_tensor(
+def _stored_typed_tensor(
     storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
 ) -> Any:
-    known = _TYPES.get(dtype.name) if isinstance(dtype, Name) and dtype.module == "torch" else None
-    if not isinstance(storage, StorageName) or known is None:
+    torch_dtype = _TYPES.get(dtype.name) if isinstance(dtype, Name) and dtype.module == "torch" else None
+    if not isinstance(storage, StorageName) or torch_dtype is None:
         return None
-    return _checked(StoredTensor(storage, known, offset, _whole_numbers(shape), _whole_numbers(stride)))
+    return _check_view(StoredTensor(storage, torch_dtype, offset, _sizes(shape), _sizes(stride)))
 
 
-def _checked(tensor: StoredTensor) -> StoredTensor:
+def _check_view(tensor: StoredTensor) -> StoredTensor:
     """Checks that a tensor is a view within its storage.
 
     Raises:
-        DamagedFileError: If it reaches beyond.
+        DamagedFileError: If it reaches beyond its storage, or its sizes are invalid.
     """
     numbers = (tensor.offset, *tensor.shape, *tensor.stride)
-    whole = type(tensor.offset) is int and min(numbers) >= 0 and max(numbers) < _LARGEST
-    if not whole or len(tensor.shape) != len(tensor.stride):
+    are_valid = type(tensor.offset) is int and min(numbers) >= 0 and max(numbers) < _MAX_SIZE
+    if not are_valid or len(tensor.shape) != len(tensor.stride):
         raise DamagedFileError(f"a tensor has the sizes {tensor.shape} and the steps {tensor.stride}")
     if max(tensor.end, tensor.logical_bytes and tensor.offset) > tensor.storage.n_bytes:
         raise DamagedFileError(f"a tensor of {tensor.shape} reaches beyond its {tensor.storage.n_bytes} bytes")
     return tensor
 
 
-def _unread(kind: str) -> "_Maker":
+def _makes_unread(kind: str) -> "_Emulation":
     return lambda *_: UnreadTensor(kind)
 
 
-def _first(value: Any = None, *_rest: Any) -> Any:
+def _first_argument(value: Any = None, *_rest: Any) -> Any:
+    """Returns the first argument if it is a tensor: wrappers such as ``Parameter`` add nothing that is needed."""
     return value if isinstance(value, StoredTensor | UnreadTensor | Tensor) else None
 
 
-def _object(called: Any, args: Any) -> Any:
-    """Returns what a call by way of another one gives; further ways are not followed, as they might never end."""
+def _indirect_call(called: Any, args: Any) -> Any:
+    """Returns the result of a call that ``copyreg`` or torch makes for another function.
+
+    A call through a second such function is not followed: a file could chain them without end.
+    """
     args = args if isinstance(args, tuple) else (args,)
     indirect = isinstance(called, Name) and called.module in ("copyreg", "copy_reg", "torch._tensor", "torch.tensor")
-    return Inert(called, args) if indirect else make(called, args)
+    return Inert(called, args) if indirect else emulate_call(called, args)
 
 
-def _of_type(called: Any, _type: Any, args: Any, _state: Any = None) -> Any:
-    return _object(called, args)
+def _tensor_of_subclass(called: Any, _type: Any, args: Any, _state: Any = None) -> Any:
+    return _indirect_call(called, args)
 
 
-def _mapping(*args: Any) -> dict[Any, Any] | None:
-    given = args[-1] if args else None
-    if isinstance(given, dict):
-        return dict(given)
-    pairs = given if isinstance(given, list | tuple) else []
-    return {key_of(pair[0]): pair[1] for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2}
+def _to_dict(*args: Any) -> dict[Any, Any] | None:
+    content = args[-1] if args else None
+    if isinstance(content, dict):
+        return dict(content)
+    pairs = content if isinstance(content, list | tuple) else []
+    return {safe_key(pair[0]): pair[1] for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2}
 
 
-def _elements(values: Any = (), *_rest: Any) -> list[Any] | None:
+def _to_list(values: Any = (), *_rest: Any) -> list[Any] | None:
     return list(values) if isinstance(values, list | tuple) else None
 
 
-def _bytes(text: Any, _encoding: Any = None) -> bytes | None:
+def _encode(text: Any, _encoding: Any = None) -> bytes | None:
     return text.encode("latin-1") if isinstance(text, str) else None
 
 
 def _raw_bytes(value: Any = b"", *_rest: Any) -> bytes | None:
-    """A bytearray of given bytes; a number would ask for memory."""
+    """Returns the given bytes; a number, which would allocate that much memory, gives None."""
     if isinstance(value, str):
         return value.encode("latin-1")
     return bytes(value) if isinstance(value, bytes | bytearray) else None
 
 
-def _path(*parts: Any) -> str | None:
-    return "/".join(parts).replace("//", "/", 1) if all(isinstance(part, str) for part in parts) else None
+def _path(*segments: Any) -> str | None:
+    return "/".join(segments).replace("//", "/", 1) if all(isinstance(segment, str) for segment in segments) else None
 
 
 def _array_type(code: Any, *_rest: Any) -> _ArrayType | None:
@@ -272,52 +283,52 @@ def _array_type(code: Any, *_rest: Any) -> _ArrayType | None:
     return _ArrayType(code) if isinstance(code, str) else None
 
 
-def _dtype_of(described: Any) -> np.dtype[Any] | None:
-    if not isinstance(described, _ArrayType) or described.code[:1] not in "fiub" or len(described.code) > 3:
+def _numpy_dtype(array_type: Any) -> np.dtype[Any] | None:
+    if not isinstance(array_type, _ArrayType) or array_type.code[:1] not in "fiub" or len(array_type.code) > 3:
         return None
     try:
-        return np.dtype((described.order if described.order in "<>" else "=") + described.code)
+        return np.dtype((array_type.order if array_type.order in "<>" else "=") + array_type.code)
     except TypeError:
         return None
 
 
-def _scalar(described: Any, data: Any = None) -> Any:
-    dtype, raw = _dtype_of(described), _raw_bytes(data)
+def _scalar(array_type: Any, data: Any = None) -> Any:
+    dtype, raw = _numpy_dtype(array_type), _raw_bytes(data)
     if dtype is None or raw is None or len(raw) != dtype.itemsize:
         return None
     return np.frombuffer(raw, dtype)[0].item()
 
 
-def _array(shape: Any, described: Any, data: Any, fortran: Any) -> Tensor | None:
-    """A NumPy array as a tensor; None where its numbers are no plain ones, or not all there."""
-    dtype, raw = _dtype_of(described), _raw_bytes(data)
+def _array(shape: Any, array_type: Any, data: Any, fortran: Any) -> Tensor | None:
+    """Returns a NumPy array as a tensor; None if its numbers are not plain, or its bytes are not in the pickle."""
+    dtype, raw = _numpy_dtype(array_type), _raw_bytes(data)
     if dtype is None or raw is None:
         return None
-    shape = _whole_numbers(shape)
+    shape = _sizes(shape)
     if math.prod(shape) * dtype.itemsize != len(raw) or any(n < 0 for n in shape):
         raise DamagedFileError(f"an array of {shape} has {len(raw)} bytes")
     array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
     try:
         return torch.from_numpy(np.array(array, dtype=dtype.newbyteorder("="), order="C"))
-    except TypeError:  # a type that torch has not, as uint16 in older releases
+    except TypeError:  # a type that torch lacks, such as uint16 in older releases
         return None
 
 
 def _array_from_state(state: Any) -> Tensor | None:
     if not isinstance(state, tuple) or len(state) != 5:
         return None
-    _version, shape, described, fortran, data = state
-    return _array(shape, described, data, fortran)
+    _version, shape, array_type, fortran, data = state
+    return _array(shape, array_type, data, fortran)
 
 
-def _array_from_buffer(data: Any, described: Any, shape: Any, order: Any = "C") -> Tensor | None:
-    return _array(shape, described, data, order == "F")
+def _array_from_buffer(data: Any, array_type: Any, shape: Any, order: Any = "C") -> Tensor | None:
+    return _array(shape, array_type, data, order == "F")
 
 
-def key_of(value: Any) -> Any:
-    """Returns a key that is quick and safe to hash: a plain value as it is, anything else as a placeholder.
+def safe_key(value: Any) -> Any:
+    """Returns a key that is quick and safe to hash: plain values unchanged, anything else as a placeholder.
 
-    Nested tuples would hash by recursion without end, and huge integers can be made to collide.
+    Hashing deeply nested tuples recurses without limit, and huge integers can be chosen to collide.
     """
     kind = type(value)
     if kind in (str, bytes, float, bool, type(None)) or (kind is int and abs(value) < 2**60):
@@ -327,34 +338,35 @@ def key_of(value: Any) -> Any:
     return Inert(Name("builtins", kind.__name__))
 
 
-_Maker = Callable[..., Any]
-_MAKERS: dict[tuple[str, str], _Maker] = {
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v3"): _typed_tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-    ("torch._utils", "_rebuild_parameter_with_state"): _first,
-    ("torch._utils", "_rebuild_device_tensor_from_numpy"): _first,
-    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _first,
-    ("torch._utils", "_rebuild_xla_tensor"): _first,
-    ("torch._utils", "_rebuild_sparse_tensor"): _unread("sparse"),
-    ("torch._utils", "_rebuild_sparse_csr_tensor"): _unread("sparse"),
-    ("torch._utils", "_rebuild_qtensor"): _unread("quantised"),
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _unread("without numbers, on the meta device"),
-    ("torch._utils", "_rebuild_nested_tensor"): _unread("nested"),
-    ("torch._utils", "_rebuild_wrapper_subclass"): _unread("of a special class"),
-    ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
-    ("torch._tensor", "_rebuild_from_type"): _of_type,
-    ("torch.tensor", "_rebuild_from_type"): _of_type,
-    ("torch.nn.parameter", "Parameter"): _first,
-    ("torch.nn.parameter", "Buffer"): _first,
-    ("torch.autograd.variable", "Variable"): _first,
+_Emulation = Callable[..., Any]
+# our equivalent of each function that a pickle may call; if it returns None, the call becomes a placeholder
+_EMULATIONS: dict[tuple[str, str], _Emulation] = {
+    ("torch._utils", "_rebuild_tensor"): _stored_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _stored_typed_tensor,
+    ("torch._utils", "_rebuild_parameter"): _first_argument,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first_argument,
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): _first_argument,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _first_argument,
+    ("torch._utils", "_rebuild_xla_tensor"): _first_argument,
+    ("torch._utils", "_rebuild_sparse_tensor"): _makes_unread("sparse"),
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): _makes_unread("sparse"),
+    ("torch._utils", "_rebuild_qtensor"): _makes_unread("quantised"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _makes_unread("without numbers, on the meta device"),
+    ("torch._utils", "_rebuild_nested_tensor"): _makes_unread("nested"),
+    ("torch._utils", "_rebuild_wrapper_subclass"): _makes_unread("of a special class"),
+    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_of_subclass,
+    ("torch._tensor", "_rebuild_from_type"): _tensor_of_subclass,
+    ("torch.tensor", "_rebuild_from_type"): _tensor_of_subclass,
+    ("torch.nn.parameter", "Parameter"): _first_argument,
+    ("torch.nn.parameter", "Buffer"): _first_argument,
+    ("torch.autograd.variable", "Variable"): _first_argument,
     ("torch", "Size"): lambda sizes=(): tuple(sizes) if isinstance(sizes, list | tuple) else None,
-    ("collections", "OrderedDict"): _mapping,
-    ("collections", "defaultdict"): lambda *args: _mapping(*args[1:]),
-    ("collections", "Counter"): _mapping,
-    ("collections", "deque"): _elements,
-    ("_codecs", "encode"): _bytes,
+    ("collections", "OrderedDict"): _to_dict,
+    ("collections", "defaultdict"): lambda *args: _to_dict(*args[1:]),
+    ("collections", "Counter"): _to_dict,
+    ("collections", "deque"): _to_list,
+    ("_codecs", "encode"): _encode,
     ("pathlib", "PosixPath"): _path,
     ("pathlib", "WindowsPath"): _path,
     ("pathlib", "PurePosixPath"): _path,
@@ -365,15 +377,15 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("numpy", "dtype"): _array_type,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
-    ("copy_reg", "_reconstructor"): lambda of, _base=None, _state=None: _object(of, ()),
-    ("copyreg", "_reconstructor"): lambda of, _base=None, _state=None: _object(of, ()),
-    ("copy_reg", "__newobj__"): lambda of, *args: _object(of, args),
-    ("copyreg", "__newobj__"): lambda of, *args: _object(of, args),
-    ("copyreg", "__newobj_ex__"): lambda of, args=(), _named=None: _object(of, args),
+    ("copy_reg", "_reconstructor"): lambda of, _base=None, _state=None: _indirect_call(of, ()),
+    ("copyreg", "_reconstructor"): lambda of, _base=None, _state=None: _indirect_call(of, ()),
+    ("copy_reg", "__newobj__"): lambda of, *args: _indirect_call(of, args),
+    ("copyreg", "__newobj__"): lambda of, *args: _indirect_call(of, args),
+    ("copyreg", "__newobj_ex__"): lambda of, args=(), _named=None: _indirect_call(of, args),
 }
 for _module in ("builtins", "__builtin__"):
     for _name in ("set", "frozenset", "list", "tuple"):
-        _MAKERS[_module, _name] = _elements
-    _MAKERS[_module, "dict"] = _mapping
-    _MAKERS[_module, "bytearray"] = _raw_bytes
-    _MAKERS[_module, "bytes"] = _raw_bytes
+        _EMULATIONS[_module, _name] = _to_list
+    _EMULATIONS[_module, "dict"] = _to_dict
+    _EMULATIONS[_module, "bytearray"] = _raw_bytes
+    _EMULATIONS[_module, "bytes"] = _raw_bytes

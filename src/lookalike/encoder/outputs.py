@@ -1,4 +1,4 @@
-"""Reading a classifier's output: which tensor holds the class scores, their layout, and what the numbers are."""
+"""Reads a classifier's output: which tensor holds the class scores, their layout, and whether they are logits."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,23 +13,23 @@ from lookalike._core.errors import LookalikeError
 Kind = Literal["logits", "probabilities", "log-probabilities", "sigmoids"]
 Of = Literal["score", "probability"]
 
-_TOLERANCE = 0.02  # of a sum of probabilities; bfloat16 rounds each by up to 0.4%
-_PROBES = ((1.0, 0.0), (4.0, 0.0), (1.0, 6.0), (1.0, -6.0))  # deviation and mean of logits to try a tail with
+_TOLERANCE = 0.02  # for sums of probabilities; bfloat16 rounds each probability by up to 0.4%
+_PROBES = ((1.0, 0.0), (4.0, 0.0), (1.0, 6.0), (1.0, -6.0))  # standard deviation and mean of trial logits, a row each
 
 
 @dataclass(frozen=True)
 class Outputs:
     """How to read a classifier's class scores [N, C].
 
-    A single column speaks for class 1 of two: a logit, or what a sigmoid makes of it.
+    A single column is the score of class 1 of two: a logit or its sigmoid.
 
     Attributes:
-        key: Which of several outputs holds them; None for the only one.
+        key: The key or position of the output that holds them; None for the only output.
         n_columns: C.
-        kind: What the numbers are: ``"logits"``, what a softmax (``"probabilities"``), a log-softmax or log-sigmoid
-            (``"log-probabilities"``), or one sigmoid per class (``"sigmoids"``) made of them.
-        names: The classes' names, in the outputs' order, where they are known.
-        logits_from: The layer that gives the logits, where something made probabilities of them.
+        kind: What the numbers are: ``"logits"``, or the result of a softmax (``"probabilities"``), a log-softmax or
+            log-sigmoid (``"log-probabilities"``), or one sigmoid per class (``"sigmoids"``).
+        names: The names of the classes in the order of the outputs, if known.
+        logits_from: The layer that produces the logits, if the network turns them into probabilities.
 
     Example:
         >>> outputs = Outputs(None, 1, "sigmoids")
@@ -50,45 +50,47 @@ class Outputs:
 
     @property
     def n_classes(self) -> int:
-        """K: how many classes the outputs distinguish."""
+        """K, the number of classes that the outputs distinguish."""
         return 2 if self.single else self.n_columns
 
     def predicted(self, scores: Tensor) -> Tensor:
-        """Returns the predicted class [N] of class scores [N, C]."""
+        """Returns the predicted classes [N] for class scores [N, C]."""
         if not self.single:
             return scores.argmax(1)
         threshold = {"sigmoids": 0.5, "log-probabilities": math.log(0.5)}.get(self.kind, 0.0)
         return (scores[:, 0] > threshold).long()
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Returns class probabilities [N, K] of class scores [N, C]; independent sigmoids stay independent."""
+        """Returns class probabilities [N, K] from class scores [N, C]; independent sigmoids stay independent."""
         if self.single:
-            p = {"logits": torch.sigmoid, "log-probabilities": torch.exp}.get(self.kind, _same)(scores)
+            p = {"logits": torch.sigmoid, "log-probabilities": torch.exp}.get(self.kind, _identity)(scores)
             return torch.cat([1 - p, p], 1)
         if self.kind == "logits":
             return scores.softmax(1)
         return scores.exp() if self.kind == "log-probabilities" else scores
 
     def gradient(self, scores: Tensor, target: Tensor, of: Of) -> Tensor:
-        """Returns the gradient at the scores [N, C] at which relevance of a class's score or probability starts.
+        """Returns the gradient of a class's score or probability with respect to the scores [N, C].
+
+        Relevance propagation starts from it.
 
         Args:
-            scores: [N, C].
-            target: Classes [N].
-            of: What is explained. The score of class 0 of a single logit is its negative.
+            scores: Class scores [N, C].
+            target: The class to explain for each sample [N].
+            of: Whether its score or its probability is explained. With a single logit, class 0's score is its negative.
         """
         if self.single:
-            towards = self._single_gradient(scores[:, 0].double(), of)
-            return torch.where(target == 1, towards, -towards)[:, None].to(scores.dtype)
+            slope = self._single_gradient(scores[:, 0].double(), of)
+            return torch.where(target == 1, slope, -slope)[:, None].to(scores.dtype)
         return self._gradient(scores.double(), target, of).to(scores.dtype)
 
     def _single_gradient(self, score: Tensor, of: Of) -> Tensor:
-        """Returns the gradient [N] of class 1's score or probability; class 0's is its negative."""
+        """Returns the gradient [N] of class 1's score or probability with respect to a single score."""
         if of == "score" or self.kind == "sigmoids":
             return torch.ones_like(score)
         if self.kind == "log-probabilities":
             return score.exp()
-        return score.sigmoid() * (-score).sigmoid()  # p (1 − p), also where p is all but one
+        return score.sigmoid() * (-score).sigmoid()  # p (1 − p), accurate even if p rounds to one
 
     def _gradient(self, scores: Tensor, target: Tensor, of: Of) -> Tensor:
         one_hot = nn.functional.one_hot(target, scores.shape[1]).double()
@@ -97,18 +99,20 @@ class Outputs:
         if self.kind == "sigmoids":
             return one_hot
         p = self.probabilities(scores)
-        own = p.gather(1, target[:, None])
-        others = p.scatter(1, target[:, None], 0.0)
-        rest = others.sum(1, keepdim=True)  # 1 − p, without its rounding
-        if self.kind == "probabilities":  # a softmax passes on no constant: less p, the gradient survives p = 1
-            return (one_hot.new_zeros(one_hot.shape) - own).scatter(1, target[:, None], rest)
-        return (-own * others).scatter(1, target[:, None], own * rest)
+        p_target = p.gather(1, target[:, None])
+        p_others = p.scatter(1, target[:, None], 0.0)
+        not_target = p_others.sum(1, keepdim=True)  # 1 − p_target, without the rounding of the subtraction
+        if self.kind == "probabilities":
+            # The backward pass of the softmax ignores a constant in this gradient. Subtracting p_target from the
+            # one-hot vector thus changes nothing, except that the gradient stays accurate where p_target rounds to one.
+            return (one_hot.new_zeros(one_hot.shape) - p_target).scatter(1, target[:, None], not_target)
+        return (-p_target * p_others).scatter(1, target[:, None], p_target * not_target)
 
 
 def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
-    """Yields a model's output tensors: the only one under None, others under their key, field's name or position.
+    """Yields a model's output tensors by key, name of the field or position; a single tensor by None.
 
-    Where there are none but within outputs, those of a task each say, they come under ``"outer.inner"``.
+    Tensors of nested outputs, such as one per task, have keys like ``"outer.inner"``.
 
     Example:
         >>> [key for key, _ in named_outputs({"tasks": (torch.zeros(1), torch.ones(1))})]
@@ -126,10 +130,10 @@ def named_outputs(result: Any) -> Iterator[tuple[str | int | None, Tensor]]:
 
 
 def select_output(result: Any, key: str | int | None) -> Tensor:
-    """Returns the output of that key; without one, the only output, or the one that is called ``logits``.
+    """Returns the output with this key; without a key, the only output or the one named ``logits``.
 
     Raises:
-        LookalikeError: If there is no such output, or it is not clear which is meant.
+        LookalikeError: If there is no such output, or several may be meant.
     """
     if isinstance(result, Tensor) and key is None:
         return result
@@ -137,7 +141,7 @@ def select_output(result: Any, key: str | int | None) -> Tensor:
     if key in outputs:
         return outputs[key]
     if isinstance(key, int) and isinstance(result, tuple) and -len(result) <= key < len(result):
-        value = result[key]  # of a named tuple, whose outputs have names too
+        value = result[key]  # a position in a named tuple, whose outputs are keyed by name
         if isinstance(value, Tensor):
             return value
     if key is None and "logits" in outputs:
@@ -151,14 +155,14 @@ def select_output(result: Any, key: str | int | None) -> Tensor:
 
 
 def as_columns(output: Tensor, rows: int) -> Tensor | None:
-    """Returns class scores [N, C] of an output of any layout: [N, C], [N], [N, C, 1, 1], [N, 1, C].
+    """Returns class scores as a matrix [N, C], from an output of shape [N, C], [N], [N, C, 1, 1] or [N, 1, C].
 
     Args:
         output: What the model returned.
         rows: N; a model that squeezes its output returns [C] or a single number for one row.
 
     Returns:
-        None if the output has more than one axis besides the rows: it is no row of scores.
+        The matrix; None if the output has more than one axis besides the rows, and so no row of scores.
     """
     if output.ndim == 0 or (rows == 1 and output.ndim == 1 and len(output) != 1):
         output = output.reshape(1, -1)
@@ -166,13 +170,13 @@ def as_columns(output: Tensor, rows: int) -> Tensor | None:
         return output
     if len(output) != rows or sum(size != 1 for size in output.shape[1:]) > 1:
         return None
-    return output.reshape(rows, math.prod(output.shape[1:]))  # a size of -1 is ambiguous without rows
+    return output.reshape(rows, math.prod(output.shape[1:]))  # -1 would be ambiguous with 0 rows
 
 
 def can_only_be_logits(scores: Tensor) -> bool:
-    """Says whether some scores [N, C] rule out that they are probabilities, or logarithms of such.
+    """Says whether scores [N, C] can be neither probabilities nor log-probabilities.
 
-    The reverse does not hold: logits may look like probabilities. ``kind_of`` decides by scores made for it.
+    False does not mean that they are: logits may look like probabilities. ``kind_of`` decides, from trial logits.
     """
     values = _finite_rows(scores)
     if not len(values):
@@ -183,7 +187,7 @@ def can_only_be_logits(scores: Tensor) -> bool:
 
 
 def kind_of(scores: Tensor) -> Kind:
-    """Returns what the numbers of scores [N, C] are, which a wide range of logits led to.
+    """Returns what scores [N, C] are, given that the logits behind them had a wide range.
 
     Example:
         >>> logits = probe_scores(2)
@@ -206,7 +210,7 @@ def kind_of(scores: Tensor) -> Kind:
 
 
 def probe_scores(n_columns: int) -> Tensor:
-    """Returns logits [4, C] that tell by what is made of them what a network does with its logits."""
+    """Returns trial logits [4, C]: the class scores that a network computes from them show what it does with logits."""
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(n_columns, generator=generator) * spread + mean for spread, mean in _PROBES]
     return torch.stack(rows)
@@ -237,5 +241,5 @@ def _items(result: Any) -> Iterator[tuple[Any, Any]]:
             yield name, getattr(result, name)
 
 
-def _same(scores: Tensor) -> Tensor:
+def _identity(scores: Tensor) -> Tensor:
     return scores

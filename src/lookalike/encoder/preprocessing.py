@@ -1,4 +1,4 @@
-"""What the images of a network from torchvision, timm or Hugging Face go through, and how many channels it takes."""
+"""Reads the preprocessing of networks from torchvision, timm and Hugging Face, and their number of input channels."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -23,8 +23,8 @@ from lookalike.data.processors import read_processor
 _RGB = 3
 
 
-def understood(read: Callable[[], Preprocessing]) -> tuple[Preprocessing | None, str | None]:
-    """Returns a network's own preprocessing, or None and why it was not understood, with the way out."""
+def try_reading(read: Callable[[], Preprocessing]) -> tuple[Preprocessing | None, str | None]:
+    """Returns a network's own preprocessing and None; or None and a message that says why it was not understood."""
     try:
         return read(), None
     except NotUnderstoodError as error:
@@ -36,7 +36,8 @@ def read_torchvision(preset: Any, channels: int = _RGB) -> Preprocessing:
 
     Args:
         preset: The transforms.
-        channels: Of the network; a grey one gets the mean over the channels of mean and deviation.
+        channels: Number of the network's input channels. For grey images, mean and standard deviation are averaged
+            over the channels.
 
     Raises:
         NotUnderstoodError: If they are not understood or the network takes neither grey nor RGB images.
@@ -56,11 +57,12 @@ def read_torchvision(preset: Any, channels: int = _RGB) -> Preprocessing:
 
 
 def read_timm(model: nn.Module, args: Mapping[str, Any]) -> Preprocessing:
-    """Reads and checks what timm prepares a network's images with for evaluation.
+    """Reads and checks the transforms that timm uses for a network in evaluation.
 
     Args:
-        model: The network, which knows its published configuration.
-        args: Those that it was built with: ``img_size`` (a side, or height and width) and ``in_chans`` count.
+        model: The network, with its published configuration.
+        args: The arguments that it was built with; ``img_size`` (a side, or height and width) and ``in_chans`` are
+            used.
 
     Raises:
         NotUnderstoodError: If a setting is not understood or the network takes neither grey nor RGB images.
@@ -73,7 +75,7 @@ def read_timm(model: nn.Module, args: Mapping[str, Any]) -> Preprocessing:
     height, width = (size, size) if isinstance(size, int) else size
     config["input_size"] = (channels, height, width)
     preprocessing = from_timm(config)
-    config |= {"mean": preprocessing.mean, "std": preprocessing.std}  # a grey network's are averages
+    config |= {"mean": preprocessing.mean, "std": preprocessing.std}  # averages for a grey network
     check_equal(preprocessing, data.create_transform(**config, is_training=False), "timm's transform")
     return preprocessing
 
@@ -88,13 +90,13 @@ def read_hf(name: str) -> Preprocessing:
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        first = first_line(error)
-        raise NotUnderstoodError(f"it has no image processor that can be read ({first[:160]})") from error
+        reason = first_line(error)
+        raise NotUnderstoodError(f"it has no image processor that can be read ({reason[:160]})") from error
     return read_processor(processor)
 
 
 def input_channels(model: Any) -> int | None:
-    """Returns how many channels a network's images have, 1 or 3, by its first convolution; None where that says not."""
+    """Returns the number of channels of a network's images, 1 or 3, from its first convolution; None if unknown."""
     layers = model.modules() if isinstance(model, nn.Module) else ()
     first = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
     channels = None if first is None else first.in_channels
@@ -102,10 +104,10 @@ def input_channels(model: Any) -> int | None:
 
 
 def with_input_channels(model: nn.Module, channels: int) -> nn.Module:
-    """Gives a network's first convolution another number of input channels, with random weights.
+    """Replaces a network's first convolution on three channels by one with ``channels``, with random weights.
 
     Raises:
-        LookalikeError: If it has no convolution that takes three channels.
+        LookalikeError: If there is no convolution on three channels.
     """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d) and layer.in_channels == _RGB:

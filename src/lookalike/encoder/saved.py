@@ -1,4 +1,4 @@
-"""A trained classifier in a folder of its own: weights, what builds it again, what its images go through."""
+"""Saves a trained classifier in a folder, with its architecture and preprocessing, and loads it again."""
 
 import threading
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ from lookalike.saved import (
     write_saved,
 )
 
-_TENSORS_MORE, _VALUES_MORE = 4, 4  # builders make heads and auxiliary branches that they throw away
+# how many times more tensors and values a builder may create than are saved: some discard heads and branches
+_TENSOR_FACTOR, _VALUE_FACTOR = 4, 4
 
 
 def save_classifier(
@@ -37,14 +38,14 @@ def save_classifier(
     files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a classifier that ``load_classifier(folder)`` reads again.
+    """Saves a classifier that ``load_classifier(folder)`` loads again.
 
     Args:
         loaded: The classifier, with a spec that ``rebuild`` understands.
-        folder: Where to; it appears only when it is complete.
-        provenance: Options, seeds and versions that it was made with.
-        files: Further files by their names.
-        overwrite: Replace the folder if there is one.
+        folder: The folder to write; it appears only when it is complete.
+        provenance: Options, seeds and versions of its training.
+        files: Content of further files by name.
+        overwrite: Replace an existing folder.
     """
     weights = loaded.model.state_dict()
     with refusing("the classifier cannot be saved"):
@@ -61,16 +62,15 @@ def save_classifier(
 
 
 def open_classifier(folder: str | Path) -> LoadedClassifier:
-    """Reads a classifier that ``save_classifier`` wrote. Nothing in the folder is executed.
+    """Loads a classifier that ``save_classifier`` wrote. No code in the folder is run.
 
     Raises:
-        LookalikeError: If it holds something else, or a file is missing, altered or of a later format.
+        LookalikeError: If the folder holds something else, or a file is missing, altered or of a later format.
     """
     record, weights = read_saved(folder, SavedClassifier)
-    what = f"the saved classifier in {str(folder)!r}"
     spec = record.encoder.spec
     assert spec is not None  # noqa: S101 - checked with the record
-    with refusing(f"{what} cannot be used"):
+    with refusing(f"the saved classifier in {str(folder)!r} cannot be used"):
         check_weights(weights, record.encoder.not_finite)
         model = build_network(spec, weights).eval()
         check_not_finite(model, record.encoder.not_finite)
@@ -86,39 +86,42 @@ def open_classifier(folder: str | Path) -> LoadedClassifier:
 
 
 def is_saved_classifier(folder: str | Path) -> bool:
-    """Says whether a folder holds a classifier that ``save_classifier`` wrote; its other files are not looked at."""
+    """Says whether a folder holds a classifier that ``save_classifier`` wrote; reads only ``config.json``."""
     return kind_of_folder(folder) == SavedClassifier.kind
 
 
 def build_network(spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-    """Builds the architecture that a saved folder names, unless it is larger than the weights that are saved with it.
+    """Builds the architecture that a saved folder names.
+
+    A hostile folder could name a network that fills the memory. A hook therefore counts parameters while the network is
+    built, and stops if there are far more than the saved weights.
 
     Raises:
-        LookalikeError: If it cannot be built, or is far larger; the reason in one line.
+        LookalikeError: If it cannot be built, or is far larger than its weights; the message gives the reason.
     """
-    most = _TENSORS_MORE * len(weights) + 1_000, _VALUES_MORE * sum(t.numel() for t in weights.values()) + 2**24
-    built = [0, 0]
+    limits = _TENSOR_FACTOR * len(weights) + 1_000, _VALUE_FACTOR * sum(t.numel() for t in weights.values()) + 2**24
+    counts = [0, 0]
     thread = threading.get_ident()
 
     def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
         if threading.get_ident() != thread or parameter is None:
             return
-        built[0] += 1
-        built[1] += parameter.numel() if not isinstance(parameter, nn.UninitializedParameter) else 0
-        if built[0] > most[0] or built[1] > most[1]:
+        counts[0] += 1
+        counts[1] += parameter.numel() if not isinstance(parameter, nn.UninitializedParameter) else 0
+        if counts[0] > limits[0] or counts[1] > limits[1]:
             raise LookalikeError("the network that it describes is far larger than its weights")
 
-    def counted() -> nn.Module:
+    def build_and_count() -> nn.Module:
         register_module_parameter_registration_hook(count)
         return rebuild(spec)
 
-    def remove() -> None:
+    def remove_hook() -> None:
         for key in [key for key, hook in list(_global_parameter_registration_hooks.items()) if hook is count]:
             _global_parameter_registration_hooks.pop(key, None)
 
     try:
-        return undoing(remove, counted)
+        return undoing(remove_hook, build_and_count)
     except LookalikeError:
         raise
-    except Exception as error:  # of whatever library builds it
+    except Exception as error:  # whatever the library that builds it raises
         raise LookalikeError(f"its network cannot be built: {type(error).__name__}: {one_line(error)}") from error

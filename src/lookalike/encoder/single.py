@@ -1,4 +1,4 @@
-"""Whether a network is a function of one image."""
+"""Checks that a network embeds each image independently of its batch and of chance."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder.calls import n_rows, take_rows
 
-_ROUNDING = 1e-2  # relative to the largest value: reduced precision on GPUs included
+_ROUNDING = 1e-2  # relative to the largest value; covers reduced precision on GPUs
 
 
 @torch.no_grad()
@@ -22,28 +22,28 @@ def check_one_image_at_a_time(embed: Callable[[Any], Tensor], inputs: Any) -> No
         inputs: One or a few rows.
 
     Raises:
-        LookalikeError: If it depends on chance or on the other rows of its batch.
+        LookalikeError: If an embedding depends on chance or on the other rows of the batch.
     """
-    alone = take_rows(inputs, slice(0, 1))
+    single = take_rows(inputs, slice(0, 1))
     try:
-        first, again = embed(alone), embed(alone)
-        together = embed(inputs if n_rows(inputs) > 1 else tree_map(_two, inputs))[:1]
+        first, repeated = embed(single), embed(single)
+        batched = embed(inputs if n_rows(inputs) > 1 else tree_map(_with_different_row, inputs))[:1]
     except (RuntimeError, AssertionError, ValueError):
-        return  # takes batches of one size alone
-    if _differ(first, again):
+        return  # the network only runs with one batch size
+    if _differ(first, repeated):
         raise LookalikeError(
             "the network gives another embedding for the same image each time (dropout that is always on, or other "
             "chance): make it deterministic in eval mode, e.g. F.dropout(x, p, self.training)"
         )
-    if _differ(first, together):
+    if _differ(first, batched):
         raise LookalikeError(
             "an image's embedding depends on the other images of its batch (a batch norm without running statistics?): "
             "such a network is no function of one image; give its norms running statistics (track_running_stats=True)"
         )
 
 
-def _two(leaf: Any) -> Any:
-    """Returns a row and another one that differs."""
+def _with_different_row(leaf: Any) -> Any:
+    """Returns a row and, below it, one with different values."""
     if not isinstance(leaf, Tensor):
         return leaf
     return torch.cat([leaf, leaf.flip(-1) * 2 + 1 if leaf.is_floating_point() else leaf])

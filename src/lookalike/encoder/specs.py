@@ -1,4 +1,4 @@
-"""Classifiers by name: ``torchvision:``, ``timm:``, ``hf:`` and ``file.py:function``."""
+"""Loads classifiers by spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME``, ``path/to/file.py:function``."""
 
 import pickle
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ from lookalike.data import Preprocessing
 from lookalike.encoder.building import (
     INCEPTION_SWITCHES,
     INCEPTIONS,
-    build_own,
+    build_lookalike,
     build_timm,
     build_torchvision,
     building,
     check_torchvision,
     downloading,
-    harmless,
     import_extra,
+    safe_config,
 )
 from lookalike.encoder.checkpoint import Checkpoint
 from lookalike.encoder.class_names import is_default, names_of_checkpoint, names_of_metadata, names_of_timm
 from lookalike.encoder.filling import (
-    Filled,
-    GivenWeights,
+    LoadedNetwork,
+    UserWeights,
     check_finite_weights,
     class_argument_of,
-    fill,
+    load_network,
     warn_without_head,
 )
 from lookalike.encoder.head import OUTPUT
-from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, understood
+from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, try_reading
 from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.user_file import call_function, read_function
 from lookalike.networks import NETWORKS, without_head
@@ -48,14 +48,14 @@ class LoadedClassifier:
     """A trained classifier and what came with it.
 
     Attributes:
-        model: In eval mode.
-        spec: What ``rebuild`` needs to build it again without weights; for a file, who to ask.
-        preprocessing: What its images go through, where that is known.
-        class_names: Of its outputs, where they are known.
-        head: Where to cut it: ``"output"`` where its weights have no trained head, so that it is an encoder and no
-            black box; None finds the head.
-        preprocessing_problem: Why ``preprocessing`` is None, where the network's own was not understood.
-        provenance: How it was trained, where lookalike did that.
+        model: The network, in eval mode.
+        spec: The description from which ``rebuild`` builds the network; for a user's file, only the file's name.
+        preprocessing: The preprocessing of its images, if known.
+        class_names: The names of its outputs, if known.
+        head: Where to cut it: ``"output"`` if the weights have no trained head, so that it is an encoder and no black
+            box; None finds the head.
+        preprocessing_problem: Why ``preprocessing`` is None, if the network's own was not understood.
+        provenance: How it was trained, if lookalike trained it.
     """
 
     model: nn.Module
@@ -76,24 +76,23 @@ def load_classifier(
     by_order: bool = False,
     weights_key: str | None = None,
 ) -> LoadedClassifier:
-    """Loads a trained classifier. Nothing that a checkpoint or a repository holds is executed.
+    """Loads a trained classifier. No code in a checkpoint or a repository is run.
 
     Args:
-        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a hub's name or a local folder),
-            ``lookalike:small-cnn``, ``path/to/file.py:function``, where the function returns a module, or a module
-            and its ``Preprocessing``, or a folder that ``save_classifier`` wrote.
-        weights: A checkpoint of any kind that ``read_checkpoint`` reads. Without it, torchvision, timm and Hugging
-            Face models come with their published weights, which may be downloaded. The number of classes is read off
-            the weights.
-        model_args: Further arguments of the builder, e.g. ``{"img_size": 32}``.
+        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a name on the hub or a local folder),
+            ``lookalike:small-cnn``, ``path/to/file.py:function``, or a folder that ``save_classifier`` wrote. The
+            function returns a module, or a module and its ``Preprocessing``.
+        weights: A checkpoint of any kind that ``read_checkpoint`` reads; it also decides the number of classes. Without
+            it, torchvision, timm and Hugging Face models get their published weights, which may be downloaded.
+        model_args: Further arguments for building the network, e.g. ``{"img_size": 32}``.
         by_order: Pair the weights with the model's by their order instead of by their names.
-        weights_key: Which set of weights, where the checkpoint holds several that fit, e.g. ``"state_dict_ema"``.
+        weights_key: The set of weights to use if several in the checkpoint fit, e.g. ``"state_dict_ema"``.
 
     Raises:
-        LookalikeError: If the spec is of no known form, the model cannot be built, or the weights do not fit.
+        LookalikeError: If the spec has no known form, the model cannot be built, or the weights do not fit.
 
     Warns:
-        LookalikeWarning: If the checkpoint holds more weights than were taken, or has no trained head.
+        LookalikeWarning: If the checkpoint holds weights that are not used, or has no trained head.
     """
     checks.text("spec", spec)
     checks.optional(checks.path, "weights", weights)
@@ -106,37 +105,41 @@ def load_classifier(
         return _open_saved(spec, weights, model_args)
     source, _, name = spec.partition(":")
     args = dict(model_args or {})
-    given = GivenWeights.read(weights, weights_key, by_order=by_order) if weights is not None else None
+    user_weights = UserWeights.read(weights, weights_key, by_order=by_order) if weights is not None else None
     if source == "torchvision" and name:
-        loaded = _load_torchvision(name, args, given)
+        loaded = _load_torchvision(name, args, user_weights)
     elif source == "timm" and name:
-        loaded = _load_timm(name, args, given)
+        loaded = _load_timm(name, args, user_weights)
     elif source == "hf" and name:
-        loaded = _load_hf(name, args, given)
+        loaded = _load_hf(name, args, user_weights)
     elif ".py:" in spec:
-        loaded = _load_file(spec, args, given)
+        loaded = _load_file(spec, args, user_weights)
     elif source == "lookalike" and name:
-        loaded = _load_own(name, args, given)
+        loaded = _load_lookalike(name, args, user_weights)
     else:
         raise LookalikeError(f"{spec!r} names no model; give {_FORMS}")
-    if given is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
-        warn_of(f"no weights given: the network is taken with those that {loaded.spec['name']} gives it")
+    if user_weights is None and loaded.head is None and loaded.spec["source"] in ("file", "lookalike"):
+        warn_of(f"no weights given: the network keeps the weights that {loaded.spec['name']} gives it")
     loaded.model.eval()
-    names = None if given is None or loaded.head is not None else _names_beside(given.checkpoint)
-    return loaded if names is None else replace(loaded, class_names=names)  # the weights' own go first
+    names = None if user_weights is None or loaded.head is not None else _class_names_of(user_weights.checkpoint)
+    return loaded if names is None else replace(loaded, class_names=names)  # names in the checkpoint take precedence
 
 
-def _names_beside(checkpoint: Checkpoint) -> list[str] | None:
-    """Returns the class names that a checkpoint has beside its weights."""
-    read = names_of_checkpoint if checkpoint.is_ordered else names_of_metadata  # safetensors knows texts alone
-    return read(checkpoint.metadata)
+def _class_names_of(checkpoint: Checkpoint) -> list[str] | None:
+    """Returns the class names beside the weights of a checkpoint."""
+    read_names = names_of_checkpoint if checkpoint.is_ordered else names_of_metadata  # safetensors holds only texts
+    return read_names(checkpoint.metadata)
 
 
 def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
-    """Returns where to cut a loaded classifier, given what the user asked for.
+    """Returns the name of the layer where a loaded classifier is cut; None finds it.
+
+    Args:
+        loaded: The classifier.
+        head: The layer that the user named, if any.
 
     Raises:
-        LookalikeError: If a head was asked for that its weights do not have.
+        LookalikeError: If the user named a head that the weights do not have.
     """
     if loaded.head is not None and head not in (None, loaded.head):
         raise LookalikeError(
@@ -146,19 +149,19 @@ def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
 
 
 def build_untrained(spec: str) -> nn.Module:
-    """Builds the network that a ``file.py:function`` makes, whatever weights it has.
+    """Builds the network of a ``file.py:function``, with the weights that the function gives it.
 
     Raises:
-        LookalikeError: If the function fails or makes no network.
+        LookalikeError: If the function fails or returns no network.
     """
     return _load_file(spec, {}, None).model
 
 
 def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Reads ``torchvision:NAME``, ``timm:NAME`` or ``lookalike:NAME`` as what ``rebuild`` takes.
+    """Turns ``torchvision:NAME``, ``timm:NAME`` or ``lookalike:NAME`` into a spec for ``rebuild``.
 
     Raises:
-        LookalikeError: If it is of another form.
+        LookalikeError: If the text has another form.
     """
     source, _, name = spec.partition(":")
     if source not in ("torchvision", "timm", "lookalike") or not name:
@@ -169,7 +172,7 @@ def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any
 
 
 def describe_spec(spec: Mapping[str, Any]) -> str:
-    """Says in a few words what a spec builds.
+    """Describes in a few words what a spec builds.
 
     Example:
         >>> inner = {"source": "torchvision", "name": "resnet34", "args": {}}
@@ -183,29 +186,29 @@ def describe_spec(spec: Mapping[str, Any]) -> str:
 
 
 def rebuild(spec: Mapping[str, Any]) -> nn.Module:
-    """Builds the architecture that a spec names, with random weights and without running code of its own.
+    """Builds the architecture that a spec names, with random weights, without running a user's code.
 
     Raises:
-        LookalikeError: If no code but the user's can build it.
+        LookalikeError: If only the user's own code can build it, or its arguments name files.
     """
     source, name, args = spec["source"], spec.get("name", ""), dict(spec.get("args", {}))
     paths = [
         key for key, value in args.items() if "checkpoint" in key or "pretrained" in key or isinstance(value, dict)
     ]
-    if paths:  # a saved model may come from anyone: its arguments shape the network and read no files
+    if paths:  # a saved model may come from anyone, so its arguments must not read files
         raise LookalikeError(f"the saved model asks for {', '.join(paths)} when its network is built, which is refused")
     if source == "torchvision":
         return build_torchvision(name, args)
     if source == "timm":
         return build_timm(name, args, pretrained=False)
     if source == "lookalike":
-        return build_own(name, args, rebuild(spec["network"]) if "network" in spec else None)
+        return build_lookalike(name, args, rebuild(spec["network"]) if "network" in spec else None)
     if source == "hf":
         transformers = import_extra("transformers", "hf")
-        described = harmless(spec["config"])
+        safe = safe_config(spec["config"])
         auto = transformers.AutoModelForImageClassification
         with building("the saved Hugging Face model", {}):
-            config = transformers.AutoConfig.for_model(**described)
+            config = transformers.AutoConfig.for_model(**safe)
             return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
     raise LookalikeError(
         f"its network was made by {name or 'your own code'}, which is not run from a saved model; "
@@ -213,108 +216,112 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def _load_torchvision(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+def _load_torchvision(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
     import torchvision
 
     check_torchvision(name)
     published = torchvision.models.get_model_weights(name).DEFAULT
-    if given is None:
+    if user_weights is None:
         with downloading(f"torchvision:{name}"):
             model = torchvision.models.get_model(name, weights=published, **args)
-        for key in INCEPTION_SWITCHES if name in INCEPTIONS else ():  # set by published weights: rebuild must know
+        for key in INCEPTION_SWITCHES if name in INCEPTIONS else ():  # published weights set them
             args.setdefault(key, getattr(model, key))
-        filled = Filled(model, args)
+        network = LoadedNetwork(model, args)
     else:
         size = (published.transforms().crop_size * 2)[:2]
-        filled = fill(
-            lambda more: build_torchvision(name, more),
+        network = load_network(
+            lambda all_args: build_torchvision(name, all_args),
             args,
-            given,
+            user_weights,
             "num_classes",
             channel_argument="in_chans",
             size=size,
         )
         if name in INCEPTIONS and "transform_input" not in args:
             warn_of(
-                f"{name} is taken not to normalise its inputs once more; if yours was fine-tuned from published "
+                f"{name} is assumed not to normalise its inputs once more; if yours was fine-tuned from published "
                 'weights, it does: give --model-arg transform_input=true (model_args={"transform_input": True})'
             )
-    channels = filled.args.get("in_chans", 3)
-    preprocessing, problem = understood(lambda: read_torchvision(published.transforms(), channels))
-    names = published.meta.get("categories") if given is None and "num_classes" not in args else None
-    return _loaded(filled, {"source": "torchvision", "name": name}, preprocessing, names, problem)
+    channels = network.args.get("in_chans", 3)
+    preprocessing, problem = try_reading(lambda: read_torchvision(published.transforms(), channels))
+    names = published.meta.get("categories") if user_weights is None and "num_classes" not in args else None
+    return _assemble(network, {"source": "torchvision", "name": name}, preprocessing, names, problem)
 
 
-def _loaded(
-    filled: Filled,
+def _assemble(
+    network: LoadedNetwork,
     spec: dict[str, Any],
     preprocessing: Preprocessing | None = None,
     names: list[str] | None = None,
     problem: str | None = None,
 ) -> LoadedClassifier:
-    """Puts together what was loaded; without a trained head there are no outputs to name."""
-    spec = {"args": filled.args, **spec}
-    if filled.without is None:
-        return LoadedClassifier(filled.model, spec, preprocessing, names, preprocessing_problem=problem)
-    spec = {"source": "lookalike", "name": "without-head", "network": spec, "args": {"head": filled.without}}
-    return LoadedClassifier(filled.model, spec, preprocessing, None, OUTPUT, problem)
+    """Returns the loaded classifier; a network without a trained head gets no class names."""
+    spec = {"args": network.args, **spec}
+    if network.removed_head is None:
+        return LoadedClassifier(network.model, spec, preprocessing, names, preprocessing_problem=problem)
+    spec = {"source": "lookalike", "name": "without-head", "network": spec, "args": {"head": network.removed_head}}
+    return LoadedClassifier(network.model, spec, preprocessing, None, OUTPUT, problem)
 
 
-def _load_timm(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+def _load_timm(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
     if "checkpoint_path" in args:
         raise LookalikeError("give a checkpoint with --weights (weights=), not as the network's argument")
-    if given is None:
+    if user_weights is None:
         with downloading(f"timm:{name}"):
-            filled = Filled(build_timm(name, args, pretrained=True), args)
-        _check_published_head(f"timm:{name}", filled)
-        filled = replace(filled, args=_told_by_published(filled.model, name) | args)
+            network = LoadedNetwork(build_timm(name, args, pretrained=True), args)
+        _check_published_head(f"timm:{name}", network)
+        network = replace(network, args=_args_of_published(network.model, name) | args)
     else:
-        filled = fill(
-            lambda more: build_timm(name, more, pretrained=False),
+        network = load_network(
+            lambda all_args: build_timm(name, all_args, pretrained=False),
             args,
-            given,
+            user_weights,
             "num_classes",
             channel_argument="in_chans",
         )
-    preprocessing, problem = understood(lambda: read_timm(filled.model, filled.args))
-    architecture = getattr(filled.model, "pretrained_cfg", {}).get("architecture") or name
-    names = names_of_timm(filled.model) if given is None and "num_classes" not in args else None
-    return _loaded(filled, {"source": "timm", "name": architecture}, preprocessing, names, problem)
+    preprocessing, problem = try_reading(lambda: read_timm(network.model, network.args))
+    architecture = getattr(network.model, "pretrained_cfg", {}).get("architecture") or name
+    names = names_of_timm(network.model) if user_weights is None and "num_classes" not in args else None
+    return _assemble(network, {"source": "timm", "name": architecture}, preprocessing, names, problem)
 
 
-def _told_by_published(model: nn.Module, name: str) -> dict[str, Any]:
-    """Returns the builder's arguments that published weights bring along, which the architecture's name does not say.
+def _args_of_published(model: nn.Module, name: str) -> dict[str, Any]:
+    """Returns the builder's arguments that published weights imply and the architecture's name does not.
 
-    A folder or a repository names them in its configuration, a tag has its own number of classes.
+    The configuration of a folder or repository, or the tag of the weights, decides the number of classes and channels.
     """
-    described = getattr(model, "pretrained_cfg", None) or {}
-    if name == described.get("architecture"):
+    pretrained_cfg = getattr(model, "pretrained_cfg", None) or {}
+    if name == pretrained_cfg.get("architecture"):
         return {}
-    told = {"num_classes": getattr(model, "num_classes", None), "in_chans": (described.get("input_size") or [None])[0]}
-    usual = {"in_chans": 3}
-    return {key: value for key, value in told.items() if value is not None and value != usual.get(key)}
+    channels = (pretrained_cfg.get("input_size") or [None])[0]
+    args = {"num_classes": getattr(model, "num_classes", None), "in_chans": None if channels == 3 else channels}
+    return {key: value for key, value in args.items() if value is not None}
 
 
-def _check_published_head(spec: str, filled: Filled) -> None:
-    """Checks that published weights have the head that was asked for; timm makes up another one in silence.
+def _check_published_head(spec: str, network: LoadedNetwork) -> None:
+    """Checks that published weights have the requested number of classes; else timm silently makes a random head.
 
     Raises:
         LookalikeError: If they have another number of classes.
     """
-    asked, published = filled.args.get("num_classes"), getattr(filled.model, "pretrained_cfg", {}).get("num_classes")
-    if asked and published is not None and asked != published:
+    requested = network.args.get("num_classes")
+    published = getattr(network.model, "pretrained_cfg", {}).get("num_classes")
+    if requested and published is not None and requested != published:
         raise LookalikeError(
-            f"the published weights of {spec} are of {published} classes: num_classes={asked} would make up a head of "
-            "random numbers; leave it out, or give num_classes=0 and --head output (head='output') for the encoder"
+            f"the published weights of {spec} are of {published} classes: num_classes={requested} would make up a head "
+            "of random numbers; leave it out, or give num_classes=0 and --head output (head='output') for the encoder"
         )
 
 
-def _load_own(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
-    def build(more: dict[str, Any]) -> nn.Module:
-        return build_own(name, more)
+def _load_lookalike(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
+    def build(all_args: dict[str, Any]) -> nn.Module:
+        return build_lookalike(name, all_args)
 
-    filled = Filled(build(args), args) if given is None else fill(build, args, given, class_argument_of(NETWORKS[name]))
-    return _loaded(filled, {"source": "lookalike", "name": name})
+    if user_weights is None:
+        network = LoadedNetwork(build(args), args)
+    else:
+        network = load_network(build, args, user_weights, class_argument_of(NETWORKS[name]))
+    return _assemble(network, {"source": "lookalike", "name": name})
 
 
 def _open_saved(folder: str, weights: str | Path | None, args: Mapping[str, Any] | None) -> LoadedClassifier:
@@ -327,69 +334,69 @@ def _open_saved(folder: str, weights: str | Path | None, args: Mapping[str, Any]
     return open_classifier(folder)
 
 
-def _load_hf(name: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
     if "trust_remote_code" in args:
         raise LookalikeError("a repository's code is never run: leave out trust_remote_code")
     with downloading(f"hf:{name}"):
-        filled = _hf_network(name, args, given)
-    preprocessing, problem = understood(lambda: read_hf(name))
-    model: Any = filled.model
+        network = _load_hf_network(name, args, user_weights)
+    preprocessing, problem = try_reading(lambda: read_hf(name))
+    model: Any = network.model
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
-    return _loaded(filled, spec, preprocessing, None if is_default(names) else names, problem)
+    return _assemble(network, spec, preprocessing, None if is_default(names) else names, problem)
 
 
-def _hf_network(name: str, args: dict[str, Any], given: GivenWeights | None) -> Filled:
-    """Loads a Hugging Face network, and finds out which of its weights the checkpoint lacks."""
+def _load_hf_network(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedNetwork:
+    """Loads a Hugging Face network, and removes its head if the checkpoint has no weights for it."""
     from safetensors import SafetensorError
 
     transformers = import_extra("transformers", "hf")
     auto = transformers.AutoModelForImageClassification
 
-    def build(more: dict[str, Any]) -> nn.Module:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **more)
+    def build(all_args: dict[str, Any]) -> nn.Module:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **all_args)
         return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
 
-    if given is not None:
-        return fill(build, args, given, "num_labels")
+    if user_weights is not None:
+        return load_network(build, args, user_weights, "num_labels")
     try:
         model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **args)
-    except SafetensorError as error:  # an LFS pointer, say, or a copy that broke off: the own reader names it
+    except SafetensorError as error:  # such as an LFS pointer or an incomplete copy: our own reader names it
         if Path(name).is_dir():
-            return fill(build, args, GivenWeights.read(name), "num_labels")
+            return load_network(build, args, UserWeights.read(name), "num_labels")
         raise LookalikeError(
             f"the downloaded weights of hf:{name} are damaged ({error}): remove them from the cache"
         ) from error
     except (pickle.UnpicklingError, OSError, RuntimeError):
         if not Path(name).is_dir() or not any(Path(name).glob("pytorch_model*.bin*")):
             raise
-        return fill(build, args, GivenWeights.read(name), "num_labels")  # a pickle that transformers would have to run
+        return load_network(build, args, UserWeights.read(name), "num_labels")  # transformers would run this pickle
     missing = [*info["missing_keys"], *(mismatch[0] for mismatch in info["mismatched_keys"])]
     source = f"the weights of hf:{name}"
     expected = model.state_dict()
-    without = check_missing(
+    removed_head = check_missing(
         model, [key for key in missing if key in expected and not key.endswith("num_batches_tracked")], source
     )
-    if without is not None:
-        without_head(model, head=without)
-        warn_without_head(source, without)
+    if removed_head is not None:
+        without_head(model, head=removed_head)
+        warn_without_head(source, removed_head)
     check_finite_weights(model, source)
-    return Filled(model, args, without)
+    return LoadedNetwork(model, args, removed_head)
 
 
-def _load_file(spec: str, args: dict[str, Any], given: GivenWeights | None) -> LoadedClassifier:
+def _load_file(spec: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
     function = read_function(spec)
-    made = [call_function(spec, function, args)]
+    model, preprocessing = call_function(spec, function, args)
 
-    def build(more: dict[str, Any]) -> nn.Module:
-        if more != args:
-            made.append(call_function(spec, function, more))
-        return made[-1][0]
+    def build(all_args: dict[str, Any]) -> nn.Module:
+        nonlocal model, preprocessing
+        if all_args != args:  # the function may be slow: it is called again only with further arguments
+            model, preprocessing = call_function(spec, function, all_args)
+        return model
 
-    preprocessing = made[0][1]
-    if given is None:
-        filled = Filled(made[0][0], args)
+    if user_weights is None:
+        network = LoadedNetwork(model, args)
     else:
         size = preprocessing.crop if preprocessing else None
-        filled = fill(build, args, given, class_argument_of(function), size=size)
-    return _loaded(filled, {"source": "file", "name": Path(spec).name}, made[-1][1])
+        network = load_network(build, args, user_weights, class_argument_of(function), size=size)
+    return _assemble(network, {"source": "file", "name": Path(spec).name}, preprocessing)

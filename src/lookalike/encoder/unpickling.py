@@ -1,7 +1,10 @@
-"""Reading pickles without running anything: a small machine that knows no class and calls no function of the file's.
+"""Reads pickles without running code: a small stack machine that never imports or calls what a pickle names.
 
-Python's own unpickler looks names up and calls what it finds, and even with ``find_class`` overridden it reserves the
-memory that the file asks for. Here each operation only moves plain values; what the file names stays a name.
+Python's own unpickler imports names and calls them, and even with ``find_class`` overridden it allocates the memory
+that a file demands. Here each operation only moves plain values, and a name in the file stays a name:
+
+    operation      GLOBAL                          EMPTY_TUPLE   REDUCE   MARK, key, value   SETITEMS
+    top of stack   Name(collections.OrderedDict)   ()            {}       key, value         {key: value}
 """
 
 import pickletools
@@ -9,19 +12,20 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lookalike.encoder.inert import DamagedFileError, Inert, Name, build, key_of, make
+from lookalike.encoder.inert import DamagedFileError, Inert, Name, emulate_call, safe_key, set_state
 
-_MOST_OPERATIONS = 5_000_000  # some ten seconds and half a gigabyte; a checkpoint of 1,000 tensors has 50,000
-_USUAL_LINE = 200
-_MAY_COPY = 1 << 20
-_MOST_COPIED = 8  # times the size of the file: a pickle can ask for copies of one value without end
+_MAX_OPERATIONS = 5_000_000  # some ten seconds and half a gigabyte; a checkpoint of 1,000 tensors has 50,000
+_LINE_LENGTH = 200  # bytes in which the end of a line is looked for first
+# A pickle can demand copies of one value without end. Its calls may copy so many elements, plus 8 per byte of the file.
+_MIN_COPIES = 1 << 20
+_COPIES_PER_BYTE = 8
 
 
 class Stream:
-    """Reads bytes in order, never more than there are.
+    """A file-like reader over bytes in memory.
 
     Args:
-        content: All of them.
+        content: All bytes.
     """
 
     def __init__(self, content: bytes | memoryview) -> None:
@@ -33,15 +37,15 @@ class Stream:
         return self._size
 
     def read(self, n: int) -> bytes:
-        """Returns the next ``n`` bytes, or those that are left."""
+        """Returns the next ``n`` bytes, or fewer at the end."""
         end = min(self.position + max(n, 0), self._size)
         data = bytes(self._content[self.position : end])
         self.position = end
         return data
 
     def readline(self) -> bytes:
-        """Returns the next line, with its end."""
-        length = _USUAL_LINE
+        """Returns the next line, with its line break."""
+        length = _LINE_LENGTH
         while True:
             end = bytes(self._content[self.position : self.position + length]).find(b"\n")
             if end >= 0:
@@ -54,22 +58,23 @@ class Stream:
 def unpickle(
     stream: Stream,
     persistent: Callable[[Any], Any] | None = None,
-    storage_in: Callable[[bytes], Any] | None = None,
+    nested_storage: Callable[[bytes], Any] | None = None,
 ) -> Any:
     """Reads one pickle.
 
     Args:
-        stream: Where from; it stands behind the pickle afterwards.
-        persistent: Returns what the file keeps outside of the pickle under an identifier.
-        storage_in: Reads a torch storage from bytes within the pickle, as tensors have in a pickle of Python's own.
+        stream: The bytes; reading starts at its position and ends after the pickle.
+        persistent: Returns the object that the file keeps outside of the pickle under an identifier.
+        nested_storage: Reads a torch storage from bytes inside the pickle, where Python's ``pickle.dump`` puts tensors.
 
     Returns:
-        Plain values, ``StoredTensor``s, and ``Inert`` and ``Name`` for all that a pickle would import or call.
+        Plain values and ``StoredTensor``s; ``Name`` for everything that the pickle would import, and ``Inert`` for
+        everything that it would call.
 
     Raises:
-        DamagedFileError: If it is no pickle, or a damaged one.
+        DamagedFileError: If it is no pickle, or damaged.
     """
-    machine = _Machine(persistent, storage_in, _MOST_COPIED * len(stream) + _MAY_COPY)
+    machine = _Machine(persistent, nested_storage, _COPIES_PER_BYTE * len(stream) + _MIN_COPIES)
     try:
         for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]
             machine.step(opcode.name, argument)
@@ -84,28 +89,28 @@ _SIZED = (str, bytes, bytearray, list, tuple, dict)
 
 
 class _Machine:
-    """The state of a pickle that is being read: a stack, the marks on it, and what is remembered by number."""
+    """The state while a pickle is read: a stack, the marks on it, and the memo of numbered values."""
 
     def __init__(
         self,
         persistent: Callable[[Any], Any] | None,
-        storage_in: Callable[[bytes], Any] | None,
-        may_copy: int,
+        nested_storage: Callable[[bytes], Any] | None,
+        copies_left: int,
     ) -> None:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._persistent = persistent
-        self._storage_in = storage_in
-        self._may_copy = may_copy
+        self._nested_storage = nested_storage
+        self._copies_left = copies_left
         self._steps = 0
         self.result: Any = None
 
     def step(self, name: str, argument: Any) -> None:
-        """Does one operation."""
+        """Executes one operation."""
         self._steps += 1
-        if self._steps > _MOST_OPERATIONS:
-            raise DamagedFileError(f"it has more than {_MOST_OPERATIONS:,} values")
+        if self._steps > _MAX_OPERATIONS:
+            raise DamagedFileError(f"it has more than {_MAX_OPERATIONS:,} values")
         if name in _LITERALS:
             self._stack.append(argument)
             return
@@ -175,8 +180,8 @@ class _Machine:
     def _get(self, number: int) -> None:
         self._stack.append(self._memo[number])
 
-    def _global(self, both: str) -> None:
-        module, _, name = both.partition(" ")
+    def _global(self, module_and_name: str) -> None:
+        module, _, name = module_and_name.partition(" ")
         self._stack.append(Name(module, name))
 
     def _stack_global(self, _: Any) -> None:
@@ -187,44 +192,44 @@ class _Machine:
 
     def _call(self, _: Any) -> None:
         args, called = self._pop(), self._pop()
-        self._stack.append(self._make(called, args))
+        self._stack.append(self._emulate(called, args))
 
-    def _make(self, called: Any, args: Any) -> Any:
-        self._count(args)
-        if self._storage_in is not None and isinstance(called, Name) and called.name == "_load_from_bytes":
+    def _emulate(self, called: Any, args: Any) -> Any:
+        self._count_copies(args)
+        if self._nested_storage is not None and isinstance(called, Name) and called.name == "_load_from_bytes":
             data = args[0] if isinstance(args, tuple) and len(args) == 1 else None
             if isinstance(data, bytes | bytearray):
-                return self._storage_in(bytes(data))
-        return make(called, args)
+                return self._nested_storage(bytes(data))
+        return emulate_call(called, args)
 
-    def _count(self, values: Any) -> None:
-        """Counts what a call may copy of its arguments."""
+    def _count_copies(self, values: Any) -> None:
+        """Subtracts the elements that a call may copy from its arguments."""
         if isinstance(values, tuple):
-            self._may_copy -= sum(len(value) for value in values if isinstance(value, _SIZED))
-        if self._may_copy < 0:
+            self._copies_left -= sum(len(value) for value in values if isinstance(value, _SIZED))
+        if self._copies_left < 0:
             raise DamagedFileError("its pickle asks for more copies of its values than any checkpoint needs")
 
-    def _call_named(self, _: Any) -> None:
-        named, args, called = self._pop(), self._pop(), self._pop()
-        made = self._make(called, args)
-        if isinstance(made, Inert) and isinstance(named, dict):
-            made.items.update(named)
-        self._stack.append(made)
+    def _call_with_named(self, _: Any) -> None:
+        named_args, args, called = self._pop(), self._pop(), self._pop()
+        result = self._emulate(called, args)
+        if isinstance(result, Inert) and isinstance(named_args, dict):
+            result.items.update(named_args)
+        self._stack.append(result)
 
-    def _instance(self, both: str) -> None:
+    def _instance(self, module_and_name: str) -> None:
         args = tuple(self._above_mark())
-        self._global(both)
+        self._global(module_and_name)
         called = self._pop()
-        self._stack.append(self._make(called, args))
+        self._stack.append(self._emulate(called, args))
 
     def _object(self, _: Any) -> None:
         called, *args = self._above_mark()
-        self._stack.append(self._make(called, tuple(args)))
+        self._stack.append(self._emulate(called, tuple(args)))
 
     def _build(self, _: Any) -> None:
         state = self._pop()
-        self._count(state)
-        self._stack[-1] = build(self._stack[-1], state)
+        self._count_copies(state)
+        self._stack[-1] = set_state(self._stack[-1], state)
 
     def _persistent_id(self, identifier: Any) -> None:
         self._stack.append(Inert(Name("", "persistent")) if self._persistent is None else self._persistent(identifier))
@@ -234,11 +239,13 @@ class _Machine:
 
 
 def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
+    """Splits [key, value, key, value, …] into pairs."""
     if len(flat) % 2:
         raise IndexError
-    return ((key_of(key), value) for key, value in zip(flat[::2], flat[1::2], strict=True))
+    return ((safe_key(key), value) for key, value in zip(flat[::2], flat[1::2], strict=True))
 
 
+# operations whose argument is the value itself
 _LITERALS = frozenset({
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
@@ -280,7 +287,7 @@ _OPERATIONS: dict[str, _Operation] = {
     "STACK_GLOBAL": _Machine._stack_global,
     "REDUCE": _Machine._call,
     "NEWOBJ": _Machine._call,
-    "NEWOBJ_EX": _Machine._call_named,
+    "NEWOBJ_EX": _Machine._call_with_named,
     "INST": _Machine._instance,
     "OBJ": _Machine._object,
     "BUILD": _Machine._build,

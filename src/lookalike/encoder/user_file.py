@@ -1,4 +1,4 @@
-"""Networks that a user's own file makes."""
+"""Builds networks with a function in a user's own file."""
 
 import importlib.util
 import sys
@@ -22,13 +22,13 @@ def read_function(spec: str) -> Callable[..., Any]:
     path = Path(path_text).resolve()
     if not path.is_file():
         raise LookalikeError(f"{path_text!r} does not exist")
-    described = importlib.util.spec_from_file_location(f"_lookalike_user_{path.stem}", path)
-    if described is None or described.loader is None:
+    module_spec = importlib.util.spec_from_file_location(f"_lookalike_user_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
         raise LookalikeError(f"{path_text!r} is not a Python file")
-    module = importlib.util.module_from_spec(described)
+    module = importlib.util.module_from_spec(module_spec)
     sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
     try:
-        described.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except Exception as error:
         raise LookalikeError(f"{path_text!r} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
@@ -40,22 +40,24 @@ def read_function(spec: str) -> Callable[..., Any]:
 
 
 def call_function(spec: str, function: Any, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing | None]:
-    """Calls a user's function that makes a network, or a network and what its images go through.
+    """Calls a user's function that returns a network, or a network and its ``Preprocessing``.
 
     Raises:
-        LookalikeError: If it fails or makes something else.
+        LookalikeError: If it fails or returns something else.
     """
     try:
-        made = function(**args)
+        result = function(**args)
     except Exception as error:
         raise LookalikeError(f"{spec} failed: {type(error).__name__}: {error}") from error
-    model, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    model, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
         raise LookalikeError(
-            f"{spec} returned {_kinds(made)}; it must return a torch.nn.Module, or one and its Preprocessing"
+            f"{spec} returned {_type_names(result)}; it must return a torch.nn.Module, or one and its Preprocessing"
         )
     return model, preprocessing
 
 
-def _kinds(made: Any) -> str:
-    return f"({', '.join(type(part).__name__ for part in made)})" if isinstance(made, tuple) else type(made).__name__
+def _type_names(result: Any) -> str:
+    if isinstance(result, tuple):
+        return f"({', '.join(type(element).__name__ for element in result)})"
+    return type(result).__name__

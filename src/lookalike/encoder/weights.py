@@ -1,4 +1,4 @@
-"""Weights from files into networks: which set of them, under which names, and what is said when they do not fit."""
+"""Loads weights from files into networks: chooses the set that fits, matches names, and reports what does not fit."""
 
 import math
 from collections import OrderedDict
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lookalike._core.errors import LookalikeError, first_line, listing
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint, unread_refusal
 from lookalike.encoder.contents import TOP
-from lookalike.encoder.fitting import Fit, fits, measure, same_weights
+from lookalike.encoder.fitting import Fit, compare, possible_fits, same_weights
 from lookalike.encoder.parts import join_parts
 
-_LISTED = 6
+_N_LISTED = 6  # names in an error message
 
 
 @dataclass(frozen=True)
@@ -22,30 +22,30 @@ class Choice:
     """A set of weights that was chosen for a network.
 
     Attributes:
-        label: Its place in the file.
+        label: The path of the set in the file.
         fit: How it fits the network.
-        others: What else the file holds and was not taken; empty where the set was asked for by name.
+        unused: Paths and names of the other weights in the file; empty if the user named the set.
     """
 
     label: str
     fit: Fit
-    others: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def read_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
-    """Reads a state dict from a checkpoint of any kind that ``read_checkpoint`` reads, without running anything.
+    """Reads a state dict from any checkpoint that ``read_checkpoint`` reads, without running code in it.
 
     Args:
         path: The file, or a folder of shards.
-        key: Which set of weights, where the file holds several, e.g. ``"state_dict_ema"``.
+        key: The set of weights to read if the file holds several, e.g. ``"state_dict_ema"``.
 
     Raises:
-        LookalikeError: If the file is not read, or it is not clear which of its weights are meant.
+        LookalikeError: If the file cannot be read, or holds several sets and ``key`` names none of them.
     """
     checkpoint = read_checkpoint(path)
-    sets = _selected(checkpoint, key)
+    sets = _sets_named(checkpoint, key)
     if len(sets) > 1:
-        raise LookalikeError(f"{_named(checkpoint)} holds {_listed(sets)}; {_ASK}")
+        raise LookalikeError(f"{_file_of(checkpoint)} holds {_describe_sets(sets)}; {_CHOOSE}")
     path_within, tensors = next(iter(sets.items()))
     if path_within in checkpoint.unread:
         raise unread_refusal(checkpoint.path, checkpoint.unread[path_within])
@@ -53,19 +53,20 @@ def read_weights(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str = "the weights") -> None:
-    """Loads weights into a model, whatever prefix their names have.
+    """Loads weights into a model; their names may have any prefix.
 
     Raises:
-        LookalikeError: If names, shapes or types do not match; it lists what is missing, unexpected or different.
+        LookalikeError: If names, shapes or types do not match; the message lists the missing, unexpected or different
+            weights.
     """
-    load_fit(model, fits(weights, expected_by(model))[0], source)
+    load_fit(model, possible_fits(weights, expected_by(model))[0], source)
 
 
 def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
-    """Loads weights that were compared with a network.
+    """Loads weights that have been matched with a network.
 
     Raises:
-        LookalikeError: As ``load_weights``.
+        LookalikeError: If names, shapes or types do not match.
     """
     expected = expected_by(model)
     if not fit.is_full:
@@ -73,26 +74,27 @@ def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
             f"{name} {tuple(fit.weights[name].shape)} instead of {tuple(expected[name].shape)}" for name in fit.reshaped
         ]
         problems = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", reshaped))
-        listed = "; ".join(f"{what}: {listing(list(names), _LISTED)}" for what, names in problems if names)
+        listed = "; ".join(f"{problem}: {listing(list(names), _N_LISTED)}" for problem, names in problems if names)
         raise LookalikeError(f"{source} do not fit the {type(model).__name__}: {listed}")
-    typed = [
+    not_floating_point = [
         f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
         for name, tensor in fit.weights.items()
         if expected[name].is_floating_point() and not tensor.is_floating_point()
     ]
-    if typed:
+    if not_floating_point:
         raise LookalikeError(
-            f"{source} do not fit the {type(model).__name__}: these are no floating-point numbers, as after "
-            f"quantisation: {listing(typed, _LISTED)}; give the weights before it"
+            f"{source} do not fit the {type(model).__name__}: these are not floating-point numbers, as after "
+            f"quantisation: {listing(not_floating_point, _N_LISTED)}; give the weights before it"
         )
     weights = OrderedDict(fit.weights)
-    # names and shapes are those of the layers as they are now: MNASNet refuses weights that do not say their version
+    # Some networks (MNASNet) refuse weights without a version. Names and shapes match the current layers, so the
+    # weights get the versions of the network itself.
     weights._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
     try:
         model.load_state_dict(weights, strict=False)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        first = first_line(error)
-        raise LookalikeError(f"{source} cannot be put into the {type(model).__name__}: {first}") from error
+        reason = first_line(error)
+        raise LookalikeError(f"{source} cannot be loaded into the {type(model).__name__}: {reason}") from error
 
 
 def choose_weights(
@@ -101,69 +103,92 @@ def choose_weights(
     """Chooses the set of weights that fits a network, up to the number of classes.
 
     Args:
-        checkpoint: What the file holds.
+        checkpoint: The content of the file.
         model: The network.
-        key: Which set of weights; None takes the only one that fits.
-        by_order: Pair names by their order.
+        key: The set of weights to use; None takes the only one that fits.
+        by_order: Pair the weights with the network's by their order instead of by name.
 
     Returns:
         The set that fits; if none does, the one that comes closest.
 
     Raises:
-        LookalikeError: If several fit, there is none of that name, or weights cannot be paired by order.
+        LookalikeError: If several sets fit, none has the given name, or weights cannot be paired by order.
     """
     if by_order and not checkpoint.is_ordered:
         raise LookalikeError(
-            f"{_named(checkpoint)} keeps no order of its own, as safetensors sorts names: its weights cannot be paired "
-            "by order; give the file that torch.save wrote"
+            f"{_file_of(checkpoint)} does not keep the network's order, as safetensors sorts names: its weights cannot "
+            "be paired by order; give the file that torch.save wrote"
         )
     expected = expected_by(model)
-    options: dict[str, Fit] = {}
-    closest: list[tuple[str, Fit]] = []
-    for path, tensors in checkpoint.weights.items():
-        ways = _paired(tensors, model, checkpoint) if by_order else fits(tensors, expected)
-        closest += [(path, way) for way in ways[:1]]
-        fitting = [way for way in ways if way.is_full or way.sizes(expected)]
-        if not fitting:
-            fitting = [way for way in ways if way.missing_module(expected)]
-        whole = [way for way in fitting if not way.left_out][:1]
-        for way in whole or fitting:
-            taken = {name: id(tensor) for name, tensor in way.weights.items()}
-            if any(taken == {name: id(tensor) for name, tensor in other.weights.items()} for other in options.values()):
-                continue  # the same tensors, found in another way
-            below = way.prefix.removesuffix(".") if way.left_out else ""
-            options.setdefault(".".join(text for text in (path if path != TOP else "", below) if text) or TOP, way)
+    options, closest = _fitting_sets(checkpoint, model, expected, by_order=by_order)
     network = type(model).__name__
-    if not by_order and all(way.missing for label, way in options.items() if key in (None, label)):
-        joined = _joined(checkpoint, key, expected, network)
+    if not by_order and all(fit.missing for label, fit in options.items() if key in (None, label)):
+        joined = _join(checkpoint, key, expected, network)
         if joined is not None:
             return joined
-    choice = _one_of(checkpoint, options, closest, key, network)
-    unread = next((kinds for path, kinds in checkpoint.unread.items() if _within(choice.label, path)), None)
+    choice = _pick(checkpoint, options, closest, key, network)
+    unread = next((kinds for path, kinds in checkpoint.unread.items() if _is_within(choice.label, path)), None)
     if unread and (choice.fit.missing or not choice.fit.n_matching):
         raise unread_refusal(checkpoint.path, unread)
     return choice
 
 
-def _joined(checkpoint: Checkpoint, key: str | None, expected: Mapping[str, Tensor], network: str) -> Choice | None:
-    """Takes the parts of a network that are separate sets in the file: all of them, or those below a key."""
+def _fitting_sets(
+    checkpoint: Checkpoint, model: nn.Module, expected: Mapping[str, Tensor], *, by_order: bool
+) -> tuple[dict[str, Fit], list[tuple[str, Fit]]]:
+    """Finds the weights in a file that fit a network.
+
+    A fit may use all tensors of a set, or only those below a prefix of their names, such as ``"net."``.
+
+    Returns:
+        The distinct fits by their path in the file, and the best fit of each set, whether it suffices or not.
+    """
+    options: dict[str, Fit] = {}
+    closest: list[tuple[str, Fit]] = []
+    for path, tensors in checkpoint.weights.items():
+        candidates = _fit_by_order(tensors, model, checkpoint) if by_order else possible_fits(tensors, expected)
+        closest += [(path, fit) for fit in candidates[:1]]
+        fitting = [fit for fit in candidates if fit.is_full or fit.sizes(expected)]
+        if not fitting:
+            fitting = [fit for fit in candidates if fit.missing_module(expected)]
+        using_all = [fit for fit in fitting if not fit.left_out][:1]
+        for fit in using_all or fitting:
+            if any(_has_same_tensors(fit, option) for option in options.values()):
+                continue  # the same tensors, found in another way
+            prefix = fit.prefix.removesuffix(".") if fit.left_out else ""
+            label = ".".join(text for text in (path if path != TOP else "", prefix) if text)
+            options.setdefault(label or TOP, fit)
+    return options, closest
+
+
+def _has_same_tensors(first: Fit, second: Fit) -> bool:
+    """Says whether two fits use the same tensor objects under the same names."""
+    return first.weights.keys() == second.weights.keys() and all(
+        tensor is second.weights[name] for name, tensor in first.weights.items()
+    )
+
+
+def _join(checkpoint: Checkpoint, key: str | None, expected: Mapping[str, Tensor], network: str) -> Choice | None:
+    """Joins the parts of a network that are separate sets in the file: all sets, or those below a key."""
     sets = checkpoint.weights
     if key is not None:
         sets = {path: tensors for path, tensors in sets.items() if path.startswith(key + ".")}
     groups = join_parts(sets, expected)
     if not groups:
         return None
-    parts = groups[0]
+    joined = groups[0]
     if len(groups) > 1:
         keys = ", ".join(repr(group.paths[0].rpartition(".")[0]) for group in groups)
-        raise LookalikeError(f"{_named(checkpoint)} holds the parts of the {network} more than once, in {keys}; {_ASK}")
-    if parts.rivals:
         raise LookalikeError(
-            f"{_named(checkpoint)} holds the {network} in parts ({', '.join(map(repr, parts.paths))}), and two sets "
-            f"for one of them: {' and '.join(map(repr, parts.rivals))}; save the parts that belong together to a file"
+            f"{_file_of(checkpoint)} holds the parts of the {network} more than once, in {keys}; {_CHOOSE}"
         )
-    others = tuple(path for path in checkpoint.weights if path not in parts.paths) if key is None else ()
-    return Choice(" + ".join(parts.paths), parts.fit, others)
+    if joined.rivals:
+        raise LookalikeError(
+            f"{_file_of(checkpoint)} holds the {network} in parts ({', '.join(map(repr, joined.paths))}), and two sets "
+            f"for one of them: {' and '.join(map(repr, joined.rivals))}; save the parts that belong together to a file"
+        )
+    unused = tuple(path for path in checkpoint.weights if path not in joined.paths) if key is None else ()
+    return Choice(" + ".join(joined.paths), joined.fit, unused)
 
 
 def expected_by(model: nn.Module) -> dict[str, Tensor]:
@@ -172,61 +197,65 @@ def expected_by(model: nn.Module) -> dict[str, Tensor]:
 
 
 def pair_by_order(weights: Mapping[str, Tensor], model: nn.Module, *, any_shape: bool = False) -> dict[str, Tensor]:
-    """Names weights as the model does, pairing both in order; for files of one architecture under other names.
+    """Gives weights the model's names by pairing both in order, for the same architecture with other names.
 
     Args:
         weights: Tensors by the file's names.
         model: The network.
-        any_shape: Do not compare shapes.
+        any_shape: Accept pairs of different shapes.
 
     Raises:
         LookalikeError: If there are more or fewer entries, or a pair differs in shape.
     """
-    state = {name: tensor for name, tensor in expected_by(model).items() if not name.endswith("num_batches_tracked")}
-    given = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
-    if len(state) != len(given) and len(expected_by(model)) == len(weights):  # the counters have other names too
-        state, given = expected_by(model), dict(weights)
-    if len(state) != len(given):
-        raise LookalikeError(f"the weights have {len(given)} entries and the model {len(state)}: they cannot be paired")
+    expected = {name: tensor for name, tensor in expected_by(model).items() if not name.endswith("num_batches_tracked")}
+    unpaired = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    if len(expected) != len(unpaired) and len(expected_by(model)) == len(weights):  # the counters too have other names
+        expected, unpaired = expected_by(model), dict(weights)
+    if len(expected) != len(unpaired):
+        raise LookalikeError(
+            f"the weights have {len(unpaired)} entries and the model {len(expected)}: they cannot be paired"
+        )
     paired = {}
-    for (name, tensor), (other, value) in zip(state.items(), given.items(), strict=True):
+    for (name, tensor), (file_name, value) in zip(expected.items(), unpaired.items(), strict=True):
         if tensor.shape != value.shape and not any_shape:
             raise LookalikeError(
-                f"paired in order, {other!r} {tuple(value.shape)} would become {name!r} {tuple(tensor.shape)}"
+                f"paired in order, {file_name!r} {tuple(value.shape)} would become {name!r} {tuple(tensor.shape)}"
             )
         paired[name] = value
     return paired
 
 
-_ASK = "choose one with --weights-key NAME (weights_key=)"
+_CHOOSE = "choose one with --weights-key NAME (weights_key=)"
 
 
-def _one_of(
+def _pick(
     checkpoint: Checkpoint, options: dict[str, Fit], closest: list[tuple[str, Fit]], key: str | None, network: str
 ) -> Choice:
+    """Returns the only fit, or the one that the user named; without any, the closest."""
     if key is not None:
-        return _asked_for(checkpoint, options, closest, key, network)
+        return _requested(checkpoint, options, closest, key, network)
     full = {label: fit for label, fit in options.items() if not fit.missing} or options
     if not closest:
-        raise LookalikeError(f"no weights in {_named(checkpoint)} can be paired with the {network} by order")
+        raise LookalikeError(f"no weights in {_file_of(checkpoint)} can be paired with the {network} by order")
     if not full:
         label, fit = max(closest, key=lambda pair: pair[1].n_matching)
         return Choice(label, fit)
     label, fit = next(iter(full.items()))
-    if any(not same_weights(fit.weights, other.weights) for other in full.values()):
-        sets = {name: other.weights for name, other in full.items()}
-        raise LookalikeError(f"{_named(checkpoint)} holds {_listed(sets)} that fit the {network}; {_ASK}")
-    others = [path for path in checkpoint.weights if path != TOP and not any(_within(name, path) for name in full)]
-    return Choice(label, fit, (*others, *fit.left_out))
+    if any(not same_weights(fit.weights, rival.weights) for rival in full.values()):
+        sets = {path: rival.weights for path, rival in full.items()}
+        raise LookalikeError(f"{_file_of(checkpoint)} holds {_describe_sets(sets)} that fit the {network}; {_CHOOSE}")
+    unused = [path for path in checkpoint.weights if path != TOP and not any(_is_within(name, path) for name in full)]
+    return Choice(label, fit, (*unused, *fit.left_out))
 
 
-def _within(label: str, path: str) -> bool:
+def _is_within(label: str, path: str) -> bool:
     return label == path or label.startswith(path + ".")
 
 
-def _asked_for(
+def _requested(
     checkpoint: Checkpoint, options: dict[str, Fit], closest: list[tuple[str, Fit]], key: str, network: str
 ) -> Choice:
+    """Returns the fit that the user named by its path, or by the end of it."""
     if key in options:
         return Choice(key, options[key])
     labels = [label for label in options if label.endswith("." + key)]
@@ -234,43 +263,45 @@ def _asked_for(
         return Choice(labels[0], options[labels[0]])
     below = {label: fit.weights for label, fit in options.items() if label.startswith(key + ".") or key == TOP}
     if below and key in checkpoint.weights:
-        raise LookalikeError(f"{key!r} of {_named(checkpoint)} holds {_listed(below)} that fit the {network}; {_ASK}")
-    path = next(iter(_selected(checkpoint, key, {label: fit.weights for label, fit in options.items()})))
+        raise LookalikeError(
+            f"{key!r} of {_file_of(checkpoint)} holds {_describe_sets(below)} that fit the {network}; {_CHOOSE}"
+        )
+    path = next(iter(_sets_named(checkpoint, key, {label: fit.weights for label, fit in options.items()})))
     return next(Choice(label, fit) for label, fit in closest if label == path)
 
 
-def _selected(
+def _sets_named(
     checkpoint: Checkpoint, key: str | None, further: Mapping[str, Mapping[str, Tensor]] | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """Returns the sets of weights of a name; all of them without a name."""
+    """Returns the set of weights with this path or last name; all sets without a key."""
     sets = checkpoint.weights
     if key is None:
         return sets
     ends = [path for path in sets if path.endswith("." + key)]
     path = key if key in sets else ends[0] if len(ends) == 1 else None
     if path is None:
-        known = {**sets, **(further or {})}
-        raise LookalikeError(f"{_named(checkpoint)} holds no weights {key!r}; it holds {_listed(known)}")
+        available = {**sets, **(further or {})}
+        raise LookalikeError(f"{_file_of(checkpoint)} holds no weights {key!r}; it holds {_describe_sets(available)}")
     return {path: sets[path]}
 
 
-def _paired(tensors: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpoint) -> list[Fit]:
+def _fit_by_order(tensors: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpoint) -> list[Fit]:
     try:
-        return [measure(pair_by_order(tensors, model, any_shape=True), expected_by(model))]
+        return [compare(pair_by_order(tensors, model, any_shape=True), expected_by(model))]
     except LookalikeError:
         if len(checkpoint.weights) == 1:
             raise
         return []
 
 
-def _named(checkpoint: Checkpoint) -> str:
+def _file_of(checkpoint: Checkpoint) -> str:
     return f"the weights file {str(checkpoint.path)!r}"
 
 
-def _listed(sets: Mapping[str, Mapping[str, Tensor]]) -> str:
+def _describe_sets(sets: Mapping[str, Mapping[str, Tensor]]) -> str:
     described = [
         f"{path!r} ({sum(math.prod(tensor.shape) for tensor in tensors.values()):,} numbers in {len(tensors)} tensors)"
         for path, tensors in sets.items()
     ]
     count = f"{len(sets)} sets of weights: " if len(sets) > 1 else "the weights "
-    return count + listing(described, _LISTED)
+    return count + listing(described, _N_LISTED)

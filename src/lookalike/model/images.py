@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lookalike._core.errors import warn_of
-from lookalike.data import Batches, Preprocessing
+from lookalike.data import Batches, Preprocessing, preprocessing_or_none
 from lookalike.model.prototypes import Prototypes
 
 
@@ -66,8 +66,7 @@ def preprocessing_of(batches: Batches | None) -> Preprocessing | None:
     dataset = batches.dataset if batches is not None else None
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    transform = getattr(dataset, "transform", None)
-    return transform if isinstance(transform, Preprocessing) else None
+    return preprocessing_or_none(getattr(dataset, "transform", None))
 
 
 def pixels_of(inputs: Tensor, value_range: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:

@@ -1,19 +1,18 @@
 """The prototype model: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
-from lookalike.data import Preprocessing, Split, TrainingRecord
+from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -323,18 +322,31 @@ class PrototypeModel(nn.Module):
     @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Embeds inputs in batches, and applies a function to each batch of embeddings."""
-        if isinstance(inputs, np.ndarray):
-            inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)
         results, finite_rows, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
-            for start in range(0, max(n_rows(inputs), 1), batch_size):
-                rows = take_rows(inputs, slice(start, start + batch_size))
-                embeddings = self.encoder(place(rows, self.device, dtype))
-                finite_rows.append(embeddings.isfinite().all(1))
-                results.append(compute(embeddings))
+            for batch in self.read_inputs(inputs, batch_size):
+                for start in range(0, max(n_rows(batch.inputs), 1), batch_size):
+                    rows = take_rows(batch.inputs, slice(start, start + batch_size))
+                    embeddings = self.encoder(place(rows, self.device, dtype))
+                    finite_rows.append(embeddings.isfinite().all(1))
+                    results.append(compute(embeddings))
             check_finite_rows(torch.cat(finite_rows))  # at the end, to wait for the GPU only once
         return torch.cat(results)
+
+    def read_inputs(self, inputs: Any, batch_size: int = 256) -> Iterator[InputBatch]:
+        """Yields batches of network inputs from ready inputs, image files, folders, PIL images, pixels or data sets.
+
+        Args:
+            inputs: See ``lookalike.data.read_inputs``.
+            batch_size: Largest number of images in a batch, if images are read.
+
+        Raises:
+            LookalikeError: If the form of the images is not known, or the model does not know their preprocessing.
+        """
+        described = getattr(self.encoder, "input_spec", None)
+        row_shape = described.get("shape") if isinstance(described, Mapping) else None
+        return read_inputs(inputs, self.preprocessing, row_shape, batch_size)
 
 
 @keeps_random_states

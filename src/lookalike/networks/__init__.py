@@ -1,7 +1,7 @@
-"""Networks that lookalike itself can build by name: a saved model names them, and nothing of its own is run.
+"""Networks that lookalike builds by name, so that a saved model can be rebuilt without running code from its folder.
 
-Each is registered with a function that makes it, with random weights, from plain values; those that stand on another
-network get it as their first argument.
+Each is registered as a function of plain values that returns the network with random weights. Networks on top of
+another network get that network as their first argument.
 """
 
 from lookalike.networks.backbone import Backbone, with_head, without_head

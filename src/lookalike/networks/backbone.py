@@ -1,4 +1,4 @@
-"""A classifier without its head, or with another one."""
+"""Removes or replaces the head of a classifier."""
 
 from torch import Tensor, nn
 
@@ -10,10 +10,10 @@ from lookalike.networks.registry import NETWORKS
 class Backbone(nn.Module):
     """A classifier up to the input of its head: images to embeddings [N, D].
 
-    Its head becomes ``nn.Identity``; a feature map that would have gone there is averaged over its positions.
+    Its head is replaced by ``nn.Identity``; a feature map is averaged over its positions.
 
     Args:
-        network: A classifier; it is changed.
+        network: A classifier; it is modified in place.
         head: The name of its linear or 1×1 convolution head.
 
     Raises:
@@ -22,7 +22,7 @@ class Backbone(nn.Module):
 
     def __init__(self, network: nn.Module, head: str) -> None:
         super().__init__()
-        self.embedding_dim = _inputs_of(network, head)
+        self.embedding_dim = _input_dim(network, head)
         _replace(network, head, nn.Identity())
         self.network = network
 
@@ -41,30 +41,30 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
     """
     checks.whole_number("n_classes", n_classes, 1)
     checks.flag("bias", bias)
-    _ = _inputs_of(network, head)
-    old = network.get_submodule(head)
-    new: nn.Module
-    if isinstance(old, nn.Conv2d):
-        new = nn.Conv2d(_inputs_of(network, head), n_classes, 1, bias=bias)
+    dim = _input_dim(network, head)
+    new_head: nn.Module
+    if isinstance(network.get_submodule(head), nn.Conv2d):
+        new_head = nn.Conv2d(dim, n_classes, 1, bias=bias)
     else:
-        new = nn.Linear(_inputs_of(network, head), n_classes, bias=bias)
-    _replace(network, head, new)
+        new_head = nn.Linear(dim, n_classes, bias=bias)
+    _replace(network, head, new_head)
     return network
 
 
 @NETWORKS.register("without-head")
 def without_head(network: nn.Module, *, head: str) -> nn.Module:
-    """Returns the network with nothing in the place of its head, for weights that have none.
+    """Returns the network with ``nn.Identity`` as its head, for weights without a head.
 
     Raises:
         LookalikeError: If there is no such layer.
     """
-    _inputs_of(network, head)
+    _input_dim(network, head)  # raises an error if there is no such layer
     _replace(network, head, nn.Identity())
     return network
 
 
-def _inputs_of(network: nn.Module, head: str) -> int:
+def _input_dim(network: nn.Module, head: str) -> int:
+    """Returns the number of inputs of a linear or 1×1 convolution head."""
     checks.model("network", network)
     try:
         layer = network.get_submodule(checks.text("head", head))
@@ -78,5 +78,5 @@ def _inputs_of(network: nn.Module, head: str) -> int:
 
 
 def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(network.get_submodule(parent), own, layer)
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, layer)

@@ -10,23 +10,23 @@ from lookalike._core.untouched import in_eval_mode, with_forward_hooks
 from lookalike.networks.decoder import Decoder
 from lookalike.networks.registry import NETWORKS
 
-_READ = 128  # channels that each hidden layer is read into
+_READER_CHANNELS = 128  # of the 1×1 convolution on each hidden layer
 
 
 @NETWORKS.register("flint")
 class FLINTNetwork(nn.Module):
-    """A predictor f, the part of the interpreter g that reads its hidden layers, and a decoder.
+    """A predictor f, the encoder of its interpreter g, and a decoder.
 
-    The interpreter's embedding z is made of the hidden layers: each goes through a 1×1 convolution, ReLU and average
-    pooling, and all together through a linear layer and ReLU. An attribute is max(0, z · p) with a prototype p.
+    The interpreter embeds the predictor's hidden layers: a 1×1 convolution, ReLU and average pooling on each, then a
+    linear layer and ReLU on all of them. With the embedding z, an attribute is max(0, z · p) for a prototype p.
 
     Args:
         network: The predictor: a classifier with feature maps.
-        layers: The names of the hidden layers that are read.
-        channels: How many channels each of them has.
+        layers: The names of the hidden layers that the interpreter reads.
+        channels: The number of channels of each of these layers.
         n_attributes: P; the decoder reconstructs images from the attributes [N, P].
         image: Shape of the images (C, H, W).
-        dim: D, of the embedding.
+        dim: D, the dimension of the embedding.
     """
 
     def __init__(
@@ -41,70 +41,73 @@ class FLINTNetwork(nn.Module):
         super().__init__()
         self.predictor = network
         self.layers = tuple(layers)
-        self.readers = nn.ModuleList(nn.Conv2d(width, _READ, 1) for width in channels)
-        self.trunk = nn.Sequential(nn.Linear(_READ * len(self.layers), dim), nn.ReLU())
+        self.readers = nn.ModuleList(nn.Conv2d(width, _READER_CHANNELS, 1) for width in channels)
+        self.trunk = nn.Sequential(nn.Linear(_READER_CHANNELS * len(self.layers), dim), nn.ReLU())
         self.decoder = Decoder(n_attributes, image)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the interpreter's embeddings [N, D], not negative."""
+        """Returns the interpreter's embeddings [N, D], which are not negative."""
         return self.interpret(self.predict(images)[1])
 
     def predict(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns the predictor's class scores [N, K] and its hidden layers [N, C, H, W]."""
         hidden: dict[str, Tensor] = {}
 
-        def keep(name: str) -> Callable[..., None]:
+        def store(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
                 hidden[name] = output
 
             return hook
 
-        hooks = {self.predictor.get_submodule(name): keep(name) for name in self.layers}
+        hooks = {self.predictor.get_submodule(name): store(name) for name in self.layers}
         scores: Tensor = with_forward_hooks(hooks, lambda: self.predictor(images))
         return scores, [hidden[name] for name in self.layers]
 
     def interpret(self, hidden: Sequence[Tensor]) -> Tensor:
-        """Returns embeddings [N, D] of hidden layers."""
-        read = [torch.relu(reader(one)).flatten(2).mean(2) for reader, one in zip(self.readers, hidden, strict=True)]
-        return self.trunk(torch.cat(read, 1))  # type: ignore[no-any-return]
+        """Returns the embeddings [N, D] of hidden layers [N, C, H, W]."""
+        pooled = [
+            torch.relu(reader(layer)).flatten(2).mean(2) for reader, layer in zip(self.readers, hidden, strict=True)
+        ]
+        return self.trunk(torch.cat(pooled, 1))  # type: ignore[no-any-return]
 
     def reconstruct(self, attributes: Tensor) -> Tensor:
-        """Returns images [N, C, H, W] of attributes [N, P]."""
+        """Reconstructs images [N, C, H, W] from attributes [N, P]."""
         return self.decoder(attributes)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
 def hidden_layers(network: nn.Module, sample: Tensor, number: int = 2) -> tuple[list[str], list[int]]:
-    """Finds the hidden layers that an interpreter reads: the last one of each of the last few resolutions.
+    """Finds the hidden layers that an interpreter reads: the last layer of each of the last few resolutions.
 
     Args:
         network: A classifier.
         sample: One or a few of its inputs.
-        number: How many.
+        number: Number of layers.
 
     Returns:
-        Their names, in the order in which they run, and their numbers of channels.
+        The names of the layers, in the order in which they run, and their numbers of channels.
 
     Raises:
         LookalikeError: If the network has no feature maps.
     """
-    found: dict[tuple[int, ...], tuple[str, int]] = {}
+    layer_of_resolution: dict[tuple[int, ...], tuple[str, int]] = {}
 
-    def watch(name: str) -> Callable[..., None]:
+    def record(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
             if isinstance(output, Tensor) and output.ndim == 4:
-                found.pop(tuple(output.shape[2:]), None)
-                found[tuple(output.shape[2:])] = (name, output.shape[1])
+                resolution = tuple(output.shape[2:])
+                layer_of_resolution.pop(resolution, None)  # keeps resolutions in the order of their last layers
+                layer_of_resolution[resolution] = (name, output.shape[1])
 
         return hook
 
     hooks = {
-        module: watch(name)
+        module: record(name)
         for name, module in network.named_modules()
         if name and next(module.parameters(), None) is not None
     }
     in_eval_mode(network, lambda: with_forward_hooks(hooks, lambda: network(sample)))
-    if not found:
+    if not layer_of_resolution:
         raise LookalikeError(f"a {type(network).__name__} has no feature maps for FLINT to read")
-    chosen = list(found.values())[-number:]
-    return [name for name, _ in chosen], [width for _, width in chosen]
+    last_layers = list(layer_of_resolution.values())[-number:]
+    return [name for name, _ in last_layers], [n_channels for _, n_channels in last_layers]

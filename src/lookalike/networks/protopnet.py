@@ -8,14 +8,14 @@ from lookalike.networks.registry import NETWORKS
 
 @NETWORKS.register("protopnet")
 class ProtoPNetNetwork(nn.Module):
-    """A backbone, average-pooled, and an add-on of two layers, the last a sigmoid, as prototypes live in [0, 1]^D.
+    """A backbone with average pooling, and an add-on of two layers with a sigmoid: prototypes are in [0, 1]^D.
 
-    On a pooled embedding a 1×1 convolution is a linear layer.
+    The add-on's layers are linear: on a pooled embedding they equal the original 1×1 convolutions.
 
     Args:
-        network: A classifier; it is changed.
-        head: The name of its head, which is left out.
-        dim: D.
+        network: A classifier; it is modified in place.
+        head: The name of its head, which is removed.
+        dim: D, the dimension of the embedding.
     """
 
     def __init__(self, network: nn.Module, head: str, dim: int = 128) -> None:

@@ -1,4 +1,4 @@
-"""The networks' register."""
+"""The registry of networks that lookalike builds by name."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, for data on which a ResNet would be too much."""
+"""A small convolutional classifier, for data sets that do not need a ResNet."""
 
 from torch import Tensor, nn
 
@@ -7,12 +7,12 @@ from lookalike.networks.registry import NETWORKS
 
 
 class SmallCNN(nn.Module):
-    """Three stages of two 3×3 convolutions each, halving the resolution between; average pooling; a linear head.
+    """Three stages of two 3×3 convolutions, with max pooling between them; average pooling; a linear head.
 
     Args:
         n_classes: K.
-        channels: Of the images.
-        width: Channels of the first stage; the embedding has four times as many.
+        channels: Number of channels of the images.
+        width: Number of channels of the first stage; the embedding has four times as many.
     """
 
     def __init__(self, n_classes: int = 10, channels: int = 3, width: int = 16) -> None:

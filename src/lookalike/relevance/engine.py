@@ -26,6 +26,7 @@ from lookalike.relevance.names import (
     GRADIENT,
     LEAVES_AS_ARRAY,
     LEAVES_AS_NUMBER,
+    LINEAR,
     NO_RULE,
     RESHAPES_IN_PLACE,
     SHAPE_ONLY,
@@ -268,7 +269,8 @@ class Engine(FunctionMode):
         """Runs an operation whose gradient is its rule, or that has none."""
         rule = "structural" if name in STRUCTURAL else GRADIENT.get(name)
         sources = [tensor for tensor in tensors_in((args, kwargs)) if tensor.requires_grad]
-        if self.in_pixels(*sources):
+        starts_in_pixels = self.in_pixels(*sources)
+        if starts_in_pixels:
             if rule is None and name in ELEMENTWISE and len(sources) == 1:
                 rule = "pass"
             if rule == "pass":
@@ -284,7 +286,7 @@ class Engine(FunctionMode):
         outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
         if not outputs:
             return result
-        if self.in_pixels(*tensors_in((args, kwargs))):
+        if starts_in_pixels and self.in_pixels(*tensors_in((args, kwargs))):  # else they have left the domain above
             for tensor in outputs:
                 self._pixels[tensor] = True
         if rule is None:
@@ -416,6 +418,8 @@ class Engine(FunctionMode):
 
     def _in_one_domain(self, values: Any) -> Any:
         sources = [tensor for tensor in tensors_in(values) if tensor.requires_grad]
+        if len(sources) < 2:
+            return values
         inside = [tensor in self._pixels for tensor in sources]
         return with_tensors(self.leave_pixels, values) if any(inside) and not all(inside) else values
 
@@ -485,12 +489,17 @@ def _indicator(tensor: Tensor) -> Tensor:
 class Watch(FunctionMode):
     """Collects, during a plain forward pass, the tensors that come from no operation.
 
+    Args:
+        inputs: The network's inputs.
+        recorded: Results of linear operations that need not be computed again.
+
     Attributes:
         constants: Those tensors.
     """
 
-    def __init__(self, inputs: list[Tensor]) -> None:
+    def __init__(self, inputs: list[Tensor], recorded: Recorded | None = None) -> None:
         super().__init__()
+        self._recorded = recorded
         self.constants: OfTensors[bool] = OfTensors()
         self._made: OfTensors[bool] = OfTensors()
         self._held: list[Tensor] = []
@@ -503,7 +512,11 @@ class Watch(FunctionMode):
             if tensor not in self._made and tensor not in self.constants:
                 self.constants[tensor] = True
                 self._held.append(tensor)  # so that no other tensor takes its identity
-        result = func(*args, **kwargs)
+        if self._recorded is not None and name_of(func) in LINEAR:
+            with self._recorded:
+                result = func(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
         for tensor in tensors_in(result):
             self._made[tensor] = True
         return result

@@ -26,6 +26,23 @@ _BY_GRADIENT = {
     """,
     "softmax (Jacobian)": "softmax log_softmax",
 }
+# Functions that run the linear operations whose results the plain pass takes from the engine's.
+LINEAR = frozenset(
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "convolution",
+        "linear",
+        "matmul",
+        "mm",
+        "addmm",
+        "multi_head_attention_forward",
+    ]
+)
 GRADIENT = {name: rule for rule, names in _BY_GRADIENT.items() for name in names.split()}
 STRUCTURAL = frozenset(
     [

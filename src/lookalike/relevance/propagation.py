@@ -168,7 +168,7 @@ def _plain_pass(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Wa
 
 def _watched(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
     images = images.detach().clone()
-    with Watch([images]) as watch, contextlib.nullcontext() if recorded is None else recorded:
+    with Watch([images], recorded) as watch:
         plain = run(images)
     return watch, plain.detach()
 

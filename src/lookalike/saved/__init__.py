@@ -1,7 +1,7 @@
-"""Folders of saved models and classifiers: their format, and reading one that may come from anyone.
+"""Writes and reads folders of saved models and classifiers.
 
-Nothing in such a folder is executed. Everything is checked before anything is built: JSON, types, names, sizes,
-checksums, shapes and values of tensors, and the headers of pictures.
+A folder may come from anyone: no code in it is run, and everything is checked before anything is built: JSON, types,
+names, sizes, checksums, shapes and values of tensors, and the headers of pictures.
 """
 
 from lookalike.saved.checks import (

@@ -1,6 +1,6 @@
-"""A saved folder on disk: ``config.json``, ``model.safetensors`` and further files, with a checksum of each.
+"""Reads and writes saved folders: ``config.json``, ``model.safetensors`` and further files, each with a checksum.
 
-``config.json`` holds the format's number, the SHA-256 and the length of every other file, and a SHA-256 of itself.
+``config.json`` holds the number of the format, the SHA-256 and the length of every other file, and its own SHA-256.
 """
 
 import json
@@ -26,15 +26,15 @@ CONFIG = "config.json"
 TENSORS = "model.safetensors"
 FORMAT = 2  # 1 had no kind and no lengths of files, and called encoder.network "class"
 
-_WORDS = {"prototype-model": "model", "classifier": "classifier"}  # kinds of saved folders → what errors call them
+_NOUNS = {"prototype-model": "model", "classifier": "classifier"}  # kinds of saved folders → nouns for messages
 
 
 class Record(Protocol):
-    """What a saved folder says of itself: a frozen dataclass of plain values.
+    """The content of ``config.json`` besides format and files: a frozen dataclass of plain values.
 
     Attributes:
         kind: ``"prototype-model"`` or ``"classifier"``.
-        preprocessing: What its images go through, where that is known.
+        preprocessing: The preprocessing of its images, if known.
     """
 
     kind: ClassVar[str]
@@ -42,7 +42,7 @@ class Record(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What images go through."""
+        """The preprocessing of images, if known."""
 
 
 Saved = TypeVar("Saved", bound=Record)
@@ -50,10 +50,10 @@ Saved = TypeVar("Saved", bound=Record)
 
 @dataclass(frozen=True)
 class _File:
-    """What ``config.json`` says of a file."""
+    """The entry of a file in ``config.json``."""
 
     sha256: str
-    bytes: int | None = None  # format 1 did not tell
+    bytes: int | None = None  # None in format 1
 
 
 def write_saved(
@@ -67,51 +67,52 @@ def write_saved(
     """Writes a saved folder; it appears only when it is complete.
 
     Args:
-        folder: Where to.
-        record: What it says of itself.
-        tensors: Written to ``model.safetensors``.
-        files: Further files by their relative names.
-        overwrite: Replace the folder if there is one.
+        folder: The folder to write.
+        record: The content of ``config.json``.
+        tensors: The content of ``model.safetensors``.
+        files: The content of further files by relative name.
+        overwrite: Replace an existing folder.
 
     Raises:
-        LookalikeError: If the folder may not be replaced, or what would be written could not be read again.
+        LookalikeError: If the folder may not be replaced, or the record could not be read again.
     """
-    content = _plain_record(record)
-    with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as aside:
-        # copies, as safetensors refuses tensors that share memory
-        write_tensors({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, aside / TENSORS)
+    content = _record_as_json(record)
+    with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as new_folder:
+        # safetensors refuses tensors that share memory
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_tensors(copies, new_folder / TENSORS)
         for name, data in files.items():
             _check_name(name)
-            path = aside / name
+            path = new_folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        listed = {
-            name: {"bytes": (aside / name).stat().st_size, "sha256": fingerprint_file(aside / name)}
+        file_entries = {
+            name: {"bytes": (new_folder / name).stat().st_size, "sha256": fingerprint_file(new_folder / name)}
             for name in sorted([TENSORS, *files])
         }
-        whole = {"format": FORMAT, "kind": record.kind, **content, "files": listed}
-        whole["fingerprint"] = fingerprint_json(whole)
-        # half a character, which stands for a raw byte of a name, is written as its escape
-        text = (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        (aside / CONFIG).write_bytes(text)
-        shutil.copymode(aside / CONFIG, aside / TENSORS)  # safetensors writes for its owner alone
-        _flush(aside / TENSORS)
-        _flush(aside / CONFIG)
+        config = {"format": FORMAT, "kind": record.kind, **content, "files": file_entries}
+        config["fingerprint"] = fingerprint_json(config)
+        # lone surrogates, which stand for bytes of a file name that are no text, are written as escapes
+        text = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        (new_folder / CONFIG).write_bytes(text)
+        shutil.copymode(new_folder / CONFIG, new_folder / TENSORS)  # safetensors makes it readable by its owner only
+        _flush_to_disk(new_folder / TENSORS)
+        _flush_to_disk(new_folder / CONFIG)
 
 
-def _plain_record(record: Record) -> dict[str, Any]:
-    """Returns a record as JSON values, checked as when it is read.
+def _record_as_json(record: Record) -> dict[str, Any]:
+    """Returns a record as JSON values, after checking that it can be read again.
 
     Raises:
-        LookalikeError: If it could not be read again.
+        LookalikeError: If it cannot be read again.
     """
     values = {**asdict(record), "preprocessing": record.preprocessing.to_dict() if record.preprocessing else None}
     plain: dict[str, Any] = valid_json(plain_json(values))
-    what = _WORDS[record.kind]
+    noun = _NOUNS[record.kind]
     try:
-        from_json(type(record), plain, what)
+        from_json(type(record), plain, noun)
     except LookalikeError as error:
-        raise LookalikeError(f"the {what} cannot be saved: {error}") from error
+        raise LookalikeError(f"the {noun} cannot be saved: {error}") from error
     return plain
 
 
@@ -119,37 +120,37 @@ def read_saved(folder: str | Path, kind: type[Saved]) -> tuple[Saved, dict[str, 
     """Reads a saved folder, which may come from anyone.
 
     Args:
-        folder: What ``write_saved`` wrote.
+        folder: A folder that ``write_saved`` wrote.
         kind: The class of the record.
 
     Returns:
-        What it says of itself, and its tensors by their names, of which only the file was checked.
+        The record, and the tensors by name; shapes and values of the tensors are not checked.
 
     Raises:
         LookalikeError: If it is no saved folder, of the other kind or of a later format, or a file is missing, altered
-            or damaged; it names the file.
+            or damaged; the message names the file.
     """
     folder = Path(folder)
     config = _read_config(folder)
     if config["kind"] != kind.kind:
-        raise LookalikeError(f"{str(folder)!r} holds a saved {_WORDS[config['kind']]}, not a {_WORDS[kind.kind]}")
-    what = _WORDS[kind.kind]
+        raise LookalikeError(f"{str(folder)!r} holds a saved {_NOUNS[config['kind']]}, not a {_NOUNS[kind.kind]}")
+    noun = _NOUNS[kind.kind]
     content = {name: value for name, value in config.items() if name not in ("format", "kind", "files", "fingerprint")}
-    with refusing(f"the saved {what} in {str(folder)!r} cannot be used"):
+    with refusing(f"the saved {noun} in {str(folder)!r} cannot be used"):
         record = from_json(kind, content, CONFIG)
         files = from_json(dict[str, _File], config["files"], f"{CONFIG}.files")
         _check_listed(files, [name for row in getattr(record, "images", None) or [] for name in row])
     for name, file in files.items():
-        _check_file(folder, name, file, what)
-    with refusing(f"{TENSORS!r} of the saved {what} in {str(folder)!r} is damaged"):
+        _check_file(folder, name, file, noun)
+    with refusing(f"{TENSORS!r} of the saved {noun} in {str(folder)!r} is damaged"):
         read_header(folder / TENSORS)
         return record, read_tensors(folder / TENSORS)
 
 
 def kind_of_folder(folder: str | Path) -> str | None:
-    """Returns what a folder holds, ``"prototype-model"`` or ``"classifier"``; None if it is no saved folder.
+    """Returns the kind of a saved folder, ``"prototype-model"`` or ``"classifier"``; None if it is none.
 
-    Only ``config.json`` is looked at.
+    Reads only ``config.json``.
     """
     try:
         return str(_read_config(Path(folder))["kind"])
@@ -158,68 +159,69 @@ def kind_of_folder(folder: str | Path) -> str | None:
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any]:
-    """Returns how a saved model or classifier was made; only ``config.json`` is looked at.
+    """Returns the options, seeds and versions of a saved model or classifier; reads only ``config.json``.
 
     Raises:
-        LookalikeError: If there is none, it was altered, or it is of a later format.
+        LookalikeError: If there is no ``config.json``, it was altered, or it is of a later format.
     """
     provenance = _read_config(Path(folder)).get("provenance")
     return provenance if isinstance(provenance, dict) else {}
 
 
 class refusing:  # noqa: N801 - used as a function
-    """A context that puts what is wrong before the reason why."""
+    """A context manager that turns errors into a ``LookalikeError`` whose message starts with ``problem``."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LookalikeError | OSError):
-            raise LookalikeError(f"{self.what}: {one_line(error)}") from error
+            raise LookalikeError(f"{self.problem}: {one_line(error)}") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """Reads ``config.json`` as the newest format has it, with a known kind."""
+    """Reads ``config.json``, checks its format and fingerprint, and converts it to the newest format."""
     try:
         roll_back(folder)
         is_folder = folder.is_dir()
-    except (OSError, ValueError):  # of a name that no folder can have
+    except (OSError, ValueError):  # the name cannot be a folder's
         is_folder = False
     if not is_folder:
         raise LookalikeError(f"{str(folder)!r} is not a folder with a saved model")
-    what = f"{CONFIG!r} in {str(folder)!r}"
+    source = f"{CONFIG!r} in {str(folder)!r}"
     try:
         config: Any = parse_json(read_bytes(folder / CONFIG))
     except FileNotFoundError:
         raise LookalikeError(f"{str(folder)!r} holds no saved model: {CONFIG!r} is missing") from None
     except (OSError, LookalikeError) as error:
-        raise LookalikeError(f"cannot read {what}: {one_line(getattr(error, 'strerror', None) or error)}") from error
+        raise LookalikeError(f"cannot read {source}: {one_line(getattr(error, 'strerror', None) or error)}") from error
     if not isinstance(config, dict) or not {"format", "files", "fingerprint"} <= set(config):
-        raise LookalikeError(f"{what} is not that of a saved lookalike model")
-    number = config["format"]
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise LookalikeError(f"{what} has no known format: {shown(number)}")
-    content = {key: value for key, value in config.items() if key != "fingerprint"}
-    altered = fingerprint_json(content) != config["fingerprint"]
-    if number > FORMAT:
+        raise LookalikeError(f"{source} is not that of a saved lookalike model")
+    format_number = config["format"]
+    if not isinstance(format_number, int) or isinstance(format_number, bool) or format_number < 1:
+        raise LookalikeError(f"{source} has no known format: {shown(format_number)}")
+    without_fingerprint = {key: value for key, value in config.items() if key != "fingerprint"}
+    altered = fingerprint_json(without_fingerprint) != config["fingerprint"]
+    if format_number > FORMAT:
         raise LookalikeError(
             f"the saved model in {str(folder)!r} was written by a later version of lookalike{' or altered' * altered} "
-            f"(it has format {number}; this version reads up to {FORMAT}); update lookalike"
+            f"(it has format {format_number}; this version reads up to {FORMAT}); update lookalike"
         )
     if altered:
         raise LookalikeError(f"{CONFIG!r} of the saved model in {str(folder)!r} was altered: its fingerprint differs")
-    if number == 1:
-        config = _from_format_1(config)
+    if format_number == 1:
+        config = _upgrade_format_1(config)
     kind = config.get("kind")
-    if not isinstance(kind, str) or kind not in _WORDS:
-        raise LookalikeError(f"{what} has the unknown kind {shown(kind)}; there are: {', '.join(_WORDS)}")
+    if not isinstance(kind, str) or kind not in _NOUNS:
+        raise LookalikeError(f"{source} has the unknown kind {shown(kind)}; there are: {', '.join(_NOUNS)}")
     return dict(config)
 
 
-def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
+def _upgrade_format_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Converts ``config.json`` of format 1 to format 2."""
     encoder, files = config.get("encoder"), config["files"]
     if isinstance(encoder, dict) and "class" in encoder:
         encoder = {**{key: value for key, value in encoder.items() if key != "class"}, "network": encoder["class"]}
@@ -229,6 +231,7 @@ def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_listed(files: Mapping[str, _File], pictures: list[str]) -> None:
+    """Checks that the tensors and all pictures have a checksum, and that no name leads outside of the folder."""
     for name in files:
         _check_name(name)
     unlisted = [name for name in (TENSORS, *pictures) if name not in files]
@@ -237,14 +240,15 @@ def _check_listed(files: Mapping[str, _File], pictures: list[str]) -> None:
 
 
 def _check_name(name: str) -> None:
-    """Checks that a file's name stays within its folder, on any system."""
-    steps = name.split("/")
-    if name == CONFIG or any(step in ("", ".", "..") for step in steps) or any(c in name for c in "\0\\:"):
+    """Checks that a file's name stays within its folder, on any operating system."""
+    segments = name.split("/")
+    if name == CONFIG or any(segment in ("", ".", "..") for segment in segments) or any(c in name for c in "\0\\:"):
         raise LookalikeError(f"it names a file outside of it, or none: {shown(name)}")
 
 
-def _check_file(folder: Path, name: str, file: _File, what: str) -> None:
-    saved = f"the saved {what} in {str(folder)!r}"
+def _check_file(folder: Path, name: str, file: _File, noun: str) -> None:
+    """Checks that a file is there, inside the folder, and has its length and checksum."""
+    saved = f"the saved {noun} in {str(folder)!r}"
     try:
         for parent in list(Path(name).parents)[:-1]:
             if (folder / parent).is_symlink():
@@ -264,7 +268,7 @@ def _check_file(folder: Path, name: str, file: _File, what: str) -> None:
         raise LookalikeError(f"{shown(name)} of {saved} cannot be read: {error.strerror}") from error
 
 
-def _flush(path: Path) -> None:
-    """Sees a file safely on the disk, so that a power failure after the replacement does not lose it."""
+def _flush_to_disk(path: Path) -> None:
+    """Forces a file to the disk, so that a power failure after the folder was replaced does not lose it."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""The typed content of ``config.json``: how a saved classifier, or the encoder of a saved model, is built again.
+"""The typed content of ``config.json``: how to rebuild a saved classifier, or the encoder of a saved model.
 
-A new field is a line here; give it a default, and older folders go on loading.
+To add a field, add a line here; with a default value, older folders still load.
 """
 
 import inspect
@@ -15,56 +15,56 @@ from lookalike.data import Preprocessing
 
 _SOURCES = ("torchvision", "timm", "hf", "lookalike", "file")
 _INPUT_TYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
-_MOST_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
-_LONGEST_SIDE = 2**15
-_DEEPEST = 4  # networks within networks, inputs within inputs
+_MAX_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
+_MAX_SIDE = 2**15  # pixels
+_MAX_DEPTH = 4  # of networks within networks, and of nested inputs
 
 
 @dataclass(frozen=True)
 class NamedOptions:
-    """A similarity or a classifier.
+    """A similarity or a classifier, by name.
 
     Attributes:
-        name: The name under which it is known.
+        name: Its registered name.
         options: The arguments of its constructor.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, what: str, kinds: typing.Mapping[str, Any]) -> None:
+    def check(self, noun: str, classes: typing.Mapping[str, Any]) -> None:
         """Checks the name and the type of each option.
 
         Args:
-            what: What it is, for messages.
-            kinds: The classes by name; the annotations of their constructors say which options there are.
+            noun: What it is, for messages, such as ``"similarity"``.
+            classes: The classes by name; the annotations of their constructors are the allowed options.
 
         Raises:
-            LookalikeError: If there is none of that name, or an option is unknown or of another type.
+            LookalikeError: If the name or an option is unknown, or an option has another type.
         """
-        if self.name not in kinds:
-            raise LookalikeError(f"no {what} is called {shown(self.name)}; there are: {', '.join(kinds)}")
-        constructor = kinds[self.name].__init__
+        if self.name not in classes:
+            raise LookalikeError(f"no {noun} is called {shown(self.name)}; there are: {', '.join(classes)}")
+        constructor = classes[self.name].__init__
         parameters = inspect.signature(constructor).parameters
-        takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         try:
             hints = typing.get_type_hints(constructor)
-        except NameError:  # of a user's own similarity, whose file imports a type for checkers alone
+        except NameError:  # a user's class whose annotations name types that are imported only for type checkers
             hints = {}
         for name, value in self.options.items():
             if not takes_any and (name not in parameters or name in ("self", "weight", "bias")):
-                raise LookalikeError(f"the {what} {self.name!r} has no option {shown(name)}")
-            from_json(hints.get(name, Any), value, f"{what}.options.{name}")
+                raise LookalikeError(f"the {noun} {self.name!r} has no option {shown(name)}")
+            from_json(hints.get(name, Any), value, f"{noun}.options.{name}")
 
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """How to build a classifier's network again.
+    """How to rebuild a classifier's network.
 
     Attributes:
         network: The name of its class.
-        spec: What ``rebuild`` builds it from; None where it was given as an object.
-        not_finite: The names of its buffers that had NaN or infinite values when it was saved, which nothing used.
+        spec: What ``rebuild`` builds it from; None if the user gave the network as an object.
+        not_finite: The names of buffers that had NaN or infinite values when it was saved.
     """
 
     network: str
@@ -78,14 +78,14 @@ class SavedNetwork:
 
 @dataclass(frozen=True)
 class SavedEncoder(SavedNetwork):
-    """How to build an encoder again.
+    """How to rebuild an encoder.
 
     Attributes:
-        head: The name of the layer at whose input it is cut; None where its output is the embedding.
-        output: Which of several outputs holds the class scores.
+        head: The name of the layer at whose input it is cut; None if its output is the embedding.
+        output: The key or position of the output with the class scores; None for the only output.
         inputs: Shape and type of one row of its inputs.
         embedding_dim: D.
-        output_names: The names of the outputs, where they are known.
+        output_names: The names of the outputs, if known.
     """
 
     head: str | None
@@ -98,19 +98,19 @@ class SavedEncoder(SavedNetwork):
         super().__post_init__()
         if self.embedding_dim < 1:
             raise LookalikeError(f"embedding_dim must be positive, not {self.embedding_dim}")
-        if _n_values(self.inputs, 0) > _MOST_INPUT_VALUES:
-            raise LookalikeError(f"one row of the inputs has more than {_MOST_INPUT_VALUES:,} values")
+        if _n_values(self.inputs, 0) > _MAX_INPUT_VALUES:
+            raise LookalikeError(f"one row of the inputs has more than {_MAX_INPUT_VALUES:,} values")
 
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """A trained classifier, not yet converted.
+    """A saved classifier that has not been converted.
 
     Attributes:
         encoder: Its network.
-        class_names: Of its outputs, where they are known.
-        preprocessing: What its images go through, where that is known.
-        provenance: Options, seeds, fingerprints and versions that it was made with.
+        class_names: The names of its outputs, if known.
+        preprocessing: The preprocessing of its images, if known.
+        provenance: Options, seeds, fingerprints and versions of its training.
     """
 
     kind: ClassVar[str] = "classifier"
@@ -124,15 +124,15 @@ class SavedClassifier:
         if self.encoder.spec is None:
             raise LookalikeError("encoder.spec is null: nothing says how to build the network")
         if self.class_names is not None:
-            check_class_names(self.class_names, unique=False)  # ImageNet has two cranes
+            check_class_names(self.class_names, unique=False)  # ImageNet has two classes called crane
         check_preprocessing(self.preprocessing)
 
 
 def check_class_names(names: list[str], *, unique: bool) -> None:
-    """Checks that every class has a name, and that names differ where they must.
+    """Checks that there are class names, that none is empty and, if ``unique``, that they differ.
 
     Raises:
-        LookalikeError: If not.
+        LookalikeError: If a name is empty or repeated.
     """
     if not names:
         raise LookalikeError("class_names is empty")
@@ -144,20 +144,21 @@ def check_class_names(names: list[str], *, unique: bool) -> None:
 
 
 def check_preprocessing(preprocessing: Preprocessing | None) -> None:
-    """Checks that no picture is resized to a size that would fill the memory.
+    """Checks that the preprocessing does not resize images to a size that would fill the memory.
 
     Raises:
-        LookalikeError: If one is.
+        LookalikeError: If a size is out of range.
     """
     for name in ("resize", "crop", "pad"):
         value = getattr(preprocessing, name, None)
         sides = value if isinstance(value, tuple) else () if value is None else (value,)
-        if not all(1 <= side <= _LONGEST_SIDE for side in sides):
-            raise LookalikeError(f"preprocessing.{name} must lie between 1 and {_LONGEST_SIDE}, not {shown(value)}")
+        if not all(1 <= side <= _MAX_SIDE for side in sides):
+            raise LookalikeError(f"preprocessing.{name} must lie between 1 and {_MAX_SIDE}, not {shown(value)}")
 
 
 def _check_spec(spec: dict[str, Any], depth: int) -> None:
-    if depth > _DEEPEST:
+    """Checks the entries of a spec, and of the networks inside it."""
+    if depth > _MAX_DEPTH:
         raise LookalikeError("spec has networks within networks, too deeply")
     unknown = set(spec) - {"source", "name", "args", "network", "config"}
     if unknown:
@@ -178,7 +179,7 @@ def _check_spec(spec: dict[str, Any], depth: int) -> None:
 
 def _n_values(inputs: Any, depth: int) -> int:
     """Checks the description of one row of inputs, and returns how many values it has."""
-    if not isinstance(inputs, dict) or depth > _DEEPEST:
+    if not isinstance(inputs, dict) or depth > _MAX_DEPTH:
         raise LookalikeError(f"inputs must be described by shape and dtype, not {shown(inputs)}")
     if set(inputs) == {"named"}:
         named = from_json(dict[str, Any], inputs["named"], "inputs.named")

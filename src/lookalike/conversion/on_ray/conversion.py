@@ -78,7 +78,6 @@ class Ray:
         num_cpus: CPUs of an actor.
         num_gpus: GPUs of an actor; above 0 it embeds on a GPU.
         shard_rows: Approximate number of rows in a file of embeddings: the most work that is lost with an actor.
-        preprocessing: Preprocessing of the images of a folder or of Parquet files; None takes the classifier's.
 
     Raises:
         LookalikeError: If a value is invalid.
@@ -93,7 +92,6 @@ class Ray:
     num_cpus: float = 1
     num_gpus: float = 0
     shard_rows: int = 8_192
-    preprocessing: Any = None
 
     def __post_init__(self) -> None:
         checks.text("address", self.address)
@@ -292,7 +290,7 @@ def _open_job(
     folder: Path,
 ) -> _Job:
     """Opens the data, cuts the classifier, and checks that the working folder belongs to this conversion."""
-    preprocessing = cluster.preprocessing or getattr(model, "preprocessing", None)
+    preprocessing = settings.reading.preprocessing or getattr(model, "preprocessing", None)
     cut, class_names = settings.cut, settings.class_names
     spec, output_names, head = None, None, cut.head
     if isinstance(model, LoadedClassifier):
