@@ -107,7 +107,7 @@ def convert(
         str,
         typer.Option(
             metavar="T",
-            help="Temperature of the probabilities. 'auto' fits it to held-out training images; 1 is the paper's.",
+            help="Temperature of the probabilities: 'auto' fits it to held-out images, 1 is the paper's reading.",
         ),
     ] = "auto",
     image_size: ImageSize = None,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest one available.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 SplitSeed = Annotated[
     int | None,
     typer.Option(

@@ -256,19 +256,18 @@ class _Job:
         names, n_samples = _checked_classes(given_names, shards, repeated)
         similarity = fit_similarity(self.similarity, shards, self.encoder.embedding_dim, self.encoder.head_weight)
         temperature_option = settings.probabilities.temperature
-        is_fitted = temperature_option == "auto"
+        holds_out = temperature_option == "auto"
         with progress_bar("Clustering", len(names), settings.progress) as advance:
             learned = cluster_classes(
-                shards, names, similarity, TaskSettings(settings.clustering, is_fitted), self.classes_folder, advance
+                shards, names, similarity, TaskSettings(settings.clustering, holds_out), self.classes_folder, advance
             )
         for note in learned.notes:
             warn_of(note)
         reading = settings.probabilities.probabilities
-        temperature = (
-            fit_temperature(learned.held_out, similarity, reading)
-            if is_fitted
-            else Temperature(float(temperature_option))
-        )
+        if temperature_option == "auto":
+            temperature = fit_temperature(learned.held_out, similarity, reading)
+        else:
+            temperature = Temperature(float(temperature_option))
         with progress_bar("Looking for the nearest images", len(shards), settings.progress) as advance:
             surveyed = survey_shards(
                 learned.prototypes,
