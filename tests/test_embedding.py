@@ -107,7 +107,7 @@ def test_what_was_done_before_an_interruption_is_not_done_again(net, blobs, tmp_
     with pytest.raises(LookalikeError, match="holds no complete embeddings"):
         EmbeddingStore.open(tmp_path / "z")
     mended = stops(blobs, None)
-    with pytest.raises(LookalikeError, match=r"holds unfinished embeddings: go on with them \(resume=True\)"):
+    with pytest.raises(LookalikeError, match=r"holds unfinished embeddings: continue with them \(resume=True\)"):
         embed(net, mended, batch_size=8, folder=tmp_path / "z")
     mended.read.clear()
     store = embed(net, mended, batch_size=8, folder=tmp_path / "z", resume=True)
@@ -306,7 +306,7 @@ def test_fewer_rows_at_once_where_memory_is_short(net, blobs):
 
     encoder = Encoder(net, blobs[0][:2])
     handle = net[0].register_forward_pre_hook(narrow)
-    with pytest.warns(LookalikeWarning, match="the memory does not suffice for 40 rows at once; going on with 20"):
+    with pytest.warns(LookalikeWarning, match="not enough memory for 40 rows at once; going on with 20"):
         store = embed(encoder, blobs, batch_size=40)
     handle.remove()
     np.testing.assert_allclose(store.embeddings, expected.embeddings, atol=1e-5)

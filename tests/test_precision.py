@@ -19,8 +19,8 @@ def processor(request, monkeypatch):
 @pytest.fixture
 def every_pass_is_long(monkeypatch):
     """Makes any pass long enough to be run in bfloat16, and any network one of much arithmetic."""
-    monkeypatch.setattr(precision, "_WORTH_IT", 1.0)
-    monkeypatch.setattr(precision, "_PER_BYTE", 0.0)
+    monkeypatch.setattr(precision, "_MIN_OPERATIONS", 1.0)
+    monkeypatch.setattr(precision, "_MIN_OPERATIONS_PER_BYTE", 0.0)
 
 
 class Queries(nn.Module):
@@ -96,7 +96,7 @@ def test_a_shadow_shares_weights_and_runs_no_hook(net, blobs):
 
 def test_the_choice_is_a_rule_so_two_calls_give_the_same_bits(processor, monkeypatch, blobs):
     """No clock decides: much arithmetic per byte goes to bfloat16, little stays, each time anew."""
-    monkeypatch.setattr(precision, "_WORTH_IT", 1.0)
+    monkeypatch.setattr(precision, "_MIN_OPERATIONS", 1.0)
     wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     each = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 1))
     for network, much in ((wide, True), (each, False)):

@@ -11,7 +11,7 @@ from tools.kill_anywhere import JOBS, kill_and_repeat, prepare, undisturbed
 from lookalike import load
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
-from lookalike._core.replacing import leftovers, remove_leftovers_in, replacing_folder, take_place
+from lookalike._core.replacing import leftovers, remove_leftovers_in, replace_folder, replacing_folder
 
 
 def filled(folder: Path, text: str) -> Path:
@@ -53,7 +53,7 @@ def test_what_came_up_meanwhile_is_not_replaced(tmp_path):
 def test_a_folder_takes_a_targets_place(tmp_path, monkeypatch, exchange):
     if not exchange:
         monkeypatch.setattr(sys, "platform", "another")
-    take_place(filled(tmp_path / "new", "new"), filled(tmp_path / "a", "old"))
+    replace_folder(filled(tmp_path / "new", "new"), filled(tmp_path / "a", "old"))
     assert (tmp_path / "a" / "text").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

@@ -133,7 +133,7 @@ def test_nonsense_in_the_configuration_is_named(folder, changes, message):
         (b'{"format": ' + b"9" * 5_000 + b"}", "a number of 5000 digits"),
         (b'{"a": 1, "a": 2}', "repeats the entry 'a'"),
         (b"\xff\xfe", "not UTF-8"),
-        (b'{"a": "\\ud800"}', "text that is none"),
+        (b'{"a": "\\ud800"}', "text that is not valid Unicode"),
         (b"[" + b"{}," * 5_000_000 + b"{}]", "more than 4,000,000 values"),
         (b"[1]", "is not that of a saved lookalike model"),
     ],
@@ -357,7 +357,7 @@ def test_other_files_that_are_read_again_are_checked(tmp_path):
         ({"rows": "x"}, "rows must be a whole number, not 'x'"),
         ({"arrays": ["embeddings"]}, "arrays lacks 'labels'"),
         ({"arrays": [*meta["arrays"], "../x"]}, r"arrays has '\.\./x'"),
-        ({"class_names": ["a", "b"]}, "'labels' has 0 to 2, which cannot be"),
+        ({"class_names": ["a", "b"]}, "'labels' has 0 to 2, which is impossible"),
         ({"skipped": 3}, "skipped must be a list"),
     ):
         write_record(tmp_path / "z" / "embeddings.json", meta | changes)

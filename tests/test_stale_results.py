@@ -55,6 +55,7 @@ CHANGED = {
 NOT_KEPT = {
     "train": "its fingerprint is in the key: see test_other_images_are_noticed",
     "model": "its weights and layers are: see test_other_networks_are_told_apart",
+    "preprocessing": "its fingerprint is in the key, as the transform",
     "output": "it says which output has the scores: in the key as 'outputs'",
     "n_images": "images are read anew",
     "temperature": "fitted anew; prototypes do not depend on it",
@@ -330,7 +331,7 @@ def test_a_stream_that_cannot_be_compared_is_warned_of(tmp_path):
 
     network = small_network()
     embed(network, Stream(), folder=tmp_path / "z")
-    with pytest.warns(LookalikeWarning, match="are taken as they are: of a stream"):
+    with pytest.warns(LookalikeWarning, match="are used without comparing the data: a stream's contents"):
         embed(network, Stream(), folder=tmp_path / "z", resume=True)
 
 
@@ -428,7 +429,7 @@ def test_a_full_disk_stops_the_clustering_in_one_line(tmp_path):
     process.start()
     assert receiver.poll(20)
     assert receiver.recv().endswith(
-        "clusters': File too large; the embeddings and the classes clustered so far are safe: make room, and give the "
+        "clusters': File too large; the embeddings and the classes clustered so far are safe: make room, and run the "
         "same command again"
     )
     process.join()
@@ -453,7 +454,7 @@ def test_a_second_conversion_in_the_folder_is_refused(work):
         thread.start()
         thread.join()
     assert refused == [
-        f"{str(work)!r} is in use by another thread of this process: wait for its end, or give another place"
+        f"{str(work)!r} is in use by another thread of this process: wait until it ends, or choose another place"
     ]
 
 

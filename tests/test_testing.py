@@ -46,11 +46,11 @@ def broken(sem, how):
     [
         ("a class without a prototype", r"classes: class \[2\] has no prototype"),
         ("probabilities above one", "predictions are consistent: the probabilities of an input do not sum to 1"),
-        ("a by-pass", "something by-passes the embedding"),
-        ("the wrong way round", "similarities are monotone: on the way"),
+        ("a by-pass", "something bypasses the embedding"),
+        ("the wrong way round", "similarities are monotone: the similarity falls on the line"),
         ("NaN", "shapes: similarities.* has NaN"),
         ("batches", "batches make no difference"),
-        ("touches itself", "the model was changed by it"),
+        ("touches itself", "the check has changed the model"),
     ],
 )
 def test_each_fault_is_named(net, blobs, how, message):

@@ -93,7 +93,7 @@ def test_another_thread_is_kept_out_and_the_same_one_comes_in_again(tmp_path):
         thread.join()
         assert (tmp_path / ".lock").exists()
     assert [
-        text.endswith("is in use by another thread of this process: wait for its end, or give another place")
+        text.endswith("is in use by another thread of this process: wait until it ends, or choose another place")
         for text in told
     ] == [True]
 
@@ -203,7 +203,7 @@ def test_what_killed_runs_and_systems_leave_is_not_foreign(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_one_line(tmp_path):
-    expected = "cannot write to 'w': the disk is full; 3 classes are safe: make room, and give the same command again"
+    expected = "cannot write to 'w': the disk is full; 3 classes are safe: make room, and run the same command again"
     with pytest.raises(LookalikeError, match=expected), writing_to(Path("w"), "3 classes are safe"):
         Path("/dev/full").write_bytes(b"x")
 

@@ -18,15 +18,15 @@ SAFE = {"replacing_file", "replacing_folder", "fresh_folder"}
 # Functions that write into a folder or file which their caller replaces as a whole, or that have a protocol of their
 # own: (module, function).
 ASIDE = {
-    ("replacing.py", "_locked_new"),
+    ("replacing.py", "_create_locked"),
     ("files.py", "path_as_text"),
-    ("embedding/writing.py", "_begin"),  # a journal of embeddings, which says how much of them is whole
-    ("embedding/writing.py", "_take_up"),
+    ("embedding/writing.py", "_begin"),  # a journal of embeddings, which says how much of them is intact
+    ("embedding/writing.py", "_resume"),
     ("saved/folder.py", "_flush"),
     ("saved/tensor_file.py", "write_tensors"),
     ("demo/run.py", "draw_sheet"),
-    ("experiments/large.py", "_compared"),  # in a temporary folder
-    ("experiments/large.py", "_forget_peak"),  # tells the system's own file to count anew
+    ("experiments/large.py", "_compare_methods"),  # in a temporary folder
+    ("experiments/large.py", "_reset_peak_memory"),  # tells the system's own file to count anew
 }
 
 

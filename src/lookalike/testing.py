@@ -1,4 +1,4 @@
-"""Checks that anyone can run on an own prototype model, as scikit-learn's estimator checks are for estimators."""
+"""Checks to run on your own prototype model, like scikit-learn's checks for estimators."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,14 +22,14 @@ def check_prototype_model(model: PrototypeModel, x: Any) -> list[str]:
     """Runs all checks on a prototype model.
 
     Args:
-        model: The model.
-        x: A few inputs [N, …], two or more, as the model takes them.
+        model: Prototype model.
+        x: Two or more inputs of the model [N, …].
 
     Returns:
-        The names of the checks, all passed.
+        Names of the checks, which have all passed.
 
     Raises:
-        AssertionError: If a check fails; the message says which and why.
+        AssertionError: If a check fails; the message has the check's name and the reason.
 
     Example:
         >>> from torch import nn
@@ -43,21 +43,23 @@ def check_prototype_model(model: PrototypeModel, x: Any) -> list[str]:
     if n_rows(x) < 2:
         raise AssertionError("check_prototype_model needs two inputs or more")
     for name, check in CHECKS.items():
-        before = _state(model)
+        state_before = _model_state(model)
         try:
             check(model, x)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
-        _expect(_state(model) == before, f"{name}: the model was changed by it (weights, modes or hooks)")
+        _expect(
+            _model_state(model) == state_before, f"{name}: the check has changed the model (weights, modes or hooks)"
+        )
     return list(CHECKS)
 
 
 def _check(name: str) -> Callable[[Callable[[PrototypeModel, Any], None]], Callable[[PrototypeModel, Any], None]]:
-    def file(check: Callable[[PrototypeModel, Any], None]) -> Callable[[PrototypeModel, Any], None]:
+    def register(check: Callable[[PrototypeModel, Any], None]) -> Callable[[PrototypeModel, Any], None]:
         CHECKS[name] = check
         return check
 
-    return file
+    return register
 
 
 def _expect(holds: bool, message: str) -> None:
@@ -65,7 +67,7 @@ def _expect(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def _state(model: PrototypeModel) -> tuple[Any, ...]:
+def _model_state(model: PrototypeModel) -> tuple[Any, ...]:
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()]
     return (
@@ -81,14 +83,16 @@ def _state(model: PrototypeModel) -> tuple[Any, ...]:
 def _shapes(model: PrototypeModel, x: Any) -> None:
     n, n_prototypes, k = n_rows(x), len(model.prototypes), model.n_classes
     dim = model.prototypes.vectors.shape[1]
-    for what, found, expected in (
+    for call, output, expected_shape in (
         ("embed(x)", model.embed(x), (n, dim)),
         ("similarities(x)", model.similarities(x), (n, n_prototypes)),
         ("model(x)", model(x).detach(), (n, k)),
         ("predict_proba(x)", model.predict_proba(x), (n, k)),
         ("predict(x)", model.predict(x), (n,)),
     ):
-        _expect(tuple(found.shape) == expected, f"{what} has the shape {tuple(found.shape)}, not {expected}")
+        _expect(
+            tuple(output.shape) == expected_shape, f"{call} has the shape {tuple(output.shape)}, not {expected_shape}"
+        )
     _expect(bool(model.similarities(x).isfinite().all()), "similarities(x) has NaN or infinite values")
 
 
@@ -101,46 +105,50 @@ def _classes(model: PrototypeModel, x: Any) -> None:  # noqa: ARG001 - all check
 
 
 @_check("similarities are monotone")
-def _monotone(model: PrototypeModel, x: Any) -> None:
-    """Walking from an embedding straight to a prototype, it must become ever more similar."""
+def _similarities_are_monotone(model: PrototypeModel, x: Any) -> None:
+    """On a straight line from an embedding to a prototype, the similarity must not fall."""
     z = model.embed(x)
     if not model.similarity.falls_with_distance:
         return
     steps = torch.linspace(0, 1, 6, device=z.device)
     for j in range(min(len(model.prototypes), 10)):
         path = z[0] + steps[:, None] * (model.prototypes.vectors[j] - z[0])
-        along = model.similarities_of(path)[:, j].detach()
-        slack = 1e-5 * (1 + along.abs().max())
+        similarities = model.similarities_of(path)[:, j].detach()
+        # rounding may let it fall a little
+        tolerance = 1e-5 * (1 + similarities.abs().max())
         _expect(
-            bool((along.diff() >= -slack).all()),
-            f"on the way from an input to prototype {j} the similarity falls: {along.tolist()}",
+            bool((similarities.diff() >= -tolerance).all()),
+            f"the similarity falls on the line from an input to prototype {j}: {similarities.tolist()}",
         )
 
 
 @_check("predictions are consistent")
-def _consistent(model: PrototypeModel, x: Any) -> None:
+def _predictions_are_consistent(model: PrototypeModel, x: Any) -> None:
     scores, proba, predicted = model(x).detach(), model.predict_proba(x), model.predict(x)
     _expect(bool(torch.equal(scores.argmax(1), predicted)), "predict(x) is not the class with the largest score")
     _expect(bool(((proba.sum(1) - 1).abs() < 1e-4).all()), "the probabilities of an input do not sum to 1")
     _expect(bool((proba >= 0).all()), "a probability is below 0")
-    through = model.scores_of(model.embed(x)).detach()
-    close = torch.allclose(through, scores, rtol=1e-4, atol=1e-5)
-    _expect(close, "scores_of(embed(x)) is not model(x): something by-passes the embedding")
+    scores_of_embedding = model.scores_of(model.embed(x)).detach()
+    close = torch.allclose(scores_of_embedding, scores, rtol=1e-4, atol=1e-5)
+    _expect(close, "scores_of(embed(x)) is not model(x): something bypasses the embedding")
 
 
 @_check("batches make no difference")
-def _batches(model: PrototypeModel, x: Any) -> None:
-    whole, one_by_one = model.similarities(x), model.similarities(x, batch_size=1)
-    close = torch.allclose(whole, one_by_one, rtol=1e-3, atol=1e-4)
+def _batches_make_no_difference(model: PrototypeModel, x: Any) -> None:
+    together, one_by_one = model.similarities(x), model.similarities(x, batch_size=1)
+    close = torch.allclose(together, one_by_one, rtol=1e-3, atol=1e-4)
     _expect(close, "similarities(x) depends on the batch: is a batch norm or dropout in train mode?")
 
 
 @_check("explanations")
 def _explanations(model: PrototypeModel, x: Any) -> None:
-    found = explain(model, take_rows(x, slice(0, 2)), n_nearest=1)
-    _expect(len(found) == 2, f"explain gives {len(found)} explanations for 2 inputs")
+    explanations = explain(model, take_rows(x, slice(0, 2)), n_nearest=1)
+    _expect(len(explanations) == 2, f"explain gives {len(explanations)} explanations for 2 inputs")
     predicted = model.predict(take_rows(x, slice(0, 2))).tolist()
-    _expect([one.prediction for one in found] == predicted, "explain and predict name different classes")
+    _expect(
+        [explanation.prediction for explanation in explanations] == predicted,
+        "explain and predict name different classes",
+    )
     if isinstance(x, Tensor) and x.ndim == 4:
         maps = prp(model, x[:2]).maps
         _expect(bool(maps.isfinite().all()), "a relevance map has NaN or infinite values")
@@ -154,7 +162,7 @@ def _save_and_load(model: PrototypeModel, x: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model"
         model.save(target)
-        again = load(target, model=model.encoder.model).to(model.device)
-    _expect(bool(torch.equal(again.predict(x), model.predict(x))), "a saved and loaded model predicts otherwise")
-    close = torch.allclose(again(x).detach(), model(x).detach(), rtol=1e-4, atol=1e-5)
-    _expect(close, "a saved and loaded model scores otherwise")
+        loaded = load(target, model=model.encoder.model).to(model.device)
+    _expect(bool(torch.equal(loaded.predict(x), model.predict(x))), "a saved and loaded model predicts other classes")
+    close = torch.allclose(loaded(x).detach(), model(x).detach(), rtol=1e-4, atol=1e-5)
+    _expect(close, "a saved and loaded model gives other scores")

@@ -378,7 +378,7 @@ def train_on_a_full_disk(folder):
 
 def test_a_full_disk_stops_a_training_in_one_line(bundle, tmp_path):
     printed = Started(train_on_a_full_disk, tmp_path / "working").finish()
-    expected = "working': File too large; the epochs before are safe: make room, and give the same command again"
+    expected = "working': File too large; the epochs before are safe: make room, and run the same command again"
     assert printed.strip().endswith(expected)
     assert run("blackbox", bundle, working_folder=tmp_path / "working").log[-1]["epoch"] == 4
 

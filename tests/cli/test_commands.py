@@ -201,7 +201,7 @@ def slow():
 
 def test_overwriting_spares_what_is_not_ours(network_file, image_folder, converted):
     message = mistake("convert", f"{network_file}:make", image_folder, "-o", image_folder, "--overwrite")
-    assert "is not overwritten: it holds files" in message
+    assert "is not overwritten: it has files" in message
     assert len(list(image_folder.rglob("*.png"))) == 33
     run("convert", f"{network_file}:make", image_folder, "-o", converted, "--overwrite")
 

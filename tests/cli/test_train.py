@@ -209,7 +209,7 @@ def test_other_data_of_the_same_name_are_not_answered_from_what_is_kept(image_fo
     next((other / "train" if (other / "train").is_dir() else other).rglob("*.png")).unlink()
     changed = run("reproduce", "accuracy", "-d", other, *arguments)
     assert changed.exit_code == 0, changed.output
-    assert "was made with other options or data; it and what was made of it is made again" in changed.output
+    assert "was made with other options or data; it and its conversion are made again" in changed.output
     assert "converting images-small-cnn-kmex-seed0" in changed.output
 
 

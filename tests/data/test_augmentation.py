@@ -82,7 +82,7 @@ def test_other_preprocessing_leaves_the_bundle_as_it_was():
     assert bundle.train[0][0].shape == (1, 28, 28)
     assert other.class_names == bundle.class_names
     plain = DataBundle("x", [(torch.zeros(1), 0)], [], ["a"], bundle.preprocessing)
-    with pytest.raises(LookalikeError, match="the images of a list cannot be prepared otherwise"):
+    with pytest.raises(LookalikeError, match="a list has no transform: its images cannot be prepared differently"):
         plain.with_preprocessing(bundle.preprocessing)
 
 

@@ -86,7 +86,7 @@ def test_wrong_folders_are_told(image_folder, tmp_path):
     file.touch()
     with pytest.raises(LookalikeError, match="is a file"):
         load_data(file, SMALL)
-    with pytest.raises(LookalikeError, match="neither a folder nor a dataset; there are the datasets digits"):
+    with pytest.raises(LookalikeError, match="neither a folder nor a dataset; the datasets are digits"):
         load_data("digit", SMALL)
     with pytest.raises(LookalikeError, match="what size and normalisation"):
         load_data(image_folder)

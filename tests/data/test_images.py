@@ -132,7 +132,7 @@ def test_a_damaged_exif_entry_leaves_the_image_as_stored(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"", "it is empty"),
-        (bytes(200), "nothing but zeros"),
+        (bytes(200), "zeros only"),
     ],
 )
 def test_only_decoders_that_are_asked_for_run(tmp_path, monkeypatch, head, named):

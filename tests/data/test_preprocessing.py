@@ -48,7 +48,7 @@ def test_sizes_and_arrays():
     [
         ({"mean": (0.5,)}, "1 or 3 numbers"),
         ({"std": (0.1, 0.0, 0.1)}, "std must be positive"),
-        ({"interpolation": "magic"}, "no interpolation is called 'magic'"),
+        ({"interpolation": "magic"}, "unknown interpolation 'magic'"),
         ({"mean": (127.0,) * 3}, r"pixels in \[0, 1\]; the mean 127 looks like 0…255: give 0.498"),
         ({"std": (58.0,) * 3}, r"the std 58 looks like 0…255: give 0.227"),
         ({"std": (float("nan"),) * 3}, "std must be a number, not nan"),
@@ -105,7 +105,7 @@ def test_settings_saved_before_there_were_more_of_them_load():
     old = {"resize": 256, "crop": [224, 224], "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
     assert Preprocessing.from_dict(old) == Preprocessing(256, (224, 224), (0.5,), (0.5,))
     assert Preprocessing.from_dict(old).to_dict() == old
-    with pytest.raises(LookalikeError, match="not known here: sharpen; it was saved by a later version"):
+    with pytest.raises(LookalikeError, match="unknown settings: sharpen; it was saved by a later version"):
         Preprocessing.from_dict(old | {"sharpen": 1})
 
 

@@ -160,7 +160,10 @@ def test_transforms_are_read_to_the_pixel(steps, expected):
         (transforms.Compose([transforms.RandomCrop(8), transforms.ToTensor()]), "the step RandomCrop"),
         (transforms.Compose([transforms.CenterCrop(8)]), "returns a Image, not a tensor"),
         (transforms.Compose([transforms.CenterCrop(8), transforms.Resize(4), transforms.ToTensor()]), "Resize"),
-        (v2.Compose([v2.ToImage(), v2.Resize(20), v2.ToDtype(torch.float32, scale=True)]), "otherwise than"),
+        (
+            v2.Compose([v2.ToImage(), v2.Resize(20), v2.ToDtype(torch.float32, scale=True)]),
+            "differently from its settings",
+        ),
         (lambda image: image, "function is no transform of torchvision"),
         ({"input_size": (3, 8, 8)}, "has no 'mean'"),
     ],

@@ -124,7 +124,7 @@ def test_a_single_image_with_a_one_hot_label_is_no_batch():
         ),
         (DataLoader(Items(SINGLES), 4, collate_fn=lambda items: (X[:3], Y[:4])), "has 3 inputs and 4 labels"),
         (Stream([(X[:4], torch.tensor([0, 1, 0, -1]))]), "labels must not be negative"),
-        ((np.array([["a"], ["b"]]), [0, 1]), "x has values of type <U1, which are no numbers"),
+        ((np.array([["a"], ["b"]]), [0, 1]), "x has values of type <U1, which are not numbers"),
     ],
     ids=range(22),
 )

@@ -98,13 +98,19 @@ def test_rows_and_images_without_a_partner_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,label\n1.png,ant\n2.png,bee\n1.png,bee\n", "line 4 of .* says 'bee' of '1.png', and another line 'ant'"),
+        (
+            "file,label\n1.png,ant\n2.png,bee\n1.png,bee\n",
+            "line 4 of .* gives '1.png' as 'bee', and an earlier line as 'ant'",
+        ),
         ("file,label\n7.png,ant\n8.png,bee\n", "no file of the table .*, such as '7.png', is in the folder"),
         ("file,label\ntest/1.png,ant\ntest/2.png,bee\n", "no file of the table .*, such as 'test/1.png'"),
         ("file,label\n../labels/1.png,ant\n/etc/2.png,bee\n", "no file of the table"),
         ("image,label,category\n1,a,x\n2,b,x\n3,c,y\n", "two columns of classes, 'label' and 'category'; say which"),
-        ("image,colour\n1,red\n2,blue\n", "no column of classes, but 'image', 'colour'; call it 'label', .*:COLUMN"),
-        ("photograph_no,label\n1,a\n2,b\n", "no column of files, but 'photograph_no', 'label'; call it 'file_name'"),
+        ("image,colour\n1,red\n2,blue\n", "no column of classes, only 'image', 'colour'; name it 'label', .*:COLUMN"),
+        (
+            "photograph_no,label\n1,a\n2,b\n",
+            "no column of files, only 'photograph_no', 'label'; name the column 'file_name'",
+        ),
         ("image,mel,nv\n1,1,1\n2,0,1\n", r"line 2 of .* has 2 classes \(mel, nv\); an image has one class"),
         ("file,label,split\n1.png,a,train\n2.png,b,x\n", "line 3 of .* has the part 'x'; write 'train', 'test'"),
         ("file,label,split\n1.png,a,test\n2.png,b,test\n", "has no training images"),
@@ -112,14 +118,14 @@ def test_rows_and_images_without_a_partner_are_counted(tmp_path):
         ("file,label\n1.png,a,b\n2.png,b\n", "line 2 of .* has 3 cells and the first line 2"),
         ("file,label\n1.png,ant\n2.png,ant\n", "has one class only, 'ant'"),
         ("file,label\n1.png,caf\xe9\n".encode("latin-1"), "is not UTF-8 text .* save it as CSV with UTF-8"),
-        (b"file,label\n1.png,a\x00\n", "is no text"),
+        (b"file,label\n1.png,a\x00\n", "is not text"),
         (b"PK\x03\x04", "is a spreadsheet or an archive: save it as CSV"),
         (b"PAR1", "is a Parquet file: save it as CSV"),
         (b"", "is empty"),
         ("file,label\n", "names no files: it has a header and no rows"),
         ("file,label\n1.png,\n", "no file of the table .*, such as '1.png', has a class in it"),
         ('{"file_name": "1.png", "label": ["a", "b"]}\n', r"line 1 of .* has the class .*; an image has one class"),
-        ('{"file_name": "1.png"\n', "line 1 of .* is no JSON"),
+        ('{"file_name": "1.png"\n', "line 1 of .* is not JSON"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be_understood_are_refused(tmp_path, table, message):
@@ -136,7 +142,7 @@ def test_a_file_that_may_be_two_is_refused(tmp_path):
 def test_the_column_of_classes_can_be_named(tmp_path):
     table = "image,label,category\n1,a,x\n2,b,x\n3,c,y\n"
     assert read(tmp_path / "a", table, labels="labels.csv:category").class_names == ["x", "y"]
-    with pytest.raises(LookalikeError, match="has no column 'kind', but 'image', 'label', 'category'"):
+    with pytest.raises(LookalikeError, match="has no column 'kind', only 'image', 'label', 'category'"):
         read(tmp_path / "b", table, labels="labels.csv:kind")
     with pytest.raises(LookalikeError, match=r"the table of labels 'nowhere\.csv' does not exist"):
         read(tmp_path / "c", table, labels="nowhere.csv")
@@ -149,7 +155,7 @@ def test_a_table_makes_a_data_set(tmp_path):
     bundle = load_folder(root, SMALL, labels=table)
     assert (np.bincount(bundle.train.labels).tolist(), np.bincount(bundle.test.labels).tolist()) == ([4, 4], [1, 1])
     assert load_data(root, SMALL, labels=str(table)).fingerprint() == bundle.fingerprint()
-    with pytest.raises(LookalikeError, match="'digits' is a dataset, which knows its labels"):
+    with pytest.raises(LookalikeError, match="'digits' is a dataset with its own labels"):
         load_data("digits", labels=table)
 
 

@@ -81,7 +81,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path):
     assert cells.failed == {"a": "no such data", "b": f"ZeroDivisionError: division by zero (where: {told})"}
     assert "return {" in told.read_text()
     assert not (tmp_path / "a.json").exists()
-    assert list(cells.used) == ["c"]
+    assert list(cells.provenance) == ["c"]
     assert Cells(tmp_path).get("b", {}, lambda: {"x": 2}) == {"x": 2}
     assert not told.exists()
 
@@ -104,9 +104,9 @@ def test_a_cell_says_when_and_on_what_it_was_made(tmp_path):
     first, again = Cells(tmp_path), Cells(tmp_path)
     for cells in (first, again):
         cells.get("a", {"n": 1}, lambda: {"x": 1})
-    assert first.used == again.used
-    assert first.used["a"]["options"] == {"n": 1}
-    assert {"date", "machine", "versions"} == first.used["a"]["made"].keys()
+    assert first.provenance == again.provenance
+    assert first.provenance["a"]["options"] == {"n": 1}
+    assert {"date", "machine", "versions"} == first.provenance["a"]["made"].keys()
 
 
 COLUMNS = (Column("accuracy", "accuracy %", 100, 1), Column("seconds", "s", 1, 2))
@@ -204,7 +204,7 @@ def test_similarities_are_drawn_where_they_could_be_measured():
     found = {"radars": {"x": {}, "y": {"l2": radar, "dot": radar}, "z": {"l1": radar, "l2": radar}, "w": {"l1": radar}}}
     figure = draw_similarities(Findings((), (), [], found))
     assert [ax.get_title() for ax in figure.axes if ax.axison] == ["y: dot", "z: l1"]
-    with pytest.raises(LookalikeError, match="nothing to set beside l2"):
+    with pytest.raises(LookalikeError, match="there is no similarity to compare with l2"):
         draw_similarities(Findings((), (), [], {"radars": {"x": {"l2": radar}}}))
 
 

@@ -1,4 +1,4 @@
-from lookalike.experiments.controls import told_apart
+from lookalike.experiments.controls import distinguishing_figures
 
 
 def test_figures_tell_models_apart_only_beyond_the_spread_of_seeds():
@@ -12,7 +12,7 @@ def test_figures_tell_models_apart_only_beyond_the_spread_of_seeds():
         "shuffled-labels": records([0.11, 0.09], [0.20, 0.22]),
         "another-training": {},
     }
-    text = told_apart("digits, small-cnn", found)
+    text = distinguishing_figures("digits, small-cnn", found)
     assert "random head: accuracy;" in text
     assert "shuffled labels: accuracy, D_fth." in text
-    assert told_apart("digits", {kind: dict(list(one.items())[:1]) for kind, one in found.items()}) == ""
+    assert distinguishing_figures("digits", {kind: dict(list(one.items())[:1]) for kind, one in found.items()}) == ""

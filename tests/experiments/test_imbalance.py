@@ -6,25 +6,25 @@ from lookalike import LookalikeError
 from lookalike.data import DataBundle, load_training_data
 from lookalike.experiments import Subject, Workbench, imbalance
 from lookalike.experiments.experiment import Findings
-from lookalike.experiments.imbalance import _by_class, draw_imbalance, in_proportion, thinned
+from lookalike.experiments.imbalance import _by_class, draw_imbalance, proportional_numbers, thin_classes
 from tests.baselines.test_training import make_bundle
 
 
 def test_classes_are_thinned_geometrically_and_the_test_images_stay():
     data = make_bundle(300)
-    found = thinned(data, 100, seed=0)
+    found = thin_classes(data, 100, seed=0)
     assert np.bincount(found.train.labels).tolist() == [100, 10, 1]
     assert found.test is data.test
-    assert np.bincount(thinned(data, 1, seed=0).train.labels).tolist() == [100, 100, 100]
-    assert not np.array_equal(thinned(data, 10, seed=0).train.images, thinned(data, 10, seed=1).train.images)
+    assert np.bincount(thin_classes(data, 1, seed=0).train.labels).tolist() == [100, 100, 100]
+    assert not np.array_equal(thin_classes(data, 10, seed=0).train.images, thin_classes(data, 10, seed=1).train.images)
     listed = DataBundle("x", [(torch.zeros(1), 0)], [], ["a"], data.preprocessing)
-    with pytest.raises(LookalikeError, match="of a list, no samples can be left out"):
-        thinned(listed, 10, seed=0)
+    with pytest.raises(LookalikeError, match="cannot leave out samples of a list"):
+        thin_classes(listed, 10, seed=0)
 
 
 def test_prototypes_in_proportion_are_about_as_many_in_all_and_one_at_least():
-    assert in_proportion([100, 10, 1], ["a", "b", "c"]) == {"a": 14, "b": 1, "c": 1}
-    assert in_proportion([7, 7], ["a", "b"], per_class=3) == {"a": 3, "b": 3}
+    assert proportional_numbers([100, 10, 1], ["a", "b", "c"]) == {"a": 14, "b": 1, "c": 1}
+    assert proportional_numbers([7, 7], ["a", "b"], per_class=3) == {"a": 3, "b": 3}
 
 
 def test_thirds_go_by_the_number_of_images():
@@ -35,7 +35,7 @@ def test_thirds_go_by_the_number_of_images():
 
 def test_images_in_files_are_thinned_too(image_folder):
     data = load_training_data(image_folder, 16)
-    found = thinned(data, 10, seed=0)
+    found = thin_classes(data, 10, seed=0)
     assert 1 <= np.bincount(found.train.labels)[-1] < np.bincount(data.train.labels)[-1]
     assert set(found.train.files) < set(data.train.files)
     for file, label in zip(found.train.files, found.train.labels, strict=True):

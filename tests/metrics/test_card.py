@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_samples
 from lookalike import Scorecard, convert, evaluate
 from lookalike.encoder import Encoder
 from lookalike.metrics import Noise, increase_and_drop, relevance_ordering
-from lookalike.metrics.controls import other_images
+from lookalike.metrics.controls import mismatched_images
 from lookalike.relevance import lrp, prp
 from tests.small import bright_images, small_network
 
@@ -106,7 +106,7 @@ def per_run(case, card, run):
     }
     activations = lambda inputs: model.similarities(inputs) / model.classifier.temperature  # noqa: E731
     change = increase_and_drop(activations, x, likeness, noise, nearest, samples=samples)
-    partners = other_images(model.predict(x), [5, run])
+    partners = mismatched_images(model.predict(x), [5, run])
     assert bool((partners >= 0).all())
     return {
         "per_image": divergence(own, theirs),

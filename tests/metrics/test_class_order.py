@@ -8,7 +8,7 @@ from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Outputs
 from lookalike.metrics import compare
-from lookalike.metrics.class_order import better_order, stand_beside
+from lookalike.metrics.class_order import better_order, compare_with_labels
 
 
 def drawn(n_classes, per_class, right=1.0, order=None, seed=0):
@@ -33,14 +33,14 @@ def test_another_order_is_found(n_classes, per_class, right, moved):
     order = torch.arange(n_classes)
     order[:moved] = order[:moved].roll(1)
     labels, predicted = drawn(n_classes, per_class, right, order)
-    standing = stand_beside(labels, predicted, Outputs(None, n_classes), names(n_classes))
+    standing = compare_with_labels(labels, predicted, Outputs(None, n_classes), names(n_classes))
     assert standing.predictions is None
     assert standing.order["accuracy_reordered"] > standing.order["accuracy_as_taken"]
     fits = {pair["output"]: pair["fits"] for pair in standing.order["pairs"]}
     right_pairs = sum(fits.get(int(order[k])) == names(n_classes)[k] for k in range(moved))
     assert right_pairs >= 0.8 * moved
     assert "--class-order" in standing.notes[0]
-    assert "withheld" in standing.said[0]
+    assert "withheld" in standing.verdict_sentences[0]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -74,30 +74,32 @@ def test_timms_order_is_told_by_name():
     natural = sorted(folders, key=int)
     labels = torch.arange(12).repeat(3)
     predicted = torch.tensor([natural.index(folders[k]) for k in labels.tolist()])
-    found = stand_beside(labels, predicted, Outputs(None, 12), folders)
+    found = compare_with_labels(labels, predicted, Outputs(None, 12), folders)
     assert found.order["natural"]
     assert "--class-order natural" in found.notes[0]
-    named = stand_beside(labels, predicted, Outputs(None, 12, names=tuple(natural)), folders)
+    named = compare_with_labels(labels, predicted, Outputs(None, 12, names=tuple(natural)), folders)
     assert torch.equal(named.predictions, labels)
 
 
 def test_a_prediction_of_another_class_is_wrong_and_counted():
     outputs = Outputs(None, 4, names=("dog", "b", "a", "eel"))
-    standing = stand_beside(torch.tensor([0, 0, 1, 1]), torch.tensor([2, 3, 1, 0]), outputs, ["a", "b"])
+    standing = compare_with_labels(torch.tensor([0, 0, 1, 1]), torch.tensor([2, 3, 1, 0]), outputs, ["a", "b"])
     assert standing.predictions.tolist() == [0, 2, 1, 2]
 
 
 @pytest.mark.parametrize(("right", "at_chance"), [(0.0, True), (1.0, False), (0.7, False)])
 def test_chance_gets_a_sentence(right, at_chance):
     labels, predicted = drawn(4, 50, right, seed=3)
-    standing = stand_beside(labels, predicted, Outputs(None, 4), names(4))
+    standing = compare_with_labels(labels, predicted, Outputs(None, 4), names(4))
     assert (standing.chance is not None) == at_chance
-    assert any("cannot be told from chance" in sentence for sentence in standing.said) == at_chance
+    assert any("cannot be told from chance" in sentence for sentence in standing.verdict_sentences) == at_chance
 
 
 def test_one_class_always_is_chance_however_often_it_occurs():
     labels = torch.tensor([0] * 95 + [1] * 5)
-    assert stand_beside(labels, torch.zeros_like(labels), Outputs(None, 2), ["a", "b"]).chance == pytest.approx(0.95)
+    assert compare_with_labels(labels, torch.zeros_like(labels), Outputs(None, 2), ["a", "b"]).chance == pytest.approx(
+        0.95
+    )
 
 
 @pytest.fixture

@@ -69,11 +69,11 @@ def test_other_images_are_of_another_predicted_class(sem, blobs):
     """Sorted data gave neighbours of the same class; equal maps of one class must not count as different images."""
     x, y = blobs
     order = y.argsort(stable=True)
-    from lookalike.metrics.controls import other_images
+    from lookalike.metrics.controls import mismatched_images
 
-    partners = other_images(y[order], [0, 0])
+    partners = mismatched_images(y[order], [0, 0])
     assert bool((y[order][partners] != y[order]).all())
-    assert not torch.equal(partners, other_images(y[order], [1, 0]))
+    assert not torch.equal(partners, mismatched_images(y[order], [1, 0]))
     card = evaluate(sem, (x[order], y[order]), **ONLY)
     assert {f"explanation_divergence_{name}" for name in ("random_head", "permuted_labels", "mismatched")} <= set(
         card.runs

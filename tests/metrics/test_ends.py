@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 
 from lookalike import convert, evaluate
-from lookalike.metrics.context import few_rows
+from lookalike.metrics.context import rows_per_batch
 from lookalike.metrics.diversity import diversity, diversity_of, reference_diversity
 from lookalike.metrics.separability import separability
 from lookalike.model.similarity import LogL2
@@ -93,7 +93,7 @@ def test_the_authors_reading_of_diversity_holds_few_rows_at_a_time(monkeypatch):
 def test_nothing_of_samples_times_prototypes_is_held(monkeypatch, blobs, net):
     """Similarities to very many prototypes are asked for of few rows at a time."""
     sem = convert(net, blobs, 2, progress=False)
-    assert few_rows(sem) == 16_384
+    assert rows_per_batch(sem) == 16_384
     largest = []
     plain = sem.similarities_of
 

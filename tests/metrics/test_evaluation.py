@@ -101,7 +101,7 @@ def test_runs_give_mean_and_deviation_and_json_reads_back(digits, tmp_path):
     card.save(tmp_path / "card.json")
     assert Scorecard.read(tmp_path / "card.json") == card
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(LookalikeError, match="no scorecard"):
+    with pytest.raises(LookalikeError, match="not a scorecard"):
         Scorecard.read(tmp_path / "other.json")
     with pytest.raises(LookalikeError, match="'ghosting' was not measured"):
         card["ghosting"]
@@ -136,11 +136,11 @@ def test_embeddings_are_asked_for_once(digits):
 
 
 def test_one_bar_counts_every_row(digits):
-    from lookalike.metrics.evaluation import _steps  # what the bar is told
+    from lookalike.metrics.evaluation import _count_steps  # the total that the bar gets
 
     data, net, _ = digits
     sem = convert(net, data.train, progress=False)
-    steps, told = [], []
+    steps, totals = [], []
 
     def advance(n=1):
         steps.append(n)
@@ -148,13 +148,13 @@ def test_one_bar_counts_every_row(digits):
     evaluate(sem, data, **QUICK, progress=advance)
     import lookalike.metrics.evaluation as module
 
-    original = module._steps
+    original = module._count_steps
     try:
-        module._steps = lambda *args: told.append(original(*args)) or told[-1]
+        module._count_steps = lambda *args: totals.append(original(*args)) or totals[-1]
         evaluate(sem, data, **QUICK, progress=False)
     finally:
-        module._steps = _steps
-    assert sum(steps) == told[0]
+        module._count_steps = _count_steps
+    assert sum(steps) == totals[0]
 
 
 def test_bfloat16_changes_little(digits):
@@ -261,7 +261,7 @@ def test_mistakes_get_one_clear_line(net, blobs):
         evaluate(sem, blobs, only=("robustness",), precision="float8", **QUICK)
     with pytest.raises(LookalikeError, match="the black box is the classifier that was converted"):
         evaluate(sem, blobs, black_box=sem)
-    with pytest.raises(LookalikeError, match="cannot be asked about stored embeddings"):
+    with pytest.raises(LookalikeError, match="cannot run on stored embeddings"):
         evaluate(sem, embed(sem, blobs), black_box=net)
     card = evaluate(sem, blobs, only=("diversity",))
     assert "no class has more than one prototype" in card.details["diversity"][0]["within_class"]

@@ -35,7 +35,7 @@ def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypat
 
 def filed(x, result, operation=CONVOLUTION, weight=None):
     recorded = Recorded(2)
-    recorded.file(operation, x, weight, None, result)
+    recorded.record(operation, x, weight, None, result)
     return recorded
 
 

@@ -1,1 +1,1 @@
-"""Plumbing that every room uses and that knows nothing of models: errors, checks, files, folders, provenance."""
+"""Helpers for all packages that do not depend on models: errors, checks, files, folders, provenance."""

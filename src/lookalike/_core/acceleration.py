@@ -1,9 +1,9 @@
-"""A network's pass at the speed of the processor, without touching the network.
+"""Faster forward passes on a CPU, without a change to the network.
 
-On a CPU, three things make convolutions slow that need not be: images stored channel by channel, weights that are laid
-out (or cast to bfloat16) anew for each batch, and maps of a single position, all of whose taps but one fall on padding,
-and are computed all the same. While ``Accelerated`` is active the operations themselves are given what they are quick
-with; modules, weights and hooks stay as they are.
+On a CPU, three avoidable things make convolutions slow: images stored channel by channel; weights that are reordered
+(or cast to bfloat16) again for each batch; and maps of a single position, where all taps but one fall on padding and
+are computed nevertheless. While ``Accelerated`` is active, the operations get inputs and weights in their fastest
+form. Modules, weights and hooks stay as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ from lookalike._core.untouched import FunctionMode
 
 
 class Accelerated(FunctionMode):
-    """While it is active, convolutions and linear layers on the CPU are computed in the quickest equivalent way.
+    """While it is active, convolutions and linear layers on the CPU are computed in the fastest equivalent way.
 
-    - A convolution of a 1×1 map is the matrix product with the one tap that meets the map, or where each channel is
-      convolved by itself a product per channel; so are its gradients.
-    - Without gradients, a convolution takes its images with channels last, and weights are laid out (under autocast
-      also cast) once, not for each batch.
+    - A convolution of a 1×1 map becomes a matrix product with the one tap that meets the map; a depthwise convolution
+      becomes a product per channel. Their gradients are computed in the same way.
+    - Without gradients, a convolution takes images with channels last. Weights are reordered (under autocast also
+      cast) once and not for each batch.
 
-    Results are those of the plain pass, up to rounding. Weights that change in between are laid out anew.
+    Results are those of the plain pass, up to rounding. Weights that change are reordered again.
 
     Example:
         >>> layer, x = nn.Conv2d(8, 4, 3, padding=1), torch.randn(2, 8, 1, 1)
@@ -45,7 +45,7 @@ class Accelerated(FunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Runs an operation."""
+        """Runs an operation, or its faster equivalent."""
         if func is F.conv2d:
             return self._convolve(*args, **(kwargs or {}))
         if func is F.linear and torch.is_autocast_enabled("cpu"):
@@ -62,56 +62,65 @@ class Accelerated(FunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
+        """Computes a convolution in the fastest equivalent way; takes the arguments of ``conv2d``."""
         if input.ndim != 4 or input.device.type != "cpu":
             return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
         depthwise = groups == input.shape[1] == weight.shape[0]
         tap = _tap_at_point(input, weight, padding, dilation) if groups == 1 or depthwise else None
         if tap is not None:
-            at_tap = weight[:, :, tap[0], tap[1]]
+            weight_at_tap = weight[:, :, tap[0], tap[1]]
             if groups == 1:
-                return F.linear(input.flatten(1), at_tap, bias)[:, :, None, None]
-            return _scaled(input, at_tap, bias)
+                return F.linear(input.flatten(1), weight_at_tap, bias)[:, :, None, None]
+            return _convolve_points_depthwise(input, weight_at_tap, bias)
         if not torch.is_grad_enabled():
             input = input.contiguous(memory_format=torch.channels_last)  # noqa: A001
-            weight = self._once(weight, torch.channels_last)
+            weight = self._prepared_weight(weight, torch.channels_last)
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
         if input.device.type == "cpu" and not torch.is_grad_enabled():
-            weight = self._once(weight, torch.contiguous_format)
+            weight = self._prepared_weight(weight, torch.contiguous_format)
         return F.linear(input, weight, bias)
 
-    def _once(self, weight: Tensor, layout: torch.memory_format) -> Tensor:
-        """Returns a weight as the processor wants it, the same one each time."""
-        if not isinstance(weight, nn.Parameter):  # computed anew in each pass
+    def _prepared_weight(self, weight: Tensor, layout: torch.memory_format) -> Tensor:
+        """Returns a weight in the given layout and in the type of autocast, from the cache if it has not changed."""
+        if not isinstance(weight, nn.Parameter):  # such a weight is computed in each pass, so it is used only once
             return weight
         version = 0 if weight.is_inference() else weight._version
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
-        kept = self._prepared.get((id(weight), dtype))
-        if kept is not None and kept[1] == version:
-            return kept[2]
+        cached = self._prepared.get((id(weight), dtype))
+        if cached is not None and cached[1] == version:
+            return cached[2]
         prepared = weight.detach().to(dtype).contiguous(memory_format=layout)
-        # the weight itself is kept too, so that no other can take its place in memory
+        # Holding the weight itself keeps its id from being given to another tensor.
         self._prepared[id(weight), dtype] = weight, version, prepared
         return prepared
 
 
-def _scaled(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-    """Returns what a convolution of each channel by itself makes of 1×1 maps, with one weight per channel [C, 1]."""
-    if torch.is_autocast_enabled("cpu"):  # as for convolutions
+def _convolve_points_depthwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+    """Returns a depthwise convolution of 1×1 maps [N, C, 1, 1], with one weight per channel [C, 1]."""
+    if torch.is_autocast_enabled("cpu"):  # torch casts for convolutions, but not for products
         dtype = torch.get_autocast_dtype("cpu")
         input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)  # noqa: A001
-    scaled = input * weight[:, :, None]
-    return scaled if bias is None else scaled + bias[:, None, None]
+    products = input * weight[:, :, None]
+    return products if bias is None else products + bias[:, None, None]
 
 
 def _tap_at_point(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[int, int] | None:  # noqa: A002
-    """Returns the tap that meets a 1×1 map, or None if it is no such map or more than one position comes out."""
+    """Returns the kernel's tap that meets a 1×1 map. None if the map or the output has more than one position.
+
+    The output has one position if the padding on each side is half of the kernel's extent: then only the central tap
+    meets the map, and all others meet padding.
+
+        padding  0 0 0
+                 0 x 0     3×3 kernel, padding 1: tap (1, 1) meets x
+                 0 0 0
+    """
     if input.shape[2:] != (1, 1) or weight.shape[2:] == (1, 1) or isinstance(padding, str):
         return None
     sizes = tuple(weight.shape[2:])
-    for size, before, apart in zip(sizes, _pair(padding), _pair(dilation), strict=True):
-        if 2 * before != apart * (size - 1) or size % 2 == 0:
+    for size, pad, spacing in zip(sizes, _pair(padding), _pair(dilation), strict=True):
+        if 2 * pad != spacing * (size - 1) or size % 2 == 0:
             return None
     return sizes[0] // 2, sizes[1] // 2
 

@@ -1,6 +1,6 @@
-"""Checks of arguments: each returns the value, or raises an error that names the argument, value and allowed values.
+"""Checks of arguments. Each returns the value, or raises an error with the argument, its value and the allowed values.
 
-Booleans are no numbers here, and text is no sequence.
+A boolean does not pass as a number, nor a text as a sequence.
 """
 
 import math
@@ -18,12 +18,12 @@ from lookalike._core.errors import LookalikeError
 
 T = TypeVar("T")
 
-_SHOWN = 60  # characters of a value
-_LARGEST_SEED = 2**32 - 1  # as NumPy and scikit-learn have it
+_LONGEST_REPR = 60  # characters of a value in a message
+_LARGEST_SEED = 2**32 - 1  # NumPy and scikit-learn take no larger ones
 
 
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """Returns a whole number as an int; NumPy's are whole numbers too.
+    """Checks a whole number, also one of NumPy's, and returns it as an int.
 
     Example:
         >>> whole_number("batch_size", 0, least=1)
@@ -31,8 +31,8 @@ def whole_number(name: str, value: Any, least: int | None = None, most: int | No
         ...
         lookalike._core.errors.LookalikeError: batch_size must be a whole number of at least 1, not 0
     """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or (least is not None and value < least) or (most is not None and value > most):
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or (least is not None and value < least) or (most is not None and value > most):
         raise unfit(name, value, "a whole number" + _bounds(least, most))
     return int(value)
 
@@ -46,7 +46,7 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """Returns a finite number within bounds as a float; ``above`` and ``below`` leave the bound itself out.
+    """Checks a finite number within bounds, and returns it as a float. ``above`` and ``below`` exclude the bound.
 
     Example:
         >>> number("keep", float("nan"), above=0, below=1)
@@ -54,9 +54,9 @@ def number(
         ...
         lookalike._core.errors.LookalikeError: keep must be a number above 0 and below 1, not nan
     """
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
     if (
-        not real
+        not is_real
         or not math.isfinite(value)
         or (least is not None and value < least)
         or (most is not None and value > most)
@@ -68,29 +68,29 @@ def number(
 
 
 def seed(name: str, value: Any) -> int:
-    """Returns a seed: a whole number from 0 to 2³² − 1, as NumPy and scikit-learn take them."""
+    """Checks a seed: a whole number from 0 to 2³² − 1, the range of NumPy and scikit-learn."""
     return whole_number(name, value, 0, _LARGEST_SEED)
 
 
 def flag(name: str, value: Any) -> bool:
-    """Returns True or False; no other value stands for them."""
+    """Checks True or False; other values such as 0 and 1 are refused."""
     if not isinstance(value, bool | np.bool_):
         raise unfit(name, value, "True or False")
     return bool(value)
 
 
 def progress(name: str, value: Any) -> Any:
-    """Returns whether to show a progress bar: True, False, None, or the function that moves one."""
+    """Checks the option for progress bars: True, False, None, or the function that moves a bar."""
     return value if value is None or callable(value) else flag(name, value)
 
 
 def optional(check: Callable[..., T], name: str, value: Any, *bounds: Any) -> T | None:
-    """Returns None as it is, and any other value checked."""
+    """Returns None unchanged, and checks any other value."""
     return None if value is None else check(name, value, *bounds)
 
 
 def one_of(name: str, value: T, options: Collection[str]) -> T:
-    """Returns one of a few texts.
+    """Checks that a value is one of a few texts.
 
     Example:
         >>> one_of("scope", "x", ("class", "all"))
@@ -99,65 +99,65 @@ def one_of(name: str, value: T, options: Collection[str]) -> T:
         lookalike._core.errors.LookalikeError: scope must be 'class' or 'all', not 'x'
     """
     if not isinstance(value, str) or value not in options:
-        *others, last = (repr(option) for option in options)
-        raise unfit(name, value, f"{', '.join(others)} or {last}" if others else last)
+        *first_options, last = (repr(option) for option in options)
+        raise unfit(name, value, f"{', '.join(first_options)} or {last}" if first_options else last)
     return value
 
 
 def instance(name: str, value: T, types: type | tuple[type, ...], expected: str) -> T:
-    """Returns a value of some type, described in words by ``expected``."""
+    """Checks the type of a value. ``expected`` describes the type in the message."""
     if not isinstance(value, types):
         raise unfit(name, value, expected)
     return value
 
 
 def model(name: str, value: T) -> T:
-    """Returns a network."""
+    """Checks that a value is a network."""
     return instance(name, value, nn.Module, "a torch.nn.Module")
 
 
 def text(name: str, value: str) -> str:
-    """Returns a text that is not empty."""
+    """Checks that a value is a text and not empty."""
     if not isinstance(value, str) or not value:
         raise unfit(name, value, "a text that is not empty")
     return value
 
 
 def output_key(name: str, value: str | int | None) -> str | int | None:
-    """Returns which of a network's outputs is meant: a key, a position, or None."""
+    """Checks the key or position of a network's output, or None."""
     if value is None or isinstance(value, str):
         return value
     return whole_number(name, value, 0)
 
 
 def path(name: str, value: str | os.PathLike[str]) -> Path:
-    """Returns a file's or folder's name as a path."""
+    """Checks the name of a file or folder, and returns it as a path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(os.fspath(value)):
         raise unfit(name, value, "the name of a file or folder")
     return Path(value)
 
 
 def names(name: str, value: Sequence[str], count: int | None = None) -> list[str]:
-    """Returns texts as a list.
+    """Checks a sequence of texts, and returns it as a list.
 
     Args:
-        name: The argument's.
-        value: A sequence of texts; a single text is none.
-        count: How many there must be.
+        name: Name of the argument.
+        value: Sequence of texts; a single text is refused.
+        count: Number of texts that there must be.
     """
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         raise unfit(name, value, "a list of texts")
     listed = list(value)
-    strange = [item for item in listed if not isinstance(item, str)]
-    if strange:
-        raise LookalikeError(f"{name} must hold texts, not {shown(strange[0])}")
+    not_texts = [item for item in listed if not isinstance(item, str)]
+    if not_texts:
+        raise LookalikeError(f"{name} must hold texts, not {shown(not_texts[0])}")
     if count is not None and len(listed) != count:
         raise LookalikeError(f"{name} must hold {count} texts; there are {len(listed)}")
     return [str(item) for item in listed]
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
-    """Returns a mapping from texts, as options are given in."""
+    """Checks that a value is a mapping with texts as keys."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise unfit(name, value, "a mapping from texts to values")
     return value
@@ -166,19 +166,20 @@ def mapping(name: str, value: Any) -> Mapping[str, Any]:
 def tensor(
     name: str, value: Any, shape: Sequence[int | str] | None = None, *, kind: str | None = None, empty: bool = True
 ) -> Tensor:
-    """Returns a tensor; arrays and lists of numbers become one.
+    """Checks shape and type of a tensor. Arrays and lists of numbers become tensors.
 
     Args:
-        name: The argument's.
+        name: Name of the argument.
         value: A tensor, an array, or numbers in lists.
-        shape: Its axes, each a size or a letter that stands for any size, the same for the same letter.
+        shape: Size of each axis. A letter stands for any size; axes with the same letter must have the same size.
         kind: ``"number"`` for real numbers, ``"whole"`` for whole ones (not booleans); None takes any type.
-        empty: Whether it may have no entries.
+        empty: The tensor may have no entries.
     """
     try:
         converted = value if isinstance(value, Tensor) else torch.as_tensor(_as_numbers(value))
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise unfit(name, value, _described(shape, kind)) from None
+        raise unfit(name, value, _describe_tensor(shape, kind)) from None
+    # The first axis with a letter sets the letter's size; later axes with the letter must have the same.
     sizes: dict[str, int] = {}
     fits = shape is None or (
         converted.ndim == len(shape)
@@ -189,27 +190,28 @@ def tensor(
     )
     if kind is not None and (converted.is_complex() or converted.dtype == torch.bool):
         fits = False
+    # An empty list has become float32, but fits any kind.
     if kind == "whole" and converted.is_floating_point() and converted.numel():
         fits = False
     if not fits:
-        raise unfit(name, converted, _described(shape, kind))
+        raise unfit(name, converted, _describe_tensor(shape, kind))
     if not empty and not converted.numel():
         raise LookalikeError(f"{name} must not be empty; it has the shape {tuple(converted.shape)}")
     return converted
 
 
 def array(name: str, value: Any, shape: Sequence[int | str], kind: str = "number") -> np.ndarray:
-    """Returns an array of numbers; see ``tensor``."""
+    """Checks an array of numbers; see ``tensor``."""
     return tensor(name, value, shape, kind=kind).detach().cpu().numpy()
 
 
 def labels_of(name: str, value: Any, names: Sequence[str], count: int | str = "P") -> np.ndarray:
-    """Returns classes as an array of whole numbers, each with a name."""
+    """Checks labels: an array of whole numbers, each the index of a class name."""
     return class_indices(name, value, len(names), (count,)).cpu().numpy()
 
 
 def points(name: str, value: Any) -> np.ndarray:
-    """Returns points [n, D], at least one, as an array of finite real numbers in float32 or float64."""
+    """Checks at least one point [n, D]. Returns an array of finite real numbers in float32 or float64."""
     array = tensor(name, value, ("n", "D"), kind="number").detach().cpu()
     if not array.numel():
         raise LookalikeError(f"{name} must not be empty; it has the shape {tuple(array.shape)}")
@@ -223,7 +225,7 @@ def points(name: str, value: Any) -> np.ndarray:
 def class_indices(
     name: str, value: Any, n_classes: int, shape: Sequence[int | str] = ("N",), what: str = "class"
 ) -> Tensor:
-    """Returns whole numbers from 0 to ``n_classes`` − 1 as an int64 tensor.
+    """Checks whole numbers from 0 to ``n_classes`` − 1, and returns them as an int64 tensor.
 
     Example:
         >>> class_indices("target", [0, 3], 3)
@@ -232,20 +234,20 @@ def class_indices(
         lookalike._core.errors.LookalikeError: target 3 is no class; there are 0 to 2
     """
     indices = tensor(name, value, shape, kind="whole").long()
-    strange = indices[(indices < 0) | (indices >= n_classes)]
-    if len(strange):
-        there = f"0 to {n_classes - 1}" if n_classes > 1 else "only 0" if n_classes else "none"
-        raise LookalikeError(f"{name} {int(strange[0])} is no {what}; there are {there}")
+    invalid = indices[(indices < 0) | (indices >= n_classes)]
+    if len(invalid):
+        allowed = f"0 to {n_classes - 1}" if n_classes > 1 else "only 0" if n_classes else "none"
+        raise LookalikeError(f"{name} {int(invalid[0])} is no {what}; there are {allowed}")
     return indices
 
 
 def unfit(name: str, value: Any, expected: str) -> LookalikeError:
-    """Returns the error that a value is not what an argument takes."""
+    """Returns the error for a value that an argument does not take."""
     return LookalikeError(f"{name} must be {expected}, not {shown(value)}")
 
 
 def shown(value: Any) -> str:
-    """Describes a value in a few words, whatever it is.
+    """Describes a value of any type in a few words, for a message.
 
     Example:
         >>> shown(torch.zeros(2, 3)), shown("x"), shown(nn.ReLU())
@@ -256,8 +258,8 @@ def shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim:
         return f"a {value.dtype} array of shape {value.shape}"
     if value is None or isinstance(value, str | bytes | bool | numbers.Number | np.generic | tuple | list | dict | set):
-        written = repr(value.item() if isinstance(value, np.generic) else value)
-        return written if len(written) <= _SHOWN else f"{written[:_SHOWN]}…"
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+        return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}…"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     kind = type(value).__name__
@@ -273,13 +275,13 @@ def _as_numbers(value: Any) -> Any:
     return array if array.flags.writeable and array.dtype.isnative else np.array(array, array.dtype.newbyteorder("="))
 
 
-def _described(shape: Sequence[int | str] | None, kind: str | None) -> str:
-    of = {None: "a tensor", "number": "a tensor of numbers", "whole": "a tensor of whole numbers"}[kind]
+def _describe_tensor(shape: Sequence[int | str] | None, kind: str | None) -> str:
+    kind_text = {None: "a tensor", "number": "a tensor of numbers", "whole": "a tensor of whole numbers"}[kind]
     if shape is None:
-        return of
+        return kind_text
     if not shape:
-        return {"whole": "a whole number", "number": "a number"}.get(kind or "", of)
-    return f"{of} [{', '.join(map(str, shape))}]"
+        return {"whole": "a whole number", "number": "a number"}.get(kind or "", kind_text)
+    return f"{kind_text} [{', '.join(map(str, shape))}]"
 
 
 def _bounds(least: float | None, most: float | None, above: float | None = None, below: float | None = None) -> str:

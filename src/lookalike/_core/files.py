@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all; memory maps that give back what was read."""
+"""Text files that are written completely or not at all, and reading from memory maps in bounded memory."""
 
 import mmap
 import os
@@ -14,25 +14,25 @@ from lookalike._core.replacing import replacing_file
 
 
 def write_whole(path: Path, text: str, *, replace: bool = True) -> None:
-    """Writes a text file; whoever reads it meanwhile, or after an interruption, finds the old text or the new one.
+    """Writes a text file. At any time, also after an interruption, the file has the old text or the new one.
 
-    It never fails at a name in the text: what is not valid Unicode is written out.
+    Text that is not valid Unicode, such as a file's name, is written with escapes.
 
     Args:
-        path: The file.
-        text: Its content.
-        replace: Replace the file if there is one.
+        path: File to write.
+        text: Content of the file.
+        replace: Replace the file if it exists.
 
     Raises:
-        LookalikeError: If the disk is full or fails, or there is a file that is not to be replaced.
+        LookalikeError: If the disk is full or fails, or the file exists and ``replace`` is False.
     """
-    with replacing_file(path, replace=replace) as aside:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with replacing_file(path, replace=replace) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
 def path_as_text(path: Path) -> Iterator[str]:
-    """Yields a path to a file for libraries that take valid Unicode alone; of other names, its descriptor's."""
+    """Yields a path for libraries that take valid Unicode only. A file with another name gets its descriptor's path."""
     if not has_surrogates(str(path)):
         yield str(path)
         return
@@ -43,30 +43,34 @@ def path_as_text(path: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-_SCATTERED_ROWS = 128  # read at a time
+# Rows read from a memory map before its pages are dropped: the system may read two megabytes around each of them.
+_SCATTERED_ROWS = 128
 
 
 def read_rows(array: np.ndarray, rows: np.ndarray, dtype: np.dtype[Any] | None = None) -> np.ndarray:
-    """Returns some rows of an array, copied, in their order and in a type of its own or another.
+    """Returns a copy of some rows of an array, in the given order and type, or in the array's own type.
 
-    Of a memory map, the system may hold two megabytes around each row that is read: few are read before it lets go.
+    Rows of a memory map are read a few at a time, so that its pages do not fill the memory.
     """
-    found = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype if dtype is None else dtype)
+    values = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype if dtype is None else dtype)
     for start in range(0, len(rows), _SCATTERED_ROWS):
-        part = rows[start : start + _SCATTERED_ROWS]
-        run = np.array_equal(part, np.arange(part[0], part[0] + len(part)))
-        found[start : start + len(part)] = array[part[0] : part[0] + len(part)] if run else array[part]
-        let_go(array)
-    return found
+        batch_rows = rows[start : start + _SCATTERED_ROWS]
+        # A slice of consecutive rows is one read; indices would be a read per row.
+        are_consecutive = np.array_equal(batch_rows, np.arange(batch_rows[0], batch_rows[0] + len(batch_rows)))
+        values[start : start + len(batch_rows)] = (
+            array[batch_rows[0] : batch_rows[0] + len(batch_rows)] if are_consecutive else array[batch_rows]
+        )
+        drop_pages(array)
+    return values
 
 
 def at_least_single(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Returns the type to compute with: float32 for numbers that are kept in less, else their own."""
+    """Returns the type to compute in: float32 for numbers stored in half precision, otherwise their own type."""
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
-def let_go(array: np.ndarray) -> None:
-    """Lets the operating system have back what was read of a memory map; nothing is lost. Other arrays stay."""
+def drop_pages(array: np.ndarray) -> None:
+    """Drops a memory map's pages from RAM; does nothing to ordinary arrays. The data stay in the file."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

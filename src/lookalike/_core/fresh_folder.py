@@ -1,4 +1,4 @@
-"""Folders that appear, or replace others of their kind, only when they are complete."""
+"""Folders that appear, or replace an earlier one, only when they are complete."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,44 +12,45 @@ CONFIG = "config.json"
 
 @contextmanager
 def fresh_folder(target: str | Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
-    """Yields an empty folder beside the target that takes the target's place when the block ends well.
+    """Yields an empty temporary folder beside the target, which becomes the target when the block ends normally.
 
-    If the block is left by any exception, Ctrl-C included, what was written is removed and the target is as before.
+    If the block ends with an exception, also Ctrl-C, the temporary folder is removed and the target is unchanged.
 
     Args:
-        target: Where to.
-        marker: A file that every such folder holds: only an empty folder or one with this file in it is replaced.
-        overwrite: Whether to replace at all.
+        target: Folder to write.
+        marker: Name of a file in every such folder. Only an empty folder or one with this file is replaced.
+        overwrite: Replace the target if it exists.
 
     Raises:
-        LookalikeError: If the target may not be replaced, or its place cannot be written to.
+        LookalikeError: If the target may not be replaced, or cannot be written.
     """
     check_replaceable(target, marker=marker, overwrite=overwrite)
-    with replacing_folder(Path(target).resolve(), replace=overwrite) as aside:
-        yield aside
-        check_replaceable(target, marker=marker, overwrite=overwrite)  # someone may have written to it meanwhile
+    with replacing_folder(Path(target).resolve(), replace=overwrite) as temporary:
+        yield temporary
+        # again, as another process may have written to the target meanwhile
+        check_replaceable(target, marker=marker, overwrite=overwrite)
 
 
 def check_replaceable(target: str | Path, *, marker: str = CONFIG, overwrite: bool = False) -> None:
-    """Checks that a folder may be written, before any work is done; removes what killed runs left beside it.
+    """Checks that a folder may be written, before any work is done. Removes leftovers of killed runs beside it.
 
     Raises:
-        LookalikeError: If it exists and ``overwrite`` is not set, or it is none that lookalike wrote.
+        LookalikeError: If the folder exists and ``overwrite`` is False, or it was not written by lookalike.
     """
-    place = Path(target).resolve()
-    roll_back(place)
-    remove_leftovers(place)
-    if not place.exists():
+    folder = Path(target).resolve()
+    roll_back(folder)
+    remove_leftovers(folder)
+    if not folder.exists():
         return
     if not overwrite:
         raise LookalikeError(
             f"{str(target)!r} exists already; choose another place, or overwrite it (--overwrite, overwrite=True)"
         )
-    if not place.is_dir():
+    if not folder.is_dir():
         raise LookalikeError(f"{str(target)!r} is a file, not a folder")
-    if Path.cwd().resolve().is_relative_to(place):
+    if Path.cwd().resolve().is_relative_to(folder):
         raise LookalikeError(f"{str(target)!r} is the folder you are in; choose another place")
-    if any(place.iterdir()) and not (place / marker).is_file():
+    if any(folder.iterdir()) and not (folder / marker).is_file():
         raise LookalikeError(
-            f"{str(target)!r} is not overwritten: it holds files, and is no folder of this kind (it has no {marker!r})"
+            f"{str(target)!r} is not overwritten: it has files, but no {marker!r}, so it is not a folder of this kind"
         )

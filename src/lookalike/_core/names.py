@@ -1,11 +1,11 @@
-r"""Names from outside as text: file names, folder names and class names, which anyone may have chosen.
+r"""Safe text from names of files, folders and classes, which anyone may have chosen.
 
-A file's name is bytes. Python reads bytes that are not text as lone surrogates, which no writer takes; and a name may
-hold newlines, terminal commands or signs that turn the direction of the text. Three forms are used:
+A file's name is bytes. Python turns bytes that are not text into lone surrogates, which cannot be written to a file;
+and a name may have newlines, terminal commands or characters that reverse the text. There are three safe forms:
 
-* ``text_of`` is valid Unicode, for class names and for whatever is written to a file: ``caf\xe9``
-* ``visible`` is one line that a screen shows as it is, for messages: ``a\nb``, ``\x1b[2J``
-* ``name_key`` is what two names are compared by: the same letters, however they are composed
+* ``text_of`` returns valid Unicode, for class names and for everything that is written to a file: ``caf\xe9``
+* ``visible`` returns one line that a screen shows as it is, for messages: ``a\nb``, ``\x1b[2J``
+* ``name_key`` returns a key to compare names: it is the same for composed and decomposed letters
 """
 
 import json
@@ -15,23 +15,23 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-_JOINERS = "\u200c\u200d"  # of Persian and Indic scripts and of emoji; they hide nothing
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-_FILE_NAME_BYTES = 120
-_BYTES = "_bytes"
+_JOINERS = "\u200c\u200d"  # needed in Persian and Indic scripts and in emoji; they hide nothing
+_INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FILE_NAME_BYTES = 120  # file systems take 255, and callers add prefixes and endings
+_BYTES_SUFFIX = "_bytes"
 
 
 def bytes_of(name: str) -> bytes:
-    """Returns a name's bytes: UTF-8, and where Python could not read a byte as text, that byte."""
+    """Returns a name's bytes: UTF-8, and the original byte for each surrogate that stands for one."""
     try:
         return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a character, as Windows allows it
+    except UnicodeEncodeError:  # half of a surrogate pair, which Windows allows in names
         return name.encode("utf-8", "surrogatepass")
 
 
 def text_of(name: str) -> str:
-    r"""Returns a name as valid Unicode, the same in every locale: bytes that are not UTF-8 become ``\xNN``.
+    r"""Returns a name as valid Unicode, the same in every locale; bytes that are not UTF-8 become ``\xNN``.
 
     Example:
         >>> print(text_of(b"caf\xe9.png".decode("utf-8", "surrogateescape")))
@@ -41,7 +41,7 @@ def text_of(name: str) -> str:
 
 
 def has_surrogates(name: str) -> bool:
-    """Says whether a text is not valid Unicode."""
+    """Returns whether a text has surrogates, so that it is not valid Unicode."""
     if name.isascii():
         return False
     try:
@@ -52,11 +52,11 @@ def has_surrogates(name: str) -> bool:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Returns a text in which everything that a screen would obey, hide or not show is written out.
+    r"""Escapes all characters of a text that a screen would obey or hide, or cannot show.
 
     Args:
         text: Any text.
-        keep: Signs that stay, e.g. newlines.
+        keep: Characters to leave as they are, such as newlines.
 
     Example:
         >>> print(visible("red\x1b[31m\nor not"))
@@ -65,31 +65,38 @@ def visible(text: str, keep: str = "") -> str:
     text = text_of(text)
     if text.isprintable():
         return text
-    return "".join(sign if sign in keep or _is_seen(sign) else _SHORT.get(sign) or _escape(sign) for sign in text)
+    return "".join(
+        character
+        if character in keep or _is_visible(character)
+        else _SHORT_ESCAPES.get(character) or _escape(character)
+        for character in text
+    )
 
 
 def name_key(name: str) -> str:
-    """Returns what a name is compared by: é is é, as one character or as a letter with an accent."""
+    """Returns a key to compare names by: é has the same key as one character and as a letter with an accent."""
     return unicodedata.normalize("NFC", text_of(name))
 
 
 def file_name(name: str) -> str:
-    """Returns a name that every file system takes: letters, digits, ``-``, ``_``, dots inside, of at most 120 bytes."""
+    """Returns a name for any file system: letters, digits, ``-``, ``_``, dots inside; at most 120 bytes."""
     text = unicodedata.normalize("NFC", text_of(name))
-    signs = [sign if sign in "-_." or unicodedata.category(sign)[0] in "LMN" else "_" for sign in text]
-    text = "".join(signs).encode()[:_FILE_NAME_BYTES].decode(errors="ignore").strip(".")
+    characters = [
+        character if character in "-_." or unicodedata.category(character)[0] in "LMN" else "_" for character in text
+    ]
+    text = "".join(characters).encode()[:_FILE_NAME_BYTES].decode(errors="ignore").strip(".")
     try:
         text.encode(sys.getfilesystemencoding())
     except UnicodeEncodeError:
-        text = "".join(sign if sign.isascii() else "_" for sign in text)
+        text = "".join(character if character.isascii() else "_" for character in text)
     return text or "_"
 
 
 def valid_json(value: Any) -> Any:
-    r"""Returns a JSON value in which every text is valid Unicode, and nothing is lost.
+    r"""Makes every text in a JSON value valid Unicode, without loss of information.
 
-    Beside a text that was not, ``"file": "caf\\xe9.png"``, stand its bytes, percent-encoded as in an address:
-    ``"file_bytes": "caf%E9.png"``; beside a list of texts, a list of those, with null for each valid text.
+    An invalid text, ``"file": "caf\\xe9.png"``, gets a second entry with its bytes, percent-encoded as in a URL:
+    ``"file_bytes": "caf%E9.png"``. For a list of texts, the second entry is a list, with null for each valid text.
     """
     if isinstance(value, str):
         return text_of(value)
@@ -97,27 +104,29 @@ def valid_json(value: Any) -> Any:
         return [valid_json(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    written: dict[Any, Any] = {}
+    valid: dict[Any, Any] = {}
     for key, item in value.items():
         name = text_of(key) if isinstance(key, str) else key
-        written[name] = valid_json(item)
+        valid[name] = valid_json(item)
         if isinstance(item, str) and has_surrogates(item):
-            written[f"{name}{_BYTES}"] = _percent(item)
-        elif isinstance(item, list | tuple) and any(isinstance(one, str) and has_surrogates(one) for one in item):
-            written[f"{name}{_BYTES}"] = [
-                _percent(one) if isinstance(one, str) and has_surrogates(one) else None for one in item
+            valid[f"{name}{_BYTES_SUFFIX}"] = _percent(item)
+        elif isinstance(item, list | tuple) and any(
+            isinstance(element, str) and has_surrogates(element) for element in item
+        ):
+            valid[f"{name}{_BYTES_SUFFIX}"] = [
+                _percent(element) if isinstance(element, str) and has_surrogates(element) else None for element in item
             ]
-    return written
+    return valid
 
 
 def json_text(value: Any, *, indent: int | None = None, allow_nan: bool = False, **options: Any) -> str:
-    r"""Returns JSON that any file and any screen takes: what is not seen is written as ``\uNNNN``.
+    r"""Returns JSON that can be written to any file and shown on any screen: invisible characters become ``\uNNNN``.
 
     Args:
-        value: Plain values; texts need not be valid (see ``valid_json``).
-        indent: Spaces per level; None is one line.
+        value: Values that JSON can represent. Texts need not be valid Unicode; see ``valid_json``.
+        indent: Spaces per level; None writes one line.
         allow_nan: Write NaN and infinities, which other readers of JSON may refuse.
-        **options: For ``json.dumps``.
+        **options: Options of ``json.dumps``.
 
     Raises:
         ValueError: If there is a NaN or an infinity, and ``allow_nan`` is False.
@@ -126,15 +135,17 @@ def json_text(value: Any, *, indent: int | None = None, allow_nan: bool = False,
     text = json.dumps(valid_json(value), indent=indent, allow_nan=allow_nan, **options)
     if text.isprintable():
         return text
-    return "".join(sign if sign == "\n" or _is_seen(sign) else json.dumps(sign)[1:-1] for sign in text)
+    return "".join(
+        character if character == "\n" or _is_visible(character) else json.dumps(character)[1:-1] for character in text
+    )
 
 
-def _is_seen(sign: str) -> bool:
-    return sign in _JOINERS or unicodedata.category(sign) not in _UNSEEN
+def _is_visible(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character) not in _INVISIBLE_CATEGORIES
 
 
-def _escape(sign: str) -> str:
-    code = ord(sign)
+def _escape(character: str) -> str:
+    code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 

@@ -1,4 +1,4 @@
-"""One progress bar, on standard error, and only where a person looks at it."""
+"""Progress bars on standard error, by default only if it is a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -7,27 +7,27 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Moves a progress bar on."""
+    """Function that advances a progress bar."""
 
     def __call__(self, steps: int = 1) -> None:
-        """Moves on by ``steps``."""
+        """Advances the bar by a number of steps."""
 
 
 @contextmanager
 def progress_bar(description: str, total: int | None, enabled: "bool | Advance | None" = None) -> Iterator[Advance]:
-    """Shows a bar while its block runs and yields the function that moves it.
+    """Shows a progress bar while its block runs, and yields the function that advances it.
 
     Args:
-        description: What is being done, in a few words.
-        total: How many steps there are; None when that is not known.
-        enabled: True or False; None shows the bar only if standard error is a terminal. The function that moves a
-            larger task's bar is yielded as it is, and no other bar is shown.
+        description: Description of the task, in a few words.
+        total: Number of steps; None if it is not known.
+        enabled: True or False; None shows the bar only if standard error is a terminal. If it is the function that
+            advances a larger task's bar, that function is yielded, and no second bar is shown.
     """
     if callable(enabled):
         yield enabled
         return
     if not (sys.stderr.isatty() if enabled is None else enabled):
-        yield _stand_still
+        yield _no_advance
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,5 +38,5 @@ def progress_bar(description: str, total: int | None, enabled: "bool | Advance |
         yield lambda steps=1: bar.advance(task, steps)
 
 
-def _stand_still(steps: int = 1) -> None:
-    """Moves no bar."""
+def _no_advance(steps: int = 1) -> None:
+    """Does nothing: there is no bar."""

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, the machine, and fingerprints of weights, data and files."""
+"""Provenance of a result: versions, machine, and fingerprints of weights, data and files."""
 
 import functools
 import hashlib
@@ -17,30 +17,30 @@ _PACKAGES = ("lookalike", "torch", "torchvision", "numpy", "scikit-learn", "fais
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, of this package and of those that its results depend on."""
+    """Returns the versions of Python, of this package and of the packages that its results depend on."""
     return dict(_versions())
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    package_versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            package_versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return package_versions
 
 
 def machine() -> str:
-    """Names the processor, and how many of its threads torch uses."""
+    """Returns the processor's name and the number of torch's threads."""
     threads = torch.get_num_threads()
     return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 @functools.cache
 def processor() -> str:
-    """Names the processor."""
+    """Returns the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -49,10 +49,10 @@ def processor() -> str:
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Returns a SHA-256 of names, types, shapes and values, whatever the order or the device."""
+    """Returns a SHA-256 of names, types, shapes and values; order and device do not matter."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        if not isinstance(tensors[name], Tensor):  # an extra state of the model's own
+        if not isinstance(tensors[name], Tensor):  # a module's extra state may be any object
             digest.update(f"{name}:{tensors[name]!r};".encode())
             continue
         tensor = tensors[name].detach().cpu().contiguous()
@@ -69,7 +69,7 @@ def fingerprint_array(array: np.ndarray[Any, Any]) -> str:
 
 
 def fingerprint_json(value: Any) -> str:
-    """Returns a SHA-256 of a JSON value, whatever the order of its keys."""
+    """Returns a SHA-256 of a JSON value; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""JSON from anywhere, read strictly: what is no valid JSON, or not of the declared type, is refused in one line.
+"""Strict reading of JSON from any source: invalid JSON and values of another type are refused in one line.
 
-A record is a frozen dataclass. ``from_json`` reads one from JSON values by its annotations: every field is checked for
-its type, unknown and missing fields are named.
+A record is a frozen dataclass. ``from_json`` reads one from JSON values by its annotations: it checks the type of every
+field, and reports unknown and missing fields.
 """
 
 import dataclasses
@@ -19,16 +19,17 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from lookalike._core.errors import LookalikeError
 
+# Limits for files that anyone may have made, so that none fills the memory or the stack
 _MOST_BYTES = 64 * 2**20
 _MOST_VALUES = 4_000_000
-_DEEPEST = 100
+_MOST_LEVELS = 100
 _MOST_DIGITS = 40
-_NO_TEXT = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character; the rest of the range stands for raw bytes
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+_HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # lone surrogates, except those that stand for raw bytes
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
 def one_line(error: BaseException | str, longest: int = 300) -> str:
-    """Returns an error's message as one line, cut off where it is long."""
+    """Returns an error's message as one line, of limited length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]}…"
 
@@ -37,7 +38,7 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     """Reads a regular file of bounded size.
 
     Raises:
-        LookalikeError: If it is a link, a device or a folder, or larger than ``most``; the reason alone.
+        LookalikeError: If it is a link, a device or a folder, or larger than ``most``; the text is the reason alone.
         OSError: If it cannot be read.
     """
     status = path.lstat()
@@ -53,7 +54,7 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
 
 
 def kind_of(mode: int) -> str:
-    """Says what an entry of a folder is, given its mode."""
+    """Returns the kind of a folder's entry, such as "a link", from its mode."""
     kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 
@@ -62,10 +63,11 @@ def read_json(path: str | Path, *, finite: bool = True) -> Any:
     """Reads a JSON file; see ``parse_json``.
 
     Raises:
-        LookalikeError: If it is missing, no regular file, too large or no strict JSON; the reason alone.
+        LookalikeError: If it is missing, not a regular file, too large or not strict JSON; the text has only
+            the reason.
     """
     try:
-        path = Path(os.path.realpath(path))  # whoever names a file may name it by a link
+        path = Path(os.path.realpath(path))  # users may name a file by a link
         return parse_json(read_bytes(path), finite=finite)
     except FileNotFoundError:
         raise LookalikeError("it does not exist") from None
@@ -79,21 +81,22 @@ def parse_json(content: bytes, *, finite: bool = True) -> Any:
     """Parses JSON in UTF-8.
 
     Args:
-        content: The bytes of a file.
+        content: Content of a file.
         finite: Refuse NaN and infinite numbers.
 
     Raises:
-        LookalikeError: If it is no JSON, repeats a key, is nested too deeply, has numbers that are too large, or text
-            that is none; the reason alone.
+        LookalikeError: If it is not JSON, repeats a key, is nested too deeply, has numbers that are too large or text
+            that is not valid Unicode; the text is the reason alone.
     """
+    # Counting brackets and commas bounds the number of values before any of them takes memory.
     if sum(map(content.count, b"[{,")) > _MOST_VALUES:
         raise LookalikeError(f"it has more than {_MOST_VALUES:,} values")
     try:
         value = json.loads(
             content.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=functools.partial(_float, finite=finite),
+            object_pairs_hook=_parse_object,
+            parse_int=_parse_integer,
+            parse_float=functools.partial(_parse_float, finite=finite),
             parse_constant=_refuse_constant if finite else float,
         )
     except UnicodeDecodeError as error:
@@ -111,14 +114,14 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
 
     Args:
         kind: A type: a dataclass, ``str``, ``int | None``, ``list[str]``, ``tuple[float, float]``, ``Literal[...]`` …
-        value: What ``parse_json`` returned.
-        where: What the value is called in messages.
+        value: Result of ``parse_json``.
+        where: Name of the value in messages.
 
     Returns:
-        The value, with lists as tuples and objects as dataclasses where the type says so.
+        The value. Lists become tuples and objects become dataclasses if the type asks for them.
 
     Raises:
-        LookalikeError: If the value is not of that type; it names the place, the value and the type.
+        LookalikeError: If the value is not of that type; the text has its name, the value and the type.
 
     Example:
         >>> from_json(tuple[int, int] | None, [3, 4], "size")
@@ -130,22 +133,23 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
     """
     if kind is Any:
         return value
-    origin, parts = get_origin(kind), get_args(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return _of_union(kind, parts, value, where)
+        return _read_union(kind, arguments, value, where)
     if origin is Literal:
-        if not any(value == one and type(value) is type(one) for one in parts):
+        if not any(value == item and type(value) is type(item) for item in arguments):
             _refuse(kind, value, where)
         return value
     if origin in (list, tuple):
-        return _of_sequence(kind, origin, parts, value, where)
+        return _read_sequence(kind, origin, arguments, value, where)
     if origin in (dict, Mapping) or kind is dict:
         if not isinstance(value, dict):
             _refuse(kind, value, where)
-        content = parts[1] if parts else Any
-        return {key: from_json(content, one, f"{where}.{key}") for key, one in value.items()}
+        value_kind = arguments[1] if arguments else Any
+        return {key: from_json(value_kind, item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
-        return _of_record(kind, value, where)
+        return _read_dataclass(kind, value, where)
+    # JSON has one kind of number: 1 is a float, too. True is an int in Python, but not in JSON.
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -156,50 +160,56 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
 
 
 def plain_json(value: Any) -> Any:
-    """Returns a value as it would be read back from JSON: NumPy's numbers as Python's, NaN as null, others as text."""
+    """Converts a value to what JSON can represent: NumPy's numbers become Python's, NaN null, other objects text."""
 
-    def plain(other: Any) -> Any:
-        return other.item() if hasattr(other, "item") and getattr(other, "ndim", 0) == 0 else str(other)
+    def plain(unknown: Any) -> Any:
+        return unknown.item() if hasattr(unknown, "item") and getattr(unknown, "ndim", 0) == 0 else str(unknown)
 
     return json.loads(json.dumps(value, default=plain), parse_constant=lambda _: None)
 
 
 def shown(value: Any) -> str:
-    """Returns a value for a message, cut off where it is long."""
-    return one_line(_SHORT.repr(value), 80)
+    """Returns a value as text for a message, of limited length."""
+    return one_line(_SHORT_REPR.repr(value), 80)
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = 60
 
 
-def _of_union(kind: Any, parts: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in parts:
+def _read_union(kind: Any, members: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Reads a value of one of several types: the first that fits."""
+    if value is None and type(None) in members:
         return None
-    others = [one for one in parts if one is not type(None)]
-    if len(others) == 1:
-        return from_json(others[0], value, where)
-    for one in others:
+    alternatives = [member for member in members if member is not type(None)]
+    if len(alternatives) == 1:
+        return from_json(alternatives[0], value, where)
+    for member in alternatives:
         try:
-            return from_json(one, value, where)
+            return from_json(member, value, where)
         except LookalikeError:
             continue
     return _refuse(kind, value, where)
 
 
-def _of_sequence(kind: Any, origin: Any, parts: tuple[Any, ...], value: Any, where: str) -> Any:
+def _read_sequence(kind: Any, origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Reads a list or tuple, whose items have one type, or one type each."""
     if not isinstance(value, list | tuple):
         _refuse(kind, value, where)
-    if origin is tuple and parts[-1] is not ...:
-        if len(value) != len(parts):
+    if origin is tuple and arguments[-1] is not ...:
+        if len(value) != len(arguments):
             _refuse(kind, value, where)
-        kinds: typing.Iterable[Any] = parts
+        item_kinds: typing.Iterable[Any] = arguments
     else:
-        kinds = [parts[0]] * len(value)
-    return origin(from_json(one, v, f"{where}[{i}]") for i, (one, v) in enumerate(zip(kinds, value, strict=True)))
+        item_kinds = [arguments[0]] * len(value)
+    return origin(
+        from_json(item_kind, item, f"{where}[{i}]")
+        for i, (item_kind, item) in enumerate(zip(item_kinds, value, strict=True))
+    )
 
 
-def _of_record(kind: Any, value: Any, where: str) -> Any:
+def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    """Reads a dataclass from an object: no unknown entries, and all fields without a default."""
     if not isinstance(value, dict):
         raise LookalikeError(f"{where} must be an object, not {shown(value)}")
     hints, fields = typing.get_type_hints(kind), {field.name: field for field in dataclasses.fields(kind)}
@@ -213,48 +223,49 @@ def _of_record(kind: Any, value: Any, where: str) -> Any:
     ]
     if missing:
         raise LookalikeError(f"{where} has no entry {missing[0]!r}")
-    read = {name: from_json(hints[name], one, f"{where}.{name}") for name, one in value.items()}
+    values = {name: from_json(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
     try:
-        return kind(**read)
+        return kind(**values)
     except LookalikeError as error:
         raise LookalikeError(f"{where}: {error}") from error
 
 
 def _refuse(kind: Any, value: Any, where: str) -> NoReturn:
-    raise LookalikeError(f"{where} must be {_described(kind)}, not {shown(value)}")
+    raise LookalikeError(f"{where} must be {_describe_type(kind)}, not {shown(value)}")
 
 
-def _described(kind: Any) -> str:
-    origin, parts = get_origin(kind), get_args(kind)
+def _describe_type(kind: Any) -> str:
+    """Describes a type in words for a message."""
+    origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_described(one) for one in parts)
+        return " or ".join(_describe_type(argument) for argument in arguments)
     if origin is Literal:
-        return " or ".join(repr(one) for one in parts)
-    if origin is tuple and parts[-1] is not ...:
-        return f"a list of {len(parts)}"
+        return " or ".join(repr(argument) for argument in arguments)
+    if origin is tuple and arguments[-1] is not ...:
+        return f"a list of {len(arguments)}"
     if origin in (list, tuple):
         return "a list"
     if dataclasses.is_dataclass(kind) or origin in (dict, Mapping) or kind is dict:
         return "an object"
-    return _NAMES.get(kind, str(kind))
+    return _TYPE_NAMES.get(kind, str(kind))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        keys_seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in keys_seen or keys_seen.add(key))  # type: ignore[func-returns-value]
         raise LookalikeError(f"it repeats the entry {shown(repeated)}")
     return value
 
 
-def _integer(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise LookalikeError(f"it has a number of {len(text)} digits")
     return int(text)
 
 
-def _float(text: str, *, finite: bool) -> float:
+def _parse_float(text: str, *, finite: bool) -> float:
     value = float(text)
     if finite and value in (float("inf"), -float("inf")):
         raise LookalikeError(f"it has a number that is too large: {shown(text)}")
@@ -266,15 +277,16 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _check_texts_and_depth(value: Any) -> None:
+    """Checks a parsed value without recursion, as deep nesting would exhaust the stack."""
     waiting = [(value, 0)]
     while waiting:
-        one, depth = waiting.pop()
-        if depth > _DEEPEST:
+        item, depth = waiting.pop()
+        if depth > _MOST_LEVELS:
             raise LookalikeError("it is nested too deeply")
-        if isinstance(one, dict):
-            waiting.extend((key, depth) for key in one)
-            waiting.extend((inner, depth + 1) for inner in one.values())
-        elif isinstance(one, list):
-            waiting.extend((inner, depth + 1) for inner in one)
-        elif isinstance(one, str) and not one.isascii() and _NO_TEXT.search(one):
-            raise LookalikeError(f"it has text that is none: {shown(one)}")
+        if isinstance(item, dict):
+            waiting.extend((key, depth) for key in item)
+            waiting.extend((child, depth + 1) for child in item.values())
+        elif isinstance(item, list):
+            waiting.extend((child, depth + 1) for child in item)
+        elif isinstance(item, str) and not item.isascii() and _HALF_CHARACTER.search(item):
+            raise LookalikeError(f"it has text that is not valid Unicode: {shown(item)}")

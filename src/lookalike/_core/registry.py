@@ -1,4 +1,4 @@
-"""Things that are chosen by name: similarities, clusterers, datasets."""
+"""Registries: objects that users choose by name, such as similarities, clusterers and data sets."""
 
 import difflib
 import fnmatch
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A mapping from names to things of one kind, filled by a decorator.
+    """A mapping from names to objects of one kind, filled by a decorator.
 
     Args:
-        kind: What the things are called in messages, in the singular.
+        kind: Name of the kind in messages, in the singular.
 
     Example:
         >>> colours = Registry("colour")
@@ -34,19 +34,19 @@ class Registry(Generic[T]):
         self._members: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Returns a decorator that files its target under ``name``.
+        """Returns a decorator that registers an object under ``name``.
 
         Raises:
-            LookalikeError: If the name is taken.
+            LookalikeError: If the name is registered already.
         """
         if name in self._members:
             raise LookalikeError(f"the {self.kind} {name!r} is registered already")
 
-        def file(member: T) -> T:
+        def register_member(member: T) -> T:
             self._members[name] = member
             return member
 
-        return file
+        return register_member
 
     def names(self, pattern: str = "*") -> list[str]:
         """Returns the registered names that match a shell pattern, in order of registration."""
@@ -57,8 +57,8 @@ class Registry(Generic[T]):
             raise LookalikeError(f"no {self.kind} is called {name!r}; there are: {', '.join(self._members)}")
         if name in self._members:
             return self._members[name]
-        near = difflib.get_close_matches(name, self._members, n=1)
-        hint = f"; did you mean {near[0]!r}? There are" if near else "; there are"
+        close_matches = difflib.get_close_matches(name, self._members, n=1)
+        hint = f"; did you mean {close_matches[0]!r}? There are" if close_matches else "; there are"
         raise LookalikeError(f"no {self.kind} is called {name!r}{hint}: {', '.join(self._members)}")
 
     def __contains__(self, name: object) -> bool:

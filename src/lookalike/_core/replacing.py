@@ -1,8 +1,12 @@
-"""Files and folders that replace others as a whole, whatever interrupts the replacement.
+"""Files and folders that replace earlier ones as a whole, even if the process is killed.
 
-What is being written has a hidden name beside its target, ``.NAME.HEX.part``, and a lock that the system takes off
-when the writing process ends, however it ends. So a later call can tell what a killed run left behind from what
-another process is writing now, and remove it.
+    .model.1f0c22aa.part    being written, under a lock
+    model                   the target; the new folder gets its name in one step
+    .model.9b1e07d4.old     the earlier target, while it is removed
+
+A file or folder is written beside its target, under a hidden name and under a lock that the system removes when the
+process ends, even if it is killed. Later calls remove hidden files without a lock, which killed runs have left; those
+with a lock are being written by another process.
 """
 
 import contextlib
@@ -20,58 +24,58 @@ from pathlib import Path
 
 from lookalike._core.errors import LookalikeError, WriteError
 
-if sys.platform == "win32":  # no locks on folders there: leftovers are told by their age
+if sys.platform == "win32":  # no locks on folders there: leftovers are recognised by their age
     fcntl = None
 else:
     import fcntl
 
-_HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)")
-_OLD_SECONDS = 24 * 3600  # where there are no locks (some network storage): nothing is written for so long
-_AT_CWD = -100
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_HIDDEN_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)")
+_ABANDONED_SECONDS = 24 * 3600  # on storage without locks: longer than any file or folder takes to be written
+_AT_CWD = -100  # Linux's AT_FDCWD
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2
 
 
 @contextmanager
 def replacing_file(path: Path, *, replace: bool = True, sweep: bool = True) -> Iterator[Path]:
-    """Yields an empty file beside ``path`` that takes its place when the block ends well.
+    """Yields an empty temporary file beside ``path``, which becomes ``path`` when the block ends normally.
 
-    If the block is left by an exception, the file is removed and ``path`` is as before.
+    If the block ends with an exception, the temporary file is removed and ``path`` is unchanged.
 
     Args:
-        path: The file to write.
-        replace: Replace the file if there is one.
-        sweep: Remove what killed runs left of this file; costs a listing of its folder.
+        path: File to write.
+        replace: Replace the file if it exists.
+        sweep: Remove leftovers of killed runs that wrote this file; this lists its folder.
 
     Raises:
-        LookalikeError: If the disk is full or fails, or there is a file at the end that is not to be replaced.
+        LookalikeError: If the disk is full or fails, or if at the end the file exists and ``replace`` is False.
     """
     with naming_failed_writes(path):
         if sweep:
             remove_leftovers(path)
-        aside, lock = _locked_new(path, folder=False)
+        temporary, lock = _create_locked(path, folder=False)
         try:
-            yield aside
+            yield temporary
             if replace:
-                os.replace(aside, path)  # noqa: PTH105 - one call, one rename
+                os.replace(temporary, path)  # noqa: PTH105 - one call, one rename
             else:
-                _take_free_place(aside, path)
+                _rename_if_free(temporary, path)
         finally:
             with contextlib.suppress(OSError):
-                aside.unlink()
+                temporary.unlink()
             os.close(lock)
 
 
 @contextmanager
 def naming_failed_writes(target: Path) -> Iterator[None]:
-    """Turns a full or failing disk into one line that names the file or folder.
+    """Turns the error of a full or failing disk into one line with the file or folder.
 
-    Other errors pass: what runs in the block may read files too.
+    Other errors pass unchanged: the block may also read files.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_DISKS:
+        if error.errno not in _DISK_ERRORS:
             raise
         raise WriteError(
             f"cannot write {str(target)!r}: {error.strerror}; nothing that was there before has changed"
@@ -80,55 +84,55 @@ def naming_failed_writes(target: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing_folder(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Yields an empty folder beside ``target`` that takes its place when the block ends well.
+    """Yields an empty temporary folder beside ``target``, which becomes ``target`` when the block ends normally.
 
-    If the block is left by an exception, the folder is removed and ``target`` is as before.
+    If the block ends with an exception, the temporary folder is removed and ``target`` is unchanged.
 
     Args:
-        target: The folder to write.
-        replace: Replace the target if there is one.
+        target: Folder to write.
+        replace: Replace the target if it exists.
 
     Raises:
-        LookalikeError: If its place cannot be written to, or there is a target at the end that is not to be replaced.
+        LookalikeError: If the target cannot be written, or if at the end it exists and ``replace`` is False.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside, lock = _locked_new(target, folder=True)
+        temporary, lock = _create_locked(target, folder=True)
     except OSError as error:
         raise LookalikeError(f"cannot write to {str(target.parent)!r}: {error.strerror}") from error
     try:
         with naming_failed_writes(target):
-            yield aside
-            take_place(aside, target, replace=replace)
+            yield temporary
+            replace_folder(temporary, target, replace=replace)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
 
 
-def take_place(aside: Path, target: Path, *, replace: bool = True) -> None:
-    """Puts a folder in a target's place in one step, and removes the one that was there.
+def replace_folder(temporary: Path, target: Path, *, replace: bool = True) -> None:
+    """Renames a folder to a target's name in one step, and removes the earlier target.
 
-    Where the system cannot exchange two folders in one step, the old one is renamed first; a kill between the two
-    renames leaves it under a hidden name, from which ``roll_back`` restores it.
+    If the system cannot exchange two folders in one step, the earlier target is renamed first. A kill between the two
+    renames leaves it under a hidden name; ``roll_back`` restores it.
 
     Raises:
-        LookalikeError: If there is a target that is not to be replaced.
+        LookalikeError: If the target exists and ``replace`` is False.
     """
     if not replace:
-        _take_free_place(aside, target)
+        _rename_if_free(temporary, target)
         return
     if not target.exists():
-        os.rename(aside, target)  # noqa: PTH104 - one call, one rename
+        os.rename(temporary, target)  # noqa: PTH104 - one call, one rename
         return
-    if _rename_with(aside, target, _EXCHANGE):
-        remove_folder(aside, named=target)
+    if _rename_with_flag(temporary, target, _EXCHANGE):
+        remove_folder(temporary, named=target)
         return
-    old = _hidden(target, "old")
-    lock = _lock(target)  # it must not pass for a leftover while the target is missing
+    old = _hidden_path(target, "old")
+    lock = _lock_path(target)  # without it, another process could remove the old folder while the target is missing
     try:
         os.rename(target, old)  # noqa: PTH104
         try:
-            os.rename(aside, target)  # noqa: PTH104
+            os.rename(temporary, target)  # noqa: PTH104
         except OSError:
             os.rename(old, target)  # noqa: PTH104
             raise
@@ -138,68 +142,70 @@ def take_place(aside: Path, target: Path, *, replace: bool = True) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _take_free_place(aside: Path, target: Path) -> None:
-    """Renames a file or folder to a name that is free."""
-    if _rename_with(aside, target, _NO_REPLACE):
+def _rename_if_free(temporary: Path, target: Path) -> None:
+    """Renames a file or folder, if nothing has the new name."""
+    if _rename_with_flag(temporary, target, _NO_REPLACE):
         return
     if os.path.lexists(target):
-        raise LookalikeError(f"{str(target)!r} exists already, and was not there before; it is not replaced")
-    os.rename(aside, target)  # noqa: PTH104 - one call, one rename
+        raise LookalikeError(f"{str(target)!r} exists already, but was not there before; it is not replaced")
+    os.rename(temporary, target)  # noqa: PTH104 - one call, one rename
 
 
 def remove_folder(folder: Path, *, named: Path | None = None) -> None:
-    """Removes a folder, if it exists; nobody sees half of it.
+    """Removes a folder, if it exists. It is renamed first, so that no process finds half of it.
 
     Args:
-        folder: The folder.
-        named: The target whose leftover it is if the removal is interrupted; None for the folder itself.
+        folder: Folder to remove.
+        named: Target whose name the leftover of an interrupted removal gets; None takes the folder itself.
     """
     if folder.exists():
-        old = _hidden(named or folder, "old")
+        old = _hidden_path(named or folder, "old")
         os.rename(folder, old)  # noqa: PTH104 - one call, one rename
         shutil.rmtree(old, ignore_errors=True)
 
 
 def roll_back(target: Path) -> None:
-    """Restores a folder that a killed replacement renamed and did not replace."""
-    target = _resolved(target)
+    """Restores a target that was renamed by a replacement, which was killed before it renamed the new folder."""
+    target = _follow_link(target)
     if target.exists() or not target.parent.is_dir():
         return
-    olds = [path for path in leftovers(target.parent, target.name) if path.name.endswith(".old") and path.is_dir()]
-    if olds:
-        newest = max(olds, key=lambda path: path.stat().st_mtime)
-        with contextlib.suppress(OSError):  # another process was quicker, or the place is read-only
+    renamed_targets = [
+        path for path in leftovers(target.parent, target.name) if path.name.endswith(".old") and path.is_dir()
+    ]
+    if renamed_targets:
+        newest = max(renamed_targets, key=lambda path: path.stat().st_mtime)
+        with contextlib.suppress(OSError):  # another process has done it, or the storage is read-only
             os.rename(newest, target)  # noqa: PTH104
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what killed runs left beside a target; what another process is writing stays."""
-    target = _resolved(target)
-    _remove(leftovers(target.parent, target.name))
+    """Removes leftovers of killed runs beside a target; files that another process is writing stay."""
+    target = _follow_link(target)
+    _remove_all(leftovers(target.parent, target.name))
 
 
 def remove_leftovers_in(folder: Path) -> None:
-    """Removes what killed runs left in a folder, of whatever target; what another process is writing stays."""
-    _remove(leftovers(folder))
+    """Removes leftovers of killed runs in a folder, of any target; files that another process is writing stay."""
+    _remove_all(leftovers(folder))
 
 
 def leftovers(folder: Path, name: str | None = None) -> list[Path]:
-    """Returns what killed runs left in a folder.
+    """Returns the hidden files and folders that killed runs left in a folder.
 
     Args:
-        folder: The folder.
-        name: The name of the file or folder that they wrote; None for any.
+        folder: Folder to look in.
+        name: Name of the target that they were written for; None for any.
     """
     try:
         entries = list(os.scandir(folder))
     except OSError:
         return []
-    matches = ((entry, _HIDDEN.fullmatch(entry.name)) for entry in entries)
-    ours = [Path(entry.path) for entry, match in matches if match and (name is None or match["name"] == name)]
-    return [path for path in ours if _is_abandoned(path)]
+    matches = ((entry, _HIDDEN_NAME.fullmatch(entry.name)) for entry in entries)
+    paths = [Path(entry.path) for entry, match in matches if match and (name is None or match["name"] == name)]
+    return [path for path in paths if _is_abandoned(path)]
 
 
-def _remove(paths: list[Path]) -> None:
+def _remove_all(paths: list[Path]) -> None:
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -208,36 +214,37 @@ def _remove(paths: list[Path]) -> None:
                 path.unlink()
 
 
-def _resolved(target: Path) -> Path:
-    """Follows a link to the folder that it stands for, as its leftovers are beside that one."""
+def _follow_link(target: Path) -> Path:
+    """Returns the folder that a link points to: leftovers are beside it and not beside the link."""
     return target.resolve() if target.is_symlink() else target.absolute()
 
 
-def _hidden(target: Path, kind: str) -> Path:
+def _hidden_path(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}")
 
 
-def _locked_new(target: Path, *, folder: bool) -> tuple[Path, int]:
-    """Creates a hidden file or folder beside a target and locks it; returns it and the lock's descriptor."""
+def _create_locked(target: Path, *, folder: bool) -> tuple[Path, int]:
+    """Creates a hidden file or folder beside a target and locks it. Returns its path and the lock's descriptor."""
     while True:
-        aside = _hidden(target, "part")
+        temporary = _hidden_path(target, "part")
         if folder:
-            aside.mkdir()
+            temporary.mkdir()
         else:
-            os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
-            lock = _lock(aside)
+            lock = _lock_path(temporary)
         except FileNotFoundError:
-            continue  # taken for a leftover before it was locked
+            continue  # another process took it for a leftover before it was locked
         if lock is None:
-            return aside, os.open(os.devnull, os.O_RDONLY)
-        if aside.exists():
-            return aside, lock
+            return temporary, os.open(os.devnull, os.O_RDONLY)
+        # Between creation and lock, another process may have removed it as a leftover: then it must be made again.
+        if temporary.exists():
+            return temporary, lock
         os.close(lock)
 
 
-def _lock(path: Path) -> int | None:
-    """Locks a file or folder until the returned descriptor is closed; None where the system cannot."""
+def _lock_path(path: Path) -> int | None:
+    """Locks a file or folder until the returned descriptor is closed. Returns None if the system has no locks."""
     if fcntl is None:
         return None
     lock = os.open(path, os.O_RDONLY)
@@ -250,10 +257,10 @@ def _lock(path: Path) -> int | None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Says whether no process is writing a hidden file or folder."""
+    """Returns whether a hidden file or folder is a leftover: no process holds its lock."""
     try:
         if fcntl is None:
-            return time.time() - path.lstat().st_mtime > _OLD_SECONDS
+            return time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return False
@@ -262,14 +269,14 @@ def _is_abandoned(path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return time.time() - os.fstat(descriptor).st_mtime > _OLD_SECONDS
+        return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_SECONDS
     finally:
         os.close(descriptor)
     return True
 
 
-def _rename_with(source: Path, target: Path, flag: int) -> bool:
-    """Renames with a flag of Linux's ``renameat2``; False where the system or the storage does not know it."""
+def _rename_with_flag(source: Path, target: Path, flag: int) -> bool:
+    """Renames with a flag of Linux's ``renameat2``. Returns False if the system or the storage does not support it."""
     if not sys.platform.startswith("linux"):
         return False
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

@@ -1,7 +1,7 @@
-"""Changes that undo themselves, whatever interrupts them.
+"""Temporary changes that are undone even after an interruption.
 
-An exception can arrive between any two instructions: Ctrl-C, an alarm, an error in a hook. What a call changes for its
-duration (modes and hooks of a user's model, torch's settings, random states, loggers) is put back all the same.
+An exception can arrive between any two instructions: Ctrl-C, an alarm, an error in a hook. All that a call changes
+temporarily (modes and hooks of a user's model, torch's settings, random states, loggers) is restored nevertheless.
 """
 
 import functools
@@ -24,20 +24,20 @@ from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_DEVICES = ("cpu", "cuda")  # whose autocast the package switches on
+_DEVICES = ("cpu", "cuda")  # devices on which the package uses autocast
 
 
 def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns, and restores at the end, at whatever moment an exception arrives.
+    """Calls ``run`` and returns its result; calls ``restore`` at the end, at whatever moment an exception arrives.
 
-    There is no moment at which two exceptions can keep ``restore`` from finishing: in ``run`` and after it the
-    innermost block calls it; if that is interrupted the next block calls it again, and the last one once more. A
-    ``with`` statement has such moments, at the beginning and at the end of ``__exit__``.
+    Even two exceptions cannot keep ``restore`` from finishing. The innermost block calls it after ``run``; if that call
+    is interrupted, the next block calls it again, and so does the last one. A ``with`` statement is not enough: an
+    exception at the beginning or at the end of ``__exit__`` would leave changes behind.
 
     Args:
-        restore: Puts everything back; called again it does the same as called once, and it finishes what an
-            interrupted call has begun.
-        run: Makes the changes and does the work. What ``restore`` needs to know is recorded before.
+        restore: Function that undoes the changes. It is called several times, so a second call must not change more,
+            and must finish what an interrupted call has begun.
+        run: Function that makes the changes and does the work. Record what ``restore`` needs before calling.
     """
     try:
         try:
@@ -52,70 +52,72 @@ def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
 
 
 def in_eval_mode(model: nn.Module, run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns while every module of a model is in eval mode; each is put back into its own mode.
+    """Calls ``run`` while every module of a model is in eval mode, and restores each module's own mode.
 
-    The flags are set directly: a ``train()`` that the model's owner has overridden may do more than that. Several
-    threads can do so at once, with models that share modules too: a module's last user puts its mode back.
+    The modules' flags are set directly, as the model may override ``train()`` to do more. Several threads may call this
+    at once, also with models that share modules: the last call that uses a module restores its mode.
     """
-    visit = _Visit(model)
+    eval_mode_call = _EvalModeCall(model)
 
-    def visited() -> T:
-        visit.begin()
+    def begin_and_run() -> T:
+        eval_mode_call.begin()
         return run()
 
-    return undoing(visit.end, visited)
+    return undoing(eval_mode_call.end, begin_and_run)
 
 
-class _Visit:
-    """One call during which a model is in eval mode."""
+class _EvalModeCall:
+    """A call of ``in_eval_mode``."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.users: list[_Users] = []
+        self.users: list[_ModuleUsers] = []
 
     def begin(self) -> None:
         with _LOCK:
-            self.users = _users_of(self.model)  # before anything changes: ``end`` needs it
-            for users in self.users:
-                users.visits.add(self)
-                _USERS[id(users.module)] = users
-                _set_mode(users.module, False)
+            self.users = _users_of_modules(self.model)  # before anything changes: ``end`` needs it
+            for module_users in self.users:
+                module_users.calls.add(self)
+                _USERS_BY_ID[id(module_users.module)] = module_users
+                _set_mode(module_users.module, False)
 
     def end(self) -> None:
         if not self.users:
             return
         with _LOCK:
-            for users in self.users:
-                users.visits.discard(self)
-                if not users.visits and _USERS.get(id(users.module)) is users:
-                    _set_mode(users.module, True)
-                    _USERS.pop(id(users.module), None)  # last: until here a second call does it again
+            for module_users in self.users:
+                module_users.calls.discard(self)
+                if not module_users.calls and _USERS_BY_ID.get(id(module_users.module)) is module_users:
+                    _set_mode(module_users.module, True)
+                    # last, so that a second call repeats an interrupted one
+                    _USERS_BY_ID.pop(id(module_users.module), None)
             self.users = []
 
 
-class _Users:
-    """A module that was in train mode, and the calls that need it in eval mode."""
+class _ModuleUsers:
+    """A module that was in train mode, and the calls that use it in eval mode."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.visits: set[_Visit] = set()
+        self.calls: set[_EvalModeCall] = set()
 
 
-_LOCK = threading.RLock()  # a signal's handler may call a model while another call holds it
-_USERS: dict[int, _Users] = {}  # by identity: a module may define equality; it is held here, so no other takes its id
+_LOCK = threading.RLock()  # reentrant: a signal's handler may call a model while this thread holds the lock
+# by id, as modules may define equality; the entry holds its module, so that no other object can get the same id
+_USERS_BY_ID: dict[int, _ModuleUsers] = {}
 
 
-def _users_of(model: nn.Module) -> list[_Users]:
-    """Returns the users of each module that is in train mode, or was before a call that is not done.
+def _users_of_modules(model: nn.Module) -> list[_ModuleUsers]:
+    """Returns the users of each module that is in train mode, or was before a call that has not ended.
 
-    Does what ``model.modules()`` would, without its names: this runs at every prediction.
+    This calls the same modules as ``model.modules()``, but faster, as it runs at every prediction.
     """
-    users, waiting, seen = [], [model], set()
+    users, waiting, visited_ids = [], [model], set()
     while waiting:
         module = waiting.pop()
-        if (module.training or (_USERS and id(module) in _USERS)) and id(module) not in seen:
-            seen.add(id(module))
-            users.append(_USERS.get(id(module)) or _Users(module))
+        if (module.training or (_USERS_BY_ID and id(module) in _USERS_BY_ID)) and id(module) not in visited_ids:
+            visited_ids.add(id(module))
+            users.append(_USERS_BY_ID.get(id(module)) or _ModuleUsers(module))
         waiting.extend(child for child in module._modules.values() if child is not None)
     return users
 
@@ -124,59 +126,63 @@ def _set_mode(module: nn.Module, training: bool) -> None:
     attributes = vars(module)
     if "training" in attributes:
         attributes["training"] = training  # nn.Module's own way of setting an attribute takes ten times as long
-    else:  # scripted modules
+    else:  # modules of TorchScript
         module.training = training
 
 
 def with_forward_hooks(hooks: Mapping[nn.Module, Callable[..., Any]], run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns while modules have forward hooks, one each, for this thread's passes alone."""
-    of_thread = {module: _in_this_thread(hook) for module, hook in hooks.items()}
+    """Calls ``run`` while modules have forward hooks, one each, which are called in this thread's passes only."""
+    thread_hooks = {module: _in_this_thread(hook) for module, hook in hooks.items()}
 
-    def hooked() -> T:
-        for module, hook in of_thread.items():
+    def register_and_run() -> T:
+        for module, hook in thread_hooks.items():
             module.register_forward_hook(hook)
         return run()
 
     def remove() -> None:
-        for module, hook in of_thread.items():
+        for module, hook in thread_hooks.items():
             _remove(hook, module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
 
-    return undoing(remove, hooked)
+    return undoing(remove, register_and_run)
 
 
 def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns while a module has a forward pre-hook, which takes its named arguments too.
+    """Calls ``run`` while a module has a forward pre-hook, which also gets the module's keyword arguments.
 
-    The hook runs in this thread's passes alone.
+    The hook is called in this thread's passes only.
     """
-    of_thread = _in_this_thread(hook)
+    thread_hook = _in_this_thread(hook)
 
-    def hooked() -> T:
-        module.register_forward_pre_hook(of_thread, with_kwargs=True)
+    def register_and_run() -> T:
+        module.register_forward_pre_hook(thread_hook, with_kwargs=True)
         return run()
 
-    return undoing(lambda: _remove(of_thread, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs), hooked)
+    def remove() -> None:
+        _remove(thread_hook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+
+    return undoing(remove, register_and_run)
 
 
 def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a hook that does nothing in the passes of other threads, which share the module.
+    """Returns a hook that does nothing in other threads' passes through the same module.
 
-    While one thread removes its hook, torch may call it in another thread's pass with fewer arguments.
+    It takes any arguments: while this thread removes the hook, torch may call it in another thread without keyword
+    arguments.
     """
     thread = threading.get_ident()
     return lambda *args: hook(*args) if threading.get_ident() == thread else None
 
 
 def _remove(hook: Callable[..., Any], registered: Any, *flags: Any) -> None:
-    """Removes a hook by itself: an interruption can come before its handle is there."""
-    for key in [key for key, other in list(registered.items()) if other is hook]:
+    """Removes a hook without its handle: an interruption may have come before ``register`` returned the handle."""
+    for key in [key for key, registered_hook in list(registered.items()) if registered_hook is hook]:
         for flag in flags:
             flag.pop(key, None)
         registered.pop(key, None)
 
 
 def process_settings(*, loggers: Iterable[str] = (), variables: Iterable[str] = ()) -> Callable[[], None]:
-    """Records loggers' levels and environment variables, and returns a function that puts them back."""
+    """Records loggers' levels and environment variables. Returns a function that restores them."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     values = {name: os.environ.get(name) for name in variables}
 
@@ -193,7 +199,7 @@ def process_settings(*, loggers: Iterable[str] = (), variables: Iterable[str] = 
 
 
 class FunctionMode(TorchFunctionMode):
-    """A torch-function mode that leaves quietly when an interruption has taken it off the stack already."""
+    """A torch-function mode whose exit does nothing if an interruption has removed it from the stack already."""
 
     def __exit__(self, *_: object) -> None:
         modes = _get_current_function_mode_stack()
@@ -202,9 +208,9 @@ class FunctionMode(TorchFunctionMode):
 
 
 def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function put back torch's grad mode, autocast and function modes at its end.
+    """Decorates a function to restore torch's grad mode, autocast and function modes at its end.
 
-    ``torch.no_grad()`` and the like do so by themselves, unless an interruption meets them as they end.
+    Contexts such as ``torch.no_grad()`` restore them, too, unless they are interrupted while they end.
     """
 
     @functools.wraps(function)
@@ -218,8 +224,8 @@ def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
                 _pop_dispatch_mode()
             while len(_get_current_function_mode_stack()) > len(modes):
                 _pop_mode()
-            left = len(_get_current_function_mode_stack())  # torch takes them off while one of them is at work
-            for mode in modes[left:]:
+            n_modes_left = len(_get_current_function_mode_stack())  # torch removes a mode from the stack while it runs
+            for mode in modes[n_modes_left:]:
                 _push_mode(mode)
             torch.set_grad_enabled(grad)
             for device, enabled, dtype in autocast:
@@ -243,44 +249,48 @@ def _is_context(frame: FrameType) -> bool:
 
 
 def _end_contexts(error: BaseException | None) -> None:
-    """Ends contexts of torch that an interruption has left half way, now and not when its traceback is let go of.
+    """Ends contexts of torch that an interruption has left open, at once.
 
-    While one function mode is at work torch takes it off the stack, in a generator's context. If that is interrupted as
-    it ends, the generator puts the mode back as soon as nobody holds its frames: long after the call, and for good.
+    While a function mode runs, torch removes it from the stack, in a generator's context. If that context is
+    interrupted while it ends, the generator puts the mode back only when its frames are freed with the traceback: long
+    after the call, and then nothing removes it.
     """
     while error is not None:
         traceback = error.__traceback__
         while traceback is not None:
             frame, traceback = traceback.tb_frame, traceback.tb_next
-            # The frame that a signal's handler interrupts may not be in the traceback, but is before the handler's.
-            # Locals must not be asked for: the copy lives on, and with it error and all that its frames hold.
-            contexts = [other for other in (frame, frame.f_back) if other is not None and _is_context(other)]
+            # If a signal's handler raised the error, the interrupted frame may be missing in the traceback, but it is
+            # the handler's ``f_back``. Frames' locals must not be read: the copy would keep the error and all its
+            # frames alive.
+            contexts = [
+                candidate for candidate in (frame, frame.f_back) if candidate is not None and _is_context(candidate)
+            ]
             for context in contexts:
-                with suppress(RuntimeError):  # a frame that is still running
+                with suppress(RuntimeError):  # the frame is still running
                     context.clear()
         error = error.__context__
 
 
 def keeps_random_states(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function put back torch's settings and the global random states of torch, NumPy and Python at its end.
+    """Decorates a function to restore torch's settings and the random states of torch, NumPy and Python at its end.
 
-    While a call of another thread is in progress the states may be that call's: this one puts back what the first one
-    found.
+    While another thread's call is in progress, the present states may be set by that call. So this call restores the
+    states that were recorded by the earlier one.
     """
     inner = keeps_torch_settings(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        this, thread = object(), threading.get_ident()
-        restore = next((restore for other, restore in list(_IN_PROGRESS.values()) if other != thread), None)
+        call_id, thread = object(), threading.get_ident()
+        restore = next((restore for call_thread, restore in list(_IN_PROGRESS.values()) if call_thread != thread), None)
         put_back = restore or random_states()
 
         def end() -> None:
             put_back()
-            _IN_PROGRESS.pop(this, None)
+            _IN_PROGRESS.pop(call_id, None)
 
         def run() -> T:
-            _IN_PROGRESS[this] = thread, put_back
+            _IN_PROGRESS[call_id] = thread, put_back
             return inner(*args, **kwargs)
 
         return undoing(end, run)
@@ -288,21 +298,21 @@ def keeps_random_states(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-_IN_PROGRESS: dict[object, tuple[int, Callable[[], None]]] = {}  # calls: their thread, and what puts the states back
+_IN_PROGRESS: dict[object, tuple[int, Callable[[], None]]] = {}  # thread and restoring function of each call
 
 
 def random_states() -> Callable[[], None]:
-    """Records the global random states, and returns a function that puts them back."""
-    of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    """Records the global random states. Returns a function that restores them."""
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def restore() -> None:
-        torch.set_rng_state(of_torch)
-        np.random.set_state(of_numpy)  # noqa: NPY002
-        random.setstate(of_python)
-        if of_gpus is not None:
-            torch.cuda.set_rng_state_all(of_gpus)
-        elif torch.cuda.is_initialized():  # the function was the first to use a GPU: as if it had not been
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        if gpu_states is not None:
+            torch.cuda.set_rng_state_all(gpu_states)
+        elif torch.cuda.is_initialized():  # the call was the first to use a GPU: there is no state to restore
             torch.cuda.seed_all()
 
     return restore

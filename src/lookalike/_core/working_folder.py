@@ -1,11 +1,11 @@
-"""What every folder of unfinished or reusable work has: a lock, a record of what it depends on, checksums.
+"""Folders of unfinished or reusable work: each has a lock, a record of what it depends on, and checksums.
 
 * **Lock.** One process at a time works in a folder; see ``lookalike._core.folder_lock``.
-* **Record.** The *key* of a result is everything that it depends on, as named JSON values. It is kept beside the
-  result, and a result with another key is never used: ``differences`` names what differs.
-* **Checksums.** A file that was damaged on the disk is never used either. Small files end in a seal, JSON files have
-  their own fingerprint, a larger file has its checksum in a sealed file beside it.
-* **Full disks.** ``writing_to`` turns an error of the disk into one line that says what is safe.
+* **Record.** The *key* of a result has everything that the result depends on, as named JSON values. It is stored beside
+  the result. A result with another key is never used; ``differences`` lists the values that differ.
+* **Checksums.** A file that was damaged on the disk is never used either. Small files end in a checksum (they are
+  *sealed*), JSON files have their own fingerprint, and a larger file has its checksum in a sealed file beside it.
+* **Full disks.** ``writing_to`` turns an error of the disk into one line that says which work is safe.
 """
 
 import errno
@@ -43,23 +43,23 @@ __all__ = [
 _SEAL = b"\nsha256:"
 _SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
-_LITTER = re.compile(  # what killed runs and systems leave
+_LEFTOVER_NAMES = re.compile(  # files that killed runs and operating systems leave
     r"\..+\.[0-9a-f]{8}\.(part|old)|\.(.+\.)?lock|\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+"
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON values whole, with their own fingerprint."""
+    """Writes JSON values together with their fingerprint, completely or not at all."""
     plain = json.loads(json.dumps(valid_json(values)))
     write_whole(path, json_text({**plain, "fingerprint": fingerprint_json(plain)}, indent=1, allow_nan=True) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Reads what ``write_record`` wrote.
+    """Reads a file written by ``write_record``.
 
     Raises:
-        LookalikeError: If it is missing, no such file, or was altered; the reason alone.
+        LookalikeError: If it is missing, has no fingerprint or was altered; the text is the reason alone.
     """
     values = read_json(path, finite=False)
     if not isinstance(values, dict) or "fingerprint" not in values:
@@ -69,46 +69,49 @@ def read_record(path: Path) -> dict[str, Any]:
     return values
 
 
-def differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Names what differs between two keys, with both values where they are short; empty if nothing does.
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Describes the differences between two keys, with both values if they are short; empty if there are none.
 
     Example:
         >>> differences({"seed": 1, "data": "a"}, {"seed": 2, "data": "a"})
         'seed (was 1, now 2)'
     """
-    held, wanted = (valid_json(plain_json(dict(key))) for key in (held, wanted))
-    names = [name for name in {**wanted, **held} if held.get(name) != wanted.get(name)]
-    return " and ".join(_difference(name, held.get(name), wanted.get(name)) for name in names)
+    stored, current = (valid_json(plain_json(dict(key))) for key in (stored, current))
+    names = [name for name in {**current, **stored} if stored.get(name) != current.get(name)]
+    return " and ".join(_difference(name, stored.get(name), current.get(name)) for name in names)
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
-    if any(isinstance(value, str) and _FINGERPRINT.fullmatch(value) for value in (before, now)):
+def _difference(name: str, stored: Any, current: Any) -> str:
+    if any(isinstance(value, str) and _FINGERPRINT.fullmatch(value) for value in (stored, current)):
         return name
-    return f"{name} (was {shown(before)}, now {shown(now)})"
+    return f"{name} (was {shown(stored)}, now {shown(current)})"
 
 
 def is_foreign(folder: Path) -> bool:
-    """Says whether a folder holds anything beside what killed runs and the system leave."""
-    return folder.is_dir() and any(not _LITTER.fullmatch(path.name) for path in folder.iterdir())
+    """Returns whether a folder has files other than leftovers of killed runs and of the operating system."""
+    return folder.is_dir() and any(not _LEFTOVER_NAMES.fullmatch(path.name) for path in folder.iterdir())
 
 
 def clean(folder: Path) -> None:
-    """Removes what killed runs left in a folder and beside it; what another process is writing stays."""
+    """Removes leftovers of killed runs in a folder and beside it; files that another process is writing stay."""
     remove_leftovers(folder)
     remove_leftovers_in(folder)
 
 
 def write_sealed(path: Path, content: bytes) -> None:
-    """Writes a file whole, with a checksum behind its content: of its name too, as files may change places."""
-    with replacing_file(path, sweep=False) as aside:
-        aside.write_bytes(content + _SEAL + _checksum(path, content))
+    """Writes a file with a checksum at its end, completely or not at all.
+
+    The checksum includes the file's name, so that a file renamed to another's name is refused.
+    """
+    with replacing_file(path, sweep=False) as temporary:
+        temporary.write_bytes(content + _SEAL + _checksum(path, content))
 
 
 def read_sealed(path: Path) -> bytes | None:
-    """Returns the content of a file that ``write_sealed`` wrote; None if there is none.
+    """Returns the content of a file written by ``write_sealed``; None if it does not exist.
 
     Warns:
-        LookalikeWarning: If it was altered or damaged; None is returned, so that it is made again.
+        LookalikeWarning: If it was altered or damaged. The result is then None, so that it is made again.
     """
     try:
         return unsealed(path)
@@ -120,19 +123,19 @@ def read_sealed(path: Path) -> bytes | None:
 
 
 def unsealed(path: Path) -> bytes:
-    """Returns the content of a file that ``write_sealed`` wrote.
+    """Returns the content of a file written by ``write_sealed``.
 
     Raises:
-        LookalikeError: If it was altered or damaged, or cannot be read; the reason alone.
-        FileNotFoundError: If there is none.
+        LookalikeError: If it was altered or damaged, or cannot be read; the text is the reason alone.
+        FileNotFoundError: If it does not exist.
     """
     try:
-        whole = read_bytes(path, path.lstat().st_size)
+        sealed = read_bytes(path, path.lstat().st_size)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise LookalikeError(_reason(error)) from error
-    content, seal = whole[:-_SEAL_BYTES], whole[-_SEAL_BYTES:]
+    content, seal = sealed[:-_SEAL_BYTES], sealed[-_SEAL_BYTES:]
     if seal != _SEAL + _checksum(path, content):
         raise LookalikeError("it was altered or damaged, as it does not fit its checksum")
     return content
@@ -144,25 +147,25 @@ def _checksum(path: Path, content: bytes) -> bytes:
 
 @contextmanager
 def writing_to(folder: Path, safe: str = "what was finished is safe") -> Iterator[None]:
-    """Turns an error of the disk while a block writes into one line.
+    """Turns a disk error in a block that writes into one line.
 
     Args:
-        folder: For the message.
-        safe: What of the work is safe.
+        folder: Folder to name in the message.
+        safe: Clause that says which work is safe.
 
     Raises:
-        LookalikeError: With the reason, what is safe, and the way out.
+        LookalikeError: With the reason, the safe work, and the way out.
     """
     try:
         yield
     except (OSError, WriteError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         raise LookalikeError(
-            f"cannot write to {str(folder)!r}: {_reason(cause)}; {safe}: make room, and give the same command again"
+            f"cannot write to {str(folder)!r}: {_reason(cause)}; {safe}: make room, and run the same command again"
         ) from error
 
 
 def _reason(error: BaseException | None) -> str:
     if not isinstance(error, OSError):
         return "for a reason that the system did not give"
-    return "the disk is full" if error.errno in _FULL else one_line(error.strerror or error)
+    return "the disk is full" if error.errno in _DISK_FULL else one_line(error.strerror or error)

@@ -104,7 +104,7 @@ def read_batches(
 
     from lookalike._core.errors import BrokenImageError, LookalikeError
     from lookalike.data import decode_image, value_remark
-    from lookalike.data.images import naming
+    from lookalike.data.images import naming_file_in_errors
 
     if on_error not in ("stop", "skip"):
         raise LookalikeError(f"--on-error takes 'stop' or 'skip', not {on_error!r}")
@@ -113,7 +113,7 @@ def read_batches(
         for file in files[start : start + batch_size]:
             try:
                 image = decode_image(file, large_images=preprocessing.large_images)
-                with naming(file):
+                with naming_file_in_errors(file):
                     remark = value_remark(image, preprocessing)
                     inputs.append(preprocessing(image))
             except BrokenImageError as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.files import let_go
+from lookalike._core.files import drop_pages
 from lookalike.model.prototypes import N_QUANTILES, Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
 
@@ -130,7 +130,7 @@ class Survey:
                 self._merge_pairs(prototype, ranks_of_pairs, sample_indices[row], distances_of_pairs)
             else:
                 self._merge_all_pairs(ranks, sample_indices, distances)
-            let_go(embeddings)
+            drop_pages(embeddings)
 
     def _merge_pairs(self, prototype: Tensor, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
         """Merges E pairs of a prototype and a sample into the nearest samples; the arguments are [E].

@@ -1,4 +1,4 @@
-"""Datasets by name, folders of images, and the way from any of them to batches."""
+"""Loads registered datasets and folders of images, prepares their images, and reads any data in batches."""
 
 from pathlib import Path
 
@@ -80,22 +80,21 @@ def load_data(
 
     Args:
         source: A registered name, or a folder.
-        preprocessing: What the network takes; needed for a folder, and for a dataset to overrule its own.
-        seed: For the split of a folder that has none.
-        labels: A table of files and their classes, where the folder's sub-folders do not tell.
-        min_classes: The fewest classes of a folder: 2 to make a classifier, 1 to test one.
+        preprocessing: How the images are prepared for the network. A folder needs one; a dataset has its own, which
+            this replaces.
+        seed: Seed for splitting a folder that has no training and test folders.
+        labels: A table of files and their classes, for a folder without one sub-folder per class.
+        min_classes: Smallest number of classes that a folder may have: 2 to make a classifier, 1 to test one.
 
     Raises:
-        LookalikeError: If there is neither a dataset nor a folder of that name, or both; or see ``load_folder``.
+        LookalikeError: If the name is neither a dataset nor a folder, or is both; also as in ``load_folder``.
     """
     checks.path("source", source)
     checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
     checks.seed("seed", seed)
     if is_dataset(source):
         if labels is not None:
-            raise LookalikeError(
-                f"{source!r} is a dataset, which knows its labels; leave {str(labels)!r} out (--labels)"
-            )
+            raise LookalikeError(f"{source!r} is a dataset with its own labels; leave {str(labels)!r} out (--labels)")
         return DATASETS[str(source)].load(preprocessing)
     if preprocessing is None:
         raise LookalikeError(

@@ -1,4 +1,4 @@
-"""Random changes to training images (paper, appendix A.1): never where images are embedded."""
+"""Random flips and crops of training images (paper, appendix A.1). Embedding never uses them."""
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ _FLIP = 0.5
 
 
 class Augmentation:
-    """Flips an image left to right half of the time, and crops it after padding with black.
+    """Flips an image left to right at random, then pads it with black and crops it at a random position.
 
     Args:
-        preprocessing: What the images went through: it says what black is.
-        padding: On each side, in pixels, before a crop of the same size as the image.
-        flip: How often an image is flipped.
+        preprocessing: The preprocessing of the images; black becomes (0 − mean) / std.
+        padding: Pixels of black added on each side. The crop has the size of the original image.
+        flip: Probability of flipping an image.
 
     Example:
         >>> grey = Preprocessing(None, None, (0.5,), (0.5,))
@@ -32,11 +32,11 @@ class Augmentation:
         self.flip = checks.number("flip", flip, least=0, most=1)
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Changes one image [C, H, W].
+        """Returns a randomly changed copy of one image [C, H, W].
 
         Args:
-            image: As the network takes it.
-            generator: Chance.
+            image: A preprocessed image.
+            generator: Source of randomness.
         """
         checks.tensor("image", image, ("C", "H", "W"))
         checks.instance("generator", generator, torch.Generator, "a torch.Generator")
@@ -45,5 +45,5 @@ class Augmentation:
         channels, height, width = image.shape
         canvas = self.black.expand(channels, height + 2 * self.padding, width + 2 * self.padding).clone()
         canvas[:, self.padding : self.padding + height, self.padding : self.padding + width] = image
-        top, left = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
-        return canvas[:, top : top + height, left : left + width]
+        first_row, first_column = torch.randint(0, 2 * self.padding + 1, (2,), generator=generator).tolist()
+        return canvas[:, first_row : first_row + height, first_column : first_column + width]

@@ -1,4 +1,4 @@
-"""The one way from any kind of data to batches that remember which sample is which."""
+"""Reads any kind of data in batches; each batch knows the numbers of its samples."""
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.images import one_line
-from lookalike.data.ready import peek, unbatched
+from lookalike.data.prebatched import peek, unbatched
 from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
 
 _DEFAULT_BATCH = 256
@@ -41,13 +41,14 @@ Inputs = Any  # a tensor [n, ...], or a tuple or mapping of such
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples.
+    """A batch of n samples.
 
     Attributes:
-        inputs: What the network takes: a tensor [n, ...], or a tuple or mapping of tensors.
+        inputs: The network's input: a tensor [n, ...], or a tuple or mapping of tensors.
         labels: [n], int64.
-        indices: Which samples of the data these are [n].
-        read: How many samples have been read with them, those that could not be among them.
+        indices: The samples' numbers in the data [n].
+        read: Number of samples read so far in this pass, unreadable ones included. ``Batches.starting_at`` resumes
+            from it.
     """
 
     inputs: Inputs
@@ -56,32 +57,32 @@ class Batch:
     read: int = 0
 
     def pin_memory(self) -> "Batch":
-        """Returns the same with inputs that a GPU can fetch by itself; a loader calls it."""
+        """Returns the batch with its inputs in pinned memory, for faster copies to a GPU; ``DataLoader`` calls this."""
         return replace(
             self, inputs=tree_map(lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) else leaf, self.inputs)
         )
 
 
 class Batches:
-    """Reads data in a fixed order, whatever kind it is.
+    """Reads data of any supported kind in batches, in a fixed order.
 
     Args:
         data: A map-style or iterable ``Dataset`` of (x, y) or of mappings with ``pixel_values`` and ``label``; a
-            ``DataLoader`` (its data set, collation and workers are used, and a subset sampler, but no shuffling or
-            weighting); one with ``batch_size=None``, or an iterable data set, that yields whole batches; (x, y)
-            tensors or arrays; or a ``DataBundle`` (its training part).
-        batch_size: The most rows in a batch; None takes the loader's own, or 256.
-        num_workers: Worker processes; None takes the loader's own, or none.
-        on_error: What to do about an image file that cannot be read: ``"stop"`` raises, ``"skip"`` goes on and
-            lists it in ``skipped``.
+            ``DataLoader``, of which the data set, the collation, the workers and a subset sampler are used, but not
+            shuffling or weighting; a ``DataLoader`` with ``batch_size=None`` or an iterable data set that yields
+            whole batches; (x, y) tensors or arrays; or a ``DataBundle``, of which the training part is read.
+        batch_size: Largest number of rows in a batch; None takes the loader's own, or 256.
+        num_workers: Number of worker processes; None takes the loader's own, or 0.
+        on_error: What to do with an image file that cannot be read: ``"stop"`` raises an error, ``"skip"`` continues
+            and lists the file in ``skipped``.
 
     Attributes:
-        skipped: Messages about the samples that could not be read, by index.
-        class_names: As the data set tells them, or None.
-        split: How the data came to be the training part of a ``DataBundle``; None for other data.
+        skipped: Error messages of the samples that could not be read in the current pass, by index.
+        class_names: The data set's class names by label, or None if it has none.
+        split: How the ``DataBundle`` was split into training and test part; None for other data.
 
     Raises:
-        LookalikeError: If the data are of no kind that it knows.
+        LookalikeError: If the data are of none of these kinds.
     """
 
     def __init__(
@@ -101,16 +102,16 @@ class Batches:
         self.on_error = on_error
         self._collate: Callable[[list[Any]], Any] = default_collate
         self._rows: np.ndarray | None = None
-        self._has_batches = False  # of a stream: its length would count them
+        self._yields_batches = False  # True for a stream of whole batches, whose length would count batches
         self.class_names: list[str] | None = None
         if isinstance(data, DataLoader):
             batch_size = data.batch_size if batch_size is None else batch_size
             num_workers = data.num_workers if num_workers is None else num_workers
-            if data.batch_sampler is None:  # batch_size=None: its data set makes the batches
+            if data.batch_sampler is None:  # batch_size=None: the data set yields whole batches
                 data, self._rows = unbatched(data)
             else:
                 self._collate = data.collate_fn
-                self._rows = _rows_of(data)
+                self._rows = _rows_drawn_by(data)
                 data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         self.num_workers = num_workers or 0
@@ -127,7 +128,7 @@ class Batches:
         self.dataset = data
 
     def __len__(self) -> int:
-        """The number of samples; raises TypeError for an iterable data set that does not know."""
+        """The number of samples; raises TypeError for an iterable data set without a length."""
         if self._rows is not None:
             return len(self._rows)
         if self._arrays is not None:
@@ -138,7 +139,7 @@ class Batches:
     def total(self) -> int | None:
         """The number of samples, or None when it is not known."""
         try:
-            return None if self._has_batches else len(self)
+            return None if self._yields_batches else len(self)
         except TypeError:
             return None
 
@@ -151,30 +152,30 @@ class Batches:
         return self.starting_at(0)
 
     def starting_at(self, start: int) -> Iterator[Batch]:
-        """Reads on from where an earlier pass has come to: from a batch's ``read``."""
+        """Yields the batches from sample ``start`` on; ``start`` is the ``read`` of an earlier pass's last batch."""
         self.skipped.clear()
         if self._arrays is not None:
-            return self._slices(*self._arrays[:2], start)
+            return self._read_arrays(*self._arrays[:2], start)
         if isinstance(self.dataset, IterableDataset):
-            return self._stream(self.dataset, start)
-        return self._load(np.arange(len(self.dataset)) if self._rows is None else self._rows, start)
+            return self._read_stream(self.dataset, start)
+        return self._read_map_style(np.arange(len(self.dataset)) if self._rows is None else self._rows, start)
 
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
-        """Returns the inputs of some samples, collated, in the order asked for."""
+        """Returns the collated inputs of the samples with these indices, in the order of ``indices``."""
         if self._arrays is not None:
             return as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:
-            raise LookalikeError("an iterable data set cannot be asked for single samples")
-        samples = [_read(self.dataset, int(index)) for index in indices]
-        return self._stack(samples, int(indices[0]))[0]
+            raise LookalikeError("an iterable data set cannot return single samples")
+        samples = [_read_sample(self.dataset, int(index)) for index in indices]
+        return self._collate_checked(samples, int(indices[0]))[0]
 
     def describe(self, index: int) -> str:
-        """Names a sample: its file where there is one, else its number."""
+        """Returns a sample's file name if it has one, else its number."""
         return _describe(self.dataset, int(index))
 
     @property
     def rows(self) -> np.ndarray | None:
-        """Which samples of the data set are read, in order; None for all of them."""
+        """Indices of the samples that are read, in order; None for all samples of the data set."""
         return self._rows
 
     @property
@@ -184,7 +185,7 @@ class Batches:
 
     @property
     def has_own_collation(self) -> bool:
-        """Whether a loader's own function puts samples together, which may do anything to them."""
+        """Whether the data are a loader with its own ``collate_fn``, which may also transform the samples."""
         return self._collate is not default_collate
 
     def fetch_sample(self, index: int) -> tuple[Inputs, int]:
@@ -193,43 +194,43 @@ class Batches:
         Raises:
             LookalikeError: If it cannot be read.
         """
-        inputs, labels = self._stack([_read(self.dataset, index)], index)
+        inputs, labels = self._collate_checked([_read_sample(self.dataset, index)], index)
         return inputs, int(labels[0])
 
     def is_random(self) -> bool:
-        """Whether reading the same sample twice gives different inputs, as augmentation does."""
+        """Whether reading the same sample twice gives different inputs, as with random augmentation."""
         if self._arrays is not None or not self.can_fetch or not len(self):
             return False
         return self.first_fingerprints is None
 
     @cached_property
     def first_fingerprints(self) -> list[str] | None:
-        """Fingerprints of the first four samples; None if reading one again gives other inputs."""
+        """Fingerprints of the first four samples; None if reading a sample twice gives different inputs."""
         return fingerprint_first(self)
 
     def transform_fingerprint(self) -> str:
-        """Returns a SHA-256 of what the samples go through, the same in every process.
+        """Returns a SHA-256 of the samples' transform, the same in every process.
 
-        A ``Preprocessing`` is told by its settings, any other transform by what it turns the first four samples
-        into: of functions and other objects neither name nor address says what they do.
+        For a ``Preprocessing`` it is computed from the settings. For any other transform it is computed from the first
+        four transformed samples, because a function's name or address does not say what the function does.
         """
         return fingerprint_transform(self)
 
     def fingerprint(self) -> str:
         """Returns a SHA-256 that changes when the data do.
 
-        A data set's own ``fingerprint()`` is used where it has one; arrays, ``TensorDataset`` and the files of
-        torchvision's folders are read whole; of other data sets the length and up to 16 samples, evenly spread, stand
-        for all; of a stream no more than its type and length.
+        A data set's own ``fingerprint()`` is used if it has one. Arrays, ``TensorDataset`` and the files of
+        torchvision's folders are read completely. For other data sets the hash covers the length and up to 16 evenly
+        spread samples; for a stream, only its type and length.
         """
         if self._arrays is not None:
             x, y = self._arrays[:2]
-            parts = [fingerprint_tensors({"x": as_tensor(x)}), fingerprint_array(y)]
-            return fingerprint_json(["arrays", parts])
+            fingerprints = [fingerprint_tensors({"x": as_tensor(x)}), fingerprint_array(y)]
+            return fingerprint_json(["arrays", fingerprints])
         return fingerprint_data(self)
 
     def content_keys(self) -> np.ndarray | None:
-        """Returns a number for each sample's file, by its bytes, sorted [N], int64; None where there are no files."""
+        """Returns a hash of each sample's file content, sorted [N], int64; None if the data are not files."""
         dataset, rows = self.dataset, self._rows
         while isinstance(dataset, Subset):
             indices = np.asarray(dataset.indices, dtype=np.int64)
@@ -239,32 +240,31 @@ class Batches:
         keys = getattr(dataset, "content_keys", None)
         return np.sort(keys()) if callable(keys) else None
 
-    def _slices(self, x: Any, y: np.ndarray, first: int) -> Iterator[Batch]:
+    def _read_arrays(self, x: Any, y: np.ndarray, first: int) -> Iterator[Batch]:
         for start in range(first, len(y), self.batch_size):
             rows = slice(start, start + self.batch_size)
             labels = y[rows]
             end = start + len(labels)
             yield Batch(as_tensor(x[rows]), labels, np.arange(start, end), end)
 
-    def _stream(self, dataset: Any, first: int) -> Iterator[Batch]:
+    def _read_stream(self, dataset: Any, first: int) -> Iterator[Batch]:
         start = 0
-        dataset, has_batches = peek(dataset)
-        if has_batches:
-            yield from self._as_they_come(dataset, first)
+        dataset, yields_batches = peek(dataset)
+        if yields_batches:
+            yield from self._read_stream_of_batches(dataset, first)
             return
         options: dict[str, Any] = {"num_workers": 0, "collate_fn": list, "generator": torch.Generator()}
         loader = iter(DataLoader(dataset, self.batch_size, **options))
         while (items := _next_items(loader, start)) is not None:
             end = start + len(items)
-            if end > first:  # what was done before cannot be left out of a stream, only let pass
-                wanted = items[max(0, first - start) :]
-                inputs, labels = self._stack(wanted, end - len(wanted))
-                yield Batch(inputs, labels, np.arange(end - len(wanted), end), end)
+            if end > first:  # a stream cannot jump to sample `first`: earlier samples are read and dropped
+                new_items = items[max(0, first - start) :]
+                inputs, labels = self._collate_checked(new_items, end - len(new_items))
+                yield Batch(inputs, labels, np.arange(end - len(new_items), end), end)
             start = end
 
-    def _as_they_come(self, batches: IterableDataset[Any], first: int) -> Iterator[Batch]:
-        """Reads a stream of whole batches."""
-        self._has_batches = True
+    def _read_stream_of_batches(self, batches: IterableDataset[Any], first: int) -> Iterator[Batch]:
+        self._yields_batches = True
         start = 0
         for batch in batches:
             inputs, labels = split_item(batch, start)
@@ -276,54 +276,62 @@ class Batches:
                 yield Batch(take_rows(inputs, rows), labels[rows], np.arange(start + rows.start, end), end)
             start = end
 
-    def _load(self, rows: np.ndarray, first: int) -> Iterator[Batch]:
-        guarded = _Guarded(self.dataset, rows[first:])
+    def _read_map_style(self, rows: np.ndarray, first: int) -> Iterator[Batch]:
         loader = DataLoader(
-            guarded,
+            _SamplesOrErrors(self.dataset, rows[first:]),
             self.batch_size,
             num_workers=self.num_workers,
-            collate_fn=self._gather,
+            collate_fn=self._collate_readable,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # workers are seeded by it, and not by the global one
+            generator=torch.Generator(),  # seeds the workers, so that torch's global random state does not change
         )
-        for number, (batch, broken, error) in enumerate(loader, 1):
+        for n_batches, (batch, skipped, error) in enumerate(loader, 1):
             if error is not None:
                 raise error
-            self.skipped.update(broken)
+            self.skipped.update(skipped)
+            # Each batch of the loader covers `batch_size` rows, also if some of them were skipped.
             if batch is not None:
-                yield replace(batch, read=min(len(rows), first + number * self.batch_size))
+                yield replace(batch, read=min(len(rows), first + n_batches * self.batch_size))
 
-    def _gather(self, items: list[Any]) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
-        """Makes a batch of samples, in a worker where there are any.
+    def _collate_readable(self, items: list[Any]) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
+        """Makes a batch of the samples that could be read; it may run in a worker process.
 
-        The package's errors are returned, not raised: torch would raise them again as another error, whose text is
-        the worker's traceback.
+        It returns the package's errors and does not raise them: torch would raise an error from a worker again as
+        another error, whose text is the worker's traceback.
+
+        Args:
+            items: (index, sample, error) per sample, from ``_SamplesOrErrors``.
+
+        Returns:
+            The batch, None if no sample could be read; the messages of the skipped samples by index; and the error
+            that ends the pass, or None.
         """
-        broken = {index: error for index, _, error in items if error is not None}
-        fatal = next((error for error in broken.values() if not self._can_skip(error)), None)
+        errors = {index: error for index, _, error in items if error is not None}
+        fatal = next((error for error in errors.values() if not self._can_skip(error)), None)
         if fatal is not None:
             return None, {}, fatal
-        skipped = {index: str(error) for index, error in broken.items()}
-        kept = [(index, item) for index, item, error in items if error is None]
-        if not kept:
+        skipped = {index: str(error) for index, error in errors.items()}
+        samples = {index: sample for index, sample, error in items if error is None}
+        if not samples:
             return None, skipped, None
         try:
-            inputs, labels = self._stack([item for _, item in kept], kept[0][0])
+            inputs, labels = self._collate_checked(list(samples.values()), next(iter(samples)))
         except LookalikeError as error:
             return None, {}, error
-        return Batch(inputs, labels, np.asarray([index for index, _ in kept])), skipped, None
+        return Batch(inputs, labels, np.asarray(list(samples))), skipped, None
 
     def _can_skip(self, error: LookalikeError) -> bool:
         return self.on_error == "skip" and isinstance(error, BrokenImageError)
 
-    def _stack(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
+    def _collate_checked(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
+        """Collates samples, and checks that there is one label per row; ``first`` is the first sample's number."""
         inputs, labels = collate_samples(items, first, None if self._collate is default_collate else self._collate)
         values = as_labels(labels)
         check_rows(inputs, values, first)
         return inputs, values
 
 
-class _Guarded(Dataset[Any]):
+class _SamplesOrErrors(Dataset[Any]):
     """Returns (index, sample, None), or (index, None, error) for a sample that cannot be read."""
 
     def __init__(self, dataset: Any, rows: np.ndarray) -> None:
@@ -336,65 +344,65 @@ class _Guarded(Dataset[Any]):
     def __getitem__(self, position: int) -> tuple[int, Any, LookalikeError | None]:
         index = int(self.rows[position])
         try:
-            return index, _read(self.dataset, index), None
+            return index, _read_sample(self.dataset, index), None
         except LookalikeError as error:
             return index, None, error
 
 
-def _read(dataset: Any, index: int) -> Any:
+def _read_sample(dataset: Any, index: int) -> Any:
     """Returns a sample.
 
     Raises:
-        LookalikeError: If it cannot be read; other errors are mistakes in the data set's code.
+        LookalikeError: If the sample cannot be read. Any other error is a mistake in the data set's code.
     """
     try:
         return dataset[index]
     except Exception as error:
-        known = as_read_error(error, lambda: _describe(dataset, index))
-        if known is None or known is error:
+        read_error = as_read_error(error, lambda: _describe(dataset, index))
+        if read_error is None or read_error is error:
             raise
-        raise known from error
+        raise read_error from error
 
 
 def _next_items(items: Iterator[list[Any]], start: int) -> list[Any] | None:
-    """Returns the next samples of a stream, None at its end.
+    """Returns the next samples of a stream, or None at its end.
 
     Raises:
-        BrokenImageError: If an image cannot be read; a stream cannot go on after it.
+        BrokenImageError: If an image cannot be read; a stream cannot continue after that.
     """
     try:
         return next(items, None)
     except Exception as error:
-        known = as_read_error(error, lambda: f"of the stream, sample {start} or later")
-        if known is None or known is error:
+        read_error = as_read_error(error, lambda: f"of the stream, sample {start} or later")
+        if read_error is None or read_error is error:
             raise
-        raise known from error
+        raise read_error from error
 
 
 def as_read_error(error: Exception, describe: Callable[[], str]) -> LookalikeError | None:
-    """Returns what reading a sample raised as an error of the package; None for a mistake in the data set's code.
+    """Converts an error from reading a sample to the package's own; None if it is a mistake in the data set's code.
 
     Args:
-        error: What was raised.
-        describe: Names the sample.
+        error: The error that was raised.
+        describe: Returns the sample's name for the message.
     """
     if isinstance(error, BrokenImageError):
         return error if error.path else BrokenImageError(describe(), error.reason)
     if isinstance(error, LookalikeError):
         return error
-    if isinstance(error, OSError | SyntaxError | MemoryError) or _from_pillow(error):
+    if isinstance(error, OSError | SyntaxError | MemoryError) or _was_raised_by_pillow(error):
         return BrokenImageError(describe(), one_line(error))
     return None
 
 
-def _from_pillow(error: Exception) -> bool:
-    """Says whether Pillow raised an error: its decoders raise any kind on damaged files, in other data sets too."""
+def _was_raised_by_pillow(error: Exception) -> bool:
+    """Says whether Pillow's code raised an error: on a damaged file its decoders raise errors of any type."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "PIL"
 
 
 def _describe(dataset: Any, index: int) -> str:
-    """Names a sample by its file, where the data set tells it."""
+    """Returns the name of a sample's file if the data set has it, else the sample's number."""
     while isinstance(dataset, Subset):
         dataset, index = dataset.dataset, int(dataset.indices[index])
     describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
@@ -405,20 +413,21 @@ def _describe(dataset: Any, index: int) -> str:
     return f"sample {index}"
 
 
-def _rows_of(loader: DataLoader[Any]) -> np.ndarray | None:
-    """Returns which samples a loader draws, in the data set's order; None for all of them."""
+def _rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:
+    """Returns the indices of the samples that a loader draws, ascending; None for all samples."""
     if isinstance(loader.dataset, IterableDataset):
         return None
-    batches: Any = loader.batch_sampler
-    sampler: Any = batches.sampler if type(batches) is BatchSampler else None
-    if batches is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
-        return None  # all of them: neither an order nor chance decides what a prototype stands for
-    drawn = undoing(_states_of(sampler, batches), lambda: list(sampler) if sampler is not None else _flatten(batches))
+    batch_sampler: Any = loader.batch_sampler
+    sampler: Any = batch_sampler.sampler if type(batch_sampler) is BatchSampler else None
+    if batch_sampler is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
+        return None  # prototypes must not depend on a random order or on random draws: every sample is read once
+    restore = _save_random_states(sampler, batch_sampler)
+    drawn = undoing(restore, lambda: list(sampler) if sampler is not None else _flatten(batch_sampler))
     return np.unique(np.asarray(drawn, dtype=np.int64))
 
 
-def _states_of(*samplers: Any) -> Callable[[], None]:
-    """Records the random states that samplers draw from, their own among them; returns what puts them back."""
+def _save_random_states(*samplers: Any) -> Callable[[], None]:
+    """Saves the global random states and those of the samplers; returns a function that restores them."""
     restore_global = random_states()
     owners = [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]
     generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)]

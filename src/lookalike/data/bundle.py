@@ -1,4 +1,4 @@
-"""A dataset as the rest of the package takes it."""
+"""``DataBundle``, the training and test part of a dataset, and the registry of datasets."""
 
 import copy
 from collections.abc import Callable
@@ -19,22 +19,22 @@ from lookalike.data.preprocessing import Preprocessing
 
 
 class Samples(Protocol):
-    """Samples (x, y) by number: a map-style data set that knows its length."""
+    """A map-style data set of (x, y) with a length."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Returns the number of samples."""
 
     def __getitem__(self, index: int) -> Any:
-        """The sample of that number."""
+        """Returns one sample (x, y)."""
 
 
 class ImageArray(Dataset[tuple[Tensor, int]]):
-    """Images held in memory, prepared one by one when asked for.
+    """Images in memory; each image is prepared when it is read.
 
     Args:
         images: uint8 [N, H, W] or [N, H, W, C].
         labels: [N].
-        classes: The classes' names.
+        classes: Class names, by label.
         transform: Prepares one image.
     """
 
@@ -61,7 +61,7 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
         return self.transform(self.images[index]), int(self.labels[index])
 
     def select(self, rows: np.ndarray) -> "ImageArray":
-        """Returns some of the images, in that order."""
+        """Returns the images of the given rows, in the order of ``rows``."""
         return ImageArray(self.images[rows], self.labels[rows], self.classes, self.transform)
 
     def fingerprint(self) -> str:
@@ -71,13 +71,13 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class Split:
-    """How a training and a test part came about.
+    """How data were divided into a training and a test part.
 
     Attributes:
-        by: ``"parts"`` if the data came in two parts; ``"seed"`` if a folder was split at random; of data to test a
-            model on also ``"known"`` if the model's training images were found among them, and ``"whole"`` if there
-            were none.
-        seed: Of the random split, else None.
+        by: ``"parts"`` if the data came in two parts; ``"seed"`` if a folder was split at random. Data to test a
+            model on may also have ``"known"``, if the model's training images were found among them and became the
+            training part, or ``"whole"``, if none was found and all images are tested on.
+        seed: Seed of the random split, else None.
     """
 
     by: Literal["parts", "seed", "known", "whole"]
@@ -89,7 +89,7 @@ class Split:
 
     @classmethod
     def from_dict(cls, values: Any) -> "Split | None":
-        """Makes one again from ``to_dict``; None if these are not its values."""
+        """Restores a split from the values of ``to_dict``; returns None if they are not valid."""
         by, seed = (values.get("by"), values.get("seed")) if isinstance(values, dict) else (None, None)
         if by not in ("parts", "seed", "known", "whole") or (by == "seed") != (type(seed) is int):
             return None
@@ -98,12 +98,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Attributes:
-    """Binary attributes of a data set's samples, beside their classes.
+    """Binary attributes of a data set's samples, in addition to their classes.
 
     Attributes:
-        names: A names.
-        train: Of the training samples [N, A], uint8.
-        test: Of the test samples.
+        names: Names of the A attributes.
+        train: Attributes of the training samples [N, A], uint8.
+        test: Attributes of the test samples [M, A], uint8.
     """
 
     names: list[str]
@@ -113,18 +113,18 @@ class Attributes:
 
 @dataclass(frozen=True)
 class DataBundle:
-    """A dataset's two parts and what belongs to both.
+    """The training and the test part of a dataset, with class names and preprocessing.
 
     Attributes:
-        name: Its registered name, or the folder's.
+        name: The dataset's registered name, or the folder's name.
         train: Training samples (x, y), never augmented.
-        test: Test samples.
-        class_names: By label.
-        preprocessing: What both parts' images go through.
-        notes: Anything the user should know, in sentences.
-        attributes: Of both parts, where the dataset has any.
-        split: How the two parts came about; None where nobody said.
-        passed_over: What was in a folder and was not taken, counted by kind.
+        test: Test samples (x, y).
+        class_names: Class names, by label.
+        preprocessing: Preprocessing of the images of both parts.
+        notes: Sentences that the user should read.
+        attributes: Binary attributes of both parts, if the dataset has any.
+        split: How the data were divided into the two parts; None if unknown.
+        passed_over: Counts, by kind, of a folder's files that were not read.
     """
 
     name: str
@@ -138,33 +138,35 @@ class DataBundle:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "DataBundle":
-        """Returns the same images, prepared otherwise.
+        """Returns the same images with another preprocessing.
 
         Raises:
-            LookalikeError: If a part's images are not prepared by a ``transform``.
+            LookalikeError: If a part has no ``transform`` to replace.
         """
-        parts = []
-        for part in (self.train, self.test):
-            if not hasattr(part, "transform"):
-                raise LookalikeError(f"the images of a {type(part).__name__} cannot be prepared otherwise")
-            again: Any = copy.copy(part)
-            again.transform = preprocessing
-            parts.append(again)
-        return replace(self, train=parts[0], test=parts[1], preprocessing=preprocessing)
+        copies = []
+        for samples in (self.train, self.test):
+            if not hasattr(samples, "transform"):
+                raise LookalikeError(
+                    f"a {type(samples).__name__} has no transform: its images cannot be prepared differently"
+                )
+            samples_copy: Any = copy.copy(samples)
+            samples_copy.transform = preprocessing
+            copies.append(samples_copy)
+        return replace(self, train=copies[0], test=copies[1], preprocessing=preprocessing)
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of both parts' samples, the classes, and what the images go through.
+        """Returns a SHA-256 of both parts' samples, the class names and the preprocessing.
 
         Raises:
-            LookalikeError: If a part cannot tell its own.
+            LookalikeError: If a part has no ``fingerprint`` method.
         """
-        parts = []
-        for part in (self.train, self.test):
-            tell = getattr(part, "fingerprint", None)
-            if not callable(tell):
-                raise LookalikeError(f"a {type(part).__name__} has no fingerprint")
-            parts.append(tell())
-        return fingerprint_json([self.class_names, self.preprocessing.to_dict(), *parts])
+        fingerprints = []
+        for samples in (self.train, self.test):
+            fingerprint = getattr(samples, "fingerprint", None)
+            if not callable(fingerprint):
+                raise LookalikeError(f"a {type(samples).__name__} has no fingerprint")
+            fingerprints.append(fingerprint())
+        return fingerprint_json([self.class_names, self.preprocessing.to_dict(), *fingerprints])
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ class DatasetEntry:
     """A registered dataset.
 
     Attributes:
-        description: One line.
-        load: Makes the bundle; with no preprocessing, the dataset's own size, mean and deviation are used.
+        description: One line about the dataset.
+        load: Loads the dataset with a preprocessing; None stands for the dataset's own size, mean and deviation.
     """
 
     description: str
@@ -184,10 +186,10 @@ DATASETS: Registry[DatasetEntry] = Registry("dataset")
 
 
 def is_dataset(source: str | Path) -> bool:
-    """Says whether a dataset is meant, or else a folder.
+    """Says whether ``source`` names a registered dataset and not a folder.
 
     Raises:
-        LookalikeError: If there is neither a dataset nor a folder of that name, or both.
+        LookalikeError: If it names neither, or both.
     """
     if isinstance(source, str) and source in DATASETS:
         if Path(source).is_dir():
@@ -195,6 +197,6 @@ def is_dataset(source: str | Path) -> bool:
         return True
     if not Path(source).exists():
         raise LookalikeError(
-            f"{str(source)!r} is neither a folder nor a dataset; there are the datasets {', '.join(DATASETS)}"
+            f"{str(source)!r} is neither a folder nor a dataset; the datasets are {', '.join(DATASETS)}"
         )
     return False

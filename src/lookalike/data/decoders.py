@@ -1,16 +1,16 @@
-"""The formats that are read, their suffixes, and their decoders: no others are tried, whatever a file is called."""
+"""The image formats that are read, with their suffixes; a file in any other format is named and refused."""
 
 import functools
 
 from PIL import Image, features
 
-# Formats that Pillow decodes by itself. Left out: those that start a program (EPS runs Ghostscript), draw (WMF), hold
-# no picture of their own (GRIB, HDF5), or are recognised by guessing (TGA has no signature).
+# Formats that Pillow decodes by itself. Left out are formats for which Pillow starts a program (EPS: Ghostscript), that
+# are drawings (WMF), that Pillow recognises but cannot decode (GRIB, HDF5), or that have no signature (TGA).
 IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "AVIF": (".avif", ".avifs"),
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
-    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),  # once pillow-heif's opener is registered
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),  # after pillow-heif's opener is registered
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
     "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jpf"),
     "PNG": (".png", ".apng"),
@@ -21,8 +21,9 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
 
 STARTS_A_PROGRAM = ("EPS",)
 
-_LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # that Pillow may be built without
+_OPTIONAL_LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # Pillow may be built without them
 
+# Files that are often mistaken for readable images: (offset, signature, what the file is).
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%!PS", "a PostScript file"),
     (0, b"\xc5\xd0\xd3\xc6", "an EPS file"),
@@ -46,30 +47,30 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftypmif1", "a HEIC photograph, which needs pillow-heif and its opener"),
     (4, b"ftyp", "a video or another file of the MP4 family"),
 )
-HEAD_BYTES = 132  # as many as the signatures need
+HEAD_BYTES = 132  # enough for all signatures
 
 
 def readable_formats() -> list[str]:
-    """Returns the formats of the list that this Pillow was built with."""
+    """Returns the formats in ``IMAGE_FORMATS`` that the installed Pillow can decode."""
     Image.init()
     return [name for name in IMAGE_FORMATS if name in Image.OPEN and _has_library(name)]
 
 
 @functools.cache
 def _has_library(name: str) -> bool:
-    return name not in _LIBRARIES or bool(features.check(_LIBRARIES[name]))
+    return name not in _OPTIONAL_LIBRARIES or bool(features.check(_OPTIONAL_LIBRARIES[name]))
 
 
-def name_stranger(head: bytes) -> str:
-    """Says what a file is that none of the formats' decoders takes.
+def describe_unreadable_file(head: bytes) -> str:
+    """Says what kind of file an unreadable "image" is, for the error message.
 
     Args:
-        head: Its first ``HEAD_BYTES`` bytes.
+        head: The file's first ``HEAD_BYTES`` bytes.
     """
     if not head:
         return "it is empty"
     if not head.strip(b"\x00"):
-        return "it begins with nothing but zeros; the file is damaged"
+        return "it begins with zeros only; the file is damaged"
     for offset, signature, name in _SIGNATURES:
         if head[offset:].startswith(signature):
             return f"it is {name}; images are read as {', '.join(readable_formats())}"

@@ -1,4 +1,4 @@
-"""A preprocessing in one line, for people."""
+"""Describes a preprocessing in one line of text."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ _FITS = {"stretch": "stretched to", "cover": "resized to cover", "contain": "res
 
 
 def describe_preprocessing(preprocessing: "Preprocessing") -> str:
-    """Says in one line what a preprocessing does: colour, sizes, interpolation, border, mean and std.
+    """Describes a preprocessing in one line: colour, sizes, interpolation, border, mean and std.
 
     Example:
         >>> from lookalike.data import Preprocessing
@@ -33,7 +33,7 @@ def describe_preprocessing(preprocessing: "Preprocessing") -> str:
 
 
 def side_by_side(size: tuple[int, ...]) -> str:
-    """Writes a (height, width).
+    """Formats (height, width) for a text.
 
     Example:
         >>> side_by_side((224, 320))
@@ -76,5 +76,5 @@ def _normalisation(preprocessing: "Preprocessing") -> str:
 
 
 def _numbers(values: tuple[float, ...]) -> str:
-    shown = [f"{value:.4g}" for value in values]
-    return shown[0] if len(set(shown)) == 1 else " ".join(shown)
+    texts = [f"{value:.4g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)

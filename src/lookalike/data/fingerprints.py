@@ -1,8 +1,8 @@
-"""What data are, and what samples go through: fingerprints that are the same in every process.
+"""Fingerprints of data and of transforms, the same in every process.
 
-Nothing is told by its name or its place in memory. Data are told by their contents, as far as they can be read: files
-by their bytes, arrays by their values, other data sets by their length and some samples. A transform is told by what
-it does to some samples.
+No fingerprint depends on a name or a memory address. Data are hashed by their contents, as far as these can be read:
+files by their bytes, arrays by their values, other data sets by their length and some samples. A transform is hashed by
+its effect on some samples.
 """
 
 from collections.abc import Callable
@@ -24,43 +24,45 @@ if TYPE_CHECKING:
 
 _DATA_SAMPLES = 16
 _TRANSFORM_SAMPLES = 4
+# Readings of each sample. A random flip, half of the time, gives four equal readings in 1 of 8 cases, and for all four
+# samples in 1 of 4,096.
 _READINGS = 4
 
 
 def fingerprint_sample(batches: "Batches", index: int) -> str:
-    """Returns a SHA-256 of a sample as the network takes it: the bytes of its tensors; or what reading it raises."""
+    """Returns a SHA-256 of a sample's tensors and label, or the name of the error that reading it raises."""
     try:
         inputs, label = batches.fetch_sample(index)
-    except Exception as error:  # the pass itself raises it again, or a loader's function takes no sample alone
+    except Exception as error:  # if it matters, the pass over the data raises it again; some collate_fn need a batch
         return type(error).__name__
     leaves, structure = tree_flatten(inputs)
     tensors = {str(i): as_tensor(leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor | np.ndarray)}
-    others = [repr(leaf) for leaf in leaves if isinstance(leaf, str | int | float | bool)]
-    return fingerprint_json([fingerprint_tensors(tensors), others, str(structure), label])
+    scalars = [repr(leaf) for leaf in leaves if isinstance(leaf, str | int | float | bool)]
+    return fingerprint_json([fingerprint_tensors(tensors), scalars, str(structure), label])
 
 
 def fingerprint_first(batches: "Batches") -> list[str] | None:
-    """Returns the first samples' fingerprints; None if reading one again gives other inputs, as augmentation does."""
+    """Returns the fingerprints of the first samples; None if reading one again gives other inputs (augmentation)."""
 
     def read() -> list[str] | None:
         readings = [{fingerprint_sample(batches, row) for _ in range(_READINGS)} for row in _first_rows(batches)]
-        return None if any(len(one) > 1 for one in readings) else [one.pop() for one in readings]
+        return None if any(len(distinct) > 1 for distinct in readings) else [distinct.pop() for distinct in readings]
 
     return undoing(random_states(), read)
 
 
 def fingerprint_transform(batches: "Batches") -> str:
-    """Returns a SHA-256 of what samples go through.
+    """Returns a SHA-256 of the transform that samples go through.
 
-    A transform that can describe itself (``to_dict``) is told by that. Any other, be it a function or an object, is
-    told by the first four samples: their tensors' bytes, the loader's collation included. A random one is told as such.
+    A transform with ``to_dict`` is hashed by those settings, any other function or object by the tensors of the first
+    four samples, after the loader's collation. All random transforms have the same hash.
     """
     if batches.is_array:
         return fingerprint_json("none")
     transform = getattr(_innermost(batches.dataset), "transform", None)
-    described = getattr(transform, "to_dict", None)
-    if callable(described) and not batches.has_own_collation:
-        return fingerprint_json(described())
+    to_dict = getattr(transform, "to_dict", None)
+    if callable(to_dict) and not batches.has_own_collation:
+        return fingerprint_json(to_dict())
     if not batches.can_fetch:
         return fingerprint_json(["stream", type(transform).__qualname__])
     return fingerprint_json("random" if batches.is_random() else batches.first_fingerprints)
@@ -73,29 +75,30 @@ def fingerprint_data(batches: "Batches") -> str:
     while isinstance(dataset, Subset):
         subsets.append(fingerprint_array(np.asarray(dataset.indices)))
         dataset = dataset.dataset
-    own: Callable[[], Any] | None = getattr(dataset, "fingerprint", None)
-    if callable(own):
-        return fingerprint_json([own(), subsets, rows])
+    fingerprint: Callable[[], Any] | None = getattr(dataset, "fingerprint", None)
+    if callable(fingerprint):
+        return fingerprint_json([fingerprint(), subsets, rows])
     if not batches.can_fetch:
         return fingerprint_json(["stream", type(dataset).__name__, batches.total])
-    known = _known_contents(dataset)
+    contents = _fingerprint_contents(dataset)
     samples: list[Any] = []
-    if known is None or not batches.is_random():
+    # Randomly augmented samples would change the fingerprint at each call; they are left out if the contents are known.
+    if contents is None or not batches.is_random():
         samples = [[row, fingerprint_sample(batches, row)] for row in _evenly_spread_rows(batches)]
-    return fingerprint_json([type(dataset).__name__, len(batches), samples, known, subsets, rows])
+    return fingerprint_json([type(dataset).__name__, len(batches), samples, contents, subsets, rows])
 
 
 def _first_rows(batches: "Batches") -> list[int]:
-    return _numbered(batches, np.arange(min(_TRANSFORM_SAMPLES, len(batches))))
+    return _sample_indices(batches, np.arange(min(_TRANSFORM_SAMPLES, len(batches))))
 
 
 def _evenly_spread_rows(batches: "Batches") -> list[int]:
     n = len(batches)
-    return _numbered(batches, np.unique(np.linspace(0, n - 1, _DATA_SAMPLES).astype(int)) if n else np.arange(0))
+    return _sample_indices(batches, np.unique(np.linspace(0, n - 1, _DATA_SAMPLES).astype(int)) if n else np.arange(0))
 
 
-def _numbered(batches: "Batches", positions: np.ndarray) -> list[int]:
-    """Returns which samples of the data set are read at some positions."""
+def _sample_indices(batches: "Batches", positions: np.ndarray) -> list[int]:
+    """Returns the data set's indices of the samples that are read at some positions."""
     return [int(row) for row in (positions if batches.rows is None else batches.rows[positions])]
 
 
@@ -105,15 +108,15 @@ def _innermost(dataset: Any) -> Any:
     return dataset
 
 
-def _known_contents(dataset: Any) -> Any:
-    """Returns what tells a data set's contents whole, where there is something; None otherwise."""
+def _fingerprint_contents(dataset: Any) -> Any:
+    """Returns a fingerprint of all contents, for the kinds of data set that allow it; None for others."""
     if isinstance(dataset, TensorDataset):
         return fingerprint_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)})
-    version = getattr(dataset, "_fingerprint", None)  # of Hugging Face's data sets: changes with every change of them
+    version = getattr(dataset, "_fingerprint", None)  # Hugging Face: it changes with every change of the data
     if isinstance(version, str):
         return version
-    samples = getattr(dataset, "samples", None)  # of torchvision's folders: files and their classes
-    if isinstance(samples, list) and samples and all(_is_file(sample) for sample in samples):
+    samples = getattr(dataset, "samples", None)  # torchvision's folders: (file, label) pairs
+    if isinstance(samples, list) and samples and all(_is_file_and_label(sample) for sample in samples):
         return fingerprint_json(
             [
                 fingerprint_array(content_keys([Path(sample[0]) for sample in samples])),
@@ -123,7 +126,7 @@ def _known_contents(dataset: Any) -> Any:
     return None
 
 
-def _is_file(sample: Any) -> bool:
+def _is_file_and_label(sample: Any) -> bool:
     return (
         isinstance(sample, tuple)
         and len(sample) == 2

@@ -1,4 +1,4 @@
-"""Folders of images, as data sets."""
+"""Folders of image files as data sets: ``ImageFiles`` and ``load_folder``."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,17 +26,17 @@ _TEST_SHARE = 0.2
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Image files with labels, read when asked for.
+    """Image files with labels; each file is read when it is indexed.
 
     Args:
-        root: The folder that the paths are relative to.
-        files: The files.
+        root: Folder that contains the files.
+        files: Paths of the N files.
         labels: [N].
-        classes: The classes' names.
+        classes: Class names, by label.
         transform: Prepares one image.
 
     Raises:
-        BrokenImageError: From indexing, if a file cannot be read; it names the file.
+        BrokenImageError: From indexing, if a file cannot be read; the message names the file.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         if not callable(transform):
             raise checks.unfit("transform", transform, "a function that prepares an image")
         self.transform = transform
-        # each file is read for its content key once, until its size or time changes
+        # Cached hashes of the files' contents; a file is hashed again if its size or modification time changes.
         self._content_keys: np.ndarray | None = None
         self._file_stats: np.ndarray | None = None
 
@@ -69,11 +69,11 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return image, int(self.labels[index])
 
     def describe(self, index: int) -> str:
-        """Names a sample by its file."""
+        """Returns the name of a sample's file."""
         return visible(str(self.files[index]))
 
     def select(self, rows: np.ndarray) -> "ImageFiles":
-        """Returns some of the files, in that order."""
+        """Returns the files of the given rows, in the order of ``rows``."""
         files = [self.files[int(row)] for row in rows]
         selected = ImageFiles(self.root, files, self.labels[rows], self.classes, self.transform)
         if self._content_keys is not None and self._file_stats is not None:
@@ -81,13 +81,13 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return selected
 
     def joined(self, other: "ImageFiles") -> "ImageFiles":
-        """Returns the files of both, sorted by class and path."""
+        """Returns the files of both data sets, sorted by class and path."""
         files, labels = [*self.files, *other.files], np.concatenate([self.labels, other.labels])
         rows = np.array(sorted(range(len(files)), key=lambda row: (labels[row], files[row])), dtype=np.int64)
         return ImageFiles(self.root, files, labels, self.classes, self.transform).select(rows)
 
     def content_keys(self) -> np.ndarray:
-        """Returns a number for each file that depends on its bytes alone [N], int64."""
+        """Returns a hash of each file's bytes [N], int64; equal files have equal hashes."""
         stats = file_stats(self.files)
         if self._content_keys is None or self._file_stats is None:
             self._content_keys = content_keys(self.files)
@@ -98,7 +98,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return self._content_keys.copy()
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the files' names, contents and labels; each file is read once (see ``content_keys``)."""
+        """Returns a SHA-256 of the files' names, contents and labels."""
         listing = [
             [text_of(file.relative_to(self.root).as_posix()), int(key), int(label)]
             for file, key, label in zip(self.files, self.content_keys(), self.labels, strict=True)
@@ -116,20 +116,20 @@ def load_folder(
 ) -> DataBundle:
     """Loads a folder of images.
 
-    ``root/train/CLASS/…`` and ``root/test/CLASS/…`` (or ``val``, and other usual names) are taken as they are. Without
-    such parts, ``root/CLASS/…`` is split 80 / 20, stratified, by seed. Image files may lie deeper inside a class's
-    folder, and the whole inside further single folders. The bundle's ``passed_over`` and ``notes`` say what was passed
-    over.
+    ``root/train/CLASS/…`` and ``root/test/CLASS/…`` (or ``val``, and other usual names) become the training and test
+    part. Without such folders, ``root/CLASS/…`` is split 80 / 20, stratified, by seed. Images may be at any depth
+    inside a class folder, and all of this inside further single folders. The bundle's ``passed_over`` and ``notes``
+    report the files that were not read.
 
     Args:
         root: The folder.
-        preprocessing: What the network takes.
-        seed: For the split.
-        labels: A table of files and their classes (CSV, TSV, JSON lines), where the folders do not tell.
-        min_classes: The fewest classes: 2 to make a classifier, 1 to test one.
+        preprocessing: How the images are prepared for the network.
+        seed: Seed for the split.
+        labels: A table of files and their classes (CSV, TSV, JSON lines), for a folder without class folders.
+        min_classes: Smallest number of classes allowed: 2 to make a classifier, 1 to test one.
 
     Raises:
-        LookalikeError: If it is no folder, has no classes, or could be understood in two ways; it says what to do.
+        LookalikeError: If ``root`` is not a folder, has no classes, or is ambiguous; the message says what to do.
     """
     root = checks.path("root", root)
     checks.instance("preprocessing", preprocessing, Preprocessing, "a Preprocessing")
@@ -146,14 +146,11 @@ def load_folder(
             f"no train and test folders in '{visible(str(root))}': {len(train.files)} / {len(test.files)} "
             f"split by seed {seed}",
         )
-    parts = [
-        ImageFiles(part.root, part.files, part.labels, layout.class_names, preprocessing) for part in (train, test)
-    ]
     notes += layout.passed_over.sentences()
     return DataBundle(
         name,
-        parts[0],
-        parts[1],
+        ImageFiles(train.root, train.files, train.labels, layout.class_names, preprocessing),
+        ImageFiles(test.root, test.files, test.labels, layout.class_names, preprocessing),
         layout.class_names,
         preprocessing,
         tuple(notes),
@@ -163,7 +160,10 @@ def load_folder(
 
 
 def list_images(paths: Sequence[str | Path]) -> tuple[list[Path], PassedOver]:
-    """Lists image files: files as they are named, folders by the images in them, and what was passed over in those.
+    """Lists the given files, and the image files in the given folders.
+
+    Returns:
+        The files, and counts of the folders' files that are no images.
 
     Raises:
         LookalikeError: If a path does not exist, or there is no image at all.
@@ -173,7 +173,7 @@ def list_images(paths: Sequence[str | Path]) -> tuple[list[Path], PassedOver]:
     for path in map(Path, paths):
         if path.is_dir():
             tree = open_tree(path)
-            files += map(Path, tree.walk(tell=True))
+            files += map(Path, tree.walk(count_repeated=True))
             passed_over.join(tree.passed_over)
         elif path.is_file():
             files.append(path)
@@ -182,14 +182,14 @@ def list_images(paths: Sequence[str | Path]) -> tuple[list[Path], PassedOver]:
         else:
             raise LookalikeError(f"'{visible(str(path))}' does not exist")
     if not files:
-        told = "; ".join(passed_over.sentences())
-        shown = ", ".join(f"'{visible(str(path))}'" for path in paths)
-        raise LookalikeError(f"no images in {shown}" + (f" ({told})" if told else ""))
+        details = "; ".join(passed_over.sentences())
+        searched = ", ".join(f"'{visible(str(path))}'" for path in paths)
+        raise LookalikeError(f"no images in {searched}" + (f" ({details})" if details else ""))
     return files, passed_over
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists image files: files as they are named, folders by the images in them.
+    """Lists the given files, and the image files in the given folders.
 
     Raises:
         LookalikeError: If a path does not exist, or there is no image at all.
@@ -200,7 +200,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _split_part(part: Part, seed: int) -> tuple[Part, Part]:
-    """Splits the images of a folder without parts into training and test images."""
+    """Splits a folder's images into a training and a test part."""
     train, test = (
         Part(part.root, [part.files[row] for row in rows], part.labels[rows]) for rows in _split(part.labels, seed)
     )
@@ -208,11 +208,12 @@ def _split_part(part: Part, seed: int) -> tuple[Part, Part]:
 
 
 def _split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits each class 80 / 20, with at least one sample of each in the first part."""
+    """Splits each class 80 / 20; returns the rows for training and for testing. A single image goes to training."""
     rng = np.random.default_rng(seed)
-    test: list[Any] = []
+    test_rows_per_class: list[Any] = []
     for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        test.append(members[: round(_TEST_SHARE * len(members)) if len(members) > 1 else 0])
-    chosen = np.sort(np.concatenate(test))
-    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+        rows_of_class = rng.permutation(np.flatnonzero(labels == label))
+        n_test = round(_TEST_SHARE * len(rows_of_class)) if len(rows_of_class) > 1 else 0
+        test_rows_per_class.append(rows_of_class[:n_test])
+    test_rows = np.sort(np.concatenate(test_rows_per_class))
+    return np.setdiff1d(np.arange(len(labels)), test_rows), test_rows

@@ -1,4 +1,4 @@
-"""Sizes and positions in resizing and cropping, to the pixel, as the libraries that networks come from compute them."""
+"""Resizing and cropping exactly as torchvision, timm and Transformers do, which round in different ways."""
 
 import torch
 from PIL import Image
@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 FITS = ("stretch", "cover", "contain")
-_MOST_PIXELS = 1 << 24  # that are held between the two passes of a resizing, where another order holds fewer
+_MAX_PIXELS_BETWEEN_PASSES = 1 << 24  # resizing works along one axis, then the other; see `resize_tensor`
 CONVENTIONS = ("torchvision", "transformers", "transformers-pillow", "transformers-float")
 
 
@@ -15,11 +15,11 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int], fit: st
     """Returns the (height, width) to which an image is resized.
 
     Args:
-        height: Of the image in pixels.
-        width: Likewise.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         resize: Length of the shorter side, or the (height, width) that ``fit`` refers to.
-        fit: ``"stretch"`` takes ``resize`` as it is. The others keep the aspect ratio: ``"cover"`` is the smallest
-            image that covers it, ``"contain"`` the largest that fits into it.
+        fit: ``"stretch"`` returns ``resize`` unchanged. The others keep the aspect ratio: ``"cover"`` gives the
+            smallest size that covers ``resize``, ``"contain"`` the largest that fits into it.
 
     Example:
         >>> resized_size(300, 200, 100, "stretch")
@@ -32,13 +32,13 @@ def resized_size(height: int, width: int, resize: int | tuple[int, int], fit: st
         return (resize, longer) if height <= width else (longer, resize)
     if fit == "stretch":
         return resize
-    choose = max if fit == "contain" else min  # timm's rule, which rounds
-    ratio = choose(height / resize[0], width / resize[1])
+    max_or_min = max if fit == "contain" else min  # timm's rule, which rounds
+    ratio = max_or_min(height / resize[0], width / resize[1])
     return max(round(height / ratio), 1), max(round(width / ratio), 1)
 
 
 def centre_offset(length: int, crop: int, convention: str) -> int:
-    """Returns where a crop at the centre begins; below zero where the image is shorter than the crop and is padded.
+    """Returns the start of a centre crop along one side; negative if the image is shorter and has to be padded.
 
     The libraries differ by one pixel where the margin is odd.
 
@@ -53,59 +53,59 @@ def centre_offset(length: int, crop: int, convention: str) -> int:
 
 
 def crop_picture(image: Image.Image, size: tuple[int, int], convention: str, fill: tuple[int, ...]) -> Image.Image:
-    """Crops the centre of a picture; a picture smaller than the crop gets a border of the colour ``fill``."""
-    top, left = (
+    """Crops the centre of a picture to (height, width); a smaller picture gets a border of the colour ``fill``."""
+    y0, x0 = (
         centre_offset(length, crop, convention) for length, crop in zip((image.height, image.width), size, strict=True)
     )
-    box = (left, top, left + size[1], top + size[0])
-    if top >= 0 and left >= 0:
-        return image.crop(box)
-    canvas = Image.new(image.mode, (size[1], size[0]), fitting_colour(fill, image))
-    canvas.paste(image, (-left, -top))
+    if y0 >= 0 and x0 >= 0:
+        return image.crop((x0, y0, x0 + size[1], y0 + size[0]))
+    canvas = Image.new(image.mode, (size[1], size[0]), fill_colour(fill, image))
+    canvas.paste(image, (-x0, -y0))
     return canvas
 
 
-def fitting_colour(fill: tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
-    """Returns a colour for a picture's channels: a single number is for each, and a grey picture gets the mean."""
+def fill_colour(fill: tuple[int, ...], image: Image.Image) -> int | tuple[int, ...]:
+    """Returns ``fill`` with one value per channel: a single number is repeated, and a grey picture gets the mean."""
     bands = len(image.getbands())
     colour = fill if len(fill) == bands else (round(sum(fill) / len(fill)),) * bands
     return colour if bands > 1 else colour[0]
 
 
 def crop_tensor(image: Tensor, size: tuple[int, int], convention: str) -> Tensor:
-    """Crops the centre of an image [C, H, W]; an image smaller than the crop gets a border of zeros."""
+    """Crops the centre of an image [C, H, W] to (height, width); a smaller image gets a border of zeros."""
     offsets = [centre_offset(length, crop, convention) for length, crop in zip(image.shape[-2:], size, strict=True)]
-    top, left = (max(offset, 0) for offset in offsets)
-    inner = image[:, top : top + size[0], left : left + size[1]]
+    y0, x0 = (max(offset, 0) for offset in offsets)
+    cropped = image[:, y0 : y0 + size[0], x0 : x0 + size[1]]
     before = [max(-offset, 0) for offset in offsets]
-    after = [crop - start - length for crop, start, length in zip(size, before, inner.shape[-2:], strict=True)]
+    after = [crop - start - length for crop, start, length in zip(size, before, cropped.shape[-2:], strict=True)]
     if not any((*before, *after)):
-        return inner
-    return torch.nn.functional.pad(inner, [before[1], after[1], before[0], after[0]])
+        return cropped
+    return torch.nn.functional.pad(cropped, [before[1], after[1], before[0], after[0]])
 
 
 def resize_picture(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """Resizes a picture to (height, width) with Pillow, which smooths where it shrinks."""
+    """Resizes a picture to (height, width) with Pillow, with smoothing when it shrinks."""
     mode = InterpolationMode(interpolation)
     resized: Image.Image = transforms.resize(image, list(size), interpolation=mode, antialias=True)
     return resized
 
 
 def resize_tensor(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """Resizes an image [C, H, W] to (height, width) with torch, smoothing where it shrinks.
+    """Resizes an image [C, H, W] to (height, width) with torch, with smoothing when it shrinks.
 
-    Its values differ from Pillow's by at most a few of 255 levels.
+    The values differ from Pillow's by at most a few of 255 levels.
     """
     mode = InterpolationMode(interpolation)
     height, width = image.shape[-2:]
-    if height * size[1] > max(_MOST_PIXELS, height * width) and size[0] < height:
-        # torch widens first, which takes gigabytes for a picture of 1×2,000,000; the order changes hardly a bit.
+    if height * size[1] > max(_MAX_PIXELS_BETWEEN_PASSES, height * width) and size[0] < height:
+        # torch resizes the width first, which takes gigabytes for a picture 1 pixel wide and 2,000,000 high. Resizing
+        # the height first gives the same values up to rounding.
         image = transforms.resize(image, [size[0], width], interpolation=mode, antialias=True)
     resized: Tensor = transforms.resize(image, list(size), interpolation=mode, antialias=True)
     return resized
 
 
 def window_size(height: int, width: int, window: tuple[float, float]) -> tuple[int, int]:
-    """Returns the (height, width) of a crop whose sides are shares of the image's shorter side."""
+    """Returns the (height, width) of a crop whose sides are given as shares of the image's shorter side."""
     shorter = min(height, width)
     return max(int(window[0] * shorter), 1), max(int(window[1] * shorter), 1)

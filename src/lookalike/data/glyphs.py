@@ -1,6 +1,7 @@
 """Glyphs: letters rendered from real fonts, with attributes read from the fonts' own tables.
 
-It stands where CelebA cannot go: a data set with binary attributes, unbalanced and correlated as they are in life.
+A small stand-in for CelebA that needs no download: binary attributes that are unbalanced and correlated, as in real
+data.
 """
 
 import logging
@@ -22,8 +23,8 @@ from lookalike.data.statistics import channel_statistics
 
 LETTERS = "ABCDEFGHIJ"
 SIDE = 32  # pixels
-_DRAWN = 128  # pixels of the canvas that is drawn on before it is made small
-_PER_CLASS = 500  # images, about, when the number of copies is not given
+_CANVAS_SIDE = 128  # pixels; letters are drawn at this size and then reduced to SIDE
+_IMAGES_PER_CLASS = 500  # roughly, if the number of copies is not given
 _TEST_SHARE = 0.25
 _EMBEDDED = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10")
 
@@ -43,7 +44,7 @@ def _family_class(font: Tables) -> int:
 
 
 def _is_monospaced(font: Tables) -> bool:
-    """Whether the letters have one width; what the tables declare is often missing."""
+    """Whether all letters have the same width; it is measured, as the tables often lack the declaration."""
     glyphs = font.getBestCmap()
     return len({font["hmtx"][glyphs[ord(letter)]][0] for letter in LETTERS + "il"}) == 1
 
@@ -52,6 +53,8 @@ def _units(font: Tables) -> int:
     return int(font["head"].unitsPerEm) if "head" in font else 1000
 
 
+# Codes of the OpenType specification: weight 400 and width 5 are normal; PANOSE bSerifStyle 2…10 are
+# serifs, 11…15 sans serifs; IBM family classes 1…5 and 7 are serifs, 8 sans serifs, 9 ornamental, 10 scripts.
 ATTRIBUTES: dict[str, Callable[[Tables], bool]] = {
     "bold": lambda f: _os2(f, "usWeightClass") >= 600 or ("head" in f and bool(f["head"].macStyle & 1)),
     "light": lambda f: 0 < _os2(f, "usWeightClass") <= 300,
@@ -85,49 +88,50 @@ class _Font:
 def load_glyphs(
     preprocessing: Preprocessing | None = None, *, fonts: str | Path | None = None, copies: int | None = None
 ) -> DataBundle:
-    """Renders the letters A to J, 32×32 grey, white on black, from every font of a folder, always alike.
+    """Renders the letters A to J from every font of a folder, 32×32 grey, white on black; the same at each call.
 
-    A quarter of the font families is the test part, so that no family is on both sides.
+    A quarter of the font families forms the test part, so that no family is in both parts.
 
     Args:
-        preprocessing: What the network takes; None keeps the size and normalises by the training part's statistics.
-        fonts: A folder of ``.ttf`` and ``.otf`` files, also deeper inside it; None takes ``$LOOKALIKE_FONTS``, or the
-            text fonts that come with matplotlib.
-        copies: How many times each letter of each font is drawn, a little shifted, turned and scaled; None draws
-            about 500 images per letter, and each font at least once.
+        preprocessing: How the images are prepared for the network; None keeps their size and normalises them by the
+            training part's mean and standard deviation.
+        fonts: A folder with ``.ttf`` and ``.otf`` files at any depth; None takes ``$LOOKALIKE_FONTS``, else the text
+            fonts that are included in matplotlib.
+        copies: Number of images per letter and font, each slightly shifted, turned and scaled but the first; None
+            draws about 500 images per letter, and each font at least once.
 
     Raises:
-        LookalikeError: If there is no such folder, or it has fewer than two families with these letters.
+        LookalikeError: If the folder does not exist, or has fewer than two font families with these letters.
     """
     checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
     checks.optional(checks.path, "fonts", fonts)
     checks.optional(checks.whole_number, "copies", copies, 1)
-    chosen = fonts if fonts is not None else os.environ.get("LOOKALIKE_FONTS") or None
-    found, left_out = _find_fonts(chosen)
-    families = sorted({font.family for font in found})
+    folder = fonts if fonts is not None else os.environ.get("LOOKALIKE_FONTS") or None
+    usable_fonts, n_left_out = _find_fonts(folder)
+    families = sorted({font.family for font in usable_fonts})
     if len(families) < 2:
-        where = "matplotlib's fonts" if chosen is None else repr(str(chosen))
+        where = "matplotlib's fonts" if folder is None else repr(str(folder))
         raise LookalikeError(f"{where} has {len(families)} font families with the letters A to J; two are needed")
     if copies is None:
-        copies = max(1, round(_PER_CLASS / len(found)))
+        copies = max(1, round(_IMAGES_PER_CLASS / len(usable_fonts)))
     order = np.random.default_rng(0).permutation(len(families))
     n_test = max(1, round(_TEST_SHARE * len(families)))
-    held_out = {families[i] for i in order[:n_test]}
-    parts = [[f for f in found if (f.family in held_out) == test] for test in (False, True)]
-    drawn = [_draw(part, copies) for part in parts]
+    test_families = {families[i] for i in order[:n_test]}
+    train_x, train_y, train_attributes = _draw([f for f in usable_fonts if f.family not in test_families], copies)
+    test_x, test_y, test_attributes = _draw([f for f in usable_fonts if f.family in test_families], copies)
     if preprocessing is None:
-        mean, std = channel_statistics(drawn[0][0])
+        mean, std = channel_statistics(train_x)
         preprocessing = Preprocessing(None, (SIDE, SIDE), mean, std)
-    train, test = (ImageArray(x, y, list(LETTERS), preprocessing) for x, y, _ in drawn)
-    note = f"{len(found)} fonts of {len(families)} families, {n_test} of them for testing"
-    if left_out:
-        note += f"; {left_out} files left out, which have no such letters"
-    attributes = Attributes(list(ATTRIBUTES), drawn[0][2], drawn[1][2])
+    train, test = (ImageArray(x, y, list(LETTERS), preprocessing) for x, y in ((train_x, train_y), (test_x, test_y)))
+    note = f"{len(usable_fonts)} fonts of {len(families)} families, {n_test} of them for testing"
+    if n_left_out:
+        note += f"; {n_left_out} files left out, which have no such letters"
+    attributes = Attributes(list(ATTRIBUTES), train_attributes, test_attributes)
     return DataBundle("glyphs", train, test, list(LETTERS), preprocessing, (note,), attributes)
 
 
 def _find_fonts(folder: str | Path | None) -> tuple[list[_Font], int]:
-    """Returns the fonts that have the letters, by path, and how many files do not."""
+    """Returns the fonts that have all letters, sorted by path, and the number of files that do not."""
     if folder is None:
         import matplotlib as mpl
 
@@ -138,30 +142,30 @@ def _find_fonts(folder: str | Path | None) -> tuple[list[_Font], int]:
         if not root.is_dir():
             raise LookalikeError(f"{str(folder)!r} is no folder of fonts")
         files = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
-    read = undoing(process_settings(loggers=["fontTools"]), lambda: [_read_font(file) for file in files])
-    fonts = [font for font in read if font is not None]
+    font_or_none = undoing(process_settings(loggers=["fontTools"]), lambda: [_read_font(file) for file in files])
+    fonts = [font for font in font_or_none if font is not None]
     return fonts, len(files) - len(fonts)
 
 
 def _read_font(path: Path) -> _Font | None:
-    """Reads a font's family and attributes; None if it lacks a letter, draws two alike, or cannot be read.
+    """Reads a font's family and attributes; None if it lacks a letter, draws two letters alike, or cannot be read.
 
-    None too for a symbol font, whose letters are called after other characters: its A is a star, or a Greek letter.
+    Symbol fonts give None too: their "A" may be a star or a Greek letter, which the glyph's name reveals.
     """
     from fontTools.ttLib import TTFont, TTLibError
 
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of odd dates in old fonts
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # fontTools logs odd dates in old fonts
     try:
         with TTFont(path, lazy=True) as tables:
-            known = tables.getBestCmap() or {}
-            if any(ord(letter) not in known for letter in LETTERS + "il"):
+            glyphs = tables.getBestCmap() or {}
+            if any(ord(letter) not in glyphs for letter in LETTERS + "il"):
                 return None
-            if any(not _is_called_after(known[ord(letter)], letter) for letter in LETTERS):
+            if any(not _may_show(glyphs[ord(letter)], letter) for letter in LETTERS):
                 return None
             names = tables["name"]
             family = names.getDebugName(16) or names.getDebugName(1) or path.stem
             attributes = tuple(bool(read(tables)) for read in ATTRIBUTES.values())
-        letters = [_letter(ImageFont.truetype(str(path), _DRAWN // 2), letter) for letter in LETTERS]
+        letters = [_draw_letter(ImageFont.truetype(str(path), _CANVAS_SIDE // 2), letter) for letter in LETTERS]
     except (TTLibError, OSError, KeyError, AttributeError, ValueError, AssertionError):
         return None
     if any(image.getbbox() is None for image in letters) or len({image.tobytes() for image in letters}) < len(LETTERS):
@@ -169,23 +173,23 @@ def _read_font(path: Path) -> _Font | None:
     return _Font(path, family, attributes)
 
 
-def _is_called_after(glyph: str, letter: str) -> bool:
-    """Whether a glyph's name is the letter's, or says nothing, as ``glyph36`` does.
+def _may_show(glyph: str, letter: str) -> bool:
+    """Whether a glyph's name stands for the letter or for no character, as ``glyph36``.
 
     Example:
-        >>> _is_called_after("A", "A"), _is_called_after("A.alt", "A"), _is_called_after("Alpha", "A")
+        >>> _may_show("A", "A"), _may_show("A.alt", "A"), _may_show("Alpha", "A")
         (True, True, False)
     """
     from fontTools.agl import toUnicode
 
-    named = toUnicode(glyph) or toUnicode(glyph, isZapfDingbats=True)
-    return named in ("", letter)
+    character = toUnicode(glyph) or toUnicode(glyph, isZapfDingbats=True)
+    return character in ("", letter)
 
 
-def _letter(font: ImageFont.FreeTypeFont, letter: str) -> Image.Image:
+def _draw_letter(font: ImageFont.FreeTypeFont, letter: str) -> Image.Image:
     """Draws a letter in the middle of a canvas."""
-    canvas = Image.new("L", (_DRAWN, _DRAWN))
-    ImageDraw.Draw(canvas).text((_DRAWN / 2, _DRAWN / 2), letter, font=font, fill=255, anchor="mm")
+    canvas = Image.new("L", (_CANVAS_SIDE, _CANVAS_SIDE))
+    ImageDraw.Draw(canvas).text((_CANVAS_SIDE / 2, _CANVAS_SIDE / 2), letter, font=font, fill=255, anchor="mm")
     return canvas
 
 
@@ -193,15 +197,15 @@ def _draw(fonts: Sequence[_Font], copies: int) -> tuple[np.ndarray, np.ndarray, 
     """Returns images [N, 32, 32], labels [N] and attributes [N, A]."""
     images, labels, attributes = [], [], []
     for font in fonts:
-        rng = np.random.default_rng(list(font.path.name.encode()))  # so that other fonts beside it change nothing
-        drawn = ImageFont.truetype(str(font.path), _DRAWN * 5 // 8)
+        rng = np.random.default_rng(list(font.path.name.encode()))  # a font's images do not depend on the other fonts
+        large_font = ImageFont.truetype(str(font.path), _CANVAS_SIDE * 5 // 8)
         for label, letter in enumerate(LETTERS):
-            canvas = _letter(drawn, letter)
+            canvas = _draw_letter(large_font, letter)
             for copy in range(copies):
                 turn, scale, right, down = rng.uniform(-1, 1, 4) if copy else (0, 0, 0, 0)
                 moved = canvas.rotate(8 * turn, Image.Resampling.BICUBIC, translate=(round(8 * right), round(8 * down)))
-                side = round(_DRAWN * (1 + 0.12 * scale))
-                edge = (_DRAWN - side) // 2
+                side = round(_CANVAS_SIDE * (1 + 0.12 * scale))
+                edge = (_CANVAS_SIDE - side) // 2
                 small = moved.crop((edge, edge, edge + side, edge + side)).resize(
                     (SIDE, SIDE), Image.Resampling.LANCZOS
                 )

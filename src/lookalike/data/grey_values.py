@@ -1,4 +1,4 @@
-"""Greys of more than 8 bits: one scale for a whole data set, never one per image."""
+"""Scales grey images of more than 8 bits to 8 bits, with one scale for a whole data set and never one per image."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from lookalike._core.errors import BrokenImageError, LookalikeError
 
 ValueRange = tuple[float, float]
 
-_BLOCK = 1 << 22  # pixels that are scaled at a time, to bound the memory of float64 copies
+_BLOCK = 1 << 22  # pixels scaled at a time, which bounds the memory of float64 copies
 SIXTEEN_BITS = (0.0, 65_535.0)
-_DECODED_TO_16_BITS = ("PNG", "PPM", "JPEG2000")  # Pillow's mode may be "I" for them, its values are 0…65535
+_DECODED_TO_16_BITS = ("PNG", "PPM", "JPEG2000")  # their mode in Pillow may be "I" (32 bits), but values are 0…65535
 _WAY_OUT = (
     "say which values are black and white for all images: --value-range LOW,HIGH when converting, "
     "Preprocessing(value_range=(low, high)) in Python"
@@ -21,10 +21,10 @@ _UNSIGNED, _WHITE_IS_ZERO = 1, 0
 
 
 def checked_range(value_range: ValueRange) -> ValueRange:
-    """Returns two finite numbers, low < high.
+    """Returns a value range as two floats.
 
     Raises:
-        LookalikeError: If it is anything else.
+        LookalikeError: If it is not two finite numbers with low < high.
     """
     try:
         low, high = (float(value) for value in value_range)
@@ -41,12 +41,12 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def has_own_scale(image: Image.Image) -> bool:
-    """Says whether an image's format tells what white is: all with 8 bits, and unsigned greys of 16 bits."""
+    """Says whether an image's format defines white: true for 8 bits and for unsigned greys of 16 bits."""
     return not is_deep(image) or _is_sixteen_bits(image)
 
 
 def kind_of_values(image: Image.Image) -> str:
-    """Names the values of an image with greys of more than 8 bits."""
+    """Returns a name for the values of an image with greys of more than 8 bits."""
     if image.mode == "F":
         return "floating-point numbers"
     return "16-bit whole numbers" if _is_sixteen_bits(image) else "signed or 32-bit whole numbers"
@@ -63,9 +63,9 @@ def value_span(image: Image.Image) -> ValueRange:
 
 
 def _tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], np.ndarray]]:
-    """Yields parts (left, upper, right, lower) of an image and their values, as the file has them.
+    """Yields boxes (left, upper, right, lower) that cover an image, with their values as stored in the file.
 
-    A part at a time, as an array of the whole would be a copy.
+    One box at a time, because an array of the whole image would be a second copy of it.
     """
     tags = getattr(image, "tag_v2", {})
     is_unsigned = (
@@ -74,24 +74,24 @@ def _tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], np.n
     columns = min(image.width, _BLOCK)
     rows = max(1, _BLOCK // columns)
     for upper in range(0, image.height, rows):
-        for left in range(0, image.width, columns):
-            box = (left, upper, min(left + columns, image.width), min(upper + rows, image.height))
+        for x0 in range(0, image.width, columns):
+            box = (x0, upper, min(x0 + columns, image.width), min(upper + rows, image.height))
             values = np.asarray(image.crop(box))
-            # Pillow's 32 bits are signed, whatever the file's are.
+            # Pillow reads 32-bit values as signed, even if the file's are unsigned.
             yield box, values.view(np.uint32) if is_unsigned else values
 
 
 def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
-    """Scales greys of 16 bits, 32 bits and floating point to 8 bits; other images are returned as they are.
+    """Scales greys of 16 bits, 32 bits and floating point to 8 bits; returns other images unchanged.
 
-    Pillow's own conversion cuts such values off at 255, which turns most of them white.
+    Pillow's own conversion clips such values at 255, which turns most of them white.
 
     Args:
-        image: Of any mode.
+        image: An image of any mode.
         value_range: The values of black and white. None takes 0…65535 for unsigned 16 bits.
 
     Raises:
-        LookalikeError: If there is no range and the values have no scale of their own.
+        LookalikeError: If ``value_range`` is None and the image's format defines no scale.
         BrokenImageError: If there are NaN or infinite pixels.
     """
     if not is_deep(image):
@@ -104,6 +104,7 @@ def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> I
                 + _WAY_OUT
             )
         value_range = SIXTEEN_BITS
+    # A TIFF may store negatives (PhotometricInterpretation WhiteIsZero), which Pillow inverts only for 8 bits.
     white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     grey = Image.new("L", image.size)
     for box, values in _tiles(image):
@@ -113,12 +114,12 @@ def to_eight_bit(image: Image.Image, value_range: ValueRange | None = None) -> I
 
 
 def array_to_image(array: np.ndarray, value_range: ValueRange | None = None) -> Image.Image:
-    """Makes a picture of an array [H, W], [H, W, 1] or [H, W, 3]; of uint8 also [H, W, 4], with transparency.
+    """Converts an array [H, W], [H, W, 1] or [H, W, 3] to a picture; uint8 also [H, W, 4], with transparency.
 
     Args:
-        array: uint8 and booleans have their own scale, and so has uint16 (0…65535); whole numbers of other types are
-            taken for 8 bits where they lie in 0…255. Anything else needs ``value_range``.
-        value_range: The values of black and white, for all types but uint8 and booleans.
+        array: uint8, booleans and uint16 (0…65535) have a scale of their own. Other whole numbers are read as 8 bits
+            if all are in 0…255. Anything else needs ``value_range``.
+        value_range: The values of black and white, for all types except uint8 and booleans.
 
     Raises:
         LookalikeError: If the shape is none of these, or the values have no scale.
@@ -150,7 +151,7 @@ def array_to_image(array: np.ndarray, value_range: ValueRange | None = None) -> 
 
 
 def scale_to_eight_bit(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """Scales values [H, ...] to uint8: the range's ends become 0 and 255, values beyond them too.
+    """Scales values [H, ...] to uint8, low to 0 and high to 255; values outside are clipped.
 
     Raises:
         BrokenImageError: If there are NaN or infinite values.

@@ -1,4 +1,4 @@
-"""Which image is which, by its bytes: whether a file was among a model's training images."""
+"""Hashes of image files, to find a model's training images again under any name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,27 +8,29 @@ from pathlib import Path
 
 import numpy as np
 
-_WHOLE = 1 << 20  # bytes; of a larger file its size and some blocks stand for it: compressed images differ everywhere
+# Files up to this size are hashed completely. Of a larger file the size, the start and 16 blocks are hashed: that is
+# enough, as two compressed images differ almost everywhere.
+_HASHED_COMPLETELY = 1 << 20  # bytes
 _BLOCKS = 16
 _BLOCK = 1 << 16  # bytes
-_THREADS = 8  # hashing is quicker than any disk; several files are waited for at once
+_THREADS = 8  # hashing is faster than a disk: several reads wait at the same time
 
 
 def content_keys(files: Sequence[Path]) -> np.ndarray:
-    """Returns a number for each file that depends on its bytes alone, not on its name or place.
+    """Returns a hash of each file's bytes, which does not depend on the file's name or folder.
 
     Args:
         files: N files.
 
     Returns:
-        int64 [N]. A file that cannot be read has a number that no other file has.
+        int64 [N]. A file that cannot be read gets a hash of its path, so that it equals no other file.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         return np.fromiter(pool.map(_content_key, files, chunksize=64), dtype=np.int64, count=len(files))
 
 
 def file_stats(files: Sequence[Path]) -> np.ndarray:
-    """Returns size and time of change of each file [N, 2], int64; −1 for those that cannot be looked at."""
+    """Returns (size, modification time in ns) of each file [N, 2], int64; −1 for files that cannot be accessed."""
     stats = np.full((len(files), 2), -1, dtype=np.int64)
     for row, file in enumerate(files):
         with suppress(OSError):
@@ -41,9 +43,10 @@ def _content_key(file: Path) -> int:
     digest = hashlib.blake2b(digest_size=8)
     try:
         with file.open("rb") as stream:
-            start = stream.read(_WHOLE)
+            start = stream.read(_HASHED_COMPLETELY)
             digest.update(start)
-            if len(start) == _WHOLE:
+            # A full first read means a large file: its size and evenly spread blocks up to its end are hashed too.
+            if len(start) == _HASHED_COMPLETELY:
                 size = file.stat().st_size
                 digest.update(str(size).encode())
                 for block in range(1, _BLOCKS + 1):

@@ -1,4 +1,4 @@
-"""From an image file to its pixels, whatever the file holds: decoded, or refused in one line."""
+"""Decodes image files; a file that cannot be decoded is refused with a message of one line."""
 
 import stat
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from lookalike._core.errors import BrokenImageError, LookalikeError
-from lookalike.data.decoders import HEAD_BYTES, name_stranger, readable_formats
+from lookalike.data.decoders import HEAD_BYTES, describe_unreadable_file, readable_formats
 from lookalike.data.grey_values import to_eight_bit
 
 ImageSource = str | Path | BinaryIO
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_EXIF_ENTRIES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for that tag
-_TURNS = {
+_EXIF_ENTRIES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # entries that Pillow searches for it
+_TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -26,28 +26,29 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_BETWEEN = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}  # modes that Pillow converts to few others
+# Modes that Pillow does not convert to "L" and "RGB" directly, and the mode in between.
+_INTERMEDIATE_MODES = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}
 
-# What an image takes in memory until it is RGB of 8 bits, in bytes per pixel: itself and what is converted from it.
+# Memory of an image and its conversion to 8-bit RGB, in bytes per pixel, by mode.
 _BYTES = {"1": 5, "L": 5, "P": 5, "RGB": 4, "I;16": 7, "I;16B": 7, "I;16L": 7, "I": 9, "F": 9}
 _OTHER_BYTES = 9
-# What a decoder holds beside the image itself, in bytes per pixel and channel: JPEG 2000 decodes to int32, AVIF and
-# WebP to frames that are copied twice, progressive JPEG keeps int16 coefficients, a TIFF may be one single strip.
+# Further memory that a decoder needs, in bytes per pixel and channel: JPEG 2000 decodes to int32, AVIF and WebP copy
+# each frame twice, progressive JPEG keeps int16 coefficients, and a TIFF may be one single strip.
 _DECODER_BYTES = {"JPEG2000": 4, "AVIF": 4, "WEBP": 4, "TIFF": 1}
 _PROGRESSIVE_BYTES = 2
 _REASON_LENGTH = 300
-_WAY_OUT = "--large-images (large_images=True) reads it in spite of its size"
+_WAY_OUT = "--large-images (large_images=True) reads it despite its size"
 
 
 def decode_image(source: ImageSource, *, large_images: bool = False) -> Image.Image:
-    """Decodes an image file as it is stored: the first frame, in its own mode and orientation.
+    """Decodes the first frame of an image file, in the mode and orientation in which it is stored.
 
     Args:
-        source: A file, or its content as a stream.
+        source: A path, or the file's content as a stream.
         large_images: Decode images beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too.
 
     Raises:
-        BrokenImageError: If it is missing, truncated, damaged, too large or not an image; it names the file.
+        BrokenImageError: If the file is missing, truncated, damaged, too large or not an image; the message names it.
     """
     with opened_image(source) as image:
         if not large_images:
@@ -58,19 +59,19 @@ def decode_image(source: ImageSource, *, large_images: bool = False) -> Image.Im
 
 @contextmanager
 def opened_image(source: ImageSource) -> Iterator[Image.Image]:
-    """Yields an image whose header has been read and whose pixels have not.
+    """Opens an image file and reads its header, but not its pixels.
 
     Raises:
-        BrokenImageError: For whatever is raised about the file, in the block too; it names the file.
+        BrokenImageError: For any error about the file, also inside the ``with`` block; the message names the file.
     """
-    name = _name(source)
+    name = _file_name(source)
     try:
         with ExitStack() as stack:
             file = stack.enter_context(_regular_file(Path(source))) if isinstance(source, str | Path) else source
             yield _open(file)
     except BrokenImageError as error:
         raise BrokenImageError(name, error.reason) from error
-    except Exception as error:  # decoders raise whatever their damaged input leads them to
+    except Exception as error:  # decoders raise errors of any type on damaged files
         raise BrokenImageError(name, _reason(source, error)) from error
 
 
@@ -81,40 +82,40 @@ def read_image(
     as_stored: bool = False,
     large_images: bool = False,
 ) -> Image.Image:
-    """Reads an image file, upright, with 8 bits per channel.
+    """Reads an image file upright, with 8 bits per channel.
 
     Args:
-        source: A file, or its content as a stream.
+        source: A path, or the file's content as a stream.
         value_range: The values of black and white, for greys of more than 8 bits.
-        as_stored: Leave the image as its pixels are stored, whatever its EXIF orientation is.
+        as_stored: Ignore the EXIF orientation and keep the pixels as they are stored.
         large_images: Read images beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too.
 
     Raises:
-        BrokenImageError: If it is missing, truncated, damaged, too large or not an image; it names the file.
+        BrokenImageError: If the file is missing, truncated, damaged, too large or not an image; the message names it.
         LookalikeError: If its values have no scale of their own (signed, 32-bit or floating-point greys).
     """
     image = decode_image(source, large_images=large_images)
-    with naming(source):
+    with naming_file_in_errors(source):
         return to_eight_bit(image if as_stored else upright(image), value_range)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Returns an image turned as its EXIF orientation says, without that entry; others are returned as they are."""
+    """Turns an image by its EXIF orientation and removes that entry; returns other images unchanged."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # the pixels of an image with damaged EXIF entries are as good as any
+    except Exception:  # damaged EXIF entries say nothing against the pixels
         return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    if turn is None:
+    transpose = _TRANSPOSE_OF_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    if transpose is None:
         return image
-    turned = image.transpose(turn)
+    turned = image.transpose(transpose)
     for entry in _EXIF_ENTRIES:
         turned.info.pop(entry, None)
     return turned
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Converts an image of 8 bits to ``"L"`` or ``"RGB"``. Transparency is dropped: what lies under it shows.
+    """Converts an image of 8 bits to ``"L"`` or ``"RGB"``. Transparency is dropped: the colour under it shows.
 
     Raises:
         BrokenImageError: If its colours cannot be converted.
@@ -122,16 +123,16 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
         return image
     try:
-        between = _BETWEEN.get(image.mode)
-        return (image if between is None else image.convert(between)).convert(mode)
+        intermediate = _INTERMEDIATE_MODES.get(image.mode)
+        return (image if intermediate is None else image.convert(intermediate)).convert(mode)
     except ValueError as error:
         raise BrokenImageError("", f"its colours ({image.mode}) cannot be converted to {mode}") from error
 
 
 @contextmanager
-def naming(source: ImageSource) -> Iterator[None]:
-    """Adds the file's name to what is raised about its pixels."""
-    name = _name(source)
+def naming_file_in_errors(source: ImageSource) -> Iterator[None]:
+    """Adds the file's name to errors about its pixels that are raised inside the ``with`` block."""
+    name = _file_name(source)
     try:
         yield
     except BrokenImageError as error:
@@ -143,10 +144,10 @@ def naming(source: ImageSource) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an error says in one line of printable text."""
+    """Returns an error's message as one line of printable text."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, MemoryError):
-        text = "the memory does not suffice for it"
+        text = "there is not enough memory for it"
     line = (str(text).strip().splitlines() or [type(error).__name__])[0][:_REASON_LENGTH]
     return "".join(character if character.isprintable() else "?" for character in line)
 
@@ -161,6 +162,7 @@ def _open(file: BinaryIO) -> Image.Image:
 
 
 def _open_unchecked(file: BinaryIO, formats: list[str]) -> Image.Image:
+    """Opens an image with the plug-in whose signature fits, as ``Image.open`` does but without its check of size."""
     file.seek(0)
     head = file.read(16)
     for name in formats:
@@ -172,23 +174,24 @@ def _open_unchecked(file: BinaryIO, formats: list[str]) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    """Refuses an image before memory is asked for: more than 1 GiB to decode, by Pillow's usual limit."""
+    """Refuses an image that would need over 1 GiB to decode (at Pillow's default limit), before memory is allocated."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is None:
         return
-    held = _BYTES.get(image.mode, _OTHER_BYTES)
-    decoder = _DECODER_BYTES.get(image.format or "", 0)
+    image_bytes = _BYTES.get(image.mode, _OTHER_BYTES)
+    decoder_bytes = _DECODER_BYTES.get(image.format or "", 0)
     if image.info.get("progressive"):
-        decoder = _PROGRESSIVE_BYTES
+        decoder_bytes = _PROGRESSIVE_BYTES
     channels = len(image.getbands())
     pixels = image.width * image.height
-    if pixels > 2 * limit or pixels * (held + decoder * channels) > 12 * limit:
+    # Pillow itself refuses more than twice its limit; 12 bytes per pixel at its default limit are 1 GiB.
+    if pixels > 2 * limit or pixels * (image_bytes + decoder_bytes * channels) > 12 * limit:
         size = f"{image.width}×{image.height}"
-        raise BrokenImageError("", f"it has {size} pixels, too many to decode without being asked to; {_WAY_OUT}")
+        raise BrokenImageError("", f"it has {size} pixels, too many to decode by default; {_WAY_OUT}")
 
 
 def _regular_file(path: Path) -> BinaryIO:
-    """Opens a file; refuses what would be waited for, such as a pipe."""
+    """Opens a regular file; refuses pipes and devices, from which reading might never return."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise BrokenImageError("", "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
@@ -196,17 +199,18 @@ def _regular_file(path: Path) -> BinaryIO:
 
 
 def _reason(source: ImageSource, error: Exception) -> str:
+    """Returns why a file cannot be opened: the kind of file it is if no decoder recognises it, else the error."""
     if not isinstance(error, UnidentifiedImageError):
         return one_line(error)
     try:
         if isinstance(source, str | Path):
             with Path(source).open("rb") as file:
-                return name_stranger(file.read(HEAD_BYTES))
+                return describe_unreadable_file(file.read(HEAD_BYTES))
         source.seek(0)
-        return name_stranger(source.read(HEAD_BYTES))
+        return describe_unreadable_file(source.read(HEAD_BYTES))
     except (OSError, ValueError):
         return "not an image"
 
 
-def _name(source: ImageSource) -> str:
+def _file_name(source: ImageSource) -> str:
     return str(source) if isinstance(source, str | Path) else ""

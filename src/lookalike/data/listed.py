@@ -1,4 +1,4 @@
-"""Data sets whose parts are told by lists beside the images: CelebA and CUB-200-2011 (paper, appendix A.1)."""
+"""Data sets whose split is defined by list files beside the images: CelebA and CUB-200-2011 (paper, appendix A.1)."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry
 from lookalike.data.folders import ImageFiles
 from lookalike.data.images import read_image
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.data.statistics import evenly_spread, kept_statistics
+from lookalike.data.statistics import evenly_spread, saved_statistics
 from lookalike.data.vision import data_folder
 
 _SIDE = 224
 
 
 def load_celeba(preprocessing: Preprocessing | None = None) -> DataBundle:
-    """Loads CelebA: faces, male or female, with 40 attributes; the official split.
+    """Loads CelebA in its official split: faces, male or female, with 40 attributes.
 
     Args:
-        preprocessing: What the network takes; None is 224×224, normalised by the training part.
+        preprocessing: How the images are prepared for the network; None is 224×224, normalised by the training part.
 
     Raises:
-        LookalikeError: If it is neither there nor to be had, or a list is damaged.
+        LookalikeError: If the files are missing and cannot be downloaded, or a list is damaged.
     """
     from torchvision.datasets import CelebA
 
@@ -34,41 +34,41 @@ def load_celeba(preprocessing: Preprocessing | None = None) -> DataBundle:
 
     try:
         try:
-            parts = [read(split, False) for split in ("train", "test")]
+            train_and_test = [read(split, False) for split in ("train", "test")]
         except RuntimeError:
             root.mkdir(parents=True, exist_ok=True)
-            parts = [read(split, True) for split in ("train", "test")]
+            train_and_test = [read(split, True) for split in ("train", "test")]
     except (RuntimeError, OSError, ImportError) as error:
-        first = first_line(error)
+        reason = first_line(error)
         raise LookalikeError(
-            f"'celeba' is not in {str(root)!r}, or not with its original files, and could not be downloaded ({first}); "
-            f"put {files} there, or set LOOKALIKE_DATA to the folder that has it"
+            f"'celeba' is not in {str(root)!r}, or not with its original files, and could not be downloaded "
+            f"({reason}); put {files} there, or set LOOKALIKE_DATA to the folder that has it"
         ) from error
     except (ValueError, IndexError) as error:
         raise LookalikeError(f"a list of 'celeba' in {str(root)!r} is damaged: {error}") from error
-    names = [name for name in parts[0].attr_names if name]
+    names = [name for name in train_and_test[0].attr_names if name]
     male = names.index("Male")
     folder = root / "celeba" / "img_align_celeba"
     classes = ["female", "male"]
-    attributes = [part.attr.numpy().astype(np.uint8) for part in parts]
+    attributes = [celeba.attr.numpy().astype(np.uint8) for celeba in train_and_test]
     if preprocessing is None:
-        paths = [folder / name for name in parts[0].filename]
-        preprocessing = _own_preprocessing(root, "celeba", paths)
+        paths = [folder / name for name in train_and_test[0].filename]
+        preprocessing = _default_preprocessing(root, "celeba", paths)
     train, test = (
-        ImageFiles(folder, [folder / name for name in part.filename], values[:, male], classes, preprocessing)
-        for part, values in zip(parts, attributes, strict=True)
+        ImageFiles(folder, [folder / name for name in celeba.filename], values[:, male], classes, preprocessing)
+        for celeba, values in zip(train_and_test, attributes, strict=True)
     )
     return DataBundle("celeba", train, test, classes, preprocessing, (), Attributes(names, *attributes))
 
 
 def load_cub200(preprocessing: Preprocessing | None = None) -> DataBundle:
-    """Loads CUB-200-2011: 200 species of birds, by its official lists.
+    """Loads CUB-200-2011 in its official split: 200 species of birds.
 
     Args:
-        preprocessing: What the network takes; None is 224×224, normalised by the training part.
+        preprocessing: How the images are prepared for the network; None is 224×224, normalised by the training part.
 
     Raises:
-        LookalikeError: If it is not there, or a list is damaged; it names the file.
+        LookalikeError: If the files are missing, or a list is damaged; the message names the file.
     """
     root = data_folder()
     folder = root / "CUB_200_2011"
@@ -77,50 +77,51 @@ def load_cub200(preprocessing: Preprocessing | None = None) -> DataBundle:
             f"'cub200' is not in {str(root)!r} and must be fetched by hand: unpack CUB_200_2011.tgz there, or set "
             "LOOKALIKE_DATA to the folder that has CUB_200_2011"
         )
-    paths = _listed(folder / "images.txt")
-    labels = {key: int(value) - 1 for key, value in _listed(folder / "image_class_labels.txt", number=True).items()}
-    in_train = {key: value == "1" for key, value in _listed(folder / "train_test_split.txt", number=True).items()}
-    classes = [name.split(".", 1)[-1] for name in _listed(folder / "classes.txt").values()]
-    for what, found in (("image_class_labels.txt", labels), ("train_test_split.txt", in_train)):
-        missing = [key for key in paths if key not in found]
+    paths = _read_list(folder / "images.txt")
+    labels = {key: int(value) - 1 for key, value in _read_list(folder / "image_class_labels.txt", number=True).items()}
+    in_train = {key: value == "1" for key, value in _read_list(folder / "train_test_split.txt", number=True).items()}
+    classes = [name.split(".", 1)[-1] for name in _read_list(folder / "classes.txt").values()]
+    for file_name, values in (("image_class_labels.txt", labels), ("train_test_split.txt", in_train)):
+        missing = [key for key in paths if key not in values]
         if missing:
-            raise LookalikeError(f"{str(folder / what)!r} is damaged: it has no line for image {missing[0]}")
+            raise LookalikeError(f"{str(folder / file_name)!r} is damaged: it has no line for image {missing[0]}")
     if labels and not 0 <= min(labels.values()) <= max(labels.values()) < len(classes):
         raise LookalikeError(f"{str(folder / 'image_class_labels.txt')!r} is damaged: a class is not in classes.txt")
-    keys = {part: [key for key in paths if in_train[key] == (part == "train")] for part in ("train", "test")}
-    files = {part: [folder / "images" / paths[key] for key in chosen] for part, chosen in keys.items()}
+    image_folder = folder / "images"
+    train_keys, test_keys = [key for key in paths if in_train[key]], [key for key in paths if not in_train[key]]
     if preprocessing is None:
-        preprocessing = _own_preprocessing(root, "cub200", files["train"])
-    train, test = (
-        ImageFiles(folder / "images", files[part], [labels[key] for key in keys[part]], classes, preprocessing)
-        for part in ("train", "test")
-    )
-    return DataBundle("cub200", train, test, classes, preprocessing)
+        preprocessing = _default_preprocessing(root, "cub200", [image_folder / paths[key] for key in train_keys])
+
+    def select(keys: list[str]) -> ImageFiles:
+        files = [image_folder / paths[key] for key in keys]
+        return ImageFiles(image_folder, files, [labels[key] for key in keys], classes, preprocessing)
+
+    return DataBundle("cub200", select(train_keys), select(test_keys), classes, preprocessing)
 
 
-def _listed(path: Path, *, number: bool = False) -> dict[str, str]:
-    """Reads a list of lines "key value"."""
+def _read_list(path: Path, *, number: bool = False) -> dict[str, str]:
+    """Reads a list file of lines "key value"; ``number`` checks that the values are whole numbers."""
     try:
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = {key: value.strip() for key, value in lines}
+        value_of_key = {key: value.strip() for key, value in lines}
         if number:
-            _ = [int(value) for value in found.values()]
+            _ = [int(value) for value in value_of_key.values()]
     except (OSError, UnicodeDecodeError) as error:
         raise LookalikeError(f"cannot read {str(path)!r}: {error}") from error
     except ValueError as error:
         raise LookalikeError(f"{str(path)!r} is damaged: {error}") from error
-    if not found:
+    if not value_of_key:
         raise LookalikeError(f"{str(path)!r} is damaged: it is empty")
-    return found
+    return value_of_key
 
 
-def _own_preprocessing(root: Path, name: str, files: list[Path]) -> Preprocessing:
-    """Returns what makes 224×224 of images, normalised by evenly spread training images, at a quarter of that size."""
+def _default_preprocessing(root: Path, name: str, files: list[Path]) -> Preprocessing:
+    """Returns a preprocessing to 224×224, normalised by up to 2,000 training images, read at a quarter of that size."""
     small = (_SIDE // 4, _SIDE // 4)
     images = np.stack(
         [np.asarray(read_image(files[row]).convert("RGB").resize(small)) for row in evenly_spread(len(files))]
     )
-    mean, std = kept_statistics(root, name, images)
+    mean, std = saved_statistics(root, name, images)
     return Preprocessing.square(_SIDE, mean=mean, std=std)
 
 

@@ -1,4 +1,4 @@
-"""What a listing of files passed over: counted by kind, so that nothing is left out in silence."""
+"""Counts, by kind, the files that a listing passed over, so that nothing is left out in silence."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from typing import Any
 
 from lookalike._core.names import visible
 
-_EXAMPLES = 5
+_MAX_EXAMPLES = 5
 
-# What is passed over: one of it, several of it, and what to do about it, if anything.
+# The kinds of what is passed over: singular, plural, and what the user can do about it, if anything.
 _KINDS: dict[str, tuple[str, str, str]] = {
     "hidden": ("hidden file or folder", "hidden files and folders", ""),
     "system": ("file or folder of a system or an archive", "files and folders of a system or an archive", ""),
@@ -21,7 +21,7 @@ _KINDS: dict[str, tuple[str, str, str]] = {
     ),
     "special_file": ("pipe, socket or device", "pipes, sockets and devices", ""),
     "broken_link": ("broken link", "broken links", ""),
-    "link_loop": ("link to a folder that it lies in", "links to folders that they lie in", ""),
+    "link_loop": ("link to a folder that contains it", "links to folders that contain them", ""),
     "too_deep": ("folder more than 100 levels down", "folders more than 100 levels down", ""),
     "repeated_folder": ("link to a folder that is read already", "links to folders that are read already", ""),
     "unreadable_folder": ("folder that cannot be read", "folders that cannot be read", "check its permissions"),
@@ -38,35 +38,35 @@ _KINDS: dict[str, tuple[str, str, str]] = {
 
 @dataclass
 class PassedOver:
-    """Counts of what was passed over.
+    """Counts of the files and folders that were passed over.
 
     Attributes:
-        counts: How many, by kind.
-        examples: The first few of each kind: paths within the folder.
+        counts: Number of files or folders, by kind.
+        examples: The first five of each kind, as paths relative to the folder.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, example: str, number: int = 1) -> None:
-        """Counts something."""
+        """Counts ``number`` files or folders of a kind, of which ``example`` is one."""
         self.counts[kind] = self.counts.get(kind, 0) + number
-        known = self.examples.setdefault(kind, [])
-        if len(known) < _EXAMPLES:
-            known.append(example)
+        examples = self.examples.setdefault(kind, [])
+        if len(examples) < _MAX_EXAMPLES:
+            examples.append(example)
 
     def has_examples(self, kind: str) -> bool:
-        """Says whether there are as many examples of a kind as are shown."""
-        return len(self.examples.get(kind, ())) >= _EXAMPLES
+        """Says whether a kind has all the examples that are kept, so that no further path is needed."""
+        return len(self.examples.get(kind, ())) >= _MAX_EXAMPLES
 
     def join(self, other: "PassedOver") -> None:
-        """Adds what was passed over elsewhere."""
+        """Adds the counts and examples of another listing."""
         for kind, number in other.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + number
-            self.examples[kind] = (self.examples.get(kind, []) + other.examples[kind])[:_EXAMPLES]
+            self.examples[kind] = (self.examples.get(kind, []) + other.examples[kind])[:_MAX_EXAMPLES]
 
     def take_back(self, kind: str, example: str) -> None:
-        """Takes back one thing that was counted."""
+        """Removes one file or folder from the counts."""
         self.counts[kind] -= 1
         if example in self.examples[kind]:
             self.examples[kind].remove(example)
@@ -81,15 +81,17 @@ class PassedOver:
         return {kind: {"count": self.counts[kind], "examples": list(self.examples[kind])} for kind in self._kinds()}
 
     def sentences(self) -> tuple[str, ...]:
-        """Says what was passed over, a sentence for each kind."""
+        """Returns one sentence per kind about what was passed over."""
         return tuple(self._sentence(kind) for kind in self._kinds())
 
     def _sentence(self, kind: str) -> str:
-        one, several, remedy = _KINDS[kind]
+        singular, plural, remedy = _KINDS[kind]
         number = self.counts[kind]
         example = f", such as '{visible(self.examples[kind][0])}'" if self.examples[kind] else ""
         example = example.replace("such as ", "") if number == 1 else example
-        return f"passed over {number:,} {one if number == 1 else several}{example}" + (f": {remedy}" if remedy else "")
+        return f"passed over {number:,} {singular if number == 1 else plural}{example}" + (
+            f": {remedy}" if remedy else ""
+        )
 
     def _kinds(self) -> Iterator[str]:
         return (kind for kind in _KINDS if kind in self.counts)

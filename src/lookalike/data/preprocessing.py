@@ -1,4 +1,4 @@
-"""From an image to what a network takes, and back to what a person can look at."""
+"""``Preprocessing``: prepares images for a network, and turns network inputs back into pixels for display."""
 
 import math
 from collections.abc import Sequence
@@ -28,53 +28,49 @@ from lookalike.data.geometry import (
     window_size,
 )
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
-from lookalike.data.images import ImageSource, decode_image, naming, one_line, to_mode, upright
+from lookalike.data.images import ImageSource, decode_image, naming_file_in_errors, one_line, to_mode, upright
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_HIGHEST_STD = 2.0  # of pixels in [0, 1] it is at most 0.5; 1 leaves them as they are
+# The deviation of pixels in [0, 1] is at most 0.5, and 1 leaves pixels unchanged. Larger values are for 0…255.
+_HIGHEST_STD = 2.0
 _ALWAYS_SAVED = ("resize", "crop", "mean", "std", "interpolation")
-_NEVER_SAVED = ("large_images",)  # what one machine may read is no property of a model
-
-
-_LARGEST = 100_000  # pixels along a side
-
-
-def _check_size(name: str, value: tuple[int, int]) -> None:
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise checks.unfit(name, value, "(height, width)")
-    for side in value:
-        checks.whole_number(name, side, 1, _LARGEST)
+_NEVER_SAVED = ("large_images",)  # it depends on the memory of a machine, and is no property of a model
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Resizes, crops, scales to [0, 1] and normalises an image, without any augmentation.
 
-    It is plain data: it travels with a saved model, and undoes its own normalisation for display. The fields after
-    ``interpolation`` are for networks whose library does it in another way; ``lookalike.data.foreign`` reads them
-    off that library's configuration.
+    The steps, in this order: turn upright, scale to 8 bits, lay on white, convert to grey or RGB, crop ``window``,
+    ``resize``, ``crop``, scale to [0, 1], normalise, ``pad``.
+
+    It is plain data and is saved with a model. It can undo its own normalisation for display. The fields after
+    ``interpolation`` reproduce the preprocessing of other libraries; ``lookalike.data.foreign`` and
+    ``lookalike.data.processors`` read them from a library's configuration.
 
     Attributes:
-        resize: The length of the shorter side, or (height, width); None leaves the size.
-        crop: (height, width) of the crop at the centre; None crops nothing.
-        mean: Per channel, of values in [0, 1]. Its length says whether the network takes grey (1) or RGB (3).
-        std: Per channel, likewise: the network's input is (pixel − mean) / std.
+        resize: Length of the shorter side, or (height, width); None does not resize.
+        crop: (height, width) of the centre crop; None does not crop.
+        mean: Mean per channel of pixels in [0, 1]. One number stands for a grey network, three for RGB.
+        std: Deviation per channel of pixels in [0, 1]: the network's input is (pixel − mean) / std.
         interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``.
-        fit: What a ``resize`` to (height, width) means: ``"stretch"`` to it, keep the aspect ratio and ``"cover"`` it,
-            or keep the aspect ratio and be ``"contain"``-ed in it.
-        fill: Colour of the border, 0…255 per channel or one number for all, where an image is smaller than the crop.
-        window: Shares of the image's shorter side, (height, width): a crop at the centre before the resizing.
-        pad: (height, width) to which zeros are added at the right and the bottom, after the normalisation.
-        convention: Whose resizing and cropping it is, to the pixel: ``"torchvision"`` (timm's too), or
+        fit: How an image is resized to a ``resize`` of (height, width): ``"stretch"`` it to that size, or keep the
+            aspect ratio and ``"cover"`` that size, or be ``"contain"``-ed in it.
+        fill: Colour of the border if an image is smaller than the crop, 0…255 per channel or one number for all.
+        window: (height, width) of a centre crop before the resizing, as shares of the image's shorter side.
+        pad: (height, width) to which the normalised image is padded with zeros, at the right and the bottom.
+        convention: The library whose resizing and cropping is reproduced exactly: ``"torchvision"`` (also timm),
             ``"transformers"`` (resizes bytes with torch), ``"transformers-pillow"`` or ``"transformers-float"``.
-        channel_order: Of the network's input, ``"rgb"`` or ``"bgr"``; ``mean`` and ``std`` stay in the order of RGB.
-        transparency: What transparent pixels show: ``"dropped"`` is the colour stored in them, ``"white"`` is white.
+        channel_order: Channel order of the network's input, ``"rgb"`` or ``"bgr"``; ``mean`` and ``std`` are always in
+            the order of RGB.
+        transparency: What transparent pixels become: ``"dropped"`` shows the colour stored in them, ``"white"`` shows
+            white.
         value_range: The values of black and white, (low, high), for greys of more than 8 bits: one scale for all
             images. None takes 0…65535 for unsigned 16 bits and refuses signed, 32-bit and floating-point greys.
-        as_stored: Leave images as their pixels are stored; else they are turned upright by their EXIF orientation.
-        large_images: Read files beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too. It concerns this machine,
-            and is not kept in ``to_dict``.
+        as_stored: Ignore the EXIF orientation; otherwise images are turned upright by it.
+        large_images: Read files beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too. ``to_dict`` leaves this
+            out, because it depends on the machine.
 
     Example:
         >>> grey = Preprocessing.square(28, mean=(0.5,), std=(0.5,))
@@ -114,9 +110,9 @@ class Preprocessing:
             InterpolationMode(self.interpolation)
         except (ValueError, TypeError) as error:
             names = ", ".join(mode.value for mode in InterpolationMode)
-            raise LookalikeError(f"no interpolation is called {self.interpolation!r}; there are {names}") from error
+            raise LookalikeError(f"unknown interpolation {self.interpolation!r}; choose one of {names}") from error
         if self.on_tensors and self.interpolation in ("box", "hamming"):
-            raise LookalikeError(f"torch has no interpolation {self.interpolation!r}; it is Pillow's alone")
+            raise LookalikeError(f"torch has no interpolation {self.interpolation!r}; only Pillow has it")
         for name, allowed in (
             ("fit", FITS),
             ("convention", CONVENTIONS),
@@ -133,7 +129,7 @@ class Preprocessing:
 
     @classmethod
     def square(cls, size: int, **options: Any) -> "Preprocessing":
-        """Resizes the shorter side to ``size`` and crops the middle to a square."""
+        """Resizes the shorter side to ``size`` and crops the centre to a square."""
         return cls(resize=size, crop=(size, size), **options)
 
     @property
@@ -143,12 +139,12 @@ class Preprocessing:
 
     @property
     def on_tensors(self) -> bool:
-        """Whether torch resizes, and not Pillow."""
+        """Whether images are resized by torch; otherwise Pillow resizes them."""
         return self.convention in ("transformers", "transformers-float")
 
     @property
     def output_size(self) -> tuple[int, int] | None:
-        """(height, width) of what the network gets; None where it depends on the image."""
+        """(height, width) of the network's input; None if it depends on the image."""
         if self.pad is not None:
             return self.pad
         if self.crop is not None:
@@ -156,9 +152,9 @@ class Preprocessing:
         return self.resize if isinstance(self.resize, tuple) and self.fit == "stretch" else None
 
     def with_size(self, size: int | tuple[int, int]) -> "Preprocessing":
-        """Returns the same for another input size, a side or (height, width).
+        """Returns the same preprocessing for another input size, a side or (height, width).
 
-        The crop keeps its share of the resized image. The present size changes nothing.
+        The crop keeps its share of the resized image. The current size changes nothing.
 
         Example:
             >>> Preprocessing(256, (224, 224)).with_size(32).resize
@@ -170,14 +166,17 @@ class Preprocessing:
             return self
         if old is not None and self.crop is None and self.pad is None:  # stretched
             return replace(self, resize=new)
-        if old is None or self.crop is None or self.resize is None or self.pad is not None:
-            whole = replace(self, resize=new, crop=new, fit="cover", pad=None)
-            return replace(whole, resize=new[0], fit="stretch") if new[0] == new[1] else whole
+        if old is None or self.crop is None or self.resize is None or self.pad is not None:  # no share to keep
+            covering = replace(self, resize=new, crop=new, fit="cover", pad=None)
+            return replace(covering, resize=new[0], fit="stretch") if new[0] == new[1] else covering
+        # From here on there is a crop of a resized image: the resize is scaled by the same factor as the crop.
         if isinstance(self.resize, tuple):
-            resize: Any = tuple(side * to // of for side, to, of in zip(self.resize, new, old, strict=True))
+            scaled = zip(self.resize, new, old, strict=True)
+            resize: Any = tuple(side * new_side // old_side for side, new_side, old_side in scaled)
             return replace(self, resize=resize, crop=new)
         if new[0] == new[1] and old[0] == old[1]:
             return replace(self, resize=self.resize * new[0] // old[0], crop=new)
+        # `resize` is a shorter side, and a crop is not square: the new shorter side need not be the same one.
         sides = new[0] * self.resize // max(old), new[1] * self.resize // max(old)
         return replace(self, resize=sides, crop=new, fit="cover")
 
@@ -185,22 +184,22 @@ class Preprocessing:
         """Prepares one image.
 
         Args:
-            image: A picture of any mode, turned upright if it has an EXIF orientation (see ``as_stored``), or an array
-                [H, W], [H, W, 1] or [H, W, 3] of uint8; of other numbers with ``value_range``.
+            image: A picture of any mode, which is turned upright if it has an EXIF orientation (see ``as_stored``), or
+                an array [H, W], [H, W, 1] or [H, W, 3] of uint8; arrays of other numbers need ``value_range``.
 
         Returns:
             float32 [C, H, W].
 
         Raises:
-            LookalikeError: If the image has no scale of its own, or its colours cannot be converted.
-            BrokenImageError: If it cannot be decoded, has NaN pixels, or would be huge after resizing.
+            LookalikeError: If the image's values have no scale, or its colours cannot be converted.
+            BrokenImageError: If the image cannot be decoded, has NaN pixels, or would be huge after resizing.
         """
         if isinstance(image, np.ndarray):
             image = array_to_image(image, self.value_range)
         elif isinstance(image, Image.Image):
-            if image.format in STARTS_A_PROGRAM:  # opened elsewhere, and perhaps not decoded yet
+            if image.format in STARTS_A_PROGRAM:  # the caller may have opened it and not decoded it
                 raise BrokenImageError("", f"Pillow starts a program to decode {image.format} images; convert it first")
-            image = self._eight_bit(image)
+            image = self._to_eight_bit(image)
         else:
             raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")
         if self.transparency == "white":
@@ -209,27 +208,29 @@ class Preprocessing:
         if self.window is not None:
             size = window_size(image.height, image.width, self.window)
             image = crop_picture(image, size, self.convention, self.fill)
-        inputs = self.normalise(self._fit(image))
+        inputs = self.normalise(self._resize_and_crop(image))
         if self.pad is not None:
             bottom, right = self.pad[0] - inputs.shape[1], self.pad[1] - inputs.shape[2]
             if bottom < 0 or right < 0:
                 sizes = f"{inputs.shape[2]}×{inputs.shape[1]} pixels, more than the {self.pad[1]}×{self.pad[0]}"
-                raise BrokenImageError("", f"prepared it has {sizes} that it is padded to; give it another shape")
+                raise BrokenImageError(
+                    "", f"after resizing it has {sizes} to which images are padded; crop it to another shape"
+                )
             inputs = torch.nn.functional.pad(inputs, [0, right, 0, bottom])
         return inputs
 
     def read(self, source: ImageSource) -> Tensor:
-        """Reads an image file and prepares it; [C, H, W].
+        """Reads an image file and prepares it; returns [C, H, W].
 
         Args:
-            source: A file, or its content as a stream.
+            source: A path, or the file's content as a stream.
 
         Raises:
-            BrokenImageError: If it cannot be read; it names the file.
-            LookalikeError: If its values have no scale of their own.
+            BrokenImageError: If the file cannot be read; the message names it.
+            LookalikeError: If the image's values have no scale.
         """
         image = decode_image(source, large_images=self.large_images)
-        with naming(source):
+        with naming_file_in_errors(source):
             return self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -242,41 +243,41 @@ class Preprocessing:
         return (values * self._column(self.std, values) + self._column(self.mean, values)).clamp(0, 1)
 
     def reordered(self, values: Tensor) -> Tensor:
-        """Maps values [..., C, H, W] from the order of RGB to that of the network's channels, or back."""
+        """Converts values [..., C, H, W] between the channel orders of RGB and of the network, in either direction."""
         return values.flip(-3) if self.channel_order == "bgr" and self.channels > 1 else values
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values: the first five fields, and those of the others that are not as usual."""
-        usual = {field.name: field.default for field in fields(self)}
+        """Returns plain JSON values: the first five fields, and the others if they differ from their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
-            if key in _ALWAYS_SAVED or (value != usual[key] and key not in _NEVER_SAVED)
+            if key in _ALWAYS_SAVED or (value != defaults[key] and key not in _NEVER_SAVED)
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Makes one again from ``to_dict``.
+        """Restores a preprocessing from the values of ``to_dict``.
 
         Raises:
-            LookalikeError: If there is a setting that this version does not know, or a nonsensical value.
+            LookalikeError: If this version does not know a setting, or a value is invalid.
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise LookalikeError(
-                f"the preprocessing has settings that are not known here: {', '.join(unknown)}; "
+                f"the preprocessing has unknown settings: {', '.join(unknown)}; "
                 "it was saved by a later version of lookalike: update it"
             )
         return from_json(cls, values, "preprocessing")  # type: ignore[no-any-return]
 
     def describe(self) -> str:
-        """Says in one line what happens to an image: colour, sizes, interpolation, border, mean and std."""
+        """Describes the preprocessing in one line: colour, sizes, interpolation, border, mean and std."""
         return describe_preprocessing(self)
 
-    def _eight_bit(self, image: Image.Image) -> Image.Image:
+    def _to_eight_bit(self, image: Image.Image) -> Image.Image:
         try:
-            image.load()  # an image may be opened and not yet decoded
-        except Exception as error:  # decoders raise whatever their damaged input leads them to
+            image.load()  # the caller may have opened it and not decoded it
+        except Exception as error:  # decoders raise errors of any type on damaged files
             raise BrokenImageError("", one_line(error)) from error
         return to_eight_bit(image if self.as_stored else upright(image), self.value_range)
 
@@ -285,39 +286,41 @@ class Preprocessing:
         return (height, width) if self.resize is None else resized_size(height, width, self.resize, self.fit)
 
     def _crops_first(self, image: Image.Image) -> bool:
-        """Says whether the crop must come before the resizing, as the whole resized image would be huge.
+        """Says whether to crop before resizing, because the whole resized image would be huge.
 
         Raises:
-            BrokenImageError: If it would be, and nothing is cropped.
+            BrokenImageError: If it would be huge and there is no crop.
         """
         stored = image.height, image.width
         size = self._resized_size(*stored)
-        bounded = isinstance(self.resize, tuple) and self.fit != "cover"  # by what was asked for, whatever the image
-        if bounded or not would_be_huge(size, stored):
+        is_bounded = isinstance(self.resize, tuple) and self.fit != "cover"  # by `resize`, whatever the image's shape
+        if is_bounded or not would_be_huge(size, stored):
             return False
         if self.crop is None:
             sizes = f"its {image.width:,}×{image.height:,} pixels would be resized to {size[1]:,}×{size[0]:,}"
             raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop (--crop)")
         return True
 
-    def _fit(self, image: Image.Image) -> Tensor:
+    def _resize_and_crop(self, image: Image.Image) -> Tensor:
         """Resizes and crops a picture; returns pixels in [0, 1], [C, H, W]."""
         size = self._resized_size(image.height, image.width)
         if self._crops_first(image) and self.crop is not None:
             options: Any = {"convention": self.convention, "fill": (0,) if self.on_tensors else self.fill}
             return self._to_tensor(resize_and_crop(image, size, self.crop, self.interpolation, **options)).float() / 255
         if self.on_tensors:
-            return self._fit_tensor(self._to_tensor(image), size)
+            return self._resize_and_crop_tensor(self._to_tensor(image), size)
         if self.resize is not None:
             image = resize_picture(image, size, self.interpolation)
         if self.crop is not None and (image.height, image.width) != self.crop:
             image = crop_picture(image, self.crop, self.convention, self.fill)
         return self._to_tensor(image).float() / 255
 
-    def _fit_tensor(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resize_and_crop_tensor(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Resizes bytes [C, H, W] to (height, width) and crops them with torch; returns pixels in [0, 1]."""
         if self.convention == "transformers-float":
-            image = image.float() * (1 / 255)  # as it computes it: what follows enlarges the last bit
+            image = image.float() * (
+                1 / 255
+            )  # Transformers multiplies; dividing by 255 may differ in the last bit, and std enlarges it
         if self.resize is not None:
             image = resize_tensor(image, size, self.interpolation)
         if self.crop is not None:
@@ -331,6 +334,7 @@ class Preprocessing:
 
     @staticmethod
     def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+        """Returns values per channel as [C, 1, 1], which broadcasts over images."""
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
@@ -358,8 +362,8 @@ def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) ->
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Lays a picture with transparency over white."""
-    if image.mode in ("La", "RGBa"):  # with colours that are multiplied by their opacity
+    """Shows a picture with transparency on a white background."""
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha: colours are stored multiplied by their opacity
         image = image.convert(f"{image.mode[:-1]}A")
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image

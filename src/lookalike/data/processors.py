@@ -1,4 +1,4 @@
-"""Preprocessing read off Transformers' image processors, exactly or not at all."""
+"""Reads preprocessing from Transformers' image processors, exactly or not at all."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from lookalike.data.foreign import (
     check_equal,
     differs_at_most,
     from_timm,
-    made_of,
+    preprocessing_from,
     probes,
 )
 from lookalike.data.preprocessing import Preprocessing
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's codes
-_READ = frozenset(
+_UNDERSTOOD = frozenset(  # settings that `from_hf` reads
     {
         "do_resize",
         "size",
@@ -43,7 +43,7 @@ _READ = frozenset(
         "image_processor_type",
     }
 )
-_WITHOUT_EFFECT = frozenset(
+_IGNORED = frozenset(  # settings that do not change an image's values
     {
         "auto_map",
         "backend",
@@ -64,22 +64,23 @@ _WITHOUT_EFFECT = frozenset(
         "valid_kwargs",
     }
 )
-_OTHER_OUTPUTS = {  # what these make is no image
+_OTHER_OUTPUTS = {  # processors whose result is no image
     "ImageGPTImageProcessor": "colour clusters",
     "Siglip2ImageProcessor": "patches",
 }
-_CONVNEXT_STRETCHES_FROM = 384  # pixels; below, ConvNeXT's processor crops
+_CONVNEXT_STRETCHES_FROM = 384  # pixels; for smaller sizes ConvNeXT's processor resizes and crops
 
 
 def from_hf(config: Mapping[str, Any], *, backend: str = "pil") -> Preprocessing:
-    """Reads what an image processor's ``to_dict`` returns.
+    """Reads the settings of an image processor.
 
     Args:
-        config: Complete: a ``preprocessor_config.json`` leaves out what its class adds, ``to_dict`` does not.
-        backend: What the processor resizes with: ``"torchvision"`` (the fast ones) or ``"pil"``.
+        config: The result of the processor's ``to_dict``. A ``preprocessor_config.json`` is not enough, because it
+            omits the defaults of the processor's class.
+        backend: The library that the processor resizes with: ``"torchvision"`` (the fast processors) or ``"pil"``.
 
     Raises:
-        NotUnderstoodError: If a setting is not understood; it is named.
+        NotUnderstoodError: If a setting is unknown; the message names it.
     """
     kind = str(config.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
     if kind in _OTHER_OUTPUTS:
@@ -89,16 +90,16 @@ def from_hf(config: Mapping[str, Any], *, backend: str = "pil") -> Preprocessing
         )
     if "data_config" in config:  # timm's wrapper
         return from_timm(config["data_config"])
-    unknown = [key for key in config if key.lstrip("_") not in _READ | _WITHOUT_EFFECT and _matters(config[key])]
+    unknown = [key for key in config if key.lstrip("_") not in _UNDERSTOOD | _IGNORED and _is_set(config[key])]
     if unknown:
         raise NotUnderstoodError(f"{unknown[0]}={reprlib.repr(config[unknown[0]])} is not understood")
-    mean, std = _affine(config)
-    geometry = _perceiver(config) if kind.startswith("Perceiver") else _geometry(config, kind)
-    pillow = {"pil": "transformers-pillow", "torchvision": "transformers"}
-    if backend not in pillow:
+    mean, std = _mean_and_std(config)
+    geometry = _perceiver_geometry(config) if kind.startswith("Perceiver") else _geometry(config, kind)
+    conventions = {"pil": "transformers-pillow", "torchvision": "transformers"}
+    if backend not in conventions:
         raise NotUnderstoodError(f"backend={backend!r} is neither 'pil' nor 'torchvision'")
-    convention = "transformers-float" if kind.startswith("DINOv3") else pillow[backend]
-    return made_of(
+    convention = "transformers-float" if kind.startswith("DINOv3") else conventions[backend]
+    return preprocessing_from(
         mean=mean,
         std=std,
         interpolation=_interpolation(config, convention),
@@ -111,15 +112,15 @@ def from_hf(config: Mapping[str, Any], *, backend: str = "pil") -> Preprocessing
 
 
 def read_processor(processor: Any) -> Preprocessing:
-    """Reads an image processor of the installed Transformers, and compares it with what that makes of some images.
+    """Reads an image processor's settings, and checks on some images that the result is the same.
 
     Raises:
-        NotUnderstoodError: If a setting is not understood or an image comes out otherwise.
+        NotUnderstoodError: If a setting is unknown, or an image is prepared differently.
     """
     name = type(processor).__name__
-    fast = getattr(processor, "backend", None) or ("torchvision" if name.endswith("Fast") else "pil")
+    backend = getattr(processor, "backend", None) or ("torchvision" if name.endswith("Fast") else "pil")
     try:
-        preprocessing = from_hf({"image_processor_type": name} | processor.to_dict(), backend=fast)
+        preprocessing = from_hf({"image_processor_type": name} | processor.to_dict(), backend=backend)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, NotUnderstoodError):
             raise
@@ -130,18 +131,19 @@ def read_processor(processor: Any) -> Preprocessing:
         return torch.as_tensor(values).float()
 
     if preprocessing.transparency == "white" and not _lays_on_white(preprocessing, prepare):
-        preprocessing = replace(preprocessing, transparency="dropped")  # Transformers before 5
+        preprocessing = replace(preprocessing, transparency="dropped")  # as Transformers did before version 5
     check_equal(preprocessing, prepare, f"image_processor_type={name!r}")
     return preprocessing
 
 
 def _lays_on_white(preprocessing: Preprocessing, prepare: Any) -> bool:
-    clear = probes(preprocessing.channels)[0].convert("RGBA")
-    clear.putalpha(100)
-    return differs_at_most(preprocessing(clear), prepare(clear), 1e-6)
+    """Says whether a processor shows transparent images on white, by trying one."""
+    transparent = probes(preprocessing.channels)[0].convert("RGBA")
+    transparent.putalpha(100)
+    return differs_at_most(preprocessing(transparent), prepare(transparent), 1e-6)
 
 
-def _matters(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     return value is not None and value is not False and value != {} and value != []
 
 
@@ -153,26 +155,28 @@ def _geometry(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if not config.get("do_resize", True):
         return {"resize": None, "crop": crop}
     resize = _size(config, "size")
-    share = config.get("crop_pct")
+    crop_share = config.get("crop_pct")
     if kind.startswith("ConvNext"):
         if not isinstance(resize, int) or crop is not None:
             raise NotUnderstoodError(f"size={config.get('size')!r} with crop_size={crop} is not understood")
         if resize >= _CONVNEXT_STRETCHES_FROM:
             return {"resize": (resize, resize), "crop": None}
-        return {"resize": int(resize / (share or 224 / 256)), "crop": (resize, resize)}
-    if kind.startswith("PoolFormer") and share:
+        return {"resize": int(resize / (crop_share or 224 / 256)), "crop": (resize, resize)}
+    if kind.startswith("PoolFormer") and crop_share:
         if isinstance(resize, tuple) and resize[0] != resize[1]:
-            return {"resize": (int(resize[0] / share), int(resize[1] / share)), "crop": crop}
-        return {"resize": int((resize if isinstance(resize, int) else resize[0]) / share), "crop": crop}
-    if share:
-        raise NotUnderstoodError(f"crop_pct={share!r} of a {kind or 'processor of unknown type'} is not understood")
-    if kind.startswith("Levit") and isinstance(resize, int):
+            return {"resize": (int(resize[0] / crop_share), int(resize[1] / crop_share)), "crop": crop}
+        return {"resize": int((resize if isinstance(resize, int) else resize[0]) / crop_share), "crop": crop}
+    if crop_share:
+        raise NotUnderstoodError(
+            f"crop_pct={crop_share!r} of a {kind or 'processor of unknown type'} is not understood"
+        )
+    if kind.startswith("Levit") and isinstance(resize, int):  # its class enlarges the size before it crops
         resize = int((256 / 224) * resize)
     return {"resize": resize, "crop": crop}
 
 
-def _perceiver(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a Perceiver's: a crop to shares of the shorter side, then a stretch."""
+def _perceiver_geometry(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a Perceiver processor's geometry: a crop to shares of the shorter side, then a stretch."""
     size = _size(config, "size")
     crop = _size(config, "crop_size") if config.get("do_center_crop", True) else None
     if isinstance(size, int) or isinstance(crop, int):
@@ -182,23 +186,28 @@ def _perceiver(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(config: Mapping[str, Any], key: str) -> Any:
-    """Reads a size: an int for the shorter side, or (height, width)."""
-    given = config.get(key)
-    sides = {} if given is None or isinstance(given, int) else dict(given)
-    known = {name: value for name, value in sides.items() if value is not None}
-    if set(known) == {"shortest_edge"}:
-        return int(known["shortest_edge"])
-    if set(known) == {"height", "width"}:
-        return int(known["height"]), int(known["width"])
-    raise NotUnderstoodError(f"{key}={given!r} is not understood")
+    """Reads a size: an int for the shorter side, or a tuple (height, width)."""
+    size = config.get(key)
+    sides = {} if size is None or isinstance(size, int) else {k: v for k, v in dict(size).items() if v is not None}
+    if set(sides) == {"shortest_edge"}:
+        return int(sides["shortest_edge"])
+    if set(sides) == {"height", "width"}:
+        return int(sides["height"]), int(sides["width"])
+    raise NotUnderstoodError(f"{key}={size!r} is not understood")
 
 
-def _affine(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Folds rescaling and normalisation into a mean and deviation of pixels in [0, 1]."""
+def _mean_and_std(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Folds rescaling and normalisation into a mean and deviation of pixels in [0, 1].
+
+    A processor computes (value · scale − offset − mean) / std with values in 0…255 and an offset of 0 or 1. For pixels
+    p = value / 255 that is (p − mean') / std' with mean' = (mean + offset) / (255 · scale) and
+    std' = std / (255 · scale). ``include_top`` (EfficientNet) divides by std once more.
+    """
     scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
     scale = 1.0 if abs(scale * 255 - 1) < 1e-12 else scale * 255  # of pixels in [0, 1]
     offset = 1.0 if config.get("rescale_offset") and config.get("do_rescale", True) else 0.0
     mean, std = (_per_channel(config.get(key)) for key in ("image_mean", "image_std"))
+    # MobileViT's classes have no normalisation, whatever the configuration says.
     normalised = bool(config.get("do_normalize", True)) and "MobileViT" not in str(config.get("image_processor_type"))
     if (normalised or config.get("include_top")) and (mean is None or std is None):
         raise NotUnderstoodError(f"do_normalize=True with image_mean={mean} and image_std={std} is not understood")
@@ -208,15 +217,15 @@ def _affine(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, 
     means, stds = [], []
     for channel, value in enumerate(mean or ()):
         divisor = 1.0
-        for again in divisors:
-            divisor *= again[channel] if again else 1.0
+        for deviations in divisors:
+            divisor *= deviations[channel] if deviations else 1.0
         means.append((value + offset) / scale)
         stds.append(divisor / scale)
     return tuple(means), tuple(stds)
 
 
 def _per_channel(values: Any) -> tuple[float, ...] | None:
-    """Reads a mean or deviation: one number is for each of three channels."""
+    """Reads a mean or deviation; a single number is repeated for three channels."""
     if values is None:
         return None
     if isinstance(values, int | float):
@@ -225,21 +234,21 @@ def _per_channel(values: Any) -> tuple[float, ...] | None:
 
 
 def _interpolation(config: Mapping[str, Any], convention: str) -> str:
-    given = config.get("resample", 2)
-    code = 2 if given is None else given
+    resample = config.get("resample", 2)
+    code = 2 if resample is None else resample
     name = _RESAMPLING.get(int(code)) if isinstance(code, int) else getattr(code, "value", None)
     if name is None:
-        raise NotUnderstoodError(f"resample={given!r} is not understood")
+        raise NotUnderstoodError(f"resample={resample!r} is not understood")
     return "nearest-exact" if name == "nearest" and convention != "transformers-pillow" else str(name)
 
 
 def _pad(config: Mapping[str, Any], geometry: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Reads what an image is padded to; None where it is of that size anyway."""
+    """Reads the size that images are padded to; None if they already have it."""
     if not config.get("do_pad"):
         return None
     crop, resize = geometry["crop"], geometry["resize"]
     size: Sequence[int] | None = crop or (resize if isinstance(resize, tuple) else None)
-    if not _matters(config.get("pad_size")):
+    if not _is_set(config.get("pad_size")):
         if size is None:
             raise NotUnderstoodError("do_pad=True without pad_size, which pads to the largest image of a batch")
         return None

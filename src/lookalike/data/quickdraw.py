@@ -1,4 +1,4 @@
-"""QuickDraw: ten classes of sketches, 1,000 each, from the data's own ``.npy`` files (paper, appendix A.1)."""
+"""QuickDraw: ten classes of 1,000 sketches each, from the published ``.npy`` files (paper, appendix A.1)."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from lookalike._core.errors import LookalikeError
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.data.statistics import kept_statistics
+from lookalike.data.statistics import saved_statistics
 from lookalike.data.vision import data_folder
 
 CLASSES = ("ant", "apple", "banana", "carrot", "cat", "cow", "dog", "frog", "grapes", "lion")
@@ -18,33 +18,45 @@ _SOURCE = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap/{}
 
 
 def load_quickdraw(preprocessing: Preprocessing | None = None) -> DataBundle:
-    """Loads 1,000 sketches of each class, chosen once by a fixed seed, 800 for training.
+    """Loads 1,000 sketches of each class, drawn with a fixed seed; 800 of them are for training.
 
     Args:
-        preprocessing: What the network takes; None is 32×32 with three channels, normalised by the training part.
+        preprocessing: How the images are prepared for the network; None is 32×32 with three channels, normalised by
+            the training part.
 
     Raises:
-        LookalikeError: If a file is neither there nor to be had, or is damaged; it names the file.
+        LookalikeError: If a file is missing and cannot be downloaded, or is damaged; the message names the file.
     """
     root = data_folder()
-    parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    train_per_class: list[np.ndarray] = []
+    test_per_class: list[np.ndarray] = []
     for label, name in enumerate(CLASSES):
-        images = _read(root / "quickdraw", name)
-        chosen = np.random.default_rng([0, label]).permutation(len(images))[:PER_CLASS]
-        n_train = round(_TRAIN_SHARE * len(chosen))
-        for part, rows in (("train", chosen[:n_train]), ("test", chosen[n_train:])):
-            parts[part].append(np.array(images[np.sort(rows)]).reshape(-1, _SIDE, _SIDE))
-    x = {part: np.concatenate(found) for part, found in parts.items()}
-    y = {part: np.repeat(np.arange(len(CLASSES)), [len(one) for one in found]) for part, found in parts.items()}
+        images = _open_class(root / "quickdraw", name)
+        rows = np.random.default_rng([0, label]).permutation(len(images))[:PER_CLASS]
+        n_train = round(_TRAIN_SHARE * len(rows))
+        train_per_class.append(_select(images, rows[:n_train]))
+        test_per_class.append(_select(images, rows[n_train:]))
     if preprocessing is None:
-        mean, std = kept_statistics(root, "quickdraw", x["train"])
+        mean, std = saved_statistics(root, "quickdraw", np.concatenate(train_per_class))
         preprocessing = Preprocessing((32, 32), None, mean, std)
-    train, test = (ImageArray(x[part], y[part], list(CLASSES), preprocessing) for part in ("train", "test"))
+    train, test = (
+        ImageArray(np.concatenate(per_class), _labels(per_class), list(CLASSES), preprocessing)
+        for per_class in (train_per_class, test_per_class)
+    )
     return DataBundle("quickdraw", train, test, list(CLASSES), preprocessing)
 
 
-def _read(folder: Path, name: str) -> np.ndarray:
-    """Opens a class's file, memory-mapped; downloads it if it is not there."""
+def _select(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Copies some sketches [n, 28, 28] out of a class's file, in the file's order."""
+    return np.array(images[np.sort(rows)]).reshape(-1, _SIDE, _SIDE)
+
+
+def _labels(images_per_class: list[np.ndarray]) -> np.ndarray:
+    return np.repeat(np.arange(len(CLASSES)), [len(images) for images in images_per_class])
+
+
+def _open_class(folder: Path, name: str) -> np.ndarray:
+    """Memory-maps a class's file; downloads it first if it is missing."""
     path = folder / f"{name}.npy"
     if not path.exists():
         _download(folder, name)
@@ -55,7 +67,7 @@ def _read(folder: Path, name: str) -> np.ndarray:
     if images.ndim != 2 or images.shape[1] != _SIDE**2 or images.dtype != np.uint8:
         raise LookalikeError(f"{str(path)!r} holds {images.dtype} {images.shape}, not sketches uint8 [N, {_SIDE**2}]")
     if len(images) < 2:
-        raise LookalikeError(f"{str(path)!r} holds {len(images)} sketches; two at least are needed")
+        raise LookalikeError(f"{str(path)!r} holds {len(images)} sketches; at least two are needed")
     return images
 
 
@@ -69,7 +81,7 @@ def _download(folder: Path, name: str) -> None:
         (folder / f"{name}.npy").unlink(missing_ok=True)
         raise LookalikeError(
             f"'quickdraw' has no {name!r} in {str(folder)!r}, and it could not be downloaded ({error}); put "
-            f"{', '.join(f'{one}.npy' for one in CLASSES)} there, or set LOOKALIKE_DATA to the folder above"
+            f"{', '.join(f'{class_}.npy' for class_ in CLASSES)} there, or set LOOKALIKE_DATA to the folder above"
         ) from error
 
 

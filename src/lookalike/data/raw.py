@@ -1,4 +1,4 @@
-"""Whatever people have images in, as inputs of a network: files, folders, PIL images, arrays, data sets, loaders."""
+"""Turns images in any form into network inputs: files, folders, PIL images, arrays, data sets and loaders."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from lookalike.data.bundle import DataBundle
 from lookalike.data.folders import list_images
 from lookalike.data.preprocessing import Preprocessing
 
-_PIXEL_CHANNELS = (1, 3, 4)  # of an image as an array [H, W, C]
+_PIXEL_CHANNELS = (1, 3, 4)  # C of an image as an array [H, W, C]
 
 
 @dataclass(frozen=True)
 class InputBatch:
-    """Inputs of a network, with what is known of them.
+    """A batch of n network inputs, with file names and labels if they are known.
 
     Attributes:
-        inputs: A tensor [n, ...], or a mapping or tuple of such.
-        names: The names of the files [n], or None.
-        labels: Their classes [n], in the data's numbering, or None.
-        class_names: The data's names of its classes, or None.
+        inputs: A tensor [n, ...], or a mapping or tuple of tensors.
+        names: File names [n], or None.
+        labels: Labels [n], in the numbering of the data, or None.
+        class_names: Class names of the data, by label, or None.
     """
 
     inputs: Any
@@ -41,18 +41,18 @@ class InputBatch:
 def read_inputs(
     data: Any, preprocessing: Preprocessing | None, row_shape: Sequence[int] | None, batch_size: int
 ) -> Iterator[InputBatch]:
-    """Yields inputs of a network, whatever form they come in. Ready inputs are yielded as they are, in one batch.
+    """Yields network inputs from data in any supported form. Prepared inputs are yielded unchanged, in one batch.
 
     Args:
-        data: Inputs of the network [N, ...], a tensor, an array of floats, or a mapping or tuple of such; a single
-            row without the axis of rows; the path of an image or of a folder of images, a PIL image, pixels uint8
-            [H, W], [H, W, C] or [N, H, W, C], or a list of these; a ``Dataset`` or ``DataLoader`` of (x, y).
-        preprocessing: What images go through; None where that is not known.
-        row_shape: Shape of one row of the network's inputs; None where it takes several.
-        batch_size: The most images in a batch, where they are read.
+        data: Prepared inputs [N, ...]: a tensor, an array of floats, or a mapping or tuple of these; a single input
+            without the first axis. Or images: a path of a file or folder, a PIL image, pixels uint8 [H, W], [H, W, C]
+            or [N, H, W, C], or a list of these. Or a ``Dataset`` or ``DataLoader`` of (x, y).
+        preprocessing: Preprocessing for images; None if it is unknown.
+        row_shape: Shape of one network input; None if the network takes several inputs.
+        batch_size: Largest number of images in a batch.
 
     Raises:
-        LookalikeError: If images come in a form that is not known, or their preprocessing is not.
+        LookalikeError: If the form of the data is unknown, or images are given without a preprocessing.
     """
     if isinstance(data, DataBundle):
         raise LookalikeError("a DataBundle has two parts; give its .test or .train")
@@ -61,8 +61,8 @@ def read_inputs(
         for batch in batches:
             yield InputBatch(batch.inputs, None, [int(label) for label in batch.labels], batches.class_names)
         return
-    raw = _raw_images(data, row_shape)
-    if raw is None:
+    images = _list_images(data, row_shape)
+    if images is None:
         yield InputBatch(_with_row_axis(data, row_shape))
         return
     if preprocessing is None:
@@ -70,11 +70,11 @@ def read_inputs(
             "the model does not know what its images go through, so it takes ready inputs only; convert with "
             "preprocessing=... (a torchvision transform, or a lookalike.data.Preprocessing), or give tensors"
         )
-    yield from _raw_batches(raw, preprocessing, batch_size)
+    yield from _prepare_in_batches(images, preprocessing, batch_size)
 
 
-def _raw_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None:
-    """Returns images one by one, as paths, PIL images or pixels; None if the data are ready inputs."""
+def _list_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None:
+    """Lists single images, as paths, PIL images or pixels; returns None if the data are prepared inputs."""
     if isinstance(data, str | Path):
         return list(list_images([data])[0])
     if isinstance(data, Image.Image):
@@ -82,16 +82,16 @@ def _raw_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None:
     if isinstance(data, np.ndarray) and _are_pixels(data, row_shape):
         return [data] if data.ndim == 2 or (data.ndim == 3 and data.shape[-1] in _PIXEL_CHANNELS) else list(data)
     if isinstance(data, list) and data:
-        images = [_raw_images(item, row_shape) for item in data]
-        if all(item is not None for item in images):
-            return [image for item in images for image in item or ()]
-        if any(item is not None for item in images):
+        images_per_item = [_list_images(item, row_shape) for item in data]
+        if all(images is not None for images in images_per_item):
+            return [image for images in images_per_item for image in images or ()]
+        if any(images is not None for images in images_per_item):
             raise LookalikeError("a list of images must hold one kind: paths, PIL images, or pixels")
     return None
 
 
 def _are_pixels(array: np.ndarray, row_shape: Sequence[int] | None) -> bool:
-    """Says whether an array holds pixels, and no inputs of a network that takes whole numbers."""
+    """Says whether an array holds pixels, and not the inputs of a network that takes whole numbers."""
     if array.dtype != np.uint8 or array.ndim < 2:
         return False
     if row_shape is not None and tuple(row_shape) in (array.shape, array.shape[1:]):
@@ -100,9 +100,9 @@ def _are_pixels(array: np.ndarray, row_shape: Sequence[int] | None) -> bool:
 
 
 def _with_row_axis(data: Any, row_shape: Sequence[int] | None) -> Any:
-    """Returns ready inputs as tensors, with the axis of rows."""
+    """Returns prepared inputs as tensors; a single input gets a first axis of length 1."""
     if isinstance(data, list):
-        data = _stacked(data)
+        data = _stack(data)
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(np.ascontiguousarray(data))
     if not isinstance(data, Tensor | Mapping | tuple):
@@ -115,8 +115,8 @@ def _with_row_axis(data: Any, row_shape: Sequence[int] | None) -> Any:
     return data
 
 
-def _stacked(rows: list[Any]) -> Tensor:
-    """Returns rows of inputs in one tensor."""
+def _stack(rows: list[Any]) -> Tensor:
+    """Stacks single inputs to one tensor."""
     if not rows:
         raise LookalikeError("there are no inputs: the list is empty")
     try:
@@ -126,17 +126,20 @@ def _stacked(rows: list[Any]) -> Tensor:
         raise LookalikeError(f"a list of {kinds} is no list of images or of inputs of one shape") from error
 
 
-def _raw_batches(images: list[Any], preprocessing: Preprocessing, batch_size: int) -> Iterator[InputBatch]:
+def _prepare_in_batches(images: list[Any], preprocessing: Preprocessing, batch_size: int) -> Iterator[InputBatch]:
     for start in range(0, len(images), batch_size):
-        chosen = images[start : start + batch_size]
-        rows = [(str(image) if isinstance(image, Path) else None, _prepared(image, preprocessing)) for image in chosen]
-        # without a fixed size images come in several: each run of one shape is a batch
-        for _, run in groupby(rows, key=lambda row: row[1].shape):
-            alike = list(run)
-            names = [name for name, _ in alike if name is not None]
-            yield InputBatch(torch.stack([row for _, row in alike]), names if len(names) == len(alike) else None)
+        named_inputs = [
+            (str(image) if isinstance(image, Path) else None, _prepare(image, preprocessing))
+            for image in images[start : start + batch_size]
+        ]
+        # A preprocessing without a fixed size gives inputs of several shapes: each run of one shape is a batch.
+        for _, run in groupby(named_inputs, key=lambda pair: pair[1].shape):
+            same_shape = list(run)
+            names = [name for name, _ in same_shape if name is not None]
+            inputs = torch.stack([x for _, x in same_shape])
+            yield InputBatch(inputs, names if len(names) == len(same_shape) else None)
 
 
-def _prepared(image: Any, preprocessing: Preprocessing) -> Tensor:
-    """Returns an image as the network takes it [C, H, W]."""
+def _prepare(image: Any, preprocessing: Preprocessing) -> Tensor:
+    """Returns the network's input [C, H, W] for one image."""
     return preprocessing.read(image) if isinstance(image, Path) else preprocessing(image)

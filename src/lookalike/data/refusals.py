@@ -1,4 +1,4 @@
-"""What is said of a folder of images that cannot be understood: the reason, and the way out."""
+"""Error messages for folders of images that cannot be read or are ambiguous: the reason, and what to do."""
 
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -6,50 +6,50 @@ from typing import NoReturn
 from lookalike._core.errors import LookalikeError, listing
 from lookalike._core.names import visible
 from lookalike.data.formats import formats_read
-from lookalike.data.parts import PartName, words_beside
+from lookalike.data.parts import PartName, further_words
 from lookalike.data.tree import Tree
 
-_NAMED = 4
-_PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z")
-_ROWS = (".parquet", ".arrow")
+_MAX_NAMED = 4
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z")
+_IMAGE_TABLES = (".parquet", ".arrow")
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 
 
 def quoted(path: str) -> str:
-    """Returns a path between quotation marks, as it is shown."""
+    """Returns a path in quotation marks, with unprintable characters escaped."""
     return f"'{visible(path)}'"
 
 
-def named(folders: Sequence[Tree]) -> str:
-    """Names some folders."""
-    return listing([quoted(folder.name) for folder in folders], _NAMED)
+def names_of(folders: Sequence[Tree]) -> str:
+    """Lists the names of folders; after four it gives the number of the others."""
+    return listing([quoted(folder.name) for folder in folders], _MAX_NAMED)
 
 
 def refuse_without_classes(node: Tree) -> NoReturn:
-    """Refuses a folder of which no sub-folder has images."""
+    """Refuses a folder none of whose sub-folders has images."""
     path = quoted(node.path)
     if node.images:
         raise LookalikeError(
             f"{path} has images (such as {quoted(node.images[0])}) and no folder for each class: put each "
             f"class's images into a folder of its name, {_or_table(node)}"
         )
-    inside = [node, *node.folders, *(inner for folder in node.folders for inner in folder.folders)]
-    for folder in inside:
-        rows = next((name for name in folder.lists if name.lower().endswith(_ROWS)), None)
-        if rows is not None:
+    two_levels = [node, *node.folders, *(subfolder for folder in node.folders for subfolder in folder.folders)]
+    for folder in two_levels:
+        table = next((name for name in folder.tables_and_archives if name.lower().endswith(_IMAGE_TABLES)), None)
+        if table is not None:
             raise LookalikeError(
-                f"{path} holds its images in tables, such as {quoted(rows)}, not in files: read it in Python with "
+                f"{path} holds its images in tables, such as {quoted(table)}, not in files: read it in Python with "
                 "datasets.load_dataset or load_from_disk and give that data set to convert(), or write its images to "
                 "one folder per class"
             )
-        packed = next((name for name in folder.lists if name.lower().endswith(_PACKED)), None)
-        if packed is not None:
-            raise LookalikeError(f"{path} holds an archive, {quoted(packed)}, and no images: unpack it")
-    unread = node.passed_over.examples.get("unread_format")
-    if unread:
+        archive = next((name for name in folder.tables_and_archives if name.lower().endswith(_ARCHIVES)), None)
+        if archive is not None:
+            raise LookalikeError(f"{path} holds an archive, {quoted(archive)}, and no images: unpack it")
+    unsupported = node.passed_over.examples.get("unread_format")
+    if unsupported:
         raise LookalikeError(
             f"{path} has {node.passed_over.counts['unread_format']:,} images in formats that are not read, such as "
-            f"{quoted(unread[0])}: convert them to PNG or JPEG; HEIC is read from Python with "
+            f"{quoted(unsupported[0])}: convert them to PNG or JPEG; HEIC is read from Python with "
             "pillow_heif.register_heif_opener()"
         )
     if not node.folders:
@@ -63,49 +63,52 @@ def refuse_without_classes(node: Tree) -> NoReturn:
 
 
 def refuse_flat_parts(node: Tree, parts: Sequence[Tree]) -> NoReturn:
-    """Refuses parts that have images and no folders of classes."""
+    """Refuses parts whose images are not sorted into class folders."""
     raise LookalikeError(
-        f"{named(parts)} in {quoted(node.path)} {'is a part' if len(parts) == 1 else 'are parts'} of a data set, with "
-        f"images and no folder for each class: sort them into {quoted(parts[0].name + '/CLASS/…')}, {_or_table(node)}"
+        f"{names_of(parts)} in {quoted(node.path)} {'is a part' if len(parts) == 1 else 'are parts'} of a data set, "
+        f"with images and no folder for each class: sort them into {quoted(parts[0].name + '/CLASS/…')}, "
+        f"{_or_table(node)}"
     )
 
 
-def refuse_unclear_part(part: Tree, beside: Sequence[Tree]) -> NoReturn:
+def refuse_unclear_part(folder: Tree, neighbours: Sequence[Tree]) -> NoReturn:
     """Refuses a folder that may be a part or a class."""
+    path = quoted(folder.path)
     raise LookalikeError(
-        f"{quoted(part.path)} may be a part of a data set, or a class beside {named(beside)}: give {quoted(part.path)} "
-        "itself to use it alone; put its images directly into it if it is a class"
+        f"{path} may be a part of a data set, or a class beside {names_of(neighbours)}: give {path} itself to use it "
+        "alone; put its images directly into it if it is a class"
     )
 
 
 def refuse_test_alone(node: Tree, parts: Sequence[Tree]) -> NoReturn:
     """Refuses a test part without a training part."""
     raise LookalikeError(
-        f"{quoted(node.path)} has {named(parts)} but no 'train' beside it: give {quoted(parts[0].path)} itself to use "
-        "it alone"
+        f"{quoted(node.path)} has {names_of(parts)} but no 'train' beside it: give {quoted(parts[0].path)} itself to "
+        "use it alone"
     )
 
 
 def refuse_mixed_parts(node: Tree, parts: Sequence[Tree]) -> None:
-    """Refuses names that speak of parts of several data sets."""
-    if len(words_beside([folder.name for folder in parts])) > 1:
+    """Refuses parts of several data sets in one folder, such as ``cats_train`` and ``dogs_train``."""
+    if len(further_words([folder.name for folder in parts])) > 1:
         raise LookalikeError(
-            f"the folders {named(parts)} in {quoted(node.path)} are parts of several data sets: put those that belong "
-            "together into a folder of their own"
+            f"the folders {names_of(parts)} in {quoted(node.path)} are parts of several data sets: put those that "
+            "belong together into a folder of their own"
         )
 
 
 def refuse_several_parts(node: Tree, by_part: Mapping[PartName, Sequence[Tree]]) -> None:
-    """Refuses two training parts, or two test parts."""
+    """Refuses two folders for the same part."""
     for folders in by_part.values():
         if len(folders) > 1:
             raise LookalikeError(
-                f"{named(folders)} in {quoted(node.path)} are the same part of a data set: leave one, or put their "
+                f"{names_of(folders)} in {quoted(node.path)} are the same part of a data set: leave one, or put their "
                 "images together"
             )
 
 
 def _or_table(node: Tree) -> str:
-    table = next((name for name in node.lists if name.lower().endswith(_TABLES)), "FILE")
-    given = table if table == "FILE" else f"{visible(node.path)}/{visible(table)}"
-    return f"or say their classes by a table of labels (--labels {given}, labels=)"
+    """Suggests a table of labels: one that is in the folder, if any."""
+    table = next((name for name in node.tables_and_archives if name.lower().endswith(_TABLES)), "FILE")
+    path = table if table == "FILE" else f"{visible(node.path)}/{visible(table)}"
+    return f"or give a table of their classes (--labels {path}, labels=)"

@@ -1,8 +1,8 @@
-"""Which images a saved model is tested on: never those that it was made from.
+"""Decides which images a saved model is tested on: never its own training images.
 
-A model is converted on one part of a folder. Whoever evaluates it later gives the same folder, a folder of new images,
-or a mixture. What each image is follows from what the model remembers of its training images, not from a second
-split that might be another one.
+A model is converted on the training part of some data. Later it may be evaluated on the same folder, on a folder of new
+images, or on a mixture. The model remembers its training images (``TrainingRecord``), and each image's role follows
+from that record; a second random split might put training images into the test part.
 """
 
 from dataclasses import dataclass, replace
@@ -18,29 +18,29 @@ from lookalike.data.folders import ImageFiles
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a model remembers of its training data.
+    """A model's record of its training data.
 
     Attributes:
-        fingerprint: Of the training part, as ``Batches`` computes it; None where it is not known.
-        split: How the training part was chosen; None where it is not known.
-        keys: Content keys of its image files, sorted [N]; None where it was no image files.
+        fingerprint: ``Batches.fingerprint`` of the training part; None if unknown.
+        split: How the training part was chosen; None if unknown.
+        keys: Hashes of the training images' files, sorted [N]; None if the data were not image files.
     """
 
     fingerprint: str | None = None
     split: Split | None = None
     keys: np.ndarray | None = None
 
-    def holds(self, files: ImageFiles) -> np.ndarray:
-        """Says of each file whether it is a training image [n], bool."""
+    def contains(self, files: ImageFiles) -> np.ndarray:
+        """Returns for each file whether it is one of the model's training images [n], bool."""
         if self.keys is None or not len(files):
             return np.zeros(len(files), dtype=bool)
         return np.isin(files.content_keys(), self.keys)
 
-    def is_of(self, train: Batches) -> bool:
-        """Says whether training data are the model's own, sample by sample.
+    def matches(self, train: Batches) -> bool:
+        """Says whether ``train`` is exactly the data that the model was made from.
 
-        A folder's fingerprint is of names and sizes, and other pictures in an uncompressed format have the same sizes:
-        where the contents are remembered they decide too.
+        Some fingerprints cover only names and sizes, which other pictures in an uncompressed format may share.
+        Therefore the hashes of the files are compared too, if the record has them.
         """
         if self.fingerprint is None or train.fingerprint() != self.fingerprint:
             return False
@@ -49,96 +49,98 @@ class TrainingRecord:
 
 
 def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | None = None) -> DataBundle:
-    """Returns the data as a model made from ``record`` is to be tested on them.
+    """Divides data into the training and test part for evaluating the model that ``record`` belongs to.
 
     - The data that the model was made from keep their two parts.
-    - Of a folder with ``train`` and ``test``, the ``test`` part is tested on, less any training images in it; the
-      ``train`` part counts as training data as far as the model was made from it.
-    - In any other folder the model's training images are found one by one, and all other images are tested on. Unless
-      all of them are there, none counts as training data: prototypes would seem unused that are not.
+    - In a folder with ``train`` and ``test``, the model is tested on ``test`` without any of its training images.
+      ``train`` is the training part if it contains all of the model's training images.
+    - In any other folder, the model's training images are recognised by their content, and the model is tested on all
+      other images.
+
+    If some of the model's training images are missing, the training part is empty: with an incomplete one, prototypes
+    would seem to represent no training image.
 
     Args:
-        bundle: A data set's two parts, or a folder's, split as the model's was where it has no parts of its own.
-        record: What the model remembers.
-        asked_seed: The seed of a split that the user asked for; None leaves the choice to this function.
+        bundle: The data. A folder without parts must be split with the seed of the model's own split.
+        record: The model's record of its training data.
+        asked_seed: Seed of a split that the user asked for; None lets this function choose.
 
     Returns:
-        A bundle whose notes say which images were taken for what.
+        A bundle whose notes say how many images have which role.
 
     Raises:
-        LookalikeError: If nothing is left to test on, or the split that was asked for would test on training images.
+        LookalikeError: If no image is left to test on, or the requested split would test on training images.
 
     Warns:
-        LookalikeWarning: If training images were among those to test on, or the training part is another one.
+        LookalikeWarning: If there were training images in the test part, or the training part is not the model's.
     """
-    if record.is_of(Batches(bundle.train)):
-        return _told(bundle, f"the model's own training data, {_how(bundle.split)}")
+    if record.matches(Batches(bundle.train)):
+        return _with_note(bundle, f"the model's own training data, {_describe_split(bundle.split)}")
     train, test = bundle.train, bundle.test
     if not isinstance(train, ImageFiles) or not isinstance(test, ImageFiles):
         if record.fingerprint is not None:
             warn_of("the training part of these data is not what the model was made from: other data or preprocessing")
-        return _told(bundle, _how(bundle.split))
+        return _with_note(bundle, _describe_split(bundle.split))
     split = bundle.split
+    # A folder with parts of its own keeps them. In one that was split at random the roles follow from the record.
     if split is None or split.by != "seed":
-        return _parts_of_their_own(bundle, record, train, test)
-    everything = train.joined(test)
-    known = record.holds(everything)
+        return _with_given_parts(bundle, record, train, test)
+    all_files = train.joined(test)
+    is_training = record.contains(all_files)
     if asked_seed is not None:
-        leaked = int(record.holds(test).sum())
-        if leaked:
+        n_leaked = int(record.contains(test).sum())
+        if n_leaked:
             raise LookalikeError(
-                f"split by seed {asked_seed}, {leaked} of {len(test)} test images are training images of the model: "
+                f"split by seed {asked_seed}, {n_leaked} of {len(test)} test images are training images of the model: "
                 "leave --split-seed out, and the model's own split is used"
             )
-        return _told(bundle, _how(split))
-    if known.all():
+        return _with_note(bundle, _describe_split(split))
+    if is_training.all():
         raise LookalikeError(
-            f"all {len(everything)} images of {_named(bundle)} are training images of the model; "
+            f"all {len(all_files)} images of {_quoted_name(bundle)} are training images of the model; "
             "give images that it was not made from"
         )
-    if known.any():
+    if is_training.any():
         warn_of(
-            f"{int(known.sum())} images of {_named(bundle)} are training images of the model; they are not tested on"
+            f"{int(is_training.sum())} images of {_quoted_name(bundle)} are training images of the model; they are not "
+            "tested on"
         )
-    chosen = replace(
-        bundle,
-        train=_complete(record, everything.select(np.flatnonzero(known))),
-        test=everything.select(np.flatnonzero(~known)),
-        split=Split("known" if known.any() else "whole"),
-    )
-    return _told(chosen, _how(chosen.split))
+    split = Split("known" if is_training.any() else "whole")
+    train = _all_or_none(record, all_files.select(np.flatnonzero(is_training)))
+    test = all_files.select(np.flatnonzero(~is_training))
+    return _with_note(replace(bundle, train=train, test=test, split=split), _describe_split(split))
 
 
-def _parts_of_their_own(bundle: DataBundle, record: TrainingRecord, train: ImageFiles, test: ImageFiles) -> DataBundle:
-    """Takes the parts as they are named, less what the model knows better."""
-    leaked = record.holds(test)
-    if leaked.any():
+def _with_given_parts(bundle: DataBundle, record: TrainingRecord, train: ImageFiles, test: ImageFiles) -> DataBundle:
+    """Keeps the folder's parts, but removes training images from the test part and unknown ones from the other."""
+    is_leaked = record.contains(test)
+    if is_leaked.any():
         warn_of(
-            f"{int(leaked.sum())} of {len(test)} images in the test part of {_named(bundle)} are training images of "
-            "the model; they are not tested on"
+            f"{int(is_leaked.sum())} of {len(test)} images in the test part of {_quoted_name(bundle)} are training "
+            "images of the model; they are not tested on"
         )
-        test = test.select(np.flatnonzero(~leaked))
+        test = test.select(np.flatnonzero(~is_leaked))
     if not len(test):
-        raise LookalikeError(f"{_named(bundle)} has no test images that are new to the model; give others")
+        raise LookalikeError(f"{_quoted_name(bundle)} has no test images that are new to the model; give others")
     if record.keys is not None and len(train):
-        known = record.holds(train)
-        if not known.all():
+        is_training = record.contains(train)
+        if not is_training.all():
             warn_of(
-                f"{int((~known).sum())} of {len(train)} images in the training part of {_named(bundle)} are not what "
-                "the model was made from; they are not used"
+                f"{int((~is_training).sum())} of {len(train)} images in the training part of {_quoted_name(bundle)} "
+                "are not what the model was made from; they are not used"
             )
-        train = _complete(record, train.select(np.flatnonzero(known)))
-    return _told(replace(bundle, train=train, test=test), _how(bundle.split))
+        train = _all_or_none(record, train.select(np.flatnonzero(is_training)))
+    return _with_note(replace(bundle, train=train, test=test), _describe_split(bundle.split))
 
 
-def _complete(record: TrainingRecord, train: ImageFiles) -> ImageFiles:
-    """Returns the training images if all that the model was made from are there, else none of them."""
+def _all_or_none(record: TrainingRecord, train: ImageFiles) -> ImageFiles:
+    """Returns ``train`` if it contains all of the model's training images, else no images."""
     present = np.unique(train.content_keys())
-    whole = record.keys is not None and np.array_equal(present, np.unique(record.keys))
-    return train if whole else train.select(np.arange(0))
+    is_complete = record.keys is not None and np.array_equal(present, np.unique(record.keys))
+    return train if is_complete else train.select(np.arange(0))
 
 
-def _how(split: Split | None) -> str:
+def _describe_split(split: Split | None) -> str:
     if split is None:
         return "in parts as they come"
     return {
@@ -149,14 +151,14 @@ def _how(split: Split | None) -> str:
     }[split.by]
 
 
-def _told(bundle: DataBundle, how: str) -> DataBundle:
-    """Adds a note that says which images were taken for what."""
+def _with_note(bundle: DataBundle, split_description: str) -> DataBundle:
+    """Adds a note that says how many images have which role; it replaces the note about a split by seed."""
     n_train = len(bundle.train)
     training = f"{n_train:,} as the model's training images" if n_train else "none as training images"
-    note = f"{_named(bundle)}: {len(bundle.test):,} images to test on, {training} ({how})"
-    notes = tuple(other for other in bundle.notes if "split by seed" not in other)
-    return replace(bundle, notes=(*notes, note))
+    role_note = f"{_quoted_name(bundle)}: {len(bundle.test):,} images to test on, {training} ({split_description})"
+    notes = tuple(note for note in bundle.notes if "split by seed" not in note)
+    return replace(bundle, notes=(*notes, role_note))
 
 
-def _named(bundle: DataBundle) -> str:
+def _quoted_name(bundle: DataBundle) -> str:
     return f"'{visible(bundle.name)}'"

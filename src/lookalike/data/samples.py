@@ -1,4 +1,4 @@
-"""Samples as data sets give them: which part is the input, which the label, and how they become a batch."""
+"""Splits samples into input and label, and collates them into batches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,18 +13,18 @@ from lookalike._core.errors import BrokenImageError, LookalikeError
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
 _LABEL_KEYS = ("labels", "label", "target", "targets", "y")
-_SHOWN = 60  # characters of another library's message
+_MESSAGE_LENGTH = 60  # characters kept of another library's message
 
 
 def split_item(item: Any, index: int) -> tuple[Any, Any]:
     """Returns (x, y) of a sample or of a batch.
 
     Args:
-        item: A pair, or a mapping with usual keys.
-        index: The sample's number, for the error.
+        item: A pair, or a mapping with one of the usual keys for each.
+        index: The sample's number, for the message.
 
     Raises:
-        LookalikeError: If it is neither, or has no label.
+        LookalikeError: If ``item`` is neither, or has no label.
     """
     if isinstance(item, Mapping):
         keys = [next((key for key in names if key in item), None) for names in (_INPUT_KEYS, _LABEL_KEYS)]
@@ -43,27 +43,27 @@ def split_item(item: Any, index: int) -> tuple[Any, Any]:
             f"sample {index} has a {type(x).__name__} for x; give the data set a transform that makes tensors"
         )
     if y is None or isinstance(y, str | bytes | Mapping):
-        given = "no label (None)" if y is None else f"the label {y!r:.60}, a {type(y).__name__}"
-        raise LookalikeError(f"sample {index} has {given}; labels are the numbers of classes, from 0")
+        label = "no label (None)" if y is None else f"the label {y!r:.60}, a {type(y).__name__}"
+        raise LookalikeError(f"sample {index} has {label}; labels are the numbers of classes, from 0")
     return x, y
 
 
 def collate_samples(items: list[Any], first: int, collate: Callable[[list[Any]], Any] | None = None) -> tuple[Any, Any]:
-    """Puts samples together to a batch.
+    """Collates samples into a batch.
 
     Args:
-        items: As the data set gives them.
-        first: The number of the first one, for errors.
-        collate: A loader's own way, which takes the samples as they are; None is torch's.
+        items: The samples, as the data set returns them.
+        first: Number of the first sample, for messages.
+        collate: A loader's own ``collate_fn``, which gets the samples unchanged; None is torch's default.
 
     Returns:
         Inputs and labels.
 
     Raises:
-        LookalikeError: If they differ in shape, keys or kind.
+        LookalikeError: If the samples differ in shape, keys or type.
     """
     if collate is not None:
-        return split_item(_collated(collate, items, first), first)
+        return split_item(_call_collate(collate, items, first), first)
     pairs = [split_item(item, first + offset) for offset, item in enumerate(items)]
     shapes = sorted({str(tuple(np.shape(x))) for x, _ in pairs if isinstance(x, Tensor | np.ndarray)})
     if len(shapes) > 1:
@@ -71,29 +71,29 @@ def collate_samples(items: list[Any], first: int, collate: Callable[[list[Any]],
             f"samples differ in shape ({', '.join(shapes[:3])}) and cannot form a batch; "
             "resize and crop them to one size in the data set's transform (--resize, --crop)"
         )
-    inputs, labels = _collated(default_collate, pairs, first)
+    inputs, labels = _call_collate(default_collate, pairs, first)
     return inputs, labels
 
 
-def _collated(collate: Callable[[list[Any]], Any], items: list[Any], first: int) -> Any:
+def _call_collate(collate: Callable[[list[Any]], Any], items: list[Any], first: int) -> Any:
     try:
         return collate(items)
     except (LookalikeError, BrokenImageError):
         raise
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
-        own = "" if collate is default_collate else "the loader's collate_fn fails: "
-        reason = (str(error).splitlines() or [""])[0][:_SHOWN]
+        origin = "" if collate is default_collate else "the loader's collate_fn fails: "
+        reason = (str(error).splitlines() or [""])[0][:_MESSAGE_LENGTH]
         raise LookalikeError(
-            f"samples {first} to {first + len(items) - 1} cannot form a batch: {own}{type(error).__name__}: {reason}; "
-            "they need the same keys, kinds and shapes"
+            f"samples {first} to {first + len(items) - 1} cannot form a batch: {origin}{type(error).__name__}: "
+            f"{reason}; they need the same keys, kinds and shapes"
         ) from error
 
 
 def check_rows(inputs: Any, labels: np.ndarray, first: int) -> None:
-    """Checks that a batch has a label for each row of its inputs.
+    """Checks that a batch has one label for each row of its inputs.
 
     Raises:
-        LookalikeError: If not.
+        LookalikeError: If the numbers differ; the message gives both.
     """
     rows = {len(leaf) if leaf.ndim else 0 for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor | np.ndarray)}
     if rows and len(labels) not in rows:
@@ -103,17 +103,17 @@ def check_rows(inputs: Any, labels: np.ndarray, first: int) -> None:
 
 
 def as_tensor(values: Any) -> Tensor:
-    """Returns an array as a tensor.
+    """Converts an array to a tensor; a tensor is returned unchanged.
 
     Raises:
-        LookalikeError: If its values are no numbers.
+        LookalikeError: If the values are no numbers.
     """
     if isinstance(values, Tensor):
         return values
     try:
         return torch.from_numpy(np.ascontiguousarray(values))
     except TypeError as error:
-        raise LookalikeError(f"x has values of type {np.asarray(values).dtype}, which are no numbers") from error
+        raise LookalikeError(f"x has values of type {np.asarray(values).dtype}, which are not numbers") from error
 
 
 def take_rows(inputs: Any, rows: slice) -> Any:
@@ -122,7 +122,7 @@ def take_rows(inputs: Any, rows: slice) -> Any:
 
 
 def label_array(labels: Any) -> np.ndarray:
-    """Returns labels of any kind as an array."""
+    """Converts labels of any type to an array."""
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu()
         labels = labels.float() if labels.dtype == torch.bfloat16 else labels  # NumPy has no bfloat16
@@ -130,10 +130,10 @@ def label_array(labels: Any) -> np.ndarray:
 
 
 def as_labels(labels: Any) -> np.ndarray:
-    """Returns labels [N] as int64: whole numbers of any type, alone, in a column or one-hot.
+    """Returns labels [N] as int64, from whole numbers of any type: [N], a column [N, 1], or one-hot [N, K].
 
     Raises:
-        LookalikeError: If they are anything else, or negative.
+        LookalikeError: If the labels are anything else, or negative.
     """
     try:
         values = label_array(labels)
@@ -144,8 +144,8 @@ def as_labels(labels: Any) -> np.ndarray:
     if values.dtype == object and values.ndim == 1 and any(value is None for value in values):
         raise LookalikeError("some labels are None; labels are the numbers of classes, from 0")
     if values.dtype.kind == "f" and values.ndim in (1, 2) and bool((values == np.round(values)).all()):
-        if values.size and np.abs(values).max() >= 2**53:
-            raise LookalikeError(f"there is a label {values.max():g}, which is no number of a class")
+        if values.size and np.abs(values).max() >= 2**53:  # larger floats do not represent every whole number
+            raise LookalikeError(f"label {values.max():g} is too large for the number of a class")
         values = values.astype(np.int64)
     if values.ndim == 2 and values.dtype.kind in "iub" and values.shape[1] > 1 and _is_one_hot(values):
         values = values.argmax(1)
@@ -154,7 +154,7 @@ def as_labels(labels: Any) -> np.ndarray:
             f"labels must be whole numbers, one per sample; these are {values.dtype} of shape {values.shape}"
         )
     if values.dtype == np.uint64 and len(values) and values.max() > np.iinfo(np.int64).max:
-        raise LookalikeError(f"there is a label {values.max()}, which is no number of a class")
+        raise LookalikeError(f"label {values.max()} is too large for the number of a class")
     values = values.astype(np.int64)
     if len(values) and values.min() < 0:
         raise LookalikeError(f"labels must not be negative; there is a {values.min()}")

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a training set, per channel, computed once and kept."""
+"""Mean and standard deviation of a training set, per channel, computed once and saved in a file."""
 
 import json
 from contextlib import suppress
@@ -9,16 +9,16 @@ import numpy as np
 from lookalike._core.files import write_whole
 from lookalike._core.provenance import fingerprint_array
 
-_IMAGES = 1000  # at a time
-_SAMPLED = 2000
+_IMAGES_AT_ONCE = 1000
+_MAX_SAMPLED = 2000
 
 Channels = tuple[float, ...]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
-    """Returns mean and standard deviation of images uint8 [N, H, W] or [N, H, W, 3], of values in [0, 1].
+    """Returns the mean and deviation per channel of images uint8 [N, H, W] or [N, H, W, 3], scaled to [0, 1].
 
-    Grey images give three equal channels, as networks for RGB take them (paper, appendix A.1: 3 channels).
+    For grey images the values are repeated for three channels, as networks for RGB need (paper, appendix A.1).
 
     Example:
         >>> mean, std = channel_statistics(np.full((2, 4, 4), 51, dtype=np.uint8))
@@ -27,8 +27,8 @@ def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
     """
     channels = images.shape[3] if images.ndim == 4 else 1
     total, squares = np.zeros(channels), np.zeros(channels)
-    for start in range(0, len(images), _IMAGES):
-        values = images[start : start + _IMAGES].reshape(-1, channels).astype(np.float64) / 255
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        values = images[start : start + _IMAGES_AT_ONCE].reshape(-1, channels).astype(np.float64) / 255
         total += values.sum(0)
         squares += np.square(values).sum(0)
     n = images.size / channels
@@ -38,30 +38,30 @@ def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
     return tuple(map(float, np.tile(mean, repeat))), tuple(map(float, np.tile(std, repeat)))
 
 
-def kept_statistics(root: Path, name: str, images: np.ndarray) -> tuple[Channels, Channels]:
-    """Returns ``channel_statistics``, from ``statistics.json`` in a folder if they are there for these very images.
+def saved_statistics(root: Path, name: str, images: np.ndarray) -> tuple[Channels, Channels]:
+    """Returns ``channel_statistics``, and saves them in ``statistics.json`` for the next call with the same images.
 
     Args:
-        root: Where they are kept; a folder that cannot be written to is left alone.
-        name: The data set's.
+        root: Folder of ``statistics.json``. If it cannot be written to, nothing is saved.
+        name: Name of the data set.
         images: The training images.
     """
     path = root / "statistics.json"
-    few = np.linspace(0, len(images) - 1, 16).astype(int)
-    key = fingerprint_array(np.asarray(images[few])) + f":{len(images)}"
+    probed_rows = np.linspace(0, len(images) - 1, 16).astype(int)
+    key = fingerprint_array(np.asarray(images[probed_rows])) + f":{len(images)}"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept[name]["key"] == key:
-            return tuple(kept[name]["mean"]), tuple(kept[name]["std"])
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved[name]["key"] == key:
+            return tuple(saved[name]["mean"]), tuple(saved[name]["std"])
     except (OSError, ValueError, KeyError, TypeError):
-        kept = {}
+        saved = {}
     mean, std = channel_statistics(images)
-    others = kept if isinstance(kept, dict) else {}
+    of_all_data_sets = saved if isinstance(saved, dict) else {}
     with suppress(OSError):
-        write_whole(path, json.dumps({**others, name: {"key": key, "mean": mean, "std": std}}, indent=2))
+        write_whole(path, json.dumps({**of_all_data_sets, name: {"key": key, "mean": mean, "std": std}}, indent=2))
     return mean, std
 
 
 def evenly_spread(n: int) -> np.ndarray:
-    """Returns up to 2,000 of n rows, evenly spread: images whose mean and deviation stand for all."""
-    return np.unique(np.linspace(0, n - 1, min(_SAMPLED, n)).astype(int))
+    """Returns up to 2,000 of n rows, evenly spread; mean and deviation are estimated from these images."""
+    return np.unique(np.linspace(0, n - 1, min(_MAX_SAMPLED, n)).astype(int))

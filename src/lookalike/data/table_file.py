@@ -1,4 +1,4 @@
-"""Reading a table from a file: CSV with any usual delimiter, TSV, JSON lines, JSON. Everything in it is text."""
+"""Reads a table of texts from a file: CSV with any usual delimiter, TSV, JSON lines or JSON."""
 
 import codecs
 import csv
@@ -11,7 +11,8 @@ from typing import Any
 from lookalike._core.errors import LookalikeError
 
 _DELIMITERS = ",\t;|"
-_RECORD = {"file_name", "filename", "file", "image", "path"}  # keys of one row, and no files
+# A JSON object with one of these keys is a single row, and not a mapping from files to classes.
+_FILE_KEYS = {"file_name", "filename", "file", "image", "path"}
 _CONTAINERS = (
     (b"PK\x03\x04", "a spreadsheet or an archive", "save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "a spreadsheet", "save it as CSV"),
@@ -25,10 +26,10 @@ class Table:
     """A table of texts.
 
     Attributes:
-        path: Its file.
-        header: The columns' names; None if the file has none.
-        rows: Each row's cells.
-        lines: The line of the file, from 1, that each row begins at.
+        path: File that the table was read from.
+        header: Column names; None if the file has no header.
+        rows: Cells of each row.
+        lines: Line number in the file, from 1, at which each row begins.
     """
 
     path: Path
@@ -37,19 +38,19 @@ class Table:
     lines: list[int]
 
     def column(self, position: int) -> list[str]:
-        """Returns the cells of a column, trimmed."""
+        """Returns the cells of a column, without surrounding spaces."""
         return [row[position].strip() for row in self.rows]
 
 
 def read_table(path: Path) -> Table:
-    """Reads a table; its first row is taken for a header.
+    """Reads a table whose first row is a header.
 
     Raises:
-        LookalikeError: If it cannot be read, is not text, is empty, or a row has more cells than the header.
+        LookalikeError: If the file cannot be read, is not text or is empty, or a row has more cells than the header.
     """
     text = _read_text(path)
     if text.lstrip()[:1] in ("{", "["):
-        return _from_records(path, _records(path, text))
+        return _table_of_records(path, _read_json(path, text))
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), None)
     if first is None:
@@ -57,10 +58,10 @@ def read_table(path: Path) -> Table:
     delimiter = max(_DELIMITERS, key=first.count)
     if first.count(delimiter):
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        rows, numbers = _from_csv(path, reader)
-    else:  # lists of a path, a space and a class
-        filled = [(line.strip(), number) for number, line in enumerate(lines, 1) if line.strip()]
-        rows, numbers = [line.rsplit(maxsplit=1) for line, _ in filled], [number for _, number in filled]
+        rows, numbers = _read_csv(path, reader)
+    else:  # no delimiter: each line is a path, spaces and a class
+        numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+        rows = [lines[number - 1].strip().rsplit(maxsplit=1) for number in numbers]
     header, width = [name.strip() for name in rows[0]], len(rows[0])
     for row, number in zip(rows, numbers, strict=True):
         if len(row) > width and any(cell.strip() for cell in row[width:]):
@@ -76,22 +77,23 @@ def _read_text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise LookalikeError(f"cannot read the table {str(path)!r}: {error.strerror or error}") from error
-    for start, what, remedy in _CONTAINERS:
-        if content.startswith(start):
-            raise LookalikeError(f"the table {str(path)!r} is {what}: {remedy}")
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for signature, container, remedy in _CONTAINERS:
+        if content.startswith(signature):
+            raise LookalikeError(f"the table {str(path)!r} is {container}: {remedy}")
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
     try:
-        text = content.decode("utf-16" if wide else "utf-8-sig")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise LookalikeError(
             f"the table {str(path)!r} is not UTF-8 text (byte {error.start}): save it as CSV with UTF-8"
         ) from error
     if "\x00" in text:
-        raise LookalikeError(f"the table {str(path)!r} is no text: save it as CSV with UTF-8")
+        raise LookalikeError(f"the table {str(path)!r} is not text: save it as CSV with UTF-8")
     return text
 
 
-def _from_csv(path: Path, reader: Any) -> tuple[list[list[str]], list[int]]:
+def _read_csv(path: Path, reader: Any) -> tuple[list[list[str]], list[int]]:
+    """Returns the rows that are not empty, and the line at which each begins."""
     rows: list[list[str]] = []
     numbers: list[int] = []
     start = 1
@@ -106,17 +108,20 @@ def _from_csv(path: Path, reader: Any) -> tuple[list[list[str]], list[int]]:
     return rows, numbers
 
 
-def _records(path: Path, text: str) -> list[tuple[int, Any]]:
-    """Reads JSON lines, a JSON list of objects, or one object of files and classes."""
+def _read_json(path: Path, text: str) -> list[tuple[int, Any]]:
+    """Reads JSON lines, a JSON list of objects, or one JSON object that maps files to classes.
+
+    Returns:
+        (line or entry number, record) of each row.
+    """
     try:
-        whole = json.loads(text)
-    except ValueError:
-        whole = None
-    if isinstance(whole, list):
-        return list(enumerate(whole, 1))
-    by_file = path.suffix.lower() not in (".jsonl", ".ndjson") and isinstance(whole, dict) and len(whole) > 1
-    if by_file and not _RECORD.intersection(whole) and all(isinstance(value, str | int) for value in whole.values()):
-        return [(k, {"file_name": file, "label": label}) for k, (file, label) in enumerate(whole.items(), 1)]
+        document = json.loads(text)
+    except ValueError:  # several lines of JSON
+        document = None
+    if isinstance(document, list):
+        return list(enumerate(document, 1))
+    if isinstance(document, dict) and path.suffix.lower() not in (".jsonl", ".ndjson") and _maps_files(document):
+        return [(k, {"file_name": file, "label": label}) for k, (file, label) in enumerate(document.items(), 1)]
     records = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -124,14 +129,20 @@ def _records(path: Path, text: str) -> list[tuple[int, Any]]:
         try:
             records.append((number, json.loads(line)))
         except ValueError as error:
-            raise LookalikeError(f"line {number} of {str(path)!r} is no JSON: {error}") from error
+            raise LookalikeError(f"line {number} of {str(path)!r} is not JSON: {error}") from error
     return records
 
 
-def _from_records(path: Path, records: list[tuple[int, Any]]) -> Table:
-    strange = next((number for number, record in records if not isinstance(record, dict)), None)
-    if strange is not None:
-        raise LookalikeError(f"entry {strange} of {str(path)!r} is no object with a file and a class")
+def _maps_files(document: dict[str, Any]) -> bool:
+    """Says whether a JSON object maps files to classes, and is not a single row with a file and a class."""
+    has_labels = all(isinstance(value, str | int) for value in document.values())
+    return len(document) > 1 and not _FILE_KEYS.intersection(document) and has_labels
+
+
+def _table_of_records(path: Path, records: list[tuple[int, Any]]) -> Table:
+    invalid_entry = next((number for number, record in records if not isinstance(record, dict)), None)
+    if invalid_entry is not None:
+        raise LookalikeError(f"entry {invalid_entry} of {str(path)!r} is not an object with a file and a class")
     if not records:
         raise LookalikeError(f"the table {str(path)!r} is empty")
     header = list(dict.fromkeys(name for _, record in records for name in record))

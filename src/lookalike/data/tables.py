@@ -1,4 +1,4 @@
-"""Tables of labels: which columns hold files, classes and parts, and which file each row means."""
+"""Reads tables of labels: finds the columns of files, classes and parts, and the file that each row names."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# The columns' usual names, the surest first.
+# Usual column names, in order of preference.
 _FILE = _words(
     "file_name filename file filepath file_path image_path img_path path filenames filepaths paths image_name img_name "
     "image_file image_filename image img images image_id img_id imageid id_code image_index isic_id picture photo "
@@ -30,17 +30,17 @@ _LABEL = _words(
 _SPLIT = _words("split set data_set dataset subset partition part usage phase fold")
 _FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 _HUGGING_FACE = ("metadata.csv", "metadata.jsonl")
-_PROBED = 200  # rows that say whether a column holds files
+_PROBED_ROWS = 200  # a column is one of files if a cell in its first rows names a file of the folder
 
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A row of a table that was understood.
+    """An image, its class and its part, from one row of a table.
 
     Attributes:
-        file: Relative to the root.
-        label: The class's name.
-        part: Which part it belongs to; None where the table has none.
+        file: Path of the image relative to the root.
+        label: Name of the class.
+        part: The part that the image belongs to; None if the table has no parts.
     """
 
     file: str
@@ -53,10 +53,10 @@ class Source:
     """A table to read.
 
     Attributes:
-        path: Its file.
-        base: The folder that its files are relative to, itself relative to the root; empty for the root.
-        label_column: The column with the classes, where it was named.
-        part: The part that all of its rows belong to; None where the rows say so.
+        path: File of the table.
+        base: Folder that the table's paths are relative to, itself relative to the root; empty for the root.
+        label_column: Name of the column of classes, if the user gave one.
+        part: The part that all rows belong to; None if each row has its own, or none.
     """
 
     path: Path
@@ -66,62 +66,67 @@ class Source:
 
 
 def find_tables(top: Tree, labels: str | Path | None) -> list[Source]:
-    """Returns the table that was given, or those that Hugging Face's layout has beside its images.
+    """Returns the user's table of labels, or else the tables of Hugging Face's layout, if there are any.
 
     Args:
-        top: The folder with the images.
-        labels: The table's path, perhaps with ``:COLUMN``; None looks for a ``metadata.csv`` or ``metadata.jsonl``.
+        top: The folder of images.
+        labels: Path of the table, optionally followed by ``:COLUMN``; None looks for ``metadata.csv`` and
+            ``metadata.jsonl``, in the folder itself and in its training and test folders.
 
     Raises:
         LookalikeError: If the table does not exist.
     """
     if labels is not None:
-        return [_given(top, str(labels))]
-    found = []
-    for folder, part in [(top, None), *((folder, part_of(folder.name)) for folder in top.folders)]:
+        return [_users_table(top, str(labels))]
+    sources = []
+    for folder, part_name in [(top, None), *((folder, part_of(folder.name)) for folder in top.folders)]:
         for name in _HUGGING_FACE:
-            if (folder is top or part is not None) and name in folder.lists:
+            if (folder is top or part_name is not None) and name in folder.tables_and_archives:
                 path = Path(folder.path) / name
-                header = [_plain(column) for column in read_table(path).header or []]
+                header = [_column_key(column) for column in read_table(path).header or []]
                 if "file_name" in header and any(column in _LABEL for column in header):
                     folder.take_back("other_file", name)
-                    found.append(Source(path, "" if folder is top else Path(folder.path).name, None, part))
-    return found
+                    sources.append(Source(path, "" if folder is top else Path(folder.path).name, None, part_name))
+    return sources
 
 
-def _given(top: Tree, labels: str) -> Source:
+def _users_table(top: Tree, labels: str) -> Source:
+    """Finds the table at ``PATH`` or ``PATH:COLUMN``, relative to the working directory or to the folder of images."""
     name, _, column = labels.rpartition(":")
+    root = Path(top.path)
     for path, label_column in ((labels, None), (name, column)):
-        for place in (Path(path), Path(top.path) / path):
-            if path and place.is_file():
-                if place.parent == Path(top.path) and place.name in top.lists:
-                    top.take_back("other_file", place.name)
-                inside = place.resolve().is_relative_to(Path(top.path).resolve())
-                base = place.resolve().parent.relative_to(Path(top.path).resolve()).as_posix() if inside else ""
-                return Source(place, "" if base == "." else base, label_column)
+        for table_path in (Path(path), root / path):
+            if path and table_path.is_file():
+                if table_path.parent == root and table_path.name in top.tables_and_archives:
+                    top.take_back("other_file", table_path.name)
+                is_inside = table_path.resolve().is_relative_to(root.resolve())
+                base = table_path.resolve().parent.relative_to(root.resolve()).as_posix() if is_inside else ""
+                return Source(table_path, "" if base == "." else base, label_column)
     is_folder = Path(labels).is_dir() or (Path(top.path) / labels).is_dir()
     problem = "is a folder: give the file of the table" if is_folder else "does not exist"
     raise LookalikeError(f"the table of labels {labels!r} {problem}")
 
 
 def read_labels(top: Tree, sources: Sequence[Source]) -> list[LabelledFile]:
-    """Returns the images that tables name, in the order of their paths; counts what is passed over.
+    """Returns the labelled images, in the order of their paths; counts rows without file or class as passed over.
 
     Raises:
-        LookalikeError: If a table cannot be understood, none of its files is there, or two rows disagree.
+        LookalikeError: If a table has no recognisable columns, none of its files exists, or two rows contradict each
+            other.
     """
     index = _ImageIndex(top)
     rows: dict[str, LabelledFile] = {}
     for source in sources:
-        for line, row in _understand(source, index, top):
-            known = rows.get(row.file)
-            if known is None:
+        for line, row in _read_rows(source, index, top):
+            earlier_row = rows.get(row.file)
+            if earlier_row is None:
                 rows[row.file] = row
-            elif name_key(known.label) != name_key(row.label) or known.part != row.part:
-                what = (known.label, row.label) if known.label != row.label else (known.part, row.part)
+            elif name_key(earlier_row.label) != name_key(row.label) or earlier_row.part != row.part:
+                labels_differ = earlier_row.label != row.label
+                earlier, later = (earlier_row.label, row.label) if labels_differ else (earlier_row.part, row.part)
                 raise LookalikeError(
-                    f"line {line} of {str(source.path)!r} says {what[1]!r} of {row.file!r}, and another line "
-                    f"{what[0]!r}; an image has one class and one part"
+                    f"line {line} of {str(source.path)!r} gives {row.file!r} as {later!r}, and an earlier line "
+                    f"as {earlier!r}; an image has one class and one part"
                 )
             else:
                 top.passed_over.add("repeated_row", row.file)
@@ -132,182 +137,206 @@ def read_labels(top: Tree, sources: Sequence[Source]) -> list[LabelledFile]:
 
 
 class _ImageIndex:
-    """All images of a tree, to be found by what a table calls them.
+    """Finds the images of a folder by the names that a table uses for them.
+
+    A table may give a path from its own folder or from the root, a path that begins above the root, or merely a file
+    name, each with or without suffix.
 
     Attributes:
-        files: Their paths within the root, in order.
+        files: Paths of all images relative to the root, in order.
     """
 
     def __init__(self, top: Tree) -> None:
         start = len(top.path.rstrip("/\\")) + 1
-        self.files = [path[start:].replace("\\", "/") if "\\" in path else path[start:] for path in top.walk(tell=True)]
+        self.files = [
+            path[start:].replace("\\", "/") if "\\" in path else path[start:] for path in top.walk(count_repeated=True)
+        ]
         self._root_name = name_key(Path(top.path).resolve().name)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for file in self.files:
             self._by_stem[name_key(without_suffix(file.rpartition("/")[2]))].append(file)
 
-    def find(self, told: str, base: str) -> list[str]:
-        """Returns the files that a cell may mean: one, none, or several that it cannot tell apart."""
-        told = "/".join(part for part in name_key(told).replace("\\", "/").split("/") if part not in ("", "."))
-        last = told.rpartition("/")[2]
-        alike = [file for file in self._by_stem.get(without_suffix(last), []) if _same_format(last, file)]
-        for exact in (f"{base}/{told}" if base else told, told):
-            same = [file for file in alike if name_key(file) == exact]
-            if same:
-                return same
-        below = [file for file in alike if not base or file.startswith(f"{base}/")] or alike
-        return [file for file in below if self._fits(told, without_suffix(name_key(file)))]
+    def find(self, name: str, base: str) -> list[str]:
+        """Returns the files that a table's cell may mean; more than one if the cell is ambiguous.
 
-    def _fits(self, told: str, file: str) -> bool:
-        """Says whether one path is the end of the other, and the folders that both name are the same."""
-        told, one = f"/{without_suffix(told)}", f"/{file}"
-        if one.endswith(told):
+        Args:
+            name: The cell.
+            base: Folder of the table, relative to the root.
+        """
+        name = "/".join(folder for folder in name_key(name).replace("\\", "/").split("/") if folder not in ("", "."))
+        file_name = name.rpartition("/")[2]
+        candidates = [
+            file for file in self._by_stem.get(without_suffix(file_name), []) if _may_be_same_format(file_name, file)
+        ]
+        # An exact path wins: from the table's own folder first, then from the root.
+        for path in (f"{base}/{name}" if base else name, name):
+            exact_matches = [file for file in candidates if name_key(file) == path]
+            if exact_matches:
+                return exact_matches
+        # Otherwise files whose path overlaps with the cell's, if possible below the table's own folder.
+        candidates = [file for file in candidates if not base or file.startswith(f"{base}/")] or candidates
+        return [file for file in candidates if self._is_end_of_path(name, without_suffix(name_key(file)))]
+
+    def _is_end_of_path(self, name: str, file: str) -> bool:
+        """Says whether a table's path and a file's path agree where they overlap.
+
+        Either the table's path is the end of the file's ("a.jpg" for "cats/a.jpg"), or it begins further up
+        ("/data/photos/cats/a.jpg"). In the second case they must share a folder, or the table's path must name the root
+        just before the file: "b/a.jpg" does not mean the root's own "a.jpg".
+        """
+        table_path, file_path = f"/{without_suffix(name)}", f"/{file}"
+        if file_path.endswith(table_path):
             return True
-        return told.endswith(one) and (
-            one.count("/") > 1 or told == f"/{self._root_name}{one}" or told.endswith(f"/{self._root_name}{one}")
-        )
+        from_root = f"/{self._root_name}{file_path}"
+        return table_path.endswith(file_path) and (file_path.count("/") > 1 or table_path.endswith(from_root))
 
 
-def _same_format(told: str, file: str) -> bool:
-    """Says whether a name without a suffix, or with one of the same format, may mean a file."""
-    wanted = format_of_suffix(told)
-    return wanted is None or wanted == format_of_suffix(file) or told == file.rpartition("/")[2]
+def _may_be_same_format(name: str, file: str) -> bool:
+    """Says whether a name in a table may mean a file: it has no image suffix, or one of the file's format."""
+    image_format = format_of_suffix(name)
+    return image_format is None or image_format == format_of_suffix(file) or name == file.rpartition("/")[2]
 
 
-def _understand(source: Source, index: _ImageIndex, top: Tree) -> list[tuple[int, LabelledFile]]:
-    table = read_table(source.path)
-    table, files = _file_column(table, source, index)
-    labels = _label_column(table, source, files)
-    several = next((k for k, label in enumerate(labels) if label.startswith(("[", "{"))), None)
-    if several is not None:
+def _read_rows(source: Source, index: _ImageIndex, top: Tree) -> list[tuple[int, LabelledFile]]:
+    """Returns (line, labelled image) of each row that names an image of the folder."""
+    table, file_column = _file_column(read_table(source.path), source, index)
+    labels = _labels(table, source, file_column)
+    row_with_list = next((k for k, label in enumerate(labels) if label.startswith(("[", "{"))), None)
+    if row_with_list is not None:
         raise LookalikeError(
-            f"line {table.lines[several]} of {str(source.path)!r} has the class {labels[several]!r}; "
+            f"line {table.lines[row_with_list]} of {str(source.path)!r} has the class {labels[row_with_list]!r}; "
             "an image has one class"
         )
-    parts = [source.part] * len(table.rows) if source.part else _part_column(table, files)
+    part_names = [source.part] * len(table.rows) if source.part else _part_names(table, file_column)
     rows: list[tuple[int, LabelledFile]] = []
-    told = table.column(files)
-    for k, line in enumerate(table.lines):
-        if not told[k]:
+    names = table.column(file_column)
+    for name, label, part_name, line in zip(names, labels, part_names, table.lines, strict=True):
+        if not name:
             continue
-        found = index.find(told[k], source.base)
-        if len(found) > 1:
+        files = index.find(name, source.base)
+        if len(files) > 1:
             raise LookalikeError(
-                f"line {line} of {str(source.path)!r} names {told[k]!r}, which may be {found[0]!r} or {found[1]!r}: "
+                f"line {line} of {str(source.path)!r} names {name!r}, which may be {files[0]!r} or {files[1]!r}: "
                 "give the path within the folder"
             )
-        if not found:
-            top.passed_over.add("missing_file", told[k])
-        elif not labels[k]:
-            top.passed_over.add("no_label", told[k])
+        if not files:
+            top.passed_over.add("missing_file", name)
+        elif not label:
+            top.passed_over.add("no_label", name)
         else:
-            rows.append((line, LabelledFile(found[0], labels[k], parts[k])))
+            rows.append((line, LabelledFile(files[0], label, part_name)))
     if not rows:
-        if not any(told):
+        if not any(names):
             raise LookalikeError(f"the table {str(source.path)!r} names no files: it has a header and no rows")
-        missing = top.passed_over.counts.get("missing_file")
-        reason = f"is in the folder {top.path!r}" if missing else "has a class in it"
-        example = next(name for name in told if name)
+        n_missing = top.passed_over.counts.get("missing_file")
+        reason = f"is in the folder {top.path!r}" if n_missing else "has a class in it"
+        example = next(name for name in names if name)
         raise LookalikeError(f"no file of the table {str(source.path)!r}, such as {example!r}, {reason}")
     return rows
 
 
 def _file_column(table: Table, source: Source, index: _ImageIndex) -> tuple[Table, int]:
-    """Returns the table, and which column holds files."""
-    header = [_plain(name) for name in table.header or []]
+    """Returns the table and its column of files; a table of two columns may turn out to have no header."""
+    header = [_column_key(name) for name in table.header or []]
     candidates = [header.index(name) for name in _FILE if name in header]
     for column in candidates:
-        if any(index.find(cell, source.base) for cell in table.column(column)[:_PROBED] if cell):
+        if any(index.find(cell, source.base) for cell in table.column(column)[:_PROBED_ROWS] if cell):
             return table, column
-    if not candidates and table.header is not None and len(header) == 2:  # two columns without a header
+    if not candidates and table.header is not None and len(header) == 2:  # perhaps the first row is data
         for column in (0, 1):
             if index.find(table.header[column], source.base):
-                whole = Table(table.path, None, [table.header, *table.rows], [1, *table.lines])
-                return whole, column
+                return Table(table.path, None, [table.header, *table.rows], [1, *table.lines]), column
     if not candidates:
         raise LookalikeError(
-            f"the table {str(source.path)!r} has no column of files, but {', '.join(map(repr, table.header or []))}; "
-            "call it 'file_name'"
+            f"the table {str(source.path)!r} has no column of files, only {', '.join(map(repr, table.header or []))}; "
+            "name the column 'file_name'"
         )
     return table, candidates[0]
 
 
-def _label_column(table: Table, source: Source, files: int) -> list[str]:
-    """Returns each row's class; empty where it has none."""
+def _labels(table: Table, source: Source, file_column: int) -> list[str]:
+    """Returns the class of each row, empty if the row has none.
+
+    Raises:
+        LookalikeError: If no column has classes, or two columns have different ones.
+    """
     if table.header is None:
-        return table.column(1 - files)
-    header = [_plain(name) for name in table.header]
+        return table.column(1 - file_column)
+    header = [_column_key(name) for name in table.header]
     if source.label_column is not None:
-        if _plain(source.label_column) not in header:
+        if _column_key(source.label_column) not in header:
             raise LookalikeError(
-                f"the table {str(source.path)!r} has no column {source.label_column!r}, but "
+                f"the table {str(source.path)!r} has no column {source.label_column!r}, only "
                 f"{', '.join(map(repr, table.header))}"
             )
-        return table.column(header.index(_plain(source.label_column)))
-    candidates = [header.index(name) for name in _LABEL if name in header and header.index(name) != files]
+        return table.column(header.index(_column_key(source.label_column)))
+    candidates = [header.index(name) for name in _LABEL if name in header and header.index(name) != file_column]
     if not candidates:
-        return _flags(table, source, files)
+        return _labels_from_flags(table, source, file_column)
     columns = {table.header[k]: table.column(k) for k in candidates}
-    named = [name for name, cells in columns.items() if not all(cell.isdecimal() for cell in cells if cell)]
-    first = (named or list(columns))[0]
+    # A column of names is preferred to one of numbers. Others are fine if they say the same, one to one: "label" 0, 1
+    # beside "species" cat, dog.
+    with_names = [name for name, cells in columns.items() if not all(cell.isdecimal() for cell in cells if cell)]
+    preferred = (with_names or list(columns))[0]
     for name, cells in columns.items():
-        pairs = set(zip(columns[first], cells, strict=True))
-        if len(pairs) != len(set(columns[first])) or len(pairs) != len(set(cells)):
+        pairs = set(zip(columns[preferred], cells, strict=True))
+        if len(pairs) != len(set(columns[preferred])) or len(pairs) != len(set(cells)):
             raise LookalikeError(
-                f"the table {str(source.path)!r} has two columns of classes, {first!r} and {name!r}; say which: "
-                f"--labels {source.path}:{first}"
+                f"the table {str(source.path)!r} has two columns of classes, {preferred!r} and {name!r}; say which: "
+                f"--labels {source.path}:{preferred}"
             )
-    return columns[first]
+    return columns[preferred]
 
 
-def _flags(table: Table, source: Source, files: int) -> list[str]:
-    """Returns the classes of a table with a column of 0 and 1 for each class."""
+def _labels_from_flags(table: Table, source: Source, file_column: int) -> list[str]:
+    """Returns the class of each row of a table that has a column of 0 and 1 per class."""
     header = table.header or []
     columns = {
         name: [_FLAGS.get(cell.lower()) for cell in table.column(k)]
         for k, name in enumerate(header)
-        if k != files and _plain(name) not in _SPLIT
+        if k != file_column and _column_key(name) not in _SPLIT
     }
     if len(columns) < 2 or any(None in flags for flags in columns.values()):
         raise LookalikeError(
-            f"the table {str(source.path)!r} has no column of classes, but {', '.join(map(repr, header))}; call it "
-            f"'label', or say which it is: --labels {source.path}:COLUMN"
+            f"the table {str(source.path)!r} has no column of classes, only {', '.join(map(repr, header))}; name "
+            f"it 'label', or say which it is: --labels {source.path}:COLUMN"
         )
     labels = []
     for line, flags in zip(table.lines, zip(*columns.values(), strict=True), strict=True):
-        true = [name for name, flag in zip(columns, flags, strict=True) if flag]
-        if len(true) != 1:
+        classes = [name for name, flag in zip(columns, flags, strict=True) if flag]
+        if len(classes) != 1:
             raise LookalikeError(
-                f"line {line} of {str(source.path)!r} has {len(true)} classes ({', '.join(true) or 'all are 0'}); "
-                "an image has one class"
+                f"line {line} of {str(source.path)!r} has {len(classes)} classes "
+                f"({', '.join(classes) or 'all are 0'}); an image has one class"
             )
-        labels.append(true[0])
+        labels.append(classes[0])
     return labels
 
 
-def _part_column(table: Table, files: int) -> list[PartName | None]:
-    """Returns the part of each row; None for all where no column tells.
+def _part_names(table: Table, file_column: int) -> list[PartName | None]:
+    """Returns the part of each row; None for all rows if the table has no column of parts.
 
     Raises:
         LookalikeError: If a column called 'split' or 'partition' has other values.
     """
-    header = [_plain(name) for name in table.header or []]
+    header = [_column_key(name) for name in table.header or []]
     for name in _SPLIT:
-        column = header.index(name) if name in header else files
-        if column == files:
+        column = header.index(name) if name in header else file_column
+        if column == file_column:
             continue
         cells = table.column(column)
-        parts = [part_of(cell) for cell in cells]
-        if all(part is not None for part in parts):
-            return list(parts)
-        strange = next(k for k, part in enumerate(parts) if part is None)
-        if any(part is not None for part in parts) or name in ("split", "partition"):
+        part_names = [part_of(cell) for cell in cells]
+        if None not in part_names:
+            return list(part_names)
+        unknown_row = part_names.index(None)
+        if any(part_name is not None for part_name in part_names) or name in ("split", "partition"):
             raise LookalikeError(
-                f"line {table.lines[strange]} of {str(table.path)!r} has the part {cells[strange]!r}; write 'train', "
-                f"'test' or 'val', or call the column {table.header[column] if table.header else name!r} otherwise"
+                f"line {table.lines[unknown_row]} of {str(table.path)!r} has the part {cells[unknown_row]!r}; write "
+                f"'train', 'test' or 'val', or rename the column {table.header[column] if table.header else name!r}"
             )
     return [None] * len(table.rows)
 
 
-def _plain(name: str) -> str:
+def _column_key(name: str) -> str:
+    """Returns a column's name in lower case with underscores, as in the lists of usual names."""
     return "_".join(name_key(name).strip().casefold().replace("-", " ").split())

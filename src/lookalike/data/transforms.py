@@ -1,4 +1,4 @@
-"""A ``Preprocessing`` read off a transform of torchvision, a configuration of timm, or a processor of Transformers."""
+"""Reads a ``Preprocessing`` from a torchvision transform, a timm configuration or a Transformers processor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError
-from lookalike.data.foreign import NotUnderstoodError, check_equal, from_timm, from_torchvision, made_of
+from lookalike.data.foreign import NotUnderstoodError, check_equal, from_timm, from_torchvision, preprocessing_from
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.processors import read_processor
 
@@ -15,16 +15,16 @@ _WAY_OUT = "write it as a lookalike.data.Preprocessing"
 
 
 def read_preprocessing(transform: Any) -> Preprocessing:
-    """Reads what images go through before a network, exactly or not at all.
+    """Reads the preprocessing of another library exactly, or raises an error.
 
-    What is read is compared with what the transform itself makes of a few images, to the pixel.
+    The result is compared with the transform's own output on a few images, pixel by pixel.
 
     Args:
-        transform: A ``Preprocessing``; a torchvision transform or the ``transforms()`` of its weights; an image
-            processor of Transformers; or a mapping as timm's ``resolve_data_config`` returns it.
+        transform: A ``Preprocessing``; a torchvision transform, or the ``transforms()`` of torchvision's weights; a
+            Transformers image processor; or the mapping that timm's ``resolve_data_config`` returns.
 
     Raises:
-        LookalikeError: If a step is not understood; it is named, with the way out.
+        LookalikeError: If a step is unknown; the message names it and says what to do.
 
     Example:
         >>> from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
@@ -42,7 +42,7 @@ def read_preprocessing(transform: Any) -> Preprocessing:
         elif hasattr(transform, "to_dict") and hasattr(transform, "preprocess"):
             return read_processor(transform)
         else:
-            preprocessing = _from_steps(_steps_of(transform))
+            preprocessing = _from_torchvision_steps(_flatten_steps(transform))
         check_equal(preprocessing, lambda image: _as_tensor(transform(image)), "the transform")
     except NotUnderstoodError as error:
         raise LookalikeError(f"the preprocessing was not understood: {error}; {error.way_out or _WAY_OUT}") from error
@@ -52,29 +52,29 @@ def read_preprocessing(transform: Any) -> Preprocessing:
 
 
 def preprocessing_or_none(transform: Any) -> Preprocessing | None:
-    """Returns what ``read_preprocessing`` reads, or None for a transform that it does not understand."""
+    """Returns the result of ``read_preprocessing``, or None for a transform that it cannot read."""
     try:
         return None if transform is None else read_preprocessing(transform)
     except LookalikeError:
         return None
 
 
-def _steps_of(transform: Any) -> list[Any]:
-    """Returns the steps of a transform, those of nested ones in their order."""
+def _flatten_steps(transform: Any) -> list[Any]:
+    """Returns the single steps of a transform, in order, with nested ``Compose`` and ``Sequential`` resolved."""
     if type(transform).__name__ == "Compose":
-        inner = list(transform.transforms)
+        children = list(transform.transforms)
     elif isinstance(transform, nn.Sequential):
-        inner = list(transform)
+        children = list(transform)
     else:
         return [transform]
-    return [step for nested in inner for step in _steps_of(nested)]
+    return [step for child in children for step in _flatten_steps(child)]
 
 
-def _from_steps(steps: list[Any]) -> Preprocessing:
-    """Reads torchvision's steps, of its first and its second version.
+def _from_torchvision_steps(steps: list[Any]) -> Preprocessing:
+    """Reads the steps of torchvision's transforms, v1 or v2.
 
     Raises:
-        NotUnderstoodError: If a step is not understood, or stands where it means something else.
+        NotUnderstoodError: If a step is unknown, or its position gives it another meaning.
     """
     settings: dict[str, Any] = {"resize": None, "crop": None}
     is_grey = False
@@ -86,7 +86,7 @@ def _from_steps(steps: list[Any]) -> Preprocessing:
             if getattr(step, "max_size", None) is not None or settings["crop"] is not None:
                 raise NotUnderstoodError(f"{step} is not understood here")
             interpolation = getattr(step.interpolation, "value", step.interpolation)
-            settings |= {"resize": _resize_of(step.size), "interpolation": interpolation}
+            settings |= {"resize": _resize_from(step.size), "interpolation": interpolation}
         elif kind == "CenterCrop":
             sides = [step.size] if isinstance(step.size, int) else list(step.size)
             settings["crop"] = (sides[0], sides[-1])
@@ -100,15 +100,17 @@ def _from_steps(steps: list[Any]) -> Preprocessing:
     channels = 1 if is_grey else len(settings.get("mean", (0.0,) * 3))
     settings.setdefault("mean", (0.0,) * channels)
     settings.setdefault("std", (1.0,) * channels)
-    return made_of(**settings)
+    return preprocessing_from(**settings)
 
 
-def _resize_of(size: Any) -> Any:
+def _resize_from(size: Any) -> Any:
+    """Returns ``Preprocessing.resize`` for torchvision's size: an int, a list of one int, or (height, width)."""
     sides = [size] if isinstance(size, int) else list(size)
     return sides[0] if len(sides) == 1 else tuple(sides)
 
 
 def _as_tensor(value: Any) -> Tensor:
+    """Checks that a transform returned a tensor of floats, and removes torchvision's tensor subclass."""
     if not isinstance(value, Tensor):
         raise NotUnderstoodError(f"the transform returns a {type(value).__name__}, not a tensor")
     if not value.is_floating_point():

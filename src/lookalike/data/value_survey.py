@@ -1,4 +1,4 @@
-"""One scale for a data set's greys: found in the training images, kept in the model, checked on other images."""
+"""Finds one scale for a data set's greys of more than 8 bits from the training images; warns of others outside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,25 +22,25 @@ from lookalike.data.grey_values import (
 from lookalike.data.images import decode_image, opened_image
 from lookalike.data.preprocessing import Preprocessing
 
-_LOOKED_AT = 256  # files, evenly spread, that are opened to see whether there are greys of more than 8 bits
-_DECODED = 2_000  # files at most, evenly spread, whose values are read if there are
-_DARK = 16  # a set that uses less than this part of 16 bits probably holds 12 bits
-_CONVENTIONS = ((0.0, 1.0), (0.0, 255.0))  # of floating-point images, in this order
+_MAX_HEADERS = 256  # files, evenly spread, whose headers are searched for greys of more than 8 bits
+_MAX_DECODED = 2_000  # files, evenly spread, whose values are read if there are such greys
+_TWELVE_BITS = 16  # values up to 1/16 of the 16-bit range probably have 12 bits
+_USUAL_RANGES = ((0.0, 1.0), (0.0, 255.0))  # of floating-point images; the first that fits is taken
 
 
 @dataclass(frozen=True)
 class ValueSurvey:
-    """The values of some images' greys of more than 8 bits.
+    """The values of a data set's images that have greys of more than 8 bits.
 
     Attributes:
         low: The lowest value.
-        high: The highest.
-        kinds: What the values are, in words.
-        n_deep: Of how many images.
-        n_read: Of how many that were read.
-        n_total: Of how many in the data set.
-        own_scale: Whether all of them tell themselves what white is.
-        spans: The lowest and highest value of each [n_deep, 2].
+        high: The highest value.
+        kinds: The kinds of values, in words.
+        n_deep: Number of images with greys of more than 8 bits.
+        n_read: Number of images that were read.
+        n_total: Number of images in the data set.
+        own_scale: Whether the formats of all these images define white.
+        spans: Lowest and highest value of each image [n_deep, 2].
     """
 
     low: float
@@ -54,28 +54,28 @@ class ValueSurvey:
 
     @property
     def of_images(self) -> str:
-        """Says of which images the values are."""
+        """Says how many images the values are from."""
         return f"{self.n_deep:,} of {self.n_read:,} images read" + (
             f" (of {self.n_total:,})" if self.n_total > self.n_read else ""
         )
 
 
 def survey_values(files: Sequence[Path], *, large_images: bool = False) -> ValueSurvey | None:
-    """Reads the values of greys of more than 8 bits.
+    """Reads the values of images with greys of more than 8 bits.
 
-    Only the headers of up to 256 files are looked at; if any has such greys, up to 2,000 files are decoded.
+    The headers of up to 256 files are read first. If any has such greys, up to 2,000 files are decoded.
 
     Args:
-        files: Image files; those that cannot be read are left out.
+        files: Image files; those that cannot be read are ignored.
         large_images: Read images beyond Pillow's limit too.
 
     Returns:
-        None if there are none.
+        The survey, or None if no image has such greys.
     """
-    if not any(_looks_deep(files[int(row)]) for row in _evenly(len(files), _LOOKED_AT)):
+    if not any(_has_deep_header(files[int(row)]) for row in _evenly_spread_rows(len(files), _MAX_HEADERS)):
         return None
     spans, kinds, own_scale, n_read = [], set(), True, 0
-    for row in _evenly(len(files), _DECODED):
+    for row in _evenly_spread_rows(len(files), _MAX_DECODED):
         try:
             image = decode_image(files[int(row)], large_images=large_images)
             n_read += 1
@@ -88,81 +88,76 @@ def survey_values(files: Sequence[Path], *, large_images: bool = False) -> Value
         own_scale = own_scale and has_own_scale(image)
     if not spans:
         return None
-    table = np.asarray(spans)
-    low, high = float(table[:, 0].min()), float(table[:, 1].max())
-    return ValueSurvey(low, high, tuple(sorted(kinds)), len(spans), n_read, len(files), own_scale, table)
+    lows_highs = np.asarray(spans)
+    low, high = float(lows_highs[:, 0].min()), float(lows_highs[:, 1].max())
+    return ValueSurvey(low, high, tuple(sorted(kinds)), len(spans), n_read, len(files), own_scale, lows_highs)
 
 
 def settle_value_range(bundle: DataBundle) -> DataBundle:
-    """Finds one scale for the greys of a data set's training images, where they have more than 8 bits.
+    """Finds one scale for a data set whose images have greys of more than 8 bits.
 
-    Unsigned 16 bits are read over 0…65535. Of floating-point and other whole numbers the training images must all lie
-    in 0…1, or else in 0…255; that becomes the range of both parts, and of the model. It is said in the notes.
+    Unsigned 16 bits are read over 0…65535. For floating-point and other whole numbers, the values of all training
+    images must be in 0…1, or else in 0…255. That becomes the value range of both parts and of the model, and a note
+    says so.
 
     Args:
-        bundle: Image files; other data are returned as they are.
+        bundle: Image files; other data are returned unchanged.
 
     Raises:
-        LookalikeError: If the values fit neither, or are of several kinds: it says what they are.
+        LookalikeError: If the values are in neither range, or are of several kinds; the message says what they are.
     """
-    files, p = _files_of(bundle.train), bundle.preprocessing
-    found = None if files is None else survey_values(files, large_images=p.large_images)
-    if found is None:
+    files, preprocessing = _files_of(bundle.train), bundle.preprocessing
+    survey = None if files is None else survey_values(files, large_images=preprocessing.large_images)
+    if survey is None:
         return bundle
-    if p.value_range is not None:
-        return replace(bundle, notes=(*bundle.notes, *_clipped(found, p.value_range, "training")))
-    if found.own_scale:
-        dark = found.high < SIXTEEN_BITS[1] / _DARK
-        note = f"greys of 16 bits are read over 0…65535; the training images use {found.low:g}…{found.high:g}"
-        hint = (
-            f"{note}, so they look nearly black: if they hold fewer bits, say so with --value-range 0,"
-            f"{_next_power(found.high)} (value_range in Python)"
-        )
-        return replace(bundle, notes=(*bundle.notes, hint if dark else note))
-    if len(found.kinds) > 1:
+    if preprocessing.value_range is not None:
+        return replace(bundle, notes=(*bundle.notes, *_range_notes(survey, preprocessing.value_range, "training")))
+    if survey.own_scale:
+        return replace(bundle, notes=(*bundle.notes, _note_on_sixteen_bits(survey)))
+    if len(survey.kinds) > 1:
         raise LookalikeError(
-            f"the training images hold {' and '.join(found.kinds)}, from {found.low:g} to {found.high:g}: one scale "
-            f"cannot be guessed for them; {_way_out(found)}"
+            f"the training images hold {' and '.join(survey.kinds)}, from {survey.low:g} to {survey.high:g}: one scale "
+            f"cannot be guessed for them; {_way_out(survey)}"
         )
-    fitting = (r for r in _CONVENTIONS if r[0] <= found.low and found.high <= r[1])
-    value_range = next(fitting, None)
+    # Floating-point or 32-bit values: nothing in the file defines white. A range is guessed only if it is a usual one.
+    value_range = next((r for r in _USUAL_RANGES if r[0] <= survey.low and survey.high <= r[1]), None)
     if value_range is None:
         raise LookalikeError(
-            f"the training images hold {found.kinds[0]} from {found.low:g} to {found.high:g}, and nothing says which "
-            f"of them are black and white; {_way_out(found)}"
+            f"the training images hold {survey.kinds[0]} from {survey.low:g} to {survey.high:g}, and nothing says "
+            f"which of them are black and white; {_way_out(survey)}"
         )
-    settled = bundle.with_preprocessing(replace(p, value_range=value_range))
+    settled = bundle.with_preprocessing(replace(preprocessing, value_range=value_range))
     note = (
-        f"the training images hold {found.kinds[0]} from {found.low:g} to {found.high:g} ({found.of_images}): "
-        f"{value_range[0]:g} is taken for black and {value_range[1]:g} for white, here and in the model; "
-        "--value-range says otherwise"
+        f"the training images hold {survey.kinds[0]} from {survey.low:g} to {survey.high:g} ({survey.of_images}): "
+        f"{value_range[0]:g} stands for black and {value_range[1]:g} for white, here and in the model; "
+        "--value-range changes this"
     )
     return replace(settled, notes=(*settled.notes, note))
 
 
 def warn_of_values(data: Any, what: str) -> None:
-    """Warns if images have values beyond the range that a model reads, or use hardly any of it.
+    """Warns if images have values outside the range that a model reads, or use hardly any of it.
 
     Args:
-        data: A data set; those that are not of image files are left alone.
-        what: What to call it.
+        data: A data set of image files; other data are ignored.
+        what: Name of the data in the warning, such as ``"test"``.
 
     Warns:
-        LookalikeWarning: It says how many, and which values.
+        LookalikeWarning: With the number of such images and their values.
     """
-    files, p = _files_of(data), getattr(data, "transform", None)
-    if files is None or not isinstance(p, Preprocessing):
+    files, preprocessing = _files_of(data), getattr(data, "transform", None)
+    if files is None or not isinstance(preprocessing, Preprocessing):
         return
-    found = survey_values(files, large_images=p.large_images)
-    if found is not None:
-        for note in _clipped(found, p.value_range or SIXTEEN_BITS, what):
+    survey = survey_values(files, large_images=preprocessing.large_images)
+    if survey is not None:
+        for note in _range_notes(survey, preprocessing.value_range or SIXTEEN_BITS, what):
             warn_of(note)
 
 
 def value_remark(image: Image.Image, preprocessing: Preprocessing) -> str | None:
-    """Says what is odd about one image's values for a model that reads them over its own range."""
+    """Returns a remark if an image's values are outside the range that a model reads, or use hardly any of it."""
     if not is_deep(image) or (preprocessing.value_range is None and not has_own_scale(image)):
-        return None  # nothing to say, or refused when it is prepared
+        return None  # 8 bits, or an image without a scale, which the preprocessing refuses
     low, high = value_span(image)
     black, white = preprocessing.value_range or SIXTEEN_BITS
     read_over = f"the model reads {black:g}…{white:g}"
@@ -173,46 +168,58 @@ def value_remark(image: Image.Image, preprocessing: Preprocessing) -> str | None
     return None
 
 
-def _clipped(found: ValueSurvey, value_range: ValueRange, what: str) -> list[str]:
+def _note_on_sixteen_bits(survey: ValueSurvey) -> str:
+    note = f"greys of 16 bits are read over 0…65535; the training images use {survey.low:g}…{survey.high:g}"
+    if survey.high >= SIXTEEN_BITS[1] / _TWELVE_BITS:
+        return note
+    return (
+        f"{note}, so they look nearly black: if they hold fewer bits, say so with --value-range 0,"
+        f"{_highest_of_bits(survey.high)} (value_range in Python)"
+    )
+
+
+def _range_notes(survey: ValueSurvey, value_range: ValueRange, what: str) -> list[str]:
+    """Returns notes on images with values outside the range, and on images that use less than 1% of it."""
     black, white = value_range
     notes = []
-    beyond = int(((found.spans[:, 0] < black) | (found.spans[:, 1] > white)).sum())
-    if beyond:
+    n_outside = int(((survey.spans[:, 0] < black) | (survey.spans[:, 1] > white)).sum())
+    if n_outside:
         notes.append(
-            f"{beyond:,} {what} images have values beyond {black:g}…{white:g}, which are cut off "
-            f"(they reach from {found.low:g} to {found.high:g}; {found.of_images})"
+            f"{n_outside:,} {what} images have values beyond {black:g}…{white:g}, which are cut off "
+            f"(they reach from {survey.low:g} to {survey.high:g}; {survey.of_images})"
         )
-    dark = int((found.spans[:, 1] < black + (white - black) / 100).sum())
-    if dark:
-        notes.append(f"{dark:,} {what} images use less than 1% of {black:g}…{white:g} and are nearly black")
+    n_dark = int((survey.spans[:, 1] < black + (white - black) / 100).sum())
+    if n_dark:
+        notes.append(f"{n_dark:,} {what} images use less than 1% of {black:g}…{white:g} and are nearly black")
     return notes
 
 
-def _way_out(found: ValueSurvey) -> str:
+def _way_out(survey: ValueSurvey) -> str:
     return (
-        f"say so with --value-range LOW,HIGH, e.g. --value-range {found.low:g},{found.high:g} "
+        f"say so with --value-range LOW,HIGH, e.g. --value-range {survey.low:g},{survey.high:g} "
         "(Preprocessing(value_range=(low, high)) in Python)"
     )
 
 
-def _next_power(value: float) -> int:
+def _highest_of_bits(value: float) -> int:
+    """Returns the highest number with as many bits as ``value``: 4095 for 3000."""
     return int(2 ** np.ceil(np.log2(max(value, 1.0) + 1))) - 1
 
 
 def _files_of(data: Any) -> list[Path] | None:
-    """Returns a data set's image files, where it is prepared by a ``Preprocessing``."""
+    """Returns a data set's image files; None if it has no files, or its transform is no ``Preprocessing``."""
     rows: np.ndarray | None = None
     while isinstance(data, Subset):
-        chosen = np.asarray(data.indices)
-        rows, data = chosen if rows is None else chosen[rows], data.dataset
+        indices = np.asarray(data.indices)
+        rows, data = indices if rows is None else indices[rows], data.dataset
     files = getattr(data, "files", None)
     if not isinstance(files, list) or not isinstance(getattr(data, "transform", None), Preprocessing):
         return None
     return files if rows is None else [files[int(row)] for row in rows]
 
 
-def _looks_deep(file: Path) -> bool:
-    """Says whether an image's header tells of greys of more than 8 bits; a file that cannot be opened has none."""
+def _has_deep_header(file: Path) -> bool:
+    """Says whether an image has greys of more than 8 bits, by its header; False if it cannot be opened."""
     try:
         with opened_image(file) as image:
             return is_deep(image)
@@ -220,5 +227,5 @@ def _looks_deep(file: Path) -> bool:
         return False
 
 
-def _evenly(n: int, at_most: int) -> np.ndarray:
+def _evenly_spread_rows(n: int, at_most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(at_most, n)).astype(int)) if n else np.arange(0)

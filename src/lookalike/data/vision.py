@@ -1,4 +1,4 @@
-"""The paper's data sets that torchvision reads: MNIST, Fashion-MNIST, SVHN, CIFAR-10, STL-10 (paper, appendix A.1)."""
+"""The paper's data sets that torchvision provides: MNIST, Fashion-MNIST, SVHN, CIFAR-10, STL-10 (paper, A.1)."""
 
 import functools
 import gzip
@@ -14,23 +14,33 @@ import numpy as np
 from lookalike._core.errors import LookalikeError, first_line
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
-from lookalike.data.statistics import kept_statistics
+from lookalike.data.statistics import saved_statistics
 
-_DAMAGED = (ValueError, AssertionError, EOFError, KeyError, TypeError, IndexError, pickle.UnpicklingError, zlib.error)
+# The errors that torchvision's readers raise on damaged files.
+_DAMAGED_FILE_ERRORS = (
+    ValueError,
+    AssertionError,
+    EOFError,
+    KeyError,
+    TypeError,
+    IndexError,
+    pickle.UnpicklingError,
+    zlib.error,
+)
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]  # train x, y, test x, y, class names
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set that torchvision reads.
+    """A data set that torchvision provides.
 
     Attributes:
-        name: Its registered name.
-        description: One line.
-        size: The side that the paper's networks take.
-        files: Which files to put where, without a network.
-        read: Reads it from a folder, or downloads it there first.
+        name: Registered name.
+        description: One line about the data set.
+        size: Side in pixels of the paper's network input.
+        files: For offline use: the files that the user has to provide, and in which folder.
+        read: ``read(folder, download)`` reads the data set from a folder, after downloading it if asked to.
     """
 
     name: str
@@ -41,7 +51,7 @@ class _Source:
 
 
 def data_folder() -> Path:
-    """Returns where data sets are kept: ``$LOOKALIKE_DATA``, or ``~/.cache/lookalike/data``."""
+    """Returns the folder of downloaded data sets: ``$LOOKALIKE_DATA``, or ``~/.cache/lookalike/data``."""
     return Path(os.environ.get("LOOKALIKE_DATA") or Path.home() / ".cache" / "lookalike" / "data")
 
 
@@ -49,7 +59,7 @@ def _load(source: _Source, preprocessing: Preprocessing | None = None) -> DataBu
     root = data_folder()
     train_x, train_y, test_x, test_y, names = _read(source, root)
     if preprocessing is None:
-        mean, std = kept_statistics(root, source.name, train_x)
+        mean, std = saved_statistics(root, source.name, train_x)
         preprocessing = Preprocessing((source.size, source.size), None, mean, std)
     train, test = (
         ImageArray(x, y.astype(np.int64), names, preprocessing) for x, y in ((train_x, train_y), (test_x, test_y))
@@ -58,18 +68,18 @@ def _load(source: _Source, preprocessing: Preprocessing | None = None) -> DataBu
 
 
 def _read(source: _Source, root: Path) -> Arrays:
-    """Reads a data set; downloads it if it is not there.
+    """Reads a data set, after downloading it if it is missing.
 
     Raises:
-        LookalikeError: If it is neither there nor to be had, or a file is damaged.
+        LookalikeError: If the data set is missing and cannot be downloaded, or a file is damaged.
     """
     try:
         return source.read(root, False)
     except (RuntimeError, OSError) as error:
         if isinstance(error, gzip.BadGzipFile):
-            raise _damaged(source, root, error) from error
-    except _DAMAGED as error:
-        raise _damaged(source, root, error) from error
+            raise _damaged_files_error(source, root, error) from error
+    except _DAMAGED_FILE_ERRORS as error:
+        raise _damaged_files_error(source, root, error) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
         return source.read(root, True)
@@ -78,11 +88,11 @@ def _read(source: _Source, root: Path) -> Arrays:
             f"{source.name!r} is not in {str(root)!r}, or not with its original files, and could not be downloaded "
             f"({_reason(error)}); put {source.files} there, or set LOOKALIKE_DATA to the folder that has it"
         ) from error
-    except _DAMAGED as error:
-        raise _damaged(source, root, error) from error
+    except _DAMAGED_FILE_ERRORS as error:
+        raise _damaged_files_error(source, root, error) from error
 
 
-def _damaged(source: _Source, root: Path, error: Exception) -> LookalikeError:
+def _damaged_files_error(source: _Source, root: Path, error: Exception) -> LookalikeError:
     return LookalikeError(
         f"the files of {source.name!r} in {str(root)!r} are damaged ({_reason(error)}); "
         "remove them and load the data set again"
@@ -96,26 +106,26 @@ def _reason(error: Exception) -> str:
 def _read_idx(kind: str, root: Path, download: bool) -> Arrays:
     from torchvision import datasets
 
-    parts = [getattr(datasets, kind)(root, train=train, download=download) for train in (True, False)]
-    x, y = ([part.data.numpy() for part in parts], [part.targets.numpy() for part in parts])
-    for images, labels in zip(x, y, strict=True):
-        if len(images) != len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels")
-    return x[0], y[0], x[1], y[1], [name.split(" - ")[0] for name in parts[0].classes]
+    train, test = (getattr(datasets, kind)(root, train=is_train, download=download) for is_train in (True, False))
+    for dataset in (train, test):
+        if len(dataset.data) != len(dataset.targets):
+            raise ValueError(f"{len(dataset.data)} images and {len(dataset.targets)} labels")
+    names = [name.split(" - ")[0] for name in train.classes]
+    return train.data.numpy(), train.targets.numpy(), test.data.numpy(), test.targets.numpy(), names
 
 
 def _read_svhn(root: Path, download: bool) -> Arrays:
     from torchvision.datasets import SVHN
 
     train, test = (SVHN(root / "svhn", split=split, download=download) for split in ("train", "test"))
-    x = [np.ascontiguousarray(part.data.transpose(0, 2, 3, 1)) for part in (train, test)]
-    return x[0], train.labels, x[1], test.labels, [str(digit) for digit in range(10)]
+    train_x, test_x = (np.ascontiguousarray(dataset.data.transpose(0, 2, 3, 1)) for dataset in (train, test))
+    return train_x, train.labels, test_x, test.labels, [str(digit) for digit in range(10)]
 
 
 def _read_cifar10(root: Path, download: bool) -> Arrays:
     from torchvision.datasets import CIFAR10
 
-    train, test = (CIFAR10(root, train=part, download=download) for part in (True, False))
+    train, test = (CIFAR10(root, train=is_train, download=download) for is_train in (True, False))
     return train.data, np.array(train.targets), test.data, np.array(test.targets), list(train.classes)
 
 
@@ -123,8 +133,8 @@ def _read_stl10(root: Path, download: bool) -> Arrays:
     from torchvision.datasets import STL10
 
     train, test = (STL10(root, split=split, download=download) for split in ("train", "test"))
-    x = [np.ascontiguousarray(part.data.transpose(0, 2, 3, 1)) for part in (train, test)]
-    return x[0], train.labels, x[1], test.labels, list(train.classes)
+    train_x, test_x = (np.ascontiguousarray(dataset.data.transpose(0, 2, 3, 1)) for dataset in (train, test))
+    return train_x, train.labels, test_x, test.labels, list(train.classes)
 
 
 _IDX = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte into {}/raw"

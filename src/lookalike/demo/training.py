@@ -1,4 +1,4 @@
-"""Training the demonstration's black box: it stands for the model that a user brings."""
+"""Training of the demonstration's black box, which stands for a user's own model."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ _LEARNING_RATE = 5e-3
 
 
 def train_digit_network(digits: DataBundle, seed: int, progress: bool | None = None) -> nn.Module:
-    """Trains the small network on the digits, for some ten seconds on two cores; the same seed, the same weights."""
+    """Trains the small network on the digits, about ten seconds on two cores. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, _ = digit_network()

@@ -1,4 +1,4 @@
-"""From images to embeddings: one pass of the encoder, kept with all that is needed to trust it later."""
+"""Embeds data sets in one pass of the encoder, and stores the embeddings with a record of what they depend on."""
 
 from lookalike.embedding.precision import PRECISIONS, Precision
 from lookalike.embedding.run import as_encoder, embed, name_samples

@@ -1,4 +1,4 @@
-"""What embeddings depend on, so that no others are taken for them."""
+"""The key of embeddings: everything that they depend on, so that stored ones are used only where they fit."""
 
 import re
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str, dtype: str) -> dict[str, Any]:
     """Returns everything that the embeddings of a data set depend on.
 
-    What is not in it changes no more than the last digits of a row: the batch size, the number of workers, the device
-    and the versions of libraries.
+    The batch size, the number of workers, the device and the versions of libraries are left out: they change at most
+    the last digits of a row.
 
     Args:
-        encoder: Makes the embeddings.
-        data: The data's fingerprint.
-        transform: That of what the samples go through.
-        precision: As it was asked for; what ``"auto"`` chose is noted with the first batch.
-        dtype: In which the embeddings are kept.
+        encoder: Encoder that computes the embeddings.
+        data: Fingerprint of the data.
+        transform: Fingerprint of the samples' transform.
+        precision: The requested precision. The one that ``"auto"`` stands for is noted with the first batch.
+        dtype: Type in which the embeddings are stored.
 
     Returns:
         JSON values by name.
@@ -44,20 +44,21 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
 
 
 def fingerprint_layers(model: nn.Module) -> str:
-    """Returns a SHA-256 of a network's layers and their settings, which have no weights: which activation, say."""
+    """Returns a SHA-256 of a network's layers and their settings, such as activations, which weights do not show."""
     layers = [
         [name, type(layer).__qualname__, _ADDRESS.sub("", layer.extra_repr())] for name, layer in model.named_modules()
     ]
     return fingerprint_json(layers)
 
 
-def other_than(held: Mapping[str, Any], key: Mapping[str, Any], chosen: Any = None) -> str:
-    """Names what differs between the key of embeddings that are there and one that is asked for.
+def key_differences(stored_key: Mapping[str, Any], key: Mapping[str, Any], used_precision: Any = None) -> str:
+    """Names the entries in which the key of stored embeddings differs from a requested one; empty if they agree.
 
     Args:
-        held: The key of those that are there.
-        key: What is asked for.
-        chosen: The precision that they were made in: ``"auto"`` and what it chose are the same embeddings.
+        stored_key: Key of the stored embeddings.
+        key: The requested key.
+        used_precision: The precision that the stored embeddings were computed in. If it was chosen by ``"auto"``, a
+            request for that very precision agrees with them.
     """
-    same = chosen is not None and key["precision"] == chosen
-    return differences({**held, "precision": key["precision"]} if same else held, key)
+    same_precision = used_precision is not None and key["precision"] == used_precision
+    return differences({**stored_key, "precision": key["precision"]} if same_precision else stored_key, key)

@@ -1,4 +1,4 @@
-"""In which numbers the encoder computes: half precision where the processor is quicker at it, and what that changes."""
+"""The encoder's precision: half precision if the processor is faster with it, and the effect on the embeddings."""
 
 import os
 from collections.abc import Iterator
@@ -21,25 +21,25 @@ from lookalike.encoder.shadow import shadow_of
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
-_WORTH_IT = 2e13  # floating-point operations; a shorter pass stays in float32
-_PER_BYTE = 4.0  # operations per byte that they read and write; below, memory decides how long a pass takes
-_COMPARED = 64  # rows
-_SWITCH = "LOOKALIKE_BFLOAT16"
+_MIN_OPERATIONS = 2e13  # floating-point operations; a shorter pass gains too little and stays in float32
+_MIN_OPERATIONS_PER_BYTE = 4.0  # per byte read or written; below, memory bandwidth decides the time, not arithmetic
+_COMPARED_ROWS = 64
+_BFLOAT16_VARIABLE = "LOOKALIKE_BFLOAT16"
 
 
 @contextmanager
 def computing(precision: str, device: torch.device) -> Iterator[None]:
-    """Runs encoders in a precision, at the speed of the processor.
+    """Runs the encoder inside the ``with`` block in a precision, with fast convolutions and matrix products.
 
     Raises:
-        LookalikeError: If there is no such precision, or not on this device.
+        LookalikeError: If the precision does not exist, or not on this device.
     """
     if precision == "float32":
         with Accelerated():
             yield
         return
     if precision == "float16" and device.type == "cpu":
-        raise LookalikeError("float16 is for GPUs; on a CPU there are float32 and bfloat16")
+        raise LookalikeError("float16 is for GPUs; a CPU computes in float32 or bfloat16")
     checks.one_of("precision", precision, PRECISIONS)
     with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
         yield
@@ -49,18 +49,22 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
 def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: torch.device) -> str:
     """Returns the precision that ``"auto"`` stands for.
 
-    It is a rule, not a measurement of time: the same network, data and machine give the same precision, and so the same
-    embeddings bit for bit. Short passes stay in float32, and so do networks with other weights than float32. On a GPU
-    it is bfloat16 where it has it, else float16. On a CPU it is bfloat16 if the processor computes in it, and if
-    convolutions and matrix products do at least four operations per byte that they read and write. These are counted as
-    a row or two pass through a shadow of the network in bfloat16: its owner's hooks do not run. A network that cannot
-    be tried in this way stays in float32.
+    The choice is a rule and not a measurement of time: the same network, data and machine always give the same
+    precision, and so the same embeddings to the bit.
+
+    - A network whose weights are not float32 runs in float32.
+    - A GPU uses bfloat16 if it supports it, else float16.
+    - A CPU uses bfloat16 if it has fast instructions for it, the pass is long, and convolutions and matrix products do
+      at least four operations per byte that they read and write; else float32.
+
+    The operations are counted while one row, and then two, pass through a copy of the network in bfloat16, in which the
+    user's hooks do not run. If this fails, the network stays in float32.
 
     Args:
-        encoder: The network.
-        inputs: Its first inputs.
-        total: How many rows there will be; None when that is not known: then many.
-        device: Where it runs.
+        encoder: The encoder.
+        inputs: The first batch of inputs.
+        total: Number of rows of the whole pass; None if unknown, which counts as many.
+        device: Device of the encoder.
     """
     if any(p.dtype != torch.float32 for p in encoder.model.parameters() if p.is_floating_point()):
         return "float32"
@@ -69,36 +73,39 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
     if device.type != "cpu" or not has_bfloat16():
         return "float32"
     try:
-        with torch.random.fork_rng(devices=[]):  # a network that draws numbers must not move the caller's
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the caller's random state stays the same even if the network draws numbers
             operations, n_bytes = _operations_of_row(shadow_of(encoder), inputs, device)
-    except Exception:  # foreign code may raise anything; the pass itself says what is wrong with it
+    except Exception:  # the user's code may raise any error; if it is a real one, the pass itself raises it again
         return "float32"
-    long = total is None or total * operations >= _WORTH_IT
-    return "bfloat16" if long and operations >= _PER_BYTE * n_bytes else "float32"
+    is_long = total is None or total * operations >= _MIN_OPERATIONS
+    return "bfloat16" if is_long and operations >= _MIN_OPERATIONS_PER_BYTE * n_bytes else "float32"
 
 
 @torch.no_grad()
-def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float] | None:
-    """Compares a precision with float32 on some rows, in a shadow of the network.
+def measure_effect(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float] | None:
+    """Compares a precision with float32 on the first 64 rows, in a copy of the network.
 
     Returns:
-        ``rows``; ``same_predictions``, the share whose predicted class stays, where the encoder has a head;
-        ``deviation``, the mean of ‖z′ − z‖ over the mean of ‖z‖. None if the network cannot be tried.
+        ``rows``, the number of rows; ``deviation``, the mean of ‖z′ − z‖ divided by the mean of ‖z‖; and, if the
+        encoder has a head, ``same_predictions``, the share of rows with an unchanged predicted class. None if the
+        copy fails.
     """
-    few = take_rows(inputs, slice(0, _COMPARED))
+    compared_rows = take_rows(inputs, slice(0, _COMPARED_ROWS))
     passes = []
     try:
         trial = shadow_of(encoder)
         for tried in ("float32", precision):
             with torch.random.fork_rng(devices=[]), computing(tried, device):
-                passes.append(trial.embed_and_score(few))
+                passes.append(trial.embed_and_score(compared_rows))
     except LookalikeError:
         raise
-    except Exception:  # as above
+    except Exception:  # the user's code may raise any error; see choose_precision
         return None
     (z, scores), (z_half, scores_half) = passes
     effect = {
-        "rows": float(n_rows(few)),
+        "rows": float(n_rows(compared_rows)),
         "deviation": float((z_half.float() - z).norm(dim=1).mean() / z.norm(dim=1).mean().clamp_min(1e-12)),
     }
     if isinstance(scores, Tensor) and isinstance(scores_half, Tensor) and scores.ndim == 2 and scores.shape[1] > 1:
@@ -109,14 +116,13 @@ def effect_of(encoder: Encoder, inputs: Any, precision: str, device: torch.devic
 def has_bfloat16() -> bool:
     """Whether this processor multiplies matrices in bfloat16 several times as fast as in float32 (AMX).
 
-    Processors that merely have instructions for it (AVX-512 BF16) are quicker with some networks and slower with
-    others: there ``"auto"`` is float32, and ``precision="bfloat16"`` asks for it. The environment variable
-    ``LOOKALIKE_BFLOAT16`` overrules it: 0 says no, 1 yes. Results are right either way, so both ways can be tested on
-    any machine.
+    With AVX-512 BF16 instructions alone, some networks are faster and others slower: there ``"auto"`` stays in float32,
+    and ``precision="bfloat16"`` can be requested. The environment variable ``LOOKALIKE_BFLOAT16`` overrides the
+    detection: 0 for no, 1 for yes. Results are correct in both cases, so tests can run both on any machine.
     """
-    switch = os.environ.get(_SWITCH)
-    if switch in ("0", "1"):
-        return switch == "1"
+    setting = os.environ.get(_BFLOAT16_VARIABLE)
+    if setting in ("0", "1"):
+        return setting == "1"
     check = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return check is not None and bool(check())
 
@@ -124,8 +130,8 @@ def has_bfloat16() -> bool:
 class _Operations(TorchDispatchMode):
     """Counts floating-point operations, and the bytes that they read and write.
 
-    torch's own ``FlopCounterMode`` also tracks modules, by hooks that fail where a tensor that requires grad enters
-    one; the operations alone are all that is asked for here.
+    torch's own ``FlopCounterMode`` also tracks modules with hooks, which fail if a tensor that requires grad enters a
+    module. Here only the operations are needed.
     """
 
     def __init__(self) -> None:
@@ -144,9 +150,9 @@ class _Operations(TorchDispatchMode):
 
 
 def _operations_of_row(encoder: Encoder, inputs: Any, device: torch.device) -> tuple[int, int]:
-    """Returns how many operations a row takes, and how many bytes in float32 they read and write, weights aside.
+    """Returns the number of operations for one row, and of the bytes in float32 that they read and write.
 
-    That is what a second row adds.
+    Both are what a second row adds to the first. So the weights, which are read once per batch, do not count.
     """
     counts = []
     for n in (1, 2):

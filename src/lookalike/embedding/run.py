@@ -1,4 +1,4 @@
-"""Embedding a data set: one pass of the encoder, kept with all that is needed to trust it later."""
+"""``embed``: runs a data set through the encoder once, and returns or stores the embeddings."""
 
 import _thread
 import time
@@ -21,17 +21,19 @@ from lookalike._core.replacing import roll_back
 from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batch, Batches
-from lookalike.embedding.key import embedding_key, other_than
-from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, effect_of
+from lookalike.embedding.key import embedding_key, key_differences
+from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, measure_effect
 from lookalike.embedding.store import META, EmbeddingStore
-from lookalike.embedding.writing import Journalled, Memory, Sink, finish
+from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 from lookalike.encoder.head import OUTPUT
 
-_NAMED = 5
-_AHEAD = 2  # batches
-_LITTLE, _PATIENCE, _LONG_PATIENCE = 0.001, 0.1, 1.0  # seconds
+_MAX_NAMED = 5  # samples named in a message
+_BATCHES_AHEAD = 2
+_POLL_INTERVAL = 0.001  # seconds between checks whether the reading thread has ended
+_SLOT_TIMEOUT = 0.1  # seconds; so often the reading thread, when it has nothing to do, checks whether to end
+_START_TIMEOUT = 1.0  # seconds that a thread may need to start
 
 
 @keeps_random_states
@@ -50,43 +52,37 @@ def embed(
     head: str | None = None,
     progress: bool | Advance | None = None,
 ) -> EmbeddingStore:
-    """Embeds a data set, in eval mode, without augmentation of its own (paper section 3.2, step 1).
+    """Embeds a data set in eval mode, without augmentation (paper section 3.2, step 1).
 
-    Images are read while the encoder works on those before. In a folder nothing that was done is lost: a pass that
-    was interrupted, killed or ran out of disk goes on where it stopped when it is called again with ``resume``, and
-    ends with the same bytes.
+    The next images are read while the encoder works. With a folder, no finished work is lost: if a pass was
+    interrupted or killed or ran out of disk space, a second call with ``resume`` continues where it stopped, and ends
+    with the same bytes.
 
     Args:
         model: An ``Encoder``, a model that has one, or a trained classifier, which is cut at its head first.
         data: A data set, loader, or pair of arrays; see ``lookalike.data.Batches``.
-        batch_size: The most rows that pass through the encoder at once; None takes the loader's own, or 256. If the
-            memory does not suffice for so many, fewer pass at once from then on.
-        num_workers: Processes that read and prepare images.
-        folder: Where to write the embeddings; None keeps them in memory.
-        resume: Go on with what an earlier call has left; if that one had come to its end, its result is returned.
-        overwrite: Start anew, and replace the folder if there is one.
-        precision: In which numbers the encoder computes. ``"auto"`` takes half precision for long passes where the
-            processor is quicker at it, else float32; what that changes is measured and told in ``info``.
-        dtype: In which the embeddings are kept.
-        on_error: ``"skip"`` goes on at an image that cannot be read, and lists it.
-        head: The classifier's head, where it cannot be found.
-        progress: Show a progress bar; None shows one on a terminal; or the function that moves your own.
+        batch_size: Largest number of rows that pass through the encoder at once; None takes the loader's own, or 256.
+            If memory runs out, it is halved.
+        num_workers: Number of processes that read and prepare images.
+        folder: Folder to write the embeddings to; None keeps them in memory.
+        resume: Continue an interrupted pass. If the earlier pass was finished, its embeddings are returned.
+        overwrite: Start again, and replace the folder if it exists.
+        precision: The encoder's precision. ``"auto"`` takes half precision if the processor is faster with it, else
+            float32; the effect on embeddings and predictions is measured and recorded in ``info``.
+        dtype: Type in which the embeddings are stored.
+        on_error: ``"skip"`` continues after an image that cannot be read, and lists it in ``skipped``.
+        head: Name of the classifier's head, if it cannot be found automatically.
+        progress: Whether to show a progress bar; None shows one on a terminal. Or a function that advances your own.
 
     Returns:
-        The embeddings, row by row in the data's order.
+        The embeddings, row by row in the order of the data.
 
     Raises:
-        LookalikeError: If there are no samples; an embedding is not finite (it names the samples); the folder holds
-            something else, or unfinished embeddings of other weights, data or transform (it says which); or the disk
-            is full.
+        LookalikeError: If there are no samples; an embedding is not finite (the message names the samples); the folder
+            contains other files, or unfinished embeddings of other weights, data or transform (the message says
+            which); or the disk is full.
     """
-    checks.model("model", model)
-    checks.one_of("precision", precision, PRECISIONS)
-    checks.one_of("dtype", dtype, ("float32", "float16"))
-    checks.flag("resume", resume)
-    checks.flag("overwrite", overwrite)
-    checks.optional(checks.path, "folder", folder)
-    checks.progress("progress", progress)
+    _check_options(model, precision, dtype, folder, resume=resume, overwrite=overwrite, progress=progress)
     batches = data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
     encoder = as_encoder(model, batches, head)
     if batches.is_random():
@@ -98,77 +94,112 @@ def embed(
         encoder, batches.fingerprint(), batches.transform_fingerprint(), precision=precision, dtype=dtype
     )
     if folder is None:
-        return _embed(encoder, batches, Memory(), key, progress)
-    lock = lock_beside(Path(folder))
+        return _run_pass(encoder, batches, MemorySink(), key, progress)
+    return _embed_to_folder(encoder, batches, Path(folder), key, progress, resume=resume, overwrite=overwrite)
+
+
+def _embed_to_folder(
+    encoder: Encoder,
+    batches: Batches,
+    folder: Path,
+    key: dict[str, Any],
+    progress: bool | Advance | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> EmbeddingStore:
+    """Returns the finished embeddings in a folder if ``resume`` finds any, else runs or resumes the pass."""
+    lock = lock_beside(folder)
     if resume and not overwrite:
         with alone(lock):
-            roll_back(Path(folder))
-            is_finished = (Path(folder) / META).is_file()
+            roll_back(folder)
+            is_finished = (folder / META).is_file()
             if is_finished:
-                finish(Path(folder))
-        store = _finished(folder, key, batches) if is_finished else None
+                remove_journal(folder)
+        store = _open_finished(folder, key, batches) if is_finished else None
         if store is not None:
             return store
-        overwrite = is_finished  # it was damaged
+        overwrite = is_finished  # finished embeddings that cannot be opened are damaged, and are replaced
     with alone(lock):
-        sink = Journalled(folder, key, resume=resume, overwrite=overwrite)
+        sink = JournalSink(folder, key, resume=resume, overwrite=overwrite)
         _check_skipped(sink.skipped.values(), batches, sink.folder)
-        return undoing(sink.release, lambda: _embed(encoder, batches, sink, key, progress))
+        return undoing(sink.release, lambda: _run_pass(encoder, batches, sink, key, progress))
+
+
+def _check_options(
+    model: Any,
+    precision: Any,
+    dtype: Any,
+    folder: Any,
+    *,
+    resume: Any,
+    overwrite: Any,
+    progress: Any,
+) -> None:
+    """Checks the types and values of the arguments of ``embed``."""
+    checks.model("model", model)
+    checks.one_of("precision", precision, PRECISIONS)
+    checks.one_of("dtype", dtype, ("float32", "float16"))
+    checks.flag("resume", resume)
+    checks.flag("overwrite", overwrite)
+    checks.optional(checks.path, "folder", folder)
+    checks.progress("progress", progress)
 
 
 def as_encoder(model: nn.Module, batches: Batches, head: str | None = None, **options: Any) -> Encoder:
-    """Returns a model's encoder, or cuts a classifier with the first samples of the data."""
-    own = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
-    if isinstance(own, Encoder):
-        return own
+    """Returns a model's encoder, or makes one by cutting a classifier, for which the first samples are read."""
+    encoder = model if isinstance(model, Encoder) else getattr(model, "encoder", None)
+    if isinstance(encoder, Encoder):
+        return encoder
     checks.optional(checks.text, "head", head)
     first = next(iter(batches), None)
     if first is None:
         raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
-    if isinstance(own, nn.Module) and hasattr(model, "prototypes"):  # a prototype model that was trained as such
-        return Encoder(own, first.inputs, head=OUTPUT, **options)
+    if isinstance(encoder, nn.Module) and hasattr(model, "prototypes"):  # a prototype model that was trained as such
+        return Encoder(encoder, first.inputs, head=OUTPUT, **options)
     return Encoder(model, first.inputs, head=head, **options)
 
 
 def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
-    """Names up to five samples, and says how many more there are."""
-    more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
-    return ", ".join(describe(int(index)) for index in indices[:_NAMED]) + more
+    """Lists the names of up to five samples, and the number of the others."""
+    ending = f" and {len(indices) - _MAX_NAMED} more" if len(indices) > _MAX_NAMED else ""
+    return ", ".join(describe(int(index)) for index in indices[:_MAX_NAMED]) + ending
 
 
-def _embed(
+def _run_pass(
     encoder: Encoder, batches: Batches, sink: Sink, key: dict[str, Any], progress: bool | Advance | None
 ) -> EmbeddingStore:
+    """Embeds all samples that the sink does not have yet, and returns the sink's embeddings."""
     device, weights_type = device_of(encoder.model), dtype_of(encoder.model)
     bar = progress_bar("Embedding", batches.total, progress)
-    ahead = _Ahead(batches.starting_at(sink.start))
+    read_ahead = _ReadAhead(batches.starting_at(sink.start))
 
     def run() -> None:
         with torch.no_grad(), bar as advance, ExitStack() as stack:
             advance(sink.start)
-            rows = _Rows(encoder)
-            for batch in ahead:
+            embedder = _MemoryAwareEmbedder(encoder)
+            for batch in read_ahead:
                 inputs = place(batch.inputs, device, weights_type)
-                if rows.done == 0:
+                if embedder.n_done == 0:
                     _note_precision(sink, key["precision"], encoder, inputs, batches.total, device)
                     stack.enter_context(computing(sink.notes["precision"], device))
                 with step("encoder"):
-                    z, scores = rows.embed(inputs)
-                kept = z.half() if key["dtype"] == "float16" else z.float()
-                finite = kept.isfinite().all(1)
-                broken = [] if bool(finite.all()) else batch.indices[~finite.cpu().numpy()].tolist()
-                parts = {"embeddings": kept.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
+                    z, scores = embedder.embed(inputs)
+                z = z.half() if key["dtype"] == "float16" else z.float()
+                is_finite = z.isfinite().all(1)
+                not_finite = [] if bool(is_finite.all()) else batch.indices[~is_finite.cpu().numpy()].tolist()
+                arrays = {"embeddings": z.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
                 if scores is not None and encoder.outputs is not None:
-                    parts["predictions"] = encoder.outputs.predicted(scores).cpu().numpy()
+                    arrays["predictions"] = encoder.outputs.predicted(scores).cpu().numpy()
                 with step("write embeddings"):
-                    sink.add(parts, batch.read, dict(batches.skipped), broken)
+                    sink.add(arrays, batch.read, dict(batches.skipped), not_finite)
                 advance(len(batch.labels))
 
-    undoing(ahead.stop, run)
-    if sink.broken:
+    undoing(read_ahead.stop, run)
+    if sink.not_finite:
         sink.discard()
-        named = name_samples(np.asarray(sink.broken), batches.describe)
-        raise LookalikeError(f"{len(sink.broken)} embeddings have NaN or infinite values: {named}")
+        names = name_samples(np.asarray(sink.not_finite), batches.describe)
+        raise LookalikeError(f"{len(sink.not_finite)} embeddings have NaN or infinite values: {names}")
     info = {**key, "asked_precision": key["precision"], **sink.notes, "versions": versions()}
     batches.skipped.update(sink.skipped)
     store = sink.close(batches.class_names, batches.skipped, info)
@@ -177,25 +208,24 @@ def _embed(
     return store
 
 
-def _finished(folder: str | Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
-    """Returns what an earlier call has finished; None if it was damaged since, which is warned of.
+def _open_finished(folder: Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
+    """Opens the finished embeddings of an earlier call; warns and returns None if they are damaged.
 
     Raises:
-        LookalikeError: If it was made with something else, or does not say with what.
+        LookalikeError: If they were made with another key, or their key is not recorded.
     """
-    folder = Path(folder)
     try:
         info = read_record(folder / META)["info"]
-        held = {name: info.get(name) for name in key} | {"precision": info.get("asked_precision")}
+        stored_key = {name: info.get(name) for name in key} | {"precision": info.get("asked_precision")}
     except (LookalikeError, KeyError, AttributeError) as error:
         raise LookalikeError(
             f"{str(folder)!r} does not say what its embeddings were made with ({error}): remove it, or overwrite it "
             "(overwrite=True)"
         ) from error
-    differing = other_than(held, key, info.get("precision"))
-    if differing:
+    different = key_differences(stored_key, key, info.get("precision"))
+    if different:
         raise LookalikeError(
-            f"{str(folder)!r} holds embeddings made with other {differing}: choose another place, remove it, or "
+            f"{str(folder)!r} holds embeddings made with other {different}: choose another place, remove it, or "
             "overwrite it (overwrite=True)"
         )
     try:
@@ -207,129 +237,143 @@ def _finished(folder: str | Path, key: dict[str, Any], batches: Batches) -> Embe
     _check_skipped(store.skipped, batches, folder)
     if not batches.can_fetch:
         warn_of(
-            f"the embeddings in {str(folder)!r} are taken as they are: of a stream no more than its type and length "
-            "can be compared with those of an earlier call"
+            f"the embeddings in {str(folder)!r} are used without comparing the data: a stream's contents cannot be "
+            "compared with those of an earlier call"
         )
     return store
 
 
 def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> None:
-    """Checks that no image was left out that the data are not to go without.
+    """Checks that stored embeddings leave out no image, unless this call allows it too.
 
     Raises:
-        LookalikeError: If one was, and ``on_error`` is ``"stop"``.
+        LookalikeError: If images were skipped, and ``on_error`` is ``"stop"``.
     """
     if skipped and batches.on_error == "stop":
         raise LookalikeError(
             f"{str(folder)!r} was made with on_error='skip' and leaves out {len(skipped)} images (the first: "
-            f"{next(iter(skipped))}): give on_error='skip' again, or start anew (overwrite=True, or another folder)"
+            f"{next(iter(skipped))}): give on_error='skip' again, or start again (overwrite=True, or another folder)"
         )
 
 
 def _note_precision(
-    sink: Sink, asked: str, encoder: Encoder, inputs: Any, total: int | None, device: torch.device
+    sink: Sink, requested: str, encoder: Encoder, inputs: Any, total: int | None, device: torch.device
 ) -> None:
-    """Notes the precision with the first batch; a pass that is taken up goes on in its own."""
+    """Chooses and notes the precision at the first batch; a resumed pass continues in the precision that it noted."""
     if "precision" in sink.notes:
         return
-    chosen = choose_precision(encoder, inputs, total, device) if asked == "auto" else asked
-    notes: dict[str, Any] = {"precision": chosen}
-    if chosen != "float32":
-        notes["precision_effect"] = effect_of(encoder, inputs, chosen, device)
+    precision = choose_precision(encoder, inputs, total, device) if requested == "auto" else requested
+    notes: dict[str, Any] = {"precision": precision}
+    if precision != "float32":
+        notes["precision_effect"] = measure_effect(encoder, inputs, precision, device)
     sink.note(notes)
 
 
-class _Rows:
-    """Passes rows through an encoder, fewer at once from then on when the memory does not suffice."""
+class _MemoryAwareEmbedder:
+    """Runs batches through an encoder; when memory runs out, it halves the rows at once, then and in later batches.
+
+    Attributes:
+        max_rows: Largest number of rows at once; None as long as whole batches fit.
+        n_done: Number of rows embedded so far.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.at_once: int | None = None
-        self.done = 0
+        self.max_rows: int | None = None
+        self.n_done = 0
 
     def embed(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns embeddings [n, D] and class scores [n, K]."""
         n = n_rows(inputs)
         while True:
-            step = n if self.at_once is None else self.at_once
+            rows_at_once = n if self.max_rows is None else self.max_rows
             try:
-                parts = [
-                    self.encoder.embed_and_score(inputs if step >= n else take_rows(inputs, slice(start, start + step)))
-                    for start in range(0, n, step)
+                results = [
+                    self.encoder.embed_and_score(
+                        inputs if rows_at_once >= n else take_rows(inputs, slice(start, start + rows_at_once))
+                    )
+                    for start in range(0, n, rows_at_once)
                 ]
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or step == 1:
+                if not is_out_of_memory(error) or rows_at_once == 1:
                     raise
-                self.at_once = max(1, min(step, n) // 2)
+                self.max_rows = max(1, min(rows_at_once, n) // 2)
             else:
-                self.done += n
-                z, scores = (list(one) for one in zip(*parts, strict=True))
+                self.n_done += n
+                z, scores = (list(column) for column in zip(*results, strict=True))
                 return torch.cat(z), None if scores[0] is None else torch.cat(scores)
-            if torch.cuda.is_available():  # outside of the handler, which holds on to the failed pass's tensors
+            if (
+                torch.cuda.is_available()
+            ):  # not in the handler: there the error still refers to the failed pass's tensors
                 torch.cuda.empty_cache()
-            warn_of(f"the memory does not suffice for {step} rows at once; going on with {self.at_once}")
+            warn_of(f"not enough memory for {rows_at_once} rows at once; going on with {self.max_rows}")
 
 
-class _Ahead:
-    """Reads the next batches in a thread while this one is worked on.
+class _ReadAhead:
+    """Reads the next batches in a thread while the caller works on the current one.
 
-    The two threads share nothing that has a lock in Python, and ``threading.Thread``, which has some, plays no part: an
-    interruption between two steps of Python would leave a lock taken, and ``stop`` would wait for ever.
+        reading thread ── batches, error or None ──▶  _results  ──▶  __iter__
+        reading thread ◀── one item per free slot ──  _free_slots ◀──  __iter__
+
+    The threads share nothing with a lock that is handled in Python code, and therefore no ``threading.Thread``: an
+    interruption (Ctrl-C) between two steps of Python code would leave such a lock taken, and ``stop`` would wait for
+    ever. ``SimpleQueue`` is written in C.
     """
 
     def __init__(self, batches: Iterator[Batch]) -> None:
-        self.batches = batches
-        self.ready: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
-        self.room: SimpleQueue[None] = SimpleQueue()  # as many as there is room for further batches
-        for _ in range(_AHEAD):
-            self.room.put(None)
-        self.asked = self.reading = self.stopped = self.ended = False
+        self._batches = batches
+        self._results: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
+        self._free_slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_BATCHES_AHEAD):
+            self._free_slots.put(None)
+        self._is_started = self._is_running = self._is_stopped = self._has_ended = False
 
     def __iter__(self) -> Iterator[Batch]:
-        self.asked = True
-        _thread.start_new_thread(self._read, ())
+        self._is_started = True
+        _thread.start_new_thread(self._run_thread, ())
         while True:
             with step("wait for images"):
-                batch = self.ready.get()
+                batch = self._results.get()
             if batch is None:
                 return
             if isinstance(batch, BaseException):
                 raise batch
-            self.room.put(None)
+            self._free_slots.put(None)
             yield batch
 
     def stop(self) -> None:
-        """Ends the thread, at whatever it is."""
-        self.stopped = True
-        until = time.monotonic() + _LONG_PATIENCE  # interrupted before it was started, it never begins
-        while self.asked and not self.ended and (self.reading or time.monotonic() < until):
-            time.sleep(_LITTLE)
+        """Tells the thread to end, and waits for it."""
+        self._is_stopped = True
+        # An interruption may come after `_is_started` is set and before the thread starts: then it never runs.
+        deadline = time.monotonic() + _START_TIMEOUT
+        while self._is_started and not self._has_ended and (self._is_running or time.monotonic() < deadline):
+            time.sleep(_POLL_INTERVAL)
 
-    def _read(self) -> None:
-        self.reading = True
+    def _run_thread(self) -> None:
+        self._is_running = True
         try:
-            if not self.stopped:
+            if not self._is_stopped:
                 self._read_all()
         finally:
-            self.ended = True
+            self._has_ended = True
 
     def _read_all(self) -> None:
         try:
-            for batch in self.batches:
-                self.ready.put(batch)
-                if not self._has_room():
+            for batch in self._batches:
+                self._results.put(batch)
+                if not self._wait_for_slot():
                     return
         except BaseException as error:
-            self.ready.put(error)
+            self._results.put(error)
         else:
-            self.ready.put(None)
+            self._results.put(None)
 
-    def _has_room(self) -> bool:
-        """Waits until there is room for another batch; False when the thread is to end."""
-        while not self.stopped:
+    def _wait_for_slot(self) -> bool:
+        """Waits until another batch may be read; returns False if the thread has to end instead."""
+        while not self._is_stopped:
             with suppress(Empty):
-                self.room.get(timeout=_PATIENCE)
-                return not self.stopped
+                self._free_slots.get(timeout=_SLOT_TIMEOUT)
+                return not self._is_stopped
         return False
 
 

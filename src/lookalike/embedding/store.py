@@ -11,15 +11,15 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.files import let_go, read_rows
+from lookalike._core.files import drop_pages, read_rows
 from lookalike._core.fresh_folder import fresh_folder
 from lookalike._core.records import from_json, one_line, shown
 from lookalike._core.working_folder import read_record, write_record, writing_to
 
 META = "embeddings.json"
-_MOST_CLASSES = 2**24  # where no names say how many there are
-_ROWS = 8_192  # read at a time
-_CELLS = 32_000_000  # rows × dimensions moved at a time
+_MAX_CLASSES = 2**24  # largest plausible label of a file without class names; arrays are allocated by it
+_ROWS_AT_ONCE = 8_192  # read
+_CELLS_AT_ONCE = 32_000_000  # rows × dimensions written by grouped_by_class
 
 
 @dataclass
@@ -27,14 +27,14 @@ class EmbeddingStore:
     """The embeddings of a data set.
 
     Attributes:
-        embeddings: [N, D], float32 or float16; memory-mapped when they lie in a folder.
+        embeddings: [N, D], float32 or float16; memory-mapped if they are in a folder.
         labels: [N], int64.
-        indices: Which sample of the data each row is [N], int64.
-        predictions: The black box's own predicted class per row [N], from the same pass; None without a head.
-        class_names: As the data told them, or None.
-        skipped: Messages about samples that could not be read.
+        indices: Number of each row's sample in the data [N], int64.
+        predictions: Class that the black box predicts for each row [N], from the same pass; None without a head.
+        class_names: The data's class names, by label, or None.
+        skipped: Error messages of the samples that could not be read.
         info: Fingerprints of weights, data and transform, the precision and its effect, and versions.
-        folder: Where they lie, or None in memory.
+        folder: Folder of the embeddings; None in memory.
         checksum: CRC-32 of the embeddings' bytes when they were written; None in memory.
     """
 
@@ -76,11 +76,11 @@ class EmbeddingStore:
     def open(cls, folder: str | Path) -> "EmbeddingStore":
         """Opens a folder that ``embed(..., folder=…)`` wrote; the embeddings are memory-mapped.
 
-        Sizes, types and the checksums of all but the embeddings are compared; that of the embeddings, which may be
-        many gigabytes, when they are read as a whole: by ``check``, a conversion, and ``embed(..., resume=True)``.
+        It checks sizes, types and the checksums of all arrays but the embeddings. Those may be many gigabytes; their
+        checksum is checked when all of them are read: by ``check``, a conversion and ``embed(..., resume=True)``.
 
         Raises:
-            LookalikeError: If it is no such folder, or a file is missing, damaged or does not fit the others.
+            LookalikeError: If the folder holds no embeddings, or a file is missing, damaged or does not fit the others.
         """
         folder = Path(folder)
         try:
@@ -88,6 +88,7 @@ class EmbeddingStore:
             arrays = {name: _open_array(folder / f"{name}.npy") for name in meta.arrays}
         except LookalikeError as error:
             raise LookalikeError(f"{str(folder)!r} holds no complete embeddings: {error}") from error
+        # The record gives the number of rows: a file that was cut off, or is of another pass, has a different one.
         lengths = {name: len(array) for name, array in arrays.items()}
         if set(lengths.values()) != {meta.rows}:
             raise LookalikeError(f"the embeddings in {str(folder)!r} are damaged: {lengths} rows, not {meta.rows}")
@@ -113,23 +114,23 @@ class EmbeddingStore:
         return store
 
     def check(self) -> np.ndarray:
-        """Reads all embeddings once, and compares their checksum where they lie in a folder.
+        """Reads all embeddings once, and checks their checksum if they are in a folder.
 
         Returns:
-            Which rows have NaN or infinite values, ascending.
+            Indices of the rows with NaN or infinite values, ascending.
 
         Raises:
-            LookalikeError: If they were altered or damaged since they were written.
+            LookalikeError: If the file was changed or damaged after it was written.
         """
         if self._not_finite is not None:
             return self._not_finite
-        crc, bad = 0, [np.arange(0)]
+        crc, not_finite_rows = 0, [np.arange(0)]
         for rows in self.parts():
-            part = self.embeddings[rows]
-            crc = crc if self.checksum is None else crc32_of(part, crc)
-            bad.append(rows.start + np.flatnonzero(~np.isfinite(part).all(1)))
-        not_finite = np.concatenate(bad)
-        if self.checksum is not None:  # arrays in memory may change
+            block = self.embeddings[rows]
+            crc = crc if self.checksum is None else crc32_of(block, crc)
+            not_finite_rows.append(rows.start + np.flatnonzero(~np.isfinite(block).all(1)))
+        not_finite = np.concatenate(not_finite_rows)
+        if self.checksum is not None:  # the result is cached for files only, as arrays in memory may change
             if crc != self.checksum:
                 raise LookalikeError(
                     f"the embeddings in {str(self.folder)!r} are damaged: 'embeddings.npy' does not fit its checksum; "
@@ -139,7 +140,7 @@ class EmbeddingStore:
         return not_finite
 
     def fingerprint(self) -> str:
-        """Returns a text that changes when an embedding or a label does, whatever made them."""
+        """Returns a text that depends on the embeddings and labels alone, and changes whenever one of them does."""
         crc = self.checksum
         if crc is None:
             crc = 0
@@ -150,75 +151,74 @@ class EmbeddingStore:
 
     @property
     def n_classes(self) -> int:
-        """K: one more than the largest label, or as many as there are names."""
+        """Number of classes K: the largest label plus one, or the number of class names if that is larger."""
         return max(int(self.labels.max(initial=-1)) + 1, len(self.class_names or ()))
 
     def parts(self, rows: int | None = None) -> Iterator[slice]:
-        """Yields slices that cover all rows, in order; what was read of a memory map is let go of after each.
+        """Yields slices that cover all rows, in order; after each, a memory map's pages are dropped from RAM.
 
         Args:
-            rows: How many at a time; None chooses.
+            rows: Number of rows per slice; None takes 8,192.
         """
-        step = _ROWS if rows is None else rows
+        step = _ROWS_AT_ONCE if rows is None else rows
         for start in range(0, len(self), step):
             yield slice(start, min(start + step, len(self)))
             self.let_go()
 
     def rows_of_class(self, k: int) -> np.ndarray:
-        """Returns which rows are of a class, ascending [n_k]; in a store grouped by class they are one run."""
+        """Returns the rows of a class, ascending [n_k]; in a store that is grouped by class they are contiguous."""
         return self._by_class[self._starts[k] : self._starts[k + 1]]
 
     def of_class(self, k: int) -> np.ndarray:
-        """Returns the embeddings of a class [n_k, D], copied; no other class's are read."""
+        """Returns a copy of the embeddings of a class [n_k, D]; reads no other class."""
         return self.take(self.rows_of_class(k))
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Returns some rows' embeddings [n, D], copied, in the rows' order."""
+        """Returns a copy of the embeddings of some rows [n, D], in the order of ``rows``."""
         return read_rows(self.embeddings, rows)
 
     def grouped_by_class(self, folder: str | Path, *, overwrite: bool = False) -> "EmbeddingStore":
-        """Writes the same embeddings to another folder, class after class, so that each is read in one go.
+        """Writes the same embeddings to another folder, sorted by class, so that each class is read contiguously.
 
-        ``indices`` still tells which sample of the data a row is.
+        ``indices`` still gives the number of each row's sample in the data.
 
         Args:
-            folder: Where to.
-            overwrite: Replace the folder if there is one.
+            folder: The new folder.
+            overwrite: Replace the folder if it exists.
         """
         order = self._by_class
         arrays = {"labels": self.labels, "indices": self.indices, "predictions": self.predictions}
-        kept = {name: array[order] for name, array in arrays.items() if array is not None}
+        sorted_arrays = {name: array[order] for name, array in arrays.items() if array is not None}
         info = {**self.info, "grouped_by_class": True}
         self.check()
         with (
-            fresh_folder(folder, marker=META, overwrite=overwrite) as aside,
+            fresh_folder(folder, marker=META, overwrite=overwrite) as new_folder,
             writing_to(Path(folder), "nothing is lost"),
         ):
-            crc = self._write_rows(order, aside / "embeddings.npy")
-            for name, array in kept.items():
-                np.save(aside / f"{name}.npy", array)
-            checksums = {name: Checksum.of(array) for name, array in kept.items()}
+            crc = self._write_rows(order, new_folder / "embeddings.npy")
+            for name, array in sorted_arrays.items():
+                np.save(new_folder / f"{name}.npy", array)
+            checksums = {name: Checksum.of(array) for name, array in sorted_arrays.items()}
             checksums["embeddings"] = Checksum(self.embeddings.dtype.str, list(self.embeddings.shape), crc)
-            write_meta(
-                aside, ["embeddings", *kept], len(self), self.class_names, self.skipped, info, checksums=checksums
-            )
+            names = ["embeddings", *sorted_arrays]
+            write_meta(new_folder, names, len(self), self.class_names, self.skipped, info, checksums=checksums)
         return EmbeddingStore.open(folder)
 
     def _write_rows(self, order: np.ndarray, path: Path) -> int:
-        """Writes the embeddings in another order; returns their CRC-32."""
-        step, crc = max(1, _CELLS // max(1, self.embeddings.shape[1])), 0
+        """Writes the embeddings' rows in the given order; returns their CRC-32."""
+        step, crc = max(1, _CELLS_AT_ONCE // max(1, self.embeddings.shape[1])), 0
         target = np.lib.format.open_memmap(path, "w+", self.embeddings.dtype, self.embeddings.shape)
         for start in range(0, len(order), step):
-            part = self.take(order[start : start + step])
-            target[start : start + step] = part
-            crc = crc32_of(part, crc)
+            block = self.take(order[start : start + step])
+            target[start : start + step] = block
+            crc = crc32_of(block, crc)
             target.flush()
-            let_go(target)
+            drop_pages(target)
         return crc
 
     def let_go(self) -> None:
-        """Lets the operating system have back what was read of a memory map; nothing is lost."""
-        let_go(self.embeddings)
+        """Drops a memory map's pages from RAM; does nothing to ordinary arrays."""
+        drop_pages(self.embeddings)
 
     @cached_property
     def _by_class(self) -> np.ndarray:
@@ -230,18 +230,18 @@ class EmbeddingStore:
 
 
 def crc32_of(array: np.ndarray, start: int = 0) -> int:
-    """Returns the CRC-32 of an array's bytes, that of the bytes before them given."""
+    """Returns the CRC-32 of an array's bytes; ``start`` is the CRC-32 of the bytes before them, if there are any."""
     return zlib.crc32(np.ascontiguousarray(array).data.cast("B"), start) if array.size else start
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """What an array was when it was written.
+    """Type, shape and CRC-32 of an array when it was written.
 
     Attributes:
-        dtype: NumPy's name of its type.
-        shape: Its shape.
-        crc32: CRC-32 of its bytes, without the file's header.
+        dtype: NumPy's name of the type.
+        shape: Shape of the array.
+        crc32: CRC-32 of the array's bytes, without the file's header.
     """
 
     dtype: str
@@ -250,13 +250,13 @@ class Checksum:
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Checksum":
-        """Returns an array's."""
+        """Returns the checksum of an array."""
         return cls(array.dtype.str, list(array.shape), crc32_of(array))
 
 
 @dataclass(frozen=True)
 class _Meta:
-    """What ``embeddings.json`` holds."""
+    """Content of ``embeddings.json``."""
 
     arrays: list[str]
     rows: int
@@ -266,22 +266,22 @@ class _Meta:
     checksums: dict[str, Checksum] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = ("embeddings", "labels", "indices", "predictions")
-        wrong = [name for name in self.arrays if name not in known]
-        missing = [name for name in known[:3] if name not in self.arrays]
-        if wrong or missing:
-            raise LookalikeError(f"arrays has {shown(wrong[0])}" if wrong else f"arrays lacks {missing[0]!r}")
+        required, optional = ("embeddings", "labels", "indices"), ("predictions",)
+        unknown = [name for name in self.arrays if name not in required + optional]
+        missing = [name for name in required if name not in self.arrays]
+        if unknown or missing:
+            raise LookalikeError(f"arrays has {shown(unknown[0])}" if unknown else f"arrays lacks {missing[0]!r}")
         if self.checksums and set(self.checksums) != set(self.arrays):
             raise LookalikeError("checksums must be those of the arrays")
 
 
 def _open_array(path: Path) -> np.ndarray:
-    """Maps an ``.npy`` file; nothing in it is executed."""
-    if not path.is_file():  # a pipe would wait for ever
+    """Memory-maps an ``.npy`` file; nothing in it is executed."""
+    if not path.is_file():  # opening a pipe would block for ever
         raise LookalikeError(f"{path.name!r} is missing, or no file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy evaluates the header, and raises what that raises
+    except Exception as error:  # NumPy parses the header as Python text, which may raise errors of any type
         raise LookalikeError(f"{path.name!r} cannot be read: {one_line(error)}") from error
     if not isinstance(array, np.ndarray) or array.ndim < 1:
         raise LookalikeError(f"{path.name!r} holds no array with rows")
@@ -289,23 +289,23 @@ def _open_array(path: Path) -> np.ndarray:
 
 
 def _check_arrays(store: EmbeddingStore) -> None:
-    """Checks types, shapes and the range of labels: what follows allocates by the largest of them.
+    """Checks types, shapes and the range of labels, because later steps allocate memory by the largest label.
 
     Raises:
-        LookalikeError: If something cannot be; it names the array.
+        LookalikeError: If an array is impossible; the message names it.
     """
     where = f"the embeddings in {str(store.folder)!r} are damaged"
     if store.embeddings.ndim != 2 or store.embeddings.dtype.kind != "f":
         raise LookalikeError(f"{where}: 'embeddings' must be numbers [N, D], not {shown(store.embeddings.shape)}")
-    top = len(store.class_names) if store.class_names is not None else _MOST_CLASSES
-    for name, most in (("labels", top), ("indices", None), ("predictions", _MOST_CLASSES)):
+    n_classes = len(store.class_names) if store.class_names is not None else _MAX_CLASSES
+    for name, bound in (("labels", n_classes), ("indices", None), ("predictions", _MAX_CLASSES)):
         array = getattr(store, name)
         if array is None:
             continue
         if array.shape != (len(store),) or array.dtype.kind not in "iu":
             raise LookalikeError(f"{where}: {name!r} must be whole numbers [N], not {array.dtype} {array.shape}")
-        if len(array) and (int(array.min()) < 0 or (most is not None and int(array.max()) >= most)):
-            raise LookalikeError(f"{where}: {name!r} has {int(array.min())} to {int(array.max())}, which cannot be")
+        if len(array) and (int(array.min()) < 0 or (bound is not None and int(array.max()) >= bound)):
+            raise LookalikeError(f"{where}: {name!r} has {int(array.min())} to {int(array.max())}, which is impossible")
 
 
 def write_meta(
@@ -318,7 +318,7 @@ def write_meta(
     *,
     checksums: Mapping[str, Checksum] | None = None,
 ) -> None:
-    """Writes the file without which a folder holds no complete embeddings."""
+    """Writes ``embeddings.json``; a folder without it holds no complete embeddings."""
     meta = {"arrays": arrays, "rows": rows, "class_names": class_names, "skipped": skipped, "info": info}
     described = {name: asdict(checksums[name]) for name in arrays} if checksums else {}
     write_record(folder / META, {**meta, "checksums": described})

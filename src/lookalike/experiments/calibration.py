@@ -1,9 +1,9 @@
-"""Do probabilities mean what they say? Calibration before and after the temperature, for every similarity [ours]."""
+"""Calibration of the class probabilities with and without a fitted temperature, for every similarity [ours]."""
 
 from typing import Any
 
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
@@ -22,41 +22,45 @@ _ONLY = ("faithfulness", "calibration")
 
 
 def run_calibration(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Measures ECE with a temperature of 1 and with the fitted one."""
+    """Measures the expected calibration error (ECE) with a temperature of 1 and with the fitted one."""
     rows = []
     for dataset, network in plan.places():
-        found: dict[str, list[Record]] = {}
+        records_by_similarity: dict[str, list[Record]] = {}
         for subject in plan.subjects(dataset, network, KMEX):
             converter = Converter(bench, subject)
             for similarity in SIMILARITIES:
                 name, key = f"calibration-{similarity}-{subject.name}", bench.key(subject, similarity=similarity)
-                record = cells.get(name, key, _errors, converter, similarity)
+                record = cells.get(name, key, _calibration_errors, converter, similarity)
                 if record is not None:
-                    found.setdefault(similarity, []).append(record)
-        rows += [Row((*named(dataset, network), label), gather(records, _COLUMNS)) for label, records in found.items()]
+                    records_by_similarity.setdefault(similarity, []).append(record)
+        rows += [
+            Row((*table_names(dataset, network), label), gather(records, _COLUMNS))
+            for label, records in records_by_similarity.items()
+        ]
     remarks = [
         "*ECE*: expected calibration error on the test images, 15 bins. *T = 1*: the paper's reading, a softmax of "
-        "similarities as they are; `log` and `log-l2` take distances as they are there, too. *Fitted T*: the default, "
+        "unscaled similarities; `log` and `log-l2` take unscaled distances there, too. *Fitted T*: the default, "
         "fitted to training images that were held out from the prototypes that they are compared with."
     ]
     return Findings(("data", "network", "similarity"), _COLUMNS, rows, {}, remarks)
 
 
-def _errors(converter: Converter, similarity: str) -> Record:
+def _calibration_errors(converter: Converter, similarity: str) -> Record:
+    """Measures a conversion with a fitted temperature and one with a temperature of 1."""
     converter.bench.say(f"converting {converter.subject.name} with {similarity}")
-    fitted = converter.convert(similarity=similarity)
-    card = converter.evaluate(fitted, _ONLY)
-    as_it_is: dict[str, Any] = {"similarity": similarity, "temperature": 1.0}
-    if "scale" in make_similarity(similarity).lengths:
-        as_it_is["similarity_options"] = {"scale": 1.0}
-    plain = converter.evaluate(converter.convert(**as_it_is), _ONLY)
-    assert isinstance(fitted.classifier, NearestPrototype)  # noqa: S101 - of every conversion
+    model = converter.convert(similarity=similarity)
+    fitted_card = converter.evaluate(model, _ONLY)
+    unfitted_options: dict[str, Any] = {"similarity": similarity, "temperature": 1.0}
+    if "scale" in make_similarity(similarity).lengths:  # otherwise the scale would be fitted to the data
+        unfitted_options["similarity_options"] = {"scale": 1.0}
+    unfitted_card = converter.evaluate(converter.convert(**unfitted_options), _ONLY)
+    assert isinstance(model.classifier, NearestPrototype)  # noqa: S101 - every conversion makes one
     return {
-        "accuracy": card["accuracy"],
-        "ece_at_1": plain["calibration_error"],
-        "ece": card["calibration_error"],
-        "ece_black_box": card["calibration_error_black_box"],
-        "temperature": fitted.classifier.temperature,
+        "accuracy": fitted_card["accuracy"],
+        "ece_at_1": unfitted_card["calibration_error"],
+        "ece": fitted_card["calibration_error"],
+        "ece_black_box": fitted_card["calibration_error_black_box"],
+        "temperature": model.classifier.temperature,
     }
 
 

@@ -1,4 +1,4 @@
-"""Cells: the smallest parts of an experiment, each kept as soon as it is done, so that nothing is done twice."""
+"""Cells: the smallest measurements of an experiment, each written to disk when it is done, so that none is repeated."""
 
 import traceback
 from collections.abc import Callable
@@ -21,63 +21,64 @@ class Cells:
     """Results on disk, one JSON file per cell.
 
     Attributes:
-        folder: Where they are kept.
-        say: Is told if another run is at a cell and is waited for.
-        failed: Why a cell could not be done, by its name.
-        used: By name, what each cell that was asked for depends on, and when and on what it was made.
+        folder: Folder of the files.
+        say: Called with a message when another run is measuring a cell and this one waits.
+        failed: Reason of each failure, by the cell's name.
+        provenance: Options, date, machine and versions of each cell that was returned, by its name.
     """
 
     folder: Path
     say: Callable[[str], None] = lambda _: None
     failed: dict[str, str] = field(default_factory=dict)
-    used: dict[str, Record] = field(default_factory=dict)
+    provenance: dict[str, Record] = field(default_factory=dict)
 
     def get(self, name: str, options: Record, make: Callable[..., Record], *args: Any) -> Record | None:
-        """Returns a cell's result: the one that is kept, if it was made with the same options, else a new one.
+        """Returns a cell's result: the stored one if it was made with the same options, otherwise a new one.
 
         Args:
-            name: The cell's, also its file's.
-            options: What the result depends on.
-            make: Does the work.
-            *args: What it is given.
+            name: Name of the cell and of its file.
+            options: Everything that the result depends on.
+            make: Function that measures the result.
+            *args: Arguments of ``make``.
 
         Returns:
-            None if it failed; the reason is in ``failed``, and the other cells go on.
+            The result, or None if the measurement failed. ``failed`` then has the reason, and other cells go on.
         """
         path, key = self.folder / f"{name}.json", fingerprint_json(options)
         with alone(lock_beside(path), wait=self.say):
-            kept = _read(path)
-            if kept is None or kept.get("key") != key:
+            # read under the lock: another run may have measured the cell while this one waited
+            stored = _read(path)
+            if stored is None or stored.get("key") != key:
                 result = self.attempt(name, make, *args)
                 if result is None:
                     return None
-                made = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
-                kept = {"key": key, "options": options, "made": made, "result": result}
-                with writing_to(self.folder, "the parts before are safe"):
-                    write_record(path, kept)
-        self.used[name] = {"options": kept["options"], "made": kept.get("made", {})}
-        found: Record = kept["result"]
-        return found
+                measured = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
+                stored = {"key": key, "options": options, "made": measured, "result": result}
+                with writing_to(self.folder, "the previous parts are safe"):
+                    write_record(path, stored)
+        self.provenance[name] = {"options": stored["options"], "made": stored.get("made", {})}
+        result_stored: Record = stored["result"]
+        return result_stored
 
     def attempt(self, name: str, make: Callable[..., T], *args: Any) -> T | None:
-        """Returns what is made; None if that failed, with the reason in ``failed`` and any traceback in a file."""
-        told = self.folder / f"{name}.failed.txt"
+        """Calls ``make``. After a failure, returns None; the reason is in ``failed``, any traceback in a file."""
+        traceback_file = self.folder / f"{name}.failed.txt"
         try:
-            made = make(*args)
+            result = make(*args)
         except LookalikeError as error:
             self.failed[name] = str(error)
             return None
         except Exception as error:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(told, traceback.format_exc())
-            self.failed[name] = f"{type(error).__name__}: {error} (where: {told})"
+            write_whole(traceback_file, traceback.format_exc())
+            self.failed[name] = f"{type(error).__name__}: {error} (where: {traceback_file})"
             return None
-        told.unlink(missing_ok=True)
-        return made
+        traceback_file.unlink(missing_ok=True)
+        return result
 
 
 def _read(path: Path) -> Record | None:
-    """Reads a cell; None if there is none, or it was damaged, which is warned of."""
+    """Reads a cell. Returns None if there is none, or, with a warning, if its file is damaged."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Controls: which figures tell a converted model from models that decide by chance, or that are another network."""
+"""Controls: which figures distinguish a converted model from models that decide by chance or are another network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from lookalike.data import Batches
 from lookalike.embedding import as_encoder, embed
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
@@ -24,7 +24,7 @@ _COLUMNS = (ACCURACY, AGREEMENT, DIVERGENCE, CORRELATION, AUROC, DIVERSITY, GHOS
 # fewer noisy images than elsewhere: 20 for each image instead of 100, on which AUROC hardly depends
 _ORDERING: dict[str, Any] = {"n_steps": 10, "n_draws": 2}
 
-# controls know no nearest training images, which the attributes need
+# without the attributes, which need nearest training images: controls have none
 _SECTIONS = ("faithfulness", "transparency", "explanations", "robustness", "diversity")
 
 # how a model is made → what it is called in the table
@@ -39,42 +39,45 @@ _KINDS = {
 
 def run_controls(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures KMEx and its controls against the same black box."""
-    rows, told = [], []
+    rows, remarks = [], []
     for dataset, network in plan.places():
-        found: dict[str, dict[int, Record]] = {kind: {} for kind in _KINDS}
+        records_by_kind: dict[str, dict[int, Record]] = {kind: {} for kind in _KINDS}
         subjects = plan.subjects(dataset, network, KMEX)
-        for subject, other in zip(subjects, _others(subjects), strict=True):
-            measurer = _Measurer(bench, subject, other)
+        for subject, other_subject in zip(subjects, _other_trainings(subjects), strict=True):
+            measurement = _ControlMeasurement(bench, subject, other_subject)
             for kind in _KINDS:
-                key = bench.key(subject, kind=kind, other=other.seed, n_images=bench.n_images, **_ORDERING)
-                record = cells.get(f"controls-{kind}-{subject.name}", key, measurer.measure, kind)
+                key = bench.key(subject, kind=kind, other=other_subject.seed, n_images=bench.n_images, **_ORDERING)
+                record = cells.get(f"controls-{kind}-{subject.name}", key, measurement.measure, kind)
                 if record is not None:
-                    found[kind][subject.seed] = record
-        place = named(dataset, network)
+                    records_by_kind[kind][subject.seed] = record
+        names = table_names(dataset, network)
         rows += [
-            Row((*place, _KINDS[kind]), gather(list(one.values()), _COLUMNS)) for kind, one in found.items() if one
+            Row((*names, _KINDS[kind]), gather(list(records.values()), _COLUMNS))
+            for kind, records in records_by_kind.items()
+            if records
         ]
-        told.append(told_apart(", ".join(place), found))
-    return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [sentence for sentence in told if sentence])
+        remarks.append(distinguishing_figures(", ".join(names), records_by_kind))
+    return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [sentence for sentence in remarks if sentence])
 
 
-def _others(subjects: Sequence[Subject]) -> list[Subject]:
-    """Returns for each subject the one of the next seed: another training of the same network."""
+def _other_trainings(subjects: Sequence[Subject]) -> list[Subject]:
+    """Returns each subject's neighbour with the next seed: another training of the same network."""
     if len(subjects) == 1:
         return [replace(subjects[0], seed=subjects[0].seed + 1)]
     return [*subjects[1:], subjects[0]]
 
 
-class _Measurer:
-    """Makes and measures KMEx and its controls of one seed."""
+class _ControlMeasurement:
+    """Makes and measures KMEx and its controls, for one seed."""
 
     def __init__(self, bench: Workbench, subject: Subject, other: Subject) -> None:
         self.bench, self.subject, self.other = bench, subject, other
         self.converter = Converter(bench, subject)
 
     def measure(self, kind: str) -> Record:
-        """Returns the figures of one kind of model."""
+        """Measures one kind of model, a key of ``_KINDS``."""
         self.bench.say(f"measuring {self.subject.name}: {_KINDS[kind]}")
+        # The last two kinds come from another seed. The very last is a black box, without prototypes to measure.
         if kind == "another-box":
             return self._other_box()
         if kind == "another-training":
@@ -89,10 +92,10 @@ class _Measurer:
                 **_ORDERING,
             )
         else:
-            card = self.converter.evaluate(self._made(kind), _SECTIONS, **_ORDERING)
+            card = self.converter.evaluate(self._model(kind), _SECTIONS, **_ORDERING)
         return {name: card[name] for name in card.runs}
 
-    def _made(self, kind: str) -> PrototypeModel:
+    def _model(self, kind: str) -> PrototypeModel:
         model = self.bench.model(self.subject)
         if kind == "shuffled-labels":
             return with_permuted_labels(model, self.subject.seed)
@@ -104,34 +107,39 @@ class _Measurer:
     def _other_box(self) -> Record:
         """Compares the black box with another training of itself."""
         data = self.bench.data(self.subject).test
-        encoders = [as_encoder(self.bench.black_box(one).model, Batches(data)) for one in (self.other, self.subject)]
+        encoders = [
+            as_encoder(self.bench.black_box(subject).model, Batches(data)) for subject in (self.other, self.subject)
+        ]
         stores = [embed(encoder, data, progress=self.bench.progress) for encoder in encoders]
         labels = torch.from_numpy(np.array(stores[0].labels))
-        theirs, own = (torch.from_numpy(np.array(store.predictions)) for store in stores)
-        return {"accuracy": accuracy(theirs, labels), "agreement": agreement(theirs, own)}
+        other_predictions, predictions = (torch.from_numpy(np.array(store.predictions)) for store in stores)
+        return {"accuracy": accuracy(other_predictions, labels), "agreement": agreement(other_predictions, predictions)}
 
 
-def told_apart(place: str, found: Mapping[str, Mapping[int, Record]]) -> str:
-    """Says which figures tell KMEx from each control: differences of the same seed, beyond what one more would give.
+def distinguishing_figures(setting: str, figures: Mapping[str, Mapping[int, Record]]) -> str:
+    """Describes which figures distinguish KMEx from each control.
+
+    A figure distinguishes them if the differences between models of the same seed are so large that the prediction
+    interval for one more seed excludes 0.
 
     Args:
-        place: Data set and network.
-        found: Figures by kind of model and seed.
+        setting: Names of the data set and the network.
+        figures: Figures by kind of model and seed.
     """
-    parts = []
+    sentences = []
     for kind in ("random-head", "shuffled-labels", "another-training"):
-        seeds = [seed for seed in found["kmex"] if seed in found[kind]]
-        apart = [c.title.removesuffix(" %") for c in _COLUMNS if _differs(found, kind, seeds, c.name)]
+        seeds = [seed for seed in figures["kmex"] if seed in figures[kind]]
+        differing = [c.title.removesuffix(" %") for c in _COLUMNS if _differs(figures, kind, seeds, c.name)]
         if len(seeds) > 1:
-            parts.append(f"{_KINDS[kind]}: {', '.join(apart) or 'none'}")
+            sentences.append(f"{_KINDS[kind]}: {', '.join(differing) or 'none'}")
     text = "figures whose difference from KMEx excludes 0 for one more seed"
-    return f"*{place}*, {text}: {'; '.join(parts)}." if parts else ""
+    return f"*{setting}*, {text}: {'; '.join(sentences)}." if sentences else ""
 
 
-def _differs(found: Mapping[str, Mapping[int, Record]], kind: str, seeds: Sequence[int], figure: str) -> bool:
-    pairs: list[tuple[Any, Any]] = [(found["kmex"][s].get(figure), found[kind][s].get(figure)) for s in seeds]
-    spread = range_of_another([[a - b] for a, b in pairs if a is not None and b is not None])
-    return spread is not None and not spread.low <= 0 <= spread.high
+def _differs(figures: Mapping[str, Mapping[int, Record]], kind: str, seeds: Sequence[int], column: str) -> bool:
+    pairs: list[tuple[Any, Any]] = [(figures["kmex"][s].get(column), figures[kind][s].get(column)) for s in seeds]
+    interval = range_of_another([[a - b] for a, b in pairs if a is not None and b is not None])
+    return interval is not None and not interval.low <= 0 <= interval.high
 
 
 EXPERIMENTS.register("controls")(Experiment("Controls", "beyond the paper", run_controls))

@@ -1,4 +1,4 @@
-"""What an experiment is, and what all of them are told."""
+"""Experiments: their plan, their findings, the registry, and the files that they write."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ _ENDINGS = ("png", "svg")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run an experiment on.
+    """Data sets, networks, models and seeds of an experiment.
 
     Attributes:
-        datasets: Data sets by name.
-        networks: What black boxes and baselines are built on.
-        seeds: Of training, conversion and measurement.
-        models: Which prototype models.
-        quick: A few epochs and images only, to see that all works.
+        datasets: Names or folders of the data sets.
+        networks: Networks that black boxes and baselines are built on.
+        seeds: Seeds of training, conversion and measurement.
+        models: Names of the prototype models.
+        quick: Use a few epochs and images only, to check that everything works.
     """
 
     datasets: tuple[str, ...] = ("digits",)
@@ -55,44 +55,45 @@ class Plan:
         for name in ("datasets", "networks", "seeds", "models"):
             if not getattr(self, name):
                 raise LookalikeError(f"an experiment needs {name}")
-        for given, called in ((self.datasets, data_name), (self.networks, network_name)):
-            shown: dict[str, str] = {}
-            for one in given:
-                other = shown.setdefault(called(one), one)
-                if other != one:
+        # Tables and files have short names, so two folders "a/birds" and "b/birds" could not be distinguished.
+        for specs, short_name in ((self.datasets, data_name), (self.networks, network_name)):
+            spec_by_name: dict[str, str] = {}
+            for spec in specs:
+                same_named = spec_by_name.setdefault(short_name(spec), spec)
+                if same_named != spec:
                     raise LookalikeError(
-                        f"{other!r} and {one!r} would both be called {called(one)!r} in tables; "
+                        f"{same_named!r} and {spec!r} would both be called {short_name(spec)!r} in tables; "
                         "run them one at a time, into different folders"
                     )
 
     def places(self) -> list[tuple[str, str]]:
-        """Returns every data set with every network."""
+        """Returns every pair of a data set and a network."""
         return [(dataset, network) for dataset in self.datasets for network in self.networks]
 
     def subjects(self, dataset: str, network: str, model: str) -> list[Subject]:
-        """Returns a model on a data set, once per seed."""
+        """Returns a model on a data set as one subject per seed."""
         return [Subject(dataset, network, model, seed) for seed in self.seeds]
 
     def first_subject(self, dataset: str) -> Subject:
-        """Returns KMEx on a data set, of the first network and seed: for what all models have in common."""
+        """Returns KMEx with the first network and seed, to read data that all models on the data set share."""
         return Subject(dataset, self.networks[0], KMEX, self.seeds[0])
 
 
-def named(dataset: str, network: str) -> tuple[str, str]:
-    """Returns what a data set and a network are called in tables."""
+def table_names(dataset: str, network: str) -> tuple[str, str]:
+    """Returns the names of a data set and a network in tables."""
     return data_name(dataset), network_name(network)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What an experiment found.
+    """Results of an experiment.
 
     Attributes:
         heads: Headings of the table's first columns.
-        columns: Its figures.
-        rows: Its lines.
-        details: What is needed beyond the table.
-        remarks: Sentences that belong beneath it.
+        columns: The table's figures.
+        rows: The table's lines.
+        details: Results beyond the table, such as the values of a plot.
+        remarks: Sentences to print below the table.
     """
 
     heads: tuple[str, ...]
@@ -102,7 +103,7 @@ class Findings:
     remarks: list[str] = field(default_factory=list)
 
     def to_markdown(self) -> str:
-        """Returns the table."""
+        """Returns the table in Markdown."""
         return markdown(self.heads, self.columns, self.rows)
 
 
@@ -112,11 +113,11 @@ class Experiment:
 
     Attributes:
         title: One line.
-        source: Where in the paper.
-        run: Does it.
-        draw: Draws its figure from what it found, where the paper has one.
-        pictures: More figures, by name, each drawn from the models themselves when it is called.
-        lacking: Says what data lack that it needs, or None; it runs on any if it is None.
+        source: Table, figure or section of the paper.
+        run: Runs the experiment.
+        draw: Draws its figure from the findings; None if the paper has no figure.
+        pictures: Returns functions, by name, that draw more figures from the models themselves.
+        lacking: Returns what a data set lacks for this experiment, or None. Without it, any data set will do.
     """
 
     title: str
@@ -127,18 +128,20 @@ class Experiment:
     lacking: Callable[[DataBundle], str | None] | None = None
 
     def suited(self, plan: Plan, bench: Workbench) -> tuple[tuple[str, ...], list[str]]:
-        """Returns a plan's data sets that it can run on, and why it cannot on the others."""
+        """Returns a plan's data sets that the experiment can run on, and the reasons against the others."""
         if self.lacking is None:
             return plan.datasets, []
         reasons = {dataset: self.lacking(bench.data(plan.first_subject(dataset))) for dataset in plan.datasets}
-        return tuple(one for one in reasons if reasons[one] is None), [why for why in reasons.values() if why]
+        return tuple(dataset for dataset in reasons if reasons[dataset] is None), [
+            reason for reason in reasons.values() if reason
+        ]
 
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 
 
 def with_data(plan: Plan, bench: Workbench) -> tuple[Plan, dict[str, str]]:
-    """Returns a plan without the data sets that cannot be read, and why each of these cannot.
+    """Returns the plan without the data sets that cannot be read, and each one's reason.
 
     Raises:
         LookalikeError: If a data set or a network is unknown, or no data set can be read.
@@ -153,65 +156,65 @@ def with_data(plan: Plan, bench: Workbench) -> tuple[Plan, dict[str, str]]:
             bench.data(plan.first_subject(dataset))
         except (LookalikeError, OSError) as error:
             failed[dataset] = str(error)
-    there = tuple(dataset for dataset in plan.datasets if dataset not in failed)
-    if not there:
+    readable = tuple(dataset for dataset in plan.datasets if dataset not in failed)
+    if not readable:
         raise LookalikeError(next(iter(failed.values())))
-    return replace(plan, datasets=there), failed
+    return replace(plan, datasets=readable), failed
 
 
-def draw_findings(name: str, plan: Plan, found: Findings, folder: Path, bench: Workbench, cells: Cells) -> list[str]:
-    """Writes an experiment's figures as PNG and SVG; one that fails is reported in ``cells``, and the others go on.
+def draw_findings(name: str, plan: Plan, findings: Findings, folder: Path, bench: Workbench, cells: Cells) -> list[str]:
+    """Writes an experiment's figures as PNG and SVG. If one fails, ``cells`` has the reason, and the others go on.
 
     Returns:
-        The figures' names: their files without an ending.
+        The figures' names, which are the names of their files without an ending.
     """
     experiment = EXPERIMENTS[name]
-    drawing: dict[str, Callable[[], Figure]] = {}
+    draw_functions: dict[str, Callable[[], Figure]] = {}
     if experiment.draw is not None:
-        drawing[name] = partial(experiment.draw, found)
+        draw_functions[name] = partial(experiment.draw, findings)
     if experiment.pictures is not None:
-        drawing |= {f"{name}-{key}": draw for key, draw in experiment.pictures(plan, bench).items()}
+        draw_functions |= {f"{name}-{key}": draw for key, draw in experiment.pictures(plan, bench).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    return [key for key, draw in drawing.items() if cells.attempt(f"figure {key}", _draw, draw, folder, key)]
+    return [key for key, draw in draw_functions.items() if cells.attempt(f"figure {key}", _draw, draw, folder, key)]
 
 
 def _draw(draw: "Callable[[], Figure]", folder: Path, key: str) -> list[Path]:
     figure, files = draw(), [folder / f"{key}.{ending}" for ending in _ENDINGS]
     for file in files:
-        with replacing_file(file) as aside:
-            figure.savefig(aside, format=file.suffix[1:], dpi=150)
+        with replacing_file(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], dpi=150)
     return files
 
 
 def write_findings(
-    name: str, plan: Plan, found: Findings, folder: Path, cells: Cells, figures: Sequence[str] = ()
+    name: str, plan: Plan, findings: Findings, folder: Path, cells: Cells, figures: Sequence[str] = ()
 ) -> list[Path]:
-    """Writes an experiment's Markdown, CSV and JSON, which show its figures; returns the files of all."""
+    """Writes an experiment's Markdown (which shows its figures), CSV and JSON. Returns all files, figures included."""
     title = EXPERIMENTS[name].title + (", a quick look" if plan.quick else "")
     folder.mkdir(parents=True, exist_ok=True)
     failures = [f"- {cell} failed: {reason}" for cell, reason in cells.failed.items()]
-    shown = [f"![{key}]({key}.png)" for key in figures]
-    measured = _distinct([one["made"] for one in cells.used.values()])
-    parts = [f"# {title}", describe(measured, plan.seeds), found.to_markdown(), *shown, *found.remarks]
-    text = "\n\n".join([*parts, *(["\n".join(failures)] if failures else [])])
+    images = [f"![{key}]({key}.png)" for key in figures]
+    measured = _distinct([cell["made"] for cell in cells.provenance.values()])
+    paragraphs = [f"# {title}", describe(measured, plan.seeds), findings.to_markdown(), *images, *findings.remarks]
+    text = "\n\n".join([*paragraphs, *(["\n".join(failures)] if failures else [])])
     values = {
         "experiment": name,
         "plan": asdict(plan),
-        "heads": list(found.heads),
-        "columns": [asdict(column) for column in found.columns],
+        "heads": list(findings.heads),
+        "columns": [asdict(column) for column in findings.columns],
         "rows": [
-            {"names": list(row.names), "values": {k: list(v) for k, v in row.values.items()}} for row in found.rows
+            {"names": list(row.names), "values": {k: list(v) for k, v in row.values.items()}} for row in findings.rows
         ],
-        "details": found.details,
-        "remarks": found.remarks,
+        "details": findings.details,
+        "remarks": findings.remarks,
         "figures": [f"{key}.png" for key in figures],
         "failed": cells.failed,
         "measured": measured,
-        "cells": {cell: one["options"] for cell, one in cells.used.items()},
+        "cells": {cell_name: cell["options"] for cell_name, cell in cells.provenance.items()},
     }
     contents = {
         f"{name}.md": text + "\n",
-        f"{name}.csv": as_csv(found.heads, found.columns, found.rows),
+        f"{name}.csv": as_csv(findings.heads, findings.columns, findings.rows),
         f"{name}.json": json.dumps(values, indent=1) + "\n",
     }
     for file, content in contents.items():
@@ -224,23 +227,23 @@ def _distinct(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def describe(measured: list[dict[str, Any]], seeds: tuple[int, ...] | list[int]) -> str:
-    """Says when and on what an experiment was measured, and with how many seeds.
+    """Describes when an experiment was measured, on which machines, and with how many seeds.
 
     Example:
         >>> describe([{"date": "2026-01-02", "machine": "x86, 2 threads"}], [0, 1])
         '2026-01-02, x86, 2 threads, 2 seeds.'
     """
-    dates = sorted({one["date"] for one in measured})
-    machines = list(dict.fromkeys(one["machine"] for one in measured))
+    dates = sorted({environment["date"] for environment in measured})
+    machines = list(dict.fromkeys(environment["machine"] for environment in measured))
     when = [dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"] if dates else []
     return ", ".join([*when, *machines, f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"]) + "."
 
 
 def read_findings(path: str | Path) -> Findings:
-    """Reads an experiment's JSON again.
+    """Reads an experiment's findings from its JSON file.
 
     Raises:
-        LookalikeError: If it is none.
+        LookalikeError: If the file is not the JSON of an experiment.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A question that the paper leaves open (section 3.2): what of classes of unequal size?"""
+"""How does KMEx cope with classes of unequal size? A question that the paper leaves open (section 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from lookalike.baselines import train
 from lookalike.data import DataBundle, ImageArray, ImageFiles
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.side_by_side import ACCURACY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter, line_style
@@ -21,10 +21,12 @@ from lookalike.experiments.workbench import KMEX, Subject, Workbench
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RATIOS = (1, 2, 10, 100)
+_RATIOS = (1, 2, 10, 100)  # share of images that the first class keeps, divided by the last one's
 _PER_CLASS = 5
 _PANEL = (4.6, 2.3)  # inches
-_NO_CLOSER = 90  # percent: no panel begins above, so that a difference of one image in a hundred looks like one
+# percent: every panel shows at least the range from here to 100, so that a difference of one image in a hundred does
+# not fill a panel
+_LARGEST_LOWER_LIMIT = 90
 
 _COLUMNS = (
     ACCURACY,
@@ -36,64 +38,73 @@ _COLUMNS = (
 
 
 def run_imbalance(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Thins the training classes, trains a black box on what is left, and converts it in three ways."""
-    rows, per_class = [], {}
+    """Thins the training classes, trains a black box on the remaining images, and converts it in three ways."""
+    rows, panels_by_setting = [], {}
     for dataset, network in plan.places():
-        place, found, panels = named(dataset, network), dict[tuple[str, str], list[Record]](), dict[str, Any]()
+        names = table_names(dataset, network)
+        records_by_model: dict[tuple[str, str], list[Record]] = {}
+        panels: dict[str, Any] = {}
         for subject in plan.subjects(dataset, network, KMEX):
             for ratio in _RATIOS:
                 name, key = f"imbalance-{ratio}-{subject.name}", bench.key(subject, ratio=ratio, per_class=_PER_CLASS)
-                record = cells.get(name, key, _thinned, bench, subject, ratio)
+                record = cells.get(name, key, _measure_thinned, bench, subject, ratio)
                 if record is None:
                     continue
                 panels[f"1:{ratio}"] = {"class_names": record["class_names"], "images": record["images"]}
                 for model, figures in record["models"].items():
-                    found.setdefault((f"1:{ratio}", model), []).append(figures)
-        for (ratio_named, model), records in found.items():
-            rows.append(Row((*place, ratio_named, model), gather(records, _COLUMNS)))
-            means = np.mean([one["classes"] for one in records], axis=0)
-            panels[ratio_named].setdefault("accuracy", {})[model] = means.tolist()
-        per_class[", ".join(place)] = panels
+                    records_by_model.setdefault((f"1:{ratio}", model), []).append(figures)
+        for (ratio_title, model), records in records_by_model.items():
+            rows.append(Row((*names, ratio_title, model), gather(records, _COLUMNS)))
+            means = np.mean([record["classes"] for record in records], axis=0)
+            panels[ratio_title].setdefault("accuracy", {})[model] = means.tolist()
+        panels_by_setting[", ".join(names)] = panels
     remark = (
-        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last keeps 1/r of what it "
-        f"had; the test images stay. In proportion: about {_PER_CLASS} per class on average, each class by its number "
-        "of images, at least one."
+        "Class k of K keeps a share r^(−k / (K − 1)) of its training images, so that the last class keeps 1/r of them; "
+        "the test images are unchanged. In proportion: each class has prototypes in proportion to its images, about "
+        f"{_PER_CLASS} per class on average and at least one."
     )
-    return Findings(("data", "network", "imbalance", "model"), _COLUMNS, rows, {"per class": per_class}, [remark])
+    return Findings(
+        ("data", "network", "imbalance", "model"), _COLUMNS, rows, {"per class": panels_by_setting}, [remark]
+    )
 
 
-def thinned(data: DataBundle, ratio: int, seed: int) -> DataBundle:
-    """Returns the data with fewer training images from class to class; the last has 1/ratio of what it had.
+def thin_classes(data: DataBundle, ratio: int, seed: int) -> DataBundle:
+    """Returns the data with fewer training images from class to class; the last class keeps 1/ratio of its images.
 
     Raises:
-        LookalikeError: If they are neither images in memory nor files.
+        LookalikeError: If the training images are neither in memory nor in files.
     """
-    part = data.train
-    if not isinstance(part, ImageArray | ImageFiles):
-        raise LookalikeError(f"of a {type(part).__name__}, no samples can be left out")
-    rng, kept = np.random.default_rng(seed), []
+    samples = data.train
+    if not isinstance(samples, ImageArray | ImageFiles):
+        raise LookalikeError(f"cannot leave out samples of a {type(samples).__name__}")
+    rng, kept_rows = np.random.default_rng(seed), []
     n_classes = len(data.class_names)
+    # The classes shrink geometrically: with four classes and a ratio of 8, they keep 1, 1/2, 1/4 and 1/8.
     for k in range(n_classes):
-        rows = rng.permutation(np.flatnonzero(part.labels == k))
+        rows = rng.permutation(np.flatnonzero(samples.labels == k))
         share = ratio ** (-k / max(1, n_classes - 1))
-        kept.append(rows[: max(1, round(share * len(rows)))])
-    return replace(data, train=part.select(np.sort(np.concatenate(kept))), attributes=None)
+        kept_rows.append(rows[: max(1, round(share * len(rows)))])
+    return replace(data, train=samples.select(np.sort(np.concatenate(kept_rows))), attributes=None)
 
 
-def in_proportion(images: Sequence[int], class_names: list[str], per_class: int = _PER_CLASS) -> dict[str, int]:
-    """Returns numbers of prototypes in proportion to classes' images: about ``per_class`` on average, at least one."""
+def proportional_numbers(images: Sequence[int], class_names: list[str], per_class: int = _PER_CLASS) -> dict[str, int]:
+    """Returns each class's number of prototypes, in proportion to its images.
+
+    The average is about ``per_class``; every class has at least one.
+    """
     counts = np.asarray(images)
-    wanted = np.maximum(1, np.round(per_class * len(class_names) * counts / counts.sum())).astype(int)
-    return dict(zip(class_names, wanted.tolist(), strict=True))
+    numbers = np.maximum(1, np.round(per_class * len(class_names) * counts / counts.sum())).astype(int)
+    return dict(zip(class_names, numbers.tolist(), strict=True))
 
 
-def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
-    data = thinned(bench.data(subject), ratio, subject.seed)
+def _measure_thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
+    """Measures a black box trained on thinned classes, and its conversions with three numbers of prototypes."""
+    data = thin_classes(bench.data(subject), ratio, subject.seed)
     images = np.bincount(data.train.labels).tolist()  # type: ignore[attr-defined]
     converter = Converter(bench, subject, data, _black_box(bench, subject, data, ratio))
     numbers: dict[str, Any] = {
         f"{_PER_CLASS} per class": _PER_CLASS,
-        "in proportion": in_proportion(images, data.class_names),
+        "in proportion": proportional_numbers(images, data.class_names),
         "auto": "auto",
     }
     models: Record = {}
@@ -101,9 +112,13 @@ def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
         model = converter.convert(n_prototypes=number)
         card = converter.evaluate(model, ("faithfulness", "transparency"))
         classes = card.details["faithfulness"][0]["per_class"]
-        models["black box"] = _by_class([one["black_box_accuracy"]["value"] for one in classes], images)
+        models["black box"] = _by_class(
+            [class_figures["black_box_accuracy"]["value"] for class_figures in classes], images
+        )
         models["black box"]["accuracy"] = card["black_box_accuracy"]
-        models[f"KMEx, {label}"] = _by_class([one["accuracy"]["value"] for one in classes], images) | {
+        models[f"KMEx, {label}"] = _by_class(
+            [class_figures["accuracy"]["value"] for class_figures in classes], images
+        ) | {
             "accuracy": card["accuracy"],
             "ghosting": card["ghosting"],
             "n_prototypes": float(len(model.prototypes)),
@@ -112,9 +127,9 @@ def _thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
 
 
 def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int) -> LoadedClassifier:
-    if ratio == 1:  # all the images: the black box that all experiments share
+    if ratio == 1:  # nothing is thinned, so the black box that all experiments share will do
         return bench.black_box(subject)
-    bench.say(f"training {subject.name} on classes thinned to 1:{ratio}")
+    bench.say(f"training {subject.name} on classes thin_classes to 1:{ratio}")
     options = bench.options(subject)
     box = train("blackbox", data, options=options, seed=subject.seed, accelerator="cpu", progress=bench.progress).model
     assert isinstance(box, LoadedClassifier)  # noqa: S101 - narrows the type
@@ -128,17 +143,17 @@ def _by_class(accuracies: list[float], images: Sequence[int]) -> Record:
     return {"classes": accuracies, "common": fmean(ordered[:third]), "rare": fmean(ordered[-third:])}
 
 
-def draw_imbalance(found: Findings) -> "Figure":
-    """Draws each class's accuracy: a panel per imbalance, a column per place."""
+def draw_imbalance(findings: Findings) -> "Figure":
+    """Draws each class's accuracy: a row of panels per imbalance, a column per data set and network."""
     from matplotlib.figure import Figure
 
     from lookalike.plots.tiles import INK, plain_axes
 
-    places: dict[str, dict[str, Any]] = found.details["per class"]
-    ratios = list(dict.fromkeys(ratio for panels in places.values() for ratio in panels))
-    figure = Figure(figsize=(_PANEL[0] * len(places), _PANEL[1] * len(ratios)), layout="constrained")
-    grid = figure.subplots(len(ratios), len(places), squeeze=False, sharey="row")
-    for column, (place, panels) in enumerate(places.items()):
+    panels_by_setting: dict[str, dict[str, Any]] = findings.details["per class"]
+    ratios = list(dict.fromkeys(ratio for panels in panels_by_setting.values() for ratio in panels))
+    figure = Figure(figsize=(_PANEL[0] * len(panels_by_setting), _PANEL[1] * len(ratios)), layout="constrained")
+    grid = figure.subplots(len(ratios), len(panels_by_setting), squeeze=False, sharey="row")
+    for column, (setting, panels) in enumerate(panels_by_setting.items()):
         for line, ratio in enumerate(ratios):
             ax = grid[line, column]
             plain_axes(ax, _PANEL)
@@ -150,16 +165,18 @@ def draw_imbalance(found: Findings) -> "Figure":
                 ax.plot([100 * value for value in accuracies], label=model, **line_style(position))
             names = [f"{name}\n{n}" for name, n in zip(panel["class_names"], panel["images"], strict=True)]
             ax.set_xticks(range(len(names)), names, fontsize=8)
-            ax.set_title(f"{place}, {ratio}", fontsize=9, color=INK)
+            ax.set_title(f"{setting}, {ratio}", fontsize=9, color=INK)
             if column == 0:
                 ax.set_ylabel("accuracy %", color=INK, fontsize=9)
             if line == len(ratios) - 1:
                 ax.set_xlabel("class, and its training images", color=INK, fontsize=9)
     for panels in grid:
-        least = min((min(line.get_ydata()) for ax in panels for line in ax.lines), default=_NO_CLOSER)
-        panels[0].set_ylim(min(_NO_CLOSER, least - 2), 101.5)
+        lowest = min((min(line.get_ydata()) for ax in panels for line in ax.lines), default=_LARGEST_LOWER_LIMIT)
+        panels[0].set_ylim(min(_LARGEST_LOWER_LIMIT, lowest - 2), 101.5)
     handles, names = next(ax for ax in grid.flatten() if ax.axison).get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2 * len(places), frameon=False, fontsize=8)
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=2 * len(panels_by_setting), frameon=False, fontsize=8
+    )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a model: its scorecard, how long it took to make, how long a prediction takes."""
+"""Measurements of a model: its scorecard, its training time and the time of a prediction."""
 
 import statistics
 import time
@@ -12,15 +12,16 @@ from lookalike.experiments.workbench import PAPERS_RULE, Subject, Workbench
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.model import PrototypeModel
 
-_TIMED = 30  # predictions of one image
+_TIMED, _WARM_UP = 30, 3  # predictions of one image: measured, and before them
 
 
-def measured(bench: Workbench, cells: Cells, subject: Subject) -> Record | None:
-    """Returns the figures of a model, from disk if it was measured already."""
+def measure_subject(bench: Workbench, cells: Cells, subject: Subject) -> Record | None:
+    """Returns a model's figures, from disk if it has been measured before; None if the measurement failed."""
     return cells.get(subject.name, bench.key(subject, n_images=bench.n_images), _measure, bench, subject)
 
 
 def _measure(bench: Workbench, subject: Subject) -> Record:
+    """Evaluates a model and times its predictions."""
     model, box, data = bench.model(subject), bench.black_box(subject), bench.data(subject)
     bench.say(f"measuring {subject.name}")
     card = evaluate(
@@ -32,41 +33,46 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         rule=PAPERS_RULE,
         progress=bench.progress,
     )
-    found = card.to_dict()
-    made = model.provenance
+    values = card.to_dict()
+    provenance = model.provenance
     return {
-        "figures": {name: value for name, value in found.items() if isinstance(value, float | int)}
+        "figures": {name: value for name, value in values.items() if isinstance(value, float | int)}
         | {
-            "train_seconds": float(made["convert_seconds" if "convert_seconds" in made else "train_seconds"]),
+            "train_seconds": float(
+                provenance["convert_seconds" if "convert_seconds" in provenance else "train_seconds"]
+            ),
             "black_box_train_seconds": bench.black_box_seconds(subject),
             **predict_seconds(model, box, data.test[0][0][None]),
             "n_prototypes": len(model.prototypes),
             "embedding_dim": int(model.prototypes.vectors.shape[1]),
         },
-        "scorecard": found,
-        "provenance": made,
+        "scorecard": values,
+        "provenance": provenance,
     }
 
 
 def mean_axes(records: Sequence[Record]) -> dict[str, float]:
-    """Returns the mean of the radars of measured models, axis by axis."""
+    """Returns the mean of measured models' radars, axis by axis."""
     return mean_of([Scorecard.from_dict(record["scorecard"]).axes() for record in records])
 
 
 def mean_of(radars: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the mean of radars, axis by axis, over those that have the axis."""
+    """Returns the mean of radars, axis by axis, over the radars that have the axis."""
     axes = dict.fromkeys(axis for radar in radars for axis in radar)
     return {axis: statistics.fmean(radar[axis] for radar in radars if axis in radar) for axis in axes}
 
 
 @torch.no_grad()
 def predict_seconds(model: PrototypeModel, box: LoadedClassifier, image: torch.Tensor) -> dict[str, float]:
-    """Returns how long one image takes the model and its black box: medians of predictions made in turn."""
+    """Returns the time of a prediction of one image by the model and by its black box.
+
+    They predict in turn, so that a change of the machine's load meets both. Each time is the median.
+    """
     runs: dict[str, list[float]] = {"predict_seconds": [], "black_box_predict_seconds": []}
-    for number in range(_TIMED + 3):
+    for number in range(_WARM_UP + _TIMED):
         for name, predict in (("predict_seconds", model), ("black_box_predict_seconds", box.model)):
             started = time.perf_counter()
             predict(image).argmax(1)
-            if number >= 3:  # the first are slower
+            if number >= _WARM_UP:  # the first predictions are slower
                 runs[name].append(time.perf_counter() - started)
     return {name: statistics.median(times) for name, times in runs.items()}

@@ -10,7 +10,7 @@ import torch
 from lookalike.conversion.convert import convert
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PER_CLASS = 10
 _DRAWN = 5  # classes
-_SMALLER = 0.55  # than usual, so that captions can be read where the figure is shown at the width of a column
+_SMALLER = 0.55  # scale of the figure, so that its captions can be read at the width of a column
 _COLUMNS = (ACCURACY, Column("single", "single patches %", 100, 1))
 
 
@@ -31,55 +31,64 @@ def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures the accuracy of the black box, of KMEx, and of KMEx on patches."""
     rows = []
     for dataset, network in plan.places():
-        found: dict[str, list[Record]] = {}
+        records_by_model: dict[str, list[Record]] = {}
         for subject in plan.subjects(dataset, network, KMEX):
             key = bench.key(subject, per_class=_PER_CLASS)
             record = cells.get(f"patches-{subject.name}", key, _accuracies, bench, subject)
             for label, figures in (record or {}).items():
-                found.setdefault(label, []).append(figures)
-        rows += [Row((*named(dataset, network), label), gather(records, _COLUMNS)) for label, records in found.items()]
-    remark = f"{_PER_CLASS} prototypes per class in both. Single patches: how many of them, each alone, name the class."
+                records_by_model.setdefault(label, []).append(figures)
+        rows += [
+            Row((*table_names(dataset, network), label), gather(records, _COLUMNS))
+            for label, records in records_by_model.items()
+        ]
+    remark = (
+        f"{_PER_CLASS} prototypes per class in both. Single patches: share of patches classified correctly, each alone."
+    )
     return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
 
 
-def _converted(bench: Workbench, subject: Subject) -> PatchModel:
+def _convert_patches(bench: Workbench, subject: Subject) -> PatchModel:
     train = Batches(bench.data(subject).train)
     box = bench.black_box(subject)
     return convert(box, train, _PER_CLASS, level="patch", n_images=1, seed=subject.seed, progress=bench.progress)
 
 
 def _accuracies(bench: Workbench, subject: Subject) -> Record:
+    """Measures the accuracy of the black box, of KMEx, and of KMEx on patches."""
     bench.say(f"converting the patches of {subject.name}")
-    model = _converted(bench, subject)
-    votes, single = [], []
+    model = _convert_patches(bench, subject)
+    correct_images, correct_patches = [], []
     for batch in Batches(bench.data(subject).test):
-        assert isinstance(batch.inputs, torch.Tensor)  # noqa: S101 - images
-        votes.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
-        single.append(model.predict_patches(batch.inputs).cpu().numpy() == batch.labels[:, None, None])
+        assert isinstance(batch.inputs, torch.Tensor)  # noqa: S101 - patches come from images, which are tensors
+        correct_images.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
+        correct_patches.append(model.predict_patches(batch.inputs).cpu().numpy() == batch.labels[:, None, None])
     converter = Converter(bench, subject)
     card = converter.evaluate(converter.convert(n_prototypes=_PER_CLASS), ("faithfulness",))
     return {
         "black box": {"accuracy": card["black_box_accuracy"]},
         "KMEx, whole images": {"accuracy": card["accuracy"]},
         "KMEx, patches": {
-            "accuracy": float(np.concatenate(votes).mean()),
-            "single": float(np.concatenate(single).mean()),
+            "accuracy": float(np.concatenate(correct_images).mean()),
+            "single": float(np.concatenate(correct_patches).mean()),
         },
     }
 
 
 def draw_patches(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure]]":
-    """Draws the patch prototypes of a few classes, of the first seed (paper, Figure 10)."""
-    subjects = {"-".join(named(*place)): plan.subjects(*place, KMEX)[0] for place in plan.places()}
+    """Draws the patch prototypes of a few classes for the first seed (paper, Figure 10)."""
+    subjects = {
+        "-".join(table_names(*data_and_network)): plan.subjects(*data_and_network, KMEX)[0]
+        for data_and_network in plan.places()
+    }
     return {name: partial(_gallery, bench, subject) for name, subject in subjects.items()}
 
 
 def _gallery(bench: Workbench, subject: Subject) -> "Figure":
-    model = _converted(bench, subject)
+    model = _convert_patches(bench, subject)
     classes = list(range(min(_DRAWN, len(model.class_names))))
     ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
     figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)
-    assert figure is not None  # noqa: S101 - it was just drawn on one
+    assert figure is not None  # noqa: S101 - plot_gallery has just drawn on one
     figure.set_size_inches(*(figure.get_size_inches() * _SMALLER))
     return figure
 

@@ -1,4 +1,4 @@
-"""What the paper shows in pictures: prototypes, likenesses right and wrong, and relevance maps side by side."""
+"""The paper's pictures: prototypes, explanations of correct and wrong predictions, relevance maps side by side."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.side_by_side import run_kmex_of_baselines
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CLASSES = 10  # drawn at most
-_SHOWN = 3  # likenesses right, and as many wrong
-_MAPPED = 5  # images whose maps are drawn
-_COMPARED = 50  # images whose maps are compared
+_LIKENESSES = 3  # correct predictions drawn, and as many wrong ones
+_IMAGES_DRAWN = 5  # images whose maps are drawn
+_IMAGES_COMPARED = 50  # images whose maps are compared
 _TITLE = 0.35  # inches
-# how much smaller than usual figures are, so that captions can be read where a figure is shown at a column's width
+# scales of figures, so that their captions can be read at the width of a column
 _SMALLER_ALONE, _SMALLER_SIDE_BY_SIDE, _SMALLER_LIKENESS = 0.7, 0.55, 0.9
 _COLUMNS = (Column("correlation", "correlation of maps", 1, 3),)
 
@@ -36,71 +36,79 @@ _COLUMNS = (Column("correlation", "correlation of maps", 1, 3),)
 def run_qualitative(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Compares each model's relevance maps with the black box's, image by image."""
     rows = []
-    for place in plan.places():
+    for data_and_network in plan.places():
         for model in plan.models:
             records = [
                 record
-                for subject in plan.subjects(*place, model)
+                for subject in plan.subjects(*data_and_network, model)
                 if (
                     record := cells.get(
-                        f"maps-{subject.name}", bench.key(subject, compared=_COMPARED), _correlation, bench, subject
+                        f"maps-{subject.name}",
+                        bench.key(subject, compared=_IMAGES_COMPARED),
+                        _correlation,
+                        bench,
+                        subject,
                     )
                 )
             ]
             if records:
-                rows.append(Row((*named(*place), title_of(model)), gather(records, _COLUMNS)))
+                rows.append(Row((*table_names(*data_and_network), title_of(model)), gather(records, _COLUMNS)))
     remark = (
         f"Pearson's correlation between a model's and the black box's maps (LRP of the predicted class's probability), "
-        f"the mean over {_COMPARED} test images."
+        f"the mean over {_IMAGES_COMPARED} test images."
     )
     return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
 
 
 def _correlation(bench: Workbench, subject: Subject) -> Record:
     bench.say(f"comparing the maps of {subject.name}")
-    inputs = spread_images(bench, subject, _COMPARED)
+    inputs = evenly_spaced_images(bench, subject, _IMAGES_COMPARED)
     maps = [
         lrp(model, inputs, of="probability").pixels.flatten(1).double()
         for model in (bench.model(subject), bench.black_box(subject).model)
     ]
-    ours, theirs = ((one - one.mean(1, keepdim=True)) for one in maps)
-    return {"correlation": float(torch.cosine_similarity(ours, theirs, dim=1).mean())}
+    model_maps, box_maps = ((image_maps - image_maps.mean(1, keepdim=True)) for image_maps in maps)
+    return {"correlation": float(torch.cosine_similarity(model_maps, box_maps, dim=1).mean())}
 
 
-def spread_images(bench: Workbench, subject: Subject, number: int) -> Tensor:
-    """Returns test images from all over the data, which may lie there class by class."""
+def evenly_spaced_images(bench: Workbench, subject: Subject, number: int) -> Tensor:
+    """Returns evenly spaced test images, so that all classes are among them if the data are sorted by class."""
     test = bench.data(subject).test
     rows = np.linspace(0, len(test) - 1, min(number, len(test))).astype(int)
     return torch.stack([test[int(row)][0] for row in rows])
 
 
 def draw_qualitative(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure]]":
-    """Draws KMEx's prototypes, likenesses with their maps, and every model's maps, of the first seed.
+    """Draws KMEx's prototypes, likenesses with their maps, and every model's maps, for the first seed.
 
     Source: paper, Figures 2, 6, 11 and 12.
     """
-    drawing: dict[str, Callable[[], Figure]] = {}
-    for place in plan.places():
-        name, subject = "-".join(named(*place)), plan.subjects(*place, KMEX)[0]
-        drawing[f"{name}-prototypes"] = partial(_galleries, bench, {"": subject})
-        drawing[f"{name}-likeness"] = partial(_likenesses, bench, subject)
-        drawing[f"{name}-maps"] = partial(_map_table, plan, bench, subject)
-    return drawing
+    draw_functions: dict[str, Callable[[], Figure]] = {}
+    for data_and_network in plan.places():
+        name, subject = "-".join(table_names(*data_and_network)), plan.subjects(*data_and_network, KMEX)[0]
+        draw_functions[f"{name}-prototypes"] = partial(_draw_galleries, bench, {"": subject})
+        draw_functions[f"{name}-likeness"] = partial(_draw_likenesses, bench, subject)
+        draw_functions[f"{name}-maps"] = partial(_map_table, plan, bench, subject)
+    return draw_functions
 
 
 def draw_before_and_after(plan: Plan, bench: Workbench) -> "dict[str, Callable[[], Figure]]":
-    """Draws each baseline's prototypes beside those of KMEx of its embedding (paper, Figures 13 to 15)."""
-    drawing: dict[str, Callable[[], Figure]] = {}
-    for place in plan.places():
+    """Draws each baseline's prototypes beside the prototypes of KMEx on its embedding (paper, Figures 13 to 15)."""
+    draw_functions: dict[str, Callable[[], Figure]] = {}
+    for data_and_network in plan.places():
         for base in plan.models:
             if f"{base}+{KMEX}" in plan.models:
-                pair = {title_of(one): plan.subjects(*place, one)[0] for one in (base, f"{base}+{KMEX}")}
-                drawing["-".join((*named(*place), base))] = partial(_galleries, bench, pair)
-    return drawing
+                pair = {
+                    title_of(model): plan.subjects(*data_and_network, model)[0] for model in (base, f"{base}+{KMEX}")
+                }
+                draw_functions["-".join((*table_names(*data_and_network), base))] = partial(
+                    _draw_galleries, bench, pair
+                )
+    return draw_functions
 
 
-def _galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
-    """Draws models' galleries, each prototype by the training image that stands for it, side by side."""
+def _draw_galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
+    """Draws models' galleries side by side. Each prototype is shown by its nearest training image."""
     from matplotlib.figure import Figure
 
     from lookalike.plots import gallery_size, plot_gallery
@@ -109,14 +117,14 @@ def _galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
     first = next(iter(models.values()))
     classes = list(range(min(_CLASSES, first.n_classes)))
     names = [first.class_names[k] for k in classes]
-    most = max(int(model.prototypes.labels.bincount().max()) for model in models.values())
-    alone = len(models) == 1
-    scale = _SMALLER_ALONE if alone else _SMALLER_SIDE_BY_SIDE
-    width, height = (scale * side for side in gallery_size(names, most))
+    longest_row = max(int(model.prototypes.labels.bincount().max()) for model in models.values())
+    single = len(models) == 1
+    scale = _SMALLER_ALONE if single else _SMALLER_SIDE_BY_SIDE
+    width, height = (scale * side for side in gallery_size(names, longest_row))
     figure = Figure(figsize=(width * len(models), height + _TITLE), layout="constrained")
     for ax, (title, model) in zip(figure.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
         p = model.prototypes
-        assert model.images is not None  # noqa: S101 - made of images
+        assert model.images is not None  # noqa: S101 - the experiment converts images
         plot_gallery(
             model.images[:, :1].numpy(),
             p.labels.numpy(),
@@ -124,24 +132,27 @@ def _galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
             counts=p.counts.numpy(),
             purity=p.purity.numpy(),
             classes=classes,
-            numbered=alone,
+            numbered=single,
             ax=ax,
         )
         ax.set_title(title, fontsize=11)
     return figure
 
 
-def _likenesses(bench: Workbench, subject: Subject) -> "Figure":
-    """Draws right predictions in the left column and wrong ones in the right, as many of each; or what there is."""
+def _draw_likenesses(bench: Workbench, subject: Subject) -> "Figure":
+    """Draws correct predictions in the left column and as many wrong ones in the right.
+
+    If there are only correct or only wrong ones, they fill both columns.
+    """
     from lookalike.plots import sheet_axes
 
     model, test = bench.model(subject), bench.data(subject).test
-    right, wrong = _right_and_wrong(model, Batches(test))
-    rows = [row for pair in zip(right, wrong, strict=False) for row in pair] or right or wrong
+    correct, wrong = _correct_and_wrong(model, Batches(test))
+    rows = [row for pair in zip(correct, wrong, strict=False) for row in pair] or correct or wrong
     inputs = torch.stack([test[row][0] for row in rows])
-    found = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True, rule=PAPERS_RULE)
-    axes = sheet_axes(len(found), len(found[0].likenesses), min(2, len(found)), with_maps=True)
-    for ax, explanation in zip(axes, found, strict=True):
+    explanations = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True, rule=PAPERS_RULE)
+    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), min(2, len(explanations)), with_maps=True)
+    for ax, explanation in zip(axes, explanations, strict=True):
         explanation.plot(ax)
     figure = axes[0].get_figure(root=True)
     assert figure is not None  # noqa: S101 - just made
@@ -149,36 +160,37 @@ def _likenesses(bench: Workbench, subject: Subject) -> "Figure":
     return figure
 
 
-def _right_and_wrong(model: PrototypeModel, batches: Batches) -> tuple[list[int], list[int]]:
-    """Returns the first samples of different classes that the model gets right, and the first that it does not."""
-    right: dict[int, int] = {}
+def _correct_and_wrong(model: PrototypeModel, batches: Batches) -> tuple[list[int], list[int]]:
+    """Returns rows of correctly classified samples, each of another class, and of wrongly classified samples."""
+    correct: dict[int, int] = {}
     wrong: list[int] = []
     for batch in batches:
         predicted = model.predict(batch.inputs).cpu().numpy()
-        for row, label, said in zip(batch.indices, batch.labels, predicted, strict=True):
-            if said == label:
-                right.setdefault(int(label), int(row))
+        for row, label, prediction in zip(batch.indices, batch.labels, predicted, strict=True):
+            if prediction == label:
+                correct.setdefault(int(label), int(row))
             else:
                 wrong.append(int(row))
-        if len(right) >= _SHOWN and len(wrong) >= _SHOWN:
+        if len(correct) >= _LIKENESSES and len(wrong) >= _LIKENESSES:
             break
-    return list(right.values())[:_SHOWN], wrong[:_SHOWN]
+    return list(correct.values())[:_LIKENESSES], wrong[:_LIKENESSES]
 
 
 def _map_table(plan: Plan, bench: Workbench, subject: Subject) -> "Figure":
-    """Draws images and, beside each, what the black box's and each model's prediction rests on."""
-    inputs = spread_images(bench, subject, _MAPPED)
+    """Draws images and, beside each, relevance maps of the black box's and each model's prediction."""
+    inputs = evenly_spaced_images(bench, subject, _IMAGES_DRAWN)
     models = {"black box": bench.black_box(subject).model}
     for name in plan.models:
         if "+" not in name:
             models[title_of(name)] = bench.model(replace(subject, model=name))
     pictures = bench.model(subject).to_pixels(inputs)
-    assert pictures is not None  # noqa: S101 - they are images
+    assert pictures is not None  # noqa: S101 - the experiment converts images
     maps = {title: lrp(model, inputs, of="probability").pixels.numpy() for title, model in models.items()}
-    return _drawn_table(pictures.numpy(), maps)
+    return _draw_map_table(pictures.numpy(), maps)
 
 
-def _drawn_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
+def _draw_map_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
+    """Draws a row per image: the image, and its map by each model, all on one colour scale."""
     from matplotlib.figure import Figure
 
     from lookalike.plots.heatmap import common_limit, shares
@@ -187,8 +199,8 @@ def _drawn_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figure":
     columns, rows = (1 + len(maps)) * (1 + GAP), 0.3 + len(pictures) * (1 + GAP) + LINE
     size = (columns * TILE_INCHES, rows * TILE_INCHES)
     ax: Axes = tile_axes(Figure(figsize=size, layout="constrained").subplots(), columns, rows)
-    scaled = {title: [shares(one) for one in values] for title, values in maps.items()}
-    limit = common_limit([one for values in scaled.values() for one in values])
+    scaled = {title: [shares(relevance) for relevance in values] for title, values in maps.items()}
+    limit = common_limit([relevance for values in scaled.values() for relevance in values])
     for column, (title, tiles) in enumerate(_columns_of(pictures, scaled, limit)):
         x = column * (1 + GAP)
         ax.text(x + 0.48, 0.15, title, ha="center", va="center", fontsize=9, color=INK)
@@ -208,7 +220,7 @@ def _columns_of(
 
     yield "image", list(pictures)
     for title, values in maps.items():
-        yield title, [paint(one, limit, picture) for one, picture in zip(values, pictures, strict=True)]
+        yield title, [paint(relevance, limit, picture) for relevance, picture in zip(values, pictures, strict=True)]
 
 
 EXPERIMENTS.register("qualitative")(

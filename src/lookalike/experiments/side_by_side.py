@@ -1,12 +1,12 @@
-"""All models side by side, and the paper's tables as views of the same measurements."""
+"""Comparison of all models. Most of the paper's tables are columns of one set of measurements."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
-from lookalike.experiments.measure import mean_axes, mean_of, measured
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
+from lookalike.experiments.measure import mean_axes, mean_of, measure_subject
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Workbench, title_of
 
@@ -29,8 +29,8 @@ DIVERSITY = Column("diversity", "D_dvs")
 TRAINING = Column("train_seconds", "training s, least", 1, 1, least=True)
 PREDICTION = Column("predict_seconds", "prediction ms, least", 1000, 2, least=True)
 
-# the black box's figures, as they stand in the scorecards of prototype models
-_OF_BLACK_BOX = {
+# names of the black box's figures in the scorecards of prototype models
+_BLACK_BOX_KEYS = {
     "accuracy": "black_box_accuracy",
     "auroc": "auroc_black_box",
     "auroc_random": "auroc_black_box_random",
@@ -42,13 +42,13 @@ Measured = dict[tuple[str, str], dict[str, dict[int, Record]]]  # (data, network
 
 
 def measure_all(plan: Plan, bench: Workbench, cells: Cells) -> Measured:
-    """Trains, converts and measures every model of a plan, or reads what is there."""
+    """Trains, converts and measures every model of a plan; reads models and measurements that exist already."""
     return {
-        named(dataset, network): {
+        table_names(dataset, network): {
             model: {
                 subject.seed: record
                 for subject in plan.subjects(dataset, network, model)
-                if (record := measured(bench, cells, subject)) is not None
+                if (record := measure_subject(bench, cells, subject)) is not None
             }
             for model in plan.models
         }
@@ -56,15 +56,16 @@ def measure_all(plan: Plan, bench: Workbench, cells: Cells) -> Measured:
     }
 
 
-def rows_of(found: Measured, columns: Sequence[Column]) -> list[Row]:
-    """Returns a line per data set, network and model; first the black box, where it has any of the figures."""
+def rows_of(measurements: Measured, columns: Sequence[Column]) -> list[Row]:
+    """Returns a row per data set, network and model. The black box comes first, if it has any of the figures."""
     rows = []
-    for place, models in found.items():
+    for names, models in measurements.items():
+        # Any model's record has the black box's figures, too; together they have all seeds, the first model's first.
         any_model = {seed: record for records in reversed(models.values()) for seed, record in records.items()}
-        box = gather(_figures(any_model), columns, _OF_BLACK_BOX)
-        if box:
-            rows.append(Row((*place, title_of("blackbox")), box))
-        rows += [Row((*place, title_of(model)), gather(_figures(r), columns)) for model, r in models.items() if r]
+        box_figures = gather(_figures(any_model), columns, _BLACK_BOX_KEYS)
+        if box_figures:
+            rows.append(Row((*names, title_of("blackbox")), box_figures))
+        rows += [Row((*names, title_of(model)), gather(_figures(r), columns)) for model, r in models.items() if r]
     return rows
 
 
@@ -72,28 +73,28 @@ def _figures(records: Mapping[int, Record]) -> list[Record]:
     return [records[seed]["figures"] for seed in sorted(records)]
 
 
-def _drawn(models: Mapping[str, T]) -> dict[str, T]:
-    """Returns the models of a panel: those of the paper's figures first."""
+def _first_models(models: Mapping[str, T]) -> dict[str, T]:
+    """Returns at most four models to draw in a panel; the models of the paper's figures come first."""
     order = sorted((model for model in models if models[model]), key=lambda model: "+" in model)
     return {model: models[model] for model in order[:_MODELS_DRAWN]}
 
 
-def _curves(found: Measured) -> dict[str, Any]:
-    """Returns mean relevance-ordering curves over seeds, by place and model."""
+def _mean_curves(measurements: Measured) -> dict[str, Any]:
+    """Returns relevance-ordering curves, averaged over seeds, by data set, network and model."""
     panels: dict[str, Any] = {}
-    for place, models in found.items():
-        chosen = _drawn(models)
+    for names, models in measurements.items():
+        models_drawn = _first_models(models)
         panel: dict[str, Any] = {"curves": {}, "random": {}}
-        lines = [(model, title_of(model), "model", "random") for model in chosen]
-        if KMEX in chosen:  # last, so that a model has the colour that it has in the radars
+        lines = [(model, title_of(model), "model", "random") for model in models_drawn]
+        if KMEX in models_drawn:  # last, so that a model has the colour that it has in the radars
             lines.append((KMEX, title_of("blackbox"), "black_box", "black_box_random"))
-        for model, title, own, random in lines:
-            robustness = [record["scorecard"]["details"]["robustness"][0] for record in chosen[model].values()]
+        for model, title, curve, random_curve in lines:
+            robustness = [record["scorecard"]["details"]["robustness"][0] for record in models_drawn[model].values()]
             panel["fractions"] = robustness[0]["fractions"]
-            panel["curves"][title] = _mean([one["curves"][own] for one in robustness])
-            panel["random"][title] = _mean([one["curves"][random] for one in robustness])
-        if chosen:
-            panels[", ".join(place)] = panel
+            panel["curves"][title] = _mean([ordering["curves"][curve] for ordering in robustness])
+            panel["random"][title] = _mean([ordering["curves"][random_curve] for ordering in robustness])
+        if models_drawn:
+            panels[", ".join(names)] = panel
     return panels
 
 
@@ -101,27 +102,27 @@ def _mean(curves: Sequence[Sequence[float]]) -> list[float]:
     return [fmean(values) for values in zip(*curves, strict=True)]
 
 
-def _axes(found: Measured) -> dict[str, Any]:
-    """Returns each model's radar, the mean over seeds, by place, and over all places."""
+def _mean_radars(measurements: Measured) -> dict[str, Any]:
+    """Returns each model's radar, averaged over seeds, by data set and network, and averaged over these."""
     panels: dict[str, dict[str, dict[str, float]]] = {}
-    for place, models in found.items():
+    for names, models in measurements.items():
         for model, records in models.items():
             if records:
-                panels.setdefault(", ".join(place), {})[title_of(model)] = mean_axes(list(records.values()))
+                panels.setdefault(", ".join(names), {})[title_of(model)] = mean_axes(list(records.values()))
     if len(panels) > 1:
         titles = dict.fromkeys(title for panel in panels.values() for title in panel)
-        whole = {t: mean_of([panel[t] for panel in panels.values() if t in panel]) for t in titles}
-        panels = {"mean over all": whole, **panels}
+        overall = {t: mean_of([panel[t] for panel in panels.values() if t in panel]) for t in titles}
+        panels = {"mean over all": overall, **panels}
     return panels
 
 
-def draw_curves(found: Findings) -> "Figure":
+def draw_curves(findings: Findings) -> "Figure":
     """Draws relevance-ordering curves, a panel per data set and network (paper, Figure 3)."""
     from matplotlib.figure import Figure
 
     from lookalike.plots import plot_ordering
 
-    panels = found.details["panels"]
+    panels = findings.details["panels"]
     figure = Figure(figsize=(_PANEL * 1.15 * len(panels), _PANEL), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, panel) in zip(axes, panels.items(), strict=True):
@@ -132,20 +133,20 @@ def draw_curves(found: Findings) -> "Figure":
     return figure
 
 
-def draw_radars(found: Findings) -> "Figure":
-    """Draws a radar over all and one per data set and network (paper, Figures 4 and 7)."""
+def draw_radars(findings: Findings) -> "Figure":
+    """Draws the mean radar and one per data set and network (paper, Figures 4 and 7)."""
     from matplotlib.figure import Figure
 
     from lookalike.plots import plot_radar
 
-    panels = found.details["panels"]
+    panels = findings.details["panels"]
     across = min(_RADARS_IN_A_ROW, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(_PANEL * 1.1 * across, _PANEL * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, subplot_kw={"projection": "polar"}).flatten()
     lines: dict[str, Any] = {}
     for ax, (title, models) in zip(axes, panels.items(), strict=False):
-        plot_radar(_drawn(models), ax=ax)
+        plot_radar(_first_models(models), ax=ax)
         handles, labels = ax.get_legend_handles_labels()
         lines.update(zip(labels, handles, strict=True))
         if ax.get_legend() is not None:
@@ -157,8 +158,8 @@ def draw_radars(found: Findings) -> "Figure":
     return figure
 
 
-def _view(name: str, title: str, source: str, columns: tuple[Column, ...]) -> None:
-    """Files an experiment that shows some of the figures."""
+def _register_table(name: str, title: str, source: str, columns: tuple[Column, ...]) -> None:
+    """Registers an experiment whose table has some of the figures."""
 
     def run(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         return Findings(("data", "network", "model"), columns, rows_of(measure_all(plan, bench, cells), columns))
@@ -167,19 +168,21 @@ def _view(name: str, title: str, source: str, columns: tuple[Column, ...]) -> No
 
 
 def run_robustness(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Measures robustness; keeps the curves."""
-    found, columns = measure_all(plan, bench, cells), (AUROC, RANDOM)
-    return Findings(("data", "network", "model"), columns, rows_of(found, columns), {"panels": _curves(found)})
+    """Measures robustness, with the mean curves as details."""
+    measurements, columns = measure_all(plan, bench, cells), (AUROC, RANDOM)
+    return Findings(
+        ("data", "network", "model"), columns, rows_of(measurements, columns), {"panels": _mean_curves(measurements)}
+    )
 
 
 def run_summary(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Puts the five axes of each model together."""
-    panels = _axes(measure_all(plan, bench, cells))
+    """Collects the five axes of each model."""
+    panels = _mean_radars(measure_all(plan, bench, cells))
     names = list(dict.fromkeys(axis for models in panels.values() for radar in models.values() for axis in radar))
     columns = tuple(Column(name, name, 1, 2) for name in names)
     rows = [
-        Row((place, model), {axis: [value] for axis, value in radar.items()})
-        for place, models in panels.items()
+        Row((setting, model), {axis: [value] for axis, value in radar.items()})
+        for setting, models in panels.items()
         for model, radar in models.items()
     ]
     remark = "Outward is better: 1 − D_tsp, 1 + difference in accuracy / 5 points, exp(−D_fth), AUROC, 1 − D_dvs."
@@ -187,25 +190,25 @@ def run_summary(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 
 
 def run_kmex_of_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Sets each baseline beside KMEx of its embedding."""
+    """Compares each baseline with KMEx on its embedding."""
     return before_and_after(measure_all(plan, bench, cells))
 
 
-def before_and_after(found: Measured) -> Findings:
-    """Returns three lines per baseline: before, after, and the differences, seed by seed."""
+def before_and_after(measurements: Measured) -> Findings:
+    """Returns three rows per baseline: its figures, those of its conversion, and their difference seed by seed."""
     columns = (ACCURACY, GHOSTING, DIVERGENCE, AUROC, DIVERSITY)
     rows = []
-    for place, models in found.items():
+    for names, models in measurements.items():
         for model, records in models.items():
             if "+" in model or not models.get(f"{model}+{KMEX}"):
                 continue
             converted = models[f"{model}+{KMEX}"]
-            both = sorted(records.keys() & converted.keys())
-            changes = [_difference(records[seed]["figures"], converted[seed]["figures"], columns) for seed in both]
+            seeds = sorted(records.keys() & converted.keys())
+            changes = [_difference(records[seed]["figures"], converted[seed]["figures"], columns) for seed in seeds]
             rows += [
-                Row((*place, title_of(model)), gather(_figures(records), columns)),
-                Row((*place, f"{title_of(model)} + KMEx"), gather(_figures(converted), columns)),
-                Row((*place, "difference"), gather(changes, columns)),
+                Row((*names, title_of(model)), gather(_figures(records), columns)),
+                Row((*names, f"{title_of(model)} + KMEx"), gather(_figures(converted), columns)),
+                Row((*names, "difference"), gather(changes, columns)),
             ]
     return Findings(("data", "network", "model"), columns, rows)
 
@@ -215,27 +218,27 @@ def _difference(before: Record, after: Record, columns: Sequence[Column]) -> Rec
     return {name: after[name] - before[name] for name in names}
 
 
-_view(
+_register_table(
     "baselines",
     "Black box, baselines, and KMEx of each",
     "section 4, Tables 3 to 8, 11 and 12",
     (ACCURACY, AGREEMENT, GHOSTING, DIVERGENCE, AUROC, RANDOM, DIVERSITY, TRAINING, PREDICTION),
 )
-_view("accuracy", "Accuracy of all models", "Table 3", (ACCURACY, AGREEMENT))
+_register_table("accuracy", "Accuracy of all models", "Table 3", (ACCURACY, AGREEMENT))
 EXPERIMENTS.register("robustness")(
     Experiment(
         "Robustness: relevance-ordering curves and their areas", "Figure 3, Table 4", run_robustness, draw_curves
     )
 )
-_view("ghosting", "Transparency: ghosted prototypes", "Table 5", (GHOSTING,))
-_view(
+_register_table("ghosting", "Transparency: ghosted prototypes", "Table 5", (GHOSTING,))
+_register_table(
     "explanations",
     "Faithfulness of explanations to the black box",
     "Table 6",
     (DIVERGENCE, Column("explanation_divergence_mismatched", "between different images")),
 )
-_view(
+_register_table(
     "diversity", "Diversity of prototypes", "Table 7", (DIVERSITY, Column("diversity_within_class", "within classes"))
 )
 EXPERIMENTS.register("summary")(Experiment("Five axes of every model", "Figures 4 and 7", run_summary, draw_radars))
-_view("runtime", "Training and prediction time", "Tables 11 and 12", (TRAINING, PREDICTION))
+_register_table("runtime", "Training and prediction time", "Tables 11 and 12", (TRAINING, PREDICTION))

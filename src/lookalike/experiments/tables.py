@@ -1,4 +1,4 @@
-"""Tables of experiments: mean ± standard deviation over seeds, of times the least, as Markdown and CSV."""
+"""Tables of experiments in Markdown and CSV: mean ± standard deviation over seeds, or the minimum for run times."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ class Column:
     """A figure of a table.
 
     Attributes:
-        name: The figure's.
-        title: Its heading.
-        scale: What it is multiplied by: 100 for percent, 1000 for milliseconds.
-        digits: After the decimal point.
-        least: Show the least over seeds: of a time, which whatever else the machine is at can only lengthen.
+        name: Name of the figure.
+        title: Heading of the column.
+        scale: Factor of the values: 100 for percent, 1000 for milliseconds.
+        digits: Number of digits after the decimal point.
+        least: Show the minimum over seeds. It suits run times, which other load on the machine can only increase.
     """
 
     name: str
@@ -30,11 +30,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table.
+    """A row of a table.
 
     Attributes:
-        names: What stands in the first columns.
-        values: Each figure's values, one per seed.
+        names: Texts of the first columns.
+        values: Values of each figure, one per seed.
     """
 
     names: tuple[str, ...]
@@ -42,14 +42,14 @@ class Row:
 
 
 def gather(
-    found: Sequence[Mapping[str, Any]], columns: Sequence[Column], keys: Mapping[str, str] | None = None
+    records: Sequence[Mapping[str, Any]], columns: Sequence[Column], keys: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
-    """Returns each column's values, one per record that has it as a number; a column without any is left out.
+    """Collects each column's values from records; values that are no finite number and empty columns are left out.
 
     Args:
-        found: Figures by name, a record per seed.
-        columns: Which figures.
-        keys: Under which name each is found; columns that are not in it are left out. None takes their own names.
+        records: Figures by name, one record per seed.
+        columns: Columns to collect.
+        keys: Key of each column in the records; other columns are left out. None takes the columns' own names.
 
     Example:
         >>> gather([{"a": 1.0}, {"a": None}, {"a": 3.0}], [Column("a", "A"), Column("b", "B")])
@@ -58,7 +58,7 @@ def gather(
     names = (
         {c.name: c.name for c in columns} if keys is None else {c.name: keys[c.name] for c in columns if c.name in keys}
     )
-    values = {name: [one[key] for one in found if _is_number(one.get(key))] for name, key in names.items()}
+    values = {name: [record[key] for record in records if _is_number(record.get(key))] for name, key in names.items()}
     return {name: listed for name, listed in values.items() if listed}
 
 
@@ -67,7 +67,7 @@ def _is_number(value: Any) -> bool:
 
 
 def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """Returns a table in Markdown: mean ± standard deviation over seeds, the mean alone of one seed; or the least.
+    """Returns a table in Markdown: mean ± standard deviation over seeds, one seed's value alone, or the minimum.
 
     Example:
         >>> print(markdown(["model"], [Column("a", "accuracy %", 100, 1)], [Row(("KMEx",), {"a": [0.9, 0.92]})]))
@@ -88,7 +88,7 @@ def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row
 
 
 def cell(column: Column, row: Row) -> str:
-    """Returns a figure as text; – where there is none."""
+    """Returns a figure as text; "–" if there is none."""
     values = [value * column.scale for value in row.values.get(column.name, ())]
     if not values:
         return "–"
@@ -97,10 +97,10 @@ def cell(column: Column, row: Row) -> str:
 
 
 def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """Returns the same as CSV, unrounded: mean (or least), standard deviation and number of seeds of each figure."""
+    """Returns a table as CSV, unrounded: mean or minimum, standard deviation and number of seeds of each figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*heads, *(f"{c.name}{part}" for c in columns for part in ("", "_sd", "_n"))])
+    writer.writerow([*heads, *(f"{c.name}{suffix}" for c in columns for suffix in ("", "_sd", "_n"))])
     for row in rows:
         line: list[object] = list(row.names)
         for column in columns:
@@ -112,5 +112,5 @@ def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row])
 
 
 def over_seeds(column: Column, values: Sequence[float]) -> float:
-    """Returns what stands for the values of all seeds."""
+    """Returns the minimum of a run time over seeds, the mean of any other figure."""
     return min(values) if column.least else mean(values)

@@ -1,4 +1,4 @@
-"""KMEx with one choice varied: the similarity, the number of prototypes, the clusterer, the attributes it shows."""
+"""KMEx with one option varied: the similarity, the number of prototypes or the clusterer."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, named
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.measure import mean_axes
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PER_CLASS: tuple[int | str, ...] = (1, 2, 5, 10, 20, 50, "auto")
 _PANEL = 3.2  # inches
-_IN_A_ROW = 3
+_IN_A_ROW = 3  # panels
 
 Variants = Mapping[str, Mapping[str, Any]]
 
@@ -38,13 +38,13 @@ _ATTRIBUTES: Variants = {str(number): {"n_prototypes": number} for number in _PE
 
 
 class Converter:
-    """Converts one black box or baseline in many ways, from one pass over its data.
+    """Converts one black box or baseline with varying options, from one pass over its data.
 
     Args:
-        bench: Where models are kept.
-        subject: ``"kmex"``, or ``"BASELINE+kmex"``.
-        data: Other data than the subject's own.
-        box: Another black box, trained on them; for ``"kmex"`` alone.
+        bench: Workbench that makes the models.
+        subject: Subject whose model is ``"kmex"`` or ``"BASELINE+kmex"``.
+        data: Data to use instead of the subject's own.
+        box: Black box trained on ``data``; only if the subject's model is ``"kmex"``.
     """
 
     def __init__(
@@ -58,28 +58,30 @@ class Converter:
         self.subject = subject
         self._data = data
         self._box = box
-        self._parts: tuple[Any, EmbeddingStore, EmbeddingStore] | None = None
+        self._embedded: tuple[Any, EmbeddingStore, EmbeddingStore] | None = None
 
     @property
     def data(self) -> DataBundle:
-        """What is converted and measured on; read when it is first asked for."""
+        """Data to convert and measure on; read on first use."""
         return self.bench.data(self.subject) if self._data is None else self._data
 
     @functools.cached_property
     def measured_box(self) -> BlackBox:
-        """The black box that all conversions are compared with, so that it is measured once."""
+        """The black box that all conversions are compared with. Its own results are cached, so it is measured once."""
         if self._box is None:
             return self.bench.measured_box(self.subject)
         return BlackBox.of(self._box, Batches(self.data.test))
 
     def convert(self, *, seed: int | None = None, **variant: Any) -> PrototypeModel:
-        """Converts in one way, with the subject's seed or another."""
+        """Converts with the given options, with the subject's seed or another."""
         encoder, train, _ = self.embedded()
-        other = {} if seed is None else {"seed": seed}
-        return self.bench.convert(self.subject, encoder, Batches(self.data.train), embeddings=train, **other, **variant)
+        seed_option = {} if seed is None else {"seed": seed}
+        return self.bench.convert(
+            self.subject, encoder, Batches(self.data.train), embeddings=train, **seed_option, **variant
+        )
 
     def evaluate(self, model: PrototypeModel, only: Sequence[str] | None, **options: Any) -> Scorecard:
-        """Measures a model on the subject's encoder; None measures everything, ``options`` are for ``evaluate``."""
+        """Measures a converted model: the given sections, or all if None. ``options`` are passed to ``evaluate``."""
         _, train, test = self.embedded()
         return evaluate(
             model,
@@ -97,7 +99,7 @@ class Converter:
         )
 
     def measure(self, variant: Mapping[str, Any], only: Sequence[str] | None) -> Record:
-        """Converts in one way and measures it."""
+        """Converts with the given options and measures the result."""
         self.bench.say(f"measuring {self.subject.name} with {variant}")
         model = self.convert(**variant)
         card = self.evaluate(model, only)
@@ -108,8 +110,8 @@ class Converter:
         return {"figures": figures, "scorecard": card.to_dict()}
 
     def embedded(self) -> tuple[Any, EmbeddingStore, EmbeddingStore]:
-        """Returns the encoder, and the embeddings of training and test data."""
-        if self._parts is None:
+        """Returns the encoder and the embeddings of the training and the test data."""
+        if self._embedded is None:
             base = self.subject.model.removesuffix(f"+{KMEX}")
             source: Any = (
                 self._box or self.bench.black_box(self.subject)
@@ -119,17 +121,21 @@ class Converter:
             batches = Batches(self.data.train)
             encoder = as_encoder(getattr(source, "model", source), batches)
             train = embed(encoder, batches, progress=self.bench.progress)
-            self._parts = encoder, train, embed(encoder, self.data.test, progress=self.bench.progress)
-        return self._parts
+            self._embedded = encoder, train, embed(encoder, self.data.test, progress=self.bench.progress)
+        return self._embedded
 
 
-def _measured(
+def _measure_variants(
     plan: Plan, bench: Workbench, cells: Cells, topic: str, variants: Variants, model: str, only: Sequence[str] | None
 ) -> dict[tuple[str, str], dict[str, list[Record]]]:
-    """Measures every variant of a model on every data set, network and seed; by place and variant."""
-    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    """Measures every variant of a model with every data set, network and seed.
+
+    Returns:
+        Records, one per seed, by the names of data set and network, and by variant.
+    """
+    records_by_setting: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for dataset, network in plan.places():
-        place = found.setdefault(named(dataset, network), {})
+        records_by_label = records_by_setting.setdefault(table_names(dataset, network), {})
         for subject in plan.subjects(dataset, network, model):
             converter = Converter(bench, subject)
             for label, variant in variants.items():
@@ -137,11 +143,11 @@ def _measured(
                 key = bench.key(subject, variant=dict(variant), n_images=bench.n_images, only=list(only or ()))
                 record = cells.get(name, key, converter.measure, variant, only)
                 if record is not None:
-                    place.setdefault(label, []).append(record)
-    return found
+                    records_by_label.setdefault(label, []).append(record)
+    return records_by_setting
 
 
-_ALL = (
+_COLUMNS = (
     ACCURACY,
     AGREEMENT,
     GHOSTING,
@@ -153,33 +159,34 @@ _ALL = (
 )
 
 
-def _run(topic: str, head: str, variants: Variants, plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    found = _measured(plan, bench, cells, topic, variants, KMEX, None)
+def _run_variants(topic: str, head: str, variants: Variants, plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures KMEx with each variant of an option; the details have a radar for each."""
+    records_by_setting = _measure_variants(plan, bench, cells, topic, variants, KMEX, None)
     rows = [
-        Row((*place, label), gather([record["figures"] for record in records], _ALL))
-        for place, labels in found.items()
+        Row((*names, label), gather([record["figures"] for record in records], _COLUMNS))
+        for names, labels in records_by_setting.items()
         for label, records in labels.items()
     ]
     radars = {
-        ", ".join(place): {label: mean_axes(records) for label, records in labels.items()}
-        for place, labels in found.items()
+        ", ".join(names): {label: mean_axes(records) for label, records in labels.items()}
+        for names, labels in records_by_setting.items()
     }
-    return Findings(("data", "network", head), _ALL, rows, {"radars": radars})
+    return Findings(("data", "network", head), _COLUMNS, rows, {"radars": radars})
 
 
 def run_similarities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Converts with every similarity."""
-    return _run("similarities", "similarity", _SIMILARITIES, plan, bench, cells)
+    return _run_variants("similarities", "similarity", _SIMILARITIES, plan, bench, cells)
 
 
 def run_numbers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Converts with several numbers of prototypes per class."""
-    return _run("n-prototypes", "per class", _NUMBERS, plan, bench, cells)
+    return _run_variants("n-prototypes", "per class", _NUMBERS, plan, bench, cells)
 
 
 def run_clusterers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Converts with every clusterer."""
-    return _run("clustering", "clusterer", _CLUSTERERS, plan, bench, cells)
+    return _run_variants("clustering", "clusterer", _CLUSTERERS, plan, bench, cells)
 
 
 _ATTRIBUTE_COLUMNS = (
@@ -190,40 +197,43 @@ _ATTRIBUTE_COLUMNS = (
 
 
 def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Counts what attributes KMEx of every model shows, against the number of prototypes."""
+    """Counts the attributes that each model's prototypes capture, against the number of prototypes."""
     rows = []
     for model in (model for model in plan.models if model.endswith(KMEX)):
         only = ("transparency", "attributes")
-        found = _measured(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
-        for place, labels in found.items():
+        records_by_setting = _measure_variants(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
+        for names, labels in records_by_setting.items():
             for label, records in labels.items():
                 figures = [record["figures"] for record in records]
-                counted = [{**one, "ghosted": one["ghosting"] * one["n_prototypes"]} for one in figures]
-                rows.append(Row((*place, title_of(model), label), gather(counted, _ATTRIBUTE_COLUMNS)))
+                figures_with_counts = [
+                    {**figures_of_seed, "ghosted": figures_of_seed["ghosting"] * figures_of_seed["n_prototypes"]}
+                    for figures_of_seed in figures
+                ]
+                rows.append(Row((*names, title_of(model), label), gather(figures_with_counts, _ATTRIBUTE_COLUMNS)))
     return Findings(("data", "network", "model", "per class"), _ATTRIBUTE_COLUMNS, rows)
 
 
-def _no_attributes(data: DataBundle) -> str | None:
+def _lacks_attributes(data: DataBundle) -> str | None:
     return None if data.attributes is not None else f"{data.name!r} has no attributes; glyphs and celeba have"
 
 
-def draw_similarities(found: Findings) -> "Figure":
-    """Draws a small radar for each similarity, with the paper's ``l2`` behind it (paper, Figure 8)."""
+def draw_similarities(findings: Findings) -> "Figure":
+    """Draws a small radar for each similarity, over the radar of the paper's ``l2`` (paper, Figure 8)."""
     from matplotlib.figure import Figure
 
     from lookalike.plots import plot_radar
 
-    places = {place: radars for place, radars in found.details["radars"].items() if "l2" in radars}
-    labels = list(dict.fromkeys(label for radars in places.values() for label in radars if label != "l2"))
+    radars_by_setting = {setting: radars for setting, radars in findings.details["radars"].items() if "l2" in radars}
+    labels = list(dict.fromkeys(label for radars in radars_by_setting.values() for label in radars if label != "l2"))
     if not labels:
-        raise LookalikeError("there is nothing to set beside l2")
+        raise LookalikeError("there is no similarity to compare with l2")
     columns = min(4, len(labels))
-    down = -(-len(labels) // columns)
-    figure = Figure(figsize=(columns * 2.6, down * 2.3 * len(places)), layout="constrained")
-    axes = figure.subplots(down * len(places), columns, squeeze=False, subplot_kw={"projection": "polar"})
-    for band, (place, radars) in enumerate(places.items()):
-        for position in range(down * columns):
-            ax = axes[band * down + position // columns][position % columns]
+    rows = -(-len(labels) // columns)
+    figure = Figure(figsize=(columns * 2.6, rows * 2.3 * len(radars_by_setting)), layout="constrained")
+    axes = figure.subplots(rows * len(radars_by_setting), columns, squeeze=False, subplot_kw={"projection": "polar"})
+    for setting_index, (setting, radars) in enumerate(radars_by_setting.items()):
+        for position in range(rows * columns):
+            ax = axes[setting_index * rows + position // columns][position % columns]
             if position >= len(labels) or labels[position] not in radars:
                 ax.set_axis_off()
                 continue
@@ -231,7 +241,7 @@ def draw_similarities(found: Findings) -> "Figure":
             plot_radar({"l2": radars["l2"], label: radars[label]}, ax=ax)
             ax.get_legend().remove()
             ax.tick_params(axis="x", labelsize=8, pad=2)
-            ax.set_title(f"{place.partition(',')[0]}: {label}", fontsize=10, pad=8)
+            ax.set_title(f"{setting.partition(',')[0]}: {label}", fontsize=10, pad=8)
     handles = axes[0][0].get_lines()[:2]
     figure.legend(
         handles, ["l2", "the other"], loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3
@@ -239,19 +249,21 @@ def draw_similarities(found: Findings) -> "Figure":
     return figure
 
 
-def draw_numbers(found: Findings) -> "Figure":
+def draw_numbers(findings: Findings) -> "Figure":
     """Draws the figures against the number of prototypes per class, without ``auto`` (paper, Figure 9)."""
-    shown = tuple(column for column in _ALL if column.name not in ("n_prototypes", "cluster_seconds", "agreement"))
-    return draw_against_numbers(found, shown, 2)
+    columns = tuple(
+        column for column in _COLUMNS if column.name not in ("n_prototypes", "cluster_seconds", "agreement")
+    )
+    return draw_against_numbers(findings, columns, 2)
 
 
-def draw_attributes(found: Findings) -> "Figure":
-    """Draws what is shown against the number of prototypes per class (paper, Figure 5)."""
-    return draw_against_numbers(found, _ATTRIBUTE_COLUMNS, 3)
+def draw_attributes(findings: Findings) -> "Figure":
+    """Draws the attributes captured against the number of prototypes per class (paper, Figure 5)."""
+    return draw_against_numbers(findings, _ATTRIBUTE_COLUMNS, 3)
 
 
 def line_style(position: int) -> dict[str, Any]:
-    """Returns how the line of that position is drawn, apart from the others in colour and in dashes."""
+    """Returns the style of a plot's line by its position. Lines differ both in colour and in dashes."""
     return {
         "color": SERIES[position % len(SERIES)],
         "linestyle": DASHES[position % len(DASHES)],
@@ -260,13 +272,15 @@ def line_style(position: int) -> dict[str, Any]:
     }
 
 
-def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of_number: int) -> "Figure":
-    """Draws a panel per figure against the number of prototypes: a line per model and place, a band over seeds' range.
+def draw_against_numbers(findings: Findings, columns: Sequence[Column], position_of_number: int) -> "Figure":
+    """Draws each figure against the number of prototypes, with a band over the seeds' range.
+
+    There is a panel per figure, and in it a line per data set, network and model.
 
     Args:
-        found: What an experiment found.
-        columns: Which figures.
-        position_of_number: Which of a row's names is the number per class; rows without a number are left out.
+        findings: Findings of an experiment.
+        columns: Figures to draw.
+        position_of_number: Index of the number per class among a row's names. Rows without a number are left out.
     """
     from matplotlib.figure import Figure
 
@@ -275,14 +289,14 @@ def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of
     def number(row: Row) -> str:
         return row.names[position_of_number]
 
-    across = min(_IN_A_ROW, len(columns))
-    down = -(-len(columns) // across)
-    figure = Figure(figsize=(_PANEL * across, _PANEL * 0.85 * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).flatten()
+    panels_per_row = min(_IN_A_ROW, len(columns))
+    panel_rows = -(-len(columns) // panels_per_row)
+    figure = Figure(figsize=(_PANEL * panels_per_row, _PANEL * 0.85 * panel_rows), layout="constrained")
+    axes = figure.subplots(panel_rows, panels_per_row, squeeze=False).flatten()
     series: dict[str, list[Row]] = {}
-    for row in found.rows:
+    for row in findings.rows:
         if number(row).isdigit():
-            series.setdefault(", ".join(row.names[: len(found.heads) - 1]), []).append(row)
+            series.setdefault(", ".join(row.names[: len(findings.heads) - 1]), []).append(row)
     for ax, column in zip(axes, columns, strict=False):
         plain_axes(ax, (_PANEL, _PANEL))
         for position, (name, rows) in enumerate(series.items()):
@@ -295,8 +309,8 @@ def draw_against_numbers(found: Findings, columns: Sequence[Column], position_of
             ax.plot(x, [fmean(v) for v in values], label=name, **style)
             ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=style["color"], alpha=0.15)
         low, high = ax.get_ylim()
-        if low < 0 < high and not any(any(row.values.get(column.name, [])) for row in found.rows):
-            ax.set_ylim(0, 1)  # zero throughout
+        if low < 0 < high and not any(any(row.values.get(column.name, [])) for row in findings.rows):
+            ax.set_ylim(0, 1)  # a figure that is zero throughout would get a range below zero, too
         ax.set_xscale("log")
         ticks = sorted({int(number(row)) for rows in series.values() for row in rows})
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -315,7 +329,7 @@ for _name, _experiment in {
     "n-prototypes": Experiment("Number of prototypes per class", "Figure 9", run_numbers, draw_numbers),
     "clustering": Experiment("Clusterers", "Table 13, widened", run_clusterers),
     "attributes": Experiment(
-        "Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes, lacking=_no_attributes
+        "Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes, lacking=_lacks_attributes
     ),
 }.items():
     EXPERIMENTS.register(_name)(_experiment)

@@ -1,4 +1,4 @@
-"""The models that experiments are about: trained or converted once, then read from disk."""
+"""The models that experiments study. Each is trained or converted once, then read from disk."""
 
 import glob
 import shutil
@@ -24,16 +24,16 @@ from lookalike.saved import read_provenance
 Say = Callable[[str], None]
 
 KMEX = "kmex"
-PAPERS_RULE: PrpRule = "share"  # of PRP; the other rules are compared in prp_rules
+PAPERS_RULE: PrpRule = "share"  # the paper's rule for PRP; prp_rules compares it with others
 SMALL = "lookalike:small-cnn"
 BASELINES = ("protopnet", "flint", "protovae")
 QUICK_EPOCHS = {"blackbox": 3, "protopnet": 2, "flint": 2, "protovae": 2}
-_IMAGES, _QUICK_IMAGES = 100, 10
+_IMAGES, _QUICK_IMAGES = 100, 10  # test images on which explanations are measured
 MODELS = (KMEX, *(name for method in BASELINES for name in (method, f"{method}+{KMEX}")))
 
 
 def data_name(dataset: str) -> str:
-    """Returns what a data set is called in tables and files: a folder by its own name alone.
+    """Returns a data set's name in tables and files; a folder's is its last component.
 
     Example:
         >>> data_name("digits"), data_name("/data/birds/")
@@ -43,7 +43,7 @@ def data_name(dataset: str) -> str:
 
 
 def network_name(network: str) -> str:
-    """Returns what a network is called in tables and files.
+    """Returns a network's name in tables and files.
 
     Example:
         >>> network_name("torchvision:resnet34")
@@ -57,10 +57,10 @@ class Subject:
     """A model under study.
 
     Attributes:
-        dataset: A data set's name, or a folder.
-        network: What it is built on.
+        dataset: Name of a data set, or a folder.
+        network: Network that the model is built on.
         model: ``"blackbox"``, a baseline's name, ``"kmex"`` (of the black box), or ``"BASELINE+kmex"``.
-        seed: Of training and conversion.
+        seed: Seed of training and conversion.
     """
 
     dataset: str
@@ -71,12 +71,12 @@ class Subject:
     @property
     def name(self) -> str:
         """A name for files: data set, network, model and seed."""
-        place = f"{data_name(self.dataset)}-{network_name(self.network)}"
-        return f"{place}-{self.model}-seed{self.seed}".replace("/", "_")
+        prefix = f"{data_name(self.dataset)}-{network_name(self.network)}"
+        return f"{prefix}-{self.model}-seed{self.seed}".replace("/", "_")
 
 
 def title_of(model: str) -> str:
-    """Returns what a model is called in tables.
+    """Returns a model's name in tables.
 
     Example:
         >>> title_of("protopnet+kmex")
@@ -92,12 +92,12 @@ def title_of(model: str) -> str:
 
 @dataclass
 class Workbench:
-    """Makes models and keeps them in a folder.
+    """Trains and converts models, and stores them in a folder.
 
     Attributes:
-        folder: Theirs.
-        quick: Train for a few epochs only, to see that all works.
-        say: Is told what is being done.
+        folder: Folder of the models.
+        quick: Train for a few epochs only, to check that everything works.
+        say: Called with a message before each long task.
         progress: Show progress bars.
     """
 
@@ -112,127 +112,127 @@ class Workbench:
 
     @property
     def n_images(self) -> int:
-        """On how many test images explanations are measured."""
+        """Number of test images on which explanations are measured."""
         return _QUICK_IMAGES if self.quick else _IMAGES
 
     def options(self, subject: Subject) -> dict[str, Any]:
-        """Returns what a subject is made with."""
+        """Returns the hyperparameters of a subject's training."""
         method = subject.model.removesuffix(f"+{KMEX}")
         method = "blackbox" if method == KMEX else method
         quick = {"epochs": QUICK_EPOCHS[method]} if self.quick else {}
         return hyperparameters(method, subject.dataset, given={"network": subject.network, **quick}).to_dict()
 
     def key(self, subject: Subject, **more: Any) -> dict[str, Any]:
-        """Returns what a cell about a subject depends on: how it and its black box are made, the data, and more."""
-        made = {"made": self.options(subject), "black_box": self.options(self._box_of(subject))}
-        how = {"temperature": "auto", "data": self._fingerprint(subject)}
-        return {"subject": vars(subject), **made, **how, **more}
+        """Returns everything that a cell about a subject depends on: options, black box's options, data, and more."""
+        options = {"made": self.options(subject), "black_box": self.options(self._box_subject(subject))}
+        conversion = {"temperature": "auto", "data": self._fingerprint(subject)}
+        return {"subject": vars(subject), **options, **conversion, **more}
 
     def data(self, subject: Subject) -> DataBundle:
-        """Returns the data that a subject's network takes, read once."""
-        which = subject.dataset, self.options(subject)["image_size"]
-        if which not in self._bundles:
-            self._bundles[which] = load_training_data(*which)
-        return self._bundles[which]
+        """Returns a subject's data in the image size of its network, read once."""
+        name_and_size = subject.dataset, self.options(subject)["image_size"]
+        if name_and_size not in self._bundles:
+            self._bundles[name_and_size] = load_training_data(*name_and_size)
+        return self._bundles[name_and_size]
 
     def _fingerprint(self, subject: Subject) -> str:
-        which = subject.dataset, self.options(subject)["image_size"]
-        if which not in self._fingerprints:
-            self._fingerprints[which] = self.data(subject).fingerprint()
-        return self._fingerprints[which]
+        name_and_size = subject.dataset, self.options(subject)["image_size"]
+        if name_and_size not in self._fingerprints:
+            self._fingerprints[name_and_size] = self.data(subject).fingerprint()
+        return self._fingerprints[name_and_size]
 
     def black_box(self, subject: Subject) -> LoadedClassifier:
-        """Returns the black box of the same data, network and seed."""
-        return load_classifier(str(self._trained(self._box_of(subject))))
+        """Returns the black box with the subject's data, network and seed."""
+        return load_classifier(str(self._trained(self._box_subject(subject))))
 
     def measured_box(self, subject: Subject) -> BlackBox:
-        """Returns the same black box, one for all models that are compared with it, so that it is measured once."""
-        own = self._box_of(subject)
-        if own.name not in self._boxes:
-            self._boxes[own.name] = BlackBox.of(self.black_box(subject), Batches(self.data(subject).test))
-        return self._boxes[own.name]
+        """Returns the same black box with cached results, so that it is measured once for all models."""
+        box_subject = self._box_subject(subject)
+        if box_subject.name not in self._boxes:
+            self._boxes[box_subject.name] = BlackBox.of(self.black_box(subject), Batches(self.data(subject).test))
+        return self._boxes[box_subject.name]
 
     def model(self, subject: Subject) -> PrototypeModel:
-        """Returns a prototype model, trained or converted if it is not there yet."""
+        """Returns a prototype model. Trains or converts it if the folder does not have it yet."""
         base, _, converted = subject.model.partition("+")
         if subject.model != KMEX and not converted:
             return load(self._trained(subject))
         source: Any = self.black_box(subject) if subject.model == KMEX else self.model(replace(subject, model=base))
         folder = self.folder / subject.name
-        with self._alone_at(subject):
+        with self._locked(subject):
             if folder.exists() and "calibration" not in read_provenance(folder):
                 self.say(f"{subject.name} was converted without a temperature; it is converted again")
                 remove_folder(folder)
             if not folder.exists():
                 self.say(f"converting {subject.name}")
                 data = self.data(subject)
-                made = self.convert(subject, source, data.train)
-                made.provenance["dataset"] = data.name
-                made.save(folder)
+                prototype_model = self.convert(subject, source, data.train)
+                prototype_model.provenance["dataset"] = data.name
+                prototype_model.save(folder)
         return load(folder)
 
     def convert(self, subject: Subject, source: Any, train: Any, **variant: Any) -> PrototypeModel:
-        """Converts a subject's black box or baseline: with its number of prototypes and seed, unless varied."""
+        """Converts a subject's black box or baseline, with the subject's number of prototypes and seed, or others."""
         options = {"n_prototypes": self.options(subject)["n_prototypes"], "seed": subject.seed, **variant}
         converted: PrototypeModel = convert(source, train, progress=self.progress, **options)
         return converted
 
     def black_box_seconds(self, subject: Subject) -> float:
-        """Returns how long the black box of the same data, network and seed was trained."""
-        return float(read_provenance(self.folder / self._box_of(subject).name)["train_seconds"])
+        """Returns the training time of the subject's black box, in seconds."""
+        return float(read_provenance(self.folder / self._box_subject(subject).name)["train_seconds"])
 
     @staticmethod
-    def _box_of(subject: Subject) -> Subject:
+    def _box_subject(subject: Subject) -> Subject:
         return replace(subject, model="blackbox")
 
-    def _is_as_asked(self, folder: Path, subject: Subject) -> bool:
+    def _is_up_to_date(self, folder: Path, subject: Subject) -> bool:
         try:
             provenance = read_provenance(folder)
-        except LookalikeError:  # half removed
+        except LookalikeError:  # an interruption while it was removed left part of it
             return False
         data = Batches(self.data(subject).train).fingerprint()
         return provenance.get("fingerprints", {}).get("data") == data and all(
             provenance.get(name) == value for name, value in self.options(subject).items()
         )
 
-    def _made_of(self, subject: Subject) -> list[Path]:
-        """Returns the folders of a subject's conversion and of itself."""
+    def _folders_of(self, subject: Subject) -> list[Path]:
+        """Returns the folders of a subject's conversion and of the subject."""
         converted = KMEX if subject.model == "blackbox" else f"{subject.model}+{KMEX}"
         return [self.folder / replace(subject, model=converted).name, self.folder / subject.name]
 
     def _trained(self, subject: Subject) -> Path:
-        """Returns the folder of a black box or a baseline, trained if it is not there as asked.
+        """Returns the folder of a black box or a baseline. Trains it if it is missing or out of date.
 
         Raises:
-            LookalikeError: If it cannot be trained, or could not be before: it is not tried again.
+            LookalikeError: If training fails, or has failed before in this run; it is not tried again.
         """
+        # Many cells ask for the same model: a training that fails after minutes must not be repeated for each of them.
         if subject.name in self._failed:
             raise LookalikeError(self._failed[subject.name])
-        with self._alone_at(subject):
+        with self._locked(subject):
             folder = self.folder / subject.name
-            if folder.exists() and not self._is_as_asked(folder, subject):
-                self.say(
-                    f"{subject.name} was made with other options or data; it and what was made of it is made again"
-                )
-                for made_of_it in self._made_of(subject):
-                    remove_folder(made_of_it)
+            if folder.exists() and not self._is_up_to_date(folder, subject):
+                self.say(f"{subject.name} was made with other options or data; it and its conversion are made again")
+                for outdated in self._folders_of(subject):
+                    remove_folder(outdated)
             if not folder.exists():
                 try:
                     self._train(subject, folder)
                 except Exception as error:
-                    known = isinstance(error, LookalikeError)
-                    self._failed[subject.name] = str(error) if known else f"{type(error).__name__}: {error}"
+                    expected = isinstance(error, LookalikeError)
+                    self._failed[subject.name] = str(error) if expected else f"{type(error).__name__}: {error}"
                     raise
         if subject.model == "blackbox" and not is_saved_classifier(folder):
             raise LookalikeError(f"{str(folder)!r} holds no classifier; remove it")
         return folder
 
     def _train(self, subject: Subject, folder: Path) -> None:
+        """Trains a black box or a baseline; an interrupted training with the same options and data is resumed."""
         self.say(f"training {subject.name}")
         data, options = self.data(subject), self.options(subject)
-        same = fingerprint_json([options, self._fingerprint(subject)])[:8]
-        working = folder.with_name(f"{subject.name}.{same}.training")
-        made = train(
+        fingerprint = fingerprint_json([options, self._fingerprint(subject)])[:8]
+        working = folder.with_name(f"{subject.name}.{fingerprint}.training")
+        trained = train(
             subject.model,
             data,
             options=options,
@@ -241,12 +241,13 @@ class Workbench:
             accelerator="cpu",
             progress=self.progress,
         )
-        made.save(folder)
-        for left in self.folder.glob(f"{glob.escape(subject.name)}.*.training"):  # with other options, too
-            shutil.rmtree(left, ignore_errors=True)
+        trained.save(folder)
+        # unfinished trainings with other options go, too
+        for unfinished in self.folder.glob(f"{glob.escape(subject.name)}.*.training"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextmanager
-    def _alone_at(self, subject: Subject) -> Iterator[None]:
-        """Makes another run with the same folder wait while this one makes a model, and the other way round."""
+    def _locked(self, subject: Subject) -> Iterator[None]:
+        """Locks a subject's folder: other runs with the same folder wait while this one makes the model."""
         with alone(lock_beside(self.folder / subject.name), wait=self.say):
             yield

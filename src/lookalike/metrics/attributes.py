@@ -12,14 +12,14 @@ from lookalike._core.errors import LookalikeError
 
 @dataclass(frozen=True)
 class AttributeRepresentation:
-    """How well prototypes represent attributes.
+    """How well the prototypes represent the attributes of the training images.
 
     Attributes:
-        captured: How many attributes at least one prototype's nearest training image has.
-        n_attributes: Of how many.
-        missed: The numbers of those that none has.
-        correlation_error: Mean absolute difference between the attributes' correlations among all training images and
-            among the prototypes' nearest ones; lower is better.
+        captured: Number of attributes that the nearest training image of at least one prototype has.
+        n_attributes: Number of attributes A.
+        missed: Indices of the attributes that no such image has.
+        correlation_error: Mean absolute difference between the attributes' correlation matrix over all training images
+            and the one over the prototypes' nearest images; lower is better.
     """
 
     captured: int
@@ -33,19 +33,19 @@ class AttributeRepresentation:
 
 
 def attribute_representation(train_attributes: Tensor, nearest: Tensor) -> AttributeRepresentation:
-    """Compares the attributes of the prototypes' nearest training images with those of all.
+    """Compares the attributes of the prototypes' nearest training images with those of all training images.
 
     Args:
         train_attributes: Binary attributes of the training images [N, A].
-        nearest: Which of them is nearest to each prototype [P], as row numbers.
+        nearest: Row of the training image nearest to each prototype [P].
 
     Raises:
-        LookalikeError: If a number is not a row.
+        LookalikeError: If ``nearest`` has a value that is not a row of the attributes.
 
     Example:
         >>> attributes = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
-        >>> found = attribute_representation(attributes, torch.tensor([0, 2]))
-        >>> found.captured, found.missed
+        >>> result = attribute_representation(attributes, torch.tensor([0, 2]))
+        >>> result.captured, result.missed
         (2, [2])
     """
     train_attributes = checks.tensor("train_attributes", train_attributes)
@@ -56,21 +56,22 @@ def attribute_representation(train_attributes: Tensor, nearest: Tensor) -> Attri
         raise LookalikeError(f"attributes need a row per image and a column each, not {tuple(train_attributes.shape)}")
     if not len(nearest) or int(nearest.min()) < 0 or int(nearest.max()) >= len(train_attributes):
         raise LookalikeError(f"the nearest images must be rows 0 to {len(train_attributes) - 1} of the attributes")
-    shown = train_attributes[nearest]
-    captured = (shown > 0).any(0)
+    prototype_attributes = train_attributes[nearest]
+    captured = (prototype_attributes > 0).any(0)
     return AttributeRepresentation(
         captured=int(captured.sum()),
         n_attributes=len(captured),
         missed=torch.nonzero(~captured)[:, 0].tolist(),
-        correlation_error=float((correlations(train_attributes) - correlations(shown)).abs().mean()),
+        correlation_error=float((correlations(train_attributes) - correlations(prototype_attributes)).abs().mean()),
     )
 
 
 def correlations(attributes: Tensor) -> Tensor:
-    """Returns the Pearson correlations of attributes [N, A] as float64 [A, A]; a constant one's are 0 [ours]."""
+    """Returns the Pearson correlations of attributes [N, A] as float64 [A, A]; 0 for a constant attribute [ours]."""
     attributes = checks.tensor("attributes", attributes, ("N", "A"))
     centred = attributes.double() - attributes.double().mean(0)
     norms = centred.square().sum(0).sqrt()
     products = centred.T @ centred
     scale = norms[:, None] * norms[None, :]
+    # a smaller scale is that of a constant attribute, with rounding
     return torch.where(scale > 1e-12, products / scale.clamp_min(1e-12), 0.0).clamp(-1, 1)

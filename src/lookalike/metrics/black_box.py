@@ -1,4 +1,4 @@
-"""A trained classifier as the metrics ask it."""
+"""The trained classifier that a prototype model is compared with."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, map_classes, ordered
-from lookalike.metrics.class_order import Standing, stand_beside
+from lookalike.metrics.class_order import Standing, compare_with_labels
 from lookalike.metrics.robustness import OrderingCurves
 from lookalike.model import PrototypeModel
 from lookalike.relevance import Composite, lrp
@@ -23,20 +23,20 @@ Precision = Literal["float32", "bfloat16"]
 class BlackBox:
     """The classifier that prototype models are compared with.
 
-    Give the same one to ``evaluate`` for several models, and what concerns it alone is measured once.
+    Share one instance between several calls of ``evaluate``: it caches the figures that do not depend on the model.
 
     Args:
         encoder: The classifier with its head.
 
     Attributes:
-        encoder: As given.
-        outputs: How its class scores are read, and what they are called.
-        n_classes: How many classes it has.
-        measured: Its relevance-ordering curves, by a fingerprint of images, noise and options.
-        confidences: The probabilities of its predicted classes [N], by test data.
+        encoder: The encoder passed in.
+        outputs: How to read its class scores, and the names of its outputs.
+        n_classes: Number of its classes.
+        measured: Cached relevance-ordering curves, by a fingerprint of images, noise and options.
+        confidences: Cached probabilities of the predicted classes [N], by test data.
 
     Raises:
-        LookalikeError: If it has no head, and so no class scores.
+        LookalikeError: If the encoder has no head, and so no class scores.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -50,38 +50,38 @@ class BlackBox:
         self.n_classes = self.outputs.n_classes
 
     @classmethod
-    def of(cls, given: "nn.Module | LoadedClassifier | BlackBox", batches: Batches) -> "BlackBox":
-        """Finds the head of a classifier with the first samples of some data."""
-        if isinstance(given, BlackBox):
-            return given
+    def of(cls, classifier: "nn.Module | LoadedClassifier | BlackBox", batches: Batches) -> "BlackBox":
+        """Wraps a classifier; the first samples of the data show where its head is."""
+        if isinstance(classifier, BlackBox):
+            return classifier
         names: list[str] | None = None
-        if isinstance(given, LoadedClassifier):
-            if given.head is not None:
+        if isinstance(classifier, LoadedClassifier):
+            if classifier.head is not None:
                 raise LookalikeError(
                     "the black box's weights have no trained head: there are no predictions to compare with"
                 )
-            names = given.class_names
-            given = given.model
-        if isinstance(given, PrototypeModel):
+            names = classifier.class_names
+        module = classifier.model if isinstance(classifier, LoadedClassifier) else classifier
+        if isinstance(module, PrototypeModel):
             raise LookalikeError("the black box is the classifier that was converted, not a prototype model")
-        if isinstance(given, Encoder):
-            return cls(given)
+        if isinstance(module, Encoder):
+            return cls(module)
         first = next(iter(batches), None)
         if first is None:
             raise LookalikeError("there are no samples to evaluate on")
-        return cls(Encoder(given, first.inputs, output_names=names))
+        return cls(Encoder(module, first.inputs, output_names=names))
 
     def ordered(self, class_order: ClassOrder, class_names: Sequence[str]) -> "BlackBox":
-        """Returns the same black box with its outputs named by a user; itself if no order is given."""
+        """Returns this black box with its outputs named by the user; itself without a class order."""
         if class_order is None:
             return self
-        again = BlackBox(ordered(self.encoder, class_order, class_names))
-        again.measured = self.measured  # no order of classes changes these curves
-        again.confidences = self.confidences
-        return again
+        renamed = BlackBox(ordered(self.encoder, class_order, class_names))
+        renamed.measured = self.measured  # the order of the classes does not change these curves
+        renamed.confidences = self.confidences
+        return renamed
 
     def probabilities(self, inputs: Tensor) -> Tensor:
-        """Returns class probabilities [n, K], in the order of its outputs."""
+        """Returns class probabilities [n, K], in the order of the black box's outputs."""
         return self.outputs.probabilities(self.encoder.scores(inputs).float())
 
     def maps(self, inputs: Tensor, composite: str | Composite, batch_size: int) -> Tensor:
@@ -90,15 +90,16 @@ class BlackBox:
         return lrp(model, inputs, None, composite, of="probability", output=self.outputs, batch_size=batch_size).pixels
 
     def predictions(self, model: PrototypeModel, store: EmbeddingStore, data: Batches | None) -> Tensor | None:
-        """Returns what it predicts [N], in the order of its outputs: from the pass that made the store if that was its
-        own, else from one more.
-        """  # noqa: D205
+        """Returns the black box's predictions [N], as indices of its outputs.
+
+        The store holds them if its encoder is this black box; otherwise the black box runs over the data once.
+        """
         if data is not None and not self.reads_as(model.encoder):
             store = embed(self.encoder, data, progress=False)
         return None if store.predictions is None else torch.from_numpy(store.predictions)
 
     def reads_as(self, encoder: nn.Module) -> bool:
-        """Says whether a pass of an encoder has read these same class scores."""
+        """Returns whether an encoder reads the same class scores as this black box."""
         return (
             isinstance(encoder, Encoder)
             and encoder.model is self.encoder.model
@@ -106,65 +107,65 @@ class BlackBox:
             and encoder.outputs.key == self.outputs.key
         )
 
-    def stand_beside(
+    def compare_with_labels(
         self, model: PrototypeModel, labels: Tensor, store: EmbeddingStore, data: Batches | None
     ) -> Standing | None:
-        """Returns its predictions in the model's numbering, and whether they can be what they seem."""
+        """Compares the predictions with the labels; None if there are no data to predict on."""
         predicted = self.predictions(model, store, data)
-        return None if predicted is None else stand_beside(labels, predicted, self.outputs, model.class_names)
+        return None if predicted is None else compare_with_labels(labels, predicted, self.outputs, model.class_names)
 
 
-class FoundBlackBox(NamedTuple):
-    """What to compare a model with.
+class BlackBoxMatch(NamedTuple):
+    """The black box to compare a model with.
 
     Attributes:
-        box: None if there is nothing.
-        lacking: Why the classifier that was converted cannot be compared with, or nothing.
+        box: The black box; None if there is none.
+        reason: Why the converted classifier cannot serve as the black box; empty otherwise.
     """
 
     box: BlackBox | None
-    lacking: str = ""
+    reason: str = ""
 
 
 def find_black_box(
     model: PrototypeModel,
-    given: nn.Module | LoadedClassifier | BlackBox | None,
+    classifier: nn.Module | LoadedClassifier | BlackBox | None,
     data: Batches | None,
     class_order: ClassOrder = None,
-) -> FoundBlackBox:
-    """Finds what to compare a model with: what was given, or the classifier that was converted.
+) -> BlackBoxMatch:
+    """Finds the black box to compare a model with: the given classifier, or the one that was converted.
 
     Args:
         model: The prototype model.
-        given: The classifier to compare with, or None.
-        data: The test data, or None where only embeddings are at hand.
-        class_order: The names of its outputs, in their order; see ``read_class_order``.
+        classifier: The classifier to compare with, or None.
+        data: The test data; None if there are only embeddings.
+        class_order: Names of the classifier's outputs, in output order; see ``read_class_order``.
 
     Raises:
-        LookalikeError: If what was given has other classes than the model, or no data to be asked about, or the class
-            order does not fit.
+        LookalikeError: If the given classifier has other classes than the model, there are no data to run it on, or the
+            class order does not fit.
     """
-    if given is None:
-        own = model.encoder
-        if not isinstance(own, Encoder) or own.outputs is None:
+    if classifier is None:
+        converted = model.encoder
+        if not isinstance(converted, Encoder) or converted.outputs is None:
             if class_order is not None:
-                raise LookalikeError("a class order was given, and there is no black box whose outputs it could name")
-            return FoundBlackBox(None)
-        box = BlackBox(own).ordered(class_order, model.class_names)
-        found = map_classes(box.outputs, model.class_names)
-        return FoundBlackBox(box) if found.classes is not None else FoundBlackBox(None, found.note)
+                raise LookalikeError("a class order was given, but there is no black box whose outputs it could name")
+            return BlackBoxMatch(None)
+        box = BlackBox(converted).ordered(class_order, model.class_names)
+        class_map = map_classes(box.outputs, model.class_names)
+        return BlackBoxMatch(box) if class_map.classes is not None else BlackBoxMatch(None, class_map.note)
     if data is None:
-        raise LookalikeError("a black box cannot be asked about stored embeddings; give the test data themselves")
-    box = BlackBox.of(given, data).ordered(class_order, model.class_names)
-    found = map_classes(box.outputs, model.class_names)
-    if found.classes is None:
-        raise LookalikeError(f"the black box cannot be compared with the model: {found.note}")
-    return FoundBlackBox(box)
+        raise LookalikeError("a black box cannot run on stored embeddings; give the test data themselves")
+    box = BlackBox.of(classifier, data).ordered(class_order, model.class_names)
+    class_map = map_classes(box.outputs, model.class_names)
+    if class_map.classes is None:
+        raise LookalikeError(f"the black box cannot be compared with the model: {class_map.note}")
+    return BlackBoxMatch(box)
 
 
 @contextmanager
 def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Runs networks in float32 or, where the processor is quicker at it, in bfloat16.
+    """Runs networks in float32 or bfloat16.
 
     Raises:
         LookalikeError: If the precision is unknown.
@@ -179,5 +180,5 @@ def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
 
 def embeddings_of(model: PrototypeModel, inputs: Tensor) -> Tensor:
     """Returns embeddings [n, D] in float32, whatever precision the network runs in."""
-    found: Tensor = model.encoder(inputs)
-    return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
+    embeddings: Tensor = model.encoder(inputs)
+    return embeddings.float() if embeddings.dtype in (torch.bfloat16, torch.float16) else embeddings

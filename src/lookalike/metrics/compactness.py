@@ -1,4 +1,4 @@
-"""How compact relevance maps are: sparseness and complexity. Co-12: compactness."""
+"""Compactness of relevance maps: sparseness and complexity. Co-12: compactness."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def sparseness(maps: Any) -> Tensor:
     """Returns the Gini index of each map's absolute relevance [N], in [0, 1); higher is more compact.
 
     Σ_i (2i − F − 1) a_(i) / (F Σ a), with a_(1) ≤ … ≤ a_(F) the absolute relevance of the F pixels (Chalasani et al.
-    2020; Quantus: ``Sparseness``). 0: all pixels count the same; 1 − 1/F: a single pixel has all relevance.
+    2020; Quantus: ``Sparseness``). 0: all pixels have the same relevance; 1 − 1/F: one pixel has all of it.
     Co-12: compactness.
 
     Args:
@@ -34,8 +34,8 @@ def sparseness(maps: Any) -> Tensor:
 def complexity(maps: Any) -> Tensor:
     """Returns the entropy of each map's shares of absolute relevance [N], in nats, in [0, ln F]; lower is more compact.
 
-    −Σ r ln r, with r = |R| / Σ|R| over the F pixels (Bhatt et al. 2020; Quantus: ``Complexity``). 0: a single pixel
-    has all relevance; ln F: all count the same. Co-12: compactness.
+    −Σ r ln r, with r = |R| / Σ|R| over the F pixels (Bhatt et al. 2020; Quantus: ``Complexity``). 0: one pixel
+    has all relevance; ln F: all pixels have the same. Co-12: compactness.
 
     Args:
         maps: Relevance maps [N, H, W].

@@ -1,4 +1,4 @@
-"""What the sections of a scorecard share: embeddings, images, maps, each made once."""
+"""The inputs that the sections of a scorecard share: embeddings, images and maps, each computed once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,27 +24,27 @@ from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_hea
 
 T = TypeVar("T")
 
-_MAPS_BATCH = 32
-_EVERY_RUN = -1
-_RANGE_IMAGES = 256  # from which the range of values is read, where the model does not know it
-_ROWS = 16_384  # embeddings at a time, or fewer where there are many prototypes:
-_SIMILARITIES = 16_000_000  # held at once
+_MAPS_BATCH = 32  # a relevance pass keeps all activations, so its batches are smaller than prediction's
+_ALL_RUNS = -1  # cache key, in place of a run's number, of values that all runs share
+_RANGE_IMAGES = 256  # images from which the value range is read if the model does not know it
+_ROWS = 16_384  # embeddings per batch; fewer if there are many prototypes:
+_SIMILARITIES = 16_000_000  # most entries of a similarity matrix [n, P] in memory
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a scorecard is measured; recorded in it.
+    """The options of a scorecard, which records them.
 
     Attributes:
-        n_images: Of how many test images explanations are measured.
-        n_runs: How often, with other images, noise and order.
-        n_steps: S of the relevance-ordering curve.
-        n_draws: Of noise, per image.
-        random_state: Seed of the first run; the next ones follow it.
+        n_images: Number of test images on which explanations are measured.
+        n_runs: Number of runs, each with other images, noise and pixel order.
+        n_steps: Number of steps S of the relevance-ordering curve.
+        n_draws: Draws of noise per image.
+        random_state: Seed of the first run; each later run adds 1.
         composite: Rules of relevance propagation.
-        scope: Of ghosting.
-        precision: In which the networks run where noisy images are classified.
-        batch_size: The most rows that pass through a network at once.
+        scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
+        precision: Precision in which the networks classify noisy images.
+        batch_size: Most rows that pass through a network at once.
         rule: How PRP starts at the similarity layer; None takes the model's default.
     """
 
@@ -70,21 +70,23 @@ class Options:
 
 @dataclass
 class Context:
-    """A model under evaluation.
+    """A model under evaluation, with its data and everything computed from them so far.
+
+    Images, noise and maps are cached per run, as several sections use the same ones; ``forget`` drops those of a run.
 
     Attributes:
         model: The prototype model.
-        options: How it is measured.
-        test: The test data; None where only embeddings are at hand.
+        options: The options of the scorecard.
+        test: The test data; None if there are only embeddings.
         test_store: Their embeddings.
         labels: The test samples' classes [N], in the model's numbering.
         train_store: Embeddings of the training data, or None.
         train_labels: Their classes, in the model's numbering.
-        black_box: What it is compared with, or None.
-        standing: How its predictions stand to the labels, or None.
-        attributes: Of the training samples [N, A], or None.
-        advance: Moves the progress bar.
-        notes: What the user is to know about the figures.
+        black_box: The classifier to compare the model with, or None.
+        standing: How the black box's predictions compare with the labels, or None.
+        attributes: Attributes of the training samples [N, A], or None.
+        advance: Moves the progress bar by a number of rows.
+        notes: Notes about the figures for the user.
     """
 
     model: PrototypeModel
@@ -99,25 +101,25 @@ class Context:
     attributes: Tensor | None = None
     advance: Callable[[int], object] = lambda _: None
     notes: list[str] = field(default_factory=list)
-    _kept: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _cache: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def sample(self, run: int) -> list[int]:
-        """Returns which test samples, by their own indices, a run looks at."""
+        """Draws the test samples of a run; returns their indices in the data, sorted."""
         rng = np.random.default_rng([self.options.random_state, run])
         n = min(self.options.n_images, len(self.test_store))
-        chosen: list[int] = np.sort(rng.permutation(self.test_store.indices)[:n]).tolist()
-        return chosen
+        indices: list[int] = np.sort(rng.permutation(self.test_store.indices)[:n]).tolist()
+        return indices
 
     def images(self, run: int) -> Tensor:
-        """Returns those samples' inputs [n, C, H, W]."""
+        """Returns the inputs of a run's samples [n, C, H, W]."""
 
         def make() -> Tensor:
-            assert self.test is not None  # noqa: S101 - asked for by sections that need images
+            assert self.test is not None  # noqa: S101 - only sections that need images call this
             inputs = self.test.fetch(self.sample(run))
-            placed: Tensor = place(inputs, self.model.device, dtype_of(self.model.encoder))
-            return placed
+            moved: Tensor = place(inputs, self.model.device, dtype_of(self.model.encoder))
+            return moved
 
-        return self._once("images", run, make)
+        return self._cached("images", run, make)
 
     def noise(self, run: int) -> Noise:
         """Returns the white noise of a run, the same for every model."""
@@ -125,16 +127,16 @@ class Context:
         return Noise(low, high, self.options.n_draws, self.options.random_state + run)
 
     def _value_range(self) -> Tensor:
-        """Returns the inputs' values at black and at white [2, C]; of the test images if the model does not know them.
+        """Returns the inputs' values at black and at white [2, C], from test images if the model does not know them.
 
-        They are read from many images, however few are measured: the noise of one image's own range would hide little
-        of it, and nothing of an even one.
+        Many images are read even if few are measured: noise within the range of a single image would hide little of
+        that image, and nothing of a uniform one.
         """
         if self.model.value_range is not None:
             return self.model.value_range
 
         def make() -> Tensor:
-            assert self.test is not None  # noqa: S101 - asked for by sections that need images
+            assert self.test is not None  # noqa: S101 - only sections that need images call this
             rng = np.random.default_rng([self.options.random_state])
             rows = np.sort(rng.permutation(self.test_store.indices)[:_RANGE_IMAGES])
             lows, highs = [], []
@@ -144,29 +146,29 @@ class Context:
                 highs.append(x.amax((0, 2, 3)))
             return torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)])
 
-        return self._once("value range", _EVERY_RUN, make)
+        return self._cached("value range", _ALL_RUNS, make)
 
     def nearest(self, run: int) -> Tensor:
         """Returns each image's most similar prototype [n]."""
         size = self.options.batch_size
-        return self._once("nearest", run, lambda: self.model.similarities(self.images(run), size).argmax(1))
+        return self._cached("nearest", run, lambda: self.model.similarities(self.images(run), size).argmax(1))
 
     def likeness_maps(self, run: int) -> Tensor:
         """Returns PRP maps of the most similar prototype [n, H, W]."""
-        chosen = self.nearest(run)[:, None]
-        return self._maps("prp", run, lambda x, rows: self.explain_likeness(x, chosen[rows]))
+        prototypes = self.nearest(run)[:, None]
+        return self._maps("prp", run, lambda x, rows: self.explain_likeness(x, prototypes[rows]))
 
     def explain_likeness(self, inputs: Tensor, prototypes: Tensor) -> Tensor:
         """Returns PRP maps [n, H, W] of one prototype per input [n, 1]."""
         options = self.options
-        return self._noted(prp(self.model, inputs, prototypes, options.composite, rule=options.rule))[:, 0]
+        return self._checked_pixels(prp(self.model, inputs, prototypes, options.composite, rule=options.rule))[:, 0]
 
     def probability_maps(self, run: int) -> Tensor:
         """Returns the model's own LRP maps of the predicted class's probability [n, H, W]."""
         return self._head_maps(run)[:, 0]
 
     def control_maps(self, run: int) -> dict[str, Tensor]:
-        """Returns the same maps with heads on the same encoder that decide by chance, each [n, H, W], by name."""
+        """Returns the same maps for the control heads, which decide by chance; each [n, H, W], by name."""
         maps = self._head_maps(run)
         return {name: maps[:, column] for column, name in enumerate(self._control_heads(run), start=1)}
 
@@ -175,23 +177,25 @@ class Context:
             z = self._embeddings(self.sample(run)).to(self.model.prototypes.vectors.dtype)
             return control_heads(self.model, z, [self.options.random_state, run])
 
-        return self._once("control heads", run, make)
+        return self._cached("control heads", run, make)
 
     def _head_maps(self, run: int) -> Tensor:
-        """Returns LRP maps [n, M, H, W] of the model and its controls: one forward pass for all."""
+        """Returns LRP maps [n, M, H, W] of the model's head and the control heads, from one forward pass."""
         controls = list(self._control_heads(run).values())
 
         def make(x: Tensor, rows: slice) -> Tensor:
-            shifted = [lambda z, part, head=head: head(z, _shifted(part, rows.start)) for head in controls]
-            own: Head = lambda z, _: self.model.log_probabilities_of(z)  # noqa: E731
-            found = lrp_of_heads(self.model.encoder, x, [own, *shifted], self.options.composite)
-            self._noted(_column(found, 0))
-            return found.pixels
+            shifted = [
+                lambda z, head_rows, head=head: head(z, _shifted_slice(head_rows, rows.start)) for head in controls
+            ]
+            model_head: Head = lambda z, _: self.model.log_probabilities_of(z)  # noqa: E731
+            relevance = lrp_of_heads(self.model.encoder, x, [model_head, *shifted], self.options.composite)
+            self._checked_pixels(_map_of_head(relevance, 0))
+            return relevance.pixels
 
         return self._maps("lrp", run, make)
 
     def predicted(self, run: int) -> Tensor:
-        """Returns the classes that the model predicts for a run's images [n]."""
+        """Returns the model's predicted classes for a run's images [n]."""
         with torch.no_grad():
             return self.model.scores_of(self._embeddings(self.sample(run))).argmax(1).cpu()
 
@@ -204,87 +208,90 @@ class Context:
     def black_box_maps(self, run: int) -> Tensor:
         """Returns the black box's LRP maps of its predicted class's probability [n, H, W]."""
         black_box = self.black_box
-        assert black_box is not None  # noqa: S101 - asked for by sections that need it
+        assert black_box is not None  # noqa: S101 - only sections that need it call this
         return self._maps("black box", run, lambda x, _: black_box.maps(x, self.options.composite, _MAPS_BATCH))
 
-    def note(self, told: str) -> None:
-        """Adds a note, once."""
-        if told not in self.notes:
-            self.notes.append(told)
+    def note(self, sentence: str) -> None:
+        """Adds a note unless it is already there."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
-    def _noted(self, relevance: Relevance) -> Tensor:
-        """Returns relevance per pixel; notes if it is not to be relied on."""
+    def _checked_pixels(self, relevance: Relevance) -> Tensor:
+        """Returns relevance per pixel; adds a note if much of it passed through operations without a rule."""
         if relevance.caution is not None:
             names = ", ".join(relevance.without_rule)
             self.note(f"do not rely on the relevance maps: much of their relevance went through {names} without a rule")
         return relevance.pixels
 
-    def _maps(self, name: str, run: int, make: Callable[[Tensor, slice], Tensor]) -> Tensor:
-        def batched() -> Tensor:
-            x, parts, step = self.images(run), [], min(_MAPS_BATCH, self.options.batch_size)
+    def _maps(self, name: str, run: int, explain: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """Computes the maps of a run's images in batches; ``explain`` takes inputs and their rows."""
+
+        def compute() -> Tensor:
+            x, batches, step = self.images(run), [], min(_MAPS_BATCH, self.options.batch_size)
             for start in range(0, len(x), step):
                 rows = slice(start, start + step)
-                parts.append(make(x[rows], rows))
-                self.advance(len(parts[-1]))
-            return torch.cat(parts)
+                batches.append(explain(x[rows], rows))
+                self.advance(len(batches[-1]))
+            return torch.cat(batches)
 
-        return self._once(name, run, batched)
+        return self._cached(name, run, compute)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
-        """Returns the model's class probabilities [n, K], at the precision asked for."""
+        """Returns the model's class probabilities [n, K], at the precision of the options."""
         with at_precision(self.options.precision, inputs.device):
             z = embeddings_of(self.model, inputs)
         return self.model.probabilities_of(z)
 
     def similarities(self, inputs: Tensor) -> Tensor:
-        """Returns the model's similarities [n, P], at the precision asked for."""
+        """Returns the model's similarities [n, P], at the precision of the options."""
         with at_precision(self.options.precision, inputs.device):
             z = embeddings_of(self.model, inputs)
         return self.model.similarities_of(z)
 
     def activations(self, inputs: Tensor) -> Tensor:
-        """Returns the model's similarities over its temperature [n, P], at the precision asked for."""
+        """Returns the model's similarities divided by its temperature [n, P], at the precision of the options."""
         return self.similarities(inputs) / self.model.classifier.temperature
 
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
-        """Returns the black box's class probabilities [n, K], at the precision asked for."""
-        assert self.black_box is not None  # noqa: S101 - asked for by sections that need it
+        """Returns the black box's class probabilities [n, K], at the precision of the options."""
+        assert self.black_box is not None  # noqa: S101 - only sections that need it call this
         with at_precision(self.options.precision, inputs.device):
             return self.black_box.probabilities(inputs)
 
     def black_box_curves(self, run: int, name: str, make: Callable[[], OrderingCurves]) -> OrderingCurves:
-        """Returns a relevance-ordering curve of the black box, from another model's evaluation if it was made there."""
-        assert self.black_box is not None  # noqa: S101 - asked for by sections that need it
+        """Returns a relevance-ordering curve of the black box; computes it only once for several evaluated models."""
+        assert self.black_box is not None  # noqa: S101 - only sections that need it call this
         noise, options = self.noise(run), self.options
-        images = [self.test_store.info.get("data"), self.test_store.info.get("transform"), self.sample(run)]
-        drawn = [noise.low.tolist(), noise.high.tolist(), noise.draws, noise.seed]
-        key = fingerprint_json([name, images, drawn, options.n_steps, options.composite, options.precision])
-        kept = self.black_box.measured.get(key)
-        if kept is None:
-            kept = self.black_box.measured[key] = make()
+        image_key = [self.test_store.info.get("data"), self.test_store.info.get("transform"), self.sample(run)]
+        noise_key = [noise.low.tolist(), noise.high.tolist(), noise.draws, noise.seed]
+        key = fingerprint_json([name, image_key, noise_key, options.n_steps, options.composite, options.precision])
+        curves = self.black_box.measured.get(key)
+        if curves is None:
+            curves = self.black_box.measured[key] = make()
         else:
-            self.advance(kept.probabilities.shape[0] * (1 + options.n_steps * options.n_draws))
-        return kept
+            self.advance(curves.probabilities.shape[0] * (1 + options.n_steps * options.n_draws))
+        return curves
 
     def forget(self, run: int) -> None:
-        """Lets go of a run's images and maps."""
-        self._kept = {key: value for key, value in self._kept.items() if key[1] != run}
+        """Drops a run's images and maps from memory."""
+        self._cache = {key: value for key, value in self._cache.items() if key[1] != run}
 
-    def _once(self, name: str, run: int, make: Callable[[], T]) -> T:
-        if (name, run) not in self._kept:
-            self._kept[name, run] = make()
-        value: T = self._kept[name, run]
+    def _cached(self, name: str, run: int, make: Callable[[], T]) -> T:
+        if (name, run) not in self._cache:
+            self._cache[name, run] = make()
+        value: T = self._cache[name, run]
         return value
 
 
-def _shifted(rows: slice, by: int) -> slice:
+def _shifted_slice(rows: slice, by: int) -> slice:
+    """Turns rows of a batch into rows of all images."""
     return slice(rows.start + by, rows.stop + by)
 
 
-def _column(relevance: Relevance, column: int) -> Relevance:
-    """Returns one of the maps of each image."""
-    shares = {name: share[:, column] for name, share in relevance.unruled_by.items()}
-    return replace(relevance, maps=relevance.maps[:, column], residual=relevance.residual[:, column], unruled_by=shares)
+def _map_of_head(relevance: Relevance, head: int) -> Relevance:
+    """Keeps the maps of one head: [n, M, …] becomes [n, …]."""
+    shares = {name: share[:, head] for name, share in relevance.unruled_by.items()}
+    return replace(relevance, maps=relevance.maps[:, head], residual=relevance.residual[:, head], unruled_by=shares)
 
 
 class EvaluationData(NamedTuple):
@@ -293,8 +300,8 @@ class EvaluationData(NamedTuple):
     Attributes:
         test: Test data of any kind.
         train: Training data of any kind, or None.
-        attributes: Of the training samples, or None.
-        notes: What should be known of the data, in sentences.
+        attributes: Attributes of the training samples, or None.
+        notes: Notes about the data, in full sentences.
     """
 
     test: Any
@@ -303,8 +310,8 @@ class EvaluationData(NamedTuple):
     notes: tuple[str, ...]
 
 
-def unbundled(test: Any, train: Any = None, attributes: Any = None) -> EvaluationData:
-    """Takes a ``DataBundle`` apart: its training part and attributes serve as those, unless others are given."""
+def unbundle_data(test: Any, train: Any = None, attributes: Any = None) -> EvaluationData:
+    """Splits a ``DataBundle`` into test data, training data and attributes; given ones take precedence."""
     if not isinstance(test, DataBundle):
         return EvaluationData(test, train, attributes, ())
     if attributes is None and train is None and test.attributes is not None:
@@ -314,34 +321,36 @@ def unbundled(test: Any, train: Any = None, attributes: Any = None) -> Evaluatio
     return EvaluationData(test.test, train, attributes, test.notes)
 
 
-def aligned_labels(store: EmbeddingStore, model: PrototypeModel, what: str) -> Tensor:
-    """Returns a store's labels [N] in the model's numbering: by name where both have names.
+def aligned_labels(store: EmbeddingStore, model: PrototypeModel, role: str) -> Tensor:
+    """Returns a store's labels [N] in the model's numbering, matched by name if both have names.
 
     Raises:
-        LookalikeError: If there are none, or the data have a class that the model does not know.
+        LookalikeError: If there are no samples, or the data have a class that the model does not have.
     """
-    labels, names, own = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
+    labels, names, model_names = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
     if not len(labels):
         raise LookalikeError("there are no samples to evaluate on")
-    if names is not None and list(names) != own:
-        match = match_names(names, own)
+    if names is not None and list(names) != model_names:
+        match = match_names(names, model_names)
         if match.complete:
             return torch.tensor(match.positions)[labels]
-        if not are_numbers(own) or len(match.missing) < len(names):
-            strange = (match.missing or match.ambiguous)[0]
-            raise LookalikeError(f"the {what} data have a class {strange!r}; the model knows {', '.join(own[:20])}")
+        if not are_numbers(model_names) or len(match.missing) < len(names):
+            unknown = (match.missing or match.ambiguous)[0]
+            raise LookalikeError(
+                f"the {role} data have a class {unknown!r}; the model knows {', '.join(model_names[:20])}"
+            )
     if int(labels.max()) >= model.n_classes:
         raise LookalikeError(
-            f"the {what} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
+            f"the {role} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
         )
     return labels
 
 
 def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:
-    """Returns some embeddings of a store [n, D]."""
+    """Reads embeddings of a store [n, D]."""
     return torch.from_numpy(np.array(store.embeddings[rows])).to(device)
 
 
-def few_rows(model: PrototypeModel) -> int:
-    """Returns of how many embeddings the similarities to all prototypes are held at once."""
+def rows_per_batch(model: PrototypeModel) -> int:
+    """Returns how many embeddings to compare with all prototypes at once, within the memory bound."""
     return max(1, min(_ROWS, _SIMILARITIES // max(len(model.prototypes), model.prototypes.vectors.shape[1])))

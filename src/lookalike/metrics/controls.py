@@ -1,7 +1,7 @@
-"""Controls of D_fth: what it is where the decision that is explained is not the model's [ours].
+"""Controls of D_fth: the divergence of decisions that have nothing to do with the model's [ours].
 
-Absolute maps follow the encoder, and the decision hardly: D_fth means something only beside what chance heads on the
-same encoder get.
+Absolute relevance maps depend mostly on the encoder and little on the decision. So a low D_fth means something only
+next to the D_fth of heads on the same encoder that decide by chance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +22,10 @@ from lookalike.model.classifier import NearestPrototype
 from lookalike.model.similarity import make_similarity
 from lookalike.relevance import Head
 
-N_DRAWS = 10  # of each control; each is measured on a tenth of the images
-_TRIES = 100
+N_DRAWS = 10  # random heads per control; each is measured on a tenth of the images
+_TRIES = 100  # permutations to try until one does more than rename the classes
 
-# control → what it is called in sentences
+# control → its name in sentences
 CONTROLS: Mapping[str, str] = {
     "random_head": "the same encoder with a random head",
     "permuted_labels": "the same prototypes with permuted labels",
@@ -35,13 +35,13 @@ CONTROLS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ControlledFigures:
-    """D_fth and the signed correlation of a control, and by how much the model is better, image by image.
+    """D_fth and the signed correlation of a control, and the model's advantage over it per image.
 
     Attributes:
         divergence: D_fth of the control, the mean over its images.
-        correlation: Its signed correlation; NaN where no map has one.
-        divergence_gaps: By how much the model's D_fth is lower on an image, by draw of the control [10][n].
-        correlation_gaps: By how much the model's correlation is higher; images without one are left out.
+        correlation: Its signed correlation; NaN if no map has one.
+        divergence_gaps: D_fth of the control minus the model's, image by image, per draw of the control [10][n].
+        correlation_gaps: Correlation of the model minus the control's; images without a correlation are left out.
     """
 
     divergence: float
@@ -55,14 +55,14 @@ class ControlledFigures:
 
 
 def permuted_prototypes(labels: Tensor, generator: torch.Generator) -> Tensor | None:
-    """Draws a permutation of prototypes [P] after which some class has prototypes of several.
+    """Draws a permutation of prototypes [P] that mixes classes: some class gets prototypes of several.
 
     Args:
         labels: The prototypes' classes [P].
         generator: Source of randomness.
 
     Returns:
-        None if there is none: with one prototype per class a permutation only renames the classes.
+        None if there is none: with one prototype per class, a permutation only renames the classes.
     """
     labels = labels.cpu()
     n_classes = len(labels.unique())
@@ -76,17 +76,17 @@ def permuted_prototypes(labels: Tensor, generator: torch.Generator) -> Tensor | 
 
 
 def random_weights(n_classes: int, embeddings: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws a linear head [K, D] from a normal distribution, so that its scores of embeddings [N, D] spread by 1."""
+    """Draws a normal linear head [K, D]; its scores of the embeddings [N, D] have a spread of about 1."""
     length = embeddings.detach().double().square().sum(1).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     weights = torch.randn(n_classes, embeddings.shape[1], generator=generator, dtype=torch.float64)
     return (weights / length.cpu()).to(embeddings)
 
 
 def with_permuted_labels(model: PrototypeModel, seed: int = 0) -> PrototypeModel:
-    """Returns a model whose prototypes have changed their classes at random, to compare figures with.
+    """Returns the model with randomly permuted prototype labels, as a control for its figures.
 
     Raises:
-        LookalikeError: If each class has one prototype, so that only names could change.
+        LookalikeError: If each class has one prototype: a permutation would only rename the classes.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     p = model.prototypes
@@ -94,7 +94,7 @@ def with_permuted_labels(model: PrototypeModel, seed: int = 0) -> PrototypeModel
     if order is None:
         raise LookalikeError("with one prototype per class, permuted labels only rename the classes")
     permuted = Prototypes(p.vectors.detach().clone(), p.labels[order.to(p.labels.device)], p.class_names)
-    return _like(model, permuted, model.similarity, model.classifier)
+    return _with_prototypes(model, permuted, model.similarity, model.classifier)
 
 
 def with_random_head(model: PrototypeModel, embeddings: Tensor, seed: int = 0) -> PrototypeModel:
@@ -102,7 +102,7 @@ def with_random_head(model: PrototypeModel, embeddings: Tensor, seed: int = 0) -
 
     Args:
         model: The prototype model.
-        embeddings: Embeddings of some images [N, D], which set the scale of the scores.
+        embeddings: Embeddings of some images [N, D]; they set the scale of the scores.
         seed: Seed of the head.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
@@ -111,10 +111,11 @@ def with_random_head(model: PrototypeModel, embeddings: Tensor, seed: int = 0) -
     generator = torch.Generator().manual_seed(checks.seed("seed", seed))
     weights = random_weights(model.n_classes, embeddings.to(model.prototypes.vectors), generator)
     prototypes = Prototypes(weights, torch.arange(model.n_classes), model.class_names)
-    return _like(model, prototypes, make_similarity("dot"), NearestPrototype())
+    return _with_prototypes(model, prototypes, make_similarity("dot"), NearestPrototype())
 
 
-def _like(model: PrototypeModel, prototypes: Prototypes, similarity: Any, classifier: Any) -> PrototypeModel:
+def _with_prototypes(model: PrototypeModel, prototypes: Prototypes, similarity: Any, classifier: Any) -> PrototypeModel:
+    """Returns a new model on the same encoder."""
     return PrototypeModel(
         model.encoder,
         prototypes,
@@ -126,16 +127,16 @@ def _like(model: PrototypeModel, prototypes: Prototypes, similarity: Any, classi
 
 
 def control_heads(model: PrototypeModel, embeddings: Tensor, seed: Sequence[int]) -> dict[str, Head]:
-    """Returns heads on a model's encoder that decide by chance, by the control's name; image i takes draw i mod 10.
+    """Returns the control heads on a model's encoder, by the control's name; image i uses draw i mod 10.
 
     Args:
         model: The prototype model.
-        embeddings: Embeddings of some images [N, D], which set the scale of random heads.
-        seed: Numbers that fix the draws.
+        embeddings: Embeddings of some images [N, D]; they set the scale of random heads.
+        seed: Seed of the draws, as a sequence of numbers.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([*seed, 0]).generate_state(1)[0]))
     weights = torch.stack([random_weights(model.n_classes, embeddings, generator) for _ in range(N_DRAWS)])
-    heads: dict[str, Head] = {"random_head": _by_draw(lambda z, draw: z @ weights[draw].to(z).T)}
+    heads: dict[str, Head] = {"random_head": _head_of_draws(lambda z, draw: z @ weights[draw].to(z).T)}
     labels, device = model.prototypes.labels, model.device
     orders = [permuted_prototypes(labels, generator) for _ in range(N_DRAWS)]
     permutations = [order.to(device) for order in orders if order is not None]
@@ -145,88 +146,90 @@ def control_heads(model: PrototypeModel, embeddings: Tensor, seed: Sequence[int]
             similarities = model.similarities_of(z)[:, permutations[draw]]
             return model.classifier.log_probabilities(similarities, labels, model.n_classes)
 
-        heads["permuted_labels"] = _by_draw(permuted)
+        heads["permuted_labels"] = _head_of_draws(permuted)
     return heads
 
 
-def _by_draw(head: Callable[[Tensor, int], Tensor]) -> Head:
-    """Makes one head of several: each row goes to that of its draw."""
+def _head_of_draws(head: Callable[[Tensor, int], Tensor]) -> Head:
+    """Joins the heads of all draws into one that sends each row to the head of its draw."""
 
-    def whole(embeddings: Tensor, rows: slice) -> Tensor:
+    def joined(embeddings: Tensor, rows: slice) -> Tensor:
         draws = draws_of(len(embeddings), start=rows.start)
-        places = [torch.nonzero(draws == draw)[:, 0].to(embeddings.device) for draw in range(N_DRAWS)]
-        parts = [head(embeddings[place], draw) for draw, place in enumerate(places) if len(place)]
-        return torch.cat(parts)[torch.cat(places).argsort()]
+        rows_of_draws = [torch.nonzero(draws == draw)[:, 0].to(embeddings.device) for draw in range(N_DRAWS)]
+        scores = [head(embeddings[draw_rows], draw) for draw, draw_rows in enumerate(rows_of_draws) if len(draw_rows)]
+        return torch.cat(scores)[torch.cat(rows_of_draws).argsort()]
 
-    return whole
+    return joined
 
 
 def draws_of(n: int, start: int = 0) -> Tensor:
-    """Returns which draw of a control each of n images has [n]."""
+    """Assigns a draw of a control to each of n images [n]."""
     return torch.arange(start, start + n) % N_DRAWS
 
 
-def other_images(classes: Tensor, seed: Sequence[int]) -> Tensor:
-    """Draws for each image another one that is predicted to be of another class [n]; −1 where there is none.
+def mismatched_images(classes: Tensor, seed: Sequence[int]) -> Tensor:
+    """Draws for each image another image with another predicted class [n]; −1 if there is none.
 
     Args:
         classes: Predicted classes [n].
-        seed: Numbers that fix the draw.
+        seed: Seed of the draw, as a sequence of numbers.
 
     Example:
-        >>> other_images(torch.tensor([3, 7, 3]), [0]).tolist()[::2], other_images(torch.tensor([3]), [0]).tolist()
-        ([1, 1], [-1])
+        >>> mismatched_images(torch.tensor([3, 7, 3]), [0]).tolist()[::2]
+        [1, 1]
+        >>> mismatched_images(torch.tensor([3]), [0]).tolist()
+        [-1]
     """
     rng = np.random.default_rng([*seed, 1])
     labels = classes.cpu().numpy()
     partners = np.full(len(labels), -1)
     for row, label in enumerate(labels):
-        others = np.flatnonzero(labels != label)
-        if len(others):
-            partners[row] = rng.choice(others)
+        candidates = np.flatnonzero(labels != label)
+        if len(candidates):
+            partners[row] = rng.choice(candidates)
     return torch.from_numpy(partners)
 
 
 def compare_with_control(
-    own: tuple[Tensor, Tensor], maps: Tensor, black_box_maps: Tensor, rows: Tensor
+    model_figures: tuple[Tensor, Tensor], maps: Tensor, black_box_maps: Tensor, rows: Tensor
 ) -> ControlledFigures | None:
-    """Measures a control's maps as the model's are, on the same images.
+    """Computes D_fth and correlation of a control's maps, and compares them with the model's on the same images.
 
     Args:
-        own: The model's D_fth and signed correlation, image by image, each [N].
+        model_figures: The model's D_fth and signed correlation, image by image, each [N].
         maps: The control's maps of some of these images [n, H, W].
-        black_box_maps: The black box's [n, H, W].
-        rows: Which images these are [n].
+        black_box_maps: The black box's maps of the same images [n, H, W].
+        rows: Numbers of these images among the N [n].
 
     Returns:
-        ``ControlledFigures``; None if there are no images.
+        ``ControlledFigures``; None if no image is left.
     """
-    there = maps.flatten(1).abs().amax(1).cpu() > 0  # a head that is certain of its class has a map of zeros
-    if not bool(there.any()):
+    has_relevance = maps.flatten(1).abs().amax(1).cpu() > 0  # a head that is certain of its class has a map of zeros
+    if not bool(has_relevance.any()):
         return None
-    maps, black_box_maps, rows = maps[there], black_box_maps[there], rows[there]
+    maps, black_box_maps, rows = maps[has_relevance], black_box_maps[has_relevance], rows[has_relevance]
     divergence = explanation_divergence(maps, black_box_maps).cpu()
     correlation = explanation_correlation(maps, black_box_maps).cpu()
     draws = rows % N_DRAWS
     return ControlledFigures(
         float(divergence.nanmean()),
         float(correlation.nanmean()),
-        _by_number(divergence - own[0].cpu()[rows], draws),
-        _by_number(own[1].cpu()[rows] - correlation, draws),
+        _by_draw(divergence - model_figures[0].cpu()[rows], draws),
+        _by_draw(model_figures[1].cpu()[rows] - correlation, draws),
     )
 
 
-def _by_number(values: Tensor, draws: Tensor) -> list[list[float]]:
-    there = values.isfinite()
-    return [values[there & (draws == draw)].tolist() for draw in range(N_DRAWS)]
+def _by_draw(values: Tensor, draws: Tensor) -> list[list[float]]:
+    finite = values.isfinite()
+    return [values[finite & (draws == draw)].tolist() for draw in range(N_DRAWS)]
 
 
 def margin_over(runs: Sequence[Mapping[str, Any]], figure: Literal["divergence", "correlation"]) -> Range | None:
-    """Returns by how much a model is better than a control, with the range in which one more draw of it is expected.
+    """Returns the model's mean advantage over a control, with the range expected for one more draw of the control.
 
     Args:
-        runs: What ``ControlledFigures.to_dict`` returned, run by run; each run has other draws.
-        figure: Of which figure.
+        runs: Results of ``ControlledFigures.to_dict``, one per run; each run has its own draws.
+        figure: The figure to compare.
 
     Returns:
         None with fewer than two draws.

@@ -1,4 +1,4 @@
-"""What a conversion costs: the converted model beside its black box on the same samples."""
+"""Compares a converted model with its black box on the same samples: the accuracy that the conversion costs."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,20 +16,19 @@ from lookalike.metrics.faithfulness import accuracy, agreement
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
 
-_ROWS = 8192  # embeddings compared at a time
+_ROWS = 8192  # embeddings per batch
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A converted model beside its black box.
+    """Comparison of a converted model with its black box.
 
     Attributes:
-        n_samples: On how many samples.
-        accuracy: Of the converted model.
-        black_box_accuracy: None where it cannot be told which of the black box's outputs is which class.
-        agreement: The share of samples on which both predict the same; None likewise.
-        notes: What is to be known about the black box, in sentences: why it was not compared with, what was assumed,
-            whether it is no better than chance.
+        n_samples: Number of samples.
+        accuracy: Accuracy of the converted model.
+        black_box_accuracy: Accuracy of the black box; None if nobody can tell which of its outputs is which class.
+        agreement: Share of samples on which both predict the same class; None in the same case.
+        notes: Sentences about the black box: why it is missing, what was assumed, whether it is no better than chance.
     """
 
     n_samples: int
@@ -49,23 +48,23 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
     Args:
         model: The converted model.
         data: Samples with labels, or an ``EmbeddingStore`` of them.
-        **options: For ``embed``: ``batch_size``, ``num_workers``, ``on_error``, ``progress``.
+        **options: Options of ``embed``: ``batch_size``, ``num_workers``, ``on_error``, ``progress``.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     store = data if isinstance(data, EmbeddingStore) else embed(model, data, **options)
     labels = aligned_labels(store, model, "test")
     predictions = predict_store(model, store)
-    found, standing = find_black_box(model, None, None), None
-    if found.box is not None:
-        standing = found.box.stand_beside(model, labels, store, None)
-    own = accuracy(predictions, labels)
+    match, standing = find_black_box(model, None, None), None
+    if match.box is not None:
+        standing = match.box.compare_with_labels(model, labels, store, None)
+    model_accuracy = accuracy(predictions, labels)
     if standing is None or standing.predictions is None:
-        lacking = [f"the black box is not compared with: {found.lacking}"] if found.lacking else []
-        notes = lacking if standing is None else standing.notes
-        return Comparison(len(store), own, None, None, notes)
+        reasons = [f"the black box is not compared with: {match.reason}"] if match.reason else []
+        notes = reasons if standing is None else standing.notes
+        return Comparison(len(store), model_accuracy, None, None, notes)
     return Comparison(
         len(store),
-        own,
+        model_accuracy,
         accuracy(standing.predictions, labels),
         agreement(predictions, standing.predictions),
         standing.notes,
@@ -75,10 +74,10 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
 @torch.no_grad()
 def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     """Returns D_tsp on stored training embeddings (paper, equation 1)."""
-    _check(model, store)
+    _check_arguments(model, store)
     owners, counts = model.prototypes.labels, torch.zeros(len(model.prototypes), dtype=torch.int64)
     labels = torch.from_numpy(np.asarray(store.labels)).to(model.device)
-    for z, y in zip(_parts(model, store), labels.split(_ROWS), strict=True):
+    for z, y in zip(_embedding_batches(model, store), labels.split(_ROWS), strict=True):
         counts += activation_counts(model.similarities_of(z), y, owners)
     return ghosting(counts)
 
@@ -86,15 +85,15 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
 @torch.no_grad()
 def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
     """Returns the predicted classes [N] of stored embeddings."""
-    _check(model, store)
-    return torch.cat([model.scores_of(z).argmax(1).cpu() for z in _parts(model, store)])
+    _check_arguments(model, store)
+    return torch.cat([model.scores_of(z).argmax(1).cpu() for z in _embedding_batches(model, store)])
 
 
-def _check(model: PrototypeModel, store: EmbeddingStore) -> None:
+def _check_arguments(model: PrototypeModel, store: EmbeddingStore) -> None:
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.instance("store", store, EmbeddingStore, "an EmbeddingStore")
 
 
-def _parts(model: PrototypeModel, store: EmbeddingStore) -> Iterator[Tensor]:
+def _embedding_batches(model: PrototypeModel, store: EmbeddingStore) -> Iterator[Tensor]:
     for rows in store.parts(_ROWS):
         yield torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)

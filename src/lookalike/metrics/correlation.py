@@ -1,4 +1,4 @@
-"""Signed agreement of two relevance maps: their correlation over pixels."""
+"""Signed agreement of two relevance maps: their Pearson correlation over the pixels."""
 
 import torch
 from torch import Tensor
@@ -11,15 +11,15 @@ from lookalike.metrics.image_mean import MeanOverImages
 def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
     """Returns the correlation of a model's signed maps with its black box's, image by image [ours]; higher is better.
 
-    D_fth compares absolute values: a map and its negative are the same to it. Pearson's correlation over an image's
-    pixels sees the sign, and no scale.
+    D_fth compares absolute values, so it cannot tell a map from its negative. Pearson's correlation over the pixels of
+    an image is sensitive to the sign and ignores the scale.
 
     Args:
         maps: The model's relevance per pixel [N, H, W].
-        black_box_maps: The black box's [N, H, W].
+        black_box_maps: The black box's relevance per pixel [N, H, W].
 
     Returns:
-        float64 [N] in [−1, 1]; NaN for an image whose map, of either, is the same everywhere.
+        float64 [N] in [−1, 1]; NaN for an image if one of its two maps is constant.
 
     Raises:
         LookalikeError: If shapes differ, or a map is not finite.
@@ -35,27 +35,29 @@ def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
     if maps.shape != black_box_maps.shape:
         raise LookalikeError(f"the maps have shapes {tuple(maps.shape)} and {tuple(black_box_maps.shape)}")
     a, b = _centred(maps), _centred(black_box_maps)
-    found = (a * b).sum(1)
+    correlations = (a * b).sum(1)
     constant = (a.abs().amax(1) == 0) | (b.abs().amax(1) == 0)
-    return found.clamp(-1, 1).masked_fill(constant, torch.nan)
+    return correlations.clamp(-1, 1).masked_fill(constant, torch.nan)
 
 
 def _centred(maps: Tensor) -> Tensor:
-    """Returns maps as rows [N, H·W] with mean 0 and length 1; zeros for a map that is the same everywhere."""
+    """Flattens maps to rows [N, H·W] of mean 0 and length 1; a constant map becomes zeros."""
     if not bool(maps.isfinite().all()):
         raise LookalikeError("a relevance map has NaN or infinite values")
     values = maps.double().flatten(1)
     largest = values.abs().amax(1, keepdim=True)
-    values = values / largest.clamp_min(torch.finfo(torch.float64).tiny)  # no square underflows
+    values = values / largest.clamp_min(torch.finfo(torch.float64).tiny)  # squares of tiny values would underflow
     centred = values - values.mean(1, keepdim=True)
     length = centred.norm(dim=1, keepdim=True)
-    return torch.where(length > 1e-9, centred / length.clamp_min(1e-9), 0.0)  # below: rounding of a constant
+    return torch.where(
+        length > 1e-9, centred / length.clamp_min(1e-9), 0.0
+    )  # a shorter row is a constant map with rounding errors
 
 
 class ExplanationCorrelation(MeanOverImages):
-    """Accumulates the signed correlation over a loader. Its states sum, and do not grow.
+    """Accumulates the signed correlation over a loader, in states of constant size.
 
-    Images without a correlation, whose map is the same everywhere, are left out.
+    Images with a constant map have no correlation and are left out.
 
     Example:
         >>> metric, maps = ExplanationCorrelation(), torch.rand(3, 4, 4)

@@ -1,4 +1,4 @@
-"""Whether the data that a model is measured with are what they are taken for."""
+"""Checks the data of an evaluation: are test images leaked, and are the training data the model's own?"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.model import PrototypeModel
 from lookalike.model.similarity import euclidean_distances
 
-# of the mean distance: half precision at conversion moves distances by 1% or so, other images by far more
+# relative to the mean distance: half precision at conversion changes distances by about 1%, other images by far more
 _TOLERANCE = 0.05
 
 
@@ -21,9 +21,9 @@ class DataCheck:
     """What is known about the data of an evaluation.
 
     Attributes:
-        training_data: ``"same"`` if the training data given are those that the model was made from, ``"other"`` if
-            they are not, None where there are none or nobody can tell.
-        n_leaked: Number of test samples that are training images of the model.
+        training_data: ``"same"`` if the given training data are those the model was made from, ``"other"`` if they are
+            not, None if there are none or nobody can tell.
+        n_leaked: Number of test samples that are also training images of the model.
         n_test: Number of test samples.
     """
 
@@ -36,19 +36,19 @@ class DataCheck:
         return asdict(self)
 
     def sentences(self) -> list[str]:
-        """Returns what a reader of the figures must know; nothing if all is well."""
-        said = []
+        """Returns warnings for the reader of the figures; an empty list if all is well."""
+        warnings = []
         if self.n_leaked:
-            said.append(
+            warnings.append(
                 f"{self.n_leaked:,} of {self.n_test:,} test images are training images of the model: "
                 "its accuracy on them says nothing about new images."
             )
         if self.training_data == "other":
-            said.append(
+            warnings.append(
                 "The training data given are not those that the model was made from: what is said about its prototypes "
                 "and its embedding holds for the data given, not for those it was made from."
             )
-        return said
+        return warnings
 
 
 def check_data(
@@ -58,17 +58,17 @@ def check_data(
     train: Batches | None,
     train_store: EmbeddingStore | None,
 ) -> DataCheck:
-    """Compares the data of an evaluation with what the model remembers of its training data.
+    """Compares the data of an evaluation with the model's record of its training data.
 
     Args:
         model: The model.
-        test: The test data; None where only embeddings are at hand.
+        test: The test data; None if there are only embeddings.
         test_store: Their embeddings.
-        train: What was given as training data; None where that are only embeddings, or nothing.
+        train: The given training data; None if there are none, or only embeddings.
         train_store: Their embeddings, or None.
     """
     return DataCheck(
-        None if train_store is None else _same_training_data(model, train, train_store),
+        None if train_store is None else _compare_training_data(model, train, train_store),
         _count_leaked(model, test, test_store),
         len(test_store),
     )
@@ -77,21 +77,21 @@ def check_data(
 def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingStore) -> int:
     record = model.training_record
     keys = None if test is None or record.keys is None else test.content_keys()
-    if keys is not None and record.keys is not None:  # files: their contents decide, not their names and sizes
+    if keys is not None and record.keys is not None:  # for files, the contents decide, not names and sizes
         return int(np.isin(keys, record.keys).sum())
     return len(store) if record.fingerprint is not None and store.info.get("data") == record.fingerprint else 0
 
 
-def _same_training_data(model: PrototypeModel, train: Batches | None, store: EmbeddingStore) -> str | None:
-    """Compares fingerprints and, where data came in another container, the samples that the model knows best.
+def _compare_training_data(model: PrototypeModel, train: Batches | None, store: EmbeddingStore) -> str | None:
+    """Compares contents or fingerprints and, where these cannot decide, distances to the prototypes.
 
-    A loader and a pair of arrays with the same images have different fingerprints. But each prototype knows its
-    nearest training samples by number, with their distances: the same samples are as far away again.
+    A loader and a pair of arrays with the same images have different fingerprints. But each prototype stores the
+    numbers and distances of its nearest training samples: in the same data, these samples have the same distances.
     """
-    fingerprint, known = model.training_record.fingerprint, model.training_record.keys
-    keys = None if train is None or known is None else train.content_keys()
-    if keys is not None and known is not None:  # files: their contents decide, not their names and sizes
-        return "same" if np.array_equal(keys, known) else "other"
+    fingerprint, model_keys = model.training_record.fingerprint, model.training_record.keys
+    keys = None if train is None or model_keys is None else train.content_keys()
+    if keys is not None and model_keys is not None:  # for files, the contents decide, not names and sizes
+        return "same" if np.array_equal(keys, model_keys) else "other"
     if fingerprint is not None and store.info.get("data") == fingerprint:
         return "same"
     nearest, distances = model.prototypes.nearest.cpu(), model.prototypes.distances.cpu()
@@ -102,22 +102,29 @@ def _same_training_data(model: PrototypeModel, train: Batches | None, store: Emb
         return "other"
     prototype, rank = torch.nonzero(nearest >= 0, as_tuple=True)
     order = np.argsort(store.indices)
-    wanted = nearest[prototype, rank].numpy()
-    position = np.searchsorted(store.indices, wanted, sorter=order)
+    sample_numbers = nearest[prototype, rank].numpy()
+    position = np.searchsorted(store.indices, sample_numbers, sorter=order)
     rows = order[position.clip(max=len(order) - 1)]
-    if not np.array_equal(store.indices[rows], wanted):
+    if not np.array_equal(store.indices[rows], sample_numbers):
         return "other"
-    found = _paired_distances(model, store, rows, prototype)
+    measured = _paired_distances(model, store, rows, prototype)
     expected = distances[prototype, rank]
-    apart = float((found - expected).abs().max())
-    return "same" if apart <= _TOLERANCE * float(expected.mean()) + 1e-6 else "other"
+    largest_error = float((measured - expected).abs().max())
+    return "same" if largest_error <= _TOLERANCE * float(expected.mean()) + 1e-6 else "other"
 
 
 @torch.no_grad()
 def _paired_distances(model: PrototypeModel, store: EmbeddingStore, rows: np.ndarray, prototypes: Tensor) -> Tensor:
-    """Returns the distance of each row [n] of a store to one prototype each [n], where the similarity clusters."""
+    """Returns the distance [n] between each row and its prototype, in the space in which prototypes are clustered.
+
+    Args:
+        model: The model.
+        store: Training embeddings.
+        rows: Rows of the store [n].
+        prototypes: One prototype per row [n].
+    """
     unique, position = np.unique(rows, return_inverse=True)
     z = torch.from_numpy(np.array(store.embeddings[unique])).to(model.device)
     project, vectors = model.similarity.project, model.prototypes.vectors
-    among = euclidean_distances(project(z.to(vectors.dtype)), project(vectors)).cpu()
-    return among[torch.from_numpy(position.reshape(-1)), prototypes]
+    distances = euclidean_distances(project(z.to(vectors.dtype)), project(vectors)).cpu()
+    return distances[torch.from_numpy(position.reshape(-1)), prototypes]

@@ -14,19 +14,19 @@ Direction = Literal["model", "black-box", "symmetric"]
 
 MAGNITUDES = ("absolute", "positive")
 DIRECTIONS = ("model", "black-box", "symmetric")
-FLOOR = 1e-12
+FLOOR = 1e-12  # far below 1 / F of any image: it changes hardly more than the shares that are zero
 
 
 def relevance_shares(maps: Tensor, magnitude: Magnitude = "absolute", floor: float = FLOOR) -> Tensor:
-    """Returns each pixel's share of its map's relevance (equation 2): r = |R| / Σ|R|, no share below the floor.
+    """Returns each pixel's share of its map's relevance (equation 2): r = |R| / Σ|R|, with a floor on each share.
 
     Args:
         maps: Relevance per pixel [N, H, W].
-        magnitude: ``"absolute"`` takes |R| [ours]; ``"positive"`` leaves out relevance below zero.
-        floor: The least share; it keeps the logarithm finite [ours].
+        magnitude: ``"absolute"`` takes |R| [ours]; ``"positive"`` sets negative relevance to zero.
+        floor: The smallest share; it keeps the logarithm finite [ours].
 
     Returns:
-        float64 [N, H·W], each row with a sum of one. A map without any relevance is spread evenly.
+        float64 [N, H·W]; each row sums to one. A map without relevance gets equal shares.
 
     Raises:
         LookalikeError: If the magnitude is unknown, or a map is not finite.
@@ -56,22 +56,22 @@ def explanation_divergence(
     magnitude: Magnitude = "absolute",
     floor: float = FLOOR,
 ) -> Tensor:
-    """Returns D_fth image by image (equation 3): how far a model's maps are from its black box's; lower is better.
+    """Returns D_fth image by image (equation 3): divergence of a model's maps from its black box's; lower is better.
 
     KL(r ‖ b) = Σ r ln(r / b) in nats, over the pixels' shares r of the model's map and b of the black box's. It is 0
-    only for the same shares everywhere.
+    only if all shares are equal.
 
     Args:
         maps: The model's relevance per pixel [N, H, W].
-        black_box_maps: The black box's [N, H, W].
-        direction: ``"model"`` is KL(model ‖ black box) [ours]; ``"black-box"`` the other way round; ``"symmetric"``
-            their mean.
+        black_box_maps: The black box's relevance per pixel [N, H, W].
+        direction: ``"model"`` is KL(model ‖ black box) [ours]; ``"black-box"`` is KL(black box ‖ model);
+            ``"symmetric"`` is their mean.
         magnitude: See ``relevance_shares``.
         floor: See ``relevance_shares``.
 
     Returns:
-        float64 [N]; D_fth is its mean. NaN where either map is without any relevance, as that of a probability that
-        is 1 in float32: there is nothing to compare.
+        float64 [N]; D_fth is its mean. NaN if either map has no relevance, such as that of a probability that
+        rounds to 1 in float32: there is nothing to compare.
 
     Raises:
         LookalikeError: If shapes differ, or an option is unknown.
@@ -85,13 +85,13 @@ def explanation_divergence(
     b = relevance_shares(black_box_maps, magnitude, floor)
     ratio = (r / b).log()
     forward, backward = (r * ratio).sum(1), (-b * ratio).sum(1)
-    found = {"model": forward, "black-box": backward, "symmetric": (forward + backward) / 2}[direction]
+    divergence = {"model": forward, "black-box": backward, "symmetric": (forward + backward) / 2}[direction]
     empty = without_relevance(maps, magnitude) | without_relevance(black_box_maps, magnitude)
-    return found.clamp_min(0).masked_fill(empty, torch.nan)  # below 0 it is rounding
+    return divergence.clamp_min(0).masked_fill(empty, torch.nan)  # a negative value is a rounding error
 
 
 def without_relevance(maps: Tensor, magnitude: Magnitude = "absolute") -> Tensor:
-    """Says which maps [N, H, W] have no relevance at any pixel; [N].
+    """Returns which maps [N, H, W] have no relevance at any pixel [N].
 
     Example:
         >>> without_relevance(torch.tensor([[[0.0, 0.0]], [[0.0, -1.0]]])).tolist()
@@ -102,7 +102,7 @@ def without_relevance(maps: Tensor, magnitude: Magnitude = "absolute") -> Tensor
 
 
 class ExplanationDivergence(MeanOverImages):
-    """Accumulates D_fth over a loader. Its states sum, and do not grow. Maps without any relevance are left out.
+    """Accumulates D_fth over a loader, in states of constant size. Maps without relevance are left out.
 
     Args:
         direction: See ``explanation_divergence``.

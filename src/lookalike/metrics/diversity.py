@@ -11,9 +11,9 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.model.similarity import LogL2
 
-REFERENCE_EPSILON = 1e-4
+REFERENCE_EPSILON = 1e-4  # ε of the authors' code [ref]
 
-_CELLS = 4_000_000  # similarities among prototypes at a time
+_CELLS = 4_000_000  # most similarities among prototypes in memory
 
 
 def diversity(
@@ -22,14 +22,15 @@ def diversity(
     """Returns D_dvs in [0, 1]: how alike the prototypes are to the model itself; lower is better.
 
     The mean over prototypes of H(softmax(S_j)) / ln P, with S_j a prototype's similarities to all P, itself included
-    [ref]. It is 1 if all prototypes are equal. It depends on the scale of the similarity, so that ``evaluate`` divides
-    by the model's temperature first. With ``log`` ε alone nearly fixes it: compare only models with the same options.
+    [ref]. It is 1 if all prototypes are equal. It depends on the scale of the similarity, so ``evaluate`` first divides
+    by the model's temperature. For ``log`` similarities, ε alone nearly determines it: compare only models with equal
+    options.
 
     Args:
         similarities: The model's own similarity among its prototypes [P, P]; ghosted prototypes stay in.
-        prototype_labels: Their classes [P], for ``within="class"``.
-        within: ``"class"`` compares prototypes of the same class only, and divides by ln L_k [ours]; classes with one
-            prototype have none to compare, and are left out.
+        prototype_labels: The prototypes' classes [P], for ``within="class"``.
+        within: ``"class"`` compares only prototypes of the same class, and divides by ln L_k [ours]; classes with a
+            single prototype are left out.
 
     Raises:
         LookalikeError: If there are fewer than two prototypes to compare, or the matrix is not square.
@@ -61,12 +62,12 @@ def diversity(
 def diversity_of(
     similarity: Callable[[Tensor], Tensor], vectors: Tensor, prototype_labels: Tensor | None = None
 ) -> float:
-    """Returns D_dvs, see ``diversity``, of which only some rows of the matrix [P, P] are held at a time.
+    """Returns D_dvs, as ``diversity`` does, with only some rows of the matrix [P, P] in memory at a time.
 
     Args:
         similarity: Returns similarities of embeddings [n, D] to all prototypes [n, P].
         vectors: The prototypes [P, D].
-        prototype_labels: Their classes [P]: compares those of the same class only.
+        prototype_labels: The prototypes' classes [P]: compares only prototypes of the same class.
 
     Raises:
         LookalikeError: If there are fewer than two prototypes to compare.
@@ -82,8 +83,10 @@ def diversity_of(
         else:
             same = prototype_labels[start : start + step, None] == prototype_labels
             sizes = same.sum(1)
-            several = sizes > 1
-            entropies = _normalised_entropies(s[several].masked_fill(~same[several], -torch.inf), sizes[several])
+            has_others = sizes > 1
+            entropies = _normalised_entropies(
+                s[has_others].masked_fill(~same[has_others], -torch.inf), sizes[has_others]
+            )
         total += float(entropies.sum())
         n += len(entropies)
     if not n:
@@ -93,40 +96,40 @@ def diversity_of(
 
 @torch.no_grad()
 def reference_diversity(prototypes: Tensor, epsilon: float = REFERENCE_EPSILON) -> tuple[float, float]:
-    """Returns D_dvs as the authors' code takes it of KMEx, whatever similarity predicts, and the floor ε sets [ref].
+    """Returns D_dvs as the authors' code computes it for KMEx, and the smallest value possible with this ε [ref].
 
-    The similarity is ``log-l2``, ln((d + 1) / (d + ε)), of distances as they are: the figure depends on the scale of
-    the embedding. Prototypes that lie infinitely far apart have the floor.
+    The similarity is always ``log-l2``, ln((d + 1) / (d + ε)), of unscaled distances: the figure depends on the scale
+    of the embedding. Prototypes that are infinitely far apart reach the smallest value.
 
     Args:
-        prototypes: [P, D].
+        prototypes: Prototypes [P, D].
         epsilon: ε, 1e-4 in the authors' code.
 
     Raises:
         LookalikeError: If there are fewer than two prototypes.
 
     Example:
-        >>> found, floor = reference_diversity(1e6 * torch.eye(50))
-        >>> round(found, 4), round(floor, 4)
+        >>> value, floor = reference_diversity(1e6 * torch.eye(50))
+        >>> round(value, 4), round(floor, 4)
         (0.0127, 0.0127)
     """
     prototypes = checks.tensor("prototypes", prototypes, ("P", "D"), kind="number")
     epsilon = checks.number("epsilon", epsilon, above=0, below=1)
     similarity, n = LogL2(epsilon, scale=1.0), len(prototypes)
-    found = diversity_of(lambda vectors: similarity(vectors, prototypes), prototypes)
+    value = diversity_of(lambda vectors: similarity(vectors, prototypes), prototypes)
     total = 1 / epsilon + n - 1  # softmax weights: 1/ε for a prototype itself, 1 for each other
     floor = (math.log(total) - (1 / epsilon) * math.log(1 / epsilon) / total) / math.log(n)
-    return found, floor
+    return value, floor
 
 
 def _normalised_entropies(s: Tensor, sizes: Tensor | None = None) -> Tensor:
-    """Returns the entropy of each row's softmax over the largest it can be.
+    """Returns the entropy of each row's softmax, divided by its maximum.
 
     Args:
         s: Similarities [n, P].
-        sizes: How many of a row's are compared [n], the others being −∞; None for all.
+        sizes: Number of finite similarities in each row [n], the others being −∞; None if all are finite.
     """
     log_p = s.log_softmax(1)
     entropy = -(log_p.exp() * log_p).nan_to_num(0.0).sum(1)
-    largest = math.log(s.shape[1]) if sizes is None else sizes.double().log()
-    return (entropy / largest).clamp(0, 1)
+    maximum = math.log(s.shape[1]) if sizes is None else sizes.double().log()
+    return (entropy / maximum).clamp(0, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
-from lookalike.metrics.context import Context, Options, aligned_labels, unbundled
+from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
@@ -31,7 +31,7 @@ from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.relevance import PrpRule, prp_rule
 
-_LACKING = {
+_MISSING = {
     "train": "no training data were given",
     "activations": "no training data were given, and the model does not know how often they activate its prototypes",
     "images": "the test data are no images that can be read again",
@@ -72,44 +72,43 @@ def evaluate(
 
     Args:
         model: Any prototype model.
-        test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (its test part; its training part and
-            attributes serve as those), or an ``EmbeddingStore``, from which only what needs no images is measured.
+        test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (which also supplies training data and
+            attributes), or an ``EmbeddingStore``, which is enough for the measures that need no images.
         black_box: The classifier to compare with; None takes the one that the model was converted from. A ``BlackBox``
             that several evaluations share is measured once.
-        class_order: The names of the black box's outputs, in their order, if it does not know them or wrongly: names, a
-            file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
-        train: Training data, or the ``EmbeddingStore`` of them: for ghosting and the embedding's diagnosis.
+        class_order: The names of the black box's outputs, in output order, if it does not know them or has them wrong:
+            names, a file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
+        train: Training data, or their ``EmbeddingStore``: for ghosting and the diagnosis of the embedding.
         attributes: Binary attributes of the training samples [N, A], in the data's order.
-        only: Which sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, and notes
-            the others.
-        sanity: Also randomise the model's weights from the head down and its labels, and follow its explanations.
-            the others. Standard measures are optional sections, and can be named here too.
-        measures: Standard measures of the field to measure besides, e.g. ``("deletion", "road", "sensitivity")``, or
-            ``"all"`` that can be measured; the reference page on measures lists them.
-        n_images: Of how many test images explanations are measured.
-        n_runs: How often that is done, with other images and noise; figures are means then.
+        only: Names of sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, with a
+            note for each of the others. Standard measures are optional sections, and can be named here too.
+        sanity: Also randomise the model's weights from the head down, and its labels, and compare its explanations.
+        measures: Standard measures of the field to add, e.g. ``("deletion", "road", "sensitivity")``, or ``"all"`` for
+            those that can be measured; the reference page on measures lists them.
+        n_images: Number of test images on which explanations are measured.
+        n_runs: Number of runs, each with other images and noise; figures are then means over runs.
         n_steps: Steps of the relevance-ordering curve.
         n_draws: Draws of noise per image.
-        random_state: Seed.
+        random_state: Seed of the first run; each later run adds 1.
         composite: Rules of relevance propagation.
         scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
-        precision: ``"bfloat16"`` classifies noisy images in it: quicker where the processor has it.
+        precision: ``"bfloat16"`` classifies noisy images in that precision; faster on processors that support it.
         rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes the default, ``"neuralized"``;
             ``"share"`` is the paper's.
-        batch_size: The most rows that pass through a network at once.
-        num_workers: Processes that read images.
+        batch_size: Most rows that pass through a network at once.
+        num_workers: Number of processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read.
-        test_embeddings: The embeddings of ``test``, where ``embed`` has made them already.
-        resume: A file that keeps each section as soon as it is measured; with the same model, data and options, those
-            in it are not measured again.
-        progress: Show one progress bar for all; None shows it on a terminal.
+        test_embeddings: Embeddings of ``test``, if ``embed`` has made them already.
+        resume: A file that saves each section once it is measured. A later call with the same model, data and options
+            reads these sections from it.
+        progress: Whether to show a progress bar; None shows it on a terminal.
 
     Returns:
         The scorecard.
 
     Raises:
-        LookalikeError: If a section that was asked for by name lacks what it needs, the black box or the data have
-            other classes than the model, or there are no test samples.
+        LookalikeError: If the inputs of a section requested by name are missing, the black box or the data have other
+            classes than the model, or there are no test samples.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.optional(checks.instance, "test_embeddings", test_embeddings, EmbeddingStore, "an EmbeddingStore")
@@ -117,75 +116,112 @@ def evaluate(
     checks.progress("progress", progress)
     rule = prp_rule(model, rule)
     options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size, rule)
-    test, train, attributes, data_notes = unbundled(test, train, attributes)
-    data = None if isinstance(test, EmbeddingStore) else _batches(test, batch_size, num_workers, on_error)
-    train = (
-        train
-        if train is None or isinstance(train, EmbeddingStore)
-        else _batches(train, batch_size, num_workers, on_error)
-    )
-    box, lacking = find_black_box(model, black_box, data, class_order)
-    train_data = train if isinstance(train, Batches) else None
-    images = data is not None and data.can_fetch and _is_image(data)
-    has = {
-        "train": train is not None,
-        "activations": train is not None or stored_activations(model, scope) is not None,
-        "images": images,
-        "attributes": attributes is not None,
-        "black box": box is not None,
-    }
-    sections, notes = _chosen(only, has, checks.flag("sanity", sanity))
-    standard, lacking_standard = _standard(measures, has)
+    test, train, attributes, data_notes = unbundle_data(test, train, attributes)
+    data = _as_batches(test, batch_size, num_workers, on_error)
+    train = None if train is None else _as_batches(train, batch_size, num_workers, on_error)
+    test_data, store = (None, data) if isinstance(data, EmbeddingStore) else (data, None)
+    box, no_box_reason = find_black_box(model, black_box, test_data, class_order)
+    inputs = _Inputs(test_data, store if test_embeddings is None else test_embeddings, train, attributes, box)
+    available = inputs.available(model, scope)
+    sections, notes = _select_sections(only, available, checks.flag("sanity", sanity))
+    standard, standard_notes = _select_standard(measures, available)
     sections += [section for section in standard if section not in sections]
-    notes += lacking_standard
-    notes += [f"the black box is not compared with: {lacking}"] if lacking else []
-    total = _steps(sections, options, data, train, box, test_embeddings)
-    with progress_bar("Evaluating", total, progress) as advance:
-        if data is not None and test_embeddings is None:
-            test_embeddings = embed(model, data, progress=advance)
-        store = test if test_embeddings is None else test_embeddings
-        wanted = {need for section in sections for need in (*section.needs, *section.uses)}
-        if isinstance(train, Batches) and wanted & {"train", "activations"}:
-            train = embed(model, train, progress=advance)
-        labels = aligned_labels(store, model, "test")
-        context = Context(
-            model,
-            options,
-            data,
-            store,
-            labels,
-            train if isinstance(train, EmbeddingStore) else None,
-            aligned_labels(train, model, "training") if isinstance(train, EmbeddingStore) else None,
-            box,
-            None if box is None else box.stand_beside(model, labels, store, data),
-            None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
-            advance,
+    notes += [*standard_notes, *([f"the black box is not compared with: {no_box_reason}"] if no_box_reason else [])]
+    with progress_bar("Evaluating", _count_steps(sections, options, inputs), progress) as advance:
+        context = _embedded(model, options, inputs, sections, advance)
+        check = check_data(
+            model, test_data, context.test_store, train if isinstance(train, Batches) else None, context.train_store
         )
-        check = check_data(model, data, store, train_data, context.train_store)
         if check.training_data == "other" and only is None and attributes is not None:
             sections = [section for section in sections if "attributes" not in section.needs]
-            notes.append("attributes were not measured: they are of other data than those the model was made from")
+            notes.append("attributes were not measured: they belong to other training data than the model's")
         info = _info(context, sections) | {"data_check": check.to_dict()}
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
-            kept = _Kept(resume, _evaluation_key(context, info))
-            runs, details = _measure(context, sections, kept, lenient=measures == "all")
-    notes[:0] = data_notes
-    if context.standing is not None:
-        notes += context.standing.notes
-    if len(store) < options.n_images and any(section.per_run for section in sections):
-        notes.append(f"there are only {len(store)} test images: explanations are measured on all of them")
-    notes += [*context.notes, *scale_notes(model, set(runs))]
-    for what, embedded in (("test", store), ("training", context.train_store)):
-        if embedded is not None and embedded.skipped:
-            notes.append(f"{len(embedded.skipped)} {what} images could not be read and are left out")
+            saved = _SavedSections(resume, _evaluation_key(context, info))
+            runs, details = _measure(context, sections, saved, lenient=measures == "all")
+    notes = [*data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
     if check.sentences():
         details["data"] = [{"sentences": check.sentences()}]
     return Scorecard(runs, details, list(model.class_names), notes, info)
 
 
+class _Inputs(NamedTuple):
+    """The data and the black box of an evaluation, before anything is embedded.
+
+    Attributes:
+        data: The test data; None if there are only embeddings.
+        store: Embeddings of the test data; None if they are still to be made.
+        train: The training data, their embeddings, or None.
+        attributes: Attributes of the training samples, or None.
+        box: The black box, or None.
+    """
+
+    data: Batches | None
+    store: EmbeddingStore | None
+    train: Batches | EmbeddingStore | None
+    attributes: Any
+    box: BlackBox | None
+
+    def available(self, model: PrototypeModel, scope: str) -> dict[str, bool]:
+        """Returns which needs of sections these inputs fulfil."""
+        return {
+            "train": self.train is not None,
+            "activations": self.train is not None or stored_activations(model, scope) is not None,
+            "images": self.data is not None and self.data.can_fetch and _has_images(self.data),
+            "attributes": self.attributes is not None,
+            "black box": self.box is not None,
+        }
+
+
+def _embedded(
+    model: PrototypeModel, options: Options, inputs: _Inputs, sections: list[Section], advance: Advance
+) -> Context:
+    """Embeds the test data, and the training data if a section uses them."""
+    data, store, train, attributes, box = inputs
+    if store is None:
+        assert data is not None  # noqa: S101 - there is one or the other
+        store = embed(model, data, progress=advance)
+    required = {need for section in sections for need in (*section.needs, *section.uses)}
+    if isinstance(train, Batches) and required & {"train", "activations"}:
+        train = embed(model, train, progress=advance)
+    train_store = train if isinstance(train, EmbeddingStore) else None
+    labels = aligned_labels(store, model, "test")
+    return Context(
+        model,
+        options,
+        data,
+        store,
+        labels,
+        train_store,
+        None if train_store is None else aligned_labels(train_store, model, "training"),
+        box,
+        None if box is None else box.compare_with_labels(model, labels, store, data),
+        None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
+        advance,
+    )
+
+
+def _notes_on_figures(context: Context, sections: list[Section], figures: set[str]) -> list[str]:
+    """Returns notes on the black box, the number of images, the scale of the embedding and skipped images."""
+    n_test, store = len(context.test_store), context.test_store
+    notes = [] if context.standing is None else list(context.standing.notes)
+    if n_test < context.options.n_images and any(section.per_run for section in sections):
+        notes.append(f"there are only {n_test} test images: explanations are measured on all of them")
+    notes += [*context.notes, *scale_notes(context.model, figures)]
+    for role, embedded in (("test", store), ("training", context.train_store)):
+        if embedded is not None and embedded.skipped:
+            notes.append(f"{len(embedded.skipped)} {role} images could not be read and are left out")
+    return notes
+
+
 def _measure(
-    context: Context, sections: list[Section], kept: "_Kept", *, lenient: bool
+    context: Context, sections: list[Section], saved: "_SavedSections", *, lenient: bool
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
+    """Measures all sections in all runs; returns figures by name and details by section, one entry per run.
+
+    A section that fails becomes a note if relevance propagation is the reason, or if all standard measures were asked
+    for (``lenient``); it is an error if it is the only section.
+    """
     runs: dict[str, list[float]] = {}
     details: dict[str, list[dict[str, Any]]] = {}
     for run in range(context.options.n_runs):
@@ -193,34 +229,34 @@ def _measure(
             if run and not section.per_run:
                 continue
             try:
-                result = kept.get(section.name, run) or kept.put(section.name, run, *section.measure(context, run))
+                result = saved.get(section.name, run) or saved.put(section.name, run, *section.measure(context, run))
             except LookalikeError as error:
-                passes = isinstance(error, RelevanceError) or (lenient and section.optional)
-                if not passes or len(sections) == 1:
+                tolerated = isinstance(error, RelevanceError) or (lenient and section.optional)
+                if not tolerated or len(sections) == 1:
                     raise
                 context.note(f"{section.name} was not measured: {error}")
                 continue
-            figures, found = result
+            figures, section_details = result
             for name, value in figures.items():
                 runs.setdefault(name, []).append(value)
-            details.setdefault(section.name, []).append(found)
+            details.setdefault(section.name, []).append(section_details)
         context.forget(run)
     return runs, details
 
 
 @dataclass(frozen=True)
-class _Sections:
-    """What the file of an unfinished evaluation holds: figures and details, by section and run."""
+class _SavedRecord:
+    """The contents of the file: the evaluation's key, and figures and details by section and run."""
 
     key: dict[str, str]
     done: dict[str, tuple[dict[str, float], dict[str, Any]]]
 
 
 def _evaluation_key(context: Context, info: dict[str, Any]) -> dict[str, str]:
-    """Returns everything that the figures of a section depend on, by name, as fingerprints."""
+    """Returns fingerprints of everything that the figures of a section depend on, by name."""
     box, store, train = context.black_box, context.test_store, context.train_store
-    made = {name: info[name] for name in info if name not in ("sections", "samples", "seeds", "n_runs")}
-    more = {
+    provenance = {name: info[name] for name in info if name not in ("sections", "samples", "seeds", "n_runs")}
+    fingerprints = {
         "layers": fingerprint_layers(context.model),
         "outputs_of_black_box": None if box is None else [asdict(box.outputs), fingerprint_layers(box.encoder.model)],
         "class_names": list(context.model.class_names),
@@ -228,11 +264,11 @@ def _evaluation_key(context: Context, info: dict[str, Any]) -> dict[str, str]:
         "transform": [store.info.get("transform"), None if train is None else train.info.get("transform")],
         "attributes": None if context.attributes is None else fingerprint_tensors({"attributes": context.attributes}),
     }
-    return {name: fingerprint_json(plain_json(value)) for name, value in (made | more).items()}
+    return {name: fingerprint_json(plain_json(value)) for name, value in (provenance | fingerprints).items()}
 
 
-class _Kept:
-    """What is measured already, in a file."""
+class _SavedSections:
+    """The sections measured so far, saved in a file so that an interrupted evaluation can resume."""
 
     def __init__(self, path: str | Path | None, key: dict[str, str]) -> None:
         self.path = None if path is None else Path(path)
@@ -244,7 +280,7 @@ class _Kept:
         if not self.path.exists():
             return
         try:
-            saved: _Sections = from_json(_Sections, read_record(self.path), "it")
+            saved: _SavedRecord = from_json(_SavedRecord, read_record(self.path), "it")
         except LookalikeError as error:
             raise LookalikeError(
                 f"cannot resume the evaluation in {str(self.path)!r}: {error}; give another file, or remove it"
@@ -257,97 +293,96 @@ class _Kept:
         self.done = dict(saved.done)
 
     def get(self, section: str, run: int) -> tuple[dict[str, float], dict[str, Any]] | None:
-        found = self.done.get(f"{section}/{run}")
-        return None if found is None else (found[0], found[1])
+        entry = self.done.get(f"{section}/{run}")
+        return None if entry is None else (entry[0], entry[1])
 
     def put(
         self, section: str, run: int, figures: dict[str, float], details: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Any]]:
         if self.path is not None:
             self.done[f"{section}/{run}"] = [figures, details]
-            with writing_to(self.path.parent, "the sections before are safe"):
+            with writing_to(self.path.parent, "the sections measured before are saved"):
                 write_record(self.path, {"key": self.key, "done": self.done})
         return figures, details
 
 
-def _batches(data: Any, batch_size: int, num_workers: int | None, on_error: Literal["stop", "skip"]) -> Batches:
-    return data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
+def _as_batches(data: Any, batch_size: int, num_workers: int | None, on_error: Literal["stop", "skip"]) -> Any:
+    """Wraps data in ``Batches``; leaves embeddings as they are."""
+    return data if isinstance(data, Batches | EmbeddingStore) else Batches(data, batch_size, num_workers, on_error)
 
 
-def _chosen(only: Sequence[str] | None, has: dict[str, bool], sanity: bool) -> tuple[list[Section], list[str]]:
-    """Returns the sections to measure, and a note for each that lacks something."""
+def _select_sections(
+    only: Sequence[str] | None, available: dict[str, bool], sanity: bool
+) -> tuple[list[Section], list[str]]:
+    """Returns the sections to measure, and a note for each section without its inputs."""
     if only is not None:
         if isinstance(only, str) or not isinstance(only, Sequence) or not only:
             raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
-        asked = [SECTIONS[name] for name in dict.fromkeys([*only, *(["sanity"] if sanity else [])])]
-        for section in asked:
-            lacking = [need for need in section.needs if not has[need]]
-            if lacking:
-                raise LookalikeError(f"{section.name!r} cannot be measured: {_LACKING[lacking[0]]}")
-        return asked, []
+        requested = [SECTIONS[name] for name in dict.fromkeys([*only, *(["sanity"] if sanity else [])])]
+        for section in requested:
+            missing = [need for need in section.needs if not available[need]]
+            if missing:
+                raise LookalikeError(f"{section.name!r} cannot be measured: {_MISSING[missing[0]]}")
+        return requested, []
     sections, notes = [], []
     for name in SECTIONS:
         if SECTIONS[name].optional and not (sanity and name == "sanity"):
             continue
-        lacking = [need for need in SECTIONS[name].needs if not has[need]]
-        if not lacking:
+        missing = [need for need in SECTIONS[name].needs if not available[need]]
+        if not missing:
             sections.append(SECTIONS[name])
-        elif lacking != ["attributes"]:
-            notes.append(f"{name} was not measured: {_LACKING[lacking[0]]}")
+        elif missing != ["attributes"]:
+            notes.append(f"{name} was not measured: {_MISSING[missing[0]]}")
     return sections, notes
 
 
-def _standard(measures: Sequence[str] | Literal["all"] | None, has: dict[str, bool]) -> tuple[list[Section], list[str]]:
-    """Returns the standard measures to measure, and a note for each of "all" that lacks something.
+def _select_standard(
+    measures: Sequence[str] | Literal["all"] | None, available: dict[str, bool]
+) -> tuple[list[Section], list[str]]:
+    """Returns the sections of standard measures; for "all", also a note for each without its inputs.
 
     Raises:
-        LookalikeError: If a name is none of a standard measure's, or one that was named lacks what it needs.
+        LookalikeError: If a name is not that of a standard measure, or the inputs of a named one are missing.
     """
-    there = [name for name in SECTIONS if SECTIONS[name].optional and name != "sanity"]  # which has its own option
+    names = [name for name in SECTIONS if SECTIONS[name].optional and name != "sanity"]  # sanity has its own option
     if measures is None:
         return [], []
     if measures == "all":
-        lacking = {name: [need for need in SECTIONS[name].needs if not has[need]] for name in there}
-        notes = [f"{name} was not measured: {_LACKING[needs[0]]}" for name, needs in lacking.items() if needs]
-        return [SECTIONS[name] for name in there if not lacking[name]], notes
+        missing = {name: [need for need in SECTIONS[name].needs if not available[need]] for name in names}
+        notes = [f"{name} was not measured: {_MISSING[needs[0]]}" for name, needs in missing.items() if needs]
+        return [SECTIONS[name] for name in names if not missing[name]], notes
     if isinstance(measures, str) or not isinstance(measures, Sequence) or not measures:
-        raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(there)}")
+        raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(names)}")
     for name in measures:
-        if name not in there:
-            close = difflib.get_close_matches(str(name), there, n=1)
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ";"
-            raise LookalikeError(f"no standard measure is called {name!r}{hint} There are: {', '.join(there)}")
-    return _chosen(measures, has, sanity=False)
+            raise LookalikeError(f"no standard measure is called {name!r}{hint} There are: {', '.join(names)}")
+    return _select_sections(measures, available, sanity=False)
 
 
-def _steps(
-    sections: list[Section],
-    options: Options,
-    data: Batches | None,
-    train: Any,
-    box: BlackBox | None,
-    test_embeddings: EmbeddingStore | None,
-) -> int | None:
-    """Returns how many rows pass through a network; None if that is not known."""
+def _count_steps(sections: list[Section], options: Options, inputs: _Inputs) -> int | None:
+    """Returns how many rows will pass through a network, for the progress bar; None if that is not known."""
     names = {section.name for section in sections}
     if any(section.optional for section in sections):
         return None
-    parts: list[int | None] = [data.total if data is not None and test_embeddings is None else 0]
+    data, train = inputs.data, inputs.train
+    row_counts: list[int | None] = [data.total if data is not None and inputs.store is None else 0]
     if isinstance(train, Batches) and names & {"transparency", "embedding"}:
-        parts.append(train.total)
+        row_counts.append(train.total)
     n = options.n_images if data is None or data.total is None else min(options.n_images, data.total)
-    curves = 4 if box is not None else 2
+    curves = 4 if inputs.box is not None else 2  # by relevance and in random order, of the model and of the black box
     if "robustness" in names:
-        parts.append(options.n_runs * n * (curves * (1 + options.n_steps * options.n_draws) + curves // 2))
+        row_counts.append(options.n_runs * n * (curves * (1 + options.n_steps * options.n_draws) + curves // 2))
     if "explanations" in names:
-        parts.append(options.n_runs * n * (1 if "robustness" in names else 2))
+        row_counts.append(options.n_runs * n * (1 if "robustness" in names else 2))
     if "sanity" in names:
-        parts.append(None)  # the network's layers are counted when it runs
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else None
+        row_counts.append(None)  # the number of depths is known only when it runs
+    known_counts = [count for count in row_counts if count is not None]
+    return sum(known_counts) if len(known_counts) == len(row_counts) else None
 
 
-def _is_image(data: Batches) -> bool:
+def _has_images(data: Batches) -> bool:
     first = next(iter(data), None)
     if first is None:
         raise LookalikeError("there are no samples to evaluate on")
@@ -355,7 +390,7 @@ def _is_image(data: Batches) -> bool:
 
 
 def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
-    """Returns how everything is computed."""
+    """Returns the scorecard's record of its options, seeds, samples, versions and fingerprints."""
     model, box = context.model, context.black_box
     options = asdict(context.options)
     runs = options.pop("n_runs")

@@ -1,4 +1,4 @@
-"""Stability of prototypes, and measures of examples, as optional sections of the scorecard."""
+"""Optional sections of the scorecard: stability of prototypes, and measures of examples as explanations."""
 
 import copy
 from collections.abc import Callable
@@ -17,31 +17,32 @@ from lookalike.metrics.prototype_stability import (
     prototype_stability,
     shift_stability,
 )
-from lookalike.metrics.sections import Found
+from lookalike.metrics.sections import SectionResult
 from lookalike.metrics.standard import embeddings_of_store, similarities_to, standard
 from lookalike.model.prototypes import Prototypes
 
-_MISLABELLED = 0.05  # share of the training samples
+_ROWS = 8192  # embeddings per batch
+_MISLABELLED = 0.05  # share of the training samples that get a wrong label [ours]
 
 
 @standard("prototype_stability", "train", "images")
-def _prototype_stability(context: Context, run: int) -> Found:
+def _prototype_stability(context: Context, run: int) -> SectionResult:
     z, y = _training(context)
     seed = context.options.random_state + run
     figures, details = {}, {}
     for name, change in (("reseeding", "seed"), ("bootstrap", "bootstrap")):
-        found = prototype_stability(context.model, z, y, change, seed=seed)  # type: ignore[arg-type]
-        means = mean_stability(found)
+        stability = prototype_stability(context.model, z, y, change, seed=seed)  # type: ignore[arg-type]
+        means = mean_stability(stability)
         figures[f"{name}_moved"], figures[f"{name}_same_cluster"] = means.moved, means.same_cluster
-        details[name] = {"moved": list(found.moved), "same_cluster": list(found.same_cluster)}
-    kept = shift_stability(_in_batches(context, context.similarities), context.images(run))
-    figures["shift_same_prototype"] = float(kept.mean())
+        details[name] = {"moved": list(stability.moved), "same_cluster": list(stability.same_cluster)}
+    same_prototype = shift_stability(_in_batches(context, context.similarities), context.images(run))
+    figures["shift_same_prototype"] = float(same_prototype.mean())
     return {name: value for name, value in figures.items() if np.isfinite(value)}, details
 
 
 @standard("identical_class", "train", "images")
-def _identical_class(context: Context, run: int) -> Found:
-    """Whether the nearest prototype, and the nearest training image, have the predicted class."""
+def _identical_class(context: Context, run: int) -> SectionResult:
+    """Asks whether the nearest prototype, and the nearest training image, have the predicted class."""
     z, y = _training(context)
     similarities = _in_batches(context, context.similarities)(context.images(run))
     predicted = context.model.classifier(similarities, context.model.prototypes.labels, context.model.n_classes)
@@ -57,8 +58,11 @@ def _identical_class(context: Context, run: int) -> Found:
 
 
 @standard("identical_subclass", "train", "images")
-def _identical_subclass(context: Context, run: int) -> Found:
-    """Merges classes in pairs, clusters again, and asks whether the nearest prototype has the sample's own class."""
+def _identical_subclass(context: Context, run: int) -> SectionResult:
+    """Merges classes in pairs, clusters again, and asks whether the nearest prototype has the sample's own class.
+
+    The new prototypes only know pairs of classes; each one's own class is that of most training samples nearest to it.
+    """
     model = context.model
     if model.n_classes < 3:
         raise LookalikeError("identical_subclass merges classes in pairs, and the model has fewer than three")
@@ -68,73 +72,79 @@ def _identical_subclass(context: Context, run: int) -> Found:
     merged = _cluster_merged(context, z, y, groups.numpy(), seed)
     vectors = merged.vectors.to(model.device)
     with torch.no_grad():
-        own = model.similarity(torch.from_numpy(z).to(model.device), vectors).argmax(1).cpu().numpy()
+        nearest = model.similarity(torch.from_numpy(z).to(model.device), vectors).argmax(1).cpu().numpy()
         queries = model.similarity(_query_embeddings(context, run).to(model.device), vectors).cpu()
     votes = np.zeros((len(merged), model.n_classes), np.int64)
-    np.add.at(votes, (own, y), 1)
+    np.add.at(votes, (nearest, y), 1)
     labels = context.labels[_rows_of_sample(context, run)]
-    found = identical_subclass(queries, torch.from_numpy(votes.argmax(1)), labels)
-    return {"identical_subclass": float(found.double().mean())}, {"groups": groups.tolist()}
+    matches = identical_subclass(queries, torch.from_numpy(votes.argmax(1)), labels)
+    return {"identical_subclass": float(matches.double().mean())}, {"groups": groups.tolist()}
 
 
 @standard("model_randomisation", "images")
-def _model_randomisation(context: Context, run: int) -> Found:
-    """Compares likeness to the prototypes' images before and after the network's weights are drawn anew."""
+def _model_randomisation(context: Context, run: int) -> SectionResult:
+    """Compares similarities to the prototypes' images before and after the network's weights are randomised."""
     model, examples = context.model, context.model.prototype_inputs()
     if examples is None:
-        raise LookalikeError("model_randomisation needs the prototypes' images, and the model holds none")
+        raise LookalikeError("model_randomisation needs the prototypes' images, and the model has none")
     x, size = context.images(run), context.options.batch_size
     random_network = randomised(model.encoder, context.options.random_state + run)
     tables = []
     with torch.no_grad():
         for encoder in (model.encoder, random_network):
-            queries, shown = (
-                torch.cat([encoder(part).float() for part in inputs.split(size)]) for inputs in (x, examples.to(x))
+            queries, example_embeddings = (
+                torch.cat([encoder(batch).float() for batch in inputs.split(size)]) for inputs in (x, examples.to(x))
             )
-            tables.append(model.similarity(queries, shown).cpu())
-    found = rank_agreement(*tables)
-    return {"model_randomisation": mean_of_finite(found)}, {"per_image": found.tolist()}
+            tables.append(model.similarity(queries, example_embeddings).cpu())
+    agreement = rank_agreement(*tables)
+    return {"model_randomisation": mean_of_finite(agreement)}, {"per_image": agreement.tolist()}
 
 
 @standard("mislabelled_detection", "train")
-def _mislabelled_detection(context: Context, run: int) -> Found:
-    """Gives some training samples wrong labels, clusters again, and ranks samples by how they fit their label.
+def _mislabelled_detection(context: Context, run: int) -> SectionResult:
+    """Gives some training samples wrong labels, clusters again, and ranks samples by suspicion.
 
-    Suspicion is the similarity to the nearest prototype of another class minus that to the nearest of its label's.
+    Suspicion is the similarity to the nearest prototype of another class minus the similarity to the nearest prototype
+    of the sample's label.
     """
     model = context.model
     z, y = _training(context)
     rng = np.random.default_rng([context.options.random_state, run])
-    wrong = np.zeros(len(y), bool)
-    wrong[rng.permutation(len(y))[: max(1, round(_MISLABELLED * len(y)))]] = True
-    given = np.where(wrong, (y + rng.integers(1, max(2, model.n_classes), len(y))) % model.n_classes, y)
+    mislabelled = np.zeros(len(y), bool)
+    mislabelled[rng.permutation(len(y))[: max(1, round(_MISLABELLED * len(y)))]] = True
+    labels = np.where(mislabelled, (y + rng.integers(1, max(2, model.n_classes), len(y))) % model.n_classes, y)
     if model.n_classes < 2:
         raise LookalikeError("mislabelled_detection needs two classes or more; the model has one")
-    again = cluster_again(model, z, given, seed=context.options.random_state + run)
+    clustered = cluster_again(model, z, labels, seed=context.options.random_state + run)
     with torch.no_grad():
-        parts = [
-            model.similarity(torch.from_numpy(z[start : start + 8192]).to(model.device), again.vectors.to(model.device))
-            for start in range(0, len(z), 8192)
+        batches = [
+            model.similarity(
+                torch.from_numpy(z[start : start + _ROWS]).to(model.device), clustered.vectors.to(model.device)
+            )
+            for start in range(0, len(z), _ROWS)
         ]
-    similarities, own = torch.cat(parts).cpu(), again.labels[None] == torch.from_numpy(given)[:, None]
-    suspicion = similarities.masked_fill(own, -torch.inf).amax(1) - similarities.masked_fill(~own, -torch.inf).amax(1)
-    figures = {"mislabelled_detection": mislabelled_detection(suspicion, torch.from_numpy(wrong))}
-    return figures, {"n_mislabelled": int(wrong.sum()), "share": _MISLABELLED}
+    similarities, same_class = torch.cat(batches).cpu(), clustered.labels[None] == torch.from_numpy(labels)[:, None]
+    suspicion = similarities.masked_fill(same_class, -torch.inf).amax(1) - similarities.masked_fill(
+        ~same_class, -torch.inf
+    ).amax(1)
+    figures = {"mislabelled_detection": mislabelled_detection(suspicion, torch.from_numpy(mislabelled))}
+    return figures, {"n_mislabelled": int(mislabelled.sum()), "share": _MISLABELLED}
 
 
 def randomised(network: nn.Module, seed: int) -> nn.Module:
-    """Returns a copy whose weights are normal with the mean and deviation of the originals, tensor by tensor [ours].
+    """Returns a copy with random weights: normal, with the mean and deviation of each original weight tensor [ours].
 
-    Vectors, such as biases and the scales of normalisations, stay: drawn at random they can switch a network off.
+    Vectors, such as biases and the scales of normalisation layers, stay as they are: random ones can set all
+    activations to zero.
     """
-    drawn = copy.deepcopy(network)
+    randomised_network = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in drawn.parameters():
+        for parameter in randomised_network.parameters():
             if parameter.ndim > 1:
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.copy_(noise * parameter.std(correction=0) + parameter.mean())
-    return drawn
+    return randomised_network
 
 
 def _training(context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +155,7 @@ def _training(context: Context) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows_of_sample(context: Context, run: int) -> list[int]:
-    """Returns where a run's test samples stand in the test store."""
+    """Returns the rows of a run's test samples in the test store."""
     position = {int(index): row for row, index in enumerate(context.test_store.indices)}
     return [position[index] for index in context.sample(run)]
 
@@ -156,12 +166,13 @@ def _query_embeddings(context: Context, run: int) -> Tensor:
 
 
 def _in_batches(context: Context, measure: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Makes a function of inputs run in batches."""
     size = context.options.batch_size
-    return lambda x: torch.cat([measure(part) for part in x.split(size)])
+    return lambda x: torch.cat([measure(batch) for batch in x.split(size)])
 
 
 def _cluster_merged(context: Context, z: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Prototypes:
-    """Clusters embeddings whose classes are merged into groups, with as many prototypes in all."""
+    """Clusters embeddings whose classes are merged into groups, into the same total number of prototypes."""
     from lookalike.conversion.per_class import Clustering, learn_prototypes
 
     model = context.model

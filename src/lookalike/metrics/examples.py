@@ -1,7 +1,8 @@
-"""Examples as explanations: whether what a test sample is said to look like is like it.
+"""Measures of examples as explanations: is a test sample really like the examples that explain it?
 
-An attribution gives each test sample i and each example j (a prototype, or a training image) a number: the larger, the
-more j counts. Definitions follow quanda (Bareeva et al. 2024) and the papers named with each measure.
+An attribution is a number for each test sample i and each example j (a prototype, or a training image): the larger it
+is, the more example j explains sample i. Definitions follow quanda (Bareeva et al. 2024) and the papers named with each
+measure.
 """
 
 from typing import Any
@@ -15,15 +16,15 @@ from lookalike.relevance.stability import correlations_of
 
 
 def identical_class(attributions: Any, example_classes: Any, classes: Any) -> Tensor:
-    """Returns whether each sample's strongest example has the sample's class [N]; the mean is in [0, 1], higher better.
+    """Returns whether each sample's strongest example has the sample's class [N]; a higher mean is better.
 
-    [class(argmax_j τ(i, j)) = class(i)] (Hanawa et al. 2021). Co-12: coherence. Give the predicted classes: the example
-    is to explain the prediction.
+    [class(argmax_j τ(i, j)) = class(i)] (Hanawa et al. 2021). Co-12: coherence. Use the predicted classes: the example
+    explains the prediction.
 
     Args:
-        attributions: τ [N, J], larger = counts more.
-        example_classes: Of the examples [J].
-        classes: Of the samples, as predicted [N].
+        attributions: τ [N, J]; the larger, the stronger the example.
+        example_classes: Classes of the examples [J].
+        classes: Predicted classes of the samples [N].
 
     Raises:
         LookalikeError: If the numbers of samples or examples do not fit, or a value is not finite.
@@ -33,21 +34,23 @@ def identical_class(attributions: Any, example_classes: Any, classes: Any) -> Te
         tensor([ True, False])
     """
     table = _attributions(attributions)
-    owners = checks.tensor("example_classes", example_classes, (table.shape[1],), kind="whole").to(table.device)
-    own = checks.tensor("classes", classes, (len(table),), kind="whole").to(table.device)
-    return owners[table.argmax(1)] == own
+    class_of_example = checks.tensor("example_classes", example_classes, (table.shape[1],), kind="whole").to(
+        table.device
+    )
+    sample_classes = checks.tensor("classes", classes, (len(table),), kind="whole").to(table.device)
+    return class_of_example[table.argmax(1)] == sample_classes
 
 
 def identical_subclass(attributions: Any, example_subclasses: Any, subclasses: Any) -> Tensor:
-    """Returns whether each sample's strongest example has the sample's subclass [N]; the mean is in [0, 1].
+    """Returns whether each sample's strongest example has the sample's subclass [N].
 
-    As ``identical_class``, with classes that the model was not told: it was trained on groups of them (Hanawa et al.
+    Like ``identical_class``, with classes that the model does not know: it was trained on groups of them (Hanawa et al.
     2021). Higher is better. Co-12: coherence.
 
     Args:
         attributions: τ [N, J].
-        example_subclasses: Of the examples [J].
-        subclasses: Of the samples [N].
+        example_subclasses: Subclasses of the examples [J].
+        subclasses: Subclasses of the samples [N].
 
     Raises:
         LookalikeError: As ``identical_class``.
@@ -58,15 +61,15 @@ def identical_subclass(attributions: Any, example_subclasses: Any, subclasses: A
 def rank_agreement(attributions: Any, others: Any) -> Tensor:
     """Returns Spearman's correlation between two attributions, sample by sample [N], in [−1, 1].
 
-    For model randomisation ``others`` come from the same network with random weights: an explanation of what was
-    learned has a low one (Hanawa et al. 2021; Adebayo et al. 2018); lower is better. Co-12: correctness.
+    For model randomisation, ``others`` come from the same network with random weights. Explanations that depend on what
+    was learned have a low correlation (Hanawa et al. 2021; Adebayo et al. 2018); lower is better. Co-12: correctness.
 
     Args:
         attributions: τ [N, J].
-        others: τ of the randomised model [N, J].
+        others: τ of the other model [N, J].
 
     Returns:
-        NaN where all examples count the same.
+        NaN if all examples of a sample have the same attribution.
 
     Raises:
         LookalikeError: If the shapes differ, or a value is not finite.
@@ -82,18 +85,18 @@ def rank_agreement(attributions: Any, others: Any) -> Tensor:
 
 
 def mislabelled_detection(suspicion: Any, mislabelled: Any) -> float:
-    """Returns how early mislabelled training samples come in order of suspicion, in [0, 1]; higher is better.
+    """Returns how early mislabelled training samples come when sorted by suspicion, in [0, 1]; higher is better.
 
     The area under n ↦ share of the mislabelled samples among the n most suspicious, n from 0 to N, over N (Koh and
-    Liang 2017; Kwon et al. 2024). About ½: no better than chance. At most 1 − (share mislabelled) / 2. Samples with
-    the same suspicion share their places. Co-12: correctness.
+    Liang 2017; Kwon et al. 2024). It is about ½ by chance and at most 1 − (share mislabelled) / 2. Samples with
+    equal suspicion share their mean rank. Co-12: correctness.
 
     Args:
-        suspicion: Of each training sample [N], larger = more suspicious.
-        mislabelled: Whether its label is wrong [N].
+        suspicion: Suspicion of each training sample [N]; the larger, the more suspicious.
+        mislabelled: Whether the sample's label is wrong [N].
 
     Raises:
-        LookalikeError: If none is mislabelled, shapes do not fit, or a value is not finite.
+        LookalikeError: If no sample is mislabelled, the shapes do not fit, or a value is not finite.
 
     Example:
         >>> mislabelled_detection([0.9, 0.1, 0.2, 0.3], [True, False, False, False])
@@ -105,7 +108,8 @@ def mislabelled_detection(suspicion: Any, mislabelled: Any) -> float:
         raise LookalikeError("no sample is mislabelled, so there is nothing to detect")
     if not bool(values.isfinite().all()):
         raise LookalikeError("suspicion has values that are not finite")
-    # the mislabelled sample of rank r (from 1, ties at their mean) adds (N − r + ½) / N to the area under the curve
+    # the curve rises at rank r of each mislabelled sample (from 1; ties have their mean rank), which adds
+    # (N − r + ½) / N to the area under it
     ranks = len(values) + 1 - _ranks(values[None])[0]
     return float((len(values) - ranks[wrong] + 0.5).mean() / len(values))
 
@@ -118,7 +122,7 @@ def _attributions(values: Any, name: str = "attributions") -> Tensor:
 
 
 def _ranks(table: Tensor) -> Tensor:
-    """Returns ranks within rows [N, J], 1 for the least; ties have their mean rank."""
+    """Returns ranks within rows [N, J], 1 for the smallest; ties have their mean rank."""
     from scipy.stats import rankdata
 
     return torch.from_numpy(rankdata(table.cpu().numpy(), axis=1))

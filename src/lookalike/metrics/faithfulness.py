@@ -1,4 +1,4 @@
-"""Faithfulness of predictions (paper section 4.3.2): accuracy beside the black box's, and agreement with it."""
+"""Faithfulness of predictions (paper section 4.3.2): accuracy compared with the black box's, and agreement with it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,33 +17,33 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Returns the share of predictions [N] that equal the labels [N], in [0, 1]; higher is better.
 
     Raises:
-        LookalikeError: If there are none, or their numbers differ.
+        LookalikeError: If there are no samples, or the lengths differ.
     """
     return _share_equal(predictions, labels, "labels")
 
 
 def agreement(predictions: Tensor, black_box_predictions: Tensor) -> float:
-    """Returns the share of samples on which two models predict the same [N], in [0, 1]; higher is better.
+    """Returns the share of samples on which two models predict the same class, in [0, 1]; higher is better.
 
     Raises:
-        LookalikeError: If there are none, or their numbers differ.
+        LookalikeError: If there are no samples, or the lengths differ.
     """
     return _share_equal(predictions, black_box_predictions, "predictions of the black box")
 
 
 def independent_agreement(error: float, n_classes: int) -> float:
-    """Returns the share of samples on which two classifiers agree that err equally often and independently [ours].
+    """Returns the expected agreement of two classifiers with the same error rate and independent errors [ours].
 
-    Both are right on (1 − e)²; where both err, wrong classes spread evenly coincide on 1 / (K − 1). Two trainings of
-    one network err on the same hard samples, and agree more often: a model below this share is further from its black
-    box than another training of it.
+    Both are correct on (1 − e)² of the samples. Where both err, they pick the same one of K − 1 wrong classes with
+    probability 1 / (K − 1). Two trainings of one network err on the same hard samples and so agree more often: a model
+    that agrees less than this is further from its black box than another training of it.
 
     Args:
-        error: Of each, in [0, 1].
-        n_classes: K.
+        error: Error rate of each classifier, in [0, 1].
+        n_classes: Number of classes K.
 
     Raises:
-        LookalikeError: If the error rate is no share.
+        LookalikeError: If the error rate is not in [0, 1].
 
     Example:
         >>> round(independent_agreement(0.05, 2), 3)
@@ -54,10 +54,10 @@ def independent_agreement(error: float, n_classes: int) -> float:
     return (1 - error) ** 2 + error**2 / max(1, n_classes - 1)
 
 
-def _share_equal(a: Tensor, b: Tensor, what: str) -> float:
-    a, b = checks.tensor("predictions", a, kind="whole"), checks.tensor(what, b, kind="whole")
+def _share_equal(a: Tensor, b: Tensor, name: str) -> float:
+    a, b = checks.tensor("predictions", a, kind="whole"), checks.tensor(name, b, kind="whole")
     if a.shape != b.shape or a.ndim != 1:
-        raise LookalikeError(f"there are {tuple(a.shape)} predictions and {tuple(b.shape)} {what}")
+        raise LookalikeError(f"there are {tuple(a.shape)} predictions and {tuple(b.shape)} {name}")
     if not len(a):
         raise LookalikeError("there are no samples to compare")
     return float((a.cpu() == b.cpu()).double().mean())
@@ -65,18 +65,19 @@ def _share_equal(a: Tensor, b: Tensor, what: str) -> float:
 
 @dataclass(frozen=True)
 class ClassFaithfulness:
-    """One class's part of the faithfulness of predictions.
+    """Faithfulness of the predictions on one true class.
 
     Attributes:
         label: The class.
-        n: How many samples carry it.
-        accuracy: Of the model on them; None without samples.
-        black_box_accuracy: Of the black box; None also without one.
-        difference: The one less the other; None likewise.
-        agreement: On which share of them both predict the same; None likewise.
-        mistaken_for: The class that the model predicts most often in its place; None if it makes no mistake.
-        loss_p: The chance of at least so great a loss if model and black box erred equally often on this class (exact
-            sign test, one-sided); None likewise. Many classes need a correction, which the verdict makes.
+        n: Number of samples of this class.
+        accuracy: Accuracy of the model on them; None without samples.
+        black_box_accuracy: Accuracy of the black box on them; None without samples or without a black box.
+        difference: Accuracy minus the black box's; None in the same cases.
+        agreement: Share of these samples on which both predict the same class; None in the same cases.
+        mistaken_for: The wrong class that the model predicts most often; None if it makes no mistake.
+        loss_p: Probability of at least this loss if model and black box erred equally often on this class (exact
+            one-sided sign test); None in the same cases. It is not corrected for the number of classes; the verdict
+            does that.
     """
 
     label: int
@@ -94,13 +95,15 @@ class PredictionFaithfulness:
     """How faithful a model's predictions are, with 95% intervals.
 
     Attributes:
-        accuracy: Of the model.
-        black_box_accuracy: None without a black box.
-        difference: Accuracy less the black box's, on the same samples; None likewise.
-        agreement: The share of samples on which both predict the same; None likewise.
-        per_class: The same by true class.
-        confusion: How often the model predicts a column where the black box predicts a row [K, K]; None likewise.
-        elsewhere: On how many samples the black box predicts a class that the model does not have; None likewise.
+        accuracy: Accuracy of the model.
+        black_box_accuracy: Accuracy of the black box; None without one.
+        difference: Accuracy minus the black box's, on the same samples; None without a black box.
+        agreement: Share of samples on which both predict the same class; None without a black box.
+        per_class: The same figures by true class.
+        confusion: Number of samples by the black box's prediction (row) and the model's (column) [K, K]; None without a
+            black box.
+        elsewhere: Number of samples for which the black box predicts a class that the model does not have; None without
+            a black box.
     """
 
     accuracy: Share
@@ -117,27 +120,27 @@ class PredictionFaithfulness:
 
 
 class FaithfulnessOfPredictions(Metric):
-    """Accumulates predictions of a model, of its black box, and labels. Its states sum, and do not grow.
+    """Accumulates predictions of a model and of its black box, and labels, in states of constant size.
 
     Args:
-        n_classes: K.
-        black_box: Whether there is one.
+        n_classes: Number of classes K.
+        black_box: Whether there is a black box.
 
     Example:
         >>> metric = FaithfulnessOfPredictions(n_classes=2)
         >>> metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0]))
-        >>> found = metric.result()
-        >>> round(found.accuracy.value, 3), found.black_box_accuracy.value, round(found.agreement.value, 3)
+        >>> result = metric.result()
+        >>> round(result.accuracy.value, 3), result.black_box_accuracy.value, round(result.agreement.value, 3)
         (0.667, 1.0, 0.667)
     """
 
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    confused: Tensor  # [true class, the model's]
-    outcomes: Tensor  # [true class, the model right, the black box right]
+    confused: Tensor  # [true class, predicted class]
+    outcomes: Tensor  # [true class, model correct?, black box correct?]
     agreed: Tensor  # [true class]
-    between: Tensor  # [the black box's, in the last row a class that the model does not have; the model's]
+    between: Tensor  # [black box's class, model's class]; the last row is for classes that the model does not have
 
     def __init__(self, n_classes: int, *, black_box: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -155,40 +158,40 @@ class FaithfulnessOfPredictions(Metric):
     def update(self, predictions: Tensor, labels: Tensor, black_box: Tensor | None = None) -> None:
         """Adds samples: predicted and true classes, and the black box's predictions, each [n].
 
-        A class K of the black box stands for any that the model does not have; it is always wrong.
+        Class K of the black box stands for all classes that the model does not have; it always counts as wrong.
 
         Raises:
-            LookalikeError: If their numbers differ, a class is out of range, or the black box's are missing.
+            LookalikeError: If the lengths differ, a class is out of range, or the black box's predictions are missing.
         """
         k = self.n_classes
-        given = {"predictions": predictions, "labels": labels}
+        tensors = {"predictions": predictions, "labels": labels}
         if self.black_box:
             if black_box is None:
                 raise LookalikeError("the black box's predictions are missing")
-            given["predictions of the black box"] = black_box
-        given = {what: checks.tensor(what, values, kind="whole") for what, values in given.items()}
-        predictions, labels = given["predictions"], given["labels"]
-        for what, values in given.items():
+            tensors["predictions of the black box"] = black_box
+        tensors = {name: checks.tensor(name, values, kind="whole") for name, values in tensors.items()}
+        predictions, labels = tensors["predictions"], tensors["labels"]
+        for name, values in tensors.items():
             if values.shape != labels.shape or values.ndim != 1:
-                raise LookalikeError(f"there are {tuple(labels.shape)} labels and {tuple(values.shape)} {what}")
-            top = k if values is black_box else k - 1
-            if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= top:
-                raise LookalikeError(f"the {what} must lie between 0 and {top}")
+                raise LookalikeError(f"there are {tuple(labels.shape)} labels and {tuple(values.shape)} {name}")
+            largest = k if values is black_box else k - 1
+            if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= largest:
+                raise LookalikeError(f"the {name} must lie between 0 and {largest}")
         self.confused += torch.bincount(labels * k + predictions, minlength=k * k).view(k, k)
-        right = (predictions == labels).long()
-        box = predictions if black_box is None else black_box
-        cells = labels * 4 + right * 2 + (box == labels).long()
+        correct = (predictions == labels).long()
+        black_box_predictions = predictions if black_box is None else black_box
+        cells = labels * 4 + correct * 2 + (black_box_predictions == labels).long()
         self.outcomes += torch.bincount(cells, minlength=4 * k).view(k, 2, 2)
-        self.agreed += torch.bincount(labels[box == predictions], minlength=k)
-        self.between += torch.bincount(box * k + predictions, minlength=(k + 1) * k).view(k + 1, k)
+        self.agreed += torch.bincount(labels[black_box_predictions == predictions], minlength=k)
+        self.between += torch.bincount(black_box_predictions * k + predictions, minlength=(k + 1) * k).view(k + 1, k)
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns ``accuracy``, ``black_box_accuracy``, ``agreement``, and the counts that ``result`` reads."""
+        """Returns ``accuracy``, ``black_box_accuracy``, ``agreement``, and the counts that ``result`` uses."""
         n = self.outcomes.sum()
-        found = {"accuracy": self.outcomes[:, 1].sum() / n}
+        figures = {"accuracy": self.outcomes[:, 1].sum() / n}
         if self.black_box:
-            found |= {"black_box_accuracy": self.outcomes[..., 1].sum() / n, "agreement": self.agreed.sum() / n}
-        return found | {
+            figures |= {"black_box_accuracy": self.outcomes[..., 1].sum() / n, "agreement": self.agreed.sum() / n}
+        return figures | {
             "confused": self.confused,
             "outcomes": self.outcomes,
             "agreed": self.agreed,
@@ -196,38 +199,42 @@ class FaithfulnessOfPredictions(Metric):
         }
 
     def result(self) -> PredictionFaithfulness:
-        """Returns shares with their intervals, overall and by class.
+        """Returns all shares with their intervals, overall and by class.
 
         Raises:
             LookalikeError: If there were no samples.
         """
         counts, k = self.compute(), self.n_classes
-        shapes = {"outcomes": (k, 2, 2), "agreed": (k,), "confused": (k, k)}  # torchmetrics squeezes those of one class
+        shapes = {
+            "outcomes": (k, 2, 2),
+            "agreed": (k,),
+            "confused": (k, k),
+        }  # torchmetrics squeezes the states of a single class
         outcomes, agreed, confused = (counts[name].cpu().reshape(shape) for name, shape in shapes.items())
-        whole = self._shares(outcomes.sum(0), int(agreed.sum()))
+        overall = self._shares(outcomes.sum(0), int(agreed.sum()))
         per_class = []
         for k in range(self.n_classes):
             wrong = confused[k].clone()
             wrong[k] = 0
             n = int(outcomes[k].sum())
-            found = self._shares(outcomes[k], int(agreed[k])) if n else (None,) * 4
-            mistaken = int(wrong.argmax()) if int(wrong.sum()) else None
+            shares = self._shares(outcomes[k], int(agreed[k])) if n else (None,) * 4
+            mistaken_for = int(wrong.argmax()) if int(wrong.sum()) else None
             loss = sign_test(int(outcomes[k, 0, 1]), int(outcomes[k, 1, 0])) if n and self.black_box else None
-            per_class.append(ClassFaithfulness(k, n, *found, mistaken, loss))
+            per_class.append(ClassFaithfulness(k, n, *shares, mistaken_for, loss))
         between = counts["between"]
         confusion = between[:-1].tolist() if self.black_box else None
         elsewhere = int(between[-1].sum()) if self.black_box else None
-        assert whole[0] is not None  # noqa: S101 - narrows the type
-        return PredictionFaithfulness(whole[0], *whole[1:], per_class, confusion, elsewhere)
+        assert overall[0] is not None  # noqa: S101 - narrows the type
+        return PredictionFaithfulness(overall[0], *overall[1:], per_class, confusion, elsewhere)
 
     def _shares(self, outcomes: Tensor, agreed: int) -> tuple[Share | None, Share | None, Share | None, Share | None]:
-        """Reads accuracy, the black box's, their difference and the agreement off outcomes [2, 2]."""
+        """Returns accuracy, the black box's, their difference and the agreement, from the counts of outcomes [2, 2]."""
         n = int(outcomes.sum())
-        own = share(int(outcomes[1].sum()), n)
+        model_accuracy = share(int(outcomes[1].sum()), n)
         if not self.black_box:
-            return own, None, None, None
+            return model_accuracy, None, None, None
         difference = paired_difference(int(outcomes[1, 0]), int(outcomes[0, 1]), n)
-        return own, share(int(outcomes[:, 1].sum()), n), difference, share(agreed, n)
+        return model_accuracy, share(int(outcomes[:, 1].sum()), n), difference, share(agreed, n)
 
 
 def faithfulness_of_predictions(
@@ -236,13 +243,13 @@ def faithfulness_of_predictions(
     """Compares predictions [N] with labels [N] and with the black box's predictions [N].
 
     Args:
-        predictions: Of the model.
-        labels: The true classes.
-        black_box: Predictions of the black box, where there is one.
-        n_classes: K; None takes the largest class that occurs.
+        predictions: Predictions of the model.
+        labels: True classes.
+        black_box: Predictions of the black box, or None.
+        n_classes: Number of classes K; None takes the largest class that occurs, plus one.
 
     Raises:
-        LookalikeError: If there are no samples, or their numbers differ.
+        LookalikeError: If there are no samples, or the lengths differ.
     """
     predictions = checks.tensor("predictions", predictions, ("N",), kind="whole")
     labels = checks.tensor("labels", labels, (len(predictions),), kind="whole")
@@ -250,8 +257,8 @@ def faithfulness_of_predictions(
         black_box = checks.tensor("black_box", black_box, (len(predictions),), kind="whole")
     if not len(labels):
         raise LookalikeError("there are no samples to compare")
-    given: Sequence[Tensor] = [predictions, labels] if black_box is None else [predictions, labels, black_box]
-    k = 1 + max(int(values.max()) for values in given) if n_classes is None else n_classes
+    class_tensors: Sequence[Tensor] = [predictions, labels] if black_box is None else [predictions, labels, black_box]
+    k = 1 + max(int(values.max()) for values in class_tensors) if n_classes is None else n_classes
     metric = FaithfulnessOfPredictions(k, black_box=black_box is not None).to(labels.device)
     metric.update(predictions, labels, black_box)
     return metric.result()

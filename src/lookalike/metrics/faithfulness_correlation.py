@@ -1,4 +1,4 @@
-"""Whether relevance adds up to what a prediction loses without the pixels. Co-12: correctness."""
+"""Faithfulness correlation: does the relevance of some pixels predict the loss without them? Co-12: correctness."""
 
 from collections.abc import Callable
 
@@ -37,18 +37,18 @@ def faithfulness_correlation(
     Args:
         score: Maps inputs to class scores, or activations [n, K].
         inputs: Images [N, C, H, W].
-        relevance: Per pixel [N, H, W]; the pixels of all channels go together.
-        targets: t per image [N]; None takes the largest score.
-        baseline: What takes the pixels' place: a value, one per channel [C], or images [N, C, H, W].
-        n_subsets: Random subsets per image.
-        subset_size: Pixels in each; None takes a fifth of the image.
-        subsets: The pixels' numbers [N, R, k], row by row, in place of random ones.
-        seed: For the subsets.
-        batch_size: The most rows that pass through the model at once.
-        advance: Is called with the number of rows done.
+        relevance: Relevance per pixel [N, H, W]; a pixel is removed from all channels at once.
+        targets: Class t per image [N]; None takes the class with the largest score.
+        baseline: Replacement for removed pixels: a value, one per channel [C], or images [N, C, H, W].
+        n_subsets: Number of random subsets per image.
+        subset_size: Pixels in each subset; None takes a fifth of the image.
+        subsets: Subsets to use in place of random ones, as pixel indices in row-major order [N, R, k].
+        seed: Seed for drawing the subsets.
+        batch_size: Most rows that pass through the model at once.
+        advance: Called with the number of rows done.
 
     Returns:
-        NaN where relevance, or the score, is the same for all subsets.
+        NaN if the summed relevance, or the score, is the same for all subsets.
 
     Raises:
         LookalikeError: If shapes do not fit, or an option is out of range.
@@ -58,34 +58,36 @@ def faithfulness_correlation(
     if subsets is None:
         checks.whole_number("n_subsets", n_subsets, 2)
         size = max(1, n_pixels // 5) if subset_size is None else subset_size
-        chosen = _random_subsets(n, n_pixels, n_subsets, checks.whole_number("subset_size", size, 1, n_pixels), seed)
+        pixels = _random_subsets(n, n_pixels, n_subsets, checks.whole_number("subset_size", size, 1, n_pixels), seed)
     else:
-        chosen = checks.tensor("subsets", subsets, (n, "R", "k"), kind="whole").long()
-        if chosen.numel() and (int(chosen.min()) < 0 or int(chosen.max()) >= n_pixels):
-            raise LookalikeError(f"subsets name pixel {int(chosen.max())}; an image has pixels 0 to {n_pixels - 1}")
-    fill = as_images("baseline", baseline, inputs).flatten(2)
-    clean = torch.cat([score(part) for part in inputs.split(batch_size)])
-    followed = clean.argmax(1) if targets is None else checks.tensor("targets", targets, (n,), kind="whole").long()
-    followed = followed.to(inputs.device)
-    n_subsets, lost = chosen.shape[1], []
+        pixels = checks.tensor("subsets", subsets, (n, "R", "k"), kind="whole").long()
+        if pixels.numel() and (int(pixels.min()) < 0 or int(pixels.max()) >= n_pixels):
+            raise LookalikeError(f"subsets name pixel {int(pixels.max())}; an image has pixels 0 to {n_pixels - 1}")
+    replacement = as_images("baseline", baseline, inputs).flatten(2)
+    clean = torch.cat([score(batch) for batch in inputs.split(batch_size)])
+    target_classes = (
+        clean.argmax(1) if targets is None else checks.tensor("targets", targets, (n,), kind="whole").long()
+    )
+    target_classes = target_classes.to(inputs.device)
+    n_subsets, losses = pixels.shape[1], []
     for row in range(n):
-        gone = torch.zeros(n_subsets, n_pixels, dtype=torch.bool, device=inputs.device)
-        gone.scatter_(1, chosen[row].to(inputs.device), True)
-        images = torch.where(gone[:, None], fill[row], inputs[row].flatten(1)).view(-1, *inputs.shape[1:])
-        scores = torch.cat([score(part) for part in images.split(batch_size)])
-        lost.append((clean[row, followed[row]] - scores[:, followed[row]]).double().cpu())
+        removed = torch.zeros(n_subsets, n_pixels, dtype=torch.bool, device=inputs.device)
+        removed.scatter_(1, pixels[row].to(inputs.device), True)
+        images = torch.where(removed[:, None], replacement[row], inputs[row].flatten(1)).view(-1, *inputs.shape[1:])
+        scores = torch.cat([score(batch) for batch in images.split(batch_size)])
+        losses.append((clean[row, target_classes[row]] - scores[:, target_classes[row]]).double().cpu())
         if advance is not None:
             advance(n_subsets)
-    flat = relevance.flatten(1).double().cpu()
-    summed = torch.stack([flat[row][chosen[row].cpu()].sum(1) for row in range(n)])
-    return correlations_of(summed, torch.stack(lost))
+    flat_relevance = relevance.flatten(1).double().cpu()
+    summed = torch.stack([flat_relevance[row][pixels[row].cpu()].sum(1) for row in range(n)])
+    return correlations_of(summed, torch.stack(losses))
 
 
 def _random_subsets(n: int, n_pixels: int, n_subsets: int, size: int, seed: int) -> Tensor:
-    """Returns pixels without repetition [n, R, k]; an image's do not depend on how many images there are."""
+    """Draws subsets of pixels [n, R, k], seeded per image: they do not depend on the number of images."""
     checks.seed("seed", seed)
-    found = []
+    subsets = []
     for row in range(n):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
-        found.append(torch.rand(n_subsets, n_pixels, generator=generator).argsort(1)[:, :size])
-    return torch.stack(found)
+        subsets.append(torch.rand(n_subsets, n_pixels, generator=generator).argsort(1)[:, :size])
+    return torch.stack(subsets)

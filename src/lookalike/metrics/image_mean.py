@@ -1,4 +1,4 @@
-"""The mean of a figure over images, accumulated."""
+"""Accumulates the mean of a figure over images."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 class MeanOverImages(Metric):
-    """Accumulates a figure over images; those that have none (NaN) are left out. Its states sum, and do not grow."""
+    """Accumulates a figure over images, in states of constant size; images without the figure (NaN) are left out."""
 
     is_differentiable = False
     full_state_update = False
@@ -21,10 +21,10 @@ class MeanOverImages(Metric):
         self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def add(self, values: Tensor) -> None:
-        """Adds images' values [n]."""
+        """Adds the values of some images [n]."""
         self.total += values.nansum().to(self.total.device)
         self.n += int((~values.isnan()).sum())
 
     def compute(self) -> Tensor:
-        """Returns the mean; NaN without images that have the figure."""
+        """Returns the mean; NaN if no image has the figure."""
         return self.total / self.n

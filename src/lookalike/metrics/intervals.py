@@ -17,10 +17,10 @@ class Share:
     """A share of samples with its 95% confidence interval.
 
     Attributes:
-        value: In [0, 1]; of a difference in [−1, 1].
-        low: The interval's lower end.
-        high: Its upper end.
-        n: Of how many samples.
+        value: The share, in [0, 1]; for a difference of shares, in [−1, 1].
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n: Number of samples.
     """
 
     value: float
@@ -40,8 +40,8 @@ def share(successes: int, n: int) -> Share:
         LookalikeError: If there are no samples.
 
     Example:
-        >>> found = share(98, 100)
-        >>> found.value, round(found.low, 3), round(found.high, 3)
+        >>> accuracy = share(98, 100)
+        >>> accuracy.value, round(accuracy.low, 3), round(accuracy.high, 3)
         (0.98, 0.93, 0.994)
     """
     _check_samples(n)
@@ -53,12 +53,12 @@ def share(successes: int, n: int) -> Share:
 
 
 def paired_difference(only_first: int, only_second: int, n: int) -> Share:
-    """Returns how much larger the first of two shares of the same samples is (Agresti and Min, 2005).
+    """Returns the difference of two shares on the same samples, the first minus the second (Agresti and Min, 2005).
 
     Args:
-        only_first: On how many samples only the first was right.
-        only_second: On how many only the second was.
-        n: How many samples there are.
+        only_first: Number of samples on which only the first was correct.
+        only_second: Number of samples on which only the second was correct.
+        n: Number of samples.
 
     Raises:
         LookalikeError: If there are no samples.
@@ -77,12 +77,12 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Share:
 
 
 class Range(NamedTuple):
-    """A mean, and where one more value of its kind is expected with 95% confidence.
+    """A mean, with the range in which one more value is expected with 95% confidence.
 
     Attributes:
-        mean: Of the values.
-        low: The range's lower end.
-        high: Its upper end.
+        mean: Mean of the values.
+        low: Lower end of the range.
+        high: Upper end of the range.
     """
 
     mean: float
@@ -91,22 +91,22 @@ class Range(NamedTuple):
 
 
 def range_of_another(draws: Sequence[Sequence[float]]) -> Range | None:
-    """Returns the range in which the mean of one more draw is expected, measured on as many samples as one likes.
+    """Returns the range in which the mean of one more draw is expected, if it were measured on unlimited samples.
 
-    Values spread because draws differ and because samples do; only the first counts (one-way analysis of variance with
-    random effects): mean ± t · √(v + s²/R), Student's t at 95%, with R draws, s² the variance of their means, and v
-    what of s² their own samples do not explain. The range is wider than the mean's interval, and answers another
-    question: not where the mean is, but what another draw would give.
+    Values differ between draws and between samples; only the differences between draws count here (one-way analysis of
+    variance with random effects). The range is mean ± t · √(v + s²/R), with R draws, Student's t at 95%, the variance
+    s² of the draws' means, and v, the part of s² that the spread of the samples does not explain. It is wider than the
+    confidence interval of the mean, as it answers another question: not where the mean is, but what another draw gives.
 
     Args:
         draws: The values of each draw, on its own samples; draws without values are left out.
 
     Returns:
-        None with fewer than two draws: they have no spread.
+        None with fewer than two draws, as these have no spread.
 
     Example:
-        >>> found = range_of_another([[0.1], [0.2], [0.3]])
-        >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+        >>> expected = range_of_another([[0.1], [0.2], [0.3]])
+        >>> round(expected.mean, 3), round(expected.low, 3), round(expected.high, 3)
         (0.2, -0.297, 0.697)
     """
     from scipy.stats import t
@@ -117,22 +117,26 @@ def range_of_another(draws: Sequence[Sequence[float]]) -> Range | None:
         return None
     means = [fmean(values) for values in draws]
     between = variance(means)
-    spare = sum(len(values) - 1 for values in draws)
-    inner = sum(variance(values) * (len(values) - 1) for values in draws if len(values) > 1) / spare if spare else 0.0
-    unexplained = max(0.0, between - inner * fmean([1 / len(values) for values in draws]))
-    half = float(t.ppf(0.975, n_draws - 1)) * math.sqrt(unexplained + between / n_draws)
-    middle = fmean(means)
-    return Range(middle, middle - half, middle + half)
+    degrees_of_freedom = sum(len(values) - 1 for values in draws)
+    within = (
+        sum(variance(values) * (len(values) - 1) for values in draws if len(values) > 1) / degrees_of_freedom
+        if degrees_of_freedom
+        else 0.0
+    )
+    unexplained_variance = max(0.0, between - within * fmean([1 / len(values) for values in draws]))
+    half = float(t.ppf(0.975, n_draws - 1)) * math.sqrt(unexplained_variance + between / n_draws)
+    centre = fmean(means)
+    return Range(centre, centre - half, centre + half)
 
 
 def sign_test(losses: int, gains: int) -> float:
-    """Returns the probability of at least so many losses among the samples that changed, if each were a coin's toss.
+    """Returns the probability of at least this many losses if losses and gains were equally likely.
 
-    The exact one-sided test of McNemar: a model that loses as often as it gains has about 0.5; 1 if nothing changed.
+    McNemar's exact one-sided test: about 0.5 if losses and gains are equally frequent, 1 without losses.
 
     Args:
-        losses: On how many samples only the other model is right.
-        gains: On how many only this one is.
+        losses: Number of samples on which only the other model is correct.
+        gains: Number of samples on which only this model is correct.
 
     Example:
         >>> sign_test(5, 0), sign_test(0, 0)
@@ -146,20 +150,20 @@ def sign_test(losses: int, gains: int) -> float:
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Says which of several tests are significant together (Holm, 1979).
+    """Returns which of several tests are significant, corrected for their number (Holm, 1979).
 
-    The chance that any of them is called so wrongly is at most ``level``, however many there are.
+    The probability of any false positive among them is at most ``level``.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [True, False, False]
     """
-    found = [False] * len(p_values)
+    significant = [False] * len(p_values)
     for rank, position in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         if p_values[position] > level / (len(p_values) - rank):
             break
-        found[position] = True
-    return found
+        significant[position] = True
+    return significant
 
 
 def _check_samples(n: int) -> None:

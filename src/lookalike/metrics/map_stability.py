@@ -1,4 +1,4 @@
-"""How much relevance maps change when the input hardly does. Co-12: continuity."""
+"""Stability of relevance maps: how much they change under small noise on the input. Co-12: continuity."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from lookalike._core import checks
 from lookalike.metrics.maps import flat_maps, mean_of_finite
 from lookalike.relevance.stability import correlations_of, uniform_noise
 
-Explainer = Callable[[Tensor, slice], Tensor]  # inputs [n, C, H, W] and the rows they are of → maps [n, H, W]
+Explainer = Callable[[Tensor, slice], Tensor]  # inputs [n, C, H, W] and their rows among all images → maps [n, H, W]
 
 
 @dataclass(frozen=True)
 class MapStability:
-    """How maps of slightly changed inputs differ from the maps of the inputs.
+    """How the maps R′ of slightly changed inputs differ from the maps R of the inputs.
 
     Attributes:
         changes: ‖R′ − R‖ / ‖R‖, image by image and draw by draw [N, S].
@@ -30,7 +30,7 @@ class MapStability:
 
     @property
     def max_sensitivity(self) -> float:
-        """The largest relative change of each image's map, the mean over images, in [0, ∞); lower is better."""
+        """The largest relative change of each image's map, averaged over images, in [0, ∞); lower is better."""
         return mean_of_finite(self.changes.max(1).values)
 
     @property
@@ -59,18 +59,18 @@ def map_stability(
     """Returns max-sensitivity, average sensitivity and correlation of maps under small noise.
 
     ‖R(x + δ) − R(x)‖ / ‖R(x)‖ with δ uniform in [−radius, radius] per value (Yeh et al. 2019, whose maximum over δ is
-    taken over ``n_samples`` draws; Quantus: ``MaxSensitivity``, ``AvgSensitivity``). The explanation's target must be
-    that of the unchanged input. Co-12: continuity.
+    taken over ``n_samples`` draws; Quantus: ``MaxSensitivity``, ``AvgSensitivity``). The maps R(x + δ) must explain
+    the same class or prototype as R(x). Co-12: continuity.
 
     Args:
-        explain: Returns the maps [n, H, W] of inputs, given the inputs and the rows of ``inputs`` that they belong to.
+        explain: Computes the maps [n, H, W] of some inputs, given these and their rows in ``inputs``.
         inputs: Images [N, C, H, W].
         maps: The maps of ``inputs`` [N, H, W]; None calls ``explain``.
-        radius: Of the noise, in the inputs' own unit; a tensor [C] gives each channel its own.
+        radius: Radius of the noise, in the units of the inputs; a tensor [C] gives each channel its own.
         n_samples: Draws of noise per image.
-        seed: For the noise.
-        batch_size: The most images that are explained at once.
-        advance: Is called with the number of images explained.
+        seed: Seed of the noise.
+        batch_size: Most images to explain at once.
+        advance: Called with the number of images explained.
 
     Raises:
         LookalikeError: If an option is out of range, or a map is not finite.
@@ -87,14 +87,14 @@ def map_stability(
         rows = slice(start, start + batch_size)
         x = inputs[rows]
         clean = flat_maps("maps", explain(x, rows) if maps is None else maps[rows])
-        noisy = []
+        changed_maps = []
         for draw in range(n_samples):
             noise = uniform_noise(x, sizes, first=start, draw=draw, seed=seed)
-            noisy.append(flat_maps("maps", explain(x + noise, rows)))
+            changed_maps.append(flat_maps("maps", explain(x + noise, rows)))
             if advance is not None:
                 advance(len(x))
-        changes.append(torch.stack([relative_changes(clean, other) for other in noisy], 1))
-        correlations.append(torch.stack([correlations_of(clean, other) for other in noisy], 1))
+        changes.append(torch.stack([relative_changes(clean, changed) for changed in changed_maps], 1))
+        correlations.append(torch.stack([correlations_of(clean, changed) for changed in changed_maps], 1))
     options = {"radius": sizes.tolist(), "n_samples": n_samples, "seed": seed}
     return MapStability(torch.cat(changes), torch.cat(correlations), options)
 

@@ -1,4 +1,4 @@
-"""Checks and small sums that measures of relevance maps share."""
+"""Checks and small computations that the measures of relevance maps share."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from lookalike._core.errors import LookalikeError
 
 
 def flat_maps(name: str, maps: Any) -> Tensor:
-    """Returns maps [N, …] as rows in double precision [N, F].
+    """Flattens maps [N, …] to rows in double precision [N, F].
 
     Raises:
         LookalikeError: If they are not a tensor of numbers with at least one map, or a value is not finite.
     """
-    found = checks.tensor(name, maps, kind="number")
-    if found.ndim < 2 or not found.numel():
-        raise checks.unfit(name, found, "maps [N, H, W]")
-    rows: Tensor = found.flatten(1).double()
+    tensor = checks.tensor(name, maps, kind="number")
+    if tensor.ndim < 2 or not tensor.numel():
+        raise checks.unfit(name, tensor, "maps [N, H, W]")
+    rows: Tensor = tensor.flatten(1).double()
     if not bool(rows.isfinite().all()):
         bad = int(torch.nonzero(~rows.isfinite().all(1))[0, 0])
         raise LookalikeError(f"{name}: map {bad} has values that are not finite")
@@ -26,5 +26,5 @@ def flat_maps(name: str, maps: Any) -> Tensor:
 
 
 def mean_of_finite(values: Tensor) -> float:
-    """Returns the mean of the values that are numbers; NaN where none is."""
+    """Returns the mean of the finite values; NaN if there are none."""
     return float(values[values.isfinite()].double().mean())

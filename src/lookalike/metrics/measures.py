@@ -66,7 +66,7 @@ MEASURES: Mapping[str, MeasureInfo] = {
         True,
         "[0, 1]",
         "correctness",
-        "area under p(c) while the most relevant pixels come back to the baseline",
+        "area under p(c) while the most relevant pixels are inserted into the baseline",
         _PETSIUK,
     ),
     "insertion_random": MeasureInfo("insertion in random order", None, "[0, 1]", "correctness", _REFERENCE, _PETSIUK),

@@ -1,4 +1,4 @@
-"""Deletion and insertion: what becomes of a prediction when pixels go or come, the most relevant first.
+"""Deletion and insertion: how a prediction changes when pixels are removed or added, the most relevant first.
 
 Co-12: correctness.
 """
@@ -20,19 +20,19 @@ Order = Literal["most relevant first", "random"]
 
 @dataclass(frozen=True)
 class PixelCurves(ProbabilityCurves):
-    """How the followed class's probability changes with the pixels that are deleted or inserted.
+    """Probability of a class against the share of pixels that are deleted or inserted.
 
     Attributes:
-        fractions: The share of the pixels that is deleted or inserted [S + 1], from 0 to 1.
-        probabilities: Of the class predicted for the whole image, image by image [N, S + 1].
-        options: Steps, what took the place of pixels, and whether their order was random.
+        fractions: Share of the pixels that are deleted or inserted [S + 1], from 0 to 1.
+        probabilities: Probability of the class predicted for the full image, image by image [N, S + 1].
+        options: Number of steps, baseline, and whether the order was random.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def area(self) -> float:
-        """The mean of the areas: of deletion lower is better, of insertion higher."""
+        """The mean area over images: lower is better for deletion, higher for insertion."""
         return float(self.areas.mean())
 
 
@@ -47,24 +47,24 @@ def deletion(
     batch_size: int = 256,
     advance: Callable[[int], object] | None = None,
 ) -> PixelCurves:
-    """Deletes pixels, the most relevant first, and follows the predicted class; a small area is good.
+    """Deletes pixels, the most relevant first, and tracks the predicted class's probability; a small area is good.
 
     The area under p(c | x with the k most relevant pixels set to the baseline), k from none to all (Petsiuk et al.
-    2018; Quantus: ``PixelFlipping``), in [0, 1]. Co-12: correctness. A random order is the reference: deleted pixels
-    make images that no network was trained on.
+    2018; Quantus: ``PixelFlipping``), in [0, 1]. Co-12: correctness. Compare it with a random order: deleting pixels
+    makes images unlike any that the network was trained on.
 
     Args:
-        score: Maps inputs to class probabilities [n, K]; the class followed is that of the whole image.
+        score: Maps inputs to class probabilities [n, K]; the tracked class is the one predicted for the full image.
         inputs: Images [N, C, H, W].
-        relevance: Per pixel [N, H, W]; None takes a random order.
-        baseline: What takes the pixels' place: a value, one per channel [C], or images [N, C, H, W].
-        n_steps: S equal steps.
-        seed: For the random order.
-        batch_size: The most rows that pass through the model at once.
-        advance: Is called with the number of rows done.
+        relevance: Relevance per pixel [N, H, W]; None takes a random order.
+        baseline: Replacement for deleted pixels: a value, one per channel [C], or images [N, C, H, W].
+        n_steps: Number of equal steps S.
+        seed: Seed of the random order.
+        batch_size: Most rows that pass through the model at once.
+        advance: Called with the number of rows done.
 
     Raises:
-        LookalikeError: If shapes do not fit, or there is no step.
+        LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
     """
     return _curves(score, inputs, relevance, baseline, n_steps, seed, batch_size, advance, insert=False)
 
@@ -80,10 +80,10 @@ def insertion(
     batch_size: int = 256,
     advance: Callable[[int], object] | None = None,
 ) -> PixelCurves:
-    """Inserts pixels into the baseline, the most relevant first, and follows the predicted class; a large area is good.
+    """Inserts pixels into the baseline, the most relevant first, and tracks the predicted class; a large area is good.
 
     The area under p(c | baseline with the k most relevant pixels of x), k from none to all (Petsiuk et al. 2018), in
-    [0, 1]. Co-12: correctness. Arguments and errors are those of ``deletion``.
+    [0, 1]. Co-12: correctness. Arguments and errors are the same as for ``deletion``.
     """
     return _curves(score, inputs, relevance, baseline, n_steps, seed, batch_size, advance, insert=True)
 
@@ -106,47 +106,52 @@ def _curves(
     checks.seed("seed", seed)
     shape = checked_images(score, inputs, relevance, batch_size)
     n, n_pixels = len(inputs), shape[0] * shape[1]
-    fill = as_images("baseline", baseline, inputs)
+    replacement = as_images("baseline", baseline, inputs)
     order = random_relevance(n, shape, seed) if relevance is None else relevance
     ranks = ranks_of(order).view(n, 1, 1, *shape).to(inputs.device)
     counts = torch.tensor([round(step * n_pixels / n_steps) for step in range(n_steps + 1)])
     per_batch = max(1, batch_size // (n_steps + 1))
-    found = []
+    probabilities = []
     for start in range(0, n, per_batch):
         rows = slice(start, start + per_batch)
-        x, base = inputs[rows, None], fill[rows, None]
-        touched = ranks[rows] < counts.view(1, -1, 1, 1, 1).to(inputs.device)  # [n, S + 1, 1, H, W]
-        images = torch.where(touched, x, base) if insert else torch.where(touched, base, x)
-        scores = torch.cat([score(part) for part in images.flatten(0, 1).split(batch_size)])
+        x, base = inputs[rows, None], replacement[rows, None]
+        changed = ranks[rows] < counts.view(1, -1, 1, 1, 1).to(inputs.device)  # [n, S + 1, 1, H, W]
+        images = torch.where(changed, x, base) if insert else torch.where(changed, base, x)
+        scores = torch.cat([score(batch) for batch in images.flatten(0, 1).split(batch_size)])
         scores = scores.view(len(x), n_steps + 1, -1)
-        followed = scores[:, -1 if insert else 0].argmax(1)  # the whole image is the last, or the first
-        found.append(scores.gather(2, followed.view(-1, 1, 1).expand(-1, n_steps + 1, 1))[..., 0].double().cpu())
+        target_classes = scores[:, -1 if insert else 0].argmax(1)  # the full image is the last (insertion) or the first
+        probabilities.append(
+            scores.gather(2, target_classes.view(-1, 1, 1).expand(-1, n_steps + 1, 1))[..., 0].double().cpu()
+        )
         if advance is not None:
             advance(len(scores) * (n_steps + 1))
-    shown = baseline if isinstance(baseline, int | float) else f"a tensor {tuple(torch.as_tensor(baseline).shape)}"
-    options = {"n_steps": n_steps, "baseline": shown, "random_order": relevance is None, "seed": seed}
-    return PixelCurves(counts.double() / n_pixels, torch.cat(found), options)
+    described_baseline = (
+        baseline if isinstance(baseline, int | float) else f"a tensor {tuple(torch.as_tensor(baseline).shape)}"
+    )
+    options = {"n_steps": n_steps, "baseline": described_baseline, "random_order": relevance is None, "seed": seed}
+    return PixelCurves(counts.double() / n_pixels, torch.cat(probabilities), options)
 
 
 def ranks_of(relevance: Tensor) -> Tensor:
-    """Returns each pixel's rank [N, F], 0 for the most relevant; the first of equals comes first."""
+    """Returns each pixel's rank [N, F], 0 for the most relevant; ties are ranked in row-major order."""
     return relevance.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 def random_relevance(n: int, shape: tuple[int, int], seed: int) -> Tensor:
-    """Returns relevance at random [n, H, W]; an image's does not depend on how many images there are."""
-    drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + row)) for row in range(n)]
-    return torch.stack(drawn)
+    """Draws random relevance [n, H, W], seeded per image: it does not depend on the number of images."""
+    # the factor keeps the images' seeds of one run apart from those of another, for up to a million images
+    maps = [torch.rand(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + row)) for row in range(n)]
+    return torch.stack(maps)
 
 
 def checked_images(score: Any, inputs: Any, relevance: Any, batch_size: Any) -> tuple[int, int]:
-    """Checks what measures that change pixels have in common; returns height and width.
+    """Checks the arguments shared by the measures that change pixels; returns height and width.
 
     Raises:
-        LookalikeError: If there are no images [N, C, H, W], or relevance is not [N, H, W].
+        LookalikeError: If the inputs are not images [N, C, H, W], or relevance is not [N, H, W] and finite.
     """
     if not callable(score):
-        raise checks.unfit("what scores the inputs", score, "a function")
+        raise checks.unfit("score", score, "a function")
     checks.whole_number("batch_size", batch_size, 1)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
     if inputs.ndim != 4 or not len(inputs):
@@ -165,11 +170,11 @@ def checked_images(score: Any, inputs: Any, relevance: Any, batch_size: Any) -> 
 
 
 def as_images(name: str, values: Tensor | float, inputs: Tensor) -> Tensor:
-    """Returns a value, one per channel [C], or images, as images of the inputs' shape [N, C, H, W]."""
-    given = checks.tensor(name, values, kind="number").to(inputs)
-    if given.ndim == 1:
-        given = given.view(1, -1, 1, 1)
+    """Expands a value, one value per channel [C], or images to the inputs' shape [N, C, H, W]."""
+    tensor = checks.tensor(name, values, kind="number").to(inputs)
+    if tensor.ndim == 1:
+        tensor = tensor.view(1, -1, 1, 1)
     try:
-        return given.expand_as(inputs)
+        return tensor.expand_as(inputs)
     except RuntimeError as error:
-        raise checks.unfit(name, given, f"a value, one per channel, or {tuple(inputs.shape)}") from error
+        raise checks.unfit(name, tensor, f"a value, one per channel, or {tuple(inputs.shape)}") from error

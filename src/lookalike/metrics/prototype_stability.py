@@ -1,4 +1,4 @@
-"""Whether prototypes stay when the seed, the training sample or the image changes a little.
+"""Stability of prototypes under another seed, another training sample or a shifted image.
 
 Co-12: consistency, continuity.
 """
@@ -24,14 +24,14 @@ Change = Literal["seed", "bootstrap"]
 
 
 class Likeness(NamedTuple):
-    """How alike two sets of prototypes of the same classes are.
+    """How similar two sets of prototypes of the same classes are.
 
     Attributes:
-        moved: Mean distance between prototypes that are matched within their class at the least total distance, over
-            the mean distance of a training sample to its nearest prototype, in [0, ∞); lower is better. NaN where every
-            sample is its own prototype.
-        same_cluster: Mean over classes of the adjusted Rand index between the two clusterings of a class's samples,
-            about 0 by chance and at most 1; higher is better.
+        moved: Mean distance between matched prototypes, divided by the mean distance of a training sample to its
+            nearest prototype, in [0, ∞); lower is better. The matching within a class has the least total distance.
+            NaN if every sample is its own prototype.
+        same_cluster: Adjusted Rand index between the two clusterings of a class's samples, averaged over classes; about
+            0 by chance and at most 1; higher is better.
     """
 
     moved: float
@@ -40,7 +40,7 @@ class Likeness(NamedTuple):
 
 @dataclass(frozen=True)
 class PrototypeStability:
-    """How far prototypes change when they are clustered again, one value per repetition.
+    """How much prototypes change when they are clustered again, one value per repetition.
 
     Attributes:
         moved: See ``Likeness``.
@@ -55,10 +55,10 @@ def prototype_likeness(first: Prototypes, second: Prototypes, embeddings: Any, l
     """Compares two sets of prototypes of the same classes [ours]. Co-12: consistency.
 
     Args:
-        first: Some prototypes.
-        second: As many for each class, or not.
-        embeddings: Of the training samples [N, D], in the space in which the prototypes were clustered.
-        labels: Their classes [N].
+        first: Prototypes; the distances of ``moved`` are relative to their spread.
+        second: Prototypes to compare with; their number per class may differ.
+        embeddings: Training embeddings [N, D], in the space in which the prototypes were clustered.
+        labels: Classes of the training samples [N].
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score
@@ -84,12 +84,12 @@ def prototype_stability(
 
     Args:
         model: A model whose prototypes were clustered.
-        embeddings: Of the training samples [N, D].
+        embeddings: Training embeddings [N, D].
         labels: Their classes in the model's numbering [N].
-        change: ``"seed"`` starts the clustering from other points (Co-12: consistency); ``"bootstrap"`` also draws each
-            class's samples anew, with replacement (Co-12: continuity).
-        n_repeats: How often.
-        seed: For the draws and the new clusterings.
+        change: ``"seed"`` starts the clustering from other points (Co-12: consistency); ``"bootstrap"`` also resamples
+            each class with replacement (Co-12: continuity).
+        n_repeats: Number of repetitions.
+        seed: Seed of the resampling and the new clusterings.
 
     Raises:
         LookalikeError: If the model's prototypes were not clustered, or a class has no samples.
@@ -101,48 +101,48 @@ def prototype_stability(
     z = checks.points("embeddings", embeddings)
     y = checks.class_indices("labels", labels, model.n_classes, (len(z),)).cpu().numpy()
     rng = np.random.default_rng(seed)
-    first = _projected(model, model.prototypes)
-    space = _on_cpu(model).project(torch.from_numpy(z).float())
-    found = []
+    original = _projected(model, model.prototypes)
+    projected_embeddings = _similarity_on_cpu(model).project(torch.from_numpy(z).float())
+    likenesses = []
     for _ in range(n_repeats):
         rows = np.arange(len(z)) if change == "seed" else _bootstrap(y, rng)
-        again = cluster_again(model, z[rows], y[rows], seed=int(rng.integers(2**31)))
-        found.append(prototype_likeness(first, _projected(model, again), space, y))
-    return PrototypeStability(*(tuple(values) for values in zip(*found, strict=True)))
+        clustered = cluster_again(model, z[rows], y[rows], seed=int(rng.integers(2**31)))
+        likenesses.append(prototype_likeness(original, _projected(model, clustered), projected_embeddings, y))
+    return PrototypeStability(*(tuple(values) for values in zip(*likenesses, strict=True)))
 
 
 def cluster_again(model: PrototypeModel, embeddings: np.ndarray, labels: np.ndarray, *, seed: int) -> Prototypes:
-    """Clusters embeddings as the model's prototypes were clustered, as many per class.
+    """Clusters embeddings again, with the model's clusterer and number of prototypes per class.
 
     Raises:
-        LookalikeError: If they were not clustered, but trained.
+        LookalikeError: If the model's prototypes were trained, not clustered.
     """
     clusterer = model.provenance.get("clusterer")
     if clusterer is None:
         raise LookalikeError(
             f"the prototypes were made by {model.provenance.get('method', 'a method of their own')}, not by "
-            "clustering; train the model again to see whether they stay"
+            "clustering; train the model again to measure their stability"
         )
     counts = model.prototypes.labels.bincount(minlength=model.n_classes).tolist()
     return learn_prototypes(
         embeddings,
         labels,
         model.class_names,
-        _on_cpu(model),
+        _similarity_on_cpu(model),
         Clustering(dict(enumerate(counts)), clusterer, int(model.provenance.get("n_init", 10)), seed),
     )
 
 
 @torch.no_grad()
 def shift_stability(similarities: Callable[[Tensor], Tensor], inputs: Tensor, *, pixels: int = 1) -> Tensor:
-    """Returns the share of the four shifts of each image after which the most similar prototype is the same [ours].
+    """Returns the share of four shifted copies of each image with the same most similar prototype [N] [ours].
 
-    Of shape [N], in [0, 1]; higher is better. Co-12: continuity. The edge's pixels are repeated where the image ends.
+    In [0, 1]; higher is better. Co-12: continuity. Shifted copies repeat the pixels of the edge.
 
     Args:
         similarities: Maps inputs to similarities [n, P].
         inputs: Images [N, C, H, W].
-        pixels: How far each image is shifted, up, down, left and right.
+        pixels: Number of pixels by which each image is shifted up, down, left and right.
 
     Raises:
         LookalikeError: If the shift is not smaller than the image.
@@ -154,33 +154,33 @@ def shift_stability(similarities: Callable[[Tensor], Tensor], inputs: Tensor, *,
     nearest = similarities(inputs).argmax(1)
     height, width = inputs.shape[2:]
     padded = torch.nn.functional.pad(inputs, [pixels] * 4, mode="replicate")
-    corners = ((0, pixels), (2 * pixels, pixels), (pixels, 0), (pixels, 2 * pixels))
+    offsets = ((0, pixels), (2 * pixels, pixels), (pixels, 0), (pixels, 2 * pixels))
     same = [
-        similarities(padded[:, :, top : top + height, left : left + width]).argmax(1) == nearest
-        for top, left in corners
+        similarities(padded[:, :, top_edge : top_edge + height, left_edge : left_edge + width]).argmax(1) == nearest
+        for top_edge, left_edge in offsets
     ]
     return torch.stack(same, 1).double().mean(1)
 
 
-def mean_stability(found: PrototypeStability) -> Likeness:
-    """Returns the means over repetitions; values that are no numbers are left out."""
-    return Likeness(mean_of_finite(torch.tensor(found.moved)), mean_of_finite(torch.tensor(found.same_cluster)))
+def mean_stability(stability: PrototypeStability) -> Likeness:
+    """Returns the means over repetitions, without NaN values."""
+    return Likeness(mean_of_finite(torch.tensor(stability.moved)), mean_of_finite(torch.tensor(stability.same_cluster)))
 
 
 def _bootstrap(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns rows drawn with replacement, as many of each class as there are."""
+    """Draws rows with replacement, class by class, keeping the number of samples per class."""
     groups = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     return np.concatenate([rng.choice(rows, len(rows)) for rows in groups])
 
 
 def _projected(model: PrototypeModel, prototypes: Prototypes) -> Prototypes:
-    """Returns prototypes in the space in which they were clustered, without what was surveyed."""
-    similarity = _on_cpu(model)
+    """Projects prototypes into the space in which they were clustered; only vectors and labels are kept."""
+    similarity = _similarity_on_cpu(model)
     return Prototypes(
         similarity.project(prototypes.vectors.cpu().float()), prototypes.labels.cpu(), prototypes.class_names
     )
 
 
-def _on_cpu(model: PrototypeModel) -> Similarity:
-    """Returns a copy of the model's similarity, as the model itself must not move."""
+def _similarity_on_cpu(model: PrototypeModel) -> Similarity:
+    """Copies the model's similarity to the CPU; the model itself must not move."""
     return copy.deepcopy(model.similarity).cpu()

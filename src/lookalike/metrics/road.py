@@ -1,4 +1,4 @@
-"""ROAD: remove pixels by noisy linear imputation and see whether the prediction stays. Co-12: correctness."""
+"""ROAD: how often a prediction survives noisy linear imputation of its most relevant pixels. Co-12: correctness."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ _NEIGHBOURS = tuple(
 
 @dataclass(frozen=True)
 class RoadCurve:
-    """How many images keep their class while their most relevant pixels are imputed.
+    """Share of images that keep their predicted class against the percentage of imputed pixels.
 
     Attributes:
-        percentages: How many of the pixels are imputed, in percent [S].
+        percentages: Percentages of imputed pixels [S].
         kept: Whether each image keeps its class [N, S].
         options: Noise, seed, and whether the order was random.
     """
@@ -66,56 +66,60 @@ def road(
     """Imputes the most relevant pixels and counts the images that keep their class; fewer is better.
 
     Share of images with argmax f(x_p) = c, x_p with the p% most relevant pixels replaced by noisy linear imputation
-    (Rong et al. 2022; Quantus: ``ROAD``), in [0, 1]. Co-12: correctness. Imputed pixels tell the network less about
-    which pixels are missing than black ones do. A random order is the reference.
+    (Rong et al. 2022; Quantus: ``ROAD``), in [0, 1]. Co-12: correctness. Unlike black pixels,
+    imputed ones hardly reveal to the network which pixels were removed. Compare it with a random order.
 
     Args:
         score: Maps inputs to class scores [n, K].
         inputs: Images [N, C, H, W].
-        relevance: Per pixel [N, H, W]; None takes a random order.
-        classes: c per image [N]; None takes what is predicted for the whole image.
-        percentages: Of pixels, each above 0 and below 100.
-        noise: Standard deviation of the normal noise on imputed pixels, in the inputs' own unit.
-        seed: For the noise and the random order.
-        batch_size: The most rows that pass through the model at once.
-        advance: Is called with the number of rows done.
+        relevance: Relevance per pixel [N, H, W]; None takes a random order.
+        classes: Class c per image [N]; None takes the class predicted for the full image.
+        percentages: Percentages of pixels to impute, each above 0 and below 100.
+        noise: Standard deviation of the normal noise on imputed pixels, in the units of the inputs.
+        seed: Seed of the noise and the random order.
+        batch_size: Most rows that pass through the model at once.
+        advance: Called with the number of rows done.
 
     Raises:
-        LookalikeError: If shapes do not fit, or an option is out of range.
+        LookalikeError: If the shapes do not fit, or an option is out of range.
     """
     checks.seed("seed", seed)
     checks.number("noise", noise, least=0)
-    steps = tuple(checks.number("percentages", one, above=0, below=100) for one in percentages)
+    steps = tuple(checks.number("percentages", percentage, above=0, below=100) for percentage in percentages)
     if not steps:
         raise LookalikeError("percentages must not be empty")
     shape = checked_images(score, inputs, relevance, batch_size)
     n, n_pixels = len(inputs), shape[0] * shape[1]
     order = random_relevance(n, shape, seed) if relevance is None else relevance
     ranks = ranks_of(order).view(n, *shape).cpu()
-    followed = (
-        torch.cat([score(part).argmax(1) for part in inputs.split(batch_size)])
+    target_classes = (
+        torch.cat([score(batch).argmax(1) for batch in inputs.split(batch_size)])
         if classes is None
         else checks.tensor("classes", classes, (n,), kind="whole").to(inputs.device)
     )
-    kept = torch.zeros(n, len(steps), dtype=torch.bool)
+    keeps_class = torch.zeros(n, len(steps), dtype=torch.bool)
     for column, percentage in enumerate(steps):
         removed = ranks < int(n_pixels * percentage / 100)
         for start in range(0, n, batch_size):
             rows = range(start, min(start + batch_size, n))
-            filled = [_noisy(inputs[row], removed[row], noise, (seed, row, column)) for row in rows]
-            predicted = score(torch.stack(filled)).argmax(1)
-            kept[rows.start : rows.stop, column] = (predicted == followed[rows.start : rows.stop]).cpu()
+            imputed = [_impute_with_noise(inputs[row], removed[row], noise, (seed, row, column)) for row in rows]
+            predicted = score(torch.stack(imputed)).argmax(1)
+            keeps_class[rows.start : rows.stop, column] = (predicted == target_classes[rows.start : rows.stop]).cpu()
             if advance is not None:
                 advance(len(rows))
-    return RoadCurve(steps, kept, {"noise": noise, "seed": seed, "random_order": relevance is None})
+    return RoadCurve(steps, keeps_class, {"noise": noise, "seed": seed, "random_order": relevance is None})
 
 
 def impute(image: Tensor, removed: Tensor) -> Tensor:
-    """Returns an image [C, H, W] whose removed pixels [H, W] are the weighted means of their eight neighbours.
+    """Replaces the removed pixels [H, W] of an image [C, H, W] by weighted means of their eight neighbours.
 
-    Direct neighbours have weight 1/6, diagonal ones 1/12; at the edge the weights of those that are there are scaled
-    up to 1 (Rong et al. 2022, equation 4). A removed pixel's neighbours may be removed too: a sparse system of one
-    equation per removed pixel is solved. If all pixels are removed, they become the image's mean.
+    Direct neighbours have weight 1/6, diagonal ones 1/12; at the edge of the image the weights of the existing
+    neighbours are scaled up to sum to 1 (Rong et al. 2022, equation 4). The neighbours of a removed pixel may be
+    removed too, so all removed pixels x_i are solved for together::
+
+        (Σ_j w_ij) x_i − Σ_{j removed} w_ij x_j = Σ_{j present} w_ij x_j      for each removed pixel i
+
+    This sparse system has one row per removed pixel. If all pixels are removed, they become the image's mean.
 
     Example:
         >>> image = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 9.0, 3.0], [1.0, 2.0, 3.0]]])
@@ -132,35 +136,35 @@ def impute(image: Tensor, removed: Tensor) -> Tensor:
     if bool(removed.all()):
         return image.mean((1, 2), keepdim=True).expand_as(image).clone()
     height, width = removed.shape
-    gone = removed.cpu().numpy()
+    removed_array = removed.cpu().numpy()
     values = image.detach().cpu().double().numpy()
-    at_row, at_column = np.nonzero(gone)
-    number = np.full(gone.shape, -1)
-    number[gone] = np.arange(len(at_row))
+    at_row, at_column = np.nonzero(removed_array)
+    equation_of_pixel = np.full(removed_array.shape, -1)
+    equation_of_pixel[removed_array] = np.arange(len(at_row))
     diagonal = np.zeros(len(at_row))
-    known = np.zeros((len(at_row), len(values)))
+    right_side = np.zeros((len(at_row), len(values)))
     entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for down, right, weight in _NEIGHBOURS:
         row, column = at_row + down, at_column + right
-        there = np.flatnonzero((row >= 0) & (row < height) & (column >= 0) & (column < width))
-        row, column = row[there], column[there]
-        diagonal[there] += weight
-        other = number[row, column]
-        unknown = other >= 0
-        entries.append((there[unknown], other[unknown], np.full(int(unknown.sum()), -weight)))
-        known[there[~unknown]] += weight * values[:, row[~unknown], column[~unknown]].T
+        inside = np.flatnonzero((row >= 0) & (row < height) & (column >= 0) & (column < width))
+        row, column = row[inside], column[inside]
+        diagonal[inside] += weight
+        neighbour = equation_of_pixel[row, column]
+        is_removed = neighbour >= 0
+        entries.append((inside[is_removed], neighbour[is_removed], np.full(int(is_removed.sum()), -weight)))
+        right_side[inside[~is_removed]] += weight * values[:, row[~is_removed], column[~is_removed]].T
     entries.append((np.arange(len(at_row)), np.arange(len(at_row)), diagonal))
-    rows, columns, weights = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    solved = splu(csc_matrix((weights, (rows, columns)), shape=(len(at_row), len(at_row)))).solve(known)
+    rows, columns, weights = (np.concatenate(columns_of_entries) for columns_of_entries in zip(*entries, strict=True))
+    solution = splu(csc_matrix((weights, (rows, columns)), shape=(len(at_row), len(at_row)))).solve(right_side)
     filled = image.clone()
-    filled[:, removed.to(image.device)] = torch.from_numpy(solved.T.copy()).to(image)
+    filled[:, removed.to(image.device)] = torch.from_numpy(solution.T.copy()).to(image)
     return filled
 
 
-def _noisy(image: Tensor, removed: Tensor, noise: float, seed: tuple[int, int, int]) -> Tensor:
-    """Returns an imputed image with normal noise on the imputed pixels."""
+def _impute_with_noise(image: Tensor, removed: Tensor, noise: float, seed: tuple[int, int, int]) -> Tensor:
+    """Imputes an image and adds normal noise to the imputed pixels."""
     filled = impute(image, removed)
     if noise:
-        drawn = np.random.default_rng(seed).standard_normal((len(image), int(removed.sum())))
-        filled[:, removed.to(image.device)] += noise * torch.from_numpy(drawn).to(image)
+        normal = np.random.default_rng(seed).standard_normal((len(image), int(removed.sum())))
+        filled[:, removed.to(image.device)] += noise * torch.from_numpy(normal).to(image)
     return filled

@@ -21,13 +21,13 @@ Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabiliti
 
 @dataclass(frozen=True)
 class Noise:
-    """White noise, uniform between black and white, the same for every model that is asked about the same sample.
+    """White noise, uniform between black and white; every model gets the same noise for the same sample.
 
     Attributes:
-        low: The inputs' values at black [C].
-        high: At white [C].
-        draws: How many independent draws per image.
-        seed: For all of them.
+        low: Value of the inputs at black [C].
+        high: Value of the inputs at white [C].
+        draws: Number of independent draws per image.
+        seed: Seed of all draws.
     """
 
     low: Tensor
@@ -42,26 +42,27 @@ class Noise:
         checks.tensor("high", self.high, (len(low),), kind="number")
 
     def of(self, sample: int, shape: Sequence[int]) -> Tensor:
-        """Returns the noise for a sample [draws, C, H, W], float32."""
+        """Draws the noise of a sample [draws, C, H, W], float32."""
         noise = torch.rand((self.draws, *shape), generator=self._generator(sample))
         low, high = (bound.cpu().float().view(1, -1, 1, 1) for bound in (self.low, self.high))
         return noise * (high - low) + low
 
     def random_order(self, sample: int, n_pixels: int) -> Tensor:
-        """Returns relevance at random [n_pixels], all different: the order of the reference curve."""
+        """Draws random relevance [n_pixels] without ties: the pixel order of the reference curve."""
         return torch.randperm(n_pixels, generator=self._generator(sample, 1)).float()
 
     def _generator(self, sample: int, kind: int = 0) -> torch.Generator:
+        # the factor keeps the samples' seeds of one run apart from those of another, for up to a million samples
         return torch.Generator().manual_seed((self.seed * 2 + kind) * 1_000_003 + sample)
 
 
 @dataclass(frozen=True)
 class ProbabilityCurves:
-    """How a class's probability changes with the share of the pixels that are changed.
+    """Probability of a class against the share of changed pixels.
 
     Attributes:
-        fractions: That share [S + 1], from 0 to 1.
-        probabilities: Image by image [N, S + 1].
+        fractions: Share of changed pixels [S + 1], from 0 to 1.
+        probabilities: Probability of the class, image by image [N, S + 1].
     """
 
     fractions: Tensor
@@ -83,10 +84,10 @@ class OrderingCurves(ProbabilityCurves):
     """Relevance-ordering (RO) curves.
 
     Attributes:
-        fractions: Which share of the pixels, the least relevant, is replaced by noise [S + 1], from 0 to 1.
-        probabilities: Of the class predicted at first, image by image, the mean over the draws [N, S + 1].
-        samples: What number each image has in its data set, which chose its noise.
-        options: Steps, draws, seed, and whether pixels went in random order.
+        fractions: Share of the pixels, the least relevant first, that are replaced by noise [S + 1], from 0 to 1.
+        probabilities: Probability of the class predicted for the clean image, mean over the draws [N, S + 1].
+        samples: Index of each image in its data set, which selects its noise.
+        options: Number of steps and draws, seed, and whether the pixel order was random.
     """
 
     samples: tuple[int, ...] = ()
@@ -111,65 +112,75 @@ def relevance_ordering(
     batch_size: int = 256,
     advance: Callable[[int], object] | None = None,
 ) -> OrderingCurves:
-    """Replaces the least relevant pixels by noise, step by step, and follows the predicted class (section 4.3.3).
+    """Replaces the least relevant pixels by noise, step by step, and tracks the predicted class (section 4.3.3).
 
     Args:
-        score: Maps inputs to class probabilities; the class followed is the one that it predicts for clean inputs.
+        score: Maps inputs to class probabilities; the tracked class is the one predicted for the clean input.
         inputs: Images [N, C, H, W].
-        relevance: Per pixel [N, H, W]; None replaces pixels in random order: the reference.
-        noise: What replaces them.
-        samples: What number each image has in its data set, which chooses its noise; None numbers them from 0.
-        n_steps: S equal steps from none of the pixels to all.
-        batch_size: The most rows that pass through the model at once.
-        advance: Is told of each row done.
+        relevance: Relevance per pixel [N, H, W]; None replaces pixels in random order, as a reference.
+        noise: The noise that replaces pixels.
+        samples: Index of each image in its data set, which selects its noise; None counts from 0.
+        n_steps: Number S of equal steps from no pixels to all.
+        batch_size: Most rows that pass through the model at once.
+        advance: Called with the number of rows done.
 
     Raises:
-        LookalikeError: If shapes do not fit, or there is no step or draw.
+        LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
     """
-    n, _, height, width = _checked(score, inputs, relevance, noise, batch_size)
+    n, _, height, width = _checked_shape(score, inputs, relevance, noise, batch_size)
     checks.whole_number("n_steps", n_steps, 1)
-    names = _numbers(samples, n)
+    sample_indices = _sample_indices(samples, n)
     n_pixels = height * width
-    clean = torch.cat([score(part) for part in inputs.split(batch_size)])
-    followed = clean.argmax(1)
+    clean = torch.cat([score(batch) for batch in inputs.split(batch_size)])
+    target_classes = clean.argmax(1)
     replaced = torch.tensor([round(step * n_pixels / n_steps) for step in range(n_steps + 1)])
-    found = torch.zeros(n, n_steps + 1, dtype=torch.float64)
-    found[:, 0] = clean.gather(1, followed[:, None])[:, 0].double().cpu()
+    probabilities = torch.zeros(n, n_steps + 1, dtype=torch.float64)
+    probabilities[:, 0] = clean.gather(1, target_classes[:, None])[:, 0].double().cpu()
     if advance is not None:
         advance(n)
-    steps = replaced[1:].view(-1, 1, 1, 1, 1).to(inputs.device)
-    queue = _Queue(score, batch_size, found, advance)
+    n_replaced = replaced[1:].view(-1, 1, 1, 1, 1).to(inputs.device)
+    batcher = _FullBatches(score, batch_size, probabilities, advance)
     with Accelerated():
         for row in range(n):
-            x, drawn = inputs[row], noise.of(names[row], inputs.shape[1:]).to(inputs)
-            order = noise.random_order(names[row], n_pixels) if relevance is None else relevance[row].reshape(-1)
+            x, noise_images = inputs[row], noise.of(sample_indices[row], inputs.shape[1:]).to(inputs)
+            order = (
+                noise.random_order(sample_indices[row], n_pixels) if relevance is None else relevance[row].reshape(-1)
+            )
             ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
-            rows = torch.where(ranks < steps, drawn, x)  # [steps, draws, C, H, W]
-            queue.add(row, rows.flatten(0, 1), int(followed[row]), noise.draws)
-        queue.finish()
+            noisy = torch.where(ranks < n_replaced, noise_images, x)  # [steps, draws, C, H, W]
+            batcher.add(row, noisy.flatten(0, 1), int(target_classes[row]), noise.draws)
+        batcher.finish()
     options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed, "random_order": relevance is None}
-    return OrderingCurves(replaced.double() / n_pixels, found, tuple(names), options)
+    return OrderingCurves(replaced.double() / n_pixels, probabilities, tuple(sample_indices), options)
 
 
-class _Queue:
-    """Fills batches across images, so that the model always runs full ones, and files the mean over draws."""
+class _FullBatches:
+    """Scores noisy copies of many images in full batches, and stores each image's mean over the noise draws.
 
-    def __init__(self, score: Scorer, batch_size: int, found: Tensor, advance: Callable[[int], object] | None) -> None:
-        self.score, self.batch_size, self.found, self.advance = score, batch_size, found, advance
+    An image has steps × draws noisy copies, and a batch may hold the copies of several images, or a part of one's::
+
+        copies   | image 0       | image 1       | image 2       |
+        batches  | batch 0   | batch 1   | batch 2   | batch 3   |
+    """
+
+    def __init__(
+        self, score: Scorer, batch_size: int, probabilities: Tensor, advance: Callable[[int], object] | None
+    ) -> None:
+        self.score, self.batch_size, self.probabilities, self.advance = score, batch_size, probabilities, advance
         self.waiting: list[Tensor] = []
         self.classes: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.images: list[tuple[int, int, int]] = []  # row, rows, draws
+        self.images: list[tuple[int, int, int]] = []  # row of the image, its noisy copies, draws
         self.rows = 0
 
-    def add(self, row: int, inputs: Tensor, followed: int, draws: int) -> None:
+    def add(self, row: int, inputs: Tensor, target_class: int, draws: int) -> None:
         self.images.append((row, len(inputs), draws))
         while len(inputs):
             room = self.batch_size - self.rows
-            part, inputs = inputs[:room], inputs[room:]
-            self.waiting.append(part)
-            self.classes.append(torch.full((len(part),), followed, device=part.device))
-            self.rows += len(part)
+            chunk, inputs = inputs[:room], inputs[room:]
+            self.waiting.append(chunk)
+            self.classes.append(torch.full((len(chunk),), target_class, device=chunk.device))
+            self.rows += len(chunk)
             if self.rows == self.batch_size:
                 self._run()
 
@@ -178,23 +189,23 @@ class _Queue:
             self._run()
         values, start = torch.cat(self.values), 0
         for row, n, draws in self.images:
-            self.found[row, 1:] = values[start : start + n].view(-1, draws).mean(1)
+            self.probabilities[row, 1:] = values[start : start + n].view(-1, draws).mean(1)
             start += n
 
     def _run(self) -> None:
         inputs = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
-        chosen = torch.cat(self.classes)
-        self.values.append(self.score(inputs).gather(1, chosen[:, None])[:, 0].double().cpu())
+        target_classes = torch.cat(self.classes)
+        self.values.append(self.score(inputs).gather(1, target_classes[:, None])[:, 0].double().cpu())
         if self.advance is not None:
             self.advance(self.rows)
         self.waiting, self.classes, self.rows = [], [], 0
 
 
 class RelevanceOrdering(Metric):
-    """Accumulates RO curves over a loader and computes their mean and AUROC. Its states sum, and do not grow.
+    """Accumulates RO curves over a loader and computes their mean and AUROC, in states of constant size.
 
     Args:
-        n_steps: S.
+        n_steps: Number of steps S.
 
     Example:
         >>> metric = RelevanceOrdering(n_steps=2)
@@ -233,12 +244,12 @@ class RelevanceOrdering(Metric):
 
 @dataclass(frozen=True)
 class IncreaseAndDrop:
-    """What becomes of activations when only the most relevant pixels are left [ours, after AI and AD of Grad-CAM++].
+    """How activations change when only the most relevant pixels are kept [ours, after AI and AD of Grad-CAM++].
 
     Attributes:
-        increase: AI, the share of images and draws whose activation rises; higher is better.
+        increase: AI, the share of images and draws whose activation increases; higher is better.
         drop: AD, the mean of max(0, a − a′) / a; lower is better.
-        samples: What number each image has in its data set.
+        samples: Index of each image in its data set.
         options: The share of pixels kept, draws and seed.
     """
 
@@ -263,52 +274,52 @@ def increase_and_drop(
 ) -> IncreaseAndDrop:
     """Returns average increase (AI) and average drop (AD) of activations [ours].
 
-    The names and the two formulas are the reference code's [ref]. What they are taken of is ours: the most relevant
-    share ``keep`` of the pixels stays, noise takes the place of the others, each draw of it counts, and activations are
-    made positive first, by ``positive_activations``. So the figures compare with no others.
+    The names and both formulas are from the reference code [ref]. Their inputs are ours: the most relevant share
+    ``keep`` of the pixels is kept, noise replaces the others, each draw of the noise counts, and
+    ``positive_activations`` makes activations positive first. So do not compare them with other published figures.
 
     Args:
         activation: Maps inputs to similarities [n, P], or to class scores.
         inputs: Images [N, C, H, W].
-        relevance: Per pixel [N, H, W], for the activation of ``targets``.
-        noise: What replaces pixels.
-        targets: Which activation each image's relevance is about [N].
-        samples: What number each image has in its data set; None numbers them from 0.
-        keep: The share of pixels that stays.
-        batch_size: The most rows that pass through the model at once.
+        relevance: Relevance per pixel [N, H, W], for the activation of ``targets``.
+        noise: The noise that replaces pixels.
+        targets: The activation that each image's relevance explains [N].
+        samples: Index of each image in its data set; None counts from 0.
+        keep: Share of pixels that are kept.
+        batch_size: Most rows that pass through the model at once.
 
     Raises:
-        LookalikeError: If shapes do not fit, or ``keep`` is not between 0 and 1.
+        LookalikeError: If the shapes do not fit, or ``keep`` is not between 0 and 1.
     """
-    n, _, height, width = _checked(activation, inputs, checks.tensor("relevance", relevance), noise, batch_size)
+    n, _, height, width = _checked_shape(activation, inputs, checks.tensor("relevance", relevance), noise, batch_size)
     checks.number("keep", keep, above=0, below=1)
     targets = checks.tensor("targets", targets, (n,), kind="whole")
-    names = _numbers(samples, n)
+    sample_indices = _sample_indices(samples, n)
     removed = round((1 - keep) * height * width)
     clean, masked = [], []
     per_batch = max(1, batch_size // noise.draws)
     for start in range(0, n, per_batch):
         rows = range(start, min(start + per_batch, n))
         ranks = relevance[rows.start : rows.stop].flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
-        gone = (ranks < removed).view(-1, 1, 1, height, width).to(inputs.device)
+        replaced = (ranks < removed).view(-1, 1, 1, height, width).to(inputs.device)
         x = inputs[rows.start : rows.stop]
-        drawn = torch.stack([noise.of(names[row], inputs.shape[1:]) for row in rows]).to(inputs)
-        mixed = torch.where(gone, drawn, x[:, None]).flatten(0, 1)
-        chosen = targets[rows.start : rows.stop].to(inputs.device)[:, None]
-        clean.append(activation(x).gather(1, chosen)[:, 0])
-        masked.append(activation(mixed).gather(1, chosen.repeat_interleave(noise.draws, 0)).view(len(x), -1))
+        noise_images = torch.stack([noise.of(sample_indices[row], inputs.shape[1:]) for row in rows]).to(inputs)
+        mixed = torch.where(replaced, noise_images, x[:, None]).flatten(0, 1)
+        target_columns = targets[rows.start : rows.stop].to(inputs.device)[:, None]
+        clean.append(activation(x).gather(1, target_columns)[:, 0])
+        masked.append(activation(mixed).gather(1, target_columns.repeat_interleave(noise.draws, 0)).view(len(x), -1))
     before = positive_activations(torch.cat(clean).double())[:, None]
     after = positive_activations(torch.cat(masked).double())
     return IncreaseAndDrop(
         increase=float((after > before).double().mean()),
         drop=float(((before - after).clamp_min(0) / before).mean()),
-        samples=tuple(names),
+        samples=tuple(sample_indices),
         options={"keep": keep, "n_draws": noise.draws, "seed": noise.seed},
     )
 
 
 def positive_activations(values: Tensor) -> Tensor:
-    """Makes activations of any sign positive and keeps their order: 1 / (1 − s) for s < 0, else 1 + s [ours].
+    """Maps activations of any sign to positive ones, in the same order: 1 / (1 − s) for s < 0, else 1 + s [ours].
 
     Example:
         >>> positive_activations(torch.tensor([-1.0, 0.0, 2.0]))
@@ -318,20 +329,22 @@ def positive_activations(values: Tensor) -> Tensor:
     return torch.where(values < 0, 1 / (1 - values.clamp_max(0)), 1 + values)
 
 
-def _numbers(samples: Sequence[int] | None, n: int) -> list[int]:
+def _sample_indices(samples: Sequence[int] | None, n: int) -> list[int]:
+    """Returns the given indices, checked, or 0 to n − 1."""
     if samples is None:
         return list(range(n))
-    numbers: list[int] = checks.tensor("samples", samples, (n,), kind="whole").tolist()
-    for sample in numbers:
+    indices: list[int] = checks.tensor("samples", samples, (n,), kind="whole").tolist()
+    for sample in indices:
         checks.whole_number("a sample's number", sample, 0)
-    return numbers
+    return indices
 
 
-def _checked(
+def _checked_shape(
     score: Any, inputs: Tensor, relevance: Tensor | None, noise: Any, batch_size: Any
 ) -> tuple[int, int, int, int]:
+    """Checks the arguments that the measures of this module share; returns the inputs' shape."""
     if not callable(score):
-        raise checks.unfit("what scores the inputs", score, "a function")
+        raise checks.unfit("score", score, "a function")
     checks.instance("noise", noise, Noise, "a Noise")
     checks.whole_number("batch_size", batch_size, 1)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
@@ -340,7 +353,7 @@ def _checked(
         raise LookalikeError(f"images have the shape [N, C, H, W], not {tuple(inputs.shape)}")
     n, channels, height, width = inputs.shape
     if len(noise.low) not in (1, channels):
-        raise LookalikeError(f"the noise is of {len(noise.low)} channels and the images have {channels}")
+        raise LookalikeError(f"the noise has {len(noise.low)} channels and the images have {channels}")
     if relevance is not None and relevance.shape != (n, height, width):
         raise LookalikeError(
             f"{n} images of {height}×{width} need relevance of shape {(n, height, width)}, not {tuple(relevance.shape)}"

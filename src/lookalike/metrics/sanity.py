@@ -1,4 +1,4 @@
-"""Sanity checks of explanations (Adebayo et al., 2018): maps must change when the weights or the labels are random."""
+"""Sanity checks of explanations (Adebayo et al., 2018): maps must change if weights or labels are randomised."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from lookalike.model.classifier import NearestPrototype
 from lookalike.relevance import Composite, lrp, prp
 
 AS_TRAINED, PROTOTYPES = "as trained", "prototypes"
-_WINDOW = 7  # pixels
+_WINDOW = 7  # pixels on a side
 _C1, _C2 = 0.01**2, 0.03**2  # the usual constants of SSIM (Wang et al., 2004), for values up to 1
 
 Maps = Mapping[str, Tensor]  # kind of map → [N, H, W]
@@ -31,10 +31,10 @@ def rank_similarity(maps: Tensor, others: Tensor) -> Tensor:
 
     Args:
         maps: Relevance per pixel [N, H, W].
-        others: The same [N, H, W].
+        others: Relevance per pixel of the other maps [N, H, W].
 
     Returns:
-        NaN where a map is the same everywhere.
+        NaN for an image with a constant map.
     """
     from scipy.stats import rankdata
 
@@ -50,11 +50,11 @@ def structural_similarity(maps: Tensor, others: Tensor) -> Tensor:
     """Returns the structural similarity (SSIM) of two maps' absolute relevance, image by image: float64 [N], at most 1.
 
     The mean over all windows inside the image (Wang et al., 2004), with uniform weights. Each map is divided by its
-    largest value; windows have 7 × 7 pixels, or the image's height or width, if that is smaller.
+    largest value; windows have 7 × 7 pixels, or fewer if the image is smaller.
 
     Args:
         maps: Relevance per pixel [N, H, W].
-        others: The same [N, H, W].
+        others: Relevance per pixel of the other maps [N, H, W].
     """
 
     def scaled(values: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ def structural_similarity(maps: Tensor, others: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Likenesses:
-    """How much explanations are like those of the model as it was trained; means over images.
+    """Similarity of explanations to those of the trained model, as means over images.
 
     Attributes:
         rank: Rank correlation of the absolute maps, by kind of map.
-        structure: Their structural similarity, by kind of map.
-        same_prototype: Share of images whose most similar prototype is the same one.
+        structure: Structural similarity of the absolute maps, by kind of map.
+        same_prototype: Share of images with the same most similar prototype.
     """
 
     rank: dict[str, float]
@@ -94,12 +94,12 @@ class Likenesses:
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """Explanations of a model whose weights are randomised from the head down, and whose labels are.
+    """Similarity of explanations to the trained model's, while weights are randomised from the head down.
 
     Attributes:
-        depths: What was randomised last, first nothing, then the prototypes, then layers from the head down; what came
-            before stays random.
-        likenesses: How alike explanations still are, one per depth.
+        depths: The last part randomised at each depth: nothing, then the prototypes, then layers from the head down.
+            Randomisation accumulates.
+        likenesses: Similarity of the explanations to the trained model's, one per depth.
         labels: The same for prototypes clustered from permuted labels; None without training embeddings.
         options: Numbers of images and prototypes, seed, rules.
     """
@@ -125,20 +125,21 @@ def sanity_check(
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> SanityCheck:
-    """Randomises a copy of a model step by step from the head down, and follows its explanations.
+    """Randomises a copy of a model step by step from the head down, and compares its explanations at each step.
 
-    First each dimension of the prototypes is permuted among them; then, layer by layer, the values of each weight are
-    permuted within it, so that their sizes stay [ours; Adebayo et al. draw first weights anew]. Maps are PRP of the
-    most similar prototype, which ``explain`` shows, and LRP of the predicted class's probability, which D_fth compares.
+    The first step permutes each dimension of the prototypes among them. The next steps go through the layers and
+    permute the values within each weight tensor, which keeps their magnitudes [ours; Adebayo et al. draw initial
+    weights anew]. Maps are PRP of the most similar prototype, which ``explain`` shows, and LRP of the predicted class's
+    probability, which D_fth compares.
 
     Args:
-        model: A prototype model. It is left as it was.
-        images: To explain [N, C, H, W].
-        train: Training embeddings [M, D] and their classes [M], to cluster from permuted labels; None leaves that out.
+        model: A prototype model; it is not changed.
+        images: Images to explain [N, C, H, W].
+        train: Training embeddings [M, D] and their classes [M], to cluster with permuted labels; None skips that.
         composite: Rules of relevance propagation.
-        n_depths: The most steps that the layers are divided into.
+        n_depths: Maximum number of steps into which the layers are divided.
         seed: Seed of the permutations.
-        advance: Is called with the number of images explained.
+        advance: Called with the number of images explained.
 
     Raises:
         LookalikeError: If the network cannot be copied, or an option is out of range.
@@ -146,59 +147,61 @@ def sanity_check(
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.whole_number("n_depths", n_depths, 1)
     generator = torch.Generator().manual_seed(checks.seed("seed", seed))
-    altered = _copied(model)
+    randomised_copy = _deep_copy(model)
 
     def explained(other: PrototypeModel) -> tuple[Maps, Tensor]:
-        found = _explained(other, images, composite)
+        explanations = _explained(other, images, composite)
         advance(len(images))
-        return found
+        return explanations
 
-    trained = explained(altered)
-    layers = layers_from_the_head(altered, images[:1])
+    trained_explanations = explained(randomised_copy)
+    layers = layers_from_the_head(randomised_copy, images[:1])
     groups = [group.tolist() for group in np.array_split(np.arange(len(layers)), min(n_depths, len(layers)))]
-    depths, likenesses = [AS_TRAINED, PROTOTYPES], [_likenesses(trained, trained)]
-    _permute_prototypes(altered, generator)
-    likenesses.append(_likenesses(trained, explained(altered)))
+    depths, likenesses = [AS_TRAINED, PROTOTYPES], [_likenesses(trained_explanations, trained_explanations)]
+    _permute_prototypes(randomised_copy, generator)
+    likenesses.append(_likenesses(trained_explanations, explained(randomised_copy)))
     for group in groups:
         for position in group:
             _permute_weights(layers[position][1], generator)
         depths.append(layers[group[-1]][0])
-        likenesses.append(_likenesses(trained, explained(altered)))
-    labels = None
+        likenesses.append(_likenesses(trained_explanations, explained(randomised_copy)))
+    label_likenesses = None
     if train is not None:
-        labels = _likenesses(trained, explained(with_prototypes_of_permuted_labels(model, *train, seed=seed)))
+        label_likenesses = _likenesses(
+            trained_explanations, explained(with_prototypes_of_permuted_labels(model, *train, seed=seed))
+        )
     name = composite if isinstance(composite, str) else composite.name
     options = {"n_images": len(images), "n_prototypes": len(model.prototypes), "seed": seed, "composite": name}
-    return SanityCheck(depths, likenesses, labels, options)
+    return SanityCheck(depths, likenesses, label_likenesses, options)
 
 
 def compare_explanations(
     model: PrototypeModel, other: PrototypeModel, images: Tensor, composite: str | Composite = "epsilon-plus-flat"
 ) -> Likenesses:
-    """Says how much another model's explanations are like a model's: of one trained on permuted labels, say.
+    """Compares the explanations of two models, for example one trained on correct and one on permuted labels.
 
     Args:
         model: A prototype model.
-        other: Another one; its prototypes have the same numbers only if it was converted from the same embeddings.
-        images: To explain [N, C, H, W].
+        other: Another prototype model; ``same_prototype`` means something only if both number their prototypes alike.
+        images: Images to explain [N, C, H, W].
         composite: Rules of relevance propagation.
     """
     return _likenesses(_explained(model, images, composite), _explained(other, images, composite))
 
 
 def layers_from_the_head(model: PrototypeModel, images: Tensor) -> list[tuple[str, nn.Module]]:
-    """Returns the encoder's modules that have weights of their own and run before the embedding, the last to run first.
+    """Returns the encoder's modules with weights of their own that run before the embedding, the last one first.
 
     Args:
         model: A prototype model.
-        images: A few images [n, C, H, W] to run it with.
+        images: A few images [n, C, H, W] to run the model on.
     """
     encoder = model.encoder
     network, head = (encoder.model, encoder.head_name) if isinstance(encoder, Encoder) else (encoder, None)
     names = {module: name for name, module in network.named_modules() if any(True for _ in module.parameters(False))}
     names = {module: name for module, name in names.items() if head is None or name != head}
     order: dict[nn.Module, None] = {}
-    handles = [one.register_forward_pre_hook(lambda module, _: order.setdefault(module)) for one in names]
+    handles = [module.register_forward_pre_hook(lambda hooked, _: order.setdefault(hooked)) for module in names]
     try:
         model.embed(images)
     finally:
@@ -210,7 +213,7 @@ def layers_from_the_head(model: PrototypeModel, images: Tensor) -> list[tuple[st
 def with_prototypes_of_permuted_labels(
     model: PrototypeModel, embeddings: np.ndarray, labels: np.ndarray, *, seed: int = 0
 ) -> PrototypeModel:
-    """Returns the same encoder with prototypes clustered from permuted labels, as many per class.
+    """Returns a model with the same encoder and prototypes clustered with permuted labels, as many per class.
 
     Args:
         model: A prototype model.
@@ -219,26 +222,24 @@ def with_prototypes_of_permuted_labels(
         seed: Seed of the permutation and the clustering.
     """
     permuted = np.random.default_rng(seed).permutation(np.asarray(labels))
-    wanted = torch.bincount(model.prototypes.labels, minlength=model.n_classes).tolist()
+    counts = torch.bincount(model.prototypes.labels, minlength=model.n_classes).tolist()
     present = set(np.unique(permuted).tolist())
     if not all(k in present for k in range(model.n_classes)):
-        raise LookalikeError("a class has no training samples, so that labels cannot be permuted")
-    numbers = {name: max(1, n) for name, n in zip(model.class_names, wanted, strict=True)}
+        raise LookalikeError("a class has no training samples, so the labels cannot be permuted")
+    n_prototypes = {name: max(1, n) for name, n in zip(model.class_names, counts, strict=True)}
     similarity = copy.deepcopy(model.similarity).cpu()
     z = np.asarray(embeddings, dtype=np.float32)
-    learned = learn_prototypes(z, permuted, model.class_names, similarity, Clustering(numbers, seed=seed))
+    prototypes = learn_prototypes(z, permuted, model.class_names, similarity, Clustering(n_prototypes, seed=seed))
     return PrototypeModel(
-        model.encoder, learned, copy.deepcopy(model.similarity), NearestPrototype(), value_range=model.value_range
+        model.encoder, prototypes, copy.deepcopy(model.similarity), NearestPrototype(), value_range=model.value_range
     )
 
 
-def _copied(model: PrototypeModel) -> PrototypeModel:
+def _deep_copy(model: PrototypeModel) -> PrototypeModel:
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise LookalikeError(
-            f"the network cannot be copied, so that its weights cannot be randomised: {error}"
-        ) from error
+        raise LookalikeError(f"the network cannot be copied, so its weights cannot be randomised: {error}") from error
 
 
 def _explained(model: PrototypeModel, images: Tensor, composite: str | Composite) -> tuple[Maps, Tensor]:
@@ -252,9 +253,12 @@ def _explained(model: PrototypeModel, images: Tensor, composite: str | Composite
 
 
 def _likenesses(trained: tuple[Maps, Tensor], other: tuple[Maps, Tensor]) -> Likenesses:
+    """Compares two results of ``_explained``."""
+
     def means(measure: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
-        found = {kind: measure(maps, other[0][kind].nan_to_num(0, 0, 0)) for kind, maps in trained[0].items()}
-        return {kind: float(values.nan_to_num(0.0).mean()) for kind, values in found.items()}  # no map: no likeness
+        similarities = {kind: measure(maps, other[0][kind].nan_to_num(0, 0, 0)) for kind, maps in trained[0].items()}
+        # NaN, for an empty or constant map, counts as 0
+        return {kind: float(values.nan_to_num(0.0).mean()) for kind, values in similarities.items()}
 
     return Likenesses(
         means(rank_similarity), means(structural_similarity), float((trained[1] == other[1]).double().mean())
@@ -263,6 +267,7 @@ def _likenesses(trained: tuple[Maps, Tensor], other: tuple[Maps, Tensor]) -> Lik
 
 @torch.no_grad()
 def _permute_prototypes(model: PrototypeModel, generator: torch.Generator) -> None:
+    """Permutes each dimension of the prototypes independently, in place."""
     vectors = model.prototypes.vectors
     order = torch.rand(vectors.shape, generator=generator).argsort(0).to(vectors.device)
     vectors.copy_(vectors.gather(0, order))
@@ -270,21 +275,24 @@ def _permute_prototypes(model: PrototypeModel, generator: torch.Generator) -> No
 
 @torch.no_grad()
 def _permute_weights(module: nn.Module, generator: torch.Generator) -> None:
+    """Permutes the values within each of a module's own parameters, in place."""
     for weight in module.parameters(recurse=False):
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
         weight.copy_(weight.flatten()[order].view_as(weight))
 
 
 def first_change(check: Mapping[str, Any], below: float, kind: str = "likeness") -> tuple[str, float] | None:
-    """Returns the depth from which on maps of a ``SanityCheck.to_dict`` have changed, and their rank correlation there.
+    """Returns the first depth at which the maps have changed, and their rank correlation there.
 
     Args:
-        check: The values.
-        below: The rank correlation that counts as changed.
-        kind: Which maps.
+        check: Result of ``SanityCheck.to_dict``.
+        below: Maps with a lower rank correlation than this count as changed.
+        kind: Kind of map.
 
     Returns:
-        None if they never do.
+        None if the maps never change.
     """
-    curve: Sequence[float] = [one["rank"][kind] for one in check["likenesses"]]
-    return next(((name, value) for name, value in zip(check["depths"], curve, strict=True) if value < below), None)
+    correlations: Sequence[float] = [likeness["rank"][kind] for likeness in check["likenesses"]]
+    return next(
+        ((name, value) for name, value in zip(check["depths"], correlations, strict=True) if value < below), None
+    )

@@ -1,4 +1,4 @@
-"""The scorecard: every measure of one model, with how it was made."""
+"""The scorecard: all figures of one model, with a record of how they were measured."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,9 +17,9 @@ from lookalike.metrics.verdict import Thresholds, verdict
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = 1
+FORMAT = 1  # of the saved file
 
-# figure → what it is called, whether higher is better (None: neither), whether it is a share of something
+# figure → title, whether higher is better (None for a reference), whether it is shown in percent
 FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
     "accuracy": ("accuracy", True, True),
     "black_box_accuracy": ("accuracy of the black box", None, True),
@@ -63,13 +63,13 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
 
 @dataclass(frozen=True)
 class Scorecard:
-    """What ``evaluate`` found.
+    """The result of ``evaluate``.
 
     Attributes:
-        runs: Each figure, run by run; figures that no seed changes have one.
-        details: What each section found besides, per run, as plain JSON values.
-        class_names: K names.
-        notes: What was not measured, and why.
+        runs: Values of each figure, run by run; figures without randomness have one value.
+        details: Further results of each section, one entry per run, as plain JSON values.
+        class_names: Names of the K classes.
+        notes: Notes on the figures: what was not measured, and why; what to keep in mind.
         info: Options, seeds, sample indices, versions and fingerprints.
     """
 
@@ -80,13 +80,13 @@ class Scorecard:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, figure: str) -> float:
-        """Returns a figure: its mean over runs."""
+        """Returns the mean of a figure over runs."""
         if figure not in self.runs:
             raise LookalikeError(f"{figure!r} was not measured; there are: {', '.join(self.runs)}")
         return mean(self.runs[figure])
 
     def get(self, figure: str) -> float | None:
-        """Returns a figure, or None where it was not measured."""
+        """Returns the mean of a figure over runs, or None if it was not measured."""
         return self[figure] if figure in self.runs else None
 
     def deviation(self, figure: str) -> float | None:
@@ -95,7 +95,7 @@ class Scorecard:
         return stdev(values) if len(values) > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values: the figures by name, then all that is behind them."""
+        """Returns plain JSON values: the figures by name, then everything they are based on."""
         figures = {name: self.get(name) for name in FIGURES}
         return {
             **figures,
@@ -111,48 +111,48 @@ class Scorecard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Scorecard":
-        """Makes a scorecard again from ``to_dict``.
+        """Restores a scorecard from the result of ``to_dict``.
 
         Raises:
-            LookalikeError: If these are not a scorecard's values.
+            LookalikeError: If the values are not those of a scorecard.
         """
         if values.get("format") != FORMAT:
-            raise LookalikeError(f"these values are no scorecard of format {FORMAT}")
-        kept = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        card: Scorecard = from_json(cls, kept, "scorecard")
+            raise LookalikeError(f"these values are not a scorecard of format {FORMAT}")
+        known_fields = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        card: Scorecard = from_json(cls, known_fields, "scorecard")
         if not all(card.runs.values()):
             raise LookalikeError("the scorecard has a figure without a value")
         return card
 
     def save(self, path: str | Path, *, overwrite: bool = True) -> None:
-        """Writes it as JSON.
+        """Writes the scorecard as JSON.
 
         Args:
             path: The file.
-            overwrite: Replace it if there is one.
+            overwrite: Whether to replace an existing file.
 
         Raises:
-            LookalikeError: If there is one that is not to be replaced, or it cannot be written.
+            LookalikeError: If the file exists and must not be replaced, or it cannot be written.
         """
         write_whole(Path(path), json_text(self.to_dict(), indent=2, allow_nan=True) + "\n", replace=overwrite)
 
     @classmethod
     def read(cls, path: str | Path) -> "Scorecard":
-        """Reads what ``save`` wrote.
+        """Reads a scorecard written by ``save``.
 
         Raises:
-            LookalikeError: If the file cannot be read, or is no scorecard.
+            LookalikeError: If the file cannot be read, or is not a scorecard.
         """
         try:
             values = read_json(path, finite=False)
         except LookalikeError as error:
             raise LookalikeError(f"cannot read the scorecard {str(path)!r}: {error}") from error
         if not isinstance(values, dict):
-            raise LookalikeError(f"{str(path)!r} is no scorecard")
+            raise LookalikeError(f"{str(path)!r} is not a scorecard")
         return cls.from_dict(values)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Returns what was measured: name, value, and which direction is better."""
+        """Returns title, value and better direction of each measured figure."""
         arrows = {True: "higher", False: "lower", None: ""}
         return [
             (title, self.format(name), arrows[better])
@@ -176,21 +176,21 @@ class Scorecard:
         return text.replace("-", "−")
 
     def to_markdown(self) -> str:
-        """Returns the figures as a Markdown table, with notes beneath."""
+        """Returns the figures as a Markdown table, followed by the verdict and the notes."""
         lines = ["| measure | value | better |", "|---|---:|---|"]
         lines += [f"| {title} | {value} | {better} |" for title, value, better in self.rows()]
         lines += ["", *(f"- {sentence}" for sentence in (*self.verdict(), *self.notes))]
         return "\n".join(lines) + "\n"
 
     def verdict(self, thresholds: Thresholds | None = None) -> list[str]:
-        """Says in plain sentences what was lost, and whether what the model shows can be trusted."""
+        """Returns plain sentences: what the conversion lost, and whether the model's explanations can be trusted."""
         return verdict(self.get, self.details, self.class_names, thresholds or Thresholds())
 
     def axes(self) -> dict[str, float]:
         """Returns the axes of the radar (paper, Figure 4), 0 at the centre and 1 at the rim; outward is better.
 
-        Faithfulness of accuracy is 1 where the black box's is reached, 0 at five points less, and may go beyond;
-        faithfulness of explanations is exp(−D_fth) [ours].
+        The accuracy axis is 1 at the black box's accuracy, 0 at five points less, and may exceed 1; the explanations
+        axis is exp(−D_fth) [ours].
         """
         readings: dict[str, tuple[str, Callable[[float], float]]] = {
             "transparency": ("ghosting", lambda v: 1 - v),
@@ -202,32 +202,34 @@ class Scorecard:
         return {axis: read(self[figure]) for axis, (figure, read) in readings.items() if figure in self.runs}
 
     def plot_sanity(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws how alike explanations stay while the model is randomised from the head down.
+        """Plots how similar explanations stay while the model is randomised from the head down.
 
         Raises:
-            LookalikeError: If that was not measured.
+            LookalikeError: If the sanity checks were not measured.
         """
         from lookalike.plots.sanity import plot_sanity
 
         if "sanity" not in self.details:
-            raise LookalikeError("sanity checks were not measured; evaluate(..., sanity=True) does it")
-        found = self.details["sanity"][0]
+            raise LookalikeError("sanity checks were not measured; use evaluate(..., sanity=True)")
+        check = self.details["sanity"][0]
         curves = {
-            "PRP of the nearest prototype, ranks": [one["rank"]["likeness"] for one in found["likenesses"]],
-            "PRP, structure": [one["structure"]["likeness"] for one in found["likenesses"]],
-            "LRP of the probability, ranks": [one["rank"]["probability"] for one in found["likenesses"]],
-            "LRP, structure": [one["structure"]["probability"] for one in found["likenesses"]],
-            "same nearest prototype": [one["same_prototype"] for one in found["likenesses"]],
+            "PRP of the nearest prototype, ranks": [
+                likenesses["rank"]["likeness"] for likenesses in check["likenesses"]
+            ],
+            "PRP, structure": [likenesses["structure"]["likeness"] for likenesses in check["likenesses"]],
+            "LRP of the probability, ranks": [likenesses["rank"]["probability"] for likenesses in check["likenesses"]],
+            "LRP, structure": [likenesses["structure"]["probability"] for likenesses in check["likenesses"]],
+            "same nearest prototype": [likenesses["same_prototype"] for likenesses in check["likenesses"]],
         }
-        return plot_sanity(found["depths"], curves, chance=1 / found["options"]["n_prototypes"], ax=ax)
+        return plot_sanity(check["depths"], curves, chance=1 / check["options"]["n_prototypes"], ax=ax)
 
     def plot_radar(self, ax: "Axes | None" = None, *, name: str = "model", others: "Any" = None) -> "Axes":
-        """Draws the radar (paper, Figure 4).
+        """Plots the radar (paper, Figure 4).
 
         Args:
-            ax: Polar Axes; None makes a figure.
-            name: What to call this model in the legend.
-            others: Scorecards of other models by name, drawn in the same radar.
+            ax: Polar Axes; None creates a figure.
+            name: Name of this model in the legend.
+            others: Scorecards of other models to plot in the same radar, by name.
         """
         from lookalike.plots.radar import plot_radar
 

@@ -1,4 +1,4 @@
-"""The sections of a scorecard: one function for each, filed by name with what it needs."""
+"""The sections of a scorecard: one function each, registered by name with the inputs that it needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from lookalike._core.registry import Registry
 from lookalike.embedding import name_samples
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
-from lookalike.metrics.context import Context, few_rows, rows_of
-from lookalike.metrics.controls import compare_with_control, other_images
+from lookalike.metrics.context import Context, rows_of, rows_per_batch
+from lookalike.metrics.controls import compare_with_control, mismatched_images
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
 from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
@@ -25,11 +25,11 @@ from lookalike.metrics.transparency import Ghosting, ghosting
 from lookalike.model import PrototypeModel
 
 Need = Literal["train", "activations", "images", "attributes", "black box"]
-SANITY_IMAGES = 20  # maps change alike on most images, and each depth needs maps of all
+SANITY_IMAGES = 20  # each depth needs maps of all these images, and maps of most images change in the same way
 
-Found = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON
+SectionResult = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON values
 
-Measure = Callable[[Context, int], Found]
+Measure = Callable[[Context, int], SectionResult]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Section:
     """A part of the scorecard.
 
     Attributes:
-        name: What ``only`` calls it.
+        name: Its name for ``only``.
         measure: Takes the context and the run's number; returns figures and details.
-        needs: What it cannot do without.
-        per_run: Whether another run gives another result.
-        uses: What it also uses where it is there.
-        optional: Whether it is measured only where it is asked for.
+        needs: Inputs without which it cannot be measured.
+        per_run: Whether runs differ in their results.
+        uses: Inputs that it also uses if they are available.
+        optional: Whether it is measured only on request.
     """
 
     name: str
@@ -63,36 +63,38 @@ def section(
     uses: tuple[Need, ...] = (),
     optional: bool = False,
 ) -> Callable[[Measure], Measure]:
-    """Files a function as a section of the scorecard; see ``Section``."""
+    """Registers a function as a section of the scorecard; see ``Section``."""
 
-    def file(measure: Measure) -> Measure:
+    def register(measure: Measure) -> Measure:
         SECTIONS.register(name)(Section(name, measure, needs, per_run, uses, optional))
         return measure
 
-    return file
+    return register
 
 
 @section("faithfulness")
-def _faithfulness(context: Context, _run: int) -> Found:
+def _faithfulness(context: Context, _run: int) -> SectionResult:
     """Accuracy, the black box's, agreement: section 4.3.2."""
     model, store, standing = context.model, context.test_store, context.standing
-    theirs = None if standing is None else standing.predictions
-    metric = FaithfulnessOfPredictions(model.n_classes, black_box=theirs is not None)
+    black_box_predictions = None if standing is None else standing.predictions
+    metric = FaithfulnessOfPredictions(model.n_classes, black_box=black_box_predictions is not None)
     with torch.no_grad():
-        for rows in store.parts(few_rows(model)):
+        for rows in store.parts(rows_per_batch(model)):
             predicted = model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
-            metric.update(predicted, context.labels[rows], None if theirs is None else theirs[rows])
-    found = metric.result()
-    figures = {"accuracy": found.accuracy.value}
-    if found.black_box_accuracy and found.difference and found.agreement:
-        figures["black_box_accuracy"] = found.black_box_accuracy.value
-        figures["accuracy_difference"] = found.difference.value
-        figures["agreement"] = found.agreement.value
-    return figures, found.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
+            metric.update(
+                predicted, context.labels[rows], None if black_box_predictions is None else black_box_predictions[rows]
+            )
+    result = metric.result()
+    figures = {"accuracy": result.accuracy.value}
+    if result.black_box_accuracy and result.difference and result.agreement:
+        figures["black_box_accuracy"] = result.black_box_accuracy.value
+        figures["accuracy_difference"] = result.difference.value
+        figures["agreement"] = result.agreement.value
+    return figures, result.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
 
 
 @section("calibration")
-def _calibration(context: Context, _run: int) -> Found:
+def _calibration(context: Context, _run: int) -> SectionResult:
     """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
     model, store, standing = context.model, context.test_store, context.standing
     metric = ExpectedCalibrationError()
@@ -105,19 +107,21 @@ def _calibration(context: Context, _run: int) -> Found:
     details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": metric.to_dict()}
     if context.black_box is None or standing is None or standing.predictions is None:
         return figures, details
-    theirs = black_box_confidences(context.black_box, model, store, context.test)
-    if theirs is None:
+    confidences_of_black_box = black_box_confidences(context.black_box, model, store, context.test)
+    if confidences_of_black_box is None:
         context.note(
             "the black box's calibration error was not measured: its probabilities need the test data themselves"
         )
         return figures, details
-    other = ExpectedCalibrationError()
-    other.update(theirs, standing.predictions == context.labels)
-    return figures | {"calibration_error_black_box": float(other.compute())}, details | {"black_box": other.to_dict()}
+    black_box_metric = ExpectedCalibrationError()
+    black_box_metric.update(confidences_of_black_box, standing.predictions == context.labels)
+    return figures | {"calibration_error_black_box": float(black_box_metric.compute())}, details | {
+        "black_box": black_box_metric.to_dict()
+    }
 
 
 @section("transparency", "activations")
-def _transparency(context: Context, _run: int) -> Found:
+def _transparency(context: Context, _run: int) -> SectionResult:
     """Ghosting: section 4.3.1, equation 1."""
     model, store, labels = context.model, context.train_store, context.train_labels
     scope = context.options.scope
@@ -127,7 +131,7 @@ def _transparency(context: Context, _run: int) -> Found:
         return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
     metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
     with torch.no_grad():
-        for rows in store.parts(few_rows(model)):
+        for rows in store.parts(rows_per_batch(model)):
             similarities = model.similarities_of(rows_of(store, rows, model.device))
             for metric in metrics.values():
                 metric.update(similarities, labels[rows].to(model.device))
@@ -140,65 +144,78 @@ def _transparency(context: Context, _run: int) -> Found:
 
 
 def stored_activations(model: PrototypeModel, scope: str) -> Tensor | None:
-    """Returns how many training samples of its class activate each prototype [P], as counted at conversion.
+    """Returns the number of training samples of its class that activate each prototype [P], counted at conversion.
 
     Returns:
-        None if that was not counted: for another scope. Models of earlier versions counted by distance, so that of a
-        similarity that does not fall with it the counts are not relied on.
+        None if the scope is ``"all"`` or there are no counts. Also None if the similarity does not decrease with
+        distance: earlier versions counted the nearest prototype by distance.
     """
     counts = model.prototypes.counts.cpu()
     return counts if scope == "class" and model.similarity.falls_with_distance and bool(counts.any()) else None
 
 
 @section("explanations", "images", "black box", per_run=True)
-def _explanations(context: Context, run: int) -> Found:
-    """D_fth, the signed correlation, and the same of controls: section 4.3.2, equations 2 and 3."""
-    ours, theirs = context.probability_maps(run), context.black_box_maps(run)
-    ours_empty, theirs_empty = without_relevance(ours), without_relevance(theirs)
-    compared_images = ~(ours_empty | theirs_empty)
+def _explanations(context: Context, run: int) -> SectionResult:
+    """D_fth, the signed correlation, and the same figures of controls: section 4.3.2, equations 2 and 3."""
+    model_maps, black_box_maps = context.probability_maps(run), context.black_box_maps(run)
+    model_empty, black_box_empty = without_relevance(model_maps), without_relevance(black_box_maps)
+    compared_images = ~(model_empty | black_box_empty)
     samples = torch.tensor(context.sample(run))
     if not bool(compared_images.all()):
-        context.note(_saturated(context, samples, ours_empty, theirs_empty))
+        context.note(_saturation_note(context, samples, model_empty, black_box_empty))
     if not bool(compared_images.any()):
         raise RelevanceError("no image is left whose explanations can be compared: all probabilities are exactly 1")
-    own = explanation_divergence(ours, theirs), explanation_correlation(ours, theirs)
-    every = torch.arange(len(ours))
-    compared = {
-        name: compare_with_control(own, maps, theirs, every) for name, maps in context.control_maps(run).items()
+    model_figures = (
+        explanation_divergence(model_maps, black_box_maps),
+        explanation_correlation(model_maps, black_box_maps),
+    )
+    all_rows = torch.arange(len(model_maps))
+    control_results = {
+        name: compare_with_control(model_figures, maps, black_box_maps, all_rows)
+        for name, maps in context.control_maps(run).items()
     }
-    partners = other_images(context.predicted(run), [context.options.random_state, run])
+    partners = mismatched_images(context.predicted(run), [context.options.random_state, run])
     rows = torch.nonzero(partners >= 0)[:, 0]
     if len(rows):
-        compared["mismatched"] = compare_with_control(own, ours[rows], theirs[partners[rows]], rows)
-    controls = {name: found for name, found in compared.items() if found is not None}
-    figures = {"explanation_divergence": float(own[0].nanmean()), "explanation_correlation": float(own[1].nanmean())}
-    for name, found in controls.items():
-        figures[f"explanation_divergence_{name}"] = found.divergence
-        figures[f"explanation_correlation_{name}"] = found.correlation
+        control_results["mismatched"] = compare_with_control(
+            model_figures, model_maps[rows], black_box_maps[partners[rows]], rows
+        )
+    controls = {name: control for name, control in control_results.items() if control is not None}
+    figures = {
+        "explanation_divergence": float(model_figures[0].nanmean()),
+        "explanation_correlation": float(model_figures[1].nanmean()),
+    }
+    for name, control in controls.items():
+        figures[f"explanation_divergence_{name}"] = control.divergence
+        figures[f"explanation_correlation_{name}"] = control.correlation
     details = {
         "maps": "LRP of the predicted class's probability",
-        "per_image": own[0][compared_images].tolist(),
-        "correlation_per_image": [None if value != value else value for value in own[1][compared_images].tolist()],
+        "per_image": model_figures[0][compared_images].tolist(),
+        "correlation_per_image": [
+            None if value != value else value for value in model_figures[1][compared_images].tolist()
+        ],
         "left_out": samples[~compared_images.cpu()].tolist(),
-        "controls": {name: found.to_dict() for name, found in controls.items()},
+        "controls": {name: control.to_dict() for name, control in controls.items()},
     }
     return {name: value for name, value in figures.items() if value == value}, details
 
 
-def _saturated(context: Context, samples: Tensor, ours_empty: Tensor, theirs_empty: Tensor) -> str:
-    """Says which images have no map of the predicted class's probability: it does not change with any pixel."""
+def _saturation_note(context: Context, samples: Tensor, model_empty: Tensor, black_box_empty: Tensor) -> str:
+    """Names the images without relevance: their class probability is 1 in single precision, and has no gradient."""
     assert context.test is not None  # noqa: S101 - needed
-    empty = (ours_empty | theirs_empty).cpu()
-    whose = [name for name, which in (("model", ours_empty), ("black box", theirs_empty)) if bool(which.any())]
-    named = name_samples(samples[empty].numpy(), context.test.describe)
+    empty = (model_empty | black_box_empty).cpu()
+    owners = [
+        name for name, empty_maps in (("model", model_empty), ("black box", black_box_empty)) if bool(empty_maps.any())
+    ]
+    listed = name_samples(samples[empty].numpy(), context.test.describe)
     return (
         f"{int(empty.sum())} of {len(samples)} images are left out of D_fth, as a probability of the "
-        f"{' and of the '.join(whose)} is exactly 1 in single precision and no relevance starts from it: {named}"
+        f"{' and of the '.join(owners)} is exactly 1 in single precision and no relevance starts from it: {listed}"
     )
 
 
 @section("robustness", "images", per_run=True)
-def _robustness(context: Context, run: int) -> Found:
+def _robustness(context: Context, run: int) -> SectionResult:
     """RO curves, AUROC, AI and AD: section 4.3.3."""
     curves = {}
     if context.model.n_classes > 1:
@@ -209,14 +226,14 @@ def _robustness(context: Context, run: int) -> Found:
     else:
         context.note("AUROC was not measured: the only class has probability 1, whatever the pixels are")
     if context.black_box is not None and curves:
-        ask = context.black_box_probabilities
+        score = context.black_box_probabilities
         try:
             curves["black_box"] = context.black_box_curves(
-                run, "relevance", lambda: _curves(context, run, ask, context.black_box_maps(run))
+                run, "relevance", lambda: _curves(context, run, score, context.black_box_maps(run))
             )
         except RelevanceError as error:
             context.note(f"the black box's relevance ordering was not measured: {error}")
-        curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, ask, None))
+        curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, score, None))
     change = increase_and_drop(
         context.activations,
         context.images(run),
@@ -226,17 +243,18 @@ def _robustness(context: Context, run: int) -> Found:
         samples=context.sample(run),
         batch_size=context.options.batch_size,
     )
-    figures = {"auroc" if name == "model" else f"auroc_{name}": found.auroc for name, found in curves.items()}
+    figures = {"auroc" if name == "model" else f"auroc_{name}": curve.auroc for name, curve in curves.items()}
     figures |= {"average_increase": change.increase, "average_drop": change.drop}
     details = {
-        "fractions": next((found.fractions.tolist() for found in curves.values()), []),
-        "curves": {name: found.mean.tolist() for name, found in curves.items()},
-        "areas": {name: found.areas.tolist() for name, found in curves.items()},
+        "fractions": next((curve.fractions.tolist() for curve in curves.values()), []),
+        "curves": {name: curve.mean.tolist() for name, curve in curves.items()},
+        "areas": {name: curve.areas.tolist() for name, curve in curves.items()},
     }
     return figures, details
 
 
 def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCurves:
+    """Computes RO curves on a run's images, by the given maps; None for a random order."""
     return relevance_ordering(
         score,
         context.images(run),
@@ -250,7 +268,7 @@ def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCur
 
 
 @section("diversity")
-def _diversity(context: Context, _run: int) -> Found:
+def _diversity(context: Context, _run: int) -> SectionResult:
     """D_dvs among all prototypes and within classes: section 4.3.4, equation 4."""
     model = context.model
     vectors, labels = model.prototypes.vectors, model.prototypes.labels
@@ -279,12 +297,12 @@ def _diversity(context: Context, _run: int) -> Found:
 
 
 @section("embedding", "train")
-def _embedding(context: Context, _run: int) -> Found:
-    """Silhouette and nearest-rival margin per class."""
+def _embedding(context: Context, _run: int) -> SectionResult:
+    """Overlap, silhouette and margin to the nearest rival, per class."""
     model, store, labels = context.model, context.train_store, context.train_labels
     assert store is not None  # noqa: S101 - needed
     assert labels is not None  # noqa: S101
-    found = separability(
+    class_figures = separability(
         store.embeddings,
         labels,
         model.prototypes.vectors,
@@ -292,20 +310,20 @@ def _embedding(context: Context, _run: int) -> Found:
         seed=context.options.random_state,
         project=model.similarity.project,
     )
-    n = sum(one.n for one in found)
-    figures = {"overlap": sum(one.overlap * one.n for one in found) / n}
-    silhouettes = [one.silhouette for one in found if one.silhouette == one.silhouette]
+    n = sum(entry.n for entry in class_figures)
+    figures = {"overlap": sum(entry.overlap * entry.n for entry in class_figures) / n}
+    silhouettes = [entry.silhouette for entry in class_figures if entry.silhouette == entry.silhouette]
     if silhouettes:
         figures["silhouette"] = sum(silhouettes) / len(silhouettes)
-    return figures, {"classes": [one.to_dict() for one in found]}
+    return figures, {"classes": [entry.to_dict() for entry in class_figures]}
 
 
 @section("sanity", "images", optional=True, uses=("train",))
-def _sanity(context: Context, run: int) -> Found:
-    """Explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
+def _sanity(context: Context, run: int) -> SectionResult:
+    """Similarity of explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
     store, labels = context.train_store, context.train_labels
     train = None if store is None or labels is None else (store.embeddings, labels.numpy())
-    found = sanity_check(
+    check = sanity_check(
         context.model,
         context.images(run)[:SANITY_IMAGES],
         train=train,
@@ -313,25 +331,25 @@ def _sanity(context: Context, run: int) -> Found:
         seed=context.options.random_state,
         advance=context.advance,
     )
-    last = found.likenesses[-1]
+    last = check.likenesses[-1]
     figures = {
         "sanity_rank": last.rank["likeness"],
         "sanity_structure": last.structure["likeness"],
         "sanity_same_prototype": last.same_prototype,
     }
-    return figures, found.to_dict()
+    return figures, check.to_dict()
 
 
 @section("attributes", "attributes")
-def _attributes(context: Context, _run: int) -> Found:
+def _attributes(context: Context, _run: int) -> SectionResult:
     """Which attributes the prototypes' nearest training images show: section 4.4."""
     assert context.attributes is not None  # noqa: S101 - needed
     nearest = context.model.prototypes.nearest
     if not nearest.shape[1]:
         raise LookalikeError("the model does not know the nearest training images of its prototypes")
-    found = attribute_representation(context.attributes, nearest[:, 0].cpu())
+    representation = attribute_representation(context.attributes, nearest[:, 0].cpu())
     figures = {
-        "attributes_captured": float(found.captured),
-        "attribute_correlation_error": found.correlation_error,
+        "attributes_captured": float(representation.captured),
+        "attribute_correlation_error": representation.correlation_error,
     }
-    return figures, found.to_dict()
+    return figures, representation.to_dict()

@@ -1,4 +1,4 @@
-"""Embedding diagnosis: is a black box's embedding separable enough to be converted?"""
+"""Diagnosis of an embedding: are its classes separated well enough for prototypes?"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,22 +12,22 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.model.similarity import euclidean_distances
 
-_CELLS = 8_000_000  # distances at a time
+_CELLS = 8_000_000  # most distances in memory
 
 
 @dataclass(frozen=True)
 class ClassSeparability:
-    """How one class lies in the embedding.
+    """How well one class is separated from the others in the embedding.
 
     Attributes:
         label: The class.
         n: Number of its samples. All of them are compared with the prototypes.
-        silhouette: Mean silhouette of a random part of its samples, among such parts of all classes, in [−1, 1]; above
-            0 they are nearer to their own class than to the nearest other one on average. NaN where it is not defined.
-        margin: Mean of (d_rival − d_own) / (d_rival + d_own), over the distances to the nearest prototype of another
-            class and of the own, in [−1, 1].
-        overlap: The share of samples nearer to another class's prototype than to any of their own.
-        rival: The class that is the nearest other one most often; None with a single class.
+        silhouette: Mean silhouette of a random subset of its samples, among such subsets of all classes, in [−1, 1];
+            above 0, they are nearer to their own class than to the nearest other class on average. NaN if undefined.
+        margin: Mean of (d_rival − d_own) / (d_rival + d_own), in [−1, 1], with the distances to the nearest prototype
+            of another class and of the sample's own class.
+        overlap: Share of samples that are nearer to another class's prototype than to any of their own class.
+        rival: The other class that is most often the nearest one; None with a single class.
     """
 
     label: int
@@ -53,17 +53,17 @@ def separability(
     seed: int = 0,
     project: Callable[[Tensor], Tensor] = lambda z: z,
 ) -> list[ClassSeparability]:
-    """Diagnoses an embedding class by class: margin and overlap on all samples, the silhouette on a random part.
+    """Diagnoses an embedding class by class: margin and overlap on all samples, the silhouette on a random subset.
 
-    The silhouette compares all pairs of samples, so that all of them are too many.
+    The silhouette compares all pairs of samples, which is too slow on all of them.
 
     Args:
         embeddings: Training embeddings [N, D].
         labels: Their classes [N].
-        prototypes: [P, D].
+        prototypes: Prototypes [P, D].
         prototype_labels: Their classes [P].
-        per_class: The most samples of a class in the silhouette.
-        seed: Seed for drawing these.
+        per_class: Maximum number of samples per class for the silhouette.
+        seed: Seed for drawing these samples.
         project: Maps embeddings and prototypes into the space in which they are compared.
 
     Raises:
@@ -80,36 +80,39 @@ def separability(
     labels = checks.tensor("labels", labels, (len(embeddings),), kind="whole").cpu()
     if not len(labels):
         raise LookalikeError("there are no samples to compare")
-    centres, owners = project(prototypes), prototype_labels
+    projected_prototypes, class_of_prototype = project(prototypes), prototype_labels
 
     def projected(rows: slice | np.ndarray) -> Tensor:
-        part = embeddings[rows]
-        return project(torch.as_tensor(np.array(part) if isinstance(part, np.ndarray) else part).to(prototypes))
+        batch = embeddings[rows]
+        return project(torch.as_tensor(np.array(batch) if isinstance(batch, np.ndarray) else batch).to(prototypes))
 
-    step = max(256, _CELLS // len(centres))
-    parts = [slice(start, start + step) for start in range(0, len(labels), step)]
-    found = [_nearest(projected(rows), labels[rows].to(owners.device), centres, owners) for rows in parts]
-    own, rival, rival_class = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+    step = max(256, _CELLS // len(projected_prototypes))
+    slices = [slice(start, start + step) for start in range(0, len(labels), step)]
+    distances = [
+        _nearest(projected(rows), labels[rows].to(class_of_prototype.device), projected_prototypes, class_of_prototype)
+        for rows in slices
+    ]
+    own_distance, rival_distance, rival_class = (torch.cat(column).cpu() for column in zip(*distances, strict=True))
     silhouettes = _silhouettes(projected, labels.numpy(), per_class, seed)
     return [
-        _of_class(k, labels == k, own, rival, rival_class, silhouettes.get(k, float("nan")))
+        _class_separability(k, labels == k, own_distance, rival_distance, rival_class, silhouettes.get(k, float("nan")))
         for k in labels.unique().tolist()
     ]
 
 
-def _nearest(z: Tensor, y: Tensor, centres: Tensor, owners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the distances [n] to the nearest prototype of the own and of another class, and that other class."""
-    distances = euclidean_distances(z, centres)
-    same = y[:, None] == owners
-    own = distances.masked_fill(~same, torch.inf).amin(1)
-    rival, winner = distances.masked_fill(same, torch.inf).min(1)
-    return own, rival, owners[winner]
+def _nearest(z: Tensor, y: Tensor, prototypes: Tensor, class_of_prototype: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the distances [n] to the nearest prototype of the own and of another class, and that class [n]."""
+    distances = euclidean_distances(z, prototypes)
+    same = y[:, None] == class_of_prototype
+    own_distance = distances.masked_fill(~same, torch.inf).amin(1)
+    rival_distance, rival_prototype = distances.masked_fill(same, torch.inf).min(1)
+    return own_distance, rival_distance, class_of_prototype[rival_prototype]
 
 
 def _silhouettes(
     projected: Callable[[np.ndarray], Tensor], labels: np.ndarray, per_class: int, seed: int
 ) -> dict[int, float]:
-    """Returns the mean silhouette of each class's random part; nothing where it is not defined."""
+    """Returns the mean silhouette of a random subset of each class; empty if it is undefined."""
     from sklearn.metrics import silhouette_samples
 
     rng = np.random.default_rng(seed)
@@ -121,18 +124,20 @@ def _silhouettes(
     return {int(k): float(values[labels[rows] == k].mean()) for k in present}
 
 
-def _of_class(
-    k: int, mine: Tensor, own: Tensor, rival: Tensor, rival_class: Tensor, silhouette: float
+def _class_separability(
+    k: int, members: Tensor, own_distance: Tensor, rival_distance: Tensor, rival_class: Tensor, silhouette: float
 ) -> ClassSeparability:
-    own, rival, rival_class = own[mine], rival[mine], rival_class[mine]
-    known = rival.isfinite() & own.isfinite()
-    margins = torch.where(known, (rival - own) / (rival + own).clamp_min(1e-30), torch.nan)
-    rivals = rival_class[rival.isfinite()]
+    own_distance, rival_distance, rival_class = own_distance[members], rival_distance[members], rival_class[members]
+    defined = rival_distance.isfinite() & own_distance.isfinite()
+    margins = torch.where(
+        defined, (rival_distance - own_distance) / (rival_distance + own_distance).clamp_min(1e-30), torch.nan
+    )
+    rival_classes = rival_class[rival_distance.isfinite()]
     return ClassSeparability(
         label=k,
-        n=len(own),
+        n=len(own_distance),
         silhouette=silhouette,
         margin=float(margins.mean()),
-        overlap=float((rival < own).double().mean()),
-        rival=int(rivals.mode().values) if len(rivals) else None,
+        overlap=float((rival_distance < own_distance).double().mean()),
+        rival=int(rival_classes.mode().values) if len(rival_classes) else None,
     )

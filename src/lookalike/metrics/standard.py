@@ -1,4 +1,4 @@
-"""The field's standard measures as sections of the scorecard, measured where they are asked for by name."""
+"""The field's standard measures as optional sections of the scorecard, measured on request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,23 +15,25 @@ from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.measures import MEASURES
 from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
 from lookalike.metrics.road import road
-from lookalike.metrics.sections import Found, Measure, Need, section
+from lookalike.metrics.sections import Measure, Need, SectionResult, section
 
-_NOISE = 0.01  # of the value range
+_ROWS = 8192  # embeddings per batch
+_MAPS_BATCH = 32  # images per relevance pass
+_NOISE = 0.01  # noise of ROAD and sensitivity, relative to the value range [ours]
 
 
 def standard(name: str, *needs: Need, per_run: bool = True) -> Callable[[Measure], Measure]:
-    """Files a measure as an optional section, with its Co-12 property among the details."""
+    """Registers a measure as an optional section, and adds its Co-12 properties to the details."""
 
-    def file(measure: Measure) -> Measure:
-        def measured(context: Context, run: int) -> Found:
+    def register(measure: Measure) -> Measure:
+        def measured(context: Context, run: int) -> SectionResult:
             figures, details = measure(context, run)
             return figures, {"properties": sorted({MEASURES[figure].co12 for figure in figures}), **details}
 
         section(name, *needs, per_run=per_run, optional=True)(measured)
         return measure
 
-    return file
+    return register
 
 
 def value_range(context: Context, run: int) -> tuple[Tensor, Tensor]:
@@ -41,17 +43,17 @@ def value_range(context: Context, run: int) -> tuple[Tensor, Tensor]:
 
 
 @standard("deletion", "images")
-def _deletion(context: Context, run: int) -> Found:
+def _deletion(context: Context, run: int) -> SectionResult:
     return _pixel_curves("deletion", deletion, context, run)
 
 
 @standard("insertion", "images")
-def _insertion(context: Context, run: int) -> Found:
+def _insertion(context: Context, run: int) -> SectionResult:
     return _pixel_curves("insertion", insertion, context, run)
 
 
-def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Context, run: int) -> Found:
-    """Measures by the likeness maps, and in random order as the reference."""
+def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Context, run: int) -> SectionResult:
+    """Measures deletion or insertion by the likeness maps, and in random order as a reference."""
     options = context.options
     curves = {
         key: measure(
@@ -67,14 +69,14 @@ def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Conte
     }
     details = {
         "fractions": curves[name].fractions.tolist(),
-        "curves": {key: found.mean.tolist() for key, found in curves.items()},
-        "areas": {key: found.areas.tolist() for key, found in curves.items()},
+        "curves": {key: curve.mean.tolist() for key, curve in curves.items()},
+        "areas": {key: curve.areas.tolist() for key, curve in curves.items()},
     }
-    return {key: found.area for key, found in curves.items()}, details
+    return {key: curve.area for key, curve in curves.items()}, details
 
 
 @standard("road", "images")
-def _road(context: Context, run: int) -> Found:
+def _road(context: Context, run: int) -> SectionResult:
     options = context.options
     low, high = value_range(context, run)
     curves = {
@@ -90,15 +92,15 @@ def _road(context: Context, run: int) -> Found:
     }
     details = {
         "percentages": list(curves["road"].percentages),
-        "curves": {key: found.mean.tolist() for key, found in curves.items()},
+        "curves": {key: curve.mean.tolist() for key, curve in curves.items()},
     }
-    return {key: found.score for key, found in curves.items()}, details
+    return {key: curve.score for key, curve in curves.items()}, details
 
 
 @standard("faithfulness_correlation", "images")
-def _faithfulness_correlation(context: Context, run: int) -> Found:
+def _faithfulness_correlation(context: Context, run: int) -> SectionResult:
     options = context.options
-    found = faithfulness_correlation(
+    correlations = faithfulness_correlation(
         context.probabilities,
         context.images(run),
         context.likeness_maps(run),
@@ -106,66 +108,72 @@ def _faithfulness_correlation(context: Context, run: int) -> Found:
         seed=options.random_state + run,
         batch_size=options.batch_size,
     )
-    return _mean("faithfulness_correlation", found)
+    return _mean("faithfulness_correlation", correlations)
 
 
 @standard("sensitivity", "images")
-def _sensitivity(context: Context, run: int) -> Found:
+def _sensitivity(context: Context, run: int) -> SectionResult:
     options, nearest = context.options, context.nearest(run)
     low, high = value_range(context, run)
-    found = map_stability(
+    stability = map_stability(
         lambda x, rows: context.explain_likeness(x, nearest[rows, None]),
         context.images(run),
         context.likeness_maps(run),
         radius=_NOISE * (high - low),
         n_samples=options.n_draws,
         seed=options.random_state + run,
-        batch_size=min(32, options.batch_size),
+        batch_size=min(_MAPS_BATCH, options.batch_size),
     )
     figures = {
-        "max_sensitivity": found.max_sensitivity,
-        "avg_sensitivity": found.avg_sensitivity,
-        "map_stability": found.correlation,
+        "max_sensitivity": stability.max_sensitivity,
+        "avg_sensitivity": stability.avg_sensitivity,
+        "map_stability": stability.correlation,
     }
-    details = {"rule": options.rule, "options": dict(found.options), "correlations": found.correlations.tolist()}
-    return _measured(figures), details
+    details = {
+        "rule": options.rule,
+        "options": dict(stability.options),
+        "correlations": stability.correlations.tolist(),
+    }
+    return _finite(figures), details
 
 
 @standard("sparseness", "images")
-def _sparseness(context: Context, run: int) -> Found:
+def _sparseness(context: Context, run: int) -> SectionResult:
     return _mean("sparseness", sparseness(context.likeness_maps(run)))
 
 
 @standard("complexity", "images")
-def _complexity(context: Context, run: int) -> Found:
+def _complexity(context: Context, run: int) -> SectionResult:
     maps = context.likeness_maps(run)
     figures, details = _mean("complexity", complexity(maps))
     return figures, details | {"most": float(np.log(maps[0].numel()))}
 
 
-def _mean(name: str, values: Tensor) -> Found:
-    """Returns the mean over images as a figure; images without a value are left out and counted."""
+def _mean(name: str, values: Tensor) -> SectionResult:
+    """Returns the mean over images as a figure, without images that have no value; these are counted."""
     missing = int((~values.isfinite()).sum())
     listed = [value if np.isfinite(value) else None for value in values.tolist()]
-    return _measured({name: mean_of_finite(values)}), {"per_image": listed, "without_value": missing}
+    return _finite({name: mean_of_finite(values)}), {"per_image": listed, "without_value": missing}
 
 
-def _measured(figures: dict[str, float]) -> dict[str, float]:
-    """Leaves out figures without a value."""
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    """Drops figures without a value."""
     return {name: value for name, value in figures.items() if np.isfinite(value)}
 
 
 def embeddings_of_store(store: Any) -> np.ndarray:
-    """Returns a store's embeddings [N, D] in single precision, in memory."""
+    """Reads a store's embeddings [N, D] into memory, in single precision."""
     return np.asarray(store.embeddings, dtype=np.float32)
 
 
-def similarities_to(context: Context, queries: Tensor, others: np.ndarray) -> Tensor:
-    """Returns the model's similarities of embeddings [n, D] to training embeddings [n, N], in parts."""
+def similarities_to(context: Context, queries: Tensor, training_embeddings: np.ndarray) -> Tensor:
+    """Returns the model's similarities [n, N] of embeddings [n, D] to training embeddings [N, D], batch by batch."""
     similarity, device = context.model.similarity, context.model.device
     with torch.no_grad():
-        parts = [
-            similarity(queries.to(device), torch.from_numpy(others[start : start + 8192]).to(device)).cpu()
-            for start in range(0, len(others), 8192)
+        batches = [
+            similarity(
+                queries.to(device), torch.from_numpy(training_embeddings[start : start + _ROWS]).to(device)
+            ).cpu()
+            for start in range(0, len(training_embeddings), _ROWS)
         ]
-    return torch.cat(parts, 1)
+    return torch.cat(batches, 1)

@@ -1,4 +1,4 @@
-"""Transparency: prototypes that are never used are ghosts (paper section 4.3.1, equation 1)."""
+"""Transparency: the share of prototypes that no training sample activates (paper section 4.3.1, equation 1)."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 
-_ROWS = 16_384
+_ROWS = 16_384  # samples per batch
 
 
 @torch.no_grad()
@@ -19,10 +19,10 @@ def activation_counts(
     """Counts how often each prototype is the most similar one for a training sample of its own class.
 
     Args:
-        similarities: Of the training samples to the prototypes [N, P].
+        similarities: Similarities of the training samples to the prototypes [N, P].
         labels: The samples' classes [N].
         prototype_labels: The prototypes' classes [P].
-        scope: Compare with the prototypes of the sample's own class [ours], or with ``"all"``.
+        scope: Whether to compare only the prototypes of the sample's own ``"class"`` [ours], or ``"all"``.
 
     Returns:
         Counts [P].
@@ -37,20 +37,21 @@ def activation_counts(
     labels = checks.tensor("labels", labels, (len(similarities),), kind="whole")
     counts = torch.zeros(n_prototypes, dtype=torch.int64)
     for s, y in zip(similarities.split(_ROWS), labels.split(_ROWS), strict=True):
-        own = y[:, None] == prototype_labels
-        winner = (s.masked_fill(~own, -torch.inf) if scope == "class" else s).argmax(1)
-        counted = winner[prototype_labels[winner] == y]
-        counts += torch.bincount(counted.cpu(), minlength=n_prototypes)
+        same_class = y[:, None] == prototype_labels
+        nearest = (s.masked_fill(~same_class, -torch.inf) if scope == "class" else s).argmax(1)
+        activated = nearest[prototype_labels[nearest] == y]
+        counts += torch.bincount(activated.cpu(), minlength=n_prototypes)
     return counts
 
 
 def ghosting(counts: Tensor) -> float:
     """Returns D_tsp, the share of prototypes that are never activated, in [0, 1]; lower is better.
 
-    D_tsp = 1 − (1/P) Σ_j [some training sample of class c(j) activates prototype j]: equation 1, read so [ours].
+    D_tsp = 1 − (1/P) Σ_j [some training sample of class c(j) activates prototype j]: our reading of equation 1
+    [ours].
 
     Args:
-        counts: From ``activation_counts`` [P].
+        counts: Result of ``activation_counts`` [P].
 
     Raises:
         LookalikeError: If there are no prototypes.
@@ -66,11 +67,11 @@ def ghosting(counts: Tensor) -> float:
 
 
 class Ghosting(Metric):
-    """Accumulates which prototypes training samples activate, and computes D_tsp. Its state sums, and does not grow.
+    """Accumulates how often training samples activate each prototype and computes D_tsp, in a state of constant size.
 
     Args:
         prototype_labels: The prototypes' classes [P].
-        scope: Compare with the prototypes of the sample's own ``"class"`` [ours], or with ``"all"``.
+        scope: Whether to compare only the prototypes of the sample's own ``"class"`` [ours], or ``"all"``.
 
     Example:
         >>> metric = Ghosting(torch.tensor([0, 0, 1]))
@@ -93,8 +94,8 @@ class Ghosting(Metric):
     def update(self, similarities: Tensor, labels: Tensor) -> None:
         """Adds training samples: their similarities to all prototypes [n, P], and their classes [n]."""
         similarities = checks.tensor("similarities", similarities, ("N", len(self.prototype_labels)), kind="number")
-        owners = self.prototype_labels.to(similarities.device)
-        self.counts += activation_counts(similarities, labels, owners, self.scope).to(self.counts.device)
+        class_of_prototype = self.prototype_labels.to(similarities.device)
+        self.counts += activation_counts(similarities, labels, class_of_prototype, self.scope).to(self.counts.device)
 
     def compute(self) -> Tensor:
         """Returns D_tsp."""

@@ -1,4 +1,4 @@
-"""The verdict: what was lost, and can it be trusted, in plain sentences."""
+"""The verdict in plain sentences: what did the conversion lose, and can the explanations be trusted?"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from lookalike.metrics.faithfulness import independent_agreement
 from lookalike.metrics.intervals import Range, holm
 from lookalike.metrics.sanity import first_change
 
-_MOST_ASKED = 0.97  # agreement that is enough however good the black box is [ours]
-_LEVEL = 0.05
-_NAMED = 5  # classes
+_ENOUGH_AGREEMENT = 0.97  # enough agreement even with a nearly perfect black box [ours]
+_LEVEL = 0.05  # significance level
+_NAMED = 5  # classes listed in a sentence
 _NOT_SHOWN = "It is not shown that it looks where the original looks"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where a sentence turns from good to bad. All are ours.
+    """The values at which a sentence of the verdict turns from good to bad. All are ours.
 
     Attributes:
-        agreement: From this share of equal predictions on, the model stands for its black box. None takes the share on
-            which two trainings of the black box would agree if they erred independently, at most 0.97.
-        lost_points: So many points of accuracy less are a loss to speak of, overall and for a class.
-        overlap: From this share of training samples on that lie nearer to another class's prototype, classes overlap.
-        auroc_gain: By so much the area under the relevance-ordering curve must exceed the random order's.
-        calibration: From this expected calibration error on, probabilities are not to be read as chances.
-        unchanged: From this rank correlation on, maps of a randomised model count as the trained model's.
-        alike: From this D_dvs on, prototypes are nearly alike to the model itself.
+        agreement: With at least this share of equal predictions, the model can stand for its black box. None takes the
+            agreement of two trainings of the black box that err independently, at most 0.97.
+        lost_points: A loss of this many points of accuracy is mentioned, overall and for a class.
+        overlap: With at least this share of training samples nearer to another class's prototype, classes overlap.
+        auroc_gain: The area under the relevance-ordering curve must exceed the random order's by this much.
+        calibration: With at least this expected calibration error, probabilities should not be read as chances.
+        unchanged: With at least this rank correlation, maps of a randomised model count as unchanged.
+        alike: With at least this D_dvs, prototypes are nearly alike to the model itself.
     """
 
     agreement: float | None = None
@@ -51,15 +51,15 @@ def verdict(
     class_names: list[str],
     thresholds: Thresholds,
 ) -> list[str]:
-    """Returns the sentences, for what was measured.
+    """Returns the sentences about the measured figures.
 
     Args:
-        figure: Returns a figure by name, or None.
-        details: The sections' details.
-        class_names: K names.
-        thresholds: Where sentences turn.
+        figure: Returns a figure by name, or None if it was not measured.
+        details: Details of the sections.
+        class_names: Names of the K classes.
+        thresholds: Values at which sentences turn from good to bad.
     """
-    said = [
+    sentences = [
         *details.get("data", [{}])[0].get("sentences", []),
         _agreement(figure("agreement"), details, len(class_names), thresholds),
         _accuracy(figure, details, thresholds),
@@ -73,7 +73,7 @@ def verdict(
         _variety(figure("diversity"), thresholds),
         _embedding(figure("overlap"), thresholds),
     ]
-    return [sentence for sentence in said if sentence]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _agreement(
@@ -81,22 +81,25 @@ def _agreement(
 ) -> str:
     if agreement is None:
         return ""
-    found = details.get("faithfulness", [{}])[0]
-    interval, box = found.get("agreement"), found.get("black_box_accuracy")
+    faithfulness = details.get("faithfulness", [{}])[0]
+    interval, box = faithfulness.get("agreement"), faithfulness.get("black_box_accuracy")
     text = f"It agrees with the original on {agreement:.1%} of the test images"
     if interval is not None:
         text += f" (95% interval {interval['low']:.1%} to {interval['high']:.1%})"
     high = agreement if interval is None else interval["high"]
     if limits.agreement is not None:
-        bar, why = limits.agreement, f"{limits.agreement:.1%} are asked for"
+        threshold, reason = limits.agreement, f"{limits.agreement:.1%} are asked for"
     else:
-        bar, why = _MOST_ASKED, f"{_MOST_ASKED:.0%} are asked for"
-        if box is not None and (alike := independent_agreement(1 - box["value"], n_classes)) < bar:
-            bar, why = alike, f"two trainings of the original that err independently would agree on {alike:.1%}"
-    if high < bar:
-        return f"{text}: too few to stand for it; {why}."
-    if agreement < bar:
-        return f"{text}: these are too few images to tell whether it stands for it; {why}."
+        threshold, reason = _ENOUGH_AGREEMENT, f"{_ENOUGH_AGREEMENT:.0%} are asked for"
+        if box is not None and (expected := independent_agreement(1 - box["value"], n_classes)) < threshold:
+            threshold, reason = (
+                expected,
+                f"two trainings of the original that err independently would agree on {expected:.1%}",
+            )
+    if high < threshold:
+        return f"{text}: too few to stand for it; {reason}."
+    if agreement < threshold:
+        return f"{text}: these are too few images to tell whether it stands for it; {reason}."
     return text + "."
 
 
@@ -108,69 +111,76 @@ def _accuracy(
         return ""
     if difference is None:
         return f"It classifies {accuracy:.1%} of the test images correctly."
-    found = details["faithfulness"][0]["difference"]
-    interval = f"95% interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}".replace("-", "−")
+    paired_interval = details["faithfulness"][0]["difference"]
+    interval = f"95% interval {100 * paired_interval['low']:+.1f} to {100 * paired_interval['high']:+.1f}".replace(
+        "-", "−"
+    )
     points = f"{abs(100 * difference):.1f} points"
     if difference < -limits.lost_points / 100:
         return f"It lost {points} of accuracy ({interval}): {accuracy:.1%}."
-    if abs(difference) < 0.0005:
+    if abs(difference) < 0.0005:  # 0.0 points as it would be shown
         return f"It lost no accuracy: {accuracy:.1%} ({interval} points)."
     side = "above" if difference > 0 else "below"
     return f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
 
 
 def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Says whether the black box's outputs are in doubt, or it is no better than chance."""
-    found = details.get("faithfulness", [{}])[0].get("black_box")
-    return list(found["said"]) if found else []
+    """Returns sentences on a black box whose output order is in doubt, or that is no better than chance."""
+    standing = details.get("faithfulness", [{}])[0].get("black_box")
+    return list(standing["said"]) if standing else []
 
 
 def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[str]:
-    """Names classes that lost more than the threshold, beyond what chance does to so many classes (Holm)."""
+    """Names classes with a loss above the threshold that is significant among so many classes (Holm)."""
     if "faithfulness" not in details:
         return []
-    compared = [one for one in details["faithfulness"][0]["per_class"] if one["difference"] is not None]
-    lost = [one for one in compared if one["difference"]["value"] < -limits.lost_points / 100]
+    compared = [entry for entry in details["faithfulness"][0]["per_class"] if entry["difference"] is not None]
+    lost = [entry for entry in compared if entry["difference"]["value"] < -limits.lost_points / 100]
     beyond_chance = _beyond_chance(compared)
-    overlaps = {one["label"]: one for one in details.get("embedding", [{}])[0].get("classes", [])}
-    said = []
-    for one in lost:
-        if one["label"] not in beyond_chance:
+    overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
+    sentences = []
+    for entry in lost:
+        if entry["label"] not in beyond_chance:
             continue
-        text = f"Class {names[one['label']]!r} lost {-100 * one['difference']['value']:.1f} points"
-        near = overlaps.get(one["label"])
+        text = f"Class {names[entry['label']]!r} lost {-100 * entry['difference']['value']:.1f} points"
+        near = overlaps.get(entry["label"])
         if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
             text += f": its embedding overlaps with {names[near['rival']]!r}"
-        elif one["mistaken_for"] is not None:
-            text += f"; it is taken most often for {names[one['mistaken_for']]!r}"
-        said.append(text + ".")
-    return [*said, *_within_chance([one for one in lost if one["label"] not in beyond_chance], names, len(compared))]
+        elif entry["mistaken_for"] is not None:
+            text += f"; it is taken most often for {names[entry['mistaken_for']]!r}"
+        sentences.append(text + ".")
+    return [
+        *sentences,
+        *_within_chance([entry for entry in lost if entry["label"] not in beyond_chance], names, len(compared)),
+    ]
 
 
 def _beyond_chance(compared: list[dict[str, Any]]) -> set[int]:
-    """Returns the classes whose loss is significant among all that are compared; Holm at 5%."""
-    known = [one for one in compared if one.get("loss_p") is not None]
-    if len(known) == len(compared):
-        flags = holm([one["loss_p"] for one in compared], _LEVEL)
-    else:  # a scorecard of an earlier version, which knows intervals alone
-        flags = [one["difference"]["high"] < 0 for one in compared]
-    return {one["label"] for one, significant in zip(compared, flags, strict=True) if significant}
+    """Returns the classes with a significant loss, corrected for the number of classes (Holm at 5%)."""
+    with_p_value = [entry for entry in compared if entry.get("loss_p") is not None]
+    if len(with_p_value) == len(compared):
+        flags = holm([entry["loss_p"] for entry in compared], _LEVEL)
+    else:  # a scorecard of an earlier version has intervals but no p-values
+        flags = [entry["difference"]["high"] < 0 for entry in compared]
+    return {entry["label"] for entry, significant in zip(compared, flags, strict=True) if significant}
 
 
 def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int) -> list[str]:
     if not lost:
         return []
-    worst = sorted(lost, key=lambda one: one["difference"]["value"])
-    listed = ", ".join(f"{names[one['label']]!r} ({-100 * one['difference']['value']:.1f})" for one in worst[:_NAMED])
-    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
+    listed = ", ".join(
+        f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst[:_NAMED]
+    )
+    ending = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
     return [
-        f"Of single classes, {listed}{more} lost points, within what chance does to {n_classes} classes "
+        f"Of single classes, {listed}{ending} lost points, within what chance does to {n_classes} classes "
         "of so few images (Holm, 5%)."
     ]
 
 
 def _calibration(error: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
-    """Warns of probabilities that are no chances, where that is not what so few test images do to any."""
+    """Warns of uncalibrated probabilities, if the error exceeds twice that of a calibrated model on as few images."""
     if error is None or error < max(limits.calibration, 2 * details["calibration"][0]["model"]["by_chance"]):
         return ""
     return f"Its probabilities are off by {error:.3f} on average (ECE): do not read them as chances."
@@ -199,7 +209,7 @@ def _likenesses(auroc: float | None, chance: float | None, limits: Thresholds) -
 
 
 def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> str:
-    """Says whether its maps are nearer to the black box's than those of its controls, beyond their spread."""
+    """Says whether the model's maps are closer to the black box's than the controls' maps are, beyond their spread."""
     divergence = figure("explanation_divergence")
     if divergence is None:
         return ""
@@ -224,15 +234,15 @@ def _explanations(figure: Callable[[str], float | None], details: Mapping[str, l
 
 
 def _control(name: str, figure: Callable[[str], float | None], divergence: float, margin: Range) -> str:
-    """Returns a control's D_fth, and where that of one more draw of it is expected."""
+    """Returns a control's D_fth with the range expected for one more draw of it."""
     value = figure(f"explanation_divergence_{name}")
-    shown = divergence + margin.mean if value is None else value
+    control_divergence = divergence + margin.mean if value is None else value
     low, high = max(0.0, divergence + margin.low), divergence + margin.high
-    return f"{CONTROLS[name]} {shown:.2f}, 95% {low:.2f} to {high:.2f}"
+    return f"{CONTROLS[name]} {control_divergence:.2f}, 95% {low:.2f} to {high:.2f}"
 
 
 def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
-    """Says how far down a network must be randomised until its heat-maps change."""
+    """Says how far down the network must be randomised until its heat-maps change."""
     if "sanity" not in details:
         return ""
     check = details["sanity"][0]

@@ -80,7 +80,7 @@ class NearestPrototype(TransparentClassifier):
         self.temperature = checks.number("temperature", temperature, above=0)
 
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
-        scores = similarities.new_full((len(similarities), n_classes), -torch.inf)
+        scores = similarities.new_full((similarities.shape[0], n_classes), -torch.inf)  # len() is no size to a tracer
         return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax") / self.temperature
 
     def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102

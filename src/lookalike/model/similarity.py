@@ -108,6 +108,10 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return _pairwise_distances(a, b).square()
     offset = b.detach().mean(0)
     a, b = a - offset, b - offset
+    if _is_traced():  # a graph compares all pairs in this way, so it needs double precision for short distances
+        double_a, double_b = a.double(), b.double()
+        squares = double_a.square().sum(1, keepdim=True) + double_b.square().sum(1) - 2 * double_a @ double_b.T
+        return squares.clamp_min(0).to(a.dtype)
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
     return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
 
@@ -132,8 +136,13 @@ def _to_same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
-    """Returns whether there are few enough pairs to compare them directly."""
-    return len(a) * b.numel() <= _DIRECT_CELLS
+    """Returns whether there are few enough pairs to compare them directly; False while a graph is traced."""
+    return not _is_traced() and len(a) * b.numel() <= _DIRECT_CELLS
+
+
+def _is_traced() -> bool:
+    """Returns whether a graph is being traced, which must not depend on the size of this batch."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _pairwise_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figures over plain arrays: each takes and returns a matplotlib Axes."""
+"""Figures from plain arrays. Each function takes and returns matplotlib Axes."""
 
 from lookalike.plots.activations import plot_activations
 from lookalike.plots.curves import plot_ordering

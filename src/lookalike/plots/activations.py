@@ -1,4 +1,4 @@
-"""How often each prototype is activated (paper section 4.3.1)."""
+"""Bar chart of the activations of each prototype (paper section 4.3.1)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from lookalike.plots.tiles import INK, MUTED, WRONG, plain_axes, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMED = 30
+_MOST_NAMES = 30  # class names below the bars; of more classes, only every second, third, … is named
 
 
 def plot_activations(
@@ -23,13 +23,13 @@ def plot_activations(
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws a bar for each prototype, class by class; ghosts, which are never activated, are marked in red.
+    """Draws a bar for each prototype, grouped by class. Prototypes that are never activated (ghosts) have a red cross.
 
     Args:
-        counts: How many training samples activate each prototype [P].
-        labels: The prototypes' classes [P].
-        class_names: K names.
-        ax: Where to; None makes a figure.
+        counts: Number of training samples that activate each prototype [P].
+        labels: Labels of the prototypes [P].
+        class_names: Names of the K classes.
+        ax: Axes to draw on; None makes a figure.
 
     Returns:
         The Axes.
@@ -42,27 +42,27 @@ def plot_activations(
     ax = plain_axes(ax, (min(12.0, max(4.4, 0.14 * len(counts))), 2.6))
     order = np.argsort(labels, kind="stable")
     group = np.searchsorted(np.unique(labels), labels[order])
-    places = np.arange(len(order)) + 0.8 * group  # a gap between classes
+    positions = np.arange(len(order)) + 0.8 * group  # a gap between classes
     colours = [SERIES[g % 2 * 2] for g in group]
-    ax.bar(places, counts[order], width=0.85, color=colours)
+    ax.bar(positions, counts[order], width=0.85, color=colours)
     ghosts = counts[order] == 0
     if ghosts.any():
-        ax.plot(places[ghosts], np.zeros(int(ghosts.sum())), "x", color=WRONG, markersize=6, label="never activated")
+        ax.plot(positions[ghosts], np.zeros(int(ghosts.sum())), "x", color=WRONG, markersize=6, label="never activated")
         ax.legend(frameon=False, fontsize=8, labelcolor=INK)
     classes = np.unique(labels)
-    centres = [places[labels[order] == k].mean() for k in classes]
-    step = -(-len(classes) // _NAMED)
+    centres = [positions[labels[order] == k].mean() for k in classes]
+    step = -(-len(classes) // _MOST_NAMES)
     names = [shorten(class_names[int(k)], 12) for k in classes]
-    turned = max(map(len, names)) > 4
+    long_names = max(map(len, names)) > 4
     ax.set_xticks(
         centres[::step],
         names[::step],
-        rotation=45 if turned else 0,
-        ha="right" if turned else "center",
+        rotation=45 if long_names else 0,
+        ha="right" if long_names else "center",
         fontsize=8,
         color=INK,
     )
-    ax.set_xlim(places.min() - 1, places.max() + 1)
+    ax.set_xlim(positions.min() - 1, positions.max() + 1)
     ax.set_ylabel("training images", color=INK, fontsize=9)
     ax.set_xlabel("prototypes by class", color=MUTED, fontsize=8)
     return ax

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKERS = "os^Dvp"
-_EVERY = 4  # steps
+_EVERY = 4  # steps between the markers of a curve, so that curves on top of each other can be seen
 
 
 def plot_ordering(
@@ -24,22 +24,23 @@ def plot_ordering(
     """Draws how the predicted class's probability falls while the least relevant pixels turn to noise.
 
     Args:
-        fractions: Shares of the pixels replaced [S + 1].
-        curves: Mean probabilities by model [S + 1].
-        references: The same in random order, drawn dotted in the model's colour.
-        ax: Where to; None makes a figure.
+        fractions: Shares of pixels replaced [S + 1].
+        curves: Mean probabilities [S + 1], by model.
+        references: Mean probabilities with pixels in random order, by model; drawn dotted in the model's colour.
+        ax: Axes to draw on; None makes a figure.
 
     Returns:
         The Axes.
     """
     fractions = checks.array("fractions", fractions, ("S",)).tolist()
-    for what, drawn in (("curves", curves), ("references", {} if references is None else references)):
-        for name, values in checks.mapping(what, drawn).items():
-            checks.array(f"{what}[{name!r}]", values, (len(fractions),))
+    for argument, curves_checked in (("curves", curves), ("references", {} if references is None else references)):
+        for name, values in checks.mapping(argument, curves_checked).items():
+            checks.array(f"{argument}[{name!r}]", values, (len(fractions),))
     ax = plain_axes(ax, (4.4, 3.2))
     percent = [100 * fraction for fraction in fractions]
     for position, (name, values) in enumerate(curves.items()):
         colour = SERIES[position % len(SERIES)]
+        # Curves often coincide: they differ in colour, dashes, markers and the markers' positions.
         dashes = "-" if position % 2 == 0 else "--"
         ax.plot(
             percent,

@@ -1,7 +1,7 @@
-"""The prototypes of a model, a row per class."""
+"""A gallery of a model's prototypes, with a row per class."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, d
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEGEND = "beneath: number of the prototype: training images of its class behind it · purity"
-_SHORT_LEGEND = "beneath: training images of its class behind it · purity"
+_LEGEND = "below: number of the prototype: its training images · purity"
+_SHORT_LEGEND = "below: its training images · purity"
 _DECODED = "left: decoded, right: nearest training image · "
-_LEGEND_WIDTH = 3.4
-_NAME_LENGTH = 18
+_LEGEND_WIDTH = 3.4  # tiles; a narrower gallery would cut off the legend
+_NAME_LENGTH = 18  # characters of a class name
 
 
 def plot_gallery(
@@ -30,18 +30,18 @@ def plot_gallery(
     numbered: bool = True,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws each prototype by its nearest training images, with its cluster's size and purity beneath.
+    """Draws each prototype as its nearest training images, with its number of training images and its purity below.
 
     Args:
-        images: uint8 [P, M, H, W, C], the nearest first.
-        labels: The prototypes' classes [P].
-        class_names: K names.
-        counts: How many training samples stand behind each prototype [P].
-        purity: Share of the training samples most similar to it that carry its class [P]; NaN where there are none.
-        classes: Which classes to draw; None draws all that have prototypes.
-        decoded: What the model's own decoder makes of each prototype, uint8 [P, H, W, C], drawn before its images.
-        numbered: Whether the captions begin with the prototypes' numbers; if not, they are short in all.
-        ax: Where to; None makes a figure of fitting size.
+        images: Nearest training images uint8 [P, M, H, W, C], nearest first.
+        labels: Labels of the prototypes [P].
+        class_names: Names of the K classes.
+        counts: Number of training samples in each prototype's cluster [P].
+        purity: Share of the training samples most similar to a prototype that are of its class [P]; NaN without any.
+        classes: Classes to draw; None draws all that have prototypes.
+        decoded: Images of the prototypes by the model's own decoder, uint8 [P, H, W, C], drawn first.
+        numbered: Begin captions with the prototypes' numbers; without them, captions are short.
+        ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
         The Axes.
@@ -56,24 +56,21 @@ def plot_gallery(
     if decoded is not None:
         decoded = checks.array("decoded", decoded, (len(images), *images.shape[2:]))
     checks.flag("numbered", numbered)
-    shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
-    members = [np.flatnonzero(labels == k) for k in shown]
+    classes_drawn = sorted({int(k) for k in labels}) if classes is None else list(classes)
+    prototypes_by_class = [np.flatnonzero(labels == k) for k in classes_drawn]
     if decoded is not None:
         images = np.concatenate([decoded[:, None], images], 1)
     per_prototype = images.shape[1]
-    names = [shorten(class_names[k], _NAME_LENGTH) for k in shown]
+    names = [shorten(class_names[k], _NAME_LENGTH) for k in classes_drawn]
     margin = _name_width(names)
-    columns, rows = _extent(names, max((len(m) for m in members), default=1), per_prototype)
-    height = 1 + CAPTION
+    columns, rows = _extent(names, max((len(m) for m in prototypes_by_class), default=1), per_prototype)
     ax = tile_axes(ax, columns, rows)
-    for row, prototypes in enumerate(members):
-        y = row * height
+    for row, prototypes in enumerate(prototypes_by_class):
+        y = row * (1 + CAPTION)
         ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (per_prototype + GAP)
-            unused = "unused" if numbered else "–"
-            caption = f"{counts[j]:,} · " + (unused if np.isnan(purity[j]) else f"{purity[j]:.0%}")
-            caption = f"{j}: {caption}" if numbered else caption
+            caption = _caption(int(j), counts[j], float(purity[j]), numbered)
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
     legend = ("" if decoded is None else _DECODED) + (_LEGEND if numbered else _SHORT_LEGEND)
@@ -81,15 +78,21 @@ def plot_gallery(
     return ax
 
 
+def _caption(number: int, count: Any, purity: float, numbered: bool) -> str:
+    unused = "unused" if numbered else "–"
+    caption = f"{count:,} · " + (unused if np.isnan(purity) else f"{purity:.0%}")
+    return f"{number}: {caption}" if numbered else caption
+
+
 def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> "Axes":
-    """Makes a figure of fitting size that belongs to no window; save it with ``ax.figure.savefig``."""
+    """Makes a figure that fits a gallery, without a window. Save it with ``ax.figure.savefig``."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=gallery_size(class_names, per_class, per_prototype), layout="constrained").subplots()
 
 
 def gallery_size(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> tuple[float, float]:
-    """Returns width and height in inches that fit a gallery."""
+    """Returns the width and height in inches that fit a gallery."""
     class_names = checks.names("class_names", class_names)
     checks.whole_number("per_class", per_class, 0)
     checks.whole_number("per_prototype", per_prototype, 1)
@@ -102,6 +105,6 @@ def _name_width(names: Sequence[str]) -> float:
 
 
 def _extent(names: Sequence[str], per_class: int, per_prototype: int) -> tuple[float, float]:
-    """Returns the gallery's width and height in tiles; the last line is the legend's."""
+    """Returns the gallery's width and height in tiles, with a line for the legend."""
     width = _name_width(names) + per_class * (per_prototype + GAP)
     return max(width, _LEGEND_WIDTH), max(len(names), 1) * (1 + CAPTION) + 2 * LINE

@@ -1,4 +1,4 @@
-"""This looks like that: an input beside its nearest prototypes."""
+"""An input beside its nearest prototypes: this looks like that."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,14 @@ from lookalike.plots.tiles import FRAME, GAP, INK, LINE, RIGHT, TILE_INCHES, WRO
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WORDS_WIDTH = 0.8
+# A likeness, in tiles:
+#
+#     [ input ]  looks like   [prototype] [prototype] …
+#     [map of    this part    [map on     [map on
+#      black box] here         input]      input]     …
+#                looks like   [map on     [map on
+#                that there    prototype]  prototype] …
+_WORDS_WIDTH = 0.8  # of the column with "looks like"
 _HEIGHT = 1.08 + 2 * LINE
 
 
@@ -30,14 +37,13 @@ def plot_likeness(
     """Draws an input and the training images of its nearest prototypes.
 
     Args:
-        image: The input, uint8 [H, W, C].
-        prototypes: For each of its nearest prototypes, the nearest first, its training image; None where there is
-            none to show.
-        caption: Beneath the input: what is predicted, and how surely.
-        captions: Beneath each prototype: its class and similarity.
-        wrong: Whether the prediction is known to be wrong: the input is framed in red.
-        heat_maps: Relevance maps, drawn beneath; all on one scale.
-        ax: Where to; None makes a figure of fitting size.
+        image: Input image, uint8 [H, W, C].
+        prototypes: Training image of each of the nearest prototypes, nearest first; None for one without an image.
+        caption: Text below the input, such as the predicted class and its probability.
+        captions: Text below each prototype, such as its class and similarity.
+        wrong: The prediction is known to be wrong; the input gets a red frame.
+        heat_maps: Relevance maps to draw below, all on one scale.
+        ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
         The Axes.
@@ -64,49 +70,52 @@ def plot_likeness(
         color=INK,
         style="italic",
     )
-    for column, (picture, words) in enumerate(zip(prototypes, captions, strict=True)):
+    for column, (picture, prototype_caption) in enumerate(zip(prototypes, captions, strict=True)):
         x = 1 + _WORDS_WIDTH + column * (1 + GAP)
-        shown = np.full((8, 8, 3), 245, dtype=np.uint8) if picture is None else picture
-        draw_tile(ax, shown, x, 0.04, caption=words, size=0.96)
+        tile = np.full((8, 8, 3), 245, dtype=np.uint8) if picture is None else picture
+        draw_tile(ax, tile, x, 0.04, caption=prototype_caption, size=0.96)
     if heat_maps is not None:
         _draw_maps(ax, image, prototypes, heat_maps)
     return ax
 
 
 def likeness_height(with_maps: bool) -> float:
-    """Returns the height of a likeness in tiles."""
+    """Returns the height of the figure in tiles."""
     return _HEIGHT + (2 * (1 + GAP) + LINE if with_maps else 0)
 
 
 def _draw_maps(
     ax: "Axes", image: np.ndarray, prototypes: Sequence[np.ndarray | None], heat_maps: "LikenessMaps"
 ) -> None:
+    """Draws the second and third row of the figure: maps on the input and on the prototypes' images."""
     on_input = [shares(values) for values in heat_maps.on_input]
     on_prototype = [None if values is None else shares(values) for values in heat_maps.on_prototype]
     black_box = None if heat_maps.black_box is None else shares(heat_maps.black_box)
-    drawn = [*on_input, *(m for m in (*on_prototype, black_box) if m is not None)]
-    limit = common_limit(drawn)
-    second, third = _HEIGHT, _HEIGHT + 1 + GAP
+    all_maps = [*on_input, *(m for m in (*on_prototype, black_box) if m is not None)]
+    limit = common_limit(all_maps)
+    second_row, third_row = _HEIGHT, _HEIGHT + 1 + GAP
     if black_box is not None:
         caption = "what the original\nprediction rests on"
-        draw_tile(ax, paint(black_box, limit, image), 0.02, second, caption=caption, size=0.96)
-    for y, words in ((second, "this part here"), (third, "looks like\nthat part there")):
+        draw_tile(ax, paint(black_box, limit, image), 0.02, second_row, caption=caption, size=0.96)
+    for y, words in ((second_row, "this part here"), (third_row, "looks like\nthat part there")):
         ax.text(1 + _WORDS_WIDTH / 2, y + 0.5, words, ha="center", va="center", fontsize=8, color=INK, style="italic")
-    for column, (here, there, picture) in enumerate(zip(on_input, on_prototype, prototypes, strict=True)):
+    for column, (map_on_input, map_on_prototype, picture) in enumerate(
+        zip(on_input, on_prototype, prototypes, strict=True)
+    ):
         x = 1 + _WORDS_WIDTH + column * (1 + GAP)
-        draw_tile(ax, paint(here, limit, image), x, second, size=0.96, frame=FRAME)
-        if there is not None:
-            draw_tile(ax, paint(there, limit, picture), x, third, size=0.96, frame=FRAME)
+        draw_tile(ax, paint(map_on_input, limit, image), x, second_row, size=0.96, frame=FRAME)
+        if map_on_prototype is not None:
+            draw_tile(ax, paint(map_on_prototype, limit, picture), x, third_row, size=0.96, frame=FRAME)
 
 
 @dataclass(frozen=True)
 class LikenessMaps:
-    """The relevance maps of a likeness, each [H, W].
+    """Relevance maps of a likeness, each [H, W].
 
     Attributes:
-        on_input: For each prototype, which pixels of the input are like it.
-        on_prototype: The same on the prototype's own training image; None where there is no image.
-        black_box: What the black box's own prediction rests on; None where there is none.
+        on_input: Relevance of the input's pixels for the similarity to each prototype.
+        on_prototype: The same for the pixels of each prototype's training image; None for one without an image.
+        black_box: Relevance of the input's pixels for the black box's prediction; None without a black box.
     """
 
     on_input: Sequence[np.ndarray]
@@ -115,20 +124,20 @@ class LikenessMaps:
 
 
 def sheet_axes(rows: int, n_prototypes: int, columns: int = 1, with_maps: bool = False) -> "list[Axes]":
-    """Makes a figure with a place for each of several likenesses; returns their Axes, row by row.
+    """Makes a figure for several likenesses. Returns the Axes for each, row by row.
 
-    The figure belongs to no window: save it with ``axes[0].figure.savefig``.
+    The figure has no window: save it with ``axes[0].figure.savefig``.
     """
     from matplotlib.figure import Figure
 
-    for name, value, least in (("rows", rows, 1), ("n_prototypes", n_prototypes, 0), ("columns", columns, 1)):
-        checks.whole_number(name, value, least)
+    for name, value, minimum in (("rows", rows, 1), ("n_prototypes", n_prototypes, 0), ("columns", columns, 1)):
+        checks.whole_number(name, value, minimum)
     checks.flag("with_maps", with_maps)
     width = (1 + _WORDS_WIDTH + n_prototypes * (1 + GAP)) * TILE_INCHES
     height = likeness_height(with_maps) * TILE_INCHES
-    lines = -(-rows // columns)
-    figure = Figure(figsize=(columns * (width + 0.25), lines * (height + 0.15)), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    n_lines = -(-rows // columns)
+    figure = Figure(figsize=(columns * (width + 0.25), n_lines * (height + 0.15)), layout="constrained")
+    axes = figure.subplots(n_lines, columns, squeeze=False).ravel()
     for ax in axes[rows:]:
         ax.axis("off")
     return list(axes[:rows])

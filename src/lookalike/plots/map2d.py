@@ -1,7 +1,7 @@
 """A map of the embedding with its prototypes (paper, Figure 1)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -12,23 +12,23 @@ from lookalike.plots.tiles import INK, plain_axes, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEGEND = 20
-_IN_SQUARE = 2  # letters of a class name that fit
+_MOST_IN_LEGEND = 20  # classes; a legend of more does not fit beside the map
+_IN_SQUARE = 2  # letters of a class name that fit into a square
 
 
 def project_2d(
     embeddings: np.ndarray, prototypes: np.ndarray, *, method: Literal["pca", "umap"] = "pca", seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Projects embeddings and prototypes into one plane.
+    """Projects embeddings and prototypes to two dimensions.
 
     Args:
-        embeddings: [N, D].
-        prototypes: [P, D].
+        embeddings: Embeddings [N, D].
+        prototypes: Prototypes [P, D].
         method: ``"pca"``, or ``"umap"`` (extra: ``umap``).
-        seed: For UMAP.
+        seed: Seed of the projection.
 
     Returns:
-        [N, 2] and [P, 2].
+        Points of the embeddings [N, 2] and of the prototypes [P, 2].
 
     Raises:
         LookalikeError: If the method is unknown, or its package is not installed.
@@ -45,15 +45,17 @@ def project_2d(
     if method == "pca":
         from sklearn.decomposition import PCA
 
-        plane = PCA(2, random_state=seed).fit(embeddings)
-        return plane.transform(embeddings), plane.transform(prototypes)
+        pca = PCA(2, random_state=seed).fit(embeddings)
+        return pca.transform(embeddings), pca.transform(prototypes)
     try:
         from umap import UMAP
     except ImportError as error:
         raise LookalikeError("this map needs UMAP: pip install 'lookalike[umap]'") from error
     n = len(embeddings)
-    placed = UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(np.concatenate([embeddings, prototypes]))
-    return placed[:n], placed[n:]
+    projected = UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(
+        np.concatenate([embeddings, prototypes])
+    )
+    return projected[:n], projected[n:]
 
 
 def plot_map(
@@ -65,38 +67,35 @@ def plot_map(
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws embeddings as dots and prototypes as squares, in their classes' colours; short class names in the squares.
+    """Draws embeddings as dots and prototypes as squares, in their classes' colours. Short names are in the squares.
 
     Args:
-        points: [N, 2].
-        labels: Their classes [N].
-        prototypes: [P, 2].
-        prototype_labels: Theirs [P].
-        class_names: K names.
-        ax: Where to; None makes a figure.
+        points: Projected embeddings [N, 2].
+        labels: Labels of the embeddings [N].
+        prototypes: Projected prototypes [P, 2].
+        prototype_labels: Labels of the prototypes [P].
+        class_names: Names of the K classes.
+        ax: Axes to draw on; None makes a figure.
 
     Returns:
         The Axes.
     """
-    from matplotlib import colormaps
-
     class_names = checks.names("class_names", class_names)
     points, prototypes = checks.array("points", points, ("N", 2)), checks.array("prototypes", prototypes, ("P", 2))
     labels = checks.labels_of("labels", labels, class_names, len(points))
-    owners = checks.labels_of("prototype_labels", prototype_labels, class_names, len(prototypes))
+    prototype_classes = checks.labels_of("prototype_labels", prototype_labels, class_names, len(prototypes))
     ax = plain_axes(ax, (5.4, 3.8))
-    classes = np.unique(owners)
-    palette = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "turbo"]
-    named = all(len(class_names[int(k)]) <= _IN_SQUARE for k in classes)  # told apart without colours, too
-    for position, k in enumerate(classes):
-        colour = palette(position if len(classes) <= 20 else position / (len(classes) - 1))
+    classes = np.unique(prototype_classes)
+    # Names in the squares distinguish the classes for colour-blind readers, too.
+    names_fit = all(len(class_names[int(k)]) <= _IN_SQUARE for k in classes)
+    for position, (k, colour) in enumerate(zip(classes, _class_colours(len(classes)), strict=True)):
         ax.scatter(
             points[labels == k, 0], points[labels == k, 1], s=5, color=colour, alpha=0.35, linewidths=0, rasterized=True
         )
         ax.scatter(
-            prototypes[owners == k, 0],
-            prototypes[owners == k, 1],
-            s=80 if named else 42,
+            prototypes[prototype_classes == k, 0],
+            prototypes[prototype_classes == k, 1],
+            s=80 if names_fit else 42,
             marker="s",
             color=colour,
             edgecolors="black",
@@ -104,16 +103,25 @@ def plot_map(
             label=shorten(class_names[int(k)], 14),
             zorder=3 + 0.01 * position,
         )
-        name, order = shorten(class_names[int(k)], _IN_SQUARE), 3.005 + 0.01 * position
-        for x, y in prototypes[owners == k] if named else ():
-            ax.text(
-                x, y, name, ha="center", va="center_baseline", fontsize=7, weight="bold", color="white", zorder=order
-            )
+        name, text_order = shorten(class_names[int(k)], _IN_SQUARE), 3.005 + 0.01 * position
+        for x, y in prototypes[prototype_classes == k] if names_fit else ():
+            style: dict[str, Any] = {"fontsize": 7, "weight": "bold", "color": "white"}
+            ax.text(x, y, name, ha="center", va="center_baseline", zorder=text_order, **style)
     ax.set_xticks([])
     ax.set_yticks([])
-    if len(classes) <= _LEGEND:
+    if len(classes) <= _MOST_IN_LEGEND:
         ax.legend(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, labelcolor=INK, title="class",
             title_fontsize=8,
         )  # fmt: skip
     return ax
+
+
+def _class_colours(n_classes: int) -> list[tuple[float, ...]]:
+    """Returns a colour for each class: distinct ones for up to 20 classes, else from a continuous scale."""
+    from matplotlib import colormaps
+
+    if n_classes <= 20:
+        palette = colormaps["tab10" if n_classes <= 10 else "tab20"]
+        return [palette(position) for position in range(n_classes)]
+    return [colormaps["turbo"](position / (n_classes - 1)) for position in range(n_classes)]

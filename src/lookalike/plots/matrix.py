@@ -1,4 +1,4 @@
-"""Matrices: similarities among prototypes, and the confusion between two models."""
+"""Matrix of the similarities between prototypes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from lookalike.plots.tiles import INK, plain_axes, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAMED = 30
+_MOST_NAMES = 30  # class names along the matrix; of more classes, only every second, third, … is named
 
 
 def plot_similarity_matrix(
@@ -22,13 +22,13 @@ def plot_similarity_matrix(
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws the model's own similarity among its prototypes, class by class.
+    """Draws the similarity between all pairs of prototypes, sorted by class.
 
     Args:
-        similarities: [P, P].
-        labels: The prototypes' classes [P].
-        class_names: K names.
-        ax: Where to; None makes a figure.
+        similarities: Similarities by the model's own measure [P, P].
+        labels: Labels of the prototypes [P].
+        class_names: Names of the K classes.
+        ax: Axes to draw on; None makes a figure.
 
     Returns:
         The Axes.
@@ -46,11 +46,11 @@ def plot_similarity_matrix(
     for start in starts[1:]:
         ax.axhline(start - 0.5, color="white", linewidth=0.6)
         ax.axvline(start - 0.5, color="white", linewidth=0.6)
-    step = -(-len(classes) // _NAMED)
+    step = -(-len(classes) // _MOST_NAMES)
     names = [shorten(class_names[int(k)], 12) for k in classes][::step]
     centres = ((starts + ends - 1) / 2)[::step]
-    turned = max(map(len, names)) > 3
-    ax.set_xticks(centres, names, rotation=90 if turned else 0, fontsize=8, color=INK)
+    long_names = max(map(len, names)) > 3
+    ax.set_xticks(centres, names, rotation=90 if long_names else 0, fontsize=8, color=INK)
     ax.set_yticks(centres, names, fontsize=8, color=INK)
     figure = ax.get_figure(root=True)
     if figure is not None:

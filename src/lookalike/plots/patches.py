@@ -1,4 +1,4 @@
-"""Prototypes that are parts of images, each framed on its training image."""
+"""Prototypes that are patches of images, each framed on its training image."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,9 +11,9 @@ from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, W
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NAME_LENGTH = 18
-_LEGEND_WIDTH = 4.4
-_LEGEND = "framed: the part of the training image nearest to the prototype · beneath: number · purity"
+_NAME_LENGTH = 18  # characters of a class name
+_LEGEND_WIDTH = 4.4  # tiles; a narrower figure would cut off the legend
+_LEGEND = "framed: the patch of a training image nearest to the prototype · below: number · purity"
 
 
 def plot_patches(
@@ -26,16 +26,16 @@ def plot_patches(
     classes: Sequence[int] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws patch prototypes as red rectangles on their nearest training image, a row per class (paper, Figure 10).
+    """Draws patch prototypes as red rectangles on their nearest training images, a row per class (paper, Figure 10).
 
     Args:
-        images: uint8 [P, H, W, C].
-        boxes: Top, left, bottom and right of each patch, in shares of height and width [P, 4].
-        labels: The prototypes' classes [P].
-        class_names: K names.
-        purity: Share of the training patches nearest to it that are of its class [P]; NaN where there are none.
-        classes: Which classes to draw; None draws all that have prototypes.
-        ax: Where to; None makes a figure of fitting size.
+        images: Nearest training image of each prototype, uint8 [P, H, W, C].
+        boxes: Top, left, bottom and right of each patch, as shares of height and width [P, 4].
+        labels: Labels of the prototypes [P].
+        class_names: Names of the K classes.
+        purity: Share of the training patches nearest to a prototype that are of its class [P]; NaN without any.
+        classes: Classes to draw; None draws all that have prototypes.
+        ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
         The Axes.
@@ -49,20 +49,21 @@ def plot_patches(
     purity = checks.array("purity", purity, (len(images),))
     if classes is not None:
         classes = checks.labels_of("classes", classes, class_names).tolist()
-    shown = sorted({int(k) for k in labels}) if classes is None else list(classes)
-    members = [np.flatnonzero(labels == k) for k in shown]
-    names = [shorten(class_names[k], _NAME_LENGTH) for k in shown]
+    classes_drawn = sorted({int(k) for k in labels}) if classes is None else list(classes)
+    prototypes_by_class = [np.flatnonzero(labels == k) for k in classes_drawn]
+    names = [shorten(class_names[k], _NAME_LENGTH) for k in classes_drawn]
     margin = _margin(names)
-    columns, rows = _extent(names, max((len(m) for m in members), default=1))
+    columns, rows = _extent(names, max((len(m) for m in prototypes_by_class), default=1))
     ax = tile_axes(ax, columns, rows)
     size = 0.96
-    for row, prototypes in enumerate(members):
+    for row, prototypes in enumerate(prototypes_by_class):
         y = row * (1 + CAPTION)
         ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (1 + GAP)
-            pure = "unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}"
-            draw_tile(ax, images[j], x, y, caption=f"{j}: {pure}", size=size)
+            purity_text = "unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}"
+            draw_tile(ax, images[j], x, y, caption=f"{j}: {purity_text}", size=size)
+            # draw_tile fits the image into a square, so the patch is placed within the image's part of the square.
             height, width = np.array(images[j].shape[:2]) * size / max(images[j].shape[:2])
             top, left, bottom, right = boxes[j]
             corner = (x + (size - width) / 2 + left * width, y + (size - height) / 2 + top * height)
@@ -74,7 +75,7 @@ def plot_patches(
 
 
 def patch_axes(class_names: Sequence[str], per_class: int) -> "Axes":
-    """Makes a figure of fitting size that belongs to no window; save it with ``ax.figure.savefig``."""
+    """Makes a figure that fits the patches, without a window. Save it with ``ax.figure.savefig``."""
     from matplotlib.figure import Figure
 
     class_names = checks.names("class_names", class_names)
@@ -88,5 +89,5 @@ def _margin(names: Sequence[str]) -> float:
 
 
 def _extent(names: Sequence[str], per_class: int) -> tuple[float, float]:
-    """Returns width and height in tiles; the last line is the legend's."""
+    """Returns the figure's width and height in tiles, with a line for the legend."""
     return max(_margin(names) + per_class * (1 + GAP), _LEGEND_WIDTH), max(len(names), 1) * (1 + CAPTION) + 2 * LINE

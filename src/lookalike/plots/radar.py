@@ -1,4 +1,4 @@
-"""The radar: several axes of several models in one figure (paper, Figure 4)."""
+"""Radar chart that compares models on several axes (paper, Figure 4)."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -13,18 +13,18 @@ from lookalike.plots.tiles import INK, MUTED, check_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SERIES = ("#0b7a75", "#d1495b", "#30638e", "#edae49", "#6f4e7c", "#5f6368")  # apart also for colour-blind readers
+SERIES = ("#0b7a75", "#d1495b", "#30638e", "#edae49", "#6f4e7c", "#5f6368")  # colour-blind readers can distinguish them
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
-_BEYOND = 1.15
-_MARKER = 0.05  # room for half a marker
+_BEYOND = 1.15  # larger values are drawn here
+_MARKER = 0.05  # half the size of a marker at the edge
 
 
 def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" = None) -> "Axes":
     """Draws models as polygons; outward is better.
 
     Args:
-        models: For each model its value on each axis, 0 at the centre and 1 at the rim; values beyond are drawn a
-            little beyond.
+        models: Value of each model on each axis: 0 is at the centre, 1 at the rim. Larger values are drawn a little
+            outside the rim.
         ax: Polar Axes; None makes a figure.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Sanity checks: how alike explanations stay while layers are randomised."""
+"""Sanity check: similarity of explanations to the trained model's while its layers are randomised."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -21,13 +21,13 @@ def plot_sanity(
     chance: float | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws how alike explanations are to those of the trained model, while it is randomised from the head down.
+    """Draws the similarity of explanations to the trained model's while it is randomised from the head down.
 
     Args:
-        depths: What was randomised last [S], first nothing.
-        curves: Likenesses by what is compared, each [S]; 1 is the same.
-        chance: A level to mark: the share of images that keep their prototype by chance.
-        ax: Where to; None makes a figure.
+        depths: Layer randomised at each step [S]; at the first step nothing is randomised.
+        curves: Similarities at each step [S], by measure; 1 means equal explanations.
+        chance: Share of images that keep their prototype by chance, drawn as a dotted line.
+        ax: Axes to draw on; None makes a figure.
 
     Returns:
         The Axes.
@@ -36,10 +36,10 @@ def plot_sanity(
     for name, values in checks.mapping("curves", curves).items():
         checks.array(f"curves[{name!r}]", values, (len(depths),))
     ax = plain_axes(ax, (6.4, 3.6))
-    places = range(len(depths))
+    positions = range(len(depths))
     for position, (name, values) in enumerate(curves.items()):
         ax.plot(
-            places,
+            positions,
             values,
             color=SERIES[position % len(SERIES)],
             linestyle=DASHES[position % len(DASHES)],
@@ -50,7 +50,7 @@ def plot_sanity(
     if chance is not None:
         ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":", label="the same prototype by chance")
     ax.axhline(0, color=INK, linewidth=0.5)
-    ax.set_xticks(list(places), [shorten(name, _LETTERS) for name in depths], rotation=35, ha="right", fontsize=7)
+    ax.set_xticks(list(positions), [shorten(name, _LETTERS) for name in depths], rotation=35, ha="right", fontsize=7)
     ax.set_xlabel("randomised from the head down to", color=INK, fontsize=9)
     ax.set_ylabel("likeness to the trained model's", color=INK, fontsize=9)
     ax.set_ylim(min(-0.1, *(min(values) for values in curves.values())) if curves else -0.1, 1.05)

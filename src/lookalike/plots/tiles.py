@@ -1,4 +1,4 @@
-"""Laying pictures out in one Axes: each picture is a tile of a grid, with a caption beneath."""
+"""Layout of pictures in one Axes: each picture is a tile of a grid, with a caption below."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,33 +17,37 @@ RIGHT = "#9aa0a6"
 FRAME = "#e0e0e0"
 
 TILE_INCHES = 1.25
-LINE = 0.17  # the height of a caption's line, in tiles
-CAPTION = 0.34  # the height of a caption of one line with its margins, in tiles
-GAP = 0.14
+LINE = 0.17  # height of a caption's line, in tiles
+CAPTION = 0.34  # height of a caption of one line with its margins, in tiles
+GAP = 0.14  # between tiles, in tiles
 
 
 def check_axes(ax: Any) -> None:
-    """Checks that something can be drawn on."""
+    """Checks that a value is matplotlib Axes.
+
+    Raises:
+        LookalikeError: If it is not.
+    """
     from matplotlib.axes import Axes
 
     checks.instance("ax", ax, Axes, "Axes of matplotlib")
 
 
 def new_axes(size: tuple[float, float]) -> "Axes":
-    """Makes a figure of a size in inches with one Axes, which a notebook shows as a picture.
+    """Makes a figure of a size in inches with one Axes, which a notebook displays as a picture.
 
-    The figure belongs to no window, so it goes when nobody holds it: pyplot would hold it until it is closed. Save it
-    with ``ax.figure.savefig``.
+    The figure has no window, so its memory is freed when nothing refers to it; pyplot would keep it until it is closed.
+    Save it with ``ax.figure.savefig``.
     """
     from matplotlib.figure import Figure
 
-    from lookalike.plots.shown import ShownAxes
+    from lookalike.plots.notebook_axes import NotebookAxes
 
-    return Figure(figsize=size, layout="constrained").add_subplot(axes_class=ShownAxes)
+    return Figure(figsize=size, layout="constrained").add_subplot(axes_class=NotebookAxes)
 
 
 def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
-    """Returns an Axes without frame or ticks for a grid of tiles, y downwards; makes one where there is none."""
+    """Prepares Axes for a grid of tiles: no frame, no ticks, y downwards. Makes a figure if there are none."""
     if ax is None:
         ax = new_axes((columns * TILE_INCHES, rows * TILE_INCHES))
     check_axes(ax)
@@ -71,10 +75,10 @@ def draw_tile(
     scale = size / max(height, width)
     w, h = width * scale, height * scale
     left, top = x + (size - w) / 2, y + (size - h) / 2
-    shown = image[..., 0] if image.shape[-1] == 1 else image
-    options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if shown.ndim == 2 else {}
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if pixels.ndim == 2 else {}
     ax.imshow(
-        shown,
+        pixels,
         extent=(left, left + w, top + h, top),
         interpolation="nearest" if max(height, width) < 64 else "antialiased",
         aspect="equal",
@@ -96,14 +100,14 @@ def draw_tile(
 
 
 def shorten(text: str, length: int) -> str:
-    """Returns a text of at most ``length`` characters, and one line; ``$`` is no formula."""
+    """Shortens a text to one line of at most ``length`` characters. ``$`` is escaped: it would begin a formula."""
     text = visible(" ".join(text.split()))
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
 
 
 def plain_axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
-    """Returns Axes with little around the data, in one ink; makes a figure of ``size`` inches where there is none."""
+    """Prepares Axes for a chart: no top and right frame, muted colours. Makes a figure of ``size`` inches if needed."""
     if ax is None:
         ax = new_axes(size)
     check_axes(ax)

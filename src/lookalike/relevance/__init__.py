@@ -1,4 +1,4 @@
-"""Relevance: which pixels make this look like that."""
+"""Relevance: which pixels make this look like that?"""
 
 from lookalike.relevance.attribution import lrp, prp, stream_lrp, stream_prp
 from lookalike.relevance.composites import COMPOSITES, CP_LRP, Composite

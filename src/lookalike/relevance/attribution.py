@@ -1,4 +1,4 @@
-"""LRP of a network's class scores, and PRP of its likeness to prototypes.
+"""LRP of class scores, and PRP of similarities to prototypes.
 
 Sources: paper section 3.3 and Gautam et al. 2023 (PRP); Kauffmann et al. 2022 (neuralised distances).
 """
@@ -35,33 +35,33 @@ def lrp(
     batch_size: int = 32,
     strict: bool = False,
 ) -> Relevance:
-    """Layer-wise relevance propagation of class scores to the pixels.
+    """Propagates class scores to the pixels by layer-wise relevance propagation (LRP).
 
     Args:
-        model: A classifier, or a prototype model, whose class scores are then explained. It is left as it was.
+        model: A classifier or a prototype model; it is not changed.
         x: Images [N, C, H, W].
-        target: A class for all images, one per image [N], or several per image [N, M]; None takes the predicted ones.
-        composite: Which rules; by name, or one of your own.
-        of: Explain the score, starting with its value, or the ``"probability"`` [paper]: the softmax has no rule and
-            keeps its gradient, inside the network or not. So do the similarities of a prototype model; the rules begin
-            at its embedding. A single score is the logit, or the probability, of class 1 of two: class 0's score is
-            its negative.
-        output: Which of several outputs holds the class scores, or an ``Encoder``'s ``outputs``, which say so. None
-            finds it as ``Encoder`` does.
-        batch_size: The most images in flight.
-        strict: Make an operation without a rule an error, in place of a warning.
+        target: A class for all images, one per image [N], or several per image [N, M]; None takes the predicted class.
+        composite: The rules, by name or your own.
+        of: Whether to explain the ``"score"``, starting with its value, or the ``"probability"`` [paper]. A softmax at
+            the output has no rule and keeps its gradient, inside the network or not. So do the similarities of a
+            prototype model: the rules start at its embedding. A single score is the logit, or the probability, of class
+            1 of two; class 0's score is its negative.
+        output: Which of several outputs has the class scores, or the ``outputs`` of an ``Encoder``. None selects it as
+            ``Encoder`` does.
+        batch_size: Most images per forward pass.
+        strict: Whether an operation without a rule is an error, not a warning.
 
     Returns:
         Maps [N, C, H, W], or [N, M, C, H, W] for several targets.
 
     Raises:
-        LookalikeError: If a target is no class, or an operation has no rule and ``strict`` is set.
+        LookalikeError: If a target is not a class, or an operation has no rule and ``strict`` is set.
 
     Example:
         >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Flatten(), nn.Linear(8, 3, bias=False))
-        >>> found = lrp(net, torch.rand(2, 1, 4, 4))
-        >>> found.maps.shape, bool(found.residual.max() < 1e-4)
+        >>> relevance = lrp(net, torch.rand(2, 1, 4, 4))
+        >>> relevance.maps.shape, bool(relevance.residual.max() < 1e-4)
         (torch.Size([2, 1, 4, 4]), True)
     """
     return join(
@@ -79,27 +79,27 @@ def prp(
     batch_size: int = 32,
     strict: bool = False,
 ) -> Relevance:
-    """Prototypical relevance propagation: which pixels make an image look like a prototype.
+    """Propagates similarities to prototypes to the pixels (PRP): which pixels make an image look like a prototype?
 
     Args:
-        model: A prototype model. It is left as it was.
+        model: A prototype model; it is not changed.
         x: Images [N, C, H, W].
-        prototypes: The ``"nearest"`` one of each image; all of its ``"predicted"`` class (classes must have equally
-            many); ``"all"``; or numbers, the same for all images [M] or per image [N, M].
-        composite: Which rules.
+        prototypes: The ``"nearest"`` prototype of each image; all of its ``"predicted"`` class (all classes must have
+            the same number); ``"all"``; or indices, the same for all images [M] or per image [N, M].
+        composite: The rules, by name or your own.
         rule: How relevance starts at the similarity layer. ``"neuralized"``, the default: each channel's contribution
             to the lead over the strongest rival of another class, ‖z − q‖² − ‖z − p‖². ``"share"`` [ref]:
-            1 / ((z − p)² + 1e-12), normalised; unstable. ``"gradient"``: z times the similarity's gradient. Relevance
-            1 is shared by ``"share"``; of the others the absolute values sum to 1, and what speaks against the
-            prototype is negative. A model of one class has no rivals; its default is ``"gradient"``.
-        batch_size: The most images in flight.
-        strict: Make an operation without a rule an error.
+            1 / ((z − p)² + 1e-12), normalised; unstable. ``"gradient"``: z times the similarity's gradient. With
+            ``"share"``, relevance sums to 1; with the others, its absolute values do, and channels that speak against
+            the prototype are negative. A model of one class has no rivals; its default is ``"gradient"``.
+        batch_size: Most images per forward pass.
+        strict: Whether an operation without a rule is an error, not a warning.
 
     Returns:
         Maps [N, M, C, H, W].
 
     Raises:
-        LookalikeError: If a prototype's number or the rule is unknown, or the rule needs a rival and there is none.
+        LookalikeError: If a prototype or the rule is unknown, or the rule needs a rival and there is none.
     """
     return join(list(stream_prp(model, x, prototypes, composite, rule=rule, batch_size=batch_size, strict=strict)))
 
@@ -115,13 +115,13 @@ def stream_lrp(
     batch_size: int = 32,
     strict: bool = False,
 ) -> Iterator[Relevance]:
-    """Does what ``lrp`` does and yields the result of each batch as soon as it is there."""
+    """Yields the results of ``lrp`` batch by batch."""
     checks.model("model", model)
-    _check(x, composite, batch_size, strict)
+    _check_arguments(x, composite, batch_size, strict)
     checks.one_of("of", of, ("score", "probability"))
     _check_target(target, len(x))
     checks.output_key("output", None if isinstance(output, Outputs) else output)
-    x = _placed(x, model)
+    x = _to_model(x, model)
     reader: ScoreReader | None = None
     head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
@@ -131,30 +131,30 @@ def stream_lrp(
     else:
         reader = ScoreReader(model, x, output)
         run, head = reader.logits, reader.tail
-    chosen = None if target is None else _as_targets(target, len(x))
+    targets = None if target is None else _as_targets(target, len(x))
 
     def starts(out: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         values = out.detach()
         scores = values if head is None else head(values, rows).detach()
         outputs = Outputs(None, scores.shape[1]) if reader is None else reader.outputs
-        wanted = outputs.predicted(scores)[:, None] if chosen is None else chosen[rows].to(scores.device)
-        if int(wanted.min()) < 0 or int(wanted.max()) >= outputs.n_classes:
-            raise LookalikeError(f"target {int(wanted.max())} is no class; the model has {outputs.n_classes}")
-        for column in wanted.unbind(1):
+        classes = outputs.predicted(scores)[:, None] if targets is None else targets[rows].to(scores.device)
+        if int(classes.min()) < 0 or int(classes.max()) >= outputs.n_classes:
+            raise LookalikeError(f"target {int(classes.max())} is no class; the model has {outputs.n_classes}")
+        for column in classes.unbind(1):
             gradient = outputs.gradient(scores, column, of)
             if head is not None:
-                gradient = _pull_back(functools.partial(head, rows=rows), values, gradient)
+                gradient = _gradient_at_embeddings(functools.partial(head, rows=rows), values, gradient)
             yield gradient, (values * gradient).flatten(1).sum(1)
 
-    several = chosen is not None and chosen.shape[1] > 1
-    for found in propagate(model, x, run, starts, composite, batch_size, strict, several=several):
+    has_several_targets = targets is not None and targets.shape[1] > 1
+    for relevance in propagate(model, x, run, starts, composite, batch_size, strict, several=has_several_targets):
         if isinstance(model, PrototypeModel):
-            found.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
-        yield found
+            relevance.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
+        yield relevance
 
 
-def _check(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:
-    """Checks what ``lrp`` and ``prp`` have in common."""
+def _check_arguments(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:
+    """Checks the arguments that ``lrp`` and ``prp`` share."""
     images = checks.tensor("x", x, kind="number")
     if not images.ndim or not len(images):
         raise LookalikeError("there are no images to explain")
@@ -167,7 +167,7 @@ def _check(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:
 
 
 def _check_target(target: Any, n: int) -> None:
-    """Checks that targets are a class, or one or several per image; whether they are classes the outputs show."""
+    """Checks the form of targets; whether such classes exist is checked once the outputs are known."""
     if target is None:
         return
     targets = checks.tensor("target", target, kind="whole")
@@ -182,7 +182,7 @@ def _check_target(target: Any, n: int) -> None:
 
 
 def _check_prototypes(prototypes: Any, n: int) -> None:
-    """Checks that prototypes are a word, or numbers for all images or for each."""
+    """Checks that prototypes are a known word, or indices for all images or for each."""
     if isinstance(prototypes, str):
         if prototypes not in ("nearest", "predicted", "all"):
             raise checks.unfit("prototypes", prototypes, "'nearest', 'predicted', 'all' or numbers")
@@ -194,21 +194,21 @@ def _check_prototypes(prototypes: Any, n: int) -> None:
         raise LookalikeError(f"there are {n} images and prototypes for {len(numbers)}")
 
 
-def _placed(x: Tensor, model: nn.Module) -> Tensor:
-    """Returns images where the model is, in its precision."""
+def _to_model(x: Tensor, model: nn.Module) -> Tensor:
+    """Moves images to the model's device and precision."""
     dtype = dtype_of(model)
     if dtype is torch.float16:
         raise LookalikeError("relevance overflows in a float16 network; give it in float32 or bfloat16 (model.float())")
-    placed: Tensor = place(x, device_of(model), dtype)
-    return placed
+    moved: Tensor = place(x, device_of(model), dtype)
+    return moved
 
 
 @torch.enable_grad()
-def _pull_back(head: Callable[[Tensor], Tensor], embeddings: Tensor, gradient: Tensor) -> Tensor:
-    """Returns the gradient at embeddings [n, D] from that at what a head makes of them."""
+def _gradient_at_embeddings(head: Callable[[Tensor], Tensor], embeddings: Tensor, gradient: Tensor) -> Tensor:
+    """Propagates a gradient from a head's output back to its input, the embeddings [n, D]."""
     leaf = embeddings.clone().requires_grad_()
-    (found,) = torch.autograd.grad(head(leaf), leaf, gradient.to(leaf.dtype))
-    return found
+    (at_embeddings,) = torch.autograd.grad(head(leaf), leaf, gradient.to(leaf.dtype))
+    return at_embeddings
 
 
 def stream_prp(
@@ -221,27 +221,27 @@ def stream_prp(
     batch_size: int = 32,
     strict: bool = False,
 ) -> Iterator[Relevance]:
-    """Does what ``prp`` does and yields the result of each batch as soon as it is there."""
+    """Yields the results of ``prp`` batch by batch."""
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    _check(x, composite, batch_size, strict)
+    _check_arguments(x, composite, batch_size, strict)
     _check_prototypes(prototypes, len(x))
     rule = prp_rule(model, rule)
-    x = _placed(x, model)
+    x = _to_model(x, model)
 
     def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         z = embeddings.detach()
-        for column in _chosen_prototypes(model, z, prototypes, rows).unbind(1):
-            relevance = channel_relevance(model, z, column, rule)
-            yield relevance / stabilised(z), relevance.sum(1)
+        for column in _prototype_indices(model, z, prototypes, rows).unbind(1):
+            at_embedding = channel_relevance(model, z, column, rule)
+            yield at_embedding / stabilised(z), at_embedding.sum(1)
 
-    for found in propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True):
-        found.rules.append(RuleUse("similarity", "prototypes", rule, 1))
-        yield found
+    for relevance in propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True):
+        relevance.rules.append(RuleUse("similarity", "prototypes", rule, 1))
+        yield relevance
 
 
-def _chosen_prototypes(model: PrototypeModel, z: Tensor, prototypes: Any, rows: slice) -> Tensor:
-    """Returns the numbers of the prototypes to explain [n, M]."""
-    n_prototypes, owners = len(model.prototypes), model.prototypes.labels
+def _prototype_indices(model: PrototypeModel, z: Tensor, prototypes: Any, rows: slice) -> Tensor:
+    """Returns the indices of the prototypes to explain [n, M]."""
+    n_prototypes, labels = len(model.prototypes), model.prototypes.labels
     if isinstance(prototypes, str):
         similarities = model.similarities_of(z)
         if prototypes == "nearest":
@@ -249,17 +249,19 @@ def _chosen_prototypes(model: PrototypeModel, z: Tensor, prototypes: Any, rows: 
         if prototypes == "all":
             return torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
         predicted = model.scores_of(z).argmax(1)
-        groups = [torch.nonzero(owners == k)[:, 0] for k in predicted.tolist()]
+        groups = [torch.nonzero(labels == k)[:, 0] for k in predicted.tolist()]
         if len({len(group) for group in groups}) > 1:
             raise LookalikeError("the predicted classes have different numbers of prototypes; give numbers instead")
         return torch.stack(groups)
-    chosen = torch.as_tensor(prototypes, device=z.device)
-    if chosen.numel() == 0 or int(chosen.min()) < 0 or int(chosen.max()) >= n_prototypes:
-        raise LookalikeError(f"there are prototypes 0 to {n_prototypes - 1}")
-    return chosen.expand(len(z), -1) if chosen.ndim == 1 else chosen[rows]
+    indices = torch.as_tensor(prototypes, device=z.device)
+    unknown = indices[(indices < 0) | (indices >= n_prototypes)]
+    if len(unknown):
+        raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are prototypes 0 to {n_prototypes - 1}")
+    return indices.expand(len(z), -1) if indices.ndim == 1 else indices[rows]
 
 
 def _as_targets(target: Any, n: int) -> Tensor:
+    """Returns targets as a tensor [N, M]."""
     targets = torch.as_tensor(target)
     if targets.ndim == 0:
         targets = targets.expand(n)

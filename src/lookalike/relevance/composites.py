@@ -1,4 +1,4 @@
-"""Which rule for which operation: composites, by name."""
+"""Composites: named assignments of rules to operations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ Kind = Literal["convolution", "linear"]
 
 @dataclass(frozen=True)
 class Composite:
-    """Assigns a rule to each linear operation; all other operations have one treatment each (see the engine).
+    """Assigns a rule to each linear operation; other operations always have the same rule (see ``handlers``).
 
     Attributes:
-        name: What it is called in results.
+        name: Its name in results.
         rules: The rule for ``"convolution"`` and for ``"linear"``.
-        first: The rule for the first linear or convolutional operation, whose inputs are pixels; None takes the usual.
-            With one, relevance spreads evenly through what is linear before that operation too.
-        softmax: What happens at a softmax inside the network: its ``"jacobian"`` (AttnLRP), or its weights are held
-            ``"constant"`` (CP-LRP, Ali et al. 2022), so that no relevance reaches queries and keys.
+        first: The rule for the first linear layer or convolution, whose inputs are pixels; None takes the usual rule.
+            With such a rule, linear operations before that layer spread relevance evenly too.
+        softmax: The rule for a softmax inside the network: its ``"jacobian"`` (AttnLRP), or ``"constant"`` weights
+            (CP-LRP, Ali et al. 2022), so that no relevance reaches queries and keys.
     """
 
     name: str

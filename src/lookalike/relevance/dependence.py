@@ -1,12 +1,23 @@
-"""What depends on the pixels.
+"""Faces and twins: which tensors of a forward pass depend on the pixels, and their places in the relevance graph.
 
-The network runs without gradients, on ordinary tensors. Each one that depends on the pixels has a *twin* with the same
-values, which carries the relevance graph; operations are applied to the twins. So nothing in the network (a detach, a
-checkpoint, an autograd function, a gradient hook) can cut or change the graph, and whether weights require gradients
-plays no part.
+The network runs without gradients, on ordinary tensors: the *faces*. Each face that depends on the pixels has a *twin*
+with the same values, which carries the relevance graph. The engine applies every operation to the twins, and hands the
+network a new face of the result::
 
-Operations in place are carried out on a copy of the memory that they change, views included: the tensors that the
-network holds stand for the new values.
+    the network sees      x' ──conv──▶ a' ──relu──▶ b'        faces: ordinary tensors without gradients
+                          ┊            ┊            ┊
+    the engine keeps      x  ──conv──▶ a  ──relu──▶ b         twins: the same values, with autograd nodes
+                             ◀──rule──    ◀──rule──           relevance flows back along the twins
+
+So nothing that the network does to its tensors (a detach, a checkpoint, an autograd function, a gradient hook) can cut
+or change the graph, and it does not matter which weights require gradients.
+
+**Operations in place** never write to a twin, as autograd nodes still need its values. They run on a copy of the memory
+that they change, and the map from memory to *current values* gets the copy. Views need no special treatment: a tensor
+is read through the memory that owns it::
+
+    v = a[1:3]; v.mul_(2)       memory of a     [a0,  a1,  a2, a3]      (stays as it is, for the backward pass)
+                                current values  [a0, 2a1, 2a2, a3]      reading a or v gives a part of these
 """
 
 from collections.abc import Callable, Iterable
@@ -16,151 +27,151 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lookalike.relevance.weak import OfTensors
+from lookalike.relevance.weak import TensorMap
 
 
 class Dependence:
-    """Knows which tensors depend on the pixels, and their twins in the relevance graph.
+    """The tensors that depend on the pixels, and their twins in the relevance graph.
 
     Args:
-        on_view: Called with changed memory and a view of it; returns the view.
+        on_view: Called with the current values of some memory and a view of them; returns the view.
 
     Attributes:
-        choices: Tensors without a gradient (masks, indices, integers) that depend on the pixels → the operation that
-            made them.
-        known: Tensors that do not depend on the pixels and come from operations that the engine saw.
+        non_differentiable: Tensors that depend on the pixels but have no gradient (masks, indices, integers) → the
+            operation that made them.
+        independent: Tensors that do not depend on the pixels, made by operations that the engine saw.
     """
 
     def __init__(self, on_view: Callable[[Tensor, Tensor], Tensor] = lambda _memory, view: view) -> None:
         self.on_view = on_view
-        self._twins: OfTensors[Tensor] = OfTensors()
-        # a tensor that owns its memory → what that memory holds now
-        self._changed: OfTensors[Tensor] = OfTensors()
-        self.choices: OfTensors[str] = OfTensors()
-        self.known: OfTensors[bool] = OfTensors()
+        self._twins: TensorMap[Tensor] = TensorMap()
+        self._current_values: TensorMap[Tensor] = TensorMap()  # of memory changed in place, by the tensor that owns it
+        self.non_differentiable: TensorMap[str] = TensorMap()
+        self.independent: TensorMap[bool] = TensorMap()
 
     def twin_of(self, tensor: Tensor) -> Tensor:
-        """Returns the tensor's twin; itself, without gradients, if it does not depend on the pixels."""
+        """Returns the tensor's twin, or the tensor itself, without gradients, if it does not depend on the pixels."""
         twin = self._twins.get(tensor)
-        latest = tensor if twin is None else twin
-        if self._changed:
-            latest = self._latest(latest)
-        if twin is None and latest is tensor and tensor.requires_grad:  # a trainable weight
-            return self._without_gradient(tensor)
-        return latest
+        current = tensor if twin is None else twin
+        if self._current_values:
+            current = self._read(current)
+        if twin is None and current is tensor and tensor.requires_grad:  # a trainable weight
+            return self._as_constant(tensor)
+        return current
 
     def has_twin(self, tensor: Tensor) -> bool:
-        """Says whether the tensor is known to depend on the pixels and has a place in the relevance graph."""
+        """Returns whether the tensor has a place in the relevance graph."""
         return tensor in self._twins
 
-    def shown(self, twin: Tensor) -> Tensor:
-        """Returns the ordinary tensor that the network gets in place of a twin."""
+    def new_face(self, twin: Tensor) -> Tensor:
+        """Returns the ordinary tensor that the network gets in place of a twin; both share their memory."""
         face = twin.detach()
         self._twins[face] = twin
         return face
 
-    def adopt(self, face: Tensor, twin: Tensor) -> None:
+    def set_twin(self, face: Tensor, twin: Tensor) -> None:
         """Gives a tensor its place in the relevance graph."""
         self._twins[face] = twin
 
-    def change(self, face: Tensor, target: Tensor, result: Tensor) -> Tensor:
-        """Replaces the values of a tensor after an operation in place.
+    def overwrite(self, face: Tensor, twin: Tensor, result: Tensor) -> Tensor:
+        """Changes the values of a tensor after an operation in place.
 
         Args:
             face: The tensor as the network has it.
-            target: Its twin, or itself.
-            result: What its twin is from now on.
+            twin: Its twin, or the tensor itself.
+            result: Its new values, with their place in the graph.
 
         Returns:
-            What the memory that it lies in holds now.
+            The current values of the whole memory in which the tensor lies.
         """
-        placed = self._replace(target, result)
+        memory = self._write(twin, result)
         if face in self._twins and self._twins[face] is not face:
             face.data = self.twin_of(face).detach()  # for code that the engine does not see
-        return placed
+        return memory
 
-    def _replace(self, target: Tensor, result: Tensor) -> Tensor:
-        owner = target if target._base is None else target._base
-        if owner is target and result.stride() == owner.stride() and result.shape == owner.shape:
-            self._changed[owner] = result
+    def _write(self, twin: Tensor, result: Tensor) -> Tensor:
+        """Records new values of the memory of a twin: the result itself, or a copy of the memory with it inside."""
+        owner = twin if twin._base is None else twin._base
+        if owner is twin and result.stride() == owner.stride() and result.shape == owner.shape:
+            self._current_values[owner] = result
             return result
-        if result.shape != target.shape and owner is target:  # out= gives it another shape
-            self._changed[owner] = result
+        if result.shape != twin.shape and owner is twin:  # out= may give it another shape
+            self._current_values[owner] = result
             return result
-        offset = target.storage_offset() - owner.storage_offset()
-        with torch.enable_grad():  # torch.as_strided_scatter has a wrong derivative (2.14)
-            placed = owner.detach() if not owner.requires_grad else owner
-            placed = torch.empty_strided(owner.shape, owner.stride(), dtype=owner.dtype, device=owner.device).copy_(
-                placed
-            )
-            placed.as_strided(target.size(), target.stride(), placed.storage_offset() + offset).copy_(result)
-        self._changed[owner] = placed
-        return placed
+        offset = twin.storage_offset() - owner.storage_offset()
+        with torch.enable_grad():  # not torch.as_strided_scatter: its derivative is wrong (torch 2.14)
+            before = owner.detach() if not owner.requires_grad else owner
+            memory = torch.empty_strided(owner.shape, owner.stride(), dtype=owner.dtype, device=owner.device)
+            memory = memory.copy_(before)
+            memory.as_strided(twin.size(), twin.stride(), memory.storage_offset() + offset).copy_(result)
+        self._current_values[owner] = memory
+        return memory
 
-    def _latest(self, twin: Tensor) -> Tensor:
+    def _read(self, twin: Tensor) -> Tensor:
+        """Follows a twin to the current values of its memory; repeated, as these may have been changed in turn."""
         while True:
             owner = twin if twin._base is None else twin._base
-            now = self._changed.get(owner)
-            if now is None:
+            current = self._current_values.get(owner)
+            if current is None:
                 return twin
             if owner is twin:
-                twin = now
+                twin = current
             else:
-                offset = twin.storage_offset() - owner.storage_offset() + now.storage_offset()
+                offset = twin.storage_offset() - owner.storage_offset() + current.storage_offset()
                 with torch.enable_grad():
-                    twin = self.on_view(now, now.as_strided(twin.size(), twin.stride(), offset))
+                    twin = self.on_view(current, current.as_strided(twin.size(), twin.stride(), offset))
 
-    def _without_gradient(self, tensor: Tensor) -> Tensor:
-        """Returns a trainable weight as a constant, the same one every time: what is derived from it is kept."""
-        known = _CONSTANTS.get(tensor)
-        if known is None or known.data_ptr() != tensor.data_ptr() or known.shape != tensor.shape:
-            known = _CONSTANTS[tensor] = tensor.detach()
-        return known
+    def _as_constant(self, weight: Tensor) -> Tensor:
+        """Returns a trainable weight without gradients: always the same tensor, as caches are keyed by it."""
+        constant = _WEIGHT_CONSTANTS.get(weight)
+        if constant is None or constant.data_ptr() != weight.data_ptr() or constant.shape != weight.shape:
+            constant = _WEIGHT_CONSTANTS[weight] = weight.detach()
+        return constant
 
 
-_CONSTANTS: OfTensors[Tensor] = OfTensors()
+_WEIGHT_CONSTANTS: TensorMap[Tensor] = TensorMap()
 
 
 def tensors_in(values: Any) -> list[Tensor]:
     """Lists the tensors in arguments or results."""
     if isinstance(values, Tensor):
         return [values]
-    found: list[Tensor] = []
-    _collect((values,), found)
-    return found
+    tensors: list[Tensor] = []
+    _collect((values,), tensors)
+    return tensors
 
 
-def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
-    """Adds the tensors in values; the engine does this several times per operation."""
+def _collect(values: Iterable[Any], tensors: list[Tensor]) -> None:
+    """Appends the tensors in values; written for speed, as the engine does this several times per operation."""
     for value in values:
         kind = type(value)
         if kind is Tensor:
-            found.append(value)
-        elif kind in _PLAIN or (kind is dict and not value):
+            tensors.append(value)
+        elif kind in _WITHOUT_TENSORS or (kind is dict and not value):
             continue
         elif isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, dict):
-            _collect(value.values(), found)
+            _collect(value.values(), tensors)
         elif isinstance(value, (tuple, list)):
-            _collect(value, found)
+            _collect(value, tensors)
 
 
-# Types that have no tensors inside.
-_PLAIN = frozenset({int, float, bool, str, type(None), torch.Size, torch.dtype, torch.device})
+# Types that contain no tensors.
+_WITHOUT_TENSORS = frozenset({int, float, bool, str, type(None), torch.Size, torch.dtype, torch.device})
 
 
-def with_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:
-    """Returns arguments or results with each tensor replaced."""
+def map_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:
+    """Returns arguments or results with each tensor replaced by the result of ``change``."""
     kind = type(values)
-    if kind in _PLAIN:
+    if kind in _WITHOUT_TENSORS:
         return values
     if isinstance(values, Tensor):
         return change(values)
     if kind is tuple or kind is list:
-        return kind([value if type(value) in _PLAIN else with_tensors(change, value) for value in values])
+        return kind([value if type(value) in _WITHOUT_TENSORS else map_tensors(change, value) for value in values])
     if kind is dict:
-        return values and {key: with_tensors(change, value) for key, value in values.items()}
+        return values and {key: map_tensors(change, value) for key, value in values.items()}
     if isinstance(values, (tuple, list, dict)) and not isinstance(values, torch.Size):
         return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, values)
     return values

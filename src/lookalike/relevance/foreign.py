@@ -1,4 +1,4 @@
-"""Modules whose operations the engine cannot see: their own gradient is used, measured and named."""
+"""TorchScript modules: the engine does not see their operations, so it uses their gradient and says so."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch.nn.modules.module import (
 )
 
 from lookalike._core.untouched import undoing
-from lookalike.relevance.dependence import tensors_in, with_tensors
+from lookalike.relevance.dependence import map_tensors, tensors_in
 from lookalike.relevance.names import NO_RULE
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def with_foreign_modules(engine: "Engine", run: Callable[[], T]) -> T:
-    """Returns what ``run`` returns, and watches a network's TorchScript parts meanwhile, by a hook on all calls."""
+def with_script_modules(engine: "Engine", run: Callable[[], T]) -> T:
+    """Returns the result of ``run``; meanwhile, global hooks add the results of TorchScript modules to the graph."""
     thread, depth = threading.get_ident(), 0
 
     def enter(module: nn.Module, _args: Any) -> None:
@@ -37,7 +37,7 @@ def with_foreign_modules(engine: "Engine", run: Callable[[], T]) -> T:
         if isinstance(module, torch.jit.ScriptModule) and threading.get_ident() == thread:
             depth -= 1
             if depth == 0:
-                _adopt(engine, module, args, output)
+                _add_to_graph(engine, module, args, output)
 
     def watched() -> T:
         register_module_forward_pre_hook(enter)
@@ -46,20 +46,20 @@ def with_foreign_modules(engine: "Engine", run: Callable[[], T]) -> T:
 
     def remove() -> None:
         for hooks, hook in ((_global_forward_pre_hooks, enter), (_global_forward_hooks, leave)):
-            for key in [key for key, other in list(hooks.items()) if other is hook]:
+            for key in [key for key, registered in list(hooks.items()) if registered is hook]:
                 hooks.pop(key, None)
 
     return undoing(remove, watched)
 
 
-def _adopt(engine: "Engine", module: nn.Module, args: Any, output: Any) -> None:
-    """Runs a module once more, with gradients, and puts its results into the relevance graph."""
+def _add_to_graph(engine: "Engine", module: nn.Module, args: Any, output: Any) -> None:
+    """Runs a module once more, with gradients, and adds its results to the relevance graph."""
     with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.enable_grad():
-        twins = with_tensors(lambda tensor: engine.leave_pixels(engine.dependence.twin_of(tensor)), args)
+        twins = map_tensors(lambda tensor: engine.pixels.leave(engine.dependence.twin_of(tensor)), args)
         if not any(tensor.requires_grad for tensor in tensors_in(twins)):
             return
-        again = module.forward(*twins)
+        results = module.forward(*twins)
         name = f"TorchScript module {getattr(module, 'original_name', type(module).__name__)}"
-        for face, twin in zip(tensors_in(output), tensors_in(again), strict=True):
+        for face, twin in zip(tensors_in(output), tensors_in(results), strict=True):
             if twin.requires_grad:
-                engine.adopt(face, twin, name, NO_RULE)
+                engine.add_result(face, twin, name, NO_RULE)

@@ -1,4 +1,15 @@
-"""The autograd functions of the engine: an operation with a rule, and values with another derivative than their own."""
+"""The engine's autograd functions: values computed elsewhere, with a relevance rule in place of the derivative.
+
+All of them return given values in the forward pass. They differ in the backward pass, which carries g = R / a in place
+of a gradient (see ``engine``)::
+
+    function              backward returns
+    LinearWithRule        g, or R at the first layer, by a rule of ``rules``
+    WithFactor            factor ⊙ g
+    PassedThrough         its argument, unchanged
+    EndOfPixelDomain      R = x ⊙ g
+    EvenSpread            R, spread evenly over the pixels that a linear operation mixes
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,27 +21,27 @@ from lookalike.relevance.operations import Call
 from lookalike.relevance.rules import Rule
 
 
-class Ruled(torch.autograd.Function):
-    """A linear operation with a rule as its backward."""
+class LinearWithRule(torch.autograd.Function):
+    """A linear operation whose backward is a relevance rule."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, call: Call, rule: Rule, first: bool) -> Tensor:  # noqa: ARG004
-        """Returns the values."""
+        """Returns the operation's output, computed before."""
         ctx.call, ctx.rule, ctx.first = call, rule, first
         return call.output.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the rule's gradient."""
+        """Returns g at the input; at the first layer, whose inputs are pixels, R itself."""
         call, rule = ctx.call, ctx.rule
-        found = rule.relevance(call, call.output * gradient) if ctx.first else rule.propagate(call, gradient)
+        at_input = rule.relevance(call, call.output * gradient) if ctx.first else rule.propagate(call, gradient)
         if call.session.targets_left < 2:
-            ctx.call = None  # the memory serves the layers before it
-        return found, None, None, None
+            ctx.call = None  # frees memory for the layers before it, as no other target comes
+        return at_input, None, None, None
 
 
-class Rescaled(torch.autograd.Function):
-    """Gives values that were computed elsewhere, with a factor in place of their derivative."""
+class WithFactor(torch.autograd.Function):
+    """Values with a given factor in place of their derivative."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, values: Tensor, factor: Tensor | float) -> Tensor:  # noqa: ARG004
@@ -40,18 +51,18 @@ class Rescaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the rule's gradient."""
+        """Returns the gradient times the factor."""
         return gradient * ctx.factor, None, None
 
 
-def rescaled(source: Tensor, values: Tensor, factor: Tensor | float) -> Tensor:
-    """Returns ``values`` with ``factor`` for their derivative after ``source``."""
-    out: Tensor = Rescaled.apply(source, values, factor)
+def with_factor(source: Tensor, values: Tensor, factor: Tensor | float) -> Tensor:
+    """Returns ``values``, with ``factor`` as their derivative with respect to ``source``."""
+    out: Tensor = WithFactor.apply(source, values, factor)
     return out
 
 
-class Passed(torch.autograd.Function):
-    """Gives values that were computed elsewhere, with the gradient of their source."""
+class PassedThrough(torch.autograd.Function):
+    """Values whose gradient goes to their source unchanged."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, values: Tensor) -> Tensor:  # noqa: ARG004
@@ -60,18 +71,18 @@ class Passed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
-        """Returns the gradient as it is."""
+        """Returns the gradient unchanged."""
         return gradient, None
 
 
-def passed(source: Tensor, values: Tensor) -> Tensor:
-    """Returns ``values``, whose gradient goes to ``source`` unchanged; both have one shape."""
-    out: Tensor = Passed.apply(source, values)
+def pass_through(source: Tensor, values: Tensor) -> Tensor:
+    """Returns ``values``, whose gradient goes to ``source`` unchanged; both have the same shape."""
+    out: Tensor = PassedThrough.apply(source, values)
     return out
 
 
-class LeftPixels(torch.autograd.Function):
-    """Turns a gradient g behind the pixels into the relevance x ⊙ g before them."""
+class EndOfPixelDomain(torch.autograd.Function):
+    """Turns g behind the pixel domain into R = x ⊙ g inside it."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor) -> Tensor:
@@ -86,14 +97,14 @@ class LeftPixels(torch.autograd.Function):
         return ctx.values * gradient  # type: ignore[no-any-return]
 
 
-def left_pixels(source: Tensor) -> Tensor:
-    """Returns the values of pixels, from which on relevance is gradient × input."""
-    out: Tensor = LeftPixels.apply(source)
+def end_pixel_domain(source: Tensor) -> Tensor:
+    """Returns the values of pixels, behind which the backward pass carries g = R / a in place of R."""
+    out: Tensor = EndOfPixelDomain.apply(source)
     return out
 
 
-class Spread(torch.autograd.Function):
-    """A linear operation on pixels: each output's relevance goes evenly to the pixels that it mixes."""
+class EvenSpread(torch.autograd.Function):
+    """A linear operation on pixels: each output's relevance is spread evenly over the pixels that it mixes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, run: Callable[..., Tensor], *sources: Tensor) -> Tensor:
@@ -103,16 +114,17 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns relevance."""
+        """Returns relevance at the pixels."""
+        # on inputs of 1, the operation counts the pixels behind each output, and its gradient leads back to them
         with torch.enable_grad():
-            ones = [torch.ones_like(source).requires_grad_() for source in ctx.like]
-            total = ctx.run(*ones)
+            unit_inputs = [torch.ones_like(source).requires_grad_() for source in ctx.like]
+            total = ctx.run(*unit_inputs)
         counts = total.detach()
         share = torch.where(counts == 0, 0, relevance / torch.where(counts == 0, 1, counts))
-        return None, None, *torch.autograd.grad(total, ones, share)
+        return None, None, *torch.autograd.grad(total, unit_inputs, share)
 
 
-def spread(values: Tensor, run: Callable[..., Tensor], sources: list[Tensor]) -> Tensor:
-    """Returns ``values = run(*sources)``, whose relevance is spread evenly over what ``run`` mixes."""
-    out: Tensor = Spread.apply(values, run, *sources)
+def spread_evenly(values: Tensor, run: Callable[..., Tensor], sources: list[Tensor]) -> Tensor:
+    """Returns ``values = run(*sources)``; their relevance is spread evenly over the elements that ``run`` mixes."""
+    out: Tensor = EvenSpread.apply(values, run, *sources)
     return out

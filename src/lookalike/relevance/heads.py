@@ -12,7 +12,7 @@ from lookalike.relevance.composites import Composite
 from lookalike.relevance.propagation import propagate
 from lookalike.relevance.result import Relevance, join
 
-Head = Callable[[Tensor, slice], Tensor]  # embeddings [n, D] of some rows → log-probabilities [n, K]
+Head = Callable[[Tensor, slice], Tensor]  # embeddings [n, D] and their rows among all images → log-probabilities [n, K]
 
 
 def lrp_of_heads(
@@ -23,22 +23,22 @@ def lrp_of_heads(
     *,
     batch_size: int = 32,
 ) -> Relevance:
-    """LRP of the probability of the class that each of several heads predicts [ours].
+    """Explains, for each of several heads on one encoder, the probability of the class that it predicts [ours].
 
     Args:
-        encoder: Maps images to embeddings [n, D]. It is left as it was.
+        encoder: Maps images to embeddings [n, D]; it is not changed.
         x: Images [N, C, H, W].
-        heads: M functions of embeddings [n, D] and of the rows that they belong to, differentiable, that return
+        heads: M differentiable functions of embeddings [n, D] and their rows among all images, which return
             log-probabilities [n, K], up to a constant per row. They have no rule and keep their gradient.
-        composite: Which rules the encoder follows.
-        batch_size: The most images in flight.
+        composite: Rules for the encoder, by name or your own.
+        batch_size: Most images per forward pass.
 
     Returns:
-        Maps [N, M, C, H, W]. For ``[lambda z, rows: model.log_probabilities_of(z)]`` they are those of
+        Maps [N, M, C, H, W]. For ``[lambda z, rows: model.log_probabilities_of(z)]`` they are equal to those of
         ``lrp(model, x, of="probability")``.
 
     Raises:
-        LookalikeError: If there is no image or no head.
+        LookalikeError: If there are no images or no heads.
     """
     checks.model("encoder", encoder)
     checks.tensor("x", x, kind="number", empty=False)
@@ -52,16 +52,16 @@ def lrp_of_heads(
             gradient = _probability_gradient(head, values, rows)
             yield gradient, (values * gradient).sum(1)
 
-    placed: Tensor = place(x, device_of(encoder), dtype_of(encoder))
-    return join(list(propagate(encoder, placed, encoder, starts, composite, batch_size, False, several=True)))
+    images: Tensor = place(x, device_of(encoder), dtype_of(encoder))
+    return join(list(propagate(encoder, images, encoder, starts, composite, batch_size, False, several=True)))
 
 
 @torch.enable_grad()
 def _probability_gradient(head: Head, embeddings: Tensor, rows: slice) -> Tensor:
-    """Returns the gradient at embeddings [n, D] of the probability of the class that a head predicts."""
+    """Returns the gradient of the predicted class's probability with respect to embeddings [n, D]."""
     leaf = embeddings.clone().requires_grad_()
     scores = head(leaf, rows)
     outputs = Outputs(None, scores.shape[1])
     at_scores = outputs.gradient(scores.detach(), outputs.predicted(scores.detach()), "probability")
-    (found,) = torch.autograd.grad(scores, leaf, at_scores.to(scores.dtype))
-    return found
+    (at_embeddings,) = torch.autograd.grad(scores, leaf, at_scores.to(scores.dtype))
+    return at_embeddings

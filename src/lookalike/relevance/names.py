@@ -1,4 +1,4 @@
-"""What operations are called, and which of them change their input."""
+"""Names and groups of torch operations, and operations in place."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 NO_RULE = "gradient (no rule)"
 UNSEEN = "none (not seen)"
 
-# Operations that are homogeneous of degree one, or that choose or move values: their gradient is their rule.
+# Operations whose gradient is their relevance rule: they are homogeneous of degree one, or select or move values.
 _BY_GRADIENT = {
     "proportional": """
         add sub sum mean norm linalg_norm linalg_vector_norm vector_norm frobenius_norm std nanmean cumsum avg_pool1d
@@ -180,7 +180,7 @@ STRUCTURAL = frozenset(
         "to_copy",
     ]
 )
-# Operations whose results have nothing of their argument but its shape, type or place.
+# Operations whose results depend only on the shape, type or device of their argument.
 SHAPE_ONLY = frozenset(
     [
         "zeros_like",
@@ -204,7 +204,7 @@ SHAPE_ONLY = frozenset(
     ]
 )
 
-# Functions of one value, for pixels: nothing is mixed.
+# Functions of each value by itself; on pixels, they pass relevance on.
 ELEMENTWISE = frozenset(
     [
         "pow",
@@ -231,12 +231,12 @@ ELEMENTWISE = frozenset(
     ]
 )
 
-# Operations that change how a tensor reads its memory, not the memory.
+# Operations in place that change how a tensor reads its memory, but not the memory.
 RESHAPES_IN_PLACE = frozenset(
     ["t_", "transpose_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_", "detach_", "rename_"]
 )
 
-# Where values leave torch: numbers, and arrays.
+# Operations by which values leave torch, as numbers or as arrays, and by which they come back.
 LEAVES_AS_NUMBER = frozenset(
     ["__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "__len__", "__contains__"]
 )
@@ -245,6 +245,7 @@ COMES_FROM_OUTSIDE = frozenset(
     ["tensor", "as_tensor", "asarray", "from_dlpack", "frombuffer", "from_numpy", "scalar_tensor"]
 )
 
+# Activations whose rule is to pass relevance on, and whose gradient is another.
 PASSED = frozenset(
     [
         "gelu",
@@ -290,7 +291,7 @@ _PLAIN_NAMES = {alias: name for name, aliases in _ALIASES.items() for alias in a
 
 @functools.lru_cache(maxsize=4096)
 def name_of(func: Any) -> str:
-    """Returns an operation's plain name: ``__iadd__``, ``add_``, ``aten.add.Tensor`` and ``add`` are one."""
+    """Returns an operation's plain name: ``add`` for ``__iadd__``, ``add_``, ``aten.add.Tensor`` and ``add``."""
     if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         namespace, _, name = str(func).partition(".")
         if namespace != "aten":
@@ -305,7 +306,7 @@ def name_of(func: Any) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def raw_name(func: Any) -> str:
-    """Returns the name that torch gives a function; of an attribute, the attribute's."""
+    """Returns torch's name of a function, or the attribute's name for the access to an attribute."""
     name: str = getattr(func, "__name__", str(func))
     if name in ("__get__", "__set__", "__delete__"):
         return str(getattr(getattr(func, "__self__", None), "__name__", name))
@@ -314,12 +315,12 @@ def raw_name(func: Any) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def is_attribute(func: Any) -> bool:
-    """Says whether a function reads or sets a tensor's attribute."""
+    """Returns whether a function reads or sets an attribute of a tensor."""
     return getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__")
 
 
 def changes_in_place(func: Any, kwargs: Any) -> bool:
-    """Says whether an operation changes its first argument."""
+    """Returns whether an operation changes its first argument."""
     if kwargs.get("inplace"):
         return True
     raw = raw_name(func)
@@ -331,14 +332,14 @@ def changes_in_place(func: Any, kwargs: Any) -> bool:
 
 
 def out_of_place(func: Any, kwargs: Any) -> Any:
-    """Returns the operation that computes the same without changing its argument."""
+    """Returns an operation with the same result that does not change its argument."""
     if kwargs.get("inplace"):
         return func
     raw, name = raw_name(func), name_of(func)
     if not isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket) and raw not in ("copy_", "fill_"):
-        for home in (Tensor, torch, F):
-            if hasattr(home, name) and callable(getattr(home, name)) and name not in ("copy", "set", "zero"):
-                return getattr(home, name)
+        for namespace in (Tensor, torch, F):
+            if hasattr(namespace, name) and callable(getattr(namespace, name)) and name not in ("copy", "set", "zero"):
+                return getattr(namespace, name)
 
     def on_a_copy(target: Tensor, *args: Any, **options: Any) -> Tensor:
         changed = target.clone()

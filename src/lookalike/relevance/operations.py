@@ -1,4 +1,4 @@
-"""Linear and convolutional operations, as the rules see them: y = A x + b, and the adjoint of A."""
+"""Linear layers and convolutions as the rules see them: y = A x + b, with the adjoint Aᵀ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-STABILISER = 1e-6
+STABILISER = 1e-6  # keeps denominators away from zero
 
 
 def stabilised(values: Tensor, epsilon: float = STABILISER) -> Tensor:
-    """Moves values away from zero by ε, to the side that they are on (zero itself to the positive one)."""
-    # a fifth of the time of torch.where; adding 0 makes a negative zero positive
+    """Moves values away from zero by ε: positive ones and zero upwards, negative ones downwards."""
+    # copysign takes a fifth of the time of torch.where; adding 0 makes a negative zero positive
     return values + torch.copysign(values.new_tensor(epsilon), values.detach() + 0.0)
 
 
@@ -40,35 +40,37 @@ class Convolution:
         if self._is_of_patches(weight):
             return self._adjoint_of_patches(r, weight, like)
         options = (self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups)
-        found: Tensor = torch.ops.aten.convolution_backward(r, like, weight, None, *options, [True, False, False])[0]
-        return found
+        at_input: Tensor = torch.ops.aten.convolution_backward(r, like, weight, None, *options, [True, False, False])[0]
+        return at_input
 
     def _is_of_patches(self, weight: Tensor) -> bool:
-        """Says whether each input has a part in one output position at most."""
+        """Returns whether the outputs' receptive fields do not overlap, as in the patch layer of a transformer."""
         plain = not self.transposed and self.groups == 1 and all(d == 1 for d in self.dilation)
         return plain and tuple(self.stride) == tuple(weight.shape[2:]) and not any(self.padding)
 
     def _adjoint_of_patches(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
-        """Returns Aᵀ r as one matrix product, in a quarter of the time of torch's own way."""
+        """Returns Aᵀ r as one matrix product, in a quarter of the time of torch's convolution backward."""
         n_axes = weight.ndim - 2
         grid, size = r.shape[2:], weight.shape[2:]
         patches: Tensor = torch.tensordot(r, weight, dims=([1], [0]))  # [n, *grid, channels, *size]
         order = [0, 1 + n_axes, *(axis for i in range(n_axes) for axis in (1 + i, 2 + n_axes + i))]
-        found: Tensor = patches.permute(order).reshape(len(r), -1, *(g * k for g, k in zip(grid, size, strict=True)))
-        rests = [whole - covered for whole, covered in zip(like.shape[2:], found.shape[2:], strict=True)]
-        if any(rests):
-            found = torch.nn.functional.pad(found, [side for rest in reversed(rests) for side in (0, rest)])
-        return found
+        at_input: Tensor = patches.permute(order).reshape(len(r), -1, *(g * k for g, k in zip(grid, size, strict=True)))
+        uncovered = [full - covered for full, covered in zip(like.shape[2:], at_input.shape[2:], strict=True)]
+        if any(uncovered):
+            at_input = torch.nn.functional.pad(
+                at_input, [side for n_uncovered in reversed(uncovered) for side in (0, n_uncovered)]
+            )
+        return at_input
 
     def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """Returns each output's relevance spread evenly over the inputs of its receptive field."""
-        ones = torch.ones_like(weight)
-        counts = self.apply(torch.ones_like(like[:1]), ones, None)
+        unit_weight = torch.ones_like(weight)
+        counts = self.apply(torch.ones_like(like[:1]), unit_weight, None)
         if self.transposed or self.groups > 1:
-            return self.adjoint(r / stabilised(counts), ones, like)
-        # all output channels see the same inputs: add them up, and spread once for all input channels
+            return self.adjoint(r / stabilised(counts), unit_weight, like)
+        # all output channels have the same receptive fields: sum them, and spread once for all input channels
         summed = r.sum(1, keepdim=True) / stabilised(counts[:, :1])
-        return self.adjoint(summed, ones[:1, :1], like[:, :1]).expand_as(like)
+        return self.adjoint(summed, unit_weight[:1, :1], like[:, :1]).expand_as(like)
 
     def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns the weights with each output channel scaled."""
@@ -86,11 +88,11 @@ class Linear:
         """Returns A x + b."""
         return torch.nn.functional.linear(x, weight, bias)
 
-    def adjoint(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - as Convolution's
+    def adjoint(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
         """Returns Aᵀ r."""
         return r @ weight
 
-    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - as Convolution's
+    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
         """Returns each output's relevance spread evenly over all inputs."""
         return (r.sum(-1, keepdim=True) / like.shape[-1]).expand_as(like)
 
@@ -101,10 +103,10 @@ class Linear:
 
 @dataclass
 class Session:
-    """One forward pass and the targets that are propagated through it.
+    """State shared by all operations of one forward pass.
 
     Attributes:
-        targets_left: How many backward passes are still to come, the present one included.
+        targets_left: Number of backward passes still to come, including the current one.
     """
 
     targets_left: int = 2
@@ -112,18 +114,18 @@ class Session:
 
 @dataclass
 class Call:
-    """One execution of a linear operation, and what its rules have computed of it so far.
+    """One execution of a linear operation y = A x + b, with a cache for its rules.
 
     Attributes:
         operation: Convolution or Linear.
-        source: Its input, with the graph behind it.
-        weight: Its weights, before any folding.
-        bias: Its bias, folded; or None.
-        output: What it returned, folded.
-        scale: What a batch norm behind it multiplies its outputs by; None without one.
-        folded_from: The tensors of that batch norm, whose changes are to be noticed.
-        session: The forward pass that it is of.
-        kept: Denominators and the like, shared by all targets.
+        source: Its input x, with the graph behind it.
+        weight: Its weights, before a batch norm is folded in.
+        bias: Its bias, with the batch norm folded in; None without a bias.
+        output: Its output y, with the batch norm folded in.
+        scale: Factor of the batch norm per output channel; None without one.
+        folded_from: Tensors of that batch norm; cached weights are computed again if these change.
+        session: State of the forward pass.
+        cache: Values that all targets of an image share, such as denominators.
     """
 
     operation: Convolution | Linear
@@ -134,7 +136,7 @@ class Call:
     scale: Tensor | None = None
     folded_from: tuple[Tensor, ...] = ()
     session: Session = field(default_factory=Session)
-    kept: dict[str, Any] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
 
     @property
     def x(self) -> Tensor:
@@ -145,57 +147,57 @@ class Call:
         """Returns the folded weights: ``"all"``, or their ``"positive"`` or ``"negative"`` part."""
         if part == "all" and self.scale is None:
             return self.weight
-        found: Tensor = self.once(f"{part} weights", lambda: _derived(self, part))
-        return found
+        weights: Tensor = self.once(f"{part} weights", lambda: _derived_weights(self, part))
+        return weights
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Returns what ``make`` makes, made only once for this call."""
-        if name not in self.kept:
-            self.kept[name] = make()
-        return self.kept[name]
+        """Returns the result of ``make``, computed only once for this call."""
+        if name not in self.cache:
+            self.cache[name] = make()
+        return self.cache[name]
 
     def shared(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """Returns a large tensor that all targets need, kept only while another target is to come."""
-        if name not in self.kept and self.session.targets_left < 2:
+        """Returns the result of ``make``, a large tensor that is cached only while further targets will need it."""
+        if name not in self.cache and self.session.targets_left < 2:
             return make()
-        found: Tensor = self.once(name, make)
-        return found
+        value: Tensor = self.once(name, make)
+        return value
 
     @property
     def non_negative(self) -> bool:
-        """Whether no input is below zero; a ReLU's output needs no look."""
-        maker = self.source.grad_fn.name() if self.source.grad_fn is not None else ""
-        return maker == "ReluBackward0" or bool(self.once("non-negative", lambda: float(self.x.amin()) >= 0))
+        """Whether all inputs are at least zero; for the output of a ReLU, without looking at the values."""
+        made_by = self.source.grad_fn.name() if self.source.grad_fn is not None else ""
+        return made_by == "ReluBackward0" or bool(self.once("non-negative", lambda: float(self.x.amin()) >= 0))
 
     def folded(self, scale: Tensor, bias: Tensor, output: Tensor, tensors: tuple[Tensor, ...]) -> "Call":
         """Returns this call with the batch norm behind it folded in."""
-        return replace(self, bias=bias, output=output, scale=scale, folded_from=tensors, kept={})
+        return replace(self, bias=bias, output=output, scale=scale, folded_from=tensors, cache={})
 
 
-_DERIVED = WeakTensorKeyDictionary()  # weights → what was derived from them; gone when they are
+_DERIVED_WEIGHTS = WeakTensorKeyDictionary()  # weights → parts derived from them, by name
 
 
-def _derived(call: Call, part: str) -> Tensor:
-    """Returns a part of a call's folded weights, kept until the weights change or go."""
-    of_weight: dict[str, tuple[Any, Tensor]] = _DERIVED.setdefault(call.weight, {})
-    state = tuple(_state(tensor) for tensor in (call.weight, *call.folded_from))
-    known = of_weight.get(part)
-    if known is not None and known[0] == state:
-        return known[1]
+def _derived_weights(call: Call, part: str) -> Tensor:
+    """Returns a part of a call's folded weights, cached until the weights change or are deleted."""
+    of_weight: dict[str, tuple[Any, Tensor]] = _DERIVED_WEIGHTS.setdefault(call.weight, {})
+    fingerprint = tuple(_fingerprint(tensor) for tensor in (call.weight, *call.folded_from))
+    cached = of_weight.get(part)
+    if cached is not None and cached[0] == fingerprint:
+        return cached[1]
     weight = call.weight.detach()
     if call.scale is not None:
         weight = call.operation.scaled(weight, call.scale)
     if part != "all":
         weight = weight.clamp(min=0) if part == "positive" else weight.clamp(max=0)
-    of_weight[part] = (state, weight)
+    of_weight[part] = (fingerprint, weight)
     return weight
 
 
-def _state(tensor: Tensor) -> tuple[Any, ...]:
-    """Returns what changes when a tensor's values do: its version, and a sample of them, as ``.data`` has none."""
+def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns values that change with the tensor: its version, and a sum of samples, as ``.data`` has no version."""
     values, step = tensor.detach(), max(1, tensor.numel() // 64)
     if values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)):
-        sample = values.as_strided((values.numel() // step,), (step,))  # as it lies in memory, so nothing is copied
+        sample = values.as_strided((values.numel() // step,), (step,))  # in memory order, so that nothing is copied
     else:
         sample = values.reshape(-1)[::step]
     # numpy adds up few numbers three times as fast; it has no bfloat16, and no memory of a GPU

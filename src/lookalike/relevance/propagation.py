@@ -1,4 +1,4 @@
-"""One forward pass per batch, one backward pass per target: where relevance maps are made."""
+"""Computes relevance maps: one forward pass per batch, one backward pass per target."""
 
 import contextlib
 import sys
@@ -12,19 +12,20 @@ from lookalike._core.provenance import versions
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.calls import is_out_of_memory, take_rows
 from lookalike.relevance.composites import COMPOSITES, Composite
-from lookalike.relevance.engine import Engine, Watch
-from lookalike.relevance.foreign import with_foreign_modules
+from lookalike.relevance.engine import Engine
+from lookalike.relevance.foreign import with_script_modules
 from lookalike.relevance.names import NO_RULE, UNSEEN, named_tensors
 from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.result import Relevance, RuleUse
+from lookalike.relevance.watch import Watch
 
 Run = Callable[[Tensor], Tensor]
 Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
 
-# How far the engine's forward pass may differ from the plain one, relative to the largest output: rounding alone, which
-# reduced-precision matrix products on GPUs make large in float32.
+# Largest difference between the engine's output and the plain one that counts as rounding, relative to the largest
+# output. It is wide for float32, as GPUs may multiply float32 matrices in reduced precision.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
-_COARSE = 0.1  # of two and fewer digits: bfloat16, float16
+_HALF_PRECISION_ROUNDING = 0.1  # bfloat16 and float16 have two to three digits
 
 
 def propagate(
@@ -41,19 +42,19 @@ def propagate(
     """Runs forward once per batch, and backward once per target; yields each batch's result.
 
     Args:
-        model: The network, whose parameters and modules are watched.
+        model: The network.
         x: Images [N, C, H, W].
-        run: Calls it and returns scores or embeddings [n, D].
-        starts: Yields, for outputs and the rows that they are of, pairs of the gradient at the outputs and the
-            relevance [n] that it starts with.
-        composite: Which rules.
-        batch_size: The most images in flight.
-        strict: Make an operation without a rule an error.
-        several: Return maps [n, M, C, H, W] also of a single target.
+        run: Runs the network on images; returns scores or embeddings [n, D].
+        starts: Yields, for each target, the gradient g at the outputs [n, D] and the relevance [n] that it stands for;
+            called with the outputs and their rows in ``x``.
+        composite: The rules, by name or your own.
+        batch_size: Most images per forward pass.
+        strict: Whether an operation without a rule is an error.
+        several: Whether maps are [n, M, C, H, W] even for a single target.
 
     Raises:
-        RelevanceError: If the engine computes other numbers than the network, if nothing can be propagated, or an
-            operation has no rule and ``strict`` is set.
+        RelevanceError: If the engine's output differs from the network's, if nothing can be propagated, or an operation
+            has no rule and ``strict`` is set.
     """
     if not len(x):
         raise LookalikeError("there are no images to explain")
@@ -61,16 +62,19 @@ def propagate(
     warned: set[str] = set()
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
-        found = explain(rows, starts, several)
-        _warn(found, warned)
-        yield found
+        relevance = explain(rows, starts, several)
+        _warn_of_missing_rules(relevance, warned)
+        yield relevance
 
 
 class _Explainer:
-    """Makes the maps of one batch after the other.
+    """Computes the maps of one batch after the other.
 
-    The first batch's forward pass is compared with the network's own. That one comes second: it takes results from the
-    engine's. Only where the engine met tensors that it cannot place does it run again, knowing what the plain pass met.
+    The first batch is also a check: the engine's output is compared with that of the network's plain forward pass. The
+    plain pass comes second, so that it can reuse the engine's results. If the engine met tensors of unknown origin, it
+    runs once more, with the constants that the plain pass found::
+
+        engine's pass ──▶ plain pass, reusing results ──▶ (engine's pass, with constants) ──▶ outputs equal?
     """
 
     def __init__(self, model: nn.Module, x: Tensor, run: Run, rules: Composite, strict: bool) -> None:
@@ -82,53 +86,54 @@ class _Explainer:
 
     @keeps_torch_settings
     def __call__(self, rows: slice, starts: Starts, several: bool) -> Relevance:
-        """Returns the maps of some rows."""
+        """Returns the maps of some rows of the images."""
         with _undisturbed(self._x.device):
-            batch, shown, engine = in_eval_mode(self._model, lambda: self._forward(rows))
-            with _naming(engine):
-                return _backward(engine, shown, batch, lambda out: starts(out, rows), several)
+            batch, output, engine = in_eval_mode(self._model, lambda: self._forward(rows))
+            with _naming_operation(engine):
+                return _backward(engine, output, batch, lambda out: starts(out, rows), several)
 
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
         batch = take_rows(self._x, rows).detach().clone().requires_grad_()
         if self._watch is not None:
             engine = self._engine(batch, self._watch, None)
-            return batch, self._ruled(engine, batch), engine
-        # on other devices each look at what was recorded would wait for the device
+            return batch, self._run_engine(engine, batch), engine
+        # on a GPU, each comparison of recorded inputs would wait for the device
         recorded = Recorded(len(batch)) if batch.device.type == "cpu" else None
-        before = self._versions()
-        engine, shown = self._engine(batch, None, recorded), None
-        with contextlib.suppress(Exception):  # the plain pass tells whether it is the network that fails
-            shown = self._ruled(engine, batch)
-        if self._versions() != before:  # a network that changes its weights as it runs
+        versions = self._versions()
+        engine, output = self._engine(batch, None, recorded), None
+        with contextlib.suppress(Exception):  # if the network itself fails, the plain pass raises its error
+            output = self._run_engine(engine, batch)
+        if self._versions() != versions:  # the network changes its weights as it runs
             recorded = None
         watch, plain = _plain_pass(take_rows(self._x, rows), self._run, recorded)
-        if shown is None or engine.unsure:
+        if output is None or engine.met_unknown_tensors:
             engine = self._engine(batch, watch, None)
-            shown = self._ruled(engine, batch)
-        _compare(engine.dependence.twin_of(shown).detach(), plain, batch, self._run)
+            output = self._run_engine(engine, batch)
+        _compare(engine.dependence.twin_of(output).detach(), plain, batch, self._run)
         self._watch = watch
-        return batch, shown, engine
+        return batch, output, engine
 
     def _engine(self, batch: Tensor, watch: Watch | None, recorded: Recorded | None) -> Engine:
-        return Engine(self._rules, [batch], self._names, plain=watch, recorded=recorded, strict=self._strict)
+        return Engine(self._rules, [batch], self._names, watch=watch, recorded=recorded, strict=self._strict)
 
-    def _ruled(self, engine: Engine, batch: Tensor) -> Tensor:
-        """Returns the network's output, computed by the engine."""
+    def _run_engine(self, engine: Engine, batch: Tensor) -> Tensor:
+        """Runs the network under the engine; returns its output."""
 
         def run() -> Tensor:
             with engine:
                 return self._run(batch)
 
-        with _naming(engine):
-            return with_foreign_modules(engine, run)
+        with _naming_operation(engine):
+            return with_script_modules(engine, run)
 
     def _versions(self) -> list[int]:
+        """Returns the version counters of the network's tensors, which writes in place increase."""
         return [tensor._version for tensor in self._tensors if not tensor.is_inference()]
 
 
 @contextlib.contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Runs the network as it is, in full precision, whatever surrounds the call."""
+    """Disables inference mode, autocasting and compilation of the caller, so that the network runs as it is."""
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -142,31 +147,32 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(engine: Engine) -> Iterator[None]:
-    """Tells in a line where a network could not be followed, though it runs by itself."""
+def _naming_operation(engine: Engine) -> Iterator[None]:
+    """Turns an error of torch into one that names the operation through which no relevance can be propagated."""
     try:
         yield
     except RuntimeError as error:
         cause = error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
         if is_out_of_memory(cause):
             raise
-        first = first_line(cause)
+        message = first_line(cause)
         raise RelevanceError(
-            f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.where}): {first}"
+            f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.where}): "
+            f"{message}"
         ) from error
 
 
 def _plain_pass(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
-    """Returns what the network's own forward pass on the first image met, and its output.
+    """Runs the network's plain forward pass on the first image; returns the constants that it met, and its output.
 
-    A network that takes batches of one size alone is run on the whole batch.
+    A network that accepts only batches of its own size runs on the whole batch.
     """
     with contextlib.suppress(RuntimeError, AssertionError):
-        return _watched(images[:1], run, recorded)
-    return _watched(images, run, None)
+        return _run_watched(images[:1], run, recorded)
+    return _run_watched(images, run, None)
 
 
-def _watched(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
+def _run_watched(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
     images = images.detach().clone()
     with Watch([images], recorded) as watch:
         plain = run(images)
@@ -175,72 +181,77 @@ def _watched(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch
 
 def _backward(
     engine: Engine,
-    shown: Tensor,
+    output: Tensor,
     pixels: Tensor,
     starts: Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]],
     several: bool,
 ) -> Relevance:
-    out = engine.graph_of(shown)
-    table = engine.finish(out)
-    columns, errors, shares = [], [], []
-    begins = list(starts(out))
-    for done, (gradient, begun) in enumerate(begins):
-        engine.session.targets_left = len(begins) - done
-        last = done == len(begins) - 1
+    """Propagates one target after the other through the graph behind an output."""
+    out = engine.output_twin(output)
+    table = engine.rule_table(out)
+    maps_of_targets, residuals, shares = [], [], []
+    target_starts = list(starts(out))
+    for index, (gradient, initial_relevance) in enumerate(target_starts):
+        engine.session.targets_left = len(target_starts) - index
+        is_last = index == len(target_starts) - 1
         inputs = [pixels, *(leaf for leaf, _ in engine.unruled.ends)]
         at_pixels, *at_ends = torch.autograd.grad(
-            out, inputs, gradient.to(out.dtype), retain_graph=not last, allow_unused=True
+            out, inputs, gradient.to(out.dtype), retain_graph=not is_last, allow_unused=True
         )
-        found = torch.zeros_like(pixels) if at_pixels is None else at_pixels
-        engine.unruled.arrived(at_ends)
-        arrived = found.flatten(1).sum(1)
-        columns.append(found)
-        errors.append((arrived - begun).abs() / begun.abs().clamp_min(torch.finfo(begun.dtype).tiny))
-        shares.append(engine.unruled.shares(begun, arrived))
+        relevance_map = torch.zeros_like(pixels) if at_pixels is None else at_pixels
+        engine.unruled.measure_ends(at_ends)
+        arrived_relevance = relevance_map.flatten(1).sum(1)
+        maps_of_targets.append(relevance_map)
+        residuals.append(
+            (arrived_relevance - initial_relevance).abs()
+            / initial_relevance.abs().clamp_min(torch.finfo(initial_relevance.dtype).tiny)
+        )
+        shares.append(engine.unruled.shares(initial_relevance, arrived_relevance))
     uses = [RuleUse(*key, count) for key, count in table.items()]
-    maps = torch.stack(columns, 1) if several else columns[0]
-    residual = torch.stack(errors, 1) if several else errors[0]
-    by_operation = _joined(shares, residual, several)
+    maps = torch.stack(maps_of_targets, 1) if several else maps_of_targets[0]
+    residual = torch.stack(residuals, 1) if several else residuals[0]
+    by_operation = _join_shares(shares, residual, several)
     return Relevance(maps, residual, uses, engine.composite.name, versions(), by_operation)
 
 
-def _warn(found: Relevance, warned: set[str]) -> None:
-    """Warns of operations without a rule, of each once per call."""
-    done = {NO_RULE: "its gradient is used", UNSEEN: "relevance ends there"}
-    caution = found.caution
-    for use in found.rules:
-        if use.rule in done and use.operation not in warned:
+def _warn_of_missing_rules(relevance: Relevance, warned: set[str]) -> None:
+    """Warns of operations without a rule, once per operation and call."""
+    treatments = {NO_RULE: "its gradient is used", UNSEEN: "relevance ends there"}
+    caution = relevance.caution
+    for use in relevance.rules:
+        if use.rule in treatments and use.operation not in warned:
             warned.add(use.operation)
-            told = f"{use.operation!r} has no relevance rule: {done[use.rule]}"
-            warn_of(told if caution is None else f"{told}; {caution}")
+            message = f"{use.operation!r} has no relevance rule: {treatments[use.rule]}"
+            warn_of(message if caution is None else f"{message}; {caution}")
 
 
-def _joined(shares: list[dict[str, Tensor]], like: Tensor, several: bool) -> dict[str, Tensor]:
-    nothing = like.new_zeros(len(like))
+def _join_shares(shares: list[dict[str, Tensor]], like: Tensor, several: bool) -> dict[str, Tensor]:
+    """Joins the shares of several targets, by operation; a target without an operation has the share 0."""
+    zeros = like.new_zeros(len(like))
     joined = {}
     for name in dict.fromkeys(name for column in shares for name in column):
-        columns = [column.get(name, nothing) for column in shares]
+        columns = [column.get(name, zeros) for column in shares]
         joined[name] = torch.stack(columns, 1) if several else columns[0]
     return joined
 
 
 def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
-    """Refuses to explain if the engine did not compute what the network does.
+    """Checks that the engine computed the same output as the network's plain pass.
 
     Raises:
-        RelevanceError: If its output is another.
+        RelevanceError: If it did not; it says why, if the network is random or depends on the rest of the batch.
     """
     deviation = _deviation(output[: len(plain)], plain)
     if deviation <= _tolerance(plain):
         return
     with torch.no_grad():
-        again, together = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
-    if _deviation(again, plain) > _tolerance(plain):
+        repeated, in_batch = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
+    if _deviation(repeated, plain) > _tolerance(plain):
         raise RelevanceError(
             "the network gives other outputs for the same image each time (dropout that is always on, or other "
             "chance), so there is no function to explain; make it deterministic in eval mode"
         )
-    if _deviation(together[: len(plain)], plain) > _tolerance(plain):
+    if _deviation(in_batch[: len(plain)], plain) > _tolerance(plain):
         raise RelevanceError(
             "the network's output for an image depends on the other images of its batch (a batch norm without running "
             "statistics?), so there is no function of one image to explain; give it running statistics"
@@ -253,6 +264,7 @@ def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
 
 
 def _deviation(output: Tensor, plain: Tensor) -> float:
+    """Returns the largest difference relative to the largest output; 0 if the plain output is not finite."""
     if output.shape != plain.shape:
         return float("inf")
     if not bool(plain.isfinite().all()):
@@ -263,4 +275,4 @@ def _deviation(output: Tensor, plain: Tensor) -> float:
 
 
 def _tolerance(plain: Tensor) -> float:
-    return _ROUNDING.get(plain.dtype, _COARSE)
+    return _ROUNDING.get(plain.dtype, _HALF_PRECISION_ROUNDING)

@@ -1,4 +1,4 @@
-"""Which output of a network is explained, by the rule of ``Encoder``, and where its logits are."""
+"""Reads the class scores to explain: selects the output as ``Encoder`` does, and finds its logits."""
 
 import weakref
 from typing import Any
@@ -15,26 +15,26 @@ from lookalike.encoder.outputs import as_columns, can_only_be_logits, kind_of, n
 
 
 class ScoreReader:
-    """Reads a network's logits, and what follows them.
+    """Reads a network's logits, and the class scores computed from them.
 
-    Relevance starts at the logits: a softmax or sigmoid behind them keeps its gradient, whatever rule the operation
-    has elsewhere in the network.
+    Relevance starts at the logits: a softmax or sigmoid behind them keeps its gradient, whatever rule the same
+    operation has elsewhere in the network.
 
     Args:
         model: The network.
-        images: All the images [N, C, H, W].
-        output: Which output, or how the outputs are read, where that is known.
+        images: All images [N, C, H, W].
+        output: The output to read, or how to read the outputs, if that is known.
 
     Attributes:
-        outputs: How the class scores are read.
-        tail: Turns logits of some rows of the images into class scores; None if they are the class scores.
+        outputs: How to read the class scores.
+        tail: Maps logits, and their rows among the images, to class scores; None if the logits are the class scores.
 
     Raises:
-        LookalikeError: If it is not clear which output is meant, or it is no row of scores.
+        LookalikeError: If it is not clear which output to read, or it is not a row of scores per image.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, output: str | int | Outputs | None) -> None:
-        model = unwrapped(model)  # no compiling for a batch of this size, which the engine's pass would not use
+        model = unwrapped(model)  # a compiled model would be compiled for this batch size, for nothing
         self._model, self._images = model, images
         self.outputs = output if isinstance(output, Outputs) else _outputs_of(model, images[:2], output)
         name = self.outputs.logits_from
@@ -42,7 +42,7 @@ class ScoreReader:
         self.tail = None if self._layer is None else self._scores
 
     def logits(self, images: Tensor) -> Tensor:
-        """Returns the network's logits [n, C], or in the layout in which the layer of ``logits_from`` gives them."""
+        """Returns the network's logits [n, C], or the output of the layer ``logits_from``, in its own layout."""
         if self._layer is None:
             return self._columns(call(self._model, images), n_rows(images))
         return output_of(self._layer, lambda: call(self._model, images))
@@ -58,39 +58,41 @@ class ScoreReader:
         return _row_of_scores(select_output(result, self.outputs.key), rows)
 
 
-_KNOWN: "weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[list[weakref.ref[nn.Module]], Outputs]]]" = (
+_CACHE: "weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[list[weakref.ref[nn.Module]], Outputs]]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 def _outputs_of(model: nn.Module, sample: Tensor, output: str | int | None) -> Outputs:
-    """Returns how a network's outputs are read; found once, and again when its modules are others."""
+    """Returns how to read a network's outputs; cached until its modules change."""
     modules = list(model.modules())
-    known = _KNOWN.setdefault(model, {})
+    cached = _CACHE.setdefault(model, {})
     key = (output, tuple(sample.shape[1:]))
-    if key in known:
-        seen, outputs = known[key]
-        if len(seen) == len(modules) and all(ref() is module for ref, module in zip(seen, modules, strict=True)):
+    if key in cached:
+        references, outputs = cached[key]
+        if len(references) == len(modules) and all(
+            ref() is module for ref, module in zip(references, modules, strict=True)
+        ):
             return outputs
     outputs = _find_outputs(model, sample, output)
-    known[key] = ([weakref.ref(module) for module in modules], outputs)
+    cached[key] = ([weakref.ref(module) for module in modules], outputs)
     return outputs
 
 
 @torch.no_grad()
 def _find_outputs(model: nn.Module, sample: Tensor, output: str | int | None) -> Outputs:
     result = in_eval_mode(model, lambda: call(model, sample))
-    several = dict(named_outputs(result))
-    if output is None and len(several) > 1 and "logits" not in several:
+    by_name = dict(named_outputs(result))
+    if output is None and len(by_name) > 1 and "logits" not in by_name:
         output = find_head(model, sample)[1]
     scores = _row_of_scores(select_output(result, output), len(sample))
     if can_only_be_logits(scores):
         return Outputs(output, scores.shape[1])
     try:
-        found = Encoder(model, sample, output=output).outputs
-    except LookalikeError:  # no head to try it at: the numbers themselves must tell
-        found = None
-    return Outputs(output, scores.shape[1], kind_of(scores)) if found is None else found
+        outputs = Encoder(model, sample, output=output).outputs
+    except LookalikeError:  # without a head to test, the numbers themselves must tell
+        outputs = None
+    return Outputs(output, scores.shape[1], kind_of(scores)) if outputs is None else outputs
 
 
 def _row_of_scores(selected: Tensor, rows: int) -> Tensor:

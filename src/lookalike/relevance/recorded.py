@@ -1,8 +1,8 @@
-"""What the engine's forward pass computed, so that the network's own pass need not compute it again.
+"""Results of the engine's linear operations, for reuse in the network's plain forward pass.
 
-The engine compares its outputs with those of a plain forward pass on the first image. Most of that pass's time goes
-into linear operations. It takes the engine's result of such an operation where its inputs are the same numbers but for
-rounding; where they are not, it computes the result itself, so that the comparison means what it would without.
+The engine checks itself: it compares its output with that of a plain forward pass on the first image. Most of the time
+of that pass goes into linear operations. If the inputs of such an operation are equal up to rounding, the plain pass
+takes the engine's result; otherwise it computes its own. So a difference between the two passes still shows.
 """
 
 from collections import defaultdict, deque
@@ -15,15 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.relevance.operations import Convolution, Linear
 
-# Units in the last place of the largest input: 1.2e-4 in float32. Attention is computed in another order than by
-# the kernels of torch, and the layers of a transformer add up what that changes.
+# Tolerance in units in the last place of the largest input: 1.2e-4 in float32. The engine computes attention in another
+# order than torch's kernels, and the differences add up over the layers of a transformer.
 _ROUNDING = 1024
 
 _Key = tuple[int, torch.Size]
 
 
 class _Call(NamedTuple):
-    """A linear operation that the engine ran, and what it computed of the first image."""
+    """A linear operation that the engine ran, with its input and result for the first image."""
 
     operation: Convolution | Linear
     weight: Tensor
@@ -33,10 +33,10 @@ class _Call(NamedTuple):
 
 
 class Recorded(TorchDispatchMode):
-    """Keeps what linear operations gave for the first image; while it is active, such operations take it from here.
+    """Records results of linear operations for the first image; while this mode is active, it returns them again.
 
     Args:
-        n_images: How many images there are in the engine's batch.
+        n_images: Number of images in the engine's batch.
     """
 
     def __init__(self, n_images: int) -> None:
@@ -44,47 +44,46 @@ class Recorded(TorchDispatchMode):
         self._n_images = n_images
         self._calls: dict[_Key, deque[_Call]] = defaultdict(deque)
 
-    def file(
+    def record(
         self, operation: Convolution | Linear, x: Tensor, weight: Tensor, bias: Tensor | None, result: Tensor
     ) -> None:
-        """Keeps the first image's part of an operation's result.
+        """Records an operation's result for the first image.
 
-        It is copied: code that torch does not see may change the result afterwards, and the plain pass would take the
-        change over.
+        The result is copied. Code that torch does not see may change it later, and the check must notice that.
         """
         if isinstance(operation, Linear) and x.ndim == 3 and x.shape[1] == self._n_images != len(x):
-            x, result = x[:, :1], result[:, :1]  # positions first, as in torch's attention
+            x, result = x[:, :1], result[:, :1]  # [positions, images, …], as in torch's attention
         elif len(x) % self._n_images:
             return
         else:
-            n_rows = len(x) // self._n_images  # an image may have several: windows, tokens, frames
+            n_rows = len(x) // self._n_images  # an image may have several rows: windows, tokens, frames
             x, result = x[:n_rows], result[:n_rows]
         if isinstance(operation, Linear):
             x, result = x.reshape(-1, x.shape[-1]), result.reshape(-1, result.shape[-1])
         self._calls[weight.data_ptr(), weight.shape].append(_Call(operation, weight, bias, x, result.clone()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = None
+        result = None
         if not kwargs:
             if func is torch.ops.aten.convolution.default:
                 x, weight, bias, *options = args
-                known = self._result(x, weight, bias, options)
+                result = self._result(x, weight, bias, options)
             elif func is torch.ops.aten.addmm.default:
                 bias, x, weight = args
-                known = self._result(x, weight.t(), bias, None)
+                result = self._result(x, weight.t(), bias, None)
             elif func is torch.ops.aten.mm.default:
                 x, weight = args
-                known = self._result(x, weight.t(), None, None)
-        return func(*args, **(kwargs or {})) if known is None else known
+                result = self._result(x, weight.t(), None, None)
+        return func(*args, **(kwargs or {})) if result is None else result
 
     def _result(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: list[Any] | None) -> Tensor | None:
         calls = self._calls.get((weight.data_ptr(), weight.shape))
         if not calls:
             return None
-        call = calls.popleft()  # the passes go alike
+        call = calls.popleft()  # both passes run the operations in the same order
         is_same = (
-            _is_by_same_weights(call, weight, bias)
-            and _has_options(call.operation, options)
+            _has_same_weights(call, weight, bias)
+            and _has_same_options(call.operation, options)
             and call.x.shape == x.shape
             and call.x.dtype == x.dtype
             and _are_equal(call.x, x)
@@ -92,33 +91,37 @@ class Recorded(TorchDispatchMode):
         return call.result if is_same else None
 
 
-def _is_by_same_weights(call: _Call, weight: Tensor, bias: Tensor | None) -> bool:
-    return call.weight.stride() == weight.stride() and call.weight.dtype == weight.dtype and _are_one(call.bias, bias)
+def _has_same_weights(call: _Call, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        call.weight.stride() == weight.stride()
+        and call.weight.dtype == weight.dtype
+        and _are_same_memory(call.bias, bias)
+    )
 
 
 def _are_equal(a: Tensor, b: Tensor) -> bool:
-    """Says whether inputs are the same but for rounding."""
+    """Returns whether inputs are equal up to rounding."""
     if torch.equal(a, b):
         return True
     rounding = _ROUNDING * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
     return bool((a - b).abs_().max() <= rounding * a.abs().max())
 
 
-def _are_one(a: Tensor | None, b: Tensor | None) -> bool:
+def _are_same_memory(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return a is b
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
-def _has_options(operation: Convolution | Linear, options: Sequence[Any] | None) -> bool:
+def _has_same_options(operation: Convolution | Linear, options: Sequence[Any] | None) -> bool:
     if isinstance(operation, Linear) or options is None:
         return isinstance(operation, Linear) and options is None
     stride, padding, dilation, transposed, output_padding, groups = options
-    given = [
+    recorded_options = [
         list(value) for value in (operation.stride, operation.padding, operation.dilation, operation.output_padding)
     ]
     return (
-        given == [list(stride), list(padding), list(dilation), list(output_padding)]
+        recorded_options == [list(stride), list(padding), list(dilation), list(output_padding)]
         and operation.transposed == transposed
         and operation.groups == groups
     )

@@ -1,4 +1,4 @@
-"""What a relevance propagation returns."""
+"""The result of a relevance propagation."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from lookalike.relevance.names import NO_RULE, UNSEEN
 from lookalike.relevance.unruled import TOO_MUCH
 
-_MOST_CHANNELS = 4
+_MOST_CHANNELS = 4  # of images [H, W, C]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,10 +20,10 @@ class RuleUse:
     """One line of a rule table.
 
     Attributes:
-        operation: What was executed.
-        where: The weights it had, or those of the last operation before it that had any.
-        rule: What its relevance went by.
-        count: How often.
+        operation: Name of the operation.
+        where: Name of its weights, or of those of the last operation before it that had any.
+        rule: Rule by which its relevance was propagated.
+        count: Number of times.
     """
 
     operation: str
@@ -34,14 +34,14 @@ class RuleUse:
 
 @dataclass(frozen=True)
 class Relevance:
-    """Relevance maps.
+    """Relevance maps, with a record of the rules and of the relevance that was lost.
 
     Attributes:
-        maps: [N, C, H, W], or [N, M, C, H, W] for M targets per image.
-        residual: |ΣR_in − R_out| / |R_out| per map [N] or [N, M]: what biases and stabilisers took, or gave.
-        rules: Which operation went by which rule.
-        composite: The name of the rules.
-        versions: Of the packages.
+        maps: Relevance [N, C, H, W], or [N, M, C, H, W] for M targets per image.
+        residual: |ΣR_in − R_out| / |R_out| per map [N] or [N, M]: relevance that biases and stabilisers took or added.
+        rules: The rule table: which operation used which rule.
+        composite: Name of the composite.
+        versions: Versions of the packages.
         unruled_by: For each operation without a rule, the share of the relevance that went through it, per map [N] or
             [N, M].
     """
@@ -57,8 +57,8 @@ class Relevance:
     def pixels(self) -> Tensor:
         """The maps with channels summed: [N, H, W] or [N, M, H, W].
 
-        Channels are the first axis behind images and targets; the last one in images [N, H, W, C] of at most four
-        channels. Maps of tabular inputs [N, F] have none and stay as they are.
+        Channels are the first axis after images and targets, or the last one for images [N, H, W, C] with at most four
+        channels. Maps of tabular inputs [N, F] have no channels and are returned unchanged.
         """
         axis = self.residual.ndim
         n_axes = self.maps.ndim - axis
@@ -77,12 +77,12 @@ class Relevance:
 
     @property
     def caution(self) -> str | None:
-        """Why these maps are not to be relied on; None where they are."""
+        """Why these maps are unreliable; None if they are reliable."""
         return self._caution(slice(None))
 
     @property
     def cautions(self) -> list[str | None]:
-        """The same for each image."""
+        """Why each image's maps are unreliable; None for each image with reliable maps."""
         return [self._caution(row) for row in range(len(self.maps))]
 
     def _caution(self, rows: int | slice) -> str | None:
@@ -96,7 +96,7 @@ class Relevance:
 
     @property
     def without_rule(self) -> list[str]:
-        """The operations that had no rule: their gradient was used, or relevance ended there."""
+        """Names of the operations without a rule: their gradient was used, or relevance ended there."""
         return sorted({use.operation for use in self.rules if use.rule in (NO_RULE, UNSEEN)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,21 +111,21 @@ class Relevance:
         }
 
     def plot(self, index: int = 0, ax: "Axes | None" = None) -> "Axes":
-        """Draws one image's map, or the first of its maps."""
+        """Plots one image's map, or the first of its maps."""
         from lookalike.plots.heatmap import plot_heat_map
 
         pixels = self.pixels[index]
         return plot_heat_map((pixels if pixels.ndim == 2 else pixels[0]).float().cpu().numpy(), ax=ax)
 
 
-def join(parts: list[Relevance]) -> Relevance:
-    """Puts the results of several batches together; the rule table is that of one batch, as all go alike."""
-    first = parts[0]
-    if len(parts) == 1:
+def join(batches: list[Relevance]) -> Relevance:
+    """Joins the results of several batches; the rule table is that of the first batch, as all use the same rules."""
+    first = batches[0]
+    if len(batches) == 1:
         return first
     by_operation = {
-        name: torch.cat([p.unruled_by.get(name, torch.zeros_like(p.residual)) for p in parts])
-        for name in dict.fromkeys(name for p in parts for name in p.unruled_by)
+        name: torch.cat([batch.unruled_by.get(name, torch.zeros_like(batch.residual)) for batch in batches])
+        for name in dict.fromkeys(name for batch in batches for name in batch.unruled_by)
     }
-    maps, residual = torch.cat([p.maps for p in parts]), torch.cat([p.residual for p in parts])
+    maps, residual = torch.cat([batch.maps for batch in batches]), torch.cat([batch.residual for batch in batches])
     return replace(first, maps=maps, residual=residual, unruled_by=by_operation)

@@ -1,7 +1,18 @@
-"""Propagation rules. One rule is a few lines: from the relevance of an operation's outputs to that of its inputs.
+"""Relevance rules for linear operations y = A x + b: from the relevance of the outputs to that of the inputs.
 
-All but ``Flat`` answer in the form "gradient × input": they return g with R_in = x ⊙ g, so that the operations between
-two rules (additions, ReLU, pooling, reshaping) keep their ordinary gradients.
+An output y_j is the sum of contributions c_ij = x_i w_ij and of a bias. A rule says which contributions count, and
+divides R_j among the inputs in proportion to them::
+
+    x_1 ──c_1j──┐                                                  which contributions c count:
+    x_2 ──c_2j──┼──▶ y_j      R_i = Σ_j c_ij / (Σ_k c_kj + b_j) R_j      ε     all
+    x_3 ──c_3j──┘                                                        z⁺    positive ones
+                                                                         γ     all, but those of y_j's sign more
+                                                                         flat  all inputs alike, whatever c is
+
+With the shares s_j = R_j / (Σ_k c_kj + b_j) and the weights A of the contributions that count, this is R = x ⊙ Aᵀ s. So
+all rules but ``Flat`` return g = Aᵀ s, the form "gradient × input" in which the engine propagates relevance (see
+``engine``): the operations between two layers (additions, ReLU, pooling, reshaping) keep their ordinary gradients.
+``Flat`` is made for the first layer, whose inputs are pixels that may be zero; it returns R itself.
 
 Sources: Bach et al. 2015 (ε, αβ), Montavon et al. 2017 (z⁺), Montavon et al. 2019 (γ), Lapuschkin et al. 2019 (flat),
 Achtibat et al. 2024 (softmax, products and norms of transformers).
@@ -19,7 +30,7 @@ from lookalike.relevance.operations import STABILISER, Call, stabilised
 
 
 class Rule(ABC):
-    """What becomes of relevance at a linear operation y = A x + b."""
+    """A relevance rule for a linear operation y = A x + b."""
 
     name: ClassVar[str]
 
@@ -28,19 +39,19 @@ class Rule(ABC):
         """Returns g with R_in = x ⊙ g.
 
         Args:
-            call: The operation as it was executed.
-            relevance: R_out, of the shape of its output.
+            call: The executed operation, with its input, weights and output.
+            relevance: R_out, of the shape of the output.
         """
 
     def propagate(self, call: Call, gradient: Tensor) -> Tensor:
-        """Returns the gradient at the input from the one at the output: what the engine asks for, layer by layer.
+        """Propagates g from the operation's output to its input, where R_out = y ⊙ g; the engine calls this.
 
-        A rule whose R_out / denominator can be had in one product from what a call keeps may override it.
+        A rule may override it if a cached tensor gives s = R_out / denominator in one product, as y / denominator.
         """
         return self.gradient(call, call.output * gradient)
 
     def relevance(self, call: Call, relevance: Tensor) -> Tensor:
-        """Returns R_in itself: used at the first layer, whose inputs are pixels and may be zero."""
+        """Returns R_in itself; used at the first layer, whose inputs are pixels that may be zero."""
         return call.x * self.gradient(call, relevance)
 
 
@@ -57,7 +68,7 @@ class Epsilon(Rule):
         return call.operation.adjoint(share, call.weights("all"), call.x)
 
     def propagate(self, call: Call, gradient: Tensor) -> Tensor:  # noqa: D102
-        size = call.output.abs()  # y g / (y ± ε) = |y| g / (|y| + ε)
+        size = call.output.abs()  # s = y g / (y ± ε) = |y| g / (|y| + ε), which needs no sign
         share = gradient * size
         return call.operation.adjoint(share.div_(size.add_(self.epsilon)), call.weights("all"), call.x)
 
@@ -75,6 +86,7 @@ class ZPlus(Rule):
 
     @staticmethod
     def _spread(call: Call, share: Tensor) -> Tensor:
+        """Returns g: positive inputs contribute by positive weights, negative inputs by negative weights."""
         op, x = call.operation, call.x
         g = op.adjoint(share, call.weights("positive"), x)
         if call.non_negative:
@@ -82,16 +94,19 @@ class ZPlus(Rule):
         return torch.where(x >= 0, g, op.adjoint(share, call.weights("negative"), x))
 
     def _ratio(self, call: Call) -> Tensor:
+        """Returns y / denominator."""
         denominator = self._denominator(call)
         return torch.div(call.output, denominator, out=denominator)
 
     @staticmethod
     def _denominator(call: Call) -> Tensor:
+        """Returns the sum of all positive contributions and the positive part of the bias, plus ε."""
         weights = call.weights("positive")
         if call.bias is None:
             bias = weights.new_full((call.output.shape[call.operation.output_axis],), STABILISER)
         else:
-            bias = call.bias.clamp(min=0) + STABILISER  # no sum of positive contributions is below zero
+            # the denominator is never negative, so ε can be added to the bias
+            bias = call.bias.clamp(min=0) + STABILISER
         if call.non_negative:
             return call.operation.apply(call.x, weights, bias)
         positive = call.operation.apply(call.x.clamp(min=0), weights, bias)
@@ -115,23 +130,25 @@ class AlphaBeta(Rule):
         if self.beta == 0:
             return g
         op, x = call.operation, call.x
-        up, down = x.clamp(min=0), x.clamp(max=0)
+        positive_x, negative_x = x.clamp(min=0), x.clamp(max=0)
         bias = None if call.bias is None else call.bias.clamp(max=0)
-        total = op.apply(up, call.weights("negative"), bias) + op.apply(down, call.weights("positive"), None)
+        total = op.apply(positive_x, call.weights("negative"), bias) + op.apply(
+            negative_x, call.weights("positive"), None
+        )
         share = relevance / stabilised(total)
-        opposed = torch.where(
+        negative_part = torch.where(
             x >= 0,
             op.adjoint(share, call.weights("negative"), x),
             op.adjoint(share, call.weights("positive"), x),
         )
-        return g - self.beta * opposed
+        return g - self.beta * negative_part
 
 
 class Gamma(Rule):
-    """Favours contributions of the output's own sign, by γ.
+    """Favours contributions with the sign of the output, by a factor 1 + γ.
 
-    For y_j > 0, R_i = Σ_j (x_i w_ij + γ c_ij⁺) R_j / Σ_i (x_i w_ij + γ c_ij⁺), c_ij⁺ the positive part of x_i w_ij; for
-    y_j < 0 with the negative part.
+    For y_j > 0: R_i = Σ_j (c_ij + γ c_ij⁺) R_j / Σ_i (c_ij + γ c_ij⁺), with c_ij⁺ the positive part of c_ij = x_i w_ij;
+    for y_j < 0, with the negative part.
     """
 
     name = "gamma"
@@ -141,25 +158,30 @@ class Gamma(Rule):
 
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
         op, x = call.operation, call.x
-        up, down = x.clamp(min=0), x.clamp(max=0)
-        weight, positive, negative = (call.weights(part) for part in ("all", "positive", "negative"))
+        positive_x, negative_x = x.clamp(min=0), x.clamp(max=0)
+        weight, positive, negative = (call.weights(name) for name in ("all", "positive", "negative"))
         g = torch.zeros_like(x)
+        # positive contributions come from positive inputs with positive weights, and from negative inputs with negative
+        # weights; negative contributions the other way round
         signs = ((call.output > 0, positive, negative, True), (call.output < 0, negative, positive, False))
-        for chosen, with_up, with_down, favours_positive in signs:
-            if not bool(chosen.any()):
+        for with_sign, favoured_by_positive, favoured_by_negative, favours_positive in signs:
+            if not bool(with_sign.any()):
                 continue
             bias = call.bias
             if bias is not None:
                 bias = bias + self.gamma * (bias.clamp(min=0) if favours_positive else bias.clamp(max=0))
-            heavy_up, heavy_down = weight + self.gamma * with_up, weight + self.gamma * with_down
-            total = op.apply(up, heavy_up, bias) + op.apply(down, heavy_down, None)
-            share = torch.where(chosen, relevance / stabilised(total), 0)
-            g += torch.where(x >= 0, op.adjoint(share, heavy_up, x), op.adjoint(share, heavy_down, x))
+            weight_of_positive, weight_of_negative = (
+                weight + self.gamma * favoured_by_positive,
+                weight + self.gamma * favoured_by_negative,
+            )
+            total = op.apply(positive_x, weight_of_positive, bias) + op.apply(negative_x, weight_of_negative, None)
+            share = torch.where(with_sign, relevance / stabilised(total), 0)
+            g += torch.where(x >= 0, op.adjoint(share, weight_of_positive, x), op.adjoint(share, weight_of_negative, x))
         return g
 
 
 class Flat(Rule):
-    """R_i = Σ_j R_j / n_j over the n_j inputs in the receptive field of output j: spread evenly, whatever they are."""
+    """R_i = Σ_j R_j / n_j: each output's relevance is spread evenly over the n_j inputs of its receptive field."""
 
     name = "flat"
 

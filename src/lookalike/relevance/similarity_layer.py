@@ -1,4 +1,4 @@
-"""Where PRP starts: the relevance of an embedding's channels for its similarity to a prototype.
+"""The start of PRP: the relevance of an embedding's channels for its similarity to a prototype.
 
 Sources: ``share`` is Gautam et al. 2023 [ref]; ``neuralized`` follows Kauffmann et al. 2022; the normalisation of
 ``gradient`` and ``neuralized``, and the contrasts of similarities without distances, are [ours].
@@ -16,7 +16,7 @@ from lookalike.model import PrototypeModel
 
 PrpRule = Literal["share", "gradient", "neuralized"]
 PRP_RULES: tuple[PrpRule, ...] = ("share", "gradient", "neuralized")
-DEFAULT_RULE: PrpRule = "neuralized"  # docs/results/prp-rules.md has the comparison
+DEFAULT_RULE: PrpRule = "neuralized"  # the best of the three in the comparison of docs/results/prp-rules.md
 _ONLY_CLASS_RULE: PrpRule = "gradient"
 
 Contrast = Callable[[Tensor, Tensor, Tensor], Tensor]  # z, p, q [n, D] → [n, D]
@@ -27,11 +27,11 @@ def prp_rule(model: PrototypeModel, rule: PrpRule | None) -> PrpRule:
 
     Args:
         model: The prototype model.
-        rule: The rule asked for; None takes ``neuralized``, or ``gradient`` where all prototypes have one class, as
-            there is no rival then.
+        rule: The rule; None takes ``neuralized``, or ``gradient`` if all prototypes have the same class, as there is no
+            rival then.
 
     Raises:
-        LookalikeError: If the rule is unknown, or ``neuralized`` is asked for and there is no rival.
+        LookalikeError: If the rule is unknown, or it is ``neuralized`` and there is no rival.
     """
     one_class = len(model.prototypes.labels.unique()) < 2
     if rule is None:
@@ -45,48 +45,52 @@ def prp_rule(model: PrototypeModel, rule: PrpRule | None) -> PrpRule:
     return rule
 
 
-def channel_relevance(model: PrototypeModel, z: Tensor, chosen: Tensor, rule: PrpRule) -> Tensor:
+def channel_relevance(model: PrototypeModel, z: Tensor, prototypes: Tensor, rule: PrpRule) -> Tensor:
     """Returns the relevance of each channel for the similarity to one prototype per embedding [n, D].
 
     Args:
         model: The prototype model.
         z: Embeddings [n, D].
-        chosen: The prototypes' numbers [n].
-        rule: ``"share"`` sums to 1 per row. The absolute values of the others sum to 1; channels that speak against
-            the prototype are negative.
+        prototypes: Index of the prototype to explain, per embedding [n].
+        rule: With ``"share"``, each row sums to 1. With the others, the absolute values sum to 1, and channels that
+            speak against the prototype are negative.
     """
-    return _STARTS[rule](model, z, chosen)
+    return _CHANNEL_RULES[rule](model, z, prototypes)
 
 
-def _share(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
-    closeness = 1 / ((z - model.prototypes.vectors[chosen].to(z.dtype)).square() + 1e-12)
+def _share(model: PrototypeModel, z: Tensor, prototypes: Tensor) -> Tensor:
+    """Returns shares in proportion to 1 / ((z_c − p_c)² + 1e-12) [ref]."""
+    closeness = 1 / ((z - model.prototypes.vectors[prototypes].to(z.dtype)).square() + 1e-12)
     return closeness / closeness.sum(1, keepdim=True)
 
 
-def _gradient(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
+def _gradient(model: PrototypeModel, z: Tensor, prototypes: Tensor) -> Tensor:
+    """Returns z_c ∂s/∂z_c, normalised."""
     with torch.enable_grad():
         leaf = z.clone().requires_grad_()
-        similarity = model.similarities_of(leaf).gather(1, chosen[:, None]).sum()
+        similarity = model.similarities_of(leaf).gather(1, prototypes[:, None]).sum()
         (gradient,) = torch.autograd.grad(similarity, leaf)
     return _normalised(z * gradient)
 
 
-def _neuralized(model: PrototypeModel, z: Tensor, chosen: Tensor) -> Tensor:
-    vectors, owners = model.prototypes.vectors.to(z.dtype), model.prototypes.labels
+def _neuralized(model: PrototypeModel, z: Tensor, prototypes: Tensor) -> Tensor:
+    """Returns contributions to the lead over q, the most similar prototype of another class, normalised."""
+    vectors, labels = model.prototypes.vectors.to(z.dtype), model.prototypes.labels
     similarities = model.similarities_of(z).to(z.dtype)
-    rivals = similarities.masked_fill(owners[None, :] == owners[chosen][:, None], -torch.inf)
-    p, q = vectors[chosen], vectors[rivals.argmax(1)]
+    rivals = similarities.masked_fill(labels[None, :] == labels[prototypes][:, None], -torch.inf)
+    p, q = vectors[prototypes], vectors[rivals.argmax(1)]
     contrast = _CONTRASTS.get(model.similarity.name)
     return _normalised(_distance_contrast(model, z, p, q) if contrast is None else contrast(z, p, q))
 
 
 def _distance_contrast(model: PrototypeModel, z: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """Returns the contributions to ‖T(z − q)‖² − ‖T(z − p)‖² = Σ_c 2 (TᵀT(p − q))_c (z_c − (p_c + q_c) / 2).
+    """Returns the channels' contributions to ‖T(z − q)‖² − ‖T(z − p)‖² = Σ_c 2 (TᵀT(p − q))_c (z_c − (p_c + q_c) / 2).
 
-    T is the linear map to the space in which the prototypes are clustered; the identity for most similarities.
+    T is the linear map to the space in which the prototypes are clustered: the identity for most similarities.
     """
     project = model.similarity.project
-    with torch.enable_grad():  # the gradient of T z · T(p − q) is TᵀT(p − q), whatever T looks like
+    # T is only known as a function: the gradient of Tz · T(p − q) with respect to z is TᵀT(p − q)
+    with torch.enable_grad():
         leaf = z.clone().requires_grad_()
         (direction,) = torch.autograd.grad((project(leaf) * project(p - q).detach()).sum(), leaf)
     return 2 * direction * (z - (p + q) / 2)
@@ -106,10 +110,10 @@ def _cosine_contrast(z: Tensor, p: Tensor, q: Tensor) -> Tensor:
 
 
 def _ned_contrast(z: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """The similarity is Cov(z, p) / (Var z + Var p) − ½, and a covariance is a sum over channels."""
+    """Returns contributions to NED, Cov(z, p) / (Var z + Var p) − ½; a covariance is a sum over channels."""
 
-    def covariances(other: Tensor) -> Tensor:
-        a, b = z - z.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+    def covariances(prototype: Tensor) -> Tensor:
+        a, b = z - z.mean(1, keepdim=True), prototype - prototype.mean(1, keepdim=True)
         spread = (a.square() + b.square()).sum(1, keepdim=True)
         return a * b / spread.clamp_min(torch.finfo(z.dtype).tiny)
 
@@ -119,7 +123,7 @@ def _ned_contrast(z: Tensor, p: Tensor, q: Tensor) -> Tensor:
 def _normalised(relevance: Tensor) -> Tensor:
     """Scales relevance so that its absolute values sum to one.
 
-    Dividing by the plain sum would turn all signs round where the sum is negative, as it is when the rival is nearer.
+    Dividing by the plain sum would flip all signs if the sum is negative, as it is when the rival is nearer.
     """
     return relevance / relevance.abs().sum(1, keepdim=True).clamp_min(1e-30)
 
@@ -131,7 +135,7 @@ _CONTRASTS: dict[str, Contrast] = {
     "ned": _ned_contrast,
 }
 
-_STARTS: dict[PrpRule, Callable[[PrototypeModel, Tensor, Tensor], Tensor]] = {
+_CHANNEL_RULES: dict[PrpRule, Callable[[PrototypeModel, Tensor, Tensor], Tensor]] = {
     "share": _share,
     "gradient": _gradient,
     "neuralized": _neuralized,

@@ -1,4 +1,4 @@
-"""What is known of tensors, for as long as they live."""
+"""A mapping from tensors that does not keep them alive."""
 
 import weakref
 from typing import Any, Generic, TypeVar, overload
@@ -10,29 +10,29 @@ D = TypeVar("D")
 
 
 class _Key(weakref.ref[Tensor]):
-    """A weak reference that knows the identity of its tensor."""
+    """A weak reference to a tensor that remembers the tensor's ``id``."""
 
     __slots__ = ("identity",)
     identity: int
 
 
-class OfTensors(Generic[V]):
-    """A mapping from tensors, by identity; an entry goes with its tensor.
+class TensorMap(Generic[V]):
+    """A mapping whose keys are tensors, compared by identity; an entry disappears with its tensor.
 
-    Does what ``torch.utils.weak.WeakTensorKeyDictionary`` does, which makes an object for every look-up: the engine
+    ``torch.utils.weak.WeakTensorKeyDictionary`` does the same, but creates an object for every look-up. The engine
     looks up a dozen tensors per operation.
     """
 
     def __init__(self) -> None:
         self._entries: dict[int, tuple[_Key, V]] = {}
-        entries = weakref.ref(self)  # no cycle: what the entries hold must go when the engine does
+        map_reference = weakref.ref(self)  # a strong one would be a cycle, and keep the entries' values alive
 
-        def gone(key: Any) -> None:
-            this = entries()
-            if this is not None:
-                this._entries.pop(key.identity, None)
+        def drop_entry(key: Any) -> None:
+            tensor_map = map_reference()
+            if tensor_map is not None:
+                tensor_map._entries.pop(key.identity, None)
 
-        self._gone = gone
+        self._drop_entry = drop_entry
 
     def __contains__(self, tensor: object) -> bool:
         return id(tensor) in self._entries
@@ -41,7 +41,7 @@ class OfTensors(Generic[V]):
         return len(self._entries)
 
     def __setitem__(self, tensor: Tensor, value: V) -> None:
-        key = _Key(tensor, self._gone)
+        key = _Key(tensor, self._drop_entry)
         key.identity = id(tensor)
         self._entries[key.identity] = key, value
 
@@ -53,10 +53,10 @@ class OfTensors(Generic[V]):
     @overload
     def get(self, tensor: Tensor, default: D) -> V | D: ...
     def get(self, tensor: Tensor, default: Any = None) -> Any:
-        """Returns what is known of a tensor."""
+        """Returns the value of a tensor, or the default."""
         entry = self._entries.get(id(tensor))
         return default if entry is None else entry[1]
 
     def pop(self, tensor: Tensor) -> None:
-        """Forgets a tensor."""
+        """Removes the entry of a tensor, if there is one."""
         self._entries.pop(id(tensor), None)

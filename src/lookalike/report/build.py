@@ -1,4 +1,4 @@
-"""Building the report: everything measured and shown, put into one page."""
+"""Building the report: measures and explains a model, and renders everything into one page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +18,14 @@ from lookalike.embedding import embed
 from lookalike.encoder import ClassOrder, LoadedClassifier
 from lookalike.metrics import Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
-from lookalike.metrics.context import aligned_labels, unbundled
+from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
 from lookalike.relevance import COMPOSITES, PrpRule, prp_rule
-from lookalike.report.charts import charts_of
-from lookalike.report.gallery import gallery_of
-from lookalike.report.samples import samples_of
+from lookalike.report.charts import draw_charts
+from lookalike.report.gallery import gallery_by_class
+from lookalike.report.samples import Samples, explain_samples
 
-_MATRIX = 20  # classes whose confusion fits into a table
+_LARGEST_MATRIX = 20  # classes; a confusion matrix of more does not fit on the page
 
 
 @keeps_random_states
@@ -50,34 +50,34 @@ def write_report(
     progress: bool | Advance | None = None,
     **options: Any,
 ) -> Scorecard:
-    """Writes one HTML file that shows a model, what it decides by, and how far it can be trusted. It works offline.
+    """Writes one HTML file that shows a model's prototypes, its decisions and its scores. The file works offline.
 
     Args:
-        model: Any prototype model.
-        test: Test images with labels; a ``DataBundle`` brings its training part along.
-        path: The file to write; it appears only when it is complete.
+        model: Prototype model.
+        test: Test images with labels. A ``DataBundle`` also provides the training data.
+        path: File to write. It appears only when it is complete.
         train: Training data, for ghosting and the nearest training images.
-        black_box: The classifier to compare with; None takes the one that was converted.
-        class_order: The names of its outputs, in their order; see ``evaluate``.
-        card: A scorecard of the same model and data, where ``evaluate`` has made it already.
-        title: What to call it.
-        n_browse: The most test images to show: wrong and disagreeing ones first.
-        n_nearest: How many prototypes to show for each.
-        batch_size: The most rows that pass through a network at once.
-        num_workers: Processes that read images.
+        black_box: Classifier to compare with; None takes the one that was converted.
+        class_order: Class names of the classifier's outputs, in their order; see ``evaluate``.
+        card: Scorecard of the same model and data, if ``evaluate`` has been called already.
+        title: Title of the page.
+        n_browse: Largest number of test images to show. Wrong and disagreeing ones come first.
+        n_nearest: Number of prototypes to show for each test image.
+        batch_size: Largest number of images in one forward pass.
+        num_workers: Number of processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read.
-        composite: Rules of relevance propagation.
-        rule: How relevance starts at the similarity layer; see ``relevance.prp``. With ``"share"`` the report says how
-            stable its heat-maps are.
-        overwrite: Replace the file if there is one.
+        composite: Composite of relevance propagation rules.
+        rule: Rule by which relevance starts at the similarity layer; see ``relevance.prp``. With ``"share"`` the report
+            also shows how stable its heat-maps are.
+        overwrite: Replace the file if it exists.
         progress: Show progress bars.
-        **options: For ``evaluate``.
+        **options: Options of ``evaluate``.
 
     Returns:
-        The scorecard in it.
+        The scorecard shown in the report.
 
     Raises:
-        LookalikeError: If the file exists, or the test data are no images.
+        LookalikeError: If the file exists, or the test data are not images.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     path = checks.path("path", path)
@@ -89,13 +89,15 @@ def write_report(
     checks.progress("progress", progress)
     _ = COMPOSITES[composite]
     rule = prp_rule(model, rule)
-    test, train, attributes, data_notes = unbundled(test, train)
+    test, train, attributes, data_notes = unbundle_data(test, train)
     options.setdefault("attributes", attributes)
     data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
     box = find_black_box(model, black_box, data, class_order).box
     store = embed(model, data, progress=progress)
-    standing = None if box is None else box.stand_beside(model, aligned_labels(store, model, "test"), store, data)
-    theirs = None if standing is None else standing.predictions
+    standing = (
+        None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
+    )
+    box_predictions = None if standing is None else standing.predictions
     if card is None:
         card = evaluate(
             model,
@@ -112,46 +114,61 @@ def write_report(
             **options,
         )
         card.notes[:0] = data_notes
-    samples = samples_of(model, data, store, theirs, n_browse, n_nearest, (composite, rule), progress)
-    source = _training_images(model, train)
-    page = render(
-        {
-            "title": title,
-            "card": card,
-            "rows": card.rows(),
-            "verdict": card.verdict(),
-            "model": model,
-            "gallery": gallery_of(model, card, samples.decides, source, (composite, rule)),
-            "charts": charts_of(model, card, store),
-            "classes": _classes(card),
-            "confusion": _confusion(card),
-            "facts": _facts(card),
-            "map_rule": rule,
-            "map_notes": [note for note in samples.notes if note not in card.notes],
-            "browse": {"n_shown": len(samples.shown), "n_test": len(store), "has_black_box": theirs is not None},
-            "data": _as_json({"classes": [visible(name) for name in model.class_names], "samples": samples.shown}),
-        }
-    )
-    write_whole(path, page, replace=overwrite)
+    samples = explain_samples(model, data, store, box_predictions, n_browse, n_nearest, (composite, rule), progress)
+    gallery = gallery_by_class(model, card, samples.decisions, _training_images(model, train), (composite, rule))
+    values = {
+        "title": title,
+        "gallery": gallery,
+        "charts": draw_charts(model, card, store),
+        "map_rule": rule,
+        **_score_values(model, card),
+        **_browser_values(model, card, samples, len(store), box_predictions is not None),
+    }
+    write_whole(path, render(values), replace=overwrite)
     return card
 
 
-def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
-    """Returns the training images, to read those nearest to prototypes again; None for other data than the model's.
+def _score_values(model: PrototypeModel, card: Scorecard) -> dict[str, Any]:
+    """Returns the template's values for the model's scores."""
+    return {
+        "card": card,
+        "rows": card.rows(),
+        "verdict": card.verdict(),
+        "model": model,
+        "classes": _class_rows(card),
+        "confusion": _disagreements(card),
+        "facts": _provenance_facts(card),
+    }
 
-    Nearest images are known by number: in other data the same numbers are other images.
+
+def _browser_values(
+    model: PrototypeModel, card: Scorecard, samples: Samples, n_test: int, has_black_box: bool
+) -> dict[str, Any]:
+    """Returns the template's values for the test images to browse."""
+    class_names = [visible(name) for name in model.class_names]
+    return {
+        "map_notes": [note for note in samples.notes if note not in card.notes],
+        "browse": {"n_shown": len(samples.entries), "n_test": n_test, "has_black_box": has_black_box},
+        "data": _as_json({"classes": class_names, "samples": samples.entries}),
+    }
+
+
+def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
+    """Returns the training images, to show those nearest to prototypes; None if they are not the model's own.
+
+    The model stores the nearest images by their row number, which means another image in other data.
     """
     if train is None or not hasattr(train, "__getitem__"):
         return None
     source, record = Batches(train), model.training_record
-    return source if record.fingerprint is None or record.is_of(source) else None
+    return source if record.fingerprint is None or record.matches(source) else None
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """Sees to it that a file may be written, before any work is done.
+    """Checks that a file may be written, before any work is done.
 
     Raises:
-        LookalikeError: If it exists, is a folder, or its folder is missing.
+        LookalikeError: If the path is a folder, the file exists, or its folder is missing.
     """
     if path.is_dir():
         raise LookalikeError(f"{str(path)!r} is a folder; give the name of a file, e.g. report.html")
@@ -162,14 +179,14 @@ def check_writable(path: Path, overwrite: bool) -> None:
 
 
 def render(values: Mapping[str, Any]) -> str:
-    """Returns the page; all text in it is escaped."""
+    """Renders the page from the template's values. All text in it is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("lookalike.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_as_text,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -177,77 +194,86 @@ def render(values: Mapping[str, Any]) -> str:
     return environment.get_template("report.html").render(**values)
 
 
-def _shown(value: Any) -> Any:
-    """Returns a value as the page shows it: a name that a browser would obey, hide or turn round is written out."""
+def _as_text(value: Any) -> Any:
+    """Makes control characters in text visible; a browser would hide them or reverse the text."""
     return visible(value) if type(value) is str else value
 
 
 def _as_json(value: Any) -> str:
-    """Returns JSON that cannot end the script element that it stands in."""
+    """Returns JSON whose text cannot close the script element around it."""
     text = json_text(value, separators=(",", ":"))
+    # A class may be called "</script>". JSON's own escapes mean the same to the script, and nothing to the browser.
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
 
-def _classes(card: Scorecard) -> list[dict[str, Any]]:
-    """Returns a line for each class: what became of it."""
+def _class_rows(card: Scorecard) -> list[dict[str, Any]]:
+    """Returns a row of the table of classes for each class: its accuracy, agreement and separability."""
     if "faithfulness" not in card.details:
         return []
-    separations = {one["label"]: one for one in card.details.get("embedding", [{}])[0].get("classes", [])}
-    lines = []
-    for one in card.details["faithfulness"][0]["per_class"]:
-        near = separations.get(one["label"], {})
-        rival = near.get("rival")
-        lines.append(
+    separations_by_label = {
+        figures["label"]: figures for figures in card.details.get("embedding", [{}])[0].get("classes", [])
+    }
+    rows = []
+    for figures in card.details["faithfulness"][0]["per_class"]:
+        separation = separations_by_label.get(figures["label"], {})
+        rival = separation.get("rival")
+        rows.append(
             {
-                "name": card.class_names[one["label"]],
-                "n": one["n"],
-                **{key: one[key] and one[key]["value"] for key in ("accuracy", "black_box_accuracy", "agreement")},
-                "low": one["accuracy"] and one["accuracy"]["low"],
-                "high": one["accuracy"] and one["accuracy"]["high"],
-                "overlap": near.get("overlap"),
+                "name": card.class_names[figures["label"]],
+                "n": figures["n"],
+                **{
+                    key: figures[key] and figures[key]["value"]
+                    for key in ("accuracy", "black_box_accuracy", "agreement")
+                },
+                "low": figures["accuracy"] and figures["accuracy"]["low"],
+                "high": figures["accuracy"] and figures["accuracy"]["high"],
+                "overlap": separation.get("overlap"),
                 "rival": None if rival is None else card.class_names[rival],
             }
         )
-    return lines
+    return rows
 
 
-def _confusion(card: Scorecard) -> dict[str, Any] | None:
-    """Returns where black box and model disagree: the pairs, most frequent first, and the matrix if it is small."""
+def _disagreements(card: Scorecard) -> dict[str, Any] | None:
+    """Returns the disagreements of black box and model: class pairs, most frequent first, and the matrix if small.
+
+    Returns None if there is no black box.
+    """
     matrix = card.details.get("faithfulness", [{}])[0].get("confusion")
     if matrix is None:
         return None
     counts = torch.tensor(matrix)
-    off = counts.clone().fill_diagonal_(0)
-    order = off.flatten().argsort(descending=True, stable=True)[:20].tolist()
+    off_diagonal = counts.clone().fill_diagonal_(0)
+    order = off_diagonal.flatten().argsort(descending=True, stable=True)[:20].tolist()
     k = len(counts)
     pairs = [
-        {"black_box": card.class_names[i // k], "model": card.class_names[i % k], "n": int(off.flatten()[i])}
+        {"black_box": card.class_names[i // k], "model": card.class_names[i % k], "n": int(off_diagonal.flatten()[i])}
         for i in order
-        if off.flatten()[i] > 0
+        if off_diagonal.flatten()[i] > 0
     ]
     elsewhere = card.details["faithfulness"][0].get("elsewhere") or 0
     return {
         "pairs": pairs,
-        "matrix": matrix if k <= _MATRIX else None,
-        "total": int(off.sum()) + elsewhere,
+        "matrix": matrix if k <= _LARGEST_MATRIX else None,
+        "total": int(off_diagonal.sum()) + elsewhere,
         "elsewhere": elsewhere,
     }
 
 
-def _facts(card: Scorecard) -> list[tuple[str, str]]:
-    """Returns how everything was computed, as names and values."""
+def _provenance_facts(card: Scorecard) -> list[tuple[str, str]]:
+    """Returns names and values of the options, data and versions behind the figures."""
     info = card.info
     options = dict(info["options"])
     provenance = info["model_provenance"]
     facts = [
         ("method", str(provenance.get("method", "–"))),
-        ("options of the model", _plain({k: v for k, v in provenance.items() if not isinstance(v, dict)})),
+        ("options of the model", _one_line({k: v for k, v in provenance.items() if not isinstance(v, dict)})),
         ("images as", str(info.get("images_as") or "ready tensors")),
-        ("similarity", _plain(info["similarity"])),
-        ("classifier", _plain(info["classifier"])),
-        ("options of the evaluation", _plain(options)),
+        ("similarity", _one_line(info["similarity"])),
+        ("classifier", _one_line(info["classifier"])),
+        ("options of the evaluation", _one_line(options)),
         ("runs and seeds", f"{info['n_runs']}: {', '.join(map(str, info['seeds']))}"),
         ("test samples", f"{info['n_test']:,}" + (f", {info['skipped']} skipped" if info["skipped"] else "")),
         ("training samples", "–" if info["n_train"] is None else f"{info['n_train']:,}"),
@@ -262,5 +288,5 @@ def _facts(card: Scorecard) -> list[tuple[str, str]]:
     return facts
 
 
-def _plain(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_plain(v) if isinstance(v, dict) else v}" for name, v in values.items() if v != {})
+def _one_line(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_one_line(v) if isinstance(v, dict) else v}" for name, v in values.items() if v != {})

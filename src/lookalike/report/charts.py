@@ -16,46 +16,47 @@ from lookalike.report.pictures import figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_POINTS = 1500
-_PROTOTYPES = 300
+_POINTS = 1500  # test images in the map, at most
+_PROTOTYPES = 300  # at most in a chart: bars and cells of more would be too small to see
 
 
 @torch.no_grad()
-def charts_of(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> dict[str, str]:
-    """Returns the charts that the scorecard has figures for, by name."""
-    charts = {"radar": figure(lambda _: card.plot_radar(), _say_radar(card))}
+def draw_charts(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> dict[str, str]:
+    """Draws the charts that the scorecard has figures for. Returns SVGs by name."""
+    charts = {"radar": figure(lambda _: card.plot_radar(), _radar_text(card))}
     if "auroc" in card.runs:
-        charts["ordering"] = figure(functools.partial(_ordering, card), _say_ordering(card))
+        charts["ordering"] = figure(functools.partial(_draw_ordering, card), _ordering_text(card))
     if "sanity" in card.details:
-        charts["sanity"] = figure(lambda ax: card.plot_sanity(ax), _say_sanity(card))
+        charts["sanity"] = figure(lambda ax: card.plot_sanity(ax), _sanity_text(card))
     p, labels = model.prototypes, model.prototypes.labels.cpu().numpy()
     if "transparency" in card.details and len(p) <= _PROTOTYPES:
         counts = card.details["transparency"][0]["activations"]
-        alt = f"How many training images activate each of {len(p)} prototypes; {counts.count(0)} are never activated."
+        alt = f"Number of training images that activate each of {len(p)} prototypes; {counts.count(0)} have none."
         charts["activations"] = figure(lambda ax: plot_activations(counts, labels, p.class_names, ax=ax), alt)
     if 1 < len(p) <= _PROTOTYPES:
-        among = model.similarities_of(p.vectors).cpu().numpy()
-        alt = "The model's own similarity among its prototypes, class by class."
-        charts["matrix"] = figure(lambda ax: plot_similarity_matrix(among, labels, p.class_names, ax=ax), alt)
+        similarities = model.similarities_of(p.vectors).cpu().numpy()
+        alt = "Similarity between all pairs of prototypes, by class."
+        charts["matrix"] = figure(lambda ax: plot_similarity_matrix(similarities, labels, p.class_names, ax=ax), alt)
     if len(store) > 2 and store.embeddings.shape[1] > 1:
         rows = np.unique(np.linspace(0, len(store) - 1, min(_POINTS, len(store))).astype(int))
-        space = model.similarity.project
-        z = space(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)).cpu().numpy()
+        project = model.similarity.project
+        z = project(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)).cpu().numpy()
         test_labels = aligned_labels(store, model, "test").numpy()
-        points, squares = project_2d(z, space(p.vectors).cpu().numpy())
+        points, prototype_points = project_2d(z, project(p.vectors).cpu().numpy())
         alt = "Test embeddings as dots and prototypes as squares, on their first two principal components."
         charts["map"] = figure(
-            lambda ax: plot_map(points, test_labels[rows], squares, labels, p.class_names, ax=ax), alt
+            lambda ax: plot_map(points, test_labels[rows], prototype_points, labels, p.class_names, ax=ax), alt
         )
     return charts
 
 
-def _ordering(card: Scorecard, ax: "Axes | None") -> "Axes":
-    found = card.details["robustness"]
-    curves = {name: np.mean([run["curves"][name] for run in found], 0) for name in found[0]["curves"]}
+def _draw_ordering(card: Scorecard, ax: "Axes | None") -> "Axes":
+    """Draws the relevance-ordering curves, averaged over runs, of the model and its black box."""
+    runs = card.details["robustness"]
+    curves = {name: np.mean([run["curves"][name] for run in runs], 0) for name in runs[0]["curves"]}
     titles = {"model": "this model", "black_box": "black box"}
     return plot_ordering(
-        found[0]["fractions"],
+        runs[0]["fractions"],
         {titles[name]: curves[name] for name in titles if name in curves},
         {
             titles[name]: curves["random" if name == "model" else "black_box_random"]
@@ -66,19 +67,22 @@ def _ordering(card: Scorecard, ax: "Axes | None") -> "Axes":
     )
 
 
-def _say_radar(card: Scorecard) -> str:
+def _radar_text(card: Scorecard) -> str:
     return "Radar: " + ", ".join(f"{name} {value:.2f}" for name, value in card.axes().items()) + "."
 
 
-def _say_sanity(card: Scorecard) -> str:
-    found = card.details["sanity"][0]
+def _sanity_text(card: Scorecard) -> str:
+    sanity = card.details["sanity"][0]
     ranks = ", ".join(
-        f"{name} {one['rank']['likeness']:.2f}" for name, one in zip(found["depths"], found["likenesses"], strict=True)
+        f"{name} {likeness['rank']['likeness']:.2f}"
+        for name, likeness in zip(sanity["depths"], sanity["likenesses"], strict=True)
     )
-    return f"Rank correlation of heat-maps with the trained model's while it is randomised from the head down: {ranks}."
+    return (
+        f"Rank correlation with the trained model's heat-maps while layers are randomised from the head down: {ranks}."
+    )
 
 
-def _say_ordering(card: Scorecard) -> str:
+def _ordering_text(card: Scorecard) -> str:
     text = (
         "Probability of the predicted class while the least relevant pixels turn to noise. "
         f"Area under the curve {card['auroc']:.3f}, in random order {card['auroc_random']:.3f}"

@@ -14,30 +14,30 @@ from lookalike.plots.heatmap import common_limit, paint, shares
 from lookalike.relevance import PrpRule, prp
 from lookalike.report.pictures import picture
 
-_NEAREST = 8
-_MANY = 300  # prototypes; of more than these one training image is shown each, and no map
+_IMAGES_SHOWN = 8  # training images of a prototype
+_MOST_WITH_MAPS = 300  # prototypes; if there are more, each is shown by one training image, without a map
 
 
-def gallery_of(
-    model: PrototypeModel, card: Scorecard, decides: Counter[int], train: Batches | None, rules: tuple[str, PrpRule]
+def gallery_by_class(
+    model: PrototypeModel, card: Scorecard, decisions: Counter[int], train: Batches | None, rules: tuple[str, PrpRule]
 ) -> list[dict[str, Any]]:
-    """Returns the classes with their prototypes: pictures, counts, purity, how often each decides.
+    """Returns the classes with their prototypes: pictures, counts, purity, number of decisions.
 
     Args:
-        model: The prototype model.
-        card: Its scorecard, for the activations.
-        decides: How many test images each prototype decides.
-        train: The training data, to read more of the nearest images than the model holds.
-        rules: Of relevance propagation: the composite, and how it starts at the similarity layer.
+        model: Prototype model.
+        card: Scorecard of the model, for the activations.
+        decisions: Number of test images that each prototype decides.
+        train: Training data, to read more of the nearest images than the model stores.
+        rules: Composite of relevance propagation, and rule by which relevance starts at the similarity layer.
     """
     p = model.prototypes
     pictures = _nearest_pictures(model, train)
-    maps = _maps(model, rules)
+    maps = _draw_maps(model, rules)
     decoded = model.decoded_prototypes()
     activations = card.details.get("transparency", [{}])[0].get("activations")
     classes = []
     for k, name in enumerate(model.class_names):
-        members = torch.nonzero(p.labels == k)[:, 0].tolist()
+        prototypes_of_class = torch.nonzero(p.labels == k)[:, 0].tolist()
         classes.append(
             {
                 "name": name,
@@ -47,13 +47,13 @@ def gallery_of(
                         "class": name,
                         "count": int(p.counts[j]),
                         "purity": None if p.purity[j].isnan() else float(p.purity[j]),
-                        "decides": decides[j],
+                        "decides": decisions[j],
                         "ghost": activations is not None and activations[j] == 0,
-                        "images": _captioned(model, j, pictures[j]),
+                        "images": _with_captions(model, j, pictures[j]),
                         "map": maps.get(j),
                         "decoded": None if decoded is None else picture(decoded[j].numpy()),
                     }
-                    for j in members
+                    for j in prototypes_of_class
                 ],
             }
         )
@@ -61,54 +61,60 @@ def gallery_of(
 
 
 def _nearest_pictures(model: PrototypeModel, train: Batches | None) -> list[list[str]]:
-    """Returns pictures of the training images nearest to each prototype."""
+    """Returns pictures of each prototype's nearest training images: from the training data, or those in the model."""
     p = model.prototypes
-    many = len(p) > _MANY
+    too_many = len(p) > _MOST_WITH_MAPS
     if model.images is None:
-        held: list[list[str]] = [[] for _ in range(len(p))]
+        stored_pictures: list[list[str]] = [[] for _ in range(len(p))]
     else:
-        shown = model.images[:, :1] if many else model.images
-        held = [[picture(one.numpy()) for one in row] for row in shown]
-    if train is None or many or not train.can_fetch or model.value_range is None:
-        return held
-    rows = p.nearest[:, :_NEAREST]
-    known = rows[rows >= 0].unique()
-    if not len(known) or int(known.max()) >= (train.total or 0):
-        return held
-    pixels = model.to_pixels(train.fetch(known.cpu().numpy()))
+        stored_images = model.images[:, :1] if too_many else model.images
+        stored_pictures = [[picture(pixels_of_image.numpy()) for pixels_of_image in row] for row in stored_images]
+    if train is None or too_many or not train.can_fetch or model.value_range is None:
+        return stored_pictures
+    # A row number of -1 fills the rows of prototypes with fewer nearest images.
+    rows = p.nearest[:, :_IMAGES_SHOWN]
+    indices = rows[rows >= 0].unique()
+    if not len(indices) or int(indices.max()) >= (train.total or 0):
+        return stored_pictures
+    pixels = model.to_pixels(train.fetch(indices.cpu().numpy()))
     if pixels is None:
-        return held
-    by_index = dict(zip(known.tolist(), (picture(one.numpy()) for one in pixels), strict=True))
+        return stored_pictures
+    by_index = dict(
+        zip(indices.tolist(), (picture(pixels_of_image.numpy()) for pixels_of_image in pixels), strict=True)
+    )
     return [[by_index[index] for index in row if index >= 0] for row in rows.tolist()]
 
 
-def _captioned(model: PrototypeModel, j: int, pictures: list[str]) -> list[dict[str, Any]]:
-    """Returns pictures with what is known of them."""
-    p, found = model.prototypes, []
-    for rank, source in enumerate(pictures):
-        known = rank < p.nearest.shape[1] and int(p.nearest[j, rank]) >= 0
+def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[dict[str, Any]]:
+    """Returns a prototype's pictures with captions, which are empty if the image's row number is not known."""
+    p, captioned = model.prototypes, []
+    for rank, picture_source in enumerate(pictures):
+        index_known = rank < p.nearest.shape[1] and int(p.nearest[j, rank]) >= 0
         caption = (
             f"image {int(p.nearest[j, rank])}, distance {float(p.distances[j, rank]):.3g}, "
             f"closer than {100 - float(p.percentiles[j, rank]):.0f}% of its images"
-            if known
+            if index_known
             else ""
         )
-        found.append({"source": source, "caption": caption})
-    return found
+        captioned.append({"source": picture_source, "caption": caption})
+    return captioned
 
 
 @torch.no_grad()
-def _maps(model: PrototypeModel, rules: tuple[str, PrpRule]) -> dict[int, str]:
-    """Returns, for each prototype, which pixels of its own training image make the likeness."""
+def _draw_maps(model: PrototypeModel, rules: tuple[str, PrpRule]) -> dict[int, str]:
+    """Returns pictures of each prototype's PRP map on its nearest training image, by prototype."""
     inputs = model.prototype_inputs()
-    if inputs is None or model.images is None or len(inputs) > _MANY:
+    if inputs is None or model.images is None or len(inputs) > _MOST_WITH_MAPS:
         return {}
     numbers = torch.arange(len(inputs), device=inputs.device)[:, None]
     composite, rule = rules
     try:
-        found = prp(model, inputs, numbers, composite, rule=rule)
-    except RelevanceError:  # the notes of the scorecard say why
+        relevance = prp(model, inputs, numbers, composite, rule=rule)
+    except RelevanceError:  # the scorecard's notes have the reason
         return {}
-    maps: np.ndarray = found.pixels[:, 0].float().cpu().numpy()
-    drawn = [shares(one) for one in maps]
-    return {j: picture(paint(one, common_limit([one]), model.images[j, 0].numpy())) for j, one in enumerate(drawn)}
+    maps: np.ndarray = relevance.pixels[:, 0].float().cpu().numpy()
+    relevance_shares = [shares(relevance_map) for relevance_map in maps]
+    return {
+        j: picture(paint(share, common_limit([share]), model.images[j, 0].numpy()))
+        for j, share in enumerate(relevance_shares)
+    }

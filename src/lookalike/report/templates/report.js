@@ -7,18 +7,18 @@
   const more = document.getElementById("more");
   const form = document.querySelector(".filters");
   const dialog = document.getElementById("dialog");
-  let found = [];
+  let filtered = [];
   let drawn = 0;
-  let chosen = null;
+  let selected = null;
 
   const make = (tag, values = {}, ...children) => {
     const node = Object.assign(document.createElement(tag), values);
     node.append(...children);
     return node;
   };
-  const isWrong = (one) => one.predicted !== one.true;
-  const disagrees = (one) => one.black_box !== null && one.black_box !== one.predicted;
-  const kinds = { all: () => true, right: (one) => !isWrong(one), wrong: isWrong, disagreeing: disagrees };
+  const isWrong = (sample) => sample.predicted !== sample.true;
+  const disagrees = (sample) => sample.black_box !== null && sample.black_box !== sample.predicted;
+  const kinds = { all: () => true, right: (sample) => !isWrong(sample), wrong: isWrong, disagreeing: disagrees };
   const percent = (value) => `${(100 * value).toFixed(1)}%`;
   const number = (value) => String(value).replace("-", "−");
 
@@ -42,25 +42,25 @@
   const nameOf = (j) => document.querySelector(`template[data-number="${j}"]`).content.querySelector("h3").textContent;
 
   const show = (position, focus) => {
-    const one = found[position];
-    if (!one) return;
-    chosen = position;
+    const sample = filtered[position];
+    if (!sample) return;
+    selected = position;
     while (drawn <= position) draw();
-    for (const [at, node] of [...grid.children].entries()) {
-      node.setAttribute("aria-pressed", String(at === position));
-      node.tabIndex = at === position ? 0 : -1;
+    for (const [index, node] of [...grid.children].entries()) {
+      node.setAttribute("aria-pressed", String(index === position));
+      node.tabIndex = index === position ? 0 : -1;
     }
     if (focus) grid.children[position].focus();
     const facts = make("p");
-    facts.append(`Predicted ${classes[one.predicted]} (${percent(one.probability)}); it is ${classes[one.true]}. `);
-    if (isWrong(one)) facts.append(make("span", { className: "is-wrong", textContent: "Wrong. " }));
-    if (disagrees(one)) facts.append(`The black box says ${classes[one.black_box] ?? 'a class that this model does not have'}.`);
+    facts.append(`Predicted ${classes[sample.predicted]} (${percent(sample.probability)}); it is ${classes[sample.true]}. `);
+    if (isWrong(sample)) facts.append(make("span", { className: "is-wrong", textContent: "Wrong. " }));
+    if (disagrees(sample)) facts.append(`The black box predicts ${classes[sample.black_box] ?? 'a class that this model does not have'}.`);
     const tiles = make("div", { className: "tiles" });
     tiles.append(make("figure", { className: "tile" },
-      make("img", { src: one.image, alt: `Test image ${one.name}` }),
+      make("img", { src: sample.image, alt: `Test image ${sample.name}` }),
       make("figcaption", { className: "caption", textContent: "this test image" })));
     tiles.append(make("span", { className: "likes", textContent: "looks like" }));
-    for (const near of one.near) {
+    for (const near of sample.near) {
       const source = pictureOf(near.prototype);
       const button = make("button", { type: "button", className: "tile" });
       if (source) button.append(make("img", { src: source, alt: nameOf(near.prototype) }));
@@ -73,34 +73,34 @@
           make("figcaption", { className: "caption", textContent: "by these pixels: red for, blue against" }))] : [])));
     }
     detail.hidden = false;
-    detail.replaceChildren(make("h3", { textContent: one.name }), facts, tiles);
+    detail.replaceChildren(make("h3", { textContent: sample.name }), facts, tiles);
   };
 
   const draw = () => {
-    const end = Math.min(drawn + PAGE, found.length);
+    const end = Math.min(drawn + PAGE, filtered.length);
     for (; drawn < end; drawn += 1) {
-      const one = found[drawn];
+      const sample = filtered[drawn];
       const position = drawn;
       const button = make("button", { type: "button", className: "sample", tabIndex: position === 0 ? 0 : -1 },
-        make("img", { src: one.image, alt: "" }), classes[one.predicted]);
+        make("img", { src: sample.image, alt: "" }), classes[sample.predicted]);
       button.setAttribute("aria-pressed", "false");
       button.setAttribute("aria-label",
-        `${one.name}: predicted ${classes[one.predicted]}, it is ${classes[one.true]}`);
-      button.classList.toggle("wrong", isWrong(one));
-      button.classList.toggle("disagreeing", disagrees(one));
+        `${sample.name}: predicted ${classes[sample.predicted]}, it is ${classes[sample.true]}`);
+      button.classList.toggle("wrong", isWrong(sample));
+      button.classList.toggle("disagreeing", disagrees(sample));
       button.addEventListener("click", () => show(position, false));
       grid.append(button);
     }
-    more.hidden = drawn >= found.length;
+    more.hidden = drawn >= filtered.length;
   };
 
   const filter = () => {
     const kind = kinds[form.elements.kind.value];
-    const wanted = form.elements.class.value;
-    found = samples.filter((one) => kind(one) && (wanted === "" || one.true === Number(wanted)));
-    form.elements.found.value = `${found.length} images`;
+    const label = form.elements.class.value;
+    filtered = samples.filter((sample) => kind(sample) && (label === "" || sample.true === Number(label)));
+    form.elements.found.value = `${filtered.length} images`;
     drawn = 0;
-    chosen = null;
+    selected = null;
     detail.hidden = true;
     grid.replaceChildren();
     draw();
@@ -111,9 +111,9 @@
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const here = [...grid.children].indexOf(document.activeElement);
-    const next = (here < 0 ? (chosen ?? 0) : here) + step;
-    if (next >= 0 && next < found.length) show(next, true);
+    const focused = [...grid.children].indexOf(document.activeElement);
+    const next = (focused < 0 ? (selected ?? 0) : focused) + step;
+    if (next >= 0 && next < filtered.length) show(next, true);
   });
   filter();
 })();

@@ -1,4 +1,4 @@
-"""Data sets that make their batches themselves: loaders with ``batch_size=None``, WebDataset's batched streams."""
+"""Data that come in whole batches: loaders with ``batch_size=None``, WebDataset's batched streams."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -16,24 +16,26 @@ from lookalike.data.samples import split_item
 
 
 def unbatched(loader: DataLoader[Any]) -> tuple[Any, np.ndarray | None]:
-    """Returns what a loader with ``batch_size=None`` reads, as a data set of samples or a stream of batches.
+    """Converts a loader with ``batch_size=None`` to a data set of single samples, or to a stream of batches.
 
     Returns:
-        The data set, and which of its samples the loader draws; None for all.
+        The data set or stream, and the indices of the samples that the loader draws; None for all samples.
     """
     dataset: Any = loader.dataset
     convert = None if loader.collate_fn is default_convert else loader.collate_fn
     if isinstance(dataset, IterableDataset):
         return (_Stream(dataset, convert) if convert else dataset), None
-    drawn, rows = _drawn(loader)
-    if drawn and not isinstance(drawn[0], int | np.integer):  # it is asked for several samples at once
-        return _OneOfMany(dataset, convert or _as_it_is), np.unique(
-            np.concatenate([np.asarray(list(many)) for many in drawn])
+    # Four cases: a stream (above); a sampler of lists of indices, for which `dataset[[3, 7]]` is a batch; a sampler of
+    # single indices, for which `dataset[3]` is a batch; and single samples that are merely not collated.
+    drawn, rows = _draw(loader)
+    if drawn and not isinstance(drawn[0], int | np.integer):  # the sampler yields lists of indices, one per batch
+        return _SingleSamples(dataset, convert or _identity), np.unique(
+            np.concatenate([np.asarray(list(indices)) for indices in drawn])
         )
     source = _Converted(dataset, convert) if convert else dataset
     first = int(drawn[0]) if drawn else 0
     if len(source) and _is_batch(source[first]):
-        return _Stream(_InOrder(source, rows), None), None
+        return _Stream(_BatchesInOrder(source, rows), None), None
     return source, rows
 
 
@@ -41,7 +43,7 @@ def peek(dataset: Any) -> tuple[IterableDataset[Any], bool]:
     """Looks at the first item of a stream.
 
     Returns:
-        The stream, to be read once, and whether its items are whole batches.
+        A stream with all items, which can be read once, and whether its items are whole batches.
     """
     items = iter(dataset)
     try:
@@ -49,14 +51,14 @@ def peek(dataset: Any) -> tuple[IterableDataset[Any], bool]:
     except StopIteration:
         return _Stream([], None), False
     except Exception as error:
-        return _Stream(_Failing(error), None), False  # raised again where the stream is read
+        return _Stream(_RaisingStream(error), None), False  # the error is raised when the stream is read
     return _Stream(chain([first], items), None), _is_batch(first)
 
 
 def _is_batch(item: Any) -> bool:
-    """Says whether an item is a batch: as many labels as the inputs have rows.
+    """Says whether an item is a batch: it has as many labels as its inputs have rows.
 
-    A single image with a one-hot label of as many classes as it has channels is no batch.
+    A single image [C, H, W] with a one-hot label of C classes is no batch, though its lengths agree.
     """
     try:
         x, y = split_item(item, 0)
@@ -82,23 +84,28 @@ def _first_array(x: Any) -> Any:
     return next((leaf for leaf in leaves if isinstance(leaf, Tensor | np.ndarray)), None)
 
 
-def _drawn(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
-    """Returns what a loader's sampler draws, and the samples among it; None for all of them."""
+def _draw(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
+    """Draws all indices from a loader's sampler, and restores torch's random state.
+
+    Returns:
+        What the sampler yields (of a sequential or random sampler only the first index), and the sorted indices of
+        the samples; None for all samples, or if the sampler yields lists of indices.
+    """
     sampler: Any = loader.sampler
     if isinstance(sampler, SequentialSampler | RandomSampler):
         return list(range(min(1, len(loader.dataset)))), None  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         drawn = list(sampler)
-    whole = all(isinstance(index, int | np.integer) for index in drawn)
-    return drawn, np.unique(np.asarray(drawn, dtype=np.int64)) if whole else None
+    are_indices = all(isinstance(index, int | np.integer) for index in drawn)
+    return drawn, np.unique(np.asarray(drawn, dtype=np.int64)) if are_indices else None
 
 
-def _as_it_is(samples: Any) -> Any:
+def _identity(samples: Any) -> Any:
     return samples
 
 
 class _Converted(Dataset[Any]):
-    """A data set whose samples go through a loader's own conversion."""
+    """A data set whose samples are converted by a loader's own function."""
 
     def __init__(self, dataset: Any, convert: Callable[[Any], Any]) -> None:
         self.dataset = dataset
@@ -112,16 +119,16 @@ class _Converted(Dataset[Any]):
         return self.convert(self.dataset[index])
 
 
-class _OneOfMany(_Converted):
-    """Reads single samples from a data set that returns several for a list of indices."""
+class _SingleSamples(_Converted):
+    """Reads single samples from a data set that is indexed with a list and returns a batch."""
 
     def __getitem__(self, index: int) -> Any:
         x, y = split_item(self.convert(self.dataset[[index]]), index)
         return tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor | np.ndarray) else leaf, x), y[0]
 
 
-class _Failing:
-    """A stream that ends in an error."""
+class _RaisingStream:
+    """A stream that raises an error when it is read."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -130,8 +137,8 @@ class _Failing:
         raise self.error
 
 
-class _InOrder:
-    """A data set of batches, one after the other."""
+class _BatchesInOrder:
+    """Yields a data set's batches in the order of ``rows``."""
 
     def __init__(self, dataset: Any, rows: np.ndarray | None) -> None:
         self.dataset = dataset
@@ -143,7 +150,7 @@ class _InOrder:
 
 
 class _Stream(IterableDataset[Any]):
-    """A stream whose items go through a loader's own conversion."""
+    """A stream whose items are converted by a loader's own function, if it has one."""
 
     def __init__(self, items: Any, convert: Callable[[Any], Any] | None) -> None:
         self.items = items

@@ -1,0 +1,10 @@
+"""A model that leaves home: one plain module, one file, without this library.
+
+``PlainModel`` computes what a ``PrototypeModel`` computes, without hooks and locks. ``export_model`` writes it as ONNX
+or as a PyTorch program, with everything that an explanation needs.
+"""
+
+from lookalike.export.file import export_model
+from lookalike.export.plain import Answer, PlainModel
+
+__all__ = ["Answer", "PlainModel", "export_model"]

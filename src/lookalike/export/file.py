@@ -1,0 +1,213 @@
+"""A plain model in one file: ONNX, or a PyTorch program; with what an explanation shows beside it."""
+
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.fresh_folder import check_replaceable, fresh_folder
+from lookalike._core.provenance import fingerprint_tensors, versions
+from lookalike._core.records import plain_json
+from lookalike._core.untouched import keeps_random_states, process_settings, undoing
+from lookalike.data import Preprocessing
+from lookalike.encoder import Encoder
+from lookalike.export.plain import ENOUGH, Answer, PlainModel
+from lookalike.model import PrototypeModel
+from lookalike.saved import encode_image
+
+FORMAT = 1
+KINDS = (".onnx", ".pt2")
+MARKER = "prototypes.json"
+_OPSET = 18
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+
+
+class _FromPixels(nn.Module):
+    """Takes uint8 pixels [N, H, W, C] of the network's size in place of its inputs."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, plain: PlainModel, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.plain = plain
+        self.is_bgr = preprocessing.channel_order == "bgr"
+        shape = (1, -1, 1, 1)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(shape))
+
+    def forward(self, pixels: Tensor) -> Answer:
+        values = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
+        values = (values - self.mean) / self.std
+        answer: Answer = self.plain(values.flip(1) if self.is_bgr else values)
+        return answer
+
+
+@keeps_random_states
+def export_model(
+    model: PrototypeModel,
+    folder: str | Path,
+    *,
+    kind: str = "onnx",
+    n_nearest: int = 3,
+    pixels: bool = False,
+    images: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model that explains itself to a folder that needs nothing of this library.
+
+    The folder has ``model.onnx`` or ``model.pt2``, whose outputs are those of ``Answer``; ``prototypes.json``, which
+    says what each number means; and ``prototypes/``, the training images that show them.
+
+    Args:
+        model: A prototype model.
+        folder: Folder to write; it appears only when it is complete.
+        kind: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``.
+        n_nearest: Number of most similar prototypes in an answer.
+        pixels: Take bytes [N, H, W, C] of the network's size, and scale and normalise them inside.
+        images: Write the training images that show prototypes; without them no pixel leaves this machine.
+        overwrite: Replace the folder if there is one.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        LookalikeError: If the network has no plain graph, the format cannot express an operation, or the folder exists.
+    """
+    checks.one_of("kind", kind, ("onnx", "pt2"))
+    for name, flag in (("pixels", pixels), ("images", images), ("overwrite", overwrite)):
+        checks.flag(name, flag)
+    check_replaceable(folder, marker=MARKER, overwrite=overwrite)
+    plain = PlainModel(model, n_nearest)
+    module, sample = _with_sample(plain, model, pixels)
+    program = _program_of(module, sample)
+    description = describe(model, plain, pixels=pixels, images=images)
+    with fresh_folder(folder, marker=MARKER, overwrite=overwrite) as aside:
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (aside / MARKER).write_text(text, encoding="utf-8", errors="backslashreplace")
+        if kind == "pt2":
+            torch.export.save(program, aside / "model.pt2", extra_files={MARKER: text})
+        else:
+            (aside / "model.onnx").write_bytes(_onnx_bytes(program, description))
+        for name, content in _pictures(model, images).items():
+            path = aside / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+    return Path(folder) / f"model.{kind}"
+
+
+def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tuple[nn.Module, Tensor]:
+    """Returns the module to export, and two rows of its inputs."""
+    assert isinstance(model.encoder, Encoder)  # noqa: S101 - PlainModel refuses others
+    described: Any = model.encoder.input_spec
+    device = plain.vectors.device
+    if not pixels:
+        dtype = next((tensor.dtype for tensor in model.encoder.model.parameters()), torch.float32)
+        return plain, torch.zeros(2, *described["shape"], dtype=dtype, device=device)
+    if model.preprocessing is None:
+        raise LookalikeError("the model does not know what its images go through; convert with preprocessing=...")
+    channels, height, width = described["shape"]
+    module = _FromPixels(plain, model.preprocessing).to(device)
+    return module, torch.zeros(2, height, width, channels, dtype=torch.uint8, device=device)
+
+
+def _program_of(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
+    """Returns a plain module as a program for any batch size."""
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+    except Exception as error:
+        raise LookalikeError(f"the model cannot be exported: torch.export says: {first_line(error)}") from error
+
+
+def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, Any]) -> bytes:
+    """Returns a program as the bytes of an ONNX file, with the description as metadata.
+
+    Raises:
+        LookalikeError: If ``onnx`` is not installed, or it has no operation for one of the network's.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch needs it
+    except ImportError as error:
+        raise LookalikeError("exporting to ONNX needs the extra 'onnx': pip install onnx onnxscript") from error
+
+    def convert() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=["inputs"],
+                output_names=list(Answer._fields),
+                dynamic_shapes=({0: "N"},),
+                verbose=False,
+            )
+
+    try:
+        converted = undoing(
+            process_settings(loggers=["torch.onnx", "onnxscript", "onnx_ir"]), lambda: _quietly(convert)
+        )
+    except Exception as error:
+        raise LookalikeError(f"the model has no ONNX form: {first_line(error)}") from error
+    proto = converted.model_proto
+    onnx.helper.set_model_props(
+        proto, {"lookalike": json.dumps({key: description[key] for key in description if key != "prototypes"})}
+    )
+    buffer = io.BytesIO()
+    onnx.save(proto, buffer)
+    return buffer.getvalue()
+
+
+def _quietly(convert: Any) -> Any:
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return convert()
+
+
+def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: bool) -> dict[str, Any]:
+    """Returns what the numbers in an answer mean, as plain JSON values."""
+    prototypes = model.prototypes
+    table = prototypes.to_table()
+    kept = model.images is not None and images
+    farthest = prototypes.quantiles[:, -1]
+    return {
+        "format": FORMAT,
+        "inputs": "uint8 pixels [N, H, W, C]" if pixels else "inputs of the network [N, ...]",
+        "outputs": list(Answer._fields),
+        "class_names": model.class_names,
+        "n_nearest": plain.n_nearest,
+        "evidence": plain.has_evidence,
+        "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
+        "unfamiliar_needs": ENOUGH,
+        "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
+        "fingerprint": fingerprint_tensors(
+            {name: tensor for name, tensor in plain.state_dict().items() if isinstance(tensor, Tensor)}
+        ),
+        "versions": versions(),
+        "prototypes": [
+            {
+                "class": row["class"],
+                "count": row["count"],
+                "purity": row["purity"],
+                "farthest": None if bool(farthest[j].isnan()) else float(farthest[j]),
+                "image": f"prototypes/{j:05d}.png" if kept else None,
+            }
+            for j, row in enumerate(table)
+        ],
+    }
+
+
+def _pictures(model: PrototypeModel, images: bool) -> dict[str, bytes]:
+    """Returns the picture that shows each prototype, by file name."""
+    if model.images is None or not images:
+        return {}
+    return {f"prototypes/{j:05d}.png": encode_image(picture) for j, picture in enumerate(model.images[:, 0])}

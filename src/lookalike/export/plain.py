@@ -1,0 +1,167 @@
+"""What a prototype model computes, as one plain module."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.encoder import Encoder
+from lookalike.export.trunk import trace_trunk
+from lookalike.model import PrototypeModel
+from lookalike.model.similarity import Cosine, Dot
+
+ENOUGH = 10  # training samples behind a prototype that say how far away is far; as in explain
+_ROUNDING = 1e-4  # as in explain
+
+
+class Answer(NamedTuple):
+    """What a plain model answers, for N inputs and their k most similar prototypes.
+
+    Attributes:
+        scores: Class scores [N, K].
+        probabilities: Class probabilities [N, K].
+        nearest: Numbers of the most similar prototypes [N, k], the most similar first.
+        similarities: Their similarities [N, k].
+        distances: Their distances in the space of the clustering [N, k].
+        percentiles: How far out that is among the prototype's own training samples, in percent [N, k]; NaN without any.
+        unfamiliar: Whether an input is farther from its nearest prototype than every training sample behind it [N].
+        evidence: What each position of the last feature map adds to the lead of a prototype over its strongest rival of
+            another class [N, k, H, W]; 1 × 1 if the network does not average a map, or the similarity has no such sum.
+    """
+
+    scores: Tensor
+    probabilities: Tensor
+    nearest: Tensor
+    similarities: Tensor
+    distances: Tensor
+    percentiles: Tensor
+    unfamiliar: Tensor
+    evidence: Tensor
+
+
+class PlainModel(nn.Module):
+    """Computes what a prototype model computes, on tensors alone: it can be exported, compiled and traced.
+
+    **Evidence without gradients.** If the embedding z is the average of a feature map F over positions, then the lead
+    of prototype p over its strongest rival q of another class is a sum over positions x, exactly:
+
+    - distances: ‖z − q‖² − ‖z − p‖² = mean over x of 2 (p − q) · (F(x) − (p + q) / 2)
+    - dot product: z · p − z · q = mean over x of F(x) · (p − q)
+    - cosine: the same with p / ‖p‖ and q / ‖q‖, over ‖z‖
+
+    For similarities that fall with a learned distance all three are in its space.
+
+    Args:
+        model: A prototype model; it is copied.
+        n_nearest: k, the number of prototypes in an answer.
+
+    Raises:
+        LookalikeError: If its network has no plain graph, or there are fewer than k prototypes.
+
+    Example:
+        >>> from lookalike import convert
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+        >>> sem = convert(net, (x, (x[:, 0] > 0).long()), n_prototypes=3)
+        >>> answer = PlainModel(sem, n_nearest=2)(x)
+        >>> answer.nearest.shape, bool((answer.scores - sem(x)).abs().max() < 1e-4)
+        (torch.Size([40, 2]), True)
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    quantiles: Tensor
+    is_known: Tensor
+
+    def __init__(self, model: PrototypeModel, n_nearest: int = 3) -> None:
+        super().__init__()
+        checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+        if not isinstance(model.encoder, Encoder):
+            raise LookalikeError("only models whose network was cut by an Encoder can be exported")
+        prototypes = model.prototypes
+        self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1, len(prototypes))
+        self.n_classes = model.n_classes
+        self.trunk, self.has_map = trace_trunk(model.encoder)
+        self.similarity = copy.deepcopy(model.similarity)
+        self.classifier = copy.deepcopy(model.classifier)
+        for name, tensor in {
+            "vectors": prototypes.vectors.detach().clone(),
+            "labels": prototypes.labels.clone(),
+            "quantiles": prototypes.quantiles.clone(),
+            "is_known": prototypes.counts >= ENOUGH,
+        }.items():
+            self.register_buffer(name, tensor)
+        self.has_evidence = self.has_map and self.n_classes > 1 and self._kind() is not None
+        self.training = False
+
+    def _kind(self) -> str | None:
+        """Returns how likeness is a sum over positions: by distances, products or cosines; None if it is not."""
+        if self.similarity.falls_with_distance or self.similarity.name in ("rbf", "log", "log-l2"):
+            return "distance"
+        if isinstance(self.similarity, Dot):
+            return "dot"
+        return "cosine" if isinstance(self.similarity, Cosine) else None
+
+    def forward(self, inputs: Tensor) -> Answer:
+        """Returns the answer for inputs [N, …] of the network."""
+        outputs = self.trunk(inputs)
+        embeddings, feature_map = outputs if self.has_map else (_only(outputs), None)
+        embeddings = embeddings.to(self.vectors.dtype)
+        similarities = self.similarity(embeddings, self.vectors)
+        scores = self.classifier(similarities, self.labels, self.n_classes)
+        probabilities = self.classifier.probabilities(similarities, self.labels, self.n_classes)
+        nearest_similarities, nearest = similarities.topk(self.n_nearest, dim=1)
+        distances = self._distances(embeddings, nearest)
+        quantiles = self.quantiles[nearest]  # [N, k, 101]
+        rank = (quantiles <= distances[..., None]).sum(-1) - 1
+        percentiles = torch.where(
+            quantiles[..., 0].isnan(), torch.nan, rank.clamp(0, self.quantiles.shape[1] - 1).to(distances.dtype)
+        )
+        farthest = quantiles[:, 0, -1]
+        unfamiliar = self.is_known[nearest[:, 0]] & (distances[:, 0] > farthest * (1 + _ROUNDING))
+        if feature_map is not None and self.has_evidence:
+            evidence = self._evidence(embeddings, feature_map, similarities, nearest)
+        else:
+            evidence = torch.zeros_like(distances)[..., None, None]
+        return Answer(
+            scores, probabilities, nearest, nearest_similarities, distances, percentiles, unfamiliar, evidence
+        )
+
+    def _distances(self, embeddings: Tensor, nearest: Tensor) -> Tensor:
+        """Returns the distances [N, k] to some prototypes, in the space of the clustering."""
+        points = self.similarity.project(embeddings)
+        centres = self.similarity.project(self.vectors)[nearest]
+        distances: Tensor = (points[:, None] - centres).double().square().sum(-1).sqrt().to(embeddings.dtype)
+        return distances
+
+    def _evidence(self, embeddings: Tensor, feature_map: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
+        """Returns what each position adds to the lead over the strongest rival [N, k, H, W]."""
+        is_rival = self.labels != self.labels[nearest][..., None]  # [N, k, P]
+        rivals = similarities[:, None].masked_fill(~is_rival, -torch.inf).argmax(-1)
+        kind = self._kind()
+        height, width = feature_map.shape[2:]
+        features = feature_map.to(self.vectors.dtype).flatten(2).transpose(1, 2)  # [N, positions, D]
+        if kind == "distance":
+            features = self.similarity.project(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+            vectors = self.similarity.project(self.vectors)
+        elif kind == "cosine":
+            vectors = nn.functional.normalize(self.vectors, dim=1)
+            features = features / embeddings.norm(dim=1).clamp_min(1e-12)[:, None, None]
+        else:
+            vectors = self.vectors
+        prototypes, rival_vectors = vectors[nearest], vectors[rivals]  # [N, k, D]
+        direction = prototypes - rival_vectors
+        by_position = direction @ features.transpose(1, 2)  # [N, k, positions]
+        if kind == "distance":
+            middle = (direction * (prototypes + rival_vectors) / 2).sum(-1, keepdim=True)
+            by_position = 2 * (by_position - middle)
+        evidence: Tensor = (by_position / (height * width)).unflatten(2, (height, width))
+        return evidence
+
+
+def _only(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    """Returns the only output of a graph, which may come in a tuple."""
+    return outputs[0] if isinstance(outputs, tuple | list) else outputs

@@ -1,0 +1,136 @@
+"""The network up to its embedding, as a plain graph of operations, for any batch size."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.untouched import in_eval_mode
+from lookalike.encoder import Encoder, device_of, dtype_of, place
+from lookalike.encoder.head import get_head
+from lookalike.encoder.outputs import select_output
+
+_SAMPLE_ROWS = 2  # one row would let the tracer take the batch size for a constant
+
+
+class _Trunk(nn.Module):
+    """Runs a copy of a network and returns the input of its head, averaged over positions as the encoder does."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(encoder.model).eval()
+        # the encoder averages the head's input over positions; it is asked, so that there is one rule
+        self.pool = encoder._pool
+        self.output_key = encoder.output_key
+        if encoder.head_name is not None:
+            taken: list[Tensor] = []
+            get_head(self.network, encoder.head_name).register_forward_pre_hook(
+                lambda _module, args: taken.append(args[0])
+            )
+            self.read: Callable[[], Tensor] | None = taken.pop
+        else:
+            self.read = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result = self.network(inputs)
+        features: Tensor = select_output(result, self.output_key) if self.read is None else self.read()
+        return self.pool(features)
+
+
+def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
+    """Traces a network up to its embedding.
+
+    Args:
+        encoder: The cut network; it is copied.
+
+    Returns:
+        A module that takes inputs [N, …] and returns the embeddings [N, D] and, if these are the average of a feature
+        map, that map [N, D, H, W]; and whether they are.
+
+    Raises:
+        LookalikeError: If the network cannot be traced: it takes several inputs, or branches on its data.
+    """
+    sample = _sample_of(encoder)
+    trunk = _Trunk(encoder)
+    try:
+        with torch.no_grad():
+            program = in_eval_mode(
+                trunk.network,
+                lambda: torch.export.export(
+                    trunk, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+                ),
+            )
+            graph = program.module()
+    except Exception as error:  # torch.export raises errors of a dozen classes
+        raise LookalikeError(
+            f"the network cannot be exported: torch.export says: {first_line(error)}; networks that branch on their "
+            "data, or run code that torch does not see, have no plain graph"
+        ) from error
+    assert isinstance(graph, fx.GraphModule)  # noqa: S101 - of torch.export's own making
+    _drop_guards(graph)
+    averaged = _averaged_map(graph, sample)
+    if averaged is not None:
+        output = next(node for node in graph.graph.nodes if node.op == "output")
+        (embeddings,) = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
+        output.args = ((embeddings, averaged),)
+    # the pytree codegen describes the former outputs
+    graph.graph.set_codegen(fx.graph.CodeGen())
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph, averaged is not None
+
+
+def _sample_of(encoder: Encoder) -> Tensor:
+    described: Any = encoder.input_spec
+    if "shape" not in described:
+        raise LookalikeError("a network with several inputs cannot be exported; wrap it to take one tensor")
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(_SAMPLE_ROWS, *described["shape"], generator=generator)
+    dtype = getattr(torch, described["dtype"])
+    sample = sample.to(dtype) if dtype.is_floating_point else torch.zeros_like(sample, dtype=dtype)
+    placed: Tensor = place(sample, device_of(encoder.model), dtype_of(encoder.model))
+    return placed
+
+
+def _drop_guards(graph: fx.GraphModule) -> None:
+    """Removes checks of the inputs' shapes, and reads the batch size in a way that torch.jit.trace follows."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and "guards" in str(node.target):
+            graph.graph.erase_node(node)
+        elif node.target is torch.ops.aten.sym_size.int:
+            with graph.graph.inserting_before(node):
+                size = graph.graph.call_method("size", node.args)
+            node.replace_all_uses_with(size)
+            graph.graph.erase_node(node)
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and remembers each feature map [N, D, H, W] with more than one position."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.maps: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] * value.shape[3] > 1:
+            self.maps[n] = value
+        return value
+
+
+def _averaged_map(graph: fx.GraphModule, sample: Tensor) -> fx.Node | None:
+    """Returns the last feature map whose average over positions is the embedding; None if there is none."""
+    values = _Values(graph)
+    with torch.no_grad():
+        result = values.run(sample)
+    embeddings = result[0] if isinstance(result, tuple | list) else result
+    for node, value in reversed(values.maps.items()):
+        if value.shape[:2] == embeddings.shape:
+            mean = value.mean((2, 3))
+            if torch.allclose(mean, embeddings, rtol=1e-3, atol=1e-5 * float(embeddings.abs().max())):
+                return node
+    return None
