@@ -62,7 +62,7 @@ def test_errors_survive_the_way_back_from_a_worker():
 def test_public_names_exist_and_importing_the_package_imports_no_torch():
     for name in lookalike.__all__:
         assert getattr(lookalike, name) is not None
-    assert set(dir(lookalike)) >= {"KMEx", "load", "explain"}
+    assert set(dir(lookalike)) >= {"convert", "load", "explain"}
     with pytest.raises(AttributeError, match="no attribute 'KMeks'"):
         _ = lookalike.KMeks
     code = "import sys, lookalike, lookalike.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
@@ -77,9 +77,12 @@ def test_without_ray_the_way_out_is_told():
 
 def convert_without_ray():
     sys.modules["ray"] = None
-    from lookalike.conversion.on_ray import convert
+    from torch import nn
+
+    from lookalike import convert
+    from lookalike.conversion.on_ray import Ray
 
     try:
-        convert(None, None, working_folder="x")
+        convert(nn.Linear(2, 2), ([[0.0, 1.0]], [0]), backend=Ray(), working_folder="x")
     except ValueError as error:
         print(type(error).__name__, error)  # noqa: T201

@@ -61,6 +61,7 @@ NOT_KEPT = {
     "temperature": "fitted anew; prototypes do not depend on it",
     "progress": "changes nothing",
     "level": "patches keep nothing in a folder",
+    "preprocessing": "of the images, whose transform is in the key; tensors have none",
     "max_patches": "of patches, which keep nothing in a folder",
     "backend": "a cluster has a key of its own: see conversion/test_distributed",
     "embeddings": "they are told by their bytes: see test_other_stored_embeddings_are_noticed",

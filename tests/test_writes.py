@@ -22,7 +22,7 @@ ASIDE = {
     ("files.py", "path_as_text"),
     ("embedding/writing.py", "_begin"),  # a journal of embeddings, which says how much of them is intact
     ("embedding/writing.py", "_resume"),
-    ("saved/folder.py", "_flush"),
+    ("saved/folder.py", "_flush_to_disk"),
     ("saved/tensor_file.py", "write_tensors"),
     ("demo/run.py", "draw_sheet"),
     ("experiments/large.py", "_compare_methods"),  # in a temporary folder
