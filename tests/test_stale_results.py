@@ -55,7 +55,6 @@ CHANGED = {
 NOT_KEPT = {
     "train": "its fingerprint is in the key: see test_other_images_are_noticed",
     "model": "its weights and layers are: see test_other_networks_are_told_apart",
-    "preprocessing": "its fingerprint is in the key, as the transform",
     "output": "it says which output has the scores: in the key as 'outputs'",
     "n_images": "images are read anew",
     "temperature": "fitted anew; prototypes do not depend on it",
