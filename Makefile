@@ -28,8 +28,8 @@ demo: $(VENV)/.demo
 	$(BIN)/lookalike demo --output demo-output --overwrite
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/test_distributed.py
-	$(BIN)/python -m pytest tests/test_distributed.py  # alone: its nodes take both cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/conversion/test_distributed.py
+	$(BIN)/python -m pytest tests/conversion/test_distributed.py  # alone: its nodes take both cores
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

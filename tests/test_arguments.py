@@ -249,7 +249,7 @@ def good_calls(
             {
                 "points": np.random.default_rng(0).random((6, 2)),
                 "n_clusters": 2,
-                "method": "kmeans",
+                "clusterer": "kmeans",
                 "n_init": 1,
                 "seed": 0,
             },
@@ -259,7 +259,7 @@ def good_calls(
             {
                 "points": np.random.default_rng(0).random((6, 2)),
                 "at_most": 3,
-                "method": "kmeans",
+                "clusterer": "kmeans",
                 "seed": 0,
             },
         ),

@@ -39,15 +39,15 @@ SKIPPED = {
     "make demo": "the demonstration: tests/demo runs it",
     "lookalike demo": "the demonstration: tests/demo runs it",
     "pip install": "needs a network",
-    "ray start": "needs a cluster: tests/test_distributed.py starts one",
-    "--cluster": "needs a cluster: tests/test_distributed.py starts one",
+    "ray start": "needs a cluster: tests/conversion/test_distributed.py starts one",
+    "--cluster": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "…": "stands for several commands",
     "cifar10": "downloads the data, unless it only shows",
     "lookalike reproduce ": "takes minutes: tests/experiments runs each experiment",
 }
 
 # Programs that are not run.
-SKIPPED_PAGES = {"cluster.md": "needs a cluster: tests/test_distributed.py starts one"}
+SKIPPED_PAGES = {"cluster.md": "needs a cluster: tests/conversion/test_distributed.py starts one"}
 
 # Networks of the pages, and the smallest ones that are built in the same way.
 SMALL = {

@@ -62,7 +62,7 @@ NOT_KEPT = {
     "level": "patches keep nothing in a folder",
     "preprocessing": "of the images, whose transform is in the key; tensors have none",
     "max_patches": "of patches, which keep nothing in a folder",
-    "backend": "a cluster has a key of its own: see test_distributed",
+    "backend": "a cluster has a key of its own: see conversion/test_distributed",
     "embeddings": "they are told by their bytes: see test_other_stored_embeddings_are_noticed",
     "class_names": "see test_other_class_names_and_their_order_are_noticed",
     "working_folder": "is the folder",

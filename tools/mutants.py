@@ -44,17 +44,22 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
         "tests/relevance/test_zennit.py", "tests/relevance/test_dependence.py", "tests/relevance/test_prp.py",
     ],
     "explanation.py": ["tests/test_explanation_fields.py", "tests/test_explanation.py"],
-    "clustering.py": ["tests/test_clustering.py"],
-    "streaming.py": ["tests/test_streaming.py"],
-    "joining.py": ["tests/test_joining.py"],
-    "prototypes.py": ["tests/test_prototypes.py", "tests/test_explanation_fields.py", "tests/test_joining.py"],
-    "kmex.py": ["tests/test_joining.py", "tests/test_streaming.py", "tests/test_model.py", "tests/test_kmex.py"],
+    "conversion/clustering.py": ["tests/conversion/test_clustering.py"],
+    "conversion/out_of_core.py": ["tests/conversion/test_out_of_core.py"],
+    "conversion/update.py": ["tests/conversion/test_update.py"],
+    "conversion/": [
+        "tests/model/test_prototypes.py", "tests/conversion/test_update.py", "tests/conversion/test_out_of_core.py",
+        "tests/model/test_model.py", "tests/conversion/test_convert.py",
+    ],
+    "model/prototypes.py": [
+        "tests/model/test_prototypes.py", "tests/test_explanation_fields.py", "tests/conversion/test_update.py",
+    ],
     "baselines/": [f"tests/baselines/test_{name}.py" for name in ("losses", "steps", "training")],
 }  # fmt: skip
 SLOW = (
     "tests/metrics/test_evaluation.py", "tests/relevance/test_zennit.py", "tests/relevance/test_prp.py",
-    "tests/relevance/test_dependence.py", "tests/test_untouched.py", "tests/test_arguments.py", "tests/test_kmex.py",
-    "tests/baselines/test_training.py",
+    "tests/relevance/test_dependence.py", "tests/test_untouched.py", "tests/test_arguments.py",
+    "tests/conversion/test_convert.py", "tests/baselines/test_training.py",
 )  # fmt: skip
 ALSO = ("tests/test_untouched.py", "tests/test_arguments.py")  # what every module's tests end with
 MODULES = tuple(start for start in TESTS if start != "baselines/")

@@ -19,24 +19,24 @@ from lookalike.model.similarity import make_similarity
 
 
 class PrototypeClassifier(ClassifierMixin, BaseEstimator):
-    """The nearest of a few prototypes per class: KMEx on the embeddings of any modality.
+    """Classifies by the most similar of a few prototypes per class: KMEx on embeddings of any modality.
 
     Args:
-        n_prototypes: How many per class: a number, a mapping from class to number, or ``"auto"``.
+        n_prototypes: Number per class: one for all classes, a mapping from class to number, or ``"auto"``.
         similarity: The name of a registered similarity.
-        similarity_options: Its options, e.g. ``{"sigma": 2.0}``.
+        similarity_options: Options of the similarity, e.g. ``{"sigma": 2.0}``.
         clusterer: The name of a registered clusterer.
         probabilities: ``"max"`` or ``"sum"``; see ``lookalike.model.classifier.NearestPrototype``. With ``"sum"`` the
             most probable class can differ from the predicted one, which scikit-learn's contract does not foresee.
-        temperature: What similarities are divided by before they become probabilities: ``"auto"`` fits it to samples
-            held out from the prototypes, a number is taken as it is.
-        n_init: How many random starts of the clustering to choose the best of.
+        temperature: Similarities are divided by it before they become probabilities. ``"auto"`` fits it to samples held
+            out from the prototypes.
+        n_init: Number of random starts of the clustering, of which the best counts.
         random_state: Seed, or None for a new one at each fit.
 
     Attributes:
         classes_: The classes, of shape (n_classes,).
-        prototypes_: Of shape (n_prototypes, n_features).
-        prototype_classes_: The class of each, of shape (n_prototypes,).
+        prototypes_: The prototypes, of shape (n_prototypes, n_features).
+        prototype_classes_: The class of each prototype, of shape (n_prototypes,).
         survey_: The prototypes with counts, purity and nearest samples (``lookalike.Prototypes``).
         similarity_: The fitted similarity.
         temperature_: The temperature and how it was fitted (``lookalike.conversion.temperature.Temperature``).
@@ -132,15 +132,17 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
             return self.classifier_.probabilities(similarities, self.survey_.labels, len(self.classes_)).numpy()
 
     def _similarities(self, X: Any) -> torch.Tensor:
+        """Returns similarities to all prototypes as a tensor."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         with torch.no_grad():
-            # double throughout: a row's result does not depend on the rows beside it
+            # in double precision, so that a row's result does not depend on the other rows
             z = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float64))
             return self.similarity_(z, self.survey_.vectors.double())  # type: ignore[no-any-return]
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """Returns a seed for a ``random_state`` as scikit-learn defines it."""
     if isinstance(random_state, int | np.integer):
         return checks.seed("random_state", random_state)
     from sklearn.utils import check_random_state

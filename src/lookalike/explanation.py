@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_ENOUGH = 10  # training samples behind a prototype that say how far they lie
-_ROUNDING = 1e-4
+_ENOUGH = 10  # training samples behind a prototype: the largest distance of fewer says little about new inputs
+_ROUNDING = 1e-4  # relative: the farthest distance is a rounded quantile
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class Likeness:
     """One prototype that an input looks like.
 
     Attributes:
-        prototype: Its number.
-        label: Its class.
-        class_name: The class's name.
+        prototype: Number of the prototype.
+        label: Class of the prototype.
+        class_name: Name of that class.
         similarity: s(z, p), by the model's similarity.
-        distance: Euclidean, in the space in which the similarity clusters.
-        percentile: How far out this distance is among the prototype's own training samples, in percent; 100 is as
-            far as the farthest, or farther. NaN where none stand behind it.
-        farthest: The distance of the farthest of them.
-        count: How many training samples stand behind the prototype.
-        purity: The share of the training samples most similar to it that carry its class.
-        nearest: The training samples nearest to the prototype, as indices.
-        image: The nearest one, uint8 [H, W, C]; None if the model holds no images.
-        heat_map: Which pixels of the input make the likeness [H, W]; None where relevance was not asked for.
-        prototype_heat_map: The same on the prototype's own training image [H, W].
+        distance: Euclidean distance in the space in which the similarity clusters.
+        percentile: Percentile of this distance among those of the prototype's own training samples; 100 is as far as
+            the farthest, or farther. NaN if the prototype has no training samples.
+        farthest: Distance of the farthest of these samples.
+        count: Number of the prototype's own training samples.
+        purity: Share of the prototype's class among the training samples most similar to it.
+        nearest: Indices of the training samples nearest to the prototype.
+        image: The nearest training image, uint8 [H, W, C]; None if the model has no images.
+        heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
+        prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
     """
 
     prototype: int
@@ -87,20 +87,20 @@ class Explanation:
 
     Attributes:
         prediction: The predicted class.
-        class_name: Its name.
-        probability: The predicted class's.
-        probabilities: Of all classes [K].
+        class_name: Name of the predicted class.
+        probability: Probability of the predicted class.
+        probabilities: Probabilities of all classes [K].
         likenesses: The nearest prototypes, the most similar first.
-        image: The input as the network sees it, uint8 [H, W, C]; None if it is no image.
-        name: What to call the input, e.g. its file.
-        label: Its true class, where it is known.
-        true_name: That class's name.
-        black_box_heat_map: Which pixels the black box's own prediction rests on [H, W]; None where relevance was not
-            asked for.
-        caution: Why the heat-maps are not to be relied on; None where they are.
-        rule: How relevance started at the similarity layer; None where relevance was not asked for.
-        map_stability: Correlation of the heat-maps with those of the input with noise of 1%; measured for the unstable
-            rule ``share`` alone, else None.
+        image: The input as the network sees it, uint8 [H, W, C]; None if it is not an image.
+        name: Name of the input, e.g. its file.
+        label: The true class, if it is known.
+        true_name: Name of the true class.
+        black_box_heat_map: Relevance of the input's pixels for the black box's prediction [H, W]; None if relevance was
+            not requested.
+        caution: Why the heat-maps should not be relied on; None if they can be.
+        rule: Rule by which relevance started at the similarity layer; None if relevance was not requested.
+        map_stability: Correlation of the heat-maps with those of the input with 1% noise. Measured only for the
+            unstable rule ``share``, else None.
     """
 
     prediction: int
@@ -119,14 +119,14 @@ class Explanation:
 
     @property
     def correct(self) -> bool | None:
-        """Whether the prediction is right; None where the true class is not known."""
+        """Whether the prediction is correct; None if the true class is not known."""
         return None if self.label is None else self.label == self.prediction
 
     @property
     def unfamiliar(self) -> bool:
-        """Whether the input is farther from its nearest prototype than every training sample behind it.
+        """Whether the input is farther from its nearest prototype than all of the prototype's own training samples.
 
-        False where fewer than ten stand behind it: too few to tell.
+        False if there are fewer than ten of these: too few to tell.
         """
         first = self.likenesses[0]
         return first.count >= _ENOUGH and first.distance > first.farthest * (1 + _ROUNDING)
@@ -148,7 +148,7 @@ class Explanation:
         }
 
     def sentence(self) -> str:
-        """Says it in a sentence."""
+        """Returns the explanation as a sentence."""
         first = self.likenesses[0]
         if np.isnan(first.percentile):
             spread = "no training image stands behind it"
@@ -163,7 +163,7 @@ class Explanation:
         )
 
     def map_sentence(self) -> str | None:
-        """Says how stable the heat-maps are, where that was measured: for the rule ``share``."""
+        """Returns a sentence on the stability of the heat-maps; None unless it was measured, for the rule ``share``."""
         if self.map_stability is None:
             return None
         return (
@@ -172,10 +172,13 @@ class Explanation:
         )
 
     def _maps(self) -> LikenessMaps | None:
-        on_input = [near.heat_map for near in self.likenesses if near.heat_map is not None]
+        """Returns the heat-maps to draw; None unless every likeness has one."""
+        on_input = [likeness.heat_map for likeness in self.likenesses if likeness.heat_map is not None]
         if len(on_input) < len(self.likenesses):
             return None
-        return LikenessMaps(on_input, [near.prototype_heat_map for near in self.likenesses], self.black_box_heat_map)
+        return LikenessMaps(
+            on_input, [likeness.prototype_heat_map for likeness in self.likenesses], self.black_box_heat_map
+        )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the input beside the training images of its nearest prototypes; a wrong prediction is framed in red.
@@ -193,12 +196,14 @@ class Explanation:
         if self.map_stability is not None:
             verdict += f"\nmaps: {self.rule}, stability {self.map_stability:.2f}"
         captions = [
-            f"{shorten(near.class_name, 12)} · no. {near.prototype}\ns = {near.similarity:.3g}".replace("= -", "= −")
-            for near in self.likenesses
+            f"{shorten(likeness.class_name, 12)} · no. {likeness.prototype}\ns = {likeness.similarity:.3g}".replace(
+                "= -", "= −"
+            )
+            for likeness in self.likenesses
         ]
         return plot_likeness(
             self.image,
-            [near.image for near in self.likenesses],
+            [likeness.image for likeness in self.likenesses],
             caption=verdict,
             captions=captions,
             wrong=self.correct is False,
@@ -224,20 +229,20 @@ def explain(
 
     Args:
         model: A prototype model.
-        inputs: What the network takes [N, C, H, W], a single row of it, image files, a folder, PIL images, pixels, or a
-            ``Dataset`` or ``DataLoader``; see ``lookalike.data.read_inputs``.
-        n_nearest: How many prototypes to show per input.
-        labels: True classes [N], to tell right from wrong.
-        names: What to call the inputs.
-        relevance: Also find which pixels make each likeness, on the input and on the prototype's own training image,
-            and which the black box's prediction rests on.
+        inputs: Inputs of the network [N, C, H, W], a single row of them, image files, a folder, PIL images, pixels, or
+            a ``Dataset`` or ``DataLoader``; see ``lookalike.data.read_inputs``.
+        n_nearest: Number of prototypes to show per input.
+        labels: True classes [N], to tell correct predictions from wrong ones.
+        names: Names of the inputs.
+        relevance: Also compute heat-maps: which pixels of the input, and of the prototype's nearest training image,
+            make each likeness, and which pixels the black box's prediction depends on.
         composite: The rules of relevance propagation.
-        rule: How relevance starts at the similarity layer, see ``prp``; None takes the default, ``"neuralized"``. With
-            ``"share"`` [ref] each explanation says how stable its heat-maps are.
-        batch_size: The most rows that pass through the encoder at once.
+        rule: Rule by which relevance starts at the similarity layer, see ``prp``; None takes the default,
+            ``"neuralized"``. With ``"share"`` [ref] each explanation reports the stability of its heat-maps.
+        batch_size: Largest number of rows that pass through the encoder at once.
 
     Returns:
-        An explanation per input.
+        One explanation per input.
 
     Raises:
         LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, an input's embedding is
@@ -256,42 +261,45 @@ def explain(
         names = checks.names("names", names)
     explanations: list[Explanation] = []
     for batch in _batches_to_explain(model, inputs, labels, names, batch_size):
-        first = len(explanations)
-        of_batch = _explain_batch(model, batch.inputs, n_nearest, batch.labels, batch.names, first)
-        explanations += _with_maps(model, batch.inputs, of_batch, composite, rule) if relevance else of_batch
+        first_row = len(explanations)
+        batch_explanations = _explain_batch(model, batch.inputs, n_nearest, batch.labels, batch.names, first_row)
+        if relevance:
+            batch_explanations = _with_maps(model, batch.inputs, batch_explanations, composite, rule)
+        explanations += batch_explanations
     return explanations
 
 
 def _batches_to_explain(
     model: PrototypeModel, inputs: Any, labels: Sequence[int] | None, names: Sequence[str] | None, batch_size: int
 ) -> Iterator[InputBatch]:
-    """Yields batches of inputs with their labels and names, given or read.
+    """Yields batches of inputs, with the labels and names that the caller gave or that come with the data.
 
-    Labels that come with the data count only where the data name their classes as the model does.
+    Labels that come with the data are used only if the data have the same class names as the model.
 
     Raises:
-        LookalikeError: If there are not as many labels or names as inputs.
+        LookalikeError: If the number of labels or names is not the number of inputs.
     """
     batches: Iterable[InputBatch] = model.read_inputs(inputs, batch_size)
-    given = {"labels": labels, "names": names}
-    if any(values is not None for values in given.values()):
+    arguments = {"labels": labels, "names": names}
+    if any(values is not None for values in arguments.values()):
         batches = list(batches)
-        total = sum(n_rows(batch.inputs) for batch in batches)
-        for what, values in given.items():
-            if values is not None and len(values) != total:
-                raise LookalikeError(f"there are {total} inputs and {len(values)} {what}")
+        n_inputs = sum(n_rows(batch.inputs) for batch in batches)
+        for argument, values in arguments.items():
+            if values is not None and len(values) != n_inputs:
+                raise LookalikeError(f"there are {n_inputs} inputs and {len(values)} {argument}")
     first = 0
     for batch in batches:
         rows = n_rows(batch.inputs)
-        known = batch.labels if batch.class_names == model.class_names else None
-        of_batch = known if labels is None else [int(label) for label in labels[first : first + rows]]
-        called = batch.names if names is None else list(names[first : first + rows])
+        batch_labels = batch.labels if batch.class_names == model.class_names else None
+        if labels is not None:
+            batch_labels = [int(label) for label in labels[first : first + rows]]
+        batch_names = batch.names if names is None else list(names[first : first + rows])
         for start in range(0, rows, batch_size):
-            part = slice(start, start + batch_size)
+            chunk = slice(start, start + batch_size)
             yield InputBatch(
-                take_rows(batch.inputs, part),
-                None if called is None else called[part],
-                None if of_batch is None else of_batch[part],
+                take_rows(batch.inputs, chunk),
+                None if batch_names is None else batch_names[chunk],
+                None if batch_labels is None else batch_labels[chunk],
             )
         first += rows
 
@@ -300,80 +308,99 @@ def _with_maps(
     model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite, rule: PrpRule
 ) -> list[Explanation]:
     """Adds relevance maps to explanations."""
-    chosen = torch.tensor([[near.prototype for near in one.likenesses] for one in explanations])
+    prototypes = torch.tensor([[near.prototype for near in explanation.likenesses] for explanation in explanations])
     with step("maps on the inputs"):
-        likeness_maps = prp(model, inputs, chosen, composite, rule=rule)
+        likeness_maps = prp(model, inputs, prototypes, composite, rule=rule)
         on_input = likeness_maps.pixels.float().cpu().numpy()
-    cautions = [likeness_maps.cautions[row] for row in range(len(explanations))]
     stabilities: list[float | None] = [None] * len(explanations)
     if rule == "share":
         with step("stability of the maps"):
-            stabilities = prp_stability(model, inputs, chosen, likeness_maps.pixels, composite, rule).tolist()
-    used = chosen.unique()
-    pictures = model.prototype_inputs()
-    on_prototype: dict[int, np.ndarray] = {}
-    if pictures is not None:
-        with step("maps on the prototypes' images"):
-            shown = pictures[used.to(pictures.device)]
-            maps = prp(model, shown, used[:, None], composite, rule=rule).pixels[:, 0].float().cpu().numpy()
-        on_prototype = dict(zip(used.tolist(), maps, strict=True))
-    black_box: list[np.ndarray | None] = [None] * len(explanations)
-    if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
-        with step("maps of the black box"):
-            try:
-                found = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
-                black_box = list(found.pixels.float().cpu().numpy())
-                cautions = [one or other for one, other in zip(cautions, found.cautions, strict=True)]
-            except RelevanceError as error:
-                cautions = [one or f"there is no map of the black box: {error}" for one in cautions]
+            stabilities = prp_stability(model, inputs, prototypes, likeness_maps.pixels, composite, rule).tolist()
+    on_prototype = _maps_on_prototypes(model, prototypes.unique(), composite, rule)
+    black_box, black_box_cautions = _maps_of_black_box(model, inputs, composite)
+    cautions = [likeness_maps.cautions[row] or black_box_cautions[row] for row in range(len(explanations))]
     return [
         replace(
-            one,
+            explanation,
             black_box_heat_map=black_box[row],
             caution=cautions[row],
             rule=rule,
             map_stability=stabilities[row],
             likenesses=[
                 replace(near, heat_map=on_input[row, rank], prototype_heat_map=on_prototype.get(near.prototype))
-                for rank, near in enumerate(one.likenesses)
+                for rank, near in enumerate(explanation.likenesses)
             ],
         )
-        for row, one in enumerate(explanations)
+        for row, explanation in enumerate(explanations)
     ]
+
+
+def _maps_on_prototypes(
+    model: PrototypeModel, prototypes: Tensor, composite: str | Composite, rule: PrpRule
+) -> dict[int, np.ndarray]:
+    """Returns, for each prototype, the heat-map on its nearest training image; empty if the model has no images."""
+    training_inputs = model.prototype_inputs()
+    if training_inputs is None:
+        return {}
+    with step("maps on the prototypes' images"):
+        inputs = training_inputs[prototypes.to(training_inputs.device)]
+        maps = prp(model, inputs, prototypes[:, None], composite, rule=rule).pixels[:, 0].float().cpu().numpy()
+    return dict(zip(prototypes.tolist(), maps, strict=True))
+
+
+def _maps_of_black_box(
+    model: PrototypeModel, inputs: Tensor, composite: str | Composite
+) -> tuple[list[np.ndarray | None], list[str | None]]:
+    """Returns the heat-map of the black box for each input, None without a black box; and a caution or None."""
+    n_inputs = n_rows(inputs)
+    if not isinstance(model.encoder, Encoder) or model.encoder.outputs is None:
+        return [None] * n_inputs, [None] * n_inputs
+    with step("maps of the black box"):
+        try:
+            relevance = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
+        except RelevanceError as error:
+            return [None] * n_inputs, [f"there is no map of the black box: {error}"] * n_inputs
+        return list(relevance.pixels.float().cpu().numpy()), [relevance.cautions[row] for row in range(n_inputs)]
 
 
 @torch.no_grad()
 def _explain_batch(
-    model: PrototypeModel, inputs: Any, n_nearest: int, labels: list[int] | None, names: list[str] | None, first: int
+    model: PrototypeModel,
+    inputs: Any,
+    n_nearest: int,
+    labels: list[int] | None,
+    names: list[str] | None,
+    first_row: int,
 ) -> list[Explanation]:
+    """Explains one batch of inputs, without heat-maps."""
     embeddings = model.encoder(place(inputs, model.device, dtype_of(model.encoder)))
-    check_finite_rows(embeddings.isfinite().all(1), names, first)
+    check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     similarities = model.similarities_of(embeddings)
-    p, owners = model.prototypes, model.prototypes.labels
-    scores = model.classifier(similarities, owners, model.n_classes)
-    probabilities = model.classifier.probabilities(similarities, owners, model.n_classes).cpu().numpy()
-    space = model.similarity.project
-    distances = euclidean_distances(space(embeddings), space(p.vectors))
-    percentiles = p.percentile_of(distances).cpu()
-    farthest = p.quantiles[:, -1].cpu()
+    prototypes, labels_of_prototypes = model.prototypes, model.prototypes.labels
+    scores = model.classifier(similarities, labels_of_prototypes, model.n_classes)
+    probabilities = model.classifier.probabilities(similarities, labels_of_prototypes, model.n_classes).cpu().numpy()
+    project = model.similarity.project
+    distances = euclidean_distances(project(embeddings), project(prototypes.vectors))
+    percentiles = prototypes.percentile_of(distances).cpu()
+    farthest = prototypes.quantiles[:, -1].cpu()
     predictions = scores.argmax(1).tolist()
     order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
     similarities, distances = similarities.cpu(), distances.cpu()
     pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
 
-    def likeness(row: int, j: int) -> Likeness:
+    def likeness(row: int, prototype: int) -> Likeness:
         return Likeness(
-            prototype=j,
-            label=int(owners[j]),
-            class_name=p.class_of(j),
-            similarity=float(similarities[row, j]),
-            distance=float(distances[row, j]),
-            percentile=float(percentiles[row, j]),
-            farthest=float(farthest[j]),
-            count=int(p.counts[j]),
-            purity=float(p.purity[j]),
-            nearest=[index for index in p.nearest[j].tolist() if index >= 0],
-            image=None if model.images is None else model.images[j, 0].numpy(),
+            prototype=prototype,
+            label=int(labels_of_prototypes[prototype]),
+            class_name=prototypes.class_of(prototype),
+            similarity=float(similarities[row, prototype]),
+            distance=float(distances[row, prototype]),
+            percentile=float(percentiles[row, prototype]),
+            farthest=float(farthest[prototype]),
+            count=int(prototypes.counts[prototype]),
+            purity=float(prototypes.purity[prototype]),
+            nearest=[index for index in prototypes.nearest[prototype].tolist() if index >= 0],
+            image=None if model.images is None else model.images[prototype, 0].numpy(),
         )
 
     return [
@@ -382,7 +409,7 @@ def _explain_batch(
             class_name=model.class_names[predictions[row]],
             probability=float(probabilities[row, predictions[row]]),
             probabilities=probabilities[row],
-            likenesses=[likeness(row, j) for j in order[row]],
+            likenesses=[likeness(row, prototype) for prototype in order[row]],
             image=None if pixels is None else pixels[row].numpy(),
             name=None if names is None else names[row],
             label=None if labels is None else labels[row],

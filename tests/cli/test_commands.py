@@ -125,7 +125,7 @@ def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, conver
     assert "neither a folder nor a dataset" in mistake("convert", make, "digitz", "-o", out)
     assert "does not exist" in mistake("convert", make, image_folder, "-o", out, "--weights", "none.pth")
     assert "--n-prototypes takes" in mistake("convert", make, image_folder, "-o", out, "--n-prototypes", "few")
-    assert "names 'dog', which is no class" in mistake(
+    assert "names 'dog', which is not a class" in mistake(
         "convert", make, image_folder, "-o", out, "--n-prototypes", "ant=1,bee=1,cat=1,dog=1"
     )
     assert "no similarity is called 'l9'" in mistake("convert", make, image_folder, "-o", out, "--similarity", "l9")

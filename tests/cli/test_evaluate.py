@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lookalike.cli import app
-from lookalike.cli.evaluate import _failed as failed
+from lookalike.cli.evaluate import _missed_thresholds as failed
 from lookalike.metrics import Scorecard
 
 

@@ -1,4 +1,4 @@
-"""The command line's entrance. Nothing here imports torch: help must be quick."""
+"""The entry point of the command line. Nothing here imports torch, so that help appears quickly."""
 
 import signal
 from typing import Annotated
@@ -48,7 +48,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command; a request to end it (SIGTERM) is taken as Ctrl-C is, so that nothing is left half written."""
+    """Runs the command. SIGTERM is handled like Ctrl-C, so that no file is left half written."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_streams()
     app()

@@ -1,8 +1,8 @@
-"""What all commands share: how they speak, and how they fail.
+"""Output and errors of all commands.
 
-Everything that a command prints passes through here: names of files and classes are untrusted, and a terminal obeys
-what it is sent. ``out`` and ``err`` show control characters instead of sending them; ``print_json`` writes them as JSON
-does.
+Everything that a command prints passes through here, because names of files and classes are untrusted and may contain
+control characters, which a terminal would obey. ``out`` and ``err`` print them in visible form; ``print_json`` writes
+them as JSON escapes.
 """
 
 import codecs
@@ -28,14 +28,14 @@ from lookalike._core.names import json_text, visible
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_WIDE = 200  # columns where no terminal says how many: names of files stay whole
+_WIDE = 200  # columns, if the output is not a terminal: enough to keep file names whole
 
 _BYTE_IN_REPR = re.compile(r"(?<!\\)\\udc([89a-f][0-9a-f])")
 _PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "•": "*", "×": "x", "·": "-", "≥": ">=", "≤": "<=", "’": "'"}
 
 
 class _Screen(Console):
-    """A console on which text is only ever shown: what a terminal would obey is written out."""
+    """A console that prints control characters in visible form, so that a terminal does not obey them."""
 
     @override
     def render_str(self, text: str, **options: Any) -> Text:
@@ -47,7 +47,7 @@ err = _Screen(stderr=True, highlight=False, emoji=False, width=None if sys.stder
 
 
 class SafeGroup(TyperGroup):
-    """The commands; errors about arguments show them without sending them to the terminal unescaped."""
+    """The commands. Errors about arguments print control characters in visible form."""
 
     @override
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -62,60 +62,63 @@ class SafeGroup(TyperGroup):
 
 @contextmanager
 def _visible_errors() -> Iterator[None]:
+    """Makes control characters in the messages of errors visible."""
     try:
         yield
     except Exception as error:
-        message = getattr(error, "message", None)  # a usage error's, whichever click typer brings
+        message = getattr(error, "message", None)  # the attribute of click's usage errors, in any version of click
         if isinstance(message, str):
             error.message = visible(message)  # type: ignore[attr-defined]
         raise
 
 
 def prepare_streams() -> None:
-    """Makes standard output and standard error take every text, whatever the locale can write."""
+    """Makes standard output and standard error accept any text, in any locale."""
     codecs.register_error("lookalike-show", _show_unwritable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # a pipe that cannot tell where it is stays as it is
+            with suppress(OSError):  # some pipes cannot be reconfigured and stay as they are
                 stream.reconfigure(errors="lookalike-show")
 
 
 def _show_unwritable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Writes signs that a locale lacks as their plain neighbours, or else as their numbers."""
+    """Replaces characters that a locale lacks by similar ASCII characters, or else by their escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    signs = error.object[error.start : error.end]
-    plain = (_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs)
-    return "".join(plain), error.end
+    characters = error.object[error.start : error.end]
+    replacements = (
+        _PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode() for character in characters
+    )
+    return "".join(replacements), error.end
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Says in one line what is wrong and stops."""
+    """Prints one line that says what is wrong, and exits."""
     err.print(f"[bold red]error:[/] {escape(_one_line(message))}", soft_wrap=True)
     raise typer.Exit(code)
 
 
 def _one_line(message: str) -> str:
-    r"""Writes a message for the screen; bytes that are no text as everywhere: ``\xe9``, where repr has ``\udce9``."""
+    r"""Makes a message printable; a byte that is not text is shown as ``\xe9``, where repr has ``\udce9``."""
     return _BYTE_IN_REPR.sub(r"\\x\1", visible(message))
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Makes a user's mistake one clear line and exit code 2, warnings lines, and Ctrl-C exit code 130."""
+    """Turns a user's mistake into one line and exit code 2, warnings into lines, and Ctrl-C into exit code 130."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         from lookalike._core.errors import LookalikeError, LookalikeWarning
 
-        def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *details: Any, **options: Any) -> None:
             if issubclass(category, LookalikeWarning):
                 err.print(f"[yellow]warning:[/] {escape(_one_line(str(message)))}", soft_wrap=True)
             elif not sys.warnoptions:
                 return
             else:
-                standard(message, category, *rest, **options)
+                show_by_default(message, category, *details, **options)
 
-        standard = warnings.showwarning
+        show_by_default = warnings.showwarning
         with warnings.catch_warnings():
             warnings.simplefilter("always", LookalikeWarning)
             warnings.showwarning = show
@@ -126,14 +129,14 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             except KeyboardInterrupt:
                 fail("interrupted; nothing was left half written", 130)
             except OSError as error:
-                place = f"{error.filename!r}: " if error.filename else ""
-                fail(f"{place}{error.strerror or error}")
+                file = f"{error.filename!r}: " if error.filename else ""
+                fail(f"{file}{error.strerror or error}")
 
     return run
 
 
 def print_json(value: Any) -> None:
-    """Prints JSON on standard output, with nothing around it."""
+    """Prints JSON on standard output, and nothing else."""
     text = json_text(value, indent=2)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -143,7 +146,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column left, the others right."""
+    """Prints a table with the first column aligned left and the others right."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for position, column in enumerate(columns):
         table.add_column(escape(column), justify="left" if position == 0 else "right", overflow="fold")
@@ -153,7 +156,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_facts(title: str, facts: Mapping[str, str]) -> None:
-    """Prints names and values, a line each."""
+    """Prints names and values, one per line."""
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -163,22 +166,22 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Prints what is to be known about data or a result."""
+    """Prints notes about the data or the result."""
     for note in notes:
         end = "" if note.endswith((".", "?", "!")) else "."
         out.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=True)
 
 
 def print_line(text: str, indent: str = "") -> None:
-    """Prints one line, whatever names are in it."""
+    """Prints one line, with control characters in visible form."""
     out.print(indent + visible(text), markup=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Tells a step, on standard error."""
+    """Reports a step on standard error."""
     err.print(escape(visible(message)), style="dim", soft_wrap=True)
 
 
 def percent(share: float | None) -> str:
-    """Formats a share, or a dash where there is none."""
+    """Formats a share as a percentage; None as a dash."""
     return "–" if share is None else f"{share:.1%}"

@@ -53,7 +53,7 @@ from lookalike.cli.preprocessing import (
 )
 
 if TYPE_CHECKING:
-    from lookalike.data import DataBundle, Preprocessing
+    from lookalike.data import Batches, DataBundle, Preprocessing
     from lookalike.metrics import Comparison
     from lookalike.model import PrototypeModel
 
@@ -73,7 +73,7 @@ def convert(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="A folder with a sub-folder per class or a table of labels, or a dataset's name."
+            metavar="DATA", help="A folder with one sub-folder per class or a table of labels, or a dataset's name."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
@@ -83,26 +83,22 @@ def convert(
     ] = None,
     weights_key: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
+        typer.Option(metavar="NAME", help="Which weights to take, if several sets in the checkpoint fit."),
     ] = None,
     weights_by_order: Annotated[
         bool,
         typer.Option(
             "--weights-by-order",
-            help="Pair the weights with the network's by order, not by name: the same architecture, other names.",
+            help="Match the weights with the network by order instead of name: same architecture, other names.",
         ),
     ] = False,
     model_arg: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An argument of the network's builder; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="An argument for the function that builds the network; repeatable."),
     ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="The name of the classification layer, where it cannot be found.")
-    ] = None,
+    head: Annotated[str | None, typer.Option(help="Name of the classification layer, if it cannot be found.")] = None,
     class_order: ClassOrderOption = None,
-    n_prototypes: Annotated[
-        str, typer.Option(help="Per class: a number, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")
-    ] = "5",
+    n_prototypes: Annotated[str, typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")] = "5",
     similarity: Annotated[
         str, typer.Option(help="l2, mahalanobis, head, cosine, … (an unknown name lists them)")
     ] = "l2",
@@ -111,7 +107,7 @@ def convert(
         str,
         typer.Option(
             metavar="T",
-            help="Of the probabilities: 'auto' fits it to held-out training images, 1 is the paper's reading.",
+            help="Temperature of the probabilities: 'auto' fits it to held-out images, 1 is the paper's reading.",
         ),
     ] = "auto",
     image_size: ImageSize = None,
@@ -130,25 +126,25 @@ def convert(
     on_error: OnError = "stop",
     precision: PrecisionOption = "auto",
     memory_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="For the clustering of one class, e.g. 2GiB; else half of all.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory for the clustering of one class, e.g. 2GiB; by default half of all."),
     ] = None,
     working_folder: Annotated[
         Path | None,
-        typer.Option(help="Keeps what is done: interrupted or killed, the same command goes on where it stopped."),
+        typer.Option(help="Folder for intermediate results: after an interruption, the same command resumes from it."),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Embed on a Ray cluster: 'auto', or its address.")
+        str | None, typer.Option(metavar="ADDRESS", help="Convert on a Ray cluster: 'auto', or its address.")
     ] = None,
     profile: Profile = None,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixels of training images.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Convert a trained classifier into one that explains itself by its prototypes."""
-    from lookalike._core.errors import LookalikeError, LookalikeWarning
+    """Convert a trained classifier into one that explains itself by prototypes."""
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.profiling import profiled
     from lookalike.conversion.clustering import CLUSTERERS
@@ -156,20 +152,20 @@ def convert(
     from lookalike.conversion.out_of_core import bytes_of
     from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.encoder.preprocessing import input_channels
-    from lookalike.metrics import compare
     from lookalike.model.similarity import make_similarity
 
     check_replaceable(output, overwrite=overwrite)
-    numbers = _numbers(n_prototypes)
+    numbers = _read_n_prototypes(n_prototypes)
+    # mistakes in these options are refused before the network is loaded
     make_similarity(similarity)
     bytes_of(memory_limit)
-    fitted_or_given = _temperature(temperature)
+    parsed_temperature = _read_temperature(temperature)
     reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
     reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
-    given = (weights, weights_key, weights_by_order)
-    source, preprocessing = _source(model, given, arguments, network, pick_device(device))
+    checkpoint = (weights, weights_key, weights_by_order)
+    source, preprocessing = _load_source(model, checkpoint, arguments, network, pick_device(device))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
     channels = input_channels(getattr(source, "model", None))
@@ -181,54 +177,61 @@ def convert(
     bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
-    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "temperature": fitted_or_given}
+    options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "temperature": parsed_temperature}
     if cluster is None:
         options |= {"precision": precision, "memory_limit": memory_limit, "working_folder": working_folder}
     else:
         options |= _cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
-        for name, given_to_cluster in (
-            ("--precision", precision not in ("auto", "float32")),
-            ("--memory-limit", memory_limit is not None),
-            ("--workers", workers),
-            ("--profile", profile is not None),
-        ):
-            if given_to_cluster:
-                raise LookalikeError(f"{name} is for one machine; leave it out with --cluster")
+        _refuse_with_cluster(precision, memory_limit, workers, profile)
     with profiled(profile, say):
         converted = convert_model(
             source, train if cluster is None else bundle, numbers, similarity, seed=seed, **options
         )
     skipped = list(train.skipped.values()) if cluster is None else list(converted.provenance["skipped_samples"])
-    found = None
+    comparison = None
     if len(bundle.test):
         test = Batches(bundle.test, batch_size, workers, on_error)
-        try:
-            found = compare(converted, test)
-            converted.provenance["test"] = found.to_dict()
-        except LookalikeError as error:  # the conversion is not lost for it
-            warnings.warn(f"nothing was measured on the test images: {error}", LookalikeWarning, stacklevel=1)
+        comparison = _compare_on(test, converted)
         skipped += list(test.skipped.values())
     converted.save(output, images=not no_images, overwrite=overwrite)
     if json:
-        print_json(_report(converted, bundle, found, skipped, output))
+        print_json(_report(converted, bundle, comparison, skipped, output))
     else:
-        _show(converted, bundle, found, skipped, output)
+        _show(converted, bundle, comparison, skipped, output)
 
 
-def _source(
+def _compare_on(test: "Batches", converted: "PrototypeModel") -> "Comparison | None":
+    """Compares the model with its black box on test images and records the result; None if that fails.
+
+    Warns:
+        LookalikeWarning: If it fails. The conversion itself is not lost.
+    """
+    from lookalike._core.errors import LookalikeError, LookalikeWarning
+    from lookalike.metrics import compare
+
+    try:
+        comparison = compare(converted, test)
+    except LookalikeError as error:
+        warnings.warn(f"nothing was measured on the test images: {error}", LookalikeWarning, stacklevel=1)
+        return None
+    converted.provenance["test"] = comparison.to_dict()
+    return comparison
+
+
+def _load_source(
     model: str,
-    given: tuple[Path | None, str | None, bool],
-    args: dict[str, Any],
+    checkpoint: tuple[Path | None, str | None, bool],
+    arguments: dict[str, Any],
     network: str | None,
     device: Any,
 ) -> "tuple[Any, Preprocessing | None]":
-    """Loads what is to be converted: a classifier, or a saved prototype model, of which the encoder is taken."""
+    """Loads the model to convert: a classifier, or a saved prototype model, whose encoder is used."""
     from lookalike.encoder import is_saved_classifier, load_classifier
 
     if Path(model).is_dir() and not is_saved_classifier(model):
         return open_model(Path(model), network, device)
-    weights, key, by_order = given
-    loaded = load_classifier(model, weights, model_args=args, by_order=by_order, weights_key=key)
+    weights, key, by_order = checkpoint
+    loaded = load_classifier(model, weights, model_args=arguments, by_order=by_order, weights_key=key)
     loaded.model.to(device)
     return loaded, loaded.preprocessing
 
@@ -241,7 +244,7 @@ def _cluster_options(
     from lookalike.conversion.on_ray import Ray
 
     if folder is None:
-        raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach, for what they make")
+        raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach")
     return {
         "backend": Ray(address),
         "working_folder": folder,
@@ -251,8 +254,26 @@ def _cluster_options(
     }
 
 
-def _numbers(text: str) -> Any:
-    """Reads --n-prototypes."""
+def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int, profile: Path | None) -> None:
+    """Refuses options that apply to one machine only.
+
+    Raises:
+        LookalikeError: If one was given.
+    """
+    from lookalike._core.errors import LookalikeError
+
+    for name, is_given in (
+        ("--precision", precision not in ("auto", "float32")),
+        ("--memory-limit", memory_limit is not None),
+        ("--workers", workers > 0),
+        ("--profile", profile is not None),
+    ):
+        if is_given:
+            raise LookalikeError(f"{name} is for one machine; leave it out with --cluster")
+
+
+def _read_n_prototypes(text: str) -> Any:
+    """Parses --n-prototypes."""
     from lookalike._core.errors import LookalikeError
 
     if text == "auto":
@@ -260,14 +281,14 @@ def _numbers(text: str) -> Any:
     try:
         if "=" not in text:
             return int(text)
-        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        pairs = [pair.rsplit("=", 1) for pair in text.split(",")]
         return {name.strip(): int(number) for name, number in pairs}
     except ValueError as error:
         raise LookalikeError(f"--n-prototypes takes a number, 'auto', or CLASS=NUMBER,…, not {text!r}") from error
 
 
-def _temperature(text: str) -> Any:
-    """Reads --temperature."""
+def _read_temperature(text: str) -> Any:
+    """Parses --temperature."""
     from lookalike._core.errors import LookalikeError
     from lookalike.conversion.temperature import check_temperature
 
@@ -280,84 +301,90 @@ def _temperature(text: str) -> Any:
 def _report(
     model: "PrototypeModel",
     bundle: "DataBundle",
-    found: "Comparison | None",
+    comparison: "Comparison | None",
     skipped: list[str],
     output: Path,
 ) -> dict[str, Any]:
+    """Returns the result as JSON values."""
     return {
         "output": str(output),
-        "test": found.to_dict() if found else None,
+        "test": comparison.to_dict() if comparison else None,
         "provenance": model.provenance,
         "preprocessing": model.preprocessing.to_dict() if model.preprocessing else None,
         "images_as": model.preprocessing.describe() if model.preprocessing else None,
         "prototypes": model.prototypes.to_table(),
         "skipped": skipped,
-        "notes": [*bundle.notes, *_notes_of(model), *(found.notes if found else ())],
+        "notes": [*bundle.notes, *_notes_of(model), *(comparison.notes if comparison else ())],
         "passed_over": bundle.passed_over.to_dict(),
     }
 
 
 def _notes_of(model: "PrototypeModel") -> list[str]:
-    """Returns what is to be known about the probabilities."""
+    """Returns notes about the probabilities."""
     note = (model.provenance.get("calibration") or {}).get("note")
     return [note] if note else []
 
 
-def _how(model: "PrototypeModel") -> dict[str, str]:
-    """Says what was done otherwise than it is for few images."""
-    made, facts = model.provenance, {}
-    found = made.get("calibration") or {}
-    if found.get("source") == "fitted":
+def _facts_of_conversion(model: "PrototypeModel") -> dict[str, str]:
+    """Returns facts about temperature, precision and clustering in parts, if they apply."""
+    provenance, facts = model.provenance, {}
+    calibration = provenance.get("calibration") or {}
+    if calibration.get("source") == "fitted":
         facts["probabilities"] = (
-            f"temperature {found['value']:.3g}, fitted to {found['n_samples']:,} held-out training images"
+            f"temperature {calibration['value']:.3g}, fitted to {calibration['n_samples']:,} held-out training images"
         )
-    elif found:
-        facts["probabilities"] = f"temperature {found['value']:.3g}, {found['source']}"
-    effect = made.get("precision_effect")
+    elif calibration:
+        facts["probabilities"] = f"temperature {calibration['value']:.3g}, {calibration['source']}"
+    effect = provenance.get("precision_effect")
     if effect:
         same = percent(effect.get("same_predictions"))
-        facts["embedded in"] = f"{made['precision']}: of {effect['rows']:.0f} images {same} keep their prediction"
-    if made.get("clustered_in_parts"):
-        facts["clustered in parts"] = ", ".join(made["clustered_in_parts"][:_LISTED_CLASSES])
+        facts["embedded in"] = f"{provenance['precision']}: of {effect['rows']:.0f} images {same} keep their prediction"
+    if provenance.get("clustered_in_parts"):
+        facts["clustered in parts"] = ", ".join(provenance["clustered_in_parts"][:_LISTED_CLASSES])
     return facts
 
 
 def _show(
     model: "PrototypeModel",
     bundle: "DataBundle",
-    found: "Comparison | None",
+    comparison: "Comparison | None",
     skipped: list[str],
     output: Path,
 ) -> None:
-    p = model.prototypes
+    """Prints the result for people."""
+    prototypes = model.prototypes
     rows = []
-    for k, name in enumerate(p.class_names[:_LISTED_CLASSES]):
-        own = (p.labels == k).cpu()
-        purity = p.purity.cpu()[own]
-        cells = [str(int(own.sum())), f"{int(p.counts.cpu()[own].sum()):,}", percent(float(purity.min()))]
+    for k, name in enumerate(prototypes.class_names[:_LISTED_CLASSES]):
+        of_class = (prototypes.labels == k).cpu()
+        purity = prototypes.purity.cpu()[of_class]
+        cells = [
+            str(int(of_class.sum())),
+            f"{int(prototypes.counts.cpu()[of_class].sum()):,}",
+            percent(float(purity.min())),
+        ]
         rows.append([name, *cells])
     print_table("Prototypes", ["class", "prototypes", "training images", "lowest purity"], rows)
-    if len(p.class_names) > _LISTED_CLASSES:
-        out.print(f"… and {len(p.class_names) - _LISTED_CLASSES} more classes", style="dim")
+    if len(prototypes.class_names) > _LISTED_CLASSES:
+        out.print(f"… and {len(prototypes.class_names) - _LISTED_CLASSES} more classes", style="dim")
     facts = {
         "images as": model.preprocessing.describe() if model.preprocessing else "given",
         "cut before": f"{getattr(model.encoder, 'head_name', None) or 'nothing'}",
         "converted in": f"{model.provenance['convert_seconds']:.1f} s",
     }
-    if found is not None:
-        facts["test images"] = f"{found.n_samples:,}"
-        facts["accuracy"] = percent(found.accuracy)
-        if found.black_box_accuracy is not None:
-            facts["black box"] = percent(found.black_box_accuracy)
-            facts["agreement"] = percent(found.agreement)
+    if comparison is not None:
+        facts["test images"] = f"{comparison.n_samples:,}"
+        facts["accuracy"] = percent(comparison.accuracy)
+        if comparison.black_box_accuracy is not None:
+            facts["black box"] = percent(comparison.black_box_accuracy)
+            facts["agreement"] = percent(comparison.agreement)
         elif getattr(model.encoder, "head_name", None) is None:
             facts["black box"] = "none: the network is an encoder without a head"
         else:
-            facts["black box"] = "not compared with" + (" (see the note)" if found.notes else ": there is none")
-    facts |= _how(model)
+            facts["black box"] = "not compared with" + (" (see the note)" if comparison.notes else ": there is none")
+    facts |= _facts_of_conversion(model)
     facts["saved to"] = str(output)
     print_facts("", facts)
-    print_notes([*bundle.notes, *_notes_of(model), *(found.notes if found else ())])
+    print_notes([*bundle.notes, *_notes_of(model), *(comparison.notes if comparison else ())])
     if skipped:
         out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:

@@ -6,7 +6,7 @@ from lookalike.cli.options import Json
 
 @guarded
 def datasets(json: Json = False) -> None:
-    """List the datasets that are known by name."""
+    """List the datasets known by name."""
     from lookalike.data import DATASETS
 
     entries = [{"name": name, "description": DATASETS[name].description} for name in DATASETS]

@@ -9,8 +9,8 @@ from lookalike.cli.console import guarded, out, percent, print_json, print_notes
 from lookalike.cli.options import Json, Overwrite, Seed
 
 _FILES = {
-    "report.html": "all of it on one page: open it in a browser",
-    "scorecard.json": "every measure, with how it was made",
+    "report.html": "everything on one page: open it in a browser",
+    "scorecard.json": "all measures, with their settings",
     "gallery.png": "the prototypes, each by its nearest training image",
     "likeness-right.png": "this looks like that: right predictions",
     "likeness-wrong.png": "this looks like that: wrong predictions",
@@ -33,7 +33,7 @@ def demo(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Convert a small classifier of real handwritten digits, and show what comes out."""
+    """Convert a small classifier of real handwritten digits, and show the results."""
     from lookalike.demo import run_demo, run_pretrained_demo
 
     run = run_pretrained_demo if pretrained else run_demo
@@ -49,14 +49,15 @@ def demo(
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
     print_notes(result.notes)
     out.print(f"\nIn {output}:", style="bold", markup=False)
-    for name, what in _FILES.items():
+    for name, description in _FILES.items():
         if (output / name).exists():
-            out.print(f"  {name:<20} {what}", markup=False)
+            out.print(f"  {name:<20} {description}", markup=False)
     network = f" --network {output}/network.py:digit_network" if (output / "network.py").exists() else ""
     out.print(f"\nTry: lookalike explain {output}/model IMAGES -o pictures{network}", markup=False, soft_wrap=True)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    """Formats a model's figures as a row of the table."""
     ratio = row["predict_time_ratio"]
     return [
         row["model"],

@@ -36,33 +36,37 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Test images, one sub-folder per class; or the folder that the model was made from, whose training images "
-        "are not tested on; or a dataset's name.",
+        help="Test images, one sub-folder per class; or the folder that the model was converted with, without its "
+        "training images; or a dataset's name.",
     ),
 ]
-NImages = Annotated[int, typer.Option("--images", min=1, help="On how many test images explanations are measured.")]
+NImages = Annotated[
+    int, typer.Option("--images", min=1, help="Number of test images on which explanations are measured.")
+]
 Measures = Annotated[
     str | None,
-    typer.Option(
-        help="Standard measures of the field to measure besides, with commas, e.g. deletion,road,sensitivity; or all."
-    ),
+    typer.Option(help="Further standard measures, separated by commas, e.g. deletion,road,sensitivity; or all."),
 ]
-NRuns = Annotated[int, typer.Option("--runs", min=1, help="How often, with other images and noise.")]
+NRuns = Annotated[int, typer.Option("--runs", min=1, help="Number of runs, each with other images and noise.")]
 Sanity = Annotated[
-    bool, typer.Option("--sanity", help="Also randomise weights and labels, and see whether explanations change.")
+    bool, typer.Option("--sanity", help="Also randomise weights and labels, and check whether explanations change.")
 ]
 Composite = Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")]
 Precision = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is quicker where the processor has it.")
+    Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster if the processor supports it.")
 ]
 BlackBox = Annotated[
     str | None,
-    typer.Option("--black-box", help="Compare with this network, e.g. file.py:function; else with the one converted."),
+    typer.Option(
+        "--black-box", help="Compare with this network, e.g. file.py:function; by default with the converted one."
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option("--black-box-weights", help="Its weights: a checkpoint of any kind.")]
+Weights = Annotated[
+    Path | None, typer.Option("--black-box-weights", help="Weights of the black box: a checkpoint of any kind.")
+]
 WeightsKey = Annotated[
     str | None,
-    typer.Option("--black-box-weights-key", metavar="NAME", help="Which of them, where several sets fit."),
+    typer.Option("--black-box-weights-key", metavar="NAME", help="Which weights to take, if several sets fit."),
 ]
 
 
@@ -74,14 +78,16 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Write the scorecard to this JSON file.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Only these sections, with commas, e.g. transparency,faithfulness.")
+        str | None,
+        typer.Option(help="Measure only these sections, separated by commas, e.g. transparency,faithfulness."),
     ] = None,
     sanity: Sanity = False,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exit code 1 if it agrees with the black box less often.")
+        float | None,
+        typer.Option(min=0, max=1, help="Exit with code 1 if the model agrees with the black box less often."),
     ] = None,
     max_ghosting: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exit code 1 if more prototypes are never used.")
+        float | None, typer.Option(min=0, max=1, help="Exit with code 1 if a larger share of prototypes is never used.")
     ] = None,
     measures: Measures = None,
     images: NImages = 100,
@@ -94,7 +100,7 @@ def evaluate(
     black_box_weights_key: WeightsKey = None,
     class_order: ClassOrderOption = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Keep finished sections in this file, and take up from it.")
+        Path | None, typer.Option(help="Store finished sections in this file, and resume from it.")
     ] = None,
     network: Network = None,
     labels: Labels = None,
@@ -153,10 +159,10 @@ def evaluate(
             out.print(f"• {sentence}", markup=False, soft_wrap=True)
         for note in card.notes:
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
-    failed = _failed(card, min_agreement, max_ghosting)
-    for message in failed:
+    missed = _missed_thresholds(card, min_agreement, max_ghosting)
+    for message in missed:
         err.print(f"failed: {message}", style="bold red", markup=False, soft_wrap=True)
-    if failed:
+    if missed:
         raise typer.Exit(1)
 
 
@@ -165,9 +171,11 @@ def report(
     model: SavedModel,
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Its title; else the model's folder.")] = None,
-    browse: Annotated[int, typer.Option(min=1, help="The most test images to show.")] = 1000,
-    nearest: Annotated[int, typer.Option(min=1, max=10, help="How many prototypes to show for each.")] = 3,
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page; by default the name of the model's folder.")
+    ] = None,
+    browse: Annotated[int, typer.Option(min=1, help="Largest number of test images to show.")] = 1000,
+    nearest: Annotated[int, typer.Option(min=1, max=10, help="Number of prototypes to show for each image.")] = 3,
     sanity: Sanity = False,
     measures: Measures = None,
     images: NImages = 100,
@@ -269,7 +277,7 @@ def _open(
             raise LookalikeError(text.replace("--black-box-weights-by-order", "--weights-by-order")) from error
         box.model.to(converted.device)
     elif weights is not None or key is not None:
-        raise LookalikeError("--black-box-weights needs --black-box, which says what network they are of")
+        raise LookalikeError("--black-box-weights needs --black-box, which names their network")
     own_seed = split_seed_of(converted, split_seed)
     reading = replace(preprocessing, large_images=large_images)
     bundle = load_data(data, reading, seed=own_seed, labels=labels, min_classes=1)
@@ -279,23 +287,24 @@ def _open(
 
 
 def _split(names: str) -> list[str]:
+    """Splits names at commas."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _names(measures: str | None) -> "list[str] | Literal['all'] | None":
-    """Returns the standard measures asked for, or that all are."""
+    """Returns the requested standard measures, or ``"all"``."""
     return None if measures is None else "all" if measures.strip() == "all" else _split(measures)
 
 
-def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:
-    """Returns what is worse than allowed.
+def _missed_thresholds(card: "Scorecard", min_agreement: float | None, max_ghosting: float | None) -> list[str]:
+    """Returns the figures that miss their thresholds.
 
     Raises:
-        LookalikeError: If it was not measured.
+        LookalikeError: If a figure with a threshold was not measured.
     """
     from lookalike._core.errors import LookalikeError
 
-    failed = []
+    missed = []
     for figure, option, bound, sign in (
         ("agreement", "--min-agreement", min_agreement, 1),
         ("ghosting", "--max-ghosting", max_ghosting, -1),
@@ -306,5 +315,5 @@ def _failed(card: "Scorecard", min_agreement: float | None, max_ghosting: float 
         if value is None:
             raise LookalikeError(f"{option} needs {figure}, which was not measured")
         if sign * value < sign * bound:
-            failed.append(f"{figure} is {value:.4f}; {option} is {bound:g}")
-    return failed
+            missed.append(f"{figure} is {value:.4f}; {option} is {bound:g}")
+    return missed

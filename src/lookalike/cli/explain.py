@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from lookalike.cli.options import (
 )
 from lookalike.cli.predict import read_batches, report_remarks, report_skipped
 
+if TYPE_CHECKING:
+    from lookalike.explanation import Explanation
+
 
 @guarded
 def explain(
@@ -32,13 +35,16 @@ def explain(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write pictures to.")] = Path(
         "explanations"
     ),
-    nearest: Annotated[int, typer.Option(min=1, help="How many prototypes to show.")] = 3,
+    nearest: Annotated[int, typer.Option(min=1, help="Number of prototypes to show.")] = 3,
     labels_from_folders: Annotated[
         bool,
-        typer.Option("--labels-from-folders", help="Each image's true class is its folder's name; wrong is red."),
+        typer.Option(
+            "--labels-from-folders",
+            help="The name of an image's folder is its true class; wrong predictions are framed in red.",
+        ),
     ] = False,
     no_maps: Annotated[
-        bool, typer.Option("--no-maps", help="Leave out which pixels make each likeness; much quicker.")
+        bool, typer.Option("--no-maps", help="Leave out the heat-maps of each likeness; much faster.")
     ] = False,
     composite: Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")] = (
         "epsilon-plus-flat"
@@ -53,14 +59,13 @@ def explain(
     profile: Profile = None,
     json: Json = False,
 ) -> None:
-    """Show which prototypes images look like: a picture each, and one JSON file of all."""
+    """Show which prototypes images look like: one picture per image, and one JSON file for all."""
     from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import fresh_folder
-    from lookalike._core.profiling import profiled, step
+    from lookalike._core.profiling import profiled
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
     from lookalike.explanation import explain as explain_inputs
-    from lookalike.plots import sheet_axes
 
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
@@ -76,7 +81,7 @@ def explain(
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
-            for found in explain_inputs(
+            for explanation in explain_inputs(
                 converted,
                 inputs,
                 n_nearest=nearest,
@@ -86,15 +91,10 @@ def explain(
                 composite=composite,
                 rule=rule,
             ):
-                picture = f"{len(rows):04d}-{file_name(Path(str(found.name)).stem)}.png"
-                if found.image is not None:
-                    (ax,) = sheet_axes(1, len(found.likenesses), with_maps=not no_maps)
-                    with step("draw"):
-                        figure = found.plot(ax).get_figure(root=True)
-                        figure.savefig(folder / picture, dpi=150)  # type: ignore[union-attr]
-                rows.append(found.to_dict() | {"picture": picture})
-                sentences.append(f"{found.name}: {found.sentence()}")
-                sentences += [f"{found.name}: {told}" for told in (found.caution, found.map_sentence()) if told]
+                picture = f"{len(rows):04d}-{file_name(Path(str(explanation.name)).stem)}.png"
+                _draw(explanation, folder / picture, with_maps=not no_maps)
+                rows.append(explanation.to_dict() | {"picture": picture})
+                sentences += _sentences(explanation)
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
@@ -119,7 +119,30 @@ def explain(
     report_remarks(remarks)
 
 
+def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:
+    """Draws an explanation into a PNG file, if its input is an image."""
+    from lookalike._core.profiling import step
+    from lookalike.plots import sheet_axes
+
+    if explanation.image is None:
+        return
+    (ax,) = sheet_axes(1, len(explanation.likenesses), with_maps=with_maps)
+    with step("draw"):
+        explanation.plot(ax).get_figure(root=True).savefig(file, dpi=150)  # type: ignore[union-attr]
+
+
+def _sentences(explanation: "Explanation") -> list[str]:
+    """Returns the explanation in sentences, each after the input's name."""
+    sentences = (explanation.sentence(), explanation.caution, explanation.map_sentence())
+    return [f"{explanation.name}: {sentence}" for sentence in sentences if sentence]
+
+
 def _labels(names: list[str], class_names: list[str]) -> list[int]:
+    """Returns the classes of image files by the names of their folders.
+
+    Raises:
+        LookalikeError: If a folder's name is not a class of the model.
+    """
     from lookalike._core.errors import LookalikeError
 
     folders = [Path(name).resolve().parent.name for name in names]
@@ -127,6 +150,6 @@ def _labels(names: list[str], class_names: list[str]) -> list[int]:
     unknown = [(name, folder) for name, folder in zip(names, folders, strict=True) if name_key(folder) not in keys]
     if unknown:
         raise LookalikeError(
-            f"{unknown[0][0]!r} lies in a folder {unknown[0][1]!r}, which is none of the model's classes"
+            f"{unknown[0][0]!r} is in a folder {unknown[0][1]!r}, which is none of the model's classes"
         )
     return [keys.index(name_key(folder)) for folder in folders]

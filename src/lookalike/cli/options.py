@@ -1,4 +1,4 @@
-"""Options that several commands have, and what is read off them."""
+"""Options shared by several commands, and functions that read them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,50 +10,53 @@ if TYPE_CHECKING:
     from lookalike.model import PrototypeModel
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest one available.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 SplitSeed = Annotated[
     int | None,
     typer.Option(
         "--split-seed",
         min=0,
-        help="Seed of the 80 / 20 split of a folder without test images of its own; else the model's own, or 0.",
+        help="Seed of the 80 / 20 split of a folder without test images; by default the saved model's, or 0.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="The most images that pass through the network at once.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Largest number of images that pass through the network at once.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 OnError = Annotated[
-    Literal["stop", "skip"], typer.Option(help="An image that cannot be read: 'stop', or 'skip' and list it.")
+    Literal["stop", "skip"],
+    typer.Option(help="What to do about an image that cannot be read: 'stop', or 'skip' it and list it."),
 ]
 ValueRange = Annotated[
     str | None,
     typer.Option(
         "--value-range",
         metavar="LOW,HIGH",
-        help="The values of black and white, for greys of 16 or 32 bits and floats; else 0…65535, or as found.",
+        help="Values of black and white in images of 16 or 32 bits or floats; by default 0…65535, or as found.",
     ),
 ]
 AsStored = Annotated[
     bool, typer.Option("--as-stored", help="Do not turn photographs upright by their EXIF orientation.")
 ]
 LargeImages = Annotated[
-    bool, typer.Option("--large-images", help="Read images beyond Pillow's limit of 179 million pixels, too.")
+    bool, typer.Option("--large-images", help="Also read images above Pillow's limit of 179 million pixels.")
 ]
 Network = Annotated[
     str | None,
-    typer.Option(help="path/to/file.py:function that makes the network, where a saved model cannot name it."),
+    typer.Option(help="path/to/file.py:function that builds the network, if the saved model does not know its name."),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option("--precision", help="Of the pass over the images; auto: half where the processor is quicker at it."),
+    typer.Option(
+        "--precision", help="Precision of the embedding pass; auto: half precision if the processor is faster at it."
+    ),
 ]
 RuleOption = Annotated[
     Literal["share", "gradient", "neuralized"] | None,
     typer.Option(
         "--rule",
-        help="How heat-maps of a likeness start: neuralized, the default, compares with the strongest rival; share is "
-        "the paper's, and unstable.",
+        help="Rule by which heat-maps of a likeness start. neuralized, the default, compares with the strongest rival; "
+        "share is the paper's rule, and unstable.",
     ),
 ]
 Profile = Annotated[
@@ -64,8 +67,8 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="A table (CSV, TSV, JSON lines) of DATA's image files and their classes, where its folders do not tell; "
-        "FILE:COLUMN names the column with the classes.",
+        help="A table (CSV, TSV, JSON lines) of DATA's image files and their classes, if its folders are not the "
+        "classes; FILE:COLUMN names the column with the classes.",
     ),
 ]
 ClassOrderOption = Annotated[
@@ -73,8 +76,8 @@ ClassOrderOption = Annotated[
     typer.Option(
         "--class-order",
         metavar="NAMES|FILE",
-        help="The classes in the order of the network's outputs: names with commas between, a file with a line (or a "
-        "JSON list) of them, or 'natural': as timm numbers folders.",
+        help="The classes in the order of the network's outputs: names separated by commas, a file with one name per "
+        "line (or a JSON list), or 'natural': the order in which timm numbers folders.",
     ),
 ]
 SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]
@@ -82,21 +85,21 @@ Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image f
 
 
 def read_pairs(option: str, pairs: list[str] | None) -> dict[str, Any]:
-    """Reads an option's NAME=VALUE pairs: values that are JSON as such, anything else as text."""
+    """Reads an option's NAME=VALUE pairs. A value is parsed as JSON if it is JSON, else taken as text."""
     import json
 
     from lookalike._core.errors import LookalikeError
 
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs or []:
-        name, found, text = pair.partition("=")
-        if not found:
+        name, separator, text = pair.partition("=")
+        if not separator:
             raise LookalikeError(f"{option} takes NAME=VALUE, not {pair!r}")
         try:
-            given[name] = json.loads(text)
+            values[name] = json.loads(text)
         except ValueError:
-            given[name] = text
-    return given
+            values[name] = text
+    return values
 
 
 def read_range(text: str | None) -> tuple[float, float] | None:
@@ -114,7 +117,7 @@ def read_range(text: str | None) -> tuple[float, float] | None:
 
 
 def pick_device(name: str) -> Any:
-    """Returns the torch device of that name; ``auto`` is the fastest there is."""
+    """Returns the torch device of a name; ``auto`` is the fastest one available."""
     import torch
 
     from lookalike._core.errors import LookalikeError
@@ -131,32 +134,32 @@ def pick_device(name: str) -> Any:
     return device
 
 
-def split_seed_of(model: Any, asked: int | None) -> int:
-    """Returns the seed to split a folder by: the one asked for, or the one that a saved model was made with, or 0."""
+def split_seed_of(model: Any, requested: int | None) -> int:
+    """Returns the seed for splitting a folder: the requested one, else the one recorded in a saved model, else 0."""
     from lookalike.data import Split
 
     split = Split.from_dict(getattr(model, "provenance", {}).get("split"))
-    own = None if split is None else split.seed
-    return asked if asked is not None else own if own is not None else 0
+    recorded_seed = None if split is None else split.seed
+    return requested if requested is not None else recorded_seed if recorded_seed is not None else 0
 
 
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":
-    """Loads a saved model, and what its images go through.
+    """Loads a saved model and its preprocessing.
 
     Raises:
-        LookalikeError: If the model does not know what its images go through.
+        LookalikeError: If the model does not know its preprocessing.
     """
     from lookalike._core.errors import LookalikeError
     from lookalike.encoder.specs import build_untrained
     from lookalike.model import load
 
-    base = None
+    network_module = None
     if network is not None:
-        base = build_untrained(network)
+        network_module = build_untrained(network)
     try:
-        model = load(folder, model=base)
+        model = load(folder, model=network_module)
     except LookalikeError as error:
-        if base is None and "load(folder, model=" in str(error):
+        if network_module is None and "load(folder, model=" in str(error):
             raise LookalikeError(f"{error}; on the command line: --network path/to/file.py:function") from error
         raise
     if model.preprocessing is None:

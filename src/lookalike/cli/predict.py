@@ -35,7 +35,7 @@ def predict(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Predict the class of images, with the prototype that each looks most like."""
+    """Predict the class of images, with the prototype that each image looks most like."""
     from lookalike._core.errors import LookalikeError
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
@@ -49,16 +49,16 @@ def predict(
     rows: list[dict[str, Any]] = []
     with progress_bar("Predicting", len(files)) as advance:
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
-            for found in explain(converted, inputs, n_nearest=1, names=names):
-                nearest = found.likenesses[0]
+            for explanation in explain(converted, inputs, n_nearest=1, names=names):
+                nearest = explanation.likenesses[0]
                 rows.append(
                     {
-                        "file": found.name,
-                        "prediction": found.class_name,
-                        "probability": found.probability,
+                        "file": explanation.name,
+                        "prediction": explanation.class_name,
+                        "probability": explanation.probability,
                         "prototype": nearest.prototype,
                         "similarity": nearest.similarity,
-                        "unfamiliar": found.unfamiliar,
+                        "unfamiliar": explanation.unfamiliar,
                     }
                 )
             advance(len(names))
@@ -93,9 +93,10 @@ def read_batches(
     skipped: list[str],
     remarks: dict[str, str],
 ) -> "Iterator[tuple[list[str], Any]]":
-    """Yields names and inputs of image files.
+    """Yields the names and network inputs of image files, in batches.
 
-    Fills ``skipped`` with what could not be read, and ``remarks`` with what is odd about a file's values.
+    Adds messages about images that could not be read to ``skipped``, and remarks about unusual pixel values to
+    ``remarks``.
     """
     from itertools import groupby
 
@@ -123,14 +124,14 @@ def read_batches(
             names.append(str(file))
             if remark is not None:
                 remarks[str(file)] = remark
-        # A preprocessing without a fixed size leaves images of several: each run of the same shape is a batch.
-        for _, alike in groupby(zip(names, inputs, strict=True), key=lambda pair: pair[1].shape):
-            pairs = list(alike)
+        # Without a fixed size, images have different shapes: each run of equal shapes is one batch.
+        for _, same_shape in groupby(zip(names, inputs, strict=True), key=lambda pair: pair[1].shape):
+            pairs = list(same_shape)
             yield [name for name, _ in pairs], torch.stack([image for _, image in pairs])
 
 
 def report_skipped(skipped: list[str]) -> None:
-    """Lists what could not be read."""
+    """Lists the images that could not be read."""
     if skipped:
         err.print(f"Skipped {len(skipped)} images that could not be read:", style="yellow")
         for message in skipped:
@@ -138,8 +139,8 @@ def report_skipped(skipped: list[str]) -> None:
 
 
 def report_remarks(remarks: dict[str, str]) -> None:
-    """Says how many images have values that the model's scale does not suit, and names the first."""
+    """Warns of images whose pixel values do not fit the model's scale; names the first and counts the others."""
     if remarks:
         file, remark = next(iter(remarks.items()))
-        others = f" (and {len(remarks) - 1} more images like it)" if len(remarks) > 1 else ""
-        err.print(f"warning: {visible(file)}: {remark}{others}", style="yellow", markup=False, soft_wrap=True)
+        like_it = f" (and {len(remarks) - 1} more images like it)" if len(remarks) > 1 else ""
+        err.print(f"warning: {visible(file)}: {remark}{like_it}", style="yellow", markup=False, soft_wrap=True)

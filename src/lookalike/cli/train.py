@@ -41,78 +41,79 @@ def train(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the trained model to.")],
     preset: Annotated[
-        Literal["paper", "reference-code"], typer.Option(help="Whose hyper-parameters, where the two differ.")
+        Literal["paper", "reference-code"],
+        typer.Option(help="Source of the hyper-parameters, where paper and reference code differ."),
     ] = "paper",
     network: Annotated[
-        str | None, typer.Option(help="torchvision:NAME, timm:NAME or lookalike:small-cnn; else the preset's.")
+        str | None, typer.Option(help="torchvision:NAME, timm:NAME or lookalike:small-cnn; by default the preset's.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint for the network to start from; read without running code.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint to start from; read without running code.")] = None,
     weights_key: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which weights, where several sets in the checkpoint fit."),
+        typer.Option(metavar="NAME", help="Which weights to take, if several sets in the checkpoint fit."),
     ] = None,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Start from random weights, not from published ones.")
+        bool, typer.Option("--from-scratch", help="Start from random weights instead of published ones.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="How many; else the preset's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Else the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; by default the preset's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate; by default the preset's.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; repeatable. --show lists them."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and stop.")] = False,
-    precision: Annotated[str, typer.Option(help="Lightning's: 32-true, bf16-mixed, 16-mixed.")] = "32-true",
-    devices: Annotated[int, typer.Option(min=1, help="On how many devices.")] = 1,
+    show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and exit.")] = False,
+    precision: Annotated[
+        str, typer.Option(help="Precision as Lightning names it: 32-true, bf16-mixed, 16-mixed.")
+    ] = "32-true",
+    devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
     labels: Labels = None,
     workers: Workers = 0,
     on_error: OnError = "stop",
     value_range: ValueRange = None,
     as_stored: AsStored = False,
     large_images: LargeImages = False,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixel of any training image.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixels of training images.")] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Train a black box, or a prototype model to compare with. The same command goes on after an interruption."""
+    """Train a black box, or a prototype model to compare with. After an interruption, the same command resumes."""
     from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.replacing import remove_folder
     from lookalike._core.working_folder import alone, lock_beside
     from lookalike.baselines import METHODS
-    from lookalike.baselines import train as run
+    from lookalike.baselines import train as train_baseline
     from lookalike.baselines.hyperparameters import hyperparameters
     from lookalike.baselines.training import is_unfinished, remove_finished
     from lookalike.data import load_training_data
 
-    made_by = METHODS[method]
-    title = made_by.title
-    own = {"network": network, "epochs": epochs, "learning_rate": learning_rate}
-    given = {name: value for name, value in own.items() if value is not None} | read_pairs("--set", option)
+    baseline = METHODS[method]
+    title = baseline.title
+    overrides = {"network": network, "epochs": epochs, "learning_rate": learning_rate}
+    options = {name: value for name, value in overrides.items() if value is not None} | read_pairs("--set", option)
     if from_scratch:
-        given["pretrained"] = False
-    chosen = hyperparameters(method, dataset, preset, given, defaults=made_by.defaults)
+        options["pretrained"] = False
+    settings = hyperparameters(method, dataset, preset, options, defaults=baseline.defaults)
     if show:
         if json:
-            print_json(chosen.to_dict())
+            print_json(settings.to_dict())
         else:
-            print_facts(f"{title} on {dataset}", {name: str(value) for name, value in chosen.to_dict().items()})
+            print_facts(f"{title} on {dataset}", {name: str(value) for name, value in settings.to_dict().items()})
         return
     if device not in _DEVICES:
         raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
-    working = output.resolve().with_name(f"{output.resolve().name}.training")
-    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
-    with nullcontext() if helper else alone(lock_beside(working)):
-        if not helper:
-            remove_finished(working, output)
+    working_folder = output.resolve().with_name(f"{output.resolve().name}.training")
+    is_helper_process = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
+    with nullcontext() if is_helper_process else alone(lock_beside(working_folder)):
+        if not is_helper_process:
+            remove_finished(working_folder, output)
         check_replaceable(output, overwrite=overwrite)
         bundle = load_training_data(
             dataset,
-            chosen.image_size,
+            settings.image_size,
             seed=split_seed or 0,
             labels=labels,
             value_range=read_range(value_range),
@@ -120,33 +121,32 @@ def train(
             large_images=large_images,
             on_error=on_error,
         )
-        going_on = is_unfinished(working)
-        if not helper:
-            doing = "Going on to train" if going_on else "Training"
+        if not is_helper_process:
+            verb = "Going on to train" if is_unfinished(working_folder) else "Training"
             say(
-                f"{doing} {title} ({chosen.network}) with {len(bundle.train):,} training images of "
+                f"{verb} {title} ({settings.network}) with {len(bundle.train):,} training images of "
                 f"{len(bundle.class_names)} classes."
             )
         try:
-            trained = run(
+            trained = train_baseline(
                 method,
                 bundle,
                 preset=preset,
-                options=chosen.to_dict(),
+                options=settings.to_dict(),
                 weights=weights,
                 weights_key=weights_key,
                 seed=seed,
-                working_folder=working,
+                working_folder=working_folder,
                 num_workers=workers,
                 precision=precision,
                 accelerator=_DEVICES[device],
                 devices=devices,
-                on_epoch=_tell,
+                on_epoch=_report_epoch,
             )
         except KeyboardInterrupt:
-            fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working}", 130)
+            fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working_folder}", 130)
         trained.save(output, images=not no_images, overwrite=overwrite)
-        remove_folder(working)
+        remove_folder(working_folder)
     if json:
         passed_over = bundle.passed_over.to_dict()
         print_json(
@@ -157,24 +157,26 @@ def train(
         _show(trained, bundle.notes, output)
 
 
-def _tell(row: dict[str, Any]) -> None:
-    tested = "" if row["test_accuracy"] is None else f", test {percent(row['test_accuracy'])}"
+def _report_epoch(row: dict[str, Any]) -> None:
+    """Reports a finished epoch on standard error."""
+    test_part = "" if row["test_accuracy"] is None else f", test {percent(row['test_accuracy'])}"
     err.print(
         f"epoch {row['epoch']} ({row['phase']}): loss {row['loss']:.4g}, training {percent(row['train_accuracy'])}"
-        f"{tested}, {row['seconds']:.1f} s",
+        f"{test_part}, {row['seconds']:.1f} s",
         style="dim",
     )
 
 
 def _show(trained: "Trained", notes: tuple[str, ...], output: Path) -> None:
+    """Prints the result for people."""
     from lookalike.model import PrototypeModel
 
-    last = trained.log[-1]
-    facts = {"epochs": str(last["epoch"]), "trained in": f"{trained.seconds:.1f} s"}
-    if last["test_accuracy"] is not None:
-        facts["test accuracy"] = percent(last["test_accuracy"])
+    last_epoch = trained.log[-1]
+    facts = {"epochs": str(last_epoch["epoch"]), "trained in": f"{trained.seconds:.1f} s"}
+    if last_epoch["test_accuracy"] is not None:
+        facts["test accuracy"] = percent(last_epoch["test_accuracy"])
     facts["saved to"] = str(output)
     print_facts("", facts)
     print_notes(notes)
-    further = "evaluate" if isinstance(trained.model, PrototypeModel) else "convert"
-    out.print(f"Next: lookalike {further} {output} …", style="dim", markup=False)
+    next_command = "evaluate" if isinstance(trained.model, PrototypeModel) else "convert"
+    out.print(f"Next: lookalike {next_command} {output} …", style="dim", markup=False)

@@ -1,4 +1,4 @@
-"""A folder that keeps the prototypes of each class as soon as they are there."""
+"""A folder that stores the prototypes of each class as soon as the class is clustered."""
 
 import io
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity
 
 _KEY = "clusters.json"
-_TRIED = 4  # embeddings that show what a similarity's space is
+_N_PROBES = 4  # embeddings whose projections identify a similarity's space
 
 
 def cluster_key(
@@ -40,8 +40,8 @@ def cluster_key(
 ) -> dict[str, Any]:
     """Returns everything that the clusters of all classes depend on, as JSON values by name.
 
-    Embeddings and labels are told by their bytes, whatever made them. A similarity is told by its class, its options,
-    what it has learned, and the space that it maps some embeddings to.
+    Embeddings and labels are identified by their bytes, whatever produced them. A similarity is identified by its
+    class, its options, its state, and its projections of a few embeddings.
     """
     limit = clustering.memory_limit
     large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], limit)
@@ -49,7 +49,7 @@ def cluster_key(
         "embeddings": fingerprint_json(store.fingerprint()),
         "class_names": class_names,
         "n_prototypes": numbers_per_class(clustering.n_prototypes, class_names),
-        **similarity_key(similarity, store.take(np.arange(min(_TRIED, len(store))))),
+        **similarity_key(similarity, store.take(np.arange(min(_N_PROBES, len(store))))),
         "clusterer": clustering.clusterer,
         "n_init": clustering.n_init,
         "seed": clustering.seed,
@@ -60,11 +60,12 @@ def cluster_key(
 
 
 def similarity_key(similarity: Similarity, embeddings: np.ndarray | None = None) -> dict[str, Any]:
-    """Returns what a clustering depends on of a similarity.
+    """Returns the properties of a similarity that a clustering depends on.
 
     Args:
-        similarity: Any.
-        embeddings: Of a fitted one some embeddings [n, D]: an own similarity need not say what its space is.
+        similarity: Any similarity.
+        embeddings: For a fitted similarity, some embeddings [n, D]: their projections identify its space, which a
+            user's similarity may not show in its options or state.
     """
     tensors = dict(similarity.state_dict())
     if embeddings is not None:
@@ -73,13 +74,13 @@ def similarity_key(similarity: Similarity, embeddings: np.ndarray | None = None)
     kind = f"{type(similarity).__module__}.{type(similarity).__qualname__}"
     return {
         "similarity": similarity.name,
-        "similarity_options": plain_json(_told(similarity.options())),
+        "similarity_options": plain_json(_options_as_json(similarity.options())),
         "similarity_state": fingerprint_json([kind, fingerprint_tensors(tensors)]),
     }
 
 
-def _told(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options with tensors and arrays as their fingerprints."""
+def _options_as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options with tensors and arrays replaced by their fingerprints."""
     return {
         name: fingerprint_tensors({name: torch.as_tensor(value)}) if getattr(value, "ndim", 0) else value
         for name, value in options.items()
@@ -87,14 +88,14 @@ def _told(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ClusterFolder:
-    """Keeps classes' prototypes, one file each, with a checksum.
+    """Stores the prototypes of classes, one file with a checksum per class.
 
     Args:
-        folder: Where; what it has of another key is removed.
+        folder: Folder to store them in. Prototypes stored with another key are deleted.
         key: What the prototypes depend on; see ``cluster_key``.
 
     Raises:
-        LookalikeError: If it holds something else, or cannot be written to.
+        LookalikeError: If the folder holds other files, or cannot be written to.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
@@ -104,19 +105,19 @@ class ClusterFolder:
         if is_foreign(folder) and not record.is_file():
             raise LookalikeError(f"{str(folder)!r} holds files, and no clusters; choose another working folder")
         with writing_to(folder):
-            if record.is_file() and self._is_other(record, key):
+            if record.is_file() and self._has_other_key(record, key):
                 remove_folder(folder)
             if not record.is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_record(record, key)
 
     def get(self, k: int) -> Tensor | None:
-        """Returns a class's prototypes [L, D]; None if they are not there, or damaged, which is warned of."""
+        """Returns a class's prototypes [L, D]; None if there are none, or, with a warning, if they are damaged."""
         content = read_sealed(self._file(k))
         return None if content is None else torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
 
     def put(self, k: int, prototypes: Tensor) -> None:
-        """Keeps a class's prototypes.
+        """Stores a class's prototypes.
 
         Raises:
             LookalikeError: If the disk is full.
@@ -126,7 +127,8 @@ class ClusterFolder:
         with writing_to(self.folder, "the embeddings and the classes clustered so far are safe"):
             write_sealed(self._file(k), buffer.getvalue())
 
-    def _is_other(self, record: Path, key: dict[str, Any]) -> bool:
+    def _has_other_key(self, record: Path, key: dict[str, Any]) -> bool:
+        """Returns whether a record holds another key, or cannot be read, which is warned of."""
         try:
             return bool(differences(read_record(record), key))
         except LookalikeError as error:

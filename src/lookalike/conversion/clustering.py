@@ -1,7 +1,7 @@
 """Clustering the embeddings of one class into prototypes.
 
-One door, ``cluster``, in front of a registry of methods. Whatever the method, the door sees to it that the
-same seed gives the same result, that no cluster is empty, and that nothing of N×N is formed.
+``cluster`` is the one entry point to a registry of clusterers. Whatever the clusterer, the same seed gives the same
+result, no cluster is empty, and no array of size N×N is formed.
 
 Sources: paper section 3.2 (k-means per class, k-means++, larger data) and appendix A.6.3 (bisecting k-means,
 k-medoids, Gaussian mixtures); the automatic number of clusters is [ours].
@@ -20,17 +20,17 @@ from lookalike._core.registry import Registry
 
 Array = np.ndarray
 
-_ROWS = 4_096  # rows that are added up in single precision
-_OVERSAMPLING = 8  # seedings drawn for each start asked for
-_EXPLORED = 2_048  # points that the first iterations of k-means look at, or
-_EXPLORED_PER_CLUSTER = 256
-_FINALISTS = 5  # starts that go on with all points
-_TOLERANCE = 1e-4  # of the inertia: less improvement than this is none
-_CELLS = 8_000_000  # points × centres compared at a time
-_MEDOID_CANDIDATES = 512
-_AUTO_SAMPLE = 2_000
-_AUTO_MARGIN = 0.02
-_SMALL, _LARGE = 2.0**-32, 2.0**32  # beyond, squares come near the ends of single precision
+_ROWS = 4_096  # rows summed in single precision, before their sum is added to a total in double precision
+_OVERSAMPLING = 8  # seedings drawn per requested start
+_EXPLORED = 2_048  # points on which k-means chooses among its starts, or
+_EXPLORED_PER_CLUSTER = 256  # points per cluster, if that is more
+_FINALISTS = 5  # starts that continue on all points, where only a sample was explored
+_TOLERANCE = 1e-4  # k-means from several starts stops when no inertia improves by more than this share
+_CELLS = 8_000_000  # points × centres compared at a time: 32 MB of float32
+_MEDOID_CANDIDATES = 512  # bounds a medoid's search to 512 × n distances; it is exact for clusters of up to 512
+_AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
+_AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
+_SMALL, _LARGE = 2.0**-32, 2.0**32  # outside, squared distances come near the limits of single precision
 
 
 class Clusterer(Protocol):
@@ -42,8 +42,8 @@ class Clusterer(Protocol):
         Args:
             points: [n, D], finite, with at least ``n_clusters`` distinct rows.
             n_clusters: k, at least 2.
-            n_init: How many starts to choose the best of, where the method has random starts.
-            seed: Makes the result repeatable.
+            n_init: Number of random starts, of which the best counts; ignored by clusterers without random starts.
+            seed: Seed; the same seed gives the same centres.
 
         Returns:
             Centres [k, D].
@@ -59,8 +59,8 @@ class Clustering:
 
     Attributes:
         centres: [k, D].
-        labels: The nearest centre of each point [n]; each centre has at least one.
-        inertia: The sum of the squared distances to the nearest centre.
+        labels: Index of the nearest centre of each point [n]; each centre has at least one point.
+        inertia: Sum of the points' squared distances to their nearest centres.
     """
 
     centres: Array
@@ -68,52 +68,57 @@ class Clustering:
     inertia: float
 
 
-def cluster(points: Array, n_clusters: int, method: str = "kmeans", *, n_init: int = 10, seed: int = 0) -> Clustering:
+def cluster(
+    points: Array, n_clusters: int, clusterer: str = "kmeans", *, n_init: int = 10, seed: int = 0
+) -> Clustering:
     """Clusters the rows of an array.
 
     Args:
         points: [n, D], finite.
-        n_clusters: How many clusters; fewer come back where there are fewer distinct points.
-        method: A registered clusterer.
-        n_init: How many random starts to choose the best of.
-        seed: The same seed gives the same clusters, bit for bit.
+        n_clusters: Number of clusters; the result has fewer if there are fewer distinct points.
+        clusterer: Name of a registered clusterer.
+        n_init: Number of random starts, of which the best counts.
+        seed: Seed. The same seed gives the same clusters, bit for bit.
 
     Returns:
         The clusters, none of them empty.
 
     Raises:
-        LookalikeError: If the method is unknown, or there are no points, or ``n_clusters`` is below 1.
+        LookalikeError: If the clusterer is unknown, there are no points, or ``n_clusters`` is below 1.
 
     Example:
-        >>> found = cluster(np.array([[0.0], [0.2], [5.0], [5.2]]), 2)
-        >>> sorted(found.centres.ravel().tolist())
+        >>> clustering = cluster(np.array([[0.0], [0.2], [5.0], [5.2]]), 2)
+        >>> sorted(clustering.centres.ravel().tolist())
         [0.1, 5.1]
     """
-    find = CLUSTERERS[method]
+    find_centres = CLUSTERERS[clusterer]
     n_clusters = checks.whole_number("n_clusters", n_clusters, 1)
     n_init, seed = checks.whole_number("n_init", n_init, 1), checks.seed("seed", seed)
     points = checks.points("points", points)
     if not points.flags.writeable:
         points = points.copy()  # a read-only array cannot be shared with torch
-    points, exponent = _of_ordinary_size(points)
+    points, exponent = _rescaled(points)
     n_clusters = min(n_clusters, count_distinct(points, at_most=n_clusters))
     if n_clusters == 1:
-        # A medoid is a point of its cluster even when there is one; every other method's centre is the mean.
-        centres = _medoid(points)[None] if method == "kmedoids" else points.mean(0, keepdims=True)
+        # The only cluster's centre is the mean of all points, except for k-medoids: a medoid is always a point.
+        centres = _medoid(points)[None] if clusterer == "kmedoids" else points.mean(0, keepdims=True)
     else:
-        centres = find(points, n_clusters, n_init=n_init, seed=seed)
-    centres, labels, squares = _without_empty(points, np.asarray(centres, dtype=points.dtype))
+        centres = find_centres(points, n_clusters, n_init=n_init, seed=seed)
+    centres, labels, squares = _fill_empty_clusters(points, np.asarray(centres, dtype=points.dtype))
     inertia = squares.sum(dtype=np.float64)
     if exponent:
         centres, inertia = np.ldexp(centres, exponent), np.ldexp(inertia, 2 * exponent)
     return Clustering(centres, labels, float(inertia))
 
 
-def _of_ordinary_size(points: Array) -> tuple[Array, int]:
-    """Returns points whose squared distances neither overflow nor vanish, and the power of two that divided them.
+def _rescaled(points: Array) -> tuple[Array, int]:
+    """Divides points by a power of two, so that their squared distances neither overflow nor vanish.
 
-    A power of two costs no digit, so every method finds the same clusters. Points of ordinary size are returned as they
-    are.
+    Dividing by a power of two is exact, so every clusterer finds the same clusters. Points of ordinary size are
+    returned unchanged.
+
+    Returns:
+        The points and the exponent; 0 if they are unchanged.
     """
     largest = float(np.abs(points).max())
     if largest == 0 or _SMALL <= largest <= _LARGE:
@@ -123,29 +128,34 @@ def _of_ordinary_size(points: Array) -> tuple[Array, int]:
 
 
 def count_distinct(points: Array, at_most: int) -> int:
-    """Returns the number of distinct rows, or ``at_most`` as soon as that many are found.
+    """Counts distinct rows, and stops at ``at_most``.
 
     Example:
         >>> count_distinct(np.zeros((1000, 3)), at_most=5)
         1
     """
-    seen: set[bytes] = set()
+    distinct_rows: set[bytes] = set()
     for row in points:
-        seen.add(np.ascontiguousarray(row + 0.0).tobytes())  # + 0.0 makes one of -0.0 and 0.0
-        if len(seen) >= at_most:
+        # -0.0 equals 0.0 and has other bytes; adding 0.0 turns it into 0.0
+        distinct_rows.add(np.ascontiguousarray(row + 0.0).tobytes())
+        if len(distinct_rows) >= at_most:
             break
-    return len(seen)
+    return len(distinct_rows)
 
 
 def assign(points: Array, centres: Array) -> tuple[Array, Array]:
-    """Returns each point's nearest centre [n] and its squared distance to it [n]."""
+    """Returns the index of each point's nearest centre [n], and the squared distance to it [n].
+
+    The nearest centre c minimises ‖x − c‖² = ‖x‖² − 2(x·c − ½‖c‖²): it maximises x·c − ½‖c‖², which is one matrix
+    product. The centres' mean is subtracted from both sides, because a common offset would cost digits.
+    """
     x, c = torch.from_numpy(points), torch.from_numpy(centres)
     offset = c.mean(0)
     c = c - offset
     half_norms = 0.5 * c.square().sum(1)
     labels, squares = [], []
-    for part in x.split(max(1, _CELLS // max(len(c), x.shape[1]))):
-        rows = part - offset
+    for chunk in x.split(max(1, _CELLS // max(len(c), x.shape[1]))):
+        rows = chunk - offset
         closeness, nearest = torch.addmm(half_norms, rows, c.T, beta=-1).max(1)
         labels.append(nearest)
         squares.append((rows.square().sum(1) - 2 * closeness).clamp_min(0))
@@ -154,22 +164,25 @@ def assign(points: Array, centres: Array) -> tuple[Array, Array]:
 
 @CLUSTERERS.register("kmeans")
 def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
-    """K-means (Lloyd) from greedy k-means++ seedings, all starts side by side as matrix products.
+    """K-means (Lloyd) from greedy k-means++ seedings; all starts run together, as matrix products.
 
-    Eight times ``n_init`` seedings are drawn. Of up to 2,048 points (or 256 per cluster) all of them are run for
-    five iterations and the best ``n_init`` go on until they settle. Of more points a sample of that size is used
-    to choose five starts: the ``n_init`` seedings of least inertia are run for five iterations on the sample, and
-    the best five go on with all points. The best of those is run to its fixed point, where every centre is the
-    mean of its points.
+    Each step keeps the starts of lowest inertia:
+
+        few points:   8 · n_init seedings → 5 iterations → the best n_init until they settle → the best one
+        many points:  8 · n_init seedings of a sample → the best n_init for 5 iterations on the sample
+                      → the best 5 until they settle, on all points → the best one
+
+    "Few" means up to 2,048 points, or 256 per cluster if that is more; a sample has that size. The last start then runs
+    to its fixed point, where every centre is the mean of its points.
     """
     rng = np.random.default_rng(seed)
     single = np.ascontiguousarray(points, dtype=np.float32)
     explored = max(_EXPLORED, _EXPLORED_PER_CLUSTER * n_clusters)
     n_starts, n_finalists, sample = _OVERSAMPLING * n_init, n_init, single
     if len(single) > explored:
-        part = single[np.sort(rng.choice(len(single), explored, replace=False))]
-        if count_distinct(part, at_most=n_clusters) == n_clusters:  # else the points are nearly all alike
-            n_starts, n_finalists, sample = n_init, _FINALISTS, part
+        subsample = single[np.sort(rng.choice(len(single), explored, replace=False))]
+        if count_distinct(subsample, at_most=n_clusters) == n_clusters:  # otherwise nearly all points coincide
+            n_starts, n_finalists, sample = n_init, _FINALISTS, subsample
     seedings = _seed_greedily(sample, n_clusters, _OVERSAMPLING * n_init, rng)[:n_starts]
     starts, inertias = _lloyd_together(sample, sample[seedings], max_iter=5)
     finalists = starts[np.argsort(inertias, kind="stable")[:n_finalists]]
@@ -179,7 +192,7 @@ def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
 
 @CLUSTERERS.register("faiss")
 def faiss_kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
-    """K-means by faiss, with its own k-means++ seedings; the best run goes on to its fixed point."""
+    """K-means by faiss, with its k-means++ seedings; the best run continues to its fixed point."""
     import faiss
 
     options: dict[str, Any] = {"niter": 100, "nredo": n_init, "seed": int(seed % 2**31), "min_points_per_centroid": 1}
@@ -193,7 +206,7 @@ def faiss_kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> A
 
 @CLUSTERERS.register("minibatch")
 def minibatch(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
-    """Mini-batch k-means (scikit-learn), for classes of very many samples."""
+    """Mini-batch k-means (scikit-learn), for classes with very many samples."""
     from sklearn.cluster import MiniBatchKMeans
 
     model = MiniBatchKMeans(n_clusters, n_init=n_init, batch_size=4096, random_state=seed)
@@ -202,7 +215,7 @@ def minibatch(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Arra
 
 @CLUSTERERS.register("bisecting")
 def bisecting(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
-    """Bisecting k-means (scikit-learn), which splits the largest cluster in two until there are enough."""
+    """Bisecting k-means (scikit-learn): splits the largest cluster in two until there are enough."""
     from sklearn.cluster import BisectingKMeans
 
     model = BisectingKMeans(n_clusters, n_init=n_init, random_state=seed)
@@ -213,8 +226,8 @@ def bisecting(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Arra
 def kmedoids(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
     """K-medoids by alternation (Park and Jun, 2009): every prototype is the embedding of a training sample.
 
-    A cluster's medoid is the member with the least sum of distances to all members, looked for among the 512
-    members nearest to the cluster's mean (so among all, in clusters of up to 512).
+    A cluster's medoid is the member with the smallest sum of distances to all members. The 512 members nearest to the
+    cluster's mean are its candidates, which in clusters of up to 512 are all members.
     """
     rng = np.random.default_rng(seed)
     best_cost, best = np.inf, points[:n_clusters]
@@ -242,43 +255,44 @@ def gmm(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
 
     points = points.astype(np.float64)
     start = kmeans(points, n_clusters, n_init=n_init, seed=seed)
-    floor = 1e-3 * float(points.var(0).mean())  # a component of coinciding points keeps some width
+    floor = 1e-3 * float(points.var(0).mean())  # keeps a component of coinciding points from having no width
     model = GaussianMixture(
         n_clusters, covariance_type="diag", means_init=start, reg_covar=floor, max_iter=200, random_state=seed
     )
     return np.asarray(model.fit(points).means_)
 
 
-def choose_n_clusters(points: Array, at_most: int = 10, method: str = "kmeans", *, seed: int = 0) -> int:
-    """Chooses how many clusters a class falls into, by its silhouette [ours].
+def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans", *, seed: int = 0) -> int:
+    """Chooses the number of clusters of a class by the silhouette [ours].
 
-    On up to 2,000 of the points, 2 to ``at_most`` clusters are tried and the number of the largest mean
-    silhouette (Rousseeuw, 1987) is taken. The class keeps one cluster if that silhouette is not at least 0.02
-    above what the same number of clusters reaches on a single Gaussian cloud of the same covariance, for a
-    cloud without any clusters has a silhouette above zero too.
+    Tries 2 to ``at_most`` clusters on up to 2,000 of the points and takes the number with the largest mean silhouette
+    (Rousseeuw, 1987). The class gets one cluster unless that silhouette is at least 0.02 above the one that the same
+    number of clusters reaches on a single Gaussian cloud of the same covariance: a cloud without clusters has a
+    silhouette above zero too.
 
     Args:
         points: The class's embeddings [n, D].
-        at_most: The largest number to try.
-        method: A registered clusterer.
-        seed: Makes the choice repeatable.
+        at_most: Largest number to try.
+        clusterer: Name of a registered clusterer.
+        seed: Seed; the same seed gives the same number.
     """
     from sklearn.metrics import silhouette_score
 
     points, at_most = checks.points("points", points), checks.whole_number("at_most", at_most, 1)
-    _ = CLUSTERERS[method]
+    _ = CLUSTERERS[clusterer]
     rng = np.random.default_rng(checks.seed("seed", seed))
     if len(points) > _AUTO_SAMPLE:
         points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
     distinct = count_distinct(points, at_most=at_most + 1)
     if distinct < 3:
         return distinct
+    # With centred points X [n, D] and a standard normal G [n, n], rows of G X / √n have the points' covariance XᵀX / n.
     centred = points - points.mean(0)
     cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
     cloud = cloud.astype(points.dtype)
 
     def silhouette(data: Array, k: int) -> float:
-        labels = cluster(data, k, method, n_init=3, seed=seed).labels
+        labels = cluster(data, k, clusterer, n_init=3, seed=seed).labels
         return float(silhouette_score(data, labels)) if labels.max() > 0 else -1.0
 
     scores = {k: silhouette(points, k) for k in range(2, min(at_most, distinct - 1) + 1)}
@@ -286,36 +300,41 @@ def choose_n_clusters(points: Array, at_most: int = 10, method: str = "kmeans", 
     return best if scores[best] >= silhouette(cloud, best) + _AUTO_MARGIN else 1
 
 
-def _seed_greedily(points: Array, n_clusters: int, drawn: int, rng: np.random.Generator) -> Array:
-    """Draws greedy k-means++ seedings (Arthur and Vassilvitskii, 2007); [drawn, k], the least inertia first.
+def _seed_greedily(points: Array, n_clusters: int, n_seedings: int, rng: np.random.Generator) -> Array:
+    """Draws greedy k-means++ seedings (Arthur and Vassilvitskii, 2007), as indices of points.
 
-    All seedings grow together, so that each step is one matrix product over the points.
+    A seeding grows by one centre per step. Each step draws a few candidates, in proportion to the points' squared
+    distances to the seeding's centres so far, and adds the candidate that leaves the lowest inertia. All seedings take
+    each step together, so that a step is one matrix product over the points.
+
+    Returns:
+        Seedings [n_seedings, k], that of the lowest inertia first.
     """
     trials = 2 + int(np.log(n_clusters))
     x = torch.from_numpy(points)
     x = x - x.mean(0)
     norms = x.square().sum(1)
 
-    def squared_to(chosen: Tensor) -> Tensor:  # [c] → [c, n]
-        squares = torch.addmm(norms, x[chosen], x.T, alpha=-2)
-        return squares.add_(norms[chosen, None]).clamp_min_(0)
+    def squared_distances_to(centre_indices: Tensor) -> Tensor:  # [c] → [c, n]
+        squares = torch.addmm(norms, x[centre_indices], x.T, alpha=-2)
+        return squares.add_(norms[centre_indices, None]).clamp_min_(0)
 
-    seeds = torch.empty(drawn, n_clusters, dtype=torch.int64)
-    seeds[:, 0] = torch.from_numpy(rng.integers(len(points), size=drawn))
-    inertias = torch.empty(drawn, dtype=torch.float64)
-    group = max(1, 2 * _CELLS // (len(points) * trials))  # seedings that grow side by side
-    for start in range(0, drawn, group):
-        part = slice(start, start + group)
-        closest = squared_to(seeds[part, 0])
+    seeds = torch.empty(n_seedings, n_clusters, dtype=torch.int64)
+    seeds[:, 0] = torch.from_numpy(rng.integers(len(points), size=n_seedings))
+    inertias = torch.empty(n_seedings, dtype=torch.float64)
+    group_size = max(1, 2 * _CELLS // (len(points) * trials))  # seedings that fit into memory together
+    for start in range(0, n_seedings, group_size):
+        in_group = slice(start, start + group_size)
+        closest = squared_distances_to(seeds[in_group, 0])
         rows = torch.arange(len(closest))
         for j in range(1, n_clusters):
             candidates = _draw_in_proportion(closest, trials, rng)
-            squares = squared_to(candidates.ravel()).view(len(rows), trials, -1)
+            squares = squared_distances_to(candidates.ravel()).view(len(rows), trials, -1)
             squares = torch.minimum(squares, closest[:, None])
             best = squares.sum(2).argmin(1)
-            seeds[part, j] = candidates[rows, best]
+            seeds[in_group, j] = candidates[rows, best]
             closest = squares[rows, best]
-        inertias[part] = closest.sum(1, dtype=torch.float64)
+        inertias[in_group] = closest.sum(1, dtype=torch.float64)
     return seeds[inertias.argsort(stable=True)].numpy()
 
 
@@ -329,12 +348,14 @@ def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) ->
 def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array, Array]:
     """Runs k-means from several starts at once.
 
-    The distances to all centres of all starts are one matrix product, and so are the sums of their points.
+    One matrix product gives the distances of points to all centres of all starts, and one the sums of each cluster's
+    points: with ``members`` [n, R · k] as 0 or 1, they are membersᵀ x. A start's inertia needs no second pass: it is
+    Σ‖x‖² − 2 Σ max(x·c − ½‖c‖²), see ``assign``.
 
     Args:
         points: [n, D], float32.
         starts: [R, k, D].
-        max_iter: The most iterations.
+        max_iter: Largest number of iterations.
 
     Returns:
         Centres [R, k, D] and inertias [R].
@@ -365,27 +386,27 @@ def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array,
 
 
 def _lloyd(points: Array, centres: Array, max_iter: int = 300) -> Array:
-    """Runs k-means from the centres to its fixed point, where each centre is the mean of its points."""
+    """Runs k-means from centres [k, D] to its fixed point, where each centre is the mean of its points."""
     x = torch.from_numpy(points)
     previous: Array | None = None
     for _ in range(max_iter):
-        centres, labels, _ = _without_empty(points, centres)
+        centres, labels, _ = _fill_empty_clusters(points, centres)
         if previous is not None and np.array_equal(labels, previous):
             break
         previous = labels
         counts = torch.from_numpy(np.bincount(labels, minlength=len(centres)))[:, None]
         sums = torch.zeros(centres.shape, dtype=torch.float64)
-        for rows, part in zip(x.split(_ROWS), torch.from_numpy(labels).split(_ROWS), strict=True):
-            sums += torch.zeros(centres.shape, dtype=x.dtype).index_add_(0, part, rows)
+        for rows, labels_of_rows in zip(x.split(_ROWS), torch.from_numpy(labels).split(_ROWS), strict=True):
+            sums += torch.zeros(centres.shape, dtype=x.dtype).index_add_(0, labels_of_rows, rows)
         centres = (sums / counts).to(x.dtype).numpy()
     return centres
 
 
-def _without_empty(points: Array, centres: Array) -> tuple[Array, Array, Array]:
-    """Moves each centre that is nearest to no point onto the point that is worst served.
+def _fill_empty_clusters(points: Array, centres: Array) -> tuple[Array, Array, Array]:
+    """Moves each centre without points onto the point that is farthest from its own centre.
 
     Returns:
-        Centres [k, D], none without points; the points' labels [n]; their squared distances [n].
+        Centres [k, D], each with points; the points' labels [n]; their squared distances to their centres [n].
     """
     labels, squares = assign(points, centres)
     for _ in range(len(centres) + 1):
@@ -397,14 +418,14 @@ def _without_empty(points: Array, centres: Array) -> tuple[Array, Array, Array]:
         labels, squares = assign(points, centres)
     else:
         raise LookalikeError(
-            f"{len(centres)} clusters cannot all be kept: too many of the {len(points)} points all but coincide; "
+            f"{len(centres)} clusters cannot all have points: too many of the {len(points)} points nearly coincide; "
             "ask for fewer prototypes"
         )
     return centres, labels, squares
 
 
 def _medoid(members: Array) -> Array:
-    """Returns the member [D] with the least sum of distances to all members [n, D]."""
+    """Returns the member [D] with the smallest sum of distances to all members [n, D]."""
     x = torch.from_numpy(members)
     centre = x.mean(0)
     if len(x) <= _MEDOID_CANDIDATES:
@@ -415,8 +436,8 @@ def _medoid(members: Array) -> Array:
     shifted = x[candidates] - centre
     norms = shifted.square().sum(1)
     sums = torch.zeros(len(candidates), dtype=torch.float64)
-    for part in x.split(_ROWS):
-        rows = part - centre
+    for chunk in x.split(_ROWS):
+        rows = chunk - centre
         squares = torch.addmm(norms, rows, shifted.T, alpha=-2) + rows.square().sum(1, keepdim=True)
         sums += squares.clamp_min(0).sqrt().sum(0, dtype=torch.float64)
     return np.asarray(members[int(candidates[sums.argmin()])])

@@ -30,7 +30,7 @@ from lookalike.conversion.steps import (
     check_store,
     checked_class_names,
     cut_classifier,
-    opened_classifier,
+    open_classifier,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
@@ -97,8 +97,8 @@ def convert(
     centres are the class's prototypes. The class of an input is that of its most similar prototype.
 
     Args:
-        model: A trained classifier: a module, a spec such as ``"torchvision:resnet34"``, what ``load_classifier``
-            returned, an ``Encoder``, or another ``PrototypeModel``, whose embedding is used.
+        model: A trained classifier: a module, a spec such as ``"torchvision:resnet34"``, the result of
+            ``load_classifier``, an ``Encoder``, or another ``PrototypeModel``, whose embedding is used.
         train: A ``Dataset`` or ``DataLoader`` of (x, y), a pair (x, y) of tensors or arrays, a folder with a sub-folder
             per class, the name of a data set, a ``DataBundle``, or an ``EmbeddingStore``. The training split, without
             augmentation.
@@ -125,7 +125,7 @@ def convert(
     Raises:
         LookalikeError: If no head is found, a class has no samples, an embedding is not finite, or the working
             folder holds embeddings of other weights, data or transform.
-        TypeError: If there is no option of a name.
+        TypeError: If there is no option of that name.
 
     Warns:
         LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for, or the data are
@@ -140,8 +140,8 @@ def convert(
     """
     checks.one_of("level", level, ("image", "patch"))
     settings = settings_of("convert", n_prototypes, seed, options)
-    classifier = opened_classifier(model)
-    make_similarity(similarity, settings.similarity_options)  # its errors come before any work
+    classifier = open_classifier(model)
+    make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
     if level == "patch":
         if backend is not None:
             raise LookalikeError("patches are converted in this process: leave out the backend")
@@ -164,12 +164,12 @@ def _convert(
     settings: Settings,
     folder: Path | None,
 ) -> PrototypeModel:
-    """Converts in this process; the one way from data to model, step by step."""
+    """Converts in this process, step by step."""
     started = time.perf_counter()
-    own = getattr(model, "preprocessing", None)
-    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, own)
-    encoder = _encoder(model, train, batches, settings)
-    store = _embedded(encoder, train, batches, settings, folder)
+    model_preprocessing = getattr(model, "preprocessing", None)
+    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
+    encoder = _cut_and_order(model, train, batches, settings)
+    store = _embed_or_check(encoder, train, batches, settings, folder)
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
@@ -177,7 +177,7 @@ def _convert(
     lengths = given_lengths(metric)
     metric.fit(store.embeddings, store.labels, encoder.head_weight)
     with step("cluster and survey"):
-        prototypes = _prototypes(store, metric, class_names, settings, folder)
+        prototypes = _cluster_and_survey(store, metric, class_names, settings, folder)
     with step("fit the temperature"):
         temperature = choose_temperature(
             settings.probabilities.temperature,
@@ -215,18 +215,20 @@ def _convert(
     )
 
 
-def _encoder(model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings) -> Encoder:
-    """Cuts the classifier, and orders its outputs as the data number their classes."""
+def _cut_and_order(
+    model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings
+) -> Encoder:
+    """Cuts the classifier, and puts its outputs in the order of the data's classes."""
     encoder = cut_classifier(model, batches, settings.cut)
     sources = (settings.embeddings, batches, train if batches is None else None)
     names_of_data = next((source.class_names for source in sources if source is not None), None)
     return ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
 
 
-def _embedded(
+def _embed_or_check(
     encoder: Encoder, train: Any, batches: Batches | None, settings: Settings, folder: Path | None
 ) -> EmbeddingStore:
-    """Returns the embeddings of the training data: those given, once checked, or new ones."""
+    """Embeds the training data, or checks the embeddings that were given."""
     if batches is not None and settings.embeddings is None:
         return embed(
             encoder,
@@ -241,7 +243,7 @@ def _embedded(
     return store
 
 
-def _prototypes(
+def _cluster_and_survey(
     store: EmbeddingStore,
     similarity: Similarity,
     class_names: list[str],
@@ -284,7 +286,7 @@ def options_record(similarity: Similarity, settings: Settings) -> dict[str, Any]
 
 
 def _embedding_record(store: EmbeddingStore, class_names: list[str], settings: Settings) -> dict[str, Any]:
-    """Returns what a model records of its training embeddings."""
+    """Returns what a model records about its training embeddings."""
     limit = settings.clustering.memory_limit
     large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], limit)
     return {

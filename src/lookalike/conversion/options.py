@@ -1,6 +1,6 @@
 """The options of a conversion, in groups that travel together; each group checks its own values.
 
-``convert`` takes them as plain keywords, which ``ConversionOptions`` types, and sorts them into these groups.
+``convert`` takes them as plain keywords, typed by ``ConversionOptions``, and sorts them into these groups.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class ConversionOptions(TypedDict, total=False):
 
 
 class UpdateOptions(TypedDict, total=False):
-    """The keyword options of ``PrototypeModel.update``; they mean what they mean to ``convert``."""
+    """The keyword options of ``PrototypeModel.update``; they mean the same as in ``convert``."""
 
     clusterer: str
     n_init: int
@@ -66,8 +66,8 @@ class Probabilities:
 
     Attributes:
         probabilities: ``"max"`` [ours] takes each class's most similar prototype, ``"sum"`` [ref] sums over all.
-        temperature: What similarities are divided by: ``"auto"`` fits it to training samples that are held out from
-            the prototypes that they are compared with [ours]; 1 is the paper's reading.
+        temperature: Similarities are divided by it. ``"auto"`` fits it to training samples that are held out from the
+            prototypes that they are compared with [ours]; 1 is the paper's reading.
     """
 
     probabilities: Literal["max", "sum"] = "max"
@@ -85,7 +85,7 @@ class Gallery:
     Attributes:
         n_nearest: M, the number of nearest training samples that each prototype remembers.
         n_images: Number of them whose image is kept.
-        nearest_from: Look for them in the prototype's own ``"class"``, or in ``"any"``.
+        nearest_from: Search the prototype's own ``"class"``, or ``"any"`` class.
     """
 
     n_nearest: int = 10
@@ -103,10 +103,10 @@ class Cut:
     """Where the classifier is cut into an encoder and a head, and what its outputs mean.
 
     Attributes:
-        head: Name of the head, where it cannot be found; ``"output"`` if the model's output is the embedding.
+        head: Name of the head, if it cannot be found; ``"output"`` if the model's output is the embedding.
         output: Which of several outputs holds the class scores.
-        class_order: Names of the classifier's outputs, in their order, where it does not know them or knows wrong
-            ones: names, a file with a line per output, or ``"natural"`` for the data's names in timm's order.
+        class_order: Names of the classifier's outputs, in their order, if the classifier has no names or wrong ones: a
+            list of names, a file with a line per output, or ``"natural"`` for the data's names in timm's order.
     """
 
     head: str | None = None
@@ -128,9 +128,9 @@ class Reading:
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
         precision: Numbers in which the encoder computes: ``"auto"`` (half precision for long passes on processors
             that are faster at it; ``provenance`` records its effect), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        preprocessing: What images go through before the network: a ``Preprocessing``, a torchvision transform, a
-            processor of Transformers or a configuration of timm. None takes the data's own, or the classifier's. It
-            is kept in the model, which then takes images and files, too.
+        preprocessing: Preprocessing of the images: a ``Preprocessing``, a torchvision transform, a processor of
+            Transformers or a configuration of timm. None takes that of the data, or of the classifier. The model keeps
+            it, and so also accepts images and files as inputs.
     """
 
     batch_size: int | None = None
@@ -159,12 +159,12 @@ class Settings:
         cut: See ``Cut``.
         reading: See ``Reading``.
         similarity_options: Options of a similarity that is given by name, e.g. ``{"sigma": 2.0}``.
-        max_patches: For prototypes of patches: the most patches of a class to cluster, a random share of them if it
-            has more; None takes all, which need 4 · D bytes each.
-        embeddings: Embeddings of the training data, if ``embed`` has made them already.
+        max_patches: For prototypes of patches: largest number of patches of a class to cluster. A class with more is
+            sampled at random; None takes all, which need 4 · D bytes each.
+        embeddings: Embeddings of the training data, if ``embed`` has computed them already.
         class_names: K names; None takes the data's own, or numbers.
-        working_folder: Folder that keeps embeddings and clusters as they are made. After an interruption of any kind
-            the same call resumes from it.
+        working_folder: Folder that stores embeddings and clusters as soon as they exist. After any interruption the
+            same call resumes from it.
         progress: Show progress bars; None shows them on a terminal.
         given: Names of the options that the caller gave.
     """
@@ -212,48 +212,48 @@ def settings_of(
     """Sorts plain keyword options into their groups and checks them.
 
     Args:
-        function: Name of the function that they were given to, for messages.
+        function: Name of the function that was called, for messages.
         n_prototypes: See ``Clustering``.
         seed: See ``Clustering``.
-        options: The others, by name.
-        allowed: Names of the options that the function has.
+        options: The other options, by name.
+        allowed: Names of the options that the function takes.
 
     Raises:
-        LookalikeError: If an option has a value that cannot be.
-        TypeError: If there is no option of a name.
+        LookalikeError: If an option has an invalid value.
+        TypeError: If there is no option of that name.
     """
     check_option_names(function, options, allowed)
     values = {"n_prototypes": n_prototypes, "seed": seed, **options}
     groups = {name: group(**_fields(group, values)) for name, group in _GROUPS.items()}
     grouped = {entry.name for group in _GROUPS.values() for entry in fields(group)}
-    own = {name: value for name, value in values.items() if name not in grouped}
-    return Settings(**groups, **own, given=frozenset(options))
+    ungrouped = {name: value for name, value in values.items() if name not in grouped}
+    return Settings(**groups, **ungrouped, given=frozenset(options))
 
 
-def check_option_names(function: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Refuses options that a function does not have, as Python does.
+def check_option_names(function: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Refuses options that a function does not take, as Python does.
 
     Raises:
-        TypeError: If there is one; it names the option that is spelled most alike.
+        TypeError: If there is one. The message suggests the option with the most similar spelling.
     """
     import difflib
 
     for name in options:
-        if name not in known:
-            alike = difflib.get_close_matches(name, known, 1)
+        if name not in allowed:
+            alike = difflib.get_close_matches(name, allowed, 1)
             hint = f"; did you mean {alike[0]!r}?" if alike else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def refuse_options(settings: Settings, names: Mapping[str, str]) -> None:
-    """Refuses options that one way of converting does not have.
+    """Refuses options that one kind of conversion does not support.
 
     Args:
-        settings: What was given.
+        settings: Settings of the conversion.
         names: Name of the option → reason, with the way out.
 
     Raises:
-        LookalikeError: If one was given.
+        LookalikeError: If the caller gave one of them.
     """
     for name, reason in names.items():
         if name in settings.given:

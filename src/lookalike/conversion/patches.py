@@ -43,11 +43,12 @@ def convert_patches(
 ) -> PatchModel:
     """Converts a classifier of images into one that decides by their parts; see ``lookalike.convert``.
 
-    The temperature is fitted to the patches of images whose patches are all held out. A patch counts for its image's
-    class, of which it may show nothing: its probabilities are as unsure as that.
+    The temperature is fitted to held-out images, with all patches of an image held out together. A patch is labelled
+    with its image's class, even if it shows nothing of that class; the fitted probabilities reflect this uncertainty.
 
     Raises:
-        LookalikeError: If the network has no feature map, the data are no images, or an option is of whole images.
+        LookalikeError: If the network has no feature map, the data are not images, or an option does not apply to
+            patches.
     """
     refuse_options(settings, _NOT_FOR_PATCHES)
     batches = as_batches(train, settings.reading, getattr(model, "preprocessing", None))
@@ -120,32 +121,37 @@ def _read_patches(
 
 
 class _PatchSample:
-    """Patches of one class: all of them, or a random share of at most some number, whatever order they come in."""
+    """Patches of one class: all of them, or a random sample of a bounded size.
+
+    Each patch gets a random key, and the patches with the smallest keys are kept. So memory stays bounded while patches
+    arrive, and the order in which they arrive does not bias the sample.
+    """
 
     def __init__(self, at_most: int | None, rng: np.random.Generator) -> None:
         self.at_most, self.rng = at_most, rng
-        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, patches: np.ndarray, places: np.ndarray) -> None:
-        self.parts.append((patches, places, self.rng.random(len(patches))))
-        if self.at_most is not None and sum(len(part[0]) for part in self.parts) > 2 * self.at_most:
+        self.chunks.append((patches, places, self.rng.random(len(patches))))
+        if self.at_most is not None and sum(len(chunk[0]) for chunk in self.chunks) > 2 * self.at_most:
             self._thin()
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         self._thin()
-        patches, places, _ = self.parts[0]
+        patches, places, _ = self.chunks[0]
         return patches, places
 
     def _thin(self) -> None:
-        patches, places, keys = (np.concatenate(column) for column in zip(*self.parts, strict=True))
+        """Joins the chunks, and keeps the patches with the smallest keys."""
+        patches, places, keys = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
         if self.at_most is not None and len(keys) > self.at_most:
             rows = np.sort(np.argpartition(keys, self.at_most)[: self.at_most])
             patches, places, keys = patches[rows], places[rows], keys[rows]
-        self.parts = [(patches, places, keys)]
+        self.chunks = [(patches, places, keys)]
 
 
 def _read_images(batches: Batches, places: Tensor) -> Tensor | None:
-    """Reads the training images that patches [P, M, 3] are parts of; uint8 [P, M, H, W, C]."""
+    """Reads the training images that contain patches at places [P, M, 3]; uint8 [P, M, H, W, C]."""
     if not batches.can_fetch:
         return None
     samples = torch.where(places[..., 0] < 0, places[:, :1, 0], places[..., 0]).numpy()

@@ -18,8 +18,8 @@ from lookalike.conversion.out_of_core import MemoryLimit, bytes_of, cluster_in_p
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
-_LEAST_FOR_AUTO = 200  # embeddings that show how many clusters a class falls into
-_TOO_SMALL = 1e-17  # squares of differences below it vanish in single precision
+_LEAST_FOR_AUTO = 200  # embeddings: a smaller sample does not show the number of clusters of a class
+_TOO_SMALL = 1e-17  # squared distances between smaller embeddings vanish in single precision
 
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
@@ -73,20 +73,21 @@ def learn_prototypes(
     """Clusters each class's embeddings into its prototypes (paper section 3.2, step 1).
 
     Args:
-        embeddings: [N, D], finite; of a memory map only one class's rows are read at a time.
-        labels: [N], from 0.
+        embeddings: [N, D], finite. From a memory map, one class's rows are read at a time.
+        labels: Classes of the embeddings [N], from 0.
         class_names: K names.
         similarity: Fitted; the clustering runs in its Euclidean space.
-        clustering: How many prototypes, and how they are found; None takes the defaults.
-        kept: Keeps each class's prototypes as soon as they are found, and gives those that it has.
+        clustering: Number of prototypes and how to cluster; None takes the defaults.
+        kept: Storage for each class's prototypes. They are stored as soon as they are found; a stored class is not
+            clustered again.
         progress: Show a progress bar.
 
     Returns:
-        The prototypes, by class, not yet surveyed.
+        The prototypes in the order of their classes, without their training data (``survey`` adds these).
 
     Raises:
         LookalikeError: If a class has no samples, ``n_prototypes`` names no class or no number, embeddings are too
-            large or too small to be compared, or ``memory_limit`` holds fewer of them than prototypes are asked for.
+            large or too small to be compared, or ``memory_limit`` fits fewer of them than prototypes were asked for.
 
     Warns:
         LookalikeWarning: If a class has fewer distinct embeddings than prototypes were asked for.
@@ -96,36 +97,34 @@ def learn_prototypes(
     counts = np.bincount(labels, minlength=len(class_names))
     check_classes(counts, class_names)
     large = set(streamed_classes(counts, embeddings.shape[1], clustering.memory_limit))
-    vectors, owners = [], []
+    vectors, prototype_labels = [], []
     order = np.argsort(labels, kind="stable")
-    groups = np.split(order, np.cumsum(counts)[:-1])
+    rows_of_class = np.split(order, np.cumsum(counts)[:-1])
     with progress_bar("Clustering", len(class_names), progress) as advance:
-        for k, rows in enumerate(groups):
-            found = None if kept is None else kept.get(k)
-            if found is None:
+        for k, rows in enumerate(rows_of_class):
+            prototypes = None if kept is None else kept.get(k)
+            if prototypes is None:
+                name, number = class_names[k], numbers[k]
                 read = functools.partial(_read_members, embeddings, rows)
                 if k in large:
-                    found, note = _learn_large_class(
-                        read, len(rows), k, class_names[k], similarity, clustering, numbers[k]
-                    )
+                    prototypes, note = _learn_large_class(read, len(rows), k, name, similarity, clustering, number)
                 else:
-                    found, note = learn_class(
-                        read(np.arange(len(rows))), k, class_names[k], similarity, clustering, numbers[k]
-                    )
+                    members = read(np.arange(len(rows)))
+                    prototypes, note = learn_class(members, k, name, similarity, clustering, number)
                 if note is not None:
                     warn_of(note)
                 if kept is not None:
-                    kept.put(k, found)
-            vectors.append(found)
-            owners += [k] * len(found)
+                    kept.put(k, prototypes)
+            vectors.append(prototypes)
+            prototype_labels += [k] * len(prototypes)
             advance()
-    largest = max(float(found.abs().max()) for found in vectors)
+    largest = max(float(prototypes.abs().max()) for prototypes in vectors)
     if 0 < largest < _TOO_SMALL:
         raise LookalikeError(
             f"all embeddings are so small (the largest prototype has {largest:.2g}) that their squared distances "
             "vanish in single precision: scale the embeddings"
         )
-    return Prototypes(torch.cat(vectors), torch.tensor(owners, dtype=torch.int64), class_names)
+    return Prototypes(torch.cat(vectors), torch.tensor(prototype_labels, dtype=torch.int64), class_names)
 
 
 def learn_class(
@@ -134,33 +133,33 @@ def learn_class(
     name: str,
     similarity: Similarity,
     clustering: Clustering,
-    number: int | None,
+    n_prototypes: int | None,
 ) -> tuple[torch.Tensor, str | None]:
     """Clusters the embeddings of one class into its prototypes.
 
     Args:
         members: The class's embeddings [n, D], in the data's order.
-        k: Its number, of which its own seed is made.
-        name: Its name, for the note.
+        k: The class's number. Its seed is derived from it.
+        name: The class's name, for the note.
         similarity: Fitted; the clustering runs in its Euclidean space.
-        clustering: Of the whole conversion.
-        number: How many prototypes; None chooses.
+        clustering: Options of the whole conversion.
+        n_prototypes: Number of prototypes; None chooses it automatically.
 
     Returns:
-        The prototypes [L, D], and what to warn of if they are fewer than were asked for.
+        The prototypes [L, D], and a warning if there are fewer than were asked for.
     """
     space = similarity.project(torch.from_numpy(members)).numpy()
-    _check_size(space, name)
+    _check_magnitude(space, name)
     class_seed = _seed_of_class(clustering.seed, k)
-    number = number or choose_n_clusters(space, method=clustering.clusterer, seed=class_seed)
-    found = cluster(space, number, clustering.clusterer, n_init=clustering.n_init, seed=class_seed)
+    n_prototypes = n_prototypes or choose_n_clusters(space, clusterer=clustering.clusterer, seed=class_seed)
+    clustered = cluster(space, n_prototypes, clustering.clusterer, n_init=clustering.n_init, seed=class_seed)
     note = None
-    if len(found.centres) < number:
+    if len(clustered.centres) < n_prototypes:
         note = (
-            f"class {name!r} has {len(found.centres)} distinct embeddings; "
-            f"{number} prototypes asked: using {len(found.centres)}"
+            f"class {name!r} has {len(clustered.centres)} distinct embeddings; "
+            f"{n_prototypes} prototypes asked: using {len(clustered.centres)}"
         )
-    return similarity.unproject(torch.from_numpy(found.centres)), note
+    return similarity.unproject(torch.from_numpy(clustered.centres)), note
 
 
 def _learn_large_class(
@@ -170,48 +169,48 @@ def _learn_large_class(
     name: str,
     similarity: Similarity,
     clustering: Clustering,
-    number: int | None,
+    n_prototypes: int | None,
 ) -> tuple[torch.Tensor, str | None]:
-    """Clusters a class of which only a part is in memory at any time."""
+    """Clusters a class that does not fit into memory; as ``learn_class``, with its embeddings read on demand."""
     class_seed, limit = _seed_of_class(clustering.seed, k), clustering.memory_limit
-    chosen = number
+    n_chosen = n_prototypes
 
     def project(rows: np.ndarray) -> np.ndarray:
         space = similarity.project(torch.from_numpy(read(rows))).numpy()
-        _check_size(space, name)
+        _check_magnitude(space, name)
         return space
 
-    def choose(sample: np.ndarray) -> int:
-        nonlocal chosen
-        chosen = number or choose_n_clusters(sample, method=clustering.clusterer, seed=class_seed)
-        return chosen
+    def choose_number(sample: np.ndarray) -> int:
+        nonlocal n_chosen
+        n_chosen = n_prototypes or choose_n_clusters(sample, clusterer=clustering.clusterer, seed=class_seed)
+        return n_chosen
 
     dim = read(np.arange(1)).shape[1]
     centres = cluster_in_parts(
         n,
         dim,
         project,
-        choose,
+        choose_number,
         clustering.clusterer,
         limit=limit,
         n_init=clustering.n_init,
         seed=class_seed,
-        least=number or _LEAST_FOR_AUTO,
+        min_sample=n_prototypes or _LEAST_FOR_AUTO,
     )
     note = None
-    if chosen is not None and len(centres) < chosen:
+    if n_chosen is not None and len(centres) < n_chosen:
         note = (
             f"class {name!r} has {len(centres)} distinct embeddings in the sample that memory_limit={limit!r} holds; "
-            f"{chosen} prototypes asked: using {len(centres)}"
+            f"{n_chosen} prototypes asked: using {len(centres)}"
         )
     return similarity.unproject(torch.from_numpy(centres)), note
 
 
-def _check_size(space: np.ndarray, name: str) -> None:
-    """Refuses embeddings whose squared distances their numbers cannot hold.
+def _check_magnitude(space: np.ndarray, name: str) -> None:
+    """Refuses embeddings so large that their squared distances overflow single precision.
 
     Raises:
-        LookalikeError: If they are that large.
+        LookalikeError: If they are.
     """
     largest = float(np.abs(space).max()) if space.size else 0.0
     bound = float(np.sqrt(np.finfo(np.float32).max / (4 * space.shape[1])))
@@ -222,30 +221,31 @@ def _check_size(space: np.ndarray, name: str) -> None:
         )
 
 
-def _read_members(embeddings: np.ndarray, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Returns some of a class's embeddings, copied; in float32 if they are kept in less."""
-    return read_rows(embeddings, rows[which], at_least_single(embeddings.dtype))
+def _read_members(embeddings: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Copies a class's embeddings at some positions [n] within the class; half precision becomes float32."""
+    return read_rows(embeddings, rows[positions], at_least_single(embeddings.dtype))
 
 
 def _seed_of_class(seed: int, k: int) -> int:
+    """Returns a seed for one class, so that its prototypes do not depend on which other classes there are."""
     return int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
 
 
 class KeptClasses(Protocol):
-    """Keeps the prototypes of classes that are clustered already."""
+    """Stores the prototypes of classes that are clustered already."""
 
     def get(self, k: int) -> torch.Tensor | None:
-        """Returns a class's prototypes [L, D]; None if they are not there."""
+        """Returns a class's prototypes [L, D]; None if they are not stored."""
 
     def put(self, k: int, prototypes: torch.Tensor) -> None:
-        """Keeps a class's prototypes."""
+        """Stores a class's prototypes."""
 
 
 def check_number_of_prototypes(n_prototypes: NPrototypes) -> None:
-    """Checks the kind of ``n_prototypes``, before the classes are known.
+    """Checks the type and the values of ``n_prototypes``, before the classes are known.
 
     Raises:
-        LookalikeError: If it is no number, mapping or ``"auto"``.
+        LookalikeError: If it is not a number, a mapping or ``"auto"``.
     """
     if isinstance(n_prototypes, str) and n_prototypes == "auto":
         return
@@ -259,10 +259,10 @@ def check_number_of_prototypes(n_prototypes: NPrototypes) -> None:
 
 
 def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:
-    """Returns how many prototypes each class is to have [K]; None where that is chosen automatically.
+    """Returns the requested number of prototypes of each class [K]; None where it is chosen automatically.
 
     Raises:
-        LookalikeError: If ``n_prototypes`` names no class or no number.
+        LookalikeError: If a mapping lacks a class or names an unknown one.
     """
     check_number_of_prototypes(n_prototypes)
     if isinstance(n_prototypes, str):
@@ -279,20 +279,20 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
     unknown = [key for key in n_prototypes if key not in keys and key not in range(len(class_names))]
     if unknown:
         raise LookalikeError(
-            f"n_prototypes names {unknown[0]!r}, which is no class; there are {', '.join(class_names[:8])}"
+            f"n_prototypes names {unknown[0]!r}, which is not a class; the classes are {', '.join(class_names[:8])}"
         )
     return numbers
 
 
 def check_classes(counts: np.ndarray, class_names: list[str]) -> None:
-    """Sees to it that every class has samples, and every sample a class.
+    """Checks that every class has samples and every label is a known class.
 
     Args:
-        counts: How many samples each label has, at least [K].
+        counts: Number of samples of each label [K], or longer if there are labels beyond K.
         class_names: K names.
 
     Raises:
-        LookalikeError: If a class has none, or a label no name.
+        LookalikeError: If a class has no samples or a label has no name.
     """
     if len(counts) > len(class_names):
         raise LookalikeError(f"there is a label {len(counts) - 1} and there are only {len(class_names)} class names")

@@ -1,4 +1,4 @@
-"""Steps that conversion and update have in common: opening the data, cutting the classifier, checking embeddings."""
+"""Steps shared by conversion and update: opening the data, cutting the classifier, checking embeddings."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
 
 
-def opened_classifier(model: Any) -> nn.Module | LoadedClassifier:
-    """Returns a classifier as a module, or as what ``load_classifier`` returns for a spec.
+def open_classifier(model: Any) -> nn.Module | LoadedClassifier:
+    """Loads a classifier that is given as a spec; returns any other classifier unchanged.
 
     Raises:
-        LookalikeError: If it is neither.
+        LookalikeError: If it is neither a classifier nor a spec.
     """
     if isinstance(model, str | Path):
         return load_classifier(str(model))
@@ -28,18 +28,18 @@ def opened_classifier(model: Any) -> nn.Module | LoadedClassifier:
     return model
 
 
-def as_batches(data: Any, reading: Reading, own: Preprocessing | None = None) -> Batches:
-    """Returns data as batches that are read in a fixed order.
+def as_batches(data: Any, reading: Reading, model_preprocessing: Preprocessing | None = None) -> Batches:
+    """Returns data as batches in a fixed order.
 
     Args:
-        data: What ``convert`` takes; a name or path is a data set or a folder, of which the training part is taken.
-        reading: How to read.
-        own: What the classifier's images go through, where that is known.
+        data: Data as for ``convert``. A name or path is that of a data set or a folder, whose training part is taken.
+        reading: How to read the data.
+        model_preprocessing: Preprocessing of the classifier's images, if it is known.
     """
     if isinstance(data, Batches):
         return data
     if isinstance(data, str | Path):
-        data = settle_value_range(load_data(data, reading.preprocessing or own))
+        data = settle_value_range(load_data(data, reading.preprocessing or model_preprocessing))
     return Batches(data, reading.batch_size, reading.num_workers, reading.on_error)
 
 
@@ -48,11 +48,11 @@ def cut_classifier(model: nn.Module | LoadedClassifier, batches: Batches | None,
 
     Args:
         model: The classifier.
-        batches: Data to try it with; None where there are stored embeddings alone.
-        cut: Where to cut, as far as it is given.
+        batches: Data to run through the classifier; None if there are only stored embeddings.
+        cut: Where to cut; what it leaves open is found by running the classifier.
 
     Raises:
-        LookalikeError: If no head is found, or there are no data and the model is no encoder yet.
+        LookalikeError: If no head is found, or there are no data and the model is not an encoder.
     """
     spec, output_names, head = None, None, cut.head
     if isinstance(model, LoadedClassifier):

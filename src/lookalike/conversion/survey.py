@@ -12,7 +12,7 @@ from lookalike._core.files import drop_pages
 from lookalike.model.prototypes import N_QUANTILES, Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
 
-_CELLS = 20_000_000  # rows × prototypes compared at a time
+_CELLS = 20_000_000  # samples × prototypes compared at a time: 80 MB of float32
 
 
 @torch.no_grad()
@@ -27,59 +27,64 @@ def survey(
     nearest_from: Literal["class", "any"] = "class",
     nearest_by: Literal["distance", "similarity"] = "distance",
 ) -> Prototypes:
-    """Finds the training data behind each prototype, in one pass that holds no more than a part of it.
+    """Finds the training data behind each prototype, in one pass over the embeddings in chunks.
 
     Args:
         prototypes: Vectors, labels and class names.
-        similarity: The model's.
+        similarity: The model's similarity.
         embeddings: Training embeddings [N, D].
-        labels: Their classes [N].
-        indices: What to call the rows; None numbers them.
-        n_nearest: M, how many of the nearest samples to keep.
-        nearest_from: Whether the nearest are looked for in the prototype's own class or in all classes.
-        nearest_by: Whether the nearest are those at the smallest distance, or those that are most similar, which is
-            not the same where the similarity grows with an embedding's length. Distances are recorded either way.
+        labels: Classes of the embeddings [N].
+        indices: Numbers of the samples [N]; None numbers them from 0.
+        n_nearest: M, the number of nearest samples to keep for each prototype.
+        nearest_from: Search the prototype's own ``"class"``, or ``"any"`` class.
+        nearest_by: The nearest samples are those with the smallest ``"distance"``, or with the largest
+            ``"similarity"``. The two differ if the similarity grows with an embedding's length. Distances are recorded
+            either way.
 
     Returns:
-        New prototypes, with everything filled in.
+        New prototypes with counts, purity, nearest samples and distances.
     """
     checks.whole_number("n_nearest", n_nearest, 1)
     checks.one_of("nearest_from", nearest_from, ("class", "any"))
     checks.one_of("nearest_by", nearest_by, ("distance", "similarity"))
-    seen = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)
-    names = np.arange(len(embeddings)) if indices is None else np.asarray(indices, dtype=np.int64)
-    seen.add(prototypes, similarity, embeddings, labels, names, nearest_from=nearest_from, nearest_by=nearest_by)
-    return seen.finish(prototypes)
+    result = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)
+    sample_indices = np.arange(len(embeddings)) if indices is None else np.asarray(indices, dtype=np.int64)
+    result.add(
+        prototypes, similarity, embeddings, labels, sample_indices, nearest_from=nearest_from, nearest_by=nearest_by
+    )
+    return result.finish(prototypes)
 
 
 @dataclass
 class Survey:
-    """What a part of the training data says about P prototypes; parts that were looked at apart can be merged.
+    """Statistics of P prototypes over some training data. Surveys of different data can be merged.
 
     Attributes:
-        won: Of how many samples each prototype is the most similar one [P].
-        won_own: Of how many of its own class [P].
-        ranks: What the nearest samples are ordered by [M, P]; infinite where there are fewer than M.
-        nearest: Their indices [M, P]; −1 where there are fewer.
-        distances: Theirs to the prototype [M, P].
-        owners: Of each sample the most similar prototype of its class, P where its class has none; in parts [n].
-        own_distances: Its distance to that prototype; in parts [n].
+        n_won: Number of samples to which each prototype is the most similar one [P].
+        n_won_in_class: Number of these samples that are of the prototype's class [P].
+        ranks: Values that order the nearest samples, smallest first [M, P]; infinite where there are fewer than M.
+        nearest: Indices of the nearest samples [M, P]; −1 where there are fewer than M.
+        distances: Distances of the nearest samples to the prototype [M, P].
+        nearest_in_class: The prototype of its own class that each sample is most similar to, or P if its class has no
+            prototypes; in chunks [n].
+        distances_in_class: Distance of each sample to that prototype; in chunks [n].
     """
 
-    won: Tensor
-    won_own: Tensor
+    n_won: Tensor
+    n_won_in_class: Tensor
     ranks: Tensor
     nearest: Tensor
     distances: Tensor
-    owners: list[Tensor] = field(default_factory=list)
-    own_distances: list[Tensor] = field(default_factory=list)
+    nearest_in_class: list[Tensor] = field(default_factory=list)
+    distances_in_class: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def empty(cls, n_prototypes: int, n_nearest: int, dtype: torch.dtype) -> "Survey":
-        """Returns what no data at all say."""
-        nothing = torch.zeros(n_prototypes, dtype=torch.int64)
-        top = torch.full((n_nearest, n_prototypes), torch.inf, dtype=dtype)
-        return cls(nothing, nothing.clone(), top, torch.full(top.shape, -1, dtype=torch.int64), top.clone())
+        """Returns the survey of no data."""
+        counts = torch.zeros(n_prototypes, dtype=torch.int64)
+        infinite = torch.full((n_nearest, n_prototypes), torch.inf, dtype=dtype)
+        nearest = torch.full(infinite.shape, -1, dtype=torch.int64)
+        return cls(counts, counts.clone(), infinite, nearest, infinite.clone())
 
     @torch.no_grad()
     def add(
@@ -93,57 +98,74 @@ class Survey:
         nearest_from: Literal["class", "any"] = "class",
         nearest_by: Literal["distance", "similarity"] = "distance",
     ) -> None:
-        """Looks at more samples; the arguments are those of ``survey``."""
-        vectors, owners = prototypes.vectors.detach(), prototypes.labels
+        """Adds samples to the survey; the arguments are those of ``survey``."""
+        vectors, prototype_labels = prototypes.vectors.detach(), prototypes.labels
         n_prototypes = len(vectors)
         centres = similarity.project(vectors)
-        members = _members(owners, prototypes.n_classes)
-        step = max(256, _CELLS // n_prototypes)
-        for start in range(0, len(embeddings), step):
-            z = torch.from_numpy(np.array(embeddings[start : start + step])).to(vectors.dtype)
-            y = torch.from_numpy(np.asarray(labels[start : start + step]))
-            names = torch.from_numpy(np.asarray(indices[start : start + step]))
+        prototypes_of_class = _prototypes_by_class(prototype_labels, prototypes.n_classes)
+        chunk_size = max(256, _CELLS // n_prototypes)
+        for start in range(0, len(embeddings), chunk_size):
+            z = torch.from_numpy(np.array(embeddings[start : start + chunk_size])).to(vectors.dtype)
+            y = torch.from_numpy(np.asarray(labels[start : start + chunk_size]))
+            sample_indices = torch.from_numpy(np.asarray(indices[start : start + chunk_size]))
             distances = euclidean_distances(similarity.project(z), centres)
             similarities = None if similarity.falls_with_distance else similarity(z, vectors)
-            winner = distances.argmin(1) if similarities is None else similarities.argmax(1)
-            self.won += torch.bincount(winner, minlength=n_prototypes)
-            self.won_own += torch.bincount(winner[owners[winner] == y], minlength=n_prototypes)
+            most_similar = distances.argmin(1) if similarities is None else similarities.argmax(1)
+            self.n_won += torch.bincount(most_similar, minlength=n_prototypes)
+            is_of_class = prototype_labels[most_similar] == y
+            self.n_won_in_class += torch.bincount(most_similar[is_of_class], minlength=n_prototypes)
             ranks = distances if nearest_by == "distance" or similarities is None else -similarities
-            own = members[y]  # [n, L]: the prototypes of each row's class
-            within = ranks.gather(1, own.clamp_min(0)).masked_fill(own < 0, torch.inf)
-            closest = distances if similarities is None else -similarities  # counts go by what the model decides by
-            best, place = closest.gather(1, own.clamp_min(0)).masked_fill(own < 0, torch.inf).min(1)
-            chosen = own.gather(1, place[:, None])
-            self.owners.append(chosen[:, 0].masked_fill(best.isinf(), n_prototypes))  # of a class without prototypes
-            self.own_distances.append(distances.gather(1, chosen.clamp_min(0))[:, 0])
+            candidates = prototypes_of_class[y]  # [n, L]: the prototypes of each sample's class, padded with −1
+            ranks_in_class = ranks.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, torch.inf)
+            decision_ranks = distances if similarities is None else -similarities  # counts follow the model's decision
+            decision_ranks = decision_ranks.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, torch.inf)
+            best_rank, best_position = decision_ranks.min(1)
+            nearest_candidate = candidates.gather(1, best_position[:, None])
+            self.nearest_in_class.append(nearest_candidate[:, 0].masked_fill(best_rank.isinf(), n_prototypes))
+            self.distances_in_class.append(distances.gather(1, nearest_candidate.clamp_min(0))[:, 0])
             if nearest_from == "class":
-                row, column = torch.nonzero(own >= 0, as_tuple=True)
-                prototype = own[row, column]
-                self._take(prototype, within[row, column], names[row], distances[row, prototype])
+                row, column = torch.nonzero(candidates >= 0, as_tuple=True)
+                prototype = candidates[row, column]
+                ranks_of_pairs, distances_of_pairs = ranks_in_class[row, column], distances[row, prototype]
+                self._merge_pairs(prototype, ranks_of_pairs, sample_indices[row], distances_of_pairs)
             else:
-                self._take_all(ranks, names, distances)
+                self._merge_all_pairs(ranks, sample_indices, distances)
             drop_pages(embeddings)
 
-    def _take(self, prototype: Tensor, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
-        """Takes in pairs of a prototype and a sample, each given as one entry [E] of four lists."""
+    def _merge_pairs(self, prototype: Tensor, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
+        """Merges E pairs of a prototype and a sample into the nearest samples; the arguments are [E].
+
+        The pairs are laid out as a table with a column per prototype, its samples in the order of their ranks, cut to
+        M rows. The table goes below the samples found so far, and the best M of each column stay:
+
+            found so far   [M, touched prototypes]
+            new pairs      [M, touched prototypes]   →   sorted by rank, first M rows
+        """
         n_nearest = len(self.ranks)
         order = ranks.argsort(stable=True)
         order = order[prototype[order].argsort(stable=True)]  # by prototype, and within each by rank
         touched, counts = prototype[order].unique_consecutive(return_counts=True)
-        within = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        column = torch.arange(len(touched)).repeat_interleave(counts)
-        kept = within < n_nearest
-        at, order = (within[kept], column[kept]), order[kept]
-        fresh = {}
+        position = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        prototype_column = torch.arange(len(touched)).repeat_interleave(counts)
+        within_limit = position < n_nearest
+        slots, order = (position[within_limit], prototype_column[within_limit]), order[within_limit]
+        merged = {}
         for name, values in (("ranks", ranks), ("nearest", nearest), ("distances", distances)):
-            blank = torch.full((n_nearest, len(touched)), -1 if name == "nearest" else torch.inf, dtype=values.dtype)
-            fresh[name] = torch.cat([getattr(self, name)[:, touched], blank.index_put(at, values[order])])
-        best = fresh["ranks"].argsort(dim=0, stable=True)[:n_nearest]
-        for name, values in fresh.items():
-            getattr(self, name)[:, touched] = values.gather(0, best)
+            blank = -1 if name == "nearest" else torch.inf
+            table = torch.full((n_nearest, len(touched)), blank, dtype=values.dtype).index_put(slots, values[order])
+            merged[name] = torch.cat([getattr(self, name)[:, touched], table])
+        best_rows = merged["ranks"].argsort(dim=0, stable=True)[:n_nearest]
+        for name, values in merged.items():
+            getattr(self, name)[:, touched] = values.gather(0, best_rows)
 
-    def _take_all(self, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
-        """Takes in every pair of some samples and all prototypes: [n, P], [n] and [n, P]."""
+    def _merge_all_pairs(self, ranks: Tensor, nearest: Tensor, distances: Tensor) -> None:
+        """Merges the pairs of some samples with all prototypes into the nearest samples.
+
+        Args:
+            ranks: [n, P].
+            nearest: Indices of the samples [n].
+            distances: [n, P].
+        """
         n_nearest = len(self.ranks)
         self.ranks, order = torch.cat([self.ranks, ranks]).topk(n_nearest, dim=0, largest=False)
         none = self.ranks.isinf()
@@ -152,42 +174,45 @@ class Survey:
         self.distances = torch.cat([self.distances, distances]).gather(0, order).masked_fill(none, torch.inf)
 
     def merge(self, other: "Survey") -> None:
-        """Takes in what another part of the data says, in any order; of equally near samples the first ones stay."""
-        self.won += other.won
-        self.won_own += other.won_own
-        self.owners += other.owners
-        self.own_distances += other.own_distances
+        """Merges the survey of other data into this one.
+
+        The order of merging does not matter: of equally near samples those with the smallest indices are kept.
+        """
+        self.n_won += other.n_won
+        self.n_won_in_class += other.n_won_in_class
+        self.nearest_in_class += other.nearest_in_class
+        self.distances_in_class += other.distances_in_class
         n_nearest = len(self.ranks)
         ranks, nearest, distances = (
             torch.cat([getattr(self, name), getattr(other, name)]) for name in ("ranks", "nearest", "distances")
         )
         order = nearest.argsort(dim=0, stable=True)
         order = order.gather(0, ranks.gather(0, order).argsort(dim=0, stable=True))[:n_nearest]
-        self.ranks, self.nearest, self.distances = (part.gather(0, order) for part in (ranks, nearest, distances))
+        self.ranks, self.nearest, self.distances = (values.gather(0, order) for values in (ranks, nearest, distances))
 
     def finish(self, prototypes: Prototypes) -> Prototypes:
-        """Returns new prototypes, with everything filled in."""
+        """Returns new prototypes with counts, purity, nearest samples and distances."""
         n_nearest, n_prototypes = self.ranks.shape
         dtype = self.ranks.dtype
-        own = torch.cat([*self.owners, torch.empty(0, dtype=torch.int64)])
-        own_distance = torch.cat([*self.own_distances, torch.empty(0, dtype=dtype)])
-        counts = torch.bincount(own, minlength=n_prototypes)[:n_prototypes]
+        nearest_in_class = torch.cat([*self.nearest_in_class, torch.empty(0, dtype=torch.int64)])
+        distances_in_class = torch.cat([*self.distances_in_class, torch.empty(0, dtype=dtype)])
+        counts = torch.bincount(nearest_in_class, minlength=n_prototypes)[:n_prototypes]
         quantiles = torch.full((n_prototypes, N_QUANTILES), torch.nan, dtype=dtype)
         percentiles = torch.full((n_prototypes, n_nearest), torch.nan, dtype=dtype)
         levels = np.linspace(0, 1, N_QUANTILES)
-        order = torch.argsort(own, stable=True)
-        for j, members in enumerate(order[: int(counts.sum())].split(counts.tolist())):
-            if len(members):
-                spread = own_distance[members].sort().values
-                quantiles[j] = torch.from_numpy(np.quantile(spread.numpy(), levels)).to(dtype)
-                at_most = torch.searchsorted(spread, self.distances[:, j].contiguous(), right=True)
-                percentiles[j] = 100 * at_most.to(dtype) / len(spread)
+        order = torch.argsort(nearest_in_class, stable=True)
+        for j, rows in enumerate(order[: int(counts.sum())].split(counts.tolist())):
+            if len(rows):
+                sorted_distances = distances_in_class[rows].sort().values
+                quantiles[j] = torch.from_numpy(np.quantile(sorted_distances.numpy(), levels)).to(dtype)
+                n_at_most_as_far = torch.searchsorted(sorted_distances, self.distances[:, j].contiguous(), right=True)
+                percentiles[j] = 100 * n_at_most_as_far.to(dtype) / len(sorted_distances)
         return Prototypes(
             prototypes.vectors,
             prototypes.labels,
             prototypes.class_names,
             counts=counts,
-            purity=self.won_own / self.won,
+            purity=self.n_won_in_class / self.n_won,
             nearest=self.nearest.T.contiguous(),
             distances=self.distances.T.contiguous(),
             percentiles=percentiles,
@@ -195,11 +220,11 @@ class Survey:
         )
 
 
-def _members(owners: Tensor, n_classes: int) -> Tensor:
-    """Returns the prototypes of each class [K, L]; −1 where a class has fewer than L."""
-    counts = torch.bincount(owners, minlength=n_classes)
-    found = torch.full((n_classes, max(1, int(counts.max()))), -1)
+def _prototypes_by_class(prototype_labels: Tensor, n_classes: int) -> Tensor:
+    """Returns the indices of each class's prototypes [K, L]; −1 where a class has fewer than L."""
+    counts = torch.bincount(prototype_labels, minlength=n_classes)
+    prototypes_of_class = torch.full((n_classes, max(1, int(counts.max()))), -1)
     for k in range(n_classes):
-        own = torch.nonzero(owners == k)[:, 0]
-        found[k, : len(own)] = own
-    return found
+        indices = torch.nonzero(prototype_labels == k)[:, 0]
+        prototypes_of_class[k, : len(indices)] = indices
+    return prototypes_of_class

@@ -1,9 +1,10 @@
-"""The temperature between similarities and probabilities, fitted on training samples that were held out [ours].
+"""The temperature between similarities and probabilities, fitted to held-out training samples [ours].
 
-Every class's training embeddings are dealt into folds. For each fold the class's prototypes are made again without
-it, by a few steps of k-means from the model's own, and the fold's samples are compared with them. The temperature is
-the one that makes these comparisons' log loss least (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It
-is in the similarity's own unit, so that an embedding multiplied by a constant gets the same probabilities.
+The prototypes are means of training samples, so a training sample is more similar to them than a new one would be. To
+undo that, each class's training embeddings are split into folds. For each fold, a few steps of k-means from the model's
+prototypes compute prototypes without the fold, and the fold's samples are compared with these. The temperature
+minimises the log loss of these comparisons (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It has the
+unit of the similarity, so multiplying all embeddings by a constant does not change the probabilities.
 """
 
 import math
@@ -22,33 +23,38 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
 TemperatureOption = float | Literal["auto"]
-Reading = Literal["max", "sum"]
+ProbabilityReading = Literal["max", "sum"]
 
 _FOLDS = 5
-_STEPS = 2  # of k-means, from prototypes that are means of nearly the same samples
-_SAMPLES = 20_000  # training samples that prototypes are made again from, all classes together
+_STEPS = 2  # of k-means: few, as it starts from prototypes that are means of nearly the same samples
+# A sample of each class is split into folds: at most 1,000 samples, fewer where many classes share 20,000, but at least
+# 16 per prototype, or the means without a fold would be noisy. So the time does not grow with the training data.
+_SAMPLES = 20_000
 _PER_CLASS = 1_000
 _PER_PROTOTYPE = 16
-_SCORED, _LEAST_SCORED = 10_000, 2_000  # of them compared with all prototypes, all classes together
-_SCORES = 500_000  # their class scores, unless that is fewer than the least
-_CELLS = 20_000_000  # samples × prototypes compared or kept at a time
-_NARROWEST, _WIDEST = math.log(1e-4), math.log(1e3)  # T over the mean lead of the best class over the average one
-_PRECISION = 1e-3  # of T
-_SEED_OF_FOLDS = 0x7E  # keeps these draws apart from the clustering's
+# Some of these samples are compared with all prototypes: 10,000 of all classes together, or fewer if K is large, so
+# that there are at most 500,000 class scores, but at least 2,000 samples.
+_SCORED, _LEAST_SCORED = 10_000, 2_000
+_SCORES = 500_000
+_CELLS = 20_000_000  # samples × prototypes compared or stored at a time
+_NARROWEST, _WIDEST = math.log(1e-4), math.log(1e3)  # bounds of log(T / unit), see fit_temperature
+_PRECISION = 1e-3  # of log T, so a relative precision of T
+_SEED_OF_FOLDS = 0x7E  # makes these draws independent of the clustering's
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature, and where it comes from.
+    """A temperature and its origin.
 
     Attributes:
-        value: T, which similarities are divided by.
-        source: ``"fitted"``, ``"given"`` by the user, ``"kept"`` from an earlier conversion, or ``"not fitted"``: 1.
-        n_samples: How many training samples it was fitted on.
-        n_folds: Into how many folds they were dealt.
-        log_loss: Mean log loss of these samples with it.
-        log_loss_at_1: The same with a temperature of 1.
-        note: Why it could not be fitted; None if it was, or was given.
+        value: T. Similarities are divided by it before the softmax.
+        source: ``"fitted"``, ``"given"`` by the user, ``"kept"`` from an earlier conversion, or ``"not fitted"``, which
+            means 1.
+        n_samples: Number of training samples that it was fitted to.
+        n_folds: Number of folds that these were split into.
+        log_loss: Mean log loss of these samples at this temperature.
+        log_loss_at_1: Mean log loss of these samples at temperature 1.
+        note: Why it could not be fitted; None if it was fitted or given.
     """
 
     value: float = 1.0
@@ -60,20 +66,20 @@ class Temperature:
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, without those that are not known."""
+        """Returns plain JSON values, without unknown ones."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Training samples of one class, and its prototypes made without each fold of them.
+    """Held-out training samples of one class, and the class's prototypes computed without each fold.
 
     Attributes:
-        prototypes: [F, L, D].
-        filled: Which of them have a sample outside the fold [F, L].
-        samples: Embeddings to be compared with the prototypes of their fold [m, D].
-        folds: Theirs [m].
-        n_training: How many training samples the class has.
+        prototypes: The prototypes without each fold [F, L, D].
+        filled: Whether each of them has a sample outside the fold [F, L].
+        samples: Embeddings to compare with the prototypes without their fold [m, D].
+        folds: The fold of each sample [m].
+        n_training: Number of training samples of the class.
     """
 
     prototypes: Tensor
@@ -84,7 +90,7 @@ class HeldOut:
 
 
 def check_temperature(value: Any) -> TemperatureOption:
-    """Returns a temperature as a user may give it: ``"auto"``, or a number above 0.
+    """Checks a temperature that a user gave: ``"auto"``, or a number above 0.
 
     Raises:
         LookalikeError: If it is neither.
@@ -107,21 +113,22 @@ def choose_temperature(
     prototypes: Prototypes,
     similarity: Similarity,
     *,
-    reading: Reading = "max",
+    reading: ProbabilityReading = "max",
     seed: int = 0,
     groups: np.ndarray | None = None,
 ) -> Temperature:
-    """Returns the temperature that a user gave, or one fitted to training embeddings.
+    """Returns the temperature that a user gave, or fits one to training embeddings.
 
     Args:
-        option: ``"auto"`` fits it.
-        embeddings: Training embeddings [N, D]; of a memory map only a bounded sample of each class is read.
-        labels: Their classes [N].
-        prototypes: The model's.
-        similarity: The model's, fitted.
+        option: A temperature, or ``"auto"`` to fit it.
+        embeddings: Training embeddings [N, D]. From a memory map, a bounded sample of each class is read.
+        labels: Classes of the embeddings [N].
+        prototypes: The model's prototypes.
+        similarity: The model's similarity, fitted.
         reading: How similarities become probabilities.
-        seed: The same seed gives the same temperature.
-        groups: Samples that must be held out together have the same number [N]: the patches of an image.
+        seed: Seed; the same seed gives the same temperature.
+        groups: A number per sample [N]. Samples with the same number, such as the patches of one image, are held out
+            together.
     """
     if option != "auto":
         return Temperature(option)
@@ -130,7 +137,7 @@ def choose_temperature(
     dtype = at_least_single(embeddings.dtype)
     held_out = [
         hold_out(
-            lambda which, rows=rows: read_rows(embeddings, rows[which], dtype),  # type: ignore[misc]
+            lambda positions, rows=rows: read_rows(embeddings, rows[positions], dtype),  # type: ignore[misc]
             len(rows),
             k,
             prototypes.vectors[prototypes.labels == k].detach().cpu(),
@@ -147,7 +154,7 @@ def choose_temperature(
 @torch.no_grad()
 def hold_out(
     read: Callable[[np.ndarray], np.ndarray],
-    n: int,
+    n_samples: int,
     k: int,
     prototypes: Tensor,
     similarity: Similarity,
@@ -156,39 +163,40 @@ def hold_out(
     seed: int,
     groups: np.ndarray | None = None,
 ) -> HeldOut:
-    """Deals a bounded sample of a class into folds, and makes its prototypes again without each of them.
+    """Splits a bounded sample of a class into folds, and computes the class's prototypes without each fold.
 
-    A class with a single sample has none to hold out: its prototypes are rivals to the other classes' samples.
+    A class with a single training sample has none to hold out. Its prototypes still compete for the samples of other
+    classes.
 
     Args:
-        read: Returns the class's embeddings of some rows [m, D], the rows ascending.
-        n: How many training samples it has.
-        k: Its number.
-        prototypes: Its prototypes [L, D].
-        similarity: The model's, fitted.
-        n_classes: K, which decides how large the sample may be.
-        seed: Of the whole conversion.
-        groups: Which of the class's samples must be held out together [n].
+        read: Returns the class's embeddings [m, D] at ascending positions [m] within the class.
+        n_samples: Number of training samples of the class.
+        k: The class's number.
+        prototypes: The class's prototypes [L, D].
+        similarity: The model's similarity, fitted.
+        n_classes: K. The more classes, the smaller the sample.
+        seed: Seed of the conversion.
+        groups: A number per sample of the class [n]; samples with the same number are held out together.
     """
     rng = np.random.default_rng([seed, k, _SEED_OF_FOLDS])
-    size = min(n, max(min(_PER_CLASS, _SAMPLES // n_classes), _PER_PROTOTYPE * len(prototypes)))
-    rows = np.sort(rng.permutation(n)[:size])
+    n_drawn = min(n_samples, max(min(_PER_CLASS, _SAMPLES // n_classes), _PER_PROTOTYPE * len(prototypes)))
+    rows = np.sort(rng.permutation(n_samples)[:n_drawn])
     points = torch.from_numpy(read(rows)).to(prototypes.dtype)
-    folds = torch.from_numpy(_deal(rows if groups is None else groups[rows], rng))
-    made, filled = _prototypes_without(points, folds, prototypes, similarity)
-    scored = np.sort(rng.permutation(size)[: _most_scored(n_classes)])
-    scored = scored[folds.numpy()[scored] >= 0]
-    return HeldOut(made, filled, points[scored], folds[scored], n)
+    folds = torch.from_numpy(_folds_of(rows if groups is None else groups[rows], rng))
+    fold_prototypes, filled = _prototypes_without(points, folds, prototypes, similarity)
+    scored_positions = np.sort(rng.permutation(n_drawn)[: _max_scored(n_classes)])
+    scored_positions = scored_positions[folds.numpy()[scored_positions] >= 0]
+    return HeldOut(fold_prototypes, filled, points[scored_positions], folds[scored_positions], n_samples)
 
 
-def _most_scored(n_classes: int) -> int:
-    """Returns how many samples of a class are compared with all prototypes, at most."""
-    most = min(_SCORED, max(_LEAST_SCORED, _SCORES // n_classes))
-    return max(4, most // n_classes)
+def _max_scored(n_classes: int) -> int:
+    """Returns the largest number of samples of a class that are compared with all prototypes."""
+    max_of_all_classes = min(_SCORED, max(_LEAST_SCORED, _SCORES // n_classes))
+    return max(4, max_of_all_classes // n_classes)
 
 
-def _deal(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns a fold for each sample [n], the same for those of a group; −1 if there is only one group."""
+def _folds_of(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns each sample's fold [n]. Samples of one group share a fold; if there is only one group, the fold is −1."""
     distinct, group_of_sample = np.unique(groups, return_inverse=True)
     if len(distinct) < 2:
         return np.full(len(groups), -1)
@@ -200,43 +208,53 @@ def _prototypes_without(
 ) -> tuple[Tensor, Tensor]:
     """Runs a few steps of k-means from a class's prototypes, once without each fold.
 
+    All folds run together, as F · L centres. Each point chooses its nearest centre once per fold, and a point of the
+    fold itself gets weight 0 in that fold's means:
+
+        outside_fold [n, F]      0 where the point is of the fold, else 1
+        membership   [n, F · L]  outside_fold at the point's nearest centre of each fold, else 0
+        means        [F · L, D]  membershipᵀ points / column sums of membership
+
     Args:
         points: The class's embeddings [n, D].
-        folds: Theirs [n].
-        prototypes: Where to start [L, D].
-        similarity: Fitted; distances are taken in its Euclidean space.
+        folds: The fold of each embedding [n].
+        prototypes: Centres to start from [L, D].
+        similarity: Fitted; distances are measured in its Euclidean space.
 
     Returns:
-        Means [F, L, D] in the embedding space, and which of them are means of any sample [F, L].
+        Means [F, L, D] in the embedding space, and whether each is the mean of at least one sample [F, L].
     """
     n_prototypes = len(prototypes)
-    space, start = similarity.project(points), similarity.project(prototypes)
-    offset = start.mean(0)  # keeps the digits that a common offset would cost
-    space, centres = space - offset, (start - offset).repeat(_FOLDS, 1)  # [F · L, D]
-    kept = (folds[:, None] != torch.arange(_FOLDS)).to(points.dtype)  # [n, F]
-    members = points.new_zeros(0)
+    space, start_centres = similarity.project(points), similarity.project(prototypes)
+    offset = start_centres.mean(0)  # subtracted, as a common offset would cost digits
+    space, centres = space - offset, (start_centres - offset).repeat(_FOLDS, 1)  # [F · L, D]
+    outside_fold = (folds[:, None] != torch.arange(_FOLDS)).to(points.dtype)  # [n, F]
+    membership = points.new_zeros(0)
     for _ in range(_STEPS):
         closeness = torch.addmm(0.5 * centres.square().sum(1), space, centres.T, beta=-1)
         nearest = closeness.view(len(points), _FOLDS, n_prototypes).argmax(2, keepdim=True)
-        members = points.new_zeros(len(points), _FOLDS, n_prototypes).scatter_(2, nearest, kept[..., None]).flatten(1)
-        counts = members.sum(0)
-        centres = torch.where(counts[:, None] > 0, members.T @ space / counts.clamp_min(1)[:, None], centres)
-    counts = members.sum(0)
-    middle = points.mean(0)
-    means = members.T @ (points - middle) / counts.clamp_min(1)[:, None] + middle
+        membership = points.new_zeros(len(points), _FOLDS, n_prototypes)
+        membership = membership.scatter_(2, nearest, outside_fold[..., None]).flatten(1)
+        counts = membership.sum(0)
+        centres = torch.where(counts[:, None] > 0, membership.T @ space / counts.clamp_min(1)[:, None], centres)
+    counts = membership.sum(0)
+    offset_of_points = points.mean(0)
+    means = membership.T @ (points - offset_of_points) / counts.clamp_min(1)[:, None] + offset_of_points
     return means.view(_FOLDS, n_prototypes, -1), (counts > 0).view(_FOLDS, n_prototypes)
 
 
 @torch.no_grad()
-def fit_temperature(held_out: Sequence[HeldOut], similarity: Similarity, reading: Reading = "max") -> Temperature:
-    """Fits the temperature to held-out samples of all classes; it never fails.
+def fit_temperature(
+    held_out: Sequence[HeldOut], similarity: Similarity, reading: ProbabilityReading = "max"
+) -> Temperature:
+    """Fits the temperature to held-out samples of all classes.
 
-    Each sample counts for as many training samples as it was drawn from. Targets are smoothed by one sample in n + 2,
-    as Platt (1999) does: where all n held-out samples are right, this is what keeps T from 0.
+    Each sample is weighted by the number of training samples that it represents. Targets are smoothed by one sample in
+    n + 2, as Platt (1999) does: if all n held-out samples are classified correctly, this keeps T above 0.
 
     Args:
-        held_out: Of each class [K].
-        similarity: The model's, fitted.
+        held_out: The held-out samples of each class [K].
+        similarity: The model's similarity, fitted.
         reading: How similarities become probabilities.
 
     Returns:
@@ -244,70 +262,78 @@ def fit_temperature(held_out: Sequence[HeldOut], similarity: Similarity, reading
     """
     if len(held_out) < 2:
         return _not_fitted("there is only one class")
-    counts = torch.tensor([len(one.samples) for one in held_out])
+    counts = torch.tensor([len(of_class.samples) for of_class in held_out])
     if int((counts > 0).sum()) < 2:
         return _not_fitted("fewer than two classes have a second training sample to hold out")
-    scores, owners, labels = _scores(held_out, similarity, reading)
-    weights = (torch.tensor([one.n_training for one in held_out]) / counts.clamp_min(1)).double()[labels]
+    scores, column_labels, labels = _held_out_scores(held_out, similarity, reading)
+    class_weights = torch.tensor([of_class.n_training for of_class in held_out]) / counts.clamp_min(1)
+    weights = class_weights.double()[labels]
     n_samples = len(labels)
+    # T is searched as a multiple of this: the mean lead of the best class over the average one
     unit = float((scores.amax(1) - _finite_mean(scores)).mean())
     if not (math.isfinite(unit) and unit > 0):
         return _not_fitted("the similarities of held-out training samples do not tell prototypes apart")
-    smoothing, shares = 1 / (n_samples + 2), weights / weights.sum()
+    smoothing, sample_weights = 1 / (n_samples + 2), weights / weights.sum()
 
     def log_loss(temperature: float, smoothing: float = 0.0) -> float:
-        log_p = _log_probabilities(scores, owners, len(held_out), reading, temperature)
-        own = log_p.gather(1, labels[:, None])[:, 0]
-        others = (log_p.sum(1) - own) / (len(held_out) - 1)
-        return -float((shares * ((1 - smoothing) * own + smoothing * others)).sum())
+        log_p = _log_probabilities(scores, column_labels, len(held_out), reading, temperature)
+        log_p_of_label = log_p.gather(1, labels[:, None])[:, 0]
+        mean_log_p_of_others = (log_p.sum(1) - log_p_of_label) / (len(held_out) - 1)
+        return -float((sample_weights * ((1 - smoothing) * log_p_of_label + smoothing * mean_log_p_of_others)).sum())
 
-    value = _least(lambda exponent: log_loss(unit * math.exp(exponent), smoothing))
+    value = _minimise(lambda exponent: log_loss(unit * math.exp(exponent), smoothing))
     if value is None:
         return _not_fitted("the log loss of held-out training samples is not finite")
     value *= unit
     return Temperature(value, "fitted", n_samples, _FOLDS, log_loss(value), log_loss(1.0))
 
 
-def _least(loss: Callable[[float], float]) -> float | None:
-    """Returns T in units of the scores, at which a loss of log T is least; None where it is not finite."""
+def _minimise(loss: Callable[[float], float]) -> float | None:
+    """Returns the T that minimises a loss of log T; None if the loss is not finite there."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(loss, bounds=(_NARROWEST, _WIDEST), method="bounded", options={"xatol": _PRECISION})
-    value = math.exp(float(found.x))
-    return value if math.isfinite(float(found.fun)) and math.isfinite(value) else None
+    result = minimize_scalar(loss, bounds=(_NARROWEST, _WIDEST), method="bounded", options={"xatol": _PRECISION})
+    value = math.exp(float(result.x))
+    return value if math.isfinite(float(result.fun)) and math.isfinite(value) else None
 
 
-def _scores(held_out: Sequence[HeldOut], similarity: Similarity, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-    """Compares held-out samples with the prototypes made without their fold.
+def _held_out_scores(
+    held_out: Sequence[HeldOut], similarity: Similarity, reading: ProbabilityReading
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compares held-out samples with the prototypes computed without their fold.
 
     Returns:
-        Scores [n, K] of the classes with the class of each column [K], or, where the reading needs them, similarities
-        [n, P] with the class of each prototype [P]; and the samples' classes [n].
+        For the reading ``"max"``, class scores [n, K]; for ``"sum"``, similarities to all prototypes [n, P]. Then the
+        class of each column, and the class of each sample [n].
     """
-    owners = torch.cat([torch.full((one.filled.shape[1],), k) for k, one in enumerate(held_out)])
-    labels = torch.cat([torch.full((len(one.samples),), k) for k, one in enumerate(held_out)])
-    samples, folds = torch.cat([one.samples for one in held_out]), torch.cat([one.folds for one in held_out])
+    prototype_labels = torch.cat([torch.full((of_class.filled.shape[1],), k) for k, of_class in enumerate(held_out)])
+    labels = torch.cat([torch.full((len(of_class.samples),), k) for k, of_class in enumerate(held_out)])
+    samples = torch.cat([of_class.samples for of_class in held_out])
+    folds = torch.cat([of_class.folds for of_class in held_out])
     classes = torch.arange(len(held_out))
-    if reading == "sum":  # all similarities are kept
-        chosen = torch.linspace(0, len(labels) - 1, min(len(labels), max(2, _CELLS // len(owners)))).long()
-        labels, samples, folds = labels[chosen], samples[chosen], folds[chosen]
-    width = len(classes) if reading == "max" else len(owners)
+    if reading == "sum":  # all similarities are stored: a spread of the samples, to bound the memory
+        n_stored = min(len(labels), max(2, _CELLS // len(prototype_labels)))
+        spread_rows = torch.linspace(0, len(labels) - 1, n_stored).long()
+        labels, samples, folds = labels[spread_rows], samples[spread_rows], folds[spread_rows]
+    width = len(classes) if reading == "max" else len(prototype_labels)
     scores = torch.empty(len(labels), width, dtype=torch.float64)
     nearest = NearestPrototype()
     for fold in range(_FOLDS):
-        vectors = torch.cat([one.prototypes[fold] for one in held_out])
-        missing = ~torch.cat([one.filled[fold] for one in held_out])
-        for rows in torch.nonzero(folds == fold)[:, 0].split(max(1, _CELLS // len(owners))):
-            found = similarity(samples[rows], vectors).double().masked_fill(missing, -torch.inf)
-            scores[rows] = nearest(found, owners, len(classes)) if reading == "max" else found
-    return scores, classes if reading == "max" else owners, labels
+        vectors = torch.cat([of_class.prototypes[fold] for of_class in held_out])
+        without_samples = ~torch.cat([of_class.filled[fold] for of_class in held_out])
+        for rows in torch.nonzero(folds == fold)[:, 0].split(max(1, _CELLS // len(prototype_labels))):
+            similarities = similarity(samples[rows], vectors).double().masked_fill(without_samples, -torch.inf)
+            scores[rows] = nearest(similarities, prototype_labels, len(classes)) if reading == "max" else similarities
+    return scores, classes if reading == "max" else prototype_labels, labels
 
 
-def _log_probabilities(scores: Tensor, owners: Tensor, n_classes: int, reading: Reading, temperature: float) -> Tensor:
-    """Returns what the classifier makes of scores [n, K], or of similarities [n, P], with a temperature; [n, K]."""
+def _log_probabilities(
+    scores: Tensor, column_labels: Tensor, n_classes: int, reading: ProbabilityReading, temperature: float
+) -> Tensor:
+    """Returns log-probabilities [n, K] from class scores [n, K] or, for ``"sum"``, from similarities [n, P]."""
     if reading == "max":
         return (scores / temperature).log_softmax(1)
-    return NearestPrototype(reading, temperature).log_probabilities(scores, owners, n_classes).log_softmax(1)
+    return NearestPrototype(reading, temperature).log_probabilities(scores, column_labels, n_classes).log_softmax(1)
 
 
 def _finite_mean(scores: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Updates a prototype model with more data: classes that it does not know, or more samples of those it knows [ours].
+"""Updates a prototype model with more data: new classes, or new samples of known classes [ours].
 
-The prototypes of other classes stay as they are, to the last bit.
+The prototypes of classes without new samples stay as they are, to the last bit.
 """
 
 import copy
@@ -22,13 +22,14 @@ from lookalike.conversion.survey import Survey
 from lookalike.conversion.temperature import Temperature
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier
 from lookalike.model.images import pixels_of, preprocessing_of, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
 
-_CELLS = 20_000_000  # rows × dimensions moved at a time
+_CELLS = 20_000_000  # samples × dimensions read at a time: 80 MB of float32
 
 
 @keeps_random_states
@@ -42,34 +43,31 @@ def update_model(
     """Returns a new model, updated with the given data; see ``PrototypeModel.update``.
 
     Args:
-        model: Stays as it is.
+        model: The model to update; it stays as it is.
         more: New data, or their embeddings.
-        previous: The embeddings of the previous training data, or None.
-        settings: Options; a temperature of ``"auto"`` keeps the model's.
+        previous: Embeddings of the previous training data, or None.
+        settings: Options; a temperature of ``"auto"`` keeps the model's temperature.
     """
     checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
     batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading, model.preprocessing)
     encoder = cut_classifier(model, batches, settings.cut)
-    reading = settings.reading
-    store = (
-        more if batches is None else embed(encoder, batches, precision=reading.precision, progress=settings.progress)
+    store = _new_embeddings(more, batches, encoder, settings)
+    old_prototypes, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
+    class_names, labels = merge_class_names(old_prototypes.class_names, store.class_names, store.labels)
+    updated, notes = update_prototypes(
+        old_prototypes, similarity, store.embeddings, labels, class_names, settings.clustering
     )
-    check_store(store, encoder, batches)
-    check_finite(store)
-    before, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
-    class_names, labels = joined_labels(before.class_names, store.class_names, store.labels)
-    joined, notes = join(before, similarity, store.embeddings, labels, class_names, settings.clustering)
     for note in notes:
         warn_of(note)
     offset = _first_new_number(model, previous)
     new_data = (store.embeddings, labels, store.indices)
-    surveyed = _surveyed(before, joined, similarity, new_data, previous, offset)
+    prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous, offset)
     temperature = settings.probabilities.temperature
-    classifier, calibration = _joined_classifier(model, None if temperature == "auto" else float(temperature))
+    classifier, calibration = _updated_classifier(model, None if temperature == "auto" else float(temperature))
     entry = {
         "n_samples": len(store),
         "first_sample": offset,
-        "new_classes": class_names[before.n_classes :],
+        "new_classes": class_names[old_prototypes.n_classes :],
         "statistics": "put together" if previous is None else "exact",
         "data": store.info.get("data"),
         "method": "KMEx",
@@ -78,11 +76,11 @@ def update_model(
     }
     return PrototypeModel(
         encoder,
-        surveyed,
+        prototypes,
         similarity,
         classifier,
         preprocessing=model.preprocessing or preprocessing_of(batches),
-        images=_joined_images(model, surveyed, batches, offset, settings.gallery.n_images),
+        images=_updated_images(model, prototypes, batches, offset, settings.gallery.n_images),
         value_range=model.value_range,
         provenance={
             **model.provenance,
@@ -90,8 +88,18 @@ def update_model(
             "joined": [*model.provenance.get("joined", []), entry],
             "n_samples": offset + len(store),
         },
-        training_keys=_joined_keys(model.training_keys, record_of(batches)[1]),
+        training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
     )
+
+
+def _new_embeddings(more: Any, batches: Batches | None, encoder: Encoder, settings: Settings) -> EmbeddingStore:
+    """Embeds the new data, or takes the embeddings that were given; checks them either way."""
+    store: EmbeddingStore = more
+    if batches is not None:
+        store = embed(encoder, batches, precision=settings.reading.precision, progress=settings.progress)
+    check_store(store, encoder, batches)
+    check_finite(store)
+    return store
 
 
 def _first_new_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
@@ -103,39 +111,39 @@ def _first_new_number(model: PrototypeModel, previous: EmbeddingStore | None) ->
     return max(int(model.provenance.get("n_samples") or 0), last + 1)
 
 
-def _surveyed(
-    before: Prototypes,
-    joined: Prototypes,
+def _survey_update(
+    old_prototypes: Prototypes,
+    updated: Prototypes,
     similarity: Similarity,
     new_data: tuple[np.ndarray, np.ndarray, np.ndarray],
     previous: EmbeddingStore | None,
     offset: int,
 ) -> Prototypes:
-    """Returns the updated prototypes with the training data behind each: exact with the previous embeddings.
+    """Returns the updated prototypes with the training data behind each; exact if the previous embeddings are given.
 
     Args:
-        before: The model's prototypes.
-        joined: The updated ones, without data.
-        similarity: The model's.
+        old_prototypes: The model's prototypes.
+        updated: The updated prototypes, without training data.
+        similarity: The model's similarity.
         new_data: Embeddings [N, D], labels [N] and indices [N] of the new samples.
-        previous: The embeddings of the previous training data, or None.
-        offset: What to add to the new samples' indices.
+        previous: Embeddings of the previous training data, or None.
+        offset: Number to add to the new samples' indices.
     """
     embeddings, labels, indices = new_data
-    seen = Survey.empty(len(joined), before.nearest.shape[1] or 1, joined.vectors.dtype)
+    new_survey = Survey.empty(len(updated), old_prototypes.nearest.shape[1] or 1, updated.vectors.dtype)
     if previous is None:
-        seen.add(joined, similarity, embeddings, labels, indices)
-        touched = [k for k in range(before.n_classes) if bool((labels == k).any())]
-        return merged_survey(before, seen, joined, touched, offset)
-    seen.add(joined, similarity, previous.embeddings, previous.labels, previous.indices)
-    seen.add(joined, similarity, embeddings, labels, indices + offset)
-    return seen.finish(joined)
+        new_survey.add(updated, similarity, embeddings, labels, indices)
+        touched = [k for k in range(old_prototypes.n_classes) if bool((labels == k).any())]
+        return merge_statistics(old_prototypes, new_survey, updated, touched, offset)
+    new_survey.add(updated, similarity, previous.embeddings, previous.labels, previous.indices)
+    new_survey.add(updated, similarity, embeddings, labels, indices + offset)
+    return new_survey.finish(updated)
 
 
-def _joined_classifier(
+def _updated_classifier(
     model: PrototypeModel, temperature: float | None
 ) -> tuple[TransparentClassifier, Temperature | None]:
-    """Returns the classifier of the joined model, and its temperature if similarities have one."""
+    """Returns the classifier of the updated model, and its temperature if it has one."""
     classifier = copy.deepcopy(model.classifier)
     if not isinstance(classifier, NearestPrototype):
         if temperature is not None:
@@ -148,30 +156,33 @@ def _joined_classifier(
     return classifier, Temperature(classifier.temperature, "kept")
 
 
-def _joined_keys(previous: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """Returns the training images' keys of both; None where there are none at all."""
-    known = [keys for keys in (previous, more) if keys is not None]
-    return torch.cat(known).unique() if known else None
+def _merged_keys(previous: Tensor | None, new: Tensor | None) -> Tensor | None:
+    """Returns the distinct keys of previous and new training images; None if there are no keys at all."""
+    key_tensors = [keys for keys in (previous, new) if keys is not None]
+    return torch.cat(key_tensors).unique() if key_tensors else None
 
 
-def joined_labels(
-    known: Sequence[str], names: Sequence[str] | None, labels: np.ndarray
+def merge_class_names(
+    old_names: Sequence[str], new_names: Sequence[str] | None, labels: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """Returns the class names of the joined model, and the new samples' classes in its numbering [N].
+    """Merges the class names of model and new data, and renumbers the labels of the new data.
 
     Args:
-        known: The model's K names.
-        names: The new data's; None if they are numbered as the model's classes are, and new ones from K.
-        labels: Their classes [N].
+        old_names: The model's K class names.
+        new_names: Class names of the new data; None if the data use the model's class numbers, with new classes from K.
+        labels: Classes of the new samples [N], in the numbering of the new data.
+
+    Returns:
+        Class names of the updated model, and the labels [N] in its numbering.
     """
-    if names is None:
-        top = int(labels.max(initial=-1))
-        return [*known, *(str(k) for k in range(len(known), top + 1))], labels
-    found = [*known, *(name for name in dict.fromkeys(names) if name not in known)]
-    return found, np.array([found.index(name) for name in names], dtype=np.int64)[labels]
+    if new_names is None:
+        highest_label = int(labels.max(initial=-1))
+        return [*old_names, *(str(k) for k in range(len(old_names), highest_label + 1))], labels
+    class_names = [*old_names, *(name for name in dict.fromkeys(new_names) if name not in old_names)]
+    return class_names, np.array([class_names.index(name) for name in new_names], dtype=np.int64)[labels]
 
 
-def join(
+def update_prototypes(
     prototypes: Prototypes,
     similarity: Similarity,
     embeddings: np.ndarray,
@@ -179,135 +190,142 @@ def join(
     class_names: Sequence[str],
     clustering: Clustering,
 ) -> tuple[Prototypes, list[str]]:
-    """Gives new classes prototypes, and moves those of known classes that have new samples.
+    """Finds prototypes for new classes, and moves the prototypes of known classes that have new samples.
 
-    A new class is clustered as any is. A known class's new samples go to its nearest prototypes, each of which moves to
-    the mean of all samples that it stands for: (n p + Σ z) / (n + m) for n samples of before and m new ones z.
+    A new class is clustered as in a conversion. In a known class, each new sample is assigned to the nearest prototype,
+    and a prototype p with n previous samples and m new ones z moves to the mean of all of them: (n p + Σ z) / (n + m).
 
     Args:
-        prototypes: The model's, surveyed.
-        similarity: The model's.
-        embeddings: Of the new samples [N, D].
-        labels: Their classes [N], in the numbering of ``class_names``.
-        class_names: The model's names, then those of new classes.
-        clustering: Of new classes. A new class gets the prototypes that it would get if all classes were clustered
-            with this seed.
+        prototypes: The model's prototypes, with their counts.
+        similarity: The model's similarity.
+        embeddings: Embeddings of the new samples [N, D].
+        labels: Classes of the new samples [N], in the numbering of ``class_names``.
+        class_names: The model's class names, then those of new classes.
+        clustering: Clustering of new classes. With the same seed, a new class gets the prototypes that it would get in
+            a conversion of all classes.
 
     Returns:
-        Prototypes by class, those of before first within each, not surveyed; and what to warn of.
+        The prototypes in the order of their classes, without training data, and warnings. Prototypes of known classes
+        keep their order.
     """
-    known = prototypes.n_classes
-    numbers = _numbers(clustering.n_prototypes, class_names, known)
+    n_old_classes = prototypes.n_classes
+    numbers = _numbers_per_class(clustering.n_prototypes, class_names, n_old_classes)
     vectors: list[Tensor] = []
-    owners: list[int] = []
+    prototype_labels: list[int] = []
     notes: list[str] = []
-    old = prototypes.vectors.detach().cpu()
+    old_vectors = prototypes.vectors.detach().cpu()
     for k, name in enumerate(class_names):
         rows = np.flatnonzero(labels == k)
-        own = prototypes.labels.cpu() == k
-        if k >= known and len(rows):
+        of_class = prototypes.labels.cpu() == k
+        if k >= n_old_classes and len(rows):
             members = read_rows(embeddings, rows, at_least_single(embeddings.dtype))
-            found, note = learn_class(members, k, name, similarity, clustering, numbers[k])
+            class_vectors, note = learn_class(members, k, name, similarity, clustering, numbers[k])
             notes += [] if note is None else [note]
         elif len(rows):
-            found = _moved(old[own], prototypes.counts.cpu()[own], similarity, embeddings, rows)
+            class_vectors = _moved_prototypes(
+                old_vectors[of_class], prototypes.counts.cpu()[of_class], similarity, embeddings, rows
+            )
         else:
-            found = old[own]
-        vectors.append(found.to(old.dtype))
-        owners += [k] * len(found)
-    return Prototypes(torch.cat(vectors), torch.tensor(owners, dtype=torch.int64), class_names), notes
+            class_vectors = old_vectors[of_class]
+        vectors.append(class_vectors.to(old_vectors.dtype))
+        prototype_labels += [k] * len(class_vectors)
+    return Prototypes(torch.cat(vectors), torch.tensor(prototype_labels, dtype=torch.int64), class_names), notes
 
 
-def merged_survey(
-    before: Prototypes, seen: Survey, joined: Prototypes, touched: Sequence[int], offset: int
+def merge_statistics(
+    old: Prototypes, survey_of_new: Survey, updated: Prototypes, changed_classes: Sequence[int], offset: int
 ) -> Prototypes:
-    """Fills joined prototypes in with what was known before and what the new samples alone say.
+    """Merges the statistics of the previous training data with those of the new samples.
 
-    Classes without new samples keep all of theirs. For others counts add up, the nearest samples are those of both, and
-    quantiles, percentiles and purity are means weighted by the numbers of samples: near to, and not the same as, what a
-    survey of all samples would say.
+    Classes without new samples keep their statistics. For the others, counts are added, the nearest samples are chosen
+    from both, and purity and quantiles are means weighted by the numbers of samples. These are close, but not equal, to
+    what a survey of all samples would give.
 
     Args:
-        before: The model's prototypes.
-        seen: Of the new samples, numbered from 0.
-        joined: From ``join``.
-        touched: Known classes that have new samples.
-        offset: What to add to the new samples' numbers.
+        old: The model's prototypes.
+        survey_of_new: Survey of the new samples, numbered from 0.
+        updated: Prototypes from ``update_prototypes``.
+        changed_classes: Known classes that have new samples.
+        offset: Number to add to the new samples' indices.
     """
-    new = seen.finish(joined)
+    new = survey_of_new.finish(updated)
     new.nearest[new.nearest >= 0] += offset
-    names = ("counts", "purity", "nearest", "distances", "percentiles", "quantiles")
-    filled = {name: getattr(new, name).clone() for name in names}
-    m = before.nearest.shape[1]
-    for k in range(before.n_classes):
-        theirs, ours = torch.nonzero(before.labels == k)[:, 0], torch.nonzero(joined.labels == k)[:, 0]
-        for j, i in zip(theirs.tolist(), ours.tolist(), strict=True):
-            if k not in touched:
-                for name in names:
-                    filled[name][i] = getattr(before, name)[j]
+    fields = ("counts", "purity", "nearest", "distances", "percentiles", "quantiles")
+    merged = {name: getattr(new, name).clone() for name in fields}
+    n_nearest = old.nearest.shape[1]
+    for k in range(old.n_classes):
+        old_indices, updated_indices = torch.nonzero(old.labels == k)[:, 0], torch.nonzero(updated.labels == k)[:, 0]
+        for old_index, index in zip(old_indices.tolist(), updated_indices.tolist(), strict=True):
+            if k not in changed_classes:
+                for name in fields:
+                    merged[name][index] = getattr(old, name)[old_index]
                 continue
-            n, added = int(before.counts[j]), int(new.counts[i])
-            share = n / max(1, n + added)
-            filled["counts"][i] = n + added
-            distances = torch.cat([before.distances[j], new.distances[i]])
-            order = distances.argsort(stable=True)[:m]
+            n_old, n_new = int(old.counts[old_index]), int(new.counts[index])
+            old_share = n_old / max(1, n_old + n_new)
+            merged["counts"][index] = n_old + n_new
+            distances = torch.cat([old.distances[old_index], new.distances[index]])
+            order = distances.argsort(stable=True)[:n_nearest]
             for name in ("nearest", "distances", "percentiles"):
-                filled[name][i] = torch.cat([getattr(before, name)[j], getattr(new, name)[i]])[order]
+                merged[name][index] = torch.cat([getattr(old, name)[old_index], getattr(new, name)[index]])[order]
             for name in ("purity", "quantiles"):
-                old_value, new_value = getattr(before, name)[j], getattr(new, name)[i]
-                mean = share * old_value + (1 - share) * new_value
-                filled[name][i] = torch.where(
+                old_value, new_value = getattr(old, name)[old_index], getattr(new, name)[index]
+                mean = old_share * old_value + (1 - old_share) * new_value
+                merged[name][index] = torch.where(
                     new_value.isnan(), old_value, torch.where(old_value.isnan(), new_value, mean)
                 )
-    return Prototypes(joined.vectors, joined.labels, joined.class_names, **filled)
+    return Prototypes(updated.vectors, updated.labels, updated.class_names, **merged)
 
 
-def _numbers(n_prototypes: NPrototypes, class_names: Sequence[str], known: int) -> list[int | None]:
-    """Returns how many prototypes each class gets; a mapping need name new classes only."""
+def _numbers_per_class(n_prototypes: NPrototypes, class_names: Sequence[str], n_old_classes: int) -> list[int | None]:
+    """Returns the number of prototypes of each class; a mapping needs entries for new classes only."""
     if isinstance(n_prototypes, Mapping):
         named = {name for k, name in enumerate(class_names) if name in n_prototypes or k in n_prototypes}
-        n_prototypes = {**{name: 1 for name in class_names[:known] if name not in named}, **n_prototypes}
+        n_prototypes = {**{name: 1 for name in class_names[:n_old_classes] if name not in named}, **n_prototypes}
     return numbers_per_class(n_prototypes, list(class_names))
 
 
-def _moved(vectors: Tensor, counts: Tensor, similarity: Similarity, embeddings: np.ndarray, rows: np.ndarray) -> Tensor:
-    """Returns a class's prototypes [L, D] as means of what they stood for and the new samples nearest to each."""
-    sums, added = torch.zeros(vectors.shape, dtype=torch.float64), torch.zeros(len(vectors), dtype=torch.float64)
+def _moved_prototypes(
+    vectors: Tensor, counts: Tensor, similarity: Similarity, embeddings: np.ndarray, rows: np.ndarray
+) -> Tensor:
+    """Moves each of a class's prototypes [L, D] to the mean of its previous samples and the new ones nearest to it."""
+    sums, n_new = torch.zeros(vectors.shape, dtype=torch.float64), torch.zeros(len(vectors), dtype=torch.float64)
     centres = similarity.project(vectors)
-    for part in np.array_split(rows, max(1, len(rows) * vectors.shape[1] // _CELLS)):
-        z = torch.from_numpy(read_rows(embeddings, part)).to(vectors.dtype)
+    for chunk in np.array_split(rows, max(1, len(rows) * vectors.shape[1] // _CELLS)):
+        z = torch.from_numpy(read_rows(embeddings, chunk)).to(vectors.dtype)
         nearest = euclidean_distances(similarity.project(z), centres).argmin(1)
         sums.index_add_(0, nearest, z.double())
-        added += torch.bincount(nearest, minlength=len(vectors))
-    n = counts.double()[:, None]
-    moved = ((n * vectors.double() + sums) / (n + added[:, None]).clamp_min(1)).to(vectors.dtype)
-    return torch.where(added[:, None] > 0, moved, vectors)
+        n_new += torch.bincount(nearest, minlength=len(vectors))
+    n_old = counts.double()[:, None]
+    moved = ((n_old * vectors.double() + sums) / (n_old + n_new[:, None]).clamp_min(1)).to(vectors.dtype)
+    return torch.where(n_new[:, None] > 0, moved, vectors)
 
 
-def _joined_images(
-    model: PrototypeModel, surveyed: Prototypes, batches: Batches | None, offset: int, n_images: int
+def _updated_images(
+    model: PrototypeModel, prototypes: Prototypes, batches: Batches | None, offset: int, n_images: int
 ) -> Tensor | None:
-    """Returns the pixels of each prototype's nearest images [P, M, H, W, C]: old ones the model has, new ones are read.
+    """Returns the pixels of each prototype's nearest images [P, M, H, W, C].
+
+    Images of previous samples come from the model; images of new samples are read from the data.
 
     Returns:
-        None where pixels that are needed are not at hand.
+        None if an image is available from neither.
     """
-    old = model.images
-    if old is None or model.value_range is None or batches is None or not batches.can_fetch:
+    old_images = model.images
+    if old_images is None or model.value_range is None or batches is None or not batches.can_fetch:
         return None
-    m = min(old.shape[1], max(1, n_images))
-    wanted = surveyed.nearest[:, :m]
-    wanted = torch.where(wanted < 0, wanted[:, :1], wanted)
-    held = {
+    n_per_prototype = min(old_images.shape[1], max(1, n_images))
+    indices = prototypes.nearest[:, :n_per_prototype]
+    indices = torch.where(indices < 0, indices[:, :1], indices)  # too few images: repeat the nearest
+    image_of = {
         int(index): image
-        for row, images in zip(model.prototypes.nearest[:, : old.shape[1]].tolist(), old, strict=True)
+        for row, images in zip(model.prototypes.nearest[:, : old_images.shape[1]].tolist(), old_images, strict=True)
         for index, image in zip(row, images, strict=False)
     }
-    new = torch.unique(wanted[wanted >= offset])
+    new = torch.unique(indices[indices >= offset])
     for rows in new.split(batches.batch_size):
         inputs = batches.fetch((rows - offset).tolist())
         pixels = pixels_of(inputs, model.value_range.cpu(), model.preprocessing)
-        held |= dict(zip(rows.tolist(), pixels, strict=True))
-    if any(index not in held for index in wanted.flatten().tolist()):
+        image_of |= dict(zip(rows.tolist(), pixels, strict=True))
+    if any(index not in image_of for index in indices.flatten().tolist()):
         return None
-    return torch.stack([torch.stack([held[index] for index in row]) for row in wanted.tolist()])
+    return torch.stack([torch.stack([image_of[index] for index in row]) for row in indices.tolist()])

@@ -1,4 +1,4 @@
-"""The card that lies beside a saved model."""
+"""The model card: a page of Markdown that is saved with a model."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.record import SavedModel
 from lookalike.saved import NamedOptions
 
-_ROWS = 200
+_ROWS = 200  # prototypes in the card's table
 
 
 def model_card(record: SavedModel, prototypes: Prototypes) -> str:
-    """Returns a page of Markdown about a model: what it is, how it was made, and its prototypes."""
+    """Returns the model card: what the model is, how it was made, and its prototypes."""
     encoder, provenance = record.encoder, record.provenance
     spec = encoder.spec
     network = visible(describe_spec(spec) if spec else encoder.network).replace("`", "'")
@@ -23,7 +23,7 @@ def model_card(record: SavedModel, prototypes: Prototypes) -> str:
     lines = [
         "# A prototypical self-explainable model",
         "",
-        f"Made with lookalike by {method} from `{network}`, whose weights are as they were. It predicts the class of "
+        f"Made with lookalike by {method} from `{network}`, whose weights are unchanged. It predicts the class of "
         "the most similar prototype."
         if converted
         else f"Trained with lookalike as a {method}: `{network}`. Its prototypes vote for the classes.",
@@ -33,8 +33,8 @@ def model_card(record: SavedModel, prototypes: Prototypes) -> str:
         f"| network | `{network}`, cut before `{encoder.head or 'nothing: its output is the embedding'}` |",
         f"| embedding | {encoder.embedding_dim} dimensions |",
         f"| images | {_images(record.preprocessing)} |",
-        f"| similarity | {_called(record.similarity)} |",
-        f"| classifier | {_called(record.classifier)} |",
+        f"| similarity | {_name_and_options(record.similarity)} |",
+        f"| classifier | {_name_and_options(record.classifier)} |",
         *([f"| probabilities | {_probabilities(record)} |"] if converted else []),
         f"| classes | {len(prototypes.class_names)} |",
         f"| prototypes | {len(prototypes)} |",
@@ -73,28 +73,28 @@ def model_card(record: SavedModel, prototypes: Prototypes) -> str:
 
 def _images(preprocessing: Preprocessing | None) -> str:
     return (
-        "ready tensors: how to prepare an image was not told"
+        "ready tensors: it is not known how to prepare an image"
         if preprocessing is None
         else _cell(preprocessing.describe())
     )
 
 
 def _probabilities(record: SavedModel) -> str:
-    """Says how similarities become probabilities, and how well the temperature is founded."""
-    found = record.provenance.get("calibration")
-    known = found if isinstance(found, dict) else {}
+    """Describes how similarities become probabilities, and where the temperature comes from."""
+    recorded = record.provenance.get("calibration")
+    calibration = recorded if isinstance(recorded, dict) else {}
     text = f"softmax of similarity over a temperature of {record.classifier.options.get('temperature', 1.0):.4g}"
-    fitted = [known.get(name) for name in ("n_samples", "n_folds", "log_loss", "log_loss_at_1")]
-    if known.get("source") == "fitted" and all(isinstance(value, int | float) for value in fitted):
+    fitted = [calibration.get(name) for name in ("n_samples", "n_folds", "log_loss", "log_loss_at_1")]
+    if calibration.get("source") == "fitted" and all(isinstance(value, int | float) for value in fitted):
         n_samples, n_folds, log_loss, log_loss_at_1 = fitted
         return (
             f"{text}, fitted to {n_samples:,} training samples held out in {n_folds} folds "
             f"(log loss {log_loss:.3f}; with a temperature of 1 it is {log_loss_at_1:.3f})"
         )
-    if known.get("source") == "kept":
-        return f"{text}, kept from the conversion before more data joined"
-    if known.get("note"):
-        return f"{text}; {_cell(known['note'])}"
+    if calibration.get("source") == "kept":
+        return f"{text}, kept from the conversion before the update"
+    if calibration.get("note"):
+        return f"{text}; {_cell(calibration['note'])}"
     return f"{text}, not fitted: read them as likeness, not as chances"
 
 
@@ -102,12 +102,14 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _called(part: NamedOptions) -> str:
-    options = ", ".join(f"{key}={value}" for key, value in part.options.items())
-    return f"`{part.name}`" + (f" ({options})" if options else "")
+def _name_and_options(component: NamedOptions) -> str:
+    """Formats a similarity or classifier with its options."""
+    options = ", ".join(f"{key}={value}" for key, value in component.options.items())
+    return f"`{component.name}`" + (f" ({options})" if options else "")
 
 
 def _cell(value: Any) -> str:
+    """Formats a value for a cell of a Markdown table, with its markup escaped."""
     text = visible(" ".join(str(value).split()))
     for mark in "\\`|*_<>[]":
         text = text.replace(mark, "\\" + mark)

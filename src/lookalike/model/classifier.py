@@ -17,8 +17,8 @@ class TransparentClassifier(nn.Module, ABC):
     """Maps similarities [N, P] to class scores [N, K], in a way that a person can follow.
 
     Attributes:
-        name: The name it is saved under.
-        temperature: What similarities are divided by before a softmax makes shares of them; 1 where nothing fits it.
+        name: Name under which it is saved.
+        temperature: Similarities are divided by it before a softmax turns them into shares; 1 unless it is fitted.
     """
 
     name: ClassVar[str]
@@ -38,7 +38,7 @@ class TransparentClassifier(nn.Module, ABC):
         """
 
     def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-        """Returns the logarithm of class probabilities [N, K], up to a constant per row: the scores."""
+        """Returns log-probabilities [N, K], up to an additive constant per row; here, the class scores."""
         scores: Tensor = self(similarities, labels, n_classes)
         return scores
 
@@ -47,21 +47,21 @@ class TransparentClassifier(nn.Module, ABC):
         return self.log_probabilities(similarities, labels, n_classes).softmax(1)
 
     def options(self) -> dict[str, Any]:
-        """Returns the options to make it again with."""
+        """Returns the options with which it can be created again."""
         return {}
 
 
 class NearestPrototype(TransparentClassifier):
-    """The class of the most similar prototype (paper section 3.2, step 2).
+    """Predicts the class of the most similar prototype (paper section 3.2, step 2).
 
-    A class scores as its most similar prototype does, over the temperature; a class without prototypes scores −∞. A
-    temperature changes how sure the probabilities are, and no prediction.
+    A class's score is the similarity of its most similar prototype, divided by the temperature; −∞ for a class without
+    prototypes. The temperature changes how confident the probabilities are, but no prediction.
 
     Args:
         reading: How similarities become probabilities. ``"max"`` [ours]: softmax over the classes' scores, so
             the most probable class is always the predicted one. ``"sum"`` [ref]: softmax over all P
-            similarities, summed per class; its largest can differ from the nearest prototype's class.
-        temperature: T, in the similarity's own unit; 1 is the paper's reading. A conversion fits it [ours]
+            similarities, summed per class; the most probable class can differ from the predicted one.
+        temperature: T, in the unit of the similarity; 1 is the paper's reading. A conversion fits it [ours]
             (``lookalike.conversion.temperature``), so that probabilities do not depend on the scale of the embedding.
 
     Example:
@@ -86,9 +86,9 @@ class NearestPrototype(TransparentClassifier):
     def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
         if self.reading == "max":
             return super().log_probabilities(similarities, labels, n_classes)
-        own = labels == torch.arange(n_classes, device=labels.device)[:, None]
+        of_class = labels == torch.arange(n_classes, device=labels.device)[:, None]
         scaled = similarities / self.temperature
-        return torch.stack([scaled[:, mine].logsumexp(1) for mine in own], 1)
+        return torch.stack([scaled[:, members].logsumexp(1) for members in of_class], 1)
 
     def options(self) -> dict[str, Any]:  # noqa: D102
         return {"reading": self.reading, "temperature": self.temperature}
@@ -116,7 +116,7 @@ class LinearHead(TransparentClassifier):
 
     @classmethod
     def from_labels(cls, labels: Tensor, n_classes: int, own: float = 1.0, other: float = -0.5) -> "LinearHead":
-        """Starts from votes of ``own`` for a prototype's class and ``other`` for the rest (ProtoPNet) [paper].
+        """Creates votes of ``own`` for a prototype's class and ``other`` for all other classes (ProtoPNet) [paper].
 
         Example:
             >>> LinearHead.from_labels(torch.tensor([0, 1]), n_classes=2).weight.tolist()
@@ -135,7 +135,7 @@ class LinearHead(TransparentClassifier):
 
 
 class RectifiedLinearHead(LinearHead):
-    """A linear layer on max(0, similarity): a prototype that is not there does not vote (FLINT's attributes) [ours].
+    """A linear layer on max(0, similarity): an absent prototype does not vote (FLINT's attributes) [ours].
 
     Args:
         weight: [K, P].
@@ -149,15 +149,15 @@ class RectifiedLinearHead(LinearHead):
 
 
 def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]) -> TransparentClassifier:
-    """Makes a classifier again from what a saved model holds.
+    """Creates a classifier from the name, options and tensors of a saved model.
 
     Raises:
-        LookalikeError: If there is none of that name.
+        LookalikeError: If no classifier has that name.
     """
     if name == NearestPrototype.name:
         return NearestPrototype(**options)
     for head in (LinearHead, RectifiedLinearHead):
         if name == head.name:
             return head(state["weight"], state.get("bias"))
-    known = ", ".join(one.name for one in (NearestPrototype, LinearHead, RectifiedLinearHead))
-    raise LookalikeError(f"no classifier is called {name!r}; there are {known}")
+    names = ", ".join(kind.name for kind in (NearestPrototype, LinearHead, RectifiedLinearHead))
+    raise LookalikeError(f"no classifier is called {name!r}; there are {names}")

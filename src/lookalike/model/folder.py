@@ -1,4 +1,4 @@
-"""A prototype model's folder: writing its parts, and reading them from a folder that may come from anyone."""
+"""A prototype model's folder: writing it, and reading it safely, since it may come from anyone."""
 
 import copy
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ from lookalike.saved import (
     write_saved,
 )
 
-_PROBE_TOLERANCE = 1e-3  # of its norm; other processors round otherwise
-_HALF_TOLERANCE = 3e-2
+_PROBE_TOLERANCE = 1e-3  # of the probe's norm: other processors round differently
+_HALF_TOLERANCE = 3e-2  # the same for networks in half precision
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What a prototype model is made of; the arguments of ``PrototypeModel``."""
+    """The parts of a prototype model: the arguments of ``PrototypeModel``."""
 
     encoder: nn.Module
     prototypes: Prototypes
@@ -67,15 +67,15 @@ def write_model(
     """Writes a model's folder.
 
     Args:
-        folder: Where to; it appears only when it is complete.
-        parts: The model's; pictures are left out where ``images`` is None.
+        folder: Path of the folder. It appears only when it is complete.
+        parts: The model's parts. Without ``images``, no pictures are written.
         state: The model's ``state_dict``.
         gallery: A PNG file of all prototypes, or None.
-        extra_files: What else to put there, by name.
-        overwrite: Replace the folder if there is one.
+        extra_files: Contents of further files, by name.
+        overwrite: Replace an existing folder.
 
     Raises:
-        LookalikeError: If the folder exists, or the model is not one that could be loaded again.
+        LookalikeError: If the folder exists, or the model could not be loaded again.
     """
     encoder = parts.encoder
     if not isinstance(encoder, Encoder):
@@ -84,38 +84,20 @@ def write_model(
             f"a {name} cannot be saved as an encoder; make the model with Encoder({name.lower()}, sample, "
             'head="output") in its place'
         )
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others:
-        raise LookalikeError(f"the network keeps state that is no tensor and cannot be saved: {', '.join(others[:5])}")
+    not_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if not_tensors:
+        raise LookalikeError(
+            f"the network keeps state that is no tensor and cannot be saved: {', '.join(not_tensors[:5])}"
+        )
     files = dict(extra_files)
-    names = None
+    picture_names = None
     if parts.images is not None:
-        names = [[f"images/{j:05d}-{rank}.png" for rank in range(len(row))] for j, row in enumerate(parts.images)]
-        for row, line in zip(parts.images, names, strict=True):
-            files |= {name: encode_image(pixels) for pixels, name in zip(row, line, strict=True)}
+        picture_names, pictures = _encoded_pictures(parts.images)
+        files |= pictures
     if gallery is not None:
         files["gallery.png"] = gallery
     with refusing("the model cannot be saved"):
-        record = SavedModel(
-            encoder=SavedEncoder(
-                network=type(encoder.model).__name__,
-                spec=plain_json(encoder.spec),
-                head=encoder.head_name,
-                output=encoder.output_key,
-                inputs=plain_json(encoder.input_spec),
-                embedding_dim=encoder.embedding_dim,
-                not_finite=not_finite_buffers(encoder.model),
-                output_names=list(encoder.outputs.names) if encoder.outputs and encoder.outputs.names else None,
-            ),
-            similarity=NamedOptions(parts.similarity.name, plain_json(parts.similarity.options())),
-            classifier=NamedOptions(parts.classifier.name, plain_json(parts.classifier.options())),
-            class_names=list(parts.prototypes.class_names),
-            preprocessing=parts.preprocessing,
-            value_range=None if parts.value_range is None else tuple(parts.value_range.tolist()),
-            images=names,
-            gallery=gallery is not None,
-            provenance=plain_json(dict(parts.provenance)),
-        )
+        record = _record_of(parts, encoder, picture_names, has_gallery=gallery is not None)
         tensors = {**state, "probe": encoder.probe()}
         if parts.training_keys is not None:
             tensors[TRAINING_KEYS] = parts.training_keys
@@ -124,15 +106,52 @@ def write_model(
     write_saved(folder, record, tensors, files, overwrite=overwrite)
 
 
+def _encoded_pictures(images: Tensor) -> tuple[list[list[str]], dict[str, bytes]]:
+    """Encodes images [P, M, H, W, C] as PNG; returns their file names [P, M], and the files by name."""
+    names = [[f"images/{j:05d}-{rank}.png" for rank in range(images.shape[1])] for j in range(len(images))]
+    files = {
+        name: encode_image(pixels)
+        for images_of_prototype, names_of_prototype in zip(images, names, strict=True)
+        for pixels, name in zip(images_of_prototype, names_of_prototype, strict=True)
+    }
+    return names, files
+
+
+def _record_of(
+    parts: ModelParts, encoder: Encoder, picture_names: list[list[str]] | None, *, has_gallery: bool
+) -> SavedModel:
+    """Returns the content of ``config.json``."""
+    return SavedModel(
+        encoder=SavedEncoder(
+            network=type(encoder.model).__name__,
+            spec=plain_json(encoder.spec),
+            head=encoder.head_name,
+            output=encoder.output_key,
+            inputs=plain_json(encoder.input_spec),
+            embedding_dim=encoder.embedding_dim,
+            not_finite=not_finite_buffers(encoder.model),
+            output_names=list(encoder.outputs.names) if encoder.outputs and encoder.outputs.names else None,
+        ),
+        similarity=NamedOptions(parts.similarity.name, plain_json(parts.similarity.options())),
+        classifier=NamedOptions(parts.classifier.name, plain_json(parts.classifier.options())),
+        class_names=list(parts.prototypes.class_names),
+        preprocessing=parts.preprocessing,
+        value_range=None if parts.value_range is None else tuple(parts.value_range.tolist()),
+        images=picture_names,
+        gallery=has_gallery,
+        provenance=plain_json(dict(parts.provenance)),
+    )
+
+
 def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
     """Reads a model's folder. Nothing in it is executed, and everything is checked before the network is built.
 
     Args:
-        folder: What ``write_model`` wrote.
-        network: The network, where it was made by the user's own code. A copy of it gets the saved weights.
+        folder: A folder written by ``write_model``.
+        network: The network, if it comes from the user's own code. A copy of it gets the saved weights.
 
     Raises:
-        LookalikeError: If a file is missing or altered, or the network cannot be rebuilt or computes something else.
+        LookalikeError: If a file is missing or changed, or the network cannot be rebuilt or computes other values.
     """
     if kind_of_folder(folder) == SavedClassifier.kind:
         raise LookalikeError(
@@ -140,17 +159,19 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
             "or convert(load_classifier(folder), data))"
         )
     record, tensors = read_saved(folder, SavedModel)
-    what = f"the saved model in {str(folder)!r}"
-    with refusing(f"{what} cannot be used"):
+    described = f"the saved model in {str(folder)!r}"
+    with refusing(f"{described} cannot be used"):
         check_model_tensors(record, tensors)
         images = read_pictures(Path(folder), record.images) if record.images is not None else None
-        values = torch.tensor(record.value_range) if record.value_range is not None else None
-        if images is not None and values is not None and images.shape[-1] != values.shape[1]:
-            raise LookalikeError(f"its pictures have {images.shape[-1]} channels, its value_range {values.shape[1]}")
-        prototypes = _prototypes(record, tensors)
-        similarity, classifier = _similarity(record, tensors), _classifier(record, tensors)
-        _try(prototypes, similarity, classifier)
-    encoder = _encoder(record, tensors, network, what)
+        value_range = torch.tensor(record.value_range) if record.value_range is not None else None
+        if images is not None and value_range is not None and images.shape[-1] != value_range.shape[1]:
+            raise LookalikeError(
+                f"its pictures have {images.shape[-1]} channels, its value_range {value_range.shape[1]}"
+            )
+        prototypes = _restored_prototypes(record, tensors)
+        similarity, classifier = _restored_similarity(record, tensors), _restored_classifier(record, tensors)
+        _check_parts_fit(prototypes, similarity, classifier)
+    encoder = _restored_encoder(record, tensors, network, described)
     return ModelParts(
         encoder,
         prototypes,
@@ -158,61 +179,63 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
         classifier,
         record.preprocessing,
         images,
-        values,
+        value_range,
         record.provenance,
         tensors.get(TRAINING_KEYS),
     )
 
 
-def _encoder(record: SavedModel, tensors: Mapping[str, Tensor], network: nn.Module | None, what: str) -> Encoder:
-    """Builds the encoder and compares what it computes with what the saved one did."""
-    described, weights = record.encoder, below("encoder.model", tensors)
+def _restored_encoder(
+    record: SavedModel, tensors: Mapping[str, Tensor], network: nn.Module | None, described: str
+) -> Encoder:
+    """Builds the encoder, and checks that it computes the same embedding as the saved one."""
+    saved, weights = record.encoder, below("encoder.model", tensors)
     if network is None:
-        if described.spec is None:
+        if saved.spec is None:
             raise LookalikeError(
-                f"the network of {what}, a {described.network}, was given as an object and cannot be rebuilt from its "
+                f"the network of {described}, a {saved.network}, was given as an object and cannot be rebuilt from its "
                 "name; make it yourself and call load(folder, model=network)"
             )
-        with refusing(f"{what} cannot be used"):
-            network = build_network(described.spec, weights)
+        with refusing(f"{described} cannot be used"):
+            network = build_network(saved.spec, weights)
     else:
         network = copy.deepcopy(unwrapped(network))
-        if (described.spec or {}).get("name") == "without-head":  # its weights had none when it was converted
-            assert described.spec is not None  # noqa: S101 - as just seen
-            without_head(network, head=described.spec["args"]["head"])
+        if (saved.spec or {}).get("name") == "without-head":  # it had no head when it was converted
+            assert saved.spec is not None  # noqa: S101 - as just seen
+            without_head(network, head=saved.spec["args"]["head"])
     network.eval()
-    with refusing(f"{what} cannot be used"):
-        check_not_finite(network, described.not_finite)
-    load_weights(network, weights, f"the saved weights in {what}")
+    with refusing(f"{described} cannot be used"):
+        check_not_finite(network, saved.not_finite)
+    load_weights(network, weights, f"the saved weights in {described}")
     try:
-        sample = place(blank_inputs(described.inputs), device_of(network), dtype_of(network))
+        sample = place(blank_inputs(saved.inputs), device_of(network), dtype_of(network))
         encoder = Encoder(
             network,
             sample,
-            head=described.head or "output",
-            output=described.output,
-            spec=described.spec,
-            output_names=described.output_names or [],
+            head=saved.head or "output",
+            output=saved.output,
+            spec=saved.spec,
+            output_names=saved.output_names or [],
         )
         probe = encoder.probe()
     except LookalikeError as error:
-        raise LookalikeError(f"{what} cannot be used: {one_line(error)}") from error
-    except Exception as error:  # a network raises whatever it likes at inputs that are not its own
+        raise LookalikeError(f"{described} cannot be used: {one_line(error)}") from error
+    except Exception as error:  # a network may raise any exception if it cannot run these inputs
         raise LookalikeError(
-            f"{what} cannot be used: its network cannot run its inputs: {type(error).__name__}: {one_line(error)}"
+            f"{described} cannot be used: its network cannot run its inputs: {type(error).__name__}: {one_line(error)}"
         ) from error
     expected = tensors["probe"]
-    half = dtype_of(network) in (torch.float16, torch.bfloat16)
-    if not _is_near(probe, expected, _HALF_TOLERANCE if half else _PROBE_TOLERANCE):
+    is_half = dtype_of(network) in (torch.float16, torch.bfloat16)
+    if not _is_near(probe, expected, _HALF_TOLERANCE if is_half else _PROBE_TOLERANCE):
         raise LookalikeError(
-            f"the network does not compute what the one saved in {what.removeprefix('the saved model in ')} did, "
+            f"the network does not compute what the one saved in {described.removeprefix('the saved model in ')} did, "
             "though its weights fit: another architecture (strides, padding, activations) or another input size"
         )
     return encoder
 
 
 def _is_near(probe: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Compares probes relative to their norm; what is not finite in one must be the same in the other."""
+    """Returns whether two probes agree relative to their norm, with non-finite values in the same places."""
     if probe.shape != expected.shape:
         return False
     finite = expected.isfinite()
@@ -222,17 +245,19 @@ def _is_near(probe: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool(difference <= tolerance * (expected[finite].double().norm() + 1e-6))
 
 
-def _prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> Prototypes:
+def _restored_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> Prototypes:
     stored = below("prototypes", tensors)
     return Prototypes(stored.pop("vectors"), stored.pop("labels"), record.class_names, **stored)
 
 
-def _similarity(record: SavedModel, tensors: Mapping[str, Tensor]) -> Similarity:
-    """Makes the similarity again, with what it has learned."""
+def _restored_similarity(record: SavedModel, tensors: Mapping[str, Tensor]) -> Similarity:
+    """Restores the similarity with everything that it has learned."""
     similarity = make_similarity(record.similarity.name, record.similarity.options)
     learned = below("similarity", tensors)
     state = similarity.state_dict()
-    blank = {name for name, buffer in similarity._buffers.items() if buffer is None}  # of a metric not yet learned
+    blank = {
+        name for name, buffer in similarity._buffers.items() if buffer is None
+    }  # of a metric that is not fitted yet
     for name in learned:
         if name not in state and name not in blank:
             raise LookalikeError(f"the tensor 'similarity.{name}' is unknown")
@@ -248,12 +273,12 @@ def _similarity(record: SavedModel, tensors: Mapping[str, Tensor]) -> Similarity
     return similarity
 
 
-def _classifier(record: SavedModel, tensors: Mapping[str, Tensor]) -> TransparentClassifier:
+def _restored_classifier(record: SavedModel, tensors: Mapping[str, Tensor]) -> TransparentClassifier:
     return make_classifier(record.classifier.name, record.classifier.options, below("classifier", tensors))
 
 
-def _try(prototypes: Prototypes, similarity: Similarity, classifier: TransparentClassifier) -> None:
-    """Compares a few prototypes with all, as an embedding would be."""
+def _check_parts_fit(prototypes: Prototypes, similarity: Similarity, classifier: TransparentClassifier) -> None:
+    """Checks that the parts fit together, by classifying two prototypes as if they were embeddings."""
     vectors = prototypes.vectors
     try:
         with torch.no_grad():
@@ -261,7 +286,7 @@ def _try(prototypes: Prototypes, similarity: Similarity, classifier: Transparent
             scores = classifier(similarities, prototypes.labels, prototypes.n_classes)
     except LookalikeError:
         raise
-    except Exception as error:  # a user's own similarity raises whatever it likes
+    except Exception as error:  # a user's similarity may raise any exception
         raise LookalikeError(f"its parts do not fit: {type(error).__name__}: {one_line(error)}") from error
     if similarities.shape != (len(vectors[:2]), len(vectors)) or bool(similarities.isnan().any()):
         raise LookalikeError(f"the similarity {similarity.name!r} gives no similarities of its prototypes")

@@ -15,44 +15,44 @@ from lookalike.model.prototypes import Prototypes
 def read_prototype_images(
     batches: Batches | None, prototypes: Prototypes, number: int, preprocessing: Preprocessing | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Reads the training images nearest to each prototype again.
+    """Reads the training images nearest to each prototype.
 
     Args:
         batches: The training data; None if they cannot be read again.
-        prototypes: Surveyed.
-        number: M, of how many images per prototype; 0 finds the value range alone.
-        preprocessing: What the images went through, where that is known.
+        prototypes: The prototypes, with their nearest samples.
+        number: M, the number of images per prototype; 0 returns only the value range.
+        preprocessing: Preprocessing of the images, if it is known.
 
     Returns:
-        Pixels uint8 [P, M, H, W, C], and the inputs' values at black and at white [2, C]; None for what there is not.
+        Pixels uint8 [P, M, H, W, C], and the values of black and white in the inputs [2, C]; None if not available.
     """
-    wanted = min(number, prototypes.nearest.shape[1])
+    n_shown = min(number, prototypes.nearest.shape[1])
     if batches is None or not batches.can_fetch or not prototypes.nearest.shape[1]:
         return None, None
-    rows = prototypes.nearest[:, : max(wanted, 1)]
-    rows = torch.where(rows < 0, rows[:, :1], rows)  # a class with fewer images shows its nearest again
+    rows = prototypes.nearest[:, : max(n_shown, 1)]
+    rows = torch.where(rows < 0, rows[:, :1], rows)  # too few images: repeat the nearest
     unique, position = np.unique(rows.numpy(), return_inverse=True)
-    parts, values = [], None
+    pixel_batches, value_range = [], None
     for start in range(0, len(unique), batches.batch_size):
         inputs = batches.fetch(unique[start : start + batches.batch_size])
         if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
             return None, None
-        if values is None:
-            values = value_range_of(inputs, preprocessing)
-        parts.append(pixels_of(inputs, values, preprocessing))
-    if wanted < 1:
-        return None, values
-    if len({pixels.shape[1:] for pixels in parts}) > 1:
+        if value_range is None:
+            value_range = value_range_of(inputs, preprocessing)
+        pixel_batches.append(pixels_of(inputs, value_range, preprocessing))
+    if n_shown < 1:
+        return None, value_range
+    if len({pixels.shape[1:] for pixels in pixel_batches}) > 1:
         warn_of("the prototypes' training images differ in size and are not kept; resize and crop images to one size")
-        return None, values
-    return torch.cat(parts)[torch.from_numpy(position.reshape(rows.shape))], values
+        return None, value_range
+    return torch.cat(pixel_batches)[torch.from_numpy(position.reshape(rows.shape))], value_range
 
 
 def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | None]:
-    """Returns what a model is to remember of its training data: their split, and a key of each file [N].
+    """Returns what a model remembers about its training data.
 
     Returns:
-        The split as JSON values, and the files' content keys, sorted; None for what there is not.
+        The split as JSON values, and a key of each file's content, sorted [N]; None if not available.
     """
     if batches is None:
         return None, None
@@ -62,7 +62,7 @@ def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | 
 
 
 def preprocessing_of(batches: Batches | None) -> Preprocessing | None:
-    """Returns what the images of a data set go through, where it is one that can be told."""
+    """Returns the preprocessing of a data set's images; None if the data set does not show it."""
     dataset = batches.dataset if batches is not None else None
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
@@ -73,9 +73,9 @@ def pixels_of(inputs: Tensor, value_range: Tensor, preprocessing: Preprocessing 
     """Returns inputs [N, C, H, W] as uint8 pixels [N, H, W, C].
 
     Args:
-        inputs: As the network takes them.
-        value_range: Their values at black and white [2, C].
-        preprocessing: Says where the channels are in another order than RGB.
+        inputs: Inputs of the network.
+        value_range: The inputs' values of black and white [2, C].
+        preprocessing: Needed if the channels are not in the order RGB.
     """
     low, high = value_range[:, :, None, None].to(inputs.device, inputs.dtype).unbind(0)
     unit = (inputs.detach() - low) / (high - low)
@@ -85,7 +85,7 @@ def pixels_of(inputs: Tensor, value_range: Tensor, preprocessing: Preprocessing 
 
 
 def value_range_of(inputs: Tensor, preprocessing: Preprocessing | None) -> Tensor:
-    """Returns the input values of black and white [2, C]: exact for a known normalisation, else the span seen."""
+    """Returns the inputs' values of black and white [2, C]: exact for a known normalisation, else as observed."""
     channels = inputs.shape[1]
     if preprocessing is not None and preprocessing.channels == channels:
         black, white = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)

@@ -1,7 +1,7 @@
-"""KMEx on patches: prototypes are parts of images, and an image's class is the vote of its parts (paper, appendix A.7).
+"""KMEx on patches: prototypes are parts of images, and the parts of an image vote for its class (paper, appendix A.7).
 
-Each position of the last feature map before average pooling is a patch. The patches of each class are clustered; a
-patch is of the class of its nearest prototype; an image is of the class of most of its patches.
+Each position of the last feature map before average pooling is a patch. The patches of each class are clustered. A
+patch gets the class of its most similar prototype, and an image the class of most of its patches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 class PatchEncoder(nn.Module):
-    """Reads the last feature map before a classifier's average pooling.
+    """Returns patches: the positions of the last feature map before a classifier's average pooling.
 
-    The map is what the last operation before the head takes that averages it over its positions; no layer need be
-    named, and the classifier is left as it was.
+    The map is found while the classifier runs: it is the input of the last operation before the head that averages a
+    map over its positions. No layer has to be named, and the classifier is not changed.
 
     Args:
         encoder: The classifier, cut at its head.
-        sample: Inputs to try it with.
+        sample: Inputs to run through it.
 
     Attributes:
-        encoder: As given.
-        grid: Rows and columns of the map (H, W).
-        embedding_dim: D, its channels.
+        encoder: The same encoder.
+        grid: Height and width of the map (H, W).
+        embedding_dim: D, the number of channels of the map.
 
     Raises:
         LookalikeError: If nothing is pooled before the head, or the map is 1×1.
@@ -49,8 +49,8 @@ class PatchEncoder(nn.Module):
         self.encoder = encoder
         self.training = False
         with torch.no_grad():
-            found = self.maps(place(take_rows(sample, slice(0, 2)), device_of(encoder), dtype_of(encoder)))
-        self.embedding_dim, height, width = found.shape[1:]
+            feature_maps = self.maps(place(take_rows(sample, slice(0, 2)), device_of(encoder), dtype_of(encoder)))
+        self.embedding_dim, height, width = feature_maps.shape[1:]
         self.grid = (height, width)
 
     def maps(self, inputs: Tensor) -> Tensor:
@@ -61,13 +61,13 @@ class PatchEncoder(nn.Module):
         """
         with _Pooled() as pooled:
             features = self.encoder.features(inputs)
-        found = features if features.ndim == 4 else pooled.map
-        if found is None or found.shape[2] * found.shape[3] == 1:
+        feature_maps = features if features.ndim == 4 else pooled.map
+        if feature_maps is None or feature_maps.shape[2] * feature_maps.shape[3] == 1:
             raise LookalikeError(
                 "the network has no feature map larger than 1×1 that is averaged before its head, and so no patches "
                 "(larger images make larger maps)"
             )
-        return found
+        return feature_maps
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the embeddings of all patches [N · H · W, D], image by image and row by row."""
@@ -79,7 +79,7 @@ class PatchEncoder(nn.Module):
 
 
 class _Pooled(FunctionMode):
-    """Keeps what the last operation took that made one value per channel of a map: the average of its positions."""
+    """Records the input of the last operation that averages a feature map over its positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +95,7 @@ class _Pooled(FunctionMode):
 
 
 def _is_pooled(before: Tensor, after: Tensor) -> bool:
+    """Returns whether the second tensor is the average of a feature map [N, D, H, W] over its positions."""
     if before.ndim != 4 or before.shape[2] * before.shape[3] == 1 or after.ndim not in (2, 4):
         return False
     if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
@@ -103,16 +104,16 @@ def _is_pooled(before: Tensor, after: Tensor) -> bool:
 
 
 class PatchModel(nn.Module):
-    """A classifier that lets the patches of an image vote, each for the class of its nearest prototype.
+    """A classifier in which each patch of an image votes for the class of its most similar prototype.
 
     Args:
-        encoder: Makes patches of images.
-        prototypes: Of patches.
+        encoder: Turns images into patches.
+        prototypes: Prototypes of patches.
         similarity: Compares patches with prototypes.
-        places: The nearest training patches of each prototype [P, M, 3]: sample, row, column; −1 where there are fewer.
-        images: The training images that they are parts of, uint8 [P, M, H, W, C]; None without images.
+        places: Nearest training patches of each prototype [P, M, 3]: sample, row, column; −1 where there are fewer.
+        images: Training images of these patches, uint8 [P, M, H, W, C]; None without images.
         provenance: Options, seeds and versions.
-        temperature: What a patch's similarities are divided by before they become its probabilities.
+        temperature: A patch's similarities are divided by it before they become probabilities.
     """
 
     def __init__(
@@ -156,34 +157,34 @@ class PatchModel(nn.Module):
     @torch.no_grad()
     def predict_patches(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
         """Returns the class of each patch [N, H, W]."""
-        parts = [self._nearest(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
-        found: Tensor = torch.cat(parts).unflatten(1, self.encoder.grid)
-        return found
+        predictions = [self._class_similarities(rows, start)[1] for start, rows in self._batches(inputs, batch_size)]
+        classes: Tensor = torch.cat(predictions).unflatten(1, self.encoder.grid)
+        return classes
 
     @keeps_torch_settings
     @torch.no_grad()
     def patch_probabilities(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
-        """Returns the class probabilities of each patch [N, H, W, K]; the votes of ``forward`` are no probabilities."""
-        parts = [self._nearest(rows, start)[0] for start, rows in self._batches(inputs, batch_size)]
-        found: Tensor = (torch.cat(parts) / self.temperature).softmax(2).unflatten(1, self.encoder.grid)
-        return found
+        """Returns the class probabilities of each patch [N, H, W, K]; the shares of votes of ``forward`` are none."""
+        similarities = [self._class_similarities(rows, start)[0] for start, rows in self._batches(inputs, batch_size)]
+        probabilities: Tensor = (torch.cat(similarities) / self.temperature).softmax(2).unflatten(1, self.encoder.grid)
+        return probabilities
 
     @keeps_torch_settings
     @torch.no_grad()
     def predict(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
-        """Returns the class of most patches [N] [paper]; of equal classes, the one whose patches are likest [ours]."""
-        parts = []
+        """Returns the class with the most votes [N] [paper]; ties go to the class most similar to them [ours]."""
+        predictions = []
         for start, rows in self._batches(inputs, batch_size):
-            shares, likest = self._votes(rows, start)
+            shares, mean_similarities = self._votes(rows, start)
             tied = shares >= shares.amax(1, keepdim=True) - 1e-6
-            parts.append(torch.where(tied, likest, -torch.inf).argmax(1))
-        return torch.cat(parts)
+            predictions.append(torch.where(tied, mean_similarities, -torch.inf).argmax(1))
+        return torch.cat(predictions)
 
     def boxes(self) -> np.ndarray:
-        """Returns where the nearest patches lie in their images, in shares of height and width [P, M, 4].
+        """Returns the positions of the nearest patches in their images, as shares of height and width [P, M, 4].
 
-        The four are top, left, bottom and right of the part of the image that the position of the map stands for; the
-        network sees more of the image there than that (its receptive field) [ours].
+        The four numbers are top, left, bottom and right of the cell of the feature map's grid. The network's receptive
+        field at that position is larger than the cell [ours].
         """
         rows, columns = self.encoder.grid
         top, left = self.places[..., 1] / rows, self.places[..., 2] / columns
@@ -210,24 +211,25 @@ class PatchModel(nn.Module):
             ax=ax,
         )
 
-    def _nearest(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Returns each patch's likeness to the classes [N, patches, K], and its class [N, patches]."""
+    def _class_similarities(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Returns each patch's similarity to the classes [N, patches, K], and its class [N, patches]."""
         patches = self.encoder(inputs)
         check_finite_rows(patches.isfinite().reshape(len(inputs), -1).all(1), first=first)
         similarities = self.similarity(patches, self.prototypes.vectors)
-        owners = self.prototypes.labels.expand_as(similarities)
-        empty = similarities.new_full((len(similarities), len(self.class_names)), -torch.inf)
-        best = empty.scatter_reduce(1, owners, similarities, "amax")
+        labels = self.prototypes.labels.expand_as(similarities)
+        lowest = similarities.new_full((len(similarities), len(self.class_names)), -torch.inf)
+        best = lowest.scatter_reduce(1, labels, similarities, "amax")
         best = best.unflatten(0, (len(inputs), -1))
         return best, best.argmax(2)
 
     def _votes(self, inputs: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Returns the shares of votes [N, K], and each class's mean likeness to the patches [N, K]."""
-        best, found = self._nearest(inputs, first)
-        shares = nn.functional.one_hot(found, len(self.class_names)).to(best.dtype).mean(1)
+        """Returns the shares of votes [N, K], and the mean similarity of the patches to each class [N, K]."""
+        best, patch_classes = self._class_similarities(inputs, first)
+        shares = nn.functional.one_hot(patch_classes, len(self.class_names)).to(best.dtype).mean(1)
         return shares, best.mean(1)
 
     def _batches(self, inputs: Tensor | np.ndarray, batch_size: int) -> Iterator[tuple[int, Any]]:
+        """Yields the first row and the inputs of each batch, on the model's device."""
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(inputs)
         checks.whole_number("batch_size", batch_size, 1)

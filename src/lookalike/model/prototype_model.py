@@ -1,4 +1,4 @@
-"""The one abstraction: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
+"""The prototype model: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -33,28 +33,29 @@ if TYPE_CHECKING:
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
-_GALLERY_CLASSES = 60
-_GALLERY_PROTOTYPES = 600
+_GALLERY_CLASSES = 60  # a saved gallery has at most so many rows,
+_GALLERY_PROTOTYPES = 600  # and at most so many images: a larger picture is too big to look at
 
 
 class PrototypeModel(nn.Module):
     """A prototypical self-explainable model.
 
-    Every method but ``forward`` works without gradients, on any number of rows, ``batch_size`` at a time, leaves the
-    encoder as it was, and refuses inputs whose embeddings are not finite. ``forward`` is differentiable, and passes NaN
-    values on.
+    ``forward`` is differentiable and passes NaN values on. All other methods work without gradients, process any number
+    of rows in batches of ``batch_size``, leave the encoder unchanged, and refuse inputs with embeddings that are not
+    finite.
 
     Args:
         encoder: Maps inputs to embeddings [N, D].
         prototypes: The prototypes.
         similarity: Compares embeddings with prototypes.
-        classifier: Reads class scores off similarities.
-        preprocessing: What the inputs' images went through, where that is known.
-        images: The training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
-        value_range: The inputs' values at black and at white [2, C], to show inputs and to read images back.
-        provenance: Options, seeds, fingerprints and versions that this model was made with.
-        training_keys: A number for each training image's file, by its bytes, sorted int64 [N]: with them no image
-            that the model was made from is taken for a test image later. None where the data were no files.
+        classifier: Turns similarities into class scores.
+        preprocessing: Preprocessing of the inputs' images, if it is known.
+        images: Training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
+        value_range: The inputs' values of black and white [2, C]: needed to show inputs, and to turn ``images``
+            back into inputs.
+        provenance: Options, seeds, fingerprints and versions of the conversion.
+        training_keys: A hash of each training file's bytes, sorted int64 [N]. With them, training images are recognised
+            and never used as test images. None if the data were not files.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class PrototypeModel(nn.Module):
 
     @property
     def training_record(self) -> TrainingRecord:
-        """What the model remembers of its training data, to keep them apart from test data."""
+        """What the model remembers about its training data, to keep them apart from test data."""
         fingerprints = self.provenance.get("fingerprints")
         return TrainingRecord(
             fingerprints.get("data") if isinstance(fingerprints, Mapping) else None,
@@ -114,7 +115,7 @@ class PrototypeModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.prototypes.vectors.device
 
     def forward(self, inputs: Any) -> Tensor:
@@ -138,7 +139,7 @@ class PrototypeModel(nn.Module):
         return self.classifier.probabilities(self.similarities_of(embeddings), self.prototypes.labels, self.n_classes)
 
     def log_probabilities_of(self, embeddings: Tensor) -> Tensor:
-        """Returns what a softmax over classes makes the class probabilities of: [N, K] up to a constant per row."""
+        """Returns log-probabilities [N, K] of embeddings [N, D], up to an additive constant per row."""
         return self.classifier.log_probabilities(
             self.similarities_of(embeddings), self.prototypes.labels, self.n_classes
         )
@@ -160,7 +161,7 @@ class PrototypeModel(nn.Module):
         return self._batched(inputs, batch_size, self.probabilities_of)
 
     def to_pixels(self, inputs: Tensor) -> Tensor | None:
-        """Returns network inputs [N, C, H, W] as uint8 pixels [N, H, W, C] to look at; None if they are no images."""
+        """Converts network inputs [N, C, H, W] to uint8 pixels [N, H, W, C]; None if they are not images."""
         checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
         if self.value_range is None or inputs.ndim != 4 or inputs.shape[1] != self.value_range.shape[1]:
             return None
@@ -178,20 +179,21 @@ class PrototypeModel(nn.Module):
         if self.images is None or self.value_range is None:
             return None
         checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
-        low, high = self.value_range[:, :, None, None].to(self.device).unbind(0)
+        black, white = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
         if self.preprocessing is not None:
             pixels = self.preprocessing.reordered(pixels)
-        return pixels * (high - low) + low
+        return pixels * (white - black) + black
 
     @keeps_torch_settings
     @torch.no_grad()
     def decoded_prototypes(self) -> Tensor | None:
-        """Returns what the network's own decoder makes of each prototype, uint8 pixels [P, H, W, C].
+        """Returns the prototypes as images, uint8 [P, H, W, C], if the network has a decoder.
+
+        A decoder is a method ``decode_embeddings`` from embeddings [N, D] to inputs [N, C, H, W], as ProtoVAE has it.
 
         Returns:
-            None if it has none. A network with a method ``decode_embeddings``, embeddings [N, D] to inputs
-            [N, C, H, W], as ProtoVAE's, has one.
+            None if the network has no decoder.
         """
         network = self.encoder.model if isinstance(self.encoder, Encoder) else self.encoder
         decode = getattr(network, "decode_embeddings", None)
@@ -210,38 +212,40 @@ class PrototypeModel(nn.Module):
     ) -> "PrototypeModel":
         """Returns a new model, updated with more data: new samples of its classes, new classes, or both.
 
-        Classes that the model does not know are clustered and get prototypes. Samples of classes that it knows move
-        the prototypes of their class, each to the mean of all samples that it stands for. The prototypes of other
-        classes stay as they are, to the last bit. The temperature stays too, unless a number is given for it: the
-        embeddings that it was fitted to are not at hand. Convert all data again to fit it again.
+        New classes are clustered and get prototypes. New samples of known classes move the prototypes of their class:
+        each prototype moves to the mean of all its samples. The prototypes of other classes stay as they are, to the
+        last bit. The temperature stays too, unless a number is given, because the embeddings that it was fitted to are
+        not available. To fit it again, convert all data again.
 
         Args:
-            more: New data, as ``convert`` takes them, or their ``EmbeddingStore``. Their classes are matched by name,
-                or by number where they have none.
-            previous: Embeddings of the previous training data. With them counts, purity, nearest images and distances
-                are found again and are exact; without, those of classes with both old and new samples are put
-                together from both, and ``provenance`` says so.
-            n_prototypes: Number of prototypes of each new class; None takes what the model was converted with.
-            seed: Seed of the clustering; None takes the one that the model was converted with.
+            more: New data, as for ``convert``, or their ``EmbeddingStore``. Classes are matched by name, or by number
+                if the data have no names.
+            previous: Embeddings of the previous training data. With them, counts, purity, nearest images and distances
+                are exact. Without, those of classes with previous and new samples are approximated from both, and
+                ``provenance`` says so.
+            n_prototypes: Number of prototypes of each new class; None takes the number of the conversion.
+            seed: Seed of the clustering; None takes the seed of the conversion.
             **options: ``clusterer``, ``n_init``, ``temperature``, ``n_images``, ``batch_size``, ``num_workers``,
-                ``on_error``, ``precision``, ``progress``, as of ``convert``.
+                ``on_error``, ``precision``, ``progress``, as for ``convert``.
 
         Returns:
-            A new model; this one stays as it is. New samples are numbered on from the previous ones.
+            A new model; this one is not changed. The numbers of new samples follow those of the previous ones.
 
         Raises:
-            LookalikeError: As ``convert``.
+            LookalikeError: As ``convert`` does.
         """
         from lookalike.conversion.options import UPDATE_OPTIONS, settings_of
         from lookalike.conversion.update import update_model
 
         recorded = self.provenance
         number = recorded.get("n_prototypes", 5) if n_prototypes is None else n_prototypes
-        if n_prototypes is None and isinstance(number, Mapping):  # of classes that are known already
+        if n_prototypes is None and isinstance(number, Mapping):  # a mapping names the previous classes only
             number = 5
-        kept: dict[str, Any] = {name: recorded[name] for name in ("clusterer", "n_init") if name in recorded}
+        recorded_options: dict[str, Any] = {
+            name: recorded[name] for name in ("clusterer", "n_init") if name in recorded
+        }
         seed = int(recorded.get("seed", 0)) if seed is None else seed
-        settings = settings_of("update", number, seed, {**kept, **options}, UPDATE_OPTIONS)
+        settings = settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
         return update_model(self, more, previous, settings)
 
     def export(
@@ -262,7 +266,7 @@ class PrototypeModel(nn.Module):
         )
 
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
-        """Draws the prototypes, a row per class, each by its nearest training images; first as decoded, if they can be.
+        """Draws the prototypes, a row per class, by their nearest training images (and decoded, if there is a decoder).
 
         Raises:
             LookalikeError: If the model holds no images.
@@ -295,25 +299,25 @@ class PrototypeModel(nn.Module):
         """Writes the model: ``model.safetensors``, ``config.json``, a model card and the prototypes' images.
 
         Args:
-            folder: Where to; it appears only when it is complete.
-            images: False leaves out every training pixel.
-            extra_files: What else to put there, by name: a training's log, say.
-            overwrite: Replace the folder if there is one.
+            folder: Path of the folder. It appears only when it is complete.
+            images: False leaves out all pixels of training images.
+            extra_files: Contents of further files by name, such as a training log.
+            overwrite: Replace an existing folder.
 
         Raises:
-            LookalikeError: If the folder exists, or the encoder is not one that can be saved.
+            LookalikeError: If the folder exists, or the encoder cannot be saved.
         """
         checks.path("folder", folder)
         checks.flag("images", images)
         checks.flag("overwrite", overwrite)
         checks.optional(checks.mapping, "extra_files", extra_files)
-        shown = self.images if images else None
-        small = len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
+        saved_images = self.images if images else None
+        fits_gallery = len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
         write_model(
             folder,
-            replace(self._parts(), images=shown),
+            replace(self._parts(), images=saved_images),
             self.state_dict(),
-            gallery=self._gallery_file() if shown is not None and small else None,
+            gallery=self._gallery_file() if saved_images is not None and fits_gallery else None,
             extra_files=extra_files or {},
             overwrite=overwrite,
         )
@@ -322,6 +326,7 @@ class PrototypeModel(nn.Module):
         return ModelParts(**{field.name: getattr(self, field.name) for field in fields(ModelParts)})
 
     def _gallery_file(self) -> bytes:
+        """Returns a PNG file of all prototypes."""
         from lookalike.plots import gallery_axes
 
         per_class = int(self.prototypes.labels.bincount().max())
@@ -332,29 +337,29 @@ class PrototypeModel(nn.Module):
         return buffer.getvalue()
 
     @keeps_torch_settings
-    def _batched(self, inputs: Any, batch_size: int, read: Callable[[Tensor], Tensor]) -> Tensor:
+    def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Embeds inputs in batches, and applies a function to each batch of embeddings."""
         checks.whole_number("batch_size", batch_size, 1)
-        results, finite, dtype = [], [], dtype_of(self.encoder)
+        results, finite_rows, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
             for batch in self.read_inputs(inputs, batch_size):
                 for start in range(0, max(n_rows(batch.inputs), 1), batch_size):
                     rows = take_rows(batch.inputs, slice(start, start + batch_size))
                     embeddings = self.encoder(place(rows, self.device, dtype))
-                    finite.append(embeddings.isfinite().all(1))
-                    results.append(read(embeddings))
-            check_finite_rows(torch.cat(finite))  # at the end: a GPU is waited for once
+                    finite_rows.append(embeddings.isfinite().all(1))
+                    results.append(compute(embeddings))
+            check_finite_rows(torch.cat(finite_rows))  # at the end, to wait for the GPU only once
         return torch.cat(results)
 
     def read_inputs(self, inputs: Any, batch_size: int = 256) -> Iterator[InputBatch]:
-        """Yields what the network takes, from ready inputs, image files, folders, PIL images, pixels or data sets.
+        """Yields batches of network inputs from ready inputs, image files, folders, PIL images, pixels or data sets.
 
         Args:
             inputs: See ``lookalike.data.read_inputs``.
-            batch_size: The most images in a batch, where they are read.
+            batch_size: Largest number of images in a batch, if images are read.
 
         Raises:
-            LookalikeError: If images come in a form that is not known, or the model does not know what they go
-                through.
+            LookalikeError: If the form of the images is not known, or the model does not know their preprocessing.
         """
         described = getattr(self.encoder, "input_spec", None)
         row_shape = described.get("shape") if isinstance(described, Mapping) else None
@@ -366,15 +371,15 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """Loads a saved model. Nothing in the folder is executed.
 
     Args:
-        folder: What ``save`` wrote.
-        model: The network, where it was made by the user's own code. A copy of it gets the saved weights; what wraps it
-            for several devices or compilation comes off.
+        folder: A folder written by ``save``.
+        model: The network, if it comes from the user's own code. A copy of it gets the saved weights. Wrappers for
+            several devices or for compilation are removed.
 
     Raises:
-        LookalikeError: If a file is missing, altered or nonsense, the folder was written by a later version, or the
-            network cannot be rebuilt without ``model`` or computes something else than the one that was saved.
+        LookalikeError: If a file is missing, changed or invalid, the folder was written by a later version, or the
+            network cannot be rebuilt without ``model`` or computes other values than the saved one.
     """
     checks.path("folder", folder)
     checks.optional(checks.model, "model", model)
-    parts = read_model(folder, model)
-    return PrototypeModel(**{field.name: getattr(parts, field.name) for field in fields(parts)})
+    model_parts = read_model(folder, model)
+    return PrototypeModel(**{field.name: getattr(model_parts, field.name) for field in fields(model_parts)})

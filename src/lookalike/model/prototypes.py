@@ -1,4 +1,4 @@
-"""Prototypes: the vectors a model decides by, and what training data stand behind each."""
+"""Prototypes: the vectors that a model decides by, and the training data behind each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,29 +14,29 @@ N_QUANTILES = 101
 
 
 class Prototypes(nn.Module):
-    """P prototypes and, once they are surveyed, their training data.
+    """P prototypes and, after ``survey``, the training data behind each.
 
-    A prototype of KMEx is a centroid: no image looks exactly like it. What is shown for it are the training
-    images nearest to it, with their distances (paper section 3.3). Distances are Euclidean, in the space in
-    which the similarity clusters.
+    A prototype of KMEx is a centroid, so no image looks exactly like it. The training images nearest to it are shown
+    instead, with their distances (paper section 3.3). Distances are Euclidean, in the space in which the similarity
+    clusters. A prototype's own training samples are those of its class to which no other prototype of the class is
+    more similar.
 
     Args:
         vectors: [P, D].
-        labels: Their classes [P], int64.
-        class_names: The names of all K classes.
+        labels: Classes of the prototypes [P], int64.
+        class_names: Names of all K classes.
 
     Attributes:
         vectors: [P, D].
-        labels: [P].
+        labels: Classes of the prototypes [P].
         class_names: K names.
-        counts: How many training samples of its class the model finds most similar to each prototype, among those of
-            the class [P]: what ghosting counts.
-        purity: The share, among all training samples that the model finds most similar to a prototype, of those
-            that carry its class [P]; NaN where there are none.
-        nearest: The training samples nearest to each prototype [P, M], as indices into the training data, the
-            nearest first; −1 where a class has fewer than M.
-        distances: Theirs to the prototype [P, M].
-        percentiles: The share, in percent, of the prototype's own training samples at most as far away [P, M].
+        counts: Number of each prototype's own training samples [P]. Ghosting counts the prototypes with 0.
+        purity: Share of the prototype's class among all training samples to which the prototype is the most similar of
+            all [P]; NaN if there are no such samples.
+        nearest: Indices of the training samples nearest to each prototype, nearest first [P, M]; −1 where there are
+            fewer than M.
+        distances: Distances of these samples to the prototype [P, M].
+        percentiles: Share, in percent, of the prototype's own training samples that are at most as far away [P, M].
         quantiles: The 0th to 100th percentile of the distances of the prototype's own training samples [P, 101].
     """
 
@@ -68,19 +68,19 @@ class Prototypes(nn.Module):
         else:
             self.register_buffer("vectors", vectors)
         self.register_buffer("labels", labels)
-        n = len(vectors)
+        n_prototypes = len(vectors)
         blank = {
-            "counts": torch.zeros(n, dtype=torch.int64),
-            "purity": torch.full((n,), torch.nan),
-            "nearest": torch.full((n, 0), -1, dtype=torch.int64),
-            "distances": torch.zeros(n, 0),
-            "percentiles": torch.zeros(n, 0),
-            "quantiles": torch.full((n, N_QUANTILES), torch.nan),
+            "counts": torch.zeros(n_prototypes, dtype=torch.int64),
+            "purity": torch.full((n_prototypes,), torch.nan),
+            "nearest": torch.full((n_prototypes, 0), -1, dtype=torch.int64),
+            "distances": torch.zeros(n_prototypes, 0),
+            "percentiles": torch.zeros(n_prototypes, 0),
+            "quantiles": torch.full((n_prototypes, N_QUANTILES), torch.nan),
         }
         for name, tensor in {**blank, **surveyed}.items():
             checks.one_of("what is surveyed", name, blank)
-            if not isinstance(tensor, Tensor) or tensor.shape[:1] != (n,) or tensor.ndim != blank[name].ndim:
-                raise checks.unfit(name, tensor, f"a tensor with a row for each of the {n} prototypes")
+            if not isinstance(tensor, Tensor) or tensor.shape[:1] != (n_prototypes,) or tensor.ndim != blank[name].ndim:
+                raise checks.unfit(name, tensor, f"a tensor with a row for each of the {n_prototypes} prototypes")
             self.register_buffer(name, tensor)
 
     def __len__(self) -> int:
@@ -97,9 +97,9 @@ class Prototypes(nn.Module):
         return self.class_names[int(self.labels[number])]
 
     def percentile_of(self, distances: Tensor) -> Tensor:
-        """Returns how far out distances [N, P] are among each prototype's own training samples, in percent.
+        """Returns the percentiles of distances [N, P] among those of each prototype's own training samples.
 
-        100 means as far as the farthest of them, or farther; NaN where a prototype has none.
+        100 means as far as the farthest of them, or farther; NaN if the prototype has none.
         """
         ranks = torch.searchsorted(self.quantiles, distances.T.contiguous(), right=True).T
         percent = (ranks - 1).clamp(0, N_QUANTILES - 1).to(distances.dtype)
@@ -107,20 +107,20 @@ class Prototypes(nn.Module):
 
     def to_table(self) -> list[dict[str, Any]]:
         """Returns a row of plain JSON values for each prototype."""
-        known = self.nearest >= 0
+        exists = self.nearest >= 0
         return [
             {
                 "prototype": j,
                 "class": self.class_of(j),
                 "count": int(self.counts[j]),
                 "purity": None if self.purity[j].isnan() else float(self.purity[j]),
-                "nearest": self.nearest[j][known[j]].tolist(),
-                "distances": self.distances[j][known[j]].tolist(),
-                "percentiles": self.percentiles[j][known[j]].tolist(),
+                "nearest": self.nearest[j][exists[j]].tolist(),
+                "distances": self.distances[j][exists[j]].tolist(),
+                "percentiles": self.percentiles[j][exists[j]].tolist(),
             }
             for j in range(len(self))
         ]
 
     def extra_repr(self) -> str:
-        """Shows the numbers."""
+        """Shows the numbers of prototypes, classes and dimensions."""
         return f"{len(self)} of {self.n_classes} classes, dim={self.vectors.shape[1]}"

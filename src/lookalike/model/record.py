@@ -1,6 +1,6 @@
 """The typed content of a saved prototype model's ``config.json``.
 
-A new field is a line here; give it a default, and older folders go on loading.
+To add a field, add a line here, with a default so that older folders still load.
 """
 
 import math
@@ -22,15 +22,15 @@ class SavedModel:
     """A prototype model.
 
     Attributes:
-        encoder: Its encoder.
-        similarity: Its similarity.
-        classifier: Its classifier.
+        encoder: The encoder.
+        similarity: Name and options of the similarity.
+        classifier: Name and options of the classifier.
         class_names: K different names.
-        preprocessing: What its images go through, where that is known.
-        value_range: The inputs' values at black and at white [2, C], where they are images.
-        images: The names of the pictures nearest to each prototype [P, M].
+        preprocessing: Preprocessing of the images, if it is known.
+        value_range: The inputs' values of black and white [2, C], if the inputs are images.
+        images: File names of the pictures nearest to each prototype [P, M].
         gallery: Whether there is a picture of all prototypes.
-        provenance: Options, seeds, fingerprints and versions that it was made with.
+        provenance: Options, seeds, fingerprints and versions of the conversion.
     """
 
     kind: ClassVar[str] = "prototype-model"

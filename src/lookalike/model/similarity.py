@@ -1,9 +1,8 @@
 """Similarities s(z, p) between embeddings and prototypes: the larger, the more alike.
 
-Each is a small module that maps embeddings [N, D] and prototypes [P, D] to similarities [N, P], is
-differentiable in both, and never forms an array of N×P×D. Those that learn a metric have ``fit`` and a
-linear map T, in whose space the prototypes are clustered: as T is linear, the mean of mapped embeddings is
-the mapped mean of embeddings.
+Each is a small module that maps embeddings [N, D] and prototypes [P, D] to similarities [N, P]. It is differentiable in
+both and never forms an array of size N×P×D. Similarities that learn a metric have ``fit`` and a linear map T.
+Prototypes are clustered in the space of T: because T is linear, the mean of mapped embeddings is the mapped mean.
 
 Sources: paper, appendix A.6.1 (the choice of similarities); the definitions of ``l2`` [paper],
 ``log`` (ProtoPNet) [paper], ``log-l2`` [ref], the others [ours].
@@ -21,8 +20,8 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.registry import Registry
 
-_MOST_SAMPLES = 100_000  # to estimate a scale from
-_DIRECT_CELLS = 1_000_000  # embeddings × prototypes × dimensions up to which differences are taken one by one
+_MOST_SAMPLES = 100_000  # embeddings from which a scale is estimated
+_DIRECT_CELLS = 1_000_000  # N · P · D up to which distances are computed pair by pair, which is more precise
 
 SIMILARITIES: Registry[type["Similarity"]] = Registry("similarity")
 
@@ -34,14 +33,15 @@ class Similarity(nn.Module, ABC):
     register the class under a name.
 
     Attributes:
-        name: The name it is registered under.
-        lengths: Which of its options are lengths in the embedding, so that a value given for them ties it to a scale.
-        fits_to: What ``fit`` looks at: ``"nothing"``, the black box's ``"head"``, a ``"sample"`` of the training
-            embeddings, or ``"all"`` of them. A class that defines ``fit`` and does not say is taken to need all.
-        fit_samples: The size of that sample, which is spread evenly over the training embeddings.
-        falls_with_distance: Whether it is a falling function of the Euclidean distance in the space that ``project``
-            maps to, without flat parts (as an exponential has, rounded), so that the most similar prototype is the
-            nearest one there.
+        name: Name under which it is registered.
+        lengths: Names of options that are lengths in the embedding space. A user's value for one ties the similarity to
+            one scale of the embedding.
+        fits_to: What ``fit`` uses: ``"nothing"``, the black box's ``"head"``, a ``"sample"`` of the training
+            embeddings, or ``"all"`` of them. A class that defines ``fit`` without ``fits_to`` is assumed to need all.
+        fit_samples: Size of the sample, which is spread evenly over the training embeddings.
+        falls_with_distance: Whether the similarity strictly falls with the Euclidean distance in the space of
+            ``project``, so that the most similar prototype is the nearest one. An exponential does not count: rounding
+            makes it flat at large distances.
     """
 
     name: ClassVar[str]
@@ -68,12 +68,12 @@ class Similarity(nn.Module, ABC):
         """
 
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002
-        """Learns what it needs from the training embeddings; most need nothing.
+        """Learns from the training embeddings; most similarities have nothing to learn.
 
         Args:
             embeddings: Training embeddings [N, D].
-            labels: Their classes [N].
-            head_weight: The weights [K, D] of the black box's head, where there is one.
+            labels: Classes of the embeddings [N].
+            head_weight: Weights of the black box's head [K, D], if it has one.
 
         Returns:
             Itself.
@@ -89,7 +89,7 @@ class Similarity(nn.Module, ABC):
         return points
 
     def options(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, with what ``fit`` has put for those left open."""
+        """Returns the constructor's arguments; those that were None have the values that ``fit`` found."""
         return {}
 
     def extra_repr(self) -> str:
@@ -100,18 +100,17 @@ class Similarity(nn.Module, ABC):
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Returns the squared Euclidean distances [N, P] between the rows of ``a`` [N, D] and ``b`` [P, D].
 
-    Few pairs are compared directly, many by one matrix product. For that both sides are shifted by the mean of
-    ``b`` first, which leaves distances as they are and keeps the digits that a common offset would cost. Half
-    precision is computed in float32.
+    Few pairs are compared directly, many by one matrix product: ‖a − b‖² = ‖a‖² + ‖b‖² − 2 a·b. The mean of ``b`` is
+    subtracted from both sides first, because a common offset would cost digits. Half precision is computed in float32.
     """
-    a, b = _same_type(a, b)
-    if _few(a, b):
-        return _direct(a, b).square()
+    a, b = _to_same_type(a, b)
+    if _is_small(a, b):
+        return _pairwise_distances(a, b).square()
     offset = b.detach().mean(0)
     a, b = a - offset, b - offset
-    if _is_traced():  # the only way that a graph has, so it must serve for short distances, too
-        wide, wide_b = a.double(), b.double()
-        squares = wide.square().sum(1, keepdim=True) + wide_b.square().sum(1) - 2 * wide @ wide_b.T
+    if _is_traced():  # a graph compares all pairs in this way, so it needs double precision for short distances
+        double_a, double_b = a.double(), b.double()
+        squares = double_a.square().sum(1, keepdim=True) + double_b.square().sum(1) - 2 * double_a @ double_b.T
         return squares.clamp_min(0).to(a.dtype)
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
     return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
@@ -119,9 +118,9 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
     """Returns the Euclidean distances [N, P]; where a distance is 0 its gradient is 0, not NaN."""
-    a, b = _same_type(a, b)
-    if _few(a, b):
-        return _direct(a, b)
+    a, b = _to_same_type(a, b)
+    if _is_small(a, b):
+        return _pairwise_distances(a, b)
     squares = squared_distances(a, b)
     if not squares.requires_grad:
         return squares.sqrt_()
@@ -129,22 +128,25 @@ def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
 
 
-def _same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _to_same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Converts half precision to float32, and the second tensor to the type of the first."""
     if a.dtype in (torch.float16, torch.bfloat16):
         a = a.float()
     return a, b.to(a.dtype)
 
 
-def _few(a: Tensor, b: Tensor) -> bool:
+def _is_small(a: Tensor, b: Tensor) -> bool:
+    """Returns whether there are few enough pairs to compare them directly; False while a graph is traced."""
     return not _is_traced() and len(a) * b.numel() <= _DIRECT_CELLS
 
 
 def _is_traced() -> bool:
-    """Whether a graph is being made, which must not depend on the size of this batch."""
+    """Returns whether a graph is being traced, which must not depend on the size of this batch."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
-def _direct(a: Tensor, b: Tensor) -> Tensor:
+def _pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Returns Euclidean distances [N, P], computed pair by pair."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -177,11 +179,11 @@ class L1(Similarity):
     name = "l1"
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
-        return -torch.cdist(*_same_type(embeddings, prototypes), p=1)
+        return -torch.cdist(*_to_same_type(embeddings, prototypes), p=1)
 
 
 class _LogRatio(Similarity):
-    """ln((d + 1) / (d + ε)) of a distance d over a scale."""
+    """ln((d + 1) / (d + ε)), where d is a distance divided by a scale."""
 
     lengths = ("scale",)
     fits_to = "sample"
@@ -201,7 +203,7 @@ class _LogRatio(Similarity):
         return {"epsilon": self.epsilon, "scale": self.scale}
 
     def _log_ratio(self, distances: Tensor) -> Tensor:
-        return torch.log1p((1 - self.epsilon) / (distances + self.epsilon))  # no digits lost at large distances
+        return torch.log1p((1 - self.epsilon) / (distances + self.epsilon))  # log1p keeps the digits at large distances
 
 
 @SIMILARITIES.register("log")
@@ -210,9 +212,9 @@ class Log(_LogRatio):
 
     Args:
         epsilon: ε.
-        scale: What distances are divided by; 1 is the paper's reading, by which the embedding's scale decides how flat
-            the similarity is. None lets ``fit`` take the root of the mean squared distance between a training
-            embedding and its class's mean; before ``fit`` it is 1.
+        scale: Distances are divided by it. 1 is the paper's reading; then the embedding's scale decides how flat the
+            similarity is. None lets ``fit`` take the root mean squared distance between a training embedding and the
+            mean of its class; before ``fit`` it is 1.
     """
 
     name = "log"
@@ -227,7 +229,7 @@ class LogL2(_LogRatio):
 
     Args:
         epsilon: ε.
-        scale: As of ``log``; 1 is the reference code's reading.
+        scale: As for ``log``; 1 is the reference code's reading.
     """
 
     name = "log-l2"
@@ -241,8 +243,8 @@ class RBF(Similarity):
     """exp(−d² / 2σ²) [ours].
 
     Args:
-        sigma: σ. None lets ``fit`` take the root of the mean squared distance between a training embedding
-            and its class's mean, which keeps the exponential away from zero whatever the embedding's scale.
+        sigma: σ. None lets ``fit`` take the root mean squared distance between a training embedding and the mean of its
+            class, which keeps the exponential away from zero at any scale of the embedding.
     """
 
     name = "rbf"
@@ -304,7 +306,7 @@ class NormalisedEuclidean(Similarity):
 
 
 class _LearnedMetric(Similarity):
-    """−‖T(z − p)‖ with a linear map T that ``fit`` finds.
+    """−‖T(z − p)‖ with a linear map T that ``fit`` learns.
 
     Attributes:
         transform: T [D, D], upper or lower triangular; None before ``fit``.
@@ -325,7 +327,7 @@ class _LearnedMetric(Similarity):
 
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         prototypes = prototypes.to(embeddings.dtype)
-        offset = prototypes.detach().mean(0)  # shift before the map: T may stretch a common offset a lot
+        offset = prototypes.detach().mean(0)  # subtracted before the map, as T may stretch a common offset a lot
         return -euclidean_distances(self.project(embeddings - offset), self.project(prototypes - offset))
 
     def _fitted(self) -> Tensor:
@@ -336,14 +338,14 @@ class _LearnedMetric(Similarity):
 
 @SIMILARITIES.register("mahalanobis")
 class Mahalanobis(_LearnedMetric):
-    """−‖T(z − p)‖, TᵀT the inverse of the pooled within-class covariance of the training embeddings [ours].
+    """−‖T(z − p)‖, where TᵀT is the inverse of the pooled within-class covariance of the training embeddings [ours].
 
-    The covariance is shrunk towards a multiple of the identity, by Ledoit and Wolf's estimate (2004), so it
+    The covariance is shrunk towards a multiple of the identity, by the estimate of Ledoit and Wolf (2004), so that it
     can always be inverted.
 
     Args:
-        shrinkage: How far to shrink, in [0, 1]; None estimates it.
-        max_samples: The most training embeddings to estimate from: an evenly spread part of larger sets.
+        shrinkage: Amount of shrinkage in [0, 1]; None estimates it.
+        max_samples: Largest number of training embeddings to estimate from; larger sets are sampled evenly.
     """
 
     name = "mahalanobis"
@@ -380,7 +382,7 @@ class Mahalanobis(_LearnedMetric):
         transform = torch.linalg.solve_triangular(
             torch.from_numpy(lower), torch.eye(len(lower), dtype=torch.float64), upper=False
         )
-        self.transform = transform.to(_type_of(embeddings))
+        self.transform = transform.to(_dtype_of(embeddings))
         return self
 
     def options(self) -> dict[str, Any]:  # noqa: D102
@@ -389,13 +391,13 @@ class Mahalanobis(_LearnedMetric):
 
 @SIMILARITIES.register("head")
 class HeadMetric(_LearnedMetric):
-    """−‖T(z − p)‖, TᵀT = αI + WᵀW, W the centred weights of the black box's own head [ours].
+    """−‖T(z − p)‖, where TᵀT = αI + WᵀW and W are the centred weights of the black box's head [ours].
 
-    Directions in which the black box tells classes apart count more. W has the head's rows less their mean
-    row, as a common row moves all class scores alike.
+    Directions in which the black box distinguishes classes count more. W has the rows of the head minus their mean,
+    because the mean row changes all class scores alike.
 
     Args:
-        alpha: α as a multiple of the mean eigenvalue of WᵀW, so that it means the same for any network.
+        alpha: α as a multiple of the mean eigenvalue of WᵀW, so that its effect is the same for any network.
     """
 
     name = "head"
@@ -423,7 +425,7 @@ class HeadMetric(_LearnedMetric):
         mean_eigenvalue = metric.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
         metric = metric + self.alpha * mean_eigenvalue * torch.eye(len(metric), dtype=torch.float64)
         transform = torch.linalg.cholesky(metric).T
-        self.transform = transform.to(_type_of(embeddings))
+        self.transform = transform.to(_dtype_of(embeddings))
         return self
 
     def options(self) -> dict[str, Any]:  # noqa: D102
@@ -431,14 +433,14 @@ class HeadMetric(_LearnedMetric):
 
 
 def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | None = None) -> Similarity:
-    """Returns a similarity by its name and options; one that is made already is returned as it is.
+    """Creates a similarity from its name and options; a ``Similarity`` is returned unchanged.
 
     Example:
         >>> make_similarity("log", {"epsilon": 1e-3})
         Log(epsilon=0.001, scale=None)
 
     Raises:
-        LookalikeError: If there is none of that name, or it does not take these options.
+        LookalikeError: If no similarity has that name, or it does not take these options.
     """
     if isinstance(similarity, Similarity):
         return similarity
@@ -452,7 +454,7 @@ def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | N
 
 
 def given_lengths(similarity: Similarity) -> dict[str, float]:
-    """Returns the lengths that a similarity has before it is fitted: those that tie it to one scale of the embedding.
+    """Returns the lengths that a similarity has before ``fit``: they tie it to one scale of the embedding.
 
     Example:
         >>> given_lengths(make_similarity("rbf", {"sigma": 2.0})), given_lengths(make_similarity("rbf"))
@@ -462,13 +464,13 @@ def given_lengths(similarity: Similarity) -> dict[str, float]:
     return {name: options[name] for name in similarity.lengths if options.get(name) is not None}
 
 
-def _type_of(embeddings: np.ndarray) -> torch.dtype:
-    """Returns the type to compute with: the embeddings' own, float32 for those kept in less."""
+def _dtype_of(embeddings: np.ndarray) -> torch.dtype:
+    """Returns the dtype to compute in: float64 for float64 embeddings, else float32."""
     return torch.float64 if embeddings.dtype == np.float64 else torch.float32
 
 
 def _within_class_scale(embeddings: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the root of the mean squared distance between an embedding and its class's mean; 1 if that is 0."""
+    """Returns the root mean squared distance between an embedding and the mean of its class; 1 if that is 0."""
     step = -(-len(embeddings) // _MOST_SAMPLES)
     residuals = _within_class_residuals(embeddings[::step], labels[::step])
     scale = float(np.sqrt(np.square(residuals).sum(1).mean()))
@@ -476,7 +478,7 @@ def _within_class_scale(embeddings: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _within_class_residuals(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the embeddings [N, D] less the mean of their class."""
+    """Returns the embeddings [N, D] minus the mean of their class."""
     residuals = np.array(embeddings, dtype=np.float32 if embeddings.dtype == np.float16 else None)
     for label in np.unique(labels):
         members = labels == label

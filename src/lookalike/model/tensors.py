@@ -1,4 +1,4 @@
-"""What the tensors of a saved prototype model must be: names, types, shapes and values."""
+"""Checks the tensors of a saved prototype model: names, types, shapes and values."""
 
 from collections.abc import Mapping
 
@@ -15,14 +15,14 @@ from lookalike.saved import below, check_weights, is_finite
 ENCODER = "encoder.model"
 PROBE = "probe"
 TRAINING_KEYS = "training_keys"
-_ROUNDING = 1e-4  # relative: quantiles and shares are rounded, and averaged when data join
+_ROUNDING = 1e-4  # relative: quantiles and shares are rounded, and averaged in an update
 
 
 def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> None:
     """Checks the tensors of a prototype model against its record and each other.
 
     Raises:
-        LookalikeError: If a tensor is missing, unknown, of another type or shape, or has values that cannot be.
+        LookalikeError: If a tensor is missing, unknown, of another type or shape, or has invalid values.
     """
     prefixes = tuple(f"{name}." for name in (ENCODER, "prototypes", "similarity", "classifier"))
     unknown = [name for name in tensors if not name.startswith(prefixes) and name not in (PROBE, TRAINING_KEYS)]
@@ -30,7 +30,7 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
         raise LookalikeError(f"there is an unknown tensor {shown(unknown[0])}")
     _check_prototypes(record, below("prototypes", tensors))
     for name, tensor in below("similarity", tensors).items():
-        _need(bool(is_finite(tensor)), f"similarity.{name} has values that are not finite")
+        _require(bool(is_finite(tensor)), f"similarity.{name} has values that are not finite")
     _check_classifier(record, below("classifier", tensors), len(tensors["prototypes.vectors"]))
     check_weights(below(ENCODER, tensors), record.encoder.not_finite)
     probe = tensors.get(PROBE)
@@ -42,90 +42,100 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
         _check_shape(TRAINING_KEYS, keys, torch.int64, (keys.numel(),))
 
 
-def _check_prototypes(record: SavedModel, stored: Mapping[str, Tensor]) -> None:
+def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Checks the tensors of the prototypes: names, types, shapes, ranges and consistency."""
     names = ("vectors", "labels", "counts", "purity", "nearest", "distances", "percentiles", "quantiles")
-    missing = [name for name in names if name not in stored]
-    unknown = [name for name in stored if name not in names]
+    missing = [name for name in names if name not in tensors]
+    unknown = [name for name in tensors if name not in names]
     if missing or unknown:
         problem, name = ("missing", missing[0]) if missing else ("unknown", unknown[0])
         raise LookalikeError(f"the tensor {shown(f'prototypes.{name}')} is {problem}")
-    p = {f"prototypes.{name}": stored[name] for name in names}
+    p = {f"prototypes.{name}": tensors[name] for name in names}
     vectors, labels, counts, purity, nearest, distances, percentiles, quantiles = p.values()
-    n, m = len(vectors) if vectors.ndim else 0, nearest.shape[1] if nearest.ndim == 2 else 0
-    _need(n > 0, "there are no prototypes")
+    n_prototypes, n_nearest = len(vectors) if vectors.ndim else 0, nearest.shape[1] if nearest.ndim == 2 else 0
+    _require(n_prototypes > 0, "there are no prototypes")
     shapes: dict[str, tuple[torch.dtype | None, tuple[int, ...]]] = {
-        "vectors": (None, (n, record.encoder.embedding_dim)),
-        "labels": (torch.int64, (n,)),
-        "counts": (torch.int64, (n,)),
-        "purity": (None, (n,)),
-        "nearest": (torch.int64, (n, m)),
-        "distances": (None, (n, m)),
-        "percentiles": (None, (n, m)),
-        "quantiles": (None, (n, N_QUANTILES)),
+        "vectors": (None, (n_prototypes, record.encoder.embedding_dim)),
+        "labels": (torch.int64, (n_prototypes,)),
+        "counts": (torch.int64, (n_prototypes,)),
+        "purity": (None, (n_prototypes,)),
+        "nearest": (torch.int64, (n_prototypes, n_nearest)),
+        "distances": (None, (n_prototypes, n_nearest)),
+        "percentiles": (None, (n_prototypes, n_nearest)),
+        "quantiles": (None, (n_prototypes, N_QUANTILES)),
     }
     for name, (dtype, shape) in shapes.items():
-        _check_shape(f"prototypes.{name}", stored[name], dtype, shape)
-    k = len(record.class_names)
-    _need(is_finite(vectors), "prototypes.vectors has values that are not finite")
-    _need(bool(((labels >= 0) & (labels < k)).all()), f"prototypes.labels must be classes from 0 to {k - 1}")
+        _check_shape(f"prototypes.{name}", tensors[name], dtype, shape)
+    n_classes = len(record.class_names)
+    _require(is_finite(vectors), "prototypes.vectors has values that are not finite")
+    _require(
+        bool(((labels >= 0) & (labels < n_classes)).all()),
+        f"prototypes.labels must be classes from 0 to {n_classes - 1}",
+    )
     if record.classifier.name not in (LinearHead.name, RectifiedLinearHead.name):
-        owned = torch.bincount(labels, minlength=k)
-        _need(bool(owned.all()), f"class {record.class_names[int(owned.argmin())]!r} has no prototypes")
-    _need(bool((counts >= 0).all()), "prototypes.counts has negative numbers")
-    _need(_within(purity, 0, 1), "prototypes.purity must lie between 0 and 1")
-    _need(bool((nearest >= -1).all()), "prototypes.nearest has negative numbers")
-    known = nearest >= 0
-    _need(
-        bool((distances >= 0).all()) and is_finite(distances[known]),
+        n_of_class = torch.bincount(labels, minlength=n_classes)
+        _require(bool(n_of_class.all()), f"class {record.class_names[int(n_of_class.argmin())]!r} has no prototypes")
+    _require(bool((counts >= 0).all()), "prototypes.counts has negative numbers")
+    _require(_within(purity, 0, 1), "prototypes.purity must lie between 0 and 1")
+    _require(bool((nearest >= -1).all()), "prototypes.nearest has negative numbers")
+    exists = nearest >= 0
+    _require(
+        bool((distances >= 0).all()) and is_finite(distances[exists]),
         "prototypes.distances must be finite and not negative",
     )
-    _need(_within(percentiles, 0, 100), "prototypes.percentiles must lie between 0 and 100")
+    _require(_within(percentiles, 0, 100), "prototypes.percentiles must lie between 0 and 100")
     _check_quantiles(quantiles, counts)
     if record.images is not None:
-        _need(len(record.images) == n, f"images lists pictures of {len(record.images)} prototypes; there are {n}")
+        _require(
+            len(record.images) == n_prototypes,
+            f"images lists pictures of {len(record.images)} prototypes; there are {n_prototypes}",
+        )
 
 
 def _check_quantiles(quantiles: Tensor, counts: Tensor) -> None:
-    """Checks that quantiles rise, and are given for the prototypes that stand for training samples."""
+    """Checks that quantiles do not fall, and are given exactly for prototypes with training samples."""
     empty = quantiles.isnan().all(1)
     rows = quantiles[~empty].double()
-    _need(is_finite(rows) and bool((rows >= 0).all()), "prototypes.quantiles must be finite and not negative")
+    _require(is_finite(rows) and bool((rows >= 0).all()), "prototypes.quantiles must be finite and not negative")
     slack = _ROUNDING * rows.amax(1, keepdim=True) if len(rows) else 0
-    _need(bool((rows.diff(dim=1) >= -slack).all()), "prototypes.quantiles must not fall")
-    _need(torch.equal(empty, counts == 0), "prototypes.quantiles must be given where prototypes.counts is not 0, only")
+    _require(bool((rows.diff(dim=1) >= -slack).all()), "prototypes.quantiles must not fall")
+    _require(
+        torch.equal(empty, counts == 0), "prototypes.quantiles must be given where prototypes.counts is not 0, only"
+    )
 
 
-def _check_classifier(record: SavedModel, stored: Mapping[str, Tensor], n_prototypes: int) -> None:
+def _check_classifier(record: SavedModel, tensors: Mapping[str, Tensor], n_prototypes: int) -> None:
+    """Checks the tensors of the classifier, which only linear heads have."""
     linear = record.classifier.name in (LinearHead.name, RectifiedLinearHead.name)
-    unknown = [name for name in stored if not linear or name not in ("weight", "bias")]
+    unknown = [name for name in tensors if not linear or name not in ("weight", "bias")]
     if unknown:
         raise LookalikeError(f"the tensor {shown(f'classifier.{unknown[0]}')} is unknown")
     if not linear:
         return
-    if "weight" not in stored:
+    if "weight" not in tensors:
         raise LookalikeError("the tensor 'classifier.weight' is missing")
-    k = len(record.class_names)
-    _check_shape("classifier.weight", stored["weight"], None, (k, n_prototypes))
-    if "bias" in stored:
-        _check_shape("classifier.bias", stored["bias"], None, (k,))
-    for name, tensor in stored.items():
-        _need(is_finite(tensor), f"classifier.{name} has values that are not finite")
+    n_classes = len(record.class_names)
+    _check_shape("classifier.weight", tensors["weight"], None, (n_classes, n_prototypes))
+    if "bias" in tensors:
+        _check_shape("classifier.bias", tensors["bias"], None, (n_classes,))
+    for name, tensor in tensors.items():
+        _require(is_finite(tensor), f"classifier.{name} has values that are not finite")
 
 
 def _within(tensor: Tensor, low: float, high: float) -> bool:
-    """Says whether all values that are given lie in a range, rounding aside."""
-    given = tensor[~tensor.isnan()].double()
+    """Returns whether all values but NaN are in a range, up to rounding."""
+    values = tensor[~tensor.isnan()].double()
     slack = _ROUNDING * (high - low)
-    return bool(((given >= low - slack) & (given <= high + slack)).all())
+    return bool(((values >= low - slack) & (values <= high + slack)).all())
 
 
-def _need(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise LookalikeError(message)
 
 
 def _check_shape(name: str, tensor: Tensor, dtype: torch.dtype | None, shape: tuple[int, ...]) -> None:
-    """Checks type and shape; a type of None is any floating-point one."""
+    """Checks type and shape; a type of None stands for any floating-point type."""
     if dtype is None and not tensor.is_floating_point():
         raise LookalikeError(f"{name} must be floating-point numbers, not {tensor.dtype}")
     if dtype is not None and tensor.dtype != dtype:

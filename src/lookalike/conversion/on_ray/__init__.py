@@ -1,8 +1,8 @@
 """Conversion on a Ray cluster: the same model, from more images than one machine can embed.
 
-A pool of actors embeds the data, and each writes its embeddings to a folder that all nodes share. A task per class
-clusters; tasks over the shards find the images behind each prototype. Ray is imported when a conversion starts, and
-what only the driver needs is loaded when it asks for ``Ray``, so that actors start sooner.
+A pool of actors embeds the data and writes the embeddings, as shards, to a folder that all nodes share. One task per
+class clusters it; then tasks over the shards find the training images nearest to each prototype. Ray is imported when a
+conversion starts, and the driver's modules when ``Ray`` is first used, so that actors start sooner.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Reaching a Ray cluster, and what to ask of it."""
+"""Connecting to a Ray cluster, and running tasks on it."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from lookalike._core.errors import LookalikeError
 
 Item = TypeVar("Item")
 
-_RETRIES = 10  # of a task whose node is lost
+_RETRIES = 10  # of a task, if its node is lost
 
 
 def import_ray() -> Any:
@@ -33,13 +33,13 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(cluster: str) -> Iterator[None]:
-    """Connects to a cluster while the block runs; one that was connected to before stays so.
+    """Connects to a cluster while the block runs. An existing connection is used and left open.
 
     Args:
-        cluster: ``"auto"`` for the running cluster, if there is one, and else one of this machine alone; or an address.
+        cluster: An address; or ``"auto"`` for the running cluster if there is one, else one of this machine alone.
 
     Raises:
-        LookalikeError: If nothing answers at the address, or another cluster is connected to.
+        LookalikeError: If nothing answers at the address, or this process is connected to another cluster.
     """
     ray = import_ray()
     if cluster.startswith("ray://"):
@@ -54,7 +54,7 @@ def connected(cluster: str) -> Iterator[None]:
         with _quiet():
             yield
         return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its core writes to the console past all loggers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core writes to the console without loggers
     address = None if cluster == "auto" else cluster
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -68,58 +68,60 @@ def connected(cluster: str) -> Iterator[None]:
 
 
 def n_fitting(num_cpus: float, num_gpus: float) -> int:
-    """Returns how many actors of a size the cluster has room for.
+    """Returns the number of actors of a size that fit into the cluster.
 
     Raises:
-        LookalikeError: If there is no room for one.
+        LookalikeError: If none fits.
     """
     import ray
 
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    rooms = [int(there // asked) for there, asked in ((cpus, num_cpus), (gpus, num_gpus)) if asked > 0]
-    if not rooms or min(rooms) < 1:
+    capacities = [
+        int(available // requested) for available, requested in ((cpus, num_cpus), (gpus, num_gpus)) if requested > 0
+    ]
+    if not capacities or min(capacities) < 1:
         raise LookalikeError(
             f"an actor with num_cpus={num_cpus} and num_gpus={num_gpus} does not fit into the cluster, which has "
             f"{cpus:g} CPUs and {gpus:g} GPUs"
         )
-    return min(rooms)
+    return min(capacities)
 
 
 def as_task(function: Callable[..., Any]) -> Any:
-    """Returns a function as a task for one CPU, which is done again when its node is lost."""
+    """Turns a function into a task for one CPU, which runs again if its node is lost."""
     import ray
 
     return ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
 
 
-def portions(items: Sequence[Item], most: int | None = None) -> list[Sequence[Item]]:
-    """Returns items in portions, about four per CPU, so that no CPU is idle for long.
+def portions(items: Sequence[Item], max_size: int | None = None) -> list[Sequence[Item]]:
+    """Splits items into portions, about four per CPU, so that no CPU is idle for long.
 
     Args:
-        items: In order.
-        most: Of them in a portion.
+        items: The items, whose order is kept.
+        max_size: Largest number of items in a portion.
     """
     import ray
 
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
     size = max(1, len(items) // (4 * cpus))
-    size = size if most is None else min(size, most)
+    size = size if max_size is None else min(size, max_size)
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def n_nodes() -> int:
-    """Returns how many nodes the cluster has at the moment."""
+    """Returns the current number of nodes of the cluster."""
     import ray
 
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
 def result_of(reference: Any) -> Any:
-    """Returns a task's result; a mistake of the caller's that it found is raised as it was there.
+    """Returns a task's result, or raises the task's own error.
 
     Raises:
-        LookalikeError: If the task raised one.
+        LookalikeError: If the task raised it.
     """
     import ray
 
@@ -133,7 +135,7 @@ def result_of(reference: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Ray Data's account of each step out of the console; its own log files are not told less by Ray's core."""
+    """Keeps Ray Data's log messages out of the console; Ray's log files stay complete."""
     logger = logging.getLogger("ray.data")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The conversion on a cluster, from data to the self-explainable model."""
+"""Conversion on a Ray cluster, from the data to the self-explainable model."""
 
 import copy
 import functools
@@ -20,11 +20,17 @@ from lookalike._core.untouched import process_settings, undoing
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.conversion.cluster_folder import similarity_key
 from lookalike.conversion.on_ray.cluster import connected, import_ray, n_nodes
-from lookalike.conversion.on_ray.embedding import embed_all
+from lookalike.conversion.on_ray.embedding import embed_shards
 from lookalike.conversion.on_ray.record import prepare_folder
-from lookalike.conversion.on_ray.shards import Shard, open_shards, repeated_rows, summed_classes
-from lookalike.conversion.on_ray.sources import MapStyle, Sharded, Source, open_source
-from lookalike.conversion.on_ray.tasks import TaskSettings, check_similarity, fit_similarity, learn_all, survey_all
+from lookalike.conversion.on_ray.shards import Shard, count_classes, open_shards, repeated_rows
+from lookalike.conversion.on_ray.sources import MapStyle, ShardedSource, Source, open_source
+from lookalike.conversion.on_ray.tasks import (
+    TaskSettings,
+    check_similarity,
+    cluster_classes,
+    fit_similarity,
+    survey_shards,
+)
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.per_class import check_classes
 from lookalike.conversion.temperature import Temperature, fit_temperature
@@ -39,12 +45,12 @@ from lookalike.model.similarity import Similarity, given_lengths, make_similarit
 
 P = ParamSpec("P")
 
-_LISTED = 5
+_LISTED = 5  # images named in a warning
 _BATCH_SIZE = 256  # as on one machine
 
 
 def _keeps_process_settings(function: Callable[P, PrototypeModel]) -> Callable[P, PrototypeModel]:
-    """Makes a function put back what is set for Ray's sake: its core and its data library print past the caller."""
+    """Makes a function restore the loggers and environment variables that are changed to silence Ray."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> PrototypeModel:
@@ -58,23 +64,23 @@ def _keeps_process_settings(function: Callable[P, PrototypeModel]) -> Callable[P
 class Ray:
     """Runs a conversion on a Ray cluster: ``convert(model, data, backend=Ray(), working_folder=...)``.
 
-    The model is the one that this process would make: with the same seed its prototypes are equal up to rounding.
-    What has been embedded and clustered stays in the working folder, which all nodes must reach under its name. After
-    an interruption the same call resumes from it.
+    The model is the same as from this process: with the same seed, its prototypes are equal up to rounding. Embeddings
+    and clusters are stored in the working folder, which must have the same path on all nodes. After an interruption the
+    same call resumes from it.
 
-    The data are a folder with one sub-folder per class; a Parquet file or a folder of such, with the columns ``image``
+    The data are a folder with one sub-folder per class; a Parquet file or a folder of them, with columns ``image``
     (an encoded file, or an array) and ``label``; a ``ray.data.Dataset`` with these columns; or a map-style ``Dataset``
     of (x, y). A column ``index`` numbers the rows; without it they are numbered in their order.
 
     Args:
         address: ``"auto"`` for the running cluster if there is one, else one of this machine alone; or an address.
-        n_actors: Largest number of actors that embed; None takes as many as there is room for.
-        num_cpus: Of an actor.
-        num_gpus: Of an actor; above 0 it embeds on a GPU.
-        shard_rows: Number of rows in a file of embeddings, about. A lost actor loses at most so many.
+        n_actors: Largest number of actors that embed; None takes as many as fit into the cluster.
+        num_cpus: CPUs of an actor.
+        num_gpus: GPUs of an actor; above 0 it embeds on a GPU.
+        shard_rows: Approximate number of rows in a file of embeddings: the most work that is lost with an actor.
 
     Raises:
-        LookalikeError: If a value cannot be.
+        LookalikeError: If a value is invalid.
 
     Example:
         >>> Ray(num_gpus=1).n_actors is None
@@ -100,11 +106,11 @@ class Ray:
         """Converts a classifier; ``lookalike.convert`` calls this.
 
         Raises:
-            LookalikeError: As ``lookalike.convert``; and if Ray is not installed or the cluster not reached, there is
-                no working folder, or an option or the similarity needs everything on one machine.
+            LookalikeError: As ``lookalike.convert``; and if Ray is not installed, the cluster cannot be reached, there
+                is no working folder, or an option or the similarity needs all data on one machine.
         """
         import_ray()
-        _refuse_what_needs_one_machine(settings)
+        _refuse_unsupported_options(settings)
         metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
         check_similarity(metric)
         return _convert(self, model, train, metric, settings)
@@ -117,8 +123,8 @@ _NOT_ON_A_CLUSTER = {
 }
 
 
-def _refuse_what_needs_one_machine(settings: Settings) -> None:
-    """Refuses options that a cluster would have to drop.
+def _refuse_unsupported_options(settings: Settings) -> None:
+    """Refuses options that a cluster does not support.
 
     Raises:
         LookalikeError: If one was given, or there is no working folder.
@@ -136,6 +142,7 @@ def _refuse_what_needs_one_machine(settings: Settings) -> None:
 def _convert(
     cluster: Ray, model: nn.Module | LoadedClassifier, data: Any, similarity: Similarity, settings: Settings
 ) -> PrototypeModel:
+    """Converts on a cluster, step by step: embed, cluster, survey, read the prototypes' images."""
     started = time.perf_counter()
     lengths = given_lengths(similarity)
     folder = Path(str(settings.working_folder)).resolve()
@@ -187,7 +194,7 @@ def _convert(
 
 @dataclass(frozen=True)
 class _Learned:
-    """What the embeddings of all shards gave."""
+    """Everything that was learned from the embeddings."""
 
     prototypes: Prototypes
     similarity: Similarity
@@ -200,16 +207,16 @@ class _Job:
     """One conversion on a connected cluster, with its working folder.
 
     Attributes:
-        cluster: Where it runs.
-        settings: Its options.
-        encoder: What embeds.
-        similarity: Not fitted yet.
-        source: The data as they were given.
-        sharded: The data as files or jobs that actors read.
+        cluster: Options of the cluster.
+        settings: Options of the conversion.
+        encoder: The classifier before its head.
+        similarity: The similarity, before it is fitted.
+        source: The data as the user gave them.
+        sharded: The data, split into jobs for actors.
         shards_folder: Folder of the embeddings.
-        classes_folder: Folder of each class's prototypes.
-        fingerprints: Of weights, data and transform.
-        shards: The embeddings, once they are made.
+        classes_folder: Folder of the classes' prototypes.
+        fingerprints: Fingerprints of weights, data and transform.
+        shards: The embeddings, once they exist.
     """
 
     cluster: Ray
@@ -217,17 +224,17 @@ class _Job:
     encoder: Encoder
     similarity: Similarity
     source: Source
-    sharded: Sharded
+    sharded: ShardedSource
     shards_folder: Path
     classes_folder: Path
     fingerprints: dict[str, Any]
     shards: list[Shard] = field(default_factory=list)
 
     def embed(self) -> int:
-        """Embeds what is not embedded yet; returns the number of actors."""
+        """Embeds all samples that are not embedded yet; returns the number of actors."""
         reading = self.settings.reading
         with progress_bar("Embedding", self.sharded.total, self.settings.progress) as advance:
-            n_actors = embed_all(
+            n_actors = embed_shards(
                 self.sharded,
                 _on_cpu(self.encoder),
                 self.shards_folder,
@@ -248,18 +255,21 @@ class _Job:
         given_names = settings.class_names or self.source.class_names
         names, n_samples = _checked_classes(given_names, shards, repeated)
         similarity = fit_similarity(self.similarity, shards, self.encoder.embedding_dim, self.encoder.head_weight)
-        asked = settings.probabilities.temperature
-        fits = asked == "auto"
+        temperature_option = settings.probabilities.temperature
+        holds_out = temperature_option == "auto"
         with progress_bar("Clustering", len(names), settings.progress) as advance:
-            learned = learn_all(
-                shards, names, similarity, TaskSettings(settings.clustering, fits), self.classes_folder, advance
+            learned = cluster_classes(
+                shards, names, similarity, TaskSettings(settings.clustering, holds_out), self.classes_folder, advance
             )
         for note in learned.notes:
             warn_of(note)
         reading = settings.probabilities.probabilities
-        temperature = fit_temperature(learned.held_out, similarity, reading) if fits else Temperature(float(asked))
+        if temperature_option == "auto":
+            temperature = fit_temperature(learned.held_out, similarity, reading)
+        else:
+            temperature = Temperature(float(temperature_option))
         with progress_bar("Looking for the nearest images", len(shards), settings.progress) as advance:
-            surveyed = survey_all(
+            surveyed = survey_shards(
                 learned.prototypes,
                 similarity,
                 shards,
@@ -278,7 +288,7 @@ def _open_job(
     settings: Settings,
     folder: Path,
 ) -> _Job:
-    """Opens the data, cuts the classifier, and checks that the working folder is of this conversion."""
+    """Opens the data, cuts the classifier, and checks that the working folder belongs to this conversion."""
     preprocessing = settings.reading.preprocessing or getattr(model, "preprocessing", None)
     cut, class_names = settings.cut, settings.class_names
     spec, output_names, head = None, None, cut.head
@@ -286,10 +296,11 @@ def _open_job(
         spec, output_names, head = model.spec, model.class_names, head_of(model, cut.head)
     trained = model.model if isinstance(model, LoadedClassifier) else model
     batch_size = settings.reading.batch_size or _BATCH_SIZE
-    shard_rows = -(-cluster.shard_rows // batch_size) * batch_size  # batches as on one machine
+    # whole batches per shard, so that the batches are the same as on one machine
+    shard_rows = -(-cluster.shard_rows // batch_size) * batch_size
     source = open_source(data, preprocessing, class_names, shard_rows)
     _warn_if_random(source)
-    encoder = as_encoder(trained, source.first(), head, output=cut.output, spec=spec, output_names=output_names)
+    encoder = as_encoder(trained, source.first_rows(), head, output=cut.output, spec=spec, output_names=output_names)
     encoder = ordered(encoder, cut.class_order, class_names or source.class_names)
     key = {
         **embedding_key(
@@ -317,7 +328,7 @@ def _warn_if_random(source: Source) -> None:
 
 
 def _on_cpu(encoder: Encoder) -> Encoder:
-    """Returns an encoder that a node without a GPU can open."""
+    """Returns the encoder on the CPU, so that a node without a GPU can load it."""
     if all(tensor.device.type == "cpu" for tensor in encoder.model.state_dict().values()):
         return encoder
     return copy.deepcopy(encoder).cpu()
@@ -326,34 +337,38 @@ def _on_cpu(encoder: Encoder) -> Encoder:
 def _checked_classes(
     names: list[str] | None, shards: list[Shard], repeated: dict[int, np.ndarray]
 ) -> tuple[list[str], int]:
-    """Returns K names, those given or numbers, and the number of samples, when each class has some."""
-    counts = {label: count for label, count in summed_classes(shards, repeated).items() if count}
+    """Checks that each class has samples; returns K class names (given, or numbers) and the number of samples."""
+    counts = {label: count for label, count in count_classes(shards, repeated).items() if count}
     total = sum(counts.values())
     if not total:
-        first = next((message for shard in shards for message in shard.skipped.values()), None)
-        raise LookalikeError("there are no samples to embed" + (f" (the first: {first})" if first else ""))
-    top = max(counts)
-    if top >= total and names is None:
+        first_message = next((message for shard in shards for message in shard.skipped.values()), None)
         raise LookalikeError(
-            f"there is a label {top} and there are {total} samples: some classes have none; "
+            "there are no samples to embed" + (f" (the first: {first_message})" if first_message else "")
+        )
+    highest_label = max(counts)
+    if highest_label >= total and names is None:
+        raise LookalikeError(
+            f"there is a label {highest_label} and there are {total} samples: some classes have none; "
             "number the classes from 0 without gaps, or give class_names"
         )
-    names = [str(k) for k in range(top + 1)] if names is None else list(names)
+    names = [str(k) for k in range(highest_label + 1)] if names is None else list(names)
     if len(set(names)) < len(names):
         raise LookalikeError("two classes have the same name")
-    check_classes(np.array([counts.get(k, 0) for k in range(max(top + 1, len(names)))]), names)
+    check_classes(np.array([counts.get(k, 0) for k in range(max(highest_label + 1, len(names)))]), names)
     return names, total
 
 
-def _images(source: Sharded, prototypes: Prototypes, n_images: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Reads the nearest training images again."""
-    wanted = prototypes.nearest[:, : max(n_images, 1)]
-    batches = source.fetch(np.unique(wanted[wanted >= 0].numpy()))
+def _images(
+    source: ShardedSource, prototypes: Prototypes, n_images: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Reads the training images nearest to each prototype."""
+    nearest = prototypes.nearest[:, : max(n_images, 1)]
+    batches = source.fetch(np.unique(nearest[nearest >= 0].numpy()))
     return read_prototype_images(batches, prototypes, n_images, source.preprocessing)
 
 
 def _warn_of_skipped(skipped: dict[int, str]) -> None:
     if skipped:
         listed = "; ".join(skipped[index] for index in sorted(skipped)[:_LISTED])
-        more = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
-        warn_of(f"{len(skipped)} images were left out: {listed}{more}")
+        unlisted = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
+        warn_of(f"{len(skipped)} images were left out: {listed}{unlisted}")

@@ -1,4 +1,4 @@
-"""The embedding pass: a pool of actors, each of which writes what it has embedded as shards."""
+"""The embedding pass: a pool of actors, which embed and write the embeddings as shards."""
 
 from contextlib import closing
 from pathlib import Path
@@ -16,38 +16,38 @@ from lookalike.conversion.on_ray.cluster import as_task, n_fitting, portions, re
 from lookalike.conversion.on_ray.pool import work_through
 from lookalike.conversion.on_ray.readers import Reader
 from lookalike.conversion.on_ray.shards import Rows, damaged_shards, open_shards, shard_name, shard_names, write_shard
-from lookalike.conversion.on_ray.sources import Sharded
+from lookalike.conversion.on_ray.sources import ShardedSource
 from lookalike.data import Batches
 from lookalike.embedding import name_samples
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 
-_COMPLETE = "complete"
+_COMPLETE_MARK = "complete"
 
 
-class Told(NamedTuple):
-    """What an actor tells of its job.
+class JobResult(NamedTuple):
+    """Result of an actor's job.
 
     Attributes:
-        shards: The names of the files that it wrote, or found.
-        rows: For how many samples they stand.
-        wrong: What is wrong with the data, or nothing.
+        shards: Names of the shards, written by this job or found already written.
+        rows: Number of samples in them.
+        error: What is wrong with the data; empty if nothing is.
     """
 
     shards: tuple[str, ...]
     rows: int
-    wrong: str = ""
+    error: str = ""
 
 
 class Embedder:
-    """An actor: embeds the rows that it is given and writes them as shards.
+    """An actor that embeds the rows of a job and writes them as shards.
 
-    A shard that is there already is not made again, so that a call which is repeated does no harm. What is wrong with
-    the data is not raised but told in the result, as it is no use to try again.
+    A shard that exists already is not written again, so repeating a job is harmless. Mistakes in the data are returned
+    in the result and not raised, because Ray would retry the job in vain.
 
     Args:
-        shared: References to the encoder and to what opens rows, which are in the object store once.
-        folder: Where the shards are.
-        batch_size: The most rows that pass through the encoder at once.
+        shared: References to the encoder and the reader in Ray's object store.
+        folder: Folder of the shards.
+        batch_size: Largest number of rows that pass through the encoder at once.
         on_error: What to do about an image that cannot be read.
         gpu: Whether to embed on a GPU.
     """
@@ -62,7 +62,7 @@ class Embedder:
     ) -> None:
         import ray
 
-        encoder, reader = shared  # in a tuple, which Ray does not look into
+        encoder, reader = shared  # Ray would resolve the references themselves, but not inside a tuple
         self._encoder: Encoder = ray.get(encoder)
         self._reader: Reader = ray.get(reader)
         self._folder = Path(folder)
@@ -73,21 +73,22 @@ class Embedder:
     def ready(self) -> None:
         """Returns when the actor has started."""
 
-    def work(self, job: Any) -> Told:
+    def work(self, job: Any) -> JobResult:
         """Embeds the rows of a job and writes them as shards."""
         written: list[str] = []
         rows = 0
         try:
             for columns in self._reader.read(job):
-                written.append(self._shard(columns))
+                written.append(self._write_once(columns))
                 rows += len(columns["index"])
         except LookalikeError as error:
-            return Told(tuple(written), rows, str(error))
-        except (OSError, ValueError) as error:  # of a reader, whose file has gone or is damaged
-            return Told(tuple(written), rows, f"the data cannot be read: {error}")
-        return Told(tuple(written), rows)
+            return JobResult(tuple(written), rows, str(error))
+        except (OSError, ValueError) as error:  # from a reader whose file is missing or damaged
+            return JobResult(tuple(written), rows, f"the data cannot be read: {error}")
+        return JobResult(tuple(written), rows)
 
-    def _shard(self, rows: dict[str, np.ndarray]) -> str:
+    def _write_once(self, rows: dict[str, np.ndarray]) -> str:
+        """Writes rows as a shard, unless it exists; returns its name."""
         order = np.argsort(rows["index"], kind="stable")
         rows = {name: column[order] for name, column in rows.items()}
         path = self._folder / shard_name(rows["index"])
@@ -102,6 +103,7 @@ class Embedder:
         return path.name
 
     def _write(self, path: Path, rows: dict[str, np.ndarray]) -> None:
+        """Embeds rows and writes them as a shard."""
         index = rows["index"].astype(np.int64)
         repeated = index[1:][index[1:] == index[:-1]]
         if len(repeated):
@@ -110,7 +112,7 @@ class Embedder:
             )
         batches = Batches(self._reader.open(rows), self._batch_size, on_error=self._on_error)
         device, dtype = device_of(self._encoder.model), dtype_of(self._encoder.model)
-        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        embedded: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         predictions: list[np.ndarray] = []
         broken: list[int] = []
         with torch.no_grad(), Accelerated():
@@ -118,14 +120,14 @@ class Embedder:
                 z, scores = self._encoder.embed_and_score(place(batch.inputs, device, dtype))
                 z = z.float()
                 broken += batch.indices[(~z.isfinite().all(1)).cpu().numpy()].tolist()
-                parts.append((batch.indices, batch.labels, z.cpu().numpy()))
+                embedded.append((batch.indices, batch.labels, z.cpu().numpy()))
                 if scores is not None and self._encoder.outputs is not None:
                     predictions.append(self._encoder.outputs.predicted(scores).cpu().numpy())
         if broken:
-            named = name_samples(np.asarray(broken), batches.describe)
-            raise LookalikeError(f"{len(broken)} embeddings have NaN or infinite values: {named}")
+            samples = name_samples(np.asarray(broken), batches.describe)
+            raise LookalikeError(f"{len(broken)} embeddings have NaN or infinite values: {samples}")
         empty = (np.arange(0), np.arange(0), np.zeros((0, self._encoder.embedding_dim), dtype=np.float32))
-        positions, labels, embeddings = (np.concatenate(column) for column in zip(*(parts or [empty]), strict=True))
+        positions, labels, embeddings = (np.concatenate(column) for column in zip(*(embedded or [empty]), strict=True))
         skipped = {int(index[position]): message for position, message in batches.skipped.items()}
         with writing_to(self._folder, "the shards before are safe"):
             write_shard(
@@ -137,8 +139,8 @@ class Embedder:
             )
 
 
-def embed_all(
-    source: Sharded,
+def embed_shards(
+    source: ShardedSource,
     encoder: Encoder,
     folder: Path,
     *,
@@ -149,36 +151,36 @@ def embed_all(
     num_gpus: float,
     advance: Advance,
 ) -> int:
-    """Embeds what is not embedded yet.
+    """Embeds all samples that are not in shards yet.
 
     Args:
         source: The data.
-        encoder: On the CPU.
-        folder: Where the shards go, on storage that all nodes share.
-        batch_size: The most rows that pass through the encoder at once.
-        on_error: ``"skip"`` goes on at an image that cannot be read.
-        n_actors: The most actors; None takes as many as there is room for.
-        num_cpus: Of an actor.
-        num_gpus: Of an actor.
-        advance: Moves a progress bar on by a number of samples.
+        encoder: The encoder, on the CPU.
+        folder: Folder of the shards, on storage that all nodes share.
+        batch_size: Largest number of rows that pass through the encoder at once.
+        on_error: ``"skip"`` leaves out images that cannot be read.
+        n_actors: Largest number of actors; None takes as many as fit into the cluster.
+        num_cpus: CPUs of an actor.
+        num_gpus: GPUs of an actor.
+        advance: Advances a progress bar by a number of samples.
 
     Returns:
-        How many actors there were; 0 if nothing was left to embed.
+        Number of actors; 0 if all samples were embedded already.
 
     Raises:
-        LookalikeError: If samples cannot be embedded, or actors are lost again and again with nothing done.
+        LookalikeError: If samples cannot be embedded, or many actors in a row are lost before they embed anything.
     """
     import ray
 
-    complete = folder / _COMPLETE
+    complete = folder / _COMPLETE_MARK
     _remove_damaged(folder)
     if complete.exists() and complete.read_bytes() == str(len(shard_names(folder))).encode():
         return 0
     shards = open_shards(folder)
-    advance(sum(shard.asked for shard in shards))
-    fitting = n_fitting(num_cpus, num_gpus)
-    reader, briefs = source.left(shards)
-    size = min(n_actors or fitting, fitting, len(briefs))
+    advance(sum(shard.n_requested for shard in shards))
+    n_possible = n_fitting(num_cpus, num_gpus)
+    reader, job_specs = source.remaining(shards)
+    n_started = min(n_actors or n_possible, n_possible, len(job_specs))
     arguments = {
         "shared": (ray.put(encoder), ray.put(reader)),
         "folder": str(folder),
@@ -187,31 +189,33 @@ def embed_all(
         "gpu": num_gpus > 0,
     }
 
-    def hire() -> Any:
-        """Asks for an actor that does not come again when it is lost, as there may never be room for it."""
+    def start_actor() -> Any:
+        """Requests an actor without automatic restarts: for a restarted one there may never be room."""
         remote = ray.remote(Embedder).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)
         return remote.remote(**arguments)
 
-    with closing(work_through(briefs, hire, size, prepare=source.job)) as results:
-        for told in results:
-            _check_told(told, folder)
-            advance(told.rows)
+    with closing(work_through(job_specs, start_actor, n_started, prepare=source.make_job)) as results:
+        for result in results:
+            _check_result(result, folder)
+            advance(result.rows)
     with writing_to(folder, "all embeddings are safe"):
         write_whole(complete, str(len(shard_names(folder))))
-    return size
+    return n_started
 
 
 def _remove_damaged(folder: Path) -> None:
-    """Removes shards that were altered or damaged since an earlier run wrote them: tasks read each once.
+    """Removes shards that were changed or damaged since an earlier run wrote them. Tasks read each shard once.
 
     Warns:
-        LookalikeWarning: If there are some.
+        LookalikeWarning: If there are any.
     """
     paths = [str(folder / name) for name in sorted(shard_names(folder))]
     if not paths:
         return
     task = as_task(damaged_shards)
-    damaged = [path for found in [task.remote(part) for part in portions(paths)] for path in result_of(found)]
+    damaged = [
+        path for reference in [task.remote(portion) for portion in portions(paths)] for path in result_of(reference)
+    ]
     for path in damaged:
         Path(path).unlink(missing_ok=True)
     if damaged:
@@ -221,12 +225,13 @@ def _remove_damaged(folder: Path) -> None:
         )
 
 
-def _check_told(told: Told, folder: Path) -> None:
-    if told.wrong:
-        raise LookalikeError(told.wrong)
-    astray = [name for name in told.shards if not (folder / name).exists()]
-    if astray:
+def _check_result(result: JobResult, folder: Path) -> None:
+    """Raises the error of a job, or the loss of its shards on storage that is not shared."""
+    if result.error:
+        raise LookalikeError(result.error)
+    missing = [name for name in result.shards if not (folder / name).exists()]
+    if missing:
         raise LookalikeError(
-            f"an actor wrote {astray[0]!r}, and it is not in {str(folder)!r}: the working folder must lie on storage "
+            f"an actor wrote {missing[0]!r}, and it is not in {str(folder)!r}: the working folder must be on storage "
             "that all nodes share"
         )

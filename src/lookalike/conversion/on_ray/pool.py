@@ -1,4 +1,4 @@
-"""A pool of actors that work through a list of jobs, and goes on when some of them are lost."""
+"""A pool of actors that works through a list of jobs, and continues when actors are lost."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,35 +9,39 @@ from lookalike._core.errors import LookalikeError
 Job = TypeVar("Job")
 
 _START_SECONDS = 600.0
-_LOSSES = 3  # for each actor of the pool, in a row
+_LOSSES = 3  # actors lost in a row, per actor of the pool, before the pool gives up: so many losses are no accident
 
 
 def work_through(
     jobs: Iterable[Job],
-    hire: Callable[[], Any],
+    start_actor: Callable[[], Any],
     size: int,
     *,
     prepare: Callable[[Job], Any] = lambda job: job,
     start_seconds: float = _START_SECONDS,
 ) -> Generator[Any, None, None]:
-    """Hands jobs to actors, one at a time to each, and yields the results as they come.
+    """Gives jobs to actors, one at a time to each, and yields the results as they arrive.
 
-    The job of a lost actor is handed to another one. In its place a new one is asked for, which joins when the cluster
-    has room for it; nobody waits for that, unless no other is left.
+    If an actor is lost, its job goes to another one. A new actor is requested and joins when the cluster has room for
+    it. The pool waits for it only if no other actor is left.
+
+        starting --ready--> free --job--> working --result--> free
+                                             |
+                                          lost: job back to the queue, new actor to starting
 
     Args:
-        jobs: What is to be done.
-        hire: Asks the cluster for an actor that has the methods ``ready()`` and ``work(job)``, and returns its handle.
-        size: How many actors.
-        prepare: Makes of a job what ``work`` takes, when its turn comes.
-        start_seconds: How long to wait while there is no actor.
+        jobs: The jobs.
+        start_actor: Requests an actor with methods ``ready()`` and ``work(job)`` from the cluster, returns its handle.
+        size: Number of actors.
+        prepare: Turns a job into the argument of ``work``, just before the job is given to an actor.
+        start_seconds: Time to wait, in seconds, while there is no actor.
 
     Yields:
-        What ``work`` returns, in no order.
+        Results of ``work``, in the order of their arrival.
 
     Raises:
-        LookalikeError: If an actor fails to start, actors are lost again and again with nothing done, or there is none
-            for too long.
+        LookalikeError: If an actor fails to start, many actors in a row are lost without a result, or no actor starts
+            in time.
     """
     import ray
 
@@ -48,46 +52,37 @@ def work_through(
     losses = 0
     try:
         for _ in range(size):
-            _ask(hire, starting)
+            _request_actor(start_actor, starting)
         while todo or working:
             while todo and free:
                 actor, job = free.pop(), todo.popleft()
                 working[actor.work.remote(prepare(job))] = actor, job
-            done, _ = ray.wait([*working, *starting], num_returns=1, timeout=None if working else start_seconds)
-            if not done:
+            finished, _ = ray.wait([*working, *starting], num_returns=1, timeout=None if working else start_seconds)
+            if not finished:
                 raise LookalikeError(
                     f"none of {size} actors could start within {start_seconds:.0f} seconds: "
                     "the cluster has no room for them, perhaps because other work fills it"
                 )
-            call = done[0]
-            given: list[Job] = []
+            call = finished[0]
+            unfinished: list[Job] = []
             if call in working:
                 actor, job = working.pop(call)
-                given.append(job)
+                unfinished.append(job)
             else:
                 actor = starting.pop(call)
             try:
                 result = ray.get(call)
             except ray.exceptions.RayTaskError:
-                raise  # it is of our own making, and the actor lives
+                raise  # an error in our own code; the actor is alive
             except ray.exceptions.RayError as error:
-                if getattr(error, "actor_init_failed", False):
-                    reason = str(error).strip().splitlines()[-1]
-                    raise LookalikeError(
-                        f"an actor could not start: {reason} (does its machine have lookalike and your network's code?)"
-                    ) from error
                 losses += 1
-                if losses >= _LOSSES * size:
-                    raise LookalikeError(
-                        f"the cluster has lost {losses} actors in a row that had embedded nothing "
-                        f"({type(error).__name__}: {error}): give them more memory, by fewer actors or a smaller batch"
-                    ) from error
-                todo.extendleft(given)
-                ray.kill(actor)  # one that merely did not answer must not go on
-                _ask(hire, starting)
+                _check_losses(error, losses, size)
+                todo.extendleft(unfinished)
+                ray.kill(actor)  # it may be alive and only unreachable: it must not continue beside its replacement
+                _request_actor(start_actor, starting)
                 continue
             free.append(actor)
-            if given:
+            if unfinished:
                 losses = 0
                 yield result
     finally:
@@ -95,6 +90,21 @@ def work_through(
             ray.kill(actor)
 
 
-def _ask(hire: Callable[[], Any], starting: dict[Any, Any]) -> None:
-    actor = hire()
+def _check_losses(error: Exception, losses: int, size: int) -> None:
+    """Raises the loss of an actor as an error, if another actor would be lost in the same way."""
+    if getattr(error, "actor_init_failed", False):
+        reason = str(error).strip().splitlines()[-1]
+        raise LookalikeError(
+            f"an actor could not start: {reason} (does its machine have lookalike and your network's code?)"
+        ) from error
+    if losses >= _LOSSES * size:
+        raise LookalikeError(
+            f"the cluster has lost {losses} actors in a row that had embedded nothing "
+            f"({type(error).__name__}: {error}): give them more memory, by fewer actors or a smaller batch"
+        ) from error
+
+
+def _request_actor(start_actor: Callable[[], Any], starting: dict[Any, Any]) -> None:
+    """Requests an actor, and adds it to those that are starting."""
+    actor = start_actor()
     starting[actor.ready.remote()] = actor

@@ -1,4 +1,4 @@
-"""From a job's rows to samples (x, y), where they are embedded."""
+"""Readers turn a job's rows into samples (x, y), on the actor that embeds them."""
 
 import io
 from abc import ABC, abstractmethod
@@ -14,17 +14,17 @@ from torch.utils.data import Dataset, Subset
 
 from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.conversion.on_ray.row_groups import Group, join_rows, read_group, take_rows
-from lookalike.conversion.on_ray.shards import Known
+from lookalike.conversion.on_ray.shards import IndexSet
 from lookalike.data import ImageFiles, Preprocessing
 
 _NPY = b"\x93NUMPY"  # what a .npy file begins with
 
 
 class Reader(ABC):
-    """Makes a data set of (x, y) of rows, where they are embedded. It travels to every actor."""
+    """Turns rows into a data set of (x, y). It is sent to every actor."""
 
     def read(self, job: Any) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the columns of the rows of each shard that a job makes; here a job is the columns of one."""
+        """Yields the rows of each shard of a job, as columns. By default, a job is the rows of one shard."""
         yield job
 
     @abstractmethod
@@ -40,8 +40,9 @@ class FileReader(Reader):
 
     def open(self, rows: dict[str, np.ndarray]) -> ImageFiles:  # noqa: D102
         labels = rows["label"]
-        numbers = [str(k) for k in range(int(labels.max(initial=-1)) + 1)]  # the driver knows the names
-        return ImageFiles(Path(), [Path(path) for path in rows["path"]], labels, numbers, self.preprocessing)
+        # placeholders: only the driver knows the names of the classes
+        class_names = [str(k) for k in range(int(labels.max(initial=-1)) + 1)]
+        return ImageFiles(Path(), [Path(path) for path in rows["path"]], labels, class_names, self.preprocessing)
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,22 @@ class RowReader(Reader):
     """Reads images that are in the rows themselves; rows have ``index``, ``image`` and ``label``.
 
     Attributes:
-        preprocessing: What the images go through.
-        class_names: What labels that are texts stand for.
-        shard_rows: The most rows of a shard.
-        known: The indices of rows that are left out.
+        preprocessing: Preprocessing of the images.
+        class_names: Class names, if labels are texts.
+        shard_rows: Largest number of rows of a shard.
+        stored: Indices of rows that are in shards already and are left out.
     """
 
     preprocessing: Preprocessing | None
     class_names: Sequence[str] | None
     shard_rows: int
-    known: Known
+    stored: IndexSet
 
     def read(self, job: Sequence[Group]) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the unknown rows of some row groups, as many at a time as make a shard."""
+        """Yields the rows of some row groups that are not in shards yet, one shard at a time."""
         waiting = join_rows([])
         for rows in chain.from_iterable(map(read_group, job)):
-            waiting = join_rows([waiting, take_rows(rows, ~self.known(rows["index"]))])
+            waiting = join_rows([waiting, take_rows(rows, ~self.stored(rows["index"]))])
             while len(waiting["index"]) >= self.shard_rows:
                 yield take_rows(waiting, slice(self.shard_rows))
                 waiting = take_rows(waiting, slice(self.shard_rows, None))
@@ -86,10 +87,10 @@ class RowReader(Reader):
 
 
 class ImageRows(Dataset[Any]):
-    """Images in columns.
+    """A data set of images in columns.
 
-    They are encoded bytes; or pixels [H, W] or [H, W, C] of uint8, or what the network takes as floats, both perhaps as
-    the bytes of .npy files.
+    An image is an encoded file, uint8 pixels [H, W] or [H, W, C], or the network's input as floats. Arrays may also be
+    given as the bytes of a .npy file.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class ImageRows(Dataset[Any]):
         return f"sample {int(self.rows['index'][position])}"
 
     def _decode(self, content: bytes, position: int) -> torch.Tensor:
+        """Decodes and preprocesses an encoded image."""
         if self.transform is None:
             raise LookalikeError("the images need preparing: say what the network takes with preprocessing=")
         try:
@@ -134,6 +136,7 @@ class ImageRows(Dataset[Any]):
             raise BrokenImageError(self.describe(position), error.reason) from error
 
     def _number(self, label: Any, position: int) -> int:
+        """Returns the class number of a label, which may be a class name."""
         if not isinstance(label, str):
             return int(label)
         if not self.class_names:
@@ -153,7 +156,7 @@ def plain(image: Any) -> Any:
 
 
 class ByIndex(Dataset[Any]):
-    """Some samples of a data set, asked for by the indices that they have there."""
+    """Some samples of a data set, accessed by their indices in the whole data set."""
 
     def __init__(self, rows: Any, indices: np.ndarray) -> None:
         self._rows = rows

@@ -1,4 +1,4 @@
-"""What a working folder was made with, so that it is taken up by the same conversion and by no other."""
+"""The record of a working folder: which conversion it belongs to, so that no other one resumes from it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,22 @@ _FORMAT = 2
 
 
 def prepare_folder(folder: Path, key: dict[str, Any]) -> tuple[Path, Path]:
-    """Makes a working folder, or checks that the present one is of the same conversion; this process has its lock.
+    """Creates the working folder, or checks that it belongs to this conversion. The caller holds its lock.
 
     Args:
         folder: The working folder.
         key: Everything that the conversion depends on, as JSON values by name.
 
     Returns:
-        The folder for shards, and that for the classes' results.
+        The folder of the shards, and the folder of the classes' prototypes.
 
     Raises:
-        LookalikeError: If it is of another conversion, and it names what differs; or it is no such folder.
+        LookalikeError: If the folder belongs to another conversion (the message names what differs), or is not a
+            working folder.
     """
-    record, parts = folder / RECORD, (folder / "shards", folder / "classes")
-    for own in (folder, *parts):
-        clean(own)
+    record, subfolders = folder / RECORD, (folder / "shards", folder / "classes")
+    for own_folder in (folder, *subfolders):
+        clean(own_folder)
     if not record.exists() and is_foreign(folder):
         raise LookalikeError(
             f"the working folder {str(folder)!r} holds files and was not made by a conversion (it has no {RECORD!r}); "
@@ -35,19 +36,19 @@ def prepare_folder(folder: Path, key: dict[str, Any]) -> tuple[Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if not record.exists():
             write_record(record, {"format": _FORMAT, **key})
-        for part in parts:
-            part.mkdir(exist_ok=True)
+        for subfolder in subfolders:
+            subfolder.mkdir(exist_ok=True)
     try:
-        held = read_record(record)
+        previous_key = read_record(record)
     except LookalikeError as error:
         raise LookalikeError(
             f"the working folder {str(folder)!r} cannot be used: {RECORD!r}: {error}; give another folder, or remove "
             "it to start anew"
         ) from error
-    differing = differences(held, {"format": _FORMAT, **key})
+    differing = differences(previous_key, {"format": _FORMAT, **key})
     if differing:
         raise LookalikeError(
             f"the working folder {str(folder)!r} was made with other {differing}; give another folder, or remove it to "
             "start anew"
         )
-    return parts
+    return subfolders

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 COLUMNS = ("index", "image", "label")
-_READ_ROWS = 256  # in memory at once, beside those that are kept
+_READ_ROWS = 256  # in memory at once, besides those that are kept
 
 
 class Group(NamedTuple):
     """A row group.
 
     Attributes:
-        file: The file.
-        number: Its number there.
-        start: The index of its first row, where rows are numbered in their order.
-        rows: How many it has.
+        file: The Parquet file.
+        number: Number of the row group in the file.
+        start: Index of its first row, if rows are numbered in their order.
+        rows: Number of rows.
     """
 
     file: str
@@ -27,7 +27,7 @@ class Group(NamedTuple):
 
 
 def list_groups(files: Sequence[Path]) -> list[Group]:
-    """Returns the row groups of some files that have rows, in their order."""
+    """Returns the row groups of some files in their order, without empty ones."""
     import pyarrow.parquet as pq
 
     groups, start = [], 0
@@ -42,11 +42,11 @@ def list_groups(files: Sequence[Path]) -> list[Group]:
 
 
 def read_group(group: Group) -> Iterator[dict[str, np.ndarray]]:
-    """Reads a row group in parts.
+    """Reads a row group in chunks.
 
     Yields:
-        Indices [n], images [n] as objects, labels [n] as objects; without a column ``index`` the rows are numbered in
-        their order.
+        Columns ``index`` [n], ``image`` [n] and ``label`` [n], the last two as objects. If the file has no column
+        ``index``, the rows are numbered in their order.
     """
     import pyarrow.parquet as pq
 
@@ -63,31 +63,32 @@ def read_group(group: Group) -> Iterator[dict[str, np.ndarray]]:
             yield rows
 
 
-def find_rows(groups: Sequence[Group], wanted: np.ndarray) -> dict[str, np.ndarray]:
-    """Reads the rows that have one of some indices, and no row group without any."""
-    parts = []
+def find_rows(groups: Sequence[Group], indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Reads the rows with some indices [m], and only the row groups that contain any of them."""
+    matches = []
     for group in groups:
-        if not np.isin(_indices(group), wanted).any():
+        if not np.isin(_indices(group), indices).any():
             continue
         for rows in read_group(group):
-            found = np.flatnonzero(np.isin(rows["index"], wanted))
-            if len(found):
-                parts.append(take_rows(rows, found))
-    return join_rows(parts)
+            positions = np.flatnonzero(np.isin(rows["index"], indices))
+            if len(positions):
+                matches.append(take_rows(rows, positions))
+    return join_rows(matches)
 
 
 def take_rows(rows: dict[str, np.ndarray], positions: np.ndarray | slice) -> dict[str, np.ndarray]:
-    """Returns some rows."""
+    """Returns the rows at some positions."""
     return {name: column[positions] for name, column in rows.items()}
 
 
-def join_rows(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Joins rows, in the order of the parts."""
+def join_rows(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Joins chunks of rows, in their order."""
     empty = {"index": np.arange(0), "image": np.empty(0, object), "label": np.empty(0, object)}
-    return {name: np.concatenate([none, *(part[name] for part in parts)]) for name, none in empty.items()}
+    return {name: np.concatenate([none, *(chunk[name] for chunk in chunks)]) for name, none in empty.items()}
 
 
 def _indices(group: Group) -> np.ndarray:
+    """Returns the indices of a row group's rows [n]."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(group.file) as opened:
@@ -97,7 +98,7 @@ def _indices(group: Group) -> np.ndarray:
 
 
 def _objects(column: Any) -> np.ndarray:
-    """Returns values as Python's own [n], with lists as arrays."""
+    """Returns a column as Python objects [n], with lists as arrays."""
     values = column.to_pylist()
     array = np.empty(len(values), dtype=object)
     for position, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Embeddings on storage that all nodes share: Parquet files, each written whole, of rows sorted by class."""
+"""Shards: Parquet files of embeddings, sorted by class, on storage that all nodes share."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,20 +15,20 @@ from lookalike._core.replacing import replacing_file
 from lookalike._core.working_folder import unsealed, write_sealed
 
 _META = b"lookalike"
-_GROUP_ROWS = 512  # a class with fewer rows in a shard shares its row group with the next one
+_GROUP_ROWS = 512  # classes with fewer rows share a row group with the next one, so that no row group is tiny
 _READERS = 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a shard's footer tells.
+    """The footer of a shard.
 
     Attributes:
         path: The file.
-        rows: How many it has.
-        classes: Its classes, each with its first row and its number of rows [c, 3].
-        first: The smallest index of the samples that it stands for, broken ones included.
-        last: The largest.
+        rows: Number of rows.
+        classes: For each class in the shard, its label, its first row and its number of rows [c, 3].
+        first: Smallest index of its samples, including those that could not be read.
+        last: Largest index of its samples.
         skipped: Messages about images that could not be read, by index.
     """
 
@@ -40,18 +40,18 @@ class Shard:
     skipped: dict[int, str]
 
     @property
-    def asked(self) -> int:
-        """For how many samples it stands."""
+    def n_requested(self) -> int:
+        """Number of its samples, including those that could not be read."""
         return self.rows + len(self.skipped)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of shards.
+    """Rows of shards.
 
     Attributes:
-        indices: Which samples they are [n].
-        labels: Their classes [n].
+        indices: Indices of the samples [n].
+        labels: Classes of the samples [n].
         embeddings: [n, D], float32.
     """
 
@@ -63,31 +63,31 @@ class Rows:
         return len(self.indices)
 
     def take(self, rows: np.ndarray) -> "Rows":
-        """Returns some of them."""
+        """Returns the rows at some positions."""
         return Rows(self.indices[rows], self.labels[rows], self.embeddings[rows])
 
 
 def shard_name(indices: np.ndarray) -> str:
-    """Returns the name of the shard of some samples: the same samples have the same name, whoever embeds them."""
+    """Returns the name of a shard. It depends on the samples alone, so every actor gives them the same name."""
     ordered = np.sort(np.asarray(indices, dtype=np.int64))
     return f"{ordered[0]:012d}-{ordered[-1]:012d}-{fingerprint_array(ordered)[:8]}.parquet"
 
 
 def write_shard(
     path: Path,
-    asked: np.ndarray,
+    requested: np.ndarray,
     rows: Rows,
     predictions: np.ndarray | None,
     skipped: Mapping[int, str],
 ) -> None:
-    """Writes a shard, which appears when it is complete.
+    """Writes a shard. The file appears only when it is complete.
 
     Args:
-        path: Where to.
-        asked: The indices of all samples that it stands for, broken ones included.
-        rows: What became of the others.
-        predictions: The black box's own predicted classes [n], if it has any.
-        skipped: Messages about the broken ones, by index.
+        path: Path of the file.
+        requested: Indices of all its samples, including those that could not be read.
+        rows: Embeddings of the samples that could be read.
+        predictions: The black box's predicted classes [n], if it has any.
+        skipped: Messages about the images that could not be read, by index.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -97,7 +97,7 @@ def write_shard(
     labels, starts, counts = np.unique(rows.labels, return_index=True, return_counts=True)
     meta = {
         "classes": np.stack([labels, starts, counts], axis=1).tolist(),
-        "asked": [int(asked.min()), int(asked.max())],
+        "asked": [int(requested.min()), int(requested.max())],
         "skipped": {str(index): message for index, message in skipped.items()},
     }
     dim = rows.embeddings.shape[1]
@@ -119,16 +119,17 @@ def write_shard(
                 if stop - start >= _GROUP_ROWS or stop == len(rows):
                     writer.write_table(table.slice(start, stop - start), row_group_size=max(1, int(stop - start)))
                     start = int(stop)
-        # before the shard is in its place: no kill leaves a shard without its checksum
+        # before the shard is renamed into place: even a killed process leaves no shard without a checksum
         write_sealed(_checksum_file(path), fingerprint_file(aside).encode())
 
 
 def damaged_shards(paths: Sequence[str]) -> list[str]:
-    """Reads shards once and returns those that do not fit their checksums."""
+    """Returns the shards that do not match their checksums."""
     return [path for path in paths if not _is_intact(Path(path))]
 
 
 def _is_intact(path: Path) -> bool:
+    """Returns whether a shard matches its checksum."""
     try:
         return unsealed(_checksum_file(path)) == fingerprint_file(path).encode()
     except (OSError, LookalikeError):
@@ -143,7 +144,7 @@ def open_shard(path: Path) -> Shard:
     """Reads a shard's footer.
 
     Raises:
-        LookalikeError: If the file is no shard.
+        LookalikeError: If the file is not a shard.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -166,7 +167,7 @@ def open_shard(path: Path) -> Shard:
 
 
 def shard_names(folder: Path) -> set[str]:
-    """Returns the names of the shards in a folder that are complete."""
+    """Returns the names of the complete shards in a folder."""
     return {path.name for path in folder.glob("*.parquet") if not path.name.startswith(".")}
 
 
@@ -186,7 +187,7 @@ def read_indices(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_rows(path: Path, start: int = 0, count: int | None = None) -> Rows:
-    """Reads a run of a shard's rows, and no row group that holds none of them."""
+    """Reads consecutive rows of a shard, and only the row groups that contain them."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -208,91 +209,105 @@ def read_rows(path: Path, start: int = 0, count: int | None = None) -> Rows:
     )
 
 
-def in_order(parts: Iterable[Rows]) -> Rows:
-    """Joins rows in the order of their indices; of rows with one index the first one counts."""
-    parts = [part for part in parts if len(part)]
-    indices = np.concatenate([part.indices for part in parts])
+def sorted_by_index(chunks: Iterable[Rows]) -> Rows:
+    """Joins rows and sorts them by index. Of several rows with the same index, the first is kept."""
+    chunks = [chunk for chunk in chunks if len(chunk)]
+    indices = np.concatenate([chunk.indices for chunk in chunks])
     _, first = np.unique(indices, return_index=True)
-    if len(parts) == 1:
-        return parts[0].take(first)
-    labels = np.concatenate([part.labels for part in parts])[first]
-    # one class may fill most of the memory: each part goes straight to its place, and is let go
-    place = np.full(len(indices), -1, dtype=np.int64)
-    place[first] = np.arange(len(first))
-    embeddings = np.empty((len(first), parts[0].embeddings.shape[1]), dtype=np.float32)
+    if len(chunks) == 1:
+        return chunks[0].take(first)
+    labels = np.concatenate([chunk.labels for chunk in chunks])[first]
+    # one class may fill most of the memory: each chunk is copied to its final rows, then released
+    target_row = np.full(len(indices), -1, dtype=np.int64)
+    target_row[first] = np.arange(len(first))
+    embeddings = np.empty((len(first), chunks[0].embeddings.shape[1]), dtype=np.float32)
     start = 0
-    while parts:
-        part = parts.pop(0)
-        to = place[start : start + len(part)]
-        embeddings[to[to >= 0]] = part.embeddings[to >= 0]
-        start += len(part)
+    while chunks:
+        chunk = chunks.pop(0)
+        targets = target_row[start : start + len(chunk)]
+        embeddings[targets[targets >= 0]] = chunk.embeddings[targets >= 0]
+        start += len(chunk)
     return Rows(indices[first], labels, embeddings)
 
 
 def repeated_rows(shards: list[Shard]) -> dict[int, np.ndarray]:
-    """Finds samples that lie in more than one shard, as two drivers at work in one folder would leave them.
+    """Finds samples that are in more than one shard, as after two conversions wrote to one folder at the same time.
+
+    Shards whose ranges of indices overlap are compared with each other; the others cannot share samples.
 
     Args:
-        shards: All of them.
+        shards: All shards.
 
     Returns:
-        By the position of a shard, the indices of its rows that an earlier shard has too.
+        Position of a shard → indices of its rows that an earlier shard contains too.
 
     Raises:
-        LookalikeError: If one index stands for two different samples.
+        LookalikeError: If two different samples have the same index.
     """
-    order = sorted(range(len(shards)), key=lambda s: (shards[s].first, shards[s].last))
-    found: dict[int, np.ndarray] = {}
-    group: list[int] = []
-    reach = -1
-    for s in [*order, None]:
-        if s is not None and group and shards[s].first <= reach:
-            group.append(s)
-            reach = max(reach, shards[s].last)
+    order = sorted(range(len(shards)), key=lambda position: (shards[position].first, shards[position].last))
+    repeated: dict[int, np.ndarray] = {}
+    overlapping: list[int] = []
+    last_index = -1
+    for position in [*order, None]:
+        if position is not None and overlapping and shards[position].first <= last_index:
+            overlapping.append(position)
+            last_index = max(last_index, shards[position].last)
             continue
-        if len(group) > 1:
-            found |= _repeated_within(shards, group)
-        if s is not None:
-            group, reach = [s], shards[s].last
-    return found
+        if len(overlapping) > 1:
+            repeated |= _repeated_within(shards, overlapping)
+        if position is not None:
+            overlapping, last_index = [position], shards[position].last
+    return repeated
 
 
-def _repeated_within(shards: list[Shard], group: list[int]) -> dict[int, np.ndarray]:
-    """Does so for shards whose ranges of indices overlap."""
-    columns = [read_indices(shards[s].path)[0] for s in group]
-    owners = np.repeat(np.arange(len(group)), [len(column) for column in columns])
+def _repeated_within(shards: list[Shard], overlapping: list[int]) -> dict[int, np.ndarray]:
+    """Finds repeated samples among shards whose ranges of indices overlap; see ``repeated_rows``."""
+    columns = [read_indices(shards[s].path)[0] for s in overlapping]
+    shard_of_row = np.repeat(np.arange(len(overlapping)), [len(column) for column in columns])
     indices = np.concatenate(columns)
     order = np.argsort(indices, kind="stable")
-    later = order[1:][indices[order][1:] == indices[order][:-1]]
-    found: dict[int, np.ndarray] = {}
-    for position in np.unique(owners[later]):
-        again = indices[later[owners[later] == position]]
-        _check_same(shards, [group[p] for p in range(len(group)) if p != position], group[position], again)
-        found[group[position]] = again
-    return found
+    repeats = order[1:][indices[order][1:] == indices[order][:-1]]
+    repeated: dict[int, np.ndarray] = {}
+    for position in np.unique(shard_of_row[repeats]):
+        repeated_indices = indices[repeats[shard_of_row[repeats] == position]]
+        other_shards = [shards[s] for p, s in enumerate(overlapping) if p != position]
+        _check_same(shards[overlapping[position]], other_shards, repeated_indices)
+        repeated[overlapping[position]] = repeated_indices
+    return repeated
 
 
-def _check_same(shards: list[Shard], others: list[int], repeated: int, indices: np.ndarray) -> None:
-    mine = read_rows(shards[repeated].path)
-    mine = in_order([mine.take(np.flatnonzero(np.isin(mine.indices, indices)))])
-    for other in others:
-        theirs = read_rows(shards[other].path)
-        theirs = in_order([theirs.take(np.flatnonzero(np.isin(theirs.indices, indices)))]) if len(theirs) else theirs
-        if not len(theirs):
+def _check_same(shard: Shard, other_shards: list[Shard], indices: np.ndarray) -> None:
+    """Checks that samples of a shard are the same as those with the same indices in other shards.
+
+    Embeddings may differ by one percent of the largest value: another processor rounds differently.
+
+    Raises:
+        LookalikeError: If two different samples have the same index.
+    """
+    rows = _rows_with(shard, indices)
+    for other_shard in other_shards:
+        other_rows = _rows_with(other_shard, indices)
+        if not len(other_rows):
             continue
-        here = np.searchsorted(mine.indices, theirs.indices)
-        scale = float(np.abs(theirs.embeddings).max()) + 1e-12
-        apart = np.abs(mine.embeddings[here] - theirs.embeddings).max(1) > 1e-2 * scale
-        bad = theirs.indices[apart | (mine.labels[here] != theirs.labels)]
-        if len(bad):
+        positions = np.searchsorted(rows.indices, other_rows.indices)
+        scale = float(np.abs(other_rows.embeddings).max()) + 1e-12
+        differs = np.abs(rows.embeddings[positions] - other_rows.embeddings).max(1) > 1e-2 * scale
+        conflicting = other_rows.indices[differs | (rows.labels[positions] != other_rows.labels)]
+        if len(conflicting):
             raise LookalikeError(
-                f"the index {bad[0]} stands for two different samples; "
+                f"the index {conflicting[0]} stands for two different samples; "
                 "number the rows of column 'index' without repeats"
             )
 
 
-def summed_classes(shards: list[Shard], repeated: dict[int, np.ndarray]) -> dict[int, int]:
-    """Returns how many samples each class has."""
+def _rows_with(shard: Shard, indices: np.ndarray) -> Rows:
+    """Returns the rows of a shard that have some indices, sorted by index."""
+    rows = read_rows(shard.path)
+    return sorted_by_index([rows.take(np.flatnonzero(np.isin(rows.indices, indices)))]) if len(rows) else rows
+
+
+def count_classes(shards: list[Shard], repeated: dict[int, np.ndarray]) -> dict[int, int]:
+    """Returns the number of samples of each class, counting repeated samples once."""
     counts: dict[int, int] = {}
     for position, shard in enumerate(shards):
         for label, _, count in shard.classes.tolist():
@@ -304,11 +319,11 @@ def summed_classes(shards: list[Shard], repeated: dict[int, np.ndarray]) -> dict
     return counts
 
 
-class Known:
-    """Says which of some indices [n] are known [n], of which there may be very many in few runs.
+class IndexSet:
+    """A set of indices, stored as runs of consecutive ones: it may have very many indices in a few runs.
 
     Args:
-        indices: The known ones [m].
+        indices: The indices [m].
     """
 
     def __init__(self, indices: np.ndarray) -> None:
@@ -317,23 +332,25 @@ class Known:
         self._starts, self._stops = runs_of(distinct)
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
-        """Returns [n], bool."""
+        """Returns which of some indices [n] are in the set; bool [n]."""
         if not len(self._starts):
             return np.zeros(len(indices), dtype=bool)
         run = np.searchsorted(self._starts, indices, side="right") - 1
         return np.asarray((run >= 0) & (indices < self._stops[run]))
 
 
-def known_indices(shards: list[Shard]) -> Known:
-    """Returns the indices that shards stand for, those of broken images included."""
-    parts = [
-        part for shard in shards for part in (read_indices(shard.path)[0], np.array([*shard.skipped], dtype=np.int64))
+def stored_indices(shards: list[Shard]) -> IndexSet:
+    """Returns the indices of all samples in shards, including those that could not be read."""
+    index_arrays = [
+        indices
+        for shard in shards
+        for indices in (read_indices(shard.path)[0], np.array([*shard.skipped], dtype=np.int64))
     ]
-    return Known(np.concatenate([np.arange(0), *parts]))
+    return IndexSet(np.concatenate([np.arange(0), *index_arrays]))
 
 
 def runs_of(indices: np.ndarray) -> tuple[Any, Any]:
-    """Returns sorted distinct indices as runs: where each starts and where it stops, [r] and [r]."""
+    """Returns the starts [r] and the stops [r] of the runs of consecutive indices in sorted distinct indices."""
     if not len(indices):
         return np.arange(0), np.arange(0)
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1

@@ -1,4 +1,4 @@
-"""The kinds of data that a cluster converts, each as jobs that become shards, and as samples to look at again."""
+"""The kinds of data that a cluster converts: each is split into jobs for actors, and read again for its images."""
 
 import hashlib
 import io
@@ -25,21 +25,21 @@ from lookalike.conversion.on_ray.row_groups import (
     read_group,
     take_rows,
 )
-from lookalike.conversion.on_ray.shards import Known, Shard, known_indices, shard_name
+from lookalike.conversion.on_ray.shards import IndexSet, Shard, shard_name, stored_indices
 from lookalike.data import Batches, DataBundle, Preprocessing, load_folder
 from lookalike.data.identity import content_keys
 from lookalike.model.images import preprocessing_of
 
 _ROWS = "rows"
-_STORED_GROUP_ROWS = 512
+_STORED_GROUP_ROWS = 512  # of a row group in the files that a Ray dataset is written to
 
 
 class Source(ABC):
-    """Data of one kind, as they are given.
+    """Data as the user gave them.
 
     Attributes:
-        class_names: As the data tell them, or None.
-        preprocessing: What the images go through, where that is known.
+        class_names: Class names, if the data have any.
+        preprocessing: Preprocessing of the images, if it is known.
     """
 
     class_names: list[str] | None = None
@@ -47,49 +47,51 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that changes when the data do."""
+        """Returns a SHA-256 that changes when the data change."""
 
     def transform_fingerprint(self) -> str:
-        """Returns a SHA-256 of what the images go through; see ``Batches.transform_fingerprint``."""
-        return self.first().transform_fingerprint()
+        """Returns a SHA-256 of the images' preprocessing; see ``Batches.transform_fingerprint``."""
+        return self.first_rows().transform_fingerprint()
 
     @abstractmethod
-    def first(self) -> Batches:
-        """Returns a few rows, to cut the classifier with."""
+    def first_rows(self) -> Batches:
+        """Returns a few rows, to run through the classifier when it is cut."""
 
     @abstractmethod
-    def sharded(self, folder: Path) -> "Sharded":
-        """Returns the data as jobs; what has to be written for that goes to a working folder, once."""
+    def sharded(self, folder: Path) -> "ShardedSource":
+        """Splits the data into jobs, writing them to the working folder first if needed."""
 
 
-class Sharded(Source):
-    """Data of which it is known what is to be read for which shards.
+class ShardedSource(Source):
+    """Data that are split into jobs.
+
+    A job is described by a short spec; the whole job is built only when an actor is free for it.
 
     Attributes:
-        total: How many rows there are.
-        may_repeat: Whether two shards could tell of the same row.
+        total: Number of rows.
+        may_repeat: Whether two shards could contain the same row.
     """
 
     total: int
     may_repeat = False
 
-    def sharded(self, folder: Path) -> "Sharded":  # noqa: ARG002, D102
+    def sharded(self, folder: Path) -> "ShardedSource":  # noqa: ARG002, D102
         return self
 
     @abstractmethod
-    def left(self, shards: list[Shard]) -> tuple[Reader, list[Any]]:
-        """Returns what is not in the shards yet: who reads it, and the jobs in brief."""
+    def remaining(self, shards: list[Shard]) -> tuple[Reader, list[Any]]:
+        """Returns a reader, and the specs of the jobs whose rows are not in shards yet."""
 
     @abstractmethod
-    def job(self, brief: Any) -> Any:
-        """Returns a job as the reader takes it."""
+    def make_job(self, spec: Any) -> Any:
+        """Returns the job that a spec describes, as the reader takes it."""
 
     @abstractmethod
     def fetch(self, indices: np.ndarray) -> Batches:
-        """Returns data that can be asked for these samples by index."""
+        """Returns data from which the samples with these indices can be read."""
 
 
-class MapStyle(Sharded):
+class MapStyle(ShardedSource):
     """A map-style data set of (x, y), or the training part of a ``DataBundle``."""
 
     def __init__(self, dataset: Any, shard_rows: int) -> None:
@@ -106,21 +108,21 @@ class MapStyle(Sharded):
     def transform_fingerprint(self) -> str:  # noqa: D102
         return self.batches.transform_fingerprint()
 
-    def first(self) -> Batches:  # noqa: D102
+    def first_rows(self) -> Batches:  # noqa: D102
         return Batches(self.batches.dataset, batch_size=2, on_error="skip")
 
     def fetch(self, indices: np.ndarray) -> Batches:  # noqa: ARG002, D102
         return self.batches
 
-    def left(self, shards: list[Shard]) -> tuple[Reader, list[range]]:
-        """Returns a reader, and the numbers of the samples of each shard that is missing."""
+    def remaining(self, shards: list[Shard]) -> tuple[Reader, list[range]]:
+        """Returns a reader, and the indices of the samples of each missing shard."""
         present, size = {shard.path.name for shard in shards}, self._shard_rows
         spans = [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
         return self._reader, [span for span in spans if shard_name(np.arange(span.start, span.stop)) not in present]
 
-    def job(self, brief: range) -> dict[str, np.ndarray]:
-        """Returns some samples' columns."""
-        return {"index": np.arange(brief.start, brief.stop)}
+    def make_job(self, spec: range) -> dict[str, np.ndarray]:
+        """Returns the columns of some samples."""
+        return {"index": np.arange(spec.start, spec.stop)}
 
 
 class Folder(MapStyle):
@@ -132,12 +134,12 @@ class Folder(MapStyle):
         super().__init__(bundle, shard_rows)
         self._reader = FileReader(preprocessing)
 
-    def job(self, brief: range) -> dict[str, np.ndarray]:  # noqa: D102
-        paths = np.array([str(self.files.files[index].resolve()) for index in brief])
-        return {**super().job(brief), "path": paths, "label": self.files.labels[brief.start : brief.stop]}
+    def make_job(self, spec: range) -> dict[str, np.ndarray]:  # noqa: D102
+        paths = np.array([str(self.files.files[index].resolve()) for index in spec])
+        return {**super().make_job(spec), "path": paths, "label": self.files.labels[spec.start : spec.stop]}
 
 
-class Parquet(Sharded):
+class Parquet(ShardedSource):
     """A Parquet file, or a folder of such, with the columns ``image`` and ``label``, and perhaps ``index``."""
 
     may_repeat = True
@@ -162,64 +164,65 @@ class Parquet(Sharded):
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the files' names, contents and rows.
 
-        Of a file above a megabyte its size, its beginning and 16 blocks are read, the footer among them.
+        For a file above a megabyte, the size, the beginning and 16 blocks including the footer are hashed.
         """
         keys = content_keys(self._files).tolist()
         listing = [[file.name, key] for file, key in zip(self._files, keys, strict=True)]
         return fingerprint_json(["parquet", listing, [group[1:] for group in self._groups]])
 
-    def first(self) -> Batches:  # noqa: D102
+    def first_rows(self) -> Batches:  # noqa: D102
         head = take_rows(next(read_group(self._groups[0])), slice(2))
         return Batches(self._samples(head), batch_size=2, on_error="skip")
 
-    def left(self, shards: list[Shard]) -> tuple[Reader, list[list[Group]]]:
-        """Returns a reader of the rows that are in no shard yet, and the row groups of about a shard each."""
-        known = known_indices(shards)
-        reader = RowReader(self.preprocessing, self.class_names, self._shard_rows, known)
-        briefs: list[list[Group]] = []
-        if known.count == self.total:
-            return reader, briefs
-        room = 0
+    def remaining(self, shards: list[Shard]) -> tuple[Reader, list[list[Group]]]:
+        """Returns a reader of the rows that are not in shards yet, and lists of row groups of about one shard each."""
+        stored = stored_indices(shards)
+        reader = RowReader(self.preprocessing, self.class_names, self._shard_rows, stored)
+        specs: list[list[Group]] = []
+        if stored.count == self.total:
+            return reader, specs
+        rows_to_fill = 0
         for group in self._groups:
-            if self._is_known(group, known):
+            if self._is_stored(group, stored):
                 continue
-            if room < group.rows:
-                briefs.append([])
-                room = self._shard_rows
-            briefs[-1].append(group)
-            room -= group.rows
-        return reader, briefs
+            if rows_to_fill < group.rows:
+                specs.append([])
+                rows_to_fill = self._shard_rows
+            specs[-1].append(group)
+            rows_to_fill -= group.rows
+        return reader, specs
 
-    def job(self, brief: list[Group]) -> list[Group]:  # noqa: D102
-        return brief
+    def make_job(self, spec: list[Group]) -> list[Group]:  # noqa: D102
+        return spec
 
     def fetch(self, indices: np.ndarray) -> Batches:
-        """Returns data that can be asked for these samples by index; tasks look for them in the files."""
+        """Returns data from which the samples with these indices can be read; tasks search the files for them."""
         import ray
 
         groups = self._groups
         if "index" not in self._columns:
             starts = np.array([group.start for group in groups])
             groups = [groups[g] for g in np.unique(np.searchsorted(starts, indices, side="right") - 1)]
-        task, wanted = as_task(find_rows), ray.put(indices)
-        found = [task.remote(portion, wanted) for portion in portions(groups)]
-        rows = join_rows([result_of(reference) for reference in found])
+        task, shared_indices = as_task(find_rows), ray.put(indices)
+        references = [task.remote(portion, shared_indices) for portion in portions(groups)]
+        rows = join_rows([result_of(reference) for reference in references])
         return Batches(ByIndex(self._samples(rows), rows["index"]))
 
     def _samples(self, rows: dict[str, np.ndarray]) -> ImageRows:
         return ImageRows(rows, self.preprocessing, self.class_names)
 
-    def _is_known(self, group: Group, known: Known) -> bool:
+    def _is_stored(self, group: Group, stored: IndexSet) -> bool:
+        """Returns whether all rows of a row group are in shards already."""
         if "index" in self._columns:
-            return False  # its rows' numbers are known only when they are read
-        return bool(known(np.arange(group.start, group.start + group.rows)).all())
+            return False  # the indices of its rows are known only once it is read
+        return bool(stored(np.arange(group.start, group.start + group.rows)).all())
 
 
 class Table(Source):
     """A Ray dataset with the columns ``image`` and ``label``, and perhaps ``index``.
 
-    Ray writes its rows to Parquet first: they then have numbers, and an actor that is lost while it embeds them leaves
-    nothing behind that only Ray's own memory could tell.
+    Ray first writes its rows to Parquet files in the working folder. This numbers the rows, and they can be read again
+    when an actor is lost or the conversion resumes.
     """
 
     def __init__(
@@ -236,38 +239,39 @@ class Table(Source):
     def fingerprint(self) -> str:
         """Returns a SHA-256 of the columns and their types, and of the first two rows' images and labels.
 
-        A Ray dataset tells no more of itself before it is read.
+        A Ray dataset shows nothing else before it is read completely.
         """
         images = [hashlib.sha256(_as_bytes(image) or b"").hexdigest() for image in self._head["image"]]
         return fingerprint_json(["ray", self._types, [str(label) for label in self._head["label"]], images])
 
-    def first(self) -> Batches:  # noqa: D102
+    def first_rows(self) -> Batches:  # noqa: D102
         return Batches(ImageRows(self._head, self.preprocessing, self.class_names), batch_size=2, on_error="skip")
 
     def sharded(self, folder: Path) -> Parquet:
-        """Writes the rows to a working folder, if they are not there yet."""
+        """Writes the rows to the working folder, if they are not there yet."""
         rows = folder / _ROWS
         if not rows.exists():
-            part = folder / f"{_ROWS}.part"
-            shutil.rmtree(part, ignore_errors=True)
+            unfinished = folder / f"{_ROWS}.part"
+            shutil.rmtree(unfinished, ignore_errors=True)
             packed = self._dataset.select_columns([name for name in COLUMNS if name in self._types]).map_batches(
                 _pack, batch_format="numpy"
             )
             packed.context.enable_progress_bars = False
             packed.context.execution_options.preserve_order = True
             with writing_to(folder, "nothing was done yet"):
-                packed.write_parquet(str(part), row_group_size=_STORED_GROUP_ROWS, write_page_checksum=True)
-                part.rename(rows)
+                packed.write_parquet(str(unfinished), row_group_size=_STORED_GROUP_ROWS, write_page_checksum=True)
+                unfinished.rename(rows)
         return Parquet(rows, self.preprocessing, self.class_names, self._shard_rows)
 
     @cached_property
     def _head(self) -> dict[str, np.ndarray]:
+        """The first two rows."""
         batch = self._dataset.take_batch(2, batch_format="numpy")
         return {**batch, "index": np.arange(len(batch["label"]))}
 
 
 def _pack(rows: dict[str, np.ndarray]) -> Any:
-    """Makes a table of rows, with images as the bytes of files: those that they have, or .npy."""
+    """Turns rows into a table in which each image is the bytes of a file: its own, or a .npy file."""
     import pyarrow as pa
 
     columns = {name: pa.array(column.tolist()) for name, column in rows.items() if name != "image"}
@@ -275,6 +279,7 @@ def _pack(rows: dict[str, np.ndarray]) -> Any:
 
 
 def _as_bytes(image: Any) -> bytes | None:
+    """Returns an image as the bytes of a file: unchanged if it is encoded, else as .npy."""
     image = plain(image)
     if image is None or isinstance(image, bytes):
         return image
@@ -284,6 +289,7 @@ def _as_bytes(image: Any) -> bytes | None:
 
 
 def _check_columns(names: list[str]) -> None:
+    """Checks that there are the columns ``image`` and ``label``."""
     missing = [name for name in ("image", "label") if name not in names]
     if missing:
         raise LookalikeError(
@@ -295,10 +301,10 @@ def _check_columns(names: list[str]) -> None:
 def open_source(
     data: Any, preprocessing: Preprocessing | None, class_names: list[str] | None, shard_rows: int
 ) -> Source:
-    """Recognises what kind of data there are.
+    """Returns the source for the kind of data given.
 
     Raises:
-        LookalikeError: If they are of none, or an image folder comes without a preprocessing.
+        LookalikeError: If a cluster cannot read such data, or an image folder comes without a preprocessing.
     """
     import ray
 
@@ -324,7 +330,7 @@ def open_source(
 
 
 def parquet_files(root: Path) -> list[Path]:
-    """Returns a Parquet file, or those that lie in a folder, in the order of their names."""
+    """Returns a Parquet file, or the Parquet files in a folder, in the order of their names."""
     if root.is_file():
         return [root]
     return sorted(path for path in root.glob("*.parquet") if not path.name.startswith((".", "_")))

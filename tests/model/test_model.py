@@ -294,7 +294,7 @@ def test_a_folder_takes_the_place_of_another_only_when_it_is_whole(tmp_path):
     (tmp_path / "file").touch()
     for place, message in (
         (tmp_path / "file", "is a file"),
-        (target, "no folder of this kind"),
+        (target, "not a folder of this kind"),
         (Path(), "you are in"),
     ):
         with pytest.raises(LookalikeError, match=message), fresh_folder(place, marker="one", overwrite=True):

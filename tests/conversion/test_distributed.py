@@ -35,15 +35,15 @@ from lookalike.conversion.on_ray.readers import FileReader, RowReader  # noqa: E
 from lookalike.conversion.on_ray.record import prepare_folder  # noqa: E402
 from lookalike.conversion.on_ray.row_groups import list_groups  # noqa: E402
 from lookalike.conversion.on_ray.shards import (  # noqa: E402
-    Known,
+    IndexSet,
     Rows,
+    count_classes,
     damaged_shards,
-    in_order,
     open_shards,
     read_rows,
     repeated_rows,
     shard_name,
-    summed_classes,
+    sorted_by_index,
     write_shard,
 )
 from lookalike.conversion.options import ConversionOptions  # noqa: E402
@@ -359,8 +359,8 @@ def pool_of(folder, jobs, start="", num_cpus=0, size=2, **options):
                 os._exit(1)
             return job
 
-    hire = ray.remote(Worker).options(num_cpus=num_cpus, max_restarts=0).remote
-    return sorted(work_through(jobs, hire, size, **options))
+    start_actor = ray.remote(Worker).options(num_cpus=num_cpus, max_restarts=0).remote
+    return sorted(work_through(jobs, start_actor, size, **options))
 
 
 def test_the_job_of_a_lost_actor_is_done_by_another(cluster, tmp_path):
@@ -429,13 +429,13 @@ def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
     assert_same(convert_on_ray(classifier.model, dataset, working_folder=tmp_path / "order", **options), expected)
 
     write_table(tmp_path / "repeated", files, np.array([7, 8, 7]), groups_of=3)
-    reader = RowReader(classifier.preprocessing, expected.class_names, 64, Known(np.arange(0)))
-    told = actor_of(classifier.model, reader, tmp_path).work(list_groups([tmp_path / "repeated" / "a.parquet"]))
-    assert "the index 7 stands for two samples" in told.wrong
+    reader = RowReader(classifier.preprocessing, expected.class_names, 64, IndexSet(np.arange(0)))
+    result = actor_of(classifier.model, reader, tmp_path).work(list_groups([tmp_path / "repeated" / "a.parquet"]))
+    assert "the index 7 stands for two samples" in result.error
     groups = list_groups([tmp_path / "repeated" / "a.parquet"])
     (tmp_path / "repeated" / "a.parquet").write_bytes(b"damaged")
-    told = actor_of(classifier.model, reader, tmp_path).work(groups)
-    assert told.wrong.startswith("the data cannot be read: ")
+    result = actor_of(classifier.model, reader, tmp_path).work(groups)
+    assert result.error.startswith("the data cannot be read: ")
 
 
 def actor_of(model, reader, folder):
@@ -461,11 +461,11 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
     paths = np.array([str(images / "one" / f"{i}.png") for i in range(3)])
     rows = {"index": np.arange(3), "path": paths, "label": np.zeros(3, dtype=int)}
     actor = actor_of(classifier.model, FileReader(classifier.preprocessing), tmp_path)
-    assert actor.work(rows).wrong == f"cannot read the image '{images / 'one' / '2.png'}': not an image"
+    assert actor.work(rows).error == f"cannot read the image '{images / 'one' / '2.png'}': not an image"
     network = load(root, "broken").model
     actor = actor_of(network, FileReader(classifier.preprocessing), tmp_path)
     rows = {name: column[:2] for name, column in rows.items()}
-    assert actor.work(rows).wrong == f"2 embeddings have NaN or infinite values: {paths[0]}, {paths[1]}"
+    assert actor.work(rows).error == f"2 embeddings have NaN or infinite values: {paths[0]}, {paths[1]}"
     assert not list(tmp_path.glob("*.parquet"))
 
     labels = np.array([0, 0, 2, 2, 2, 2])
@@ -509,7 +509,7 @@ def write(folder, indices, labels, embeddings):
 def test_no_shard_has_more_rows_than_asked_for(tmp_path):
     table = pa.table({"image": [b""] * 600, "label": [0] * 600})
     pq.write_table(table, tmp_path / "a.parquet")
-    reader = RowReader(None, None, 64, Known(np.arange(100, 500)))
+    reader = RowReader(None, None, 64, IndexSet(np.arange(100, 500)))
     found = [rows["index"] for rows in reader.read(list_groups([tmp_path / "a.parquet"]))]
     assert [len(indices) for indices in found] == [64, 64, 64, 8]
     assert np.concatenate(found).tolist() == [*range(100), *range(500, 600)]
@@ -522,7 +522,7 @@ def test_a_class_is_read_from_its_own_run_of_rows(tmp_path):
     for rows in np.split(np.arange(3000), [1000, 1001]):
         write(tmp_path, indices[rows], labels[rows], embeddings[rows])
     shards = open_shards(tmp_path)
-    assert summed_classes(shards, {}) == dict(enumerate(np.bincount(labels).tolist()))
+    assert count_classes(shards, {}) == dict(enumerate(np.bincount(labels).tolist()))
     for k in range(7):
         parts = []
         for shard in shards:
@@ -530,7 +530,7 @@ def test_a_class_is_read_from_its_own_run_of_rows(tmp_path):
                 if label == k:
                     parts.append(read_rows(shard.path, start, count))
                     assert (parts[-1].labels == k).all()
-        found = in_order(parts)
+        found = sorted_by_index(parts)
         members = np.flatnonzero(labels == k)
         members = members[np.argsort(indices[members])]
         np.testing.assert_array_equal(found.indices, indices[members])
@@ -584,7 +584,7 @@ def test_samples_that_lie_in_two_shards_count_once(tmp_path):
     assert {shards[s].path.name: found.tolist() for s, found in repeated.items()} == {
         shard_name(np.array([2, 3, 4])): [2, 3]
     }
-    assert summed_classes(shards, repeated) == {0: 3, 1: 3}
+    assert count_classes(shards, repeated) == {0: 3, 1: 3}
     write(tmp_path, np.array([3, 5]), y[[3, 5]], z[[0, 5]])
     with pytest.raises(LookalikeError, match="the index 3 stands for two different samples"):
         repeated_rows(open_shards(tmp_path))
