@@ -75,7 +75,7 @@ TABLE = [
     (lambda m, x, y: m.predict(x[:2], batch_size=2.0), "batch_size must be a whole number of at least 1, not 2.0"),
     (lambda m, x, y: m.scores_of(torch.rand(2, 5)), r"embeddings must be a tensor \[N, 24\]"),
     (lambda m, x, y: evaluate(m, (x, y), scope="x"), "scope must be 'class' or 'all', not 'x'"),
-    (lambda m, x, y: evaluate(m, (x, y), random_state=-1), "random_state must be a whole number from 0 to 4294967295"),
+    (lambda m, x, y: evaluate(m, (x, y), seed=-1), "seed must be a whole number from 0 to 4294967295"),
     (lambda m, x, y: evaluate(m, (x, y), composite="x"), "no composite is called 'x'"),
     (lambda m, x, y: convert(m.encoder.model, (x, y), n_init=0), "n_init must be a whole number of at least 1, not 0"),
     (
@@ -208,7 +208,7 @@ def good_calls(
                 "n_runs": 1,
                 "n_steps": 1,
                 "n_draws": 1,
-                "random_state": 0,
+                "seed": 0,
                 "composite": "epsilon",
                 "scope": "class",
                 "precision": "float32",

@@ -60,7 +60,7 @@ def card(case):
         n_steps=N_STEPS,
         n_draws=N_DRAWS,
         composite=COMPOSITE,
-        random_state=5,
+        seed=5,
         progress=False,
     )
 

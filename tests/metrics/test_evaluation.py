@@ -80,7 +80,7 @@ def test_one_seed_one_result_to_the_last_bit(digits):
     sem = convert(net, data.train, progress=False)
     first, second = (evaluate(sem, data, **QUICK, progress=False).to_dict() for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
-    third = evaluate(sem, data, **QUICK, random_state=1, progress=False).to_dict()
+    third = evaluate(sem, data, **QUICK, seed=1, progress=False).to_dict()
     assert third["auroc"] != first["auroc"]
     assert third["accuracy"] == first["accuracy"]
 
@@ -316,6 +316,6 @@ def test_a_black_box_that_is_shared_is_measured_once(digits):
         assert first[name] == second[name]
     alone = evaluate(convert(net, data.train, 5, progress=False), data, **{**options, "black_box": net})
     assert alone.to_dict()["auroc_black_box"] == second["auroc_black_box"]
-    other_noise = evaluate(convert(net, data.train, 5, progress=False), data, **options, random_state=1)
+    other_noise = evaluate(convert(net, data.train, 5, progress=False), data, **options, seed=1)
     assert other_noise["auroc_black_box"] != second["auroc_black_box"]
     assert len(box.measured) == 4

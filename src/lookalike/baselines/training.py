@@ -230,7 +230,7 @@ def training_key(
         **chosen.to_dict(),
         "weights": None if weights is None else weights.name,
         "precision": precision,
-        "random_state": seed,
+        "seed": seed,
         "n_samples": len(data.train),
         "split": None if data.split is None else data.split.to_dict(),
         "fingerprints": {

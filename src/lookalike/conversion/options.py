@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, get_type_hints
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.options import check_option_names
 from lookalike.conversion.out_of_core import MemoryLimit
 from lookalike.conversion.per_class import Clustering, NPrototypes
 from lookalike.conversion.temperature import TemperatureOption, check_temperature
@@ -228,21 +229,6 @@ def settings_of(
     grouped = {entry.name for group in _GROUPS.values() for entry in fields(group)}
     ungrouped = {name: value for name, value in values.items() if name not in grouped}
     return Settings(**groups, **ungrouped, given=frozenset(options))
-
-
-def check_option_names(function: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
-    """Refuses options that a function does not take, as Python does.
-
-    Raises:
-        TypeError: If there is one. The message suggests the option with the most similar spelling.
-    """
-    import difflib
-
-    for name in options:
-        if name not in allowed:
-            alike = difflib.get_close_matches(name, allowed, 1)
-            hint = f"; did you mean {alike[0]!r}?" if alike else ""
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def refuse_options(settings: Settings, names: Mapping[str, str]) -> None:

@@ -87,7 +87,7 @@ def run_demo(
         _save_and_draw(folder, model, digits, test_store)
         say("Evaluating it, and writing a report.")
         card = write_report(
-            model, digits, folder / "report.html", title="Digits, converted", random_state=seed, progress=progress
+            model, digits, folder / "report.html", title="Digits, converted", seed=seed, progress=progress
         )
         card.save(folder / "scorecard.json")
         summary |= {name: card[name] for name in ("explanation_divergence", "auroc", "auroc_random", "diversity")}

@@ -87,7 +87,7 @@ class _ControlMeasurement:
                 black_box=self.converter.measured_box,
                 only=_SECTIONS,
                 n_images=self.bench.n_images,
-                random_state=self.subject.seed,
+                seed=self.subject.seed,
                 progress=self.bench.progress,
                 **_ORDERING,
             )

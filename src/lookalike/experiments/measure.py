@@ -29,7 +29,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         data,
         black_box=bench.measured_box(subject),
         n_images=bench.n_images,
-        random_state=subject.seed,
+        seed=subject.seed,
         rule=PAPERS_RULE,
         progress=bench.progress,
     )

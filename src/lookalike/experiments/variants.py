@@ -91,7 +91,7 @@ class Converter:
             attributes=None if self.data.attributes is None else self.data.attributes.train,
             only=only,
             n_images=self.bench.n_images,
-            random_state=self.subject.seed,
+            seed=self.subject.seed,
             rule=PAPERS_RULE,
             test_embeddings=test,
             progress=self.bench.progress,

@@ -26,6 +26,7 @@ from lookalike.metrics.intervals import Range, Share, holm, paired_difference, r
 from lookalike.metrics.localisation import relevance_mass
 from lookalike.metrics.map_stability import MapStability, map_stability
 from lookalike.metrics.measures import MEASURES, MeasureInfo, measures_table
+from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
 from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
 from lookalike.metrics.prototype_stability import (
     PrototypeStability,
@@ -67,6 +68,8 @@ __all__ = [
     "ClassSeparability",
     "Comparison",
     "Context",
+    "EvaluationOptions",
+    "EvaluationSettings",
     "ExpectedCalibrationError",
     "ExplanationCorrelation",
     "ExplanationDivergence",

@@ -40,7 +40,7 @@ class Options:
         n_runs: Number of runs, each with other images, noise and pixel order.
         n_steps: Number of steps S of the relevance-ordering curve.
         n_draws: Draws of noise per image.
-        random_state: Seed of the first run; each later run adds 1.
+        seed: Seed of the first run; each later run adds 1.
         composite: Rules of relevance propagation.
         scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
         precision: Precision in which the networks classify noisy images.
@@ -52,7 +52,7 @@ class Options:
     n_runs: int = 1
     n_steps: int = 20
     n_draws: int = 5
-    random_state: int = 0
+    seed: int = 0
     composite: str = "epsilon-plus-flat"
     scope: Literal["class", "all"] = "class"
     precision: Precision = "float32"
@@ -62,7 +62,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
             checks.whole_number(name, getattr(self, name), 1)
-        checks.seed("random_state", self.random_state)
+        checks.seed("seed", self.seed)
         checks.one_of("scope", self.scope, ("class", "all"))
         checks.one_of("precision", self.precision, ("float32", "bfloat16"))
         _ = COMPOSITES[self.composite]
@@ -105,7 +105,7 @@ class Context:
 
     def sample(self, run: int) -> list[int]:
         """Draws the test samples of a run; returns their indices in the data, sorted."""
-        rng = np.random.default_rng([self.options.random_state, run])
+        rng = np.random.default_rng([self.options.seed, run])
         n = min(self.options.n_images, len(self.test_store))
         indices: list[int] = np.sort(rng.permutation(self.test_store.indices)[:n]).tolist()
         return indices
@@ -124,7 +124,7 @@ class Context:
     def noise(self, run: int) -> Noise:
         """Returns the white noise of a run, the same for every model."""
         low, high = self._value_range()
-        return Noise(low, high, self.options.n_draws, self.options.random_state + run)
+        return Noise(low, high, self.options.n_draws, self.options.seed + run)
 
     def _value_range(self) -> Tensor:
         """Returns the inputs' values at black and at white [2, C], from test images if the model does not know them.
@@ -137,7 +137,7 @@ class Context:
 
         def make() -> Tensor:
             assert self.test is not None  # noqa: S101 - only sections that need images call this
-            rng = np.random.default_rng([self.options.random_state])
+            rng = np.random.default_rng([self.options.seed])
             rows = np.sort(rng.permutation(self.test_store.indices)[:_RANGE_IMAGES])
             lows, highs = [], []
             for start in range(0, len(rows), _MAPS_BATCH):
@@ -175,7 +175,7 @@ class Context:
     def _control_heads(self, run: int) -> dict[str, Head]:
         def make() -> dict[str, Head]:
             z = self._embeddings(self.sample(run)).to(self.model.prototypes.vectors.dtype)
-            return control_heads(self.model, z, [self.options.random_state, run])
+            return control_heads(self.model, z, [self.options.seed, run])
 
         return self._cached("control heads", run, make)
 

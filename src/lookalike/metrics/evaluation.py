@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
-import numpy as np
 from torch import Tensor, nn
 
 from lookalike._core import checks
@@ -21,15 +20,15 @@ from lookalike._core.working_folder import alone, differences, lock_beside, read
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.key import fingerprint_layers
-from lookalike.encoder import ClassOrder, LoadedClassifier
-from lookalike.metrics.black_box import BlackBox, Precision, find_black_box
+from lookalike.encoder import LoadedClassifier
+from lookalike.metrics.black_box import BlackBox, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
 from lookalike.metrics.data_check import check_data
+from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
 from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
-from lookalike.relevance import PrpRule, prp_rule
 
 _MISSING = {
     "train": "no training data were given",
@@ -46,27 +45,11 @@ def evaluate(
     test: Any,
     *,
     black_box: nn.Module | LoadedClassifier | BlackBox | None = None,
-    class_order: ClassOrder = None,
     train: Any = None,
-    attributes: Tensor | np.ndarray | None = None,
     only: Sequence[str] | None = None,
-    sanity: bool = False,
-    measures: Sequence[str] | Literal["all"] | None = None,
-    n_images: int = 100,
-    n_runs: int = 1,
-    n_steps: int = 20,
-    n_draws: int = 5,
-    random_state: int = 0,
-    composite: str = "epsilon-plus-flat",
-    scope: Literal["class", "all"] = "class",
-    precision: Precision = "float32",
-    rule: PrpRule | None = None,
-    batch_size: int = 256,
-    num_workers: int | None = None,
-    on_error: Literal["stop", "skip"] = "stop",
-    test_embeddings: EmbeddingStore | None = None,
+    seed: int = 0,
     resume: str | Path | None = None,
-    progress: bool | Advance | None = None,
+    **options: Unpack[EvaluationOptions],
 ) -> Scorecard:
     """Measures transparency, faithfulness, robustness and diversity of a prototype model.
 
@@ -76,32 +59,21 @@ def evaluate(
             attributes), or an ``EmbeddingStore``, which is enough for the measures that need no images.
         black_box: The classifier to compare with; None takes the one that the model was converted from. A ``BlackBox``
             that several evaluations share is measured once.
-        class_order: The names of the black box's outputs, in output order, if it does not know them or has them wrong:
-            names, a file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
         train: Training data, or their ``EmbeddingStore``: for ghosting and the diagnosis of the embedding.
-        attributes: Binary attributes of the training samples [N, A], in the data's order.
         only: Names of sections, e.g. ``("transparency", "faithfulness")``; None takes all that can be measured, with a
             note for each of the others. Standard measures are optional sections, and can be named here too.
-        sanity: Also randomise the model's weights from the head down, and its labels, and compare its explanations.
-        measures: Standard measures of the field to add, e.g. ``("deletion", "road", "sensitivity")``, or ``"all"`` for
-            those that can be measured; the reference page on measures lists them.
-        n_images: Number of test images on which explanations are measured.
-        n_runs: Number of runs, each with other images and noise; figures are then means over runs.
-        n_steps: Steps of the relevance-ordering curve.
-        n_draws: Draws of noise per image.
-        random_state: Seed of the first run; each later run adds 1.
-        composite: Rules of relevance propagation.
-        scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
-        precision: ``"bfloat16"`` classifies noisy images in that precision; faster on processors that support it.
-        rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes the default, ``"neuralized"``;
-            ``"share"`` is the paper's.
-        batch_size: Most rows that pass through a network at once.
-        num_workers: Number of processes that read images.
-        on_error: ``"skip"`` leaves out images that cannot be read.
-        test_embeddings: Embeddings of ``test``, if ``embed`` has made them already.
+        seed: Seed of the first run; each later run adds 1. The same seed gives the same figures.
         resume: A file that saves each section once it is measured. A later call with the same model, data and options
             reads these sections from it.
-        progress: Whether to show a progress bar; None shows it on a terminal.
+        **options: Everything else, by name:
+
+            - what is measured: ``sanity``, ``measures``, ``attributes``, ``scope``
+            - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``
+            - relevance: ``composite``, ``rule``
+            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``test_embeddings``
+            - ``class_order``, ``progress``
+
+            ``lookalike.metrics.EvaluationSettings`` documents each.
 
     Returns:
         The scorecard.
@@ -109,26 +81,26 @@ def evaluate(
     Raises:
         LookalikeError: If the inputs of a section requested by name are missing, the black box or the data have other
             classes than the model, or there are no test samples.
+        TypeError: If there is no option of a name.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    checks.optional(checks.instance, "test_embeddings", test_embeddings, EmbeddingStore, "an EmbeddingStore")
     checks.optional(checks.path, "resume", resume)
-    checks.progress("progress", progress)
-    rule = prp_rule(model, rule)
-    options = Options(n_images, n_runs, n_steps, n_draws, random_state, composite, scope, precision, batch_size, rule)
-    test, train, attributes, data_notes = unbundle_data(test, train, attributes)
-    data = _as_batches(test, batch_size, num_workers, on_error)
-    train = None if train is None else _as_batches(train, batch_size, num_workers, on_error)
+    settings = EvaluationSettings.of("evaluate", options)
+    measuring = settings.measuring(model, seed)
+    test, train, attributes, data_notes = unbundle_data(test, train, settings.attributes)
+    data = settings.read(test)
+    train = None if train is None else settings.read(train)
     test_data, store = (None, data) if isinstance(data, EmbeddingStore) else (data, None)
-    box, no_box_reason = find_black_box(model, black_box, test_data, class_order)
-    inputs = _Inputs(test_data, store if test_embeddings is None else test_embeddings, train, attributes, box)
-    available = inputs.available(model, scope)
-    sections, notes = _select_sections(only, available, checks.flag("sanity", sanity))
-    standard, standard_notes = _select_standard(measures, available)
+    box, no_box_reason = find_black_box(model, black_box, test_data, settings.class_order)
+    store = store if settings.test_embeddings is None else settings.test_embeddings
+    inputs = _Inputs(test_data, store, train, attributes, box)
+    available = inputs.available(model, settings.scope)
+    sections, notes = _select_sections(only, available, settings.sanity)
+    standard, standard_notes = _select_standard(settings.measures, available)
     sections += [section for section in standard if section not in sections]
     notes += [*standard_notes, *([f"the black box is not compared with: {no_box_reason}"] if no_box_reason else [])]
-    with progress_bar("Evaluating", _count_steps(sections, options, inputs), progress) as advance:
-        context = _embedded(model, options, inputs, sections, advance)
+    with progress_bar("Evaluating", _count_steps(sections, measuring, inputs), settings.progress) as advance:
+        context = _embedded(model, measuring, inputs, sections, advance)
         check = check_data(
             model, test_data, context.test_store, train if isinstance(train, Batches) else None, context.train_store
         )
@@ -138,7 +110,7 @@ def evaluate(
         info = _info(context, sections) | {"data_check": check.to_dict()}
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
             saved = _SavedSections(resume, _evaluation_key(context, info))
-            runs, details = _measure(context, sections, saved, lenient=measures == "all")
+            runs, details = _measure(context, sections, saved, lenient=settings.measures == "all")
     notes = [*data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
     if check.sentences():
         details["data"] = [{"sentences": check.sentences()}]
@@ -306,11 +278,6 @@ class _SavedSections:
         return figures, details
 
 
-def _as_batches(data: Any, batch_size: int, num_workers: int | None, on_error: Literal["stop", "skip"]) -> Any:
-    """Wraps data in ``Batches``; leaves embeddings as they are."""
-    return data if isinstance(data, Batches | EmbeddingStore) else Batches(data, batch_size, num_workers, on_error)
-
-
 def _select_sections(
     only: Sequence[str] | None, available: dict[str, bool], sanity: bool
 ) -> tuple[list[Section], list[str]]:
@@ -408,7 +375,7 @@ def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
         "skipped": len(context.test_store.skipped),
         "options": options,
         "n_runs": runs,
-        "seeds": [context.options.random_state + run for run in range(runs)],
+        "seeds": [context.options.seed + run for run in range(runs)],
         "sections": [section.name for section in sections],
         "samples": [context.sample(run) for run in range(runs)] if per_run else [],
         "model_provenance": model.provenance,

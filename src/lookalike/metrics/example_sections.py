@@ -28,7 +28,7 @@ _MISLABELLED = 0.05  # share of the training samples that get a wrong label [our
 @standard("prototype_stability", "train", "images")
 def _prototype_stability(context: Context, run: int) -> SectionResult:
     z, y = _training(context)
-    seed = context.options.random_state + run
+    seed = context.options.seed + run
     figures, details = {}, {}
     for name, change in (("reseeding", "seed"), ("bootstrap", "bootstrap")):
         stability = prototype_stability(context.model, z, y, change, seed=seed)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def _identical_subclass(context: Context, run: int) -> SectionResult:
     if model.n_classes < 3:
         raise LookalikeError("identical_subclass merges classes in pairs, and the model has fewer than three")
     z, y = _training(context)
-    seed = context.options.random_state + run
+    seed = context.options.seed + run
     groups = torch.from_numpy(np.random.default_rng(seed).permutation(model.n_classes) // 2)
     merged = _cluster_merged(context, z, y, groups.numpy(), seed)
     vectors = merged.vectors.to(model.device)
@@ -88,7 +88,7 @@ def _model_randomisation(context: Context, run: int) -> SectionResult:
     if examples is None:
         raise LookalikeError("model_randomisation needs the prototypes' images, and the model has none")
     x, size = context.images(run), context.options.batch_size
-    random_network = randomised(model.encoder, context.options.random_state + run)
+    random_network = randomised(model.encoder, context.options.seed + run)
     tables = []
     with torch.no_grad():
         for encoder in (model.encoder, random_network):
@@ -109,13 +109,13 @@ def _mislabelled_detection(context: Context, run: int) -> SectionResult:
     """
     model = context.model
     z, y = _training(context)
-    rng = np.random.default_rng([context.options.random_state, run])
+    rng = np.random.default_rng([context.options.seed, run])
     mislabelled = np.zeros(len(y), bool)
     mislabelled[rng.permutation(len(y))[: max(1, round(_MISLABELLED * len(y)))]] = True
     labels = np.where(mislabelled, (y + rng.integers(1, max(2, model.n_classes), len(y))) % model.n_classes, y)
     if model.n_classes < 2:
         raise LookalikeError("mislabelled_detection needs two classes or more; the model has one")
-    clustered = cluster_again(model, z, labels, seed=context.options.random_state + run)
+    clustered = cluster_again(model, z, labels, seed=context.options.seed + run)
     with torch.no_grad():
         batches = [
             model.similarity(

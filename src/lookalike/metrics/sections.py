@@ -174,7 +174,7 @@ def _explanations(context: Context, run: int) -> SectionResult:
         name: compare_with_control(model_figures, maps, black_box_maps, all_rows)
         for name, maps in context.control_maps(run).items()
     }
-    partners = mismatched_images(context.predicted(run), [context.options.random_state, run])
+    partners = mismatched_images(context.predicted(run), [context.options.seed, run])
     rows = torch.nonzero(partners >= 0)[:, 0]
     if len(rows):
         control_results["mismatched"] = compare_with_control(
@@ -307,7 +307,7 @@ def _embedding(context: Context, _run: int) -> SectionResult:
         labels,
         model.prototypes.vectors,
         model.prototypes.labels,
-        seed=context.options.random_state,
+        seed=context.options.seed,
         project=model.similarity.project,
     )
     n = sum(entry.n for entry in class_figures)
@@ -328,7 +328,7 @@ def _sanity(context: Context, run: int) -> SectionResult:
         context.images(run)[:SANITY_IMAGES],
         train=train,
         composite=context.options.composite,
-        seed=context.options.random_state,
+        seed=context.options.seed,
         advance=context.advance,
     )
     last = check.likenesses[-1]

@@ -62,7 +62,7 @@ def _pixel_curves(name: str, measure: Callable[..., PixelCurves], context: Conte
             maps,
             baseline=value_range(context, run)[0],
             n_steps=options.n_steps,
-            seed=options.random_state + run,
+            seed=options.seed + run,
             batch_size=options.batch_size,
         )
         for key, maps in ((name, context.likeness_maps(run)), (f"{name}_random", None))
@@ -85,7 +85,7 @@ def _road(context: Context, run: int) -> SectionResult:
             context.images(run),
             maps,
             noise=_NOISE * float((high - low).mean()),
-            seed=options.random_state + run,
+            seed=options.seed + run,
             batch_size=options.batch_size,
         )
         for key, maps in (("road", context.likeness_maps(run)), ("road_random", None))
@@ -105,7 +105,7 @@ def _faithfulness_correlation(context: Context, run: int) -> SectionResult:
         context.images(run),
         context.likeness_maps(run),
         baseline=value_range(context, run)[0],
-        seed=options.random_state + run,
+        seed=options.seed + run,
         batch_size=options.batch_size,
     )
     return _mean("faithfulness_correlation", correlations)
@@ -121,7 +121,7 @@ def _sensitivity(context: Context, run: int) -> SectionResult:
         context.likeness_maps(run),
         radius=_NOISE * (high - low),
         n_samples=options.n_draws,
-        seed=options.random_state + run,
+        seed=options.seed + run,
         batch_size=min(_MAPS_BATCH, options.batch_size),
     )
     figures = {

@@ -244,7 +244,7 @@ class PrototypeModel(nn.Module):
         recorded_options: dict[str, Any] = {
             name: recorded[name] for name in ("clusterer", "n_init") if name in recorded
         }
-        seed = int(recorded.get("seed", 0)) if seed is None else seed
+        seed = int(recorded.get("seed", recorded.get("random_state", 0))) if seed is None else seed
         settings = settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
         return update_model(self, more, previous, settings)
 

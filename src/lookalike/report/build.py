@@ -1,8 +1,9 @@
 """Building the report: measures and explains a model, and renders everything into one page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack, get_type_hints
 
 import torch
 from torch import nn
@@ -11,21 +12,49 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
 from lookalike._core.names import json_text, visible
-from lookalike._core.progress import Advance
+from lookalike._core.options import check_option_names
 from lookalike._core.untouched import keeps_random_states
 from lookalike.data import Batches
 from lookalike.embedding import embed
-from lookalike.encoder import ClassOrder, LoadedClassifier
-from lookalike.metrics import Scorecard, evaluate
+from lookalike.encoder import LoadedClassifier
+from lookalike.metrics import EvaluationOptions, EvaluationSettings, Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
-from lookalike.relevance import COMPOSITES, PrpRule, prp_rule
+from lookalike.relevance import COMPOSITES, prp_rule
 from lookalike.report.charts import draw_charts
 from lookalike.report.gallery import gallery_by_class
 from lookalike.report.samples import Samples, explain_samples
 
 _LARGEST_MATRIX = 20  # classes; a confusion matrix of more does not fit on the page
+
+
+class ReportOptions(EvaluationOptions, total=False):
+    """The keyword options of ``write_report``: its own, and those of ``evaluate``."""
+
+    title: str
+    n_browse: int
+    n_nearest: int
+    only: Sequence[str] | None
+    seed: int
+    resume: str | Path | None
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What the page shows."""
+
+    title: str = "Prototype model"
+    n_browse: int = 1000
+    n_nearest: int = 3
+
+    def __post_init__(self) -> None:
+        checks.text("title", self.title)
+        checks.whole_number("n_browse", self.n_browse, 0)
+        checks.whole_number("n_nearest", self.n_nearest, 1)
+
+
+_PAGE_OPTIONS = tuple(field.name for field in fields(_Page))
 
 
 @keeps_random_states
@@ -36,19 +65,9 @@ def write_report(
     *,
     train: Any = None,
     black_box: nn.Module | LoadedClassifier | None = None,
-    class_order: ClassOrder = None,
     card: Scorecard | None = None,
-    title: str = "Prototype model",
-    n_browse: int = 1000,
-    n_nearest: int = 3,
-    batch_size: int = 256,
-    num_workers: int | None = None,
-    on_error: Literal["stop", "skip"] = "stop",
-    composite: str = "epsilon-plus-flat",
-    rule: PrpRule | None = None,
     overwrite: bool = False,
-    progress: bool | Advance | None = None,
-    **options: Any,
+    **options: Unpack[ReportOptions],
 ) -> Scorecard:
     """Writes one HTML file that shows a model's prototypes, its decisions and its scores. The file works offline.
 
@@ -58,20 +77,11 @@ def write_report(
         path: File to write. It appears only when it is complete.
         train: Training data, for ghosting and the nearest training images.
         black_box: Classifier to compare with; None takes the one that was converted.
-        class_order: Class names of the classifier's outputs, in their order; see ``evaluate``.
         card: Scorecard of the same model and data, if ``evaluate`` has been called already.
-        title: Title of the page.
-        n_browse: Largest number of test images to show. Wrong and disagreeing ones come first.
-        n_nearest: Number of prototypes to show for each test image.
-        batch_size: Largest number of images in one forward pass.
-        num_workers: Number of processes that read images.
-        on_error: ``"skip"`` leaves out images that cannot be read.
-        composite: Composite of relevance propagation rules.
-        rule: Rule by which relevance starts at the similarity layer; see ``relevance.prp``. With ``"share"`` the report
-            also shows how stable its heat-maps are.
         overwrite: Replace the file if it exists.
-        progress: Show progress bars.
-        **options: Options of ``evaluate``.
+        **options: By name: ``title`` of the page; ``n_browse``, the largest number of test images to show, of which
+            wrong and disagreeing ones come first; ``n_nearest``, the number of prototypes to show for each; and the
+            options of ``evaluate``. With ``rule="share"`` the report also shows how stable its heat-maps are.
 
     Returns:
         The scorecard shown in the report.
@@ -82,42 +92,35 @@ def write_report(
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     path = checks.path("path", path)
     check_writable(path, checks.flag("overwrite", overwrite))
-    checks.text("title", title)
-    checks.whole_number("n_browse", n_browse, 0)
-    checks.whole_number("n_nearest", n_nearest, 1)
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
-    checks.progress("progress", progress)
-    _ = COMPOSITES[composite]
-    rule = prp_rule(model, rule)
-    test, train, attributes, data_notes = unbundle_data(test, train)
-    options.setdefault("attributes", attributes)
-    data = test if isinstance(test, Batches) else Batches(test, batch_size, num_workers, on_error)
-    box = find_black_box(model, black_box, data, class_order).box
-    store = embed(model, data, progress=progress)
+    check_option_names("write_report", options, get_type_hints(ReportOptions))
+    given: dict[str, Any] = dict(options)
+    page = _Page(**{name: given.pop(name) for name in _PAGE_OPTIONS if name in given})
+    of_evaluate: dict[str, Any] = {name: given.pop(name) for name in ("only", "seed", "resume") if name in given}
+    settings = EvaluationSettings.of("write_report", given)
+    _ = COMPOSITES[settings.composite]
+    rule = prp_rule(model, settings.rule)
+    rules = (settings.composite, rule)
+    test, train, attributes, data_notes = unbundle_data(test, train, settings.attributes)
+    data = test
+    if not isinstance(test, Batches):
+        data = Batches(test, settings.batch_size, settings.num_workers, settings.on_error)
+    box = find_black_box(model, black_box, data, settings.class_order).box
+    store = embed(model, data, progress=settings.progress)
     standing = (
         None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
     )
     box_predictions = None if standing is None else standing.predictions
     if card is None:
-        card = evaluate(
-            model,
-            data,
-            black_box=box,
-            train=train,
-            test_embeddings=store,
-            composite=composite,
-            rule=rule,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_error=on_error,
-            progress=progress,
-            **options,
-        )
+        of_evaluate |= {**given, "attributes": attributes, "test_embeddings": store, "rule": rule}
+        card = evaluate(model, data, black_box=box, train=train, **of_evaluate)
         card.notes[:0] = data_notes
-    samples = explain_samples(model, data, store, box_predictions, n_browse, n_nearest, (composite, rule), progress)
-    gallery = gallery_by_class(model, card, samples.decisions, _training_images(model, train), (composite, rule))
-    values = {
-        "title": title,
+    samples = explain_samples(
+        model, data, store, box_predictions, page.n_browse, page.n_nearest, rules, settings.progress
+    )
+    gallery = gallery_by_class(model, card, samples.decisions, _training_images(model, train), rules)
+    values: dict[str, Any] = {
+        "title": page.title,
         "gallery": gallery,
         "charts": draw_charts(model, card, store),
         "map_rule": rule,

@@ -1,0 +1,128 @@
+"""The options of an evaluation: plain keywords of ``evaluate``, checked and kept in one object."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.options import check_option_names
+from lookalike._core.progress import Advance
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import ClassOrder
+from lookalike.metrics.black_box import Precision
+from lookalike.metrics.context import Options
+from lookalike.model import PrototypeModel
+from lookalike.relevance import PrpRule, prp_rule
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """The keyword options of ``evaluate``; ``EvaluationSettings`` says what each means and its default."""
+
+    class_order: ClassOrder
+    attributes: Tensor | np.ndarray | None
+    sanity: bool
+    measures: Sequence[str] | Literal["all"] | None
+    n_images: int
+    n_runs: int
+    n_steps: int
+    n_draws: int
+    composite: str
+    scope: Literal["class", "all"]
+    precision: Precision
+    rule: PrpRule | None
+    batch_size: int
+    num_workers: int | None
+    on_error: Literal["stop", "skip"]
+    test_embeddings: EmbeddingStore | None
+    progress: bool | Advance | None
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """All options of one evaluation.
+
+    Attributes:
+        class_order: The names of the black box's outputs, in output order, if it does not know them or has them wrong:
+            names, a file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
+        attributes: Binary attributes of the training samples [N, A], in the data's order.
+        sanity: Also randomise the model's weights from the head down, and its labels, and compare its explanations.
+        measures: Standard measures of the field to add, e.g. ``("deletion", "road", "sensitivity")``, or ``"all"`` for
+            those that can be measured; the reference page on measures lists them.
+        n_images: Number of test images on which explanations are measured.
+        n_runs: Number of runs, each with other images and noise; figures are then means over runs.
+        n_steps: Steps of the relevance-ordering curve.
+        n_draws: Draws of noise per image.
+        composite: Rules of relevance propagation.
+        scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
+        precision: ``"bfloat16"`` classifies noisy images in that precision; faster on processors that support it.
+        rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes the default, ``"neuralized"``;
+            ``"share"`` is the paper's.
+        batch_size: Most rows that pass through a network at once.
+        num_workers: Number of processes that read images.
+        on_error: ``"skip"`` leaves out images that cannot be read.
+        test_embeddings: Embeddings of the test data, if ``embed`` has made them already.
+        progress: Whether to show a progress bar; None shows it on a terminal.
+    """
+
+    class_order: ClassOrder = None
+    attributes: Any = None
+    sanity: bool = False
+    measures: Sequence[str] | Literal["all"] | None = None
+    n_images: int = 100
+    n_runs: int = 1
+    n_steps: int = 20
+    n_draws: int = 5
+    composite: str = "epsilon-plus-flat"
+    scope: Literal["class", "all"] = "class"
+    precision: Precision = "float32"
+    rule: PrpRule | None = None
+    batch_size: int = 256
+    num_workers: int | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    test_embeddings: EmbeddingStore | None = None
+    progress: bool | Advance | None = None
+
+    def __post_init__(self) -> None:
+        checks.flag("sanity", self.sanity)
+        checks.optional(checks.instance, "test_embeddings", self.test_embeddings, EmbeddingStore, "an EmbeddingStore")
+        checks.progress("progress", self.progress)
+
+    @classmethod
+    def of(cls, function: str, options: Mapping[str, Any]) -> "EvaluationSettings":
+        """Makes settings of plain keyword options.
+
+        Args:
+            function: Name of the function that was called, for messages.
+            options: The options, by name.
+
+        Raises:
+            LookalikeError: If an option has an invalid value.
+            TypeError: If there is no option of that name.
+        """
+        check_option_names(function, options, [field.name for field in fields(cls)])
+        return cls(**options)
+
+    def measuring(self, model: PrototypeModel, seed: int) -> Options:
+        """Returns how a model's figures are measured: what a scorecard records."""
+        return Options(
+            n_images=self.n_images,
+            n_runs=self.n_runs,
+            n_steps=self.n_steps,
+            n_draws=self.n_draws,
+            seed=seed,
+            composite=self.composite,
+            scope=self.scope,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            rule=prp_rule(model, self.rule),
+        )
+
+    def read(self, data: Any) -> Batches | EmbeddingStore:
+        """Returns data as batches that are read in a fixed order; embeddings as they are."""
+        if isinstance(data, Batches | EmbeddingStore):
+            return data
+        return Batches(data, self.batch_size, self.num_workers, self.on_error)
