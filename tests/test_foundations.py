@@ -86,3 +86,23 @@ def convert_without_ray():
         convert(nn.Linear(2, 2), ([[0.0, 1.0]], [0]), backend=Ray(), working_folder="x")
     except ValueError as error:
         print(type(error).__name__, error)  # noqa: T201
+
+
+def test_a_registered_class_is_called_what_it_is_registered_as():
+    """What a saved folder says of a class is what it is found by later."""
+    registry: Registry[type] = Registry("kind")
+
+    @registry.register("one")
+    class First:
+        name = "another"
+
+    assert First.name == "one"
+    with pytest.raises(LookalikeError, match="First is registered already, as 'one'"):
+        registry.register("two")(First)
+    assert list(registry) == ["one"]
+
+    @registry.register("three")
+    class Second(First):
+        pass
+
+    assert (First.name, Second.name) == ("one", "three")

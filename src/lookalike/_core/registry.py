@@ -34,15 +34,21 @@ class Registry(Generic[T]):
         self._members: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Returns a decorator that registers an object under ``name``.
+        """Returns a decorator that registers an object under ``name``. A class gets it as its attribute ``name``.
+
+        So what a saved folder says of a class is what it is found by later.
 
         Raises:
-            LookalikeError: If the name is registered already.
+            LookalikeError: If the name is registered already, or the class has another.
         """
         if name in self._members:
             raise LookalikeError(f"the {self.kind} {name!r} is registered already")
 
         def register_member(member: T) -> T:
+            if isinstance(member, type):
+                if member in self._members.values():
+                    raise LookalikeError(f"{member.__name__} is registered already, as {vars(member)['name']!r}")
+                member.name = name  # type: ignore[attr-defined]
             self._members[name] = member
             return member
 

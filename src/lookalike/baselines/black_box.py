@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike.baselines.baseline import METHODS, Baseline, Spec, Start, Step, Task
 from lookalike.baselines.losses import cross_entropy
@@ -17,15 +18,19 @@ class BlackBox(Baseline):
     name = "blackbox"
     title = "black box"
 
-    def build(self, task: Task, start: Start) -> tuple[nn.Module, Spec]:  # noqa: D102
+    @override
+    def build(self, task: Task, start: Start) -> tuple[nn.Module, Spec]:
         return start.with_head(task.n_classes)
 
-    def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:  # noqa: D102
+    @override
+    def parts(self, model: nn.Module) -> Mapping[str, nn.Module]:
         return {"network": model}
 
-    def phases(self) -> list[Phase]:  # noqa: D102
+    @override
+    def phases(self) -> list[Phase]:
         return [Phase("all", self.options.epochs, ("network",), {"cross_entropy": 1.0})]
 
-    def step(self, model: Any, images: Tensor, y: Tensor) -> Step:  # noqa: D102
+    @override
+    def step(self, model: Any, images: Tensor, y: Tensor) -> Step:
         scores = model(images)
         return Step(scores, {"cross_entropy": cross_entropy(scores, y)})

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike.baselines import losses
 from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
@@ -26,7 +27,8 @@ class FLINT(PrototypeBaseline):
     title = "FLINT"
     nearest_by = "similarity"
 
-    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
+    @override
+    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:
         layers, channels = hidden_layers(start.network, task.sample(), self._own_option("hidden_layers"))
         predictor, spec = start.with_head(task.n_classes)
         args = {
@@ -42,7 +44,8 @@ class FLINT(PrototypeBaseline):
         )
         return model, own_spec("flint", spec, args)
 
-    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102
+    @override
+    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:
         encoder: Any = model.encoder
         return {
             "predictor": encoder.predictor,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
 from lookalike.baselines.losses import clustering, cross_entropy, off_class_sparsity, separation
@@ -22,13 +23,15 @@ class ProtoPNet(PrototypeBaseline):
     name = "protopnet"
     title = "ProtoPNet"
 
-    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
+    @override
+    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:
         args = {"head": start.head, "dim": self._own_option("embedding_dim")}
         encoder = ProtoPNetNetwork(start.network, **args)
         vectors = torch.rand(self.n_prototypes(task), args["dim"])
         return self.assemble(task, encoder, vectors, make_similarity("log")), own_spec("protopnet", start.spec, args)
 
-    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102
+    @override
+    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:
         encoder: Any = model.encoder
         return {
             "backbone": encoder.backbone,
@@ -62,7 +65,8 @@ class ProtoPNet(PrototypeBaseline):
             phases.append(Phase("last layer", self._own_option("last_layer_epochs"), ("classifier",), last, still))
         return phases
 
-    def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:  # noqa: D102
+    @override
+    def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:
         embeddings = model.encoder(images)
         scores = model.scores_of(embeddings)
         p, head = model.prototypes, model.classifier.weight

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike.baselines import losses
 from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
@@ -23,20 +24,24 @@ class ProtoVAE(PrototypeBaseline):
     name = "protovae"
     title = "ProtoVAE"
 
-    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:  # noqa: D102
+    @override
+    def build(self, task: Task, start: Start) -> tuple[PrototypeModel, Spec]:
         args = {"head": start.head, "image": list(task.image), "dim": self._own_option("embedding_dim")}
         encoder = ProtoVAENetwork(start.network, **args)
         vectors = torch.randn(self.n_prototypes(task), args["dim"])
         return self.assemble(task, encoder, vectors, make_similarity("log-l2")), own_spec("protovae", start.spec, args)
 
-    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:  # noqa: D102
+    @override
+    def parts(self, model: PrototypeModel) -> Mapping[str, nn.Module]:
         return {"encoder": model.encoder, "prototypes": model.prototypes, "classifier": model.classifier}
 
-    def phases(self) -> list[Phase]:  # noqa: D102
+    @override
+    def phases(self) -> list[Phase]:
         weights = {name: float(self._own_option(name)) for name in _TERMS}
         return [Phase("all", self.options.epochs, ("encoder", "prototypes", "classifier"), weights)]
 
-    def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:  # noqa: D102
+    @override
+    def step(self, model: PrototypeModel, images: Tensor, y: Tensor) -> Step:
         network: Any = model.encoder
         mean, log_variance = network.distribution(images)
         embeddings = network.draw(mean, log_variance)

@@ -46,10 +46,10 @@ def share(successes: int, n: int) -> Share:
     """
     _check_samples(n)
     checks.whole_number("successes", successes, 0, n)
-    p, z2 = successes / n, Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Share(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return Share(successes / n, float(interval.low), float(interval.high), n)
 
 
 def paired_difference(only_first: int, only_second: int, n: int) -> Share:

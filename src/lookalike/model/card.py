@@ -1,5 +1,6 @@
 """The model card: a page of Markdown that is saved with a model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lookalike._core.names import visible
@@ -10,65 +11,102 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.record import SavedModel
 from lookalike.saved import NamedOptions
 
-_ROWS = 200  # prototypes in the card's table
+_MOST_ROWS = 200  # prototypes in the card's table; a page of thousands is read by nobody
+_MOST_CLASSES = 40  # class names in one cell
+_FIGURES = {"accuracy": "accuracy", "black_box_accuracy": "accuracy of the original network", "agreement": "agreement"}
 
 
 def model_card(record: SavedModel, prototypes: Prototypes) -> str:
-    """Returns the model card: what the model is, how it was made, and its prototypes."""
+    """Returns the model card: what the model is, how good it is, how it was made, and its prototypes."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    # no HTML is made here, and each value is escaped for Markdown by _cell
+    environment = Environment(  # noqa: S701
+        loader=PackageLoader("lookalike.model"), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    page: str = environment.get_template("card.md.jinja").render(_values(record, prototypes))
+    return page
+
+
+def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
+    """Returns the template's values, as text that is safe in Markdown."""
     encoder, provenance = record.encoder, record.provenance
-    spec = encoder.spec
-    network = visible(describe_spec(spec) if spec else encoder.network).replace("`", "'")
-    method = provenance.get("method", "unknown means")
-    converted = record.classifier.name == NearestPrototype.name
-    lines = [
-        "# A prototypical self-explainable model",
-        "",
-        f"Made with lookalike by {method} from `{network}`, whose weights are unchanged. It predicts the class of "
-        "the most similar prototype."
-        if converted
-        else f"Trained with lookalike as a {method}: `{network}`. Its prototypes vote for the classes.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| network | `{network}`, cut before `{encoder.head or 'nothing: its output is the embedding'}` |",
-        f"| embedding | {encoder.embedding_dim} dimensions |",
-        f"| images | {_images(record.preprocessing)} |",
-        f"| similarity | {_name_and_options(record.similarity)} |",
-        f"| classifier | {_name_and_options(record.classifier)} |",
-        *([f"| probabilities | {_probabilities(record)} |"] if converted else []),
-        f"| classes | {len(prototypes.class_names)} |",
-        f"| prototypes | {len(prototypes)} |",
-        *(f"| {key} | {_cell(value)} |" for key, value in provenance.items() if not isinstance(value, dict)),
-        "",
-        "## Prototypes",
-        "",
-        *(["![The prototypes, each by its nearest training image](gallery.png)", ""] if record.gallery else []),
-        ("A prototype is a centroid of training embeddings. " if converted else "")
-        + "*count*: training samples of its class nearest to it; "
-        "*purity*: share of the training samples most similar to it that carry its class.",
-        "",
-        "| prototype | class | count | purity |",
-        "|---:|---|---:|---:|",
-    ]
+    network = visible(describe_spec(encoder.spec) if encoder.spec else encoder.network).replace("`", "'")
     table = prototypes.to_table()
-    lines += [
-        f"| {r['prototype']} | {_cell(r['class'])} | {r['count']} | {_share(r['purity'])} |" for r in table[:_ROWS]
-    ]
-    if len(table) > _ROWS:
-        lines.append(f"\n… and {len(table) - _ROWS} more.")
-    lines += ["", "## Use", "", "```python", "from lookalike import load", ""]
-    inner = spec
-    while inner and "network" in inner:
-        inner = inner["network"]
-    if inner and inner["source"] != "file":
-        lines += ['model = load("path/to/this/folder")', "```"]
-    else:  # no name rebuilds the network
-        lines += [
-            f'model = load("path/to/this/folder", model=network)  # network: any {encoder.network} like the one saved'
-        ]
-        lines += ["```", "", "```sh"]
-        lines += ["lookalike predict path/to/this/folder IMAGES --network path/to/file.py:function", "```"]
-    return "\n".join(lines) + "\n"
+    names = [_cell(name) for name in prototypes.class_names]
+    listed = ", ".join(names[:_MOST_CLASSES]) + (", …" if len(names) > _MOST_CLASSES else "")
+    split = provenance.get("split")
+    is_random_split = isinstance(split, dict) and split.get("by") == "seed"
+    return {
+        "is_converted": record.classifier.name == NearestPrototype.name,
+        "method": _cell(provenance.get("method", "unknown means")),
+        "network": network,
+        "network_class": encoder.network,
+        "head": encoder.head or "nothing: its output is the embedding",
+        "embedding_dim": encoder.embedding_dim,
+        "images": _images(record.preprocessing),
+        "similarity": _name_and_options(record.similarity),
+        "classifier": _name_and_options(record.classifier),
+        "probabilities": _probabilities(record),
+        "classes": f"{len(names)}: {listed}",
+        "prototypes": table,
+        "test": _test_figures(provenance.get("test")),
+        "of_split": " that a random split held out" if is_random_split else "",
+        "takes_files": record.preprocessing is not None,
+        "origin": _origin(provenance),
+        "gallery": record.gallery,
+        "shown": [{**row, "class": _cell(row["class"]), "purity": _share(row["purity"])} for row in table[:_MOST_ROWS]],
+        "n_left_out": max(0, len(table) - _MOST_ROWS),
+        "is_rebuilt_by_name": _is_rebuilt_by_name(encoder.spec),
+    }
+
+
+def _test_figures(recorded: Any) -> dict[str, Any] | None:
+    """Returns what was measured on test images when the model was made, or None."""
+    if not isinstance(recorded, Mapping) or not isinstance(recorded.get("n_samples"), int):
+        return None
+    values = {title: recorded.get(name) for name, title in _FIGURES.items()}
+    return {
+        "n_samples": f"{recorded['n_samples']:,}",
+        "rows": [(title, f"{value:.1%}") for title, value in values.items() if isinstance(value, float | int)],
+    }
+
+
+def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns how the model was made, in words: the training images, the options, the versions."""
+    rows: list[tuple[str, Any]] = [("training images", provenance.get("n_samples"))]
+    if provenance.get("skipped"):
+        rows.append(("left out, as they could not be read", provenance["skipped"]))
+    for name, title in (
+        ("dataset", "data set"),
+        ("n_prototypes", "prototypes per class"),
+        ("clusterer", "clusterer"),
+        ("seed", "seed"),
+        ("epochs", "epochs"),
+        ("precision", "embedded in"),
+    ):
+        if provenance.get(name) is not None:
+            rows.append((title, provenance[name]))
+    if provenance.get("clustered_in_parts"):
+        rows.append(("clustered in parts", ", ".join(map(str, provenance["clustered_in_parts"]))))
+    updates = provenance.get("joined")
+    if isinstance(updates, list) and updates:
+        rows.append(("updated with more data", f"{len(updates)} times"))
+    fingerprints = provenance.get("fingerprints")
+    if isinstance(fingerprints, Mapping):
+        short = [f"{name} {str(value)[:12]}" for name, value in fingerprints.items() if value]
+        rows.append(("fingerprints", ", ".join(short)))
+    versions = provenance.get("versions")
+    if isinstance(versions, Mapping):
+        rows.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
+    return [(title, _cell(value)) for title, value in rows if value is not None]
+
+
+def _is_rebuilt_by_name(spec: dict[str, Any] | None) -> bool:
+    """Says whether ``load`` can build the network again without the user's own code."""
+    while spec and "network" in spec:
+        spec = spec["network"]
+    return bool(spec) and spec is not None and spec["source"] != "file"
 
 
 def _images(preprocessing: Preprocessing | None) -> str:
@@ -105,7 +143,7 @@ def _share(value: float | None) -> str:
 def _name_and_options(component: NamedOptions) -> str:
     """Formats a similarity or classifier with its options."""
     options = ", ".join(f"{key}={value}" for key, value in component.options.items())
-    return f"`{component.name}`" + (f" ({options})" if options else "")
+    return f"`{component.name}`" + (f" ({_cell(options)})" if options else "")
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -79,18 +80,21 @@ class NearestPrototype(TransparentClassifier):
         self.reading = checks.one_of("probabilities", reading, ("max", "sum"))
         self.temperature = checks.number("temperature", temperature, above=0)
 
-    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         scores = similarities.new_full((similarities.shape[0], n_classes), -torch.inf)  # len() is no size to a tracer
         return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax") / self.temperature
 
-    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+    @override
+    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         if self.reading == "max":
             return super().log_probabilities(similarities, labels, n_classes)
         of_class = labels == torch.arange(n_classes, device=labels.device)[:, None]
         scaled = similarities / self.temperature
         return torch.stack([scaled[:, members].logsumexp(1) for members in of_class], 1)
 
-    def options(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def options(self) -> dict[str, Any]:
         return {"reading": self.reading, "temperature": self.temperature}
 
 
@@ -127,7 +131,8 @@ class LinearHead(TransparentClassifier):
         own_class = labels[None, :] == torch.arange(n_classes, device=labels.device)[:, None]
         return cls(torch.where(own_class, checks.number("own", own), checks.number("other", other)))
 
-    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         expected = (n_classes, len(labels))
         if tuple(self.weight.shape) != expected:
             raise LookalikeError(f"the linear head has weights {tuple(self.weight.shape)}; it needs {expected}")
@@ -144,7 +149,8 @@ class RectifiedLinearHead(LinearHead):
 
     name = "rectified-linear"
 
-    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         return super().forward(similarities.relu(), labels, n_classes)
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -154,10 +155,10 @@ def _pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
 class L2(Similarity):
     """−‖z − p‖, the paper's choice (section 3.2) [paper]."""
 
-    name = "l2"
     falls_with_distance = True
 
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return -euclidean_distances(embeddings, prototypes)
 
 
@@ -165,10 +166,10 @@ class L2(Similarity):
 class SquaredEuclidean(Similarity):
     """−‖z − p‖² [ours]."""
 
-    name = "sqeuclidean"
     falls_with_distance = True
 
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return -squared_distances(embeddings, prototypes)
 
 
@@ -176,9 +177,8 @@ class SquaredEuclidean(Similarity):
 class L1(Similarity):
     """−‖z − p‖₁ [ours]."""
 
-    name = "l1"
-
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return -torch.cdist(*_to_same_type(embeddings, prototypes), p=1)
 
 
@@ -217,9 +217,8 @@ class Log(_LogRatio):
             mean of its class; before ``fit`` it is 1.
     """
 
-    name = "log"
-
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return self._log_ratio(squared_distances(embeddings, prototypes) / (self.scale or 1.0) ** 2)
 
 
@@ -232,9 +231,8 @@ class LogL2(_LogRatio):
         scale: As for ``log``; 1 is the reference code's reading.
     """
 
-    name = "log-l2"
-
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return self._log_ratio(euclidean_distances(embeddings, prototypes) / (self.scale or 1.0))
 
 
@@ -247,7 +245,6 @@ class RBF(Similarity):
             class, which keeps the exponential away from zero at any scale of the embedding.
     """
 
-    name = "rbf"
     lengths = ("sigma",)
     fits_to = "sample"
     fit_samples = _MOST_SAMPLES
@@ -256,17 +253,20 @@ class RBF(Similarity):
         super().__init__()
         self.sigma = None if sigma is None else checks.number("sigma", sigma, above=0)
 
-    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
+    @override
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
         if self.sigma is None:
             self.sigma = _within_class_scale(embeddings, labels)
         return self
 
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         if self.sigma is None:
             raise _not_fitted(self, "or give sigma")
         return torch.exp(-squared_distances(embeddings, prototypes) / (2 * self.sigma**2))
 
-    def options(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def options(self) -> dict[str, Any]:
         return {"sigma": self.sigma}
 
 
@@ -274,9 +274,8 @@ class RBF(Similarity):
 class Dot(Similarity):
     """z · p, FLINT's [paper]."""
 
-    name = "dot"
-
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return embeddings @ prototypes.to(embeddings.dtype).T
 
 
@@ -284,9 +283,8 @@ class Dot(Similarity):
 class Cosine(Similarity):
     """z · p / (‖z‖ ‖p‖); 0 where a vector is 0 [ours]."""
 
-    name = "cosine"
-
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         a = nn.functional.normalize(embeddings, dim=1)
         return a @ nn.functional.normalize(prototypes.to(embeddings.dtype), dim=1).T
 
@@ -295,9 +293,8 @@ class Cosine(Similarity):
 class NormalisedEuclidean(Similarity):
     """−½ · Var(z − p) / (Var z + Var p), Var over the D components; between −1 and 0 [ours]."""
 
-    name = "ned"
-
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         a = embeddings - embeddings.mean(1, keepdim=True)
         b = prototypes.to(embeddings.dtype)
         b = b - b.mean(1, keepdim=True)
@@ -348,7 +345,6 @@ class Mahalanobis(_LearnedMetric):
         max_samples: Largest number of training embeddings to estimate from; larger sets are sampled evenly.
     """
 
-    name = "mahalanobis"
     fits_to = "sample"
     falls_with_distance = True
 
@@ -358,7 +354,8 @@ class Mahalanobis(_LearnedMetric):
         self.max_samples = checks.whole_number("max_samples", max_samples, 1)
         self.fit_samples = self.max_samples
 
-    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
+    @override
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
         from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
 
         step = -(-len(embeddings) // self.max_samples)
@@ -385,7 +382,8 @@ class Mahalanobis(_LearnedMetric):
         self.transform = transform.to(_dtype_of(embeddings))
         return self
 
-    def options(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def options(self) -> dict[str, Any]:
         return {"shrinkage": self.shrinkage, "max_samples": self.max_samples}
 
 
@@ -400,7 +398,6 @@ class HeadMetric(_LearnedMetric):
         alpha: α as a multiple of the mean eigenvalue of WᵀW, so that its effect is the same for any network.
     """
 
-    name = "head"
     fits_to = "head"
     falls_with_distance = True
 
@@ -408,7 +405,8 @@ class HeadMetric(_LearnedMetric):
         super().__init__()
         self.alpha = checks.number("alpha", alpha, above=0)
 
-    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002, D102
+    @override
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
         if head_weight is None:
             raise LookalikeError(
                 "the similarity 'head' needs the weights of a black box's linear head, and there is none; "
@@ -428,7 +426,8 @@ class HeadMetric(_LearnedMetric):
         self.transform = transform.to(_dtype_of(embeddings))
         return self
 
-    def options(self) -> dict[str, Any]:  # noqa: D102
+    @override
+    def options(self) -> dict[str, Any]:
         return {"alpha": self.alpha}
 
 

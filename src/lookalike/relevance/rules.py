@@ -23,6 +23,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -63,11 +64,13 @@ class Epsilon(Rule):
     def __init__(self, epsilon: float = 1e-6) -> None:
         self.epsilon = checks.number("epsilon", epsilon, above=0)
 
-    def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def gradient(self, call: Call, relevance: Tensor) -> Tensor:
         share = relevance / stabilised(call.output, self.epsilon)
         return call.operation.adjoint(share, call.weights("all"), call.x)
 
-    def propagate(self, call: Call, gradient: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def propagate(self, call: Call, gradient: Tensor) -> Tensor:
         size = call.output.abs()  # s = y g / (y ± ε) = |y| g / (|y| + ε), which needs no sign
         share = gradient * size
         return call.operation.adjoint(share.div_(size.add_(self.epsilon)), call.weights("all"), call.x)
@@ -78,10 +81,12 @@ class ZPlus(Rule):
 
     name = "z-plus"
 
-    def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def gradient(self, call: Call, relevance: Tensor) -> Tensor:
         return self._spread(call, relevance / call.shared("z-plus", lambda: self._denominator(call)))
 
-    def propagate(self, call: Call, gradient: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def propagate(self, call: Call, gradient: Tensor) -> Tensor:
         return self._spread(call, gradient * call.shared("output / z-plus", lambda: self._ratio(call)))
 
     @staticmethod
@@ -125,7 +130,8 @@ class AlphaBeta(Rule):
         self.alpha = alpha
         self.beta = beta
 
-    def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def gradient(self, call: Call, relevance: Tensor) -> Tensor:
         g = self.alpha * ZPlus().gradient(call, relevance)
         if self.beta == 0:
             return g
@@ -156,7 +162,8 @@ class Gamma(Rule):
     def __init__(self, gamma: float = 0.25) -> None:
         self.gamma = checks.number("gamma", gamma, least=0)
 
-    def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def gradient(self, call: Call, relevance: Tensor) -> Tensor:
         op, x = call.operation, call.x
         positive_x, negative_x = x.clamp(min=0), x.clamp(max=0)
         weight, positive, negative = (call.weights(name) for name in ("all", "positive", "negative"))
@@ -185,8 +192,10 @@ class Flat(Rule):
 
     name = "flat"
 
-    def relevance(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def relevance(self, call: Call, relevance: Tensor) -> Tensor:
         return call.operation.spread_evenly(relevance, call.weight, call.x)
 
-    def gradient(self, call: Call, relevance: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def gradient(self, call: Call, relevance: Tensor) -> Tensor:
         return self.relevance(call, relevance) / stabilised(call.x)

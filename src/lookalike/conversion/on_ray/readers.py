@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
+from typing_extensions import override
 
 from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.conversion.on_ray.row_groups import Group, join_rows, read_group, take_rows
@@ -38,7 +39,8 @@ class FileReader(Reader):
 
     preprocessing: Preprocessing
 
-    def open(self, rows: dict[str, np.ndarray]) -> ImageFiles:  # noqa: D102
+    @override
+    def open(self, rows: dict[str, np.ndarray]) -> ImageFiles:
         labels = rows["label"]
         # placeholders: only the driver knows the names of the classes
         class_names = [str(k) for k in range(int(labels.max(initial=-1)) + 1)]
@@ -51,7 +53,8 @@ class DatasetReader(Reader):
 
     dataset: Any
 
-    def open(self, rows: dict[str, np.ndarray]) -> Subset[Any]:  # noqa: D102
+    @override
+    def open(self, rows: dict[str, np.ndarray]) -> Subset[Any]:
         return Subset(self.dataset, rows["index"].tolist())
 
 
@@ -82,7 +85,8 @@ class RowReader(Reader):
         if len(waiting["index"]):
             yield waiting
 
-    def open(self, rows: dict[str, np.ndarray]) -> "ImageRows":  # noqa: D102
+    @override
+    def open(self, rows: dict[str, np.ndarray]) -> "ImageRows":
         return ImageRows(rows, self.preprocessing, self.class_names)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_json
@@ -75,7 +76,8 @@ class ShardedSource(Source):
     total: int
     may_repeat = False
 
-    def sharded(self, folder: Path) -> "ShardedSource":  # noqa: ARG002, D102
+    @override
+    def sharded(self, folder: Path) -> "ShardedSource":
         return self
 
     @abstractmethod
@@ -102,16 +104,20 @@ class MapStyle(ShardedSource):
         self._reader: Reader = DatasetReader(self.batches.dataset)
         self._shard_rows = shard_rows
 
-    def fingerprint(self) -> str:  # noqa: D102
+    @override
+    def fingerprint(self) -> str:
         return self.batches.fingerprint()
 
-    def transform_fingerprint(self) -> str:  # noqa: D102
+    @override
+    def transform_fingerprint(self) -> str:
         return self.batches.transform_fingerprint()
 
-    def first_rows(self) -> Batches:  # noqa: D102
+    @override
+    def first_rows(self) -> Batches:
         return Batches(self.batches.dataset, batch_size=2, on_error="skip")
 
-    def fetch(self, indices: np.ndarray) -> Batches:  # noqa: ARG002, D102
+    @override
+    def fetch(self, indices: np.ndarray) -> Batches:
         return self.batches
 
     def remaining(self, shards: list[Shard]) -> tuple[Reader, list[range]]:
@@ -134,7 +140,8 @@ class Folder(MapStyle):
         super().__init__(bundle, shard_rows)
         self._reader = FileReader(preprocessing)
 
-    def make_job(self, spec: range) -> dict[str, np.ndarray]:  # noqa: D102
+    @override
+    def make_job(self, spec: range) -> dict[str, np.ndarray]:
         paths = np.array([str(self.files.files[index].resolve()) for index in spec])
         return {**super().make_job(spec), "path": paths, "label": self.files.labels[spec.start : spec.stop]}
 
@@ -170,7 +177,8 @@ class Parquet(ShardedSource):
         listing = [[file.name, key] for file, key in zip(self._files, keys, strict=True)]
         return fingerprint_json(["parquet", listing, [group[1:] for group in self._groups]])
 
-    def first_rows(self) -> Batches:  # noqa: D102
+    @override
+    def first_rows(self) -> Batches:
         head = take_rows(next(read_group(self._groups[0])), slice(2))
         return Batches(self._samples(head), batch_size=2, on_error="skip")
 
@@ -192,7 +200,8 @@ class Parquet(ShardedSource):
             rows_to_fill -= group.rows
         return reader, specs
 
-    def make_job(self, spec: list[Group]) -> list[Group]:  # noqa: D102
+    @override
+    def make_job(self, spec: list[Group]) -> list[Group]:
         return spec
 
     def fetch(self, indices: np.ndarray) -> Batches:
@@ -244,7 +253,8 @@ class Table(Source):
         images = [hashlib.sha256(_as_bytes(image) or b"").hexdigest() for image in self._head["image"]]
         return fingerprint_json(["ray", self._types, [str(label) for label in self._head["label"]], images])
 
-    def first_rows(self) -> Batches:  # noqa: D102
+    @override
+    def first_rows(self) -> Batches:
         return Batches(ImageRows(self._head, self.preprocessing, self.class_names), batch_size=2, on_error="skip")
 
     def sharded(self, folder: Path) -> Parquet:
