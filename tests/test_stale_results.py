@@ -61,6 +61,7 @@ NOT_KEPT = {
     "progress": "changes nothing",
     "level": "patches keep nothing in a folder",
     "preprocessing": "of the images, whose transform is in the key; tensors have none",
+    "advice": "is given anew",
     "max_patches": "of patches, which keep nothing in a folder",
     "backend": "a cluster has a key of its own: see conversion/test_distributed",
     "embeddings": "they are told by their bytes: see test_other_stored_embeddings_are_noticed",
@@ -92,7 +93,7 @@ def fit(options, folder=None, class_names=("a", "b", "c"), data=None):
         )
 
 
-def test_every_option_of_kmex_is_thought_of():
+def test_every_option_of_convert_is_thought_of():
     names = set(inspect.signature(convert).parameters) - {"options"} | set(get_type_hints(ConversionOptions))
     assert names == CHANGED.keys() | NOT_KEPT.keys()
 

@@ -25,6 +25,7 @@ ASIDE = {
     ("saved/folder.py", "_flush_to_disk"),
     ("saved/tensor_file.py", "write_tensors"),
     ("demo/run.py", "draw_sheet"),
+    ("cli/explain.py", "_draw"),
     ("experiments/large.py", "_compare_methods"),  # in a temporary folder
     ("experiments/large.py", "_reset_peak_memory"),  # tells the system's own file to count anew
 }

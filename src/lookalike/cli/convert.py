@@ -1,5 +1,6 @@
 """``lookalike convert``."""
 
+import shlex
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def convert(
     class_order: ClassOrderOption = None,
     n_prototypes: Annotated[str, typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")] = "5",
     similarity: Annotated[
-        str, typer.Option(help="l2, mahalanobis, head, cosine, … (an unknown name lists them)")
+        str, typer.Option(help="l2, mahalanobis, head, cosine, …, or auto: the best on held-out training images.")
     ] = "l2",
     clusterer: Annotated[str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.")] = "kmeans",
     temperature: Annotated[
@@ -148,6 +149,7 @@ def convert(
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.profiling import profiled
     from lookalike.conversion.clustering import CLUSTERERS
+    from lookalike.conversion.convert import AUTO
     from lookalike.conversion.convert import convert as convert_model
     from lookalike.conversion.out_of_core import bytes_of
     from lookalike.data import Batches, load_data, settle_value_range
@@ -157,7 +159,8 @@ def convert(
     check_replaceable(output, overwrite=overwrite)
     numbers = _read_n_prototypes(n_prototypes)
     # mistakes in these options are refused before the network is loaded
-    make_similarity(similarity)
+    if similarity != AUTO:
+        make_similarity(similarity)
     bytes_of(memory_limit)
     parsed_temperature = _read_temperature(temperature)
     reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
@@ -180,6 +183,7 @@ def convert(
     options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "temperature": parsed_temperature}
     if cluster is None:
         options |= {"precision": precision, "memory_limit": memory_limit, "working_folder": working_folder}
+        options["advice"] = True
     else:
         options |= _cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
         _refuse_with_cluster(precision, memory_limit, workers, profile)
@@ -198,6 +202,15 @@ def convert(
         print_json(_report(converted, bundle, comparison, skipped, output))
     else:
         _show(converted, bundle, comparison, skipped, output)
+        _show_next_step(converted, output, data)
+
+
+def _show_next_step(model: "PrototypeModel", output: Path, data: str) -> None:
+    """Prints what other choices would give, and the command to type next."""
+    advice = model.provenance.get("advice")
+    if advice:
+        print_line(advice["sentence"])
+    out.print(f"Next: lookalike report {shlex.quote(str(output))} {shlex.quote(data)} -o report.html", markup=False)
 
 
 def _compare_on(test: "Batches", converted: "PrototypeModel") -> "Comparison | None":

@@ -19,6 +19,7 @@ from lookalike._core.profiling import step
 from lookalike._core.provenance import versions
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, clean, lock_in
+from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
 from lookalike.conversion.options import ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.out_of_core import bytes_of, streamed_classes
@@ -42,7 +43,9 @@ from lookalike.model.classifier import NearestPrototype
 from lookalike.model.images import preprocessing_of, read_prototype_images, record_of
 from lookalike.model.patches import PatchModel
 from lookalike.model.prototypes import Prototypes
-from lookalike.model.similarity import Similarity, given_lengths, make_similarity
+from lookalike.model.similarity import SIMILARITIES, Similarity, given_lengths, make_similarity
+
+AUTO = "auto"  # in place of a similarity's name
 
 
 class Backend(Protocol):
@@ -103,7 +106,8 @@ def convert(
             per class, the name of a data set, a ``DataBundle``, or an ``EmbeddingStore``. The training split, without
             augmentation.
         n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
-        similarity: Name of a registered similarity, or a ``Similarity``.
+        similarity: Name of a registered similarity, a ``Similarity``, or ``"auto"``: the one that does clearly best on
+            training samples held out in turn, else the paper's ``"l2"``.
         level: ``"patch"`` clusters parts of images, the positions of the last feature map before average pooling, and
             lets them vote [paper, appendix A.7]; the result is a ``PatchModel``.
         backend: Where to run: None is this process, ``lookalike.conversion.on_ray.Ray`` a Ray cluster.
@@ -115,7 +119,8 @@ def convert(
             - which training samples show a prototype: ``n_nearest``, ``n_images``, ``nearest_from``
             - where the classifier is cut: ``head``, ``output``, ``class_order``
             - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``preprocessing``
-            - ``similarity_options``, ``max_patches``, ``embeddings``, ``class_names``, ``working_folder``, ``progress``
+            - ``similarity_options``, ``max_patches``, ``advice``, ``embeddings``, ``class_names``, ``working_folder``,
+              ``progress``
 
             ``lookalike.conversion.options`` documents each.
 
@@ -141,7 +146,10 @@ def convert(
     checks.one_of("level", level, ("image", "patch"))
     settings = settings_of("convert", n_prototypes, seed, options)
     classifier = open_classifier(model)
-    make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
+    if isinstance(similarity, str) and similarity == AUTO:
+        _check_auto(settings, level, backend)
+    else:
+        make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
     if level == "patch":
         if backend is not None:
             raise LookalikeError("patches are converted in this process: leave out the backend")
@@ -173,6 +181,8 @@ def _convert(
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
+    if isinstance(similarity, str) and similarity == AUTO:
+        similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
     lengths = given_lengths(metric)
     metric.fit(store.embeddings, store.labels, encoder.head_weight)
@@ -199,6 +209,7 @@ def _convert(
         "split": split,
         "calibration": temperature.to_dict(),
         "given_lengths": lengths,
+        **_advice_record(store, class_names, encoder, metric, settings),
         "embed_seconds": round(embed_seconds, 3),
         "convert_seconds": round(time.perf_counter() - started, 3),
     }
@@ -213,6 +224,30 @@ def _convert(
         provenance=provenance,
         training_keys=keys,
     )
+
+
+def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None:
+    """Checks that a similarity can be chosen on training samples.
+
+    Raises:
+        LookalikeError: If options for it were given, or the embeddings of images are not in one place.
+    """
+    if settings.similarity_options is not None:
+        raise LookalikeError("similarity_options are of one similarity; name it instead of 'auto'")
+    if level == "patch" or backend is not None:
+        where = "patches" if level == "patch" else "a cluster"
+        raise LookalikeError(f"similarity='auto' is not there for {where}; name a similarity, such as 'l2'")
+
+
+def _advice_record(
+    store: EmbeddingStore, class_names: list[str], encoder: Encoder, similarity: Similarity, settings: Settings
+) -> dict[str, Any]:
+    """Returns what other choices would give, if the caller asked for it and the similarity is one by name."""
+    if not settings.advice or settings.similarity_options is not None or similarity.name not in SIMILARITIES:
+        return {}
+    with step("try other choices"):
+        advice = advise(store, class_names, encoder.head_weight, similarity.name, settings.clustering)
+    return {} if advice is None else {"advice": advice.to_dict()}
 
 
 def _cut_and_order(

@@ -41,6 +41,7 @@ class ConversionOptions(TypedDict, total=False):
     precision: Precision
     preprocessing: Any
     max_patches: int | None
+    advice: bool
     embeddings: EmbeddingStore | None
     class_names: list[str] | None
     working_folder: str | Path | None
@@ -162,6 +163,8 @@ class Settings:
         similarity_options: Options of a similarity that is given by name, e.g. ``{"sigma": 2.0}``.
         max_patches: For prototypes of patches: largest number of patches of a class to cluster. A class with more is
             sampled at random; None takes all, which need 4 · D bytes each.
+        advice: Also try other similarities and numbers of prototypes, cross-fitted on training samples, and record what
+            they would give in ``provenance["advice"]``.
         embeddings: Embeddings of the training data, if ``embed`` has computed them already.
         class_names: K names; None takes the data's own, or numbers.
         working_folder: Folder that stores embeddings and clusters as soon as they exist. After any interruption the
@@ -177,6 +180,7 @@ class Settings:
     reading: Reading = field(default_factory=Reading)
     similarity_options: Mapping[str, Any] | None = None
     max_patches: int | None = None
+    advice: bool = False
     embeddings: EmbeddingStore | None = None
     class_names: list[str] | None = None
     working_folder: str | Path | None = None
@@ -185,6 +189,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks.optional(checks.mapping, "similarity_options", self.similarity_options)
+        checks.flag("advice", self.advice)
         checks.optional(checks.whole_number, "max_patches", self.max_patches, 1)
         checks.optional(checks.instance, "embeddings", self.embeddings, EmbeddingStore, "an EmbeddingStore")
         checks.optional(checks.names, "class_names", self.class_names)

@@ -31,6 +31,7 @@ _NOT_FOR_PATCHES = dict.fromkeys(
         "output",
         "class_order",
         "precision",
+        "advice",
         "embeddings",
         "working_folder",
     ),

@@ -1,0 +1,203 @@
+"""Advice: would another similarity, or another number of prototypes, do better on the same embeddings [ours]?
+
+Each choice is cross-fitted: the training samples are halved, each half is predicted by prototypes of the other. Test
+data play no part, so what is chosen by it can still be tested.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import at_least_single, read_rows
+from lookalike.conversion.per_class import Clustering, learn_class, numbers_per_class
+from lookalike.embedding import EmbeddingStore
+from lookalike.model.similarity import Similarity, make_similarity
+
+_MOST_SAMPLES = 2_000  # two seconds on two cores for the seven choices below, at 10 classes × 512 dimensions
+_MOST_CLASSES = 200  # each class is clustered 14 times; with more it takes longer than many conversions
+_WIDEST_FOR_COVARIANCE = 1_024  # dimensions; the eigenvectors of a larger covariance take longer than the rest
+_NUMBERS = (1, 5, 20)
+_SIMILARITIES = ("l2", "head", "mahalanobis", "cosine")
+_LEAST_GAIN = 0.01  # of accuracy: less is not worth a sentence
+_CERTAIN = 1.96  # standard errors of a paired difference
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to convert, and how well it does.
+
+    Attributes:
+        similarity: Name of the similarity.
+        n_prototypes: Number of prototypes per class, or what was asked for.
+        accuracy: Cross-fitted accuracy on training samples.
+    """
+
+    similarity: str
+    n_prototypes: Any
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What other choices would give.
+
+    Attributes:
+        taken: The choice that the conversion was made with.
+        others: The other choices.
+        best: The choice with the highest accuracy if it is clearly better than the one taken, else None.
+        n_samples: Number of training samples that were predicted.
+    """
+
+    taken: Choice
+    others: tuple[Choice, ...]
+    best: Choice | None
+    n_samples: int
+
+    def sentence(self) -> str:
+        """Returns the advice in one line."""
+        on = f"on {self.n_samples:,} training images held out in turn"
+        if self.best is None:
+            return (
+                f"No other similarity or number of prototypes does clearly better than {self.taken.similarity} with "
+                f"{self.taken.n_prototypes} per class ({self.taken.accuracy:.1%} {on})."
+            )
+        changes = []
+        if self.best.similarity != self.taken.similarity:
+            changes.append(f"--similarity {self.best.similarity}")
+        if self.best.n_prototypes != self.taken.n_prototypes:
+            changes.append(f"--n-prototypes {self.best.n_prototypes}")
+        return (
+            f"{' '.join(changes)} would do better: {self.best.accuracy:.1%} instead of {self.taken.accuracy:.1%} {on}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        rows = [
+            {"similarity": choice.similarity, "n_prototypes": choice.n_prototypes, "accuracy": choice.accuracy}
+            for choice in (self.taken, *self.others)
+        ]
+        best = None if self.best is None else (self.taken, *self.others).index(self.best)
+        return {"choices": rows, "best": best, "n_samples": self.n_samples, "sentence": self.sentence()}
+
+
+def advise(
+    store: EmbeddingStore, class_names: list[str], head_weight: Tensor | None, similarity: str, clustering: Clustering
+) -> Advice | None:
+    """Compares other similarities and numbers of prototypes with the choice that was taken.
+
+    Args:
+        store: Training embeddings.
+        class_names: K names.
+        head_weight: Weights of the black box's head [K, D], or None.
+        similarity: Name of the similarity that was taken.
+        clustering: How the classes were clustered.
+
+    Returns:
+        The advice; None if there are more than 200 classes, or no class has two samples.
+    """
+    if len(class_names) > _MOST_CLASSES:
+        return None
+    rows, halves = _sample(np.asarray(store.labels), clustering.seed)
+    if not (halves >= 0).any():
+        return None
+    z = read_rows(store.embeddings, rows, at_least_single(store.embeddings.dtype))
+    labels = np.asarray(store.labels)[rows]
+    quick = replace(clustering, n_init=1, memory_limit=None)
+    sample = (z, labels, halves, class_names, head_weight)
+    taken = _correct(sample, similarity, quick)
+    choices: list[tuple[Choice, np.ndarray]] = []
+    for name in _SIMILARITIES:
+        is_wide = name == "mahalanobis" and z.shape[1] > _WIDEST_FOR_COVARIANCE
+        if name != similarity and not is_wide and not (name == "head" and head_weight is None):
+            choices.append(_choice(sample, name, quick))
+    if not isinstance(clustering.n_prototypes, Mapping | str):
+        numbers = [number for number in _NUMBERS if number != clustering.n_prototypes]
+        choices += [_choice(sample, similarity, replace(quick, n_prototypes=number)) for number in numbers]
+    first = Choice(similarity, clustering.to_dict()["n_prototypes"], float(taken.mean()))
+    best, correct = max(choices, key=lambda choice: choice[0].accuracy)
+    is_better = _is_clearly_better(correct, taken)
+    return Advice(first, tuple(choice for choice, _ in choices), best if is_better else None, len(taken))
+
+
+def choose_similarity(
+    store: EmbeddingStore, class_names: list[str], head_weight: Tensor | None, clustering: Clustering
+) -> str:
+    """Returns the similarity that does clearly best on held-out training samples, else the paper's ``"l2"``.
+
+    Raises:
+        LookalikeError: If there are too many classes, or too few samples, to choose by.
+    """
+    advice = advise(store, class_names, head_weight, "l2", clustering)
+    if advice is None:
+        raise LookalikeError(
+            f"similarity='auto' needs at most {_MOST_CLASSES} classes, and two samples of one; name a similarity"
+        )
+    best = max((choice for choice in advice.others if choice.n_prototypes == advice.taken.n_prototypes), key=_accuracy)
+    clearly = advice.best is not None and best.accuracy > advice.taken.accuracy + _LEAST_GAIN
+    return best.similarity if clearly else "l2"
+
+
+def _accuracy(choice: Choice) -> float:
+    return choice.accuracy
+
+
+def _sample(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws training samples, as many of each class as it has its share, and halves each class.
+
+    Returns:
+        Their rows, sorted, and the half of each: 0 or 1, or −1 for the only sample of a class, which is never held out.
+    """
+    rng = np.random.default_rng([seed, 0xAD])
+    share = min(1.0, _MOST_SAMPLES / len(labels))
+    rows, halves = [], []
+    for k in np.unique(labels):
+        of_class = rng.permutation(np.flatnonzero(labels == k))
+        of_class = of_class[: max(2, round(share * len(of_class)))]
+        rows.append(of_class)
+        halves.append(np.arange(len(of_class)) % 2 if len(of_class) > 1 else np.array([-1]))
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return np.concatenate(rows)[order], np.concatenate(halves)[order]
+
+
+def _choice(sample: Any, similarity: str, clustering: Clustering) -> tuple[Choice, np.ndarray]:
+    correct = _correct(sample, similarity, clustering)
+    return Choice(similarity, clustering.to_dict()["n_prototypes"], float(correct.mean())), correct
+
+
+@torch.no_grad()
+def _correct(sample: Any, name: str, clustering: Clustering) -> np.ndarray:
+    """Returns which held-out samples [n] are predicted correctly, the first half's before the second's."""
+    z, labels, halves, class_names, head_weight = sample
+    results = []
+    for half in (0, 1):
+        is_test = halves == half
+        similarity: Similarity = make_similarity(name).fit(z[~is_test], labels[~is_test], head_weight)
+        vectors, owners = _prototypes(z[~is_test], labels[~is_test], class_names, similarity, clustering)
+        similarities = similarity(torch.from_numpy(z[is_test]), vectors)
+        results.append(owners[similarities.argmax(1)].numpy() == labels[is_test])
+    return np.concatenate(results)
+
+
+def _prototypes(
+    z: np.ndarray, labels: np.ndarray, class_names: list[str], similarity: Similarity, clustering: Clustering
+) -> tuple[Tensor, Tensor]:
+    """Clusters each class without a word about classes with fewer samples than prototypes."""
+    numbers = numbers_per_class(clustering.n_prototypes, class_names)
+    vectors = [
+        learn_class(z[labels == k], int(k), class_names[k], similarity, clustering, numbers[k])[0]
+        for k in np.unique(labels)
+    ]
+    owners = [torch.full((len(of_class),), int(k)) for k, of_class in zip(np.unique(labels), vectors, strict=True)]
+    return torch.cat(vectors), torch.cat(owners)
+
+
+def _is_clearly_better(first: np.ndarray, second: np.ndarray) -> bool:
+    """Returns whether the first is better on the same samples by a point, and by more than chance would give."""
+    difference = first.astype(np.float64) - second.astype(np.float64)
+    error = difference.std() / np.sqrt(len(difference))
+    return bool(difference.mean() > max(_LEAST_GAIN, _CERTAIN * error))

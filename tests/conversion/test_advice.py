@@ -1,0 +1,103 @@
+"""Advice is right about what it tries, and chooses by training samples alone."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from lookalike import LookalikeError, convert
+from lookalike.cli import app
+from lookalike.conversion.advice import advise, choose_similarity
+from lookalike.conversion.per_class import Clustering
+from lookalike.embedding import EmbeddingStore
+
+
+def stretched(n=600, seed=0):
+    """Two classes that one direction tells apart, beside a direction of far larger spread that tells nothing."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    z = np.stack([labels + 0.2 * rng.standard_normal(n), 40 * rng.standard_normal(n)], 1).astype(np.float32)
+    return EmbeddingStore(z, labels, np.arange(n))
+
+
+def rings(n=600):
+    """Two classes of four clusters each, in turn around a circle: one prototype per class cannot tell them apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    angle = 2 * np.pi * (2 * rng.integers(0, 4, n) + labels) / 8
+    z = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * rng.standard_normal((n, 2))
+    return EmbeddingStore(z.astype(np.float32), labels, np.arange(n))
+
+
+def test_a_similarity_that_does_better_is_named():
+    advice = advise(stretched(), ["a", "b"], None, "l2", Clustering(1))
+    assert advice.best.similarity == "mahalanobis"
+    assert advice.taken.accuracy < 0.75
+    assert advice.best.accuracy > 0.85
+    assert advice.sentence().startswith("--similarity mahalanobis would do better: ")
+    assert choose_similarity(stretched(), ["a", "b"], None, Clustering(1)) == "mahalanobis"
+
+
+def test_a_number_of_prototypes_that_does_better_is_named():
+    advice = advise(rings(), ["a", "b"], None, "l2", Clustering(1))
+    assert (advice.best.similarity, advice.best.n_prototypes) == ("l2", 5)
+    assert "--n-prototypes 5 would do better" in advice.sentence()
+    assert choose_similarity(rings(), ["a", "b"], None, Clustering(5)) == "l2"
+
+
+def test_without_a_clear_gain_nothing_else_is_advised():
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    z = (labels[:, None] + 0.1 * rng.standard_normal((400, 3))).astype(np.float32)
+    advice = advise(EmbeddingStore(z, labels, np.arange(400)), ["a", "b"], None, "l2", Clustering(2))
+    assert advice.best is None
+    assert advice.sentence().startswith("No other similarity or number of prototypes does clearly better than l2")
+    assert advice.n_samples == 400
+
+
+def test_the_accuracy_is_that_of_prototypes_of_the_other_half():
+    """An independent computation for one prototype per class: the means of the other half."""
+    store = stretched(101)
+    advice = advise(store, ["a", "b"], None, "l2", Clustering(1, seed=5))
+    from lookalike.conversion.advice import _sample
+
+    rows, halves = _sample(store.labels, 5)
+    z, y, correct = store.embeddings[rows], store.labels[rows], []
+    for half in (0, 1):
+        means = np.stack([z[(halves != half) & (y == k)].mean(0) for k in (0, 1)])
+        distances = ((z[halves == half][:, None] - means) ** 2).sum(-1)
+        correct.append(distances.argmin(1) == y[halves == half])
+    assert advice.taken.accuracy == pytest.approx(np.concatenate(correct).mean())
+
+
+def test_few_samples_and_many_classes():
+    single = EmbeddingStore(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))
+    assert advise(single, list("abc"), None, "l2", Clustering(1)) is None
+    many = EmbeddingStore(np.zeros((402, 2), np.float32), np.arange(402) % 201, np.arange(402))
+    assert advise(many, [str(k) for k in range(201)], None, "l2", Clustering(1)) is None
+    with pytest.raises(LookalikeError, match="at most 200 classes"):
+        choose_similarity(many, [str(k) for k in range(201)], None, Clustering(1))
+
+
+def test_auto_converts_with_what_it_chose_and_records_the_advice():
+    store = stretched()
+    net = nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+    data = (torch.from_numpy(store.embeddings), torch.from_numpy(store.labels))
+    sem = convert(net, data, 1, "auto", advice=True, progress=False)
+    assert sem.similarity.name == "mahalanobis"
+    assert sem.provenance["advice"]["choices"][0]["similarity"] == "mahalanobis"
+    with pytest.raises(LookalikeError, match="options are of one similarity"):
+        convert(net, data, 1, "auto", similarity_options={"sigma": 1.0})
+    with pytest.raises(LookalikeError, match="not there for patches"):
+        convert(net, data, 1, "auto", level="patch")
+
+
+def test_the_command_ends_with_advice_and_the_next_command(network_file, image_folder, tmp_path):
+    arguments = ["convert", f"{network_file}:make", str(image_folder), "-o", str(tmp_path / "my model")]
+    result = CliRunner().invoke(app, [*arguments, "--n-prototypes", "1"])
+    assert result.exit_code == 0, result.output
+    flat = " ".join(result.output.split())
+    assert "held out in turn" in flat
+    assert "Next: lookalike report" in flat
+    assert "my model'" in flat
