@@ -36,7 +36,16 @@ def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, b
     x, _ = blobs
     assert not any(one.unfamiliar for one in explain(sem, x))
     few = convert(sem, blobs, n_prototypes=25)
-    assert not explain(few, 40 * torch.ones(1, 1, 8, 8))[0].unfamiliar  # too few behind each to tell
+    far = explain(few, 40 * torch.ones(1, 1, 8, 8))[0]  # too few behind each to tell: those of the class count
+    assert far.unfamiliar
+    assert far.likenesses[0].scope == "class"
+    assert far.likenesses[0].scope_count == 30
+    assert "farther from it than any of the 30 training images of its class" in far.sentence()
+    assert not any(one.unfamiliar for one in explain(few, x))
+    y = torch.arange(12) % 3
+    tiny = convert(sem, (x[:12], y), n_prototypes=1)
+    assert explain(tiny, x[:1])[0].likenesses[0].scope == "model"
+    assert "training images of all classes" in explain(tiny, 40 * torch.ones(1, 1, 8, 8))[0].sentence()
     strange = explain(sem, 40 * torch.ones(1, 1, 8, 8))[0]
     assert strange.unfamiliar
     assert strange.likenesses[0].percentile == 100

@@ -1,5 +1,6 @@
 """Every field of an explanation and its sentence, against loops over the training samples."""
 
+import copy
 import re
 
 import numpy as np
@@ -87,6 +88,11 @@ def test_what_is_told_of_a_prototype_is_of_that_prototype(case):
             assert near.distance == pytest.approx(case.new_distances[row, j], rel=1e-4)
             assert near.count == len(behind)
             assert near.farthest == pytest.approx(behind.max() if len(behind) else np.nan, rel=1e-4, nan_ok=True)
+            pooled = behind
+            if len(behind) < 10:  # the samples of its class, each at its distance to its own prototype
+                pooled = np.concatenate([case.behind(i) for i in np.flatnonzero(case.owners == case.owners[j])])
+            assert (near.scope, near.scope_count) == ("prototype" if len(behind) >= 10 else "class", len(pooled))
+            assert near.familiar_up_to == pytest.approx(pooled.max(), rel=1e-4)
             if len(won):
                 assert near.purity == pytest.approx(np.mean(won == case.owners[j]))
             else:
@@ -123,9 +129,15 @@ def test_the_sentence_counts_the_training_samples_that_are_farther(case):
         behind, distance = case.behind(near.prototype), case.new_distances[row, near.prototype]
         assert f"prototype {near.prototype} of class '{NAMES[case.owners[near.prototype]]}'" in sentence
         assert f"'{NAMES[one.prediction]}' ({one.probability:.0%})" in sentence
-        if one.unfamiliar:
+        if one.unfamiliar and near.scope == "prototype":
             assert distance > behind.max()
             assert f"all {len(behind)} training images" in sentence
+            continue
+        if one.unfamiliar:
+            assert f"any of the {near.scope_count} training images of its class" in sentence
+            continue
+        if not len(behind) or distance >= behind.max() * (1 - 1e-4):
+            assert "no training image" in sentence or f"all {len(behind)} training images" in sentence
             continue
         farther, count = map(int, re.search(r"about (\d+) of the (\d+) training images", sentence).groups())
         assert count == len(behind)
@@ -153,6 +165,21 @@ def test_plain_values_are_those_of_the_fields(case):
         assert one.to_dict()["true"] == NAMES[one.label]
         assert one.to_dict()["correct"] == (one.label == one.prediction)
     assert {one.correct for one in case.found} == {True, False}
+
+
+def test_the_original_network_is_asked_too(case):
+    network = copy.deepcopy(case.model.encoder.model).eval()  # it is left in train mode, with dropout
+    with torch.no_grad():
+        expected = network(case.new).softmax(1)
+    for row, one in enumerate(case.found):
+        k = int(expected[row].argmax())
+        assert one.original.class_name == NAMES[k]
+        assert one.original.probability == pytest.approx(float(expected[row, k]), rel=1e-4)
+        assert one.original.agrees == (k == one.prediction)
+        told = "agrees" if one.original.agrees else f"says '{NAMES[k]}'"
+        assert one.sentence().endswith(f"The original network {told} ({one.original.probability:.0%}).")
+        assert one.to_dict()["original"]["prediction"] == NAMES[k]
+    assert {one.original.agrees for one in case.found} == {True, False}
 
 
 def test_maps_are_of_the_input_and_the_prototype_that_they_stand_by(case):

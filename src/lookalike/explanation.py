@@ -16,8 +16,10 @@ from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.prototypes import ENOUGH_SAMPLES, Scope
 from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_ENOUGH = 10  # training samples behind a prototype: the largest distance of fewer says little about new inputs
 _ROUNDING = 1e-4  # relative: the farthest distance is a rounded quantile
 
 
@@ -45,6 +46,11 @@ class Likeness:
         percentile: Percentile of this distance among those of the prototype's own training samples; 100 is as far as
             the farthest, or farther. NaN if the prototype has no training samples.
         farthest: Distance of the farthest of these samples.
+        familiar_up_to: Distance beyond which an input is unfamiliar: that of the farthest of these samples, or if they
+            are fewer than ten, of the farthest of its class, or of all.
+        scope: Whose samples that is the farthest of: the ``"prototype"``'s own, those of its ``"class"``, or of the
+            ``"model"``.
+        scope_count: Number of these samples.
         count: Number of the prototype's own training samples.
         purity: Share of the prototype's class among the training samples most similar to it.
         nearest: Indices of the training samples nearest to the prototype.
@@ -60,6 +66,9 @@ class Likeness:
     distance: float
     percentile: float
     farthest: float
+    familiar_up_to: float
+    scope: Scope
+    scope_count: int
     count: int
     purity: float
     nearest: list[int]
@@ -75,10 +84,37 @@ class Likeness:
             "similarity": self.similarity,
             "distance": self.distance,
             "percentile": None if np.isnan(self.percentile) else self.percentile,
+            "familiar_up_to": self.familiar_up_to if np.isfinite(self.familiar_up_to) else None,
+            "familiar_by": self.scope,
             "count": self.count,
             "purity": None if np.isnan(self.purity) else self.purity,
             "nearest": self.nearest,
         }
+
+
+@dataclass(frozen=True)
+class OriginalAnswer:
+    """What the original classifier says of an input.
+
+    Attributes:
+        class_name: The class that it predicts.
+        probability: The probability that it gives this class.
+        agrees: Whether the prototype model predicts the same class.
+    """
+
+    class_name: str
+    probability: float
+    agrees: bool
+
+    def sentence(self) -> str:
+        """Says it in a sentence."""
+        if self.agrees:
+            return f"The original network agrees ({self.probability:.0%})."
+        return f"The original network says '{visible(self.class_name)}' ({self.probability:.0%})."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {"prediction": self.class_name, "probability": self.probability, "agrees": self.agrees}
 
 
 @dataclass(frozen=True)
@@ -95,6 +131,8 @@ class Explanation:
         name: Name of the input, e.g. its file.
         label: The true class, if it is known.
         true_name: Name of the true class.
+        original: What the original classifier says; None if there is none, or nobody can tell which of its outputs is
+            which class.
         black_box_heat_map: Relevance of the input's pixels for the black box's prediction [H, W]; None if relevance was
             not requested.
         caution: Why the heat-maps should not be relied on; None if they can be.
@@ -112,6 +150,7 @@ class Explanation:
     name: str | None = None
     label: int | None = None
     true_name: str | None = None
+    original: OriginalAnswer | None = None
     black_box_heat_map: np.ndarray | None = None
     caution: str | None = None
     rule: PrpRule | None = None
@@ -126,10 +165,10 @@ class Explanation:
     def unfamiliar(self) -> bool:
         """Whether the input is farther from its nearest prototype than all of the prototype's own training samples.
 
-        False if there are fewer than ten of these: too few to tell.
+        If there are fewer than ten of these, those of its class count, and if they are fewer than ten too, all.
         """
         first = self.likenesses[0]
-        return first.count >= _ENOUGH and first.distance > first.farthest * (1 + _ROUNDING)
+        return first.scope_count >= ENOUGH_SAMPLES and first.distance > first.familiar_up_to * (1 + _ROUNDING)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -141,6 +180,7 @@ class Explanation:
             "true": self.true_name,
             "correct": self.correct,
             "unfamiliar": self.unfamiliar,
+            "original": None if self.original is None else self.original.to_dict(),
             "caution": self.caution,
             "rule": self.rule,
             "map_stability": self.map_stability,
@@ -150,17 +190,24 @@ class Explanation:
     def sentence(self) -> str:
         """Returns the explanation as a sentence."""
         first = self.likenesses[0]
-        if np.isnan(first.percentile):
-            spread = "no training image stands behind it"
-        elif self.unfamiliar:
-            spread = f"farther from it than all {first.count:,} training images behind it"
-        else:
-            farther = round((100 - first.percentile) / 100 * first.count)
-            spread = f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
-        return (
-            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({spread}), "
+        said = (
+            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({self._spread()}), "
             f"so the prediction is '{visible(self.class_name)}' ({self.probability:.0%})."
         )
+        return said if self.original is None else f"{said} {self.original.sentence()}"
+
+    def _spread(self) -> str:
+        """Says how far away the nearest prototype is, in numbers of training images."""
+        first = self.likenesses[0]
+        if self.unfamiliar and first.scope != "prototype":
+            whose = f"of its class '{visible(first.class_name)}'" if first.scope == "class" else "of all classes"
+            return f"farther from it than any of the {first.scope_count:,} training images {whose} from theirs"
+        if np.isnan(first.percentile):
+            return "no training image stands behind it"
+        if first.percentile >= 100:
+            return f"farther from it than all {first.count:,} training images behind it"
+        farther = round((100 - first.percentile) / 100 * first.count)
+        return f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
 
     def map_sentence(self) -> str | None:
         """Returns a sentence on the stability of the heat-maps; None unless it was measured, for the rule ``share``."""
@@ -363,6 +410,51 @@ def _maps_of_black_box(
         return list(relevance.pixels.float().cpu().numpy()), [relevance.cautions[row] for row in range(n_inputs)]
 
 
+class _OriginalClassifier:
+    """The original classifier of a model, if everybody can tell which of its outputs is which class.
+
+    Args:
+        encoder: The cut classifier.
+        classes: The model's class of each output [n]; K for outputs that are no class of the model.
+    """
+
+    def __init__(self, encoder: Encoder, classes: Tensor) -> None:
+        self.encoder = encoder
+        self.classes = classes
+
+    @classmethod
+    def of(cls, model: PrototypeModel) -> "_OriginalClassifier | None":
+        """Returns a model's original classifier, or None."""
+        encoder = model.encoder
+        if not isinstance(encoder, Encoder) or encoder.outputs is None:
+            return None
+        matched = map_classes(encoder.outputs, model.class_names)
+        is_guess = matched.classes is None or bool(matched.note)  # a note says what had to be assumed
+        return None if is_guess or matched.classes is None else cls(encoder, matched.classes)
+
+    def embed_and_answer(self, inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor, list[str]] | None]:
+        """Returns embeddings [N, D]; and the predicted outputs [N], their probabilities [N] and their names [N]."""
+        embeddings, scores = self.encoder.embed_and_score(inputs)
+        outputs = self.encoder.outputs
+        if scores is None or outputs is None:
+            return embeddings, None
+        predicted = outputs.predicted(scores)
+        probabilities = outputs.probabilities(scores).gather(1, predicted[:, None])[:, 0]
+        names = [str(k) for k in predicted.tolist()]
+        if outputs.names is not None:
+            names = [outputs.names[k] for k in predicted.tolist()]
+        return embeddings, (self.classes[predicted.cpu()], probabilities.float().cpu(), names)
+
+
+def _original_answer(
+    model: PrototypeModel, answers: tuple[Tensor, Tensor, list[str]], row: int, prediction: int
+) -> OriginalAnswer:
+    classes, probabilities, names = answers
+    k = int(classes[row])
+    name = model.class_names[k] if k < model.n_classes else names[row]
+    return OriginalAnswer(name, float(probabilities[row]), k == prediction)
+
+
 @torch.no_grad()
 def _explain_batch(
     model: PrototypeModel,
@@ -373,7 +465,12 @@ def _explain_batch(
     first_row: int,
 ) -> list[Explanation]:
     """Explains one batch of inputs, without heat-maps."""
-    embeddings = model.encoder(place(inputs, model.device, dtype_of(model.encoder)))
+    placed = place(inputs, model.device, dtype_of(model.encoder))
+    original = _OriginalClassifier.of(model)
+    if original is None:
+        embeddings, answers = model.encoder(placed), None
+    else:
+        embeddings, answers = original.embed_and_answer(placed)
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     similarities = model.similarities_of(embeddings)
     prototypes, labels_of_prototypes = model.prototypes, model.prototypes.labels
@@ -382,7 +479,7 @@ def _explain_batch(
     project = model.similarity.project
     distances = euclidean_distances(project(embeddings), project(prototypes.vectors))
     percentiles = prototypes.percentile_of(distances).cpu()
-    farthest = prototypes.quantiles[:, -1].cpu()
+    familiar = prototypes.familiar_range()
     predictions = scores.argmax(1).tolist()
     order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
     similarities, distances = similarities.cpu(), distances.cpu()
@@ -396,7 +493,10 @@ def _explain_batch(
             similarity=float(similarities[row, prototype]),
             distance=float(distances[row, prototype]),
             percentile=float(percentiles[row, prototype]),
-            farthest=float(farthest[prototype]),
+            farthest=float(prototypes.quantiles[prototype, -1]),
+            familiar_up_to=float(familiar.farthest[prototype]),
+            scope=familiar.scopes[prototype],
+            scope_count=int(familiar.counts[prototype]),
             count=int(prototypes.counts[prototype]),
             purity=float(prototypes.purity[prototype]),
             nearest=[index for index in prototypes.nearest[prototype].tolist() if index >= 0],
@@ -414,6 +514,7 @@ def _explain_batch(
             name=None if names is None else names[row],
             label=None if labels is None else labels[row],
             true_name=None if labels is None else model.class_names[labels[row]],
+            original=None if answers is None else _original_answer(model, answers, row, predictions[row]),
         )
         for row in range(len(predictions))
     ]

@@ -1,5 +1,6 @@
 """``lookalike predict``."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,12 @@ def predict(
                         "probability": explanation.probability,
                         "prototype": nearest.prototype,
                         "similarity": nearest.similarity,
+                        "percentile": None if math.isnan(nearest.percentile) else nearest.percentile,
                         "unfamiliar": explanation.unfamiliar,
+                        "original": None if explanation.original is None else explanation.original.to_dict(),
+                        "probabilities": dict(
+                            zip(converted.class_names, explanation.probabilities.tolist(), strict=True)
+                        ),
                     }
                 )
             advance(len(names))
@@ -67,22 +73,28 @@ def predict(
         return
     if not rows:
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
-    columns = ["file", "prediction", "probability", "prototype", "similarity", ""]
-    cells = [
-        [
-            row["file"],
-            row["prediction"],
-            percent(row["probability"]),
-            str(row["prototype"]),
-            f"{row['similarity']:.4g}",
-            "unfamiliar" if row["unfamiliar"] else "",
-        ]
-        for row in rows
-    ]
-    print_table("Predictions", columns, cells)
+    columns = ["file", "prediction", "probability", "original network", "prototype", "percentile", ""]
+    print_table("Predictions", columns, [_cells(row) for row in rows])
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Returns a prediction's cells: the original network's answer is named only where it is another."""
+    original = row["original"]
+    answer = "–"
+    if original is not None:
+        answer = ("agrees" if original["agrees"] else original["prediction"]) + f" ({percent(original['probability'])})"
+    return [
+        row["file"],
+        row["prediction"],
+        percent(row["probability"]),
+        answer,
+        str(row["prototype"]),
+        "–" if row["percentile"] is None else f"{row['percentile']:.0f}",
+        "unfamiliar" if row["unfamiliar"] else "",
+    ]
 
 
 def read_batches(

@@ -18,7 +18,7 @@ from lookalike._core.records import plain_json
 from lookalike._core.untouched import keeps_random_states, process_settings, undoing
 from lookalike.data import Preprocessing
 from lookalike.encoder import Encoder
-from lookalike.export.plain import ENOUGH, Answer, PlainModel
+from lookalike.export.plain import Answer, PlainModel
 from lookalike.model import PrototypeModel
 from lookalike.saved import encode_image
 
@@ -187,7 +187,7 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
     prototypes = model.prototypes
     table = prototypes.to_table()
     kept = model.images is not None and images
-    farthest = prototypes.quantiles[:, -1]
+    farthest = prototypes.familiar_range().farthest
     return {
         "format": FORMAT,
         "inputs": "uint8 pixels [N, H, W, C]" if pixels else "inputs of the network [N, ...]",
@@ -196,7 +196,6 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
         "n_nearest": plain.n_nearest,
         "evidence": plain.has_evidence,
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
-        "unfamiliar_needs": ENOUGH,
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "fingerprint": fingerprint_tensors(
             {name: tensor for name, tensor in plain.state_dict().items() if isinstance(tensor, Tensor)}
@@ -207,7 +206,7 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
                 "class": row["class"],
                 "count": row["count"],
                 "purity": row["purity"],
-                "farthest": None if bool(farthest[j].isnan()) else float(farthest[j]),
+                "familiar_up_to": float(farthest[j]) if bool(farthest[j].isfinite()) else None,
                 "image": f"prototypes/{j:05d}.png" if kept else None,
             }
             for j, row in enumerate(table)

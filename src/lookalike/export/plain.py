@@ -11,9 +11,9 @@ from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
+from lookalike.model.prototypes import ENOUGH_SAMPLES
 from lookalike.model.similarity import Cosine, Dot
 
-ENOUGH = 10  # training samples behind a prototype that say how far away is far; as in explain
 _ROUNDING = 1e-4  # as in explain
 
 
@@ -74,6 +74,7 @@ class PlainModel(nn.Module):
     vectors: Tensor
     labels: Tensor
     quantiles: Tensor
+    farthest: Tensor
     is_known: Tensor
 
     def __init__(self, model: PrototypeModel, n_nearest: int | None = None) -> None:
@@ -88,11 +89,13 @@ class PlainModel(nn.Module):
         self.trunk, self.has_map = trace_trunk(model.encoder)
         self.similarity = copy.deepcopy(model.similarity)
         self.classifier = copy.deepcopy(model.classifier)
+        familiar = prototypes.familiar_range()
         for name, tensor in {
             "vectors": prototypes.vectors.detach().clone(),
             "labels": prototypes.labels.clone(),
             "quantiles": prototypes.quantiles.clone(),
-            "is_known": prototypes.counts >= ENOUGH,
+            "farthest": familiar.farthest,
+            "is_known": familiar.counts >= ENOUGH_SAMPLES,
         }.items():
             self.register_buffer(name, tensor)
         self.has_evidence = self.has_map and self.n_classes > 1 and self._kind() is not None
@@ -121,8 +124,8 @@ class PlainModel(nn.Module):
         percentiles = torch.where(
             quantiles[..., 0].isnan(), torch.nan, rank.clamp(0, self.quantiles.shape[1] - 1).to(distances.dtype)
         )
-        farthest = quantiles[:, 0, -1]
-        unfamiliar = self.is_known[nearest[:, 0]] & (distances[:, 0] > farthest * (1 + _ROUNDING))
+        first = nearest[:, 0]
+        unfamiliar = self.is_known[first] & (distances[:, 0] > self.farthest[first] * (1 + _ROUNDING))
         if feature_map is not None and self.has_evidence:
             evidence = self._evidence(embeddings, feature_map, similarities, nearest)
         else:

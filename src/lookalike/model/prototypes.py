@@ -1,7 +1,7 @@
 """Prototypes: the vectors that a model decides by, and the training data behind each."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,25 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import text_of
 
 N_QUANTILES = 101
+
+
+ENOUGH_SAMPLES = 10  # behind a prototype: the largest distance of fewer says little about new inputs
+
+Scope = Literal["prototype", "class", "model"]
+
+
+class FamiliarRange(NamedTuple):
+    """How far from each prototype an input is still familiar.
+
+    Attributes:
+        farthest: The distance of the farthest training sample [P].
+        counts: Number of training samples that it is the farthest of [P].
+        scopes: Whose samples these are, of each prototype: its own, those of its class, or all.
+    """
+
+    farthest: Tensor
+    counts: Tensor
+    scopes: list[Scope]
 
 
 class Prototypes(nn.Module):
@@ -104,6 +123,22 @@ class Prototypes(nn.Module):
         ranks = torch.searchsorted(self.quantiles, distances.T.contiguous(), right=True).T
         percent = (ranks - 1).clamp(0, N_QUANTILES - 1).to(distances.dtype)
         return torch.where(self.quantiles[:, 0].isnan(), torch.nan, percent)
+
+    def familiar_range(self) -> FamiliarRange:
+        """Returns how far away the farthest training sample is, of as many as are needed to tell [ours].
+
+        A prototype with fewer than ten training samples says little about new inputs. Then the samples of its class
+        count, each at its distance to its own prototype; if those are fewer than ten too, all samples.
+        """
+        counts, farthest = self.counts.clone(), self.quantiles[:, -1].clone()
+        scopes: list[Scope] = ["prototype"] * len(self)
+        known = torch.where(farthest.isnan(), -torch.inf, farthest)
+        for j in torch.nonzero(self.counts < ENOUGH_SAMPLES)[:, 0].tolist():
+            of_class = self.labels == self.labels[j]
+            scopes[j] = "class" if int(self.counts[of_class].sum()) >= ENOUGH_SAMPLES else "model"
+            chosen = of_class if scopes[j] == "class" else torch.ones_like(of_class)
+            counts[j], farthest[j] = self.counts[chosen].sum(), known[chosen].max()
+        return FamiliarRange(farthest, counts, scopes)
 
     def to_table(self) -> list[dict[str, Any]]:
         """Returns a row of plain JSON values for each prototype."""
