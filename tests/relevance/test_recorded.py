@@ -10,7 +10,9 @@ from lookalike.relevance import lrp
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear
 from lookalike.relevance.recorded import Recorded
+from lookalike.relevance.watch import Watch
 
+OPTIONS_OF_POOL = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
 CONVOLUTION = Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
 
 
@@ -101,3 +103,34 @@ def test_an_operation_that_the_engine_fails_at_is_named(monkeypatch):
     monkeypatch.setitem(HANDLERS, "relu", fails)
     with pytest.raises(RelevanceError, match=r"operation 'relu' .*no way through"):
         lrp(model, torch.randn(2, 3, 4, 4), 0)
+
+
+def test_a_pooling_is_taken_for_the_same_input_and_options_alone():
+    x = torch.randn(2, 3, 8, 8)
+    wrong = torch.zeros(2, 3, 4, 4)  # so that it shows where it was taken from
+    right = nn.functional.max_pool2d(x[:1], 2)
+    for inputs, options, is_taken in ((x[:1], (2,), True), (2 * x[:1], (2,), False), (x[:1], (3,), False)):
+        recorded = Recorded(2)
+        recorded.record_pool((x, 2), OPTIONS_OF_POOL, wrong)
+        with torch.no_grad(), Watch([inputs], recorded):
+            result = nn.functional.max_pool2d(inputs, *options)
+        assert bool(result.any()) is not is_taken
+        if options == (2,) and not is_taken:
+            torch.testing.assert_close(result, 2 * right)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+def test_every_pooling_of_a_network_is_taken(name, monkeypatch):
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, num_classes=4).eval()
+    looked_up, taken = Recorded.result_of_pool, []
+
+    def result(self, *call):
+        found = looked_up(self, *call)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Recorded, "result_of_pool", result)
+    lrp(model, torch.randn(2, 3, 64, 64), 0)
+    assert len(taken) == sum(isinstance(module, nn.MaxPool2d) for module in model.modules())
+    assert all(taken)

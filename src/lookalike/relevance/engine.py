@@ -44,6 +44,7 @@ from lookalike.relevance.names import (
     LEAVES_AS_ARRAY,
     LEAVES_AS_NUMBER,
     NO_RULE,
+    POOL,
     RESHAPES_IN_PLACE,
     SHAPE_ONLY,
     STRUCTURAL,
@@ -296,6 +297,8 @@ class Engine(FunctionMode):
             result = func(*args, **kwargs)
         except (RuntimeError, NotImplementedError, TypeError) as error:
             return self._run_without_graph(func, args, kwargs, error)
+        if name == POOL and self._recorded is not None:
+            self._recorded.record_pool(args, kwargs, result)
         outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
         if not outputs:
             return result

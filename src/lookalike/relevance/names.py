@@ -27,6 +27,7 @@ _BY_GRADIENT = {
     "softmax (Jacobian)": "softmax log_softmax",
 }
 # Functions that run the linear operations whose results the plain pass takes from the engine's.
+POOL = "max_pool2d"  # takes as long as a convolution; its result is taken likewise
 LINEAR = frozenset(
     [
         "conv1d",

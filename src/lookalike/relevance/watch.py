@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.dependence import tensors_in
-from lookalike.relevance.names import LINEAR, name_of
+from lookalike.relevance.names import LINEAR, POOL, name_of
 from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.weak import TensorMap
 
@@ -40,11 +40,20 @@ class Watch(FunctionMode):
             if tensor not in self._results and tensor not in self.constants:
                 self.constants[tensor] = True
                 self._alive.append(tensor)  # otherwise a later tensor could get its id
-        if self._recorded is not None and name_of(func) in LINEAR:
-            with self._recorded:  # a dispatch mode around the whole pass would cost 50 µs for each of its operations
-                result = func(*args, **kwargs)
-        else:
-            result = func(*args, **kwargs)
+        result = self._run(func, args, kwargs)
         for tensor in tensors_in(result):
             self._results[tensor] = True
         return result
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Runs an operation, or takes its result from what is recorded."""
+        if self._recorded is None:
+            return func(*args, **kwargs)
+        name = name_of(func)
+        if name == POOL:
+            recorded = self._recorded.result_of_pool(args, kwargs)
+            return func(*args, **kwargs) if recorded is None else recorded
+        if name not in LINEAR:
+            return func(*args, **kwargs)
+        with self._recorded:  # a dispatch mode around the whole pass would cost 50 µs for each of its operations
+            return func(*args, **kwargs)
