@@ -13,7 +13,7 @@ app = typer.Typer(
     cls=SafeGroup,
     help="Turns a trained classifier into one that explains itself by example, without re-training it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -41,7 +41,7 @@ def _show_version(value: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and stop."),
     ] = False,
 ) -> None:
     pass

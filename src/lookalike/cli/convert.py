@@ -80,35 +80,60 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the converted model to.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint: safetensors, .pth, .ckpt, a folder of shards; read without running code."),
+        typer.Option(
+            help="A checkpoint: safetensors, .pth, .ckpt, a folder of shards; read without running code.",
+            rich_help_panel="The network",
+        ),
     ] = None,
     weights_key: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which weights to take, if several sets in the checkpoint fit."),
+        typer.Option(
+            metavar="NAME",
+            help="Which weights to take, if several sets in the checkpoint fit.",
+            rich_help_panel="The network",
+        ),
     ] = None,
     weights_by_order: Annotated[
         bool,
         typer.Option(
             "--weights-by-order",
+            metavar="",
             help="Match the weights with the network by order instead of name: same architecture, other names.",
+            rich_help_panel="The network",
         ),
     ] = False,
     model_arg: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An argument for the function that builds the network; repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An argument for the function that builds the network; repeatable.",
+            rich_help_panel="The network",
+        ),
     ] = None,
-    head: Annotated[str | None, typer.Option(help="Name of the classification layer, if it cannot be found.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Name of the classification layer, if it cannot be found.", rich_help_panel="The network"),
+    ] = None,
     class_order: ClassOrderOption = None,
-    n_prototypes: Annotated[str, typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…")] = "5",
+    n_prototypes: Annotated[
+        str, typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…", rich_help_panel="Prototypes")
+    ] = "5",
     similarity: Annotated[
-        str, typer.Option(help="l2, mahalanobis, head, cosine, …, or auto: the best on held-out training images.")
+        str,
+        typer.Option(
+            help="l2, mahalanobis, head, cosine, …, or auto: the best on held-out training images.",
+            rich_help_panel="Prototypes",
+        ),
     ] = "l2",
-    clusterer: Annotated[str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.")] = "kmeans",
+    clusterer: Annotated[
+        str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.", rich_help_panel="Prototypes")
+    ] = "kmeans",
     temperature: Annotated[
         str,
         typer.Option(
             metavar="T",
             help="Temperature of the probabilities: 'auto' fits it to held-out images, 1 is the paper's reading.",
+            rich_help_panel="Prototypes",
         ),
     ] = "auto",
     image_size: ImageSize = None,
@@ -128,17 +153,29 @@ def convert(
     precision: PrecisionOption = "auto",
     memory_limit: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory for the clustering of one class, e.g. 2GiB; by default half of all."),
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for the clustering of one class, e.g. 2GiB; by default half of all.",
+            rich_help_panel="Running",
+        ),
     ] = None,
     working_folder: Annotated[
         Path | None,
-        typer.Option(help="Folder for intermediate results: after an interruption, the same command resumes from it."),
+        typer.Option(
+            help="Folder for intermediate results: after an interruption, the same command resumes from it.",
+            rich_help_panel="Running",
+        ),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Convert on a Ray cluster: 'auto', or its address.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Convert on a Ray cluster: 'auto', or its address.", rich_help_panel="Running"
+        ),
     ] = None,
     profile: Profile = None,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixels of training images.")] = False,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", metavar="", help="Save no pixels of training images.")
+    ] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,

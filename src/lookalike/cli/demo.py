@@ -27,7 +27,9 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("demo-output"),
     pretrained: Annotated[
         bool,
-        typer.Option("--pretrained", help="Convert ImageNet's EfficientNet-Lite0 instead; nothing is trained."),
+        typer.Option(
+            "--pretrained", metavar="", help="Convert ImageNet's EfficientNet-Lite0 instead; nothing is trained."
+        ),
     ] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,

@@ -49,7 +49,10 @@ Measures = Annotated[
 ]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="Number of runs, each with other images and noise.")]
 Sanity = Annotated[
-    bool, typer.Option("--sanity", help="Also randomise weights and labels, and check whether explanations change.")
+    bool,
+    typer.Option(
+        "--sanity", metavar="", help="Also randomise weights and labels, and check whether explanations change."
+    ),
 ]
 Composite = Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")]
 Precision = Annotated[

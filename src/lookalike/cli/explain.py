@@ -40,11 +40,12 @@ def explain(
         bool,
         typer.Option(
             "--labels-from-folders",
+            metavar="",
             help="The name of an image's folder is its true class; wrong predictions are framed in red.",
         ),
     ] = False,
     no_maps: Annotated[
-        bool, typer.Option("--no-maps", help="Leave out the heat-maps of each likeness; much faster.")
+        bool, typer.Option("--no-maps", metavar="", help="Leave out the heat-maps of each likeness; much faster.")
     ] = False,
     composite: Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")] = (
         "epsilon-plus-flat"

@@ -18,9 +18,14 @@ def export(
         int | None, typer.Option(min=1, help="Number of most similar prototypes in an answer; else 3.")
     ] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="Take bytes [N, H, W, C] of the network's size, and normalise inside.")
+        bool,
+        typer.Option(
+            "--pixels", metavar="", help="Take bytes [N, H, W, C] of the network's size, and normalise inside."
+        ),
     ] = False,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Write no pixel of any training image.")] = False,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", metavar="", help="Write no pixel of any training image.")
+    ] = False,
     network: Network = None,
     overwrite: Overwrite = False,
     json: Json = False,

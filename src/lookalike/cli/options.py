@@ -9,23 +9,39 @@ if TYPE_CHECKING:
     from lookalike.data import Preprocessing
     from lookalike.model import PrototypeModel
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest one available.")]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", metavar="", help="Print JSON on standard output, for machines.", rich_help_panel="Running"),
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, mps, or auto: the fastest one available.", rich_help_panel="Running")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Random seed; the same seed gives the same result.", rich_help_panel="Running")
+]
 SplitSeed = Annotated[
     int | None,
     typer.Option(
         "--split-seed",
         min=0,
         help="Seed of the 80 / 20 split of a folder without test images; by default the saved model's, or 0.",
+        rich_help_panel="Running",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Largest number of images that pass through the network at once.")]
-Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Largest number of images that pass through the network at once.", rich_help_panel="Running"
+    ),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images.", rich_help_panel="Running")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace existing output.")]
 OnError = Annotated[
     Literal["stop", "skip"],
-    typer.Option(help="What to do about an image that cannot be read: 'stop', or 'skip' it and list it."),
+    typer.Option(
+        help="What to do about an image that cannot be read: 'stop', or 'skip' it and list it.",
+        rich_help_panel="Images",
+    ),
 ]
 ValueRange = Annotated[
     str | None,
@@ -33,22 +49,40 @@ ValueRange = Annotated[
         "--value-range",
         metavar="LOW,HIGH",
         help="Values of black and white in images of 16 or 32 bits or floats; by default 0…65535, or as found.",
+        rich_help_panel="Images",
     ),
 ]
 AsStored = Annotated[
-    bool, typer.Option("--as-stored", help="Do not turn photographs upright by their EXIF orientation.")
+    bool,
+    typer.Option(
+        "--as-stored",
+        metavar="",
+        help="Do not turn photographs upright by their EXIF orientation.",
+        rich_help_panel="Images",
+    ),
 ]
 LargeImages = Annotated[
-    bool, typer.Option("--large-images", help="Also read images above Pillow's limit of 179 million pixels.")
+    bool,
+    typer.Option(
+        "--large-images",
+        metavar="",
+        help="Also read images above Pillow's limit of 179 million pixels.",
+        rich_help_panel="Images",
+    ),
 ]
 Network = Annotated[
     str | None,
-    typer.Option(help="path/to/file.py:function that builds the network, if the saved model does not know its name."),
+    typer.Option(
+        help="path/to/file.py:function that builds the network, if the saved model does not know its name.",
+        rich_help_panel="The network",
+    ),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(
-        "--precision", help="Precision of the embedding pass; auto: half precision if the processor is faster at it."
+        "--precision",
+        help="Precision of the embedding pass; auto: half precision if the processor is faster at it.",
+        rich_help_panel="Running",
     ),
 ]
 RuleOption = Annotated[
@@ -60,7 +94,8 @@ RuleOption = Annotated[
     ),
 ]
 Profile = Annotated[
-    Path | None, typer.Option("--profile", metavar="FILE", help="Write a trace that a browser can open.")
+    Path | None,
+    typer.Option("--profile", metavar="FILE", help="Write a trace that a browser can open.", rich_help_panel="Running"),
 ]
 Labels = Annotated[
     str | None,
@@ -69,6 +104,7 @@ Labels = Annotated[
         metavar="FILE",
         help="A table (CSV, TSV, JSON lines) of DATA's image files and their classes, if its folders are not the "
         "classes; FILE:COLUMN names the column with the classes.",
+        rich_help_panel="Images",
     ),
 ]
 ClassOrderOption = Annotated[
@@ -78,6 +114,7 @@ ClassOrderOption = Annotated[
         metavar="NAMES|FILE",
         help="The classes in the order of the network's outputs: names separated by commas, a file with one name per "
         "line (or a JSON list), or 'natural': the order in which timm numbers folders.",
+        rich_help_panel="The network",
     ),
 ]
 SavedModel = Annotated[Path, typer.Argument(metavar="MODEL", help="A folder that 'convert' or 'train' wrote.")]

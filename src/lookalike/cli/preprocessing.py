@@ -13,28 +13,44 @@ if TYPE_CHECKING:
 ImageSize = Annotated[
     str | None,
     typer.Option(
-        metavar="N|HxW", help="Input size, if not the network's usual one; the crop keeps its share of the image."
+        metavar="N|HxW",
+        help="Input size, if not the network's usual one; the crop keeps its share of the image.",
+        rich_help_panel="Images",
     ),
 ]
 Resize = Annotated[
     str | None,
-    typer.Option(metavar="N|HxW|none", help="Resize as torchvision does: N sets the shorter side, HxW stretches."),
+    typer.Option(
+        metavar="N|HxW|none",
+        help="Resize as torchvision does: N sets the shorter side, HxW stretches.",
+        rich_help_panel="Images",
+    ),
 ]
 Crop = Annotated[
-    str | None, typer.Option(metavar="N|HxW|none", help="Crop the centre as torchvision does, after resizing.")
+    str | None,
+    typer.Option(
+        metavar="N|HxW|none", help="Crop the centre as torchvision does, after resizing.", rich_help_panel="Images"
+    ),
 ]
 Interpolation = Annotated[
     Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None,
-    typer.Option(help="Interpolation of the resizing, if not the network's usual one."),
+    typer.Option(help="Interpolation of the resizing, if not the network's usual one.", rich_help_panel="Images"),
 ]
 Mean = Annotated[
     str | None,
     typer.Option(
-        metavar="M|R,G,B", help="Mean of the pixels in [0, 1]; one number applies to all channels, or to grey images."
+        metavar="M|R,G,B",
+        help="Mean of the pixels in [0, 1]; one number applies to all channels, or to grey images.",
+        rich_help_panel="Images",
     ),
 ]
 Std = Annotated[
-    str | None, typer.Option(metavar="S|R,G,B", help="Standard deviation of the pixels in [0, 1], in the same form.")
+    str | None,
+    typer.Option(
+        metavar="S|R,G,B",
+        help="Standard deviation of the pixels in [0, 1], in the same form.",
+        rich_help_panel="Images",
+    ),
 ]
 
 

@@ -36,7 +36,7 @@ def reproduce(
         str | None, typer.Option(help="Models, separated by commas; by default all. Some experiments use only KMEx.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed, few epochs and images, written to OUTPUT/quick.")
+        bool, typer.Option("--quick", metavar="", help="One seed, few epochs and images, written to OUTPUT/quick.")
     ] = False,
     output: Annotated[
         Path,

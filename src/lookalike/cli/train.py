@@ -53,7 +53,7 @@ def train(
         typer.Option(metavar="NAME", help="Which weights to take, if several sets in the checkpoint fit."),
     ] = None,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Start from random weights instead of published ones.")
+        bool, typer.Option("--from-scratch", metavar="", help="Start from random weights instead of published ones.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; by default the preset's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate; by default the preset's.")] = None,
@@ -61,7 +61,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter; repeatable. --show lists them."),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show the hyper-parameters and exit.")] = False,
+    show: Annotated[bool, typer.Option("--show", metavar="", help="Show the hyper-parameters and exit.")] = False,
     precision: Annotated[
         str, typer.Option(help="Precision as Lightning names it: 32-true, bf16-mixed, 16-mixed.")
     ] = "32-true",
@@ -72,7 +72,9 @@ def train(
     value_range: ValueRange = None,
     as_stored: AsStored = False,
     large_images: LargeImages = False,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Save no pixels of training images.")] = False,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", metavar="", help="Save no pixels of training images.")
+    ] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
