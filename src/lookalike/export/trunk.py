@@ -79,9 +79,8 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
     # the pytree codegen describes the former outputs
     graph.graph.set_codegen(fx.graph.CodeGen())
     graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-    return graph, averaged is not None
+    # a new module, without the hooks of torch.export's own and what the graph does not use
+    return fx.GraphModule(graph, graph.graph), averaged is not None
 
 
 def _sample_of(encoder: Encoder) -> Tensor:
