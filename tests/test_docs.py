@@ -42,6 +42,7 @@ SKIPPED = {
     "ray start": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "--cluster": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "…": "stands for several commands",
+    "python run_exported.py": "not a command of this project: tests/export runs it",
     "cifar10": "downloads the data, unless it only shows",
     "lookalike reproduce ": "takes minutes: tests/experiments runs each experiment",
 }
@@ -61,6 +62,7 @@ SMALL = {
 MADE = (
     "my-model", "my-vit", "report.html", "scorecard.json", "pictures", "box", "protopnet", "kmex", "protopnet-kmex",
     "protovae", "out", "work", "embeddings", "digits-model", "my-model-without-images", "experiments",
+    "exported", "exported-pt2",
 )  # fmt: skip
 
 # Exit codes other than 0 that a command may have: this one compares figures with thresholds.
@@ -115,6 +117,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(2):
         image_file(folder / "new-images" / f"{i}.png", i, i)
     image_file(folder / "more.png", 2, 2)
+    image_file(folder / "photo.jpg", 0, 3)
     torch.manual_seed(0)
     for name in ("test_resnet", "test_vit"):
         weights = timm.create_model(name, num_classes=3).state_dict()

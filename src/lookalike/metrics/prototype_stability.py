@@ -135,7 +135,7 @@ def cluster_again(model: PrototypeModel, embeddings: np.ndarray, labels: np.ndar
 
 @torch.no_grad()
 def shift_stability(similarities: Callable[[Tensor], Tensor], inputs: Tensor, *, pixels: int = 1) -> Tensor:
-    """Returns the share of four shifted copies of each image with the same most similar prototype [N] [ours].
+    """Returns the share [N] of four shifted copies of each image with the same most similar prototype [ours].
 
     In [0, 1]; higher is better. Co-12: continuity. Shifted copies repeat the pixels of the edge.
 

@@ -172,7 +172,7 @@ class PatchModel(nn.Module):
     @keeps_torch_settings
     @torch.no_grad()
     def predict(self, inputs: Tensor, batch_size: int = 64) -> Tensor:
-        """Returns the class with the most votes [N] [paper]; ties go to the class most similar to them [ours]."""
+        """Returns the classes [N] with the most votes [paper]; ties go to the class most similar to them [ours]."""
         predictions = []
         for start, rows in self._batches(inputs, batch_size):
             shares, mean_similarities = self._votes(rows, start)
