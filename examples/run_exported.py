@@ -15,12 +15,23 @@ import onnxruntime
 from PIL import Image
 
 
+def fitted(image: Image.Image, size: tuple[int, int], preprocessing: dict) -> Image.Image:
+    """Returns an image of the network's size: its shorter side resized and its centre cut out, or stretched."""
+    shorter = preprocessing["resize"]
+    if not isinstance(shorter, int):
+        return image.resize(size, Image.Resampling.BILINEAR)
+    scale = shorter / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
 def main(folder: Path, photograph: Path) -> None:
     """Answers for one image and draws "this looks like that"."""
     described = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     _, height, width, _ = session.get_inputs()[0].shape
-    image = Image.open(photograph).convert("RGB").resize((width, height))
+    image = fitted(Image.open(photograph).convert("RGB"), (width, height), described["preprocessing"])
     values = session.run(None, {session.get_inputs()[0].name: np.asarray(image)[None]})
     answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}
     best = int(answer["probabilities"].argmax())

@@ -12,7 +12,9 @@ from torchvision.transforms import v2
 
 from lookalike import LookalikeError, convert, explain, load
 from lookalike.data import Preprocessing, load_folder, read_preprocessing
+from lookalike.encoder import LoadedClassifier
 
+SPEC = {"source": "file", "name": "net.py:net", "args": {}}
 STEPS = transforms.Compose(
     [
         transforms.Resize(20),
@@ -117,7 +119,7 @@ def test_what_cannot_be_read_is_refused_in_a_line(sem, folder, tmp_path):
         sem.predict(tmp_path / "none.png")
     with pytest.raises(LookalikeError, match="cannot read inputs from a int"):
         sem.predict(3)
-    with pytest.raises(LookalikeError, match="one kind"):
+    with pytest.raises(LookalikeError, match="mixes images with ready inputs"):
         sem.predict([folder / "ant" / "0.png", torch.zeros(3, 16, 16)])
     with pytest.raises(LookalikeError, match=r"give its \.test or \.train"):
         sem.predict(load_folder(folder, sem.preprocessing))
@@ -171,3 +173,34 @@ def test_transforms_are_read_to_the_pixel(steps, expected):
 def test_transforms_that_are_not_understood_are_named(steps, message):
     with pytest.raises(LookalikeError, match=message):
         read_preprocessing(steps)
+
+
+def test_a_preprocessing_beside_the_datas_own_is_compared_with_it(folder):
+    other = Preprocessing(20, (16, 16), (0.5, 0.5, 0.6), (0.2, 0.3, 0.4))
+    with pytest.raises(LookalikeError, match=r"transform of their own, and preprocessing=.* is another"):
+        convert(network(), ImageFolder(folder, STEPS), 1, preprocessing=other)
+    own = transforms.Compose([STEPS, lambda x: x])  # nobody can read it, and it is the same
+    sem = convert(network(), ImageFolder(folder, own), 1, preprocessing=STEPS, progress=False)
+    assert sem.preprocessing == read_preprocessing(STEPS)
+    assert convert(network(), ImageFolder(folder, own), 1, progress=False).preprocessing is None
+
+
+def test_a_classifiers_own_preprocessing_is_that_of_tensors_of_its_size(folder):
+    loaded = LoadedClassifier(network(), SPEC, preprocessing=read_preprocessing(STEPS))
+    x, y = torch.rand(18, 3, 16, 16), torch.arange(18) // 6
+    assert convert(loaded, (x, y), 1, progress=False).preprocessing == loaded.preprocessing
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+    other = LoadedClassifier(net, SPEC, preprocessing=read_preprocessing(STEPS))
+    assert convert(other, (torch.rand(18, 3, 12, 12), y), 1, progress=False).preprocessing is None
+
+
+def test_a_folder_without_a_preprocessing_is_refused_in_python_terms(folder):
+    with pytest.raises(LookalikeError, match="say what they go through: preprocessing="):
+        convert(network(), folder)
+
+
+def test_a_transform_of_timm_is_read():
+    timm_data = pytest.importorskip("timm.data")
+    transform = timm_data.create_transform((3, 32, 32), crop_pct=0.9)
+    found = read_preprocessing(transform)
+    assert found.crop == (32, 32)

@@ -112,6 +112,14 @@ def test_it_compiles_as_one_graph():
         torch.testing.assert_close(compiled(x[:n]).scores, model(x[:n]), rtol=1e-5, atol=1e-5)
 
 
+def test_it_is_traced_with_any_batch_size():
+    model = convert(network(), images(), 2, progress=False)
+    x, _ = images(64)
+    traced = torch.jit.trace(PlainModel(model), (x[:2],), check_trace=False)
+    for n in (1, 3, 64):
+        torch.testing.assert_close(traced(x[:n])[0], model(x[:n]), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "has_map"),
     [

@@ -100,28 +100,42 @@ def advise(
     Returns:
         The advice; None if there are more than 200 classes, or no class has two samples.
     """
+    trials = _try_choices(store, class_names, head_weight, similarity, clustering, numbers=_NUMBERS)
+    if trials is None:
+        return None
+    (taken, correct), *others = trials
+    best, best_correct = max(others, key=lambda trial: trial[0].accuracy)
+    is_better = _is_clearly_better(best_correct, correct)
+    return Advice(taken, tuple(choice for choice, _ in others), best if is_better else None, len(correct))
+
+
+def _try_choices(
+    store: EmbeddingStore,
+    class_names: list[str],
+    head_weight: Tensor | None,
+    similarity: str,
+    clustering: Clustering,
+    *,
+    numbers: tuple[int, ...],
+) -> list[tuple[Choice, np.ndarray]] | None:
+    """Returns choices, the one taken first, each with which held-out samples it predicts correctly; see ``advise``."""
     if len(class_names) > _MOST_CLASSES:
         return None
     rows, halves = _sample(np.asarray(store.labels), clustering.seed)
     if not (halves >= 0).any():
         return None
     z = read_rows(store.embeddings, rows, at_least_single(store.embeddings.dtype))
-    labels = np.asarray(store.labels)[rows]
+    sample = (z, np.asarray(store.labels)[rows], halves, class_names, head_weight)
     quick = replace(clustering, n_init=1, memory_limit=None)
-    sample = (z, labels, halves, class_names, head_weight)
-    taken = _correct(sample, similarity, quick)
-    choices: list[tuple[Choice, np.ndarray]] = []
+    trials = [_choice(sample, similarity, quick)]
     for name in _SIMILARITIES:
         is_wide = name == "mahalanobis" and z.shape[1] > _WIDEST_FOR_COVARIANCE
         if name != similarity and not is_wide and not (name == "head" and head_weight is None):
-            choices.append(_choice(sample, name, quick))
+            trials.append(_choice(sample, name, quick))
     if not isinstance(clustering.n_prototypes, Mapping | str):
-        numbers = [number for number in _NUMBERS if number != clustering.n_prototypes]
-        choices += [_choice(sample, similarity, replace(quick, n_prototypes=number)) for number in numbers]
-    first = Choice(similarity, clustering.to_dict()["n_prototypes"], float(taken.mean()))
-    best, correct = max(choices, key=lambda choice: choice[0].accuracy)
-    is_better = _is_clearly_better(correct, taken)
-    return Advice(first, tuple(choice for choice, _ in choices), best if is_better else None, len(taken))
+        different = [number for number in numbers if number != clustering.n_prototypes]
+        trials += [_choice(sample, similarity, replace(quick, n_prototypes=number)) for number in different]
+    return trials
 
 
 def choose_similarity(
@@ -132,18 +146,14 @@ def choose_similarity(
     Raises:
         LookalikeError: If there are too many classes, or too few samples, to choose by.
     """
-    advice = advise(store, class_names, head_weight, "l2", clustering)
-    if advice is None:
+    trials = _try_choices(store, class_names, head_weight, "l2", clustering, numbers=())
+    if trials is None:
         raise LookalikeError(
             f"similarity='auto' needs at most {_MOST_CLASSES} classes, and two samples of one; name a similarity"
         )
-    best = max((choice for choice in advice.others if choice.n_prototypes == advice.taken.n_prototypes), key=_accuracy)
-    clearly = advice.best is not None and best.accuracy > advice.taken.accuracy + _LEAST_GAIN
-    return best.similarity if clearly else "l2"
-
-
-def _accuracy(choice: Choice) -> float:
-    return choice.accuracy
+    (_, correct), *others = trials
+    best, best_correct = max(others, key=lambda trial: trial[0].accuracy)
+    return best.similarity if _is_clearly_better(best_correct, correct) else "l2"
 
 
 def _sample(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ from lookalike.conversion.steps import (
     checked_class_names,
     cut_classifier,
     open_classifier,
+    preprocessing_for_model,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
@@ -40,7 +41,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier, ordered
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.images import preprocessing_of, read_prototype_images, record_of
+from lookalike.model.images import read_prototype_images, record_of
 from lookalike.model.patches import PatchModel
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import SIMILARITIES, Similarity, given_lengths, make_similarity
@@ -198,7 +199,7 @@ def _convert(
             reading=settings.probabilities.probabilities,
             seed=settings.clustering.seed,
         )
-    preprocessing = preprocessing_of(batches) or settings.reading.preprocessing
+    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
     with step("read the prototypes' images"):
         images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
     with step("remember the training images"):

@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike.conversion.options import Cut, Reading
-from lookalike.data import Batches, Preprocessing, load_data, settle_value_range
+from lookalike.data import Batches, Preprocessing, check_preprocessing, load_data, settle_value_range
+from lookalike.data.bundle import is_dataset
 from lookalike.embedding import EmbeddingStore, as_encoder, name_samples
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
+from lookalike.model.images import preprocessing_of, transform_of
 
 
 def open_classifier(model: Any) -> nn.Module | LoadedClassifier:
@@ -39,8 +43,49 @@ def as_batches(data: Any, reading: Reading, model_preprocessing: Preprocessing |
     if isinstance(data, Batches):
         return data
     if isinstance(data, str | Path):
-        data = settle_value_range(load_data(data, reading.preprocessing or model_preprocessing))
+        preprocessing = reading.preprocessing or model_preprocessing
+        if preprocessing is None and not is_dataset(data):
+            raise LookalikeError(
+                f"to read the images of {str(data)!r}, say what they go through: preprocessing=..., a torchvision "
+                "transform or a lookalike.data.Preprocessing"
+            )
+        data = settle_value_range(load_data(data, preprocessing))
     return Batches(data, reading.batch_size, reading.num_workers, reading.on_error)
+
+
+def preprocessing_for_model(
+    batches: Batches | None, reading: Reading, model_preprocessing: Preprocessing | None
+) -> Preprocessing | None:
+    """Returns what images go through before a converted model: what the data go through, where that is known.
+
+    Args:
+        batches: The training data; None if there are only embeddings.
+        reading: What the caller gave.
+        model_preprocessing: What the classifier's images go through, if it is known; it is taken for ready tensors of
+            the size that it makes.
+
+    Raises:
+        LookalikeError: If the data have a transform of their own that is another than the one that was given.
+    """
+    transform = transform_of(batches)
+    given: Preprocessing | None = reading.preprocessing
+    if given is not None:
+        if transform is not None and transform != given:
+            check_preprocessing(given, transform)
+        return given
+    if transform is not None or batches is None:
+        return preprocessing_of(batches)
+    return model_preprocessing if _makes_rows_of(model_preprocessing, batches) else None
+
+
+def _makes_rows_of(preprocessing: Preprocessing | None, batches: Batches) -> bool:
+    """Says whether ready tensors have the channels and the size that a preprocessing makes."""
+    if preprocessing is None or not batches.can_fetch:
+        return False
+    row = batches.fetch(np.arange(1))
+    if not isinstance(row, torch.Tensor) or row.ndim != 4 or row.shape[1] != preprocessing.channels:
+        return False
+    return preprocessing.output_size is not None and tuple(row.shape[2:]) == tuple(preprocessing.output_size)
 
 
 def cut_classifier(model: nn.Module | LoadedClassifier, batches: Batches | None, cut: Cut) -> Encoder:

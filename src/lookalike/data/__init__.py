@@ -19,7 +19,7 @@ from lookalike.data.quickdraw import load_quickdraw
 from lookalike.data.raw import InputBatch, read_inputs
 from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.training import load_training_data
-from lookalike.data.transforms import preprocessing_or_none, read_preprocessing
+from lookalike.data.transforms import check_preprocessing, preprocessing_or_none, read_preprocessing
 from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
 
@@ -39,6 +39,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "TrainingRecord",
+    "check_preprocessing",
     "data_folder",
     "decode_image",
     "find_images",

@@ -86,7 +86,9 @@ def _list_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None
         if all(images is not None for images in images_per_item):
             return [image for images in images_per_item for image in images or ()]
         if any(images is not None for images in images_per_item):
-            raise LookalikeError("a list of images must hold one kind: paths, PIL images, or pixels")
+            raise LookalikeError(
+                "a list mixes images with ready inputs; give images (paths, PIL images, pixels) or tensors"
+            )
     return None
 
 

@@ -51,6 +51,21 @@ def read_preprocessing(transform: Any) -> Preprocessing:
     return preprocessing
 
 
+def check_preprocessing(preprocessing: Preprocessing, transform: Any) -> None:
+    """Checks that a preprocessing prepares images as a data set's own transform does.
+
+    Raises:
+        LookalikeError: If it does not, on one of a few images.
+    """
+    try:
+        check_equal(preprocessing, lambda image: _as_tensor(transform(image)), "the data's own transform")
+    except NotUnderstoodError as error:
+        raise LookalikeError(
+            f"the data have a transform of their own, and preprocessing={preprocessing.describe()!r} is another: "
+            f"{error}; leave preprocessing out, or give what the data go through"
+        ) from error
+
+
 def preprocessing_or_none(transform: Any) -> Preprocessing | None:
     """Returns the result of ``read_preprocessing``, or None for a transform that it cannot read."""
     try:
@@ -80,8 +95,8 @@ def _from_torchvision_steps(steps: list[Any]) -> Preprocessing:
     is_grey = False
     for step in steps:
         kind = type(step).__name__
-        if not type(step).__module__.startswith("torchvision.transforms"):
-            raise NotUnderstoodError(f"{kind} is no transform of torchvision")
+        if not type(step).__module__.startswith(("torchvision.transforms", "timm.data.transforms")):
+            raise NotUnderstoodError(f"{kind} is no transform of torchvision or timm")
         if kind == "Resize":
             if getattr(step, "max_size", None) is not None or settings["crop"] is not None:
                 raise NotUnderstoodError(f"{step} is not understood here")
@@ -95,7 +110,7 @@ def _from_torchvision_steps(steps: list[Any]) -> Preprocessing:
         elif kind == "Normalize":
             mean, std = (tuple(float(value) for value in values) for values in (step.mean, step.std))
             settings |= {"mean": mean, "std": std}
-        elif kind not in ("ToTensor", "ToImage", "PILToTensor", "ToDtype", "ConvertImageDtype", "RGB"):
+        elif kind not in ("ToTensor", "ToImage", "PILToTensor", "ToDtype", "ConvertImageDtype", "MaybeToTensor", "RGB"):
             raise NotUnderstoodError(f"the step {kind} is not understood")
     channels = 1 if is_grey else len(settings.get("mean", (0.0,) * 3))
     settings.setdefault("mean", (0.0,) * channels)

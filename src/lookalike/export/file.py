@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ FORMAT = 1
 KINDS = (".onnx", ".pt2")
 MARKER = "prototypes.json"
 _OPSET = 18
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -166,7 +168,9 @@ def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, An
             process_settings(loggers=["torch.onnx", "onnxscript", "onnx_ir"]), lambda: _quietly(convert)
         )
     except Exception as error:
-        raise LookalikeError(f"the model has no ONNX form: {first_line(error)}") from error
+        raise LookalikeError(
+            f"the model has no ONNX form: {_reason(error)}; kind='pt2' writes it as a program of PyTorch"
+        ) from error
     proto = converted.model_proto
     onnx.helper.set_model_props(
         proto, {"lookalike": json.dumps({key: description[key] for key in description if key != "prototypes"})}
@@ -174,6 +178,13 @@ def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, An
     buffer = io.BytesIO()
     onnx.save(proto, buffer)
     return buffer.getvalue()
+
+
+def _reason(error: BaseException) -> str:
+    """Returns why a conversion failed: the first line of the first cause, without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _COLOURS.sub("", first_line(error))
 
 
 def _quietly(convert: Any) -> Any:

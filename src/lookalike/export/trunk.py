@@ -1,6 +1,7 @@
 """The network up to its embedding, as a plain graph of operations, for any batch size."""
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from lookalike._core.errors import LookalikeError, first_line
-from lookalike._core.untouched import in_eval_mode
+from lookalike._core.untouched import in_eval_mode, process_settings, undoing
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.head import get_head
 from lookalike.encoder.outputs import select_output
 
+_LOGGERS = ("torch.export", "torch.fx", "torch._dynamo", "torch.fx.experimental", "torch._export")
 _SAMPLE_ROWS = 2  # one row would let the tracer take the batch size for a constant
 
 
@@ -56,14 +58,7 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
     sample = _sample_of(encoder)
     trunk = _Trunk(encoder)
     try:
-        with torch.no_grad():
-            program = in_eval_mode(
-                trunk.network,
-                lambda: torch.export.export(
-                    trunk, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
-                ),
-            )
-            graph = program.module()
+        graph = undoing(process_settings(loggers=_LOGGERS), lambda: _exported(trunk, sample))
     except Exception as error:  # torch.export raises errors of a dozen classes
         raise LookalikeError(
             f"the network cannot be exported: torch.export says: {first_line(error)}; networks that branch on their "
@@ -81,6 +76,19 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
     graph.graph.eliminate_dead_code()
     # a new module, without the hooks of torch.export's own and what the graph does not use
     return fx.GraphModule(graph, graph.graph), averaged is not None
+
+
+def _exported(trunk: _Trunk, sample: Tensor) -> nn.Module:
+    """Runs torch.export, which logs whole graphs when it fails."""
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def export() -> torch.export.ExportedProgram:
+        return torch.export.export(trunk, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+
+    with torch.no_grad():
+        program = in_eval_mode(trunk.network, export)
+        return program.module()
 
 
 def _sample_of(encoder: Encoder) -> Tensor:

@@ -61,12 +61,17 @@ def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | 
     return split, None if keys is None else torch.from_numpy(keys)
 
 
-def preprocessing_of(batches: Batches | None) -> Preprocessing | None:
-    """Returns the preprocessing of a data set's images; None if the data set does not show it."""
+def transform_of(batches: Batches | None) -> Any:
+    """Returns the transform of a data set, or of the one that it is a part of; None if it has none."""
     dataset = batches.dataset if batches is not None else None
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return preprocessing_or_none(getattr(dataset, "transform", None))
+    return getattr(dataset, "transform", None)
+
+
+def preprocessing_of(batches: Batches | None) -> Preprocessing | None:
+    """Returns what the images of a data set go through, if it is a transform that can be read."""
+    return preprocessing_or_none(transform_of(batches))
 
 
 def pixels_of(inputs: Tensor, value_range: Tensor, preprocessing: Preprocessing | None = None) -> Tensor:

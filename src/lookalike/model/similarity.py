@@ -179,7 +179,10 @@ class L1(Similarity):
 
     @override
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
-        return -torch.cdist(*_to_same_type(embeddings, prototypes), p=1)
+        a, b = _to_same_type(embeddings, prototypes)
+        if _is_traced():  # ONNX has no cdist; an exported model compares few embeddings at a time
+            return -(a[:, None] - b).abs().sum(-1)
+        return -torch.cdist(a, b, p=1)
 
 
 class _LogRatio(Similarity):
