@@ -36,6 +36,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/vague_names.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
