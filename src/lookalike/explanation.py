@@ -192,9 +192,15 @@ class Explanation:
         first = self.likenesses[0]
         said = (
             f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({self._spread()}), "
-            f"so the prediction is '{visible(self.class_name)}' ({self.probability:.0%})."
+            f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
         return said if self.original is None else f"{said} {self.original.sentence()}"
+
+    def _conclusion(self) -> str:
+        """Returns how the prediction follows: from the nearest prototype, or from all of them together."""
+        if self.likenesses[0].label == self.prediction:
+            return "so the prediction is"
+        return "but all prototypes together vote for"
 
     def _spread(self) -> str:
         """Says how far away the nearest prototype is, in numbers of training images."""
@@ -205,7 +211,9 @@ class Explanation:
         if np.isnan(first.percentile):
             return "no training image stands behind it"
         if first.percentile >= 100:
-            return f"farther from it than all {first.count:,} training images behind it"
+            is_farther = first.distance > first.farthest * (1 + _ROUNDING)
+            how = "farther from it than all" if is_farther else "as far from it as the farthest of"
+            return f"{how} {first.count:,} training images behind it"
         farther = round((100 - first.percentile) / 100 * first.count)
         return f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
 
@@ -340,7 +348,9 @@ def _batches_to_explain(
         batch_labels = batch.labels if batch.class_names == model.class_names else None
         if labels is not None:
             batch_labels = [int(label) for label in labels[first : first + rows]]
-        batch_names = batch.names if names is None else list(names[first : first + rows])
+        batch_names: list[str | None] | None = batch.names
+        if names is not None:
+            batch_names = list(names[first : first + rows])
         for start in range(0, rows, batch_size):
             chunk = slice(start, start + batch_size)
             yield InputBatch(
@@ -461,7 +471,7 @@ def _explain_batch(
     inputs: Any,
     n_nearest: int,
     labels: list[int] | None,
-    names: list[str] | None,
+    names: list[str | None] | None,
     first_row: int,
 ) -> list[Explanation]:
     """Explains one batch of inputs, without heat-maps."""

@@ -11,6 +11,7 @@ from lookalike.cli import app
 from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.per_class import Clustering
 from lookalike.embedding import EmbeddingStore
+from lookalike.model.similarity import make_similarity
 
 
 def stretched(n=600, seed=0):
@@ -101,3 +102,13 @@ def test_the_command_ends_with_advice_and_the_next_command(network_file, image_f
     assert "held out in turn" in flat
     assert "Next: lookalike report" in flat
     assert "my model'" in flat
+
+
+def test_a_similarity_that_was_made_by_hand_is_not_judged_by_its_name():
+    store = stretched()
+    data = (torch.from_numpy(store.embeddings), torch.from_numpy(store.labels))
+    net = nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+    made = make_similarity("mahalanobis", {"shrinkage": 1.0})
+    assert "advice" not in convert(net, data, 1, made, advice=True, progress=False).provenance
+    with pytest.raises(LookalikeError, match="class names"):
+        convert(net, data, 1, "auto", class_names=["a"], progress=False)

@@ -293,3 +293,13 @@ def test_options_of_the_clustering_reach_it(net, blobs, option):
     found = [convert(net, blobs, **given | changed).prototypes.vectors for changed in ({}, {}, option)]
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_embeddings_of_other_data_are_refused(net, blobs):
+    store = embed(net, blobs)
+    encoder = Encoder(net, blobs[0][:1])
+    with pytest.raises(LookalikeError, match="train is an EmbeddingStore already"):
+        convert(encoder, store, embeddings=store)
+    bare = type(store)(store.embeddings, store.labels, store.indices)
+    with pytest.raises(LookalikeError, match=r"of more samples than the data have \(40\)"):
+        convert(encoder, (blobs[0][:40], blobs[1][:40]), embeddings=bare)

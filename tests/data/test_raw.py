@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -204,3 +204,53 @@ def test_a_transform_of_timm_is_read():
     transform = timm_data.create_transform((3, 32, 32), crop_pct=0.9)
     found = read_preprocessing(transform)
     assert found.crop == (32, 32)
+
+
+def test_a_preprocessing_that_does_not_make_the_tensors_is_refused():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    data = (torch.rand(18, 3, 16, 16), torch.arange(18) // 6)
+    for wrong in (Preprocessing.square(64), Preprocessing.square(16, mean=(0.5,), std=(0.5,))):
+        with pytest.raises(LookalikeError, match=r"does not make inputs of the data's shape \(3, 16, 16\)"):
+            convert(net, data, 1, preprocessing=wrong, progress=False)
+
+
+class Pictures(Dataset):
+    """Images of one mode with a transform that does not say which."""
+
+    def __init__(self, mode, transform):
+        self.mode, self.transform = mode, transform
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        pixels = np.random.default_rng(index).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        return self.transform(Image.fromarray(pixels).convert(self.mode)), index % 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps", "mean"),
+    [
+        ("RGB", [transforms.ToTensor(), transforms.Normalize((0.5,), (0.25,))], (0.5, 0.5, 0.5)),
+        ("L", [transforms.ToTensor()], (0.0,)),
+    ],
+)
+def test_a_transform_alone_need_not_say_grey_or_rgb(mode, steps, mean):
+    channels = len(mean)
+    net = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    data = Pictures(mode, transforms.Compose(steps))
+    sem = convert(net, data, 1, progress=False)
+    assert sem.preprocessing.mean == mean
+    picture = Image.fromarray(np.random.default_rng(3).integers(0, 255, (16, 16, 3), dtype=np.uint8)).convert(mode)
+    torch.testing.assert_close(sem.predict_proba(picture), sem.predict_proba(data[3][0]))
+
+
+def test_a_list_of_files_and_pictures_keeps_the_names_that_there_are(sem, folder):
+    file = folder / "ant" / "0.png"
+    assert [one.name for one in explain(sem, [file, Image.open(file)])] == [str(file), None]
+
+
+@pytest.mark.parametrize("value", [transforms.Normalize(0.5, 0.5), {"input_size": 224}])
+def test_nonsense_is_refused_in_a_line(value):
+    with pytest.raises(LookalikeError, match=r"lookalike\.data\.Preprocessing"):
+        read_preprocessing(value)

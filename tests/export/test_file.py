@@ -116,3 +116,20 @@ def test_what_cannot_be_exported_is_refused_in_a_line(model, tmp_path):
     assert not (tmp_path / "c").exists()
     export_model(model, tmp_path / "d", kind="pt2", images=False)
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["model.pt2", "prototypes.json"]
+
+
+def test_what_is_known_of_too_few_images_is_no_range(tmp_path):
+    x, y = images(4)
+    export_model(convert(network(), (x, y), 1, progress=False), tmp_path / "few", kind="pt2")
+    described = json.loads((tmp_path / "few" / "prototypes.json").read_text())
+    assert [row["familiar_up_to"] for row in described["prototypes"]] == [None] * 4
+
+
+def test_networks_in_double_precision_take_bytes(model, tmp_path):
+    values, labels = pixels()
+    double = convert(network().double(), ImageArray(values, labels, list("abcd"), PREPROCESSING), 2, progress=False)
+    program = torch.export.load(export_model(double, tmp_path / "double", kind="pt2", pixels=True)).module()
+    found = program(torch.from_numpy(values[:5]))[0]
+    torch.testing.assert_close(
+        found.float(), model(torch.stack([PREPROCESSING(v) for v in values[:5]])), rtol=1e-3, atol=1e-3
+    )

@@ -170,3 +170,10 @@ def test_networks_without_a_plain_graph_are_refused():
         PlainModel(model, n_nearest=1)
     with pytest.raises(LookalikeError, match="n_nearest must be a whole number from 1 to 2, not 3"):
         PlainModel(model, n_nearest=3)
+
+
+def test_a_clamp_after_the_average_leaves_no_map():
+    """Evidence would no longer sum to the lead where the clamp acts."""
+    layers = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Hardtanh(-0.5, 0.5))
+    model = convert(nn.Sequential(*layers, nn.Linear(6, 4)).eval(), images(), 2, progress=False)
+    assert not PlainModel(model).has_map

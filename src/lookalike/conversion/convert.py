@@ -24,7 +24,7 @@ from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
 from lookalike.conversion.options import ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.out_of_core import bytes_of, streamed_classes
 from lookalike.conversion.patches import convert_patches
-from lookalike.conversion.per_class import NPrototypes, learn_prototypes
+from lookalike.conversion.per_class import NPrototypes, check_classes, learn_prototypes
 from lookalike.conversion.steps import (
     as_batches,
     check_finite,
@@ -44,7 +44,7 @@ from lookalike.model.classifier import NearestPrototype
 from lookalike.model.images import read_prototype_images, record_of
 from lookalike.model.patches import PatchModel
 from lookalike.model.prototypes import Prototypes
-from lookalike.model.similarity import SIMILARITIES, Similarity, given_lengths, make_similarity
+from lookalike.model.similarity import Similarity, given_lengths, make_similarity
 
 AUTO = "auto"  # in place of a similarity's name
 
@@ -146,6 +146,8 @@ def convert(
     """
     checks.one_of("level", level, ("image", "patch"))
     settings = settings_of("convert", n_prototypes, seed, options)
+    if isinstance(train, EmbeddingStore) and settings.embeddings is not None:
+        raise LookalikeError("train is an EmbeddingStore already; give embeddings=... beside the data that they are of")
     classifier = open_classifier(model)
     if isinstance(similarity, str) and similarity == AUTO:
         _check_auto(settings, level, backend)
@@ -183,6 +185,7 @@ def _convert(
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
     if isinstance(similarity, str) and similarity == AUTO:
+        check_classes(np.bincount(store.labels), class_names)
         similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
     lengths = given_lengths(metric)
@@ -210,7 +213,7 @@ def _convert(
         "split": split,
         "calibration": temperature.to_dict(),
         "given_lengths": lengths,
-        **_advice_record(store, class_names, encoder, metric, settings),
+        **_advice_record(store, class_names, encoder, similarity, settings),
         "embed_seconds": round(embed_seconds, 3),
         "convert_seconds": round(time.perf_counter() - started, 3),
     }
@@ -241,13 +244,13 @@ def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None
 
 
 def _advice_record(
-    store: EmbeddingStore, class_names: list[str], encoder: Encoder, similarity: Similarity, settings: Settings
+    store: EmbeddingStore, class_names: list[str], encoder: Encoder, similarity: str | Similarity, settings: Settings
 ) -> dict[str, Any]:
-    """Returns what other choices would give, if the caller asked for it and the similarity is one by name."""
-    if not settings.advice or settings.similarity_options is not None or similarity.name not in SIMILARITIES:
+    """Returns what other choices would give, if the caller asked for it and named the similarity without options."""
+    if not settings.advice or settings.similarity_options is not None or not isinstance(similarity, str):
         return {}
     with step("try other choices"):
-        advice = advise(store, class_names, encoder.head_weight, similarity.name, settings.clustering)
+        advice = advise(store, class_names, encoder.head_weight, similarity, settings.clustering)
     return {} if advice is None else {"advice": advice.to_dict()}
 
 

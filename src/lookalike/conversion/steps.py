@@ -1,11 +1,11 @@
 """Steps shared by conversion and update: opening the data, cutting the classifier, checking embeddings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -69,23 +69,53 @@ def preprocessing_for_model(
     """
     transform = transform_of(batches)
     given: Preprocessing | None = reading.preprocessing
+    row = _row_of(batches)
     if given is not None:
         if transform is not None and transform != given:
             check_preprocessing(given, transform)
+        elif row is not None and not _makes(given, row):
+            raise LookalikeError(
+                f"preprocessing={given.describe()!r} does not make inputs of the data's shape {tuple(row.shape[1:])}: "
+                "give what these images went through"
+            )
         return given
     if transform is not None or batches is None:
-        return preprocessing_of(batches)
-    return model_preprocessing if _makes_rows_of(model_preprocessing, batches) else None
+        return _with_channels_of(row, preprocessing_of(batches), transform)
+    return model_preprocessing if row is not None and _makes(model_preprocessing, row) else None
 
 
-def _makes_rows_of(preprocessing: Preprocessing | None, batches: Batches) -> bool:
-    """Says whether ready tensors have the channels and the size that a preprocessing makes."""
-    if preprocessing is None or not batches.can_fetch:
-        return False
+def _row_of(batches: Batches | None) -> Tensor | None:
+    """Returns the first image of the data [1, C, H, W]; None if they are no images, or cannot be read one by one."""
+    if batches is None or not batches.can_fetch:
+        return None
     row = batches.fetch(np.arange(1))
-    if not isinstance(row, torch.Tensor) or row.ndim != 4 or row.shape[1] != preprocessing.channels:
+    return row if isinstance(row, Tensor) and row.ndim == 4 else None
+
+
+def _makes(preprocessing: Preprocessing | None, row: Tensor) -> bool:
+    """Says whether a preprocessing makes images with the channels and the size of a row."""
+    if preprocessing is None or row.shape[1] != preprocessing.channels:
         return False
-    return preprocessing.output_size is not None and tuple(row.shape[2:]) == tuple(preprocessing.output_size)
+    size = preprocessing.output_size
+    return size is None or tuple(size) == tuple(row.shape[2:])
+
+
+def _with_channels_of(row: Tensor | None, preprocessing: Preprocessing | None, transform: Any) -> Preprocessing | None:
+    """Returns a preprocessing for the channels that the data have: a transform alone need not say grey or RGB.
+
+    One number of mean and deviation applies to all channels, and without a normalisation there is none to count.
+    """
+    if preprocessing is None or row is None or row.shape[1] == preprocessing.channels:
+        return preprocessing
+    if len(set(preprocessing.mean)) > 1 or len(set(preprocessing.std)) > 1 or row.shape[1] not in (1, 3):
+        return None
+    mean, std = (values[:1] * int(row.shape[1]) for values in (preprocessing.mean, preprocessing.std))
+    adapted = replace(preprocessing, mean=mean, std=std)
+    try:
+        check_preprocessing(adapted, transform)
+    except LookalikeError:
+        return None
+    return adapted
 
 
 def cut_classifier(model: nn.Module | LoadedClassifier, batches: Batches | None, cut: Cut) -> Encoder:
@@ -148,6 +178,11 @@ def check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None
     if batches is not None:
         expected |= {"data": batches.fingerprint(), "transform": batches.transform_fingerprint()}
     differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]
+    n_samples = None if batches is None else batches.total
+    if n_samples is not None and int(store.indices.max(initial=-1)) >= n_samples:
+        raise LookalikeError(
+            f"the stored embeddings are of more samples than the data have ({n_samples}); embed the data again"
+        )
     if differing:
         raise LookalikeError(
             f"the stored embeddings were made with other {' and '.join(differing)}; embed the data again"

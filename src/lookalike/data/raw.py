@@ -27,13 +27,13 @@ class InputBatch:
 
     Attributes:
         inputs: A tensor [n, ...], or a mapping or tuple of tensors.
-        names: File names [n], or None.
+        names: File names [n], None for an image without; or None if no image has one.
         labels: Labels [n], in the numbering of the data, or None.
         class_names: Class names of the data, by label, or None.
     """
 
     inputs: Any
-    names: list[str] | None = None
+    names: list[str | None] | None = None
     labels: list[int] | None = None
     class_names: list[str] | None = None
 
@@ -137,9 +137,9 @@ def _prepare_in_batches(images: list[Any], preprocessing: Preprocessing, batch_s
         # A preprocessing without a fixed size gives inputs of several shapes: each run of one shape is a batch.
         for _, run in groupby(named_inputs, key=lambda pair: pair[1].shape):
             same_shape = list(run)
-            names = [name for name, _ in same_shape if name is not None]
+            names = [name for name, _ in same_shape]
             inputs = torch.stack([x for _, x in same_shape])
-            yield InputBatch(inputs, names if len(names) == len(same_shape) else None)
+            yield InputBatch(inputs, names if any(name is not None for name in names) else None)
 
 
 def _prepare(image: Any, preprocessing: Preprocessing) -> Tensor:

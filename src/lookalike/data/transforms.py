@@ -48,6 +48,8 @@ def read_preprocessing(transform: Any) -> Preprocessing:
         raise LookalikeError(f"the preprocessing was not understood: {error}; {error.way_out or _WAY_OUT}") from error
     except KeyError as error:
         raise LookalikeError(f"the preprocessing has no {error}; {_WAY_OUT}") from error
+    except (TypeError, AttributeError) as error:
+        raise LookalikeError(f"the preprocessing has a value that is not understood: {error}; {_WAY_OUT}") from error
     return preprocessing
 
 

@@ -10,7 +10,7 @@ from lookalike._core.errors import LookalikeError, listing
 _N_LISTED = 5
 
 
-def check_finite_rows(finite: Tensor, names: Sequence[str] | None = None, first: int = 0) -> None:
+def check_finite_rows(finite: Tensor, names: Sequence[str | None] | None = None, first: int = 0) -> None:
     """Checks that every input has a finite embedding.
 
     Args:
@@ -24,7 +24,7 @@ def check_finite_rows(finite: Tensor, names: Sequence[str] | None = None, first:
     rows = torch.nonzero(~finite.cpu())[:, 0].tolist()
     if not rows:
         return
-    row_names = [f"row {first + row}" if names is None else str(names[row]) for row in rows]
+    row_names = [(None if names is None else names[row]) or f"row {first + row}" for row in rows]
     raise LookalikeError(
         f"{len(rows)} inputs have embeddings with NaN or infinite values, so that no prototype is nearest to them: "
         f"{listing(row_names, _N_LISTED)}; look for NaN or infinite values in the inputs"

@@ -21,6 +21,7 @@ from lookalike.data import Preprocessing
 from lookalike.encoder import Encoder
 from lookalike.export.plain import Answer, PlainModel
 from lookalike.model import PrototypeModel
+from lookalike.model.prototypes import ENOUGH_SAMPLES
 from lookalike.saved import encode_image
 
 FORMAT = 1
@@ -48,8 +49,9 @@ class _PixelProgram(_Program):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, plain: PlainModel, preprocessing: Preprocessing) -> None:
+    def __init__(self, plain: PlainModel, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
         super().__init__(plain)
+        self.dtype = dtype
         self.is_bgr = preprocessing.channel_order == "bgr"
         shape = (1, -1, 1, 1)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape))
@@ -58,7 +60,7 @@ class _PixelProgram(_Program):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         values = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
         values = (values - self.mean) / self.std
-        return super().forward(values.flip(1) if self.is_bgr else values)
+        return super().forward((values.flip(1) if self.is_bgr else values).to(self.dtype))
 
 
 @keeps_random_states
@@ -120,12 +122,12 @@ def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tupl
     described: Any = model.encoder.input_spec
     device = plain.vectors.device
     if not pixels:
-        dtype = next((tensor.dtype for tensor in model.encoder.model.parameters()), torch.float32)
+        dtype = getattr(torch, described["dtype"])
         return _Program(plain), torch.zeros(2, *described["shape"], dtype=dtype, device=device)
     if model.preprocessing is None:
         raise LookalikeError("the model does not know what its images go through; convert with preprocessing=...")
     channels, height, width = described["shape"]
-    module = _PixelProgram(plain, model.preprocessing).to(device)
+    module = _PixelProgram(plain, model.preprocessing, getattr(torch, described["dtype"])).to(device)
     return module, torch.zeros(2, height, width, channels, dtype=torch.uint8, device=device)
 
 
@@ -198,7 +200,8 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
     prototypes = model.prototypes
     table = prototypes.to_table()
     kept = model.images is not None and images
-    farthest = prototypes.familiar_range().farthest
+    familiar = prototypes.familiar_range()
+    is_known = (familiar.counts >= ENOUGH_SAMPLES) & familiar.farthest.isfinite()
     return {
         "format": FORMAT,
         "inputs": "uint8 pixels [N, H, W, C]" if pixels else "inputs of the network [N, ...]",
@@ -217,7 +220,7 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
                 "class": row["class"],
                 "count": row["count"],
                 "purity": row["purity"],
-                "familiar_up_to": float(farthest[j]) if bool(farthest[j].isfinite()) else None,
+                "familiar_up_to": float(familiar.farthest[j]) if bool(is_known[j]) else None,
                 "image": f"prototypes/{j:05d}.png" if kept else None,
             }
             for j, row in enumerate(table)

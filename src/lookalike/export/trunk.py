@@ -66,7 +66,8 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
         ) from error
     assert isinstance(graph, fx.GraphModule)  # noqa: S101 - of torch.export's own making
     _drop_guards(graph)
-    averaged = _averaged_map(graph, sample)
+    varied = torch.cat([sample, 8 * sample, -8 * sample]) if sample.is_floating_point() else sample
+    averaged = _averaged_map(graph, varied)  # so that a clamp or a ReLU after the average shows
     if averaged is not None:
         output = next(node for node in graph.graph.nodes if node.op == "output")
         (embeddings,) = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
