@@ -303,3 +303,10 @@ def test_embeddings_of_other_data_are_refused(net, blobs):
     bare = type(store)(store.embeddings, store.labels, store.indices)
     with pytest.raises(LookalikeError, match=r"of more samples than the data have \(40\)"):
         convert(encoder, (blobs[0][:40], blobs[1][:40]), embeddings=bare)
+
+
+def test_numbers_per_class_are_recorded_by_name_and_never_twice(net, blobs):
+    sem = convert(net, blobs, {0: 3, 1: 1, "a": 2}, class_names=["1", "0", "a"], progress=False)
+    assert sem.provenance["n_prototypes"] == {"1": 3, "0": 1, "a": 2}
+    with pytest.raises(LookalikeError, match="two numbers for class 'a': one by its name, one by 2"):
+        convert(net, blobs, {0: 3, 1: 1, 2: 2, "a": 2}, class_names=["x", "y", "a"])

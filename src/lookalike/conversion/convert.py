@@ -208,7 +208,7 @@ def _convert(
     with step("remember the training images"):
         split, keys = record_of(batches)
     provenance = {
-        **options_record(metric, settings),
+        **_options_record(metric, settings, class_names),
         **_embedding_record(store, class_names, settings),
         "split": split,
         "calibration": temperature.to_dict(),
@@ -314,12 +314,12 @@ def _cluster_and_survey(
     )
 
 
-def options_record(similarity: Similarity, settings: Settings) -> dict[str, Any]:
+def _options_record(similarity: Similarity, settings: Settings, class_names: list[str]) -> dict[str, Any]:
     """Returns the options that a model records in its provenance."""
     return {
         "method": "KMEx",
         "similarity": similarity.name,
-        **settings.clustering.to_dict(),
+        **settings.clustering.to_dict(class_names),
         "nearest_from": settings.gallery.nearest_from,
     }
 

@@ -50,11 +50,17 @@ class Clustering:
         checks.seed("seed", self.seed)
         bytes_of(self.memory_limit)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the options that decide which prototypes are found, as plain values."""
+    def to_dict(self, class_names: list[str] | None = None) -> dict[str, Any]:
+        """Returns the options that decide which prototypes are found, as plain values.
+
+        Args:
+            class_names: K names, by which numbers per class are listed; None lists them as they were given.
+        """
         number = self.n_prototypes
-        if isinstance(number, Mapping):
-            plain: Any = {str(name): int(value) for name, value in number.items()}
+        if isinstance(number, Mapping) and class_names is not None:
+            plain: Any = dict(zip(class_names, numbers_per_class(number, class_names), strict=True))
+        elif isinstance(number, Mapping):
+            plain = {str(name): int(value) for name, value in number.items()}
         else:
             plain = number if isinstance(number, str) else int(number)
         return {"n_prototypes": plain, "clusterer": self.clusterer, "n_init": self.n_init, "seed": self.seed}
@@ -273,6 +279,8 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
     n_prototypes = {name_key(key) if isinstance(key, str) else key: value for key, value in n_prototypes.items()}
     keys = [name_key(name) for name in class_names]
     for k, name in enumerate(keys):
+        if name in n_prototypes and k in n_prototypes:
+            raise LookalikeError(f"n_prototypes has two numbers for class {name!r}: one by its name, one by {k}")
         if name not in n_prototypes and k not in n_prototypes:
             raise LookalikeError(f"n_prototypes has no number for class {name!r}")
         numbers.append(int(n_prototypes[name] if name in n_prototypes else n_prototypes[k]))
