@@ -16,9 +16,9 @@ from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
-from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, Scope
 from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
@@ -90,31 +90,6 @@ class Likeness:
             "purity": None if np.isnan(self.purity) else self.purity,
             "nearest": self.nearest,
         }
-
-
-@dataclass(frozen=True)
-class OriginalAnswer:
-    """What the original classifier says of an input.
-
-    Attributes:
-        class_name: The class that it predicts.
-        probability: The probability that it gives this class.
-        agrees: Whether the prototype model predicts the same class.
-    """
-
-    class_name: str
-    probability: float
-    agrees: bool
-
-    def sentence(self) -> str:
-        """Says it in a sentence."""
-        if self.agrees:
-            return f"The original network agrees ({self.probability:.0%})."
-        return f"The original network says '{visible(self.class_name)}' ({self.probability:.0%})."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {"prediction": self.class_name, "probability": self.probability, "agrees": self.agrees}
 
 
 @dataclass(frozen=True)
@@ -420,51 +395,6 @@ def _maps_of_black_box(
         return list(relevance.pixels.float().cpu().numpy()), [relevance.cautions[row] for row in range(n_inputs)]
 
 
-class _OriginalClassifier:
-    """The original classifier of a model, if everybody can tell which of its outputs is which class.
-
-    Args:
-        encoder: The cut classifier.
-        classes: The model's class of each output [n]; K for outputs that are no class of the model.
-    """
-
-    def __init__(self, encoder: Encoder, classes: Tensor) -> None:
-        self.encoder = encoder
-        self.classes = classes
-
-    @classmethod
-    def of(cls, model: PrototypeModel) -> "_OriginalClassifier | None":
-        """Returns a model's original classifier, or None."""
-        encoder = model.encoder
-        if not isinstance(encoder, Encoder) or encoder.outputs is None:
-            return None
-        matched = map_classes(encoder.outputs, model.class_names)
-        is_guess = matched.classes is None or bool(matched.note)  # a note says what had to be assumed
-        return None if is_guess or matched.classes is None else cls(encoder, matched.classes)
-
-    def embed_and_answer(self, inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor, list[str]] | None]:
-        """Returns embeddings [N, D]; and the predicted outputs [N], their probabilities [N] and their names [N]."""
-        embeddings, scores = self.encoder.embed_and_score(inputs)
-        outputs = self.encoder.outputs
-        if scores is None or outputs is None:
-            return embeddings, None
-        predicted = outputs.predicted(scores)
-        probabilities = outputs.probabilities(scores).gather(1, predicted[:, None])[:, 0]
-        names = [str(k) for k in predicted.tolist()]
-        if outputs.names is not None:
-            names = [outputs.names[k] for k in predicted.tolist()]
-        return embeddings, (self.classes[predicted.cpu()], probabilities.float().cpu(), names)
-
-
-def _original_answer(
-    model: PrototypeModel, answers: tuple[Tensor, Tensor, list[str]], row: int, prediction: int
-) -> OriginalAnswer:
-    classes, probabilities, names = answers
-    k = int(classes[row])
-    name = model.class_names[k] if k < model.n_classes else names[row]
-    return OriginalAnswer(name, float(probabilities[row]), k == prediction)
-
-
 @torch.no_grad()
 def _explain_batch(
     model: PrototypeModel,
@@ -476,7 +406,7 @@ def _explain_batch(
 ) -> list[Explanation]:
     """Explains one batch of inputs, without heat-maps."""
     placed = place(inputs, model.device, dtype_of(model.encoder))
-    original = _OriginalClassifier.of(model)
+    original = OriginalClassifier.of(model)
     if original is None:
         embeddings, answers = model.encoder(placed), None
     else:
@@ -524,7 +454,7 @@ def _explain_batch(
             name=None if names is None else names[row],
             label=None if labels is None else labels[row],
             true_name=None if labels is None else model.class_names[labels[row]],
-            original=None if answers is None else _original_answer(model, answers, row, predictions[row]),
+            original=None if answers is None else original_answer(model, answers, row, predictions[row]),
         )
         for row in range(len(predictions))
     ]

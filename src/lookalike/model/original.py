@@ -1,0 +1,89 @@
+"""What the original classifier of a converted model says of an input."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lookalike._core.names import visible
+from lookalike.encoder import Encoder
+from lookalike.encoder.class_map import map_classes
+from lookalike.model.prototype_model import PrototypeModel
+
+
+@dataclass(frozen=True)
+class OriginalAnswer:
+    """What the original classifier says of an input.
+
+    Attributes:
+        class_name: The class that it predicts.
+        probability: The probability that it gives this class.
+        agrees: Whether the prototype model predicts the same class.
+    """
+
+    class_name: str
+    probability: float
+    agrees: bool
+
+    def sentence(self) -> str:
+        """Says it in a sentence."""
+        if self.agrees:
+            return f"The original network agrees ({self.probability:.0%})."
+        return f"The original network says '{visible(self.class_name)}' ({self.probability:.0%})."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {"prediction": self.class_name, "probability": self.probability, "agrees": self.agrees}
+
+
+class OriginalClassifier:
+    """The original classifier of a model, if it is known which of its outputs is which class.
+
+    Args:
+        encoder: The cut classifier.
+        classes: The model's class of each output [n]; K for outputs that are no class of the model.
+    """
+
+    def __init__(self, encoder: Encoder, classes: Tensor) -> None:
+        self.encoder = encoder
+        self.classes = classes
+
+    @classmethod
+    def of(cls, model: PrototypeModel) -> "OriginalClassifier | None":
+        """Returns a model's original classifier, or None."""
+        encoder = model.encoder
+        if not isinstance(encoder, Encoder) or encoder.outputs is None:
+            return None
+        matched = map_classes(encoder.outputs, model.class_names)
+        is_guess = matched.classes is None or bool(matched.note)  # a note says what had to be assumed
+        return None if is_guess or matched.classes is None else cls(encoder, matched.classes)
+
+    def embed_and_answer(self, inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor, list[str]] | None]:
+        """Returns embeddings [N, D]; and the predicted outputs [N], their probabilities [N] and their names [N]."""
+        embeddings, scores = self.encoder.embed_and_score(inputs)
+        outputs = self.encoder.outputs
+        if scores is None or outputs is None:
+            return embeddings, None
+        predicted = outputs.predicted(scores)
+        probabilities = outputs.probabilities(scores).gather(1, predicted[:, None])[:, 0]
+        names = [str(k) for k in predicted.tolist()]
+        if outputs.names is not None:
+            names = [outputs.names[k] for k in predicted.tolist()]
+        return embeddings, (self.classes[predicted.cpu()], probabilities.float().cpu(), names)
+
+
+def original_answer(
+    model: PrototypeModel, answers: tuple[Tensor, Tensor, list[str]], row: int, prediction: int
+) -> OriginalAnswer:
+    """Returns the original classifier's answer for one row of a batch.
+
+    Args:
+        model: The converted model.
+        answers: From ``OriginalClassifier.embed_and_answer``.
+        row: The row.
+        prediction: The class that the converted model predicts for it.
+    """
+    classes, probabilities, names = answers
+    k = int(classes[row])
+    name = model.class_names[k] if k < model.n_classes else names[row]
+    return OriginalAnswer(name, float(probabilities[row]), k == prediction)
