@@ -1,4 +1,10 @@
-"""A prototype model's folder: writing it, and reading it safely, since it may come from anyone."""
+"""A prototype model's folder: writing its parts, and reading them from a folder that may come from anyone.
+
+- ``config.json``: what the model says of itself (``record.py``), with a checksum of each file (``saved/folder.py``)
+- ``model.safetensors``: weights, prototypes, what similarity and classifier learned (``tensors.py``)
+- ``images/``, ``gallery.png``: the training images that show the prototypes
+- ``README.md``: the model card (``card.py``)
+"""
 
 import copy
 from collections.abc import Mapping

@@ -57,7 +57,7 @@ from lookalike.relevance.names import (
 )
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
 from lookalike.relevance.pixels import PixelDomain
-from lookalike.relevance.recorded import Recorded
+from lookalike.relevance.result_cache import ResultCache
 from lookalike.relevance.unruled import Unruled
 from lookalike.relevance.watch import Watch
 from lookalike.relevance.weak import TensorMap
@@ -99,7 +99,7 @@ class Engine(FunctionMode):
         names: dict[int, str],
         *,
         watch: Watch | None = None,
-        recorded: Recorded | None = None,
+        recorded: ResultCache | None = None,
         strict: bool = False,
     ) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.foreign import with_script_modules
 from lookalike.relevance.names import NO_RULE, UNSEEN, named_tensors
-from lookalike.relevance.recorded import Recorded
 from lookalike.relevance.result import Relevance, RuleUse
+from lookalike.relevance.result_cache import ResultCache
 from lookalike.relevance.watch import Watch
 
 Run = Callable[[Tensor], Tensor]
@@ -98,7 +98,7 @@ class _Explainer:
             engine = self._engine(batch, self._watch, None)
             return batch, self._run_engine(engine, batch), engine
         # on a GPU, each comparison of recorded inputs would wait for the device
-        recorded = Recorded(len(batch)) if batch.device.type == "cpu" else None
+        recorded = ResultCache(len(batch)) if batch.device.type == "cpu" else None
         versions = self._versions()
         engine, output = self._engine(batch, None, recorded), None
         with contextlib.suppress(Exception):  # if the network itself fails, the plain pass raises its error
@@ -113,7 +113,7 @@ class _Explainer:
         self._watch = watch
         return batch, output, engine
 
-    def _engine(self, batch: Tensor, watch: Watch | None, recorded: Recorded | None) -> Engine:
+    def _engine(self, batch: Tensor, watch: Watch | None, recorded: ResultCache | None) -> Engine:
         return Engine(self._rules, [batch], self._names, watch=watch, recorded=recorded, strict=self._strict)
 
     def _run_engine(self, engine: Engine, batch: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _naming_operation(engine: Engine) -> Iterator[None]:
         ) from error
 
 
-def _plain_pass(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
+def _plain_pass(images: Tensor, run: Run, recorded: ResultCache | None) -> tuple[Watch, Tensor]:
     """Runs the network's plain forward pass on the first image; returns the constants that it met, and its output.
 
     A network that accepts only batches of its own size runs on the whole batch.
@@ -172,7 +172,7 @@ def _plain_pass(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Wa
     return _run_watched(images, run, None)
 
 
-def _run_watched(images: Tensor, run: Run, recorded: Recorded | None) -> tuple[Watch, Tensor]:
+def _run_watched(images: Tensor, run: Run, recorded: ResultCache | None) -> tuple[Watch, Tensor]:
     images = images.detach().clone()
     with Watch([images], recorded) as watch:
         plain = run(images)

@@ -7,7 +7,7 @@ from torch import Tensor
 from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.dependence import tensors_in
 from lookalike.relevance.names import LINEAR, POOL, name_of
-from lookalike.relevance.recorded import Recorded
+from lookalike.relevance.result_cache import ResultCache
 from lookalike.relevance.weak import TensorMap
 
 
@@ -25,7 +25,7 @@ class Watch(FunctionMode):
         constants: Those tensors.
     """
 
-    def __init__(self, inputs: list[Tensor], recorded: Recorded | None = None) -> None:
+    def __init__(self, inputs: list[Tensor], recorded: ResultCache | None = None) -> None:
         super().__init__()
         self._recorded = recorded
         self.constants: TensorMap[bool] = TensorMap()

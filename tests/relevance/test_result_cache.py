@@ -9,7 +9,7 @@ from lookalike._core.errors import RelevanceError
 from lookalike.relevance import lrp
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear
-from lookalike.relevance.recorded import Recorded
+from lookalike.relevance.result_cache import ResultCache
 from lookalike.relevance.watch import Watch
 
 OPTIONS_OF_POOL = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
@@ -20,7 +20,7 @@ CONVOLUTION = Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
 def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypatch):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, num_classes=4).eval()
-    looked_up = Recorded._result
+    looked_up = ResultCache._result
     taken = []
 
     def result(self, *call):
@@ -28,7 +28,7 @@ def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypat
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(Recorded, "_result", result)
+    monkeypatch.setattr(ResultCache, "_result", result)
     lrp(model, torch.randn(2, 3, size, size), 0)
     n_layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
     assert len(taken) >= n_layers
@@ -36,7 +36,7 @@ def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypat
 
 
 def filed(x, result, operation=CONVOLUTION, weight=None):
-    recorded = Recorded(2)
+    recorded = ResultCache(2)
     recorded.record(operation, x, weight, None, result)
     return recorded
 
@@ -110,7 +110,7 @@ def test_a_pooling_is_taken_for_the_same_input_and_options_alone():
     wrong = torch.zeros(2, 3, 4, 4)  # so that it shows where it was taken from
     right = nn.functional.max_pool2d(x[:1], 2)
     for inputs, options, is_taken in ((x[:1], (2,), True), (2 * x[:1], (2,), False), (x[:1], (3,), False)):
-        recorded = Recorded(2)
+        recorded = ResultCache(2)
         recorded.record_pool((x, 2), OPTIONS_OF_POOL, wrong)
         with torch.no_grad(), Watch([inputs], recorded):
             result = nn.functional.max_pool2d(inputs, *options)
@@ -123,14 +123,14 @@ def test_a_pooling_is_taken_for_the_same_input_and_options_alone():
 def test_every_pooling_of_a_network_is_taken(name, monkeypatch):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, num_classes=4).eval()
-    looked_up, taken = Recorded.result_of_pool, []
+    looked_up, taken = ResultCache.result_of_pool, []
 
     def result(self, *call):
         found = looked_up(self, *call)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(Recorded, "result_of_pool", result)
+    monkeypatch.setattr(ResultCache, "result_of_pool", result)
     lrp(model, torch.randn(2, 3, 64, 64), 0)
     assert len(taken) == sum(isinstance(module, nn.MaxPool2d) for module in model.modules())
     assert all(taken)

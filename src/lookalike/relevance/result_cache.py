@@ -32,7 +32,7 @@ class _Call(NamedTuple):
     result: Tensor
 
 
-class Recorded(TorchDispatchMode):
+class ResultCache(TorchDispatchMode):
     """Records results of linear operations for the first image; while this mode is active, it returns them again.
 
     Args:
