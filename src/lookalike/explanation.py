@@ -19,7 +19,7 @@ from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
-from lookalike.model.prototypes import ENOUGH_SAMPLES, Scope
+from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, Scope
 from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
@@ -28,9 +28,6 @@ from lookalike.relevance import COMPOSITES, Composite, PrpRule, lrp, prp, prp_ru
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-_ROUNDING = 1e-4  # relative: the farthest distance is a rounded quantile
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ class Explanation:
         If there are fewer than ten of these, those of its class count, and if they are fewer than ten too, all.
         """
         first = self.likenesses[0]
-        return first.scope_count >= ENOUGH_SAMPLES and first.distance > first.familiar_up_to * (1 + _ROUNDING)
+        return first.scope_count >= ENOUGH_SAMPLES and first.distance > first.familiar_up_to * (1 + ROUNDING)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -186,7 +183,7 @@ class Explanation:
         if np.isnan(first.percentile):
             return "no training image stands behind it"
         if first.percentile >= 100:
-            is_farther = first.distance > first.farthest * (1 + _ROUNDING)
+            is_farther = first.distance > first.farthest * (1 + ROUNDING)
             how = "farther from it than all" if is_farther else "as far from it as the farthest of"
             return f"{how} {first.count:,} training images behind it"
         farther = round((100 - first.percentile) / 100 * first.count)

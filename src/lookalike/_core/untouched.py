@@ -198,6 +198,18 @@ def process_settings(*, loggers: Iterable[str] = (), variables: Iterable[str] = 
     return restore
 
 
+def with_log_level(level: int, loggers: Iterable[str], run: Callable[[], T]) -> T:
+    """Calls ``run`` while loggers have a level, and restores each logger's own."""
+    names = list(loggers)
+
+    def set_and_run() -> T:
+        for name in names:
+            logging.getLogger(name).setLevel(level)
+        return run()
+
+    return undoing(process_settings(loggers=names), set_and_run)
+
+
 class FunctionMode(TorchFunctionMode):
     """A torch-function mode whose exit does nothing if an interruption has removed it from the stack already."""
 

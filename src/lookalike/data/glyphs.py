@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.untouched import process_settings, undoing
+from lookalike._core.untouched import with_log_level
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import channel_statistics
@@ -142,7 +142,8 @@ def _find_fonts(folder: str | Path | None) -> tuple[list[_Font], int]:
         if not root.is_dir():
             raise LookalikeError(f"{str(folder)!r} is no folder of fonts")
         files = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
-    font_or_none = undoing(process_settings(loggers=["fontTools"]), lambda: [_read_font(file) for file in files])
+    # fontTools logs odd dates in old fonts
+    font_or_none = with_log_level(logging.ERROR, ["fontTools"], lambda: [_read_font(file) for file in files])
     fonts = [font for font in font_or_none if font is not None]
     return fonts, len(files) - len(fonts)
 
@@ -154,7 +155,6 @@ def _read_font(path: Path) -> _Font | None:
     """
     from fontTools.ttLib import TTFont, TTLibError
 
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # fontTools logs odd dates in old fonts
     try:
         with TTFont(path, lazy=True) as tables:
             glyphs = tables.getBestCmap() or {}

@@ -16,16 +16,15 @@ from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.fresh_folder import check_replaceable, fresh_folder
 from lookalike._core.provenance import fingerprint_tensors, versions
 from lookalike._core.records import plain_json
-from lookalike._core.untouched import keeps_random_states, process_settings, undoing
+from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
 from lookalike.encoder import Encoder
 from lookalike.export.plain import Answer, PlainModel
+from lookalike.export.trunk import export_program
 from lookalike.model import PrototypeModel
-from lookalike.model.prototypes import ENOUGH_SAMPLES
 from lookalike.saved import encode_image
 
 FORMAT = 1
-KINDS = (".onnx", ".pt2")
 MARKER = "prototypes.json"
 _OPSET = 18
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -134,8 +133,7 @@ def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tupl
 def _program_of(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
     """Returns a plain module as a program for any batch size."""
     try:
-        with torch.no_grad():
-            return torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+        return export_program(module, sample)
     except Exception as error:
         raise LookalikeError(f"the model cannot be exported: torch.export says: {first_line(error)}") from error
 
@@ -166,9 +164,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, An
             )
 
     try:
-        converted = undoing(
-            process_settings(loggers=["torch.onnx", "onnxscript", "onnx_ir"]), lambda: _quietly(convert)
-        )
+        converted = with_log_level(logging.ERROR, _LOGGERS, convert)
     except Exception as error:
         raise LookalikeError(
             f"the model has no ONNX form: {_reason(error)}; kind='pt2' writes it as a program of PyTorch"
@@ -189,19 +185,12 @@ def _reason(error: BaseException) -> str:
     return _COLOURS.sub("", first_line(error))
 
 
-def _quietly(convert: Any) -> Any:
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return convert()
-
-
 def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: bool) -> dict[str, Any]:
     """Returns what the numbers in an answer mean, as plain JSON values."""
     prototypes = model.prototypes
     table = prototypes.to_table()
     kept = model.images is not None and images
-    familiar = prototypes.familiar_range()
-    is_known = (familiar.counts >= ENOUGH_SAMPLES) & familiar.farthest.isfinite()
+    is_known = plain.is_known & plain.farthest.isfinite()
     return {
         "format": FORMAT,
         "inputs": "uint8 pixels [N, H, W, C]" if pixels else "inputs of the network [N, ...]",
@@ -220,8 +209,8 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
                 "class": row["class"],
                 "count": row["count"],
                 "purity": row["purity"],
-                "familiar_up_to": float(familiar.farthest[j]) if bool(is_known[j]) else None,
-                "image": f"prototypes/{j:05d}.png" if kept else None,
+                "familiar_up_to": float(plain.farthest[j]) if bool(is_known[j]) else None,
+                "image": _picture_file(j) if kept else None,
             }
             for j, row in enumerate(table)
         ],
@@ -232,4 +221,8 @@ def _pictures(model: PrototypeModel, images: bool) -> dict[str, bytes]:
     """Returns the picture that shows each prototype, by file name."""
     if model.images is None or not images:
         return {}
-    return {f"prototypes/{j:05d}.png": encode_image(picture) for j, picture in enumerate(model.images[:, 0])}
+    return {_picture_file(j): encode_image(picture) for j, picture in enumerate(model.images[:, 0])}
+
+
+def _picture_file(prototype: int) -> str:
+    return f"prototypes/{prototype:05d}.png"

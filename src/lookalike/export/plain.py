@@ -11,10 +11,8 @@ from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
-from lookalike.model.prototypes import ENOUGH_SAMPLES
+from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING
 from lookalike.model.similarity import Cosine, Dot
-
-_ROUNDING = 1e-4  # as in explain
 
 
 class Answer(NamedTuple):
@@ -125,7 +123,7 @@ class PlainModel(nn.Module):
             quantiles[..., 0].isnan(), torch.nan, rank.clamp(0, self.quantiles.shape[1] - 1).to(distances.dtype)
         )
         first = nearest[:, 0]
-        unfamiliar = self.is_known[first] & (distances[:, 0] > self.farthest[first] * (1 + _ROUNDING))
+        unfamiliar = self.is_known[first] & (distances[:, 0] > self.farthest[first] * (1 + ROUNDING))
         if feature_map is not None and self.has_evidence:
             evidence = self._evidence(embeddings, feature_map, similarities, nearest)
         else:

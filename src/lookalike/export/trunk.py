@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lookalike._core.errors import LookalikeError, first_line
-from lookalike._core.untouched import in_eval_mode, process_settings, undoing
+from lookalike._core.untouched import in_eval_mode, with_log_level
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.head import get_head
 from lookalike.encoder.outputs import select_output
@@ -58,7 +58,11 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
     sample = _sample_of(encoder)
     trunk = _Trunk(encoder)
     try:
-        graph = undoing(process_settings(loggers=_LOGGERS), lambda: _exported(trunk, sample))
+        # torch.export logs whole graphs when it fails
+        program = with_log_level(
+            logging.CRITICAL, _LOGGERS, lambda: in_eval_mode(trunk.network, lambda: export_program(trunk, sample))
+        )
+        graph = program.module()
     except Exception as error:  # torch.export raises errors of a dozen classes
         raise LookalikeError(
             f"the network cannot be exported: torch.export says: {first_line(error)}; networks that branch on their "
@@ -79,17 +83,10 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
     return fx.GraphModule(graph, graph.graph), averaged is not None
 
 
-def _exported(trunk: _Trunk, sample: Tensor) -> nn.Module:
-    """Runs torch.export, which logs whole graphs when it fails."""
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-    def export() -> torch.export.ExportedProgram:
-        return torch.export.export(trunk, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
-
+def export_program(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
+    """Returns a module that takes one tensor as a program for any number of rows; the sample has two."""
     with torch.no_grad():
-        program = in_eval_mode(trunk.network, export)
-        return program.module()
+        return torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
 
 
 def _sample_of(encoder: Encoder) -> Tensor:

@@ -108,18 +108,9 @@ class EvaluationSettings:
 
     def measuring(self, model: PrototypeModel, seed: int) -> Options:
         """Returns how a model's figures are measured: what a scorecard records."""
-        return Options(
-            n_images=self.n_images,
-            n_runs=self.n_runs,
-            n_steps=self.n_steps,
-            n_draws=self.n_draws,
-            seed=seed,
-            composite=self.composite,
-            scope=self.scope,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            rule=prp_rule(model, self.rule),
-        )
+        shared = {field.name for field in fields(self)} & {field.name for field in fields(Options)}
+        options = {name: getattr(self, name) for name in shared}
+        return Options(**{**options, "seed": seed, "rule": prp_rule(model, self.rule)})
 
     def read(self, data: Any) -> Batches | EmbeddingStore:
         """Returns data as batches that are read in a fixed order; embeddings as they are."""

@@ -11,9 +11,8 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import text_of
 
 N_QUANTILES = 101
-
-
 ENOUGH_SAMPLES = 10  # behind a prototype: the largest distance of fewer says little about new inputs
+ROUNDING = 1e-4  # relative: the farthest distance is a rounded quantile
 
 Scope = Literal["prototype", "class", "model"]
 
