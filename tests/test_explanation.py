@@ -124,3 +124,24 @@ def test_heat_maps_are_those_of_the_relevance_engine(sem, blobs, untouched):
     assert len(found[0].plot().images) == 1 + 2 + 1 + 2 + 2  # pictures, the black box's map, and two maps each
     plt.close("all")
     assert explain(sem, x[:1])[0].likenesses[0].heat_map is None
+
+
+def test_the_map_on_a_prototypes_image_is_made_once_for_all_batches(sem, blobs, monkeypatch):
+    from lookalike import explanation
+    from lookalike.relevance import prp
+
+    x, _ = blobs
+    own = prp(sem, sem.prototype_inputs(), torch.arange(6)[:, None]).pixels[:, 0]
+    rows = []
+
+    def counted(model, inputs, *args, **kwargs):
+        rows.append(len(inputs))
+        return prp(model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(explanation, "prp", counted)
+    found = explain(sem, x[:12], n_nearest=2, relevance=True, batch_size=3)
+    shown = {near.prototype for one in found for near in one.likenesses}
+    assert sum(rows) == 12 + len(shown)
+    for one in found:
+        for near in one.likenesses:
+            np.testing.assert_allclose(near.prototype_heat_map, own[near.prototype], rtol=1e-3, atol=1e-5)

@@ -19,7 +19,7 @@ from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
-from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, Scope
+from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange, Scope
 from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
@@ -287,11 +287,12 @@ def explain(
     if names is not None:
         names = checks.names("names", names)
     explanations: list[Explanation] = []
+    original, familiar = OriginalClassifier.of(model), model.prototypes.familiar_range()
+    maps_by_prototype: dict[int, np.ndarray] = {}
     for batch in _batches_to_explain(model, inputs, labels, names, batch_size):
-        first_row = len(explanations)
-        batch_explanations = _explain_batch(model, batch.inputs, n_nearest, batch.labels, batch.names, first_row)
+        batch_explanations = _explain_batch(model, original, familiar, batch, n_nearest, len(explanations))
         if relevance:
-            batch_explanations = _with_maps(model, batch.inputs, batch_explanations, composite, rule)
+            batch_explanations = _with_maps(model, batch.inputs, batch_explanations, composite, rule, maps_by_prototype)
         explanations += batch_explanations
     return explanations
 
@@ -334,9 +335,14 @@ def _batches_to_explain(
 
 
 def _with_maps(
-    model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite, rule: PrpRule
+    model: PrototypeModel,
+    inputs: Tensor,
+    explanations: list[Explanation],
+    composite: str | Composite,
+    rule: PrpRule,
+    maps_by_prototype: dict[int, np.ndarray],
 ) -> list[Explanation]:
-    """Adds relevance maps to explanations."""
+    """Adds relevance maps to explanations, and those on prototypes' images to the maps of earlier batches."""
     prototypes = torch.tensor([[near.prototype for near in explanation.likenesses] for explanation in explanations])
     with step("maps on the inputs"):
         likeness_maps = prp(model, inputs, prototypes, composite, rule=rule)
@@ -345,7 +351,8 @@ def _with_maps(
     if rule == "share":
         with step("stability of the maps"):
             stabilities = prp_stability(model, inputs, prototypes, likeness_maps.pixels, composite, rule).tolist()
-    on_prototype = _maps_on_prototypes(model, prototypes.unique(), composite, rule)
+    unseen = torch.tensor([j for j in prototypes.unique().tolist() if j not in maps_by_prototype], dtype=torch.int64)
+    maps_by_prototype.update(_maps_on_prototypes(model, unseen, composite, rule))
     black_box, black_box_cautions = _maps_of_black_box(model, inputs, composite)
     cautions = [likeness_maps.cautions[row] or black_box_cautions[row] for row in range(len(explanations))]
     return [
@@ -356,7 +363,7 @@ def _with_maps(
             rule=rule,
             map_stability=stabilities[row],
             likenesses=[
-                replace(near, heat_map=on_input[row, rank], prototype_heat_map=on_prototype.get(near.prototype))
+                replace(near, heat_map=on_input[row, rank], prototype_heat_map=maps_by_prototype.get(near.prototype))
                 for rank, near in enumerate(explanation.likenesses)
             ],
         )
@@ -369,7 +376,7 @@ def _maps_on_prototypes(
 ) -> dict[int, np.ndarray]:
     """Returns, for each prototype, the heat-map on its nearest training image; empty if the model has no images."""
     training_inputs = model.prototype_inputs()
-    if training_inputs is None:
+    if training_inputs is None or not len(prototypes):
         return {}
     with step("maps on the prototypes' images"):
         inputs = training_inputs[prototypes.to(training_inputs.device)]
@@ -395,15 +402,15 @@ def _maps_of_black_box(
 @torch.no_grad()
 def _explain_batch(
     model: PrototypeModel,
-    inputs: Any,
+    original: OriginalClassifier | None,
+    familiar: FamiliarRange,
+    batch: InputBatch,
     n_nearest: int,
-    labels: list[int] | None,
-    names: list[str | None] | None,
     first_row: int,
 ) -> list[Explanation]:
     """Explains one batch of inputs, without heat-maps."""
+    inputs, names, labels = batch.inputs, batch.names, batch.labels
     placed = place(inputs, model.device, dtype_of(model.encoder))
-    original = OriginalClassifier.of(model)
     if original is None:
         embeddings, answers = model.encoder(placed), None
     else:
@@ -416,7 +423,6 @@ def _explain_batch(
     project = model.similarity.project
     distances = euclidean_distances(project(embeddings), project(prototypes.vectors))
     percentiles = prototypes.percentile_of(distances).cpu()
-    familiar = prototypes.familiar_range()
     predictions = scores.argmax(1).tolist()
     order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
     similarities, distances = similarities.cpu(), distances.cpu()

@@ -55,8 +55,8 @@ class OriginalClassifier:
         if not isinstance(encoder, Encoder) or encoder.outputs is None:
             return None
         matched = map_classes(encoder.outputs, model.class_names)
-        is_guess = matched.classes is None or bool(matched.note)  # a note says what had to be assumed
-        return None if is_guess or matched.classes is None else cls(encoder, matched.classes)
+        # a note says what had to be assumed
+        return None if matched.classes is None or matched.note else cls(encoder, matched.classes)
 
     def embed_and_answer(self, inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor, list[str]] | None]:
         """Returns embeddings [N, D]; and the predicted outputs [N], their probabilities [N] and their names [N]."""
