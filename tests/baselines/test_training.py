@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, expla
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.baselines import METHODS, Task, hyperparameters, train
+from lookalike.baselines.options import Hardware, TrainingOptions
 from lookalike.baselines.start import start_from
 from lookalike.data import DataBundle, ImageArray, Preprocessing
 from lookalike.encoder import LoadedClassifier
@@ -335,7 +337,8 @@ NOT_KEYED = {"working_folder", "num_workers", "accelerator", "n_images", "on_epo
 
 
 def test_another_training_is_refused_whatever_differs(bundle, tmp_path):
-    assert set(inspect.signature(train).parameters) == KEYED.keys() | NOT_KEYED
+    parameters = set(inspect.signature(train).parameters) - {"run"} | set(get_type_hints(TrainingOptions))
+    assert parameters == KEYED.keys() | NOT_KEYED
     folder, base = tmp_path / "working", {"method": "blackbox", "data": bundle}
     interrupted(bundle, folder)
     for name, change in KEYED.items():
@@ -463,10 +466,10 @@ def test_a_last_batch_of_one_image(n):
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 3))
     options = hyperparameters("blackbox", "tiny", given=TINY | {"epochs": 1})
     baseline = METHODS["blackbox"](options)
-    rows = {"seed": 0, "folder": None, "num_workers": 0, "precision": None, "accelerator": "cpu", "devices": 1}
+    hardware, rows = Hardware(accelerator="cpu"), {"seed": 0, "folder": None}
     if n == 1:
         with pytest.raises(LookalikeError, match="this batch has one image"):
-            fit(baseline, network, make_bundle(1), **rows, on_epoch=None, progress=False)
+            fit(baseline, network, make_bundle(1), hardware, **rows, on_epoch=None, progress=False)
         return
-    (row,) = fit(baseline, network, make_bundle(n), **rows, on_epoch=None, progress=False)
+    (row,) = fit(baseline, network, make_bundle(n), hardware, **rows, on_epoch=None, progress=False)
     assert row["train_accuracy"] * 32 == pytest.approx(round(row["train_accuracy"] * 32))

@@ -31,6 +31,7 @@ from lookalike._core.working_folder import unsealed, write_sealed, writing_to
 from lookalike.baselines.baseline import Baseline
 from lookalike.baselines.children import with_children
 from lookalike.baselines.hyperparameters import Hyperparameters
+from lookalike.baselines.options import Hardware
 from lookalike.baselines.phases import is_last, n_epochs, phase_at
 from lookalike.baselines.protopnet import push
 from lookalike.data import DataBundle
@@ -51,13 +52,10 @@ def fit(
     baseline: Baseline,
     model: nn.Module,
     data: DataBundle,
+    hardware: Hardware,
     *,
     seed: int,
     folder: Path | None,
-    num_workers: int,
-    precision: Any,
-    accelerator: str,
-    devices: int | str,
     on_epoch: Report | None,
     progress: bool | Advance | None,
 ) -> list[Row]:
@@ -67,12 +65,9 @@ def fit(
         baseline: The method, with its phases and losses.
         model: The model that it has built.
         data: Training and test images.
+        hardware: Where and how it computes.
         seed: Seed for everything random.
         folder: Folder for the last finished epoch; if it holds one, the training resumes from it.
-        num_workers: Number of processes that read images.
-        precision: Lightning's argument.
-        accelerator: Lightning's argument.
-        devices: Lightning's argument.
         on_epoch: Called with the log's row of each epoch.
         progress: Show a progress bar.
 
@@ -84,16 +79,15 @@ def fit(
         LookalikeError: If the loss is not finite, or the saved epoch cannot be read.
     """
     saver = _EpochSaver(folder)
-    module = _Module(baseline, model, data, seed, num_workers, on_epoch)
+    module = _Module(baseline, model, data, seed, hardware.num_workers, on_epoch)
     total = n_epochs(module.phases) * len(module.train_dataloader())
-    on_several_devices = devices not in (1, "1")
     with _restoring_global_state(), progress_bar(f"Training {baseline.title}", total, progress) as module.advance:
         trainer = _trainer(
             max_epochs=n_epochs(module.phases),
-            accelerator=accelerator,
-            devices=devices,
-            strategy="ddp_find_unused_parameters_true" if on_several_devices else "auto",
-            precision=precision,
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy="ddp_find_unused_parameters_true" if hardware.has_several_devices else "auto",
+            precision=hardware.precision,
             callbacks=[saver, _EndsOnSigterm()],
             plugins=[_SealedCheckpoints()],
             default_root_dir=folder,

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.progress import Advance
 from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike._core.replacing import remove_folder, remove_leftovers
 from lookalike._core.untouched import keeps_random_states, process_settings, undoing
@@ -26,8 +25,8 @@ from lookalike._core.working_folder import (
     writing_to,
 )
 from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
-from lookalike.baselines.children import check_devices
 from lookalike.baselines.hyperparameters import Hyperparameters, Preset, hyperparameters
+from lookalike.baselines.options import TrainingOptions, TrainingSettings, training_settings
 from lookalike.baselines.start import start_from
 from lookalike.conversion.survey import survey
 from lookalike.data import Batches, DataBundle
@@ -43,10 +42,6 @@ if TYPE_CHECKING:
 
 _STATE = "training.json"
 _BATCH_SIZE = 256  # images that are embedded at a time after the training
-_PRECISIONS = (
-    "32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "transformer-engine",
-    "transformer-engine-float16", "32", "64", "16", "bf16",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,17 +81,10 @@ def train(
     *,
     preset: Preset = "paper",
     options: Mapping[str, Any] | None = None,
-    weights: str | Path | None = None,
-    weights_key: str | None = None,
     seed: int = 0,
     working_folder: str | Path | None = None,
-    num_workers: int = 0,
-    precision: str = "32-true",
-    accelerator: str = "auto",
-    devices: int | str = 1,
-    n_images: int = 3,
     on_epoch: "Report | None" = None,
-    progress: bool | Advance | None = None,
+    **run: Unpack[TrainingOptions],
 ) -> Trained:
     """Trains a baseline.
 
@@ -108,18 +96,16 @@ def train(
         data: Training and test images, all of one size.
         preset: The set of default hyper-parameters; see ``hyperparameters``.
         options: Hyper-parameters by name that override the defaults.
-        weights: A checkpoint for the network to start from; it may lack the head.
-        weights_key: The set of weights to use if several in the checkpoint fit.
         seed: Seed for initial weights, order, augmentation and the method's random draws.
         working_folder: Folder from which an interrupted training resumes. None saves nothing.
-        num_workers: Number of processes that read images.
-        precision: Lightning's argument, e.g. ``"bf16-mixed"``.
-        accelerator: Lightning's argument, e.g. ``"gpu"``.
-        devices: Number of devices, Lightning's argument. With several, Lightning runs the program once for each, and
-            all processes but the first end with the training.
-        n_images: Number of training images per prototype whose pixels are kept in the model.
         on_epoch: Called with the log's row of each epoch.
-        progress: Show a progress bar; None shows one on a terminal.
+        **run: Everything that is no hyper-parameter, by name:
+
+            - the start: ``weights``, ``weights_key``
+            - hardware: ``precision``, ``accelerator``, ``devices``, ``num_workers``
+            - ``n_images``, ``progress``
+
+            ``lookalike.baselines.options`` documents each.
 
     Returns:
         The trained model, its log and its provenance.
@@ -127,22 +113,20 @@ def train(
     Raises:
         LookalikeError: If Lightning is not installed, the method or an option is unknown, a class has no training
             images, the loss is not finite, or the working folder holds another training.
+        TypeError: If there is no option of that name.
     """
-    _check_arguments(data, options, weights, working_folder, seed, num_workers, n_images)
-    _check_lightning_arguments(precision, accelerator, devices, on_epoch, progress)
-    checkpoint = None if weights is None else Path(weights)
+    _check_arguments(data, options, working_folder, seed, on_epoch)
+    settings = training_settings(run)
+    hardware, given = settings.hardware, settings.start
     method_class = METHODS[method]
-    settings = hyperparameters(method, data.name, preset, options, defaults=method_class.defaults)
-    baseline = method_class(settings)
+    chosen = hyperparameters(method, data.name, preset, options, defaults=method_class.defaults)
+    baseline = method_class(chosen)
     loop = _import_loop()
-    batches = Batches(data, _BATCH_SIZE, num_workers)
+    batches = Batches(data, _BATCH_SIZE, hardware.num_workers)
     task = _task_of(data)
-    key = training_key(
-        baseline.title, data, settings, preset=preset, weights=checkpoint, weights_key=weights_key,
-        precision=precision, devices=devices, seed=seed,
-    )  # fmt: skip
+    key = training_key(baseline.title, data, chosen, preset=preset, settings=settings, seed=seed)
     # Lightning starts the program once for each further device; these processes do not own the working folder
-    is_child_process = devices not in (1, "1") and os.environ.get("LOCAL_RANK", "0") != "0"
+    is_child_process = hardware.has_several_devices and os.environ.get("LOCAL_RANK", "0") != "0"
     folder = None if working_folder is None else Path(working_folder)
 
     def build_and_fit() -> "tuple[Any, Spec, list[Row]]":
@@ -150,25 +134,22 @@ def train(
             _prepare_folder(folder, key, write=not is_child_process)
         torch.manual_seed(seed)
         start = start_from(
-            settings.network,
+            chosen.network,
             task.sample(),
-            pretrained=settings.pretrained,
-            weights=checkpoint,
-            weights_key=weights_key,
+            pretrained=chosen.pretrained,
+            weights=given.path,
+            weights_key=given.weights_key,
         )
         model, spec = baseline.build(task, start)
         log = loop.fit(
             baseline,
             model,
             data,
+            hardware,
             seed=seed,
             folder=folder,
-            num_workers=num_workers,
-            precision=precision,
-            accelerator=accelerator,
-            devices=devices,
             on_epoch=on_epoch,
-            progress=progress,
+            progress=settings.progress,
         )
         return model, spec, log
 
@@ -179,57 +160,35 @@ def train(
     model.eval().requires_grad_()
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
-    finished = _with_training_images(baseline, model, spec, task, batches, data, provenance, n_images)
+    finished = _with_training_images(baseline, model, spec, task, batches, data, provenance, settings.n_images)
     return Trained(finished, log, provenance)
 
 
-def _check_arguments(
-    data: Any, options: Any, weights: Any, working_folder: Any, seed: Any, num_workers: Any, n_images: Any
-) -> None:
+def _check_arguments(data: Any, options: Any, working_folder: Any, seed: Any, on_epoch: Any) -> None:
     checks.instance("data", data, DataBundle, "a DataBundle")
     checks.optional(checks.mapping, "options", options)
-    checks.optional(checks.path, "weights", weights)
     checks.optional(checks.path, "working_folder", working_folder)
     checks.seed("seed", seed)
-    checks.whole_number("num_workers", num_workers, 0)
-    checks.whole_number("n_images", n_images, 0)
-
-
-def _check_lightning_arguments(precision: Any, accelerator: Any, devices: Any, on_epoch: Any, progress: Any) -> None:
-    checks.one_of("precision", precision, _PRECISIONS)
-    checks.text("accelerator", accelerator)
-    if not isinstance(devices, str):
-        checks.whole_number("devices", devices, 1)
-    check_devices(accelerator, devices)
     if on_epoch is not None and not callable(on_epoch):
         raise checks.unfit("on_epoch", on_epoch, "a function")
-    checks.progress("progress", progress)
 
 
 def training_key(
-    method: str,
-    data: DataBundle,
-    chosen: Hyperparameters,
-    *,
-    preset: str,
-    weights: Path | None,
-    weights_key: str | None,
-    precision: str,
-    devices: int | str,
-    seed: int,
+    method: str, data: DataBundle, chosen: Hyperparameters, *, preset: str, settings: TrainingSettings, seed: int
 ) -> dict[str, Any]:
     """Returns everything that the result of a training depends on, as JSON values by name.
 
     The accelerator and the versions of libraries are not part of it: a training may resume with others, and its weights
     then differ by rounding.
     """
+    weights, hardware = settings.start.path, settings.hardware
     key = {
         "method": method,
         "dataset": data.name,
         "preset": preset,
         **chosen.to_dict(),
         "weights": None if weights is None else weights.name,
-        "precision": precision,
+        "precision": hardware.precision,
         "seed": seed,
         "n_samples": len(data.train),
         "split": None if data.split is None else data.split.to_dict(),
@@ -240,8 +199,9 @@ def training_key(
             "start": None if weights is None else _fingerprint_checkpoint(weights),
         },
     }
-    if devices not in (1, "1"):
-        key["devices"] = devices
+    if hardware.has_several_devices:
+        key["devices"] = hardware.devices
+    weights_key = settings.start.weights_key
     return key if weights_key is None else {**key, "weights_key": weights_key}
 
 
