@@ -6,6 +6,7 @@ import torch
 
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
+    RandomSubsets,
     complexity,
     deletion,
     faithfulness_correlation,
@@ -92,9 +93,13 @@ def test_faithfulness_of_a_linear_score_is_perfect():
     weights = torch.tensor(WEIGHTS).view(3, 8, 8)
     relevance = x[:, 0] * weights[1]
     model = linear_model()
-    found = faithfulness_correlation(model, x, relevance, targets=torch.ones(4, dtype=torch.long), n_subsets=20)
+    found = faithfulness_correlation(
+        model, x, relevance, targets=torch.ones(4, dtype=torch.long), subsets=RandomSubsets(20)
+    )
     assert torch.allclose(found, torch.ones(4, dtype=torch.float64))
-    opposite = faithfulness_correlation(model, x, -relevance, targets=torch.ones(4, dtype=torch.long), n_subsets=20)
+    opposite = faithfulness_correlation(
+        model, x, -relevance, targets=torch.ones(4, dtype=torch.long), subsets=RandomSubsets(20)
+    )
     assert torch.allclose(opposite, -torch.ones(4, dtype=torch.float64))
 
 
@@ -148,7 +153,7 @@ def test_prototypes_after_a_shift():
         (lambda x, r: deletion(probabilities, x, r, baseline=torch.zeros(3)), "baseline must be"),
         (lambda x, r: road(probabilities, x, r, percentages=(0,)), "percentages must be"),
         (lambda x, r: road(probabilities, x, r, percentages=()), "percentages must not be empty"),
-        (lambda x, r: faithfulness_correlation(probabilities, x, r, subset_size=65), "subset_size must be"),
+        (lambda x, r: faithfulness_correlation(probabilities, x, r, subsets=RandomSubsets(size=65)), "size must be"),
         (lambda x, r: map_stability(lambda a, b: a[:, 0], x, radius=0.0), "radius must be greater than 0"),
         (lambda x, r: relevance_mass(r, torch.ones(4, 7, 8)), "masks must be"),
         (lambda x, r: sparseness(r * torch.inf), "not finite"),

@@ -21,7 +21,7 @@ from lookalike.metrics.faithfulness import (
     faithfulness_of_predictions,
     independent_agreement,
 )
-from lookalike.metrics.faithfulness_correlation import faithfulness_correlation
+from lookalike.metrics.faithfulness_correlation import RandomSubsets, faithfulness_correlation
 from lookalike.metrics.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
 from lookalike.metrics.localisation import relevance_mass
 from lookalike.metrics.map_stability import MapStability, map_stability
@@ -85,6 +85,7 @@ __all__ = [
     "PixelCurves",
     "PredictionFaithfulness",
     "PrototypeStability",
+    "RandomSubsets",
     "Range",
     "RelevanceOrdering",
     "RoadCurve",

@@ -1,6 +1,6 @@
 """Faithfulness correlation: does the relevance of some pixels predict the loss without them? Co-12: correctness."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +13,39 @@ from lookalike.metrics.robustness import Scorer
 from lookalike.relevance.stability import correlations_of
 
 
+@dataclass(frozen=True)
+class RandomSubsets:
+    """Random subsets of an image's pixels.
+
+    Attributes:
+        number: R, the number of subsets per image.
+        size: k, the pixels in each subset; None takes a fifth of the image.
+        seed: Seed for drawing them.
+    """
+
+    number: int = 100
+    size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks.whole_number("number", self.number, 2)
+        checks.optional(checks.whole_number, "size", self.size, 1)
+        checks.seed("seed", self.seed)
+
+    def draw(self, n: int, n_pixels: int) -> Tensor:
+        """Draws subsets for n images [n, R, k], seeded per image: they do not depend on the number of images.
+
+        Raises:
+            LookalikeError: If an image has fewer pixels than a subset.
+        """
+        size = max(1, n_pixels // 5) if self.size is None else checks.whole_number("size", self.size, 1, n_pixels)
+        subsets = []
+        for row in range(n):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + row)
+            subsets.append(torch.rand(self.number, n_pixels, generator=generator).argsort(1)[:, :size])
+        return torch.stack(subsets)
+
+
 @keeps_torch_settings
 @torch.no_grad()
 def faithfulness_correlation(
@@ -22,12 +55,8 @@ def faithfulness_correlation(
     *,
     targets: Tensor | None = None,
     baseline: Tensor | float = 0.0,
-    n_subsets: int = 100,
-    subset_size: int | None = None,
-    subsets: Tensor | None = None,
-    seed: int = 0,
+    subsets: RandomSubsets | Tensor = RandomSubsets(),
     batch_size: int = 256,
-    advance: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Returns each image's correlation between summed relevance and lost score [N], in [−1, 1]; higher is better.
 
@@ -40,12 +69,8 @@ def faithfulness_correlation(
         relevance: Relevance per pixel [N, H, W]; a pixel is removed from all channels at once.
         targets: Class t per image [N]; None takes the class with the largest score.
         baseline: Replacement for removed pixels: a value, one per channel [C], or images [N, C, H, W].
-        n_subsets: Number of random subsets per image.
-        subset_size: Pixels in each subset; None takes a fifth of the image.
-        subsets: Subsets to use in place of random ones, as pixel indices in row-major order [N, R, k].
-        seed: Seed for drawing the subsets.
+        subsets: How to draw the subsets S; or the subsets themselves, as pixel indices in row-major order [N, R, k].
         batch_size: Most rows that pass through the model at once.
-        advance: Called with the number of rows done.
 
     Returns:
         NaN if the summed relevance, or the score, is the same for all subsets.
@@ -55,10 +80,8 @@ def faithfulness_correlation(
     """
     height, width = checked_images(score, inputs, checks.tensor("relevance", relevance), batch_size)
     n, n_pixels = len(inputs), height * width
-    if subsets is None:
-        checks.whole_number("n_subsets", n_subsets, 2)
-        size = max(1, n_pixels // 5) if subset_size is None else subset_size
-        pixels = _random_subsets(n, n_pixels, n_subsets, checks.whole_number("subset_size", size, 1, n_pixels), seed)
+    if isinstance(subsets, RandomSubsets):
+        pixels = subsets.draw(n, n_pixels)
     else:
         pixels = checks.tensor("subsets", subsets, (n, "R", "k"), kind="whole").long()
         if pixels.numel() and (int(pixels.min()) < 0 or int(pixels.max()) >= n_pixels):
@@ -76,18 +99,6 @@ def faithfulness_correlation(
         images = torch.where(removed[:, None], replacement[row], inputs[row].flatten(1)).view(-1, *inputs.shape[1:])
         scores = torch.cat([score(batch) for batch in images.split(batch_size)])
         losses.append((clean[row, target_classes[row]] - scores[:, target_classes[row]]).double().cpu())
-        if advance is not None:
-            advance(n_subsets)
     flat_relevance = relevance.flatten(1).double().cpu()
     summed = torch.stack([flat_relevance[row][pixels[row].cpu()].sum(1) for row in range(n)])
     return correlations_of(summed, torch.stack(losses))
-
-
-def _random_subsets(n: int, n_pixels: int, n_subsets: int, size: int, seed: int) -> Tensor:
-    """Draws subsets of pixels [n, R, k], seeded per image: they do not depend on the number of images."""
-    checks.seed("seed", seed)
-    subsets = []
-    for row in range(n):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
-        subsets.append(torch.rand(n_subsets, n_pixels, generator=generator).argsort(1)[:, :size])
-    return torch.stack(subsets)

@@ -54,7 +54,6 @@ def map_stability(
     n_samples: int = 5,
     seed: int = 0,
     batch_size: int = 256,
-    advance: Callable[[int], object] | None = None,
 ) -> MapStability:
     """Returns max-sensitivity, average sensitivity and correlation of maps under small noise.
 
@@ -70,7 +69,6 @@ def map_stability(
         n_samples: Draws of noise per image.
         seed: Seed of the noise.
         batch_size: Most images to explain at once.
-        advance: Called with the number of images explained.
 
     Raises:
         LookalikeError: If an option is out of range, or a map is not finite.
@@ -91,8 +89,6 @@ def map_stability(
         for draw in range(n_samples):
             noise = uniform_noise(x, sizes, first=start, draw=draw, seed=seed)
             changed_maps.append(flat_maps("maps", explain(x + noise, rows)))
-            if advance is not None:
-                advance(len(x))
         changes.append(torch.stack([relative_changes(clean, changed) for changed in changed_maps], 1))
         correlations.append(torch.stack([correlations_of(clean, changed) for changed in changed_maps], 1))
     options = {"radius": sizes.tolist(), "n_samples": n_samples, "seed": seed}

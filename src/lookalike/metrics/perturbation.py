@@ -3,7 +3,7 @@
 Co-12: correctness.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,7 +45,6 @@ def deletion(
     n_steps: int = 20,
     seed: int = 0,
     batch_size: int = 256,
-    advance: Callable[[int], object] | None = None,
 ) -> PixelCurves:
     """Deletes pixels, the most relevant first, and tracks the predicted class's probability; a small area is good.
 
@@ -61,12 +60,11 @@ def deletion(
         n_steps: Number of equal steps S.
         seed: Seed of the random order.
         batch_size: Most rows that pass through the model at once.
-        advance: Called with the number of rows done.
 
     Raises:
         LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
     """
-    return _curves(score, inputs, relevance, baseline, n_steps, seed, batch_size, advance, insert=False)
+    return _curves(score, inputs, relevance, baseline, n_steps, seed, batch_size, insert=False)
 
 
 def insertion(
@@ -78,14 +76,13 @@ def insertion(
     n_steps: int = 20,
     seed: int = 0,
     batch_size: int = 256,
-    advance: Callable[[int], object] | None = None,
 ) -> PixelCurves:
     """Inserts pixels into the baseline, the most relevant first, and tracks the predicted class; a large area is good.
 
     The area under p(c | baseline with the k most relevant pixels of x), k from none to all (Petsiuk et al. 2018), in
     [0, 1]. Co-12: correctness. Arguments and errors are the same as for ``deletion``.
     """
-    return _curves(score, inputs, relevance, baseline, n_steps, seed, batch_size, advance, insert=True)
+    return _curves(score, inputs, relevance, baseline, n_steps, seed, batch_size, insert=True)
 
 
 @keeps_torch_settings
@@ -98,7 +95,6 @@ def _curves(
     n_steps: int,
     seed: int,
     batch_size: int,
-    advance: Callable[[int], object] | None,
     *,
     insert: bool,
 ) -> PixelCurves:
@@ -123,8 +119,6 @@ def _curves(
         probabilities.append(
             scores.gather(2, target_classes.view(-1, 1, 1).expand(-1, n_steps + 1, 1))[..., 0].double().cpu()
         )
-        if advance is not None:
-            advance(len(scores) * (n_steps + 1))
     described_baseline = (
         baseline if isinstance(baseline, int | float) else f"a tensor {tuple(torch.as_tensor(baseline).shape)}"
     )

@@ -1,6 +1,6 @@
 """ROAD: how often a prediction survives noisy linear imputation of its most relevant pixels. Co-12: correctness."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,6 @@ def road(
     noise: float = 0.01,
     seed: int = 0,
     batch_size: int = 256,
-    advance: Callable[[int], object] | None = None,
 ) -> RoadCurve:
     """Imputes the most relevant pixels and counts the images that keep their class; fewer is better.
 
@@ -78,7 +77,6 @@ def road(
         noise: Standard deviation of the normal noise on imputed pixels, in the units of the inputs.
         seed: Seed of the noise and the random order.
         batch_size: Most rows that pass through the model at once.
-        advance: Called with the number of rows done.
 
     Raises:
         LookalikeError: If the shapes do not fit, or an option is out of range.
@@ -105,8 +103,6 @@ def road(
             imputed = [_impute_with_noise(inputs[row], removed[row], noise, (seed, row, column)) for row in rows]
             predicted = score(torch.stack(imputed)).argmax(1)
             keeps_class[rows.start : rows.stop, column] = (predicted == target_classes[rows.start : rows.stop]).cpu()
-            if advance is not None:
-                advance(len(rows))
     return RoadCurve(steps, keeps_class, {"noise": noise, "seed": seed, "random_order": relevance is None})
 
 

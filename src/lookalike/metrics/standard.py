@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lookalike.metrics.compactness import complexity, sparseness
 from lookalike.metrics.context import Context
-from lookalike.metrics.faithfulness_correlation import faithfulness_correlation
+from lookalike.metrics.faithfulness_correlation import RandomSubsets, faithfulness_correlation
 from lookalike.metrics.map_stability import map_stability
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.measures import MEASURES
@@ -105,7 +105,7 @@ def _faithfulness_correlation(context: Context, run: int) -> SectionResult:
         context.images(run),
         context.likeness_maps(run),
         baseline=value_range(context, run)[0],
-        seed=options.seed + run,
+        subsets=RandomSubsets(seed=options.seed + run),
         batch_size=options.batch_size,
     )
     return _mean("faithfulness_correlation", correlations)
