@@ -5,7 +5,7 @@ data play no part, so what is chosen by it can still be tested.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,11 +77,9 @@ class Advice:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        rows = [
-            {"similarity": choice.similarity, "n_prototypes": choice.n_prototypes, "accuracy": choice.accuracy}
-            for choice in (self.taken, *self.others)
-        ]
-        best = None if self.best is None else (self.taken, *self.others).index(self.best)
+        choices = (self.taken, *self.others)
+        best = None if self.best is None else choices.index(self.best)
+        rows = [asdict(choice) for choice in choices]
         return {"choices": rows, "best": best, "n_samples": self.n_samples, "sentence": self.sentence()}
 
 
@@ -198,12 +196,10 @@ def _prototypes(
 ) -> tuple[Tensor, Tensor]:
     """Clusters each class without a word about classes with fewer samples than prototypes."""
     numbers = numbers_per_class(clustering.n_prototypes, class_names)
-    vectors = [
-        learn_class(z[labels == k], int(k), class_names[k], similarity, clustering, numbers[k])[0]
-        for k in np.unique(labels)
-    ]
-    owners = [torch.full((len(of_class),), int(k)) for k, of_class in zip(np.unique(labels), vectors, strict=True)]
-    return torch.cat(vectors), torch.cat(owners)
+    classes = np.unique(labels).tolist()
+    vectors = [learn_class(z[labels == k], k, class_names[k], similarity, clustering, numbers[k])[0] for k in classes]
+    counts = torch.tensor([len(vectors_of_class) for vectors_of_class in vectors])
+    return torch.cat(vectors), torch.tensor(classes).repeat_interleave(counts)
 
 
 def _is_clearly_better(first: np.ndarray, second: np.ndarray) -> bool:

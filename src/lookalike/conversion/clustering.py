@@ -54,7 +54,7 @@ CLUSTERERS: Registry[Clusterer] = Registry("clusterer")
 
 
 @dataclass(frozen=True)
-class Clustering:
+class Clusters:
     """The clusters of one class.
 
     Attributes:
@@ -68,9 +68,7 @@ class Clustering:
     inertia: float
 
 
-def cluster(
-    points: Array, n_clusters: int, clusterer: str = "kmeans", *, n_init: int = 10, seed: int = 0
-) -> Clustering:
+def cluster(points: Array, n_clusters: int, clusterer: str = "kmeans", *, n_init: int = 10, seed: int = 0) -> Clusters:
     """Clusters the rows of an array.
 
     Args:
@@ -87,8 +85,8 @@ def cluster(
         LookalikeError: If the clusterer is unknown, there are no points, or ``n_clusters`` is below 1.
 
     Example:
-        >>> clustering = cluster(np.array([[0.0], [0.2], [5.0], [5.2]]), 2)
-        >>> sorted(clustering.centres.ravel().tolist())
+        >>> clusters = cluster(np.array([[0.0], [0.2], [5.0], [5.2]]), 2)
+        >>> sorted(clusters.centres.ravel().tolist())
         [0.1, 5.1]
     """
     find_centres = CLUSTERERS[clusterer]
@@ -108,7 +106,7 @@ def cluster(
     inertia = squares.sum(dtype=np.float64)
     if exponent:
         centres, inertia = np.ldexp(centres, exponent), np.ldexp(inertia, 2 * exponent)
-    return Clustering(centres, labels, float(inertia))
+    return Clusters(centres, labels, float(inertia))
 
 
 def _rescaled(points: Array) -> tuple[Array, int]:

@@ -32,6 +32,7 @@ from lookalike.conversion.steps import (
     checked_class_names,
     cut_classifier,
     open_classifier,
+    options_record,
     preprocessing_for_model,
 )
 from lookalike.conversion.survey import survey
@@ -149,7 +150,7 @@ def convert(
     if isinstance(train, EmbeddingStore) and settings.embeddings is not None:
         raise LookalikeError("train is an EmbeddingStore already; give embeddings=... beside the data that they are of")
     classifier = open_classifier(model)
-    if isinstance(similarity, str) and similarity == AUTO:
+    if similarity == AUTO:
         _check_auto(settings, level, backend)
     else:
         make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
@@ -184,7 +185,7 @@ def _convert(
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
-    if isinstance(similarity, str) and similarity == AUTO:
+    if similarity == AUTO:
         check_classes(np.bincount(store.labels), class_names)
         similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
@@ -208,7 +209,7 @@ def _convert(
     with step("remember the training images"):
         split, keys = record_of(batches)
     provenance = {
-        **_options_record(metric, settings, class_names),
+        **options_record(metric, settings, class_names),
         **_embedding_record(store, class_names, settings),
         "split": split,
         "calibration": temperature.to_dict(),
@@ -312,16 +313,6 @@ def _cluster_and_survey(
         n_nearest=settings.gallery.n_nearest,
         nearest_from=settings.gallery.nearest_from,
     )
-
-
-def _options_record(similarity: Similarity, settings: Settings, class_names: list[str]) -> dict[str, Any]:
-    """Returns the options that a model records in its provenance."""
-    return {
-        "method": "KMEx",
-        "similarity": similarity.name,
-        **settings.clustering.to_dict(class_names),
-        "nearest_from": settings.gallery.nearest_from,
-    }
 
 
 def _embedding_record(store: EmbeddingStore, class_names: list[str], settings: Settings) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_tensors
-from lookalike.conversion.options import Cut, Reading
+from lookalike.conversion.options import Cut, Reading, Settings
 from lookalike.data import Batches, Preprocessing, check_preprocessing, load_data, settle_value_range
 from lookalike.data.bundle import is_dataset
 from lookalike.embedding import EmbeddingStore, as_encoder, name_samples
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
 from lookalike.model.images import preprocessing_of, transform_of
+from lookalike.model.similarity import Similarity
 
 
 def open_classifier(model: Any) -> nn.Module | LoadedClassifier:
@@ -141,6 +142,16 @@ def cut_classifier(model: nn.Module | LoadedClassifier, batches: Batches | None,
             )
         return encoder
     return as_encoder(model, batches, head, output=cut.output, spec=spec, output_names=output_names)
+
+
+def options_record(similarity: Similarity, settings: Settings, class_names: list[str]) -> dict[str, Any]:
+    """Returns the options that a model records in its provenance."""
+    return {
+        "method": "KMEx",
+        "similarity": similarity.name,
+        **settings.clustering.to_dict(class_names),
+        "nearest_from": settings.gallery.nearest_from,
+    }
 
 
 def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[str]:

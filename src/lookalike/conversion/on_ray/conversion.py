@@ -33,10 +33,10 @@ from lookalike.conversion.on_ray.tasks import (
 )
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.per_class import check_classes
+from lookalike.conversion.steps import cut_classifier, options_record
 from lookalike.conversion.temperature import Temperature, fit_temperature
-from lookalike.embedding import as_encoder
 from lookalike.embedding.key import embedding_key
-from lookalike.encoder import Encoder, LoadedClassifier, head_of, ordered
+from lookalike.encoder import Encoder, LoadedClassifier, ordered
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.images import read_prototype_images, record_of
@@ -167,11 +167,8 @@ def _convert(
         images=images,
         value_range=value_range,
         provenance={
-            "method": "KMEx",
-            "similarity": similarity.name,
+            **options_record(similarity, settings, learned.prototypes.class_names),
             "similarity_options": similarity.options(),
-            **settings.clustering.to_dict(),
-            "nearest_from": "class",
             "calibration": learned.temperature.to_dict(),
             "given_lengths": lengths,
             "n_samples": learned.n_samples,
@@ -291,18 +288,14 @@ def _open_job(
 ) -> _Job:
     """Opens the data, cuts the classifier, and checks that the working folder belongs to this conversion."""
     preprocessing = settings.reading.preprocessing or getattr(model, "preprocessing", None)
-    cut, class_names = settings.cut, settings.class_names
-    spec, output_names, head = None, None, cut.head
-    if isinstance(model, LoadedClassifier):
-        spec, output_names, head = model.spec, model.class_names, head_of(model, cut.head)
-    trained = model.model if isinstance(model, LoadedClassifier) else model
     batch_size = settings.reading.batch_size or _BATCH_SIZE
     # whole batches per shard, so that the batches are the same as on one machine
     shard_rows = -(-cluster.shard_rows // batch_size) * batch_size
-    source = open_source(data, preprocessing, class_names, shard_rows)
+    source = open_source(data, preprocessing, settings.class_names, shard_rows)
     _warn_if_random(source)
-    encoder = as_encoder(trained, source.first_rows(), head, output=cut.output, spec=spec, output_names=output_names)
-    encoder = ordered(encoder, cut.class_order, class_names or source.class_names)
+    class_names = settings.class_names or source.class_names
+    encoder = cut_classifier(model, source.first_rows(), settings.cut)
+    encoder = ordered(encoder, settings.cut.class_order, class_names)
     key = {
         **embedding_key(
             encoder, source.fingerprint(), source.transform_fingerprint(), precision="float32", dtype="float32"
@@ -312,7 +305,7 @@ def _open_job(
         "batch_size": batch_size,
         "shard_rows": shard_rows,
         "on_error": settings.reading.on_error,
-        "class_names": class_names or source.class_names,
+        "class_names": class_names,
     }
     shards_folder, classes_folder = prepare_folder(folder, key)
     fingerprints = {name: key[name] for name in ("weights", "data", "transform")}
