@@ -121,7 +121,8 @@ def test_heat_maps_are_those_of_the_relevance_engine(sem, blobs, untouched):
         for rank, near in enumerate(one.likenesses):
             np.testing.assert_allclose(near.heat_map, maps[i, rank], atol=1e-6)
             np.testing.assert_allclose(near.prototype_heat_map, own[near.prototype], rtol=1e-3, atol=1e-5)
-    assert len(found[0].plot().images) == 1 + 2 + 1 + 2 + 2  # pictures, the black box's map, and two maps each
+    n_shown = len(found[0].shown)  # pictures, the black box's map, and two maps each
+    assert len(found[0].plot().images) == 1 + n_shown + 1 + 2 * n_shown
     plt.close("all")
     assert explain(sem, x[:1])[0].likenesses[0].heat_map is None
 
@@ -140,8 +141,9 @@ def test_the_map_on_a_prototypes_image_is_made_once_for_all_batches(sem, blobs, 
 
     monkeypatch.setattr(explanation, "prp", counted)
     found = explain(sem, x[:12], n_nearest=2, relevance=True, batch_size=3)
-    shown = {near.prototype for one in found for near in one.likenesses}
-    assert sum(rows) == 12 + len(shown)
+    shown = {near.prototype for one in found for near in one.shown}
+    n_contrasts = sum(len(one.shown) > 2 for one in found)  # each has a map of its own on the input
+    assert sum(rows) == 12 + n_contrasts + len(shown)
     for one in found:
         for near in one.likenesses:
             np.testing.assert_allclose(near.prototype_heat_map, own[near.prototype], rtol=1e-3, atol=1e-5)

@@ -177,7 +177,7 @@ def test_the_original_network_is_asked_too(case):
         assert one.original.probability == pytest.approx(float(expected[row, k]), rel=1e-4)
         assert one.original.agrees == (k == one.prediction)
         told = "agrees" if one.original.agrees else f"says '{NAMES[k]}'"
-        assert one.sentence().endswith(f"The original network {told} ({one.original.probability:.0%}).")
+        assert f"The original network {told} ({one.original.probability:.0%})." in one.sentence()
         assert one.to_dict()["original"]["prediction"] == NAMES[k]
     assert {one.original.agrees for one in case.found} == {True, False}
 

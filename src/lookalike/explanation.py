@@ -18,8 +18,9 @@ from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.likeness import Likeness
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
-from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange, Scope
+from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
 from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
@@ -28,65 +29,6 @@ from lookalike.relevance import COMPOSITES, Composite, PrpRule, lrp, prp, prp_ru
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """One prototype that an input looks like.
-
-    Attributes:
-        prototype: Number of the prototype.
-        label: Class of the prototype.
-        class_name: Name of that class.
-        similarity: s(z, p), by the model's similarity.
-        distance: Euclidean distance in the space in which the similarity clusters.
-        percentile: Percentile of this distance among those of the prototype's own training samples; 100 is as far as
-            the farthest, or farther. NaN if the prototype has no training samples.
-        farthest: Distance of the farthest of these samples.
-        familiar_up_to: Distance beyond which an input is unfamiliar: that of the farthest of these samples, or if they
-            are fewer than ten, of the farthest of its class, or of all.
-        scope: Whose samples that is the farthest of: the ``"prototype"``'s own, those of its ``"class"``, or of the
-            ``"model"``.
-        scope_count: Number of these samples.
-        count: Number of the prototype's own training samples.
-        purity: Share of the prototype's class among the training samples most similar to it.
-        nearest: Indices of the training samples nearest to the prototype.
-        image: The nearest training image, uint8 [H, W, C]; None if the model has no images.
-        heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
-        prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
-    """
-
-    prototype: int
-    label: int
-    class_name: str
-    similarity: float
-    distance: float
-    percentile: float
-    farthest: float
-    familiar_up_to: float
-    scope: Scope
-    scope_count: int
-    count: int
-    purity: float
-    nearest: list[int]
-    image: np.ndarray | None = None
-    heat_map: np.ndarray | None = None
-    prototype_heat_map: np.ndarray | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, without pictures."""
-        return {
-            "prototype": self.prototype,
-            "class": self.class_name,
-            "similarity": self.similarity,
-            "distance": self.distance,
-            "percentile": None if np.isnan(self.percentile) else self.percentile,
-            "familiar_up_to": self.familiar_up_to if np.isfinite(self.familiar_up_to) else None,
-            "familiar_by": self.scope,
-            "count": self.count,
-            "purity": None if np.isnan(self.purity) else self.purity,
-            "nearest": self.nearest,
-        }
 
 
 @dataclass(frozen=True)
@@ -108,6 +50,8 @@ class Explanation:
         black_box_heat_map: Relevance of the input's pixels for the black box's prediction [H, W]; None if relevance was
             not requested.
         caution: Why the heat-maps should not be relied on; None if they can be.
+        contrast: The most similar prototype of the true class, if the prediction is wrong; else of the class that the
+            original classifier predicts, if it disagrees; else None. It may be one of the likenesses.
         rule: Rule by which relevance started at the similarity layer; None if relevance was not requested.
         map_stability: Correlation of the heat-maps with those of the input with 1% noise. Measured only for the
             unstable rule ``share``, else None.
@@ -123,6 +67,7 @@ class Explanation:
     label: int | None = None
     true_name: str | None = None
     original: OriginalAnswer | None = None
+    contrast: Likeness | None = None
     black_box_heat_map: np.ndarray | None = None
     caution: str | None = None
     rule: PrpRule | None = None
@@ -157,6 +102,7 @@ class Explanation:
             "rule": self.rule,
             "map_stability": self.map_stability,
             "nearest": [likeness.to_dict() for likeness in self.likenesses],
+            "contrast": None if self.contrast is None else self.contrast.to_dict(),
         }
 
     def sentence(self) -> str:
@@ -166,7 +112,20 @@ class Explanation:
             f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({self._spread()}), "
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
-        return said if self.original is None else f"{said} {self.original.sentence()}"
+        said = said if self.original is None else f"{said} {self.original.sentence()}"
+        if self.contrast is None:
+            return said
+        return (
+            f"{said} The nearest prototype of class '{visible(self.contrast.class_name)}' is number "
+            f"{self.contrast.prototype}."
+        )
+
+    @property
+    def shown(self) -> list[Likeness]:
+        """The likenesses, and the contrast if it is not one of them."""
+        numbers = {likeness.prototype for likeness in self.likenesses}
+        is_new = self.contrast is not None and self.contrast.prototype not in numbers
+        return [*self.likenesses, self.contrast] if self.contrast is not None and is_new else self.likenesses
 
     def _conclusion(self) -> str:
         """Returns how the prediction follows: from the nearest prototype, or from all of them together."""
@@ -200,12 +159,10 @@ class Explanation:
 
     def _maps(self) -> LikenessMaps | None:
         """Returns the heat-maps to draw; None unless every likeness has one."""
-        on_input = [likeness.heat_map for likeness in self.likenesses if likeness.heat_map is not None]
-        if len(on_input) < len(self.likenesses):
+        on_input = [likeness.heat_map for likeness in self.shown if likeness.heat_map is not None]
+        if len(on_input) < len(self.shown):
             return None
-        return LikenessMaps(
-            on_input, [likeness.prototype_heat_map for likeness in self.likenesses], self.black_box_heat_map
-        )
+        return LikenessMaps(on_input, [likeness.prototype_heat_map for likeness in self.shown], self.black_box_heat_map)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the input beside the training images of its nearest prototypes; a wrong prediction is framed in red.
@@ -226,11 +183,11 @@ class Explanation:
             f"{shorten(likeness.class_name, 12)} · no. {likeness.prototype}\ns = {likeness.similarity:.3g}".replace(
                 "= -", "= −"
             )
-            for likeness in self.likenesses
+            for likeness in self.shown
         ]
         return plot_likeness(
             self.image,
-            [likeness.image for likeness in self.likenesses],
+            [likeness.image for likeness in self.shown],
             caption=verdict,
             captions=captions,
             wrong=self.correct is False,
@@ -275,26 +232,60 @@ def explain(
         LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, an input's embedding is
             not finite, or the rule does not fit the model.
     """
-    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    checks.whole_number("n_nearest", n_nearest, 1)
+    explainer = Explainer(model, n_nearest=n_nearest, relevance=relevance, composite=composite, rule=rule)
     checks.whole_number("batch_size", batch_size, 1)
-    checks.flag("relevance", relevance)
-    if not isinstance(composite, Composite):
-        _ = COMPOSITES[composite]
-    rule = prp_rule(model, rule)
     if labels is not None:
         labels = checks.class_indices("labels", labels, model.n_classes).tolist()
     if names is not None:
         names = checks.names("names", names)
     explanations: list[Explanation] = []
-    original, familiar = OriginalClassifier.of(model), model.prototypes.familiar_range()
-    maps_by_prototype: dict[int, np.ndarray] = {}
     for batch in _batches_to_explain(model, inputs, labels, names, batch_size):
-        batch_explanations = _explain_batch(model, original, familiar, batch, n_nearest, len(explanations))
-        if relevance:
-            batch_explanations = _with_maps(model, batch.inputs, batch_explanations, composite, rule, maps_by_prototype)
-        explanations += batch_explanations
+        explanations += explainer.explain(batch, len(explanations))
     return explanations
+
+
+class Explainer:
+    """Explains inputs batch by batch, and keeps what batches share: the heat-maps on the prototypes' images.
+
+    Args:
+        model: A prototype model.
+        n_nearest: Number of prototypes to show per input.
+        relevance: Also compute heat-maps.
+        composite: The rules of relevance propagation.
+        rule: Rule by which relevance starts at the similarity layer; None takes the default.
+
+    Raises:
+        LookalikeError: If ``n_nearest`` is below 1, or the rule does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: PrototypeModel,
+        *,
+        n_nearest: int = 3,
+        relevance: bool = False,
+        composite: str | Composite = "epsilon-plus-flat",
+        rule: PrpRule | None = None,
+    ) -> None:
+        self.model = checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+        self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1)
+        self.relevance = checks.flag("relevance", relevance)
+        if not isinstance(composite, Composite):
+            _ = COMPOSITES[composite]
+        self.composite = composite
+        self.rule = prp_rule(model, rule)
+        self._original = OriginalClassifier.of(model)
+        self._familiar = model.prototypes.familiar_range()
+        self._maps_by_prototype: dict[int, np.ndarray] = {}
+
+    @keeps_torch_settings
+    def explain(self, batch: InputBatch, first_row: int = 0) -> list[Explanation]:
+        """Explains the inputs of one batch; ``first_row`` is the number of its first input, for messages."""
+        explanations = _explain_batch(self.model, self._original, self._familiar, batch, self.n_nearest, first_row)
+        if not self.relevance:
+            return explanations
+        maps = self._maps_by_prototype
+        return _with_maps(self.model, batch.inputs, explanations, self.composite, self.rule, maps)
 
 
 def _batches_to_explain(
@@ -351,10 +342,19 @@ def _with_maps(
     if rule == "share":
         with step("stability of the maps"):
             stabilities = prp_stability(model, inputs, prototypes, likeness_maps.pixels, composite, rule).tolist()
-    unseen = torch.tensor([j for j in prototypes.unique().tolist() if j not in maps_by_prototype], dtype=torch.int64)
+    maps_by_row = [dict(zip(prototypes[row].tolist(), on_input[row], strict=True)) for row in range(len(explanations))]
+    for row, heat_map in _maps_of_contrasts(model, inputs, explanations, composite, rule).items():
+        maps_by_row[row][explanations[row].shown[-1].prototype] = heat_map
+    numbers = {near.prototype for explanation in explanations for near in explanation.shown}
+    unseen = torch.tensor(sorted(numbers - set(maps_by_prototype)), dtype=torch.int64)
     maps_by_prototype.update(_maps_on_prototypes(model, unseen, composite, rule))
     black_box, black_box_cautions = _maps_of_black_box(model, inputs, composite)
     cautions = [likeness_maps.cautions[row] or black_box_cautions[row] for row in range(len(explanations))]
+
+    def mapped(row: int, near: Likeness) -> Likeness:
+        heat_map, on_prototype = maps_by_row[row][near.prototype], maps_by_prototype.get(near.prototype)
+        return replace(near, heat_map=heat_map, prototype_heat_map=on_prototype)
+
     return [
         replace(
             explanation,
@@ -362,13 +362,24 @@ def _with_maps(
             caution=cautions[row],
             rule=rule,
             map_stability=stabilities[row],
-            likenesses=[
-                replace(near, heat_map=on_input[row, rank], prototype_heat_map=maps_by_prototype.get(near.prototype))
-                for rank, near in enumerate(explanation.likenesses)
-            ],
+            likenesses=[mapped(row, near) for near in explanation.likenesses],
+            contrast=None if explanation.contrast is None else mapped(row, explanation.contrast),
         )
         for row, explanation in enumerate(explanations)
     ]
+
+
+def _maps_of_contrasts(
+    model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite, rule: PrpRule
+) -> dict[int, np.ndarray]:
+    """Returns, by row, the heat-map of each contrast that is not one of the likenesses, which have their own."""
+    rows = [row for row, explanation in enumerate(explanations) if len(explanation.shown) > len(explanation.likenesses)]
+    if not rows:
+        return {}
+    prototypes = torch.tensor([[explanations[row].shown[-1].prototype] for row in rows])
+    with step("maps of the contrasts"):
+        maps = prp(model, inputs[rows], prototypes, composite, rule=rule).pixels[:, 0].float().cpu().numpy()
+    return dict(zip(rows, maps, strict=True))
 
 
 def _maps_on_prototypes(
@@ -446,6 +457,17 @@ def _explain_batch(
             image=None if model.images is None else model.images[prototype, 0].numpy(),
         )
 
+    def contrast(row: int, answer: OriginalAnswer | None) -> Likeness | None:
+        other = None if labels is None or labels[row] == predictions[row] else labels[row]
+        if other is None and answer is not None and not answer.agrees and answer.class_name in model.class_names:
+            other = model.class_names.index(answer.class_name)
+        of_class = [] if other is None else torch.nonzero(labels_of_prototypes.cpu() == other)[:, 0].tolist()
+        return likeness(row, max(of_class, key=similarities[row].__getitem__)) if of_class else None
+
+    originals = [
+        None if answers is None else original_answer(model, answers, row, predictions[row])
+        for row in range(len(predictions))
+    ]
     return [
         Explanation(
             prediction=predictions[row],
@@ -457,7 +479,8 @@ def _explain_batch(
             name=None if names is None else names[row],
             label=None if labels is None else labels[row],
             true_name=None if labels is None else model.class_names[labels[row]],
-            original=None if answers is None else original_answer(model, answers, row, predictions[row]),
+            original=originals[row],
+            contrast=contrast(row, originals[row]),
         )
         for row in range(len(predictions))
     ]

@@ -1,0 +1,67 @@
+"""One prototype that an input looks like."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lookalike.model.prototypes import Scope
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """One prototype that an input looks like.
+
+    Attributes:
+        prototype: Number of the prototype.
+        label: Class of the prototype.
+        class_name: Name of that class.
+        similarity: s(z, p), by the model's similarity.
+        distance: Euclidean distance in the space in which the similarity clusters.
+        percentile: Percentile of this distance among those of the prototype's own training samples; 100 is as far as
+            the farthest, or farther. NaN if the prototype has no training samples.
+        farthest: Distance of the farthest of these samples.
+        familiar_up_to: Distance beyond which an input is unfamiliar: that of the farthest of these samples, or if they
+            are fewer than ten, of the farthest of its class, or of all.
+        scope: Whose samples that is the farthest of: the ``"prototype"``'s own, those of its ``"class"``, or of the
+            ``"model"``.
+        scope_count: Number of these samples.
+        count: Number of the prototype's own training samples.
+        purity: Share of the prototype's class among the training samples most similar to it.
+        nearest: Indices of the training samples nearest to the prototype.
+        image: The nearest training image, uint8 [H, W, C]; None if the model has no images.
+        heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
+        prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
+    """
+
+    prototype: int
+    label: int
+    class_name: str
+    similarity: float
+    distance: float
+    percentile: float
+    farthest: float
+    familiar_up_to: float
+    scope: Scope
+    scope_count: int
+    count: int
+    purity: float
+    nearest: list[int]
+    image: np.ndarray | None = None
+    heat_map: np.ndarray | None = None
+    prototype_heat_map: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, without pictures."""
+        return {
+            "prototype": self.prototype,
+            "class": self.class_name,
+            "similarity": self.similarity,
+            "distance": self.distance,
+            "percentile": None if np.isnan(self.percentile) else self.percentile,
+            "familiar_up_to": self.familiar_up_to if np.isfinite(self.familiar_up_to) else None,
+            "familiar_by": self.scope,
+            "count": self.count,
+            "purity": None if np.isnan(self.purity) else self.purity,
+            "nearest": self.nearest,
+        }
