@@ -128,7 +128,7 @@ def explained(gaps, mismatched=0.5):
 
 
 def test_the_verdict_asks_for_more_than_any_control_gets():
-    assert "It looks where the original looks (D_fth 0.10;" in explained([0.1, 0.11] * 5)
+    assert "It looks where the original looks (the maps differ by 0.10;" in explained([0.1, 0.11] * 5)
     close = explained([0.1, -0.08] * 5)
     assert "no nearer to the original's, beyond chance, than those of the same encoder with a random head" in close
     assert "permuted labels, beyond" not in close

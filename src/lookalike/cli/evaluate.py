@@ -158,8 +158,7 @@ def evaluate(
         print_json(card.to_dict() | {"passed_over": bundle.passed_over.to_dict()})
     else:
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
-        for sentence in card.verdict():
-            out.print(f"• {sentence}", markup=False, soft_wrap=True)
+        _print_verdict(card)
         for note in card.notes:
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     missed = _missed_thresholds(card, min_agreement, max_ghosting)
@@ -245,12 +244,21 @@ def report(
             | {"passed_over": bundle.passed_over.to_dict()}
         )
         return
-    for sentence in card.verdict():
-        out.print(f"• {sentence}", markup=False, soft_wrap=True)
+    _print_verdict(card)
     for note in card.notes:
         err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
+
+
+def _print_verdict(card: "Scorecard") -> None:
+    """Prints the verdict: the sentence over all first, then the findings, the gravest first."""
+    colours = {"bad": "red", "caution": "yellow", "good": "green", "info": ""}
+    whole = card.overall()
+    if whole is not None:
+        out.print(whole.text, style="bold", markup=False, soft_wrap=True)
+    for finding in card.findings():
+        out.print(f"• {finding.text}", style=colours[finding.level], markup=False, soft_wrap=True)
 
 
 def _open(

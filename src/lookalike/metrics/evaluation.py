@@ -113,7 +113,7 @@ def evaluate(
             runs, details = _measure(context, sections, saved, lenient=settings.measures == "all")
     notes = [*data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
     if check.sentences():
-        details["data"] = [{"sentences": check.sentences()}]
+        details["data"] = [{"sentences": check.sentences(), "n_leaked": check.n_leaked}]
     return Scorecard(runs, details, list(model.class_names), notes, info)
 
 

@@ -11,6 +11,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
 from lookalike._core.names import json_text
 from lookalike._core.records import from_json, read_json
+from lookalike.metrics.findings import Finding, overall
 from lookalike.metrics.measures import figure_titles
 from lookalike.metrics.verdict import Thresholds, verdict
 
@@ -184,7 +185,15 @@ class Scorecard:
 
     def verdict(self, thresholds: Thresholds | None = None) -> list[str]:
         """Returns plain sentences: what the conversion lost, and whether the model's explanations can be trusted."""
+        return [finding.text for finding in self.findings(thresholds)]
+
+    def findings(self, thresholds: Thresholds | None = None) -> list[Finding]:
+        """Returns the sentences of the verdict with their levels, the gravest first."""
         return verdict(self.get, self.details, self.class_names, thresholds or Thresholds())
+
+    def overall(self, thresholds: Thresholds | None = None) -> Finding | None:
+        """Returns the verdict in one finding: can the model stand for its original, and its heat-maps be relied on?"""
+        return overall(self.findings(thresholds), self.get("agreement"), self.get("accuracy"))
 
     def axes(self) -> dict[str, float]:
         """Returns the axes of the radar (paper, Figure 4), 0 at the centre and 1 at the rim; outward is better.

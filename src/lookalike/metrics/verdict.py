@@ -7,6 +7,7 @@ from typing import Any
 from lookalike._core import checks
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
+from lookalike.metrics.findings import Finding, Level, by_weight
 from lookalike.metrics.intervals import Range, holm
 from lookalike.metrics.sanity import first_change
 
@@ -50,8 +51,8 @@ def verdict(
     details: Mapping[str, list[dict[str, Any]]],
     class_names: list[str],
     thresholds: Thresholds,
-) -> list[str]:
-    """Returns the sentences about the measured figures.
+) -> list[Finding]:
+    """Returns the findings about the measured figures, in order of weight.
 
     Args:
         figure: Returns a figure by name, or None if it was not measured.
@@ -59,12 +60,13 @@ def verdict(
         class_names: Names of the K classes.
         thresholds: Values at which sentences turn from good to bad.
     """
-    sentences = [
-        *details.get("data", [{}])[0].get("sentences", []),
+    findings = [
+        *_data(details),
         _agreement(figure("agreement"), details, len(class_names), thresholds),
         _accuracy(figure, details, thresholds),
         *_black_box(details),
         *_classes(details, class_names, thresholds),
+        _weakest(details, class_names, thresholds),
         _calibration(figure("calibration_error"), details, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
@@ -73,14 +75,21 @@ def verdict(
         _variety(figure("diversity"), thresholds),
         _embedding(figure("overlap"), thresholds),
     ]
-    return [sentence for sentence in sentences if sentence]
+    return by_weight(finding for finding in findings if finding is not None)
+
+
+def _data(details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
+    """Returns warnings of test images that the model was made from, and of other training data than its own."""
+    check = details.get("data", [{}])[0]
+    topics = ["leak" if check.get("n_leaked") else "data", "data"]
+    return [Finding(topic, "bad", text) for topic, text in zip(topics, check.get("sentences", []), strict=False)]
 
 
 def _agreement(
     agreement: float | None, details: Mapping[str, list[dict[str, Any]]], n_classes: int, limits: Thresholds
-) -> str:
+) -> Finding | None:
     if agreement is None:
-        return ""
+        return None
     faithfulness = details.get("faithfulness", [{}])[0]
     interval, box = faithfulness.get("agreement"), faithfulness.get("black_box_accuracy")
     text = f"It agrees with the original on {agreement:.1%} of the test images"
@@ -97,40 +106,43 @@ def _agreement(
                 f"two trainings of the original that err independently would agree on {expected:.1%}",
             )
     if high < threshold:
-        return f"{text}: too few to stand for it; {reason}."
+        return Finding("agreement", "bad", f"{text}: too few to stand for it; {reason}.")
     if agreement < threshold:
-        return f"{text}: these are too few images to tell whether it stands for it; {reason}."
-    return text + "."
+        text = f"{text}: these are too few images to tell whether it stands for it; {reason}."
+        return Finding("agreement", "caution", text)
+    return Finding("agreement", "good", f"{text}.")
 
 
 def _accuracy(
     figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]], limits: Thresholds
-) -> str:
+) -> Finding | None:
     accuracy, difference = figure("accuracy"), figure("accuracy_difference")
     if accuracy is None:
-        return ""
+        return None
     if difference is None:
-        return f"It classifies {accuracy:.1%} of the test images correctly."
+        return Finding("accuracy", "info", f"It classifies {accuracy:.1%} of the test images correctly.")
     paired_interval = details["faithfulness"][0]["difference"]
     interval = f"95% interval {100 * paired_interval['low']:+.1f} to {100 * paired_interval['high']:+.1f}".replace(
         "-", "−"
     )
     points = f"{abs(100 * difference):.1f} points"
     if difference < -limits.lost_points / 100:
-        return f"It lost {points} of accuracy ({interval}): {accuracy:.1%}."
+        level: Level = "bad" if paired_interval["high"] < 0 else "caution"
+        return Finding("accuracy", level, f"It lost {points} of accuracy ({interval}): {accuracy:.1%}.")
     if abs(difference) < 0.0005:  # 0.0 points as it would be shown
-        return f"It lost no accuracy: {accuracy:.1%} ({interval} points)."
+        return Finding("accuracy", "good", f"It lost no accuracy: {accuracy:.1%} ({interval} points).")
     side = "above" if difference > 0 else "below"
-    return f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
+    text = f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
+    return Finding("accuracy", "good", text)
 
 
-def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Returns sentences on a black box whose output order is in doubt, or that is no better than chance."""
+def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
+    """Returns findings on a black box whose output order is in doubt, or that is no better than chance."""
     standing = details.get("faithfulness", [{}])[0].get("black_box")
-    return list(standing["said"]) if standing else []
+    return [Finding("original", "caution", sentence) for sentence in standing["said"]] if standing else []
 
 
-def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[str]:
+def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[Finding]:
     """Names classes with a loss above the threshold that is significant among so many classes (Holm)."""
     if "faithfulness" not in details:
         return []
@@ -150,7 +162,7 @@ def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limi
             text += f"; it is taken most often for {names[entry['mistaken_for']]!r}"
         sentences.append(text + ".")
     return [
-        *sentences,
+        *(Finding("classes", "bad", sentence) for sentence in sentences),
         *_within_chance([entry for entry in lost if entry["label"] not in beyond_chance], names, len(compared)),
     ]
 
@@ -165,7 +177,7 @@ def _beyond_chance(compared: list[dict[str, Any]]) -> set[int]:
     return {entry["label"] for entry, significant in zip(compared, flags, strict=True) if significant}
 
 
-def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int) -> list[str]:
+def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int) -> list[Finding]:
     if not lost:
         return []
     worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
@@ -173,98 +185,145 @@ def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int)
         f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst[:_NAMED]
     )
     ending = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-    return [
+    text = (
         f"Of single classes, {listed}{ending} lost points, within what chance does to {n_classes} classes "
         "of so few images (Holm, 5%)."
-    ]
+    )
+    return [Finding("classes", "info", text)]
 
 
-def _calibration(error: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
+def _weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> Finding | None:
+    """Names the class with the lowest accuracy, what it is taken for, and why, if the embedding shows it."""
+    entries = [entry for entry in details.get("faithfulness", [{}])[0].get("per_class", []) if entry["accuracy"]]
+    if len(entries) < 2:
+        return None
+    worst = min(entries, key=lambda entry: entry["accuracy"]["value"])
+    accuracy = worst["accuracy"]["value"]
+    if worst["mistaken_for"] is None:
+        return None  # no class has a mistake
+    text = (
+        f"Its weakest class is {names[worst['label']]!r}: {accuracy:.1%} of its {worst['n']:,} test images are "
+        f"correct, and the others are taken for {names[worst['mistaken_for']]!r} most often"
+    )
+    if worst.get("black_box_accuracy"):
+        text += f" (the original: {worst['black_box_accuracy']['value']:.1%} correct)"
+    separations = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
+    near = separations.get(worst["label"])
+    if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
+        text += (
+            f". The reason is in the network: {near['overlap']:.1%} of the training images of this class look more "
+            f"like a prototype of another class, most often {names[near['rival']]!r}"
+        )
+    return Finding("weakest", "info", text + ".")
+
+
+def _calibration(
+    error: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds
+) -> Finding | None:
     """Warns of uncalibrated probabilities, if the error exceeds twice that of a calibrated model on as few images."""
     if error is None or error < max(limits.calibration, 2 * details["calibration"][0]["model"]["by_chance"]):
-        return ""
-    return f"Its probabilities are off by {error:.3f} on average (ECE): do not read them as chances."
+        return None
+    text = f"Its probabilities are off by {error:.3f} on average (ECE): do not read them as chances."
+    return Finding("calibration", "caution", text)
 
 
-def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) -> str:
+def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
     if share is None:
-        return ""
+        return None
     if share == 0:
-        return "No prototype is unused."
+        return Finding("unused", "good", "No prototype is unused.")
     counts = details["transparency"][0][
         "activations" if details["transparency"][0]["scope"] == "class" else "activations_among_all"
     ]
     ghosts = [str(j) for j, count in enumerate(counts) if not count]
     listed = ", ".join(ghosts[:8]) + (" and more" if len(ghosts) > 8 else "")
-    return f"{len(ghosts)} of {len(counts)} prototypes are never used ({listed}): do not read anything into them."
+    text = f"{len(ghosts)} of {len(counts)} prototypes are never used ({listed}): do not read anything into them."
+    return Finding("unused", "caution", text)
 
 
-def _likenesses(auroc: float | None, chance: float | None, limits: Thresholds) -> str:
+def _likenesses(auroc: float | None, chance: float | None, limits: Thresholds) -> Finding | None:
     if auroc is None or chance is None:
-        return ""
-    figures = f"(AUROC {auroc:.3f}, in random order {chance:.3f})"
+        return None
+    figures = (
+        f"(while the other pixels turn to noise first, the predicted class keeps a probability of {auroc:.3f} on "
+        f"average; in random order {chance:.3f})"
+    )
     if auroc >= chance + limits.auroc_gain:
-        return f"The pixels that it points to are those that it needs {figures}."
-    return f"The pixels that it points to matter hardly more than any others {figures}: do not rely on its heat-maps."
+        text = f"The pixels that its heat-maps point to are those that it needs {figures}."
+        return Finding("pixels", "good", text)
+    text = (
+        f"The pixels that its heat-maps point to matter hardly more than any others {figures}: do not rely on its "
+        "heat-maps."
+    )
+    return Finding("pixels", "bad", text)
 
 
-def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> str:
+def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
     """Says whether the model's maps are closer to the black box's than the controls' maps are, beyond their spread."""
     divergence = figure("explanation_divergence")
     if divergence is None:
-        return ""
+        return None
     runs = [run["controls"] for run in details.get("explanations", []) if "controls" in run]
     names = [name for name in CONTROLS if runs and all(name in run for run in runs)]
     margins = {name: margin_over([run[name] for run in runs], "divergence") for name in names}
     if not any(margins.values()):
-        return f"Whether it looks where the original looks cannot be said without controls (D_fth {divergence:.2f})."
+        text = (
+            "Whether it looks where the original looks cannot be said without controls (the maps differ by "
+            f"{divergence:.2f})."
+        )
+        return Finding("attention", "caution", text)
     figures = "; ".join(_control(name, figure, divergence, margin) for name, margin in margins.items() if margin)
     correlation = figure("explanation_correlation")
     signed = "" if correlation is None else f"; signed correlation {correlation:.2f}"
-    figures = f"(D_fth {divergence:.2f}; {figures}{signed})"
+    figures = f"(the maps differ by {divergence:.2f}; {figures}{signed})"
     failed = [name for name, margin in margins.items() if margin and margin.low <= 0]
     if "mismatched" in failed:
-        return f"It does not look where the original looks {figures}."
+        return Finding("attention", "bad", f"It does not look where the original looks {figures}.")
     if failed:
         listed = " or ".join(CONTROLS[name] for name in failed)
-        return (
+        text = (
             f"{_NOT_SHOWN}: its maps are no nearer to the original's, beyond chance, than those of {listed} {figures}."
         )
-    return f"It looks where the original looks {figures}."
+        return Finding("attention", "caution", text)
+    return Finding("attention", "good", f"It looks where the original looks {figures}.")
 
 
 def _control(name: str, figure: Callable[[str], float | None], divergence: float, margin: Range) -> str:
-    """Returns a control's D_fth with the range expected for one more draw of it."""
+    """Returns by how much a control's maps differ, with the range expected for one more draw of it."""
     value = figure(f"explanation_divergence_{name}")
     control_divergence = divergence + margin.mean if value is None else value
     low, high = max(0.0, divergence + margin.low), divergence + margin.high
     return f"{CONTROLS[name]} {control_divergence:.2f}, 95% {low:.2f} to {high:.2f}"
 
 
-def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> str:
+def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> Finding | None:
     """Says how far down the network must be randomised until its heat-maps change."""
     if "sanity" not in details:
-        return ""
+        return None
     check = details["sanity"][0]
     changed = first_change(check, limits.unchanged)
     if changed is None:
         last = check["likenesses"][-1]["rank"]["likeness"]
         figures = f"(rank correlation {last:.2f})"
-        return f"Its heat-maps hardly change when all its layers are randomised {figures}: do not rely on them."
+        text = f"Its heat-maps hardly change when all its layers are randomised {figures}: do not rely on them."
+        return Finding("sanity", "bad", text)
     name, value = changed
-    return f"Its heat-maps change once it is randomised from the head down to {name!r} (rank correlation {value:.2f})."
+    text = f"Its heat-maps change once it is randomised from the head down to {name!r} (rank correlation {value:.2f})."
+    return Finding("sanity", "good", text)
 
 
-def _variety(value: float | None, limits: Thresholds) -> str:
+def _variety(value: float | None, limits: Thresholds) -> Finding | None:
     if value is None or value < limits.alike:
-        return ""
-    return f"By its own similarity its prototypes are nearly alike (D_dvs {value:.3f})."
+        return None
+    text = f"By its own similarity its prototypes are nearly alike ({value:.3f}, where 1 is no difference at all)."
+    return Finding("variety", "caution", text)
 
 
-def _embedding(overlap: float | None, limits: Thresholds) -> str:
+def _embedding(overlap: float | None, limits: Thresholds) -> Finding | None:
     if overlap is None or overlap < limits.overlap:
-        return ""
-    return (
+        return None
+    text = (
         f"{overlap:.1%} of the training images lie nearer to another class's prototype than to any of their own: "
         "the embedding is not well separated; a learned similarity or more prototypes may help."
     )
+    return Finding("embedding", "caution", text)
