@@ -104,10 +104,15 @@ def cluster_in_parts(
     centres = cluster(sample, choose_number(sample), clusterer, n_init=n_init, seed=seed).centres
     if clusterer not in _LLOYD_CLUSTERERS:
         return centres
+    return _improve(centres, lambda: _chunks(n_points, n_fitting, read))
+
+
+def _improve(centres: Array, chunks: Callable[[], Iterator[Array]]) -> Array:
+    """Runs Lloyd's iterations over all points, in chunks, from given centres [k, D]; returns the last centres."""
     inertia = np.inf
     for _ in range(_PASSES):
         sums, counts, new_inertia = np.zeros(centres.shape), np.zeros(len(centres)), 0.0
-        for points in _chunks(n_points, n_fitting, read):
+        for points in chunks():
             labels, squares = assign(points, centres)
             new_inertia += float(squares.sum(dtype=np.float64))
             counts += np.bincount(labels, minlength=len(centres))

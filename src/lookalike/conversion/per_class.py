@@ -103,34 +103,30 @@ def learn_prototypes(
     counts = np.bincount(labels, minlength=len(class_names))
     check_classes(counts, class_names)
     large = set(streamed_classes(counts, embeddings.shape[1], clustering.memory_limit))
-    vectors, prototype_labels = [], []
+    vectors = []
     order = np.argsort(labels, kind="stable")
     rows_of_class = np.split(order, np.cumsum(counts)[:-1])
     with progress_bar("Clustering", len(class_names), progress) as advance:
         for k, rows in enumerate(rows_of_class):
             prototypes = None if kept is None else kept.get(k)
             if prototypes is None:
-                name, number = class_names[k], numbers[k]
                 read = functools.partial(_read_members, embeddings, rows)
-                if k in large:
-                    prototypes, note = _learn_large_class(read, len(rows), k, name, similarity, clustering, number)
-                else:
-                    members = read(np.arange(len(rows)))
-                    prototypes, note = learn_class(members, k, name, similarity, clustering, number)
+                learn = _learn_large_class if k in large else _learn_small_class
+                prototypes, note = learn(read, len(rows), k, class_names[k], similarity, clustering, numbers[k])
                 if note is not None:
                     warn_of(note)
                 if kept is not None:
                     kept.put(k, prototypes)
             vectors.append(prototypes)
-            prototype_labels += [k] * len(prototypes)
             advance()
+    prototype_labels = torch.arange(len(vectors)).repeat_interleave(torch.tensor([len(rows) for rows in vectors]))
     largest = max(float(prototypes.abs().max()) for prototypes in vectors)
     if 0 < largest < _TOO_SMALL:
         raise LookalikeError(
             f"all embeddings are so small (the largest prototype has {largest:.2g}) that their squared distances "
             "vanish in single precision: scale the embeddings"
         )
-    return Prototypes(torch.cat(vectors), torch.tensor(prototype_labels, dtype=torch.int64), class_names)
+    return Prototypes(torch.cat(vectors), prototype_labels, class_names)
 
 
 def learn_class(
@@ -166,6 +162,19 @@ def learn_class(
             f"{n_prototypes} prototypes asked: using {len(clustered.centres)}"
         )
     return similarity.unproject(torch.from_numpy(clustered.centres)), note
+
+
+def _learn_small_class(
+    read: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    k: int,
+    name: str,
+    similarity: Similarity,
+    clustering: Clustering,
+    n_prototypes: int | None,
+) -> tuple[torch.Tensor, str | None]:
+    """Clusters a class that fits into memory; as ``learn_class``, with its n embeddings read by ``read``."""
+    return learn_class(read(np.arange(n)), k, name, similarity, clustering, n_prototypes)
 
 
 def _learn_large_class(

@@ -81,23 +81,39 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
         if record.fingerprint is not None:
             warn_of("the training part of these data is not what the model was made from: other data or preprocessing")
         return _with_note(bundle, _describe_split(bundle.split))
-    split = bundle.split
     # A folder with parts of its own keeps them. In one that was split at random the roles follow from the record.
-    if split is None or split.by != "seed":
+    if bundle.split is None or bundle.split.by != "seed":
         return _with_given_parts(bundle, record, train, test)
-    all_files = train.joined(test)
-    is_training = record.contains(all_files)
     if asked_seed is not None:
-        n_leaked = int(record.contains(test).sum())
-        if n_leaked:
-            raise LookalikeError(
-                f"split by seed {asked_seed}, {n_leaked} of {len(test)} test images are training images of the model: "
-                "leave --split-seed out, and the model's own split is used"
-            )
-        return _with_note(bundle, _describe_split(split))
+        return _with_asked_split(bundle, record, test, asked_seed)
+    return _with_known_training_images(bundle, record, train.joined(test))
+
+
+def _with_asked_split(bundle: DataBundle, record: TrainingRecord, test: ImageFiles, asked_seed: int) -> DataBundle:
+    """Keeps the split that the user asked for.
+
+    Raises:
+        LookalikeError: If the model would be tested on its training images.
+    """
+    n_leaked = int(record.contains(test).sum())
+    if n_leaked:
+        raise LookalikeError(
+            f"split by seed {asked_seed}, {n_leaked} of {len(test)} test images are training images of the model: "
+            "leave --split-seed out, and the model's own split is used"
+        )
+    return _with_note(bundle, _describe_split(bundle.split))
+
+
+def _with_known_training_images(bundle: DataBundle, record: TrainingRecord, files: ImageFiles) -> DataBundle:
+    """Takes the images that the model was made from as its training part, and tests on all others.
+
+    Raises:
+        LookalikeError: If no image is left to test on.
+    """
+    is_training = record.contains(files)
     if is_training.all():
         raise LookalikeError(
-            f"all {len(all_files)} images of {_quoted_name(bundle)} are training images of the model; "
+            f"all {len(files)} images of {_quoted_name(bundle)} are training images of the model; "
             "give images that it was not made from"
         )
     if is_training.any():
@@ -106,8 +122,8 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
             "tested on"
         )
     split = Split("known" if is_training.any() else "whole")
-    train = _all_or_none(record, all_files.select(np.flatnonzero(is_training)))
-    test = all_files.select(np.flatnonzero(~is_training))
+    train = _all_or_none(record, files.select(np.flatnonzero(is_training)))
+    test = files.select(np.flatnonzero(~is_training))
     return _with_note(replace(bundle, train=train, test=test, split=split), _describe_split(split))
 
 

@@ -20,7 +20,7 @@ from lookalike._core.untouched import process_settings, undoing
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.conversion.cluster_folder import similarity_key
 from lookalike.conversion.on_ray.cluster import connected, import_ray, n_nodes
-from lookalike.conversion.on_ray.embedding import embed_shards
+from lookalike.conversion.on_ray.embedding import Actors, embed_shards
 from lookalike.conversion.on_ray.record import prepare_folder
 from lookalike.conversion.on_ray.shards import Shard, count_classes, open_shards, repeated_rows
 from lookalike.conversion.on_ray.sources import MapStyle, ShardedSource, Source, open_source
@@ -236,11 +236,9 @@ class _Job:
                 self.sharded,
                 _on_cpu(self.encoder),
                 self.shards_folder,
+                actors=Actors(self.cluster.n_actors, self.cluster.num_cpus, self.cluster.num_gpus),
                 batch_size=reading.batch_size or _BATCH_SIZE,
                 on_error=reading.on_error,
-                n_actors=self.cluster.n_actors,
-                num_cpus=self.cluster.num_cpus,
-                num_gpus=self.cluster.num_gpus,
                 advance=advance,
             )
         self.shards = open_shards(self.shards_folder)

@@ -24,6 +24,20 @@ from lookalike.encoder import Encoder, device_of, dtype_of, place
 _COMPLETE_MARK = "complete"
 
 
+class Actors(NamedTuple):
+    """The actors that embed.
+
+    Attributes:
+        number: Largest number of them; None takes as many as fit into the cluster.
+        num_cpus: CPUs of each.
+        num_gpus: GPUs of each.
+    """
+
+    number: int | None
+    num_cpus: float
+    num_gpus: float
+
+
 class JobResult(NamedTuple):
     """Result of an actor's job.
 
@@ -144,11 +158,9 @@ def embed_shards(
     encoder: Encoder,
     folder: Path,
     *,
+    actors: Actors,
     batch_size: int,
     on_error: Literal["stop", "skip"],
-    n_actors: int | None,
-    num_cpus: float,
-    num_gpus: float,
     advance: Advance,
 ) -> int:
     """Embeds all samples that are not in shards yet.
@@ -157,11 +169,9 @@ def embed_shards(
         source: The data.
         encoder: The encoder, on the CPU.
         folder: Folder of the shards, on storage that all nodes share.
+        actors: How many actors embed, and what each takes of the cluster.
         batch_size: Largest number of rows that pass through the encoder at once.
         on_error: ``"skip"`` leaves out images that cannot be read.
-        n_actors: Largest number of actors; None takes as many as fit into the cluster.
-        num_cpus: CPUs of an actor.
-        num_gpus: GPUs of an actor.
         advance: Advances a progress bar by a number of samples.
 
     Returns:
@@ -178,20 +188,22 @@ def embed_shards(
         return 0
     shards = open_shards(folder)
     advance(sum(shard.n_requested for shard in shards))
-    n_possible = n_fitting(num_cpus, num_gpus)
+    n_possible = n_fitting(actors.num_cpus, actors.num_gpus)
     reader, job_specs = source.remaining(shards)
-    n_started = min(n_actors or n_possible, n_possible, len(job_specs))
+    n_started = min(actors.number or n_possible, n_possible, len(job_specs))
     arguments = {
         "shared": (ray.put(encoder), ray.put(reader)),
         "folder": str(folder),
         "batch_size": batch_size,
         "on_error": on_error,
-        "gpu": num_gpus > 0,
+        "gpu": actors.num_gpus > 0,
     }
 
     def start_actor() -> Any:
         """Requests an actor without automatic restarts: for a restarted one there may never be room."""
-        remote = ray.remote(Embedder).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)
+        remote = ray.remote(Embedder).options(
+            num_cpus=actors.num_cpus, num_gpus=actors.num_gpus, max_restarts=0, max_task_retries=0
+        )
         return remote.remote(**arguments)
 
     with closing(work_through(job_specs, start_actor, n_started, prepare=source.make_job)) as results:

@@ -43,50 +43,101 @@ def work_through(
         LookalikeError: If an actor fails to start, many actors in a row are lost without a result, or no actor starts
             in time.
     """
-    import ray
-
+    pool = _Pool(start_actor, size, start_seconds)
     todo = deque(jobs)
-    free: list[Any] = []
-    starting: dict[Any, Any] = {}
-    working: dict[Any, tuple[Any, Job]] = {}
-    losses = 0
     try:
         for _ in range(size):
-            _request_actor(start_actor, starting)
-        while todo or working:
-            while todo and free:
-                actor, job = free.pop(), todo.popleft()
-                working[actor.work.remote(prepare(job))] = actor, job
-            finished, _ = ray.wait([*working, *starting], num_returns=1, timeout=None if working else start_seconds)
-            if not finished:
-                raise LookalikeError(
-                    f"none of {size} actors could start within {start_seconds:.0f} seconds: "
-                    "the cluster has no room for them, perhaps because other work fills it"
-                )
-            call = finished[0]
-            unfinished: list[Job] = []
-            if call in working:
-                actor, job = working.pop(call)
-                unfinished.append(job)
-            else:
-                actor = starting.pop(call)
-            try:
-                result = ray.get(call)
-            except ray.exceptions.RayTaskError:
-                raise  # an error in our own code; the actor is alive
-            except ray.exceptions.RayError as error:
-                losses += 1
-                _check_losses(error, losses, size)
-                todo.extendleft(unfinished)
-                ray.kill(actor)  # it may be alive and only unreachable: it must not continue beside its replacement
-                _request_actor(start_actor, starting)
-                continue
-            free.append(actor)
-            if unfinished:
-                losses = 0
-                yield result
+            pool.request_actor()
+        while todo or pool.working:
+            while todo and pool.free:
+                job = todo.popleft()
+                pool.give(job, prepare(job))
+            lost_job, results = pool.wait()
+            todo.extendleft(lost_job)
+            yield from results
     finally:
-        for actor in [*free, *starting.values(), *(actor for actor, _ in working.values())]:
+        pool.end()
+
+
+class _Pool:
+    """The actors of ``work_through``.
+
+    Args:
+        start_actor: See ``work_through``.
+        size: See ``work_through``.
+        start_seconds: See ``work_through``.
+
+    Attributes:
+        free: Actors without a job.
+        starting: Call of ``ready`` → its actor.
+        working: Call of ``work`` → its actor and job.
+    """
+
+    def __init__(self, start_actor: Callable[[], Any], size: int, start_seconds: float) -> None:
+        self._start_actor = start_actor
+        self._size = size
+        self._start_seconds = start_seconds
+        self._losses = 0  # in a row
+        self.free: list[Any] = []
+        self.starting: dict[Any, Any] = {}
+        self.working: dict[Any, tuple[Any, Any]] = {}
+
+    def request_actor(self) -> None:
+        """Requests an actor, and adds it to those that are starting."""
+        actor = self._start_actor()
+        self.starting[actor.ready.remote()] = actor
+
+    def give(self, job: Any, argument: Any) -> None:
+        """Gives a job to a free actor; the argument is what its ``work`` is called with."""
+        actor = self.free.pop()
+        self.working[actor.work.remote(argument)] = actor, job
+
+    def wait(self) -> tuple[list[Any], list[Any]]:
+        """Waits until an actor has started, finished a job or been lost.
+
+        Returns:
+            The job that was lost, and the result that has arrived, each as a list of at most one.
+
+        Raises:
+            LookalikeError: See ``work_through``.
+        """
+        import ray
+
+        timeout = None if self.working else self._start_seconds
+        finished, _ = ray.wait([*self.working, *self.starting], num_returns=1, timeout=timeout)
+        if not finished:
+            raise LookalikeError(
+                f"none of {self._size} actors could start within {self._start_seconds:.0f} seconds: "
+                "the cluster has no room for them, perhaps because other work fills it"
+            )
+        call = finished[0]
+        unfinished: list[Any] = []
+        if call in self.working:
+            actor, job = self.working.pop(call)
+            unfinished.append(job)
+        else:
+            actor = self.starting.pop(call)
+        try:
+            result = ray.get(call)
+        except ray.exceptions.RayTaskError:
+            raise  # an error in our own code; the actor is alive
+        except ray.exceptions.RayError as error:
+            self._losses += 1
+            _check_losses(error, self._losses, self._size)
+            ray.kill(actor)  # it may be alive and only unreachable: it must not continue beside its replacement
+            self.request_actor()
+            return unfinished, []
+        self.free.append(actor)
+        if not unfinished:
+            return [], []
+        self._losses = 0
+        return [], [result]
+
+    def end(self) -> None:
+        """Ends all actors."""
+        import ray
+
+        for actor in [*self.free, *self.starting.values(), *(actor for actor, _ in self.working.values())]:
             ray.kill(actor)
 
 
@@ -102,9 +153,3 @@ def _check_losses(error: Exception, losses: int, size: int) -> None:
             f"the cluster has lost {losses} actors in a row that had embedded nothing "
             f"({type(error).__name__}: {error}): give them more memory, by fewer actors or a smaller batch"
         ) from error
-
-
-def _request_actor(start_actor: Callable[[], Any], starting: dict[Any, Any]) -> None:
-    """Requests an actor, and adds it to those that are starting."""
-    actor = start_actor()
-    starting[actor.ready.remote()] = actor
