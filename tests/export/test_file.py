@@ -1,5 +1,7 @@
 """An exported folder answers as the model does, without this library."""
 
+import base64
+import io
 import json
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lookalike import LookalikeError, convert
+from lookalike import LookalikeError, convert, explain
 from lookalike.cli import app
 from lookalike.data import ImageArray, Preprocessing
 from lookalike.export import Answer, export_model
@@ -72,8 +74,31 @@ def test_the_description_says_what_the_numbers_mean(model, folder):
     for j, row in enumerate(described["prototypes"]):
         shown = np.asarray(Image.open(folder / row["image"]))
         np.testing.assert_array_equal(shown, model.images[j, 0].numpy())
-    metadata = ort.InferenceSession(folder / "model.onnx").get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["lookalike"])["fingerprint"] == described["fingerprint"]
+    assert metadata_of(folder / "model.onnx") == described
+    assert described["versions"]["lookalike"]
+    assert set(described["fingerprints"]) >= {"data", "weights"}
+
+
+def metadata_of(file):
+    return json.loads(ort.InferenceSession(file).get_modelmeta().custom_metadata_map["lookalike"])
+
+
+def test_one_file_can_hold_the_pictures_too(model, tmp_path):
+    file = model.export(tmp_path / "one", images="inside", licence="CC0-1.0")
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.onnx", "prototypes.json"]
+    described = metadata_of(file)
+    assert described["licence"] == "CC0-1.0"
+    shown = base64.b64decode(described["prototypes"][3]["image"].removeprefix("data:image/png;base64,"))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(shown))), model.images[3, 0].numpy())
+
+
+def test_of_equal_likenesses_the_file_names_the_one_of_the_lower_number(tmp_path):
+    x, _ = images(20)
+    model = convert(network(), (torch.cat([x, x]), torch.arange(40) // 20), 3, progress=False)
+    model.prototypes.vectors[3:] = model.prototypes.vectors[:3]
+    found = answers(model.export(tmp_path / "twins", n_nearest=6), x.numpy())
+    explained = explain(model, x, n_nearest=6)
+    assert found["nearest"].tolist() == [[near.prototype for near in e.likenesses] for e in explained]
 
 
 def test_a_program_of_torch_answers_alike(model, tmp_path):

@@ -1,5 +1,7 @@
 """A plain module computes what the model computes, and its evidence is the lead over the strongest rival, in parts."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -110,6 +112,33 @@ def test_it_compiles_as_one_graph():
     x, _ = images(64)
     for n in (1, 3, 64):
         torch.testing.assert_close(compiled(x[:n]).scores, model(x[:n]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_itself_compiles_as_one_graph():
+    """Also copies of it; gradients reach the weights, and changes of the weights the answers."""
+    model = copy.deepcopy(convert(network(), images(), 2, progress=False))
+    compiled, (x, _) = torch.compile(model, fullgraph=True, backend="aot_eager"), images(5)
+    weight = model.encoder.model[0].weight
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(scores(x).sum(), weight)[0] for scores in (compiled, model)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        weight.mul_(1.5)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["l2", "dot", "cosine", "mahalanobis"])
+def test_equal_likenesses_go_by_number_as_in_explanations(similarity):
+    """Both classes have the same images, so each prototype has a twin of the other class."""
+    x, _ = images(20)
+    model = convert(network(), (torch.cat([x, x]), torch.arange(40) // 20), 3, similarity, progress=False)
+    vectors = model.prototypes.vectors
+    vectors[3:] = vectors[:3]
+    answer = PlainModel(model, n_nearest=6)(x)
+    explained = [[near.prototype for near in e.likenesses] for e in explain(model, x, n_nearest=6)]
+    assert answer.nearest.tolist() == explained
+    assert (answer.nearest[:, 0] < 3).all()
+    assert (answer.scores.argmax(1) == 0).all()
 
 
 def test_it_is_traced_with_any_batch_size():

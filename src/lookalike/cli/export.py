@@ -26,16 +26,30 @@ def export(
     no_images: Annotated[
         bool, typer.Option("--no-images", metavar="", help="Write no pixel of any training image.")
     ] = False,
+    inside: Annotated[
+        bool, typer.Option("--inside", metavar="", help="Write the prototypes' pictures into the model's own file.")
+    ] = False,
+    licence: Annotated[str | None, typer.Option(help="Licence of the model, named in the file.")] = None,
     network: Network = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Export a converted model to a file that explains itself where lookalike is not installed."""
+    from lookalike._core.errors import LookalikeError
     from lookalike.export import export_model
 
+    if inside and no_images:
+        raise LookalikeError("--inside writes pictures and --no-images writes none; give one of them")
     converted, _ = open_model(model, network, pick_device("cpu"))
     file = export_model(
-        converted, output, kind=kind, n_nearest=nearest, pixels=pixels, images=not no_images, overwrite=overwrite
+        converted,
+        output,
+        kind=kind,
+        n_nearest=nearest,
+        pixels=pixels,
+        images="inside" if inside else not no_images,
+        licence=licence,
+        overwrite=overwrite,
     )
     size = file.stat().st_size
     if json:
@@ -44,7 +58,7 @@ def export(
     facts = {
         "model": f"{file} ({size / 1e6:.1f} MB)",
         "prototypes": f"{output / 'prototypes.json'}: what each of the {len(converted.prototypes)} numbers means",
-        "pictures": "none" if no_images or converted.images is None else f"{output / 'prototypes'}",
+        "pictures": "none" if no_images or converted.images is None else f"{file if inside else output / 'prototypes'}",
     }
     print_facts("", facts)
     out.print("Run it with onnxruntime or torch.export.load; examples/run_exported.py shows how.", style="dim")

@@ -26,6 +26,7 @@ from lookalike.encoder.calls import (
 )
 from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.class_names import name_outputs, names_of_model
+from lookalike.encoder.compiled import embed_compiled, make_known
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
 from lookalike.encoder.outputs import (
     Kind,
@@ -89,6 +90,7 @@ class Encoder(nn.Module):
         output_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        make_known(self)
         model = unwrapped(checks.model("model", model))
         checks.optional(checks.text, "head", head)
         checks.output_key("output", output)
@@ -157,7 +159,13 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D]; differentiable."""
+        if torch.compiler.is_dynamo_compiling():
+            return embed_compiled(self, inputs)
         return self._pool(self.features(inputs))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # copies and pickles do not run __init__
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        make_known(self)
 
     def features(self, inputs: Any) -> Tensor:
         """Returns the head's input without averaging: [N, D], [N, D, H, W] or [N, tokens, D]."""

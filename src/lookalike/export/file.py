@@ -1,12 +1,14 @@
 """A plain model in one file: ONNX, or a PyTorch program; with what an explanation shows beside it."""
 
+import base64
 import io
 import json
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +72,8 @@ def export_model(
     kind: str = "onnx",
     n_nearest: int | None = None,
     pixels: bool = False,
-    images: bool = True,
+    images: bool | Literal["inside"] = True,
+    licence: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes a model that explains itself to a folder that needs nothing of this library.
@@ -84,7 +87,9 @@ def export_model(
         kind: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``.
         n_nearest: Number of most similar prototypes in an answer; None takes 3, or all if there are fewer.
         pixels: Take bytes [N, H, W, C] of the network's size, and scale and normalise them inside.
-        images: Write the training images that show prototypes; without them no pixel leaves this machine.
+        images: Write the training images that show prototypes, as files; ``"inside"`` writes them into the model's own
+            file and ``prototypes.json``, as data URIs. If False, no pixel leaves this machine.
+        licence: Licence of the model, to be named in the file; None takes what the model itself records, if it does.
         overwrite: Replace the folder if there is one.
 
     Returns:
@@ -94,13 +99,17 @@ def export_model(
         LookalikeError: If the network has no plain graph, the format cannot express an operation, or the folder exists.
     """
     checks.one_of("kind", kind, ("onnx", "pt2"))
-    for name, flag in (("pixels", pixels), ("images", images), ("overwrite", overwrite)):
+    for name, flag in (("pixels", pixels), ("overwrite", overwrite)):
         checks.flag(name, flag)
+    if images != "inside":
+        checks.flag("images", images)
+    checks.optional(checks.text, "licence", licence)
     check_replaceable(folder, marker=MARKER, overwrite=overwrite)
     plain = PlainModel(model, n_nearest)
+    plain.is_topk_stable = kind == "onnx"
     module, sample = _with_sample(plain, model, pixels)
     program = _program_of(module, sample)
-    description = describe(model, plain, pixels=pixels, images=images)
+    description = describe(model, plain, pixels=pixels, images=images, licence=licence)
     with fresh_folder(folder, marker=MARKER, overwrite=overwrite) as aside:
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (aside / MARKER).write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -108,10 +117,10 @@ def export_model(
             torch.export.save(program, aside / "model.pt2", extra_files={MARKER: text})
         else:
             (aside / "model.onnx").write_bytes(_onnx_bytes(program, description))
-        for name, content in _pictures(model, images).items():
-            path = aside / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
+        if images is True and model.images is not None:
+            (aside / "prototypes").mkdir()
+            for j, picture in enumerate(model.images[:, 0]):
+                (aside / _picture_file(j)).write_bytes(encode_image(picture))
     return Path(folder) / f"model.{kind}"
 
 
@@ -170,9 +179,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, An
             f"the model has no ONNX form: {_reason(error)}; kind='pt2' writes it as a program of PyTorch"
         ) from error
     proto = converted.model_proto
-    onnx.helper.set_model_props(
-        proto, {"lookalike": json.dumps({key: description[key] for key in description if key != "prototypes"})}
-    )
+    onnx.helper.set_model_props(proto, {"lookalike": json.dumps(description)})
     buffer = io.BytesIO()
     onnx.save(proto, buffer)
     return buffer.getvalue()
@@ -185,12 +192,21 @@ def _reason(error: BaseException) -> str:
     return _COLOURS.sub("", first_line(error))
 
 
-def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: bool) -> dict[str, Any]:
+def describe(
+    model: PrototypeModel,
+    plain: PlainModel,
+    *,
+    pixels: bool,
+    images: bool | Literal["inside"],
+    licence: str | None = None,
+) -> dict[str, Any]:
     """Returns what the numbers in an answer mean, as plain JSON values."""
     prototypes = model.prototypes
-    table = prototypes.to_table()
-    kept = model.images is not None and images
-    is_known = plain.is_known & plain.farthest.isfinite()
+    familiar = prototypes.familiar_range()
+    is_known = plain.familiar_up_to.isfinite()
+    weights = {name: tensor for name, tensor in plain.state_dict().items() if isinstance(tensor, Tensor)}
+    recorded = model.provenance.get("fingerprints")
+    made_with = model.provenance.get("versions")
     return {
         "format": FORMAT,
         "inputs": "uint8 pixels [N, H, W, C]" if pixels else "inputs of the network [N, ...]",
@@ -200,28 +216,32 @@ def describe(model: PrototypeModel, plain: PlainModel, *, pixels: bool, images: 
         "evidence": plain.has_evidence,
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
-        "fingerprint": fingerprint_tensors(
-            {name: tensor for name, tensor in plain.state_dict().items() if isinstance(tensor, Tensor)}
-        ),
+        "licence": licence or model.provenance.get("licence"),
+        "fingerprint": fingerprint_tensors(weights),
+        "fingerprints": plain_json(dict(recorded)) if isinstance(recorded, Mapping) else None,
         "versions": versions(),
+        "converted_with": plain_json(dict(made_with)) if isinstance(made_with, Mapping) else None,
         "prototypes": [
             {
+                "name": f"{row['class']} · no. {j}",
                 "class": row["class"],
                 "count": row["count"],
                 "purity": row["purity"],
-                "familiar_up_to": float(plain.farthest[j]) if bool(is_known[j]) else None,
-                "image": _picture_file(j) if kept else None,
+                "familiar_up_to": float(familiar.farthest[j]) if bool(is_known[j]) else None,
+                "image": _picture(model, j, images),
             }
-            for j, row in enumerate(table)
+            for j, row in enumerate(prototypes.to_table())
         ],
     }
 
 
-def _pictures(model: PrototypeModel, images: bool) -> dict[str, bytes]:
-    """Returns the picture that shows each prototype, by file name."""
+def _picture(model: PrototypeModel, prototype: int, images: bool | Literal["inside"]) -> str | None:
+    """Returns the picture that shows a prototype: the name of its file, or the picture itself as a data URI."""
     if model.images is None or not images:
-        return {}
-    return {_picture_file(j): encode_image(picture) for j, picture in enumerate(model.images[:, 0])}
+        return None
+    if images is True:
+        return _picture_file(prototype)
+    return "data:image/png;base64," + base64.b64encode(encode_image(model.images[prototype, 0])).decode()
 
 
 def _picture_file(prototype: int) -> str:

@@ -11,8 +11,9 @@ from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import NearestPrototype
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING
-from lookalike.model.similarity import Cosine, Dot
+from lookalike.model.similarity import L2, Cosine, Dot, HeadMetric, Mahalanobis
 
 
 class Answer(NamedTuple):
@@ -72,8 +73,9 @@ class PlainModel(nn.Module):
     vectors: Tensor
     labels: Tensor
     quantiles: Tensor
-    farthest: Tensor
-    is_known: Tensor
+    nan_if_unknown: Tensor
+    familiar_up_to: Tensor
+    members: Tensor | None
 
     def __init__(self, model: PrototypeModel, n_nearest: int | None = None) -> None:
         super().__init__()
@@ -92,12 +94,32 @@ class PlainModel(nn.Module):
             "vectors": prototypes.vectors.detach().clone(),
             "labels": prototypes.labels.clone(),
             "quantiles": prototypes.quantiles.clone(),
-            "farthest": familiar.farthest,
-            "is_known": familiar.counts >= ENOUGH_SAMPLES,
+            "nan_if_unknown": torch.where(prototypes.quantiles[:, 0].isnan(), torch.nan, 0.0),
+            "familiar_up_to": torch.where(
+                (familiar.counts >= ENOUGH_SAMPLES) & familiar.farthest.isfinite(), familiar.farthest, torch.inf
+            )
+            * (1 + ROUNDING),
+            "members": self._members(prototypes.labels),
         }.items():
             self.register_buffer(name, tensor)
+        # small networks take little more time than twenty needless operations
+        self.are_scores_log_probabilities = getattr(self.classifier, "reading", None) == "max"
+        self.is_topk_stable = False  # it is in ONNX: equal values keep their order
         self.has_evidence = self.has_map and self.n_classes > 1 and self._kind() is not None
         self.training = False
+
+    def _members(self, labels: Tensor) -> Tensor | None:
+        """Returns the prototypes of each class [K, L], some of them repeated if classes have fewer than L.
+
+        None if the scores are not those of the most similar prototype, or a class has no prototype.
+        """
+        of_class = [torch.nonzero(labels == k)[:, 0] for k in range(self.n_classes)]
+        if type(self.classifier) is not NearestPrototype or min(map(len, of_class)) == 0:
+            return None
+        largest = max(map(len, of_class))
+        return torch.stack(
+            [numbers[torch.arange(largest, device=labels.device) % len(numbers)] for numbers in of_class]
+        )
 
     def _kind(self) -> str | None:
         """Returns how likeness is a sum over positions: by distances, products or cosines; None if it is not."""
@@ -113,17 +135,16 @@ class PlainModel(nn.Module):
         embeddings, feature_map = outputs if self.has_map else (_only(outputs), None)
         embeddings = embeddings.to(self.vectors.dtype)
         similarities = self.similarity(embeddings, self.vectors)
-        scores = self.classifier(similarities, self.labels, self.n_classes)
-        probabilities = self.classifier.probabilities(similarities, self.labels, self.n_classes)
-        nearest_similarities, nearest = similarities.topk(self.n_nearest, dim=1)
-        distances = self._distances(embeddings, nearest)
-        quantiles = self.quantiles[nearest]  # [N, k, 101]
-        rank = (quantiles <= distances[..., None]).sum(-1) - 1
-        percentiles = torch.where(
-            quantiles[..., 0].isnan(), torch.nan, rank.clamp(0, self.quantiles.shape[1] - 1).to(distances.dtype)
-        )
-        first = nearest[:, 0]
-        unfamiliar = self.is_known[first] & (distances[:, 0] > self.farthest[first] * (1 + ROUNDING))
+        scores = self._scores(similarities)
+        if self.are_scores_log_probabilities:
+            probabilities = scores.softmax(1)
+        else:
+            probabilities = self.classifier.probabilities(similarities, self.labels, self.n_classes)
+        nearest_similarities, nearest = self._most_similar(similarities)
+        distances = self._distances(embeddings, nearest_similarities, nearest)
+        rank = (self.quantiles[nearest] <= distances[..., None]).sum(-1) - 1  # of [N, k, 101]
+        percentiles = rank.clamp_min(0).to(distances.dtype) + self.nan_if_unknown[nearest]
+        unfamiliar = distances[:, 0] > self.familiar_up_to[nearest[:, 0]]
         if feature_map is not None and self.has_evidence:
             evidence = self._evidence(embeddings, feature_map, similarities, nearest)
         else:
@@ -132,8 +153,25 @@ class PlainModel(nn.Module):
             scores, probabilities, nearest, nearest_similarities, distances, percentiles, unfamiliar, evidence
         )
 
-    def _distances(self, embeddings: Tensor, nearest: Tensor) -> Tensor:
+    def _scores(self, similarities: Tensor) -> Tensor:
+        """Returns the class scores [N, K]."""
+        if self.members is None:
+            scores: Tensor = self.classifier(similarities, self.labels, self.n_classes)
+            return scores
+        return similarities[:, self.members].amax(-1) / self.classifier.temperature
+
+    def _most_similar(self, similarities: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the k largest similarities and their prototypes; of equal ones the lower number, as ``explain``."""
+        if self.is_topk_stable:
+            values, numbers = similarities.topk(self.n_nearest, dim=1)
+            return values, numbers
+        values, numbers = similarities.sort(dim=1, descending=True, stable=True)
+        return values[:, : self.n_nearest], numbers[:, : self.n_nearest]
+
+    def _distances(self, embeddings: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
         """Returns the distances [N, k] to some prototypes, in the space of the clustering."""
+        if isinstance(self.similarity, L2 | Mahalanobis | HeadMetric):
+            return -similarities
         points = self.similarity.project(embeddings)
         centres = self.similarity.project(self.vectors)[nearest]
         distances: Tensor = (points[:, None] - centres).double().square().sum(-1).sqrt().to(embeddings.dtype)

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -255,14 +255,22 @@ class PrototypeModel(nn.Module):
         kind: str = "onnx",
         n_nearest: int | None = None,
         pixels: bool = False,
-        images: bool = True,
+        images: bool | Literal["inside"] = True,
+        licence: str | None = None,
         overwrite: bool = False,
     ) -> Path:
         """Writes the model to a folder that needs nothing of this library; see ``lookalike.export.export_model``."""
         from lookalike.export import export_model
 
         return export_model(
-            self, folder, kind=kind, n_nearest=n_nearest, pixels=pixels, images=images, overwrite=overwrite
+            self,
+            folder,
+            kind=kind,
+            n_nearest=n_nearest,
+            pixels=pixels,
+            images=images,
+            licence=licence,
+            overwrite=overwrite,
         )
 
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":

@@ -1,0 +1,39 @@
+"""Encoders under ``torch.compile``, which follows neither hooks nor locks."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Constants of a compiled graph are plain values, so it names its encoder by number
+_ENCODERS: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
+
+
+def make_known(encoder: nn.Module) -> None:
+    """Lets compiled graphs find an encoder; each encoder does so when it is created, copied or unpickled."""
+    _ENCODERS[id(encoder)] = encoder
+
+
+def _run(number: int, tensors: dict[str, Tensor], inputs: Any) -> Tensor:
+    """Runs an encoder with the given weights and buffers, so that the graph sees them as its inputs."""
+    result: Tensor = torch.func.functional_call(_ENCODERS[number], tensors, (inputs,))
+    return result
+
+
+def _as_one_operation() -> Callable[[int, dict[str, Tensor], Any], Tensor]:
+    """Returns ``_run`` as a function that ``torch.compile`` takes for one operation and traces behind its front end."""
+    import torch._dynamo
+
+    nonstrict_trace = getattr(torch._dynamo, "nonstrict_trace", None)  # torch 2.7 and later
+    return _run if nonstrict_trace is None else nonstrict_trace(_run)
+
+
+def embed_compiled(encoder: nn.Module, inputs: Any) -> Tensor:
+    """Returns an encoder's embeddings [N, D] in code that is being compiled; gradients reach its weights."""
+    tensors = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
+    return _operation(id(encoder), tensors, inputs)
+
+
+_operation = _as_one_operation()
