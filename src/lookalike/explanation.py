@@ -287,6 +287,14 @@ class Explainer:
         maps = self._maps_by_prototype
         return _with_maps(self.model, batch.inputs, explanations, self.composite, self.rule, maps)
 
+    @keeps_torch_settings
+    def maps_on_prototypes(self) -> dict[int, np.ndarray]:
+        """Returns the heat-map [H, W] on each prototype's nearest training image; empty if the model has no images."""
+        maps = self._maps_by_prototype
+        unseen = torch.tensor([j for j in range(len(self.model.prototypes)) if j not in maps], dtype=torch.int64)
+        maps.update(_maps_on_prototypes(self.model, unseen, self.composite, self.rule))
+        return dict(sorted(maps.items()))
+
 
 def _batches_to_explain(
     model: PrototypeModel, inputs: Any, labels: Sequence[int] | None, names: Sequence[str] | None, batch_size: int

@@ -1,5 +1,7 @@
 """``lookalike evaluate`` and ``lookalike report``."""
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -47,6 +49,11 @@ Measures = Annotated[
     str | None,
     typer.Option(help="Further standard measures, separated by commas, e.g. deletion,road,sensitivity; or all."),
 ]
+Only = Annotated[
+    str | None,
+    typer.Option(help="Measure only these sections, separated by commas, e.g. transparency,faithfulness."),
+]
+Resume = Annotated[Path | None, typer.Option(help="Store finished sections in this file, and resume from it.")]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="Number of runs, each with other images and noise.")]
 Sanity = Annotated[
     bool,
@@ -80,10 +87,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the scorecard to this JSON file.")
     ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(help="Measure only these sections, separated by commas, e.g. transparency,faithfulness."),
-    ] = None,
+    only: Only = None,
     sanity: Sanity = False,
     min_agreement: Annotated[
         float | None,
@@ -102,9 +106,7 @@ def evaluate(
     black_box_weights: Weights = None,
     black_box_weights_key: WeightsKey = None,
     class_order: ClassOrderOption = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Store finished sections in this file, and resume from it.")
-    ] = None,
+    resume: Resume = None,
     network: Network = None,
     labels: Labels = None,
     batch_size: BatchSize = 256,
@@ -176,11 +178,22 @@ def report(
     title: Annotated[
         str | None, typer.Option(help="Title of the page; by default the name of the model's folder.")
     ] = None,
+    intended_use: Annotated[
+        str | None, typer.Option("--intended-use", help="What the model is meant for; the page says it.")
+    ] = None,
     browse: Annotated[int, typer.Option(min=1, help="Largest number of test images to show.")] = 1000,
+    maps: Annotated[
+        int, typer.Option(min=0, help="Number of these with heat-maps, wrong and disagreeing ones first.")
+    ] = 100,
     nearest: Annotated[int, typer.Option(min=1, max=10, help="Number of prototypes to show for each image.")] = 3,
+    scorecard: Annotated[
+        Path | None, typer.Option(help="A file that 'evaluate -o' wrote: show these figures, and measure nothing.")
+    ] = None,
+    only: Only = None,
+    resume: Resume = None,
     sanity: Sanity = False,
     measures: Measures = None,
-    images: NImages = 100,
+    images: NImages = 30,
     runs: NRuns = 1,
     composite: Composite = "epsilon-plus-flat",
     rule: RuleOption = None,
@@ -202,10 +215,15 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML file about a saved model: verdict, prototypes, test images, figures. It works offline."""
+    from lookalike._core.errors import LookalikeError
+    from lookalike.metrics import Scorecard
     from lookalike.report import write_report
     from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
+    if scorecard is not None and (only is not None or resume is not None):
+        raise LookalikeError("with --scorecard nothing is measured, so --only and --resume mean nothing")
+    card = None if scorecard is None else Scorecard.read(scorecard)
     converted, bundle, box = _open(
         model,
         data,
@@ -221,10 +239,16 @@ def report(
         bundle,
         output,
         black_box=box,
+        card=card,
         class_order=class_order,
         title=title or model.resolve().name,
+        intended_use=intended_use,
+        command=shlex.join(["lookalike", *sys.argv[1:]]),
         n_browse=browse,
+        n_maps=maps,
         n_nearest=nearest,
+        only=None if only is None else _split(only),
+        resume=resume,
         sanity=sanity,
         measures=_names(measures),
         n_images=images,

@@ -1,7 +1,7 @@
 """The charts of a report, as inline SVG."""
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from lookalike.metrics import Scorecard
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.plots import plot_activations, plot_map, plot_ordering, plot_similarity_matrix, project_2d
+from lookalike.report.material import Material
 from lookalike.report.pictures import figure
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 _POINTS = 1500  # test images in the map, at most
 _PROTOTYPES = 300  # at most in a chart: bars and cells of more would be too small to see
+
+
+def charts(material: Material) -> dict[str, Any]:
+    """Returns the values of the section of charts."""
+    card = material.card
+    return {"rows": card.rows(), "charts": draw_charts(material.model, card, material.store)}
 
 
 @torch.no_grad()

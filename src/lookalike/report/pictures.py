@@ -14,9 +14,9 @@ from lookalike.plots.tiles import INK, MUTED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIDE = 96  # pixels of a picture's longer side, at most
+SIDE = 224  # pixels of a picture's longer side, at most
 _SHARP = 64  # pictures up to this size are small already: they are stored without loss
-_QUALITY = 72  # of lossy compression; a report with 1,000 images stays below 25 MB even if they are noise
+_QUALITY = 72  # of lossy compression; a photograph takes some 9 kB
 
 
 def picture(pixels: np.ndarray, side: int = SIDE) -> str:
@@ -71,7 +71,7 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
     undoing(lambda: dict.update(mpl.rcParams, {name: rc_params[name] for name in options}), save)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)  # the page has the style
     # The page defines these colours, for light and for dark mode.
     for colour, name in ((INK, "ink"), (MUTED, "muted"), ("#000000", "ink")):
         svg = svg.replace(f": {colour}", f": var(--{name})")

@@ -1,40 +1,42 @@
 """The prototypes of a report."""
 
-from collections import Counter
 from typing import Any
 
-import numpy as np
 import torch
 
 from lookalike._core.errors import RelevanceError
+from lookalike._core.names import visible
 from lookalike.data import Batches
+from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares
-from lookalike.relevance import PrpRule, prp
+from lookalike.report.examples import Decisions
 from lookalike.report.pictures import picture
 
 _IMAGES_SHOWN = 8  # training images of a prototype
 _MOST_WITH_MAPS = 300  # prototypes; if there are more, each is shown by one training image, without a map
 
 
-def gallery_by_class(
-    model: PrototypeModel, card: Scorecard, decisions: Counter[int], train: Batches | None, rules: tuple[str, PrpRule]
+def prototypes_by_class(
+    explainer: Explainer, card: Scorecard, decisions: Decisions, train: Batches | None
 ) -> list[dict[str, Any]]:
     """Returns the classes with their prototypes: pictures, counts, purity, number of decisions.
 
     Args:
-        model: Prototype model.
+        explainer: Explains with heat-maps.
         card: Scorecard of the model, for the activations.
-        decisions: Number of test images that each prototype decides.
+        decisions: Decisions on all test images.
         train: Training data, to read more of the nearest images than the model stores.
-        rules: Composite of relevance propagation, and rule by which relevance starts at the similarity layer.
     """
+    model = explainer.model
     p = model.prototypes
     pictures = _nearest_pictures(model, train)
-    maps = _draw_maps(model, rules)
+    maps = _draw_maps(explainer)
     decoded = model.decoded_prototypes()
     activations = card.details.get("transparency", [{}])[0].get("activations")
+    decided = decisions.nearest.bincount(minlength=len(p)).tolist()
+    wrong = decisions.nearest[decisions.wrong].bincount(minlength=len(p)).tolist()
     classes = []
     for k, name in enumerate(model.class_names):
         prototypes_of_class = torch.nonzero(p.labels == k)[:, 0].tolist()
@@ -47,7 +49,8 @@ def gallery_by_class(
                         "class": name,
                         "count": int(p.counts[j]),
                         "purity": None if p.purity[j].isnan() else float(p.purity[j]),
-                        "decides": decisions[j],
+                        "decides": decided[j],
+                        "wrong": wrong[j],
                         "ghost": activations is not None and activations[j] == 0,
                         "images": _with_captions(model, j, pictures[j]),
                         "map": maps.get(j),
@@ -58,6 +61,14 @@ def gallery_by_class(
             }
         )
     return classes
+
+
+def prototype_entries(model: PrototypeModel) -> list[dict[str, Any]]:
+    """Returns what the page's script needs of each prototype, as JSON values."""
+    p = model.prototypes
+    return [
+        {"label": int(p.labels[j]), "class": visible(p.class_of(j)), "count": int(p.counts[j])} for j in range(len(p))
+    ]
 
 
 def _nearest_pictures(model: PrototypeModel, train: Batches | None) -> list[list[str]]:
@@ -100,21 +111,17 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
     return captioned
 
 
-@torch.no_grad()
-def _draw_maps(model: PrototypeModel, rules: tuple[str, PrpRule]) -> dict[int, str]:
-    """Returns pictures of each prototype's PRP map on its nearest training image, by prototype."""
-    inputs = model.prototype_inputs()
-    if inputs is None or model.images is None or len(inputs) > _MOST_WITH_MAPS:
+def _draw_maps(explainer: Explainer) -> dict[int, str]:
+    """Returns pictures of the heat-map on each prototype's nearest training image, by prototype."""
+    model = explainer.model
+    if model.images is None or len(model.prototypes) > _MOST_WITH_MAPS:
         return {}
-    numbers = torch.arange(len(inputs), device=inputs.device)[:, None]
-    composite, rule = rules
     try:
-        relevance = prp(model, inputs, numbers, composite, rule=rule)
-    except RelevanceError:  # the scorecard's notes have the reason
+        maps = explainer.maps_on_prototypes()
+    except RelevanceError:  # the notes have the reason
         return {}
-    maps: np.ndarray = relevance.pixels[:, 0].float().cpu().numpy()
-    relevance_shares = [shares(relevance_map) for relevance_map in maps]
+    relevance_shares = {j: shares(values) for j, values in maps.items()}
     return {
         j: picture(paint(share, common_limit([share]), model.images[j, 0].numpy()))
-        for j, share in enumerate(relevance_shares)
+        for j, share in relevance_shares.items()
     }

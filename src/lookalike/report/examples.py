@@ -1,0 +1,196 @@
+"""The test images of a report: which are shown, and their explanations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.names import visible
+from lookalike._core.progress import Advance, progress_bar
+from lookalike.data import Batches, InputBatch
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import dtype_of, place
+from lookalike.explanation import Explainer, Explanation
+from lookalike.metrics.context import aligned_labels
+from lookalike.model import PrototypeModel
+from lookalike.model.likeness import Likeness
+from lookalike.plots.heatmap import common_limit, paint, shares
+from lookalike.report.pictures import picture
+
+_BATCH = 16  # images explained at once
+_ROWS = 8192  # embeddings compared with the prototypes at once
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions on all test images, also on those that the report does not show.
+
+    Attributes:
+        labels: Labels [N], in the model's numbering.
+        predicted: Predicted classes [N].
+        original: The original's predictions [N]; None without an original.
+        nearest: The most similar prototype [N].
+    """
+
+    labels: Tensor
+    predicted: Tensor
+    original: Tensor | None
+    nearest: Tensor
+
+    @property
+    def wrong(self) -> Tensor:
+        """Whether each prediction is wrong [N]."""
+        return self.predicted != self.labels
+
+    @property
+    def telling(self) -> Tensor:
+        """Whether each prediction is wrong, or another than the original's [N]."""
+        return self.wrong if self.original is None else self.wrong | (self.predicted != self.original)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Explained test images.
+
+    Attributes:
+        entries: What the page's script needs of each, as JSON values.
+        notes: Notes about the heat-maps for the reader.
+    """
+
+    entries: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def decide(model: PrototypeModel, store: EmbeddingStore, original: Tensor | None) -> Decisions:
+    """Returns the decisions on all stored test embeddings; ``original`` holds the original's predictions [N]."""
+    predicted, nearest = [], []
+    for rows in store.parts(_ROWS):
+        similarities = model.similarities_of(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device))
+        scores = model.classifier(similarities, model.prototypes.labels, model.n_classes)
+        predicted.append(scores.argmax(1).cpu())
+        nearest.append(similarities.argmax(1).cpu())
+    return Decisions(aligned_labels(store, model, "test"), torch.cat(predicted), original, torch.cat(nearest))
+
+
+def explain_examples(
+    explainer: Explainer,
+    data: Batches,
+    store: EmbeddingStore,
+    decisions: Decisions,
+    *,
+    n_browse: int,
+    n_maps: int,
+    progress: bool | Advance | None,
+) -> Examples:
+    """Explains test images, wrong and disagreeing ones first.
+
+    Args:
+        explainer: Explains with heat-maps.
+        data: Test data.
+        store: Embeddings of the test data.
+        decisions: Decisions on them.
+        n_browse: Largest number of images to show.
+        n_maps: Number of these that get heat-maps.
+        progress: Show a progress bar.
+
+    Raises:
+        LookalikeError: If the data are not images, or cannot be read again.
+    """
+    if not data.can_fetch:
+        raise LookalikeError("a report shows test images, which cannot be read one by one from an iterable data set")
+    model = explainer.model
+    plain = Explainer(model, n_nearest=explainer.n_nearest)
+    rows_shown = _telling_first(decisions.telling, range(len(decisions.labels)), n_browse)
+    rows_mapped = set(_telling_first(decisions.telling, rows_shown, n_maps))
+    entries: list[dict[str, Any]] = []
+    notes: list[str] = []
+    with progress_bar("Explaining", len(rows_shown), progress) as advance:
+        for group, with_maps in ((rows_mapped, True), (set(rows_shown) - rows_mapped, False)):
+            ordered = sorted(group)
+            for start in range(0, len(ordered), _BATCH):
+                rows = ordered[start : start + _BATCH]
+                indices = store.indices[rows]
+                inputs = place(data.fetch(indices), model.device, dtype_of(model.encoder))
+                if not isinstance(inputs, Tensor) or model.to_pixels(inputs) is None:
+                    raise LookalikeError(
+                        "a report shows test images; these inputs are not images or have no known range"
+                    )
+                names: list[str | None] = [data.describe(int(index)) for index in indices]
+                batch = InputBatch(inputs, names, decisions.labels[rows].tolist())
+                try:
+                    explanations = (explainer if with_maps else plain).explain(batch, start)
+                except RelevanceError as error:
+                    explanations = plain.explain(batch, start)
+                    notes.append(f"there are no heat-maps: {error}")
+                notes += [text for one in explanations for text in (one.caution, one.map_sentence()) if text]
+                entries += [_entry(one, row, decisions) for row, one in zip(rows, explanations, strict=True)]
+                advance(len(rows))
+    if len(rows_mapped) < len(rows_shown):
+        notes.append(
+            f"heat-maps were made for {len(rows_mapped):,} of the {len(rows_shown):,} test images shown, wrong and "
+            "disagreeing ones first (option --maps)"
+        )
+    return Examples(sorted(entries, key=lambda entry: int(entry["row"])), _different(notes))
+
+
+def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str, Any]:
+    """Returns what the page's script needs of a test image, as JSON values."""
+    image = explanation.image
+    assert image is not None  # noqa: S101 - as seen before it was explained
+    shown = explanation.shown
+    maps = [near.heat_map for near in shown if near.heat_map is not None]
+    original_map = explanation.black_box_heat_map
+    limit = common_limit([shares(values) for values in (*maps, *([] if original_map is None else [original_map]))])
+
+    def painted(values: np.ndarray | None) -> str | None:
+        return None if values is None else picture(paint(shares(values), limit, image))
+
+    original = None if decisions.original is None else int(decisions.original[row])
+    answer = explanation.original
+    is_same = answer is not None and original is not None and answer.agrees == (original == explanation.prediction)
+    return {
+        "row": row,
+        "name": visible(explanation.name or str(row)),
+        "label": int(decisions.labels[row]),
+        "predicted": explanation.prediction,
+        "probability": round(explanation.probability, 4),
+        "original": original,
+        "original_probability": round(answer.probability, 4) if answer is not None and is_same else None,
+        "unfamiliar": explanation.unfamiliar,
+        "sentence": explanation.sentence(),
+        "caution": explanation.caution,
+        "image": picture(image),
+        "original_map": painted(original_map),
+        "near": [_likeness_entry(near, painted(near.heat_map), explanation.contrast) for near in shown],
+    }
+
+
+def _likeness_entry(near: Likeness, heat_map: str | None, contrast: Likeness | None) -> dict[str, Any]:
+    """Returns what the page's script needs of a likeness."""
+    return {
+        "prototype": near.prototype,
+        "similarity": float(f"{near.similarity:.3g}"),
+        "percentile": None if np.isnan(near.percentile) else round(near.percentile),
+        "is_contrast": contrast is not None and near.prototype == contrast.prototype,
+        "map": heat_map,
+    }
+
+
+def _telling_first(telling: Tensor, rows: Sequence[int], n_rows: int) -> list[int]:
+    """Returns at most ``n_rows`` of the rows, in order: telling ones, then evenly spaced others."""
+    if len(rows) <= n_rows:
+        return list(rows)
+    first = [row for row in rows if telling[row]][:n_rows]
+    others = [row for row in rows if not telling[row]]
+    n_others = min(n_rows - len(first), len(others))
+    spread = [others[int(position)] for position in np.linspace(0, len(others) - 1, n_others)] if n_others else []
+    return sorted({*first, *spread})
+
+
+def _different(notes: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,70 @@
+"""What the sections of a report are made of."""
+
+from dataclasses import dataclass
+
+from lookalike._core import checks
+from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore
+from lookalike.explanation import Explainer
+from lookalike.metrics import Scorecard
+from lookalike.model import PrototypeModel
+from lookalike.report.examples import Decisions, Examples
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """What the page shows, and what its reader is told about it.
+
+    Attributes:
+        title: Heading of the page.
+        n_browse: Largest number of test images to show.
+        n_maps: Number of these that get heat-maps.
+        n_nearest: Number of prototypes to show for each image.
+        intended_use: What the model is meant for, in the words of whoever is responsible for it.
+        command: The command that made the report, if one did.
+    """
+
+    title: str = "Prototype model"
+    n_browse: int = 1000
+    n_maps: int = 100
+    n_nearest: int = 3
+    intended_use: str | None = None
+    command: str | None = None
+
+    def __post_init__(self) -> None:
+        checks.text("title", self.title)
+        checks.whole_number("n_browse", self.n_browse, 0)
+        checks.whole_number("n_maps", self.n_maps, 0)
+        checks.whole_number("n_nearest", self.n_nearest, 1)
+        for name in ("intended_use", "command"):
+            checks.optional(checks.text, name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything measured and explained, from which each section takes what it shows.
+
+    Attributes:
+        model: The model.
+        card: Its scorecard.
+        store: Embeddings of the test data.
+        decisions: Decisions on all test images.
+        examples: The test images shown, with their explanations.
+        explainer: Explains more, with the heat-maps made so far.
+        train: The model's own training data, if they can be read again.
+        page: What the page shows.
+    """
+
+    model: PrototypeModel
+    card: Scorecard
+    store: EmbeddingStore
+    decisions: Decisions
+    examples: Examples
+    explainer: Explainer
+    train: Batches | None
+    page: PageOptions
+
+    @property
+    def has_original(self) -> bool:
+        """Whether the original's predictions are known."""
+        return self.decisions.original is not None

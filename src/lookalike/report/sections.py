@@ -1,0 +1,64 @@
+"""The sections of a report, in order.
+
+To add one: write a function that takes the ``Material`` and returns the values of a template, or None to leave the
+section out; put the template into ``templates/sections/NAME.html``; and add a line to ``SECTIONS``.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lookalike.report.about import about
+from lookalike.report.charts import charts
+from lookalike.report.classes import classes, mistakes
+from lookalike.report.material import Material
+from lookalike.report.page import RenderedSection
+from lookalike.report.prototypes import prototypes_by_class
+from lookalike.report.summary import summary
+
+
+class Section(NamedTuple):
+    """A section: its id, which is also its template's name; its heading; and what returns its template's values."""
+
+    name: str
+    title: str
+    values: Callable[[Material], dict[str, Any] | None]
+
+
+def _prototypes(material: Material) -> dict[str, Any]:
+    gallery = prototypes_by_class(material.explainer, material.card, material.decisions, material.train)
+    return {"classes": gallery}
+
+
+def _what_is_a_prototype(material: Material) -> dict[str, Any]:
+    return {
+        "converted": material.model.classifier.name == "nearest-prototype",
+        "rule": material.explainer.rule,
+        "has_original": material.has_original,
+    }
+
+
+def _browse(material: Material) -> dict[str, Any]:
+    return {
+        "n_shown": len(material.examples.entries),
+        "n_test": len(material.decisions.labels),
+        "has_original": material.has_original,
+        "class_names": material.model.class_names,
+    }
+
+
+SECTIONS = (
+    Section("summary", "At a glance", summary),
+    Section("mistakes", "What it got wrong", mistakes),
+    Section("classes", "Class by class", classes),
+    Section("reading", "What is a prototype?", _what_is_a_prototype),
+    Section("prototypes", "The prototypes", _prototypes),
+    Section("browse", "Test images", _browse),
+    Section("charts", "Figures and charts", charts),
+    Section("about", "About this report", about),
+)
+
+
+def render_sections(material: Material) -> list[RenderedSection]:
+    """Returns the sections that have something to show."""
+    found = ((section, section.values(material)) for section in SECTIONS)
+    return [RenderedSection(section.name, section.title, values) for section, values in found if values is not None]

@@ -1,0 +1,45 @@
+// Dialogs: they open at their head, and close by Escape, by their button, or by a click beside them.
+const dialog = document.getElementById("dialog");
+const lightbox = document.getElementById("lightbox");
+
+const openDialog = (node, title, ...content) => {
+  const heading = node.querySelector(".dialog-head h2");
+  heading.textContent = title;
+  node.querySelector(".dialog-body").replaceChildren(...content);
+  if (!node.open) node.showModal();
+  heading.focus({ preventScroll: true });
+  node.scrollTop = 0;
+};
+for (const node of [dialog, lightbox]) {
+  node.querySelector(".close").addEventListener("click", () => node.close());
+  node.addEventListener("click", (event) => {
+    if (event.target === node) node.close();
+  });
+}
+
+// The lightbox: any picture, larger; the arrow keys go to the other pictures beside it.
+let enlarged = [];
+let position = 0;
+const enlarge = (step) => {
+  position = (position + step + enlarged.length) % enlarged.length;
+  const image = enlarged[position].querySelector("img");
+  const caption = enlarged[position].dataset.caption || image.alt;
+  openDialog(lightbox, enlarged.length > 1 ? `Picture ${position + 1} of ${enlarged.length}` : "Picture",
+    sharpen(make("img", { src: image.src, alt: image.alt })),
+    make("p", { className: "muted", textContent: caption }),
+    enlarged.length > 1 ? make("div", { className: "actions" },
+      make("button", { type: "button", className: "button", textContent: "← previous", onclick: () => enlarge(-1) }),
+      make("button", { type: "button", className: "button", textContent: "next →", onclick: () => enlarge(1) })) : "");
+};
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button.zoom");
+  if (!button) return;
+  const group = button.closest(".detail, .dialog-body, section");
+  enlarged = [...group.querySelectorAll("button.zoom")];
+  position = enlarged.indexOf(button);
+  enlarge(0);
+});
+lightbox.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (step && enlarged.length > 1) enlarge(step);
+});

@@ -1,0 +1,28 @@
+// Small helpers: elements, numbers, pictures.
+const { classes, prototypes, samples } = JSON.parse(document.getElementById("data").textContent);
+
+const make = (tag, values = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(values)) {
+    if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+};
+const percent = (value) => `${(100 * value).toFixed(1)}%`;
+const number = (value) => String(value).replace("-", "−");
+const className = (k) => classes[k] ?? "a class that this model does not have";
+
+// Few large pixels stay pixels; photographs are smoothed.
+const sharpen = (image) => {
+  const mark = () => image.classList.toggle("small-pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 64);
+  if (image.complete && image.naturalWidth) mark();
+  else image.addEventListener("load", mark, { once: true });
+  return image;
+};
+for (const image of document.images) sharpen(image);
+
+const zoomable = (source, alt, caption) =>
+  make("button", { type: "button", className: "zoom", "data-caption": caption ?? alt },
+    sharpen(make("img", { src: source, alt, loading: "lazy" })));

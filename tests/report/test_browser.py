@@ -1,0 +1,214 @@
+"""The report in a browser, as a reader uses it: on a desktop and a phone, in light and dark, on paper."""
+
+import re
+
+import pytest
+
+from tests.report.page import HOSTILE, data_of
+
+WIDTHS = {"desktop": (1200, 900), "phone": (390, 844)}
+
+
+def n_found(tab):
+    return int(tab.inner_text("output").split()[0])
+
+
+def chosen_tile(tab):
+    return tab.locator(".sample[aria-expanded=true]")
+
+
+@pytest.fixture(params=WIDTHS)
+def on(request, opened):
+    width, height = WIDTHS[request.param]
+    opened.set_viewport_size({"width": width, "height": height})
+    return opened
+
+
+@pytest.fixture(scope="module")
+def samples(page):
+    return data_of(page)["samples"]
+
+
+def test_the_sentence_over_all_comes_first(opened):
+    assert "of their answers are the same" in opened.inner_text("main section:first-of-type h2 + .overall")
+    levels = opened.eval_on_selector_all(".findings li", "nodes => nodes.map(node => node.className)")
+    order = ["bad", "caution", "good", "info"]
+    assert levels == sorted(levels, key=order.index)
+
+
+def test_the_detail_opens_where_the_eye_is(on):
+    for position in (4, 70):
+        tile = on.locator(".sample").nth(position)
+        tile.scroll_into_view_if_needed()
+        tile.click()
+        box, detail = tile.bounding_box(), on.locator(".detail").bounding_box()
+        assert 0 <= box["y"] < on.viewport_size["height"]
+        assert 0 < detail["y"] - box["y"] - box["height"] < 40  # right below the image's own row
+        assert detail["y"] < on.viewport_size["height"] - 100
+        tile.click()
+        assert on.locator(".detail").count() == 0
+
+
+def test_browsing_by_keyboard(opened):
+    opened.click(".sample >> nth=0")
+    name = opened.inner_text(".detail h3")
+    opened.keyboard.press("ArrowRight")
+    assert opened.inner_text(".detail h3") != name
+    opened.keyboard.press("ArrowLeft")
+    assert opened.inner_text(".detail h3") == name
+    opened.keyboard.press("ArrowDown")
+    tops = opened.eval_on_selector_all(".sample", "nodes => nodes.map(node => node.offsetTop)")
+    columns = tops.count(tops[0])
+    assert chosen_tile(opened).evaluate("tile => [...document.querySelectorAll('.sample')].indexOf(tile)") == columns
+    opened.keyboard.press("Escape")
+    assert opened.locator(".detail").count() == 0
+    assert opened.evaluate("document.activeElement.className").startswith("sample")
+
+
+def test_more_images_are_drawn_on_request(opened):
+    assert opened.locator(".sample").count() == 120
+    opened.click("#more")
+    assert opened.locator(".sample").count() == 150
+    assert not opened.is_visible("#more")
+
+
+def test_filters_show_what_they_say(opened, samples):
+    def shown():
+        return opened.eval_on_selector_all(".sample", "nodes => nodes.map(node => node.title)")
+
+    disagreeing = [one for one in samples if one["original"] != one["predicted"]]
+    for kind, expected in {
+        "wrong": [one for one in samples if one["label"] != one["predicted"]],
+        "disagreeing": disagreeing,
+        "unfamiliar": [one for one in samples if one["unfamiliar"]],
+    }.items():
+        opened.select_option("[name=kind]", kind)
+        assert n_found(opened) == len(expected) > 0
+        assert shown() == [one["name"] for one in expected][:120]
+    opened.click("#show-all")
+    opened.select_option("[name=label]", "2")
+    opened.select_option("[name=predicted]", "0")
+    assert n_found(opened) == sum(one["label"] == 2 and one["predicted"] == 0 for one in samples)
+    opened.click("#show-all")
+    opened.fill("[name=name]", "14.PNG")
+    assert shown() == [one["name"] for one in samples if "14.png" in one["name"]]
+    opened.click("#show-all")
+    assert n_found(opened) == 150
+
+
+def test_the_order_by_probability_and_name(opened, samples):
+    for order, expected in {
+        "unsure": sorted(samples, key=lambda one: one["probability"]),
+        "sure": sorted(samples, key=lambda one: -one["probability"]),
+    }.items():
+        opened.select_option("[name=sort]", order)
+        opened.click(".sample >> nth=0")
+        assert f"{100 * expected[0]['probability']:.1f}%" in opened.inner_text(".answer")
+    opened.select_option("[name=sort]", "name")
+    numbers = opened.eval_on_selector_all(".sample", "nodes => nodes.map(n => Number(/(\\d+)\\.png/.exec(n.title)[1]))")
+    assert numbers == list(range(120))  # 2 before 10
+
+
+def test_a_cell_of_the_matrix_shows_its_images(on, samples):
+    cells = on.locator(".matrix td.other button")
+    cell = cells.nth(0)
+    n, row, column = int(cell.inner_text()), cell.get_attribute("data-row"), cell.get_attribute("data-column")
+    cell.click()
+    assert n_found(on) == n
+    assert n == sum(one["label"] == int(row) and one["predicted"] == int(column) for one in samples)
+    assert on.locator("#browse").bounding_box()["y"] < on.viewport_size["height"] / 2
+
+
+def test_a_wrong_image_is_shown_beside_its_true_class(opened, samples):
+    wrong = next(one for one in samples if one["label"] != one["predicted"])
+    opened.click(f'#mistakes a[href="#image-{wrong["row"]}"]')
+    assert opened.inner_text(".detail h3") == wrong["name"]
+    assert "Wrong." in opened.inner_text(".answer")
+    assert "which it is" in opened.inner_text(".look.contrast")
+    assert opened.locator(".look .pair img").count() == 2 * len(wrong["near"])  # both maps of each prototype
+    assert opened.locator('.originals img[alt*="original"]').count() == 1
+
+
+def test_links_open_images_and_prototypes(on, page, samples):
+    on.goto(f"{page.as_uri()}#image-140")  # not among those drawn at first
+    assert on.inner_text(".detail h3") == samples[140]["name"]
+    assert chosen_tile(on).bounding_box()["y"] < on.viewport_size["height"]
+    on.goto(f"{page.as_uri()}#prototype-3")
+    assert on.inner_text("dialog[open] h2").startswith("Prototype 3 of class")
+
+
+def test_dialogs_open_at_their_head_and_close_by_escape(on):
+    button = on.locator("button.prototype").nth(1)
+    button.focus()
+    on.keyboard.press("Enter")
+    assert on.locator("#dialog").evaluate("node => node.scrollTop") == 0
+    assert on.evaluate("document.activeElement.id") == "dialog-title"
+    assert on.locator("#dialog img").count() > 3
+    on.click("#dialog .zoom >> nth=0")
+    assert on.is_visible("#lightbox img")
+    on.keyboard.press("ArrowRight")
+    assert on.inner_text("#lightbox h2").startswith("Picture 2 of")
+    on.keyboard.press("Escape")
+    assert not on.is_visible("#lightbox")
+    assert on.is_visible("#dialog")
+    on.keyboard.press("Escape")
+    assert not on.is_visible("#dialog")
+    assert on.evaluate("document.activeElement.dataset.number") == "1"  # back where it was
+
+
+def test_what_a_prototype_decides(opened, samples):
+    opened.click("button.prototype >> nth=2")
+    opened.click("button:has-text('Show what it decides')")
+    assert n_found(opened) == sum(one["near"][0]["prototype"] == 2 for one in samples)
+    assert f"decides {n_found(opened)}" in opened.inner_text("button.prototype >> nth=2")
+
+
+def test_two_prototypes_side_by_side(on):
+    on.click("button.prototype >> nth=0")
+    on.select_option("#dialog select", "3")
+    heads = on.locator("#dialog .columns h3").all_inner_texts()
+    assert [head.split(" of ")[0] for head in heads] == ["Prototype 0", "Prototype 3"]
+    first, second = (on.locator("#dialog .columns > *").nth(k).bounding_box() for k in (0, 1))
+    if on.viewport_size["width"] > 1000:
+        assert first["y"] == second["y"]
+    else:
+        assert first["x"] == second["x"]
+
+
+def test_names_show_as_text(opened):
+    assert HOSTILE in opened.inner_text("h1")
+    assert HOSTILE in opened.inner_text("#prototypes")
+    opened.click(".sample >> nth=0")
+    assert HOSTILE in opened.inner_text(".detail")
+    opened.click("button.prototype >> nth=0")
+    assert HOSTILE in opened.inner_text("#dialog h2")
+    assert opened.locator("img[src=x]").count() == 0
+
+
+def test_nothing_sticks_out(on):
+    on.click(".sample >> nth=0")
+    assert on.evaluate("document.documentElement.scrollWidth") <= on.viewport_size["width"]
+    for row in on.locator("tbody tr").all()[:3]:  # no row is torn apart into a column of words
+        assert row.bounding_box()["height"] < 120
+
+
+def test_dark_mode_turns_page_and_charts(opened):
+    def brightness(colour):
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    opened.emulate_media(color_scheme="dark")
+    assert brightness(opened.evaluate("getComputedStyle(document.body).backgroundColor")) < 40
+    texts = opened.eval_on_selector_all("svg.figure text", "nodes => nodes.map(node => getComputedStyle(node).fill)")
+    assert texts
+    assert min(map(brightness, texts)) > 150
+
+
+def test_on_paper_tables_are_whole(opened):
+    opened.emulate_media(media="print", color_scheme="dark")
+    assert not opened.is_visible("nav")
+    assert not opened.is_visible(".filters")
+    assert opened.is_visible(".overall")
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    opened.set_viewport_size({"width": 690, "height": 1000})  # the printable width of A4
+    overflow = "nodes => nodes.filter(n => getComputedStyle(n).overflowX !== 'visible' || n.scrollWidth > 690).length"
+    assert opened.eval_on_selector_all(".scroll", overflow) == 0
