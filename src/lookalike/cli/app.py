@@ -26,7 +26,7 @@ app.command("report")(evaluate.report)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)
-app.command("datasets")(datasets.datasets)
+app.add_typer(datasets.app, name="datasets")
 
 
 def _show_version(value: bool) -> None:

@@ -1,12 +1,21 @@
-"""``lookalike datasets``."""
+"""``lookalike datasets``: the datasets known by name, and fetching one."""
 
-from lookalike.cli.console import guarded, print_json, print_table
+from typing import Annotated
+
+import typer
+
+from lookalike.cli.console import SafeGroup, guarded, print_json, print_table, say
 from lookalike.cli.options import Json
 
+app = typer.Typer(cls=SafeGroup, invoke_without_command=True, help="List the datasets known by name, or fetch one.")
 
+
+@app.callback()
 @guarded
-def datasets(json: Json = False) -> None:
-    """List the datasets known by name."""
+def datasets(context: typer.Context, json: Json = False) -> None:
+    """List the datasets known by name; ``fetch NAME`` downloads one."""
+    if context.invoked_subcommand is not None:
+        return
     from lookalike.data import DATASETS
 
     entries = [{"name": name, "description": DATASETS[name].description} for name in DATASETS]
@@ -19,3 +28,26 @@ def datasets(json: Json = False) -> None:
         ["without", "FOLDER/CLASS/*.png, split 80 / 20 by --seed"],
         ["with a table", "FOLDER/*.png and --labels FILE.csv, with the columns file_name and label, perhaps split"],
     ])  # fmt: skip
+
+
+@app.command("fetch")
+@guarded
+def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset's name.")], json: Json = False) -> None:
+    """Download a dataset and unpack it, so that it can be read by its name."""
+    from lookalike.data import DATASETS, fetch_stamps
+
+    entry = DATASETS[name]
+    if name == "stamps":
+        say("Downloading the stamps (160 MB) with apt and unpacking them; nothing is installed.")
+        where = str(fetch_stamps())
+    else:
+        where = ""
+    bundle = entry.load(None)
+    facts = {"name": name, "train": len(bundle.train), "test": len(bundle.test), "classes": bundle.class_names}
+    if json:
+        print_json(facts | ({"folder": where} if where else {}))
+        return
+    counts = f"{len(bundle.train):,} training and {len(bundle.test):,} test images"
+    say(f"{name}: {counts} of {len(bundle.class_names)} classes")
+    if where:
+        say(f"in {where}")

@@ -13,11 +13,14 @@ from lookalike.data.folders import ImageFiles, find_images, list_images, load_fo
 from lookalike.data.glyphs import load_glyphs
 from lookalike.data.images import decode_image, read_image
 from lookalike.data.listed import load_celeba, load_cub200
+from lookalike.data.masks import HasMasks, MaskedFiles
 from lookalike.data.passed_over import PassedOver
+from lookalike.data.photo_sets import PcamPart
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.quickdraw import load_quickdraw
 from lookalike.data.raw import InputBatch, read_inputs
 from lookalike.data.roles import TrainingRecord, with_roles
+from lookalike.data.stamps import fetch_stamps, find_stamps, load_stamps
 from lookalike.data.training import load_training_data
 from lookalike.data.transforms import check_preprocessing, preprocessing_or_none, read_preprocessing
 from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
@@ -32,17 +35,22 @@ __all__ = [
     "Batches",
     "DataBundle",
     "DatasetEntry",
+    "HasMasks",
     "ImageArray",
     "ImageFiles",
     "InputBatch",
+    "MaskedFiles",
     "PassedOver",
+    "PcamPart",
     "Preprocessing",
     "Split",
     "TrainingRecord",
     "check_preprocessing",
     "data_folder",
     "decode_image",
+    "fetch_stamps",
     "find_images",
+    "find_stamps",
     "list_datasets",
     "list_images",
     "load_celeba",
@@ -52,6 +60,7 @@ __all__ = [
     "load_folder",
     "load_glyphs",
     "load_quickdraw",
+    "load_stamps",
     "load_training_data",
     "preprocessing_or_none",
     "read_image",

@@ -202,12 +202,12 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 def _split_part(part: Part, seed: int) -> tuple[Part, Part]:
     """Splits a folder's images into a training and a test part."""
     train, test = (
-        Part(part.root, [part.files[row] for row in rows], part.labels[rows]) for rows in _split(part.labels, seed)
+        Part(part.root, [part.files[row] for row in rows], part.labels[rows]) for rows in split_rows(part.labels, seed)
     )
     return train, test
 
 
-def _split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits each class 80 / 20; returns the rows for training and for testing. A single image goes to training."""
     rng = np.random.default_rng(seed)
     test_rows_per_class: list[Any] = []
