@@ -273,7 +273,7 @@ def test_figures_are_written_as_shares_points_and_numbers():
     assert card.format("auroc") == "0.550 ± 0.071"
     assert card.format("attributes_captured") == "3"
     assert card.format("ghosting") == "–"
-    assert ("AUROC", "0.550 ± 0.071", "higher") in card.rows()
+    assert ("AUROC of heat-maps", "0.550 ± 0.071", "higher") in card.rows()
     assert card.deviation("auroc") == pytest.approx(0.1 / 2**0.5)
     assert card.deviation("attributes_captured") is None
 

@@ -29,7 +29,7 @@ def test_the_gravest_come_first_and_what_decides_all_comes_before_details():
 @pytest.mark.parametrize(
     ("found", "level", "says"),
     [
-        ([AGREES, PIXELS], "good", "can stand for the original: 90.0% of their answers are the same.*can be relied on"),
+        ([AGREES, PIXELS], "good", "no more than a second training of it might: 90.0% of their.*can be relied on"),
         ([Finding("agreement", "bad", "x"), PIXELS], "bad", "cannot stand for the original: only 90.0%"),
         ([Finding("agreement", "caution", "x")], "caution", "too few test images to tell"),
         ([AGREES, Finding("pixels", "bad", "x")], "bad", "Do not rely on its heat-maps"),
@@ -42,6 +42,19 @@ def test_the_sentence_over_all(found, level, says):
     whole = overall(found, 0.9, None)
     assert whole.level == level
     assert re.search(says, whole.text)
+
+
+def test_a_model_that_agrees_nearly_always_can_stand_for_the_original():
+    assert overall([AGREES], 0.975, 0.5).text == (
+        "This model can stand for the original: 97.5% of their answers are the same, "
+        "and 50.0% of its answers are correct."
+    )
+
+
+def test_the_figures_stand_behind_the_claim():
+    assert Finding("pixels", "good", "The pixels count.", "0.5; by chance 0.1").text == (
+        "The pixels count (0.5; by chance 0.1)."
+    )
 
 
 def test_without_a_black_box_accuracy_alone_is_said():

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+ENOUGH_AGREEMENT = 0.97  # enough agreement even with a nearly perfect black box [ours]
+
 Level = Literal["bad", "caution", "good", "info"]  # in order of weight
 
 _LEVELS: tuple[Level, ...] = ("bad", "caution", "good", "info")
@@ -33,12 +35,19 @@ class Finding:
     Attributes:
         topic: What it is about, e.g. ``"agreement"``; it orders findings of the same level.
         level: ``"bad"``: do not rely on this; ``"caution"``; ``"good"``; or ``"info"``.
-        text: The sentence, in plain words.
+        claim: What was found, in plain words.
+        figures: The figures behind it; empty if they are in the claim.
     """
 
     topic: str
     level: Level
-    text: str
+    claim: str
+    figures: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole sentence, with the figures behind it in brackets."""
+        return f"{self.claim.removesuffix('.')} ({self.figures})." if self.figures else self.claim
 
 
 def by_weight(findings: Iterable[Finding]) -> list[Finding]:
@@ -81,8 +90,13 @@ def _on_predictions(by_topic: dict[str, Finding], agreement: float | None, accur
             "There are too few test images to tell whether this model can stand for the original: "
             f"{agreement:.1%} of their answers are the same{correct}."
         )
-    else:
+    elif agreement >= ENOUGH_AGREEMENT:
         text = f"This model can stand for the original: {agreement:.1%} of their answers are the same{correct}."
+    else:
+        text = (
+            f"This model differs from the original no more than a second training of it might: {agreement:.1%} of "
+            f"their answers are the same{correct}."
+        )
     return [Finding("agreement", level, text)]
 
 

@@ -7,11 +7,10 @@ from typing import Any
 from lookalike._core import checks
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
-from lookalike.metrics.findings import Finding, Level, by_weight
+from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, Level, by_weight
 from lookalike.metrics.intervals import Range, holm
 from lookalike.metrics.sanity import first_change
 
-_ENOUGH_AGREEMENT = 0.97  # enough agreement even with a nearly perfect black box [ours]
 _LEVEL = 0.05  # significance level
 _NAMED = 5  # classes listed in a sentence
 _NOT_SHOWN = "It is not shown that it looks where the original looks"
@@ -99,7 +98,7 @@ def _agreement(
     if limits.agreement is not None:
         threshold, reason = limits.agreement, f"{limits.agreement:.1%} are asked for"
     else:
-        threshold, reason = _ENOUGH_AGREEMENT, f"{_ENOUGH_AGREEMENT:.0%} are asked for"
+        threshold, reason = ENOUGH_AGREEMENT, f"{ENOUGH_AGREEMENT:.0%} are asked for"
         if box is not None and (expected := independent_agreement(1 - box["value"], n_classes)) < threshold:
             threshold, reason = (
                 expected,
@@ -245,17 +244,14 @@ def _likenesses(auroc: float | None, chance: float | None, limits: Thresholds) -
     if auroc is None or chance is None:
         return None
     figures = (
-        f"(while the other pixels turn to noise first, the predicted class keeps a probability of {auroc:.3f} on "
-        f"average; in random order {chance:.3f})"
+        f"while the other pixels turn to noise first, the predicted class keeps a probability of {auroc:.3f} on "
+        f"average; in random order {chance:.3f}"
     )
     if auroc >= chance + limits.auroc_gain:
-        text = f"The pixels that its heat-maps point to are those that it needs {figures}."
-        return Finding("pixels", "good", text)
-    text = (
-        f"The pixels that its heat-maps point to matter hardly more than any others {figures}: do not rely on its "
-        "heat-maps."
-    )
-    return Finding("pixels", "bad", text)
+        claim = "The pixels that its heat-maps point to are those that it needs."
+        return Finding("pixels", "good", claim, figures)
+    claim = "The pixels that its heat-maps point to matter hardly more than any others: do not rely on its heat-maps."
+    return Finding("pixels", "bad", claim, figures)
 
 
 def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
@@ -267,25 +263,20 @@ def _explanations(figure: Callable[[str], float | None], details: Mapping[str, l
     names = [name for name in CONTROLS if runs and all(name in run for run in runs)]
     margins = {name: margin_over([run[name] for run in runs], "divergence") for name in names}
     if not any(margins.values()):
-        text = (
-            "Whether it looks where the original looks cannot be said without controls (the maps differ by "
-            f"{divergence:.2f})."
-        )
-        return Finding("attention", "caution", text)
+        claim = "Whether it looks where the original looks cannot be said without controls."
+        return Finding("attention", "caution", claim, f"the maps differ by {divergence:.2f}")
     figures = "; ".join(_control(name, figure, divergence, margin) for name, margin in margins.items() if margin)
     correlation = figure("explanation_correlation")
     signed = "" if correlation is None else f"; signed correlation {correlation:.2f}"
-    figures = f"(the maps differ by {divergence:.2f}; {figures}{signed})"
+    figures = f"the maps differ by {divergence:.2f}; {figures}{signed}"
     failed = [name for name, margin in margins.items() if margin and margin.low <= 0]
     if "mismatched" in failed:
-        return Finding("attention", "bad", f"It does not look where the original looks {figures}.")
+        return Finding("attention", "bad", "It does not look where the original looks.", figures)
     if failed:
         listed = " or ".join(CONTROLS[name] for name in failed)
-        text = (
-            f"{_NOT_SHOWN}: its maps are no nearer to the original's, beyond chance, than those of {listed} {figures}."
-        )
-        return Finding("attention", "caution", text)
-    return Finding("attention", "good", f"It looks where the original looks {figures}.")
+        claim = f"{_NOT_SHOWN}: its maps are no nearer to the original's, beyond chance, than those of {listed}."
+        return Finding("attention", "caution", claim, figures)
+    return Finding("attention", "good", "It looks where the original looks.", figures)
 
 
 def _control(name: str, figure: Callable[[str], float | None], divergence: float, margin: Range) -> str:

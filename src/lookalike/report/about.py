@@ -8,6 +8,8 @@ from typing import Any
 from lookalike.metrics import Scorecard
 from lookalike.report.material import Material
 
+_OPTIONS_TOLD = ("n_prototypes", "clusterer", "n_init", "seed", "precision", "epochs", "dataset")  # for a reader
+
 
 def about(material: Material) -> dict[str, Any]:
     """Returns the values of the section."""
@@ -58,7 +60,7 @@ def _provenance_facts(card: Scorecard) -> list[tuple[str, str]]:
         ("training images", "–" if info["n_train"] is None else f"{info['n_train']:,}"),
         ("images as", str(info.get("images_as") or "ready tensors")),
         ("method", str(provenance.get("method", "–"))),
-        ("options of the model", _one_line({k: v for k, v in provenance.items() if not isinstance(v, dict)})),
+        ("options of the model", _one_line({k: v for k, v in provenance.items() if k in _OPTIONS_TOLD})),
         ("similarity", _one_line(info["similarity"])),
         ("classifier", _one_line(info["classifier"])),
         ("options of the evaluation", _one_line(options)),

@@ -15,7 +15,7 @@ def summary(material: Material) -> dict[str, Any]:
     return {
         "overall": whole,
         "key_figures": _key_figures(material),
-        "findings": [{"level": one.level, "word": _WORDS[one.level], "text": one.text} for one in card.findings()],
+        "findings": [(_WORDS[finding.level], finding) for finding in card.findings()],
         "notes": [note[:1].upper() + note[1:] for note in notes],
     }
 
