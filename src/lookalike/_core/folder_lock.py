@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +17,7 @@ from typing import IO
 
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.records import one_line, shown
-
-if sys.platform == "win32":
-    fcntl = None
-else:
-    import fcntl
+from lookalike._core.system_lock import lock_file
 
 LOCK = ".lock"
 _POLL_SECONDS = 0.2  # between two attempts to take a lock
@@ -85,7 +80,7 @@ def _try_to_lock(lock: Path) -> IO[bytes] | None:
     """Tries to take a lock. Returns the open lock file, or None if another process has it."""
     while True:
         file = _open_lock_file(lock)
-        locked = file.name == os.devnull or _lock_file(file)
+        locked = file.name == os.devnull or lock_file(file)
         if locked is None:
             warn_of(f"{str(lock.parent)!r} is on storage without locks: let only one process at a time work in it")
             return file
@@ -124,19 +119,6 @@ def _write_holder(file: IO[bytes]) -> None:
     with suppress(OSError):
         file.truncate(0)
         file.write(json.dumps(holder).encode())
-
-
-def _lock_file(file: IO[bytes]) -> bool | None:
-    """Locks a file. Returns whether it succeeded, or None if the storage has no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _holder_text(lock: Path) -> str:

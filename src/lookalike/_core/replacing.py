@@ -23,14 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lookalike._core.errors import LookalikeError, WriteError
-
-if sys.platform == "win32":  # no locks on folders there: leftovers are recognised by their age
-    fcntl = None
-else:
-    import fcntl
+from lookalike._core.system_lock import HAS_LOCKS, lock_file
 
 _HIDDEN_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>part|old)")
-_ABANDONED_SECONDS = 24 * 3600  # on storage without locks: longer than any file or folder takes to be written
+_ABANDONED_SECONDS = 24 * 3600  # tells leftovers where there are no locks: longer than any file or folder is written
 _AT_CWD = -100  # Linux's AT_FDCWD
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2
@@ -245,34 +241,30 @@ def _create_locked(target: Path, *, folder: bool) -> tuple[Path, int]:
 
 def _lock_path(path: Path) -> int | None:
     """Locks a file or folder until the returned descriptor is closed. Returns None if the system has no locks."""
-    if fcntl is None:
+    if not HAS_LOCKS:
         return None
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        os.close(lock)
+    descriptor = os.open(path, os.O_RDONLY)
+    if lock_file(descriptor, wait=True) is None:
+        os.close(descriptor)
         return None
-    return lock
+    return descriptor
 
 
 def _is_abandoned(path: Path) -> bool:
     """Returns whether a hidden file or folder is a leftover: no process holds its lock."""
     try:
-        if fcntl is None:
+        if not HAS_LOCKS:
             return time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_SECONDS
+        was_free = lock_file(descriptor)
+        if was_free is None:
+            return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_SECONDS
     finally:
         os.close(descriptor)
-    return True
+    return was_free
 
 
 def _rename_with_flag(source: Path, target: Path, flag: int) -> bool:
