@@ -150,7 +150,7 @@ def convert(
     if isinstance(train, EmbeddingStore) and settings.embeddings is not None:
         raise LookalikeError("train is an EmbeddingStore already; give embeddings=... beside the data that they are of")
     classifier = open_classifier(model)
-    if similarity == AUTO:
+    if _is_auto(similarity):
         _check_auto(settings, level, backend)
     else:
         make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
@@ -185,7 +185,7 @@ def _convert(
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
-    if similarity == AUTO:
+    if _is_auto(similarity):
         check_classes(np.bincount(store.labels), class_names)
         similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
@@ -229,6 +229,10 @@ def _convert(
         provenance=provenance,
         training_keys=keys,
     )
+
+
+def _is_auto(similarity: Any) -> bool:
+    return isinstance(similarity, str) and similarity == AUTO  # an array has no single truth value
 
 
 def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None:

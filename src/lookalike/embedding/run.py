@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batch, Batches
 from lookalike.embedding.key import embedding_key, key_differences
-from lookalike.embedding.precision import PRECISIONS, Precision, choose_precision, computing, measure_effect
+from lookalike.embedding.options import EmbeddingOptions, embedding_settings
+from lookalike.embedding.precision import choose_precision, computing, measure_effect
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
 from lookalike.encoder import Encoder, device_of, dtype_of, place
@@ -41,16 +42,11 @@ def embed(
     model: nn.Module,
     data: Any,
     *,
-    batch_size: int | None = None,
-    num_workers: int | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    precision: Precision = "auto",
-    dtype: Literal["float32", "float16"] = "float32",
-    on_error: Literal["stop", "skip"] = "stop",
-    head: str | None = None,
     progress: bool | Advance | None = None,
+    **options: Unpack[EmbeddingOptions],
 ) -> EmbeddingStore:
     """Embeds a data set in eval mode, without augmentation (paper section 3.2, step 1).
 
@@ -61,18 +57,12 @@ def embed(
     Args:
         model: An ``Encoder``, a model that has one, or a trained classifier, which is cut at its head first.
         data: A data set, loader, or pair of arrays; see ``lookalike.data.Batches``.
-        batch_size: Largest number of rows that pass through the encoder at once; None takes the loader's own, or 256.
-            If memory runs out, it is halved.
-        num_workers: Number of processes that read and prepare images.
         folder: Folder to write the embeddings to; None keeps them in memory.
         resume: Continue an interrupted pass. If the earlier pass was finished, its embeddings are returned.
         overwrite: Start again, and replace the folder if it exists.
-        precision: The encoder's precision. ``"auto"`` takes half precision if the processor is faster with it, else
-            float32; the effect on embeddings and predictions is measured and recorded in ``info``.
-        dtype: Type in which the embeddings are stored.
-        on_error: ``"skip"`` continues after an image that cannot be read, and lists it in ``skipped``.
-        head: Name of the classifier's head, if it cannot be found automatically.
         progress: Whether to show a progress bar; None shows one on a terminal. Or a function that advances your own.
+        **options: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``dtype``, ``head``;
+            ``lookalike.embedding.EmbeddingSettings`` documents each.
 
     Returns:
         The embeddings, row by row in the order of the data.
@@ -81,17 +71,24 @@ def embed(
         LookalikeError: If there are no samples; an embedding is not finite (the message names the samples); the folder
             contains other files, or unfinished embeddings of other weights, data or transform (the message says
             which); or the disk is full.
+        TypeError: If there is no option of that name.
     """
-    _check_options(model, precision, dtype, folder, resume=resume, overwrite=overwrite, progress=progress)
-    batches = data if isinstance(data, Batches) else Batches(data, batch_size, num_workers, on_error)
-    encoder = as_encoder(model, batches, head)
+    settings = embedding_settings(options)
+    _check_arguments(model, folder, resume=resume, overwrite=overwrite, progress=progress)
+    reading = (settings.batch_size, settings.num_workers, settings.on_error)
+    batches = data if isinstance(data, Batches) else Batches(data, *reading)
+    encoder = as_encoder(model, batches, settings.head)
     if batches.is_random():
         warn_of(
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
         )
     key = embedding_key(
-        encoder, batches.fingerprint(), batches.transform_fingerprint(), precision=precision, dtype=dtype
+        encoder,
+        batches.fingerprint(),
+        batches.transform_fingerprint(),
+        precision=settings.precision,
+        dtype=settings.dtype,
     )
     if folder is None:
         return _run_pass(encoder, batches, MemorySink(), key, progress)
@@ -126,20 +123,9 @@ def _embed_to_folder(
         return undoing(sink.release, lambda: _run_pass(encoder, batches, sink, key, progress))
 
 
-def _check_options(
-    model: Any,
-    precision: Any,
-    dtype: Any,
-    folder: Any,
-    *,
-    resume: Any,
-    overwrite: Any,
-    progress: Any,
-) -> None:
-    """Checks the types and values of the arguments of ``embed``."""
+def _check_arguments(model: Any, folder: Any, *, resume: Any, overwrite: Any, progress: Any) -> None:
+    """Checks the types of the arguments of ``embed``."""
     checks.model("model", model)
-    checks.one_of("precision", precision, PRECISIONS)
-    checks.one_of("dtype", dtype, ("float32", "float16"))
     checks.flag("resume", resume)
     checks.flag("overwrite", overwrite)
     checks.optional(checks.path, "folder", folder)
