@@ -1,0 +1,34 @@
+"""The page that says where everything is: the rooms of the layers contract, and files that exist."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "lookalike"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def named_files():
+    """Yields the files in the page's drawings and sentences; in a drawing, a name may lack the folder before it."""
+    for listing in re.findall(r"<small>(.*?)</small>", PAGE):
+        room = ""
+        for name in re.split(r"<br/>| · ", listing):
+            folder, _, file = name.strip().rpartition("/")
+            room = folder or room
+            yield f"{room}/{file}" if folder or (SOURCE / room / file).exists() else file
+    yield from re.findall(r"`([a-z0-9_/]+\.py)`", PAGE)
+
+
+def test_every_file_of_the_architecture_page_exists():
+    names = list(named_files())
+    assert len(names) > 50
+    assert [name for name in names if not (SOURCE / name).exists() and not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_page_lists_every_room():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = config["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [room.strip() for layer in layers for room in layer.split("|")]
+    table = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", PAGE, flags=re.MULTILINE)
+    assert sorted(table) == sorted(rooms)
