@@ -16,7 +16,7 @@ def named_files():
         for name in re.split(r"<br/>| · ", listing):
             folder, _, file = name.strip().rpartition("/")
             room = folder or room
-            yield f"{room}/{file}" if folder or (SOURCE / room / file).exists() else file
+            yield f"{room}/{file}" if room and (folder or (SOURCE / room / file).exists()) else file
     yield from re.findall(r"`([a-z0-9_/]+\.py)`", PAGE)
 
 
