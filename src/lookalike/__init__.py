@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lookalike.metrics import Scorecard, evaluate
     from lookalike.model import PrototypeModel, Prototypes, load
     from lookalike.model.patches import PatchModel
+    from lookalike.watching import Watch
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOME = {
     "PrototypeModel": "model",
     "Prototypes": "model",
     "Scorecard": "metrics",
+    "Watch": "watching",
     "convert": "conversion.convert",
     "embed": "embedding",
     "evaluate": "metrics",
@@ -53,6 +55,7 @@ __all__ = [
     "PrototypeModel",
     "Prototypes",
     "Scorecard",
+    "Watch",
     "__version__",
     "convert",
     "embed",

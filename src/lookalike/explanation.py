@@ -18,6 +18,7 @@ from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.model.likeness import Likeness
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
@@ -55,6 +56,7 @@ class Explanation:
         rule: Rule by which relevance started at the similarity layer; None if relevance was not requested.
         map_stability: Correlation of the heat-maps with those of the input with 1% noise. Measured only for the
             unstable rule ``share``, else None.
+        doubt: Which classes it may have, and how unfamiliar it is; None if the model is not calibrated.
     """
 
     prediction: int
@@ -72,6 +74,7 @@ class Explanation:
     caution: str | None = None
     rule: PrpRule | None = None
     map_stability: float | None = None
+    doubt: InputDoubt | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -82,9 +85,12 @@ class Explanation:
     def unfamiliar(self) -> bool:
         """Whether the input is farther from its nearest prototype than all of the prototype's own training samples.
 
-        If there are fewer than ten of these, those of its class count, and if they are fewer than ten too, all.
+        If there are fewer than ten, those of its class count, and if they too are fewer, all. A calibrated model has a
+        test of its own, whose rate of false alarms is known.
         """
         first = self.likenesses[0]
+        if self.doubt is not None:
+            return self.doubt.unfamiliar
         return first.scope_count >= ENOUGH_SAMPLES and first.distance > first.familiar_up_to * (1 + ROUNDING)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,6 +103,7 @@ class Explanation:
             "true": self.true_name,
             "correct": self.correct,
             "unfamiliar": self.unfamiliar,
+            "doubt": None if self.doubt is None else self.doubt.to_dict(),
             "original": None if self.original is None else self.original.to_dict(),
             "caution": self.caution,
             "rule": self.rule,
@@ -112,7 +119,7 @@ class Explanation:
             f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({self._spread()}), "
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
-        said = said if self.original is None else f"{said} {self.original.sentence()}"
+        said = " ".join([said, *(part.sentence() for part in (self.doubt, self.original) if part is not None)])
         if self.contrast is None:
             return said
         return (
@@ -136,7 +143,7 @@ class Explanation:
     def _spread(self) -> str:
         """Says how far away the nearest prototype is, in numbers of training images."""
         first = self.likenesses[0]
-        if self.unfamiliar and first.scope != "prototype":
+        if self.doubt is None and self.unfamiliar and first.scope != "prototype":
             whose = f"of its class '{visible(first.class_name)}'" if first.scope == "class" else "of all classes"
             return f"farther from it than any of the {first.scope_count:,} training images {whose} from theirs"
         if np.isnan(first.percentile):
@@ -445,6 +452,7 @@ def _explain_batch(
     predictions = scores.argmax(1).tolist()
     order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
     similarities, distances = similarities.cpu(), distances.cpu()
+    doubts = input_doubts(model, embeddings)
     pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
 
     def likeness(row: int, prototype: int) -> Likeness:
@@ -489,6 +497,7 @@ def _explain_batch(
             true_name=None if labels is None else model.class_names[labels[row]],
             original=originals[row],
             contrast=contrast(row, originals[row]),
+            doubt=None if doubts is None else doubts[row],
         )
         for row in range(len(predictions))
     ]

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli import convert, datasets, demo, evaluate, explain, export, predict, reproduce, train
+from lookalike.cli import (
+    calibrate,
+    convert,
+    datasets,
+    demo,
+    evaluate,
+    explain,
+    export,
+    predict,
+    reproduce,
+    train,
+    watch,
+)
 from lookalike.cli.console import SafeGroup, prepare_streams
 
 app = typer.Typer(
@@ -19,10 +31,12 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
+app.command("calibrate")(calibrate.calibrate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.command("watch")(watch.watch)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)

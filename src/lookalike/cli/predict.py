@@ -60,7 +60,9 @@ def predict(
                         "prototype": nearest.prototype,
                         "similarity": nearest.similarity,
                         "percentile": None if math.isnan(nearest.percentile) else nearest.percentile,
+                        "calibrated": converted.is_calibrated,
                         "unfamiliar": explanation.unfamiliar,
+                        "doubt": None if explanation.doubt is None else explanation.doubt.to_dict(),
                         "original": None if explanation.original is None else explanation.original.to_dict(),
                         "probabilities": dict(
                             zip(converted.class_names, explanation.probabilities.tolist(), strict=True)
@@ -73,8 +75,10 @@ def predict(
         return
     if not rows:
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
-    columns = ["file", "prediction", "probability", "original network", "prototype", "percentile", ""]
-    print_table("Predictions", columns, [_cells(row) for row in rows])
+    columns = ["file", "prediction", "probability", "original network", "prototype", "percentile"]
+    if rows[0]["doubt"] is not None:
+        columns.append(f"set, coverage {rows[0]['doubt']['coverage']:g}")
+    print_table("Predictions", [*columns, ""], [_cells(row) for row in rows])
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks)
@@ -93,8 +97,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
         answer,
         str(row["prototype"]),
         "–" if row["percentile"] is None else f"{row['percentile']:.0f}",
+        *([] if row["doubt"] is None else [_set_cell(row["doubt"]["set"])]),
         "unfamiliar" if row["unfamiliar"] else "",
     ]
+
+
+def _set_cell(members: list[dict[str, Any]]) -> str:
+    """Returns the classes of a set, each with its most similar prototype."""
+    if not members:
+        return "nothing I know"
+    return " or ".join(f"{member['class']} ({member['prototype']})" for member in members)
 
 
 def read_batches(

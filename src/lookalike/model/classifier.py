@@ -51,6 +51,16 @@ class TransparentClassifier(nn.Module, ABC):
         """Returns the options with which it can be created again."""
         return {}
 
+    def rescaled(self, factor: float) -> "TransparentClassifier":
+        """Returns a copy whose scores are divided by a factor: it changes how sure it sounds, and no prediction.
+
+        Raises:
+            LookalikeError: If this classifier does not say how.
+        """
+        raise LookalikeError(
+            f"the classifier {self.name!r} cannot be calibrated: its class has no method 'rescaled' (factor {factor:g})"
+        )
+
 
 class NearestPrototype(TransparentClassifier):
     """Predicts the class of the most similar prototype (paper section 3.2, step 2).
@@ -97,6 +107,10 @@ class NearestPrototype(TransparentClassifier):
     def options(self) -> dict[str, Any]:
         return {"reading": self.reading, "temperature": self.temperature}
 
+    @override
+    def rescaled(self, factor: float) -> "NearestPrototype":
+        return NearestPrototype(self.reading, self.temperature * checks.number("factor", factor, above=0))
+
 
 class LinearHead(TransparentClassifier):
     """A linear layer on the similarities: each prototype votes for or against each class.
@@ -136,7 +150,12 @@ class LinearHead(TransparentClassifier):
         expected = (n_classes, len(labels))
         if tuple(self.weight.shape) != expected:
             raise LookalikeError(f"the linear head has weights {tuple(self.weight.shape)}; it needs {expected}")
-        return nn.functional.linear(similarities, self.weight, self.bias)
+        return nn.functional.linear(similarities, self.weight.to(similarities.dtype), _as(self.bias, similarities))
+
+    @override
+    def rescaled(self, factor: float) -> "LinearHead":
+        checks.number("factor", factor, above=0)
+        return type(self)(self.weight.detach() / factor, None if self.bias is None else self.bias.detach() / factor)
 
 
 class RectifiedLinearHead(LinearHead):
@@ -152,6 +171,10 @@ class RectifiedLinearHead(LinearHead):
     @override
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         return super().forward(similarities.relu(), labels, n_classes)
+
+
+def _as(bias: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if bias is None else bias.to(like.dtype)
 
 
 def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]) -> TransparentClassifier:

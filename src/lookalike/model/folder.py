@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import one_line, plain_json
 from lookalike.data import Preprocessing
+from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, blank_inputs, device_of, dtype_of, load_weights, place, unwrapped
 from lookalike.encoder.saved import build_network
 from lookalike.model.card import model_card
@@ -25,7 +26,7 @@ from lookalike.model.classifier import TransparentClassifier, make_classifier
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.record import SavedModel
 from lookalike.model.similarity import Similarity, make_similarity
-from lookalike.model.tensors import TRAINING_KEYS, check_model_tensors
+from lookalike.model.tensors import TRAINING_KEYS, check_model_tensors, restored_doubt
 from lookalike.networks import without_head
 from lookalike.saved import (
     NamedOptions,
@@ -59,6 +60,7 @@ class ModelParts:
     value_range: Tensor | None
     provenance: dict[str, Any]
     training_keys: Tensor | None
+    doubt: Doubt | None = None
 
 
 def write_model(
@@ -146,6 +148,7 @@ def _record_of(
         images=picture_names,
         gallery=has_gallery,
         provenance=plain_json(dict(parts.provenance)),
+        doubt=None if parts.doubt is None else parts.doubt.facts,
     )
 
 
@@ -177,6 +180,7 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
         prototypes = _restored_prototypes(record, tensors)
         similarity, classifier = _restored_similarity(record, tensors), _restored_classifier(record, tensors)
         _check_parts_fit(prototypes, similarity, classifier)
+        doubt = restored_doubt(record, tensors)
     encoder = _restored_encoder(record, tensors, network, described)
     return ModelParts(
         encoder,
@@ -188,6 +192,7 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
         value_range,
         record.provenance,
         tensors.get(TRAINING_KEYS),
+        doubt,
     )
 
 

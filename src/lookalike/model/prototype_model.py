@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
+from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model.classifier import TransparentClassifier
+from lookalike.model.doubting import Doubting
 from lookalike.model.folder import ModelParts, read_model, write_model
 from lookalike.model.images import pixels_of
 from lookalike.model.prototypes import Prototypes
@@ -37,7 +39,7 @@ _GALLERY_CLASSES = 60  # a saved gallery has at most so many rows,
 _GALLERY_PROTOTYPES = 600  # and at most so many images: a larger picture is too big to look at
 
 
-class PrototypeModel(nn.Module):
+class PrototypeModel(Doubting, nn.Module):
     """A prototypical self-explainable model.
 
     ``forward`` is differentiable and passes NaN values on. All other methods work without gradients, process any number
@@ -56,6 +58,7 @@ class PrototypeModel(nn.Module):
         provenance: Options, seeds, fingerprints and versions of the conversion.
         training_keys: A hash of each training file's bytes, sorted int64 [N]. With them, training images are recognised
             and never used as test images. None if the data were not files.
+        doubt: What ``calibrate`` found out on held-out images; None if the model is not calibrated.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class PrototypeModel(nn.Module):
         value_range: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
         training_keys: Tensor | None = None,
+        doubt: Doubt | None = None,
     ) -> None:
         super().__init__()
         device = device_of(checks.model("encoder", encoder))
@@ -82,6 +86,7 @@ class PrototypeModel(nn.Module):
         if value_range is not None:
             value_range = checks.tensor("value_range", value_range, (2, "C"), kind="number")
         checks.optional(checks.mapping, "provenance", provenance)
+        checks.optional(checks.instance, "doubt", doubt, Doubt, "a Doubt")
         self.encoder = encoder
         self.prototypes = prototypes.to(device)
         self.similarity = similarity.to(device)
@@ -91,6 +96,7 @@ class PrototypeModel(nn.Module):
         self.value_range = value_range
         self.provenance = dict(provenance or {})
         self.training_keys = training_keys
+        self.doubt = None if doubt is None else doubt.to(device)
         self.training = False
 
     @property
@@ -157,7 +163,11 @@ class PrototypeModel(nn.Module):
         return self._batched(inputs, batch_size, lambda z: self.scores_of(z).argmax(1))
 
     def predict_proba(self, inputs: Any, batch_size: int = 256) -> Tensor:
-        """Returns class probabilities [N, K]."""
+        """Returns class probabilities [N, K].
+
+        ``is_calibrated`` says whether they were calibrated on held-out images. If not, only the temperature that the
+        conversion fitted to training images stands behind them.
+        """
         return self._batched(inputs, batch_size, self.probabilities_of)
 
     def to_pixels(self, inputs: Tensor) -> Tensor | None:
@@ -246,6 +256,8 @@ class PrototypeModel(nn.Module):
         }
         seed = int(recorded.get("seed", recorded.get("random_state", 0))) if seed is None else seed
         settings = settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
+        if self.is_calibrated:
+            warn_of("the updated model has other prototypes and is not calibrated; call calibrate(validation) again")
         return update_model(self, more, previous, settings)
 
     def export(

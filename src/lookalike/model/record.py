@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import shown
 from lookalike.data import Preprocessing
+from lookalike.doubt import DoubtFacts
 from lookalike.model.classifier import LinearHead, NearestPrototype, RectifiedLinearHead
 from lookalike.model.similarity import SIMILARITIES
 from lookalike.saved import NamedOptions, SavedEncoder, check_class_names, check_preprocessing
@@ -31,6 +32,7 @@ class SavedModel:
         images: File names of the pictures nearest to each prototype [P, M].
         gallery: Whether there is a picture of all prototypes.
         provenance: Options, seeds, fingerprints and versions of the conversion.
+        doubt: How the model was calibrated on held-out images; None if it was not.
     """
 
     kind: ClassVar[str] = "prototype-model"
@@ -44,6 +46,7 @@ class SavedModel:
     images: list[list[str]] | None
     gallery: bool
     provenance: dict[str, Any]
+    doubt: DoubtFacts | None = None
 
     def __post_init__(self) -> None:
         self.similarity.check("similarity", {name: SIMILARITIES[name] for name in SIMILARITIES})

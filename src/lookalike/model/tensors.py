@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import shown
+from lookalike.doubt import Doubt
 from lookalike.model.classifier import LinearHead, RectifiedLinearHead
 from lookalike.model.prototypes import N_QUANTILES
 from lookalike.model.record import SavedModel
@@ -24,7 +25,7 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
     Raises:
         LookalikeError: If a tensor is missing, unknown, of another type or shape, or has invalid values.
     """
-    prefixes = tuple(f"{name}." for name in (ENCODER, "prototypes", "similarity", "classifier"))
+    prefixes = tuple(f"{name}." for name in (ENCODER, "prototypes", "similarity", "classifier", "doubt"))
     unknown = [name for name in tensors if not name.startswith(prefixes) and name not in (PROBE, TRAINING_KEYS)]
     if unknown:
         raise LookalikeError(f"there is an unknown tensor {shown(unknown[0])}")
@@ -32,6 +33,7 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
     for name, tensor in below("similarity", tensors).items():
         _require(bool(is_finite(tensor)), f"similarity.{name} has values that are not finite")
     _check_classifier(record, below("classifier", tensors), len(tensors["prototypes.vectors"]))
+    restored_doubt(record, tensors)
     check_weights(below(ENCODER, tensors), record.encoder.not_finite)
     probe = tensors.get(PROBE)
     if probe is None:
@@ -40,6 +42,20 @@ def check_model_tensors(record: SavedModel, tensors: Mapping[str, Tensor]) -> No
     keys = tensors.get(TRAINING_KEYS)
     if keys is not None:
         _check_shape(TRAINING_KEYS, keys, torch.int64, (keys.numel(),))
+
+
+def restored_doubt(record: SavedModel, tensors: Mapping[str, Tensor]) -> Doubt | None:
+    """Returns the model's calibration, or None if it has none.
+
+    Raises:
+        LookalikeError: If record and tensors do not fit together.
+    """
+    stored = below("doubt", tensors)
+    if record.doubt is None:
+        if stored:
+            raise LookalikeError(f"there is an unknown tensor {shown('doubt.' + next(iter(stored)))}")
+        return None
+    return Doubt.from_saved(record.doubt, stored, len(record.class_names), len(tensors["prototypes.vectors"]))
 
 
 def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None:

@@ -175,6 +175,7 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
         "original": original,
         "original_probability": round(answer.probability, 4) if answer is not None and is_same else None,
         "unfamiliar": explanation.unfamiliar,
+        "doubt": None if explanation.doubt is None else explanation.doubt.sentence(),
         "sentence": explanation.sentence(),
         "caution": explanation.caution,
         "image": picture(image),

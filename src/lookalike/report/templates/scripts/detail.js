@@ -11,9 +11,11 @@ const answerOf = (sample) => {
     text.append(disagrees(sample)
       ? `The original says “${className(sample.original)}”${sure}. ` : `The original says the same${sure}. `);
   }
+  if (sample.doubt) text.append(`${sample.doubt} `);
   if (sample.unfamiliar) {
-    text.append(make("span", { className: "warning", textContent: "Unfamiliar: it is farther from its nearest prototype "
-      + "than the training images are; do not rely on the answer." }));
+    text.append(make("span", { className: "warning", textContent: sample.doubt
+      ? "Unfamiliar: hardly any validation image is as far from all prototypes; do not rely on the answer."
+      : "Unfamiliar: it is farther from its nearest prototype than the training images are; do not rely on the answer." }));
   }
   return text;
 };

@@ -1,0 +1,115 @@
+"""``lookalike calibrate``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lookalike.cli.console import guarded, out, print_facts, print_json, print_notes
+from lookalike.cli.options import (
+    BatchSize,
+    Device,
+    Json,
+    Labels,
+    LargeImages,
+    Network,
+    Overwrite,
+    SavedModel,
+    Seed,
+    SplitSeed,
+    open_model,
+    split_seed_of,
+)
+
+if TYPE_CHECKING:
+    from lookalike.doubt import CalibrationFigures, DoubtFacts
+    from lookalike.model import PrototypeModel
+
+
+@guarded
+def calibrate(
+    model: SavedModel,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled images, one sub-folder per class, or a dataset's name; the model's training images in it "
+            "are left out.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write the calibrated model to.")],
+    coverage: Annotated[
+        float, typer.Option(help="Probability with which an image's class is in its set of classes.")
+    ] = 0.95,
+    false_alarm: Annotated[float, typer.Option(help="Largest share of familiar images called unfamiliar.")] = 0.01,
+    novelty: Annotated[
+        str,
+        typer.Option(
+            help="Score of unfamiliar images: mahalanobis, likelihood-ratio, neighbours, percentile, distance."
+        ),
+    ] = "mahalanobis",
+    labels: Labels = None,
+    network: Network = None,
+    batch_size: BatchSize = 256,
+    large_images: LargeImages = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    split_seed: SplitSeed = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
+    from lookalike.data import load_data, with_roles
+
+    converted, preprocessing = open_model(model, network, device)
+    reading = replace(preprocessing, large_images=large_images)
+    bundle = load_data(data, reading, seed=split_seed_of(converted, split_seed), labels=labels, min_classes=1)
+    bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
+    calibrated = converted.calibrate(
+        bundle.test,
+        coverage=coverage,
+        false_alarm=false_alarm,
+        novelty=novelty,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    calibrated.save(output, overwrite=overwrite)
+    facts = _facts_of(calibrated)
+    promise = calibrated.abstention() if facts.n_validation >= _LEAST_FOR_BOUND else None
+    if json:
+        print_json(
+            {"output": str(output), "calibration": facts.to_dict()}
+            | {"abstention": None if promise is None else promise.to_dict()}
+        )
+        return
+    rows = {
+        "images": f"{facts.n_fitted:,} to fit, {facts.n_validation:,} for the guarantees",
+        "before": _figures(facts.before),
+        "after": _figures(facts.after),
+    }
+    if facts.black_box is not None:
+        rows["original network"] = f"{_figures(facts.black_box)}, with a temperature fitted likewise"
+    rows["sets"] = f"coverage {facts.coverage:g}"
+    rows["unfamiliar"] = f"at most {facts.false_alarm:.4g} of familiar images, by {facts.novelty}"
+    if promise is not None:
+        rows["abstention"] = promise.sentence()
+    print_facts("Calibration", rows)
+    print_notes(facts.notes)
+    out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
+
+
+_LEAST_FOR_BOUND = 45  # images that can show 5% errors with a confidence of 90%
+
+
+def _facts_of(calibrated: "PrototypeModel") -> "DoubtFacts":
+    assert calibrated.doubt is not None  # noqa: S101 - calibrate sets it
+    return calibrated.doubt.facts
+
+
+def _figures(figures: "CalibrationFigures") -> str:
+    """Formats calibration figures."""
+    return (
+        f"ECE {figures.ece:.3f} ({figures.ece_low:.3f} to {figures.ece_high:.3f}), log loss {figures.log_loss:.3f}, "
+        f"Brier score {figures.brier:.3f}"
+    )

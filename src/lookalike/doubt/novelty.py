@@ -1,0 +1,240 @@
+"""How unfamiliar an input is: scores from the prototypes, and conformal p-values that make them a test.
+
+A p-value p means: if the input is like the validation images, a score as high as this one has a probability of at most
+p. Calling inputs with p ≤ α unfamiliar is wrong for at most a share α of familiar ones (Bates et al. 2023).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lookalike._core.errors import LookalikeError
+from lookalike._core.registry import Registry
+
+NOVELTIES: "Registry[type[Novelty]]" = Registry("novelty score")
+
+DEFAULT_NOVELTY = "mahalanobis"  # the best of all, see docs/results/doubt.md
+_MOST_NEIGHBOURS = 2_000  # fitted points that are kept
+
+
+class Novelty(nn.Module, ABC):
+    """Scores how unfamiliar inputs are; higher is more unfamiliar.
+
+    All points are in the space in which the similarity clusters. What is fitted is kept in buffers.
+
+    Attributes:
+        name: Name under which it is registered and saved.
+    """
+
+    name: ClassVar[str]
+
+    def fit(self, points: Tensor, centres: Tensor) -> Self:  # noqa: ARG002 - some scores learn nothing
+        """Learns what the score needs from familiar inputs that are not used for the threshold.
+
+        Args:
+            points: Their embeddings [m, D].
+            centres: The prototypes [P, D].
+        """
+        return self
+
+    @abstractmethod
+    def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
+        """Scores embeddings.
+
+        Args:
+            points: Embeddings [N, D].
+            centres: The prototypes [P, D].
+            spreads: Median distance of each prototype's own training samples [P]; NaN without samples.
+
+        Returns:
+            Scores [N].
+        """
+
+
+@NOVELTIES.register("distance")
+class Distance(Novelty):
+    """The distance to the nearest prototype."""
+
+    name = "distance"
+
+    @override
+    def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
+        return _distances(points, centres).amin(1)
+
+
+@NOVELTIES.register("percentile")
+class Percentile(Novelty):
+    """The distance to a prototype over the median distance of its training samples; the smallest counts [ours].
+
+    It orders inputs as their percentiles do, and goes on beyond the farthest training sample, where these end.
+    """
+
+    name = "percentile"
+
+    @override
+    def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
+        return (_distances(points, centres) / _usable(spreads)).amin(1)
+
+
+@NOVELTIES.register("mahalanobis")
+class Mahalanobis(Novelty):
+    """The squared Mahalanobis distance to the nearest prototype (Lee et al. 2018, with prototypes for class means).
+
+    The covariance is that around the nearest prototype, shrunk by the estimate of Ledoit and Wolf (2004).
+    """
+
+    name = "mahalanobis"
+    transform: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("transform", torch.zeros(0, 0))
+
+    @override
+    def fit(self, points: Tensor, centres: Tensor) -> Self:
+        nearest = _distances(points, centres).argmin(1)
+        self.transform = _whitening(points - centres[nearest])
+        return self
+
+    @override
+    def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
+        offset = centres.mean(0)
+        return _distances((points - offset) @ self.transform, (centres - offset) @ self.transform).amin(1).square()
+
+
+@NOVELTIES.register("likelihood-ratio")
+class LikelihoodRatio(Mahalanobis):
+    """The Mahalanobis distance to the nearest prototype minus that to a background (Ren et al. 2021).
+
+    The background is one Gaussian for all familiar inputs. What is unusual for all of them alike, such as a bright
+    image, cancels.
+    """
+
+    name = "likelihood-ratio"
+    background: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("background", torch.zeros(0, 0))
+        self.register_buffer("mean", torch.zeros(0))
+
+    @override
+    def fit(self, points: Tensor, centres: Tensor) -> Self:
+        super().fit(points, centres)
+        self.mean = points.mean(0)
+        self.background = _whitening(points - self.mean)
+        return self
+
+    @override
+    def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
+        of_prototype = super().forward(points, centres, spreads)
+        return of_prototype - ((points - self.mean) @ self.background).square().sum(1)
+
+
+@NOVELTIES.register("neighbours")
+class Neighbours(Novelty):
+    """The distance to the k-th nearest of the fitted points and the prototypes (after Sun et al. 2022).
+
+    Embeddings are not normalised [ours]. Those of at most 2,000 validation images are kept with the model.
+    """
+
+    name = "neighbours"
+    k: ClassVar[int] = 5
+    points: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("points", torch.zeros(0, 0))
+
+    @override
+    def fit(self, points: Tensor, centres: Tensor) -> Self:
+        step = -(-len(points) // _MOST_NEIGHBOURS)
+        self.points = points[::step].clone()
+        return self
+
+    @override
+    def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
+        known = torch.cat([self.points, centres])
+        return _distances(points, known).topk(min(self.k, len(known)), dim=1, largest=False).values[:, -1]
+
+
+def fit_novelty(name: str, points: Tensor, centres: Tensor) -> Novelty:
+    """Creates a registered score and fits it to familiar inputs.
+
+    Args:
+        name: Its name.
+        points: Embeddings of familiar inputs [m, D], in the space in which the similarity clusters.
+        centres: The prototypes [P, D].
+
+    Raises:
+        LookalikeError: If no score has that name, or there are no inputs.
+    """
+    if not len(points):
+        raise LookalikeError("there are no embeddings to fit the novelty score to")
+    return NOVELTIES[name]().fit(points, centres)
+
+
+def conformal_p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """Returns the p-values of scores [N]: (1 + number of calibration scores that are at least as high) / (n + 1).
+
+    Args:
+        scores: [N]; higher is more unfamiliar.
+        calibration: Scores of familiar inputs, sorted [n].
+
+    Example:
+        >>> conformal_p_values(np.array([0.5, 9.0]), np.arange(4.0))
+        array([0.8, 0.2])
+    """
+    n = len(calibration)
+    p_values: np.ndarray = (1 + n - np.searchsorted(calibration, scores, side="left")) / (n + 1)
+    return p_values
+
+
+def novelty_threshold(calibration: np.ndarray, false_alarm: float) -> float:
+    """Returns the score beyond which an input is unfamiliar: that of p-values of at most ``false_alarm``.
+
+    Args:
+        calibration: Scores of familiar inputs, sorted [n].
+        false_alarm: Largest share of familiar inputs that may be called unfamiliar.
+
+    Returns:
+        The threshold: scores above it are unfamiliar; ∞ if n is too small.
+
+    Example:
+        >>> novelty_threshold(np.arange(99.0), 0.01), novelty_threshold(np.arange(98.0), 0.01)
+        (98.0, inf)
+    """
+    n = len(calibration)
+    n_above = int(np.floor(round(false_alarm * (n + 1), 9))) - 1
+    return float("inf") if n_above < 0 else float(calibration[n - 1 - n_above])
+
+
+def _distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Returns Euclidean distances [N, P], without differences of large squares."""
+    offset = centres.mean(0)
+    distances: Tensor = torch.cdist(points - offset, centres - offset, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances
+
+
+def _usable(spreads: Tensor) -> Tensor:
+    """Returns the spreads with the median of the others where one is unknown or 0; 1 if all are."""
+    known = torch.isfinite(spreads) & (spreads > 0)
+    others = spreads[known].median() if bool(known.any()) else spreads.new_ones(())
+    return torch.where(known, spreads, others)
+
+
+def _whitening(residuals: Tensor) -> Tensor:
+    """Returns W with W Wᵀ the inverse of the residuals' shrunk covariance [D, D]."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance, _ = ledoit_wolf(residuals.double().cpu().numpy(), assume_centered=True)
+    values, vectors = np.linalg.eigh(covariance)
+    if not values[-1] > 0:  # all inputs are the same point: no direction is known to vary
+        values = np.ones_like(values)
+    values = np.maximum(values, values[-1] * 1e-10)
+    return torch.from_numpy(vectors / np.sqrt(values)).to(residuals)

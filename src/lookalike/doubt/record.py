@@ -1,0 +1,187 @@
+"""What a calibrated model keeps: how it was calibrated, and the held-out scores that its guarantees rest on."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.records import from_json, plain_json, shown
+from lookalike.doubt.calibration import CalibrationFigures
+from lookalike.doubt.novelty import NOVELTIES, Novelty, novelty_threshold
+
+FORMAT = 1
+
+_VECTORS = ("fitted_novelty", "fitted_confidences", "scores", "novelty", "confidences")
+
+
+@dataclass(frozen=True)
+class DoubtFacts:
+    """How a model was calibrated: plain values that are saved in ``config.json``.
+
+    Attributes:
+        coverage: Coverage of the sets, unless another is asked for.
+        novelty: Name of the score of unfamiliar inputs.
+        false_alarm: Largest share of familiar inputs that are called unfamiliar.
+        scale: The unit of the class scores: the mean lead of the best class over the average one, validation images.
+        temperature: The temperature in that unit, so that it can be compared between similarities.
+        n_fitted: Number of validation images that temperature and novelty score were fitted to.
+        n_validation: Number of other validation images; the guarantees rest on these.
+        before: Figures of the probabilities before the calibration, on these other images.
+        after: The same after the calibration.
+        black_box: The same for the original classifier, with a temperature fitted likewise; None without one.
+        black_box_temperature: Temperature of the original classifier's logits.
+        seed: Seed that divided the validation images.
+        data: Fingerprint of the validation data, if known.
+        notes: What limits the calibration.
+        format: Number of this format.
+    """
+
+    coverage: float
+    novelty: str
+    false_alarm: float
+    scale: float
+    temperature: float
+    n_fitted: int
+    n_validation: int
+    before: CalibrationFigures
+    after: CalibrationFigures
+    black_box: CalibrationFigures | None = None
+    black_box_temperature: float | None = None
+    seed: int = 0
+    data: str | None = None
+    notes: list[str] = field(default_factory=list)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise LookalikeError(
+                f"the calibration has format {shown(self.format)}; this version reads {FORMAT}: update lookalike"
+            )
+        if self.novelty not in NOVELTIES:
+            raise LookalikeError(f"no novelty score is called {shown(self.novelty)}; there are {', '.join(NOVELTIES)}")
+        for name in ("scale", "temperature"):
+            checks.number(name, getattr(self, name), above=0)
+        for name in ("coverage", "false_alarm"):
+            checks.number(name, getattr(self, name), above=0, below=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        values: dict[str, Any] = plain_json(dataclasses.asdict(self))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DoubtFacts":
+        """Reads what ``to_dict`` returned.
+
+        Raises:
+            LookalikeError: If an entry is unknown, missing or of another type, or the format is a later one.
+        """
+        facts: DoubtFacts = from_json(cls, values, "doubt")
+        return facts
+
+
+class Doubt(nn.Module):
+    """A model's calibration. Its tensors are saved with the model's.
+
+    Args:
+        facts: How the model was calibrated.
+        score: The fitted novelty score.
+        **tensors: The held-out values named below.
+
+    Attributes:
+        fitted_novelty: Novelty of the images of the fit, sorted [m].
+        fitted_confidences: Probability of their predicted class [m].
+        scores: Scores of the true classes of the other images [n]: the base of the sets.
+        labels: Their true classes [n].
+        novelty: Their novelty [n].
+        confidences: Probability of their predicted class [n].
+        correct: Whether that class is correct [n].
+        nearest: Their most similar prototypes [n].
+    """
+
+    fitted_novelty: Tensor
+    fitted_confidences: Tensor
+    scores: Tensor
+    labels: Tensor
+    novelty: Tensor
+    confidences: Tensor
+    correct: Tensor
+    nearest: Tensor
+
+    def __init__(self, facts: DoubtFacts, score: Novelty, **tensors: Tensor) -> None:
+        super().__init__()
+        self.facts = facts
+        self.score = score
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    @override
+    def _apply(self, fn: Any, recurse: bool = True) -> "Doubt":
+        """Moves the novelty score only: the held-out values are double precision on the CPU, whatever the model is."""
+        self.score._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @classmethod
+    def from_saved(cls, facts: DoubtFacts, tensors: dict[str, Tensor], n_classes: int, n_prototypes: int) -> "Doubt":
+        """Rebuilds a calibration from a saved model's values.
+
+        Raises:
+            LookalikeError: If a tensor is missing, unknown, or of another type, shape or range.
+        """
+        score = NOVELTIES[facts.novelty]()
+        learned = {name.removeprefix("score."): t for name, t in tensors.items() if name.startswith("score.")}
+        blank = dict(score.named_buffers())
+        vectors = {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")}
+        expected = {*_VECTORS, "labels", "correct", "nearest"}
+        for given, known in ((set(learned), set(blank)), (set(vectors), expected)):
+            if given != known:
+                raise LookalikeError(f"the calibration has other tensors than its own: {shown(sorted(given ^ known))}")
+        for name, buffer in blank.items():
+            tensor = learned[name]
+            if tensor.ndim != buffer.ndim or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+                raise LookalikeError(f"doubt.score.{name} must be {buffer.ndim}-dimensional finite numbers")
+            setattr(score, name, tensor)
+        _check_vectors(facts, vectors, n_classes, n_prototypes)
+        return cls(facts, score, **vectors)
+
+    @property
+    def sorted_novelty(self) -> np.ndarray:
+        """Novelty of the validation images that the guarantees rest on, ascending [n]."""
+        ordered: np.ndarray = np.sort(self.novelty.cpu().numpy())
+        return ordered
+
+    @property
+    def unfamiliar_above(self) -> float:
+        """Novelty above which an input is unfamiliar; ∞ if there are too few validation images for the rate."""
+        return novelty_threshold(self.sorted_novelty, self.facts.false_alarm)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the held-out values as arrays, by name."""
+        return {name: getattr(self, name).cpu().numpy() for name in (*_VECTORS, "labels", "correct", "nearest")}
+
+
+def _check_vectors(facts: DoubtFacts, vectors: dict[str, Tensor], n_classes: int, n_prototypes: int) -> None:
+    """Checks types, lengths and ranges of the held-out values."""
+    for name, tensor in vectors.items():
+        n = facts.n_fitted if name.startswith("fitted_") else facts.n_validation
+        if tuple(tensor.shape) != (n,):
+            raise LookalikeError(f"doubt.{name} must have {n} values, not the shape {shown(tuple(tensor.shape))}")
+        dtype = {"correct": torch.bool, "labels": torch.int64, "nearest": torch.int64}.get(name, torch.float64)
+        if tensor.dtype != dtype:
+            raise LookalikeError(f"doubt.{name} must be {dtype}, not {tensor.dtype}")
+        if dtype == torch.float64 and bool(tensor.isnan().any()):
+            raise LookalikeError(f"doubt.{name} has values that are no numbers")
+    for name, most in (("labels", n_classes), ("nearest", n_prototypes)):
+        values = vectors[name]
+        if len(values) and not (int(values.min()) >= 0 and int(values.max()) < most):
+            raise LookalikeError(f"doubt.{name} must be from 0 to {most - 1}")
+    fitted = vectors["fitted_novelty"]
+    if not len(fitted) or not bool((fitted.diff() >= 0).all()) or not math.isfinite(float(fitted.abs().max())):
+        raise LookalikeError("doubt.fitted_novelty must be finite and ascend")

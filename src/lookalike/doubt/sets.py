@@ -1,0 +1,220 @@
+"""Sets of classes with coverage: split conformal prediction (Papadopoulos et al. 2002; Vovk et al. 2005).
+
+A new image of the known kind has its true class in the set with the requested probability, whatever the model. The
+score of a class has two parts, and the larger counts: how far the class trails the predicted one, and how unfamiliar
+the image is. So a set can be empty, and that means: this looks like nothing known [ours].
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
+
+_NOVELTY_SHARE = 0.25
+_TAIL = 0.1
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """The sets of classes of N inputs.
+
+    Attributes:
+        members: Whether each class is in the set [N, K].
+        prototypes: The most similar prototype of each class [N, K]; −1 for a class without prototypes.
+        class_names: The names of the K classes.
+        coverage: Probability with which the true class is in the set.
+        per_class: Whether the coverage holds for the images of each class, not only for all together.
+        notes: What limits the sets, such as classes with too few validation images.
+    """
+
+    members: np.ndarray
+    prototypes: np.ndarray
+    class_names: list[str]
+    coverage: float
+    per_class: bool
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, row: int) -> list[str]:
+        """Returns the names of the classes in one input's set, in the order of the classes."""
+        return [self.class_names[k] for k in np.flatnonzero(self.members[row])]
+
+    def of(self, row: int) -> list[tuple[str, int]]:
+        """Returns the classes in one input's set, each with its most similar prototype."""
+        return [(self.class_names[k], int(self.prototypes[row, k])) for k in np.flatnonzero(self.members[row])]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of classes in each set [N]; 0 where the input looks like nothing known."""
+        sizes: np.ndarray = self.members.sum(1)
+        return sizes
+
+    def sentence(self, row: int) -> str:
+        """Returns one input's set in words."""
+        return set_sentence(self.of(row), self.coverage)
+
+
+def set_sentence(classes: list[tuple[str, int]], coverage: float) -> str:
+    """Returns a set of classes in words: nothing known, one class, or "either this or that".
+
+    Example:
+        >>> set_sentence([("cat", 3), ("dog", 7)], 0.95)
+        "Either 'cat' (prototype 3) or 'dog' (prototype 7), with 95% coverage."
+    """
+    if not classes:
+        return f"Nothing I know, with {100 * coverage:.4g}% coverage."
+    named = [f"'{visible(name)}' (prototype {prototype})" for name, prototype in classes]
+    if len(named) == 1:
+        return f"Only {named[0]}, with {100 * coverage:.4g}% coverage."
+    return f"Either {', '.join(named[:-1])} or {named[-1]}, with {100 * coverage:.4g}% coverage."
+
+
+def least_samples(coverage: float) -> int:
+    """Returns the smallest number of calibration samples with which a coverage below 1 can be reached.
+
+    Example:
+        >>> least_samples(0.95), least_samples(0.9)
+        (19, 9)
+    """
+    coverage = checks.number("coverage", coverage, above=0, below=1)
+    n = max(1, math.floor(coverage / (1 - coverage)) - 1)
+    while _rank(n, coverage) > n:
+        n += 1
+    return n
+
+
+def _rank(n: int, coverage: float) -> int:
+    """Returns ⌈(n + 1) · coverage⌉, without the rounding errors of the product."""
+    return math.ceil(round((n + 1) * coverage, 9))
+
+
+def conformal_threshold(scores: np.ndarray, coverage: float) -> float:
+    """Returns the largest score that a class in the set may have: the ⌈(n + 1) · coverage⌉-th smallest of n.
+
+    Args:
+        scores: Scores of the true classes of n calibration samples; smaller is more typical.
+        coverage: Probability with which a new sample's true class is to be in its set.
+
+    Returns:
+        The threshold; ∞, which lets every class in, if n is too small for the coverage.
+
+    Example:
+        >>> conformal_threshold(np.arange(19.0), 0.95), conformal_threshold(np.arange(18.0), 0.95)
+        (18.0, inf)
+    """
+    coverage = checks.number("coverage", coverage, above=0, below=1)
+    rank = _rank(len(scores), coverage)
+    if rank > len(scores):
+        return math.inf
+    return float(np.partition(np.asarray(scores, dtype=np.float64), rank - 1)[rank - 1])
+
+
+def log_survival(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns the logarithm of the share of familiar inputs that are at least as unfamiliar, estimated smoothly.
+
+    Up to the 90th percentile of the reference it is their share, interpolated; beyond, a power law fitted to the rest
+    (Hill, 1975), so that inputs farther out than all of them still differ. An exponential tail would be too thin: a few
+    familiar but odd inputs would then set the threshold of all sets.
+
+    Args:
+        values: Novelty scores, of any shape.
+        reference: Novelty of familiar inputs, sorted [n], n ≥ 1.
+    """
+    middle, start = np.quantile(reference, [0.5, 1 - _TAIL])
+    unit = max(float(start - middle), 1e-12 * max(abs(float(start)), 1e-280))
+    beyond = np.log1p(np.maximum(reference - start, 0) / unit)[reference > start]
+    exponent = float(beyond.mean()) if len(beyond) else 1.0
+    excess = np.log1p(np.maximum(values - start, 0) / unit)
+    distinct, first = np.unique(reference, return_index=True)
+    inside = np.log(np.maximum(1 - np.interp(values, distinct, first / len(reference)), _TAIL))
+    logarithms: np.ndarray = np.where(values > start, math.log(_TAIL) - excess / exponent, inside)
+    return logarithms
+
+
+def set_scores(margins: np.ndarray, novelty: np.ndarray, fitted_novelty: np.ndarray) -> np.ndarray:
+    """Returns the score of each class [N, K]; classes with small scores are in the set.
+
+    Both parts are −log of a probability: of all classes that are at most as probable (as in the adaptive sets of Romano
+    et al. 2020, without the class itself for the predicted one), and of an input that is as unfamiliar. Where both
+    compete, unfamiliar inputs get a quarter of what may miss: empty sets for no good reason would be worth little. If
+    the model is correct more often than the coverage asks for, all that may miss goes to unfamiliar inputs.
+
+    Args:
+        margins: How far each class's log-probability trails that of the predicted class [N, K]; 0 for the predicted.
+        novelty: How unfamiliar each input is [N].
+        fitted_novelty: Sorted novelty of other familiar inputs, which are not used for the threshold [m].
+    """
+    order = np.argsort(margins, axis=1, kind="stable")
+    weights = -np.take_along_axis(margins, order, 1)
+    tails = np.logaddexp.accumulate(weights[:, ::-1], axis=1)[:, ::-1]
+    trailing = np.empty_like(tails)
+    np.put_along_axis(trailing, order, tails[:, :1] - tails, 1)
+    trailing[margins == 0] = -np.inf
+    unfamiliar = math.log(_NOVELTY_SHARE) - log_survival(novelty, fitted_novelty)
+    scores: np.ndarray = np.maximum(trailing, unfamiliar[:, None])
+    return np.where(np.isfinite(margins), scores, np.inf)
+
+
+def check_coverage(coverage: float, n: int) -> int:
+    """Returns the number of samples that a coverage needs.
+
+    Raises:
+        LookalikeError: If n is smaller.
+    """
+    needed = least_samples(coverage)
+    if n < needed:
+        raise LookalikeError(
+            f"a coverage of {coverage:g} needs {needed:,} validation images besides those that the temperature is "
+            f"fitted to; there are {n:,}: calibrate with more, or ask for at most "
+            f"{math.floor(1000 * n / (n + 1)) / 1000:g}"
+        )
+    return needed
+
+
+@dataclass(frozen=True)
+class SetThresholds:
+    """Thresholds of the classes' scores.
+
+    Attributes:
+        values: The largest score of each class that is in the set [K].
+        notes: A sentence for each class with too few samples, which is in every set.
+    """
+
+    values: np.ndarray
+    notes: list[str]
+
+
+def set_thresholds(
+    scores: np.ndarray, labels: np.ndarray, class_names: list[str], coverage: float, *, per_class: bool
+) -> SetThresholds:
+    """Returns the threshold of each class: one for all (marginal), or one each (Mondrian).
+
+    Args:
+        scores: Scores of the true classes of calibration samples [n].
+        labels: Their true classes [n].
+        class_names: The names of the K classes.
+        coverage: Probability with which the true class is to be in the set.
+        per_class: Let the coverage hold for the images of each class.
+
+    Raises:
+        LookalikeError: If there are too few samples for the coverage, of all classes together.
+    """
+    needed = check_coverage(coverage, len(scores))
+    n_classes = len(class_names)
+    if not per_class:
+        return SetThresholds(np.full(n_classes, conformal_threshold(scores, coverage)), [])
+    counts = np.bincount(labels, minlength=n_classes)
+    values = np.array([conformal_threshold(scores[labels == k], coverage) for k in range(n_classes)])
+    notes = [
+        f"class '{visible(class_names[k])}' has {counts[k]} validation images; a coverage of {coverage:g} needs "
+        f"{needed}: it is in every set"
+        for k in range(n_classes)
+        if counts[k] < needed
+    ]
+    return SetThresholds(values, notes)

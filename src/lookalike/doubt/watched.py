@@ -1,0 +1,127 @@
+"""What a watch says after each batch, and what of it survives a restart."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
+from lookalike._core.records import shown
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A group of unfamiliar images that look alike: perhaps a new class.
+
+    Attributes:
+        count: Number of images.
+        names: Names of those nearest to its centre, nearest first.
+        looks_like: The class that the model gives most of them.
+    """
+
+    count: int
+    names: list[str]
+    looks_like: str
+
+
+@dataclass(frozen=True)
+class WatchReport:
+    """What a watch says after one batch; one JSON line.
+
+    Attributes:
+        batch: Number of the batch, from 1.
+        n_images: Number of images in the batch.
+        n_total: Number of images so far.
+        alarm: Whether the images are no longer like the validation images, at the requested false-alarm bound. An
+            alarm stays.
+        evidence: Highest capital of the test so far; the alarm is raised at 1 / bound.
+        unfamiliar: Share of the batch's images that are unfamiliar.
+        mean_probability: Mean probability of the predicted classes in the batch.
+        occupancy: Number of the batch's images by their most similar prototype [P].
+        expected: The same as expected from the validation images [P].
+        shift: Total variation distance between the shares of both so far, from 0 to 1.
+        modes: New modes among the unfamiliar images so far, largest first.
+        n_labelled: Number of images so far whose labels came.
+        accuracy: Share of these that were predicted correctly; None without any.
+        accuracy_low: Lower end of its 95% interval.
+        accuracy_high: Upper end of its 95% interval.
+        expected_accuracy: Accuracy on the validation images.
+    """
+
+    batch: int
+    n_images: int
+    n_total: int
+    alarm: bool
+    evidence: float
+    unfamiliar: float
+    mean_probability: float
+    occupancy: list[int]
+    expected: list[float]
+    shift: float
+    modes: list[Mode]
+    n_labelled: int
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    expected_accuracy: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """Says the report in words."""
+        state = (
+            "ALARM: the images are no longer like the validation images"
+            if self.alarm
+            else "no sign that the images differ from the validation images"
+        )
+        said = [
+            f"batch {self.batch}, {self.n_images} images ({self.n_total:,} so far): {state}; evidence "
+            f"{self.evidence:.3g}, {self.unfamiliar:.1%} unfamiliar"
+        ]
+        said += [
+            f"new mode: {mode.count} images alike, most predicted as '{visible(mode.looks_like)}', such as "
+            f"{', '.join(map(visible, mode.names[:3]))}"
+            for mode in self.modes
+        ]
+        if self.accuracy is not None:
+            said.append(
+                f"{self.n_labelled:,} labels so far: {self.accuracy:.1%} correct ({self.accuracy_low:.1%} to "
+                f"{self.accuracy_high:.1%}); {self.expected_accuracy:.1%} of the validation images were"
+            )
+        return said
+
+
+@dataclass
+class WatchState:
+    """What survives a restart."""
+
+    model: str
+    bound: float
+    seed: int
+    n_batches: int = 0
+    n_images: int = 0
+    alarm: bool = False
+    occupancy: list[int] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    log_bets: dict[str, list[float | None]] = field(default_factory=dict)
+    evidence: float = 1.0
+    unfamiliar: list[list[float]] = field(default_factory=list)
+    unfamiliar_names: list[str] = field(default_factory=list)
+    unfamiliar_classes: list[int] = field(default_factory=list)
+    predictions: dict[str, int] = field(default_factory=dict)
+    n_labelled: int = 0
+    n_correct: int = 0
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise LookalikeError(f"it has format {shown(self.format)}; this version reads {FORMAT}")
+        lengths = {len(self.unfamiliar), len(self.unfamiliar_names), len(self.unfamiliar_classes)}
+        widths = {len(point) for point in self.unfamiliar}
+        if len(lengths) != 1 or len(widths) > 1 or set(self.scores) != set(self.log_bets):
+            raise LookalikeError("its parts do not fit together")
+        if any(len(scores) != self.n_images for scores in self.scores.values()) or sum(self.occupancy) != self.n_images:
+            raise LookalikeError(f"it does not hold the scores of its {shown(self.n_images)} images")

@@ -1,0 +1,275 @@
+"""``calibrate``: fits a model's temperature and novelty score on one part of held-out images, and keeps the other."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
+from lookalike._core.untouched import keeps_random_states, keeps_torch_settings
+from lookalike.data import Batches
+from lookalike.doubt import Doubt, DoubtFacts, calibration_figures, fit_factor
+from lookalike.doubt.calibration import CalibrationFigures, softmax
+from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty
+from lookalike.doubt.sets import check_coverage, set_scores
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import dtype_of, place
+from lookalike.encoder.finite import check_finite_rows
+from lookalike.model.doubting import confidences_of, margins_of, novelty_of, rescaled_log_probabilities
+from lookalike.model.original import OriginalClassifier
+
+if TYPE_CHECKING:
+    from lookalike.model.prototype_model import PrototypeModel
+
+LEAST_IMAGES = 30  # a temperature of ten images and guarantees of twenty
+_FIT_SHARE = 1 / 3
+
+
+class Promises(NamedTuple):
+    """What is asked of a calibration; see ``PrototypeModel.calibrate``.
+
+    Attributes:
+        coverage: Coverage of the sets, unless another is asked for.
+        false_alarm: Largest share of familiar images that are called unfamiliar.
+        novelty: Score of unfamiliar inputs.
+    """
+
+    coverage: float = 0.95
+    false_alarm: float = 0.01
+    novelty: str = DEFAULT_NOVELTY
+
+
+class Validation(NamedTuple):
+    """Embedded validation images.
+
+    Attributes:
+        embeddings: [N, D].
+        labels: Classes [N], in the model's numbering.
+        logits: The original classifier's log-probabilities in the order of the model's classes [N, K], up to a constant
+            per row; None if it is not known which output is which class.
+        data: Fingerprint of the data, if known.
+    """
+
+    embeddings: Tensor
+    labels: np.ndarray
+    logits: np.ndarray | None
+    data: str | None
+
+
+@keeps_random_states
+@keeps_torch_settings
+def calibrate_model(
+    model: "PrototypeModel", validation: Any, promises: Promises, *, seed: int, batch_size: int
+) -> "PrototypeModel":
+    """Returns a calibrated copy of a model; see ``PrototypeModel.calibrate``."""
+    checks.number("coverage", promises.coverage, above=0, below=1)
+    checks.number("false_alarm", promises.false_alarm, above=0, below=1)
+    checks.one_of("novelty", promises.novelty, NOVELTIES)
+    checks.seed("seed", seed)
+    checks.whole_number("batch_size", batch_size, 1)
+    read = _read(model, validation, batch_size)
+    if len(read.labels) < LEAST_IMAGES:
+        raise LookalikeError(
+            f"a calibration needs at least {LEAST_IMAGES} validation images; there are {len(read.labels)}"
+        )
+    return calibrated(model, read, promises, seed=seed)
+
+
+def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *, seed: int) -> "PrototypeModel":
+    """Returns a calibrated copy of a model, from embedded validation images."""
+    order = np.random.default_rng(seed).permutation(len(read.labels))
+    fitted, held_out = np.split(order, [round(_FIT_SHARE * len(order))])
+    check_coverage(promises.coverage, len(held_out))
+    similarities = model.similarities_of(read.embeddings)
+    log_probabilities = rescaled_log_probabilities(model, similarities[fitted])
+    factor = fit_factor(log_probabilities, read.labels[fitted])
+    unit = _unit(log_probabilities(1.0)) * model.classifier.temperature
+    result = _copied(model, model.classifier.rescaled(factor))
+    project = model.similarity.project
+    score = fit_novelty(promises.novelty, project(read.embeddings[fitted]), project(model.prototypes.vectors))
+    labels = read.labels[held_out]
+    predictions, confidences = confidences_of(result, read.embeddings[held_out])
+    predicted = predictions.cpu().numpy()
+    black_box, black_box_temperature = _black_box_figures(read, fitted, held_out, seed)
+    facts = DoubtFacts(
+        coverage=promises.coverage,
+        novelty=promises.novelty,
+        false_alarm=promises.false_alarm,
+        scale=unit,
+        temperature=factor * model.classifier.temperature / unit,
+        n_fitted=len(fitted),
+        n_validation=len(held_out),
+        before=_figures(model, read.embeddings[held_out], labels, predicted, seed),
+        after=_figures(result, read.embeddings[held_out], labels, predicted, seed),
+        black_box=black_box,
+        black_box_temperature=black_box_temperature,
+        seed=seed,
+        data=read.data,
+        notes=_notes(labels, model.class_names, promises.false_alarm),
+    )
+    doubt = Doubt(facts, score)
+    novelties = novelty_of(result, doubt, read.embeddings)
+    margins = margins_of(result, read.embeddings)
+    fitted_novelty = np.sort(novelties[fitted])
+    scores = set_scores(margins[held_out], novelties[held_out], fitted_novelty)[np.arange(len(labels)), labels]
+    _, fitted_confidences = confidences_of(result, read.embeddings[fitted])
+    device = model.device
+    result.doubt = Doubt(
+        facts,
+        score,
+        fitted_novelty=torch.from_numpy(fitted_novelty),
+        fitted_confidences=fitted_confidences.cpu(),
+        scores=torch.from_numpy(scores),
+        labels=torch.from_numpy(labels),
+        novelty=torch.from_numpy(novelties[held_out]),
+        confidences=confidences.cpu(),
+        correct=torch.from_numpy(predicted == labels),
+        nearest=similarities[held_out].argmax(1).cpu(),
+    ).to(device)
+    return result
+
+
+def _copied(model: "PrototypeModel", classifier: Any) -> "PrototypeModel":
+    """Returns a model of the same parts with another classifier."""
+    from lookalike.model.folder import ModelParts
+
+    parts = {field.name: getattr(model, field.name) for field in fields(ModelParts)}
+    return type(model)(**{**parts, "classifier": classifier, "doubt": None})
+
+
+def _unit(log_probabilities: np.ndarray) -> float:
+    """Returns the mean lead of the best class over the average one; 1 if there is none."""
+    finite = np.where(np.isfinite(log_probabilities), log_probabilities, np.nan)
+    lead = float(np.mean(np.nanmax(finite, 1) - np.nanmean(finite, 1)))
+    return lead if np.isfinite(lead) and lead > 0 else 1.0
+
+
+def _figures(
+    model: "PrototypeModel", embeddings: Tensor, labels: np.ndarray, predicted: np.ndarray, seed: int
+) -> CalibrationFigures:
+    with torch.no_grad():
+        probabilities = model.probabilities_of(embeddings).double().cpu().numpy()
+    return calibration_figures(probabilities, labels, predictions=predicted, seed=seed)
+
+
+def _black_box_figures(
+    read: Validation, fitted: np.ndarray, held_out: np.ndarray, seed: int
+) -> tuple[CalibrationFigures | None, float | None]:
+    """Fits a temperature to the original classifier in the same way, and measures it on the same images."""
+    if read.logits is None:
+        return None, None
+    logits = read.logits
+
+    def log_probabilities(factor: float) -> np.ndarray:
+        values: np.ndarray = np.log(np.maximum(softmax(logits[fitted] / factor), 1e-300))
+        return values
+
+    factor = fit_factor(log_probabilities, read.labels[fitted])
+    return calibration_figures(softmax(logits[held_out] / factor), read.labels[held_out], seed=seed), factor
+
+
+def _notes(labels: np.ndarray, class_names: list[str], false_alarm: float) -> list[str]:
+    """Returns what limits the calibration."""
+    notes = []
+    if len(labels) + 1 < 1 / false_alarm:
+        notes.append(
+            f"no input is called unfamiliar: a false-alarm rate of {false_alarm:g} needs "
+            f"{int(np.ceil(1 / false_alarm)) - 1:,} validation images besides those of the fit, not "
+            f"{len(labels):,}"
+        )
+    missing = [visible(class_names[k]) for k in np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        notes.append(f"there are no validation images of {', '.join(missing[:5])}{more}")
+    return notes
+
+
+def _read(model: "PrototypeModel", validation: Any, batch_size: int) -> Validation:
+    """Embeds validation images, with their classes in the model's numbering, after checking that they are new."""
+    if isinstance(validation, EmbeddingStore):
+        _check_new(model, None, validation.info.get("data"))
+        embeddings = torch.from_numpy(np.array(validation.embeddings)).to(model.prototypes.vectors)
+        labels = _model_labels(model, validation.class_names, validation.labels)
+        return Validation(embeddings, labels, None, validation.info.get("data"))
+    batches = validation if isinstance(validation, Batches) else Batches(validation, batch_size)
+    fingerprint = batches.fingerprint()
+    _check_new(model, batches, fingerprint)
+    original = OriginalClassifier.of(model)
+    dtype = dtype_of(model.encoder)
+    rows: list[Tensor] = []
+    labels_read: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    with torch.no_grad():
+        for batch in batches:
+            inputs = place(batch.inputs, model.device, dtype)
+            if original is None:
+                embeddings, scores = model.encoder(inputs), None
+            else:
+                embeddings, scores = original.encoder.embed_and_score(inputs)
+            check_finite_rows(embeddings.isfinite().all(1), first=sum(map(len, rows)))
+            rows.append(embeddings)
+            labels_read.append(np.asarray(batch.labels))
+            if original is not None and scores is not None:
+                logits.append(_logits_of_classes(original, scores, model.n_classes))
+    if not rows:
+        raise LookalikeError("there are no validation images")
+    labels = _model_labels(model, batches.class_names, np.concatenate(labels_read))
+    complete = sum(map(len, logits)) == len(labels) and bool(np.isfinite(np.concatenate(logits)).any(0).all())
+    return Validation(torch.cat(rows), labels, np.concatenate(logits) if complete else None, fingerprint)
+
+
+def _logits_of_classes(original: OriginalClassifier, scores: Tensor, n_classes: int) -> np.ndarray:
+    """Returns the original classifier's log-probabilities [n, K] in the order of the model's classes."""
+    outputs = original.encoder.outputs
+    assert outputs is not None  # noqa: S101 - OriginalClassifier.of refuses others
+    probabilities = outputs.probabilities(scores.float()).double().cpu().numpy()
+    classes = original.classes.numpy()[: probabilities.shape[1]]
+    ordered = np.zeros((len(probabilities), n_classes))
+    for column, k in enumerate(classes.tolist()):
+        if k < n_classes:
+            ordered[:, k] += probabilities[:, column]
+    with np.errstate(divide="ignore"):
+        return np.log(ordered)
+
+
+def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: str | None) -> None:
+    """Checks that no validation image is one of the model's training images, as far as the model remembers them."""
+    record = model.training_record
+    if record.fingerprint is not None and record.fingerprint == fingerprint:
+        raise LookalikeError(
+            "the validation images are the model's own training images; calibrate with images that it was not made from"
+        )
+    keys = None if batches is None or record.keys is None else batches.content_keys()
+    if keys is None or record.keys is None:
+        return
+    n_known = int(np.isin(keys, record.keys).sum())
+    if n_known:
+        raise LookalikeError(
+            f"{n_known} of {len(keys)} validation images are training images of the model; leave them out, or use the "
+            "part of the data that was not converted"
+        )
+
+
+def _model_labels(model: "PrototypeModel", names: list[str] | None, labels: np.ndarray) -> np.ndarray:
+    """Returns labels in the model's numbering, by class names if the data have them.
+
+    Raises:
+        LookalikeError: If a class with images is unknown to the model.
+    """
+    if names is None:
+        checks.class_indices("labels", labels, model.n_classes)
+        return np.asarray(labels, dtype=np.int64)
+    number = {name: k for k, name in enumerate(model.class_names)}
+    unknown = [names[k] for k in np.unique(labels) if names[k] not in number]
+    if unknown:
+        raise LookalikeError(
+            f"the validation images have a class '{visible(unknown[0])}', which the model does not know; its classes "
+            f"are {', '.join(map(visible, model.class_names[:8]))}"
+        )
+    numbers = np.array([number.get(name, -1) for name in names], dtype=np.int64)
+    renumbered: np.ndarray = numbers[labels]
+    return renumbered

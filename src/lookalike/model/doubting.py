@@ -1,0 +1,271 @@
+"""What a prototype model can say about its own doubt: calibration, sets, abstention, unfamiliar inputs."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.doubt import Abstention, Doubt, PredictionSets, choose_abstention, conformal_p_values
+from lookalike.doubt.novelty import DEFAULT_NOVELTY
+from lookalike.doubt.sets import set_scores, set_sentence, set_thresholds
+
+if TYPE_CHECKING:
+    from lookalike.model.prototype_model import PrototypeModel
+
+
+class Doubting:
+    """The methods of a prototype model that need a calibration, and ``calibrate``, which makes one.
+
+    All but ``calibrate`` refuse a model without a calibration.
+    """
+
+    doubt: Doubt | None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether ``predict_proba`` was calibrated on held-out images, and so whether sets and bounds are available."""
+        return self.doubt is not None
+
+    def calibrate(
+        self,
+        validation: Any,
+        *,
+        coverage: float = 0.95,
+        false_alarm: float = 0.01,
+        novelty: str = DEFAULT_NOVELTY,
+        seed: int = 0,
+        batch_size: int = 256,
+    ) -> "PrototypeModel":
+        """Returns a new model whose probabilities are calibrated, and which knows how much it may be relied on.
+
+        A third of the images fits the temperature and the novelty score; on the others rest the guarantees of
+        ``predict_set``, ``abstention`` and ``novelty``. They hold for new images that come from the same source as the
+        validation images. Predictions stay as they are.
+
+        Args:
+            validation: Labelled images that the model was not made from, as for ``convert``: a folder's data set, a
+                loader, or arrays (x, y). Classes are matched by name, or by number if the data have no names.
+            coverage: Coverage of the sets, unless another is asked for.
+            false_alarm: Largest share of familiar images that are called unfamiliar.
+            novelty: Score of unfamiliar inputs: ``"mahalanobis"``, ``"likelihood-ratio"``, ``"neighbours"``,
+                ``"percentile"`` or ``"distance"``.
+            seed: Seed that divides the images.
+            batch_size: Largest number of images that pass through the network at once.
+
+        Returns:
+            The new model; this one is not changed.
+
+        Raises:
+            LookalikeError: If validation images are training images of the model, a class is unknown, or there are
+                too few images: at least 30, and more for a high coverage.
+        """
+        from lookalike.model.calibrating import Promises, calibrate_model
+
+        promises = Promises(coverage, false_alarm, novelty)
+        return calibrate_model(_model(self), validation, promises, seed=seed, batch_size=batch_size)
+
+    def predict_set(
+        self,
+        inputs: Any,
+        coverage: float | None = None,
+        *,
+        per_class: bool = False,
+        batch_size: int = 256,
+    ) -> PredictionSets:
+        """Returns the classes that each input may have: its true class is among them with probability ``coverage``.
+
+        An empty set means that the input looks like nothing known; several classes mean either this or that. The
+        probability is over validation and new images from the same source.
+
+        Args:
+            inputs: As for ``predict``.
+            coverage: In (0, 1); None takes that of the calibration.
+            per_class: Let the coverage hold for the images of each class (Mondrian), not only for all together.
+            batch_size: Largest number of inputs that pass through the network at once.
+
+        Raises:
+            LookalikeError: If the model is not calibrated, or with too few images for this coverage.
+        """
+        return sets_of(_model(self), _model(self).embed(inputs, batch_size), coverage, per_class=per_class)
+
+    def abstention(self, error: float = 0.05, confidence: float = 0.9) -> Abstention:
+        """Returns from which probability on the model may answer, so that at most a share ``error`` of them is wrong.
+
+        Args:
+            error: α, the largest share of errors among answered inputs, in (0, 1).
+            confidence: 1 − δ, the probability, over the validation images, that this holds.
+
+        Raises:
+            LookalikeError: If the model is not calibrated, or with too few images for this bound.
+        """
+        values = doubt_of(_model(self)).arrays()
+        return choose_abstention(
+            values["confidences"],
+            values["correct"],
+            values["fitted_confidences"],
+            error=error,
+            confidence=confidence,
+        )
+
+    def predict_or_abstain(
+        self,
+        inputs: Any,
+        error: float = 0.05,
+        confidence: float = 0.9,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Returns the predicted classes [N], and −1 where the model abstains; see ``abstention``."""
+        threshold = self.abstention(error, confidence).threshold
+        embeddings = _model(self).embed(inputs, batch_size)
+        with torch.no_grad():
+            predictions, confidences = confidences_of(_model(self), embeddings)
+        return torch.where(confidences >= threshold, predictions, -1)
+
+    def novelty(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Returns the p-value [N] of each input being as familiar as the validation images.
+
+        If inputs with p ≤ α are called unfamiliar, that is wrong for at most a share α of familiar ones.
+
+        Raises:
+            LookalikeError: If the model is not calibrated.
+        """
+        doubt = doubt_of(_model(self))
+        scores = novelty_of(_model(self), doubt, _model(self).embed(inputs, batch_size))
+        return torch.from_numpy(conformal_p_values(scores, doubt.sorted_novelty))
+
+
+def _model(mixed_in: Doubting) -> "PrototypeModel":
+    """Returns the model that the methods are mixed into, under its own type."""
+    return cast("PrototypeModel", mixed_in)
+
+
+def doubt_of(model: "PrototypeModel") -> Doubt:
+    """Returns a model's calibration.
+
+    Raises:
+        LookalikeError: If it has none.
+    """
+    if model.doubt is None:
+        raise LookalikeError(
+            "the model is not calibrated: call sem.calibrate(validation) with labelled images that it was not made "
+            "from (lookalike calibrate MODEL DATA), and use the model that it returns"
+        )
+    return model.doubt
+
+
+@torch.no_grad()
+def novelty_of(model: "PrototypeModel", doubt: Doubt, embeddings: Tensor) -> np.ndarray:
+    """Returns the novelty scores [N] of embeddings [N, D]; higher is more unfamiliar."""
+    project, prototypes = model.similarity.project, model.prototypes
+    scores = doubt.score(project(embeddings), project(prototypes.vectors), prototypes.quantiles[:, 50])
+    values: np.ndarray = scores.double().cpu().numpy()
+    return values
+
+
+@torch.no_grad()
+def margins_of(model: "PrototypeModel", embeddings: Tensor) -> np.ndarray:
+    """Returns how far each class's log-probability trails that of the predicted class [N, K]; never negative.
+
+    A linear classifier's most probable class is the predicted one. With the reading ``"sum"`` it can be another, which
+    then counts as close as the predicted one.
+    """
+    log_probabilities = model.log_probabilities_of(embeddings).double()
+    predicted = model.scores_of(embeddings).argmax(1, keepdim=True)
+    margins = (log_probabilities.gather(1, predicted) - log_probabilities).clamp_min(0)
+    values: np.ndarray = margins.cpu().numpy()
+    return values
+
+
+@torch.no_grad()
+def confidences_of(model: "PrototypeModel", embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the predicted classes [N], and their probabilities [N]."""
+    predictions = model.scores_of(embeddings).argmax(1)
+    confidences = model.probabilities_of(embeddings).gather(1, predictions[:, None])[:, 0]
+    return predictions, confidences.double()
+
+
+@torch.no_grad()
+def sets_of(
+    model: "PrototypeModel", embeddings: Tensor, coverage: float | None = None, *, per_class: bool = False
+) -> PredictionSets:
+    """Returns the sets of embeddings [N, D]; see ``PrototypeModel.predict_set``."""
+    doubt = doubt_of(model)
+    checks.flag("per_class", per_class)
+    coverage = doubt.facts.coverage if coverage is None else coverage
+    values = doubt.arrays()
+    thresholds = set_thresholds(values["scores"], values["labels"], model.class_names, coverage, per_class=per_class)
+    scores = set_scores(margins_of(model, embeddings), novelty_of(model, doubt, embeddings), values["fitted_novelty"])
+    members = (scores <= thresholds.values) & np.isfinite(scores) | np.isinf(thresholds.values)
+    nearest = nearest_of_classes(model, model.similarities_of(embeddings))
+    return PredictionSets(members, nearest, model.class_names, coverage, per_class, thresholds.notes)
+
+
+@dataclass(frozen=True)
+class InputDoubt:
+    """How far the prediction for one input may be relied on.
+
+    Attributes:
+        p_value: Probability of an input as unfamiliar as this one, if it is like the validation images.
+        unfamiliar: Whether that is at most the calibration's false-alarm rate.
+        classes: The classes that it may have, each with its most similar prototype; none if it is like nothing known.
+        coverage: Probability with which the true class is among them.
+    """
+
+    p_value: float
+    unfamiliar: bool
+    classes: list[tuple[str, int]]
+    coverage: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        named = [{"class": name, "prototype": prototype} for name, prototype in self.classes]
+        return {"p_value": self.p_value, "unfamiliar": self.unfamiliar, "set": named, "coverage": self.coverage}
+
+    def sentence(self) -> str:
+        """Says which classes the input may have."""
+        return set_sentence(self.classes, self.coverage)
+
+
+def input_doubts(model: "PrototypeModel", embeddings: Tensor) -> list[InputDoubt] | None:
+    """Returns the doubt about each of N embeddings [N, D]; None if the model is not calibrated."""
+    doubt = model.doubt
+    if doubt is None:
+        return None
+    sets = sets_of(model, embeddings)
+    p_values = conformal_p_values(novelty_of(model, doubt, embeddings), doubt.sorted_novelty)
+    return [
+        InputDoubt(float(p), bool(p <= doubt.facts.false_alarm), sets.of(row), sets.coverage)
+        for row, p in enumerate(p_values)
+    ]
+
+
+def nearest_of_classes(model: "PrototypeModel", similarities: Tensor) -> np.ndarray:
+    """Returns the most similar prototype of each class [N, K], from similarities [N, P]; −1 without prototypes."""
+    labels = model.prototypes.labels
+    nearest = torch.full((len(similarities), model.n_classes), -1, dtype=torch.int64)
+    for k in range(model.n_classes):
+        members = torch.nonzero(labels == k)[:, 0]
+        if len(members):
+            nearest[:, k] = members[similarities[:, members].argmax(1)].cpu()
+    return nearest.numpy()
+
+
+def rescaled_log_probabilities(model: "PrototypeModel", similarities: Tensor) -> Callable[[float], np.ndarray]:
+    """Returns a function from a factor to normalised log-probabilities [N, K] with the scores divided by it."""
+    labels, n_classes = model.prototypes.labels, model.n_classes
+
+    @torch.no_grad()
+    def log_probabilities(factor: float) -> np.ndarray:
+        classifier = copy.deepcopy(model.classifier).rescaled(factor)
+        values: np.ndarray = (
+            classifier.log_probabilities(similarities.double(), labels, n_classes).log_softmax(1).cpu().numpy()
+        )
+        return values
+
+    return log_probabilities

@@ -1,0 +1,92 @@
+"""Conformal sets: coverage, empty sets, too few samples, and MAPIE as an independent reference."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookalike._core.errors import LookalikeError
+from lookalike.doubt.sets import (
+    conformal_threshold,
+    least_samples,
+    log_survival,
+    set_scores,
+    set_sentence,
+    set_thresholds,
+)
+
+
+@given(n=st.integers(1, 400), coverage=st.floats(0.05, 0.995))
+@settings(max_examples=60, deadline=None)
+def test_the_threshold_is_the_smallest_that_covers_n_plus_1_exchangeable_scores(n, coverage):
+    threshold = conformal_threshold(np.arange(n, dtype=float), coverage)
+    if math.isinf(threshold):
+        assert n / (n + 1) < coverage + 1e-9
+    else:
+        # a new score falls into each of the n + 1 gaps with the same probability
+        assert (threshold + 1) / (n + 1) >= coverage - 1e-9
+        assert threshold / (n + 1) < coverage
+
+
+def test_the_least_number_of_samples_is_the_first_with_a_finite_threshold():
+    for coverage in (0.5, 0.9, 0.95, 0.99, 0.999):
+        n = least_samples(coverage)
+        assert math.isfinite(conformal_threshold(np.zeros(n), coverage))
+        assert math.isinf(conformal_threshold(np.zeros(n - 1), coverage)) or n == 1
+
+
+def test_too_few_samples_are_refused_and_of_one_class_told():
+    names = ["a", "b"]
+    with pytest.raises(LookalikeError, match=r"coverage of 0.95 needs 19 .* there are 10: .* at most 0.909"):
+        set_thresholds(np.zeros(10), np.zeros(10, dtype=int), names, 0.95, per_class=False)
+    labels = np.array([0] * 30 + [1] * 5)
+    thresholds = set_thresholds(np.arange(35.0), labels, names, 0.95, per_class=True)
+    assert math.isinf(thresholds.values[1])
+    assert thresholds.notes == ["class 'b' has 5 validation images; a coverage of 0.95 needs 19: it is in every set"]
+
+
+def test_a_far_input_has_an_empty_set_and_an_ambiguous_one_both_classes():
+    novelty = np.sort(np.random.default_rng(0).exponential(size=500))
+    margins = np.array([[0.0, 8.0, 9.0], [0.0, 0.1, 9.0], [0.0, 8.0, 9.0]])
+    scores = set_scores(margins, np.array([0.5, 0.5, 1e6]), novelty)
+    members = scores <= 2.0
+    assert members.tolist() == [[True, False, False], [True, True, False], [False, False, False]]
+
+
+def test_scores_rise_with_the_margin_and_with_the_novelty():
+    novelty = np.sort(np.random.default_rng(1).normal(size=200))
+    margins = np.sort(np.random.default_rng(2).exponential(size=(1, 6)))
+    margins[0, 0] = 0
+    scores = set_scores(margins, np.array([0.0]), novelty)
+    assert (np.diff(scores[0]) >= 0).all()
+    values = np.linspace(-5, 50, 100)
+    assert (np.diff(log_survival(values, novelty)) <= 1e-12).all()
+    assert log_survival(np.array([100.0]), novelty) < log_survival(np.array([50.0]), novelty)
+
+
+def test_survival_of_equal_scores_is_finite():
+    assert np.isfinite(log_survival(np.array([0.0, 1.0, 5.0]), np.ones(50))).all()
+
+
+def test_sentences():
+    assert set_sentence([], 0.9) == "Nothing I know, with 90% coverage."
+    assert set_sentence([("a\x1b", 1)], 0.9) == "Only 'a\\x1b' (prototype 1), with 90% coverage."
+
+
+def test_sets_equal_those_of_mapie():
+    classification = pytest.importorskip("mapie.classification")
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 900)
+    x = rng.normal(size=(900, 2)) + np.array([[0, 0], [2, 0], [0, 2], [2, 2]])[y]
+    model = LogisticRegression().fit(x[:300], y[:300])
+    reference = classification.SplitConformalClassifier(
+        model, confidence_level=0.9, conformity_score="lac", prefit=True
+    ).conformalize(x[300:600], y[300:600])
+    _, expected = reference.predict_set(x[600:])
+    scores = 1 - model.predict_proba(x[300:600])[np.arange(300), y[300:600]]
+    members = 1 - model.predict_proba(x[600:]) <= conformal_threshold(scores, 0.9) + 1e-12
+    assert np.array_equal(members, expected[:, :, 0])

@@ -1,0 +1,228 @@
+"""A calibrated model: what it promises, how it is saved, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lookalike import LookalikeError, LookalikeWarning, convert, explain, load
+from lookalike.doubt import NOVELTIES
+from lookalike.metrics import evaluate
+from lookalike.model.classifier import LinearHead, NearestPrototype
+from lookalike.model.prototype_model import PrototypeModel
+
+
+def images(n: int, seed: int, noise: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns 8×8 images of 3 classes that overlap a little, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 3, (n,), generator=generator)
+    x = noise * torch.randn(n, 1, 8, 8, generator=generator)
+    for k, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
+        x[y == k, :, row : row + 4, column : column + 4] += 0.6
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
+    x, y = images(600, 1)
+    optimiser = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(150):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimiser.step()
+    return net
+
+
+@pytest.fixture(scope="module")
+def model(network: nn.Module) -> PrototypeModel:
+    return convert(network, images(400, 2), n_prototypes=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def calibrated(model: PrototypeModel) -> PrototypeModel:
+    return model.calibrate(images(900, 3))
+
+
+TEST = images(2000, 4)
+
+
+def test_calibration_returns_a_new_model_and_changes_no_prediction(model, calibrated):
+    assert not model.is_calibrated
+    assert calibrated.is_calibrated
+    assert calibrated is not model
+    assert model.doubt is None
+    assert torch.equal(model.predict(TEST[0]), calibrated.predict(TEST[0]))
+    assert torch.allclose(calibrated(TEST[0]).softmax(1), calibrated.predict_proba(TEST[0]), atol=1e-6)
+
+
+def test_a_wrong_temperature_is_repaired(network):
+    wrong = convert(network, images(400, 2), n_prototypes=2, temperature=0.01, progress=False)
+    facts = wrong.calibrate(images(900, 3)).doubt.facts
+    assert facts.after.ece < 0.7 * facts.before.ece
+    assert facts.after.log_loss < facts.before.log_loss
+    assert facts.black_box.n_samples == facts.after.n_samples == facts.n_validation == 600
+
+
+def test_the_temperature_hardly_depends_on_the_one_before(model):
+    validation = images(300, 3)
+    scaled = PrototypeModel(
+        model.encoder, model.prototypes, model.similarity, NearestPrototype("max", model.classifier.temperature * 3)
+    )
+    ours, theirs = model.calibrate(validation).doubt.facts, scaled.calibrate(validation).doubt.facts
+    assert theirs.scale * theirs.temperature == pytest.approx(ours.scale * ours.temperature, rel=0.1)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_sets_cover_the_true_class_as_often_as_promised(model, per_class):
+    covered = []
+    for seed in range(12):
+        sets = model.calibrate(images(450, 100 + seed), seed=seed).predict_set(TEST[0], 0.9, per_class=per_class)
+        inside = sets.members[np.arange(len(TEST[1])), TEST[1]]
+        covered.append([inside[TEST[1].numpy() == k].mean() for k in range(3)] if per_class else [inside.mean()])
+    assert np.abs(np.mean(covered, 0) - 0.9).max() < 0.035
+
+
+def test_a_set_names_the_prototypes_of_its_classes(calibrated):
+    sets = calibrated.predict_set(TEST[0][:200], 0.95)
+    several = int(sets.sizes.argmax())
+    assert sets.sizes[several] >= 2
+    for name, prototype in sets.of(several):
+        assert calibrated.prototypes.class_of(prototype) == name
+    similarities = calibrated.similarities(TEST[0][:200])
+    k = int(np.flatnonzero(sets.members[several])[0])
+    of_class = torch.nonzero(calibrated.prototypes.labels == k)[:, 0]
+    assert sets.prototypes[several, k] == of_class[similarities[several, of_class].argmax()]
+    assert sets.sentence(several).startswith("Either ")
+
+
+def test_an_image_like_nothing_known_has_an_empty_set_and_a_small_p_value(calibrated):
+    strange = torch.full((1, 1, 8, 8), 20.0)
+    assert calibrated.predict_set(strange)[0] == []
+    assert float(calibrated.novelty(strange)) <= 0.01
+    (explanation,) = explain(calibrated, strange)
+    assert explanation.unfamiliar
+    assert "Nothing I know" in explanation.sentence()
+    assert json.loads(json.dumps(explanation.to_dict()))["doubt"]["set"] == []
+
+
+def test_familiar_images_are_called_unfamiliar_as_rarely_as_promised(model):
+    rates = [
+        (model.calibrate(images(450, seed), false_alarm=0.05, seed=seed).novelty(TEST[0]) <= 0.05).double().mean()
+        for seed in range(10)
+    ]
+    assert 0.02 < float(np.mean(rates)) <= 0.06
+
+
+def test_answers_that_are_given_are_wrong_as_rarely_as_promised(calibrated):
+    answers = calibrated.predict_or_abstain(TEST[0], error=0.1)
+    given = answers >= 0
+    assert 0.2 < float(given.double().mean()) < 1
+    assert float((answers != TEST[1])[given].double().mean()) <= 0.1
+
+
+def test_a_saved_calibration_gives_the_same_answers(calibrated, tmp_path):
+    calibrated.save(tmp_path / "model")
+    again = load(tmp_path / "model", model=calibrated.encoder.model)
+    assert again.doubt.facts == calibrated.doubt.facts
+    assert np.array_equal(again.predict_set(TEST[0]).members, calibrated.predict_set(TEST[0]).members)
+    assert torch.equal(again.novelty(TEST[0][:50]), calibrated.novelty(TEST[0][:50]))
+    assert again.abstention(0.1) == calibrated.abstention(0.1)
+
+
+def test_a_model_of_half_precision_keeps_its_held_out_values(calibrated):
+    import copy
+
+    moved = copy.deepcopy(calibrated).to(torch.float64)
+    assert moved.doubt.scores.dtype == torch.float64
+    assert moved.predict_set(TEST[0][:10]).members.shape == (10, 3)
+
+
+@pytest.mark.parametrize("novelty", list(NOVELTIES))
+def test_every_novelty_score_can_be_saved(model, novelty, tmp_path):
+    chosen = model.calibrate(images(300, 3), novelty=novelty)
+    chosen.save(tmp_path / "model")
+    again = load(tmp_path / "model", model=chosen.encoder.model)
+    assert torch.equal(again.novelty(TEST[0][:20]), chosen.novelty(TEST[0][:20]))
+
+
+def test_a_linear_classifier_is_calibrated_too(model):
+    linear = PrototypeModel(
+        model.encoder, model.prototypes, model.similarity, LinearHead.from_labels(model.prototypes.labels, 3, own=20.0)
+    )
+    facts = linear.calibrate(images(600, 3)).doubt.facts
+    assert facts.after.log_loss < facts.before.log_loss
+
+
+def test_what_needs_a_calibration_says_so(model):
+    for ask in (lambda: model.predict_set(TEST[0]), model.abstention, lambda: model.novelty(TEST[0])):
+        with pytest.raises(LookalikeError, match=r"not calibrated: call sem.calibrate"):
+            ask()
+
+
+def test_training_images_and_too_few_images_are_refused(model):
+    with pytest.raises(LookalikeError, match="own training images"):
+        model.calibrate(images(400, 2))
+    with pytest.raises(LookalikeError, match="at least 30 validation images; there are 29"):
+        model.calibrate(images(29, 3))
+    with pytest.raises(LookalikeError, match=r"coverage of 0.99 needs 99 .* there are 40"):
+        model.calibrate(images(60, 3), coverage=0.99)
+    with pytest.raises(LookalikeError, match="novelty"):
+        model.calibrate(images(60, 3), novelty="x")
+
+
+def test_too_few_images_for_the_false_alarm_rate_are_told(model):
+    few = model.calibrate(images(60, 3), coverage=0.9)
+    assert any("no input is called unfamiliar" in note and "99" in note for note in few.doubt.facts.notes)
+    assert not explain(few, torch.full((1, 1, 8, 8), 20.0))[0].unfamiliar
+
+
+def test_an_update_says_that_the_calibration_is_gone(calibrated):
+    with pytest.warns(LookalikeWarning, match="not calibrated; call calibrate"):
+        updated = calibrated.update(images(60, 9), progress=False)
+    assert not updated.is_calibrated
+
+
+def test_a_damaged_calibration_is_refused(calibrated, tmp_path):
+    from lookalike.doubt import Doubt, DoubtFacts
+
+    tensors = dict(calibrated.doubt.state_dict().items())
+    facts = calibrated.doubt.facts
+    for changed, message in (
+        ({"labels": tensors["labels"] + 3}, "from 0 to 2"),
+        ({"scores": tensors["scores"][:-1]}, "must have 600 values"),
+        ({"extra": tensors["scores"]}, "other tensors"),
+        ({"score.transform": tensors["score.transform"] * torch.nan}, "finite"),
+    ):
+        with pytest.raises(LookalikeError, match=message):
+            Doubt.from_saved(facts, {**tensors, **changed}, 3, 6)
+    with pytest.raises(LookalikeError, match="format 2"):
+        DoubtFacts.from_dict({**facts.to_dict(), "format": 2})
+    assert DoubtFacts.from_dict(facts.to_dict()) == facts
+
+
+def test_classes_are_matched_by_name(model):
+    from lookalike.embedding import EmbeddingStore, embed
+
+    named = PrototypeModel(
+        model.encoder,
+        type(model.prototypes)(model.prototypes.vectors, model.prototypes.labels, ["a", "b", "c"]),
+        model.similarity,
+        model.classifier,
+    )
+    store = embed(model, images(300, 3), progress=False)
+    by_number = named.calibrate(EmbeddingStore(store.embeddings, store.labels, store.indices))
+    order = np.array([2, 0, 1])
+    shuffled = EmbeddingStore(store.embeddings, order[store.labels], store.indices, class_names=["b", "c", "a"])
+    assert torch.equal(named.calibrate(shuffled).doubt.labels, by_number.doubt.labels)
+    unknown = EmbeddingStore(store.embeddings, store.labels, store.indices, class_names=["a", "b", "d"])
+    with pytest.raises(LookalikeError, match="class 'd', which the model does not know"):
+        named.calibrate(unknown)
+
+
+def test_the_scorecard_compares_with_the_black_box(calibrated, network):
+    card = evaluate(calibrated, TEST, black_box=network, only=("calibration", "faithfulness"), progress=False)
+    assert card["calibration_error"] < 0.05

@@ -1,0 +1,118 @@
+"""A watch over a calibrated model: evidence, new modes, labels that come later, and a state that survives."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike import LookalikeError, convert
+from lookalike.model.prototype_model import PrototypeModel
+from lookalike.watching import Watch
+from tests.model.test_doubt import images, network  # noqa: F401 - a fixture
+
+
+@pytest.fixture(scope="module")
+def calibrated(network) -> PrototypeModel:  # noqa: F811
+    model = convert(network, images(400, 2), n_prototypes=2, progress=False)
+    return model.calibrate(images(900, 3), false_alarm=0.02)
+
+
+def strange(n: int, seed: int) -> torch.Tensor:
+    """Returns images of a class that the model does not know: bright in the last corner, and large."""
+    x = 0.3 * torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    x[:, :, 4:, 4:] += 6
+    return x
+
+
+def test_clean_batches_raise_no_alarm_and_a_new_class_does(calibrated):
+    watch = Watch(calibrated, bound=0.01)
+    reports = [watch.add(images(40, seed)[0]) for seed in range(10, 15)]
+    assert not any(report.alarm for report in reports)
+    assert reports[-1].n_total == 200
+    assert reports[-1].shift < 0.2
+    found = watch.add(strange(30, 1))
+    assert found.alarm
+    assert found.evidence >= 100
+    assert found.unfamiliar > 0.9
+    assert found.modes[0].count >= 25
+    assert found.modes[0].names[0].startswith("image 2")
+    assert "ALARM" in found.sentences()[0]
+    assert "new mode" in found.sentences()[1]
+    assert watch.add(images(40, 16)[0]).alarm  # it stays
+
+
+def test_false_alarms_are_rare(calibrated):
+    alarms = 0
+    for seed in range(25):
+        watch = Watch(calibrated, bound=0.1, seed=seed)
+        alarms += any(watch.add(images(30, 1000 + 10 * seed + part)[0]).alarm for part in range(3))
+    assert alarms <= 6
+
+
+def test_a_state_survives_a_restart(calibrated, tmp_path):
+    state, x = tmp_path / "state.json", images(60, 20)[0]
+    whole = Watch(calibrated)
+    expected = [whole.add(x[:30]), whole.add(x[30:]), whole.add(strange(6, 2))]
+    found = [Watch(calibrated, state=state).add(part) for part in (x[:30], x[30:], strange(6, 2))]
+    assert [report.to_dict() for report in found] == [report.to_dict() for report in expected]
+    json.dumps(found[-1].to_dict(), allow_nan=False)
+
+
+def test_labels_come_later_and_count_once(calibrated, tmp_path):
+    state = tmp_path / "state.json"
+    x, y = images(50, 21)
+    names = [f"{row}.png" for row in range(50)]
+    Watch(calibrated, state=state).add(x, names=names)
+    watch = Watch(calibrated, state=state)
+    labels = dict(zip(names, y.tolist(), strict=True))
+    assert watch.add_labels(labels) == 50
+    figures = Watch(calibrated, state=state).accuracy()
+    assert figures["n_labelled"] == 50
+    assert figures["accuracy"] == pytest.approx(float((calibrated.predict(x) == y).double().mean()))
+    assert figures["accuracy_low"] < figures["accuracy"] < figures["accuracy_high"]
+    with pytest.raises(LookalikeError, match="none of the 50 labelled images"):
+        watch.add_labels(labels)
+    with pytest.raises(LookalikeError, match="no class of the model"):
+        watch.add_labels({"0.png": "zebra"})
+
+
+def test_labels_that_come_at_once_are_in_the_report(calibrated):
+    x, y = images(50, 22)
+    report = Watch(calibrated).add(x, y)
+    assert report.n_labelled == 50
+    assert report.accuracy == pytest.approx(float((calibrated.predict(x) == y).double().mean()))
+
+
+def test_occupancy_counts_the_most_similar_prototypes(calibrated):
+    x = images(80, 23)[0]
+    report = Watch(calibrated).add(x)
+    nearest = calibrated.similarities(x).argmax(1).numpy()
+    assert report.occupancy == np.bincount(nearest, minlength=6).tolist()
+    assert sum(report.expected) == pytest.approx(80)
+
+
+def test_what_does_not_fit_is_refused(calibrated, tmp_path):
+    state = tmp_path / "state.json"
+    Watch(calibrated, state=state).add(images(20, 24)[0])
+    with pytest.raises(LookalikeError, match=r"begun with a bound of 0.01"):
+        Watch(calibrated, bound=0.1, state=state)
+    other = convert(calibrated.encoder, images(400, 2), n_prototypes=1, progress=False).calibrate(images(300, 3))
+    with pytest.raises(LookalikeError, match="another model"):
+        Watch(other, state=state)
+    content = json.loads(state.read_text())
+    for changed, message in (
+        ({"format": 2}, "format 2"),
+        ({"n_images": 21}, "does not hold the scores"),
+        ({"alarm": "yes"}, "true or false"),
+    ):
+        state.write_text(json.dumps({**content, **changed}))
+        with pytest.raises(LookalikeError, match=message):
+            Watch(calibrated, state=state)
+    state.write_text("{")
+    with pytest.raises(LookalikeError, match="remove it to begin anew"):
+        Watch(calibrated, state=state)
+    with pytest.raises(LookalikeError, match="not calibrated"):
+        Watch(convert(calibrated.encoder, images(400, 2), n_prototypes=1, progress=False))
+    with pytest.raises(LookalikeError, match="no images"):
+        Watch(calibrated).add(torch.zeros(0, 1, 8, 8))
