@@ -39,6 +39,8 @@ SKIPPED = {
     "make demo": "the demonstration: tests/demo runs it",
     "lookalike demo": "the demonstration: tests/demo runs it",
     "pip install": "needs a network",
+    "npm install": "needs a network",
+    "--page": "needs a package of npm: tests/export/test_page.py writes pages",
     "ray start": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "--cluster": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "…": "stands for several commands",

@@ -5,6 +5,7 @@ or as a PyTorch program, with everything that an explanation needs.
 """
 
 from lookalike.export.file import export_model
+from lookalike.export.page import write_page
 from lookalike.export.plain import Answer, PlainModel
 
-__all__ = ["Answer", "PlainModel", "export_model"]
+__all__ = ["Answer", "PlainModel", "export_model", "write_page"]

@@ -134,6 +134,10 @@ def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tupl
         return _Program(plain), torch.zeros(2, *described["shape"], dtype=dtype, device=device)
     if model.preprocessing is None:
         raise LookalikeError("the model does not know what its images go through; convert with preprocessing=...")
+    if model.preprocessing.pad is not None:
+        raise LookalikeError(
+            "images are padded after they are normalised, which no bytes can say; export without pixels"
+        )
     channels, height, width = described["shape"]
     module = _PixelProgram(plain, model.preprocessing, getattr(torch, described["dtype"])).to(device)
     return module, torch.zeros(2, height, width, channels, dtype=torch.uint8, device=device)

@@ -1,0 +1,154 @@
+"""An exported model as one HTML file that answers in a browser, without a server and without a network."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.names import visible
+from lookalike._core.records import parse_json, read_bytes
+from lookalike.data import Preprocessing
+
+PAGE = "page.html"
+_RUNTIME = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
+_EXPORTS = re.compile(r"export\s*\{([^{}]*)\}\s*;?\s*(//[^\n]*\s*)*$")
+_COLOURS = 64  # of the map's scale
+_INSTALL = "npm install onnxruntime-web"
+
+
+def write_page(exported: str | Path, runtime: str | Path, *, title: str | None = None) -> Path:
+    """Writes ``page.html`` into an exported folder: drop a photograph, and see what it looks like and why.
+
+    The page is one file with the model, its prototypes and ONNX Runtime for browsers inside. It works without a server
+    and without a network, from a disk too. Its content security policy forbids every request.
+
+    Args:
+        exported: A folder that ``export_model`` wrote with ``pixels=True`` as ONNX.
+        runtime: The npm package ``onnxruntime-web``: its folder, or the folder in which npm installed it.
+        title: Title of the page; None names the classes.
+
+    Returns:
+        The page.
+
+    Raises:
+        LookalikeError: If the folder has no such export, the package is not there, or the model's images are prepared
+            in a way that the page cannot repeat.
+    """
+    checks.path("exported", exported)
+    checks.path("runtime", runtime)
+    checks.optional(checks.text, "title", title)
+    folder = Path(exported)
+    described = _description(folder)
+    script, wasm = _runtime_files(Path(runtime))
+    data = {
+        "described": {**described, "prototypes": [_with_picture(folder, row) for row in described["prototypes"]]},
+        "colours": _colours(),
+    }
+    write_whole(folder / PAGE, _rendered(title or _title(described), data, script, folder / "model.onnx", wasm))
+    return folder / PAGE
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """Reads and checks what an export says of itself."""
+    if not (folder / "prototypes.json").is_file() or not (folder / "model.onnx").is_file():
+        raise LookalikeError(
+            f"{str(folder)!r} holds no model exported to ONNX: 'model.onnx' or 'prototypes.json' is missing"
+        )
+    described = parse_json(read_bytes(folder / "prototypes.json"))
+    if not isinstance(described, dict) or not str(described.get("inputs")).startswith("uint8"):
+        raise LookalikeError("a page needs a model that takes bytes: export it with pixels=True (--pixels)")
+    preprocessing = Preprocessing.from_dict(described["preprocessing"])
+    if preprocessing.value_range is not None:
+        raise LookalikeError("the model's images have a value_range; browsers decode pictures to 8 bits only")
+    return described
+
+
+def _with_picture(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a prototype's row with its picture inside."""
+    image = row["image"]
+    if image is None or image.startswith("data:"):
+        return row
+    content = base64.b64encode((folder / image).read_bytes()).decode()
+    return {**row, "image": f"data:image/png;base64,{content}"}
+
+
+def _runtime_files(given: Path) -> tuple[str, Path]:
+    """Returns ONNX Runtime's script, with its exports as an object ``ort``, and the path of its WebAssembly."""
+    package = Path("onnxruntime-web", "dist")
+    for folder in (given, given / "dist", given / package, given / "node_modules" / package):
+        if all((folder / name).is_file() for name in _RUNTIME):
+            break
+    else:
+        raise LookalikeError(
+            f"{str(given)!r} does not hold onnxruntime-web ({' and '.join(_RUNTIME)}); get it with: {_INSTALL}"
+        )
+    script = (folder / _RUNTIME[0]).read_text(encoding="utf-8")
+    found = _EXPORTS.search(script)
+    if found is None:
+        raise LookalikeError(f"{str(folder / _RUNTIME[0])!r} is not a script that this version of lookalike knows")
+    pairs = [pair.strip().partition(" as ") for pair in found[1].split(",")]
+    names = {name: local for local, _, name in pairs if name}
+    missing = {"InferenceSession", "Tensor", "env"} - set(names)
+    if missing:
+        raise LookalikeError(f"{str(folder / _RUNTIME[0])!r} does not export {', '.join(sorted(missing))}")
+    exports = ", ".join(f"{name}: {local}" for name, local in names.items() if name != "default")
+    return f"{script[: found.start()]}\nconst ort = {{{exports}}};\n", folder / _RUNTIME[1]
+
+
+def _colours() -> list[list[int]]:
+    """Returns the colours of the heat-maps' scale, from against to for, each as red, green and blue."""
+    from matplotlib import colormaps
+
+    from lookalike.plots.heatmap import COLOUR_MAP
+
+    return [[round(255 * part) for part in colormaps[COLOUR_MAP](k / (_COLOURS - 1))[:3]] for k in range(_COLOURS)]
+
+
+def _title(described: dict[str, Any]) -> str:
+    names = [visible(name) for name in described["class_names"]]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _packed(content: bytes, level: int) -> str:
+    """Returns bytes as text, compressed first."""
+    return base64.b64encode(gzip.compress(content, level, mtime=0)).decode()
+
+
+def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm: Path) -> str:
+    """Returns the page. Its policy names the hashes of its script and style, so that nothing else can run."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lookalike.export"), undefined=StrictUndefined, autoescape=True, keep_trailing_newline=True
+    )
+    templates = Path(__file__).with_name("templates")
+    own = "\n".join((templates / name).read_text(encoding="utf-8") for name in ("resize.js", "page.js"))
+    # inside a script element only "</script" and "<!--" mean something to the browser
+    script = f"\n{runtime}{own}\n".replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    style = "\n" + (templates / "page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        title=title,
+        script=script,
+        style=style,
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        data=json.dumps(data).replace("<", "\\u003c"),
+        # weights are noise to a compressor, so that more effort gains nothing
+        model=_packed(model.read_bytes(), 1),
+        wasm=_packed(wasm.read_bytes(), 9),
+        licence=data["described"].get("licence"),
+        fingerprint=data["described"]["fingerprint"][:12],
+        n_prototypes=len(data["described"]["prototypes"]),
+        n_classes=len(data["described"]["class_names"]),
+        has_evidence=data["described"]["evidence"],
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
