@@ -1,10 +1,11 @@
 """Tables of the results are computed, never typed."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from lookalike.experiments import read_findings
+from lookalike.experiments import EXPERIMENTS, read_findings
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 DATA = sorted((RESULTS / "data").glob("*.json"))
@@ -17,4 +18,9 @@ def test_there_are_results():
 @pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
 def test_a_page_shows_the_table_that_its_data_give(path):
     pages = "\n".join(page.read_text(encoding="utf-8") for page in RESULTS.glob("*.md"))
-    assert read_findings(path).to_markdown() in pages
+    findings, values = read_findings(path), json.loads(path.read_text(encoding="utf-8"))
+    assert findings.to_markdown() in pages
+    seeds, pairing = len(values["plan"]["seeds"]), EXPERIMENTS[values["experiment"]].pairing
+    paired = findings.to_paired_markdown(values["experiment"], seeds, values["test_images"])
+    assert paired in pages
+    assert bool(paired) == (pairing is not None)  # a reference by another name would leave the comparison out

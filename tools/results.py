@@ -2,9 +2,10 @@
 
     python tools/results.py experiments
     python tools/results.py experiments-resnet34 --suffix=-resnet34
+    python tools/results.py                                            # pages anew, from the data that are there
 
 Each page says between which two comments a result stands: ``<!-- result: accuracy -->`` … ``<!-- end -->``. What was
-there is replaced by the experiment's date, machine, table and figures; what is written around it stays.
+there is replaced by the experiment's date, machine, tables and figures; what is written around it stays.
 """
 
 import argparse
@@ -26,16 +27,17 @@ BLOCK = re.compile(r"(<!-- result: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what 'lookalike reproduce -o' wrote")
+    parser.add_argument("folder", type=Path, nargs="?", help="what 'lookalike reproduce -o' wrote")
     parser.add_argument("--suffix", default="", help="added to each experiment's name on the pages")
     arguments = parser.parse_args()
-    if not list(arguments.folder.glob("*.json")):
-        parser.error(f"{str(arguments.folder)!r} holds no experiment's JSON")
-    wanted = {match[1] for page in PAGES.glob("*.md") for match in BLOCK.findall(page.read_text(encoding="utf-8"))}
-    for name in sorted(wanted):
-        source = arguments.folder / f"{name.removesuffix(arguments.suffix)}.json"
-        if name.endswith(arguments.suffix) and source.exists():
-            take(name, source)
+    if arguments.folder is not None:
+        if not list(arguments.folder.glob("*.json")):
+            parser.error(f"{str(arguments.folder)!r} holds no experiment's JSON")
+        wanted = {match[1] for page in PAGES.glob("*.md") for match in BLOCK.findall(page.read_text(encoding="utf-8"))}
+        for name in sorted(wanted):
+            source = arguments.folder / f"{name.removesuffix(arguments.suffix)}.json"
+            if name.endswith(arguments.suffix) and source.exists():
+                take(name, source)
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         page.write_text(BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], text), encoding="utf-8")
@@ -71,7 +73,8 @@ def block(name: str) -> str:
         return "*not run yet*\n"
     values, found = json.loads(path.read_text(encoding="utf-8")), read_findings(path)
     lines = [describe(values["measured"], values["plan"]["seeds"])]
-    lines += [found.to_markdown(), *found.remarks]
+    paired = found.to_paired_markdown(values["experiment"], len(values["plan"]["seeds"]), values.get("test_images", {}))
+    lines += [found.to_markdown(), *([paired] if paired else []), *found.remarks]
     lines += [f"![{Path(file).stem}](../assets/results/{file})" for file in values.get("figures", [])]
     return "\n" + "\n\n".join(lines) + "\n\n"
 

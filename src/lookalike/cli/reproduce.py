@@ -107,13 +107,15 @@ def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", folder: Pa
     """Runs one experiment and writes its findings. Without findings, earlier files stay as they are."""
     from lookalike.experiments import EXPERIMENTS, draw_findings, write_findings
     from lookalike.experiments.tables import cell
+    from lookalike.experiments.workbench import data_name
 
     experiment = EXPERIMENTS[name]
     findings = experiment.run(plan, bench, cells)
     if not findings.rows:
         return []
     figures = draw_findings(name, plan, findings, folder, bench, cells)
-    files = write_findings(name, plan, findings, folder, cells, figures)
+    test_images = {data_name(dataset): len(bench.data(plan.first_subject(dataset)).test) for dataset in plan.datasets}
+    files = write_findings(name, plan, findings, folder, cells, figures, test_images)
     if show:
         print_table(
             experiment.title,

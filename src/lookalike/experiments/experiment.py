@@ -1,7 +1,7 @@
 """Experiments: their plan, their findings, the registry, and the files that they write."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from lookalike.data import DataBundle
 from lookalike.data.bundle import is_dataset
 from lookalike.encoder import read_spec, rebuild
 from lookalike.experiments.cells import Cells
+from lookalike.experiments.paired import Pairing, paired_markdown
 from lookalike.experiments.tables import Column, Row, as_csv, markdown
 from lookalike.experiments.workbench import KMEX, MODELS, SMALL, Subject, Workbench, data_name, network_name
 
@@ -106,6 +107,19 @@ class Findings:
         """Returns the table in Markdown."""
         return markdown(self.heads, self.columns, self.rows)
 
+    def to_paired_markdown(self, name: str, seeds: int, test_images: Mapping[str, int]) -> str:
+        """Returns the rows' paired comparison in Markdown; "" if there is none.
+
+        Args:
+            name: Name of the experiment, which says what its rows are compared with.
+            seeds: Number of seeds.
+            test_images: Number of test images by data set.
+        """
+        pairing = EXPERIMENTS[name].pairing
+        if pairing is None:
+            return ""
+        return paired_markdown(self.heads, self.columns, self.rows, pairing, seeds, test_images)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -118,6 +132,7 @@ class Experiment:
         draw: Draws its figure from the findings; None if the paper has no figure.
         pictures: Returns functions, by name, that draw more figures from the models themselves.
         lacking: Returns what a data set lacks for this experiment, or None. Without it, any data set will do.
+        pairing: What the rows are compared with, seed by seed; None if nothing is.
     """
 
     title: str
@@ -126,6 +141,7 @@ class Experiment:
     draw: "Callable[[Findings], Figure] | None" = None
     pictures: "Callable[[Plan, Workbench], dict[str, Callable[[], Figure]]] | None" = None
     lacking: Callable[[DataBundle], str | None] | None = None
+    pairing: Pairing | None = None
 
     def suited(self, plan: Plan, bench: Workbench) -> tuple[tuple[str, ...], list[str]]:
         """Returns a plan's data sets that the experiment can run on, and the reasons against the others."""
@@ -187,15 +203,33 @@ def _draw(draw: "Callable[[], Figure]", folder: Path, key: str) -> list[Path]:
 
 
 def write_findings(
-    name: str, plan: Plan, findings: Findings, folder: Path, cells: Cells, figures: Sequence[str] = ()
+    name: str,
+    plan: Plan,
+    findings: Findings,
+    folder: Path,
+    cells: Cells,
+    figures: Sequence[str] = (),
+    test_images: Mapping[str, int] | None = None,
 ) -> list[Path]:
-    """Writes an experiment's Markdown (which shows its figures), CSV and JSON. Returns all files, figures included."""
+    """Writes an experiment's Markdown (which shows its figures), CSV and JSON. Returns all files, figures included.
+
+    Args:
+        name: Name of the experiment.
+        plan: What was run.
+        findings: What was found.
+        folder: Folder of the files.
+        cells: Cells of the experiment, for dates, machines and failures.
+        figures: Names of the figures that were drawn.
+        test_images: Number of test images by data set, for the intervals of paired differences in accuracy.
+    """
     title = EXPERIMENTS[name].title + (", a quick look" if plan.quick else "")
     folder.mkdir(parents=True, exist_ok=True)
     failures = [f"- {cell} failed: {reason}" for cell, reason in cells.failed.items()]
     images = [f"![{key}]({key}.png)" for key in figures]
     measured = _distinct([cell["made"] for cell in cells.provenance.values()])
-    paragraphs = [f"# {title}", describe(measured, plan.seeds), findings.to_markdown(), *images, *findings.remarks]
+    paired = findings.to_paired_markdown(name, len(plan.seeds), test_images or {})
+    tables = [findings.to_markdown(), *([paired] if paired else [])]
+    paragraphs = [f"# {title}", describe(measured, plan.seeds), *tables, *images, *findings.remarks]
     text = "\n\n".join([*paragraphs, *(["\n".join(failures)] if failures else [])])
     values = {
         "experiment": name,
@@ -208,6 +242,7 @@ def write_findings(
         "details": findings.details,
         "remarks": findings.remarks,
         "figures": [f"{key}.png" for key in figures],
+        "test_images": dict(test_images or {}),
         "failed": cells.failed,
         "measured": measured,
         "cells": {cell_name: cell["options"] for cell_name, cell in cells.provenance.items()},

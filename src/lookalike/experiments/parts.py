@@ -11,6 +11,7 @@ from lookalike.conversion.convert import convert
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
+from lookalike.experiments.paired import Pairing
 from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _PER_CLASS = 10
 _DRAWN = 5  # classes
 _SMALLER = 0.55  # scale of the figure, so that its captions can be read at the width of a column
+_WHOLE = "KMEx, whole images"
 _COLUMNS = (ACCURACY, Column("single", "single patches %", 100, 1))
 
 
@@ -66,7 +68,7 @@ def _accuracies(bench: Workbench, subject: Subject) -> Record:
     card = converter.evaluate(converter.convert(n_prototypes=_PER_CLASS), ("faithfulness",))
     return {
         "black box": {"accuracy": card["black_box_accuracy"]},
-        "KMEx, whole images": {"accuracy": card["accuracy"]},
+        _WHOLE: {"accuracy": card["accuracy"]},
         "KMEx, patches": {
             "accuracy": float(np.concatenate(correct_images).mean()),
             "single": float(np.concatenate(correct_patches).mean()),
@@ -94,5 +96,11 @@ def _gallery(bench: Workbench, subject: Subject) -> "Figure":
 
 
 EXPERIMENTS.register("patches")(
-    Experiment("KMEx on patches", "Table 14, Figure 10", run_patches, pictures=draw_patches)
+    Experiment(
+        "KMEx on patches",
+        "Table 14, Figure 10",
+        run_patches,
+        pictures=draw_patches,
+        pairing=Pairing(_WHOLE, (ACCURACY.name,)),
+    )
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from lookalike.data import Batches
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
+from lookalike.experiments.paired import Pairing
 from lookalike.experiments.side_by_side import run_kmex_of_baselines
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
@@ -224,7 +225,13 @@ def _columns_of(
 
 
 EXPERIMENTS.register("qualitative")(
-    Experiment("What models look at", "Figures 2, 6, 11 and 12", run_qualitative, pictures=draw_qualitative)
+    Experiment(
+        "What models look at",
+        "Figures 2, 6, 11 and 12",
+        run_qualitative,
+        pictures=draw_qualitative,
+        pairing=Pairing(title_of(KMEX), ("correlation",)),
+    )
 )
 EXPERIMENTS.register("kmex-of-baselines")(
     Experiment(

@@ -14,6 +14,7 @@ from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.measure import mean_axes
+from lookalike.experiments.paired import Pairing
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
@@ -324,10 +325,16 @@ def draw_against_numbers(findings: Findings, columns: Sequence[Column], position
     return figure
 
 
+_PAIRED = ("accuracy", "explanation_divergence", "auroc", "diversity")
+
 for _name, _experiment in {
-    "similarities": Experiment("Eleven similarities", "Figure 8", run_similarities, draw_similarities),
-    "n-prototypes": Experiment("Number of prototypes per class", "Figure 9", run_numbers, draw_numbers),
-    "clustering": Experiment("Clusterers", "Table 13, widened", run_clusterers),
+    "similarities": Experiment(
+        "Eleven similarities", "Figure 8", run_similarities, draw_similarities, pairing=Pairing("l2", _PAIRED)
+    ),
+    "n-prototypes": Experiment(
+        "Number of prototypes per class", "Figure 9", run_numbers, draw_numbers, pairing=Pairing("1", _PAIRED)
+    ),
+    "clustering": Experiment("Clusterers", "Table 13, widened", run_clusterers, pairing=Pairing("kmeans", _PAIRED)),
     "attributes": Experiment(
         "Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes, lacking=_lacks_attributes
     ),
