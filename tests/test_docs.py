@@ -40,6 +40,8 @@ SKIPPED = {
     "lookalike demo": "the demonstration: tests/demo runs it",
     "pip install": "needs a network",
     "npm install": "needs a network",
+    "lookalike push": "needs the Hub: tests/model/test_hub.py has a local one",
+    "hub:": "needs the Hub: tests/model/test_hub.py has a local one",
     "--page": "needs a package of npm: tests/export/test_page.py writes pages",
     "ray start": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "--cluster": "needs a cluster: tests/conversion/test_distributed.py starts one",
@@ -50,7 +52,10 @@ SKIPPED = {
 }
 
 # Programs that are not run.
-SKIPPED_PAGES = {"cluster.md": "needs a cluster: tests/conversion/test_distributed.py starts one"}
+SKIPPED_PAGES = {
+    "hub.md": "needs MLflow: tests/model/test_mlflow.py runs it",
+    "cluster.md": "needs a cluster: tests/conversion/test_distributed.py starts one",
+}
 
 # Networks of the pages, and the smallest ones that are built in the same way.
 SMALL = {

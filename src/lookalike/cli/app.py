@@ -14,6 +14,7 @@ from lookalike.cli import (
     explain,
     export,
     predict,
+    push,
     reproduce,
     train,
     watch,
@@ -38,6 +39,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("watch")(watch.watch)
 app.command("export")(export.export)
+app.command("push")(push.push)
 app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(datasets.app, name="datasets")

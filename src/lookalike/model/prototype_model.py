@@ -20,6 +20,7 @@ from lookalike.encoder.finite import check_finite_rows
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
 from lookalike.model.folder import ModelParts, read_model, write_model
+from lookalike.model.hub import PREFIX, downloaded
 from lookalike.model.images import pixels_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
@@ -285,6 +286,20 @@ class PrototypeModel(Doubting, nn.Module):
             overwrite=overwrite,
         )
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        images: bool = True,
+        licence: str | None = None,
+        private: bool | None = None,
+        message: str = "Upload a prototype model",
+    ) -> str:
+        """Uploads the model to ``"owner/name"`` on the Hugging Face Hub; see ``lookalike.model.hub.push_model``."""
+        from lookalike.model.hub import push_model
+
+        return push_model(self, repo, images=images, licence=licence, private=private, message=message)
+
     def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
         """Draws the prototypes, a row per class, by their nearest training images (and decoded, if there is a decoder).
 
@@ -391,7 +406,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """Loads a saved model. Nothing in the folder is executed.
 
     Args:
-        folder: A folder written by ``save``.
+        folder: A folder written by ``save``, or ``"hub:owner/name"`` on the Hugging Face Hub, with ``@revision`` for
+            another revision than the newest.
         model: The network, if it comes from the user's own code. A copy of it gets the saved weights. Wrappers for
             several devices or for compilation are removed.
 
@@ -401,5 +417,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """
     checks.path("folder", folder)
     checks.optional(checks.model, "model", model)
+    if str(folder).startswith(PREFIX):
+        with downloaded(str(folder)) as temporary:
+            return load(temporary, model)
     model_parts = read_model(folder, model)
     return PrototypeModel(**{field.name: getattr(model_parts, field.name) for field in fields(model_parts)})

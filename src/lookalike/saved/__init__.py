@@ -16,9 +16,11 @@ from lookalike.saved.folder import (
     FORMAT,
     TENSORS,
     kind_of_folder,
+    listed_files,
     read_provenance,
     read_saved,
     refusing,
+    without_checksum,
     write_saved,
 )
 from lookalike.saved.pictures import encode_image, read_pictures
@@ -48,11 +50,13 @@ __all__ = [
     "encode_image",
     "is_finite",
     "kind_of_folder",
+    "listed_files",
     "not_finite_buffers",
     "read_pictures",
     "read_provenance",
     "read_saved",
     "refusing",
+    "without_checksum",
     "write_saved",
     "write_tensors",
 ]

@@ -168,6 +168,28 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     return provenance if isinstance(provenance, dict) else {}
 
 
+def listed_files(folder: str | Path) -> dict[str, int | None]:
+    """Returns the names that ``config.json`` lists, each within the folder, and the files' sizes in bytes, if known.
+
+    Raises:
+        LookalikeError: If there is no ``config.json``, it was altered, or a name leads outside of the folder.
+    """
+    files = from_json(dict[str, _File], _read_config(Path(folder))["files"], f"{CONFIG}.files")
+    with refusing(f"the saved model in {str(folder)!r} cannot be used"):
+        _check_listed(files, [])
+    return {name: file.bytes for name, file in files.items()}
+
+
+def without_checksum(folder: Path, name: str) -> None:
+    """Removes a file from those that ``config.json`` checks, so that people may edit it."""
+    config = _read_config(folder)
+    files = {key: value for key, value in config["files"].items() if key != name}
+    config = {key: value for key, value in config.items() if key != "fingerprint"} | {"files": files}
+    config["fingerprint"] = fingerprint_json(config)
+    text = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    (folder / CONFIG).write_bytes(text)
+
+
 class refusing:  # noqa: N801 - used as a function
     """A context manager that turns errors into a ``LookalikeError`` whose message starts with ``problem``."""
 
