@@ -137,6 +137,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": weights, "state_dict_ema": averaged}, folder / "last.pth.tar")
     rows = [f"{file.relative_to(folder / 'images')},{file.parent.name},{file.parts[-3]}" for file in images_of(folder)]
     (folder / "labels.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    (folder / "edits.yaml").write_text("- split: {prototype: 0, n: 2}\n  note: two kinds\n")
     (folder / "classes.txt").write_text("cat\nant\nbee\n")
     mine = MY_NET.format(channels=3, n_classes=3, function="make", mean=0.5)
     (folder / "my_net.py").write_text(mine)

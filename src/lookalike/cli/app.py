@@ -10,6 +10,7 @@ from lookalike.cli import (
     convert,
     datasets,
     demo,
+    edit,
     evaluate,
     explain,
     export,
@@ -39,6 +40,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("watch")(watch.watch)
 app.command("export")(export.export)
+app.command("edit")(edit.edit)
 app.command("push")(push.push)
 app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)

@@ -21,6 +21,7 @@ from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, blank_inputs, device_of, dtype_of, load_weights, place, unwrapped
 from lookalike.encoder.saved import build_network
+from lookalike.model.annotations import Annotations
 from lookalike.model.card import model_card
 from lookalike.model.classifier import TransparentClassifier, make_classifier
 from lookalike.model.prototypes import Prototypes
@@ -61,6 +62,7 @@ class ModelParts:
     provenance: dict[str, Any]
     training_keys: Tensor | None
     doubt: Doubt | None = None
+    annotations: Annotations | None = None
 
 
 def write_model(
@@ -149,6 +151,7 @@ def _record_of(
         gallery=has_gallery,
         provenance=plain_json(dict(parts.provenance)),
         doubt=None if parts.doubt is None else parts.doubt.facts,
+        annotations=parts.annotations,
     )
 
 
@@ -193,6 +196,7 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
         record.provenance,
         tensors.get(TRAINING_KEYS),
         doubt,
+        record.annotations,
     )
 
 

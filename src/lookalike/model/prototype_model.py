@@ -17,6 +17,7 @@ from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
+from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
 from lookalike.model.folder import ModelParts, read_model, write_model
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from lookalike.conversion.options import UpdateOptions
     from lookalike.conversion.per_class import NPrototypes
+    from lookalike.editing import EditOptions, EditSession
     from lookalike.embedding import EmbeddingStore
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
@@ -60,6 +62,7 @@ class PrototypeModel(Doubting, nn.Module):
         training_keys: A hash of each training file's bytes, sorted int64 [N]. With them, training images are recognised
             and never used as test images. None if the data were not files.
         doubt: What ``calibrate`` found out on held-out images; None if the model is not calibrated.
+        annotations: Names, descriptions, pins and regions that people gave the prototypes; None for none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class PrototypeModel(Doubting, nn.Module):
         provenance: Mapping[str, Any] | None = None,
         training_keys: Tensor | None = None,
         doubt: Doubt | None = None,
+        annotations: Annotations | None = None,
     ) -> None:
         super().__init__()
         device = device_of(checks.model("encoder", encoder))
@@ -98,6 +102,10 @@ class PrototypeModel(Doubting, nn.Module):
         self.provenance = dict(provenance or {})
         self.training_keys = training_keys
         self.doubt = None if doubt is None else doubt.to(device)
+        checks.optional(checks.instance, "annotations", annotations, Annotations, "an Annotations")
+        if annotations is not None and len(annotations) != len(prototypes):
+            raise LookalikeError(f"annotations are of {len(annotations)} prototypes; there are {len(prototypes)}")
+        self.annotations = annotations
         self.training = False
 
     @property
@@ -260,6 +268,18 @@ class PrototypeModel(Doubting, nn.Module):
         if self.is_calibrated:
             warn_of("the updated model has other prototypes and is not calibrated; call calibrate(validation) again")
         return update_model(self, more, previous, settings)
+
+    def edit(self, train: Any = None, **options: "Unpack[EditOptions]") -> "EditSession":
+        """Returns a session that changes the prototypes, shows what each change does, and can undo it.
+
+        Args:
+            train: The training data, or their ``EmbeddingStore``; see ``lookalike.editing.EditSession``. Without
+                them, prototypes can only be named, described and pinned.
+            **options: ``embeddings``, ``validation``, ``test``, ``who``, ``seed``.
+        """
+        from lookalike.editing import EditSession
+
+        return EditSession(self, train, **options)
 
     def export(
         self,

@@ -11,6 +11,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.records import shown
 from lookalike.data import Preprocessing
 from lookalike.doubt import DoubtFacts
+from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import LinearHead, NearestPrototype, RectifiedLinearHead
 from lookalike.model.similarity import SIMILARITIES
 from lookalike.saved import NamedOptions, SavedEncoder, check_class_names, check_preprocessing
@@ -33,6 +34,7 @@ class SavedModel:
         gallery: Whether there is a picture of all prototypes.
         provenance: Options, seeds, fingerprints and versions of the conversion.
         doubt: How the model was calibrated on held-out images; None if it was not.
+        annotations: What people have said about the prototypes, or None.
     """
 
     kind: ClassVar[str] = "prototype-model"
@@ -47,6 +49,7 @@ class SavedModel:
     gallery: bool
     provenance: dict[str, Any]
     doubt: DoubtFacts | None = None
+    annotations: Annotations | None = None
 
     def __post_init__(self) -> None:
         self.similarity.check("similarity", {name: SIMILARITIES[name] for name in SIMILARITIES})

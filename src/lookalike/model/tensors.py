@@ -101,6 +101,11 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
     )
     _require(_within(percentiles, 0, 100), "prototypes.percentiles must lie between 0 and 100")
     _check_quantiles(quantiles, counts)
+    if record.annotations is not None:
+        _require(
+            len(record.annotations) == n_prototypes,
+            f"annotations are of {len(record.annotations)} prototypes; there are {n_prototypes}",
+        )
     if record.images is not None:
         _require(
             len(record.images) == n_prototypes,

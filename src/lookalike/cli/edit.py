@@ -1,0 +1,142 @@
+"""``lookalike edit``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike.cli.console import guarded, out, print_json, print_line, print_table
+from lookalike.cli.options import Device, Json, Network, Overwrite, SavedModel, open_model, split_seed_of
+
+if TYPE_CHECKING:
+    from lookalike.editing import EditSession
+
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="The folder or data set that the model was converted with; most edits need its images."
+    ),
+]
+Who = Annotated[str | None, typer.Option(help="Who edits, for the log; by default the login name.")]
+
+
+@guarded
+def edit(
+    model: SavedModel,
+    script: Annotated[
+        Path | None, typer.Argument(metavar="[SCRIPT]", help="A YAML or JSON list of edits; without it, show the log.")
+    ] = None,
+    data: TrainingData = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the edited model here; by default to MODEL itself.")
+    ] = None,
+    undo: Annotated[int, typer.Option(min=0, help="Number of edits to undo, before the script.")] = 0,
+    redo: Annotated[int, typer.Option(min=0, help="Number of edits to redo, before the script.")] = 0,
+    go_to: Annotated[
+        int | None, typer.Option("--go-to", min=0, help="Number of the edit in the log to go to; 0 is before all.")
+    ] = None,
+    open_test: Annotated[
+        str | None,
+        typer.Option(
+            "--open-test", metavar="WHY", help="Also measure on DATA's test part. Each time is counted in the log."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Show the effects and write nothing.")] = False,
+    who: Who = None,
+    network: Network = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Change a model's prototypes by a script of edits, undo them, or show their log."""
+    from lookalike._core.errors import LookalikeError
+    from lookalike._core.fresh_folder import check_replaceable
+    from lookalike.editing import read_script, run_step
+
+    if output is not None and not dry_run:
+        check_replaceable(output, overwrite=overwrite)
+    steps = [] if script is None else read_script(script)
+    session = open_for_editing(model, data, network=network, device=device, who=who)
+    revision = session.history.revision
+    for _ in range(undo):
+        session.undo()
+    for _ in range(redo):
+        session.redo()
+    if go_to is not None:
+        session.go_to(go_to)
+    entries = [
+        run_step(session, step, number, None if script is None else script.parent)
+        for number, step in enumerate(steps, 1)
+    ]
+    opened = None
+    if open_test is not None:
+        if data is None:
+            raise LookalikeError("--open-test measures on the test part of DATA: give --data DATA")
+        opened = session.open_test(open_test)
+    if not dry_run and (session.history.revision != revision or output is not None):
+        session.save(output or model, overwrite=output is None or overwrite)
+    if json:
+        print_json(
+            {
+                "log": session.log(),
+                "head": session.history.head,
+                "test": None if opened is None else opened.to_dict(),
+                "test_opened": len(session.history.openings),
+                "prototypes": len(session.state),
+            }
+        )
+        return
+    _print_entries(session, [entry.number for entry in entries] if entries else None)
+    if opened is not None:
+        print_line(f"Test part, before all edits and now: {opened.sentence()}.")
+    if session.history.openings:
+        print_line(f"The test part was looked at {len(session.history.openings)} times.")
+    if dry_run:
+        out.print("Nothing was written (--dry-run).", style="dim")
+
+
+def open_for_editing(
+    model: Path, data: str | None, *, network: str | None, device: str, who: str | None
+) -> "EditSession":
+    """Opens a saved model for editing, with its training and test data.
+
+    Raises:
+        LookalikeError: If the model or the data cannot be read, or do not fit each other.
+    """
+    from lookalike.data import load_data, with_roles
+    from lookalike.editing import open_session
+    from lookalike.encoder.specs import build_untrained
+
+    built = None if network is None else build_untrained(network)
+    options: dict[str, Any] = {"who": who}
+    train = None
+    if data is not None:
+        converted, preprocessing = open_model(model, network, device)
+        bundle = load_data(data, preprocessing, seed=split_seed_of(converted, None), min_classes=1)
+        train = bundle.train
+        options["test"] = lambda: with_roles(bundle, converted.training_record).test
+    return open_session(model, train, network=built, **options)
+
+
+def _print_entries(session: "EditSession", numbers: list[int] | None) -> None:
+    """Prints edits with their effects: those of the given numbers, or all of the log."""
+    entries = [entry for entry in session.history.entries[1:] if numbers is None or entry.number in numbers]
+    if not entries:
+        print_line("There are no edits.")
+        return
+    present = {0, *(entry.number for entry in session.history.path())}
+    rows = []
+    for entry in entries:
+        accuracy = "–"
+        changed = "–"
+        if entry.effect is not None:
+            before, after, _ = entry.effect["accuracy"]
+            accuracy = f"{before['value']:.1%} → {after['value']:.1%}"
+            changed = f"{entry.effect['n_changes']:,}"
+        state = "" if entry.number in present else " (undone)"
+        rows.append([f"{entry.number} {entry.sentence}{state}", entry.note, entry.who, accuracy, changed])
+    print_table("Edits", ["edit", "why", "who", "accuracy", "changed predictions"], rows)
+    parts = {entry.effect["part"] for entry in entries if entry.effect is not None}
+    if parts:
+        print_line(f"Measured on {' and '.join(sorted(parts))} images.")
+    print_line(f"The model is at edit {session.history.head}; --undo, --redo and --go-to move it.")

@@ -1,0 +1,90 @@
+"""Opens and saves edited models: the folder that ``load`` reads, with the history beside the model."""
+
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import nn
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.folder_lock import alone, lock_beside
+from lookalike._core.records import parse_json, read_bytes
+from lookalike.editing.session import EditSession
+from lookalike.editing.sources import EditOptions
+from lookalike.editing.storage import EDITS_JSON, EDITS_TENSORS, has_history, history_files, read_history
+from lookalike.model import load
+from lookalike.saved import CONFIG, TENSORS
+
+_OWN_FILES = (CONFIG, TENSORS, EDITS_JSON, EDITS_TENSORS, "README.md", "gallery.png")
+_MOST_BYTES = 2**26  # of other files in the folder, which are written again with each save
+
+
+def open_session(
+    folder: str | Path, train: Any = None, *, network: nn.Module | None = None, **options: Unpack[EditOptions]
+) -> EditSession:
+    """Opens a saved model for editing, with all earlier edits.
+
+    Args:
+        folder: A folder that ``save`` wrote.
+        train: The training data; see ``EditSession``.
+        network: The network, if it comes from the user's own code; see ``load``.
+        **options: As for ``EditSession``.
+
+    Raises:
+        LookalikeError: If the folder is none, or is damaged.
+    """
+    folder = checks.path("folder", folder)
+    model = load(folder, network)
+    history = read_history(folder, model.class_names) if has_history(folder) else None
+    return EditSession(model, train, history=history, **options)
+
+
+def save_session(session: EditSession, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Writes the edited model with the whole history. The folder is replaced in one step.
+
+    Other files in a folder that is overwritten, such as a training log, are kept.
+
+    Args:
+        session: The session.
+        folder: Path of the folder.
+        overwrite: Replace an existing folder.
+
+    Raises:
+        LookalikeError: If the folder exists, or has edits of another session that this one does not have.
+    """
+    folder = checks.path("folder", folder)
+    with alone(lock_beside(folder)):
+        files = _other_files(folder) if overwrite and folder.is_dir() else {}
+        if overwrite and has_history(folder):
+            _check_known(session, folder)
+        files |= history_files(session.history, session.snapshots)
+        session.model.save(folder, extra_files=files, overwrite=overwrite)
+
+
+def _check_known(session: EditSession, folder: Path) -> None:
+    """Checks that the folder's edits are the first ones of this session."""
+    log = parse_json(read_bytes(folder / EDITS_JSON))
+    stored = log["history"]["entries"]
+    known = session.history.to_dict()["entries"]
+    if [entry["when"] for entry in stored] != [entry["when"] for entry in known[: len(stored)]]:
+        raise LookalikeError(
+            f"{str(folder)!r} has edits that were made elsewhere meanwhile; open it again, or save to another folder"
+        )
+
+
+def _other_files(folder: Path) -> dict[str, bytes]:
+    """Returns the files in a model's folder that are not the model's own."""
+    files: dict[str, bytes] = {}
+    total = 0
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name in _OWN_FILES or name.startswith("images/") or not path.is_file() or path.is_symlink():
+            continue
+        total += path.stat().st_size
+        if total > _MOST_BYTES:
+            raise LookalikeError(
+                f"{str(folder)!r} holds other files than the model's, {name!r} among them, of more than "
+                f"{_MOST_BYTES // 2**20} MiB; save the edited model to another folder"
+            )
+        files[name] = path.read_bytes()
+    return files

@@ -1,0 +1,438 @@
+"""EditSession: changes a model's prototypes one edit at a time, and says at once what each does."""
+
+import copy
+import getpass
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.untouched import keeps_random_states
+from lookalike.editing.edits import (
+    NO_MATERIAL,
+    Add,
+    Describe,
+    Drop,
+    Edit,
+    Merge,
+    Move,
+    Pin,
+    Rename,
+    Restrict,
+    Show,
+    Split,
+)
+from lookalike.editing.effect import Effect, Judge
+from lookalike.editing.evidence import Evidence
+from lookalike.editing.history import Entry, History, Opening, Snapshot
+from lookalike.editing.material import Material
+from lookalike.editing.pictures import Pictures
+from lookalike.editing.sources import Source, held_out_rows, source_of
+from lookalike.editing.state import State, keys_of
+from lookalike.embedding import EmbeddingStore
+from lookalike.model import PrototypeModel
+from lookalike.model.annotations import Region, check_region
+from lookalike.model.classifier import NearestPrototype
+from lookalike.model.prototypes import Prototypes
+
+_LISTED_CHANGES = 1000  # changed samples that the log keeps of each edit
+
+
+class EditSession:
+    """Changes a model's prototypes. The model that it is given stays as it is; ``model`` is the edited one.
+
+    Every edit is judged at once, on samples that no edit learned from: validation data, or every fifth training sample
+    if there are none. The prototypes of the conversion were made from the training samples too, so give validation data
+    where you can. The test part is not touched until ``open_test`` is called, and each call is counted.
+
+    Args:
+        model: A model that decides by its nearest prototype.
+        train: The training data, as for ``convert``, or their ``EmbeddingStore``; None allows names, descriptions and
+            pins only.
+        embeddings: Embeddings of ``train``, so that it need not be embedded again.
+        validation: Data to judge edits on.
+        test: Test data, or a function that returns them.
+        who: Name of the person, for the log; None takes the login name.
+        seed: Seed of splits and of the held-out samples.
+        progress: Show a progress bar while data are embedded.
+        history: An earlier history of this model, with its states; see ``open_session``.
+
+    Raises:
+        LookalikeError: If the model has another classifier, or the data do not fit it.
+    """
+
+    @keeps_random_states
+    def __init__(
+        self,
+        model: PrototypeModel,
+        train: Any = None,
+        *,
+        embeddings: EmbeddingStore | None = None,
+        validation: Any = None,
+        test: Any = None,
+        who: str | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+        history: tuple[History, list[Snapshot]] | None = None,
+    ) -> None:
+        if not isinstance(model.classifier, NearestPrototype):
+            raise LookalikeError(
+                f"the classifier {model.classifier.name!r} has weights for each prototype; edits are there for models "
+                "that decide by the nearest prototype"
+            )
+        self._base = model
+        self.who = _login() if who is None else checks.instance("who", who, str, "a text")
+        self._similarity = copy.deepcopy(model.similarity).cpu()
+        source = None if train is None else source_of(model, train, embeddings, progress=progress)
+        self._pictures = Pictures(None if source is None else source.batches, model.value_range, model.preprocessing)
+        if history is None:
+            first = Snapshot(State.of(model.prototypes, model.annotations), _cpu(model.prototypes), model.images)
+            history = History(), [first]
+        self.history, self._snapshots = history
+        for snapshot in self._snapshots:
+            if snapshot.images is not None:
+                self._pictures.keep(snapshot.prototypes.nearest, snapshot.images)
+        self.source = source
+        self._material: Material | None = None
+        self._evidence: Evidence | None = None
+        self._judge: Judge | None = None
+        self._test = test
+        if source is not None:
+            self._prepare(source, validation, seed, progress)
+        elif validation is not None:
+            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self._similarity)
+        self._predictions: Tensor | None = None
+
+    def _prepare(self, source: Source, validation: Any, seed: int, progress: bool | None) -> None:
+        """Makes ready what edits work on, and what they are judged on."""
+        recorded = self._base.provenance
+        held_out = np.zeros(len(source.labels), dtype=bool)
+        if validation is None:
+            held_out = held_out_rows(source.labels, seed)
+        self._material = Material(
+            source.store.embeddings,
+            source.labels,
+            source.store.indices,
+            self._similarity,
+            held_out,
+            str(recorded.get("clusterer", "kmeans")),
+            int(recorded.get("n_init", 10)),
+            seed,
+        )
+        nearest_from: Literal["class", "any"] = "any" if recorded.get("nearest_from") == "any" else "class"
+        n_nearest = self._snapshots[0].prototypes.nearest.shape[1]
+        self._evidence = Evidence(self._material, n_nearest, nearest_from)
+        if validation is not None:
+            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self._similarity)
+        elif held_out.any():
+            self._judge = _judge_of("held-out training", source, self._similarity, np.flatnonzero(held_out))
+
+    def _embedded(self, data: Any, part: str, progress: bool | None) -> Source:
+        return source_of(self._base, data, part=part, progress=progress)
+
+    @property
+    def state(self) -> State:
+        """The present state."""
+        return self._snapshots[self.history.head].state
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present state with the training data and images behind its prototypes."""
+        return self._snapshots[self.history.head]
+
+    @property
+    def judge(self) -> Judge | None:
+        """What edits are judged on; None if there are no data."""
+        return self._judge
+
+    @property
+    def model(self) -> PrototypeModel:
+        """The edited model: an ordinary ``PrototypeModel``, which shares the encoder with the given one."""
+        base, snapshot = self._base, self.snapshot
+        state = snapshot.state
+        path = self.history.path()
+        is_same = torch.equal(state.keys, keys_of(base.prototypes.vectors.detach().cpu(), base.prototypes.labels.cpu()))
+        if base.is_calibrated and not is_same:
+            warn_of("the edited model has other prototypes and is not calibrated; call calibrate(validation) again")
+        provenance = dict(base.provenance)
+        provenance.pop("edits", None)
+        if path:
+            provenance["edits"] = {"head": self.history.head, "made": [entry.sentence for entry in path]}
+        return PrototypeModel(
+            base.encoder,
+            _cpu(snapshot.prototypes),
+            copy.deepcopy(self._similarity),
+            copy.deepcopy(base.classifier),
+            preprocessing=base.preprocessing,
+            images=snapshot.images,
+            value_range=base.value_range,
+            provenance=provenance,
+            training_keys=base.training_keys,
+            doubt=base.doubt if is_same else None,
+            annotations=None if state.annotations.is_empty else state.annotations,
+        )
+
+    def try_out(self, edit: Edit) -> Effect | None:
+        """Returns what an edit would do, without making it; None if there are no samples to judge it on.
+
+        Raises:
+            LookalikeError: If the edit is not possible.
+        """
+        snapshot = self._next(edit)
+        return self._effect_of(snapshot)[0]
+
+    def do(self, edit: Edit, note: str = "") -> Entry:
+        """Makes an edit.
+
+        Args:
+            edit: The edit.
+            note: Why, for the log.
+
+        Returns:
+            Its entry in the log, with its effect.
+
+        Raises:
+            LookalikeError: If the edit is not possible; nothing has changed then.
+        """
+        checks.instance("edit", edit, Edit, "an edit")
+        checks.instance("note", note, str, "a text")
+        sentence_before = self.state
+        snapshot = self._next(edit)
+        effect, predictions = self._effect_of(snapshot)
+        entry = Entry(
+            number=len(self.history.entries),
+            parent=self.history.head,
+            edit=edit.to_dict(),
+            sentence=edit.sentence(sentence_before),
+            who=self.who,
+            when=_now(),
+            note=note,
+            effect=None if effect is None else effect.to_dict(_LISTED_CHANGES),
+        )
+        self._snapshots.append(snapshot)
+        self.history.add(entry)
+        self._predictions = predictions
+        return entry
+
+    def _next(self, edit: Edit) -> Snapshot:
+        """Returns what an edit leads to."""
+        if edit.needs_material and self._material is None:
+            raise LookalikeError(NO_MATERIAL)
+        old = self.snapshot
+        state = edit.apply(old.state, self._material)
+        if not edit.needs_material:
+            return replace(old, state=state)
+        assert self._evidence is not None  # noqa: S101 - made with the material
+        prototypes = self._evidence.of(old.state, old.prototypes, state)
+        images = None if old.images is None else self._pictures.of(prototypes.nearest, old.images.shape[1])
+        return Snapshot(state, prototypes, images)
+
+    def _effect_of(self, snapshot: Snapshot) -> tuple[Effect | None, Tensor | None]:
+        """Returns what going to another state does, and the predictions there."""
+        if self._judge is None:
+            return None, None
+        before = self.predictions()
+        after = self._judge.predict(snapshot.state)
+        empty = torch.nonzero(snapshot.prototypes.counts == 0)[:, 0].tolist()
+        return self._judge.effect(before, after, snapshot.state, empty), after
+
+    def predictions(self) -> Tensor:
+        """Returns the classes [N] that the present state predicts for the samples that edits are judged on.
+
+        Raises:
+            LookalikeError: If there are none.
+        """
+        if self._judge is None:
+            raise LookalikeError("there are no data to judge edits on: give the training or validation data")
+        if self._predictions is None:
+            self._predictions = self._judge.predict(self.state)
+        return self._predictions
+
+    def undo(self) -> State:
+        """Goes back by one edit, exactly to the bit, and returns the state."""
+        self.history.undo()
+        self._predictions = None
+        return self.state
+
+    def redo(self) -> State:
+        """Goes forward again by one edit that was undone, and returns the state."""
+        self.history.redo()
+        self._predictions = None
+        return self.state
+
+    def go_to(self, number: int) -> State:
+        """Goes to any state of the log, by its number, and returns it."""
+        self.history.go_to(checks.whole_number("number", number, 0))
+        self._predictions = None
+        return self.state
+
+    def rename(self, prototype: int, title: str | None, note: str = "") -> Entry:
+        """Gives a prototype a name; None takes it away."""
+        return self.do(Rename(prototype, title), note)
+
+    def describe(self, prototype: int, description: str, note: str = "") -> Entry:
+        """Gives a prototype a description."""
+        return self.do(Describe(prototype, description), note)
+
+    def pin(self, prototype: int, pinned: bool = True, note: str = "") -> Entry:
+        """Protects a prototype from edits of what it is; False allows them again."""
+        return self.do(Pin(prototype, checks.flag("pinned", pinned)), note)
+
+    def drop(self, *prototypes: int, note: str = "") -> Entry:
+        """Removes prototypes."""
+        return self.do(Drop(prototypes), note)
+
+    def merge(self, *prototypes: int, note: str = "") -> Entry:
+        """Replaces prototypes of one class by the mean of the training samples behind them."""
+        return self.do(Merge(prototypes), note)
+
+    def split(self, prototype: int, n: int = 2, note: str = "") -> Entry:
+        """Replaces a prototype by ``n`` that are clustered from the training samples behind it."""
+        return self.do(Split(prototype, n), note)
+
+    def move(self, prototype: int, class_name: str, note: str = "") -> Entry:
+        """Moves a prototype to another class."""
+        return self.do(Move(prototype, class_name), note)
+
+    def show(self, prototype: int, sample: int | None, note: str = "") -> Entry:
+        """Shows a prototype by another training sample; None by the nearest one again."""
+        return self.do(Show(prototype, sample), note)
+
+    def add(
+        self,
+        class_name: str,
+        *,
+        image: Any = None,
+        samples: Sequence[int] | None = None,
+        title: str | None = None,
+        note: str = "",
+    ) -> Entry:
+        """Adds a prototype to a class.
+
+        Args:
+            class_name: The class.
+            image: An image in any form that ``predict`` takes; its embedding becomes the prototype.
+            samples: Numbers of training samples; their mean becomes the prototype.
+            title: A name for it.
+            note: Why, for the log.
+        """
+        if (image is None) == (samples is None):
+            raise LookalikeError("to add a prototype takes either an image or training samples")
+        vector = None if image is None else self.vector_of(image)
+        return self.do(Add(class_name, vector, None if samples is None else tuple(samples), title), note)
+
+    def restrict(self, prototype: int, region: Region, note: str = "") -> Entry:
+        """Restricts a prototype to a part of its image.
+
+        The rest of its image is replaced by the image's mean colour; the prototype becomes the embedding of that.
+
+        Args:
+            prototype: Number of the prototype.
+            region: Left, top, right, bottom as shares of the image's width and height.
+            note: Why, for the log.
+
+        Raises:
+            LookalikeError: If the model holds no images.
+        """
+        return self.do(self.restriction(prototype, region), note)
+
+    def restriction(self, prototype: int, region: Region) -> Restrict:
+        """Returns the edit of ``restrict``, with the vector."""
+        checks.whole_number("prototype", prototype, 0, len(self.state) - 1)
+        check_region(region)
+        inputs = self.model.prototype_inputs()
+        if inputs is None:
+            raise LookalikeError("the model holds no images, so that no prototype can be restricted to a part of one")
+        image = inputs[prototype : prototype + 1]
+        height, width = image.shape[-2:]
+        left, right = round(region[0] * width), max(round(region[0] * width) + 1, round(region[2] * width))
+        top, bottom = round(region[1] * height), max(round(region[1] * height) + 1, round(region[3] * height))
+        blanked = image.mean((2, 3), keepdim=True).expand_as(image).clone()
+        blanked[:, :, top:bottom, left:right] = image[:, :, top:bottom, left:right]
+        return Restrict(prototype, region, tuple(self.model.embed(blanked)[0].float().tolist()))
+
+    def vector_of(self, image: Any) -> tuple[float, ...]:
+        """Returns the embedding of one image, in any form that ``predict`` takes."""
+        embeddings = self.model.embed(image)
+        if len(embeddings) != 1:
+            raise LookalikeError(f"to add a prototype takes one image, not {len(embeddings)}")
+        return tuple(embeddings[0].float().cpu().tolist())
+
+    def open_test(self, note: str = "") -> Effect:
+        """Measures the model before all edits and the present one on the test part, and counts that in the log.
+
+        Raises:
+            LookalikeError: If there are no test data.
+        """
+        if self._test is None:
+            raise LookalikeError("there are no test data: give them, as in sem.edit(train, test=test)")
+        data = self._test() if callable(self._test) and not hasattr(self._test, "__getitem__") else self._test
+        source = self._embedded(data, "test", None)
+        judge = _judge_of("test", source, self._similarity)
+        before = judge.predict(self._snapshots[0].state)
+        after = judge.predict(self.state)
+        effect = judge.effect(before, after, self.state)
+        opening = Opening(
+            self.history.head,
+            self.who,
+            _now(),
+            checks.instance("note", note, str, "a text"),
+            effect.to_dict(_LISTED_CHANGES),
+        )
+        self.history.openings.append(opening)
+        self.history.revision += 1
+        return effect
+
+    def log(self) -> list[dict[str, Any]]:
+        """Returns the whole log, also of edits that were undone: what, who, when, why, and figures."""
+        return [entry for entry in self.history.to_dict()["entries"] if entry["number"] > 0]
+
+    def picture(self, sample: int) -> Tensor:
+        """Returns a training image as the network sees it, uint8 [H, W, C].
+
+        Raises:
+            LookalikeError: If it cannot be read.
+        """
+        return self._pictures[sample]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the edited model with the whole history; see ``lookalike.editing.save_session``."""
+        from lookalike.editing.folder import save_session
+
+        save_session(self, folder, overwrite=overwrite)
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """All states, by number."""
+        return list(self._snapshots)
+
+
+def _judge_of(part: str, source: Source, similarity: Any, rows: np.ndarray | None = None) -> Judge:
+    store = source.store
+    if rows is None:
+        return Judge(part, store.embeddings, source.labels, store.indices, store.predictions, similarity)
+    predictions = None if store.predictions is None else store.predictions[rows]
+    return Judge(part, store.take(rows), source.labels[rows], store.indices[rows], predictions, similarity)
+
+
+def _cpu(prototypes: Prototypes) -> Prototypes:
+    """Returns a copy on the CPU."""
+    return copy.deepcopy(prototypes).cpu()
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

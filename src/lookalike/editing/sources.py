@@ -1,0 +1,134 @@
+"""Where a session's embeddings come from: given ones, or the data, which are embedded once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.options import Reading
+from lookalike.conversion.steps import as_batches, check_finite, check_store
+from lookalike.data import Batches, DataBundle
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder
+from lookalike.model import PrototypeModel
+
+HELD_OUT_SHARE = 5  # every fifth training sample judges edits, if there are no validation data
+
+
+class EditOptions(TypedDict, total=False):
+    """Options of ``PrototypeModel.edit``; ``EditSession`` documents each."""
+
+    embeddings: EmbeddingStore | None
+    validation: Any
+    test: Any
+    who: str
+    seed: int
+    progress: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Embedded data, with labels as the model numbers its classes.
+
+    Attributes:
+        store: The embeddings.
+        labels: Classes [N].
+        batches: The data; None if only their embeddings were given.
+    """
+
+    store: EmbeddingStore
+    labels: np.ndarray
+    batches: Batches | None
+
+
+def source_of(
+    model: PrototypeModel,
+    data: Any,
+    embeddings: EmbeddingStore | None = None,
+    *,
+    part: str = "training",
+    progress: bool | None = None,
+) -> Source:
+    """Embeds data, or checks the embeddings that were given.
+
+    Args:
+        model: The model whose encoder embeds them.
+        data: Data as for ``convert``, a ``DataBundle`` (its training part), or an ``EmbeddingStore``.
+        embeddings: Embeddings of these data, so that they need not be embedded again.
+        part: Name of the data in messages.
+        progress: Show a progress bar.
+
+    Raises:
+        LookalikeError: If the data have other classes than the model, or the embeddings are not theirs.
+    """
+    if isinstance(data, DataBundle):
+        data = data.train
+    if isinstance(data, str | Path) and model.preprocessing is None:
+        raise LookalikeError(f"the model does not say how to prepare the images of {str(data)!r}; give a data set")
+    batches = None if isinstance(data, EmbeddingStore) else as_batches(data, Reading(), model.preprocessing)
+    store = data if isinstance(data, EmbeddingStore) else embeddings
+    if not isinstance(model.encoder, Encoder):
+        if store is None:
+            raise LookalikeError(f"a {type(model.encoder).__name__} cannot embed data; give their EmbeddingStore")
+    elif store is None:
+        store = embed(model.encoder, batches, progress=progress)
+    else:
+        check_store(store, model.encoder, batches)
+    check_finite(store)
+    if part == "training":
+        _check_same_data(model, store, batches)
+    names = store.class_names or (None if batches is None else batches.class_names)
+    return Source(store, _as_model_labels(store.labels, names, model.class_names, part), batches)
+
+
+def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batches | None) -> None:
+    """Checks that the training data are those of the conversion: prototypes name their samples by number.
+
+    Raises:
+        LookalikeError: If they are others.
+    """
+    recorded = model.training_record.fingerprint
+    given = store.info.get("data") if batches is None else batches.fingerprint()
+    if model.provenance.get("joined"):  # several data sets: only their number is known
+        n_samples = model.provenance.get("n_samples")
+        if n_samples is not None and len(store) + len(store.skipped) != n_samples:
+            raise LookalikeError(
+                f"the model was made from {n_samples:,} samples, its updates included; the training data have "
+                f"{len(store):,}. Give all of them, in the same order"
+            )
+    elif recorded is not None and given is not None and recorded != given:
+        raise LookalikeError(
+            "the training data are not those that the model was converted with, so the numbers of its prototypes' "
+            "samples mean other images; give the same data (and validation=... for others to judge edits on)"
+        )
+
+
+def _as_model_labels(labels: np.ndarray, names: list[str] | None, class_names: list[str], part: str) -> np.ndarray:
+    """Numbers labels as the model does, by the classes' names, or by number if the data have no names."""
+    if names is None or list(names) == list(class_names):
+        if len(labels) and int(labels.max()) >= len(class_names):
+            raise LookalikeError(
+                f"the {part} data have a class {int(labels.max())}; the model has classes 0 to {len(class_names) - 1}"
+            )
+        return np.asarray(labels, dtype=np.int64)
+    unknown = [names[k] for k in np.unique(labels).tolist() if names[k] not in class_names]
+    if unknown:
+        raise LookalikeError(
+            f"the {part} data have a class {unknown[0]!r}, which is none of the model's: {', '.join(class_names[:20])}"
+        )
+    number = np.array([class_names.index(name) if name in class_names else -1 for name in names])
+    return np.asarray(number[labels])
+
+
+def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns every fifth row of each class, drawn by a seed [N]; a class of fewer than five gives none."""
+    checks.seed("seed", seed)
+    rng = np.random.default_rng([seed, 0x0ED17])
+    held_out = np.zeros(len(labels), dtype=bool)
+    for k in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == k))
+        held_out[rows[: len(rows) // HELD_OUT_SHARE]] = True
+    return held_out

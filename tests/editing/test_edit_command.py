@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from tests.cli.test_commands import mistake, run
+
+
+@pytest.fixture
+def converted(network_file, image_folder, tmp_path):
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "out", "--n-prototypes", 2)
+    return tmp_path / "out"
+
+
+def test_a_script_is_replayed_logged_and_undone(converted, network_file, image_folder, tmp_path):
+    script = tmp_path / "edits.yaml"
+    script.write_text(
+        "- drop: {prototypes: [0]}\n  note: rests on the watermark\n- rename: {prototype: 0, title: 'an ant'}\n"
+    )
+    network = ("--network", f"{network_file}:make")
+    before = (converted / "model.safetensors").read_bytes()
+    run("edit", converted, script, "--data", image_folder, *network, "--dry-run")
+    assert (converted / "model.safetensors").read_bytes() == before
+    found = json.loads(run("edit", converted, script, "--data", image_folder, *network, "--who", "me", "--json").stdout)
+    assert [(entry["who"], entry["note"]) for entry in found["log"]] == [("me", "rests on the watermark"), ("me", "")]
+    assert found["prototypes"] == 5
+    result = run("edit", converted, *network)
+    assert "drop prototype 0 (ant)" in result.stdout
+    assert "rests on the watermark" in result.stdout
+    run("predict", converted, image_folder / "test", *network)
+    opened = run("edit", converted, "--data", image_folder, *network, "--open-test", "final figures")
+    assert "on 9 test images" in opened.stdout
+    found = json.loads(run("edit", converted, *network, "--undo", 2, "--json").stdout)
+    assert (found["head"], len(found["log"]), found["test_opened"]) == (0, 2, 1)
+    assert found["prototypes"] == 6
+
+
+def test_mistakes_are_one_line_and_nothing_is_written(converted, network_file, image_folder, tmp_path):
+    network = ("--network", f"{network_file}:make")
+    script = tmp_path / "edits.yaml"
+    script.write_text("- drop: {prototypes: [0]}\n- drop: {prototypes: [77]}\n")
+    before = (converted / "config.json").read_bytes()
+    assert "step 2 (drop): prototype must be" in mistake("edit", converted, script, "--data", image_folder, *network)
+    assert "--data DATA" in mistake("edit", converted, script, *network)
+    assert "there is no edit to undo" in mistake("edit", converted, *network, "--undo", 1)
+    assert "give --data" in mistake("edit", converted, *network, "--open-test", "why not")
+    assert (converted / "config.json").read_bytes() == before
