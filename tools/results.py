@@ -5,17 +5,22 @@
     python tools/results.py                                            # pages anew, from the data that are there
 
 Each page says between which two comments a result stands: ``<!-- result: accuracy -->`` … ``<!-- end -->``. What was
-there is replaced by the experiment's date, machine, tables and figures; what is written around it stays.
+there is replaced by the experiment's date, machine, tables and figures; what is written around it stays,
+but for numbers that a comment explains (tools/prose_figures.py): they are computed anew.
 """
 
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 from PIL import Image
 
 from lookalike.experiments import describe, read_findings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.prose_figures import computed
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = DOCS / "results"
@@ -40,7 +45,8 @@ def main() -> None:
                 take(name, source)
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        page.write_text(BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], text), encoding="utf-8")
+        text = BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], text)
+        page.write_text(computed(text), encoding="utf-8")
 
 
 def take(name: str, source: Path) -> None:

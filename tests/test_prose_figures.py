@@ -1,0 +1,61 @@
+"""Numbers in the prose of the results' index are computed from the stored data, never typed."""
+
+import re
+from pathlib import Path
+
+import pytest
+from scipy import stats
+from tools.prose_figures import FIGURE, computed
+
+INDEX = Path(__file__).resolve().parents[1] / "docs/results/index.md"
+TEXT = INDEX.read_text(encoding="utf-8")
+
+# Numbers that follow from the method, with what they are.
+CONSTANTS = {
+    "95": 100 * 0.95,  # percent, of the intervals
+    "12.7": round(float(stats.t.ppf(0.975, 1)), 1),  # Student's factor for two seeds
+    "16": 1 / (2 * 0.5**5),  # five equally probable signs on one side
+    "0": 0,
+    "1": 1,  # the paper's temperature
+}
+
+
+def test_every_number_is_what_the_data_give():
+    differing = [
+        f"{old[0]} is {new[0]}" for old, new in zip(FIGURE.finditer(TEXT), FIGURE.finditer(computed(TEXT)), strict=True)
+        if old[0] != new[0]
+    ]  # fmt: skip
+    assert not differing
+    assert len(FIGURE.findall(TEXT)) > 100
+
+
+def test_every_number_is_explained_or_follows_from_the_method():
+    prose = FIGURE.sub("", TEXT)
+    prose = re.sub(r"\]\([^)]*\)|`[^`]*`", "", prose)  # links and code
+    prose = re.sub(r"\b(Tables?|Figures?|section) \d+(\.\d+)?[abc]?((,| and| to)+ \d+)*", "", prose)
+    typed = re.findall(r"(?<![\w.-])\d+(?:[.,]\d+)*(?![\w])", prose)
+    assert set(typed) <= set(CONSTANTS)
+    for text, value in CONSTANTS.items():
+        assert float(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("9.9%<!-- mean accuracy/digits/KMEx/accuracy -->", "97.9%"),
+        ("9<!-- below accuracy/glyphs/FLINT/accuracy --> of", "5"),
+        ("1.0<!-- from accuracy/digits/KMEx/accuracy -->", "−0.5"),
+        ("1,111<!-- images accuracy/glyphs -->", "1,340"),
+        ("0.0<!-- least runtime/digits/*/train_seconds -->", "2.5"),
+        ("0.0<!-- most attributes/glyphs/*/1/attributes_captured -->", "10.0"),
+    ],
+)
+def test_a_wrong_number_is_computed_anew_and_the_rest_stays(wrong, right):
+    number, rest = re.match(r"[\d.,]+%?", wrong)[0], wrong.partition("<")[2]
+    assert number != right
+    assert computed(f"before {wrong} after") == f"before {right}<{rest} after"
+
+
+def test_a_row_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"accuracy has no row \['digits', 'SENN'\]"):
+        computed("1<!-- mean accuracy/digits/SENN/accuracy -->")
