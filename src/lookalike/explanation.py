@@ -116,7 +116,8 @@ class Explanation:
         """Returns the explanation as a sentence."""
         first = self.likenesses[0]
         said = (
-            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}' ({self._spread()}), "
+            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.shown_by()} "
+            f"({self._spread()}), "
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
         said = " ".join([said, *(part.sentence() for part in (self.doubt, self.original) if part is not None)])
@@ -186,17 +187,11 @@ class Explanation:
             verdict += " · unfamiliar" if "\n" in verdict else "\nunfamiliar"
         if self.map_stability is not None:
             verdict += f"\nmaps: {self.rule}, stability {self.map_stability:.2f}"
-        captions = [
-            f"{shorten(likeness.class_name, 12)} · no. {likeness.prototype}\ns = {likeness.similarity:.3g}".replace(
-                "= -", "= −"
-            )
-            for likeness in self.shown
-        ]
         return plot_likeness(
             self.image,
             [likeness.image for likeness in self.shown],
             caption=verdict,
-            captions=captions,
+            captions=[likeness.caption() for likeness in self.shown],
             wrong=self.correct is False,
             heat_maps=self._maps(),
             ax=ax,
@@ -260,9 +255,6 @@ class Explainer:
         relevance: Also compute heat-maps.
         composite: The rules of relevance propagation.
         rule: Rule by which relevance starts at the similarity layer; None takes the default.
-
-    Raises:
-        LookalikeError: If ``n_nearest`` is below 1, or the rule does not fit the model.
     """
 
     def __init__(
@@ -291,8 +283,8 @@ class Explainer:
         explanations = _explain_batch(self.model, self._original, self._familiar, batch, self.n_nearest, first_row)
         if not self.relevance:
             return explanations
-        maps = self._maps_by_prototype
-        return _with_maps(self.model, batch.inputs, explanations, self.composite, self.rule, maps)
+        settings = (self.composite, self.rule, self._maps_by_prototype)
+        return _with_maps(self.model, batch.inputs, explanations, *settings)
 
     @keeps_torch_settings
     def maps_on_prototypes(self) -> dict[int, np.ndarray]:
@@ -469,7 +461,8 @@ def _explain_batch(
             scope_count=int(familiar.counts[prototype]),
             count=int(prototypes.counts[prototype]),
             purity=float(prototypes.purity[prototype]),
-            nearest=[index for index in prototypes.nearest[prototype].tolist() if index >= 0],
+            nearest=(nearest := [index for index in prototypes.nearest[prototype].tolist() if index >= 0]),
+            nearest_names=tuple(model.training_names.get(index) for index in nearest),
             image=None if model.images is None else model.images[prototype, 0].numpy(),
         )
 

@@ -9,9 +9,11 @@ and a name may have newlines, terminal commands or characters that reverse the t
 """
 
 import json
+import os.path
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -90,6 +92,25 @@ def file_name(name: str) -> str:
     except UnicodeEncodeError:
         text = "".join(character if character.isascii() else "_" for character in text)
     return text or "_"
+
+
+def without_common_folder(names: Sequence[str]) -> list[str]:
+    """Leaves out the folder that all names of files begin with.
+
+    Example:
+        >>> without_common_folder(["images/train/ant/1.png", "images/train/bee/2.png"])
+        ['ant/1.png', 'bee/2.png']
+    """
+    folders = {str(PurePath(name).parent) for name in names}
+    if not folders or len({PurePath(folder).is_absolute() for folder in folders}) > 1:
+        return list(names)
+    common = os.path.commonpath(folders)
+    if len(folders) == 1:  # all in one folder: its own name may be the class
+        common = str(PurePath(common).parent)
+    if common in ("", "."):
+        return list(names)
+    prefix = common if common.endswith(os.sep) else common + os.sep
+    return [name.removeprefix(prefix) for name in names]
 
 
 def valid_json(value: Any) -> Any:

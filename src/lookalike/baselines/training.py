@@ -33,7 +33,7 @@ from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
 from lookalike.model import PrototypeModel
-from lookalike.model.images import read_prototype_images, record_of
+from lookalike.model.images import read_prototype_images, read_prototype_names, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.saved import read_provenance
 
@@ -63,13 +63,13 @@ class Trained:
         """Duration of all epochs in seconds, including pushes, without evaluation on the test images."""
         return float(self.provenance["train_seconds"])
 
-    def save(self, folder: str | Path, *, images: bool = True, overwrite: bool = False) -> None:
+    def save(self, folder: str | Path, *, images: bool = True, names: bool = True, overwrite: bool = False) -> None:
         """Saves the model and its log to a folder for ``load``, or for ``load_classifier`` if it is a black box."""
         from lookalike.baselines.loop import LOG, as_csv
 
         files = {LOG: as_csv(self.log)}
         if isinstance(self.model, PrototypeModel):
-            self.model.save(folder, images=images, extra_files=files, overwrite=overwrite)
+            self.model.save(folder, images=images, names=names, extra_files=files, overwrite=overwrite)
         else:
             save_classifier(self.model, folder, provenance=self.provenance, files=files, overwrite=overwrite)
 
@@ -247,6 +247,7 @@ def _with_training_images(
         value_range=value_range,
         provenance=provenance,
         training_keys=record_of(batches)[1],
+        training_names=read_prototype_names(batches, prototypes),
     )
 
 

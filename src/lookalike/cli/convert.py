@@ -176,6 +176,9 @@ def convert(
     no_images: Annotated[
         bool, typer.Option("--no-images", metavar="", help="Save no pixels of training images.")
     ] = False,
+    no_names: Annotated[
+        bool, typer.Option("--no-names", metavar="", help="Save no file names of training images.")
+    ] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
@@ -234,7 +237,7 @@ def convert(
         test = Batches(bundle.test, batch_size, workers, on_error)
         comparison = _compare_on(test, converted)
         skipped += list(test.skipped.values())
-    converted.save(output, images=not no_images, overwrite=overwrite)
+    converted.save(output, images=not no_images, names=not no_names, overwrite=overwrite)
     if json:
         print_json(_report(converted, bundle, comparison, skipped, output))
     else:

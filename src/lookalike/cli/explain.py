@@ -127,7 +127,7 @@ def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:
 
     if explanation.image is None:
         return
-    (ax,) = sheet_axes(1, len(explanation.likenesses), with_maps=with_maps)
+    (ax,) = sheet_axes(1, len(explanation.shown), with_maps=with_maps)
     with step("draw"):
         explanation.plot(ax).get_figure(root=True).savefig(file, dpi=150)  # type: ignore[union-attr]
 

@@ -75,6 +75,9 @@ def train(
     no_images: Annotated[
         bool, typer.Option("--no-images", metavar="", help="Save no pixels of training images.")
     ] = False,
+    no_names: Annotated[
+        bool, typer.Option("--no-names", metavar="", help="Save no file names of training images.")
+    ] = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
@@ -147,7 +150,7 @@ def train(
             )
         except KeyboardInterrupt:
             fail(f"interrupted; the same command goes on after the last finished epoch, kept in {working_folder}", 130)
-        trained.save(output, images=not no_images, overwrite=overwrite)
+        trained.save(output, images=not no_images, names=not no_names, overwrite=overwrite)
         remove_folder(working_folder)
     if json:
         passed_over = bundle.passed_over.to_dict()

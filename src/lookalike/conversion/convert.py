@@ -42,7 +42,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier, ordered
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.images import read_prototype_images, record_of
+from lookalike.model.images import read_prototype_images, read_prototype_names, record_of
 from lookalike.model.patches import PatchModel
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, given_lengths, make_similarity
@@ -206,6 +206,7 @@ def _convert(
     preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
     with step("read the prototypes' images"):
         images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
+        names = read_prototype_names(batches, prototypes)
     with step("remember the training images"):
         split, keys = record_of(batches)
     provenance = {
@@ -228,6 +229,7 @@ def _convert(
         value_range=value_range,
         provenance=provenance,
         training_keys=keys,
+        training_names=names,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import at_least_single, read_rows
+from lookalike._core.names import without_common_folder
 from lookalike._core.untouched import keeps_random_states
 from lookalike.conversion.options import Settings
 from lookalike.conversion.per_class import Clustering, NPrototypes, learn_class, numbers_per_class
@@ -89,6 +90,7 @@ def update_model(
             "n_samples": offset + len(store),
         },
         training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
+        training_names=_updated_names(model, prototypes, batches, offset),
     )
 
 
@@ -298,6 +300,19 @@ def _moved_prototypes(
     n_old = counts.double()[:, None]
     moved = ((n_old * vectors.double() + sums) / (n_old + n_new[:, None]).clamp_min(1)).to(vectors.dtype)
     return torch.where(n_new[:, None] > 0, moved, vectors)
+
+
+def _updated_names(
+    model: PrototypeModel, prototypes: Prototypes, batches: Batches | None, offset: int
+) -> dict[int, str]:
+    """Returns the names of each prototype's nearest samples: previous ones from the model, new ones from the data."""
+    indices = prototypes.nearest[prototypes.nearest >= 0].unique().tolist()
+    names = {index: model.training_names[index] for index in indices if index in model.training_names}
+    if batches is None or not batches.can_fetch:
+        return names
+    new = {index: batches.name_of(index - offset) for index in indices if index >= offset}
+    known = {index: name for index, name in new.items() if name is not None}
+    return names | dict(zip(known, without_common_folder(list(known.values())), strict=True))
 
 
 def _updated_images(

@@ -173,6 +173,10 @@ class Batches:
         """Returns a sample's file name if it has one, else its number."""
         return _describe(self.dataset, int(index))
 
+    def name_of(self, index: int) -> str | None:
+        """Returns a sample's file name, or None if the data set has no names."""
+        return _name_of(self.dataset, int(index))
+
     @property
     def rows(self) -> np.ndarray | None:
         """Indices of the samples that are read, in order; None for all samples of the data set."""
@@ -403,6 +407,14 @@ def _was_raised_by_pillow(error: Exception) -> bool:
 
 def _describe(dataset: Any, index: int) -> str:
     """Returns the name of a sample's file if the data set has it, else the sample's number."""
+    name = _name_of(dataset, index)
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, int(dataset.indices[index])
+    return name or f"sample {index}"
+
+
+def _name_of(dataset: Any, index: int) -> str | None:
+    """Returns the name of a sample's file; None if the data set does not have it."""
     while isinstance(dataset, Subset):
         dataset, index = dataset.dataset, int(dataset.indices[index])
     describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
@@ -410,7 +422,7 @@ def _describe(dataset: Any, index: int) -> str:
         return visible(str(describe(index)))
     if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
         return visible(str(samples[index][0]))  # torchvision's folders
-    return f"sample {index}"
+    return None
 
 
 def _rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:

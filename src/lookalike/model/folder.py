@@ -8,7 +8,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class ModelParts:
     training_keys: Tensor | None
     doubt: Doubt | None = None
     annotations: Annotations | None = None
+    training_names: dict[int, str] = field(default_factory=dict)
 
 
 def write_model(
@@ -148,6 +149,7 @@ def _record_of(
         preprocessing=parts.preprocessing,
         value_range=None if parts.value_range is None else tuple(parts.value_range.tolist()),
         images=picture_names,
+        training_names={str(index): name for index, name in sorted(parts.training_names.items())},
         gallery=has_gallery,
         provenance=plain_json(dict(parts.provenance)),
         doubt=None if parts.doubt is None else parts.doubt.facts,
@@ -197,6 +199,7 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
         tensors.get(TRAINING_KEYS),
         doubt,
         record.annotations,
+        {int(index): name for index, name in record.training_names.items()},
     )
 
 

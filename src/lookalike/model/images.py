@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lookalike._core.errors import warn_of
+from lookalike._core.names import without_common_folder
 from lookalike.data import Batches, Preprocessing, preprocessing_or_none
 from lookalike.model.prototypes import Prototypes
 
@@ -46,6 +47,22 @@ def read_prototype_images(
         warn_of("the prototypes' training images differ in size and are not kept; resize and crop images to one size")
         return None, value_range
     return torch.cat(pixel_batches)[torch.from_numpy(position.reshape(rows.shape))], value_range
+
+
+def read_prototype_names(batches: Batches | None, prototypes: Prototypes) -> dict[int, str] | None:
+    """Returns the file names of the training samples nearest to the prototypes, by index.
+
+    The folder that all of them have in common is left out.
+
+    Returns:
+        None if the data have no names, or cannot be read one by one.
+    """
+    if batches is None or not batches.can_fetch:
+        return None
+    indices = prototypes.nearest[prototypes.nearest >= 0].unique().tolist()
+    names = [batches.name_of(index) for index in indices]
+    known = {index: name for index, name in zip(indices, names, strict=True) if name is not None}
+    return dict(zip(known, without_common_folder(list(known.values())), strict=True)) or None
 
 
 def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | None]:

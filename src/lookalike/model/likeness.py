@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from lookalike._core.names import visible
 from lookalike.model.prototypes import Scope
+from lookalike.plots.tiles import shorten
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Likeness:
         count: Number of the prototype's own training samples.
         purity: Share of the prototype's class among the training samples most similar to it.
         nearest: Indices of the training samples nearest to the prototype.
+        nearest_names: Their file names; None where the model has none.
         image: The nearest training image, uint8 [H, W, C]; None if the model has no images.
         heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
         prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
@@ -47,9 +50,20 @@ class Likeness:
     count: int
     purity: float
     nearest: list[int]
+    nearest_names: tuple[str | None, ...] = ()
     image: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     prototype_heat_map: np.ndarray | None = None
+
+    def caption(self) -> str:
+        """Returns a caption for a picture of the prototype: class, number and similarity."""
+        text = f"{shorten(self.class_name, 12)} · no. {self.prototype}\ns = {self.similarity:.3g}"
+        return text.replace("= -", "= −")
+
+    def shown_by(self) -> str:
+        """Names the training image that shows the prototype, for a sentence; empty if the model has no names."""
+        name = self.nearest_names[0] if self.nearest_names else None
+        return "" if name is None else f", shown by '{visible(name)}',"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -64,4 +78,5 @@ class Likeness:
             "count": self.count,
             "purity": None if np.isnan(self.purity) else self.purity,
             "nearest": self.nearest,
+            "nearest_names": list(self.nearest_names),
         }

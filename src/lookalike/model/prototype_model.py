@@ -63,6 +63,7 @@ class PrototypeModel(Doubting, nn.Module):
             and never used as test images. None if the data were not files.
         doubt: What ``calibrate`` found out on held-out images; None if the model is not calibrated.
         annotations: Names, descriptions, pins and regions that people gave the prototypes; None for none.
+        training_names: File names of the training samples nearest to the prototypes, by number; None if they have none.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class PrototypeModel(Doubting, nn.Module):
         training_keys: Tensor | None = None,
         doubt: Doubt | None = None,
         annotations: Annotations | None = None,
+        training_names: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__()
         device = device_of(checks.model("encoder", encoder))
@@ -106,6 +108,7 @@ class PrototypeModel(Doubting, nn.Module):
         if annotations is not None and len(annotations) != len(prototypes):
             raise LookalikeError(f"annotations are of {len(annotations)} prototypes; there are {len(prototypes)}")
         self.annotations = annotations
+        self.training_names = dict(training_names or {})
         self.training = False
 
     @property
@@ -117,6 +120,10 @@ class PrototypeModel(Doubting, nn.Module):
     def n_classes(self) -> int:
         """K."""
         return self.prototypes.n_classes
+
+    def name_training_sample(self, index: int) -> str:
+        """Returns the file name of a training sample that is nearest to a prototype, or else its number."""
+        return self.training_names.get(int(index), f"image {int(index)}")
 
     @property
     def training_record(self) -> TrainingRecord:
@@ -339,6 +346,9 @@ class PrototypeModel(Doubting, nn.Module):
             counts=p.counts.cpu().numpy(),
             purity=p.purity.cpu().numpy(),
             decoded=None if decoded is None else decoded.numpy(),
+            names=[self.training_names.get(index) for index in p.nearest[:, 0].tolist()]
+            if self.training_names
+            else None,
             ax=ax,
         )
 
@@ -348,6 +358,7 @@ class PrototypeModel(Doubting, nn.Module):
         folder: str | Path,
         *,
         images: bool = True,
+        names: bool = True,
         extra_files: Mapping[str, bytes] | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -356,6 +367,7 @@ class PrototypeModel(Doubting, nn.Module):
         Args:
             folder: Path of the folder. It appears only when it is complete.
             images: False leaves out all pixels of training images.
+            names: False leaves out the file names of training images.
             extra_files: Contents of further files by name, such as a training log.
             overwrite: Replace an existing folder.
 
@@ -364,13 +376,14 @@ class PrototypeModel(Doubting, nn.Module):
         """
         checks.path("folder", folder)
         checks.flag("images", images)
+        checks.flag("names", names)
         checks.flag("overwrite", overwrite)
         checks.optional(checks.mapping, "extra_files", extra_files)
         saved_images = self.images if images else None
         fits_gallery = len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
         write_model(
             folder,
-            replace(self._parts(), images=saved_images),
+            replace(self._parts(), images=saved_images, training_names=self.training_names if names else {}),
             self.state_dict(),
             gallery=self._gallery_file() if saved_images is not None and fits_gallery else None,
             extra_files=extra_files or {},
@@ -386,7 +399,7 @@ class PrototypeModel(Doubting, nn.Module):
 
         per_class = int(self.prototypes.labels.bincount().max())
         tiles = 1 if self.decoded_prototypes() is None else 2
-        ax = self.plot_gallery(gallery_axes(self.class_names, per_class, tiles))
+        ax = self.plot_gallery(gallery_axes(self.class_names, per_class, tiles, named=bool(self.training_names)))
         buffer = io.BytesIO()
         ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
         return buffer.getvalue()

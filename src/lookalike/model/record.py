@@ -4,7 +4,7 @@ To add a field, add a line here, with a default so that older folders still load
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lookalike._core.errors import LookalikeError
@@ -35,6 +35,7 @@ class SavedModel:
         provenance: Options, seeds, fingerprints and versions of the conversion.
         doubt: How the model was calibrated on held-out images; None if it was not.
         annotations: What people have said about the prototypes, or None.
+        training_names: File names of the training samples nearest to the prototypes, by number.
     """
 
     kind: ClassVar[str] = "prototype-model"
@@ -50,6 +51,7 @@ class SavedModel:
     provenance: dict[str, Any]
     doubt: DoubtFacts | None = None
     annotations: Annotations | None = None
+    training_names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.similarity.check("similarity", {name: SIMILARITIES[name] for name in SIMILARITIES})
@@ -62,6 +64,9 @@ class SavedModel:
                 raise LookalikeError(f"value_range has {len(low)} and {len(high)} values; it needs one per channel")
             if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(low, high, strict=True)):
                 raise LookalikeError(f"value_range must be finite, black below white, not {shown(self.value_range)}")
+        numbers = [number for number in self.training_names if not (number.isascii() and number.isdigit())]
+        if numbers:
+            raise LookalikeError(f"training_names has {shown(numbers[0])}, which is no number of a training sample")
         if self.images is not None:
             lengths = {len(row) for row in self.images}
             if len(lengths) != 1 or 0 in lengths:

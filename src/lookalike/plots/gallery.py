@@ -1,11 +1,13 @@
 """A gallery of a model's prototypes, with a row per class."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, shorten, tile_axes
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ _SHORT_LEGEND = "below: its training images · purity"
 _DECODED = "left: decoded, right: nearest training image · "
 _LEGEND_WIDTH = 3.4  # tiles; a narrower gallery would cut off the legend
 _NAME_LENGTH = 18  # characters of a class name
+_FILE_LENGTH = 17  # characters of a file name, below a tile
 
 
 def plot_gallery(
@@ -28,6 +31,7 @@ def plot_gallery(
     classes: Sequence[int] | None = None,
     decoded: np.ndarray | None = None,
     numbered: bool = True,
+    names: Sequence[str | None] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws each prototype as its nearest training images, with its number of training images and its purity below.
@@ -41,6 +45,7 @@ def plot_gallery(
         classes: Classes to draw; None draws all that have prototypes.
         decoded: Images of the prototypes by the model's own decoder, uint8 [P, H, W, C], drawn first.
         numbered: Begin captions with the prototypes' numbers; without them, captions are short.
+        names: File name of each prototype's nearest training image [P], drawn below the caption; None for no name.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -56,21 +61,25 @@ def plot_gallery(
     if decoded is not None:
         decoded = checks.array("decoded", decoded, (len(images), *images.shape[2:]))
     checks.flag("numbered", numbered)
+    if names is not None and len(names) != len(images):
+        raise LookalikeError(f"there are {len(images)} prototypes and {len(names)} names")
     classes_drawn = sorted({int(k) for k in labels}) if classes is None else list(classes)
     prototypes_by_class = [np.flatnonzero(labels == k) for k in classes_drawn]
     if decoded is not None:
         images = np.concatenate([decoded[:, None], images], 1)
     per_prototype = images.shape[1]
-    names = [shorten(class_names[k], _NAME_LENGTH) for k in classes_drawn]
-    margin = _name_width(names)
-    columns, rows = _extent(names, max((len(m) for m in prototypes_by_class), default=1), per_prototype)
+    row_names = [shorten(class_names[k], _NAME_LENGTH) for k in classes_drawn]
+    margin, row_height = _name_width(row_names), 1 + CAPTION + (LINE if names is not None else 0)
+    columns, rows = _extent(row_names, max((len(m) for m in prototypes_by_class), default=1), per_prototype, row_height)
     ax = tile_axes(ax, columns, rows)
     for row, prototypes in enumerate(prototypes_by_class):
-        y = row * (1 + CAPTION)
-        ax.text(margin - 0.15, y + 0.5, names[row], ha="right", va="center", fontsize=10, color=INK)
+        y = row * row_height
+        ax.text(margin - 0.15, y + 0.5, row_names[row], ha="right", va="center", fontsize=10, color=INK)
         for column, j in enumerate(prototypes):
             x = margin + column * (per_prototype + GAP)
             caption = _caption(int(j), counts[j], float(purity[j]), numbered)
+            if names is not None:
+                caption += f"\n{shorten(PurePath(names[int(j)] or '').name, _FILE_LENGTH)}"
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
     legend = ("" if decoded is None else _DECODED) + (_LEGEND if numbered else _SHORT_LEGEND)
@@ -84,19 +93,24 @@ def _caption(number: int, count: Any, purity: float, numbered: bool) -> str:
     return f"{number}: {caption}" if numbered else caption
 
 
-def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> "Axes":
+def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False) -> "Axes":
     """Makes a figure that fits a gallery, without a window. Save it with ``ax.figure.savefig``."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=gallery_size(class_names, per_class, per_prototype), layout="constrained").subplots()
+    size = gallery_size(class_names, per_class, per_prototype, named=named)
+    return Figure(figsize=size, layout="constrained").subplots()
 
 
-def gallery_size(class_names: Sequence[str], per_class: int, per_prototype: int = 1) -> tuple[float, float]:
-    """Returns the width and height in inches that fit a gallery."""
+def gallery_size(
+    class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False
+) -> tuple[float, float]:
+    """Returns the width and height in inches that fit a gallery; ``named`` makes room for file names."""
     class_names = checks.names("class_names", class_names)
     checks.whole_number("per_class", per_class, 0)
     checks.whole_number("per_prototype", per_prototype, 1)
-    columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class, per_prototype)
+    row_height = 1 + CAPTION + (LINE if named else 0)
+    row_names = [shorten(name, _NAME_LENGTH) for name in class_names]
+    columns, rows = _extent(row_names, per_class, per_prototype, row_height)
     return columns * TILE_INCHES, rows * TILE_INCHES
 
 
@@ -104,7 +118,7 @@ def _name_width(names: Sequence[str]) -> float:
     return 0.3 + 0.07 * max((len(name) for name in names), default=1)
 
 
-def _extent(names: Sequence[str], per_class: int, per_prototype: int) -> tuple[float, float]:
+def _extent(names: Sequence[str], per_class: int, per_prototype: int, row_height: float) -> tuple[float, float]:
     """Returns the gallery's width and height in tiles, with a line for the legend."""
     width = _name_width(names) + per_class * (per_prototype + GAP)
-    return max(width, _LEGEND_WIDTH), max(len(names), 1) * (1 + CAPTION) + 2 * LINE
+    return max(width, _LEGEND_WIDTH), max(len(names), 1) * row_height + 2 * LINE

@@ -1,9 +1,7 @@
 """The test images of a report: which are shown, and their explanations."""
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError, RelevanceError
-from lookalike._core.names import visible
+from lookalike._core.names import visible, without_common_folder
 from lookalike._core.progress import Advance, progress_bar
 from lookalike.data import Batches, InputBatch
 from lookalike.embedding import EmbeddingStore
@@ -137,18 +135,9 @@ def explain_examples(
             f"heat-maps were made for {len(rows_mapped):,} of the {len(rows_shown):,} test images shown, wrong and "
             "disagreeing ones first (option --maps)"
         )
-    _shorten_names(entries)
+    for entry, name in zip(entries, without_common_folder([entry["name"] for entry in entries]), strict=True):
+        entry["name"] = name
     return Examples(sorted(entries, key=lambda entry: int(entry["row"])), _different(notes))
-
-
-def _shorten_names(entries: list[dict[str, Any]]) -> None:
-    """Leaves out the folder that all names begin with."""
-    folders = {str(PurePath(entry["name"]).parent) for entry in entries}
-    common = (
-        os.path.commonpath(folders) if folders and len({PurePath(name).is_absolute() for name in folders}) == 1 else ""
-    )
-    for entry in entries:
-        entry["name"] = entry["name"].removeprefix(common + os.sep) if common not in ("", ".") else entry["name"]
 
 
 def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str, Any]:

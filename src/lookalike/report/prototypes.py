@@ -52,6 +52,7 @@ def prototypes_by_class(
                         "decides": decided[j],
                         "wrong": wrong[j],
                         "ghost": activations is not None and activations[j] == 0,
+                        "name": model.training_names.get(int(p.nearest[j, 0])) if p.nearest.shape[1] else None,
                         "images": _with_captions(model, j, pictures[j]),
                         "map": maps.get(j),
                         "decoded": None if decoded is None else picture(decoded[j].numpy()),
@@ -67,7 +68,12 @@ def prototype_entries(model: PrototypeModel) -> list[dict[str, Any]]:
     """Returns what the page's script needs of each prototype, as JSON values."""
     p = model.prototypes
     return [
-        {"label": int(p.labels[j]), "class": visible(p.class_of(j)), "count": int(p.counts[j])} for j in range(len(p))
+        {
+            "label": int(p.labels[j]),
+            "class": visible(p.class_of(j)),
+            "name": visible(model.training_names.get(int(p.nearest[j, 0]), "")) if p.nearest.shape[1] else "",
+        }
+        for j in range(len(p))
     ]
 
 
@@ -102,8 +108,8 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
     for rank, picture_source in enumerate(pictures):
         index_known = rank < p.nearest.shape[1] and int(p.nearest[j, rank]) >= 0
         caption = (
-            f"image {int(p.nearest[j, rank])}, distance {float(p.distances[j, rank]):.3g}, "
-            f"closer than {100 - float(p.percentiles[j, rank]):.0f}% of its images"
+            f"{visible(model.name_training_sample(int(p.nearest[j, rank])))} · distance "
+            f"{float(p.distances[j, rank]):.3g}, closer than {100 - float(p.percentiles[j, rank]):.0f}% of its images"
             if index_known
             else ""
         )

@@ -45,7 +45,8 @@ const lookOf = (sample, near, rank) => {
       captioned(zoomable(near.map, `Pixels of this image that make it look like ${title}`), "this part here"),
       ownMap ? captioned(zoomable(ownMap, `Pixels of the training image of ${title}`), "looks like that part there") : null));
   }
-  look.append(make("span", { className: "caption", textContent: `similarity ${number(near.similarity)}${far}` }),
+  const name = prototypes[near.prototype].name;
+  look.append(make("span", { className: "caption", textContent: `${name ? `${name} · ` : ""}similarity ${number(near.similarity)}${far}` }),
     make("button", { type: "button", className: "link small", textContent: "more of this prototype",
       onclick: () => openPrototype(near.prototype) }));
   return look;
