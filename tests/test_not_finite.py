@@ -46,6 +46,6 @@ def test_patches_that_are_not_finite_are_refused(blobs):
     found = convert(net, (x, y), n_prototypes=2, level="patch")
     broken = x[:9].clone()
     broken[7] = np.nan
-    for call in (found.predict, found.predict_patches):
+    for call in (found.predict, found.segment):
         with pytest.raises(LookalikeError, match="row 7;"):
             call(broken, batch_size=4)

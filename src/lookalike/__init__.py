@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lookalike.explanation import Explanation, explain
     from lookalike.metrics import Scorecard, evaluate
     from lookalike.model import PrototypeModel, Prototypes, load
-    from lookalike.model.patches import PatchModel
     from lookalike.watching import Watch
 
 __version__ = "0.1.0"
@@ -28,7 +27,6 @@ _HOME = {
     "Explanation": "explanation",
     "LookalikeError": "_core.errors",
     "LookalikeWarning": "_core.errors",
-    "PatchModel": "model.patches",
     "PrototypeClassifier": "estimator",
     "PrototypeModel": "model",
     "Prototypes": "model",
@@ -50,7 +48,6 @@ __all__ = [
     "Explanation",
     "LookalikeError",
     "LookalikeWarning",
-    "PatchModel",
     "PrototypeClassifier",
     "PrototypeModel",
     "Prototypes",

@@ -22,7 +22,6 @@ from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.model.likeness import Likeness
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
-from lookalike.model.similarity import euclidean_distances
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
@@ -436,10 +435,8 @@ def _explain_batch(
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     similarities = model.similarities_of(embeddings)
     prototypes, labels_of_prototypes = model.prototypes, model.prototypes.labels
-    scores = model.classifier(similarities, labels_of_prototypes, model.n_classes)
-    probabilities = model.classifier.probabilities(similarities, labels_of_prototypes, model.n_classes).cpu().numpy()
-    project = model.similarity.project
-    distances = euclidean_distances(project(embeddings), project(prototypes.vectors))
+    scores, probabilities = model.scores_of(embeddings), model.probabilities_of(embeddings).cpu().numpy()
+    distances = model.distances_of(embeddings)
     percentiles = prototypes.percentile_of(distances).cpu()
     predictions = scores.argmax(1).tolist()
     order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()

@@ -83,6 +83,8 @@ def _model_state(model: PrototypeModel) -> tuple[Any, ...]:
 def _shapes(model: PrototypeModel, x: Any) -> None:
     n, n_prototypes, k = n_rows(x), len(model.prototypes), model.n_classes
     dim = model.prototypes.vectors.shape[1]
+    if model.has_patches:  # an embedding is a row of several patches
+        dim *= model.patches_of(model.embed(x)).shape[1]
     for call, output, expected_shape in (
         ("embed(x)", model.embed(x), (n, dim)),
         ("similarities(x)", model.similarities(x), (n, n_prototypes)),
@@ -107,7 +109,7 @@ def _classes(model: PrototypeModel, x: Any) -> None:  # noqa: ARG001 - all check
 @_check("similarities are monotone")
 def _similarities_are_monotone(model: PrototypeModel, x: Any) -> None:
     """On a straight line from an embedding to a prototype, the similarity must not fall."""
-    z = model.embed(x)
+    z = model.patches_of(model.embed(x))[:, 0]
     if not model.similarity.falls_with_distance:
         return
     steps = torch.linspace(0, 1, 6, device=z.device)

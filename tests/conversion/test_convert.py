@@ -13,7 +13,7 @@ import lookalike
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import CLUSTERERS
 from lookalike.conversion.convert import convert
-from lookalike.conversion.options import ConversionOptions, Cut, Gallery, Probabilities, Reading, Settings
+from lookalike.conversion.options import ConversionOptions, Cut, Gallery, Patches, Probabilities, Reading, Settings
 from lookalike.conversion.per_class import Clustering
 from lookalike.data import load_data
 from lookalike.embedding import embed
@@ -203,9 +203,9 @@ def test_an_unknown_option_is_refused_as_python_does(net, blobs):
 
 
 def test_every_option_has_a_field_of_its_type_in_one_group():
-    groups = (Clustering, Probabilities, Gallery, Cut, Reading, Settings)
+    groups = (Clustering, Probabilities, Gallery, Cut, Reading, Patches, Settings)
     hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()}
-    grouped = {"clustering", "gallery", "cut", "reading", "given"}
+    grouped = {"clustering", "gallery", "cut", "reading", "patches", "given"}
     options = get_type_hints(ConversionOptions)
     assert {name: hints[name] for name in options if name != "probabilities"} == {
         name: hint for name, hint in options.items() if name != "probabilities"
@@ -216,8 +216,10 @@ def test_every_option_has_a_field_of_its_type_in_one_group():
 def test_options_of_another_level_are_refused(net, blobs):
     with pytest.raises(LookalikeError, match="max_patches is an option of patches"):
         convert(net, blobs, max_patches=3)
-    with pytest.raises(LookalikeError, match="precision is an option of whole images"):
-        convert(net, blobs, level="patch", precision="float32")
+    with pytest.raises(LookalikeError, match="nearest_from is an option of whole images"):
+        convert(net, blobs, level="patch", nearest_from="any")
+    with pytest.raises(LookalikeError, match="clusterer is an option of clustered prototypes"):
+        convert(net, blobs, level="head", clusterer="gmm")
 
 
 def test_killed_at_twenty_moments_it_ends_with_the_same_model(net, blobs, tmp_path):

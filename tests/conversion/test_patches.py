@@ -1,12 +1,20 @@
-"""KMEx on patches."""
+"""KMEx on patches: a prototype model whose prototypes are parts of images."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 from torch import nn
-from torchvision.models import convnext_tiny, densenet121, efficientnet_b0, resnet18, swin_t, vgg11
+from torchvision.models import convnext_tiny, densenet121, efficientnet_b0, resnet18
+from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.vision_transformer import VisionTransformer
 
-from lookalike import Encoder, LookalikeError, LookalikeWarning, convert
-from lookalike.conversion.patches import PatchEncoder
+from lookalike import Encoder, LookalikeError, LookalikeWarning, convert, evaluate, explain, load
+from lookalike.encoder.patches import PatchEncoder
+from lookalike.model.decision import PatchLinear, PatchMean, PatchVote
+from lookalike.testing import check_prototype_model
 
 
 def make_net(seed=0):
@@ -21,6 +29,10 @@ def make_net(seed=0):
     )
 
 
+def small_swin(weights=None):
+    return SwinTransformer([4, 4], 8, [2, 2, 2], [1, 2, 4], [4, 4], num_classes=3)
+
+
 @pytest.fixture
 def model(blobs):
     return convert(make_net(), blobs, n_prototypes=4, n_images=1, level="patch")
@@ -32,19 +44,24 @@ def test_a_patch_is_a_position_of_the_map_before_the_average(blobs, untouched):
     with untouched(net):
         encoder = PatchEncoder(Encoder(net, x[:2]), x[:2])
         maps = encoder.maps(x[:5])
-    assert encoder.grid == (4, 4)
+    assert (encoder.grid, encoder.patch_dim, encoder.embedding_dim) == ((4, 4), 6, 96)
     torch.testing.assert_close(maps, net[:3](x[:5]))
-    assert torch.equal(encoder(x[:5])[16 + 5], maps[1, :, 1, 1])  # image by image, row by row
-    torch.testing.assert_close(maps.mean((2, 3)), encoder.encoder(x[:5]))
+    assert torch.equal(encoder(x[:5])[1, 5 * 6 : 6 * 6], maps[1, :, 1, 1])  # row by row of the map
+    torch.testing.assert_close(maps.mean((2, 3)), encoder.image_encoder(x[:5]))
+    net.eval()
+    torch.testing.assert_close(encoder.head(encoder(x[:5])), net(x[:5]))
+    embeddings, scores = encoder.embed_and_score(x[:5])
+    assert torch.equal(embeddings, encoder(x[:5]))
+    torch.testing.assert_close(scores, net(x[:5]))
 
 
-@pytest.mark.parametrize("build", [resnet18, densenet121, efficientnet_b0, convnext_tiny, swin_t])
+@pytest.mark.parametrize("build", [resnet18, densenet121, efficientnet_b0, convnext_tiny, small_swin])
 def test_the_map_of_known_architectures(build):
     net = build(weights=None).eval()
     x = torch.randn(2, 3, 64, 64)
     encoder = PatchEncoder(Encoder(net, x), x)
-    assert encoder.grid == (2, 2)
-    assert encoder.embedding_dim == Encoder(net, x).embedding_dim
+    assert encoder.grid == ((4, 4) if build is small_swin else (2, 2))
+    assert encoder.is_pooled == (build is not convnext_tiny)  # which normalises the average
     if build is resnet18:
         seen = []
         with torch.no_grad(), net.layer4.register_forward_hook(lambda *call: seen.append(call[2])):
@@ -52,47 +69,114 @@ def test_the_map_of_known_architectures(build):
         assert torch.equal(encoder.maps(x), seen[0])
 
 
+@pytest.mark.parametrize(("build", "grids"), [(resnet18, [8, 4, 2]), (small_swin, [16, 8, 4])])
+def test_the_last_maps_of_three_resolutions_are_found_by_running(build, grids):
+    net, x = build(weights=None).eval(), torch.randn(2, 3, 64, 64)
+    encoder = PatchEncoder(Encoder(net, x), x, "b234")
+    assert encoder.grid == (grids[0], grids[0])
+    if build is resnet18:
+        assert encoder.layers == ("layer2", "layer3", "layer4")
+    # each layer has the same mean squared length, whatever its scale in the network
+    for name, side in zip(encoder.layers, grids, strict=True):
+        layer = PatchEncoder(Encoder(net, x), x, name)
+        assert layer.grid == (side, side)
+        scale = encoder.scales[encoder.layers.index(name)]
+        with torch.no_grad():
+            assert float((scale * layer.maps(x)).square().sum(1).mean()) == pytest.approx(1, rel=1e-4)
+    assert PatchEncoder(Encoder(net, x), x, "b4").layers == PatchEncoder(Encoder(net, x), x).layers
+
+
+def test_tokens_of_a_transformer_are_patches_without_the_class_token():
+    net, x = VisionTransformer(32, 16, 4, 2, 32, 64).eval(), torch.randn(1, 3, 32, 32)
+    encoder = PatchEncoder(Encoder(net, x), x)
+    seen = []
+    with torch.no_grad(), net.encoder.register_forward_hook(lambda *call: seen.append(call[2])):
+        net(x)
+    assert encoder.grid == (2, 2)
+    torch.testing.assert_close(encoder(x).view(1, 4, 32), seen[0][:, 1:])
+    assert not encoder.is_pooled  # the head reads the class token
+    assert encoder.head_weight is None
+    assert len(PatchEncoder(Encoder(net, x), x, "b234").layers) == 3
+
+
+def test_receptive_fields_are_found_by_running():
+    conv = {"stride": 2, "padding": 1}
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, **conv), nn.ReLU(), nn.Conv2d(4, 4, 3, **conv), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    x = torch.randn(2, 1, 32, 48)
+    views = PatchEncoder(Encoder(net, x), x, ["1", "3"]).views()
+    assert [(view.stride, view.receptive_field) for view in views] == [((2, 2), (3, 3)), ((4, 4), (7, 7))]
+
+
 def test_networks_without_a_map_are_refused():
     small = torch.randn(2, 3, 32, 32)
     with pytest.raises(LookalikeError, match="no feature map larger than 1×1"):
         convert(resnet18(weights=None), (small, [0, 1]), level="patch")
+    flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 2))
     with pytest.raises(LookalikeError, match="no feature map larger than 1×1"):
-        PatchEncoder(Encoder(vgg11(weights=None), small), small)
+        PatchEncoder(Encoder(flat, small), small)
+    mlp = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(LookalikeError, match="are needed"):
-        convert(
-            nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (torch.randn(6, 4), [0, 1] * 3), level="patch"
-        )
-    with pytest.raises(LookalikeError, match="at least 1"):
-        convert(resnet18(weights=None), (small, [0, 1]), level="patch", max_patches=0)
+        convert(mlp, (torch.randn(6, 4), [0, 1] * 3), level="patch")
+    images = (torch.randn(4, 1, 8, 8), [0, 1, 2, 0])
+    for options, message in (
+        ({"max_patches": 0}, "at least 1"),
+        ({"layers": "conv9"}, "there is no 'conv9'"),
+        ({"decision": "vto"}, "no decision is called 'vto'"),
+        ({"shared": True}, "belong to no one class"),
+        ({"advice": True}, "is an option of whole images"),
+    ):
+        with pytest.raises(LookalikeError, match=message):
+            convert(make_net(), images, level="patch", **options)
+    with pytest.raises(LookalikeError, match="layers is an option of patches"):
+        convert(make_net(), images, layers="last")
 
 
 def test_the_image_is_of_the_class_of_most_patches(model, blobs):
     x, _ = blobs
-    patches = model.predict_patches(x)
-    assert patches.shape == (90, 4, 4)
-    counts = nn.functional.one_hot(patches.flatten(1), 3).sum(1)
+    segments = model.segment(x)
+    assert segments.classes.shape == segments.concepts.shape == (90, 4, 4)
+    counts = nn.functional.one_hot(segments.classes.flatten(1), 3).sum(1)
     shares, predicted = model(x), model.predict(x, batch_size=7)
-    torch.testing.assert_close(shares, counts / 16)
+    torch.testing.assert_close(shares, counts / 16, rtol=0, atol=2e-5)
     assert bool((counts.gather(1, predicted[:, None])[:, 0] == counts.max(1).values).all())
-    z = model.encoder(x[:1])
-    distances = torch.cdist(z, model.prototypes.vectors)
-    assert torch.equal(patches[0].flatten(), model.prototypes.labels[distances.argmin(1)])
+    patches = model.encoder.maps(x[:1])[0].flatten(1).T
+    nearest = torch.cdist(patches, model.prototypes.vectors).argmin(1)
+    assert torch.equal(segments.concepts[0].flatten(), nearest)
+    assert torch.equal(segments.classes[0].flatten(), model.prototypes.labels[nearest])
+    # a pixel has the concept of its cell
+    assert torch.equal(segments.upsampled()[0], segments.concepts[0].repeat_interleave(2, 0).repeat_interleave(2, 1))
+    torch.testing.assert_close(segments.shares().sum(1), torch.ones(90, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("near", "far", "winner"), [(1.0, 9.5, 1), (0.5, 9.0, 0)])
-def test_of_equal_votes_the_likest_class_wins(near, far, winner, model, blobs):
-    class Fixed(nn.Module):
-        grid = (4, 4)
+def test_of_equal_votes_the_likest_class_wins(near, far, winner):
+    patches = torch.tensor([near] * 8 + [far] * 8)
+    similarities = -(patches[:, None] - torch.tensor([0.0, 10.0, 99.0])).abs()
+    scores = PatchVote()(similarities[None], torch.tensor([0, 1, 2]), 3)
+    torch.testing.assert_close(scores, torch.tensor([[0.5, 0.5, 0.0]]), rtol=0, atol=2e-5)
+    assert int(scores.argmax()) == winner
 
-        def forward(self, inputs):
-            return torch.tensor([near] * 8 + [far] * 8)[:, None]
 
-    model.encoder = Fixed()
-    model.prototypes.vectors = torch.tensor([[0.0], [10.0], [99.0]])
-    model.prototypes.labels = torch.tensor([0, 1, 2])
-    x, _ = blobs
-    assert model(x[:1]).tolist() == [[0.5, 0.5, 0.0]]
-    assert model.predict(x[:1]).tolist() == [winner]
+@pytest.mark.parametrize("decision", [PatchVote(), PatchMean(0.5), PatchLinear(torch.rand(3, 5), 0.3)])
+def test_scores_are_sums_over_patches_and_have_a_gradient(decision):
+    similarities = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 2, 2])
+    scores, by_patch = decision(similarities, labels, 3), decision.patch_scores(similarities, labels, 3)
+    torch.testing.assert_close(by_patch.sum(1), scores, rtol=0, atol=2e-5)
+    (gradient,) = torch.autograd.grad(scores[:, 0].sum(), similarities)
+    assert float(gradient.abs().sum()) > 0
+    torch.testing.assert_close(decision.probabilities(similarities, labels, 3).sum(1), torch.ones(4))
+
+
+def test_linear_weights_are_the_non_negative_least_squares():
+    rng = np.random.default_rng(0)
+    shares, labels = rng.dirichlet(np.ones(6), 200), rng.integers(0, 3, 200)
+    weight = PatchLinear.fit(shares, labels, 3).weight.numpy()
+    for k in range(3):
+        np.testing.assert_allclose(weight[k], nnls(shares, (labels == k).astype(float))[0], atol=1e-3)
 
 
 def test_prototypes_are_means_of_patches_and_are_shown_by_the_nearest(model, blobs):
@@ -105,23 +189,31 @@ def test_prototypes_are_means_of_patches_and_are_shown_by_the_nearest(model, blo
         nearest = torch.cdist(own, p.vectors[p.labels == k]).argmin(1)
         mine = own[nearest == j - 4 * k]
         torch.testing.assert_close(p.vectors[j], mine.mean(0), atol=1e-4, rtol=1e-4)
-        sample, row, column = model.places[j, 0].tolist()
+        assert int(p.counts[j]) == len(mine)
+        sample, position = int(p.nearest[j, 0]), int(p.positions[j, 0])
         assert int(y[sample]) == k
-        distance = (maps[sample, :, row, column] - p.vectors[j]).norm()
+        distance = (maps[sample, :, position // 4, position % 4] - p.vectors[j]).norm()
         torch.testing.assert_close(distance, torch.cdist(own, p.vectors[j : j + 1]).min(), atol=1e-4, rtol=1e-4)
     assert model.images.shape == (12, 1, 8, 8, 1)
-    top, left, bottom, right = model.boxes()[3, 0]
+    top, left, bottom, right = model.patch_boxes()[3, 0].tolist()
     assert (bottom - top, right - left) == (0.25, 0.25)
-    assert (top, left) == (int(model.places[3, 0, 1]) / 4, int(model.places[3, 0, 2]) / 4)
+    assert (top, left) == (int(p.positions[3, 0]) // 4 / 4, int(p.positions[3, 0]) % 4 / 4)
 
 
 def test_a_share_of_the_patches_is_drawn_alike(blobs):
-    found = [convert(make_net(), blobs, 3, max_patches=100, seed=2, level="patch") for _ in range(2)]
-    assert found[0].provenance["n_patches"] == 300
-    assert torch.equal(found[0].prototypes.vectors, found[1].prototypes.vectors)
-    assert len({tuple(place) for place in found[0].places[:, 0].tolist()}) > 3
-    other = convert(make_net(), blobs, 3, max_patches=100, seed=3, level="patch")
-    assert not torch.equal(found[0].prototypes.vectors, other.prototypes.vectors)
+    one, again, other = (convert(make_net(), blobs, 3, max_patches=100, seed=seed, level="patch") for seed in (2, 2, 3))
+    assert one.provenance["n_patches"] == 300
+    assert torch.equal(one.prototypes.vectors, again.prototypes.vectors)
+    assert len(set(one.prototypes.nearest[:, 0].tolist())) > 3
+    assert not torch.equal(one.prototypes.vectors, other.prototypes.vectors)
+
+
+def test_patches_beyond_the_memory_limit_are_streamed(blobs):
+    whole = convert(make_net(), blobs, 2, level="patch")
+    streamed = convert(make_net(), blobs, 2, level="patch", memory_limit="16kB")
+    assert streamed.provenance["clustered_in_parts"] == ["0", "1", "2"]
+    distances = torch.cdist(whole.prototypes.vectors, streamed.prototypes.vectors).amin(1)
+    assert float(distances.max()) < 0.1 * float(whole.prototypes.vectors.norm(dim=1).mean())
 
 
 def test_augmented_images_are_warned_of(blobs):
@@ -143,6 +235,74 @@ def test_the_gallery_frames_each_patch(model):
     assert len(ax.patches) == 12
     frame = ax.patches[0]
     assert frame.get_width() == pytest.approx(0.24)
+    assert len(model.plot_gallery(classes=[1]).patches) == 4
     model.images = None
     with pytest.raises(LookalikeError, match="holds no prototype images"):
         model.plot_gallery()
+
+
+VARIANTS = {
+    "vote": {},
+    "mean": {"decision": "mean"},
+    "shared": {"decision": "linear", "shared": True, "n_prototypes": 8},
+    "layers": {"layers": ["0", "2"]},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_is_a_prototype_model_like_any_other(variant, blobs, tmp_path, untouched):
+    net, (x, y) = make_net(), blobs
+    with untouched(net):
+        model = convert(net, blobs, level="patch", **{"n_prototypes": 3, **VARIANTS[variant]})
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model", model=net)
+    assert torch.equal(loaded(x), model(x))
+    assert torch.equal(loaded.predict_proba(x), model.predict_proba(x))
+    assert torch.equal(loaded.prototypes.positions, model.prototypes.positions)
+    assert loaded.encoder.layers == model.encoder.layers
+    explanations = explain(loaded, x[:3], relevance=True)
+    assert [explanation.prediction for explanation in explanations] == model.predict(x[:3]).tolist()
+    assert all(np.abs(explanation.likenesses[0].heat_map).sum() > 0 for explanation in explanations)
+    card = evaluate(loaded, blobs, train=blobs, n_images=4, n_steps=2, n_draws=1).to_dict()
+    assert card["accuracy"] == pytest.approx(float((model.predict(x) == y).float().mean()))
+    assert card["ghosting"] == 0
+    assert {"explanation_divergence", "auroc", "diversity", "calibration_error"} <= set(card)
+    again = convert(loaded, blobs, n_prototypes=2)  # the encoder of whole images is used again
+    assert again.prototypes.vectors.shape == (6, 6)
+
+
+def test_a_map_of_a_likeness_starts_at_the_most_similar_patch(model, blobs):
+    x, _ = blobs
+    z = model.embed(x[:2])
+    similarities = model.evidence_of(z)
+    torch.testing.assert_close(model.similarities_of(z), similarities.amax(1))
+    heat_map = explain(model, x[:2], n_nearest=1, relevance=True)[0].likenesses[0].heat_map
+    prototype = int(model.similarities_of(z)[0].argmax())
+    row, column = divmod(int(similarities[0, :, prototype].argmax()), 4)
+    reach = np.zeros((8, 8), bool)
+    reach[max(2 * row - 1, 0) : 2 * row + 3, max(2 * column - 1, 0) : 2 * column + 3] = True
+    assert np.abs(heat_map[~reach]).max() == 0  # nothing outside of the patch's receptive field
+
+
+def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs, tmp_path):
+    with pytest.raises(LookalikeError, match="is not updated"):
+        model.update(blobs)
+    with pytest.raises(LookalikeError, match="cannot be exported"):
+        model.export(tmp_path / "out")
+    whole = convert(make_net(), blobs, n_prototypes=2)
+    with pytest.raises(LookalikeError, match="convert with level='patch'"):
+        whole.segment(blobs[0])
+
+
+def test_it_passes_the_checks_for_own_models(model, blobs):
+    check_prototype_model(model, blobs[0][:8])
+
+
+def test_probabilities_of_images_fit_how_often_they_are_right(blobs):
+    x, y = blobs
+    for decision, temperature in itertools.product(("vote", "mean"), ("auto", 1)):
+        model = convert(make_net(), blobs, 4, level="patch", decision=decision, temperature=temperature)
+        assert (model.classifier.image_temperature == 1) == (temperature == 1)
+    loss = nn.functional.nll_loss(model.predict_proba(x).log(), y)
+    fitted = convert(make_net(), blobs, 4, level="patch", decision="mean")
+    assert float(nn.functional.nll_loss(fitted.predict_proba(x).log(), y)) < float(loss)

@@ -220,10 +220,10 @@ def test_patches_have_probabilities_too():
     x, y = torch.rand(20, 1, 6, 6, generator=rng), torch.arange(20) % 2
     x[y == 1] *= 3
     model = convert(net, (x, y), n_prototypes=2, progress=False, level="patch")
-    found = model.patch_probabilities(x)
+    found = model.segment(x).probabilities
     assert found.shape == (20, 4, 4, 2)
-    assert torch.equal(found.argmax(3), model.predict_patches(x))
+    assert torch.equal(found.argmax(3), model.segment(x).classes)
     assert model.provenance["calibration"]["source"] == "fitted"
-    assert model.provenance["calibration"]["value"] == model.temperature
+    assert model.provenance["calibration"]["value"] == model.classifier.temperature
     plain = convert(net, (x, y), n_prototypes=2, temperature=1, progress=False, level="patch")
-    assert not torch.allclose(plain.patch_probabilities(x), found)
+    assert not torch.allclose(plain.segment(x).probabilities, found)

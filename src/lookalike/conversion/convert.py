@@ -7,7 +7,7 @@ TMLR 05/2024, section 3.2.
 import copy
 import time
 from pathlib import Path
-from typing import Any, Literal, Protocol, Unpack, overload
+from typing import Any, Literal, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -21,29 +21,28 @@ from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, clean, lock_in
 from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
-from lookalike.conversion.options import ConversionOptions, Settings, refuse_options, settings_of
+from lookalike.conversion.of_head import convert_head
+from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.out_of_core import bytes_of, streamed_classes
 from lookalike.conversion.patches import convert_patches
 from lookalike.conversion.per_class import NPrototypes, check_classes, learn_prototypes
 from lookalike.conversion.steps import (
     as_batches,
     check_finite,
-    check_store,
     checked_class_names,
-    cut_classifier,
+    cut_and_order,
+    embed_or_check,
     open_classifier,
     options_record,
     preprocessing_for_model,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
-from lookalike.data import Batches
-from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import Encoder, LoadedClassifier, ordered
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.images import read_prototype_images, read_prototype_names, record_of
-from lookalike.model.patches import PatchModel
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, given_lengths, make_similarity
 
@@ -59,30 +58,6 @@ class Backend(Protocol):
         """Converts a classifier; see ``lookalike.convert``."""
 
 
-@overload
-def convert(
-    model: nn.Module | LoadedClassifier | str,
-    train: Any,
-    n_prototypes: NPrototypes = 5,
-    similarity: str | Similarity = "l2",
-    *,
-    level: Literal["image"] = "image",
-    backend: Backend | None = None,
-    seed: int = 0,
-    **options: Unpack[ConversionOptions],
-) -> PrototypeModel: ...
-@overload
-def convert(
-    model: nn.Module | LoadedClassifier | str,
-    train: Any,
-    n_prototypes: NPrototypes = 5,
-    similarity: str | Similarity = "l2",
-    *,
-    level: Literal["patch"],
-    backend: Backend | None = None,
-    seed: int = 0,
-    **options: Unpack[ConversionOptions],
-) -> PatchModel: ...
 @keeps_random_states
 @torch.inference_mode(False)
 def convert(
@@ -91,11 +66,11 @@ def convert(
     n_prototypes: NPrototypes = 5,
     similarity: str | Similarity = "l2",
     *,
-    level: Literal["image", "patch"] = "image",
+    level: Literal["image", "patch", "head"] = "image",
     backend: Backend | None = None,
     seed: int = 0,
     **options: Unpack[ConversionOptions],
-) -> PrototypeModel | PatchModel:
+) -> PrototypeModel:
     """Converts a trained classifier into one that decides, and explains itself, by prototypes.
 
     The encoder is used as it is. Per class, the embeddings of the training data are clustered by k-means, and the
@@ -111,7 +86,8 @@ def convert(
         similarity: Name of a registered similarity, a ``Similarity``, or ``"auto"``: the one that does clearly best on
             training samples held out in turn, else the paper's ``"l2"``.
         level: ``"patch"`` clusters parts of images, the positions of the last feature map before average pooling, and
-            lets them vote [paper, appendix A.7]; the result is a ``PatchModel``.
+            lets them vote [paper, appendix A.7]. ``"head"`` clusters nothing and takes the weights of the classifier's
+            own linear head, one prototype per class under the dot product [ours].
         backend: Where to run: None is this process, ``lookalike.conversion.on_ray.Ray`` a Ray cluster.
         seed: Seed of the clustering. The same seed gives the same prototypes, bit for bit, on one machine.
         **options: Everything else, by name:
@@ -121,7 +97,8 @@ def convert(
             - which training samples show a prototype: ``n_nearest``, ``n_images``, ``nearest_from``
             - where the classifier is cut: ``head``, ``output``, ``class_order``
             - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``preprocessing``
-            - ``similarity_options``, ``max_patches``, ``advice``, ``embeddings``, ``class_names``, ``working_folder``,
+            - a model of patches: ``layers``, ``decision``, ``shared``, ``max_patches``
+            - ``similarity_options``, ``advice``, ``embeddings``, ``class_names``, ``working_folder``,
               ``progress``
 
             ``lookalike.conversion.options`` documents each.
@@ -145,7 +122,7 @@ def convert(
         >>> sem(x).shape, len(sem.prototypes)
         (torch.Size([40, 2]), 6)
     """
-    checks.one_of("level", level, ("image", "patch"))
+    checks.one_of("level", level, ("image", "patch", "head"))
     settings = settings_of("convert", n_prototypes, seed, options)
     if isinstance(train, EmbeddingStore) and settings.embeddings is not None:
         raise LookalikeError("train is an EmbeddingStore already; give embeddings=... beside the data that they are of")
@@ -154,11 +131,18 @@ def convert(
         _check_auto(settings, level, backend)
     else:
         make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
+    if level != "image" and backend is not None:
+        raise LookalikeError(f"level={level!r} is converted in this process: leave out the backend")
     if level == "patch":
-        if backend is not None:
-            raise LookalikeError("patches are converted in this process: leave out the backend")
         return convert_patches(classifier, train, similarity, settings)
-    refuse_options(settings, {"max_patches": "is an option of patches: leave it out, or convert with level='patch'"})
+    only_patches = "is an option of patches: leave it out, or convert with level='patch'"
+    refuse_options(settings, dict.fromkeys(PATCH_OPTIONS, only_patches))
+    if level == "head":
+        if n_prototypes != 5 or similarity != "l2":
+            raise LookalikeError(
+                "level='head' has one prototype per class, under the dot product: leave the others out"
+            )
+        return convert_head(classifier, train, settings)
     if backend is not None:
         return backend.convert(classifier, train, similarity, settings)
     if settings.working_folder is None:
@@ -180,8 +164,8 @@ def _convert(
     started = time.perf_counter()
     model_preprocessing = getattr(model, "preprocessing", None)
     batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
-    encoder = _cut_and_order(model, train, batches, settings)
-    store = _embed_or_check(encoder, train, batches, settings, folder)
+    encoder = cut_and_order(model, train, batches, settings)
+    store = embed_or_check(encoder, train, batches, settings, folder)
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
@@ -245,8 +229,8 @@ def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None
     """
     if settings.similarity_options is not None:
         raise LookalikeError("similarity_options are of one similarity; name it instead of 'auto'")
-    if level == "patch" or backend is not None:
-        where = "patches" if level == "patch" else "a cluster"
+    if level != "image" or backend is not None:
+        where = {"patch": "patches", "head": "the weights of a head"}.get(level, "a cluster")
         raise LookalikeError(f"similarity='auto' is not there for {where}; name a similarity, such as 'l2'")
 
 
@@ -259,34 +243,6 @@ def _advice_record(
     with step("try other choices"):
         advice = advise(store, class_names, encoder.head_weight, similarity, settings.clustering)
     return {} if advice is None else {"advice": advice.to_dict()}
-
-
-def _cut_and_order(
-    model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings
-) -> Encoder:
-    """Cuts the classifier, and puts its outputs in the order of the data's classes."""
-    encoder = cut_classifier(model, batches, settings.cut)
-    sources = (settings.embeddings, batches, train if batches is None else None)
-    names_of_data = next((source.class_names for source in sources if source is not None), None)
-    return ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
-
-
-def _embed_or_check(
-    encoder: Encoder, train: Any, batches: Batches | None, settings: Settings, folder: Path | None
-) -> EmbeddingStore:
-    """Embeds the training data, or checks the embeddings that were given."""
-    if batches is not None and settings.embeddings is None:
-        return embed(
-            encoder,
-            batches,
-            folder=None if folder is None else folder / "embeddings",
-            resume=True,
-            precision=settings.reading.precision,
-            progress=settings.progress,
-        )
-    store: EmbeddingStore = train if settings.embeddings is None else settings.embeddings
-    check_store(store, encoder, batches)
-    return store
 
 
 def _cluster_and_survey(

@@ -17,7 +17,9 @@ from lookalike.conversion.temperature import TemperatureOption, check_temperatur
 from lookalike.data import read_preprocessing
 from lookalike.embedding import PRECISIONS, EmbeddingStore, Precision
 from lookalike.encoder import ClassOrder
+from lookalike.encoder.patches import Layers
 from lookalike.model.classifier import NearestPrototype
+from lookalike.model.decision import DECISIONS
 
 
 class ConversionOptions(TypedDict, total=False):
@@ -40,6 +42,9 @@ class ConversionOptions(TypedDict, total=False):
     on_error: Literal["stop", "skip"]
     precision: Precision
     preprocessing: Any
+    layers: Layers
+    decision: Literal["vote", "mean", "linear"]
+    shared: bool
     max_patches: int | None
     advice: bool
     embeddings: EmbeddingStore | None
@@ -151,6 +156,41 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """How a model of patches reads and decides; for ``level="patch"`` only.
+
+    Attributes:
+        layers: Feature maps whose positions are the patches: ``"last"``, ``"b4"``, ``"b234"`` or names of layers; see
+            ``lookalike.encoder.patches.PatchEncoder``.
+        decision: How the patches decide: ``"vote"`` [paper], ``"mean"`` or ``"linear"``; see
+            ``lookalike.model.decision``.
+        shared: Whether the patches of all classes are clustered together. ``n_prototypes`` is then the number of all
+            prototypes, and the decision must be ``"linear"``, as no prototype belongs to one class alone.
+        max_patches: Largest number of patches of a class to cluster. A class with more is sampled at random; None takes
+            all.
+    """
+
+    layers: Layers = "last"
+    decision: Literal["vote", "mean", "linear"] = "vote"
+    shared: bool = False
+    max_patches: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, str):
+            checks.names("layers", self.layers)
+        _ = DECISIONS[self.decision]
+        checks.flag("shared", self.shared)
+        checks.optional(checks.whole_number, "max_patches", self.max_patches, 1)
+        if self.shared and self.decision != "linear":
+            raise LookalikeError("shared prototypes belong to no one class: give decision='linear', or shared=False")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the options as plain values."""
+        layers = self.layers if isinstance(self.layers, str) else list(self.layers)
+        return {"layers": layers, "decision": self.decision, "shared": self.shared, "max_patches": self.max_patches}
+
+
+@dataclass(frozen=True)
 class Settings:
     """All options of one conversion.
 
@@ -161,8 +201,7 @@ class Settings:
         cut: See ``Cut``.
         reading: See ``Reading``.
         similarity_options: Options of a similarity that is given by name, e.g. ``{"sigma": 2.0}``.
-        max_patches: For prototypes of patches: largest number of patches of a class to cluster. A class with more is
-            sampled at random; None takes all, which need 4 · D bytes each.
+        patches: See ``Patches``.
         advice: Also try other similarities and numbers of prototypes, cross-fitted on training samples, and record what
             they would give in ``provenance["advice"]``.
         embeddings: Embeddings of the training data, if ``embed`` has computed them already.
@@ -179,7 +218,7 @@ class Settings:
     cut: Cut = field(default_factory=Cut)
     reading: Reading = field(default_factory=Reading)
     similarity_options: Mapping[str, Any] | None = None
-    max_patches: int | None = None
+    patches: Patches = field(default_factory=Patches)
     advice: bool = False
     embeddings: EmbeddingStore | None = None
     class_names: list[str] | None = None
@@ -190,7 +229,6 @@ class Settings:
     def __post_init__(self) -> None:
         checks.optional(checks.mapping, "similarity_options", self.similarity_options)
         checks.flag("advice", self.advice)
-        checks.optional(checks.whole_number, "max_patches", self.max_patches, 1)
         checks.optional(checks.instance, "embeddings", self.embeddings, EmbeddingStore, "an EmbeddingStore")
         checks.optional(checks.names, "class_names", self.class_names)
         checks.optional(checks.path, "working_folder", self.working_folder)
@@ -203,7 +241,9 @@ _GROUPS = {
     "gallery": Gallery,
     "cut": Cut,
     "reading": Reading,
+    "patches": Patches,
 }
+PATCH_OPTIONS = tuple(entry.name for entry in fields(Patches))
 OPTIONS = tuple(get_type_hints(ConversionOptions))
 UPDATE_OPTIONS = tuple(get_type_hints(UpdateOptions))
 

@@ -1,6 +1,17 @@
-"""Prototypes of parts: the patches of each class are clustered instead of its images (paper, appendix A.7)."""
+"""Prototypes of parts: the patches of each class are clustered instead of its images (paper, appendix A.7).
+
+The embedding of an image is a row of S patches [S · D]. Read as [N · S, D], the embeddings of the training images are
+those of N · S samples, and each step is the one of whole images: clustering, survey, temperature. If they take more
+than the memory limit, they go to a temporary folder and are read from there in chunks.
+"""
 
 import copy
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,40 +19,42 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError, warn_of
-from lookalike._core.progress import progress_bar
+from lookalike._core.files import read_rows
 from lookalike._core.provenance import versions
 from lookalike.conversion.options import Settings, refuse_options
-from lookalike.conversion.per_class import learn_prototypes
-from lookalike.conversion.steps import as_batches, cut_classifier
+from lookalike.conversion.out_of_core import bytes_of, streamed_classes
+from lookalike.conversion.per_class import check_classes, learn_prototypes
+from lookalike.conversion.steps import (
+    as_batches,
+    checked_class_names,
+    cut_classifier,
+    options_record,
+    preprocessing_for_model,
+)
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
 from lookalike.data import Batches
-from lookalike.embedding import name_samples
-from lookalike.encoder import LoadedClassifier, device_of, dtype_of, place
-from lookalike.model.images import pixels_of, preprocessing_of, value_range_of
-from lookalike.model.patches import PatchEncoder, PatchModel
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import LoadedClassifier, ordered
+from lookalike.encoder.patches import PatchEncoder
+from lookalike.model import PrototypeModel
+from lookalike.model.decision import DECISIONS, PatchDecision, PatchLinear
+from lookalike.model.images import read_prototype_images, record_of
+from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, make_similarity
 
+_SINGLE = 4  # bytes of a float32
+_ROWS = 256  # images whose patches are compared with all prototypes at a time
+_EXPONENTS = (-7.0, 3.0)  # of e: image temperatures from 0.001 to 20
 _NOT_FOR_PATCHES = dict.fromkeys(
-    (
-        "memory_limit",
-        "probabilities",
-        "n_nearest",
-        "nearest_from",
-        "output",
-        "class_order",
-        "precision",
-        "advice",
-        "embeddings",
-        "working_folder",
-    ),
+    ("probabilities", "nearest_from", "advice", "embeddings", "working_folder"),
     "is an option of whole images: leave it out, or convert with level='image'",
 )
 
 
 def convert_patches(
     model: nn.Module | LoadedClassifier, train: Any, similarity: str | Similarity, settings: Settings
-) -> PatchModel:
+) -> PrototypeModel:
     """Converts a classifier of images into one that decides by their parts; see ``lookalike.convert``.
 
     The temperature is fitted to held-out images, with all patches of an image held out together. A patch is labelled
@@ -52,114 +65,196 @@ def convert_patches(
             patches.
     """
     refuse_options(settings, _NOT_FOR_PATCHES)
-    batches = as_batches(train, settings.reading, getattr(model, "preprocessing", None))
+    started = time.perf_counter()
+    model_preprocessing = getattr(model, "preprocessing", None)
+    batches = as_batches(train, settings.reading, model_preprocessing)
     if batches.is_random():
         warn_of("the training images are augmented at random, and the patches with them; use the plain transform")
     first = next(iter(batches), None)
     if first is None or not isinstance(first.inputs, Tensor) or first.inputs.ndim != 4:
         raise LookalikeError("patches are parts of images: training images [N, C, H, W] are needed")
-    encoder = PatchEncoder(cut_classifier(model, batches, settings.cut), first.inputs)
-    patches, labels, places = _read_patches(encoder, batches, settings)
-    highest = int(labels.max())
-    class_names = list(settings.class_names or batches.class_names or map(str, range(highest + 1)))
-    metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
-    metric.fit(patches, labels, encoder.encoder.head_weight)
-    clustering = settings.clustering
-    learned = learn_prototypes(patches, labels, class_names, metric, clustering, progress=settings.progress)
-    temperature = choose_temperature(
-        settings.probabilities.temperature, patches, labels, learned, metric, seed=clustering.seed, groups=places[:, 0]
-    )
-    prototypes = survey(learned, metric, patches, labels, n_nearest=max(1, settings.gallery.n_images))
-    rows = prototypes.nearest
-    nearest = torch.where((rows < 0)[..., None], -1, torch.from_numpy(places)[rows.clamp_min(0)])
-    return PatchModel(
+    cut = cut_classifier(model, batches, settings.cut)
+    cut = ordered(cut, settings.cut.class_order, settings.class_names or batches.class_names)
+    encoder = PatchEncoder(cut, first.inputs, settings.patches.layers)
+    with _embedded(encoder, batches, settings) as store:
+        class_names = checked_class_names(settings.class_names or store.class_names, store)
+        patches = _Patches(store, encoder, settings)
+        metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
+        metric.fit(patches.embeddings, patches.labels, encoder.head_weight)
+        learned = _learn(patches, class_names, metric, settings)
+        surveyed = survey(
+            learned, metric, patches.embeddings, patches.labels, n_nearest=settings.gallery.n_nearest,
+            nearest_from="any" if settings.patches.shared else "class",
+        )  # fmt: skip
+        prototypes = _with_positions(surveyed, patches, store)
+        groups = patches.rows // encoder.n_patches
+        temperature = choose_temperature(
+            settings.probabilities.temperature, patches.embeddings, patches.labels, prototypes, metric,
+            seed=settings.clustering.seed, groups=groups,
+        )  # fmt: skip
+        decision = _decision(settings, encoder, store, prototypes, metric, temperature.value)
+        provenance = {
+            **options_record(metric, settings, class_names),
+            "method": "KMEx of patches",
+            **settings.patches.to_dict(),
+            "n_samples": len(store),
+            "n_patches": len(patches.labels),
+            "skipped": len(store.skipped),
+            "calibration": temperature.to_dict(),
+            "precision": store.info.get("precision", "float32"),
+            "precision_effect": store.info.get("precision_effect"),
+            "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+            "clustered_in_parts": [class_names[k] for k in patches.large(settings)],
+            "versions": versions(),
+        }
+    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
+    images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
+    split, keys = record_of(batches)
+    return PrototypeModel(
         encoder,
         prototypes,
         metric,
-        nearest,
-        _read_images(batches, nearest) if settings.gallery.n_images else None,
-        {
-            "method": "KMEx of patches",
-            "similarity": metric.name,
-            **clustering.to_dict(),
-            "max_patches": settings.max_patches,
-            "n_patches": len(patches),
-            "calibration": temperature.to_dict(),
-            "versions": versions(),
-        },
-        temperature.value,
+        decision,
+        preprocessing=preprocessing,
+        images=images,
+        value_range=value_range,
+        provenance=provenance | {"split": split, "convert_seconds": round(time.perf_counter() - started, 3)},
+        training_keys=keys,
     )
 
 
-def _read_patches(
-    encoder: PatchEncoder, batches: Batches, settings: Settings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns patches [n, D], their classes [n] and places [n, 3]: sample, row, column."""
-    height, width = encoder.grid
-    samples_of_class: dict[int, _PatchSample] = {}
-    rng = np.random.default_rng(settings.clustering.seed)
-    positions = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
-    with torch.no_grad(), progress_bar("Reading patches", batches.total, settings.progress) as advance:
-        for batch in batches:
-            x = place(batch.inputs, device_of(encoder), dtype_of(encoder))
-            patches = encoder(x).float().cpu().numpy().reshape(len(batch.labels), -1, encoder.embedding_dim)
-            if not np.isfinite(patches).all():
-                bad = batch.indices[~np.isfinite(patches).all((1, 2))]
-                raise LookalikeError(f"NaN or infinite features: {name_samples(bad, batches.describe)}")
-            for label in np.unique(batch.labels):
-                of_class = batch.labels == label
-                indices = np.repeat(batch.indices[of_class], len(positions))[:, None]
-                places = np.concatenate([indices, np.tile(positions, (int(of_class.sum()), 1))], 1)
-                sample = samples_of_class.setdefault(int(label), _PatchSample(settings.max_patches, rng))
-                sample.add(patches[of_class].reshape(-1, encoder.embedding_dim), places)
-            advance(len(batch.labels))
-    classes = [(label, *samples_of_class[label].all()) for label in sorted(samples_of_class)]
-    return (
-        np.concatenate([patches for _, patches, _ in classes]),
-        np.concatenate([np.full(len(patches), label, dtype=np.int64) for label, patches, _ in classes]),
-        np.concatenate([places for _, _, places in classes]),
-    )
+@contextmanager
+def _embedded(encoder: PatchEncoder, batches: Batches, settings: Settings) -> Iterator[EmbeddingStore]:
+    """Embeds the training images, in a temporary folder if all patches take more than the memory limit."""
+    reading, needed = settings.reading, (batches.total or 0) * encoder.embedding_dim * _SINGLE
+    if batches.total is not None and needed <= bytes_of(settings.clustering.memory_limit):
+        yield embed(encoder, batches, precision=reading.precision, progress=settings.progress)
+        return
+    with tempfile.TemporaryDirectory(prefix="lookalike-patches-") as folder:
+        yield embed(
+            encoder, batches, folder=Path(folder) / "patches", precision=reading.precision, progress=settings.progress
+        )
 
 
-class _PatchSample:
-    """Patches of one class: all of them, or a random sample of a bounded size.
+class _Patches:
+    """The patches of stored images, all of them or a random sample of each class.
 
-    Each patch gets a random key, and the patches with the smallest keys are kept. So memory stays bounded while patches
-    arrive, and the order in which they arrive does not bias the sample.
+    Attributes:
+        embeddings: [n, D].
+        labels: The classes of their images [n].
+        rows: Their numbers among all patches of the store [n]: S times the image's row, plus the position.
     """
 
-    def __init__(self, at_most: int | None, rng: np.random.Generator) -> None:
-        self.at_most, self.rng = at_most, rng
-        self.chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    def __init__(self, store: EmbeddingStore, encoder: PatchEncoder, settings: Settings) -> None:
+        self.n_patches = encoder.n_patches
+        all_patches = store.embeddings.reshape(-1, encoder.patch_dim)
+        labels, at_most = np.repeat(store.labels, self.n_patches), settings.patches.max_patches
+        if at_most is None:
+            self.embeddings, self.labels, self.rows = all_patches, labels, np.arange(len(labels))
+            return
+        rng = np.random.default_rng(settings.clustering.seed)
+        of_classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        drawn = [rng.permutation(rows)[:at_most] for rows in of_classes]
+        self.rows = np.sort(np.concatenate(drawn))
+        self.embeddings, self.labels = read_rows(all_patches, self.rows, np.dtype(np.float32)), labels[self.rows]
 
-    def add(self, patches: np.ndarray, places: np.ndarray) -> None:
-        self.chunks.append((patches, places, self.rng.random(len(patches))))
-        if self.at_most is not None and sum(len(chunk[0]) for chunk in self.chunks) > 2 * self.at_most:
-            self._thin()
-
-    def all(self) -> tuple[np.ndarray, np.ndarray]:
-        self._thin()
-        patches, places, _ = self.chunks[0]
-        return patches, places
-
-    def _thin(self) -> None:
-        """Joins the chunks, and keeps the patches with the smallest keys."""
-        patches, places, keys = (np.concatenate(column) for column in zip(*self.chunks, strict=True))
-        if self.at_most is not None and len(keys) > self.at_most:
-            rows = np.sort(np.argpartition(keys, self.at_most)[: self.at_most])
-            patches, places, keys = patches[rows], places[rows], keys[rows]
-        self.chunks = [(patches, places, keys)]
+    def large(self, settings: Settings) -> list[int]:
+        """Returns the classes that are clustered in parts."""
+        counts = np.bincount(self.labels)
+        return streamed_classes(counts, self.embeddings.shape[1], settings.clustering.memory_limit)
 
 
-def _read_images(batches: Batches, places: Tensor) -> Tensor | None:
-    """Reads the training images that contain patches at places [P, M, 3]; uint8 [P, M, H, W, C]."""
-    if not batches.can_fetch:
-        return None
-    samples = torch.where(places[..., 0] < 0, places[:, :1, 0], places[..., 0]).numpy()
-    unique, position = np.unique(samples, return_inverse=True)
-    inputs = batches.fetch(unique)
-    if not isinstance(inputs, Tensor) or inputs.shape[1] not in (1, 3):
-        return None
-    preprocessing = preprocessing_of(batches)
-    pixels = pixels_of(inputs, value_range_of(inputs, preprocessing), preprocessing)
-    return pixels[torch.from_numpy(position.reshape(samples.shape))]
+def _learn(patches: _Patches, class_names: list[str], similarity: Similarity, settings: Settings) -> Prototypes:
+    """Clusters the patches of each class, or of all classes together.
+
+    A shared prototype is of the class that most of its patches come from.
+    """
+    clustering = settings.clustering
+    if not settings.patches.shared:
+        return learn_prototypes(
+            patches.embeddings, patches.labels, class_names, similarity, clustering, progress=settings.progress
+        )
+    check_classes(np.bincount(patches.labels), class_names)
+    together = np.zeros(len(patches.labels), np.int64)
+    learned = learn_prototypes(
+        patches.embeddings, together, ["all"], similarity, clustering, progress=settings.progress
+    )
+    counts = np.zeros((len(learned), len(class_names)))
+    for start in range(0, len(patches.labels), _ROWS * patches.n_patches):
+        rows = slice(start, start + _ROWS * patches.n_patches)
+        z = torch.from_numpy(np.array(patches.embeddings[rows])).to(learned.vectors.dtype)
+        with torch.no_grad():
+            nearest = similarity(z, learned.vectors).argmax(1).numpy()
+        np.add.at(counts, (nearest, patches.labels[rows]), 1)
+    shares = counts / np.bincount(patches.labels, minlength=len(class_names)).clip(1)
+    return Prototypes(learned.vectors, torch.from_numpy(shares.argmax(1)), class_names)
+
+
+def _with_positions(surveyed: Prototypes, patches: _Patches, store: EmbeddingStore) -> Prototypes:
+    """Turns the rows of the nearest patches into the numbers of their images and their positions there."""
+    is_there = surveyed.nearest >= 0
+    rows = torch.from_numpy(patches.rows)[surveyed.nearest.clamp_min(0)]
+    samples = torch.from_numpy(store.indices)[rows // patches.n_patches]
+    names = ("counts", "purity", "distances", "percentiles", "quantiles")
+    return Prototypes(
+        surveyed.vectors,
+        surveyed.labels,
+        surveyed.class_names,
+        **{name: getattr(surveyed, name) for name in names},
+        nearest=torch.where(is_there, samples, -1),
+        positions=torch.where(is_there, rows % patches.n_patches, -1),
+    )
+
+
+def _decision(
+    settings: Settings,
+    encoder: PatchEncoder,
+    store: EmbeddingStore,
+    prototypes: Prototypes,
+    similarity: Similarity,
+    temperature: float,
+) -> PatchDecision:
+    """Returns the rule that turns the patches' similarities into the image's class, with its probabilities fitted."""
+    kind = DECISIONS[settings.patches.decision]
+
+    def evidence() -> Iterator[tuple[slice, Tensor]]:
+        """Yields the similarities of each patch [n, S, P], batch by batch of the images."""
+        for rows in store.parts(_ROWS):
+            z = torch.from_numpy(np.array(store.embeddings[rows])).to(prototypes.vectors.dtype)
+            similarities: Tensor = similarity(z.reshape(-1, encoder.patch_dim), prototypes.vectors)
+            yield rows, similarities.unflatten(0, (-1, encoder.n_patches))
+
+    with torch.no_grad():
+        if kind is PatchLinear:
+            shares = np.zeros((len(store), len(prototypes)))
+            for rows, similarities in evidence():
+                nearest = nn.functional.one_hot(similarities.argmax(2), len(prototypes))
+                shares[rows] = nearest.double().mean(1).numpy()
+            decision: PatchDecision = PatchLinear.fit(shares, store.labels, prototypes.n_classes, temperature)
+        else:
+            decision = kind(temperature)
+        if settings.probabilities.temperature == "auto" and prototypes.n_classes > 1:
+            log_p = [
+                decision.log_probabilities(similarities, prototypes.labels, prototypes.n_classes)
+                for _, similarities in evidence()
+            ]
+            decision.image_temperature = _image_temperature(torch.cat(log_p).double(), torch.from_numpy(store.labels))
+    return decision
+
+
+def _image_temperature(log_p: Tensor, labels: Tensor) -> float:
+    """Returns the T for which softmax(log p / T) has the smallest log loss on the training images.
+
+    Unlike the patches' temperature, it is fitted to images that the prototypes were made from: few prototypes of many
+    patches do not learn single images by heart. Targets are smoothed by one image in n + 2, as for patches.
+    """
+    from scipy.optimize import minimize_scalar
+
+    smoothing = 1 / (len(labels) + 2)
+
+    def loss(exponent: float) -> float:
+        scaled = (log_p / math.exp(exponent)).log_softmax(1)
+        of_label = scaled.gather(1, labels[:, None]).mean()
+        return -float((1 - smoothing) * of_label + smoothing * scaled.mean())
+
+    return math.exp(float(minimize_scalar(loss, bounds=_EXPONENTS, method="bounded").x))

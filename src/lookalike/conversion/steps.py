@@ -13,9 +13,10 @@ from lookalike._core.provenance import fingerprint_tensors
 from lookalike.conversion.options import Cut, Reading, Settings
 from lookalike.data import Batches, Preprocessing, check_preprocessing, load_data, settle_value_range
 from lookalike.data.bundle import is_dataset
-from lookalike.embedding import EmbeddingStore, as_encoder, name_samples
+from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
 from lookalike.embedding.key import fingerprint_layers
-from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier
+from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier, ordered
+from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.images import preprocessing_of, transform_of
 from lookalike.model.similarity import Similarity
 
@@ -140,8 +141,9 @@ def cut_classifier(model: nn.Module | LoadedClassifier, batches: Batches | None,
             raise LookalikeError(
                 "stored embeddings do not show where to cut the classifier: give the Encoder that made them"
             )
-        return encoder
-    return as_encoder(model, batches, head, output=cut.output, spec=spec, output_names=output_names)
+    else:
+        encoder = as_encoder(model, batches, head, output=cut.output, spec=spec, output_names=output_names)
+    return encoder.image_encoder if isinstance(encoder, PatchEncoder) else encoder
 
 
 def options_record(similarity: Similarity, settings: Settings, class_names: list[str]) -> dict[str, Any]:
@@ -210,3 +212,31 @@ def check_finite(store: EmbeddingStore) -> None:
     if len(rows):
         samples = name_samples(store.indices[rows], lambda index: f"sample {index}")
         raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {samples}")
+
+
+def cut_and_order(
+    model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings
+) -> Encoder:
+    """Cuts the classifier, and puts its outputs in the order of the data's classes."""
+    encoder = cut_classifier(model, batches, settings.cut)
+    sources = (settings.embeddings, batches, train if batches is None else None)
+    names_of_data = next((source.class_names for source in sources if source is not None), None)
+    return ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
+
+
+def embed_or_check(
+    encoder: Encoder, train: Any, batches: Batches | None, settings: Settings, folder: Path | None
+) -> EmbeddingStore:
+    """Embeds the training data, or checks the embeddings that were given."""
+    if batches is not None and settings.embeddings is None:
+        return embed(
+            encoder,
+            batches,
+            folder=None if folder is None else folder / "embeddings",
+            resume=True,
+            precision=settings.reading.precision,
+            progress=settings.progress,
+        )
+    store: EmbeddingStore = train if settings.embeddings is None else settings.embeddings
+    check_store(store, encoder, batches)
+    return store

@@ -10,6 +10,7 @@ from torch import nn
 from lookalike._core.provenance import fingerprint_json, fingerprint_tensors
 from lookalike._core.working_folder import differences
 from lookalike.encoder import Encoder
+from lookalike.encoder.patches import PatchEncoder
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -40,7 +41,13 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
         "outputs": outputs,
         "dtype": dtype,
         "precision": precision,
+        **patches_key(encoder),
     }
+
+
+def patches_key(encoder: Encoder) -> dict[str, Any]:
+    """Returns the layers that an encoder of patches reads; empty for an encoder of whole images."""
+    return {"patches": [encoder.layers, encoder.scales]} if isinstance(encoder, PatchEncoder) else {}
 
 
 def fingerprint_layers(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
-from lookalike.model.patches import PatchModel
+from lookalike.model import PrototypeModel
 from lookalike.plots import patch_axes
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     return Findings(("data", "network", "model"), _COLUMNS, rows, {}, [remark])
 
 
-def _convert_patches(bench: Workbench, subject: Subject) -> PatchModel:
+def _convert_patches(bench: Workbench, subject: Subject) -> PrototypeModel:
     train = Batches(bench.data(subject).train)
     box = bench.black_box(subject)
     return convert(box, train, _PER_CLASS, level="patch", n_images=1, seed=subject.seed, progress=bench.progress)
@@ -63,7 +63,7 @@ def _accuracies(bench: Workbench, subject: Subject) -> Record:
     for batch in Batches(bench.data(subject).test):
         assert isinstance(batch.inputs, torch.Tensor)  # noqa: S101 - patches come from images, which are tensors
         correct_images.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
-        correct_patches.append(model.predict_patches(batch.inputs).cpu().numpy() == batch.labels[:, None, None])
+        correct_patches.append(model.segment(batch.inputs).classes.numpy() == batch.labels[:, None, None])
     converter = Converter(bench, subject)
     card = converter.evaluate(converter.convert(n_prototypes=_PER_CLASS), ("faithfulness",))
     return {

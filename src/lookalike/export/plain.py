@@ -82,6 +82,8 @@ class PlainModel(nn.Module):
         checks.instance("model", model, PrototypeModel, "a PrototypeModel")
         if not isinstance(model.encoder, Encoder):
             raise LookalikeError("only models whose network was cut by an Encoder can be exported")
+        if model.has_patches:
+            raise LookalikeError("a model of patches cannot be exported: export one of whole images (level='image')")
         prototypes = model.prototypes
         n_nearest = min(3, len(prototypes)) if n_nearest is None else n_nearest
         self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1, len(prototypes))

@@ -353,4 +353,6 @@ def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:
 
 def rows_per_batch(model: PrototypeModel) -> int:
     """Returns how many embeddings to compare with all prototypes at once, within the memory bound."""
-    return max(1, min(_ROWS, _SIMILARITIES // max(len(model.prototypes), model.prototypes.vectors.shape[1])))
+    n_patches = getattr(model.encoder, "n_patches", 1) if model.has_patches else 1
+    largest = n_patches * max(len(model.prototypes), model.prototypes.vectors.shape[1])
+    return max(1, min(_ROWS, _SIMILARITIES // largest))

@@ -143,8 +143,8 @@ def control_heads(model: PrototypeModel, embeddings: Tensor, seed: Sequence[int]
     if len(permutations) == N_DRAWS:
 
         def permuted(z: Tensor, draw: int) -> Tensor:
-            similarities = model.similarities_of(z)[:, permutations[draw]]
-            return model.classifier.log_probabilities(similarities, labels, model.n_classes)
+            evidence = model.evidence_of(z)[..., permutations[draw]]
+            return model.classifier.log_probabilities(evidence, labels, model.n_classes)
 
         heads["permuted_labels"] = _head_of_draws(permuted)
     return heads

@@ -78,7 +78,9 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     owners, counts = model.prototypes.labels, torch.zeros(len(model.prototypes), dtype=torch.int64)
     labels = torch.from_numpy(np.asarray(store.labels)).to(model.device)
     for z, y in zip(_embedding_batches(model, store), labels.split(_ROWS), strict=True):
-        counts += activation_counts(model.similarities_of(z), y, owners)
+        patches = model.patches_of(z)
+        similarities = model.similarities_of(patches.flatten(0, 1))
+        counts += activation_counts(similarities, y.repeat_interleave(patches.shape[1]), owners)
     return ghosting(counts)
 
 

@@ -132,9 +132,13 @@ def _transparency(context: Context, _run: int) -> SectionResult:
     metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
     with torch.no_grad():
         for rows in store.parts(rows_per_batch(model)):
-            similarities = model.similarities_of(rows_of(store, rows, model.device))
+            similarities = model.evidence_of(rows_of(store, rows, model.device))
+            labels_of_rows = labels[rows].to(model.device)
+            if model.has_patches:  # a prototype is used if a patch is most similar to it
+                labels_of_rows = labels_of_rows.repeat_interleave(similarities.shape[1])
+                similarities = similarities.flatten(0, 1)
             for metric in metrics.values():
-                metric.update(similarities, labels[rows].to(model.device))
+                metric.update(similarities, labels_of_rows)
     counts = {kind: metric.counts for kind, metric in metrics.items()}
     return {"ghosting": ghosting(counts[scope])}, {
         "scope": scope,
@@ -302,9 +306,11 @@ def _embedding(context: Context, _run: int) -> SectionResult:
     model, store, labels = context.model, context.train_store, context.train_labels
     assert store is not None  # noqa: S101 - needed
     assert labels is not None  # noqa: S101
+    dim = model.prototypes.vectors.shape[1]  # of a patch, or of the embedding
+    n_rows = store.embeddings.shape[1] // dim
     class_figures = separability(
-        store.embeddings,
-        labels,
+        store.embeddings.reshape(-1, dim),
+        labels.repeat_interleave(n_rows),
         model.prototypes.vectors,
         model.prototypes.labels,
         seed=context.options.seed,

@@ -20,9 +20,11 @@ class TransparentClassifier(nn.Module, ABC):
     Attributes:
         name: Name under which it is saved.
         temperature: Similarities are divided by it before a softmax turns them into shares; 1 unless it is fitted.
+        of_patches: Whether it decides by the similarities of patches [N, S, P] (``lookalike.model.decision``).
     """
 
     name: ClassVar[str]
+    of_patches: ClassVar[bool] = False
     temperature: float = 1.0
 
     @abstractmethod
@@ -175,18 +177,3 @@ class RectifiedLinearHead(LinearHead):
 
 def _as(bias: Tensor | None, like: Tensor) -> Tensor | None:
     return None if bias is None else bias.to(like.dtype)
-
-
-def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]) -> TransparentClassifier:
-    """Creates a classifier from the name, options and tensors of a saved model.
-
-    Raises:
-        LookalikeError: If no classifier has that name.
-    """
-    if name == NearestPrototype.name:
-        return NearestPrototype(**options)
-    for head in (LinearHead, RectifiedLinearHead):
-        if name == head.name:
-            return head(state["weight"], state.get("bias"))
-    names = ", ".join(kind.name for kind in (NearestPrototype, LinearHead, RectifiedLinearHead))
-    raise LookalikeError(f"no classifier is called {name!r}; there are {names}")

@@ -20,10 +20,12 @@ from lookalike._core.records import one_line, plain_json
 from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, blank_inputs, device_of, dtype_of, load_weights, place, unwrapped
+from lookalike.encoder.patches import PatchEncoder
 from lookalike.encoder.saved import build_network
 from lookalike.model.annotations import Annotations
 from lookalike.model.card import model_card
-from lookalike.model.classifier import TransparentClassifier, make_classifier
+from lookalike.model.classifier import TransparentClassifier
+from lookalike.model.decision import make_classifier
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.record import SavedModel
 from lookalike.model.similarity import Similarity, make_similarity
@@ -33,6 +35,7 @@ from lookalike.saved import (
     NamedOptions,
     SavedClassifier,
     SavedEncoder,
+    SavedPatches,
     below,
     check_not_finite,
     encode_image,
@@ -142,6 +145,9 @@ def _record_of(
             embedding_dim=encoder.embedding_dim,
             not_finite=not_finite_buffers(encoder.model),
             output_names=list(encoder.outputs.names) if encoder.outputs and encoder.outputs.names else None,
+            patches=SavedPatches(list(encoder.layers), list(encoder.scales), encoder.grid)
+            if isinstance(encoder, PatchEncoder)
+            else None,
         ),
         similarity=NamedOptions(parts.similarity.name, plain_json(parts.similarity.options())),
         classifier=NamedOptions(parts.classifier.name, plain_json(parts.classifier.options())),
@@ -235,6 +241,8 @@ def _restored_encoder(
             spec=saved.spec,
             output_names=saved.output_names or [],
         )
+        if saved.patches is not None:
+            encoder = _restored_patches(encoder, sample, saved.patches)
         probe = encoder.probe()
     except LookalikeError as error:
         raise LookalikeError(f"{described} cannot be used: {one_line(error)}") from error
@@ -250,6 +258,14 @@ def _restored_encoder(
             "though its weights fit: another architecture (strides, padding, activations) or another input size"
         )
     return encoder
+
+
+def _restored_patches(encoder: Encoder, sample: Any, saved: SavedPatches) -> PatchEncoder:
+    """Restores an encoder of patches from one of whole images."""
+    restored = PatchEncoder(encoder, sample, saved.layers, scales=saved.scales)
+    if restored.grid != saved.grid:
+        raise LookalikeError(f"its feature maps have {restored.grid} positions; the saved ones have {saved.grid}")
+    return restored
 
 
 def _is_near(probe: Tensor, expected: Tensor, tolerance: float) -> bool:
@@ -301,7 +317,8 @@ def _check_parts_fit(prototypes: Prototypes, similarity: Similarity, classifier:
     try:
         with torch.no_grad():
             similarities = similarity(vectors[:2], vectors)
-            scores = classifier(similarities, prototypes.labels, prototypes.n_classes)
+            evidence = similarities[:, None] if classifier.of_patches else similarities
+            scores = classifier(evidence, prototypes.labels, prototypes.n_classes)
     except LookalikeError:
         raise
     except Exception as error:  # a user's similarity may raise any exception

@@ -1,7 +1,7 @@
 """The prototype model: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
+from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
@@ -24,7 +25,7 @@ from lookalike.model.folder import ModelParts, read_model, write_model
 from lookalike.model.hub import PREFIX, downloaded
 from lookalike.model.images import pixels_of
 from lookalike.model.prototypes import Prototypes
-from lookalike.model.similarity import Similarity
+from lookalike.model.similarity import Similarity, euclidean_distances
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lookalike.conversion.per_class import NPrototypes
     from lookalike.editing import EditOptions, EditSession
     from lookalike.embedding import EmbeddingStore
+    from lookalike.parts.segmentation import Segments
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
@@ -144,27 +146,59 @@ class PrototypeModel(Doubting, nn.Module):
         """Returns class scores [N, K]."""
         return self.scores_of(self.encoder(inputs))
 
+    @property
+    def has_patches(self) -> bool:
+        """Whether the prototypes are parts of images: patches, of which an embedding holds S in one row [S · D]."""
+        return self.classifier.of_patches
+
     def similarities_of(self, embeddings: Tensor) -> Tensor:
-        """Compares embeddings [N, D] with the prototypes; [N, P]."""
+        """Compares embeddings [N, D] with the prototypes; [N, P].
+
+        In a model of patches it is the similarity of the most similar patch [ours].
+        """
+        evidence = self.evidence_of(embeddings)
+        similarities: Tensor = evidence.amax(1) if self.has_patches else evidence
+        return similarities
+
+    def evidence_of(self, embeddings: Tensor) -> Tensor:
+        """Returns what the classifier decides by: similarities [N, P], or those of each patch [N, S, P]."""
         vectors = self.prototypes.vectors
-        if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
-            raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
-        return self.similarity(embeddings, self.prototypes.vectors)  # type: ignore[no-any-return]
+        if not self.has_patches:
+            if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
+                raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
+            return self.similarity(embeddings, vectors)  # type: ignore[no-any-return]
+        patches = self.patches_of(embeddings)
+        similarities: Tensor = self.similarity(patches.flatten(0, 1), vectors)
+        by_patch: Tensor = similarities.unflatten(0, patches.shape[:2])
+        return by_patch
+
+    def patches_of(self, embeddings: Tensor) -> Tensor:
+        """Returns embeddings as rows of prototypes' dimensions [N, S, D]; S = 1 in a model of whole images."""
+        dim = self.prototypes.vectors.shape[1]
+        if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] % dim:
+            raise checks.unfit("embeddings", embeddings, f"a tensor [N, S · {dim}]")
+        patches: Tensor = embeddings.unflatten(1, (-1, dim))
+        return patches
+
+    def distances_of(self, embeddings: Tensor) -> Tensor:
+        """Returns the distances [N, P] of embeddings, or of their nearest patch, in the space of the clustering."""
+        patches, project = self.patches_of(embeddings), self.similarity.project
+        distances = euclidean_distances(project(patches.flatten(0, 1)), project(self.prototypes.vectors))
+        nearest: Tensor = distances.unflatten(0, patches.shape[:2]).amin(1)
+        return nearest
 
     def scores_of(self, embeddings: Tensor) -> Tensor:
         """Scores the classes of embeddings [N, D]; [N, K]."""
-        similarities = self.similarities_of(embeddings)
-        return self.classifier(similarities, self.prototypes.labels, self.n_classes)  # type: ignore[no-any-return]
+        evidence = self.evidence_of(embeddings)
+        return self.classifier(evidence, self.prototypes.labels, self.n_classes)  # type: ignore[no-any-return]
 
     def probabilities_of(self, embeddings: Tensor) -> Tensor:
         """Returns class probabilities [N, K] of embeddings [N, D]."""
-        return self.classifier.probabilities(self.similarities_of(embeddings), self.prototypes.labels, self.n_classes)
+        return self.classifier.probabilities(self.evidence_of(embeddings), self.prototypes.labels, self.n_classes)
 
     def log_probabilities_of(self, embeddings: Tensor) -> Tensor:
         """Returns log-probabilities [N, K] of embeddings [N, D], up to an additive constant per row."""
-        return self.classifier.log_probabilities(
-            self.similarities_of(embeddings), self.prototypes.labels, self.n_classes
-        )
+        return self.classifier.log_probabilities(self.evidence_of(embeddings), self.prototypes.labels, self.n_classes)
 
     def embed(self, inputs: Any, batch_size: int = 256) -> Tensor:
         """Returns embeddings [N, D]."""
@@ -185,6 +219,12 @@ class PrototypeModel(Doubting, nn.Module):
         conversion fitted to training images stands behind them.
         """
         return self._batched(inputs, batch_size, self.probabilities_of)
+
+    def segment(self, inputs: Any, batch_size: int = 64) -> "Segments":
+        """Finds the most similar prototype of each position of images; see ``lookalike.parts.segment``."""
+        from lookalike.parts.segmentation import segment
+
+        return segment(self, inputs, batch_size)
 
     def to_pixels(self, inputs: Tensor) -> Tensor | None:
         """Converts network inputs [N, C, H, W] to uint8 pixels [N, H, W, C]; None if they are not images."""
@@ -260,6 +300,8 @@ class PrototypeModel(Doubting, nn.Module):
         Raises:
             LookalikeError: As ``convert`` does.
         """
+        if self.has_patches:
+            raise LookalikeError("a model of patches is not updated: convert all data again, with level='patch'")
         from lookalike.conversion.options import UPDATE_OPTIONS, settings_of
         from lookalike.conversion.update import update_model
 
@@ -327,18 +369,50 @@ class PrototypeModel(Doubting, nn.Module):
 
         return push_model(self, repo, images=images, licence=licence, private=private, message=message)
 
-    def plot_gallery(self, ax: "Axes | None" = None, per_prototype: int = 1) -> "Axes":
+    def patch_boxes(self) -> Tensor | None:
+        """Returns where the prototypes' nearest patches lie in their images [P, M, 4]; None for whole images.
+
+        The four numbers are top, left, bottom and right, as shares of height and width.
+        """
+        positions = self.prototypes.positions
+        if positions is None or not isinstance(self.encoder, PatchEncoder):
+            return None
+        return self.encoder.boxes(positions.cpu().clamp_min(0))
+
+    def plot_gallery(
+        self, ax: "Axes | None" = None, per_prototype: int = 1, *, classes: Sequence[int] | None = None
+    ) -> "Axes":
         """Draws the prototypes, a row per class, by their nearest training images (and decoded, if there is a decoder).
+
+        A prototype of patches is a frame on its nearest training image (paper, Figure 10).
+
+        Args:
+            ax: Axes to draw on; None makes a figure that fits.
+            per_prototype: Number of images of each prototype of whole images.
+            classes: Classes to draw, for a model of patches; None draws all.
 
         Raises:
             LookalikeError: If the model holds no images.
         """
-        from lookalike.plots import plot_gallery
+        from lookalike.plots import plot_gallery, plot_patches
 
         if self.images is None:
             raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
         checks.whole_number("per_prototype", per_prototype, 1)
         p, decoded = self.prototypes, self.decoded_prototypes()
+        boxes = self.patch_boxes()
+        if boxes is not None:
+            return plot_patches(
+                self.images[:, 0].numpy(),
+                boxes[:, 0].numpy(),
+                p.labels.cpu().numpy(),
+                p.class_names,
+                purity=p.purity.cpu().numpy(),
+                classes=classes,
+                ax=ax,
+            )
+        if classes is not None:
+            raise LookalikeError("classes=... chooses rows of a model of patches; this is a model of whole images")
         return plot_gallery(
             self.images[:, :per_prototype].numpy(),
             p.labels.cpu().numpy(),
@@ -395,14 +469,15 @@ class PrototypeModel(Doubting, nn.Module):
 
     def _gallery_file(self) -> bytes:
         """Returns a PNG file of all prototypes."""
-        from lookalike.plots import gallery_axes
+        from lookalike.plots import gallery_axes, patch_axes
 
         per_class = int(self.prototypes.labels.bincount().max())
+        if self.patch_boxes() is not None:
+            return _png(self.plot_gallery(patch_axes(self.class_names, per_class)))
         tiles = 1 if self.decoded_prototypes() is None else 2
-        ax = self.plot_gallery(gallery_axes(self.class_names, per_class, tiles, named=bool(self.training_names)))
-        buffer = io.BytesIO()
-        ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
-        return buffer.getvalue()
+        return _png(
+            self.plot_gallery(gallery_axes(self.class_names, per_class, tiles, named=bool(self.training_names)))
+        )
 
     @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -432,6 +507,13 @@ class PrototypeModel(Doubting, nn.Module):
         described = getattr(self.encoder, "input_spec", None)
         row_shape = described.get("shape") if isinstance(described, Mapping) else None
         return read_inputs(inputs, self.preprocessing, row_shape, batch_size)
+
+
+def _png(ax: "Axes") -> bytes:
+    """Returns the figure of Axes as a PNG file."""
+    buffer = io.BytesIO()
+    ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
+    return buffer.getvalue()
 
 
 @keeps_random_states

@@ -56,6 +56,9 @@ class Prototypes(nn.Module):
         distances: Distances of these samples to the prototype [P, M].
         percentiles: Share, in percent, of the prototype's own training samples that are at most as far away [P, M].
         quantiles: The 0th to 100th percentile of the distances of the prototype's own training samples [P, 101].
+        positions: Of prototypes of patches: which patch of each of the nearest training samples it is, row by row of
+            the feature map [P, M]; None for prototypes of whole images. Their samples, counts and distances are those
+            of patches.
     """
 
     vectors: Tensor
@@ -66,6 +69,7 @@ class Prototypes(nn.Module):
     distances: Tensor
     percentiles: Tensor
     quantiles: Tensor
+    positions: Tensor | None
 
     def __init__(self, vectors: Tensor, labels: Tensor, class_names: Sequence[str], **surveyed: Tensor) -> None:
         super().__init__()
@@ -95,6 +99,9 @@ class Prototypes(nn.Module):
             "percentiles": torch.zeros(n_prototypes, 0),
             "quantiles": torch.full((n_prototypes, N_QUANTILES), torch.nan),
         }
+        self.register_buffer("positions", None)
+        if "positions" in surveyed:
+            blank["positions"] = blank["nearest"]
         for name, tensor in {**blank, **surveyed}.items():
             checks.one_of("what is surveyed", name, blank)
             if not isinstance(tensor, Tensor) or tensor.shape[:1] != (n_prototypes,) or tensor.ndim != blank[name].ndim:

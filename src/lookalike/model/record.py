@@ -12,11 +12,9 @@ from lookalike._core.records import shown
 from lookalike.data import Preprocessing
 from lookalike.doubt import DoubtFacts
 from lookalike.model.annotations import Annotations
-from lookalike.model.classifier import LinearHead, NearestPrototype, RectifiedLinearHead
+from lookalike.model.decision import CLASSIFIERS
 from lookalike.model.similarity import SIMILARITIES
 from lookalike.saved import NamedOptions, SavedEncoder, check_class_names, check_preprocessing
-
-CLASSIFIERS = {kind.name: kind for kind in (NearestPrototype, LinearHead, RectifiedLinearHead)}
 
 
 @dataclass(frozen=True)

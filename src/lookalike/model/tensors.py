@@ -9,13 +9,15 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.records import shown
 from lookalike.doubt import Doubt
 from lookalike.model.classifier import LinearHead, RectifiedLinearHead
+from lookalike.model.decision import PatchLinear
 from lookalike.model.prototypes import N_QUANTILES
 from lookalike.model.record import SavedModel
-from lookalike.saved import below, check_weights, is_finite
+from lookalike.saved import below, check_weights, is_finite, prototype_dim
 
 ENCODER = "encoder.model"
 PROBE = "probe"
 TRAINING_KEYS = "training_keys"
+_WEIGHTED = (LinearHead.name, RectifiedLinearHead.name, PatchLinear.name)
 _ROUNDING = 1e-4  # relative: quantiles and shares are rounded, and averaged in an update
 
 
@@ -61,8 +63,9 @@ def restored_doubt(record: SavedModel, tensors: Mapping[str, Tensor]) -> Doubt |
 def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None:
     """Checks the tensors of the prototypes: names, types, shapes, ranges and consistency."""
     names = ("vectors", "labels", "counts", "purity", "nearest", "distances", "percentiles", "quantiles")
+    optional = ("positions",) if record.encoder.patches is not None else ()
     missing = [name for name in names if name not in tensors]
-    unknown = [name for name in tensors if name not in names]
+    unknown = [name for name in tensors if name not in (*names, *optional)]
     if missing or unknown:
         problem, name = ("missing", missing[0]) if missing else ("unknown", unknown[0])
         raise LookalikeError(f"the tensor {shown(f'prototypes.{name}')} is {problem}")
@@ -71,7 +74,7 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
     n_prototypes, n_nearest = len(vectors) if vectors.ndim else 0, nearest.shape[1] if nearest.ndim == 2 else 0
     _require(n_prototypes > 0, "there are no prototypes")
     shapes: dict[str, tuple[torch.dtype | None, tuple[int, ...]]] = {
-        "vectors": (None, (n_prototypes, record.encoder.embedding_dim)),
+        "vectors": (None, (n_prototypes, prototype_dim(record.encoder))),
         "labels": (torch.int64, (n_prototypes,)),
         "counts": (torch.int64, (n_prototypes,)),
         "purity": (None, (n_prototypes,)),
@@ -88,7 +91,13 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
         bool(((labels >= 0) & (labels < n_classes)).all()),
         f"prototypes.labels must be classes from 0 to {n_classes - 1}",
     )
-    if record.classifier.name not in (LinearHead.name, RectifiedLinearHead.name):
+    positions = tensors.get("positions")
+    if positions is not None:
+        assert record.encoder.patches is not None  # noqa: S101 - else it is unknown
+        _check_shape("prototypes.positions", positions, torch.int64, (n_prototypes, n_nearest))
+        is_position = (positions >= -1) & (positions < record.encoder.patches.n_patches)
+        _require(bool(is_position.all()), "prototypes.positions must be positions of the feature map")
+    if record.classifier.name not in _WEIGHTED:
         n_of_class = torch.bincount(labels, minlength=n_classes)
         _require(bool(n_of_class.all()), f"class {record.class_names[int(n_of_class.argmin())]!r} has no prototypes")
     _require(bool((counts >= 0).all()), "prototypes.counts has negative numbers")
@@ -127,7 +136,7 @@ def _check_quantiles(quantiles: Tensor, counts: Tensor) -> None:
 
 def _check_classifier(record: SavedModel, tensors: Mapping[str, Tensor], n_prototypes: int) -> None:
     """Checks the tensors of the classifier, which only linear heads have."""
-    linear = record.classifier.name in (LinearHead.name, RectifiedLinearHead.name)
+    linear = record.classifier.name in _WEIGHTED
     unknown = [name for name in tensors if not linear or name not in ("weight", "bias")]
     if unknown:
         raise LookalikeError(f"the tensor {shown(f'classifier.{unknown[0]}')} is unknown")
@@ -141,6 +150,8 @@ def _check_classifier(record: SavedModel, tensors: Mapping[str, Tensor], n_proto
         _check_shape("classifier.bias", tensors["bias"], None, (n_classes,))
     for name, tensor in tensors.items():
         _require(is_finite(tensor), f"classifier.{name} has values that are not finite")
+    if record.classifier.name == PatchLinear.name:
+        _require(bool((tensors["weight"] >= 0).all()), "classifier.weight has negative numbers")
 
 
 def _within(tensor: Tensor, low: float, high: float) -> bool:

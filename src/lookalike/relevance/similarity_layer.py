@@ -53,9 +53,17 @@ def channel_relevance(model: PrototypeModel, z: Tensor, prototypes: Tensor, rule
         z: Embeddings [n, D].
         prototypes: Index of the prototype to explain, per embedding [n].
         rule: With ``"share"``, each row sums to 1. With the others, the absolute values sum to 1, and channels that
-            speak against the prototype are negative.
+            speak against the prototype are negative. In a model of patches, all relevance is that of the most similar
+            patch.
     """
-    return _CHANNEL_RULES[rule](model, z, prototypes)
+    if not model.has_patches:
+        return _CHANNEL_RULES[rule](model, z, prototypes)
+    patches = model.patches_of(z)
+    rows = torch.arange(len(z), device=z.device)
+    nearest = model.evidence_of(z)[rows, :, prototypes].argmax(1)
+    relevance = torch.zeros_like(patches)
+    relevance[rows, nearest] = _CHANNEL_RULES[rule](model, patches[rows, nearest], prototypes)
+    return relevance.flatten(1)
 
 
 def _share(model: PrototypeModel, z: Tensor, prototypes: Tensor) -> Tensor:

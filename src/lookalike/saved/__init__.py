@@ -29,8 +29,10 @@ from lookalike.saved.records import (
     SavedClassifier,
     SavedEncoder,
     SavedNetwork,
+    SavedPatches,
     check_class_names,
     check_preprocessing,
+    prototype_dim,
 )
 from lookalike.saved.tensor_file import write_tensors
 
@@ -42,6 +44,7 @@ __all__ = [
     "SavedClassifier",
     "SavedEncoder",
     "SavedNetwork",
+    "SavedPatches",
     "below",
     "check_class_names",
     "check_not_finite",
@@ -52,6 +55,7 @@ __all__ = [
     "kind_of_folder",
     "listed_files",
     "not_finite_buffers",
+    "prototype_dim",
     "read_pictures",
     "read_provenance",
     "read_saved",

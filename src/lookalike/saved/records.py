@@ -77,6 +77,34 @@ class SavedNetwork:
 
 
 @dataclass(frozen=True)
+class SavedPatches:
+    """Which feature maps an encoder of patches reads.
+
+    Attributes:
+        layers: Names of the layers.
+        scales: Factor of each layer.
+        grid: Height and width of the joined map.
+    """
+
+    layers: list[str]
+    scales: list[float]
+    grid: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers) or len(self.scales) != len(self.layers):
+            raise LookalikeError("encoder.patches needs different layers, and a scale for each")
+        if not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
+            raise LookalikeError(f"encoder.patches.scales must be positive, not {shown(self.scales)}")
+        if not all(1 <= side <= _MAX_SIDE for side in self.grid):
+            raise LookalikeError(f"encoder.patches.grid must lie between 1 and {_MAX_SIDE}, not {shown(self.grid)}")
+
+    @property
+    def n_patches(self) -> int:
+        """S."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
 class SavedEncoder(SavedNetwork):
     """How to rebuild an encoder.
 
@@ -86,6 +114,7 @@ class SavedEncoder(SavedNetwork):
         inputs: Shape and type of one row of its inputs.
         embedding_dim: D.
         output_names: The names of the outputs, if known.
+        patches: Which feature maps it reads, if it is an encoder of patches; ``embedding_dim`` is that of all patches.
     """
 
     head: str | None
@@ -93,11 +122,14 @@ class SavedEncoder(SavedNetwork):
     inputs: dict[str, Any]
     embedding_dim: int
     output_names: list[str] | None = None
+    patches: SavedPatches | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embedding_dim < 1:
             raise LookalikeError(f"embedding_dim must be positive, not {self.embedding_dim}")
+        if self.patches is not None and self.embedding_dim % self.patches.n_patches:
+            raise LookalikeError(f"embedding_dim {self.embedding_dim} is not that of {self.patches.n_patches} patches")
         if _n_values(self.inputs, 0) > _MAX_INPUT_VALUES:
             raise LookalikeError(f"one row of the inputs has more than {_MAX_INPUT_VALUES:,} values")
 
@@ -126,6 +158,11 @@ class SavedClassifier:
         if self.class_names is not None:
             check_class_names(self.class_names, unique=False)  # ImageNet has two classes called crane
         check_preprocessing(self.preprocessing)
+
+
+def prototype_dim(encoder: SavedEncoder) -> int:
+    """Returns the dimensions of a prototype: those of an embedding, or of one patch of it."""
+    return encoder.embedding_dim // (1 if encoder.patches is None else encoder.patches.n_patches)
 
 
 def check_class_names(names: list[str], *, unique: bool) -> None:

@@ -1,0 +1,137 @@
+"""The head's own prototypes: a linear head already compares embeddings with one vector per class, its weights.
+
+A class's score w_k · z + b_k is the similarity of the embedding to the prototype w_k under the dot product. So every
+classifier with a linear head is a prototype model before any conversion, if a poor one: nothing says that a weight
+lies near any image. As a ``PrototypeModel`` it has the same gallery, ghosting, diversity and report as its KMEx.
+
+Source: the observation is that of the abstract of "Post-hoc Self-explanation of CNNs" (2026); the rest is [ours].
+"""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
+from lookalike._core.provenance import versions
+from lookalike.conversion.options import Settings, refuse_options
+from lookalike.conversion.steps import (
+    as_batches,
+    check_finite,
+    checked_class_names,
+    cut_and_order,
+    embed_or_check,
+    preprocessing_for_model,
+)
+from lookalike.conversion.survey import survey
+from lookalike.embedding import EmbeddingStore
+from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder.class_map import map_classes
+from lookalike.encoder.head import CONVOLUTIONS, get_head
+from lookalike.model import PrototypeModel
+from lookalike.model.classifier import LinearHead
+from lookalike.model.images import read_prototype_images, record_of
+from lookalike.model.prototypes import Prototypes
+from lookalike.model.similarity import make_similarity
+
+_CLUSTERING = (
+    "advice",
+    "working_folder",
+    "similarity_options",
+    "clusterer",
+    "n_init",
+    "memory_limit",
+    "probabilities",
+    "temperature",
+)
+_NOT_FOR_HEADS = dict.fromkeys(_CLUSTERING, "is an option of clustered prototypes: leave it out with level='head'")
+
+
+def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Settings) -> PrototypeModel:
+    """Turns a classifier with a linear head into a prototype model with the head's weights; see ``lookalike.convert``.
+
+    Raises:
+        LookalikeError: If the head is not linear, its outputs are not the data's classes, or an option is one of
+            clustering.
+    """
+    refuse_options(settings, _NOT_FOR_HEADS)
+    started = time.perf_counter()
+    model_preprocessing = getattr(model, "preprocessing", None)
+    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
+    encoder = cut_and_order(model, train, batches, settings)
+    weight, bias = linear_head_of(encoder)
+    store = embed_or_check(encoder, train, batches, settings, None)
+    check_finite(store)
+    class_names = checked_class_names(settings.class_names or store.class_names, store)
+    rows = _rows_of_classes(encoder, class_names)
+    n_classes = len(class_names)
+    similarity = make_similarity("dot")
+    learned = Prototypes(weight[rows].cpu().float().clone(), torch.arange(n_classes), class_names)
+    prototypes = survey(
+        learned, similarity, store.embeddings, store.labels, indices=store.indices,
+        n_nearest=settings.gallery.n_nearest, nearest_from=settings.gallery.nearest_from, nearest_by="similarity",
+    )  # fmt: skip
+    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
+    images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
+    split, keys = record_of(batches)
+    return PrototypeModel(
+        encoder,
+        prototypes,
+        similarity,
+        LinearHead(torch.eye(n_classes), None if bias is None else bias[rows].cpu().float().clone()),
+        preprocessing=preprocessing,
+        images=images,
+        value_range=value_range,
+        provenance={
+            "method": "the weights of the classifier's own head",
+            "similarity": "dot",
+            "n_samples": len(store),
+            "skipped": len(store.skipped),
+            "precision": store.info.get("precision", "float32"),
+            "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
+            "versions": versions(),
+            "split": split,
+            "convert_seconds": round(time.perf_counter() - started, 3),
+        },
+        training_keys=keys,
+    )
+
+
+def linear_head_of(encoder: Encoder) -> tuple[Tensor, Tensor | None]:
+    """Returns the weights [C, D] of a classifier's head, and its biases [C] or None.
+
+    Raises:
+        LookalikeError: If the head is not one linear layer.
+    """
+    weight, head = (
+        encoder.head_weight,
+        None if encoder.head_name is None else get_head(encoder.model, encoder.head_name),
+    )
+    if weight is None or not isinstance(head, (nn.Linear, *CONVOLUTIONS)):
+        kind = "no head" if head is None else f"a head of type {type(head).__name__}"
+        raise LookalikeError(f"level='head' takes the weights of a linear head; this classifier has {kind}")
+    return weight, None if head.bias is None else head.bias.detach()
+
+
+def _rows_of_classes(encoder: Encoder, class_names: list[str]) -> Tensor:
+    """Returns which row of the head's weights is each class's [K].
+
+    Raises:
+        LookalikeError: If the outputs are not the classes.
+    """
+    outputs = encoder.outputs
+    if outputs is None or outputs.n_columns < 2:
+        raise LookalikeError("level='head' takes a head with an output per class; this one has a single output")
+    matched = map_classes(outputs, class_names)
+    if matched.classes is None:
+        raise LookalikeError(f"the head's weights are not those of the data's classes: {matched.note}")
+    rows = torch.full((len(class_names),), -1)
+    for column, k in enumerate(matched.classes.tolist()):
+        if k < len(class_names):
+            rows[k] = column
+    missing = torch.nonzero(rows < 0)[:, 0].tolist()
+    if missing:
+        raise LookalikeError(f"the head has no output for class {visible(class_names[missing[0]])!r}")
+    return rows

@@ -1,0 +1,213 @@
+"""Finds the layers of a classifier that return feature maps, by running it: no names are assumed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import FunctionMode, with_forward_hooks
+from lookalike.encoder.cut import Encoder
+
+LAST = "last"
+_MOST_PREFIX_TOKENS = 8  # class token and registers before the tokens of the image
+_STAGES = 3  # of "b234"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's output holds its map.
+
+    Attributes:
+        kind: ``"channels-first"`` [N, D, H, W], ``"channels-last"`` [N, H, W, D], or
+            ``"tokens"`` [N, prefix + H · W, D].
+        grid: Height and width of the map.
+        prefix: Number of tokens before those of the image.
+    """
+
+    kind: Literal["channels-first", "channels-last", "tokens"]
+    grid: tuple[int, int]
+    prefix: int = 0
+
+
+def layout_of(output: Tensor, image_size: tuple[int, int]) -> Layout:
+    """Returns the layout of a layer's output.
+
+    A map's height and width are to each other as the image's: with that, channels first and last are told apart, and
+    the grid of tokens is found.
+
+    Raises:
+        LookalikeError: If it is no map, or one of 1×1.
+    """
+    layout = _layout_or_none(output, image_size)
+    if layout is None:
+        raise LookalikeError(
+            f"an output of shape {tuple(output.shape[1:])} is no feature map larger than 1×1 "
+            "(larger images make larger maps)"
+        )
+    return layout
+
+
+def to_map(output: Tensor, layout: Layout) -> Tensor:
+    """Returns a layer's output as a map [N, D, H, W]."""
+    if layout.kind == "channels-first":
+        return output
+    if layout.kind == "channels-last":
+        return output.permute(0, 3, 1, 2)
+    tokens: Tensor = output[:, layout.prefix :].transpose(1, 2).unflatten(2, layout.grid)
+    return tokens
+
+
+def find_layers(encoder: Encoder, sample: Tensor, layers: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the layers that ``layers`` stands for; see ``PatchEncoder``.
+
+    Raises:
+        LookalikeError: If there are none, or a name is unknown.
+    """
+    if not isinstance(layers, str) or layers not in (LAST, "b4", "b234"):
+        names = (layers,) if isinstance(layers, str) else tuple(checks.names("layers", layers))
+        modules = dict(encoder.model.named_modules())
+        unknown = [name for name in names if name != LAST and (not name or name not in modules)]
+        if unknown:
+            examples = ", ".join([name for name, _ in encoder.model.named_children()][:8])
+            raise LookalikeError(
+                f"layers takes 'last', 'b4', 'b234' or names of layers; there is no {unknown[0]!r} (there are: "
+                f"{examples}, …)"
+            )
+        return names
+    outputs, last_map = _run(encoder, sample)
+    last = _last_of(outputs, last_map)
+    if layers == LAST:
+        return (last,)
+    stages = _stages(outputs, last)
+    return tuple(stages[-1:] if layers == "b4" else stages[-_STAGES:])
+
+
+class Pooled(FunctionMode):
+    """Records the input of the last operation that averages a feature map over its positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            for leaf in tree_leaves(args):
+                if isinstance(leaf, Tensor) and _is_pooled(leaf, result):
+                    self.map = leaf
+        return result
+
+
+def _is_pooled(before: Tensor, after: Tensor) -> bool:
+    """Returns whether the second tensor is the average of a feature map [N, D, H, W] over its positions."""
+    if before.ndim != 4 or before.shape[2] * before.shape[3] == 1 or after.ndim not in (2, 4):
+        return False
+    if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
+        return False
+    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """A module's output that is a map: the tensor itself, to compare by identity, and its layout."""
+
+    tensor: Tensor
+    layout: Layout
+
+
+def _run(encoder: Encoder, sample: Tensor) -> tuple[dict[str, _Output], Tensor | None]:
+    """Runs the classifier; returns the maps that its modules return, in order, and the map that is pooled."""
+    image_size = (int(sample.shape[2]), int(sample.shape[3]))
+    outputs: dict[str, _Output] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            layout = _layout_or_none(output, image_size) if isinstance(output, Tensor) else None
+            if layout is not None:
+                outputs.pop(name, None)  # the order is that of the last calls
+                outputs[name] = _Output(output, layout)
+
+        return hook
+
+    modules = {name: module for name, module in encoder.model.named_modules() if name}
+    # dropout returns attention weights [N, heads, tokens, tokens], which look like a map
+    skipped = (torch.jit.ScriptModule, nn.Dropout, nn.Identity)
+    hooks = {module: keep(name) for name, module in modules.items() if not isinstance(module, skipped)}
+    with torch.no_grad(), Pooled() as pooled:
+        features = with_forward_hooks(hooks, lambda: encoder.features(sample))
+    return outputs, features if features.ndim > 2 else pooled.map
+
+
+def _last_of(outputs: dict[str, _Output], last_map: Tensor | None) -> str:
+    """Returns the name of the layer of the last map: that which is pooled, or without one the last tokens."""
+    if last_map is not None and (last_map.ndim != 4 or last_map.shape[2] * last_map.shape[3] > 1):
+        same = [name for name, output in outputs.items() if output.tensor is last_map]
+        return same[-1] if same else LAST
+    tokens = [name for name, output in outputs.items() if output.layout.kind == "tokens"]
+    if last_map is None and tokens:
+        return tokens[-1]
+    raise LookalikeError(
+        "the network has no feature map larger than 1×1 that is averaged before its head, and so no patches "
+        "(larger images make larger maps)"
+    )
+
+
+def _stages(outputs: dict[str, _Output], last: str) -> list[str]:
+    """Returns the last layer of each resolution, the coarsest and last at the end.
+
+    In a network of one resolution, such as a vision transformer, it returns those after a half, three quarters and all
+    of the layers of the deepest sequence of equal blocks.
+    """
+    by_grid: dict[tuple[int, int], str] = {}
+    for name, output in outputs.items():
+        by_grid.pop(output.layout.grid, None)
+        by_grid[output.layout.grid] = name
+    names = list(by_grid.values())
+    if last != LAST:
+        grid = outputs[last].layout.grid
+        names = [name for name in names if outputs[name].layout.grid != grid]
+    else:
+        names = names[:-1]
+    if names:
+        return [*names, last]
+    parents: dict[str, list[str]] = {}
+    for name in outputs:
+        parent, _, position = name.rpartition(".")
+        if position.isdecimal() or "layer" in position:
+            parents.setdefault(parent, []).append(name)
+    blocks = max(parents.values(), key=len, default=[])
+    if len(blocks) < _STAGES + 1:
+        return [last]
+    return [blocks[len(blocks) // 2 - 1], blocks[3 * len(blocks) // 4 - 1], last]
+
+
+def _layout_or_none(output: Tensor, image_size: tuple[int, int]) -> Layout | None:
+    """Returns the layout of an output, or None if it is no map."""
+    if output.ndim == 4:
+        first, last = tuple(output.shape[2:]), tuple(output.shape[1:3])
+        if _fits(first, image_size):
+            return Layout("channels-first", first)  # type: ignore[arg-type]
+        return Layout("channels-last", last) if _fits(last, image_size) else None  # type: ignore[arg-type]
+    if output.ndim != 3:
+        return None
+    for prefix in range(_MOST_PREFIX_TOKENS + 1):
+        n_tokens = int(output.shape[1]) - prefix
+        height = round((max(n_tokens, 0) * image_size[0] / image_size[1]) ** 0.5)
+        if height > 0 and n_tokens % height == 0 and _fits((height, n_tokens // height), image_size):
+            return Layout("tokens", (height, n_tokens // height), prefix)
+    return None
+
+
+def _fits(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Says whether a grid of more than one position has about the same stride down and across the image."""
+    height, width = grid
+    if height * width <= 1 or height > image_size[0] or width > image_size[1]:
+        return False
+    strides = image_size[0] / height, image_size[1] / width
+    # sizes that are no multiple of the stride are rounded up or down, so the strides may differ a little
+    return abs(strides[0] - strides[1]) <= 0.2 * max(strides)

@@ -1,0 +1,270 @@
+"""Patches: the positions of a classifier's feature maps, each an embedding of a part of the image.
+
+An image has S = H · W patches of D dimensions. Its embedding is all of them in one row [S · D], so that everything that
+stores, reads and checks embeddings works on patches too.
+
+Source: paper, appendix A.7 (the last feature map before average pooling); several layers at once follow the abstract of
+"Post-hoc Self-explanation of CNNs" (2026); how layers are found, resized and normalised is [ours].
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import with_forward_hooks
+from lookalike.encoder.calls import device_of, dtype_of, place
+from lookalike.encoder.cut import Encoder, blank_inputs
+from lookalike.encoder.map_layers import LAST, Layout, Pooled, find_layers, layout_of, to_map
+
+T = TypeVar("T")
+
+Layers = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What the positions of one layer see of the image, found by running the network.
+
+    Attributes:
+        name: The layer's name; ``"last"`` for the map that is pooled, if no module returns it.
+        grid: Height and width of the layer's own map.
+        stride: Pixels from one position to the next, down and across.
+        receptive_field: Pixels that a position in the middle depends on, down and across, cut off at the border.
+    """
+
+    name: str
+    grid: tuple[int, int]
+    stride: tuple[float, float]
+    receptive_field: tuple[int, int]
+
+
+class PatchEncoder(Encoder):
+    """Returns the patches of images: the positions of one or several feature maps of a classifier.
+
+    Several maps are resized to the finest by bilinear interpolation and joined channel by channel. Each is first
+    divided by the root of the mean squared length of its positions' vectors, measured on ``sample``. So each layer has
+    the same share in a squared distance on average, and none drowns the others. A single map stays as it is.
+
+    Args:
+        encoder: The classifier, cut at its head.
+        sample: Inputs to run through it.
+        layers: ``"last"``, the map that is averaged before the head (a transformer's last tokens); ``"b4"``, the last
+            map of the last resolution; ``"b234"``, the last maps of the three last resolutions (of a network of one
+            resolution, the outputs after a half, three quarters and all of its depth); or names of modules.
+        scales: Factor of each layer; None measures them.
+
+    Attributes:
+        layers: Names of the layers.
+        scales: Factor of each layer.
+        grid: Height and width of the joined map (H, W).
+        patch_dim: D, the number of channels of the joined map.
+        embedding_dim: S · D.
+
+    Raises:
+        LookalikeError: If there is no map, or it is 1×1, or a name is unknown.
+    """
+
+    def __init__(
+        self, encoder: Encoder, sample: Any, layers: Layers = LAST, *, scales: Sequence[float] | None = None
+    ) -> None:
+        checks.instance("encoder", encoder, Encoder, "an Encoder")
+        nn.Module.__init__(self)
+        image_encoder = encoder.image_encoder if isinstance(encoder, PatchEncoder) else encoder
+        self.__dict__.update(image_encoder.__dict__)  # shares the classifier, as `with_outputs` does
+        self.image_dim = image_encoder.embedding_dim
+        sample = place(sample, device_of(encoder), dtype_of(encoder))
+        if not isinstance(sample, Tensor) or sample.ndim != 4:
+            raise LookalikeError("patches are parts of images: images [N, C, H, W] are needed")
+        self.image_size = (int(sample.shape[2]), int(sample.shape[3]))
+        with torch.no_grad():
+            self.layers = find_layers(image_encoder, sample[:2], layers)
+            self.scales = tuple(1.0 for _ in self.layers)
+            self._layouts: dict[str, Layout] = {}
+            maps = self._layer_maps(lambda: Encoder.features(self, sample))[0]
+            height, width = max((layer_map.shape[2:] for layer_map in maps), key=lambda size: size[0] * size[1])
+            self.grid = (int(height), int(width))
+            if scales is not None:
+                self.scales = tuple(float(scale) for scale in scales)
+            elif len(maps) > 1:
+                self.scales = tuple(_scale_of(layer_map) for layer_map in maps)
+            self.patch_dim = sum(layer_map.shape[1] for layer_map in maps)
+            self.embedding_dim = self.n_patches * self.patch_dim
+            self.is_pooled = self._pools_to_image_embedding(maps, sample)
+
+    @property
+    def n_patches(self) -> int:
+        """S."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def image_encoder(self) -> Encoder:
+        """The encoder of whole images that this one was made from."""
+        encoder = Encoder.__new__(Encoder)
+        encoder.__dict__.update(self.__dict__)
+        encoder.embedding_dim = self.image_dim
+        return encoder
+
+    @override
+    def forward(self, inputs: Any) -> Tensor:
+        """Returns the patches of each image in one row [N, S · D], row of the map by row; differentiable."""
+        return _as_rows(self.maps(inputs))
+
+    def maps(self, inputs: Any) -> Tensor:
+        """Returns the joined maps [N, D, H, W]; differentiable."""
+        maps, _ = self._layer_maps(lambda: Encoder.features(self, inputs))
+        return self._joined(maps)
+
+    @override
+    def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
+        maps, (_, scores) = self._layer_maps(lambda: self._run(inputs))
+        return _as_rows(self._joined(maps)), scores
+
+    @override
+    def head(self, features: Tensor) -> Tensor:
+        """Returns the class scores that the classifier computes from the head's input, or from patches [N, S · D].
+
+        Raises:
+            LookalikeError: If patches are given and the head's input is not their average.
+        """
+        if features.ndim == 2 and features.shape[1] == self.embedding_dim != self.image_dim:
+            if not self.is_pooled:
+                raise LookalikeError("the head's input is not the average of these patches")
+            features = features.unflatten(1, (self.n_patches, self.patch_dim)).mean(1)
+        return super().head(features)
+
+    @property
+    def head_weight(self) -> Tensor | None:
+        """The weights [K, D] of a linear head, if its input is the average of the patches."""
+        return Encoder.head_weight.fget(self.image_encoder) if self.is_pooled else None  # type: ignore[attr-defined]
+
+    def views(self) -> list[LayerView]:
+        """Returns what the positions of each layer see of the image.
+
+        The receptive field is found by a search: a band of rows (or columns) from the border is made NaN, and the
+        smallest band whose NaN reach the middle position ends at the field's edge. A field reaches the whole image if
+        something before the position looks everywhere, such as attention.
+        """
+        return [_view_of(self, layer) for layer in range(len(self.layers))]
+
+    def boxes(self, positions: Tensor) -> Tensor:
+        """Returns where positions lie in the image: top, left, bottom, right, as shares of height and width [..., 4].
+
+        This is a position's cell of the grid. The network's receptive field at the position is larger [ours].
+
+        Args:
+            positions: Numbers of positions, row by row of the map.
+        """
+        rows, columns = self.grid
+        top, left = positions.div(columns, rounding_mode="floor") / rows, positions.remainder(columns) / columns
+        return torch.stack([top, left, top + 1 / rows, left + 1 / columns], -1)
+
+    @override
+    def extra_repr(self) -> str:
+        """Shows the layers and the grid."""
+        return f"layers={self.layers}, grid={self.grid}, patch_dim={self.patch_dim}"
+
+    def _layer_maps(self, run: Callable[[], T]) -> tuple[list[Tensor], T]:
+        """Returns the map [N, D, h, w] of each layer, and what ``run``, which calls the classifier, returns."""
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                # a later operation may write into the output, as an in-place ReLU does; only for the map that is
+                # pooled this is wanted
+                outputs[name] = output if len(self.layers) == 1 else output.clone()
+
+            return hook
+
+        hooks = {self.model.get_submodule(name): keep(name) for name in self.layers if name != LAST}
+        if LAST in self.layers:
+            with Pooled() as pooled:
+                result = with_forward_hooks(hooks, run)
+            features = result[0] if isinstance(result, tuple) else result
+            is_map = isinstance(features, Tensor) and features.ndim > 2
+            last = features if is_map else pooled.map
+            if isinstance(last, Tensor):
+                outputs[LAST] = last
+        else:
+            result = with_forward_hooks(hooks, run)
+        maps = []
+        for name in self.layers:
+            if name not in outputs:
+                raise LookalikeError(f"the layer {name!r} gives no feature map for these inputs")
+            if name not in self._layouts:
+                self._layouts[name] = layout_of(outputs[name], self.image_size)
+            maps.append(to_map(outputs[name], self._layouts[name]))
+        return maps, result
+
+    def _joined(self, maps: list[Tensor]) -> Tensor:
+        """Scales maps, resizes them to the grid, and joins their channels."""
+        if len(maps) == 1:
+            return maps[0]
+        resized = [
+            layer_map if tuple(layer_map.shape[2:]) == self.grid else _resize(layer_map, self.grid)
+            for layer_map in (scale * layer_map for scale, layer_map in zip(self.scales, maps, strict=True))
+        ]
+        return torch.cat(resized, 1)
+
+    def _pools_to_image_embedding(self, maps: list[Tensor], sample: Tensor) -> bool:
+        """Says whether the average over the patches is the embedding of the whole image."""
+        if len(maps) > 1 or self.patch_dim != self.image_dim:
+            return False
+        embedding = Encoder.forward(self.image_encoder, sample[:2])
+        return torch.allclose(maps[0][:2].mean((2, 3)), embedding, rtol=1e-3, atol=1e-5)
+
+
+def _as_rows(maps: Tensor) -> Tensor:
+    return maps.flatten(2).transpose(1, 2).flatten(1)
+
+
+def _resize(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    return nn.functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+
+
+def _scale_of(layer_map: Tensor) -> float:
+    """Returns 1 / the root of the mean squared length of the positions' vectors."""
+    mean_square = float(layer_map.float().square().sum(1).mean())
+    return mean_square**-0.5 if mean_square > 0 else 1.0
+
+
+def _view_of(encoder: PatchEncoder, layer: int) -> LayerView:
+    """Finds the stride and the receptive field of one layer."""
+    height, width = encoder.image_size
+    blank = place(blank_inputs(encoder.input_spec), device_of(encoder), dtype_of(encoder))
+
+    def is_reached(top: int, bottom: int, left: int, right: int) -> bool:
+        """Says whether NaN pixels outside of the window reach the middle position."""
+        x = blank.clone()
+        x[..., :top, :] = torch.nan
+        x[..., bottom:, :] = torch.nan
+        x[..., :left] = torch.nan
+        x[..., right:] = torch.nan
+        with torch.no_grad():
+            layer_map = encoder._layer_maps(lambda: Encoder.features(encoder, x))[0][layer]
+        rows, columns = layer_map.shape[2:]
+        return bool(layer_map[0, :, rows // 2, columns // 2].isnan().any())
+
+    top = _largest(lambda edge: not is_reached(edge, height, 0, width), height)
+    left = _largest(lambda edge: not is_reached(0, height, edge, width), width)
+    bottom = height - _largest(lambda edge: not is_reached(0, height - edge, 0, width), height)
+    right = width - _largest(lambda edge: not is_reached(0, height, 0, width - edge), width)
+    with torch.no_grad():
+        layer_map = encoder._layer_maps(lambda: Encoder.features(encoder, blank))[0][layer]
+    grid = (int(layer_map.shape[2]), int(layer_map.shape[3]))
+    stride = (height / grid[0], width / grid[1])
+    return LayerView(encoder.layers[layer], grid, stride, (max(bottom - top, 1), max(right - left, 1)))
+
+
+def _largest(holds: Callable[[int], bool], limit: int) -> int:
+    """Returns the largest number up to a limit for which a condition holds that holds for 0 and then once fails."""
+    low, high = 0, limit + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

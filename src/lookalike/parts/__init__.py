@@ -1,0 +1,31 @@
+"""Parts: which part of an image is which concept, what it adds to a score, and which part it corresponds to.
+
+The design, from the network to the words:
+
+    encoder/patches.py     PatchEncoder: positions of one or several feature maps → patches [N, S · D] in one row
+    conversion/patches.py  all training patches [N · S, D] → prototypes of patches, per class or for all together
+    model/decision.py      similarities of every patch [N, S, P] → class, as a sum over the patches
+    parts/segmentation.py  the most similar prototype of each position
+    parts/attribution.py   what each position adds to a class's score, from one forward pass
+    parts/comparison.py    why this class rather than that one, as parts, as a map and in words
+    parts/pairing.py       which region of an input corresponds to which region of a prototype's image
+
+A ``PrototypeModel`` sees only three things of it: an embedding that holds S patches in one row, a classifier with
+``of_patches``, and ``prototypes.positions``. So it is saved, loaded, explained, evaluated and reported like any other.
+"""
+
+from lookalike.parts.attribution import Contributions, contributions
+from lookalike.parts.comparison import Difference, difference
+from lookalike.parts.pairing import PairedRegions, pair_regions
+from lookalike.parts.segmentation import Segments, segment
+
+__all__ = [
+    "Contributions",
+    "Difference",
+    "PairedRegions",
+    "Segments",
+    "contributions",
+    "difference",
+    "pair_regions",
+    "segment",
+]

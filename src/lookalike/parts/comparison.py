@@ -1,0 +1,174 @@
+"""A rather than B: which parts make the difference between two classes, as parts, as a map and in words.
+
+The lead of class A over class B is a sum over positions (``contributions``). The parts that decide are the fewest
+positions without which B would be at least as likely: those that add most to the lead, in order, until the rest adds
+up to nothing [ours].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
+from lookalike.model import PrototypeModel
+from lookalike.parts.attribution import Contributions, contributions
+from lookalike.parts.regions import connected, place_of
+from lookalike.parts.segmentation import batches_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Why one class rather than another, for one image.
+
+    Attributes:
+        class_name: A, the class that is explained.
+        other_name: B, the class that it is compared with.
+        lead: The lead of A over B; negative if B is ahead.
+        map: What each position adds to the lead [h, w].
+        deciding: Positions without which the lead would be gone [h, w], bool; empty if there is no lead.
+        parts: The connected parts of these, the largest share first: mask [h, w], share of the lead, place in words.
+        residual: What the positions do not add up to.
+        meaning: What the lead is measured in.
+        image: The image, uint8 [H, W, C]; None if the model does not know its range.
+    """
+
+    class_name: str
+    other_name: str
+    lead: float
+    map: np.ndarray
+    deciding: np.ndarray
+    parts: list[tuple[np.ndarray, float, str]]
+    residual: float
+    meaning: str
+    image: np.ndarray | None = None
+
+    def sentence(self) -> str:
+        """Says it in a sentence."""
+        a, b = visible(self.class_name), visible(self.other_name)
+        if self.lead <= 0:
+            return f"'{b}' rather than '{a}': '{a}' has no lead to explain."
+        if not self.deciding.any():
+            return f"'{a}' rather than '{b}': no part explains this."
+        n, total = int(self.deciding.sum()), self.deciding.size
+        places = " and ".join(dict.fromkeys(place for _, _, place in self.parts[:2]))
+        return f"'{a}' rather than '{b}': it would be '{b}' but for {n} of {total} positions ({places})."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, without pictures."""
+        return {
+            "class": self.class_name,
+            "rather_than": self.other_name,
+            "lead": self.lead,
+            "meaning": self.meaning,
+            "residual": self.residual,
+            "map": np.round(self.map, 6).tolist(),
+            "deciding": int(self.deciding.sum()),
+            "parts": [{"share": share, "place": place} for _, share, place in self.parts],
+            "sentence": self.sentence(),
+        }
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws the image with the parts that decide, and beside it the map.
+
+        Raises:
+            LookalikeError: If the model does not know the value range of its images.
+        """
+        from lookalike.plots import plot_difference
+
+        if self.image is None:
+            raise LookalikeError("there is nothing to draw: the value range of the images is not known")
+        captions = [f"{share:.0%} of the lead" for _, share, _ in self.parts]
+        masks = [mask for mask, _, _ in self.parts]
+        title = f"{visible(self.class_name)} rather than {visible(self.other_name)}"
+        return plot_difference(self.image, self.map, masks, captions, title=title, ax=ax)
+
+
+def difference(
+    model: PrototypeModel,
+    inputs: Any,
+    target: int | Sequence[int] | Tensor | None = None,
+    rival: int | Sequence[int] | Tensor | None = None,
+    *,
+    batch_size: int = 64,
+) -> list[Difference]:
+    """Explains why images are of one class rather than another.
+
+    Args:
+        model: A prototype model, as for ``contributions``.
+        inputs: Images, as for ``PrototypeModel.predict``.
+        target: A, of all images or of each [N]; None takes the predicted class.
+        rival: B; None takes the second most likely class.
+        batch_size: Most images that pass through the network at once.
+
+    Returns:
+        One difference per image.
+
+    Raises:
+        LookalikeError: As ``contributions`` does, or if both are the same class.
+    """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    batches = list(model.read_inputs(inputs, batch_size))
+    x = torch.cat([batch.inputs for batch in batches])
+    if target is None or rival is None:
+        scores = _scores(model, x, batch_size)
+        target = scores.argmax(1) if target is None else _per_image(target, len(x))
+        others = scores.scatter(1, target[:, None], -torch.inf)
+        rival = others.argmax(1) if rival is None else _per_image(rival, len(x))
+    targets, rivals = _per_image(target, len(x)), _per_image(rival, len(x))
+    if bool((targets == rivals).any()):
+        name = visible(model.class_names[int(targets[targets == rivals][0])])
+        raise LookalikeError(f"{name!r} is compared with itself: give another rival")
+    explained = contributions(model, x, targets, rivals, batch_size=batch_size)
+    pixels = model.to_pixels(x)
+    return [
+        _difference_of(
+            explained,
+            row,
+            (model.class_names[int(targets[row])], model.class_names[int(rivals[row])]),
+            None if pixels is None else pixels[row].numpy(),
+        )
+        for row in range(len(x))
+    ]
+
+
+@torch.no_grad()
+def _scores(model: PrototypeModel, x: Tensor, batch_size: int) -> Tensor:
+    """Returns the class scores of images [N, K]."""
+    return torch.cat([model(rows) for rows in batches_of(model, x, batch_size)]).cpu()
+
+
+def _per_image(classes: Any, n: int) -> Tensor:
+    tensor = torch.as_tensor(classes).cpu()
+    return tensor.expand(n) if tensor.ndim == 0 else tensor
+
+
+def _difference_of(explained: Contributions, row: int, names: tuple[str, str], image: np.ndarray | None) -> Difference:
+    """Finds the positions that decide, and their connected parts."""
+    by_position, lead = explained.maps[row].double().numpy(), float(explained.values[row])
+    deciding = np.zeros(by_position.shape, bool)
+    if lead > 0:
+        order = np.argsort(-by_position, axis=None, kind="stable")
+        left = lead - np.cumsum(by_position.flatten()[order])
+        n_deciding = int(np.argmax(left <= 0)) + 1 if bool((left <= 0).any()) else 0
+        deciding.flat[order[:n_deciding]] = True
+    parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
+    return Difference(
+        class_name=names[0],
+        other_name=names[1],
+        lead=lead,
+        map=by_position,
+        deciding=deciding,
+        parts=sorted(parts, key=lambda part: -part[1]),
+        residual=float(explained.residuals[row]),
+        meaning=explained.meaning,
+        image=image,
+    )

@@ -1,0 +1,226 @@
+"""This part here looks like that part there: regions of an input that correspond to regions of a prototype's image.
+
+The likeness of two images is the inner product of their embeddings, both measured from the mean of all prototypes:
+L = (z − c) · (t − c). Where embeddings are means of patches, L is the mean over all pairs of a patch here and a patch
+there: L = Σ (a_s − c) · (b_r − c) / S². No single pair carries much of it, so the patches of both images are clustered
+together into a few kinds, and a pair of regions is one kind here and there. Its share of L is exact [ours].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
+from lookalike._core.untouched import keeps_torch_settings
+from lookalike.conversion.clustering import cluster
+from lookalike.encoder.patches import PatchEncoder
+from lookalike.model import PrototypeModel
+from lookalike.parts.regions import place_of
+from lookalike.parts.segmentation import batches_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_PAIRS = 3  # drawn: more outlines are not told apart
+_LEAST_SHARE = 0.05  # of the likeness: a pair below it is not worth an outline
+LITTLE = 0.5  # of the likeness: pairs that carry less do not explain it
+
+
+@dataclass(frozen=True)
+class RegionPair:
+    """A region of an input and the region of a prototype's image that it corresponds to.
+
+    Attributes:
+        here: Region of the input [h, w], bool.
+        there: Region of the prototype's image [h, w], bool.
+        share: Share of the images' likeness that the pair carries.
+    """
+
+    here: np.ndarray
+    there: np.ndarray
+    share: float
+
+
+@dataclass(frozen=True)
+class PairedRegions:
+    """The corresponding regions of one input and one prototype's image.
+
+    Attributes:
+        prototype: Number of the prototype.
+        class_name: Its class.
+        likeness: L; the images are not alike if it is not positive.
+        pairs: The pairs that carry most of it, the largest share first.
+        explained: Share of the likeness that the pairs carry together.
+        best_single: Share that the three best pairs of single positions carry.
+        image: The input, uint8 [H, W, C]; None if the model does not know its range.
+        prototype_image: The prototype's nearest training image, uint8 [H, W, C].
+    """
+
+    prototype: int
+    class_name: str
+    likeness: float
+    pairs: list[RegionPair]
+    explained: float
+    best_single: float
+    image: np.ndarray | None
+    prototype_image: np.ndarray
+
+    def sentence(self) -> str:
+        """Says it in a sentence."""
+        that = f"prototype {self.prototype} of class '{visible(self.class_name)}'"
+        if self.likeness <= 0:
+            return f"This does not look like {that}."
+        if not self.pairs or self.explained < LITTLE:
+            return f"This looks like {that}, but no part explains this: the best carry {max(self.explained, 0):.0%}."
+        links = ", ".join(
+            f"the part {place_of(pair.here)} like the part {place_of(pair.there)} there ({pair.share:.0%})"
+            for pair in self.pairs
+        )
+        return f"This looks like {that}: {links}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, without pictures."""
+        return {
+            "prototype": self.prototype,
+            "class": self.class_name,
+            "likeness": self.likeness,
+            "explained": self.explained,
+            "best_single": self.best_single,
+            "pairs": [
+                {"share": pair.share, "here": pair.here.tolist(), "there": pair.there.tolist()} for pair in self.pairs
+            ],
+            "sentence": self.sentence(),
+        }
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws both images with linked outlines, one colour per pair.
+
+        Raises:
+            LookalikeError: If the model does not know the value range of its images.
+        """
+        from lookalike.plots import plot_pairs
+
+        if self.image is None:
+            raise LookalikeError("there is nothing to draw: the value range of the images is not known")
+        regions = [(pair.here, pair.there, pair.share) for pair in self.pairs]
+        little = self.likeness <= 0 or self.explained < LITTLE
+        captions = ("input", f"{visible(self.class_name)} · no. {self.prototype}")
+        return plot_pairs(
+            self.image, self.prototype_image, regions, captions, note="no part explains this" if little else "", ax=ax
+        )
+
+
+@keeps_torch_settings
+@torch.no_grad()
+def pair_regions(
+    model: PrototypeModel,
+    inputs: Any,
+    prototypes: Sequence[int] | Tensor | None = None,
+    *,
+    n_kinds: int = 4,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[PairedRegions]:
+    """Finds which regions of each input correspond to which regions of a prototype's nearest training image.
+
+    Args:
+        model: A prototype model with images, of patches or of whole images with a feature map.
+        inputs: Images, as for ``PrototypeModel.predict``.
+        prototypes: A prototype per input [N]; None takes the most similar one.
+        n_kinds: Number of kinds that the patches of both images are clustered into.
+        seed: Seed of the clustering.
+        batch_size: Most images that pass through the network at once.
+
+    Returns:
+        One result per input.
+
+    Raises:
+        LookalikeError: If the model holds no images, or the network has no feature map.
+    """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    checks.whole_number("n_kinds", n_kinds, 2)
+    checks.seed("seed", seed)
+    references = model.prototype_inputs()
+    if references is None or model.images is None:
+        raise LookalikeError("the model holds no prototype images (it was saved or converted without them)")
+    results: list[PairedRegions] = []
+    reader: PatchEncoder | None = None
+    for x in batches_of(model, inputs, batch_size):
+        if reader is None:
+            reader = model.encoder if isinstance(model.encoder, PatchEncoder) else PatchEncoder(model.encoder, x)  # type: ignore[arg-type]
+        numbers = _numbers(model, x, prototypes, len(results))
+        here, there = _patches(reader, x), _patches(reader, references[numbers].to(x))
+        pixels = model.to_pixels(x)
+        for row, number in enumerate(numbers.tolist()):
+            results.append(
+                _pair(
+                    model, number, here[row], there[row], reader.grid, (n_kinds, seed),
+                    None if pixels is None else pixels[row].numpy(),
+                )
+            )  # fmt: skip
+    return results
+
+
+def _numbers(model: PrototypeModel, x: Tensor, prototypes: Any, first: int) -> Tensor:
+    """Returns the prototype of each input of a batch [n]."""
+    if prototypes is None:
+        return model.similarities_of(model.encoder(x)).argmax(1).cpu()
+    numbers = torch.as_tensor(prototypes)[first : first + len(x)]
+    if len(numbers) < len(x):
+        raise LookalikeError(f"there are {len(torch.as_tensor(prototypes))} prototypes for more inputs")
+    unknown = numbers[(numbers < 0) | (numbers >= len(model.prototypes))]
+    if len(unknown):
+        raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are {len(model.prototypes)}")
+    return numbers
+
+
+def _patches(reader: PatchEncoder, x: Tensor) -> Tensor:
+    """Returns patches [n, S, D] in double precision."""
+    patches: Tensor = reader(x).unflatten(1, (reader.n_patches, reader.patch_dim)).double().cpu()
+    return patches
+
+
+def _pair(
+    model: PrototypeModel,
+    number: int,
+    here: Tensor,
+    there: Tensor,
+    grid: tuple[int, int],
+    clustering: tuple[int, int],
+    image: np.ndarray | None,
+) -> PairedRegions:
+    """Pairs the regions of two images by kinds of patches, from patches [S, D]."""
+    vectors = model.prototypes.vectors.double().cpu()
+    centre = vectors.mean(0) if vectors.shape[1] == here.shape[1] else torch.cat([here, there]).mean(0)
+    a, b = here - centre, there - centre
+    products = (a @ b.T / (len(a) * len(b))).numpy()  # [S, S]: what each pair of patches adds to the likeness
+    likeness = float(products.sum())
+    n_kinds, seed = clustering
+    points = torch.cat([a, b]).float().numpy()
+    kinds = cluster(points, min(n_kinds, len(points)), seed=seed).labels
+    kinds_here, kinds_there = kinds[: len(a)], kinds[len(a) :]
+    pairs = []
+    for kind in np.unique(kinds):
+        at_here, at_there = kinds_here == kind, kinds_there == kind
+        share = float(products[np.ix_(at_here, at_there)].sum() / likeness) if likeness > 0 else 0.0
+        if at_here.any() and at_there.any() and share >= _LEAST_SHARE:
+            pairs.append(RegionPair(at_here.reshape(grid), at_there.reshape(grid), share))
+    pairs = sorted(pairs, key=lambda pair: -pair.share)[:_MOST_PAIRS]
+    best = float(np.sort(products, axis=None)[-3:].sum() / likeness) if likeness > 0 else 0.0
+    assert model.images is not None  # noqa: S101 - checked by the caller
+    return PairedRegions(
+        prototype=number,
+        class_name=model.prototypes.class_of(number),
+        likeness=likeness,
+        pairs=pairs,
+        explained=sum(pair.share for pair in pairs),
+        best_single=best,
+        image=image,
+        prototype_image=model.images[number, 0].numpy(),
+    )

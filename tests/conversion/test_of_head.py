@@ -1,0 +1,43 @@
+"""The weights of a linear head as prototypes."""
+
+import pytest
+import torch
+from torch import nn
+
+from lookalike import LookalikeError, convert, evaluate, load
+
+
+def test_the_scores_are_those_of_the_classifier(net, blobs, tmp_path, untouched):
+    x, y = blobs
+    with untouched(net):
+        model = convert(net, blobs, level="head", n_images=2)
+    net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(x))
+    weight = net.get_submodule(model.encoder.head_name).weight
+    assert torch.equal(model.prototypes.vectors, weight)
+    # the nearest images of a weight are those with the largest product, of its class
+    products = model.embed(x) @ weight.detach().T
+    for k in range(3):
+        best = torch.nonzero(y == k)[:, 0][products[y == k, k].argmax()]
+        assert int(model.prototypes.nearest[k, 0]) == int(best)
+    assert model.images.shape[:2] == (3, 2)
+    model.save(tmp_path / "model")
+    assert torch.equal(load(tmp_path / "model", model=net)(x), model(x))
+    card = evaluate(model, blobs, train=blobs, only=("faithfulness", "transparency", "diversity")).to_dict()
+    assert card["agreement"] == 1
+    assert {"ghosting", "diversity"} <= set(card)
+
+
+def test_other_heads_and_options_are_refused(blobs):
+    x, y = blobs
+    deep = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5))
+    with pytest.raises(LookalikeError, match="the head's weights are not those of the data's classes"):
+        convert(deep, blobs, level="head")
+    with pytest.raises(LookalikeError, match="one prototype per class, under the dot product"):
+        convert(deep, blobs, n_prototypes=3, level="head")
+    with pytest.raises(LookalikeError, match="this classifier has no head"):
+        convert(deep, blobs, level="head", head="output")
+    single = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1))
+    with pytest.raises(LookalikeError, match="an output per class"):
+        convert(single, (x[y < 2], y[y < 2]), level="head")
