@@ -178,7 +178,7 @@ class Patches:
     def __post_init__(self) -> None:
         if not isinstance(self.layers, str):
             checks.names("layers", self.layers)
-        _ = DECISIONS[self.decision]
+        checks.one_of("decision", self.decision, tuple(DECISIONS))
         checks.flag("shared", self.shared)
         checks.optional(checks.whole_number, "max_patches", self.max_patches, 1)
         if self.shared and self.decision != "linear":

@@ -107,14 +107,18 @@ def _compare_training_data(model: PrototypeModel, train: Batches | None, store: 
     rows = order[position.clip(max=len(order) - 1)]
     if not np.array_equal(store.indices[rows], sample_numbers):
         return "other"
-    measured = _paired_distances(model, store, rows, prototype)
+    positions = model.prototypes.positions
+    patch = torch.zeros_like(rank) if positions is None else positions.cpu()[prototype, rank]
+    measured = _paired_distances(model, store, rows, prototype, patch)
     expected = distances[prototype, rank]
     largest_error = float((measured - expected).abs().max())
     return "same" if largest_error <= _TOLERANCE * float(expected.mean()) + 1e-6 else "other"
 
 
 @torch.no_grad()
-def _paired_distances(model: PrototypeModel, store: EmbeddingStore, rows: np.ndarray, prototypes: Tensor) -> Tensor:
+def _paired_distances(
+    model: PrototypeModel, store: EmbeddingStore, rows: np.ndarray, prototypes: Tensor, patch: Tensor
+) -> Tensor:
     """Returns the distance [n] between each row and its prototype, in the space in which prototypes are clustered.
 
     Args:
@@ -122,9 +126,11 @@ def _paired_distances(model: PrototypeModel, store: EmbeddingStore, rows: np.nda
         store: Training embeddings.
         rows: Rows of the store [n].
         prototypes: One prototype per row [n].
+        patch: Which patch of each row [n]; 0 for whole images.
     """
-    unique, position = np.unique(rows, return_inverse=True)
+    unique, row = np.unique(rows, return_inverse=True)
     z = torch.from_numpy(np.array(store.embeddings[unique])).to(model.device)
     project, vectors = model.similarity.project, model.prototypes.vectors
-    distances = euclidean_distances(project(z.to(vectors.dtype)), project(vectors)).cpu()
-    return distances[torch.from_numpy(position.reshape(-1)), prototypes]
+    patches = model.patches_of(z.to(vectors.dtype))
+    distances = euclidean_distances(project(patches.flatten(0, 1)), project(vectors)).cpu()
+    return distances[torch.from_numpy(row.reshape(-1)) * patches.shape[1] + patch, prototypes]

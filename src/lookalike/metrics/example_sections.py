@@ -84,6 +84,7 @@ def _identical_subclass(context: Context, run: int) -> SectionResult:
 @standard("model_randomisation", "images")
 def _model_randomisation(context: Context, run: int) -> SectionResult:
     """Compares similarities to the prototypes' images before and after the network's weights are randomised."""
+    _refuse_patches(context)
     model, examples = context.model, context.model.prototype_inputs()
     if examples is None:
         raise LookalikeError("model_randomisation needs the prototypes' images, and the model has none")
@@ -147,8 +148,15 @@ def randomised(network: nn.Module, seed: int) -> nn.Module:
     return randomised_network
 
 
+def _refuse_patches(context: Context) -> None:
+    """Refuses models of patches: these measures cluster or compare whole images."""
+    if context.model.has_patches:
+        raise LookalikeError("this measure is of whole images, and the model's prototypes are patches")
+
+
 def _training(context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Returns the training embeddings [N, D] and their classes [N]."""
+    _refuse_patches(context)
     assert context.train_store is not None  # noqa: S101 - needed
     assert context.train_labels is not None  # noqa: S101
     return embeddings_of_store(context.train_store), context.train_labels.cpu().numpy()

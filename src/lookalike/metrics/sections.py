@@ -328,7 +328,7 @@ def _embedding(context: Context, _run: int) -> SectionResult:
 def _sanity(context: Context, run: int) -> SectionResult:
     """Similarity of explanations while weights and labels are randomised [ours, after Adebayo et al. 2018]."""
     store, labels = context.train_store, context.train_labels
-    train = None if store is None or labels is None else (store.embeddings, labels.numpy())
+    train = None if store is None or labels is None or context.model.has_patches else (store.embeddings, labels.numpy())
     check = sanity_check(
         context.model,
         context.images(run)[:SANITY_IMAGES],

@@ -66,6 +66,8 @@ def calibrate_model(
     model: "PrototypeModel", validation: Any, promises: Promises, *, seed: int, batch_size: int
 ) -> "PrototypeModel":
     """Returns a calibrated copy of a model; see ``PrototypeModel.calibrate``."""
+    if model.has_patches:
+        raise LookalikeError("a model of patches is not calibrated: convert with level='image' for promises on doubt")
     checks.number("coverage", promises.coverage, above=0, below=1)
     checks.number("false_alarm", promises.false_alarm, above=0, below=1)
     checks.one_of("novelty", promises.novelty, NOVELTIES)

@@ -17,13 +17,10 @@ from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.registry import Registry
 from lookalike.model.classifier import LinearHead, NearestPrototype, RectifiedLinearHead, TransparentClassifier
 
 _TIE = 1e-5  # is added to the winner of a tie; a vote of one in 10,000 patches is more
 _LEAST_SHARE = 1e-12  # of the patches' probability, before its logarithm
-
-DECISIONS: Registry[type["PatchDecision"]] = Registry("decision")
 
 
 class PatchDecision(TransparentClassifier):
@@ -74,7 +71,6 @@ class PatchDecision(TransparentClassifier):
         return {"temperature": self.temperature, "image_temperature": self.image_temperature}
 
 
-@DECISIONS.register("vote")
 class PatchVote(PatchDecision):
     """Each patch votes for the class of its most similar prototype; a score is a share of the votes [paper].
 
@@ -106,7 +102,6 @@ class PatchVote(PatchDecision):
         return scores.scatter_add(1, winner, _TIE * is_tie)
 
 
-@DECISIONS.register("mean")
 class PatchMean(PatchDecision):
     """A class's score is the mean over the patches of the similarity to its most similar prototype [ours].
 
@@ -123,7 +118,6 @@ class PatchMean(PatchDecision):
         return _by_class(similarities, labels, n_classes) / similarities.shape[1]
 
 
-@DECISIONS.register("linear")
 class PatchLinear(PatchDecision):
     """Each prototype counts for each class with a weight ≥ 0; a score is the mean over the patches [ours].
 
@@ -184,6 +178,7 @@ class PatchLinear(PatchDecision):
         return weights / weights.sum(2, keepdim=True)
 
 
+DECISIONS: dict[str, type[PatchDecision]] = {"vote": PatchVote, "mean": PatchMean, "linear": PatchLinear}
 CLASSIFIERS: dict[str, type[TransparentClassifier]] = {
     kind.name: kind for kind in (NearestPrototype, LinearHead, RectifiedLinearHead, PatchVote, PatchMean, PatchLinear)
 }

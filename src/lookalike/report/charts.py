@@ -47,7 +47,9 @@ def draw_charts(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -
     if len(store) > 2 and store.embeddings.shape[1] > 1:
         rows = np.unique(np.linspace(0, len(store) - 1, min(_POINTS, len(store))).astype(int))
         project = model.similarity.project
-        z = project(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)).cpu().numpy()
+        patches = model.patches_of(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device))
+        one_of_each = torch.arange(len(rows)) % patches.shape[1]  # of a model of patches; else the embedding itself
+        z = project(patches[torch.arange(len(rows)), one_of_each]).cpu().numpy()
         test_labels = aligned_labels(store, model, "test").numpy()
         points, prototype_points = project_2d(z, project(p.vectors).cpu().numpy())
         alt = "Test embeddings as dots and prototypes as squares, on their first two principal components."

@@ -70,10 +70,9 @@ def decide(model: PrototypeModel, store: EmbeddingStore, original: Tensor | None
     """Returns the decisions on all stored test embeddings; ``original`` holds the original's predictions [N]."""
     predicted, nearest = [], []
     for rows in store.parts(_ROWS):
-        similarities = model.similarities_of(torch.from_numpy(np.array(store.embeddings[rows])).to(model.device))
-        scores = model.classifier(similarities, model.prototypes.labels, model.n_classes)
-        predicted.append(scores.argmax(1).cpu())
-        nearest.append(similarities.argmax(1).cpu())
+        z = torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)
+        predicted.append(model.scores_of(z).argmax(1).cpu())
+        nearest.append(model.similarities_of(z).argmax(1).cpu())
     return Decisions(aligned_labels(store, model, "test"), torch.cat(predicted), original, torch.cat(nearest))
 
 
