@@ -287,6 +287,10 @@ def test_a_map_of_a_likeness_starts_at_the_most_similar_patch(model, blobs):
 def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs, tmp_path):
     with pytest.raises(LookalikeError, match="is not updated"):
         model.update(blobs)
+    with pytest.raises(LookalikeError, match="is not edited"):
+        model.edit(blobs)
+    with pytest.raises(LookalikeError, match="is not calibrated"):
+        model.calibrate(blobs)
     with pytest.raises(LookalikeError, match="cannot be exported"):
         model.export(tmp_path / "out")
     whole = convert(make_net(), blobs, n_prototypes=2)

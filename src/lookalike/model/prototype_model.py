@@ -328,6 +328,8 @@ class PrototypeModel(Doubting, nn.Module):
         """
         from lookalike.editing import EditSession
 
+        if self.has_patches:
+            raise LookalikeError("a model of patches is not edited: convert with level='image' to edit prototypes")
         return EditSession(self, train, **options)
 
     def export(
