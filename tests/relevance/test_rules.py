@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lookalike.relevance import lrp
-from lookalike.relevance.operations import _DERIVED_WEIGHTS, Call, Convolution, Linear
+from lookalike.relevance.derived import DERIVED_WEIGHTS
+from lookalike.relevance.operations import Call, Convolution, Linear
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, ZPlus
 
 EPS = 1e-6
@@ -116,7 +117,7 @@ def test_derived_weights_follow_every_change_and_go_with_the_weights():
         net, x = small_network(), torch.rand(1, 1, 8, 8)
         first = lrp(net, x).maps
         torch.testing.assert_close(lrp(net, x).maps, first)
-        assert len(_DERIVED_WEIGHTS) > before
+        assert len(DERIVED_WEIGHTS) > before
         changes = (
             lambda: net[2].weight.data.mul_(-1),  # .data leaves no version
             lambda: net[3].running_var.mul_(3),
@@ -130,7 +131,7 @@ def test_derived_weights_follow_every_change_and_go_with_the_weights():
             torch.testing.assert_close(lrp(net, x).maps, lrp(fresh, x).maps)
 
     gc.collect()
-    before = len(_DERIVED_WEIGHTS)
+    before = len(DERIVED_WEIGHTS)
     follow_changes()
     gc.collect()
-    assert len(_DERIVED_WEIGHTS) == before
+    assert len(DERIVED_WEIGHTS) == before

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 
@@ -93,7 +93,8 @@ class Outputs:
         return score.sigmoid() * (-score).sigmoid()  # p (1 − p), accurate even if p rounds to one
 
     def _gradient(self, scores: Tensor, target: Tensor, of: Of) -> Tensor:
-        one_hot = nn.functional.one_hot(target, scores.shape[1]).double()
+        # not one_hot, which reads the classes to check them
+        one_hot = torch.zeros_like(scores, dtype=torch.float64).scatter_(1, target[:, None], 1.0)
         if of == "score" and self.kind != "probabilities":
             return one_hot
         if self.kind == "sigmoids":

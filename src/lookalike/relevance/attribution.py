@@ -132,14 +132,15 @@ def stream_lrp(
         reader = ScoreReader(model, x, output)
         run, head = reader.logits, reader.tail
     targets = None if target is None else _as_targets(target, len(x))
+    largest_target = -1 if targets is None else int(targets.max())  # read before the maps: on a GPU, reading waits
 
     def starts(out: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         values = out.detach()
         scores = values if head is None else head(values, rows).detach()
         outputs = Outputs(None, scores.shape[1]) if reader is None else reader.outputs
         classes = outputs.predicted(scores)[:, None] if targets is None else targets[rows].to(scores.device)
-        if int(classes.min()) < 0 or int(classes.max()) >= outputs.n_classes:
-            raise LookalikeError(f"target {int(classes.max())} is no class; the model has {outputs.n_classes}")
+        if largest_target >= outputs.n_classes:
+            raise LookalikeError(f"target {largest_target} is no class; the model has {outputs.n_classes}")
         for column in classes.unbind(1):
             gradient = outputs.gradient(scores, column, of)
             if head is not None:
@@ -227,10 +228,11 @@ def stream_prp(
     _check_prototypes(prototypes, len(x))
     rule = prp_rule(model, rule)
     x = _to_model(x, model)
+    indices_of = _prototype_choice(model, prototypes, x.device)
 
     def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
         z = embeddings.detach()
-        for column in _prototype_indices(model, z, prototypes, rows).unbind(1):
+        for column in indices_of(z, rows).unbind(1):
             at_embedding = channel_relevance(model, z, column, rule)
             yield at_embedding / stabilised(z), at_embedding.sum(1)
 
@@ -239,25 +241,41 @@ def stream_prp(
         yield relevance
 
 
-def _prototype_indices(model: PrototypeModel, z: Tensor, prototypes: Any, rows: slice) -> Tensor:
-    """Returns the indices of the prototypes to explain [n, M]."""
+def _prototype_choice(
+    model: PrototypeModel, prototypes: Any, device: torch.device
+) -> Callable[[Tensor, slice], Tensor]:
+    """Returns a function of embeddings [n, D] and their rows that gives the prototypes to explain [n, M].
+
+    What must be read from a device is read here, before the maps: on a GPU, reading waits for all work before it.
+    """
     n_prototypes, labels = len(model.prototypes), model.prototypes.labels
-    if isinstance(prototypes, str):
-        similarities = model.similarities_of(z)
-        if prototypes == "nearest":
-            return similarities.argmax(1, keepdim=True)
-        if prototypes == "all":
-            return torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
-        predicted = model.scores_of(z).argmax(1)
-        groups = [torch.nonzero(labels == k)[:, 0] for k in predicted.tolist()]
-        if len({len(group) for group in groups}) > 1:
-            raise LookalikeError("the predicted classes have different numbers of prototypes; give numbers instead")
-        return torch.stack(groups)
-    indices = torch.as_tensor(prototypes, device=z.device)
+    if not isinstance(prototypes, str):
+        return _given_prototypes(n_prototypes, torch.as_tensor(prototypes, device=device))
+    if prototypes == "nearest":
+        return lambda z, _: model.similarities_of(z).argmax(1, keepdim=True)
+    if prototypes == "all":
+        return lambda z, _: torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
+    groups = [torch.nonzero(labels == k)[:, 0] for k in range(int(labels.max()) + 1)]
+    return functools.partial(_prototypes_of_predicted, model, groups)
+
+
+def _given_prototypes(n_prototypes: int, indices: Tensor) -> Callable[[Tensor, slice], Tensor]:
+    """Returns a function that gives the prototypes with these indices, [M] for all images or [N, M]."""
     unknown = indices[(indices < 0) | (indices >= n_prototypes)]
     if len(unknown):
         raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are prototypes 0 to {n_prototypes - 1}")
-    return indices.expand(len(z), -1) if indices.ndim == 1 else indices[rows]
+    return lambda z, rows: indices.expand(len(z), -1) if indices.ndim == 1 else indices[rows]
+
+
+def _prototypes_of_predicted(model: PrototypeModel, groups: list[Tensor], z: Tensor, _rows: slice) -> Tensor:
+    """Returns the prototypes of each embedding's predicted class [n, M], given those of each class."""
+    predicted = model.scores_of(z).argmax(1)
+    if len({len(group) for group in groups}) == 1:
+        return torch.stack(groups)[predicted]
+    chosen = [groups[k] for k in predicted.tolist()]
+    if len({len(group) for group in chosen}) > 1:
+        raise LookalikeError("the predicted classes have different numbers of prototypes; give numbers instead")
+    return torch.stack(chosen)
 
 
 def _as_targets(target: Any, n: int) -> Tensor:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lookalike.relevance.weak import TensorMap
@@ -58,6 +58,13 @@ class Dependence:
         if twin is None and current is tensor and tensor.requires_grad:  # a trainable weight
             return self._as_constant(tensor)
         return current
+
+    def is_changed(self, tensor: Tensor) -> bool:
+        """Returns whether the tensor's memory was changed in place, so that its values are elsewhere."""
+        if not self._current_values:
+            return False
+        base = tensor._base
+        return (tensor if base is None else base) in self._current_values
 
     def has_twin(self, tensor: Tensor) -> bool:
         """Returns whether the tensor has a place in the relevance graph."""
@@ -137,7 +144,7 @@ def tensors_in(values: Any) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values]
     tensors: list[Tensor] = []
-    _collect((values,), tensors)
+    _collect(values if type(values) is tuple else (values,), tensors)
     return tensors
 
 
@@ -145,14 +152,18 @@ def _collect(values: Iterable[Any], tensors: list[Tensor]) -> None:
     """Appends the tensors in values; written for speed, as the engine does this several times per operation."""
     for value in values:
         kind = type(value)
-        if kind is Tensor:
-            tensors.append(value)
-        elif kind in _WITHOUT_TENSORS or (kind is dict and not value):
+        if kind in _WITHOUT_TENSORS:
             continue
+        if kind is Tensor or kind is nn.Parameter:
+            tensors.append(value)
+        elif kind is tuple or kind is list:
+            if not _WITHOUT_TENSORS.issuperset(map(type, value)):
+                _collect(value, tensors)
         elif isinstance(value, Tensor):
             tensors.append(value)
         elif isinstance(value, dict):
-            _collect(value.values(), tensors)
+            if value:
+                _collect(value.values(), tensors)
         elif isinstance(value, (tuple, list)):
             _collect(value, tensors)
 
@@ -164,14 +175,18 @@ _WITHOUT_TENSORS = frozenset({int, float, bool, str, type(None), torch.Size, tor
 def map_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:
     """Returns arguments or results with each tensor replaced by the result of ``change``."""
     kind = type(values)
+    if kind is Tensor or kind is nn.Parameter:
+        return change(values)
     if kind in _WITHOUT_TENSORS:
         return values
-    if isinstance(values, Tensor):
-        return change(values)
     if kind is tuple or kind is list:
+        if _WITHOUT_TENSORS.issuperset(map(type, values)):
+            return values
         return kind([value if type(value) in _WITHOUT_TENSORS else map_tensors(change, value) for value in values])
     if kind is dict:
         return values and {key: map_tensors(change, value) for key, value in values.items()}
+    if isinstance(values, Tensor):
+        return change(values)
     if isinstance(values, (tuple, list, dict)) and not isinstance(values, torch.Size):
         return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, values)
     return values

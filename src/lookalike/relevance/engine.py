@@ -39,6 +39,7 @@ from lookalike.relevance.functions import LinearWithRule
 from lookalike.relevance.handlers import CONSTANT_FACTORS, HANDLERS
 from lookalike.relevance.names import (
     COMES_FROM_OUTSIDE,
+    DESCRIBES,
     ELEMENTWISE,
     GRADIENT,
     LEAVES_AS_ARRAY,
@@ -58,6 +59,7 @@ from lookalike.relevance.names import (
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
 from lookalike.relevance.pixels import PixelDomain
 from lookalike.relevance.result_cache import ResultCache
+from lookalike.relevance.rule_uses import RuleUses
 from lookalike.relevance.unruled import Unruled
 from lookalike.relevance.watch import Watch
 from lookalike.relevance.weak import TensorMap
@@ -119,7 +121,8 @@ class Engine(FunctionMode):
         self._recorded = recorded
         self._own_tensors = names  # ids of parameters and buffers
         self._twins_of_parameters: set[int] = set()
-        self._rule_uses: list[tuple[tuple[str, str, str], Any]] = []
+        self._twins_of_own: dict[int, tuple[Tensor, Tensor]] = {}  # parameters and buffers, and their twins
+        self._rules_used = RuleUses()
         for tensor in inputs:
             self.dependence.set_twin(tensor, tensor)
 
@@ -144,6 +147,8 @@ class Engine(FunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         raw = raw_name(func)
+        if raw in DESCRIBES:
+            return func(*args, **kwargs)
         if is_attribute(func):
             return self._attribute(func, raw, args)
         tensors = tensors_in((args, kwargs))
@@ -185,12 +190,21 @@ class Engine(FunctionMode):
             kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
         self.operation = name
         if name in ("detach", "data", "alias"):  # the same values, and so the same relevance
-            func, args, kwargs = _alias, args[:1], {}
-        twins = map_tensors(self._twin, (args, kwargs))
-        if any(tensor.requires_grad for tensor in tensors_in(twins)):
+            func, args, kwargs = Tensor.view_as, (args[0], args[0]), {}
+        sources: list[Tensor] = []  # the twins with a graph behind them
+
+        def twin_of(tensor: Tensor) -> Tensor:
+            twin = self._twin(tensor)
+            if twin.requires_grad:
+                sources.append(twin)
+            return twin
+
+        twins = map_tensors(twin_of, (args, kwargs))
+        if sources:
             if self.dependence.non_differentiable and name not in CONSTANT_FACTORS:
                 twins = map_tensors(self._twin_with_end, (args, kwargs))
-            result = self.apply(func, name, *self._in_one_domain(twins))
+                sources = [tensor for tensor in tensors_in(twins) if tensor.requires_grad]
+            result = self.apply(func, name, *self._in_one_domain(twins, sources))
         else:
             result = func(*twins[0], **twins[1])
         faces = map_tensors(lambda twin: self._face_of_result(name, twin, tensors), result)
@@ -211,12 +225,11 @@ class Engine(FunctionMode):
 
     def record_rule(self, name: str, rule: str, output: Tensor) -> None:
         """Records in the rule table the rule of an operation with this output."""
-        self._rule_uses.append(((name, self.where, rule), output.grad_fn))
+        self._rules_used.add((name, self.where, rule), output)
 
     def drop_rule(self, output: Tensor) -> None:
         """Removes an operation from the rule table, as it has become a part of the next one."""
-        node = output.grad_fn
-        self._rule_uses = [use for use in self._rule_uses if use[1] is not node]
+        self._rules_used.drop(output)
 
     def rule_table(self, output: Tensor) -> Counter[tuple[str, str, str]]:
         """Ends the forward pass: returns the rule table of the operations between the pixels and an output.
@@ -227,14 +240,8 @@ class Engine(FunctionMode):
         Raises:
             RelevanceError: If an operation has no rule and the engine is strict.
         """
-        reached, waiting = set(), [output.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in reached:
-                reached.add(node)
-                waiting.extend(following for following, _ in node.next_functions)
-        table = Counter(use for use, node in self._rule_uses if node in reached)
-        self._rule_uses = []
+        table = self._rules_used.behind(output)
+        self._rules_used = RuleUses()
         without_rule = {name: where for name, where, rule in reversed(table) if rule in (NO_RULE, UNSEEN)}
         if self.strict and without_rule:
             name, where = next(iter(without_rule.items()))
@@ -338,13 +345,10 @@ class Engine(FunctionMode):
         self.record_rule(name, "flat", out)
         return out
 
-    def _in_one_domain(self, values: Any) -> Any:
+    def _in_one_domain(self, values: Any, sources: list[Tensor]) -> Any:
         """Makes arguments leave the pixel domain if only some of them are in it: R and g must not be mixed."""
-        sources = [tensor for tensor in tensors_in(values) if tensor.requires_grad]
-        if len(sources) < 2:
-            return values
-        inside = [tensor in self.pixels for tensor in sources]
-        return map_tensors(self.pixels.leave, values) if any(inside) and not all(inside) else values
+        inside = {tensor in self.pixels for tensor in sources}
+        return map_tensors(self.pixels.leave, values) if len(inside) > 1 else values
 
     # -- which tensors depend on the pixels --
 
@@ -354,13 +358,14 @@ class Engine(FunctionMode):
         for tensor in tensors:
             if dependence.has_twin(tensor) or tensor in dependence.non_differentiable:
                 dependent = True
-            elif id(tensor) not in self._own_tensors and tensor not in dependence.independent:
-                if dependence.twin_of(tensor).requires_grad:
-                    dependent = True
-                elif self._is_unseen_result(tensor):
-                    self._add_unseen_result(tensor)
-                    dependent = True
-            elif dependence.twin_of(tensor).requires_grad:  # a buffer or constant into which pixels were written
+            elif dependence.is_changed(tensor) and dependence.twin_of(tensor).requires_grad:
+                dependent = True  # a buffer or constant into which pixels were written
+            elif (
+                id(tensor) not in self._own_tensors
+                and tensor not in dependence.independent
+                and self._is_unseen_result(tensor)
+            ):
+                self._add_unseen_result(tensor)
                 dependent = True
         return dependent
 
@@ -381,9 +386,8 @@ class Engine(FunctionMode):
         if not tensor.is_floating_point():
             self.dependence.non_differentiable[tensor] = OUTSIDE
             return
-        name = ", ".join(sorted(self.exits)) or OUTSIDE
         self.dependence.independent.pop(tensor)
-        self.add_result(tensor, tensor.detach(), name, UNSEEN)
+        self.add_result(tensor, tensor.detach(), ", ".join(sorted(self.exits)) or OUTSIDE, UNSEEN)
 
     def add_result(self, face: Tensor, twin: Tensor, name: str, rule: str) -> None:
         """Adds a tensor that code other than torch operations has made to the relevance graph.
@@ -412,6 +416,9 @@ class Engine(FunctionMode):
 
     def _twin(self, tensor: Tensor) -> Tensor:
         """Returns a tensor's twin; that of a parameter keeps its name."""
+        known = self._twins_of_own.get(id(tensor))
+        if known is not None and known[0] is tensor and not self.dependence.is_changed(tensor):
+            return known[1]
         twin = self.dependence.twin_of(tensor)
         if twin is not tensor and id(tensor) in self.weight_names and id(twin) not in self.weight_names:
             self.weight_names[id(twin)] = self.weight_names[id(tensor)]
@@ -419,6 +426,8 @@ class Engine(FunctionMode):
                 self._twins_of_parameters.add(id(twin))
         if twin.is_inference():
             twin = twin.clone()
+        if id(tensor) in self._own_tensors and not twin.requires_grad and not self.dependence.is_changed(tensor):
+            self._twins_of_own[id(tensor)] = tensor, twin
         return twin
 
     def _twin_with_end(self, tensor: Tensor) -> Tensor:
@@ -486,7 +495,3 @@ class Engine(FunctionMode):
         func(*args, **kwargs)
         self.dependence.set_twin(args[0], result)
         return args[0]
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    return tensor.view_as(tensor)

@@ -17,6 +17,7 @@ Each handler has the same arguments: the engine, the function, its plain name, a
 in place of tensors. A twin requires gradients if it depends on the pixels.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ from torch.nn import functional as F
 
 from lookalike.relevance.attention import multi_head_attention, scaled_dot_product_attention
 from lookalike.relevance.dependence import map_tensors, tensors_in
-from lookalike.relevance.functions import with_factor
-from lookalike.relevance.names import PASSED, raw_name
+from lookalike.relevance.functions import max_pool2d, with_factor
+from lookalike.relevance.names import PASSED, POOL, raw_name
 from lookalike.relevance.operations import Convolution, Linear, stabilised
 
 if TYPE_CHECKING:
@@ -51,15 +52,20 @@ def _convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any)
         ]
         sides = [side for total in reversed(total_padding) for side in (total // 2, total - total // 2)]
         x, padding = engine.apply_gradient(F.pad, "pad", (x, sides), {}), 0
-    operation = Convolution(
-        stride=_per_dimension(options["stride"], dims),
-        padding=_per_dimension(0 if padding == "valid" else padding, dims),
-        dilation=_per_dimension(options["dilation"], dims),
-        transposed="transpose" in name,
-        output_padding=_per_dimension(options.get("output_padding", 0), dims),
-        groups=options["groups"],
+    operation = _convolution_with(
+        _per_dimension(options["stride"], dims),
+        _per_dimension(0 if padding == "valid" else padding, dims),
+        _per_dimension(options["dilation"], dims),
+        "transpose" in name,
+        _per_dimension(options.get("output_padding", 0), dims),
+        options["groups"],
     )
     return engine.apply_linear("convolution", operation, x, weight, bias)
+
+
+@functools.lru_cache(maxsize=1024)
+def _convolution_with(*options: Any) -> Convolution:
+    return Convolution(*options)
 
 
 def _read_convolution(
@@ -129,24 +135,10 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
 
     With separate rules, maps would depend on how the network splits its bias between layer and norm.
     """
-
-    def read(
-        input: Tensor,  # noqa: A002
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        _momentum: float = 0.1,
-        eps: float = 1e-5,
-        **_: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float]:
-        return input, running_mean, running_var, weight, bias, training, eps
-
     arguments = args
     if func is not F.batch_norm:  # torch.batch_norm has another order of arguments
         arguments = (args[0], args[3], args[4], args[1], args[2], *args[5:8])
-    x, mean, variance, weight, bias, training, eps = read(*arguments, **kwargs)
+    x, mean, variance, weight, bias, training, eps = _read_batch_norm(*arguments, **kwargs)
     if training or mean is None or variance is None or any(t.requires_grad for t in tensors_in(arguments[1:])):
         return engine.apply_gradient(func, name, args, kwargs)
     with torch.no_grad():
@@ -167,6 +159,20 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
         out = with_factor(x, output, scale.view(1, -1, *[1] * (x.ndim - 2)).expand_as(output))
     engine.record_rule("batch norm", "affine", out)
     return out
+
+
+def _read_batch_norm(
+    input: Tensor,  # noqa: A002
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    _momentum: float = 0.1,
+    eps: float = 1e-5,
+    **_: Any,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float]:
+    return input, running_mean, running_var, weight, bias, training, eps
 
 
 def _norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -243,9 +249,30 @@ def _activation(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
         out = engine.pixels.pass_through(x, output)
     else:
         divisor = stabilised(x.detach())
-        out = with_factor(x, output, torch.div(output, divisor, out=divisor))
+        factor = torch.div(output, divisor, out=divisor)
+        out = with_factor(x, output, factor, cannot_be_negative=_is_positive_part(name, args, kwargs))
     engine.record_rule(name, "pass", out)
     return out
+
+
+def _is_positive_part(name: str, args: Any, kwargs: Any) -> bool:
+    """Returns whether an activation has no negative values."""
+    if name in ("relu6", "sigmoid", "hardsigmoid", "softplus"):
+        return True
+    least = None
+    if name in ("clamp", "clip"):
+        least = args[1] if len(args) > 1 else kwargs.get("min")
+    elif name == "hardtanh":
+        least = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
+    return isinstance(least, int | float) and least >= 0
+
+
+def _max_pool(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Maximum pooling keeps its gradient; it is computed in another layout where that is faster."""
+    x = args[0] if args else kwargs["input"]
+    with_indices = raw_name(func) != "max_pool2d" or kwargs.get("return_indices") or len(args) > 6
+    is_slow = x.ndim == 4 and x.shape[1] > 1 and x.is_contiguous() and x.device.type == "cpu" and x.requires_grad
+    return engine.apply_gradient(max_pool2d if is_slow and not with_indices else func, name, args, kwargs)
 
 
 def _sum(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -314,8 +341,8 @@ def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs
         operands, func, args, kwargs = [args[0]], torch.div, (args[0], args[1].detach()), {}
     if len(operands) == 1 and operands[0].shape == output.shape and name in ("mul", "div"):
         source = operands[0]
-        visible = factors[0] != 0 if name == "mul" and factors and factors[0].is_floating_point() else None
-        if visible is not None and not bool(visible.all()):  # pixels hidden by a mask get no relevance
+        if name == "mul" and factors and factors[0].is_floating_point():  # pixels hidden by a mask get no relevance
+            visible = factors[0] != 0
             out = engine.pixels.mark(with_factor(source, output, visible.to(output.dtype)))
         else:
             out = engine.pixels.pass_through(source, output)
@@ -380,6 +407,8 @@ def _softmax(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
 
 def _per_dimension(value: Any, dims: int) -> tuple[int, ...]:
     """Returns an option of a convolution as one number per dimension."""
+    if type(value) is tuple and len(value) == dims:
+        return value
     values = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * dims
     return values * dims if len(values) == 1 else values
 
@@ -422,13 +451,13 @@ def _aten_convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs:
     if weight.requires_grad or kwargs:
         return engine.apply_gradient(func, name, args, kwargs)
     dims = weight.ndim - 2
-    operation = Convolution(
-        stride=_per_dimension(stride, dims),
-        padding=_per_dimension(padding, dims),
-        dilation=_per_dimension(dilation, dims),
-        transposed=transposed,
-        output_padding=_per_dimension(output_padding, dims),
-        groups=groups,
+    operation = _convolution_with(
+        _per_dimension(stride, dims),
+        _per_dimension(padding, dims),
+        _per_dimension(dilation, dims),
+        transposed,
+        _per_dimension(output_padding, dims),
+        groups,
     )
     return engine.apply_linear("convolution", operation, x, weight, bias)
 
@@ -447,6 +476,7 @@ HANDLERS: dict[str, Handler] = {
     "convolution": _aten_convolution,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "instance_norm"), _norm),
     **dict.fromkeys(PASSED, _activation),
+    POOL: _max_pool,
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
     **dict.fromkeys(("mul", "div", "matmul", "einsum", "tensordot"), _product),
     **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "kron", "linalg_vecdot", "linalg_matmul"), _product),

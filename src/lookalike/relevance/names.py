@@ -237,6 +237,15 @@ RESHAPES_IN_PLACE = frozenset(
     ["t_", "transpose_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "as_strided_", "detach_", "rename_"]
 )
 
+# Questions about a tensor's form, which neither need nor give values.
+DESCRIBES = frozenset(
+    [
+        "dim", "ndim", "size", "shape", "numel", "nelement", "ndimension", "dtype", "device", "layout",
+        "is_floating_point", "is_complex", "element_size", "get_device", "is_cuda", "is_sparse", "is_quantized",
+        "is_meta",
+    ]
+)  # fmt: skip
+
 # Operations by which values leave torch, as numbers or as arrays, and by which they come back.
 LEAVES_AS_NUMBER = frozenset(
     ["__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "__len__", "__contains__"]

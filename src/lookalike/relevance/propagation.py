@@ -88,15 +88,22 @@ class _Explainer:
     def __call__(self, rows: slice, starts: Starts, several: bool) -> Relevance:
         """Returns the maps of some rows of the images."""
         with _undisturbed(self._x.device):
-            batch, output, engine = in_eval_mode(self._model, lambda: self._forward(rows))
-            with _naming_operation(engine):
-                return _backward(engine, output, batch, lambda out: starts(out, rows), several)
+            batch, output, engine, plain = in_eval_mode(self._model, lambda: self._forward(rows))
+            computed = engine.dependence.twin_of(output).detach()
+            try:
+                with _naming_operation(engine):
+                    relevance = _backward(engine, output, batch, lambda out: starts(out, rows), several)
+            finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
+                if plain is not None:
+                    in_eval_mode(self._model, lambda: _compare(computed, plain, batch, self._run))
+            return relevance
 
-    def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine]:
+    def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine, Tensor | None]:
+        """Runs some rows; returns them, the network's output, its engine, and the output of the plain pass if any."""
         batch = take_rows(self._x, rows).detach().clone().requires_grad_()
         if self._watch is not None:
             engine = self._engine(batch, self._watch, None)
-            return batch, self._run_engine(engine, batch), engine
+            return batch, self._run_engine(engine, batch), engine, None
         # on a GPU, each comparison of recorded inputs would wait for the device
         recorded = ResultCache(len(batch)) if batch.device.type == "cpu" else None
         versions = self._versions()
@@ -109,9 +116,8 @@ class _Explainer:
         if output is None or engine.met_unknown_tensors:
             engine = self._engine(batch, watch, None)
             output = self._run_engine(engine, batch)
-        _compare(engine.dependence.twin_of(output).detach(), plain, batch, self._run)
         self._watch = watch
-        return batch, output, engine
+        return batch, output, engine, plain
 
     def _engine(self, batch: Tensor, watch: Watch | None, recorded: ResultCache | None) -> Engine:
         return Engine(self._rules, [batch], self._names, watch=watch, recorded=recorded, strict=self._strict)
@@ -217,11 +223,10 @@ def _backward(
 def _warn_of_missing_rules(relevance: Relevance, warned: set[str]) -> None:
     """Warns of operations without a rule, once per operation and call."""
     treatments = {NO_RULE: "its gradient is used", UNSEEN: "relevance ends there"}
-    caution = relevance.caution
     for use in relevance.rules:
         if use.rule in treatments and use.operation not in warned:
             warned.add(use.operation)
-            message = f"{use.operation!r} has no relevance rule: {treatments[use.rule]}"
+            message, caution = f"{use.operation!r} has no relevance rule: {treatments[use.rule]}", relevance.caution
             warn_of(message if caution is None else f"{message}; {caution}")
 
 

@@ -87,7 +87,9 @@ class ZPlus(Rule):
 
     @override
     def propagate(self, call: Call, gradient: Tensor) -> Tensor:
-        return self._spread(call, gradient * call.shared("output / z-plus", lambda: self._ratio(call)))
+        ratio = call.shared("output / z-plus", lambda: self._ratio(call))
+        is_kept = "output / z-plus" in call.cache
+        return self._spread(call, gradient * ratio if is_kept else ratio.mul_(gradient))
 
     @staticmethod
     def _spread(call: Call, share: Tensor) -> Tensor:
@@ -172,8 +174,6 @@ class Gamma(Rule):
         # weights; negative contributions the other way round
         signs = ((call.output > 0, positive, negative, True), (call.output < 0, negative, positive, False))
         for with_sign, favoured_by_positive, favoured_by_negative, favours_positive in signs:
-            if not bool(with_sign.any()):
-                continue
             bias = call.bias
             if bias is not None:
                 bias = bias + self.gamma * (bias.clamp(min=0) if favours_positive else bias.clamp(max=0))
