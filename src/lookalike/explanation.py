@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.display import as_html, png_of
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
@@ -133,6 +134,17 @@ class Explanation:
         numbers = {likeness.prototype for likeness in self.likenesses}
         is_new = self.contrast is not None and self.contrast.prototype not in numbers
         return [*self.likenesses, self.contrast] if self.contrast is not None and is_new else self.likenesses
+
+    def __repr__(self) -> str:
+        near = ", ".join(f"no. {likeness.prototype} of {likeness.class_name!r}" for likeness in self.likenesses)
+        name = "" if self.name is None else f"{self.name!r}: "
+        unfamiliar = ", unfamiliar" if self.unfamiliar else ""
+        return f"Explanation({name}{self.class_name!r} {self.probability:.0%}{unfamiliar}, looks like {near})"
+
+    def _repr_html_(self) -> str:
+        """Shows the input beside its prototypes in a notebook, or the sentence alone."""
+        picture = None if self.image is None else png_of(self.plot())
+        return as_html(self.sentence(), picture=picture)
 
     def _conclusion(self) -> str:
         """Returns how the prediction follows: from the nearest prototype, or from all of them together."""

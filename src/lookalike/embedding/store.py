@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lookalike._core import checks
+from lookalike._core.display import as_html
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import drop_pages, read_rows
 from lookalike._core.fresh_folder import fresh_folder
@@ -71,6 +72,24 @@ class EmbeddingStore:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.folder is None else f"in {str(self.folder)!r}"
+        n_classes = len(np.unique(self.labels)) if self.class_names is None else len(self.class_names)
+        return (
+            f"EmbeddingStore({len(self):,} × {self.embeddings.shape[1]} {self.embeddings.dtype}, "
+            f"{n_classes} classes, {where})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Shows the store's facts in a notebook."""
+        facts = {
+            "embeddings": f"{len(self):,} × {self.embeddings.shape[1]}, {self.embeddings.dtype}",
+            "classes": "not named" if self.class_names is None else ", ".join(self.class_names[:20]),
+            "left out": f"{len(self.skipped):,} samples that could not be read",
+            "where": "in memory" if self.folder is None else self.folder,
+        }
+        return as_html("Embedding store", facts=facts)
 
     @classmethod
     def open(cls, folder: str | Path) -> "EmbeddingStore":

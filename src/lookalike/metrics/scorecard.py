@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from lookalike._core.display import as_html
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
 from lookalike._core.names import json_text
@@ -182,6 +183,14 @@ class Scorecard:
         lines += [f"| {title} | {value} | {better} |" for title, value, better in self.rows()]
         lines += ["", *(f"- {sentence}" for sentence in (*self.verdict(), *self.notes))]
         return "\n".join(lines) + "\n"
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name}={self[name]:.4g}" for name in self.runs if name in FIGURES)
+        return f"Scorecard({figures})"
+
+    def _repr_html_(self) -> str:
+        """Shows the verdict and the figures in a notebook."""
+        return as_html(" ".join(self.verdict()), columns=("measure", "value", "better"), rows=self.rows())
 
     def verdict(self, thresholds: Thresholds | None = None) -> list[str]:
         """Returns plain sentences: what the conversion lost, and whether the model's explanations can be trusted."""

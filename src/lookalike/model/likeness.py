@@ -65,6 +65,12 @@ class Likeness:
         name = self.nearest_names[0] if self.nearest_names else None
         return "" if name is None else f", shown by '{visible(name)}',"
 
+    def __repr__(self) -> str:
+        return (
+            f"Likeness(no. {self.prototype} of {self.class_name!r}, similarity={self.similarity:.4g}, "
+            f"percentile={self.percentile:.0f})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
         return {

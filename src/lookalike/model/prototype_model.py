@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
+from lookalike._core.display import as_html
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.names import visible
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
 from lookalike.doubt import Doubt
@@ -456,15 +459,30 @@ class PrototypeModel(Doubting, nn.Module):
         checks.flag("overwrite", overwrite)
         checks.optional(checks.mapping, "extra_files", extra_files)
         saved_images = self.images if images else None
-        fits_gallery = len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
         write_model(
             folder,
             replace(self._parts(), images=saved_images, training_names=self.training_names if names else {}),
             self.state_dict(),
-            gallery=self._gallery_file() if saved_images is not None and fits_gallery else None,
+            gallery=self._gallery_file() if saved_images is not None and self._fits_gallery() else None,
             extra_files=extra_files or {},
             overwrite=overwrite,
         )
+
+    def __repr__(self) -> str:
+        network = self.encoder.model if isinstance(self.encoder, Encoder) else self.encoder
+        return (
+            f"{type(self).__name__}({type(network).__name__}, {len(self.prototypes)} prototypes of {self.n_classes} "
+            f"classes, similarity={self.similarity.name!r}, dim={self.prototypes.vectors.shape[1]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Shows the gallery in a notebook, if it is small enough to look at; else a table of the prototypes."""
+        if self.images is None or not self._fits_gallery():
+            return self.prototypes._repr_html_().replace("<div>", f"<div><p>{escape(visible(repr(self)))}</p>", 1)
+        return as_html(repr(self), picture=self._gallery_file())
+
+    def _fits_gallery(self) -> bool:
+        return len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
 
     def _parts(self) -> ModelParts:
         return ModelParts(**{field.name: getattr(self, field.name) for field in fields(ModelParts)})

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
+from lookalike._core.display import as_html
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import text_of
 
@@ -161,6 +162,15 @@ class Prototypes(nn.Module):
             }
             for j in range(len(self))
         ]
+
+    def _repr_html_(self) -> str:
+        """Shows a table in a notebook."""
+        rows = [
+            (row["prototype"], row["class"], row["count"], "–" if row["purity"] is None else f"{row['purity']:.1%}")
+            for row in self.to_table()
+        ]
+        title = f"{len(self)} prototypes of {self.n_classes} classes"
+        return as_html(title, columns=("prototype", "class", "count", "purity"), rows=rows)
 
     def extra_repr(self) -> str:
         """Shows the numbers of prototypes, classes and dimensions."""

@@ -53,6 +53,10 @@ class Relevance:
     versions: dict[str, str]
     unruled_by: dict[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.maps.shape))
+        return f"Relevance(maps {shape}, composite={self.composite!r}, residual up to {float(self.residual.max()):.2g})"
+
     @property
     def pixels(self) -> Tensor:
         """The maps with channels summed: [N, H, W] or [N, M, H, W].
