@@ -88,7 +88,7 @@ def divergence_from_prototypes(
     """Returns mean_i Σ_{j: c(j) = y_i} s_ij KL_ij / Σ_{j: c(j) = y_i} s_ij, KL_ij = KL(N(μ_i, σ_i²) ‖ N(p_j, I)) / D.
 
     Each sample's Gaussian moves towards those of its class's prototypes, weighted by similarity (ProtoVAE) [paper]. The
-    divergence is per dimension, so that its weight is comparable between latent spaces [ours].
+    divergence is per dimension, so that its weight is comparable between latent spaces [ref].
 
     Args:
         mean: μ [N, D].

@@ -8,6 +8,7 @@ from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
 from lookalike.data.decoders import IMAGE_FORMATS
+from lookalike.data.digit_pairs import load_digit_pairs
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, list_images, load_folder
 from lookalike.data.glyphs import load_glyphs
@@ -21,6 +22,7 @@ from lookalike.data.quickdraw import load_quickdraw
 from lookalike.data.raw import InputBatch, read_inputs
 from lookalike.data.roles import TrainingRecord, with_roles
 from lookalike.data.stamps import fetch_stamps, find_stamps, load_stamps
+from lookalike.data.styles import load_styles
 from lookalike.data.training import load_training_data
 from lookalike.data.transforms import check_preprocessing, preprocessing_or_none, read_preprocessing
 from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
@@ -56,11 +58,13 @@ __all__ = [
     "load_celeba",
     "load_cub200",
     "load_data",
+    "load_digit_pairs",
     "load_digits",
     "load_folder",
     "load_glyphs",
     "load_quickdraw",
     "load_stamps",
+    "load_styles",
     "load_training_data",
     "preprocessing_or_none",
     "read_image",

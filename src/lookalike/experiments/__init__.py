@@ -11,6 +11,7 @@ from lookalike.experiments import (
     pictures,
     prp_rules,
     side_by_side,
+    trained_attributes,
     variants,
 )
 from lookalike.experiments.cells import Cells
@@ -49,6 +50,7 @@ __all__ = [
     "prp_rules",
     "read_findings",
     "side_by_side",
+    "trained_attributes",
     "variants",
     "with_data",
     "write_findings",

@@ -190,32 +190,36 @@ def run_clusterers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     return _run_variants("clustering", "clusterer", _CLUSTERERS, plan, bench, cells)
 
 
-_ATTRIBUTE_COLUMNS = (
+ATTRIBUTE_COLUMNS = (
     Column("ghosted", "ghosts, count", 1, 1),
     Column("attributes_captured", "captured attributes", 1, 1),
     Column("attribute_correlation_error", "correlation error"),
 )
 
 
+ATTRIBUTE_SECTIONS = ("transparency", "attributes")
+
+
+def with_ghost_counts(figures: Record) -> Record:
+    """Adds the number of ghosted prototypes to a model's figures."""
+    return {**figures, "ghosted": figures["ghosting"] * figures["n_prototypes"]}
+
+
 def run_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Counts the attributes that each model's prototypes capture, against the number of prototypes."""
     rows = []
     for model in (model for model in plan.models if model.endswith(KMEX)):
-        only = ("transparency", "attributes")
-        records_by_setting = _measure_variants(plan, bench, cells, "attributes", _ATTRIBUTES, model, only)
+        records_by_setting = _measure_variants(plan, bench, cells, "attributes", _ATTRIBUTES, model, ATTRIBUTE_SECTIONS)
         for names, labels in records_by_setting.items():
             for label, records in labels.items():
-                figures = [record["figures"] for record in records]
-                figures_with_counts = [
-                    {**figures_of_seed, "ghosted": figures_of_seed["ghosting"] * figures_of_seed["n_prototypes"]}
-                    for figures_of_seed in figures
-                ]
-                rows.append(Row((*names, title_of(model), label), gather(figures_with_counts, _ATTRIBUTE_COLUMNS)))
-    return Findings(("data", "network", "model", "per class"), _ATTRIBUTE_COLUMNS, rows)
+                figures = [with_ghost_counts(record["figures"]) for record in records]
+                rows.append(Row((*names, title_of(model), label), gather(figures, ATTRIBUTE_COLUMNS)))
+    return Findings(("data", "network", "model", "per class"), ATTRIBUTE_COLUMNS, rows)
 
 
-def _lacks_attributes(data: DataBundle) -> str | None:
-    return None if data.attributes is not None else f"{data.name!r} has no attributes; glyphs and celeba have"
+def lacks_attributes(data: DataBundle) -> str | None:
+    """Returns why an experiment on attributes cannot use these data, or None."""
+    return None if data.attributes is not None else f"{data.name!r} has no attributes; glyphs, styles and celeba have"
 
 
 def draw_similarities(findings: Findings) -> "Figure":
@@ -260,7 +264,7 @@ def draw_numbers(findings: Findings) -> "Figure":
 
 def draw_attributes(findings: Findings) -> "Figure":
     """Draws the attributes captured against the number of prototypes per class (paper, Figure 5)."""
-    return draw_against_numbers(findings, _ATTRIBUTE_COLUMNS, 3)
+    return draw_against_numbers(findings, ATTRIBUTE_COLUMNS, 3)
 
 
 def line_style(position: int) -> dict[str, Any]:
@@ -336,7 +340,7 @@ for _name, _experiment in {
     ),
     "clustering": Experiment("Clusterers", "Table 13, widened", run_clusterers, pairing=Pairing("kmeans", _PAIRED)),
     "attributes": Experiment(
-        "Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes, lacking=_lacks_attributes
+        "Attributes that prototypes show", "Figure 5", run_attributes, draw_attributes, lacking=lacks_attributes
     ),
 }.items():
     EXPERIMENTS.register(_name)(_experiment)

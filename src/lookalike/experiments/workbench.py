@@ -61,18 +61,21 @@ class Subject:
         network: Network that the model is built on.
         model: ``"blackbox"``, a baseline's name, ``"kmex"`` (of the black box), or ``"BASELINE+kmex"``.
         seed: Seed of training and conversion.
+        n_prototypes: Number of prototypes per class; None takes the data set's default.
     """
 
     dataset: str
     network: str
     model: str
     seed: int
+    n_prototypes: int | None = None
 
     @property
     def name(self) -> str:
-        """A name for files: data set, network, model and seed."""
+        """A name for files: data set, network, model, any number of prototypes, and seed."""
+        number = "" if self.n_prototypes is None else f"-{self.n_prototypes}-per-class"
         prefix = f"{data_name(self.dataset)}-{network_name(self.network)}"
-        return f"{prefix}-{self.model}-seed{self.seed}".replace("/", "_")
+        return f"{prefix}-{self.model}{number}-seed{self.seed}".replace("/", "_")
 
 
 def title_of(model: str) -> str:
@@ -119,14 +122,20 @@ class Workbench:
         """Returns the hyperparameters of a subject's training."""
         method = subject.model.removesuffix(f"+{KMEX}")
         method = "blackbox" if method == KMEX else method
-        quick = {"epochs": QUICK_EPOCHS[method]} if self.quick else {}
-        return hyperparameters(method, subject.dataset, given={"network": subject.network, **quick}).to_dict()
+        given: dict[str, Any] = {"network": subject.network}
+        if self.quick:
+            given["epochs"] = QUICK_EPOCHS[method]
+        if subject.n_prototypes is not None:
+            given["n_prototypes"] = subject.n_prototypes
+        return hyperparameters(method, subject.dataset, given=given).to_dict()
 
     def key(self, subject: Subject, **more: Any) -> dict[str, Any]:
         """Returns everything that a cell about a subject depends on: options, black box's options, data, and more."""
         options = {"made": self.options(subject), "black_box": self.options(self._box_subject(subject))}
         conversion = {"temperature": "auto", "data": self._fingerprint(subject)}
-        return {"subject": vars(subject), **options, **conversion, **more}
+        # a default number is left out, so that results from before there were other numbers are still found
+        named = {name: value for name, value in vars(subject).items() if value is not None}
+        return {"subject": named, **options, **conversion, **more}
 
     def data(self, subject: Subject) -> DataBundle:
         """Returns a subject's data in the image size of its network, read once."""
@@ -183,7 +192,7 @@ class Workbench:
 
     @staticmethod
     def _box_subject(subject: Subject) -> Subject:
-        return replace(subject, model="blackbox")
+        return replace(subject, model="blackbox", n_prototypes=None)
 
     def _is_up_to_date(self, folder: Path, subject: Subject) -> bool:
         try:
