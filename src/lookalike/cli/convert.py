@@ -68,7 +68,8 @@ def convert(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="torchvision:NAME, timm:NAME, hf:NAME, path/to/file.py:function, or a folder of 'convert' or 'train'.",
+            help="torchvision:NAME, timm:NAME, hf:NAME, open_clip:NAME/TAG, path/to/file.py:function, or a folder of "
+            "'convert' or 'train'.",
         ),
     ],
     data: Annotated[
@@ -397,6 +398,12 @@ def _facts_of_conversion(model: "PrototypeModel") -> dict[str, str]:
     return facts
 
 
+def _where_cut(model: "PrototypeModel") -> dict[str, str]:
+    """Says at which layer the network is cut; of a network without a head, what its embedding is."""
+    head, embedding = (getattr(model.encoder, name, None) for name in ("head_name", "embedding_from"))
+    return {"embedding": str(embedding)} if head is None and embedding else {"cut before": str(head or "nothing")}
+
+
 def _show(
     model: "PrototypeModel",
     bundle: "DataBundle",
@@ -421,7 +428,7 @@ def _show(
         out.print(f"… and {len(prototypes.class_names) - _LISTED_CLASSES} more classes", style="dim")
     facts = {
         "images as": model.preprocessing.describe() if model.preprocessing else "given",
-        "cut before": f"{getattr(model.encoder, 'head_name', None) or 'nothing'}",
+        **_where_cut(model),
         "converted in": f"{model.provenance['convert_seconds']:.1f} s",
     }
     if comparison is not None:

@@ -29,6 +29,7 @@ _TOLERANCE = 1e-4  # k-means from several starts stops when no inertia improves 
 _CELLS = 8_000_000  # points × centres compared at a time: 32 MB of float32
 _MEDOID_CANDIDATES = 512  # bounds a medoid's search to 512 × n distances; it is exact for clusters of up to 512
 _AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
+LEAST_PER_PROTOTYPE = 3  # images; a prototype of one or two images is these images, and not what they share [ours]
 _AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
 _SMALL, _LARGE = 2.0**-32, 2.0**32  # outside, squared distances come near the limits of single precision
 
@@ -266,7 +267,7 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
     Tries 2 to ``at_most`` clusters on up to 2,000 of the points and takes the number with the largest mean silhouette
     (Rousseeuw, 1987). The class gets one cluster unless that silhouette is at least 0.02 above the one that the same
     number of clusters reaches on a single Gaussian cloud of the same covariance: a cloud without clusters has a
-    silhouette above zero too.
+    silhouette above zero too. A class of few images gets at most one for every three.
 
     Args:
         points: The class's embeddings [n, D].
@@ -282,8 +283,9 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
     if len(points) > _AUTO_SAMPLE:
         points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
     distinct = count_distinct(points, at_most=at_most + 1)
-    if distinct < 3:
-        return distinct
+    most = max(1, len(points) // LEAST_PER_PROTOTYPE)
+    if distinct < 3 or most == 1:
+        return min(distinct, most)
     # With centred points X [n, D] and a standard normal G [n, n], rows of G X / √n have the points' covariance XᵀX / n.
     centred = points - points.mean(0)
     cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
@@ -293,7 +295,7 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
         labels = cluster(data, k, clusterer, n_init=3, seed=seed).labels
         return float(silhouette_score(data, labels)) if labels.max() > 0 else -1.0
 
-    scores = {k: silhouette(points, k) for k in range(2, min(at_most, distinct - 1) + 1)}
+    scores = {k: silhouette(points, k) for k in range(2, min(at_most, most, distinct - 1) + 1)}
     best = max(scores, key=lambda k: scores[k])
     return best if scores[best] >= silhouette(cloud, best) + _AUTO_MARGIN else 1
 

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.profiling import step
 from lookalike._core.provenance import versions
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, clean, lock_in
 from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
+from lookalike.conversion.clustering import LEAST_PER_PROTOTYPE
 from lookalike.conversion.of_head import convert_head
 from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.out_of_core import bytes_of, streamed_classes
@@ -177,6 +178,7 @@ def _convert(
     metric.fit(store.embeddings, store.labels, encoder.head_weight)
     with step("cluster and survey"):
         prototypes = _cluster_and_survey(store, metric, class_names, settings, folder)
+    _warn_of_few(store, prototypes)
     with step("fit the temperature"):
         temperature = choose_temperature(
             settings.probabilities.temperature,
@@ -219,6 +221,21 @@ def _convert(
 
 def _is_auto(similarity: Any) -> bool:
     return isinstance(similarity, str) and similarity == AUTO  # an array has no single truth value
+
+
+def _warn_of_few(store: EmbeddingStore, prototypes: Prototypes) -> None:
+    """Warns of classes with fewer than three training images per prototype, if they have several prototypes."""
+    n_classes = len(prototypes.class_names)
+    images = np.bincount(store.labels, minlength=n_classes)
+    numbers = np.bincount(prototypes.labels.cpu().numpy(), minlength=n_classes)
+    few = np.flatnonzero((numbers > 1) & (images < LEAST_PER_PROTOTYPE * numbers))
+    if len(few):
+        first = few[np.argmin(images[few] / numbers[few])]
+        warn_of(
+            f"{len(few)} of {n_classes} classes have fewer than {LEAST_PER_PROTOTYPE} training images per prototype "
+            f"({prototypes.class_names[first]!r} has {images[first]} for {numbers[first]}): such prototypes show "
+            "single images, not what a class has in common; give fewer, or n_prototypes='auto' (--n-prototypes auto)"
+        )
 
 
 def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None:

@@ -42,6 +42,7 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
         "dtype": dtype,
         "precision": precision,
         **patches_key(encoder),
+        **({} if encoder.embedding_from in (None, "its output") else {"embedding": encoder.embedding_from}),
     }
 
 

@@ -27,6 +27,14 @@ from lookalike.encoder.calls import (
 from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.class_names import name_outputs, names_of_model
 from lookalike.encoder.compiled import embed_compiled, make_known
+from lookalike.encoder.features import (
+    Tokens,
+    check_encodes_images,
+    describe_embedding,
+    is_image_tower,
+    output_key_of,
+    tokens_of,
+)
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
 from lookalike.encoder.outputs import (
     Kind,
@@ -47,7 +55,8 @@ class Encoder(nn.Module):
     and removes the hook when it ends. ``train()`` on this module does not reach the classifier.
 
     The embedding is the head's input. A vector is taken unchanged; a feature map (the input of a 1×1 convolution) or a
-    sequence of tokens (the input of a linear layer) is averaged over its positions.
+    sequence of tokens (the input of a linear layer) is averaged over its positions. Of a network without a head it is
+    the output that its library calls the image's embedding, see ``embedding_from``.
 
     Args:
         model: A trained classifier.
@@ -65,6 +74,7 @@ class Encoder(nn.Module):
         output_key: The key or position of the output with the class scores; None for the only output.
         outputs: How to read its class scores; None without a head, or if the output is no row of class scores.
         embedding_dim: D.
+        embedding_from: What the embedding is, in words, for a network without a head; else None.
         input_spec: Shape and type of one row of its inputs.
         spec: The spec that it was created with.
 
@@ -106,11 +116,22 @@ class Encoder(nn.Module):
         self._is_head_enough = False  # calling the head module alone on the features gives the class scores
         self._is_custom_affine = False  # the head is no plain layer, but computes an affine map of vectors
         self._channel_axis: int | None = None
+        self._tokens: Tokens | None = None  # which tokens of a network without a head are the embedding
+        self.embedding_from: str | None = None
+        check_encodes_images(model)
         self.head_name, self.output_key = self._locate_head(sample, head, output)
         with torch.no_grad():
             with ChannelAxes() as axes:
                 features, scores = self._run(sample)
             self._channel_axis = axes.of(features)
+            if self.head_name is None:
+                self._tokens = tokens_of(model, self.output_key, features)
+                self.embedding_from = describe_embedding(self.output_key, self._tokens, features)
+                if head is None:
+                    warn_of(
+                        f"the network ends in features, not in class scores: {self.embedding_from} is the embedding, "
+                        f"and there is no black box to compare with (head={OUTPUT!r} says so without this warning)"
+                    )
             if len(features) != n_rows(sample):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
@@ -132,17 +153,16 @@ class Encoder(nn.Module):
     ) -> tuple[str | None, str | int | None]:
         """Returns the head's name, None without a head, and the key of the output with the class scores."""
         if head == OUTPUT:
+            if output is None:
+                with torch.no_grad():
+                    output = output_key_of(self._call(sample))
             return None, output
         if head is not None:
             get_head(self.model, head)  # raises an error if there is no such module
             return head, output
-        name, key = find_head(self.model, sample, output)
+        name, key = (OUTPUT, output) if is_image_tower(self.model) else find_head(self.model, sample, output)
         if name != OUTPUT:
             return name, key
-        warn_of(
-            "the network ends in features, not in class scores: its output is the embedding, and there is no "
-            f"black box to compare with (head={OUTPUT!r} says so without this warning)"
-        )
         return None, key
 
     def _describe_outputs(
@@ -282,6 +302,8 @@ class Encoder(nn.Module):
         """Averages features over their positions: [N, D] for [N, D], [N, D, H, W], [N, tokens, D] or [N, H, W, D]."""
         if features.ndim == 2:
             return features
+        if self._tokens is not None:
+            return self._tokens.pool(features)
         if features.ndim < 2:
             raise LookalikeError(f"the head's input has shape {tuple(features.shape)}; it needs a row per sample")
         head = get_head(self.model, self.head_name) if self.head_name else None

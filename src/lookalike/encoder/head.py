@@ -19,6 +19,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import FunctionMode, in_eval_mode, with_forward_hooks
 from lookalike.encoder.affine import VectorCall, VectorCalls, is_affine_alone
 from lookalike.encoder.calls import call, n_rows
+from lookalike.encoder.features import embedding_key
 from lookalike.encoder.outputs import as_columns, named_outputs, select_output
 
 OUTPUT = "output"  # as a head's name: there is no head, the network's output is the embedding
@@ -75,7 +76,8 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
     Returns:
         The head's name among the model's modules, and the key of the output that it produces. The name is
         ``OUTPUT`` if a norm or an activation of hidden layers came after the last layer: the network has no head
-        (``num_classes=0``, or an ``Identity`` in its place), and its output is an embedding.
+        (``num_classes=0``, or an ``Identity`` in its place), and its output is an embedding. Also if its outputs are
+        those of an encoder by name, such as ``pooler_output``.
 
     Raises:
         LookalikeError: If no linear or 1×1 convolution layer produced the scores, or several did; the message
@@ -91,6 +93,9 @@ def find_head(model: nn.Module, sample: Any, output: str | int | None = None) ->
             return call(model, sample)
 
     result = in_eval_mode(model, lambda: with_forward_hooks(hooks, run))
+    embedding = embedding_key(result) if output is None else None
+    if embedding is not None:
+        return OUTPUT, embedding
     scores = _candidates(result, output)
     eligible: dict[str, nn.Module] = {name: module for module, name in names.items() if _is_head_like(module)}
     rows = n_rows(sample)

@@ -1,4 +1,7 @@
-"""Loads classifiers by spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME``, ``path/to/file.py:function``."""
+"""Loads networks by spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME``, ``open_clip:NAME`` or ``file.py:function``.
+
+A network without a head is an encoder: it has no class scores, and its output is the embedding.
+"""
 
 import pickle
 from collections.abc import Mapping
@@ -35,12 +38,13 @@ from lookalike.encoder.filling import (
     warn_without_head,
 )
 from lookalike.encoder.head import OUTPUT
+from lookalike.encoder.headless import base_architecture, build_base, build_open_clip, load_base, load_open_clip
 from lookalike.encoder.preprocessing import read_hf, read_timm, read_torchvision, try_reading
 from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.user_file import call_function, read_function
 from lookalike.networks import NETWORKS, without_head
 
-_FORMS = "torchvision:NAME, timm:NAME, hf:NAME, lookalike:NAME or path/to/file.py:function"
+_FORMS = "torchvision:NAME, timm:NAME, hf:NAME, open_clip:NAME, lookalike:NAME or path/to/file.py:function"
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,10 @@ def load_classifier(
     """Loads a trained classifier. No code in a checkpoint or a repository is run.
 
     Args:
-        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a name on the hub or a local folder),
-            ``lookalike:small-cnn``, ``path/to/file.py:function``, or a folder that ``save_classifier`` wrote. The
-            function returns a module, or a module and its ``Preprocessing``.
+        spec: ``torchvision:resnet34``, ``timm:NAME``, ``hf:NAME`` (a name on the hub or a local folder; a base model is
+            an encoder without a head), ``open_clip:NAME/TAG`` (the image encoder), ``lookalike:small-cnn``,
+            ``path/to/file.py:function``, or a folder that ``save_classifier`` wrote. The function returns a module,
+            or a module and its ``Preprocessing``.
         weights: A checkpoint of any kind that ``read_checkpoint`` reads; it also decides the number of classes. Without
             it, torchvision, timm and Hugging Face models get their published weights, which may be downloaded.
         model_args: Further arguments for building the network, e.g. ``{"img_size": 32}``.
@@ -112,6 +117,8 @@ def load_classifier(
         loaded = _load_timm(name, args, user_weights)
     elif source == "hf" and name:
         loaded = _load_hf(name, args, user_weights)
+    elif source == "open_clip" and name:
+        loaded = _load_open_clip(name, args, user_weights)
     elif ".py:" in spec:
         loaded = _load_file(spec, args, user_weights)
     elif source == "lookalike" and name:
@@ -203,12 +210,16 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
         return build_timm(name, args, pretrained=False)
     if source == "lookalike":
         return build_lookalike(name, args, rebuild(spec["network"]) if "network" in spec else None)
+    if source == "open_clip":
+        return build_open_clip(name)
     if source == "hf":
         transformers = import_extra("transformers", "hf")
         safe = safe_config(spec["config"])
         auto = transformers.AutoModelForImageClassification
         with building("the saved Hugging Face model", {}):
             config = transformers.AutoConfig.for_model(**safe)
+            if "architecture" in args:
+                return build_base(config, args)
             return auto.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]
     raise LookalikeError(
         f"its network was made by {name or 'your own code'}, which is not run from a saved model; "
@@ -338,9 +349,20 @@ def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) 
     if "trust_remote_code" in args:
         raise LookalikeError("a repository's code is never run: leave out trust_remote_code")
     with downloading(f"hf:{name}"):
-        network = _load_hf_network(name, args, user_weights)
+        transformers = import_extra("transformers", "hf")
+        architecture = None
+        if user_weights is None:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            architecture = base_architecture(transformers, config)
+        if architecture is not None:
+            network = load_base(name, architecture, config, args)
+        else:
+            network = _load_hf_network(name, args, user_weights)
     preprocessing, problem = try_reading(lambda: read_hf(name))
     model: Any = network.model
+    if architecture is not None:
+        base_spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": network.args}
+        return LoadedClassifier(model, base_spec, preprocessing, None, OUTPUT, problem)
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
     return _assemble(network, spec, preprocessing, None if is_default(names) else names, problem)
@@ -382,6 +404,12 @@ def _load_hf_network(name: str, args: dict[str, Any], user_weights: UserWeights 
         warn_without_head(source, removed_head)
     check_finite_weights(model, source)
     return LoadedNetwork(model, args, removed_head)
+
+
+def _load_open_clip(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
+    network, preprocessing = load_open_clip(name, args, user_weights)
+    spec = {"source": "open_clip", "name": name.partition("/")[0], "args": {}}
+    return LoadedClassifier(network.model, spec, preprocessing, None, OUTPUT)
 
 
 def _load_file(spec: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:

@@ -44,6 +44,7 @@ from lookalike.metrics.robustness import (
     positive_activations,
     relevance_ordering,
 )
+from lookalike.metrics.same_embedding import PlainClassifier, compare_on_embedding, plain_predictions
 from lookalike.metrics.sanity import (
     Likenesses,
     SanityCheck,
@@ -83,6 +84,7 @@ __all__ = [
     "Options",
     "OrderingCurves",
     "PixelCurves",
+    "PlainClassifier",
     "PredictionFaithfulness",
     "PrototypeStability",
     "RandomSubsets",
@@ -99,6 +101,7 @@ __all__ = [
     "agreement",
     "attribute_representation",
     "compare",
+    "compare_on_embedding",
     "complexity",
     "correlations",
     "deletion",
@@ -121,6 +124,7 @@ __all__ = [
     "measures_table",
     "mislabelled_detection",
     "paired_difference",
+    "plain_predictions",
     "positive_activations",
     "predict_store",
     "prototype_likeness",

@@ -29,6 +29,7 @@ from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import NearestPrototype
 
 _MISSING = {
     "train": "no training data were given",
@@ -36,6 +37,7 @@ _MISSING = {
     "images": "the test data are no images that can be read again",
     "attributes": "no attributes of the training data were given",
     "black box": "there is no black box with these classes to compare with",
+    "no black box": "the model has a black box, which it is compared with",
 }
 
 
@@ -142,6 +144,7 @@ class _Inputs(NamedTuple):
             "images": self.data is not None and self.data.can_fetch and _has_images(self.data),
             "attributes": self.attributes is not None,
             "black box": self.box is not None,
+            "no black box": self.box is None and isinstance(model.classifier, NearestPrototype),
         }
 
 
@@ -298,7 +301,7 @@ def _select_sections(
         missing = [need for need in SECTIONS[name].needs if not available[need]]
         if not missing:
             sections.append(SECTIONS[name])
-        elif missing != ["attributes"]:
+        elif not {"attributes", "no black box"} & set(missing):
             notes.append(f"{name} was not measured: {_MISSING[missing[0]]}")
     return sections, notes
 

@@ -24,7 +24,7 @@ from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import Ghosting, ghosting
 from lookalike.model import PrototypeModel
 
-Need = Literal["train", "activations", "images", "attributes", "black box"]
+Need = Literal["train", "activations", "images", "masks", "attributes", "black box", "no black box"]
 SANITY_IMAGES = 20  # each depth needs maps of all these images, and maps of most images change in the same way
 
 SectionResult = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON values

@@ -12,6 +12,11 @@ from lookalike.metrics.intervals import Range, holm
 from lookalike.metrics.sanity import first_change
 
 _LEVEL = 0.05  # significance level
+_PLAIN = {
+    "logistic_regression": "logistic regression",
+    "nearest_neighbour": "the nearest training image (1-NN)",
+    "nearest_mean": "the nearest class mean",
+}
 _NAMED = 5  # classes listed in a sentence
 _NOT_SHOWN = "It is not shown that it looks where the original looks"
 
@@ -63,6 +68,7 @@ def verdict(
         *_data(details),
         _agreement(figure("agreement"), details, len(class_names), thresholds),
         _accuracy(figure, details, thresholds),
+        _same_embedding(details),
         *_black_box(details),
         *_classes(details, class_names, thresholds),
         _weakest(details, class_names, thresholds),
@@ -133,6 +139,29 @@ def _accuracy(
     side = "above" if difference > 0 else "below"
     text = f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
     return Finding("accuracy", "good", text)
+
+
+def _same_embedding(details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
+    """Compares a model without a black box with plain classifiers on the same embedding."""
+    compared = details.get("same_embedding", [{}])[0]
+    if not compared:
+        return None
+    figures = "; ".join(
+        f"{_PLAIN[name]} {entry['accuracy']:.1%}, {_signed(entry['difference'])}" for name, entry in compared.items()
+    )
+    better = [name for name, entry in compared.items() if entry["difference"]["high"] < 0]
+    if better:
+        listed = " and ".join(_PLAIN[name] for name in better)
+        claim = f"On the same embedding, {listed} would classify more images correctly."
+        return Finding("accuracy", "caution", claim, figures)
+    claim = "No plain classifier on the same embedding is more accurate beyond chance."
+    return Finding("accuracy", "good", claim, figures)
+
+
+def _signed(difference: Mapping[str, float]) -> str:
+    """Formats the model's accuracy minus another's, in points."""
+    low, value, high = (f"{100 * difference[key]:+.1f}".replace("-", "−") for key in ("low", "value", "high"))
+    return f"{value} points for the prototypes, 95% {low} to {high}"
 
 
 def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:

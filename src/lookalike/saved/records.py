@@ -13,7 +13,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, shown
 from lookalike.data import Preprocessing
 
-_SOURCES = ("torchvision", "timm", "hf", "lookalike", "file")
+_SOURCES = ("torchvision", "timm", "hf", "open_clip", "lookalike", "file")
 _INPUT_TYPES = ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 _MAX_INPUT_VALUES = 2**26  # in one row: 4,096 × 4,096 pixels in RGB
 _MAX_SIDE = 2**15  # pixels
