@@ -176,22 +176,27 @@ class Explanation:
             f"{self.map_stability:.2f}"
         )
 
-    def _maps(self) -> LikenessMaps | None:
+    def _maps(self, raw: bool) -> LikenessMaps | None:
         """Returns the heat-maps to draw; None unless every likeness has one."""
         on_input = [likeness.heat_map for likeness in self.shown if likeness.heat_map is not None]
         if len(on_input) < len(self.shown):
             return None
-        return LikenessMaps(on_input, [likeness.prototype_heat_map for likeness in self.shown], self.black_box_heat_map)
+        on_prototype = [likeness.prototype_heat_map for likeness in self.shown]
+        return LikenessMaps(on_input, on_prototype, self.black_box_heat_map, raw)
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, ax: "Axes | None" = None, *, raw: bool = False) -> "Axes":
         """Draws the input beside the training images of its nearest prototypes; a wrong prediction is framed in red.
+
+        Args:
+            ax: Axes to draw on; None makes a figure.
+            raw: Draw heat-maps pixel by pixel; otherwise those of 64 pixels and more are smoothed.
 
         Raises:
             LookalikeError: If the input is not an image.
         """
         if self.image is None:
             raise LookalikeError("there is nothing to draw: the input is not an image, or its value range is not known")
-        verdict = f"{shorten(self.class_name, 14)} · {self.probability:.0%}"
+        verdict = f"{shorten(self.class_name, 16)} · {self.probability:.0%}"
         if self.correct is False and self.true_name is not None:
             verdict += f"\nwrong: it is {shorten(self.true_name, 12)}"
         if self.unfamiliar:
@@ -204,7 +209,7 @@ class Explanation:
             caption=verdict,
             captions=[likeness.caption() for likeness in self.shown],
             wrong=self.correct is False,
-            heat_maps=self._maps(),
+            heat_maps=self._maps(raw),
             ax=ax,
         )
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from lookalike.plots import gallery_axes, plot_gallery, plot_heat_map, plot_likeness, sheet_axes
-from lookalike.plots.heatmap import common_limit, paint, shares
+from lookalike.plots.heatmap import common_limit, outline, paint, shares, smoothed
 from lookalike.plots.tiles import draw_tile, shorten, tile_axes
 
 RNG = np.random.default_rng(0)
@@ -96,3 +96,45 @@ def test_maps_of_a_figure_share_one_scale():
     assert common_limit([np.zeros((2, 2))]) == 1.0
     np.testing.assert_allclose(np.abs(shares(large)).sum(), 1)
     assert shares(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
+
+
+def test_large_maps_are_smoothed_without_losing_relevance_and_raw_ones_are_not():
+    grid = np.zeros((96, 96))
+    grid[::8, ::8] = 1.0  # as strides leave it
+    grid[40:56, 40:56] *= 5
+    smooth = smoothed(grid)
+    np.testing.assert_allclose(smooth.sum(), grid.sum())
+    rows = smooth[20:30, 20:30]
+    assert rows.std() < 0.25 * grid[20:30, 20:30].std()
+    assert np.unravel_index(smooth.argmax(), smooth.shape)[0] in range(38, 58)
+    np.testing.assert_array_equal(smoothed(grid[:32, :32]), grid[:32, :32])
+    np.testing.assert_allclose(shares(grid, raw=True), grid / grid.sum())
+
+
+def test_the_line_encloses_the_smallest_region_with_half_of_the_relevance():
+    values = np.full((100, 100), -1.0)
+    values[10:30, 10:30] = 3.0  # 1,200 of the 1,600 in favour
+    values[60:80, 60:80] = 1.0
+    border = outline(values, 0.5)
+    expected = np.zeros((100, 100), dtype=bool)
+    expected[10:30, 10:30] = True
+    expected[11:29, 11:29] = False
+    np.testing.assert_array_equal(border, expected)
+    assert outline(values, 0.9)[60, 60]
+    assert not outline(-np.ones((100, 100))).any()
+    values[90, 90] = 7.0  # a single pixel is no island to outline
+    assert not outline(values, 0.5)[90, 90]
+
+
+def test_photographs_stay_in_colour_below_their_map():
+    photo = np.zeros((100, 100, 3), dtype=np.uint8)
+    photo[..., 1] = 200
+    values = np.zeros((100, 100))
+    values[:20, :20], values[50:70, 50:70] = 1.0, -1.0
+    painted = paint(values, 1.0, photo).astype(int)
+    assert painted[90, 10, 1] > painted[90, 10, 0] + 50  # still green without relevance
+    assert painted[5, 5, 0] > painted[5, 5, 1] + 50
+    assert painted[60, 60, 2] > painted[60, 60, 0] + 50
+    assert painted[5, 19].max() < 50  # the line around what speaks for it
+    grey = np.repeat(photo[..., 1:2], 3, 2)
+    assert (paint(np.zeros((100, 100)), 1.0, grey) > 180).all()  # a faint picture

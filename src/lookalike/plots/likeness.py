@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lookalike._core import checks
-from lookalike.plots.heatmap import common_limit, paint, shares
-from lookalike.plots.tiles import FRAME, GAP, INK, LINE, RIGHT, TILE_INCHES, WRONG, draw_tile, tile_axes
+from lookalike.plots.heatmap import OUTLINED, common_limit, is_photograph, paint, shares
+from lookalike.plots.tiles import FRAME, GAP, INK, LINE, MUTED, RIGHT, TILE_INCHES, WRONG, draw_tile, tile_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,15 +89,17 @@ def _draw_maps(
     ax: "Axes", image: np.ndarray, prototypes: Sequence[np.ndarray | None], heat_maps: "LikenessMaps"
 ) -> None:
     """Draws the second and third row of the figure: maps on the input and on the prototypes' images."""
-    on_input = [shares(values) for values in heat_maps.on_input]
-    on_prototype = [None if values is None else shares(values) for values in heat_maps.on_prototype]
-    black_box = None if heat_maps.black_box is None else shares(heat_maps.black_box)
+    prepare = partial(shares, raw=heat_maps.raw)
+    on_input = [prepare(values) for values in heat_maps.on_input]
+    on_prototype = [None if values is None else prepare(values) for values in heat_maps.on_prototype]
+    black_box = None if heat_maps.black_box is None else prepare(heat_maps.black_box)
     all_maps = [*on_input, *(m for m in (*on_prototype, black_box) if m is not None)]
     limit = common_limit(all_maps)
     second_row, third_row = _HEIGHT, _HEIGHT + 1 + GAP
     if black_box is not None:
-        caption = "what the original\nprediction rests on"
+        caption = "the original\nrests on this"
         draw_tile(ax, paint(black_box, limit, image), 0.02, second_row, caption=caption, size=0.96)
+    ax.text(0.5, third_row + 0.68, _legend(image), ha="center", va="center", fontsize=7, color=MUTED, linespacing=1.3)
     for y, words in ((second_row, "this part here"), (third_row, "looks like\nthat part there")):
         ax.text(1 + _WORDS_WIDTH / 2, y + 0.5, words, ha="center", va="center", fontsize=8, color=INK, style="italic")
     for column, (map_on_input, map_on_prototype, picture) in enumerate(
@@ -108,6 +111,12 @@ def _draw_maps(
             draw_tile(ax, paint(map_on_prototype, limit, picture), x, third_row, size=0.96, frame=FRAME)
 
 
+def _legend(image: np.ndarray) -> str:
+    """Says what the colours mean, and the line if there is one."""
+    colours = "red: speaks for it\nblue: speaks against it"
+    return f"{colours}\nline: {OUTLINED:.0%} of the red" if is_photograph(image) else colours
+
+
 @dataclass(frozen=True)
 class LikenessMaps:
     """Relevance maps of a likeness, each [H, W].
@@ -116,11 +125,13 @@ class LikenessMaps:
         on_input: Relevance of the input's pixels for the similarity to each prototype.
         on_prototype: The same for the pixels of each prototype's training image; None for one without an image.
         black_box: Relevance of the input's pixels for the black box's prediction; None without a black box.
+        raw: Draw large maps pixel by pixel, not smoothed.
     """
 
     on_input: Sequence[np.ndarray]
     on_prototype: Sequence[np.ndarray | None]
     black_box: np.ndarray | None = None
+    raw: bool = False
 
 
 def sheet_axes(rows: int, n_prototypes: int, columns: int = 1, with_maps: bool = False) -> "list[Axes]":

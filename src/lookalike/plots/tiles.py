@@ -87,16 +87,18 @@ def draw_tile(
     if frame is not None:
         ax.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=frame, linewidth=2.5, clip_on=False))
     if caption:
-        ax.text(
-            x + size / 2,
-            y + size + 0.06,
-            caption,
-            ha="center",
-            va="top",
-            fontsize=8,
-            color=MUTED,
-            linespacing=1.2,
-        )
+        name, *further = caption.split("\n")  # the first line names what is shown
+        for text, height, fontsize, colour in ((name, 0.05, 8.5, INK), ("\n".join(further), 0.2, 7.5, MUTED)):
+            ax.text(
+                x + size / 2,
+                y + size + height,
+                text,
+                ha="center",
+                va="top",
+                fontsize=fontsize,
+                color=colour,
+                linespacing=1.2,
+            )
 
 
 def shorten(text: str, length: int) -> str:
