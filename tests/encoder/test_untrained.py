@@ -40,7 +40,7 @@ def vit_without_head(tmp_path):
 
 def test_a_hugging_face_encoder_has_no_black_box(vit_without_head, tmp_path):
     folder, model, x = vit_without_head
-    with pytest.warns(LookalikeWarning, match=r"hf:.* have no trained head \(classifier\): they make an encoder"):
+    with pytest.warns(LookalikeWarning, match=r"hf:.* has no trained pooling layer, so the embedding is"):
         loaded = load_classifier(f"hf:{folder}")
     assert (loaded.head, loaded.class_names) == ("output", None)
     encoder = Encoder(loaded.model, x, head=loaded.head)

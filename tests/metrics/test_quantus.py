@@ -12,7 +12,9 @@ from lookalike.metrics import (
     faithfulness_correlation,
     impute,
     map_stability,
+    pointing_game,
     relevance_mass,
+    relevance_rank,
     road,
     sparseness,
 )
@@ -142,3 +144,14 @@ def test_relevance_mass(quantus, given):
     metric = quantus.RelevanceMassAccuracy(abs=True, normalise=False, return_aggregate=False, **QUIET)
     theirs = metric(**call, s_batch=masks.numpy())
     np.testing.assert_allclose(relevance_mass(relevance, masks[:, 0]).numpy(), theirs, atol=1e-6)
+
+
+def test_pointing_game_and_relevance_rank(quantus, given):
+    _, relevance, _, call = given
+    masks = torch.zeros(4, 1, 8, 8)
+    masks[:, :, 2:6, 1:5] = 1
+    options = {"abs": False, "normalise": False, "return_aggregate": False, **QUIET}
+    hits = quantus.PointingGame(**options)(**call, s_batch=masks.numpy())
+    np.testing.assert_array_equal(pointing_game(relevance, masks[:, 0]).numpy(), np.asarray(hits, dtype=float))
+    ranks = quantus.RelevanceRankAccuracy(**options)(**call, s_batch=masks.numpy())
+    np.testing.assert_allclose(relevance_rank(relevance, masks[:, 0]).numpy(), ranks, atol=1e-6)

@@ -23,7 +23,7 @@ from lookalike.metrics.faithfulness import (
 )
 from lookalike.metrics.faithfulness_correlation import RandomSubsets, faithfulness_correlation
 from lookalike.metrics.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
-from lookalike.metrics.localisation import relevance_mass
+from lookalike.metrics.localisation import pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.map_stability import MapStability, map_stability
 from lookalike.metrics.measures import MEASURES, MeasureInfo, measures_table
 from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
@@ -125,6 +125,7 @@ __all__ = [
     "mislabelled_detection",
     "paired_difference",
     "plain_predictions",
+    "pointing_game",
     "positive_activations",
     "predict_store",
     "prototype_likeness",
@@ -136,6 +137,7 @@ __all__ = [
     "reference_diversity",
     "relevance_mass",
     "relevance_ordering",
+    "relevance_rank",
     "relevance_shares",
     "road",
     "sanity_check",

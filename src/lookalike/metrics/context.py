@@ -85,6 +85,7 @@ class Context:
         black_box: The classifier to compare the model with, or None.
         standing: How the black box's predictions compare with the labels, or None.
         attributes: Attributes of the training samples [N, A], or None.
+        masks: Returns the masks of test samples bool [n, H, W] by their indices, or None.
         advance: Moves the progress bar by a number of rows.
         notes: Notes about the figures for the user.
     """
@@ -99,6 +100,7 @@ class Context:
     black_box: BlackBox | None = None
     standing: Standing | None = None
     attributes: Tensor | None = None
+    masks: Callable[[list[int]], Tensor] | None = None
     advance: Callable[[int], object] = lambda _: None
     notes: list[str] = field(default_factory=list)
     _cache: dict[tuple[str, int], Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from lookalike.encoder import LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, find_black_box
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
 from lookalike.metrics.data_check import check_data
+from lookalike.metrics.object_section import ReadMasks, mask_reader
 from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
 from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
@@ -36,6 +37,7 @@ _MISSING = {
     "activations": "no training data were given, and the model does not know how often they activate its prototypes",
     "images": "the test data are no images that can be read again",
     "attributes": "no attributes of the training data were given",
+    "masks": "there are no masks of the objects in the test images (masks=)",
     "black box": "there is no black box with these classes to compare with",
     "no black box": "the model has a black box, which it is compared with",
 }
@@ -69,7 +71,7 @@ def evaluate(
             reads these sections from it.
         **options: Everything else, by name:
 
-            - what is measured: ``sanity``, ``measures``, ``attributes``, ``scope``
+            - what is measured: ``sanity``, ``measures``, ``attributes``, ``masks``, ``scope``
             - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``
             - relevance: ``composite``, ``rule``
             - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``test_embeddings``
@@ -95,7 +97,7 @@ def evaluate(
     test_data, store = (None, data) if isinstance(data, EmbeddingStore) else (data, None)
     box, no_box_reason = find_black_box(model, black_box, test_data, settings.class_order)
     store = store if settings.test_embeddings is None else settings.test_embeddings
-    inputs = _Inputs(test_data, store, train, attributes, box)
+    inputs = _Inputs(test_data, store, train, attributes, box, mask_reader(settings.masks, test_data))
     available = inputs.available(model, settings.scope)
     sections, notes = _select_sections(only, available, settings.sanity)
     standard, standard_notes = _select_standard(settings.measures, available)
@@ -128,6 +130,7 @@ class _Inputs(NamedTuple):
         train: The training data, their embeddings, or None.
         attributes: Attributes of the training samples, or None.
         box: The black box, or None.
+        masks: Reads the masks of the test images, or None.
     """
 
     data: Batches | None
@@ -135,6 +138,7 @@ class _Inputs(NamedTuple):
     train: Batches | EmbeddingStore | None
     attributes: Any
     box: BlackBox | None
+    masks: ReadMasks | None = None
 
     def available(self, model: PrototypeModel, scope: str) -> dict[str, bool]:
         """Returns which needs of sections these inputs fulfil."""
@@ -143,6 +147,7 @@ class _Inputs(NamedTuple):
             "activations": self.train is not None or stored_activations(model, scope) is not None,
             "images": self.data is not None and self.data.can_fetch and _has_images(self.data),
             "attributes": self.attributes is not None,
+            "masks": self.masks is not None,
             "black box": self.box is not None,
             "no black box": self.box is None and isinstance(model.classifier, NearestPrototype),
         }
@@ -152,7 +157,7 @@ def _embedded(
     model: PrototypeModel, options: Options, inputs: _Inputs, sections: list[Section], advance: Advance
 ) -> Context:
     """Embeds the test data, and the training data if a section uses them."""
-    data, store, train, attributes, box = inputs
+    data, store, train, attributes, box, masks = inputs
     if store is None:
         assert data is not None  # noqa: S101 - there is one or the other
         store = embed(model, data, progress=advance)
@@ -172,6 +177,7 @@ def _embedded(
         box,
         None if box is None else box.compare_with_labels(model, labels, store, data),
         None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
+        masks,
         advance,
     )
 
@@ -301,7 +307,7 @@ def _select_sections(
         missing = [need for need in SECTIONS[name].needs if not available[need]]
         if not missing:
             sections.append(SECTIONS[name])
-        elif not {"attributes", "no black box"} & set(missing):
+        elif not {"attributes", "masks", "no black box"} & set(missing):
             notes.append(f"{name} was not measured: {_MISSING[missing[0]]}")
     return sections, notes
 

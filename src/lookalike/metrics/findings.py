@@ -18,6 +18,7 @@ _TOPICS = (
     "original",
     "pixels",
     "attention",
+    "objects",
     "sanity",
     "classes",
     "weakest",

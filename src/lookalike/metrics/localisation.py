@@ -1,4 +1,7 @@
-"""Localisation: the share of relevance on the object, for images with a mask of the object."""
+"""Localisation: how much of a map's relevance is on the object, for images with a mask of the object.
+
+For each measure, a map without any relation to the image scores as much as the object's share of the image.
+"""
 
 from typing import Any
 
@@ -9,11 +12,66 @@ from lookalike._core import checks
 from lookalike.metrics.maps import flat_maps
 
 
-def relevance_mass(maps: Any, masks: Any) -> Tensor:
+def relevance_mass(maps: Any, masks: Any, *, positive: bool = False) -> Tensor:
     """Returns the share of each map's absolute relevance that lies inside the object [N]; higher is better.
 
     Σ_inside |R| / Σ |R|, in [0, 1]: the relevance mass accuracy of Arras et al. 2022, with |R|. Co-12: coherence. For a
     map with equal relevance everywhere, it is the share of the image that the object covers.
+
+    Args:
+        maps: Relevance maps [N, H, W].
+        masks: Whether a pixel belongs to the object [N, H, W].
+        positive: Count only relevance in favour: max(R, 0) in place of |R|.
+
+    Returns:
+        NaN for a map without relevance, or an image without an object.
+
+    Raises:
+        LookalikeError: If the masks do not fit the maps.
+
+    Example:
+        >>> relevance_mass(torch.tensor([[[3.0, -1.0]]]), torch.tensor([[[True, False]]]))
+        tensor([0.7500], dtype=torch.float64)
+    """
+    relevance, inside = _checked(maps, masks)
+    relevance = relevance.clamp_min(0) if positive else relevance.abs()
+    total = relevance.sum(1)
+    defined = (total > 0) & inside.any(1)
+    return torch.where(defined, (relevance * inside).sum(1) / total, torch.nan)
+
+
+def pointing_game(maps: Any, masks: Any) -> Tensor:
+    """Returns 1 for each map whose most relevant pixel is inside the object, else 0 [N]; higher is better.
+
+    The pointing game of Zhang et al. 2018. Co-12: coherence. Of several pixels with the largest relevance, the share
+    inside counts.
+
+    Args:
+        maps: Relevance maps [N, H, W].
+        masks: Whether a pixel belongs to the object [N, H, W].
+
+    Returns:
+        NaN for a map without positive relevance, or an image without an object.
+
+    Raises:
+        LookalikeError: If the masks do not fit the maps.
+
+    Example:
+        >>> pointing_game(torch.tensor([[[3.0, -9.0]]]), torch.tensor([[[True, False]]]))
+        tensor([1.], dtype=torch.float64)
+    """
+    relevance, inside = _checked(maps, masks)
+    largest = relevance.amax(1, keepdim=True)
+    is_largest = relevance == largest
+    hits = (is_largest & inside).sum(1) / is_largest.sum(1).double()
+    return torch.where((largest[:, 0] > 0) & inside.any(1), hits, torch.nan)
+
+
+def relevance_rank(maps: Any, masks: Any) -> Tensor:
+    """Returns the share of the most relevant pixels that are inside the object [N]; higher is better.
+
+    Of an object of K pixels, the K most relevant pixels are counted: the relevance rank accuracy of Arras et al. 2022.
+    Co-12: coherence.
 
     Args:
         maps: Relevance maps [N, H, W].
@@ -26,13 +84,26 @@ def relevance_mass(maps: Any, masks: Any) -> Tensor:
         LookalikeError: If the masks do not fit the maps.
 
     Example:
-        >>> relevance_mass(torch.tensor([[[3.0, -1.0]]]), torch.tensor([[[True, False]]]))
-        tensor([0.7500], dtype=torch.float64)
+        >>> relevance_rank(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([[[True, False, True]]]))
+        tensor([0.5000], dtype=torch.float64)
     """
-    relevance = flat_maps("maps", maps).abs()
+    relevance, inside = _checked(maps, masks)
+    size = inside.sum(1)
+    order = relevance.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(relevance.shape[1], device=relevance.device)
+    hits = (inside.gather(1, order) & (ranks < size[:, None])).sum(1).double()
+    defined = (relevance != 0).any(1) & (size > 0)
+    return torch.where(defined, hits / size.clamp_min(1), torch.nan)
+
+
+def _checked(maps: Any, masks: Any) -> tuple[Tensor, Tensor]:
+    """Returns maps and masks as rows [N, F].
+
+    Raises:
+        LookalikeError: If they do not fit each other.
+    """
+    relevance = flat_maps("maps", maps)
     inside = checks.tensor("masks", masks).flatten(1).to(relevance.device).bool()
     if inside.shape != relevance.shape:
         raise checks.unfit("masks", inside, f"masks of {tuple(relevance.shape)[1]} pixels, as many as there are maps")
-    total = relevance.sum(1)
-    defined = (total > 0) & inside.any(1)
-    return torch.where(defined, (relevance * inside).sum(1) / total, torch.nan)
+    return relevance, inside

@@ -24,6 +24,7 @@ class EvaluationOptions(TypedDict, total=False):
 
     class_order: ClassOrder
     attributes: Tensor | np.ndarray | None
+    masks: Tensor | np.ndarray | None
     sanity: bool
     measures: Sequence[str] | Literal["all"] | None
     n_images: int
@@ -49,6 +50,8 @@ class EvaluationSettings:
         class_order: The names of the black box's outputs, in output order, if it does not know them or has them wrong:
             names, a file with a line per output, or ``"natural"`` for the model's classes as timm orders them.
         attributes: Binary attributes of the training samples [N, A], in the data's order.
+        masks: Whether each pixel belongs to the object, for all test images in the data's order [N, H, W], as the
+            network sees them; None takes the masks that the data set knows, if any.
         sanity: Also randomise the model's weights from the head down, and its labels, and compare its explanations.
         measures: Standard measures of the field to add, e.g. ``("deletion", "road", "sensitivity")``, or ``"all"`` for
             those that can be measured; the reference page on measures lists them.
@@ -70,6 +73,7 @@ class EvaluationSettings:
 
     class_order: ClassOrder = None
     attributes: Any = None
+    masks: Any = None
     sanity: bool = False
     measures: Sequence[str] | Literal["all"] | None = None
     n_images: int = 100

@@ -47,6 +47,13 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
     "auroc_black_box_random": ("AUROC of the black box's heat-maps in random order", None, False),
     "average_increase": ("average increase AI", True, False),
     "average_drop": ("average drop AD", False, False),
+    "object_share": ("share of the image that the object covers: chance for the next six", None, True),
+    "pointing_game": ("pointing game: most relevant pixel on the object", True, True),
+    "pointing_game_black_box": ("pointing game of the black box", None, True),
+    "relevance_mass": ("relevance on the object", True, True),
+    "relevance_mass_black_box": ("relevance of the black box on the object", None, True),
+    "relevance_rank": ("most relevant pixels on the object", True, True),
+    "relevance_rank_black_box": ("most relevant pixels of the black box on the object", None, True),
     "diversity": ("diversity D_dvs", False, False),
     "diversity_within_class": ("diversity D_dvs within classes", False, False),
     "diversity_reference": (

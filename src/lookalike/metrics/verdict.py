@@ -76,6 +76,7 @@ def verdict(
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
         _explanations(figure, details),
+        *_objects(figure, details),
         _sanity(details, thresholds),
         _variety(figure("diversity"), thresholds),
         _embedding(figure("overlap"), thresholds),
@@ -314,6 +315,32 @@ def _control(name: str, figure: Callable[[str], float | None], divergence: float
     control_divergence = divergence + margin.mean if value is None else value
     low, high = max(0.0, divergence + margin.low), divergence + margin.high
     return f"{CONTROLS[name]} {control_divergence:.2f}, 95% {low:.2f} to {high:.2f}"
+
+
+def _objects(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
+    """Says whether relevance is on the objects, and names prototypes that look at the background."""
+    mass, chance = figure("relevance_mass"), figure("object_share")
+    if mass is None or chance is None:
+        return []
+    figures = f"{mass:.0%} of the relevance, on {chance:.0%} of the image"
+    findings = [
+        Finding("objects", "good", "It looks at the objects more than at what is around them.", figures)
+        if mass > chance
+        else Finding("objects", "bad", "It does not look at the objects more than at what is around them.", figures)
+    ]
+    named: dict[int, dict[str, Any]] = {
+        entry["prototype"]: entry for run in details["localisation"] for entry in run["background"]
+    }
+    if named:
+        listed = "; ".join(
+            f"no. {j} of class {entry['class']!r}: {entry['on_object']:.0%} of its relevance on the object, which "
+            f"covers {entry['by_chance']:.0%}, over {entry['n_images']} images"
+            for j, entry in list(named.items())[:_NAMED]
+        )
+        classes = sorted({entry["class"] for entry in named.values()})
+        claim = f"Prototypes of {', '.join(map(repr, classes[:_NAMED]))} look at the background, not at the object."
+        findings.append(Finding("objects", "bad", claim, listed))
+    return findings
 
 
 def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> Finding | None:
