@@ -72,7 +72,7 @@ def test_public_names_exist_and_importing_the_package_imports_no_torch():
 def test_without_ray_the_way_out_is_told():
     told = Started(convert_without_ray).finish()
     assert told.startswith("LookalikeError")
-    assert "pip install 'lookalike[ray]'" in told
+    assert "pip install 'ray[data]'" in told
 
 
 def convert_without_ray():

@@ -165,3 +165,26 @@ def test_explain_says_how_stable_shares_maps_are(saved, tmp_path):
         assert ("noise of 1% leaves a correlation of" in result.output) is told
         rows = json.loads((out / "explanations.json").read_text())
         assert all(row["rule"] == rule and (row["map_stability"] is not None) is told for row in rows)
+
+
+def test_a_report_shows_a_scorecard_that_was_measured_before(saved, tmp_path):
+    card, page = tmp_path / "card.json", tmp_path / "report.html"
+    assert run(saved, "evaluate", "--only", "faithfulness,diversity", "-o", card).exit_code == 0
+    options = ["--scorecard", card, "--maps", 0, "--intended-use", "To sort insects.", "-o", page]
+    result = run(saved, "report", *options)
+    assert result.exit_code == 0, result.output
+    text = page.read_text(encoding="utf-8")
+    assert "To sort insects." in text
+    assert "diversity D_dvs" in text
+    assert "AUROC of heat-maps" not in text  # it was not measured
+    again = run(saved, "report", "--scorecard", card, "--only", "faithfulness", "-o", tmp_path / "x.html")
+    assert again.exit_code == 2
+    assert "with --scorecard nothing is measured" in again.stderr
+
+
+def test_a_report_measures_only_what_is_asked_for(saved, tmp_path):
+    page, parts = tmp_path / "report.html", tmp_path / "parts.json"
+    result = run(saved, "report", "--only", "faithfulness", "--resume", parts, "--maps", 0, "-o", page)
+    assert result.exit_code == 0, result.output
+    assert parts.exists()
+    assert "ghosting" not in page.read_text(encoding="utf-8")

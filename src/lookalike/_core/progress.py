@@ -1,4 +1,4 @@
-"""Progress bars on standard error if it is a terminal, and below the cells of notebooks."""
+"""Progress: a bar on a terminal or below a notebook's cell; elsewhere, commands print a line now and then."""
 
 import sys
 import time
@@ -11,12 +11,31 @@ from lookalike._core.display import in_notebook
 
 _UPDATES_PER_SECOND = 5.0  # of a notebook's bar: each one is a message to the browser
 
+_FIRST_LINE = 5.0  # seconds; shorter steps say nothing
+_NEXT_LINE = 30.0  # seconds between lines
+
 
 class Advance(Protocol):
     """Function that advances a progress bar."""
 
     def __call__(self, steps: int = 1) -> None:
         """Advances the bar by a number of steps."""
+
+
+class _Lines:
+    """Whether lines are printed where there is no terminal: by commands, and not by functions that are called."""
+
+    wanted = False
+
+
+@contextmanager
+def lines_without_terminal() -> Iterator[None]:
+    """Prints lines about the progress of long steps while its block runs, if standard error is no terminal."""
+    before, _Lines.wanted = _Lines.wanted, True
+    try:
+        yield
+    finally:
+        _Lines.wanted = before
 
 
 @contextmanager
@@ -33,7 +52,7 @@ def progress_bar(description: str, total: int | None, enabled: "bool | Advance |
         yield enabled
         return
     if not (sys.stderr.isatty() or in_notebook() if enabled is None else enabled):
-        yield _no_advance
+        yield _LineByLine(description, total) if enabled is None and _Lines.wanted else _no_advance
         return
     if in_notebook():
         with _notebook_bar(description, total) as advance:
@@ -76,3 +95,36 @@ def _notebook_bar(description: str, total: int | None) -> Iterator[Advance]:
 
 def _no_advance(steps: int = 1) -> None:
     """Does nothing: there is no bar."""
+
+
+class _LineByLine:
+    """Prints how far a task is, and how long it will take: after five seconds, then every half minute."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self.started = time.monotonic()
+        self.next_line = self.started + _FIRST_LINE
+
+    def __call__(self, steps: int = 1) -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now < self.next_line or not self.done:
+            return
+        self.next_line = now + _NEXT_LINE
+        text = f"{self.description}: {self.done:,}"
+        if self.total is not None:
+            left = (now - self.started) / self.done * max(self.total - self.done, 0)
+            text += f" of {self.total:,}, about {duration(left)} to go"
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
+
+
+def duration(seconds: float) -> str:
+    """Formats a duration in seconds, minutes or hours.
+
+    Example:
+        >>> duration(42), duration(100), duration(7300)
+        ('42 s', '2 min', '2.0 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -315,7 +315,7 @@ def _import_loop() -> Any:
     except ImportError as error:
         if (error.name or "").startswith("lookalike"):
             raise
-        raise LookalikeError("training needs Lightning: pip install 'lookalike[train]'") from error
+        raise LookalikeError("training needs Lightning: pip install lightning") from error
     return loop
 
 

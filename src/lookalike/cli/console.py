@@ -109,6 +109,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         from lookalike._core.errors import LookalikeError, LookalikeWarning
+        from lookalike._core.progress import lines_without_terminal
 
         def show(message: Warning | str, category: type[Warning], *details: Any, **options: Any) -> None:
             if issubclass(category, LookalikeWarning):
@@ -119,7 +120,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
                 show_by_default(message, category, *details, **options)
 
         show_by_default = warnings.showwarning
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), lines_without_terminal():
             warnings.simplefilter("always", LookalikeWarning)
             warnings.showwarning = show
             try:
@@ -143,6 +144,28 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json_text(value, indent=2, ensure_ascii=True)
     typer.echo(text)
+
+
+def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints CSV on standard output, and nothing else.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, because names are untrusted.
+    """
+    import csv
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for row in (columns, *rows):
+        writer.writerow([_csv_cell(value) for value in row])
+    typer.echo(buffer.getvalue(), nl=False)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Returns a value for a cell: empty for None, text without control characters and formulas."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = visible(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

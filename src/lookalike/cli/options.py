@@ -13,6 +13,12 @@ Json = Annotated[
     bool,
     typer.Option("--json", metavar="", help="Print JSON on standard output, for machines.", rich_help_panel="Running"),
 ]
+Csv = Annotated[
+    bool,
+    typer.Option(
+        "--csv", metavar="", help="Print CSV on standard output, for spreadsheets.", rich_help_panel="Running"
+    ),
+]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, mps, or auto: the fastest one available.", rich_help_panel="Running")
 ]

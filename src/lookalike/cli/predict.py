@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike._core.names import visible
-from lookalike.cli.console import err, guarded, percent, print_json, print_notes, print_table
+from lookalike.cli.console import err, guarded, percent, print_csv, print_json, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
+    Csv,
     Device,
     Images,
     Json,
@@ -35,6 +36,7 @@ def predict(
     large_images: LargeImages = False,
     device: Device = "auto",
     json: Json = False,
+    csv: Csv = False,
 ) -> None:
     """Predict the class of images, with the prototype that each image looks most like."""
     from lookalike._core.errors import LookalikeError
@@ -42,6 +44,8 @@ def predict(
     from lookalike.data import list_images
     from lookalike.explanation import explain
 
+    if json and csv:
+        raise LookalikeError("choose one of --json and --csv")
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
     preprocessing = replace(preprocessing, large_images=large_images)
@@ -75,6 +79,11 @@ def predict(
         return
     if not rows:
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
+    if csv:
+        print_csv(*_as_csv(rows))
+        report_skipped(skipped)
+        report_remarks(remarks)
+        return
     columns = ["file", "prediction", "probability", "original network", "prototype", "percentile"]
     if rows[0]["doubt"] is not None:
         columns.append(f"set, coverage {rows[0]['doubt']['coverage']:g}")
@@ -82,6 +91,24 @@ def predict(
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks)
+
+
+_CSV_COLUMNS = ("file", "prediction", "probability", "prototype", "similarity", "percentile", "unfamiliar")
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Returns columns and rows of a table: a line per image, with a column of probability for each class."""
+    classes = list(rows[0]["probabilities"])
+    columns = [*_CSV_COLUMNS, "original", "original probability", *(f"probability of {name}" for name in classes)]
+    cells = [
+        [
+            *(row[name] for name in _CSV_COLUMNS),
+            *((row["original"] or {}).get(name) for name in ("prediction", "probability")),
+            *row["probabilities"].values(),
+        ]
+        for row in rows
+    ]
+    return columns, cells
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

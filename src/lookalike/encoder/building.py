@@ -45,7 +45,7 @@ def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
 
 def build_timm(name: str, args: dict[str, Any], *, pretrained: bool) -> nn.Module:
     """Builds a timm classifier, with random or published weights."""
-    timm = import_extra("timm", "timm")
+    timm = import_extra("timm")
     if not pretrained and not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     if ":" not in name and "/" not in name and not timm.is_model(name):
@@ -139,9 +139,9 @@ def _unknown(source: str, name: str, available: list[str]) -> LookalikeError:
     return LookalikeError(f"{source} has no model {name!r}{hint}")
 
 
-def import_extra(package: str, extra: str) -> Any:
-    """Imports an optional package; the error says how to install it."""
+def import_extra(package: str, distribution: str | None = None) -> Any:
+    """Imports an optional package; the error says how to install it, by its distribution's name if that is another."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise LookalikeError(f"this needs {package}: pip install 'lookalike[{extra}]'") from error
+        raise LookalikeError(f"this needs {package}: pip install {distribution or package}") from error

@@ -110,7 +110,7 @@ def load_open_clip(
     Raises:
         LookalikeError: If there is no such model, or no weights were named.
     """
-    open_clip = import_extra("open_clip", "open-clip")
+    open_clip = import_extra("open_clip", "open-clip-torch")
     if args:
         raise LookalikeError(f"open_clip:{name} takes no arguments; leave out {', '.join(args)}")
     name, _, tag = name.partition("/")
@@ -132,7 +132,7 @@ def build_open_clip(name: str) -> nn.Module:
     Raises:
         LookalikeError: If open_clip has no model of this name.
     """
-    open_clip = import_extra("open_clip", "open-clip")
+    open_clip = import_extra("open_clip", "open-clip-torch")
     config = open_clip.get_model_config(name)
     if config is None:
         raise LookalikeError(f"open_clip has no model {name!r}; open_clip.list_models() lists them")
@@ -155,7 +155,7 @@ def _config_of_images(config: Any) -> Any:
 
 
 def _base_class(name: str) -> Any:
-    transformers = import_extra("transformers", "hf")
+    transformers = import_extra("transformers")
     found = getattr(transformers, name, None) if _BASE.fullmatch(name) else None
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise LookalikeError(f"transformers has no base model {name!r}")

@@ -213,7 +213,7 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     if source == "open_clip":
         return build_open_clip(name)
     if source == "hf":
-        transformers = import_extra("transformers", "hf")
+        transformers = import_extra("transformers")
         safe = safe_config(spec["config"])
         auto = transformers.AutoModelForImageClassification
         with building("the saved Hugging Face model", {}):
@@ -349,7 +349,7 @@ def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) 
     if "trust_remote_code" in args:
         raise LookalikeError("a repository's code is never run: leave out trust_remote_code")
     with downloading(f"hf:{name}"):
-        transformers = import_extra("transformers", "hf")
+        transformers = import_extra("transformers")
         architecture = None
         if user_weights is None:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -372,7 +372,7 @@ def _load_hf_network(name: str, args: dict[str, Any], user_weights: UserWeights 
     """Loads a Hugging Face network, and removes its head if the checkpoint has no weights for it."""
     from safetensors import SafetensorError
 
-    transformers = import_extra("transformers", "hf")
+    transformers = import_extra("transformers")
     auto = transformers.AutoModelForImageClassification
 
     def build(all_args: dict[str, Any]) -> nn.Module:

@@ -50,7 +50,7 @@ def project_2d(
     try:
         from umap import UMAP
     except ImportError as error:
-        raise LookalikeError("this map needs UMAP: pip install 'lookalike[umap]'") from error
+        raise LookalikeError("this map needs UMAP: pip install umap-learn") from error
     n = len(embeddings)
     projected = UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(
         np.concatenate([embeddings, prototypes])

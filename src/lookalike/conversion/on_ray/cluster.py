@@ -25,8 +25,7 @@ def import_ray() -> Any:
         import ray.data
     except ImportError as error:
         raise LookalikeError(
-            f"a conversion on a cluster needs Ray, and {error.name or 'it'} is not installed: "
-            "pip install 'lookalike[ray]'"
+            f"a conversion on a cluster needs Ray, and {error.name or 'it'} is not installed: pip install 'ray[data]'"
         ) from error
     return ray
 
