@@ -69,11 +69,11 @@ SMALL = {
 MADE = (
     "my-model", "my-vit", "report.html", "scorecard.json", "pictures", "box", "protopnet", "kmex", "protopnet-kmex",
     "protovae", "out", "work", "embeddings", "digits-model", "my-model-without-images", "experiments",
-    "exported", "exported-pt2",
+    "exported", "exported-pt2", "calibrated", "watch.json", "watch.jsonl", "new-modes.png",
 )  # fmt: skip
 
-# Exit codes other than 0 that a command may have: this one compares figures with thresholds.
-EXIT_CODES = {"--min-agreement": (0, 1)}
+# Exit codes other than 0 that a command may have: these compare figures with thresholds, or new images with old ones.
+EXIT_CODES = {"--min-agreement": (0, 1), "lookalike watch": (0, 1)}
 
 MY_NET = """
 import torch
@@ -116,7 +116,14 @@ def image_file(path: Path, colour: int, seed: int) -> None:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the pages speak of: images, networks, weights, saved models."""
     folder = tmp_path_factory.mktemp("workshop")
-    parts = {"images/train": 4, "images/test": 2, "my-images/train": 2, "my-images/test": 1, "imagenet/train": 5}
+    parts = {
+        "images/train": 4,
+        "images/test": 2,
+        "my-images/train": 2,
+        "my-images/test": 1,
+        "imagenet/train": 5,
+        "validation": 14,
+    }
     for part, n in parts.items():
         for k, name in enumerate(("ant", "bee", "cat")):
             for i in range(n):
@@ -231,8 +238,12 @@ def prepared(folder: Path) -> dict[str, Any]:
     train, test = (x, y), (x[:12], y[:12])
     sem = convert(model, train, n_prototypes=2)
     images = np.random.default_rng(0).integers(0, 255, (1000, 8, 8), dtype=np.uint8)
+    y_new = torch.arange(60) % 3
+    x_new = 0.3 * torch.randn(60, 3, 8, 8, generator=generator)
+    x_new[torch.arange(60), y_new] += 1
     return scope | {
         "model": model, "train": train, "test": test, "x": x[:4], "sem": sem, "new_images": (x[:12], y[:12]),
+        "validation": (x_new, y_new), "images": x_new,
         "lookalike": lookalike, "convert": convert, "Encoder": Encoder, "embed": embed, "evaluate": evaluate,
         "explain": explain, "load": load, "relevance": relevance, "lrp": lrp, "torch": torch, "nn": nn,
         "encoder": nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), "vectors": torch.rand(6, 4),

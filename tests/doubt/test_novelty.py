@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt import NOVELTIES, ExchangeabilityTest, conformal_p_values
 from lookalike.doubt import martingale as module
-from lookalike.doubt.novelty import fit_novelty, novelty_threshold
+from lookalike.doubt.novelty import fit_novelty, novelty_threshold, usable_spreads
 
 RNG = np.random.default_rng(0)
 CENTRES = torch.from_numpy(RNG.normal(size=(4, 6)) * 5)
@@ -46,7 +46,7 @@ def test_mahalanobis_equals_scipys_distance_with_the_shrunk_covariance():
 def test_percentile_scores_order_inputs_by_their_distance_over_the_spread():
     spreads = torch.tensor([1.0, 2.0, torch.nan, 0.0], dtype=torch.float64)
     points = CENTRES + 1.0
-    scores = NOVELTIES["percentile"]()(points, CENTRES, spreads)
+    scores = NOVELTIES["percentile"]()(points, CENTRES, usable_spreads(spreads))
     assert torch.isfinite(scores).all()
     assert scores[1] == pytest.approx(scores[0] / 2)
 

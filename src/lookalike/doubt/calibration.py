@@ -17,7 +17,7 @@ N_BINS = 15  # as in Guo et al. 2017
 _BOOTSTRAPS = 500
 _LEVEL = 0.95
 _NARROWEST, _WIDEST = math.log(1e-3), math.log(1e3)  # of the factor
-_SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
+SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def calibration_figures(
         ece,
         max(0.0, 2 * ece - float(high)),
         max(ece, 2 * ece - float(low)),
-        -float(np.log(np.maximum(own, _SMALLEST_PROBABILITY)).mean()),
+        -float(np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()),
         float((np.square(probabilities).sum(1) - 2 * own + 1).mean()),
     )
 

@@ -48,7 +48,7 @@ class Novelty(nn.Module, ABC):
         Args:
             points: Embeddings [N, D].
             centres: The prototypes [P, D].
-            spreads: Median distance of each prototype's own training samples [P]; NaN without samples.
+            spreads: Median distance of each prototype's own training samples [P], from ``usable_spreads``.
 
         Returns:
             Scores [N].
@@ -77,7 +77,7 @@ class Percentile(Novelty):
 
     @override
     def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
-        return (_distances(points, centres) / _usable(spreads)).amin(1)
+        return (_distances(points, centres) / spreads).amin(1)
 
 
 @NOVELTIES.register("mahalanobis")
@@ -216,13 +216,15 @@ def novelty_threshold(calibration: np.ndarray, false_alarm: float) -> float:
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
     """Returns Euclidean distances [N, P], without differences of large squares."""
+    if torch.compiler.is_compiling():  # a file has no operation for cdist, and takes few inputs at a time
+        return (points[:, None] - centres).square().sum(2).sqrt()
     offset = centres.mean(0)
     distances: Tensor = torch.cdist(points - offset, centres - offset, compute_mode="donot_use_mm_for_euclid_dist")
     return distances
 
 
-def _usable(spreads: Tensor) -> Tensor:
-    """Returns the spreads with the median of the others where one is unknown or 0; 1 if all are."""
+def usable_spreads(spreads: Tensor) -> Tensor:
+    """Returns the spreads [P] of prototypes with the median of the others where one is unknown or 0; 1 if all are."""
     known = torch.isfinite(spreads) & (spreads > 0)
     others = spreads[known].median() if bool(known.any()) else spreads.new_ones(())
     return torch.where(known, spreads, others)

@@ -3,16 +3,19 @@
 from lookalike.experiments import (
     calibration,
     controls,
+    doubt,
     embedding_map,
     how_many,
     imbalance,
     large,
+    novelty,
     parts,
     pictures,
     prp_rules,
     side_by_side,
     trained_attributes,
     variants,
+    watch_streams,
 )
 from lookalike.experiments.cells import Cells
 from lookalike.experiments.experiment import (
@@ -40,11 +43,13 @@ __all__ = [
     "calibration",
     "controls",
     "describe",
+    "doubt",
     "draw_findings",
     "embedding_map",
     "how_many",
     "imbalance",
     "large",
+    "novelty",
     "parts",
     "pictures",
     "prp_rules",
@@ -52,6 +57,7 @@ __all__ = [
     "side_by_side",
     "trained_attributes",
     "variants",
+    "watch_streams",
     "with_data",
     "write_findings",
 ]

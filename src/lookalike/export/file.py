@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from lookalike._core.provenance import fingerprint_tensors, versions
 from lookalike._core.records import plain_json
 from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
+from lookalike.doubt import Doubt, conformal_threshold
 from lookalike.encoder import Encoder
 from lookalike.export.plain import Answer, PlainModel
 from lookalike.export.trunk import export_program
@@ -218,6 +220,7 @@ def describe(
         "class_names": model.class_names,
         "n_nearest": plain.n_nearest,
         "evidence": plain.has_evidence,
+        "calibration": None if model.doubt is None else _calibration(model.doubt),
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "licence": licence or model.provenance.get("licence"),
@@ -236,6 +239,17 @@ def describe(
             }
             for j, row in enumerate(prototypes.to_table())
         ],
+    }
+
+
+def _calibration(doubt: Doubt) -> dict[str, Any]:
+    """Returns the calibration of a model, with its thresholds as constants."""
+    threshold = doubt.unfamiliar_above
+    set_threshold = conformal_threshold(doubt.scores.cpu().numpy(), doubt.facts.coverage)
+    return {
+        **doubt.facts.to_dict(),
+        "unfamiliar_above": threshold if math.isfinite(threshold) else None,
+        "set_threshold": set_threshold if math.isfinite(set_threshold) else None,
     }
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike.doubt.novelty import usable_spreads
 from lookalike.encoder import Encoder
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
@@ -26,7 +27,8 @@ class Answer(NamedTuple):
         similarities: Their similarities [N, k].
         distances: Their distances in the space of the clustering [N, k].
         percentiles: How far out that is among the prototype's own training samples, in percent [N, k]; NaN without any.
-        unfamiliar: Whether an input is farther from its nearest prototype than every training sample behind it [N].
+        unfamiliar: Whether an input is farther from its nearest prototype than every training sample behind it [N]; of
+            a calibrated model, whether its novelty is above the threshold of the calibration.
         evidence: What each position of the last feature map adds to the lead of a prototype over its strongest rival of
             another class [N, k, H, W]; 1 × 1 if the network does not average a map, or the similarity has no such sum.
     """
@@ -75,6 +77,7 @@ class PlainModel(nn.Module):
     quantiles: Tensor
     nan_if_unknown: Tensor
     familiar_up_to: Tensor
+    spreads: Tensor
     members: Tensor | None
 
     def __init__(self, model: PrototypeModel, n_nearest: int | None = None) -> None:
@@ -92,6 +95,10 @@ class PlainModel(nn.Module):
         self.similarity = copy.deepcopy(model.similarity)
         self.classifier = copy.deepcopy(model.classifier)
         familiar = prototypes.familiar_range()
+        doubt = model.doubt
+        self.register_buffer("spreads", usable_spreads(prototypes.quantiles[:, 50]))
+        self.novelty = None if doubt is None else copy.deepcopy(doubt.score)
+        self.unfamiliar_above = float("inf") if doubt is None else doubt.unfamiliar_above
         for name, tensor in {
             "vectors": prototypes.vectors.detach().clone(),
             "labels": prototypes.labels.clone(),
@@ -146,7 +153,7 @@ class PlainModel(nn.Module):
         distances = self._distances(embeddings, nearest_similarities, nearest)
         rank = (self.quantiles[nearest] <= distances[..., None]).sum(-1) - 1  # of [N, k, 101]
         percentiles = rank.clamp_min(0).to(distances.dtype) + self.nan_if_unknown[nearest]
-        unfamiliar = distances[:, 0] > self.familiar_up_to[nearest[:, 0]]
+        unfamiliar = self._unfamiliar(embeddings, nearest[:, 0], distances[:, 0])
         if feature_map is not None and self.has_evidence:
             evidence = self._evidence(embeddings, feature_map, similarities, nearest)
         else:
@@ -169,6 +176,14 @@ class PlainModel(nn.Module):
             return values, numbers
         values, numbers = similarities.sort(dim=1, descending=True, stable=True)
         return values[:, : self.n_nearest], numbers[:, : self.n_nearest]
+
+    def _unfamiliar(self, embeddings: Tensor, first: Tensor, distances: Tensor) -> Tensor:
+        """Returns whether inputs are unfamiliar [N]: by the calibration, or the farthest training sample."""
+        if self.novelty is None:
+            return distances > self.familiar_up_to[first]
+        project = self.similarity.project
+        scores: Tensor = self.novelty(project(embeddings), project(self.vectors), self.spreads)
+        return scores > self.unfamiliar_above
 
     def _distances(self, embeddings: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
         """Returns the distances [N, k] to some prototypes, in the space of the clustering."""

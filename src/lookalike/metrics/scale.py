@@ -14,6 +14,8 @@ from lookalike.model.classifier import NearestPrototype
 # figure → its title, for figures that change with the temperature of the nearest-prototype classifier
 _BY_TEMPERATURE = {
     "calibration_error": "ECE",
+    "log_loss": "log loss",
+    "brier_score": "Brier score",
     "explanation_divergence": "D_fth",
     "auroc": "AUROC",
     "average_drop": "AD",

@@ -31,6 +31,8 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
     "accuracy_nearest_neighbour": ("accuracy of 1-NN on the embedding", None, True),
     "accuracy_nearest_mean": ("accuracy of the nearest class mean in the embedding", None, True),
     "calibration_error": ("expected calibration error ECE", False, False),
+    "log_loss": ("log loss of the probabilities", False, False),
+    "brier_score": ("Brier score of the probabilities", False, False),
     "calibration_error_black_box": ("ECE of the black box", None, False),
     "ghosting": ("ghosting D_tsp", False, True),
     "explanation_divergence": ("divergence of explanations D_fth (LRP of the class probability)", False, False),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.registry import Registry
+from lookalike.doubt.calibration import SMALLEST_PROBABILITY
 from lookalike.embedding import name_samples
 from lookalike.metrics.attributes import attribute_representation
 from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
@@ -97,14 +98,27 @@ def _faithfulness(context: Context, _run: int) -> SectionResult:
 def _calibration(context: Context, _run: int) -> SectionResult:
     """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
     model, store, standing = context.model, context.test_store, context.standing
-    metric = ExpectedCalibrationError()
+    metric, log_loss, brier = ExpectedCalibrationError(), 0.0, 0.0
     with torch.no_grad():
         for rows in store.parts():
-            confidences, predicted = model.probabilities_of(rows_of(store, rows, model.device)).cpu().max(1)
+            probabilities = model.probabilities_of(rows_of(store, rows, model.device)).double().cpu()
+            confidences, predicted = probabilities.max(1)
             metric.update(confidences, predicted == context.labels[rows])
-    figures = {"calibration_error": float(metric.compute())}
+            own = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
+            log_loss -= float(own.clamp_min(SMALLEST_PROBABILITY).log().sum())
+            brier += float((probabilities.square().sum(1) - 2 * own + 1).sum())
+    figures = {
+        "calibration_error": float(metric.compute()),
+        "log_loss": log_loss / len(store),
+        "brier_score": brier / len(store),
+    }
     temperature = model.classifier.temperature
     details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": metric.to_dict()}
+    if model.doubt is not None:
+        facts = model.doubt.facts
+        details["held_out"] = facts.to_dict()
+        if facts.data is not None and facts.data == store.info.get("data"):
+            context.note("the test images are those that the model was calibrated with: its ECE is too good")
     if context.black_box is None or standing is None or standing.predictions is None:
         return figures, details
     confidences_of_black_box = black_box_confidences(context.black_box, model, store, context.test)

@@ -73,7 +73,7 @@ def calibrate_model(
     checks.one_of("novelty", promises.novelty, NOVELTIES)
     checks.seed("seed", seed)
     checks.whole_number("batch_size", batch_size, 1)
-    read = _read(model, validation, batch_size)
+    read = read_validation(model, validation, batch_size)
     if len(read.labels) < LEAST_IMAGES:
         raise LookalikeError(
             f"a calibration needs at least {LEAST_IMAGES} validation images; there are {len(read.labels)}"
@@ -190,7 +190,7 @@ def _notes(labels: np.ndarray, class_names: list[str], false_alarm: float) -> li
     return notes
 
 
-def _read(model: "PrototypeModel", validation: Any, batch_size: int) -> Validation:
+def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -> Validation:
     """Embeds validation images, with their classes in the model's numbering, after checking that they are new."""
     if isinstance(validation, EmbeddingStore):
         _check_new(model, None, validation.info.get("data"))

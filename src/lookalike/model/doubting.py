@@ -12,7 +12,7 @@ from torch import Tensor
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt import Abstention, Doubt, PredictionSets, choose_abstention, conformal_p_values
-from lookalike.doubt.novelty import DEFAULT_NOVELTY
+from lookalike.doubt.novelty import DEFAULT_NOVELTY, usable_spreads
 from lookalike.doubt.sets import set_scores, set_sentence, set_thresholds
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def doubt_of(model: "PrototypeModel") -> Doubt:
 def novelty_of(model: "PrototypeModel", doubt: Doubt, embeddings: Tensor) -> np.ndarray:
     """Returns the novelty scores [N] of embeddings [N, D]; higher is more unfamiliar."""
     project, prototypes = model.similarity.project, model.prototypes
-    scores = doubt.score(project(embeddings), project(prototypes.vectors), prototypes.quantiles[:, 50])
+    spreads = usable_spreads(prototypes.quantiles[:, 50])
+    scores = doubt.score(project(embeddings), project(prototypes.vectors), spreads)
     values: np.ndarray = scores.double().cpu().numpy()
     return values
 

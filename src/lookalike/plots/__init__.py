@@ -11,6 +11,8 @@ from lookalike.plots.matrix import plot_similarity_matrix
 from lookalike.plots.pairs import plot_pairs
 from lookalike.plots.patches import patch_axes, plot_patches
 from lookalike.plots.radar import plot_radar
+from lookalike.plots.rejection import plot_rejection
+from lookalike.plots.reliability import plot_reliability
 from lookalike.plots.sanity import plot_sanity
 from lookalike.plots.segments import plot_segments
 
@@ -28,6 +30,8 @@ __all__ = [
     "plot_pairs",
     "plot_patches",
     "plot_radar",
+    "plot_rejection",
+    "plot_reliability",
     "plot_sanity",
     "plot_segments",
     "plot_similarity_matrix",

@@ -31,6 +31,17 @@ def _command(material: Material) -> list[tuple[str, str]]:
     return [] if material.page.command is None else [("command", material.page.command)]
 
 
+def _familiarity(material: Material) -> str:
+    """Says what “unfamiliar” means: a hint, or a test whose rate of false alarms is known."""
+    doubt = material.model.doubt
+    if doubt is None:
+        return "“Unfamiliar” is a hint that this is so, not a guarantee."
+    return (
+        f"“Unfamiliar” is a test for that: it is wrong for at most {100 * doubt.facts.false_alarm:.4g}% of familiar "
+        "images, but may miss strange ones."
+    )
+
+
 def _limits(material: Material) -> list[str]:
     """Returns what the reader must not conclude from this report."""
     card, decisions = material.card, material.decisions
@@ -39,7 +50,7 @@ def _limits(material: Material) -> list[str]:
         f"The figures hold for images like the {n_test:,} test images. Images from another place, device or time may "
         "be decided less well.",
         f"It knows {n_classes:,} {'class' if n_classes == 1 else 'classes'} and gives one of them to every image, also "
-        "to one that shows something else. “Unfamiliar” is a hint that this is so, not a guarantee.",
+        f"to one that shows something else. {_familiarity(material)}",
         "“This looks like that” says what the model compared. It does not say that the likeness is a good reason.",
         "Heat-maps show which pixels mattered to the model, not where an object or a disease is.",
     ]

