@@ -226,3 +226,10 @@ def test_classes_are_matched_by_name(model):
 def test_the_scorecard_compares_with_the_black_box(calibrated, network):
     card = evaluate(calibrated, TEST, black_box=network, only=("calibration", "faithfulness"), progress=False)
     assert card["calibration_error"] < 0.05
+
+
+def test_a_model_of_patches_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    patches = convert(net, images(60, 2), n_prototypes=1, level="patch", progress=False)
+    with pytest.raises(LookalikeError, match="model of patches is not calibrated: convert with level='image'"):
+        patches.calibrate(images(60, 3))

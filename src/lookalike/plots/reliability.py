@@ -34,7 +34,7 @@ def plot_reliability(
     bins = [
         (mean, share, int(n))
         for mean, share, n in zip(confidence, accuracy, sizes, strict=True)
-        if n and mean is not None
+        if n and mean is not None and share is not None
     ]
     largest = max((n for *_, n in bins), default=1)
     ax.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="as sure as correct")
