@@ -122,7 +122,7 @@ def _reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
         return model.encoder
     if not isinstance(model.encoder, Encoder):
         raise LookalikeError("the network was not cut by an Encoder, so its feature map is not known")
-    reader = PatchEncoder(model.encoder, x)
+    reader = PatchEncoder(model.encoder, x[:2])
     if not reader.is_pooled:
         raise LookalikeError(
             "the embedding is not the average over the positions of a feature map (a class token, for example, is "

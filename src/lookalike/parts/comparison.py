@@ -24,6 +24,8 @@ from lookalike.parts.segmentation import batches_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_ROUNDING = 1e-5  # of the lead: the positions add up to it in single precision
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -157,8 +159,8 @@ def _difference_of(explained: Contributions, row: int, names: tuple[str, str], i
     deciding = np.zeros(by_position.shape, bool)
     if lead > 0:
         order = np.argsort(-by_position, axis=None, kind="stable")
-        left = lead - np.cumsum(by_position.flatten()[order])
-        n_deciding = int(np.argmax(left <= 0)) + 1 if bool((left <= 0).any()) else 0
+        is_gone = lead - np.cumsum(by_position.flatten()[order]) <= _ROUNDING * lead
+        n_deciding = int(np.argmax(is_gone)) + 1 if is_gone.any() else 0
         deciding.flat[order[:n_deciding]] = True
     parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
     return Difference(

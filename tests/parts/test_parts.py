@@ -1,0 +1,152 @@
+"""Contributions, differences and pairs of regions: sums that must add up, and known answers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lookalike import Encoder, LookalikeError, convert
+from lookalike.parts import contributions, difference, pair_regions
+from lookalike.parts.regions import connected, place_of
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Images of two classes: a bright square at the upper left, or at the lower right."""
+    x = 0.1 * torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(40) % 2
+    x[y == 0, :, :4, :4] += 0.9
+    x[y == 1, :, 4:, 4:] -= 0.9
+    return x, y
+
+
+@pytest.mark.parametrize("similarity", ["l2", "mahalanobis", "head", "dot", "cosine", "rbf"])
+def test_positions_add_up_to_the_lead_in_a_model_of_whole_images(similarity, data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, similarity=similarity)
+    explained = contributions(model, x[:6])
+    torch.testing.assert_close(explained.maps.sum((1, 2)) + explained.residuals, explained.values)
+    assert float(explained.residuals.abs().max()) < 1e-4 * float(explained.values.abs().max())
+    z, p = model.embed(x[:6]), model.prototypes
+    target, rival = p.vectors[explained.targets], p.vectors[explained.rivals]
+    assert torch.equal(p.labels[explained.targets], model.predict(x[:6]))
+    if similarity in ("l2", "rbf"):
+        lead = (z - rival).square().sum(1) - (z - target).square().sum(1)
+    elif similarity == "dot":
+        lead = (z * (target - rival)).sum(1)
+    else:
+        return
+    torch.testing.assert_close(explained.values, lead, atol=1e-5, rtol=1e-4)
+    # a cell's value is shared out over its pixels
+    torch.testing.assert_close(explained.upsampled().sum((1, 2)), explained.maps.sum((1, 2)))
+
+
+@pytest.mark.parametrize("decision", ["vote", "mean", "linear"])
+def test_positions_add_up_to_the_score_in_a_model_of_patches(decision, data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=3, level="patch", decision=decision)
+    explained = contributions(model, x[:6], 1, batch_size=4)
+    torch.testing.assert_close(explained.maps.sum((1, 2)), model(x[:6])[:, 1].detach(), rtol=0, atol=2e-5)
+    lead = contributions(model, x[:6], 1, 0)
+    scores = model(x[:6]).detach()
+    torch.testing.assert_close(lead.maps.sum((1, 2)), scores[:, 1] - scores[:, 0], rtol=0, atol=4e-5)
+
+
+def test_it_takes_one_forward_pass_a_map(data):
+    net, (x, _) = make_net(), data
+    model = convert(net, data, n_prototypes=2)
+    contributions(model, x[:2])
+    calls = []
+    net[0].register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    contributions(model, x, batch_size=40)
+    assert sum(calls) <= 1.1 * 40 + 4  # the first two images show where the map is
+
+
+def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
+    x, y = data
+    model = convert(make_net(), data, n_prototypes=2)
+    for row, explained in enumerate(difference(model, x[:8])):
+        assert explained.class_name == str(int(y[row]))
+        assert explained.lead > 0
+        n_deciding = int(explained.deciding.sum())
+        without = explained.lead - explained.map[explained.deciding].sum()
+        assert without <= 1e-5 * explained.lead
+        one_less = np.sort(explained.map, axis=None)[::-1][: n_deciding - 1]
+        assert explained.lead - one_less.sum() > 0  # no fewer positions would do
+        assert sum(share for _, share, _ in explained.parts) == pytest.approx(1 - without / explained.lead)
+        assert f"it would be '{explained.other_name}' but for {n_deciding} of 16 positions" in explained.sentence()
+    with pytest.raises(LookalikeError, match="is compared with itself"):
+        difference(model, x[:1], 0, 0)
+    (behind,) = difference(model, x[:1], 1, 0)
+    assert "has no lead to explain" in behind.sentence()
+    assert behind.to_dict()["deciding"] == 0
+
+
+def test_shares_of_pairs_are_those_of_the_inner_product(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1)
+    (paired,) = pair_regions(model, x[:1], n_kinds=3)
+    reference = model.prototype_inputs()[[paired.prototype]]
+    centre = model.prototypes.vectors.mean(0)
+    likeness = ((model.embed(x[:1]) - centre) * (model.embed(reference) - centre)).sum()
+    assert paired.likeness == pytest.approx(float(likeness), rel=1e-4)
+    maps = [Encoder(make_net(), x[:2]).model[:3](images).detach()[0] for images in (x[:1], reference)]
+    for pair in paired.pairs:
+        here, there = (
+            (layer_map.permute(1, 2, 0)[torch.from_numpy(mask)] - centre).sum(0)
+            for layer_map, mask in zip(maps, (pair.here, pair.there), strict=True)
+        )
+        assert pair.share == pytest.approx(float((here * there).sum() / 256 / likeness), rel=1e-3)
+    assert paired.explained == pytest.approx(sum(pair.share for pair in paired.pairs))
+    assert paired.to_dict()["sentence"] == paired.sentence()
+    assert len(paired.plot().lines) > len(paired.pairs)
+
+
+def test_no_part_is_claimed_where_there_is_no_likeness(data):
+    x, y = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1)
+    of_other = [int(torch.nonzero(model.prototypes.labels != y[0])[0])]
+    (paired,) = pair_regions(model, x[:1], of_other)
+    assert paired.pairs == []
+    assert "does not look like" in paired.sentence()
+    assert any(text.get_text() == "no part explains this" for text in paired.plot().texts)
+
+
+def test_what_positions_do_not_add_up_to_is_refused(data):
+    x, y = data
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(LookalikeError, match="no feature map larger than 1×1"):
+        contributions(convert(flat, data, n_prototypes=1), x[:2])
+    with pytest.raises(LookalikeError, match="'l1' of an average is not the average of similarities"):
+        contributions(convert(make_net(), data, n_prototypes=1, similarity="l1"), x[:2])
+    model = convert(make_net(), data, n_prototypes=1, n_images=0)
+    with pytest.raises(LookalikeError, match="holds no prototype images"):
+        pair_regions(model, x[:2])
+    with pytest.raises(LookalikeError, match="there are 2 images and targets for 3"):
+        contributions(model, x[:2], [0, 1, 0])
+    assert len(y) == 40
+
+
+def test_regions_are_connected_by_sides_and_corners():
+    mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]], bool)
+    assert sorted(int(part.sum()) for part in connected(mask)) == [1, 2]
+    assert place_of(np.eye(3, dtype=bool) & (np.arange(3) == 2)) == "at the bottom right"
+
+
+def test_pictures_have_a_legend_and_outlines(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1, level="patch")
+    segments = model.segment(x[:1])
+    texts = [text.get_text() for text in segments.plot().texts]
+    assert len(texts) == len(segments.concepts.unique())
+    assert sum(int(text.rpartition(" ")[2].removesuffix("%")) for text in texts) == pytest.approx(100, abs=2)
+    explained = difference(convert(make_net(), data, n_prototypes=2), x[:1])[0]
+    assert len(explained.plot().lines) >= 4  # a cell has four sides
