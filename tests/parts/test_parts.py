@@ -60,6 +60,19 @@ def test_positions_add_up_to_the_score_in_a_model_of_patches(decision, data):
     torch.testing.assert_close(lead.maps.sum((1, 2)), scores[:, 1] - scores[:, 0], rtol=0, atol=4e-5)
 
 
+def test_the_bias_of_a_head_is_the_residual(data):
+    x, _ = data
+    net = make_net()
+    net[5] = nn.Linear(6, 2)
+    model = convert(net, data, level="head")
+    explained = contributions(model, x[:6])
+    scores, bias = model(x[:6]).detach(), net[5].bias.detach()
+    top = scores.topk(2).values
+    torch.testing.assert_close(explained.values, top[:, 0] - top[:, 1], atol=1e-5, rtol=1e-4)
+    expected = bias[explained.targets] - bias[explained.rivals]
+    torch.testing.assert_close(explained.residuals, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_it_takes_one_forward_pass_a_map(data):
     net, (x, _) = make_net(), data
     model = convert(net, data, n_prototypes=2)

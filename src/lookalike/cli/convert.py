@@ -126,6 +126,23 @@ def convert(
             rich_help_panel="Prototypes",
         ),
     ] = "l2",
+    level: Annotated[
+        str,
+        typer.Option(
+            help="image; patch: parts of images that vote; head: the weights of the classifier's own head.",
+            rich_help_panel="Prototypes",
+        ),
+    ] = "image",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="With --level patch: last, b4, b234, or names of layers with commas.", rich_help_panel="Prototypes"
+        ),
+    ] = None,
+    decision: Annotated[
+        str | None,
+        typer.Option(help="With --level patch: vote, mean or linear.", rich_help_panel="Prototypes"),
+    ] = None,
     clusterer: Annotated[
         str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.", rich_help_panel="Prototypes")
     ] = "kmeans",
@@ -187,6 +204,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by prototypes."""
+    from lookalike._core import checks
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.profiling import profiled
     from lookalike.conversion.clustering import CLUSTERERS
@@ -200,6 +218,7 @@ def convert(
     check_replaceable(output, overwrite=overwrite)
     numbers = _read_n_prototypes(n_prototypes)
     # mistakes in these options are refused before the network is loaded
+    checks.one_of("--level", level, ("image", "patch", "head"))
     if similarity != AUTO:
         make_similarity(similarity)
     bytes_of(memory_limit)
@@ -228,6 +247,7 @@ def convert(
     else:
         options |= _cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
         _refuse_with_cluster(precision, memory_limit, workers, profile)
+    options = _options_of_level(level, layers, decision, options)
     with profiled(profile, say):
         converted = convert_model(
             source, train if cluster is None else bundle, numbers, similarity, seed=seed, **options
@@ -324,6 +344,17 @@ def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int,
     ):
         if is_given:
             raise LookalikeError(f"{name} is for one machine; leave it out with --cluster")
+
+
+def _options_of_level(level: str, layers: str | None, decision: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Adds the options of a level, and leaves out defaults of options that the level does not have."""
+    defaults: dict[str, Any] = {"clusterer": "kmeans", "temperature": "auto", "memory_limit": None}
+    defaults |= {"working_folder": None, "advice": True}
+    if level != "image":
+        options = {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
+    if layers is not None:
+        options["layers"] = layers.split(",") if "," in layers else layers
+    return options | {"level": level} | ({} if decision is None else {"decision": decision})
 
 
 def _read_n_prototypes(text: str) -> Any:

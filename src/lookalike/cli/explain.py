@@ -1,6 +1,7 @@
 """``lookalike explain``."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ from lookalike.cli.predict import read_batches, report_remarks, report_skipped
 
 if TYPE_CHECKING:
     from lookalike.explanation import Explanation
+    from lookalike.parts import ExplainedParts
 
 
 @guarded
@@ -47,6 +49,14 @@ def explain(
     no_maps: Annotated[
         bool, typer.Option("--no-maps", metavar="", help="Leave out the heat-maps of each likeness; much faster.")
     ] = False,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            "--parts",
+            metavar="",
+            help="Also say and draw which parts decide, and which look like which part of the prototype's image.",
+        ),
+    ] = False,
     composite: Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")] = (
         "epsilon-plus-flat"
     ),
@@ -67,6 +77,7 @@ def explain(
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
     from lookalike.explanation import explain as explain_inputs
+    from lookalike.parts import explain_parts
 
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
@@ -82,6 +93,7 @@ def explain(
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
+            explained_parts = iter(explain_parts(converted, inputs, batch_size) if parts else [])
             for explanation in explain_inputs(
                 converted,
                 inputs,
@@ -96,6 +108,9 @@ def explain(
                 _draw(explanation, folder / picture, with_maps=not no_maps)
                 rows.append(explanation.to_dict() | {"picture": picture})
                 sentences += _sentences(explanation)
+                for part in islice(explained_parts, 1):
+                    rows[-1] |= {"parts": part.to_dict() | {"pictures": _draw_parts(part, folder, picture)}}
+                    sentences += [f"{explanation.name}: {sentence}" for sentence in part.sentences()]
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
@@ -130,6 +145,18 @@ def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:
     (ax,) = sheet_axes(1, len(explanation.shown), with_maps=with_maps)
     with step("draw"):
         explanation.plot(ax).get_figure(root=True).savefig(file, dpi=150)  # type: ignore[union-attr]
+
+
+def _draw_parts(parts: "ExplainedParts", folder: Path, picture: str) -> list[str]:
+    """Draws the parts of an input, beside its picture; returns the names of the files."""
+    stem = picture.removesuffix(".png")
+    drawn = {"difference": parts.difference, "pairs": parts.pairs, "concepts": parts.segments}
+    names = []
+    for kind, part in drawn.items():
+        if part is not None and getattr(part, "image", getattr(part, "images", None)) is not None:
+            names.append(f"{stem}-{kind}.png")
+            part.plot().get_figure(root=True).savefig(folder / names[-1], dpi=150)  # type: ignore[union-attr]
+    return names
 
 
 def _sentences(explanation: "Explanation") -> list[str]:

@@ -9,6 +9,7 @@ The design, from the network to the words:
     parts/attribution.py   what each position adds to a class's score, from one forward pass
     parts/comparison.py    why this class rather than that one, as parts, as a map and in words
     parts/pairing.py       which region of an input corresponds to which region of a prototype's image
+    parts/explained.py     these together, for the command line
 
 A ``PrototypeModel`` sees only three things of it: an embedding that holds S patches in one row, a classifier with
 ``of_patches``, and ``prototypes.positions``. So it is saved, loaded, explained, evaluated and reported like any other.
@@ -16,16 +17,19 @@ A ``PrototypeModel`` sees only three things of it: an embedding that holds S pat
 
 from lookalike.parts.attribution import Contributions, contributions
 from lookalike.parts.comparison import Difference, difference
+from lookalike.parts.explained import ExplainedParts, explain_parts
 from lookalike.parts.pairing import PairedRegions, pair_regions
 from lookalike.parts.segmentation import Segments, segment
 
 __all__ = [
     "Contributions",
     "Difference",
+    "ExplainedParts",
     "PairedRegions",
     "Segments",
     "contributions",
     "difference",
+    "explain_parts",
     "pair_regions",
     "segment",
 ]

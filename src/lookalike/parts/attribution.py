@@ -22,6 +22,7 @@ from lookalike.encoder import Encoder
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.decision import PatchDecision
 from lookalike.model.similarity import Cosine, Dot
 from lookalike.parts.segmentation import batches_of
@@ -165,7 +166,29 @@ def _of_batch(
     is_rival = ~is_target if rival is None else labels[None] == rival.to(device)[:, None]
     q = similarities.masked_fill(~is_rival, -torch.inf).argmax(1)
     maps, values, meaning = lead_by_patch(model, patches, p, q)
+    bias = _bias_of(model)
+    if bias is not None:  # no position adds it: it is the residual
+        values = values + bias[p] - bias[q]
     return _result(reader, maps, values, p, q, of_prototypes=True, meaning=meaning)
+
+
+def _bias_of(model: PrototypeModel) -> Tensor | None:
+    """Returns the bias of each prototype's class in a model of a head's weights; None if there is none.
+
+    Raises:
+        LookalikeError: If the model decides by something else than its most similar prototype.
+    """
+    classifier = model.classifier
+    if isinstance(classifier, NearestPrototype):
+        return None
+    weight = classifier.weight.detach() if type(classifier) is LinearHead else torch.zeros(1, 2)
+    if weight.shape[0] != weight.shape[1] or not torch.equal(weight, torch.eye(len(weight)).to(weight)):
+        raise LookalikeError(
+            f"the classifier {classifier.name!r} weighs all prototypes, so the lead of one over another is not its "
+            "decision; take heat-maps (explain(..., relevance=True))"
+        )
+    bias = classifier.bias
+    return bias.detach() if isinstance(bias, Tensor) else None
 
 
 def lead_by_patch(model: PrototypeModel, patches: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, str]:

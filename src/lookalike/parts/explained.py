@@ -1,0 +1,66 @@
+"""All that parts say of a prediction: why this class rather than the next, and which regions look like which."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.model import PrototypeModel
+from lookalike.parts.comparison import Difference, difference
+from lookalike.parts.pairing import PairedRegions, pair_regions
+from lookalike.parts.segmentation import Segments, segment
+
+
+@dataclass(frozen=True)
+class ExplainedParts:
+    """The parts of one input.
+
+    Attributes:
+        difference: Why its class rather than the second most likely one; None in a model of one class.
+        pairs: Which of its regions correspond to which of the nearest prototype's image; None without images.
+        segments: The concepts of its positions, as a result for one image; None in a model of whole images.
+    """
+
+    difference: Difference | None
+    pairs: PairedRegions | None
+    segments: Segments | None
+
+    def sentences(self) -> list[str]:
+        """Returns them as sentences."""
+        return [part.sentence() for part in (self.difference, self.pairs) if part is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, without pictures."""
+        return {
+            "difference": None if self.difference is None else self.difference.to_dict(),
+            "pairs": None if self.pairs is None else self.pairs.to_dict(),
+            "concepts": None if self.segments is None else self.segments.concepts[0].tolist(),
+        }
+
+
+def explain_parts(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> list[ExplainedParts]:
+    """Explains predictions by parts, beside ``explain``, which explains them by whole images.
+
+    Args:
+        model: A prototype model of patches, or of whole images whose embedding is the average of a feature map.
+        inputs: Images, as for ``PrototypeModel.predict``.
+        batch_size: Most images that pass through the network at once.
+
+    Returns:
+        One result per input.
+
+    Raises:
+        LookalikeError: As ``difference`` and ``pair_regions`` do, except that a model without images has no pairs.
+    """
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    batches = [batch.inputs for batch in model.read_inputs(inputs, batch_size)]
+    if not batches:
+        raise LookalikeError("there are no images to explain")
+    results = []
+    for x in batches:
+        differences = difference(model, x, batch_size=batch_size) if model.n_classes > 1 else [None] * len(x)
+        has_images = model.prototype_inputs() is not None
+        pairs = pair_regions(model, x, batch_size=batch_size) if has_images else [None] * len(x)
+        segments = [segment(model, x[row : row + 1]) if model.has_patches else None for row in range(len(x))]
+        results += [ExplainedParts(*parts) for parts in zip(differences, pairs, segments, strict=True)]
+    return results
