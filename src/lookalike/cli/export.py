@@ -1,12 +1,19 @@
 """``lookalike export``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.cli.console import guarded, out, print_facts, print_json
+from lookalike.cli.console import err, guarded, out, print_facts, print_json
 from lookalike.cli.options import Json, Network, Overwrite, open_model, pick_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lookalike.model import PrototypeModel
+
+_MOST_SAMPLES = 256  # images: enough to calibrate a network, and to see what changes
 
 
 @guarded
@@ -37,6 +44,13 @@ def export(
             "The file then takes bytes.",
         ),
     ] = None,
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Of the network's weights; smaller needs --sample.")
+    ] = "float32",
+    sample: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Images on which the effect of --precision is measured, at most 256."),
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the model, named in the file.")] = None,
     network: Network = None,
     overwrite: Overwrite = False,
@@ -51,7 +65,10 @@ def export(
     if inside and no_images:
         raise LookalikeError("--inside writes pictures and --no-images writes none; give one of them")
     converted, _ = open_model(model, network, pick_device("cpu"))
-    file = export_model(
+    if (precision == "float32") != (sample is None) or (sample is not None and kind != "onnx"):
+        raise LookalikeError("--precision float16 or int8 and --sample IMAGES go together, for the kind onnx")
+    write = export_model if sample is None else _smaller(precision, sample)
+    file = write(
         converted,
         output,
         kind=kind,
@@ -76,3 +93,40 @@ def export(
         facts["page"] = f"{html} ({html.stat().st_size / 1e6:.1f} MB): open it in a browser"
     print_facts("", facts)
     out.print("Run it with onnxruntime or torch.export.load; examples/run_exported.py shows how.", style="dim")
+
+
+def _smaller(precision: Any, sample: Path) -> "Callable[..., Path]":
+    """Returns a function like ``export_model`` that also makes the file smaller, and tells what that changes."""
+    import tempfile
+
+    from lookalike.export import export_model, quantise
+
+    def write(model: "PrototypeModel", output: Path, *, overwrite: bool, pixels: bool, **options: Any) -> Path:
+        with tempfile.TemporaryDirectory() as temporary:
+            full = Path(temporary) / "full"
+            export_model(model, full, pixels=pixels, **options)
+            inputs = _inputs_of(model, sample, pixels)
+            found = quantise(full, output, inputs, precision=precision, overwrite=overwrite)
+        err.print(found.sentence(), markup=False, soft_wrap=True)
+        return output / "model.onnx"
+
+    return write
+
+
+def _inputs_of(model: "PrototypeModel", images: Path, pixels: bool) -> Any:
+    """Returns what an exported file takes for the first of some images."""
+    import torch
+
+    from lookalike._core.errors import LookalikeError
+
+    batches, n_rows = [], 0
+    for batch in model.read_inputs(images, 32):
+        batches.append(batch.inputs)
+        n_rows += len(batch.inputs)
+        if n_rows >= _MOST_SAMPLES:
+            break
+    inputs = torch.cat(batches)[:_MOST_SAMPLES]
+    values = model.to_pixels(inputs) if pixels else inputs
+    if values is None:
+        raise LookalikeError("the model's inputs are not images, so there are no bytes of them")
+    return values.numpy()

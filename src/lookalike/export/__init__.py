@@ -7,5 +7,6 @@ or as a PyTorch program, with everything that an explanation needs.
 from lookalike.export.file import export_model
 from lookalike.export.page import write_page
 from lookalike.export.plain import Answer, PlainModel
+from lookalike.export.quantised import Quantised, quantise
 
-__all__ = ["Answer", "PlainModel", "export_model", "write_page"]
+__all__ = ["Answer", "PlainModel", "Quantised", "export_model", "quantise", "write_page"]

@@ -1,0 +1,41 @@
+"""Smaller files answer nearly alike, and what changes is counted, told and written down."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lookalike import LookalikeError
+from lookalike.export import quantise
+from tests.export.test_file import answers, folder, metadata_of, model, pixels  # noqa: F401 - fixtures
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_what_changes_is_what_the_two_files_say(folder, tmp_path, precision):  # noqa: F811
+    values, _ = pixels(64)
+    found = quantise(folder, tmp_path / precision, values, precision=precision)
+    before = answers(folder / "model.onnx", values)
+    after = answers(tmp_path / precision / "model.onnx", values)
+    assert found.n_inputs == 64
+    assert found.agreement == (before["scores"].argmax(1) == after["scores"].argmax(1)).mean() > 0.9
+    same = before["nearest"][:, 0] == after["nearest"][:, 0]
+    assert found.same_prototype == same.mean()
+    assert sum(count for _, _, count in found.changes) == (~same).sum()
+    assert found.probability_change == pytest.approx(np.abs(before["probabilities"] - after["probabilities"]).max())
+    assert 0 < found.probability_change < 0.5
+    written = json.loads((tmp_path / precision / "prototypes.json").read_text())["quantised"]
+    assert written["agreement"] == found.agreement
+    assert metadata_of(tmp_path / precision / "model.onnx")["quantised"]["precision"] == precision
+    assert (tmp_path / precision / "prototypes" / "00000.png").is_file()
+
+
+def test_what_cannot_be_made_smaller_is_refused(folder, tmp_path):  # noqa: F811
+    with pytest.raises(LookalikeError, match="precision must be 'float16' or 'int8', not 'int4'"):
+        quantise(folder, tmp_path / "a", pixels(3)[0], precision="int4")
+    with pytest.raises(LookalikeError, match="holds no model exported to ONNX"):
+        quantise(tmp_path, tmp_path / "a", pixels(3)[0])
+    with pytest.raises(LookalikeError, match="ONNX Runtime cannot run these inputs"):
+        quantise(folder, tmp_path / "a", np.zeros((3, 12, 12, 3), np.float32))
+    assert not (tmp_path / "a").exists()
