@@ -40,7 +40,8 @@ METRICS = ("card", "metrics", "divergence", "faithfulness", "prototypes", "robus
 TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with at the first test that fails
     "metrics/": [*(f"tests/metrics/test_{name}.py" for name in METRICS), "tests/metrics/test_evaluation.py"],
     "relevance/": [
-        "tests/relevance/test_maps.py", "tests/relevance/test_rules.py", "tests/relevance/test_engine.py",
+        "tests/relevance/test_wiring.py", "tests/relevance/test_maps.py", "tests/relevance/test_rules.py",
+        "tests/relevance/test_engine.py",
         "tests/relevance/test_zennit.py", "tests/relevance/test_dependence.py", "tests/relevance/test_prp.py",
     ],
     "explanation.py": ["tests/test_explanation_fields.py", "tests/test_explanation.py"],
