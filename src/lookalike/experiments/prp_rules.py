@@ -156,7 +156,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         return lrp(box, x, predicted[rows]).pixels
 
     record[_LRP] = _figures(model, images, images.black_box_maps, explain_box, subject.seed)
-    record[_RANDOM] = _order_figures(model, images.x, None, subject.seed)
+    record[_RANDOM] = order_figures(model, images.x, None, subject.seed)
     return record
 
 
@@ -179,7 +179,7 @@ def _figures(
     model: PrototypeModel, images: _Images, maps: Tensor, explain: Callable[[Tensor, slice], Tensor], seed: int
 ) -> Record:
     """Returns the figures that can be measured for every kind of map."""
-    low, high = _range(model)
+    low, high = value_range_of_model(model)
     stable = {
         name: map_stability(
             explain, images.x, maps, radius=share * (high - low), n_samples=_DRAWS, seed=seed
@@ -187,12 +187,12 @@ def _figures(
         for name, share in _NOISE_RADII.items()
     }
     inside = mean_of_finite(relevance_mass(maps, images.object_masks))
-    return {**stable, **_order_figures(model, images.x, maps, seed), "inside": inside}
+    return {**stable, **order_figures(model, images.x, maps, seed), "inside": inside}
 
 
-def _order_figures(model: PrototypeModel, x: Tensor, maps: Tensor | None, seed: int) -> Record:
+def order_figures(model: PrototypeModel, x: Tensor, maps: Tensor | None, seed: int) -> Record:
     """Returns the figures that depend on the order of the pixels alone. Without maps, the order is random."""
-    low, high = _range(model)
+    low, high = value_range_of_model(model)
 
     def probabilities(inputs: Tensor) -> Tensor:
         return model.probabilities_of(model.encoder(inputs))
@@ -204,7 +204,8 @@ def _order_figures(model: PrototypeModel, x: Tensor, maps: Tensor | None, seed: 
     }
 
 
-def _range(model: PrototypeModel) -> tuple[Tensor, Tensor]:
+def value_range_of_model(model: PrototypeModel) -> tuple[Tensor, Tensor]:
+    """Returns the inputs' values of black and of white, each [C]."""
     assert model.value_range is not None  # noqa: S101 - data sets of images alone are suited
     low, high = model.value_range.unbind(0)
     return low, high
@@ -228,7 +229,7 @@ def _edge(grey: Tensor) -> Tensor:
     return torch.cat([grey[:, 0], grey[:, -1], grey[:, 1:-1, 0], grey[:, 1:-1, -1]], 1)
 
 
-def _no_plain_background(data: DataBundle) -> str | None:
+def no_plain_background(data: DataBundle) -> str | None:
     """Returns why an object's pixels cannot be told from the background; None if the background is plain."""
     rows = np.linspace(0, len(data.test) - 1, min(50, len(data.test))).astype(int)
     images = torch.stack([torch.as_tensor(data.test[int(row)][0]) for row in rows])
@@ -244,5 +245,5 @@ def _no_plain_background(data: DataBundle) -> str | None:
 
 
 EXPERIMENTS.register("prp-rules")(
-    Experiment("Rules for prototypical relevance", "open question", run_prp_rules, lacking=_no_plain_background)
+    Experiment("Rules for prototypical relevance", "open question", run_prp_rules, lacking=no_plain_background)
 )
