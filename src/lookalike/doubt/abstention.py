@@ -49,11 +49,15 @@ class Abstention:
 
     def sentence(self) -> str:
         """Says what share can be answered."""
-        promise = f"at most {self.error:.4g} of the answers are wrong (with a confidence of {self.confidence:.4g})"
+        promise = (
+            f"at most {100 * self.error:.4g}% of the answers are wrong (with a confidence of "
+            f"{100 * self.confidence:.4g}%)"
+        )
         if not self.answers_any:
             return f"No threshold is known with which {promise}: {self.n_samples:,} validation images do not show it."
         return (
-            f"If only answers with a probability of at least {self.threshold:.3f} count, {self.share:.1%}, {promise}."
+            f"If the model answers only with a probability of at least {self.threshold:.3f}, it answers "
+            f"{self.share:.1%} of the images, and {promise}."
         )
 
 

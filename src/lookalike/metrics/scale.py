@@ -39,7 +39,12 @@ def scale_notes(model: PrototypeModel, figures: Collection[str]) -> list[str]:
         calibration = model.provenance.get("calibration")
         source = calibration.get("source") if isinstance(calibration, Mapping) else None
         names = _titles_of(_BY_TEMPERATURE, figures)
-        if names and source not in ("fitted", "kept") and model.similarity.name not in _SCALE_FREE:
+        if (
+            names
+            and model.doubt is None
+            and source not in ("fitted", "kept")
+            and model.similarity.name not in _SCALE_FREE
+        ):
             value = f"{model.classifier.temperature:.4g}"
             notes.append(
                 f"{names} depend on the scale of the embedding: the temperature {value} was not fitted to training data"

@@ -123,6 +123,12 @@ def _probabilities(record: SavedModel) -> str:
     recorded = record.provenance.get("calibration")
     calibration = recorded if isinstance(recorded, dict) else {}
     text = f"softmax of similarity over a temperature of {record.classifier.options.get('temperature', 1.0):.4g}"
+    if record.doubt is not None:
+        facts = record.doubt
+        return (
+            f"{text}, fitted to {facts.n_fitted:,} validation images; on {facts.n_validation:,} others the calibration "
+            f"error ECE is {facts.after.ece:.3f} (it was {facts.before.ece:.3f})"
+        )
     fitted = [calibration.get(name) for name in ("n_samples", "n_folds", "log_loss", "log_loss_at_1")]
     if calibration.get("source") == "fitted" and all(isinstance(value, int | float) for value in fitted):
         n_samples, n_folds, log_loss, log_loss_at_1 = fitted
