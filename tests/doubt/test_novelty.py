@@ -43,6 +43,17 @@ def test_mahalanobis_equals_scipys_distance_with_the_shrunk_covariance():
     assert np.allclose(fit_novelty("mahalanobis", FAMILIAR, CENTRES)(FAMILIAR, CENTRES, SPREADS), expected)
 
 
+def test_fewer_inputs_than_dimensions_have_the_same_distance():
+    from sklearn.covariance import ledoit_wolf
+
+    points, centre = RNG.normal(size=(9, 30)), torch.zeros(1, 30, dtype=torch.float64)
+    inverse = np.linalg.inv(ledoit_wolf(points, assume_centered=True)[0])
+    score = fit_novelty("mahalanobis", torch.from_numpy(points), centre)
+    test = RNG.normal(size=(5, 30))
+    expected = cdist(test, centre.numpy(), "mahalanobis", VI=inverse).min(1) ** 2
+    assert np.allclose(score(torch.from_numpy(test), centre, SPREADS[:1]), expected)
+
+
 def test_percentile_scores_order_inputs_by_their_distance_over_the_spread():
     spreads = torch.tensor([1.0, 2.0, torch.nan, 0.0], dtype=torch.float64)
     points = CENTRES + 1.0

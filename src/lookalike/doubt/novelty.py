@@ -231,12 +231,24 @@ def usable_spreads(spreads: Tensor) -> Tensor:
 
 
 def _whitening(residuals: Tensor) -> Tensor:
-    """Returns W with W Wᵀ the inverse of the residuals' shrunk covariance [D, D]."""
-    from sklearn.covariance import ledoit_wolf
+    """Returns W with W Wᵀ the inverse of the residuals' shrunk covariance [D, D].
 
-    covariance, _ = ledoit_wolf(residuals.double().cpu().numpy(), assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    if not values[-1] > 0:  # all inputs are the same point: no direction is known to vary
-        values = np.ones_like(values)
-    values = np.maximum(values, values[-1] * 1e-10)
-    return torch.from_numpy(vectors / np.sqrt(values)).to(residuals)
+    The covariance is (1 − s) S + s μ I. From the singular vectors of the residuals, W is a multiple of I and a sum over
+    as many directions as there are residuals: with few of them, far less work than a decomposition of S.
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    values = residuals.double().cpu()
+    n, dim = values.shape
+    shrinkage = float(ledoit_wolf_shrinkage(values.numpy(), assume_centered=True))
+    _, singular, directions = torch.linalg.svd(values, full_matrices=False)
+    variances = singular.square() / n
+    if not float(variances.sum()) > 0:  # all inputs are the same point: no direction is known to vary
+        return torch.eye(dim).to(residuals)
+    mean_variance = float(variances.sum()) / dim
+    shrunk = (1 - shrinkage) * variances + shrinkage * mean_variance
+    floor = float(shrunk.max()) * 1e-10
+    of_others = max(shrinkage * mean_variance, floor) ** -0.5
+    scales = shrunk.clamp_min(floor).rsqrt() - of_others
+    whitening: Tensor = of_others * torch.eye(dim, dtype=torch.float64) + (directions.T * scales) @ directions
+    return whitening.to(residuals)
