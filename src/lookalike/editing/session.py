@@ -175,6 +175,7 @@ class EditSession:
             value_range=base.value_range,
             provenance=provenance,
             training_keys=base.training_keys,
+            training_names=base.training_names,
             doubt=base.doubt if is_same else None,
             annotations=None if state.annotations.is_empty else state.annotations,
         )

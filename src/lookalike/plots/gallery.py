@@ -8,7 +8,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, shorten, tile_axes
+from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, draw_tile, new_axes, shorten, tile_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,10 +95,7 @@ def _caption(number: int, count: Any, purity: float, numbered: bool) -> str:
 
 def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False) -> "Axes":
     """Makes a figure that fits a gallery, without a window. Save it with ``ax.figure.savefig``."""
-    from matplotlib.figure import Figure
-
-    size = gallery_size(class_names, per_class, per_prototype, named=named)
-    return Figure(figsize=size, layout="constrained").subplots()
+    return new_axes(gallery_size(class_names, per_class, per_prototype, named=named))
 
 
 def gallery_size(

@@ -1,15 +1,25 @@
 """Axes that a notebook displays as a picture."""
 
 import io
+from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.projections.polar import PolarAxes
 
 
-class NotebookAxes(Axes):
-    """Axes of a figure without a window. A notebook displays them as a picture if they are the result of a cell."""
+class _Picture:
+    """What a notebook needs of Axes to display them if they are the result of a cell."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self: Any) -> bytes:
         """Returns the whole figure as PNG; notebooks call this."""
         buffer = io.BytesIO()
-        self.get_figure(root=True).savefig(buffer, format="png", dpi=100)  # type: ignore[union-attr]
+        self.get_figure(root=True).savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
+
+
+class NotebookAxes(_Picture, Axes):
+    """Axes of a figure without a window. A notebook displays them as a picture if they are the result of a cell."""
+
+
+class NotebookPolarAxes(_Picture, PolarAxes):
+    """The same for a radar."""

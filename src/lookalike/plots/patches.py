@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
-from lookalike.plots.tiles import CAPTION, GAP, INK, LINE, MUTED, TILE_INCHES, WRONG, draw_tile, shorten, tile_axes
+from lookalike.plots.tiles import (
+    CAPTION,
+    GAP,
+    INK,
+    LINE,
+    MUTED,
+    TILE_INCHES,
+    WRONG,
+    draw_tile,
+    new_axes,
+    shorten,
+    tile_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,12 +88,10 @@ def plot_patches(
 
 def patch_axes(class_names: Sequence[str], per_class: int) -> "Axes":
     """Makes a figure that fits the patches, without a window. Save it with ``ax.figure.savefig``."""
-    from matplotlib.figure import Figure
-
     class_names = checks.names("class_names", class_names)
     checks.whole_number("per_class", per_class, 0)
     columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class)
-    return Figure(figsize=(columns * TILE_INCHES, rows * TILE_INCHES), layout="constrained").subplots()
+    return new_axes((columns * TILE_INCHES, rows * TILE_INCHES))
 
 
 def _margin(names: Sequence[str]) -> float:

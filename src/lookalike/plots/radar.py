@@ -8,7 +8,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.plots.tiles import INK, MUTED, check_axes
+from lookalike.plots.tiles import INK, MUTED, check_axes, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +40,7 @@ def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" =
     if not any(models.values()):
         raise LookalikeError("a radar needs at least one model with at least one figure")
     if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=(4.2, 3.8), layout="constrained").subplots(subplot_kw={"projection": "polar"})
+        ax = new_axes((4.2, 3.8), polar=True)
     check_axes(ax)
     if ax.name != "polar":
         raise LookalikeError("a radar needs polar Axes: plt.subplots(subplot_kw={'projection': 'polar'})")

@@ -33,7 +33,7 @@ def check_axes(ax: Any) -> None:
     checks.instance("ax", ax, Axes, "Axes of matplotlib")
 
 
-def new_axes(size: tuple[float, float]) -> "Axes":
+def new_axes(size: tuple[float, float], *, polar: bool = False) -> "Axes":
     """Makes a figure of a size in inches with one Axes, which a notebook displays as a picture.
 
     The figure has no window, so its memory is freed when nothing refers to it; pyplot would keep it until it is closed.
@@ -41,9 +41,10 @@ def new_axes(size: tuple[float, float]) -> "Axes":
     """
     from matplotlib.figure import Figure
 
-    from lookalike.plots.notebook_axes import NotebookAxes
+    from lookalike.plots.notebook_axes import NotebookAxes, NotebookPolarAxes
 
-    return Figure(figsize=size, layout="constrained").add_subplot(axes_class=NotebookAxes)
+    kind = NotebookPolarAxes if polar else NotebookAxes
+    return Figure(figsize=size, layout="constrained").add_subplot(axes_class=kind)
 
 
 def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
