@@ -45,6 +45,7 @@ SKIPPED = {
     "--page": "needs a package of npm: tests/export/test_page.py writes pages",
     "ray start": "needs a cluster: tests/conversion/test_distributed.py starts one",
     "--cluster": "needs a cluster: tests/conversion/test_distributed.py starts one",
+    "lookalike studio": "serves until it is stopped: tests/studio starts one",
     "…": "stands for several commands",
     "python run_exported.py": "not a command of this project: tests/export runs it",
     "cifar10": "downloads the data, unless it only shows",

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lookalike.cli import (
+    audit,
     calibrate,
     convert,
     datasets,
@@ -17,6 +18,7 @@ from lookalike.cli import (
     predict,
     push,
     reproduce,
+    studio,
     train,
     watch,
 )
@@ -41,6 +43,8 @@ app.command("report")(evaluate.report)
 app.command("watch")(watch.watch)
 app.command("export")(export.export)
 app.command("edit")(edit.edit)
+app.command("audit")(audit.audit)
+app.command("studio")(studio.studio)
 app.command("push")(push.push)
 app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)

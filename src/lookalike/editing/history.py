@@ -83,6 +83,27 @@ class Opening:
     effect: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Correction:
+    """A note that a training sample's label should be another; the data stay as they are.
+
+    Attributes:
+        sample: Number of the sample.
+        name: Its file, or "".
+        label: Its class in the data.
+        corrected: The class that it should have.
+        who: Who says so.
+        when: When, as ISO 8601 in UTC.
+    """
+
+    sample: int
+    name: str
+    label: str
+    corrected: str
+    who: str
+    when: str
+
+
 @dataclass
 class History:
     """All states of a model, and which one is the present one.
@@ -92,6 +113,7 @@ class History:
         head: Number of the present state.
         undone: Numbers of the states that redo goes to, the next one last.
         openings: Each look at the test part.
+        corrections: Labels that should be others.
         revision: Grows with every change of any of these.
     """
 
@@ -99,6 +121,7 @@ class History:
     head: int = 0
     undone: list[int] = field(default_factory=list)
     openings: list[Opening] = field(default_factory=list)
+    corrections: list[Correction] = field(default_factory=list)
     revision: int = 0
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 import copy
 import getpass
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from lookalike.editing.edits import (
 )
 from lookalike.editing.effect import Effect, Judge
 from lookalike.editing.evidence import Evidence
-from lookalike.editing.history import Entry, History, Opening, Snapshot
+from lookalike.editing.history import Correction, Entry, History, Opening, Snapshot
 from lookalike.editing.material import Material
 from lookalike.editing.pictures import Pictures
 from lookalike.editing.sources import Source, held_out_rows, source_of
@@ -64,6 +65,11 @@ class EditSession:
         progress: Show a progress bar while data are embedded.
         history: An earlier history of this model, with its states; see ``open_session``.
 
+    Attributes:
+        similarity: The model's, on the CPU.
+        history: The log.
+        source: The embedded training data, or None.
+
     Raises:
         LookalikeError: If the model has another classifier, or the data do not fit it.
     """
@@ -89,7 +95,7 @@ class EditSession:
             )
         self._base = model
         self.who = _login() if who is None else checks.instance("who", who, str, "a text")
-        self._similarity = copy.deepcopy(model.similarity).cpu()
+        self.similarity = copy.deepcopy(model.similarity).cpu()
         source = None if train is None else source_of(model, train, embeddings, progress=progress)
         self._pictures = Pictures(None if source is None else source.batches, model.value_range, model.preprocessing)
         if history is None:
@@ -107,7 +113,7 @@ class EditSession:
         if source is not None:
             self._prepare(source, validation, seed, progress)
         elif validation is not None:
-            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self._similarity)
+            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self.similarity)
         self._predictions: Tensor | None = None
 
     def _prepare(self, source: Source, validation: Any, seed: int, progress: bool | None) -> None:
@@ -120,7 +126,7 @@ class EditSession:
             source.store.embeddings,
             source.labels,
             source.store.indices,
-            self._similarity,
+            self.similarity,
             held_out,
             str(recorded.get("clusterer", "kmeans")),
             int(recorded.get("n_init", 10)),
@@ -130,9 +136,9 @@ class EditSession:
         n_nearest = self._snapshots[0].prototypes.nearest.shape[1]
         self._evidence = Evidence(self._material, n_nearest, nearest_from)
         if validation is not None:
-            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self._similarity)
+            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self.similarity)
         elif held_out.any():
-            self._judge = _judge_of("held-out training", source, self._similarity, np.flatnonzero(held_out))
+            self._judge = _judge_of("held-out training", source, self.similarity, np.flatnonzero(held_out))
 
     def _embedded(self, data: Any, part: str, progress: bool | None) -> Source:
         return source_of(self._base, data, part=part, progress=progress)
@@ -168,7 +174,7 @@ class EditSession:
         return PrototypeModel(
             base.encoder,
             _cpu(snapshot.prototypes),
-            copy.deepcopy(self._similarity),
+            copy.deepcopy(self.similarity),
             copy.deepcopy(base.classifier),
             preprocessing=base.preprocessing,
             images=snapshot.images,
@@ -376,7 +382,7 @@ class EditSession:
             raise LookalikeError("there are no test data: give them, as in sem.edit(train, test=test)")
         data = self._test() if callable(self._test) and not hasattr(self._test, "__getitem__") else self._test
         source = self._embedded(data, "test", None)
-        judge = _judge_of("test", source, self._similarity)
+        judge = _judge_of("test", source, self.similarity)
         before = judge.predict(self._snapshots[0].state)
         after = judge.predict(self.state)
         effect = judge.effect(before, after, self.state)
@@ -390,6 +396,35 @@ class EditSession:
         self.history.openings.append(opening)
         self.history.revision += 1
         return effect
+
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """A block of changes that is taken back as a whole if it ends with an error, such as a failed save."""
+        history, snapshots, predictions = copy.deepcopy(self.history), list(self._snapshots), self._predictions
+        try:
+            yield
+        except BaseException:
+            self.history, self._snapshots, self._predictions = history, snapshots, predictions
+            raise
+
+    def correct(self, sample: int, name: str, label: str, corrected: str) -> None:
+        """Notes that a training sample's label should be another. The data and the model stay as they are.
+
+        Args:
+            sample: Number of the sample.
+            name: Its file, or "".
+            label: Its class in the data.
+            corrected: The class that it should have; the same as ``label`` takes an earlier note back.
+
+        Raises:
+            LookalikeError: If there is no such class.
+        """
+        self.state.class_number(corrected)
+        kept = [correction for correction in self.history.corrections if correction.sample != sample]
+        if corrected != label:
+            kept.append(Correction(sample, name, label, corrected, self.who, _now()))
+        self.history.corrections = kept
+        self.history.revision += 1
 
     def log(self) -> list[dict[str, Any]]:
         """Returns the whole log, also of edits that were undone: what, who, when, why, and figures."""

@@ -1,9 +1,12 @@
 """Writes and reads the history of a model's edits in its folder.
 
 - ``edits.json``: who did what, when, why and with what effect; which state is the present one
+- ``corrected-labels.csv``: labels that should be others, if there are any
 - ``edits.safetensors``: all states; a prototype that several states share is stored once
 """
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +27,7 @@ from lookalike.saved.tensor_file import read_header, read_tensors
 
 EDITS_JSON = "edits.json"
 EDITS_TENSORS = "edits.safetensors"
+CORRECTIONS = "corrected-labels.csv"
 _FORMAT = 1
 _SURVEYED = ("counts", "purity", "nearest", "distances", "percentiles", "quantiles")
 
@@ -61,7 +65,19 @@ def history_files(history: History, snapshots: Sequence[Snapshot]) -> dict[str, 
         write_tensors({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
         content = path.read_bytes()
     log = plain_json({"format": _FORMAT, "history": history.to_dict(), "states": states})
-    return {EDITS_JSON: (json_text(log, indent=1) + "\n").encode("utf-8", "backslashreplace"), EDITS_TENSORS: content}
+    files = {EDITS_JSON: (json_text(log, indent=1) + "\n").encode("utf-8", "backslashreplace"), EDITS_TENSORS: content}
+    return files | ({CORRECTIONS: _corrections(history)} if history.corrections else {})
+
+
+def _corrections(history: History) -> bytes:
+    """Returns the corrected labels as a table; text that a spreadsheet would take for a formula is quoted."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["sample", "file_name", "label", "corrected"])
+    for correction in history.corrections:
+        texts = (correction.name, correction.label, correction.corrected)
+        writer.writerow([correction.sample, *(f"'{text}" if text[:1] in "=+-@" and text else text for text in texts)])
+    return buffer.getvalue().encode("utf-8", "backslashreplace")
 
 
 def has_history(folder: Path) -> bool:

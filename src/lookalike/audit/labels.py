@@ -1,0 +1,170 @@
+"""Probable label errors: samples that look like the prototypes of another class [ours].
+
+The prototypes that a sample is compared with are learned without it, and without its fold. Suspects are left out when
+the prototypes are learned a second time, so that a wrong label does not vouch for itself or for its like. A sample is a
+suspect by the rule of confident learning (Northcutt et al., 2021): another class is more probable, and at least as
+probable as it is, on average, for the samples that are labelled with it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.conversion.clustering import cluster
+from lookalike.model.similarity import Similarity, make_similarity
+
+_ROUNDS = 2  # the second leaves out the suspects of the first
+_FEW = 3  # prototypes of a class: fewer are means of so many samples that some wrong labels hardly move them, and
+# leaving out what does not fit would only narrow the class
+_CERTAIN = 0.95  # where a class's samples are all but certain, their mean is no bar that another can pass
+_CELLS = 20_000_000  # samples × prototypes at a time
+_LEAST_PER_PROTOTYPE = 12  # samples: a prototype of fewer may be one of wrong labels
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCheck:
+    """How well each label fits the prototypes of its class.
+
+    Attributes:
+        probabilities: Out-of-fold class probabilities [N, K].
+        margins: Log-probability of the most probable other class minus that of the label [N]; above 0, another class
+            is more probable.
+        predicted: The most probable class [N].
+        suspect: Whether the label is probably wrong [N].
+        nearest: Classes of the three most similar prototypes [N, 3], most similar first; −1 where there are fewer.
+    """
+
+    probabilities: np.ndarray
+    margins: np.ndarray
+    predicted: np.ndarray
+    suspect: np.ndarray
+    nearest: np.ndarray
+
+
+@torch.no_grad()
+def check_labels(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    n_classes: int,
+    similarity: Similarity | None = None,
+    *,
+    n_prototypes: int = 10,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> LabelCheck:
+    """Compares each sample with prototypes that were learned without it.
+
+    Args:
+        embeddings: [N, D].
+        labels: Classes [N].
+        n_classes: K.
+        similarity: A fitted similarity; None takes ``l2``.
+        n_prototypes: Prototypes per class; fewer in classes of few samples.
+        n_folds: Number of folds.
+        seed: Seed of folds and clustering.
+
+    Raises:
+        LookalikeError: If there are fewer than two classes with samples in two folds.
+    """
+    checks.whole_number("n_prototypes", n_prototypes, 1)
+    checks.whole_number("n_folds", n_folds, 2)
+    checks.seed("seed", seed)
+    if (np.bincount(labels, minlength=n_classes) >= 2).sum() < 2:
+        raise LookalikeError("to find wrong labels takes two classes with two samples each, or more")
+    similarity = similarity or make_similarity("l2")
+    folds = _folds(labels, n_folds, seed)
+    trusted = np.ones(len(labels), dtype=bool)
+    scores, nearest = torch.zeros(0), np.zeros(0)
+    for _ in range(_ROUNDS):
+        scores, nearest = _out_of_fold(
+            embeddings, labels, n_classes, similarity, folds, trusted, n_prototypes=n_prototypes, seed=seed
+        )
+        trusted = scores.argmax(1).numpy() == labels
+    log_p = (scores / _temperature(scores, labels)).double().log_softmax(1).numpy()
+    rows = np.arange(len(labels))
+    others = log_p.copy()
+    others[rows, labels] = -np.inf
+    own = np.maximum(log_p[rows, labels], -1e6)  # a class of one sample has no prototypes without it
+    probabilities = np.exp(log_p)
+    usual = np.array([probabilities[labels == k, k].mean() if (labels == k).any() else 1.0 for k in range(n_classes)])
+    predicted = probabilities.argmax(1)
+    suspect = (predicted != labels) & (probabilities[rows, predicted] >= np.minimum(usual, _CERTAIN)[predicted])
+    return LabelCheck(probabilities, others.max(1) - own, predicted, suspect, nearest)
+
+
+def _folds(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Returns a fold for each sample [N], such that each class is spread over all folds."""
+    rng = np.random.default_rng([seed, 0xF01D])
+    folds = np.empty(len(labels), dtype=np.int64)
+    for k in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == k))
+        folds[rows] = (np.arange(len(rows)) + rng.integers(n_folds)) % n_folds
+    return folds
+
+
+def _out_of_fold(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    n_classes: int,
+    similarity: Similarity,
+    folds: np.ndarray,
+    trusted: np.ndarray,
+    *,
+    n_prototypes: int,
+    seed: int,
+) -> tuple[Tensor, np.ndarray]:
+    """Returns class scores [N, K] and the classes of the three most similar prototypes [N, 3], fold by fold."""
+    scores = torch.full((len(labels), n_classes), -torch.inf)
+    nearest = np.full((len(labels), 3), -1)
+    for fold in np.unique(folds):
+        vectors, prototype_labels = [], []
+        for k in range(n_classes):
+            others = np.flatnonzero((folds != fold) & (labels == k))
+            if not len(others):
+                continue
+            number = max(1, min(n_prototypes, len(others) // _LEAST_PER_PROTOTYPE))
+            fitting = others[trusted[others]]
+            rows = fitting if number >= _FEW and len(fitting) else others
+            points = similarity.project(_read(embeddings, rows)).numpy()
+            centres = cluster(points, number, n_init=3, seed=seed).centres
+            vectors.append(similarity.unproject(torch.from_numpy(np.ascontiguousarray(centres))))
+            prototype_labels += [k] * len(centres)
+        prototypes, classes = torch.cat(vectors), torch.tensor(prototype_labels)
+        members = np.flatnonzero(folds == fold)
+        step = max(256, _CELLS // max(len(prototypes), embeddings.shape[1]))
+        for start in range(0, len(members), step):
+            chunk = members[start : start + step]
+            similarities = similarity(_read(embeddings, chunk), prototypes)
+            block = similarities.new_full((len(chunk), n_classes), -torch.inf)
+            scores[chunk] = block.scatter_reduce(1, classes.expand_as(similarities), similarities, "amax").float()
+            top = classes[similarities.topk(min(3, len(prototypes)), dim=1).indices].numpy()
+            nearest[chunk, : top.shape[1]] = top
+    return scores, nearest
+
+
+def _read(embeddings: np.ndarray, rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(embeddings[rows], dtype=np.float32))
+
+
+def _temperature(scores: Tensor, labels: np.ndarray) -> float:
+    """Returns the temperature that minimises the log loss, where a wrong label costs a bounded amount."""
+    own = torch.from_numpy(labels)[:, None]
+    finite = scores.gather(1, own)[:, 0].isfinite()
+    if not bool(finite.any()):
+        return 1.0
+    shifted = (scores - scores.max(1, keepdim=True).values)[finite].double()
+    top = shifted.topk(2, dim=1).values
+    unit = float((top[:, 0] - top[:, 1]).clamp_max(1e30).mean())
+    if unit <= 0:
+        return 1.0
+    candidates = [unit * float(factor) for factor in np.exp(np.linspace(-4, 3, 60))]
+
+    def loss(temperature: float) -> float:
+        p = (shifted / temperature).softmax(1).gather(1, own[finite])[:, 0]
+        return float(-(0.99 * p + 1e-3).log().mean())
+
+    return min(candidates, key=loss)

@@ -1,0 +1,87 @@
+"""Near and exact duplicates, and samples that are far from everything [ours]."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_NEAR = 0.15  # of the usual distance to the nearest neighbour: below it, two images are near duplicates
+_EQUAL = 1e-4  # of the usual distance: below it, they are equal to the network
+_FAR = 5.0  # robust standard deviations of the logarithm of the distance to the third neighbour
+_NEIGHBOURS = 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two samples that are alike.
+
+    Attributes:
+        first: Row of the first.
+        second: Row of the second.
+        share: Their distance, as a share of the usual distance to the nearest neighbour.
+        exact: Whether the network sees no difference.
+    """
+
+    first: int
+    second: int
+    share: float
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
+    """What lies near each sample.
+
+    Attributes:
+        nearest: Row of the nearest other sample [N].
+        pairs: Pairs that are alike, the most alike first.
+        far: Rows of the samples that are far from everything, the farthest first.
+        remoteness: How far each sample is from its third neighbour, in robust standard deviations above the usual [N].
+    """
+
+    nearest: np.ndarray
+    pairs: list[Pair]
+    far: np.ndarray
+    remoteness: np.ndarray
+
+
+def look_around(embeddings: np.ndarray) -> Neighbourhood:
+    """Finds the nearest neighbours of each sample.
+
+    Args:
+        embeddings: [N, D], in the space whose Euclidean distances count. The search compares all pairs; its memory
+            does not grow with their number.
+    """
+    import faiss
+
+    z = np.ascontiguousarray(embeddings, dtype=np.float32)
+    z = z - z.mean(0)  # a common offset would cost digits
+    n = min(_NEIGHBOURS + 1, len(z))
+    index = faiss.IndexFlatL2(z.shape[1])
+    index.add(z)
+    _, found = index.search(z, n)
+    rows = np.arange(len(z))
+    nearest, third = np.full(len(z), -1), np.zeros(len(z))
+    candidates: dict[tuple[int, int], float] = {}
+    for row in rows:
+        others = found[row][found[row] != row][: n - 1]
+        distances = np.linalg.norm(z[others].astype(np.float64) - z[row], axis=1)
+        order = np.argsort(distances, kind="stable")
+        others, distances = others[order], distances[order]
+        if len(others):
+            nearest[row], third[row] = others[0], distances[min(2, len(others) - 1)]
+        for other, distance in zip(others.tolist(), distances.tolist(), strict=True):
+            candidates[min(int(row), other), max(int(row), other)] = distance
+    first = np.array([candidates[min(row, other), max(row, other)] for row, other in enumerate(nearest.tolist())])
+    usual = float(np.median(first)) or float(first.mean()) or 1.0
+    alike = [
+        Pair(a, b, distance / usual, distance <= _EQUAL * usual)
+        for (a, b), distance in candidates.items()
+        if distance <= _NEAR * usual
+    ]
+    logs = np.log(np.maximum(third, 1e-12))
+    middle = np.median(logs)
+    spread = 1.4826 * float(np.median(np.abs(logs - middle))) or 1.0
+    remoteness = (logs - middle) / spread
+    far = np.flatnonzero(remoteness > _FAR)
+    alike.sort(key=lambda pair: (pair.share, pair.first, pair.second))
+    return Neighbourhood(nearest, alike, far[np.argsort(-remoteness[far], kind="stable")], remoteness)

@@ -1,0 +1,320 @@
+"""``audit``: what in the data deserves a second look, ranked, each with its reason."""
+
+import copy
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
+from lookalike._core.untouched import keeps_random_states
+from lookalike.audit.labels import LabelCheck, check_labels
+from lookalike.audit.neighbours import look_around
+from lookalike.audit.prototypes import prototype_faults
+from lookalike.editing.sources import Source, source_of
+from lookalike.model import PrototypeModel
+from lookalike.model.similarity import Similarity
+
+Kind = Literal["label", "exact duplicate", "near duplicate", "outlier", "impure", "starved", "one source"]
+Ranking = Literal["prototypes", "cleanlab"]
+
+_COLUMNS = ("kind", "rank", "score", "part", "sample", "name", "label", "suggested", "other", "other_name", "reason")
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """Something that deserves a second look.
+
+    Attributes:
+        kind: What it may be.
+        rank: Its place among the suspects of its kind, from 1.
+        score: What it is ranked by; the larger, the more suspicious. Scores of different kinds cannot be compared.
+        part: Part of the data, ``"train"`` or ``"test"``; "" for a prototype.
+        sample: Number of the sample in its part, or of the prototype.
+        name: File of the sample, if it has one.
+        label: Its class.
+        suggested: The class that its label may have to be; None if that is not the question.
+        other: A sample to compare it with, such as the duplicate, as (part, number); None for none.
+        other_name: File of that sample.
+        reason: Why, in one sentence.
+    """
+
+    kind: Kind
+    rank: int
+    score: float
+    part: str
+    sample: int
+    name: str
+    label: str
+    suggested: str | None
+    other: tuple[str, int] | None
+    other_name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        suspects: All suspects, by kind and rank.
+        n_samples: Number of samples by part.
+        labels: The check of the training labels.
+        source: The embedded training data.
+        test: The embedded test data, or None.
+    """
+
+    suspects: list[Suspect]
+    n_samples: dict[str, int]
+    labels: LabelCheck
+    source: Source
+    test: Source | None
+
+    def of_kind(self, kind: str) -> list[Suspect]:
+        """Returns the suspects of one kind, the most suspicious first."""
+        return [suspect for suspect in self.suspects if suspect.kind == kind]
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of suspects of each kind that there is."""
+        kinds = dict.fromkeys(suspect.kind for suspect in self.suspects)
+        return {kind: len(self.of_kind(kind)) for kind in kinds}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        rows = [asdict(suspect) for suspect in self.suspects]
+        return {"samples": self.n_samples, "counts": self.counts(), "suspects": rows}
+
+    def to_csv(self) -> str:
+        """Returns a table with a row for each suspect.
+
+        Text that a spreadsheet would take for a formula begins with an apostrophe.
+        """
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for suspect in self.suspects:
+            values = asdict(suspect) | {
+                "other": "" if suspect.other is None else f"{suspect.other[0]} {suspect.other[1]}"
+            }
+            writer.writerow([_cell(values[name]) for name in _COLUMNS])
+        return buffer.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the suspects to a file, as CSV, or as one HTML page with pictures if its name ends in ``.html``."""
+        path = checks.path("path", path)
+        if path.suffix.lower() in (".html", ".htm"):
+            from lookalike.audit.page import audit_page
+
+            write_whole(path, audit_page(self))
+        else:
+            write_whole(path, self.to_csv())
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
+@keeps_random_states
+def audit(
+    model: PrototypeModel,
+    train: Any,
+    test: Any = None,
+    *,
+    sources: Callable[[str], str] | Sequence[str] | None = None,
+    ranking: Ranking = "prototypes",
+    n_prototypes: int = 10,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Audit:
+    """Looks for wrong labels, duplicates, outliers and faulty prototypes.
+
+    Args:
+        model: Its encoder and similarity say what is alike; its prototypes are looked at if ``train`` is what it was
+            converted with.
+        train: The data to look at, as for ``convert``, or their ``EmbeddingStore``.
+        test: Test data: duplicates between both parts are found, too.
+        sources: Where each training sample comes from, or a function from a sample's file name to that.
+        ranking: Order of the label suspects: by the ``"prototypes"``' log-probabilities, or by ``"cleanlab"``'s scores
+            of the same probabilities (``pip install cleanlab``).
+        n_prototypes: Prototypes per class that labels are checked with.
+        seed: Seed of folds and clustering.
+        progress: Show a progress bar while data are embedded.
+
+    Raises:
+        LookalikeError: If the data do not fit the model, or are too few.
+    """
+    checks.one_of("ranking", ranking, ("prototypes", "cleanlab"))
+    data = source_of(model, train, part="audited", progress=progress)
+    tested = None if test is None else source_of(model, test, part="test", progress=progress)
+    return audit_sources(model, data, tested, sources=sources, ranking=ranking, n_prototypes=n_prototypes, seed=seed)
+
+
+def audit_sources(
+    model: PrototypeModel,
+    data: Source,
+    tested: Source | None = None,
+    *,
+    sources: Callable[[str], str] | Sequence[str] | None = None,
+    ranking: Ranking = "prototypes",
+    n_prototypes: int = 10,
+    seed: int = 0,
+) -> Audit:
+    """As ``audit``, for data that are embedded already."""
+    similarity = copy.deepcopy(model.similarity).cpu()
+    names = model.class_names
+    checked = check_labels(
+        data.store.embeddings, data.labels, len(names), similarity, n_prototypes=n_prototypes, seed=seed
+    )
+    suspects = _label_suspects(data, checked, names, ranking)
+    suspects += _pair_and_far_suspects(data, tested, names, similarity)
+    suspects += _prototype_suspects(model, data, similarity, sources)
+    n_samples = {"train": len(data.labels)} | ({} if tested is None else {"test": len(tested.labels)})
+    return Audit(_ranked(suspects), n_samples, checked, data, tested)
+
+
+def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking: Ranking) -> list[Suspect]:
+    """Returns the samples whose label is probably wrong."""
+    scores = checked.margins if ranking == "prototypes" else _cleanlab_scores(checked, data.labels)
+    suspects = []
+    for row in np.flatnonzero(checked.suspect).tolist():
+        label, other = int(data.labels[row]), int(checked.predicted[row])
+        nearest = [names[k] for k in checked.nearest[row].tolist() if k >= 0]
+        reason = (
+            f"labelled {names[label]!r} (probability {checked.probabilities[row, label]:.1%}); its "
+            f"{len(nearest)} most similar prototypes are of {', '.join(map(repr, dict.fromkeys(nearest)))}"
+        )
+        suspects.append(
+            _suspect("label", float(scores[row]), "train", data, row, names, reason, suggested=names[other])
+        )
+    return suspects
+
+
+def _cleanlab_scores(checked: LabelCheck, labels: np.ndarray) -> np.ndarray:
+    try:
+        from cleanlab.rank import get_label_quality_scores
+    except ImportError as error:
+        raise LookalikeError("ranking='cleanlab' needs the package: pip install cleanlab") from error
+    return np.asarray(1 - get_label_quality_scores(labels, checked.probabilities))
+
+
+def _pair_and_far_suspects(
+    data: Source, tested: Source | None, names: list[str], similarity: Similarity
+) -> list[Suspect]:
+    """Returns duplicates within and across the parts, and samples that are far from everything."""
+    parts = [("train", data)] if tested is None else [("train", data), ("test", tested)]
+    embeddings = np.concatenate([np.asarray(part.store.embeddings, dtype=np.float32) for _, part in parts])
+    with torch.no_grad():
+        space = similarity.project(torch.from_numpy(embeddings)).numpy()
+    found = look_around(space)
+    place = [(name, part, row) for name, part in parts for row in range(len(part.labels))]
+    suspects = []
+    for pair in found.pairs:
+        (part, one, row), (other_part, other, other_row) = place[pair.first], place[pair.second]
+        labels = names[int(one.labels[row])], names[int(other.labels[other_row])]
+        across = ", in training and test data" if part != other_part else ""
+        differing = f", but labelled {labels[0]!r} and {labels[1]!r}" if labels[0] != labels[1] else ""
+        alike = "equal to the network" if pair.exact else f"{pair.share:.0%} of the usual distance apart"
+        weight = 1 - pair.share + 2 * bool(differing) + bool(across)  # these harm most, so they come first
+        suspect = _suspect(
+            "exact duplicate" if pair.exact else "near duplicate",
+            weight,
+            part,
+            one,
+            row,
+            names,
+            f"{alike}{across}{differing}",
+        )
+        sample = int(other.store.indices[other_row])
+        suspects.append(replace(suspect, other=(other_part, sample), other_name=_name(other, other_row)))
+    for index in found.far.tolist():
+        part, one, row = place[index]
+        near_part, near, near_row = place[int(found.nearest[index])]
+        reason = f"far from everything: {found.remoteness[index]:.1f} spreads beyond the usual distance to neighbours"
+        suspect = _suspect("outlier", float(found.remoteness[index]), part, one, row, names, reason)
+        suspects.append(
+            replace(suspect, other=(near_part, int(near.store.indices[near_row])), other_name=_name(near, near_row))
+        )
+    return suspects
+
+
+def _prototype_suspects(
+    model: PrototypeModel,
+    data: Source,
+    similarity: Similarity,
+    sources: Callable[[str], str] | Sequence[str] | None,
+) -> list[Suspect]:
+    """Returns the faulty prototypes, if these are the data that the model was made from."""
+    recorded = model.training_record.fingerprint
+    given = data.store.info.get("data")
+    if recorded is not None and given is not None and recorded != given:
+        return []
+    prototypes = copy.deepcopy(model.prototypes).cpu()
+    behind = np.full(len(data.labels), -1)
+    for k in range(len(model.class_names)):
+        rows = np.flatnonzero(data.labels == k)
+        of_class = torch.nonzero(prototypes.labels == k)[:, 0]
+        if len(rows) and len(of_class):
+            with torch.no_grad():
+                z = torch.from_numpy(np.asarray(data.store.take(rows), dtype=np.float32))
+                behind[rows] = of_class[similarity(z, prototypes.vectors[of_class]).argmax(1)].numpy()
+    given_sources = [sources(_name(data, row)) for row in range(len(behind))] if callable(sources) else sources
+    if given_sources is not None and len(given_sources) != len(behind):
+        raise LookalikeError(f"there are {len(behind)} samples and {len(given_sources)} sources")
+    return [
+        Suspect(
+            fault.kind,
+            0,
+            fault.score,
+            "",
+            fault.prototype,
+            "",
+            prototypes.class_of(fault.prototype),
+            None,
+            None,
+            "",
+            fault.reason,
+        )
+        for fault in prototype_faults(prototypes, behind, given_sources)
+    ]
+
+
+def _suspect(
+    kind: Kind,
+    score: float,
+    part: str,
+    data: Source,
+    row: int,
+    names: list[str],
+    reason: str,
+    *,
+    suggested: str | None = None,
+) -> Suspect:
+    sample = int(data.store.indices[row])
+    return Suspect(
+        kind, 0, score, part, sample, _name(data, row), names[int(data.labels[row])], suggested, None, "", reason
+    )
+
+
+def _name(data: Source, row: int) -> str:
+    """Returns the file name of a sample; "" without files."""
+    if data.batches is None:
+        return ""
+    return data.batches.name_of(int(data.store.indices[row])) or ""
+
+
+def _ranked(suspects: list[Suspect]) -> list[Suspect]:
+    """Sorts the suspects of each kind by their score, and numbers them."""
+    ranked = []
+    for kind in dict.fromkeys(suspect.kind for suspect in suspects):
+        of_kind = sorted((s for s in suspects if s.kind == kind), key=lambda s: -s.score)
+        ranked += [replace(suspect, rank=rank) for rank, suspect in enumerate(of_kind, 1)]
+    return ranked

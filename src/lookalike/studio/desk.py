@@ -1,0 +1,279 @@
+"""What the studio's page works on: an edit session, its pictures, its map, its suspects. One request at a time."""
+
+import functools
+import io
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+from lookalike._core.errors import LookalikeError
+from lookalike._core.records import from_json, one_line
+from lookalike.audit import Audit, audit_sources
+from lookalike.editing import Add, Edit, EditSession, resolve
+from lookalike.explanation import explain
+from lookalike.saved import encode_image
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MOST_POINTS = 4_000  # of the map
+_MOST_WRONG = 500  # wrong predictions that are listed
+_MOST_CHANGES = 60  # changed predictions that an answer lists
+_MOST_SUSPECTS = 300
+_NEIGHBOURS = 6  # most similar prototypes
+
+
+class StaleError(LookalikeError):
+    """A request for a state that is no longer the present one: another tab has made an edit."""
+
+
+def _one_at_a_time(method: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with args[0]._lock:  # type: ignore[attr-defined]
+            return method(*args, **kwargs)
+
+    return run
+
+
+class Desk:
+    """What the page works on. Every change is saved to the model's folder before it is answered.
+
+    Args:
+        session: The session, with training data.
+        folder: The model's folder.
+    """
+
+    def __init__(self, session: EditSession, folder: Path) -> None:
+        if session.source is None:
+            raise LookalikeError("the studio needs the training data: lookalike studio MODEL DATA")
+        self.session, self.folder = session, folder
+        self._source = session.source
+        self._lock = RLock()
+        self._map: dict[str, Any] | None = None
+        self._audit: Audit | None = None
+
+    @_one_at_a_time
+    def state(self) -> dict[str, Any]:
+        """Returns everything that the page shows of the present state."""
+        session = self.session
+        snapshot, state, history = session.snapshot, session.state, session.history
+        prototypes, said = snapshot.prototypes, state.annotations
+        rows = [
+            row
+            | {
+                "name": said.names[j],
+                "description": said.descriptions[j],
+                "pinned": said.pinned[j],
+                "region": said.regions[j],
+            }
+            for j, row in enumerate(prototypes.to_table())
+        ]
+        entries = [
+            {key: entry[key] for key in ("number", "parent", "sentence", "who", "when", "note")}
+            | {"effect": _figures(entry["effect"])}
+            for entry in history.to_dict()["entries"]
+        ]
+        return {
+            "model": self.folder.name,
+            "revision": history.revision,
+            "head": history.head,
+            "can_undo": history.head > 0,
+            "can_redo": bool(history.undone),
+            "classes": list(state.class_names),
+            "prototypes": rows,
+            "figures": self._present_figures(),
+            "log": entries,
+            "test_opened": len(history.openings),
+            "corrections": [asdict(correction) for correction in history.corrections],
+        }
+
+    def _present_figures(self) -> dict[str, Any] | None:
+        session = self.session
+        if session.judge is None:
+            return None
+        right = session.predictions() == session.judge.labels
+        return {"part": session.judge.part, "n": len(right), "accuracy": float(right.float().mean())}
+
+    @_one_at_a_time
+    def picture(self, sample: int) -> bytes:
+        """Returns a training image as PNG."""
+        self._row(sample)
+        return encode_image(self.session.picture(sample))
+
+    @_one_at_a_time
+    def map(self) -> dict[str, Any]:
+        """Returns a plane of the embeddings, by the two main axes of the training data, with the prototypes in it."""
+        material, state = self._source, self.session.state
+        if self._map is None:
+            rng = np.random.default_rng(0)
+            n = len(material.labels)
+            rows = np.sort(rng.permutation(n)[:_MOST_POINTS])
+            z = torch.from_numpy(np.asarray(material.store.take(rows), dtype=np.float32))
+            centre = z.mean(0)
+            axes = torch.linalg.svd(z - centre, full_matrices=False).Vh[:2]
+            self._map = {
+                "points": ((z - centre) @ axes.T).tolist(),
+                "samples": material.store.indices[rows].tolist(),
+                "labels": material.labels[rows].tolist(),
+                "axes": axes,
+                "centre": centre,
+                "n": n,
+            }
+        found = self._map
+        placed = (state.vectors.float() - found["centre"]) @ found["axes"].T
+        shown = {key: value for key, value in found.items() if key not in ("axes", "centre")}
+        return {**shown, "prototypes": placed.tolist()}
+
+    @_one_at_a_time
+    def near(self, prototype: int) -> dict[str, Any]:
+        """Returns the prototypes that are most similar to one, the most similar first."""
+        state = self.session.state
+        if not 0 <= prototype < len(state):
+            raise LookalikeError(f"there is no prototype {prototype}; the last is {len(state) - 1}")
+        with torch.no_grad():
+            similarities = self.session.similarity(state.vectors[prototype : prototype + 1], state.vectors)[0]
+        order = similarities.argsort(descending=True, stable=True).tolist()
+        return {"near": [other for other in order if other != prototype][:_NEIGHBOURS]}
+
+    @_one_at_a_time
+    def wrong(self) -> dict[str, Any]:
+        """Returns the wrong predictions among the samples that edits are judged on."""
+        session = self.session
+        if session.judge is None:
+            return {"n": 0, "part": None, "samples": []}
+        predictions, labels, names = session.predictions(), session.judge.labels, session.state.class_names
+        rows = torch.nonzero(predictions != labels)[:, 0].tolist()
+        samples = [
+            {
+                "sample": int(session.judge.indices[row]),
+                "true": names[int(labels[row])],
+                "predicted": names[int(predictions[row])],
+            }
+            for row in rows[:_MOST_WRONG]
+        ]
+        return {"n": len(rows), "part": session.judge.part, "samples": samples}
+
+    @_one_at_a_time
+    def suspects(self) -> dict[str, Any]:
+        """Returns what deserves a second look in the training data; found once."""
+        if self._audit is None:
+            self._audit = audit_sources(self.session.model, self._source)
+        values = self._audit.to_dict()
+        kept = [s for s in values["suspects"] if s["rank"] <= _MOST_SUSPECTS and s["part"]]
+        return {"counts": values["counts"], "suspects": kept}
+
+    @_one_at_a_time
+    def look(self, image: bytes) -> dict[str, Any]:
+        """Returns which prototypes an image looks like."""
+        explanation = explain(self.session.model, _opened(image), n_nearest=3, relevance=False)[0]
+        return {
+            "class": explanation.class_name,
+            "probability": explanation.probability,
+            "sentence": explanation.sentence(),
+            "likenesses": [
+                {
+                    "prototype": near.prototype,
+                    "class": near.class_name,
+                    "percentile": near.percentile,
+                    "sample": near.nearest[0],
+                }
+                for near in explanation.likenesses
+            ],
+        }
+
+    @_one_at_a_time
+    def add_image(self, image: bytes, class_name: str, revision: int) -> dict[str, Any]:
+        """Adds a prototype from an image."""
+        self._check(revision)
+        return self._do(Add(class_name, self.session.vector_of(_opened(image))), "")
+
+    @_one_at_a_time
+    def try_out(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns what an edit would do."""
+        self._check(values.get("revision"))
+        effect = self.session.try_out(self._edit_of(values))
+        return {"effect": None if effect is None else effect.to_dict(_MOST_CHANGES) | {"sentence": effect.sentence()}}
+
+    @_one_at_a_time
+    def edit(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Makes an edit, and saves it."""
+        self._check(values.get("revision"))
+        return self._do(self._edit_of(values), from_json(str, values.get("note", ""), "note"))
+
+    @_one_at_a_time
+    def move(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Undoes, redoes, or goes to a state of the log, and saves that."""
+        self._check(values.get("revision"))
+        to = values.get("to")
+        if to not in ("undo", "redo") and (not isinstance(to, int) or isinstance(to, bool)):
+            raise LookalikeError("'to' is 'undo', 'redo' or the number of an edit")
+        with self.session.or_nothing():
+            _ = self.session.undo() if to == "undo" else self.session.redo() if to == "redo" else self.session.go_to(to)
+            self.session.save(self.folder, overwrite=True)
+        return self.state()
+
+    @_one_at_a_time
+    def correct(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Notes that a sample's label should be another; the user's own files stay as they are."""
+        self._check(values.get("revision"))
+        sample = from_json(int, values.get("sample"), "sample")
+        row = self._row(sample)
+        names = self.session.state.class_names
+        name = "" if self._source.batches is None else self._source.batches.name_of(sample) or ""
+        with self.session.or_nothing():
+            self.session.correct(sample, name, names[int(self._source.labels[row])], str(values.get("label")))
+            self.session.save(self.folder, overwrite=True)
+        return self.state()
+
+    def _do(self, edit: Edit, note: str) -> dict[str, Any]:
+        with self.session.or_nothing():
+            entry = self.session.do(edit, note)
+            self.session.save(self.folder, overwrite=True)
+        effect = None if entry.effect is None else entry.effect | {"changes": entry.effect["changes"][:_MOST_CHANGES]}
+        return {"state": self.state(), "sentence": entry.sentence, "effect": effect}
+
+    def _edit_of(self, values: dict[str, Any]) -> Edit:
+        edit = values.get("edit")
+        if not isinstance(edit, dict) or not isinstance(edit.get("edit"), str) or "image" in edit:
+            raise LookalikeError("a request names an edit, as in {'edit': {'edit': 'drop', 'prototypes': [3]}}")
+        return resolve(self.session, edit["edit"], {key: value for key, value in edit.items() if key != "edit"})
+
+    def _check(self, revision: Any) -> None:
+        """Checks that the page has seen the present state.
+
+        Raises:
+            StaleError: If not.
+        """
+        if revision != self.session.history.revision:
+            raise StaleError("another tab has changed the model meanwhile; the page now shows the present state")
+
+    def _row(self, sample: int) -> int:
+        rows = np.flatnonzero(self._source.store.indices == sample)
+        if not len(rows):
+            raise LookalikeError(f"there is no training sample {sample}")
+        return int(rows[0])
+
+
+def _figures(effect: dict[str, Any] | None) -> dict[str, Any] | None:
+    if effect is None:
+        return None
+    before, after, _ = effect["accuracy"]
+    return {"before": before["value"], "after": after["value"], "n_changes": effect["n_changes"]}
+
+
+def _opened(content: bytes) -> Any:
+    """Opens an image that was dropped on the page."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except Exception as error:  # decoders raise errors of any class
+        raise LookalikeError(f"the file is no image that can be read: {one_line(error)}") from error
+    return image

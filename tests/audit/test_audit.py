@@ -1,0 +1,134 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
+
+from lookalike import LookalikeError, convert
+from lookalike.audit import audit, check_labels
+from lookalike.audit.neighbours import look_around
+from lookalike.audit.prototypes import prototype_faults
+from lookalike.model import Prototypes
+from tests.cli.test_commands import mistake, run
+from tests.small import bright_images, small_network
+
+
+def flipped_digits(seed):
+    digits = load_digits()
+    rng = np.random.default_rng(seed)
+    labels, wrong = digits.target.copy(), np.zeros(len(digits.target), dtype=bool)
+    wrong[rng.choice(len(labels), round(0.05 * len(labels)), replace=False)] = True
+    labels[wrong] = (labels[wrong] + rng.integers(1, 10, wrong.sum())) % 10
+    return (digits.data / 16).astype(np.float32), labels, wrong
+
+
+def test_flipped_labels_rank_first():
+    z, labels, wrong = flipped_digits(0)
+    checked = check_labels(z, labels, 10)
+    assert average_precision_score(wrong, checked.margins) > 0.97
+    assert wrong[checked.suspect].mean() > 0.8
+    true = load_digits().target
+    found = wrong & checked.suspect
+    assert (checked.predicted[found] == true[found]).mean() > 0.95
+
+
+def test_the_suspects_are_those_of_confident_learning():
+    cleanlab = pytest.importorskip("cleanlab.filter")
+    z, labels, _ = flipped_digits(1)
+    checked = check_labels(z, labels, 10)
+    issues = cleanlab.find_label_issues(labels, checked.probabilities, filter_by="confident_learning", n_jobs=1)
+    assert (issues == checked.suspect).mean() > 0.995
+
+
+def test_a_label_has_no_part_in_its_own_check():
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.normal(0, 1, (40, 2)), rng.normal(8, 1, (40, 2))]).astype(np.float32)
+    labels = np.arange(80) // 40
+    labels[0] = 1
+    checked = check_labels(z, labels, 2, n_prototypes=5)
+    assert checked.suspect.nonzero()[0].tolist() == [0]
+    assert checked.probabilities.sum(1) == pytest.approx(1)
+
+
+def test_classes_of_one_sample_do_not_stop_the_check():
+    z = np.random.default_rng(0).normal(size=(21, 3)).astype(np.float32)
+    checked = check_labels(z, np.array([0] * 10 + [1] * 10 + [2]), 3)
+    assert np.isfinite(checked.margins).all()
+    with pytest.raises(LookalikeError, match="two classes with two samples"):
+        check_labels(z, np.zeros(21, dtype=int), 1)
+
+
+def test_duplicates_and_outliers_are_found():
+    z = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32) + 1000
+    z[7], z[9] = z[3], z[4] + 1e-2
+    z[100] += 60
+    found = look_around(z)
+    assert [(pair.first, pair.second, pair.exact) for pair in found.pairs] == [(3, 7, True), (4, 9, False)]
+    assert found.far.tolist() == [100]
+
+
+def test_faulty_prototypes_are_named_with_their_reason():
+    vectors, labels = torch.eye(4), torch.tensor([0, 0, 0, 1])
+    prototypes = Prototypes(
+        vectors, labels, ["a", "b"], counts=torch.tensor([50, 50, 1, 60]), purity=torch.tensor([0.5, 1, 1, 1])
+    )
+    behind = np.repeat([0, 1, 2, 3], [50, 50, 1, 60])
+    sources = ["x"] * 50 + ["y"] * 50 + ["x"] + ["x", "y"] * 30
+    faults = {(fault.kind, fault.prototype): fault.reason for fault in prototype_faults(prototypes, behind, sources)}
+    assert set(faults) == {("impure", 0), ("starved", 2), ("one source", 0), ("one source", 1)} - {("one source", 0)}
+    assert "100% of the images behind it come from 'y', of its class 50%" in faults["one source", 1]
+
+
+@pytest.fixture(scope="module")
+def found():
+    x, y = bright_images(90)
+    x[50], x[30] = x[20], x[0]
+    y[4] = 2
+    model = convert(small_network(), (x, y), n_prototypes=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    test = bright_images(12)
+    test[0][3] = x[10]
+    result = audit(model, (x, y), test)
+    assert all(torch.equal(before[name].nan_to_num(), t.nan_to_num()) for name, t in model.state_dict().items())
+    return result
+
+
+def test_an_audit_finds_what_was_planted(found):
+    first = found.of_kind("label")[0]
+    assert (first.sample, first.suggested) == (4, "1")
+    assert "labelled '2'" in first.reason
+    pairs = {(s.part, s.sample, s.other) for s in found.of_kind("exact duplicate")}
+    assert {("train", 20, ("train", 50)), ("train", 0, ("train", 30)), ("train", 10, ("test", 3))} <= pairs
+    across = next(s for s in found.suspects if s.other == ("test", 3) and s.sample == 10)
+    assert "in training and test data" in across.reason
+
+
+def test_the_table_and_the_page_have_the_suspects(found, tmp_path):
+    rows = list(csv.DictReader(io.StringIO(found.to_csv())))
+    assert len(rows) == len(found.suspects)
+    found.save(tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    assert "Probably wrong labels" in text
+    assert "data:image/" in text
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert json.dumps(found.to_dict())
+
+
+def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
+    for i in range(6):  # each of its own, but one pair
+        pixels = np.random.default_rng(i % 5).integers(0, 255, (10, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(image_folder / "train" / "ant" / f"=x{i}.png")
+    network = ("--network", f"{network_file}:make")
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "m", "--n-prototypes", 2)
+    result = run("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv", "--json")
+    found = json.loads(result.stdout)
+    pairs = [s for s in found["suspects"] if s["kind"] == "exact duplicate" and "=x" in s["name"]]
+    assert {pairs[0]["name"][-6:], pairs[0]["other_name"][-6:]} == {"x0.png", "x5.png"}
+    assert "exact duplicate" in (tmp_path / "s.csv").read_text()
+    assert "no group" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "--sources", "cam")
+    assert "exists already" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv")

@@ -1,0 +1,256 @@
+"""The studio: its server against strangers, and its page in a browser."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from lookalike import convert, load
+from lookalike.editing import Drop, open_session
+from lookalike.studio import Desk, StudioServer
+from tests.small import bright_images, small_network
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NET = small_network()
+HOSTILE = "<img src=x onerror=alert(1)>"
+NAMES = ["ant", HOSTILE, "=cmd()"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio") / "m"
+    convert(NET, bright_images(90), n_prototypes=3, class_names=NAMES).save(folder)
+    return folder
+
+
+@pytest.fixture
+def server(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "m")
+    session = open_session(tmp_path / "m", bright_images(90), network=NET, who="me")
+    with StudioServer(Desk(session, tmp_path / "m")) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def ask(server, path, body=None, *, token=None, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+    headers = {"Origin": server.origin, **headers}
+    connection.request("GET" if body is None else "POST", f"/{token or server.token}/{path}", body, headers)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content, response.headers
+
+
+def change(server, path, **values):
+    status, content, _ = ask(server, f"api/{path}", json.dumps(values))
+    return status, json.loads(content)
+
+
+def test_strangers_learn_nothing(server):
+    for path in ("", "api/state", "picture/0"):
+        assert ask(server, path)[0] == 200
+        for refused in (
+            {"token": "x" * len(server.token)},
+            {"Host": "evil.example"},
+            {"Origin": "https://evil.example"},
+            {"Sec-Fetch-Site": "cross-site"},
+        ):
+            assert ask(server, path, **refused)[:2] == (404, b"not found")
+    body = json.dumps({"revision": 0, "edit": {"edit": "drop", "prototypes": [0]}})
+    assert ask(server, "api/edit", body, Origin="null")[0] == 404
+    assert server.desk.session.history.head == 0
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_the_page_may_load_nothing_from_elsewhere(server):
+    _, page, headers = ask(server, "")
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert b"http" not in page.replace(b"http-equiv", b"")
+    assert ask(server, "../config.json")[0] == ask(server, "%2e%2e/desk.py")[0] == ask(server, "desk.py")[0] == 404
+
+
+def test_an_edit_is_saved_before_it_is_answered(server):
+    status, answer = change(server, "edit", revision=0, edit={"edit": "drop", "prototypes": [0]}, note="why")
+    assert status == 200
+    assert len(load(server.desk.folder, NET).prototypes) == len(answer["state"]["prototypes"]) == 8
+    status, answer = change(server, "edit", revision=0, edit={"edit": "drop", "prototypes": [0]})
+    assert status == 409
+    assert "another tab" in answer["error"]
+    assert change(server, "move", revision=1, to="undo")[0] == 200
+    assert len(load(server.desk.folder, NET).prototypes) == 9
+
+
+def test_a_failed_save_changes_nothing(server, monkeypatch):
+    desk = server.desk
+    shutil.rmtree(desk.folder)
+    desk.folder.write_text("a file in the folder's place")
+    status, answer = change(server, "edit", revision=0, edit={"edit": "drop", "prototypes": [0]})
+    assert status == 400
+    assert "is a file" in answer["error"] or "not a folder" in answer["error"]
+    assert (desk.session.history.revision, len(desk.session.snapshots)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "message"),
+    [
+        ("edit", {"revision": 0, "edit": {"edit": "drop", "prototypes": [99]}}, "prototype must be"),
+        (
+            "edit",
+            {"revision": 0, "edit": {"edit": "add", "class_name": "ant", "image": "/etc/passwd"}},
+            "names an edit",
+        ),
+        ("edit", {"revision": 0}, "names an edit"),
+        ("move", {"revision": 0, "to": "undo"}, "no edit to undo"),
+        ("move", {"revision": 0, "to": True}, "'to' is"),
+        ("correct", {"revision": 0, "sample": 0, "label": "dog"}, "no class is called"),
+    ],
+)
+def test_mistakes_are_one_line(server, path, values, message):
+    status, answer = change(server, path, **values)
+    assert status == 400
+    assert message in answer["error"]
+
+
+def test_corrected_labels_go_to_a_file_of_the_model(server):
+    assert change(server, "correct", revision=0, sample=4, label="=cmd()")[0] == 200
+    assert (server.desk.folder / "corrected-labels.csv").read_text().splitlines()[1] == f"4,,{HOSTILE},'=cmd()"
+    again = open_session(server.desk.folder, network=NET)
+    assert again.history.corrections[0].corrected == "=cmd()"
+
+
+def test_a_file_that_is_no_image_is_refused(server):
+    status, content, _ = ask(server, "api/look", b"no image")
+    assert (status, json.loads(content)["error"][:30]) == (400, "the file is no image that can ")
+    assert ask(server, "api/look", b"", **{"Content-Length": str(2**30)})[0] == 400
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, server):
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    requests, problems = [], []
+    context.on("request", lambda request: requests.append(request.url))
+    page = context.new_page()
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("dialog", lambda dialog: problems.append("a script of a name ran"))
+    page.goto(server.address)
+    page.wait_for_selector(".proto")
+    yield page
+    assert problems == []
+    assert all(url.startswith((server.origin, "blob:")) for url in requests)
+    context.close()
+
+
+def test_edits_by_the_page_with_undo_and_redo(tab, server):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    session = server.desk.session
+    before = session.state.keys.clone()
+    assert tab.locator(".proto").count() == 9
+    assert HOSTILE in tab.locator("#panel").inner_text()
+    tab.locator("[data-prototype='4']").click()
+    tab.get_by_role("textbox", name="Name").fill(HOSTILE)
+    tab.get_by_role("button", name="Save name").click()
+    expect(tab.locator("#status")).to_contain_text("Done")
+    assert session.state.annotations.names[4] == HOSTILE
+    tab.locator("[data-prototype='0']").focus()
+    tab.keyboard.press("x")
+    tab.keyboard.press("d")
+    expect(tab.locator(".proto")).to_have_count(8)
+    tab.keyboard.press("u")
+    expect(tab.locator(".proto")).to_have_count(9)
+    assert torch.equal(session.state.keys, before)
+    tab.keyboard.press("r")
+    expect(tab.locator(".proto")).to_have_count(8)
+    tab.locator("[data-prototype='3']").click()
+    tab.get_by_role("button", name="Split", exact=True).click()
+    expect(tab.locator(".proto")).to_have_count(9)
+    for key, text in (
+        ("2", "training images by the two main axes"),
+        ("3", "wrong"),
+        ("4", "notes go|nothing stands"),
+        ("6", "nothing is ever lost"),
+    ):
+        tab.keyboard.press(key)
+        expect(tab.locator("#panel")).to_contain_text(re.compile(text, re.IGNORECASE))
+    assert tab.locator("[role=tab][aria-selected=true]").inner_text() == "Log"
+
+
+def test_two_tabs_at_once(tab, server):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    other = tab.context.new_page()
+    other.goto(server.address)
+    other.wait_for_selector(".proto")
+    server.desk.edit({"revision": 0, "edit": Drop((0,)).to_dict()})
+    other.locator("[data-prototype='1']").click()
+    other.get_by_role("button", name="Drop", exact=True).click()
+    expect(other.locator("#status")).to_contain_text("another tab")
+    assert other.locator(".proto").count() == 8
+    other.close()
+
+
+def test_a_killed_server_loses_nothing(saved, tmp_path, network_file, image_folder):
+    from tests.cli.test_commands import run
+
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "m", "--n-prototypes", 2)
+    command = [sys.executable, "-m", "lookalike", "studio", tmp_path / "m", image_folder, "--no-browser", "--json"]
+    process = subprocess.Popen(
+        [*map(str, command), "--network", f"{network_file}:make"], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    try:
+        lines = [process.stdout.readline() for _ in range(3)]
+        address = json.loads("".join(lines))["address"]
+        port, token = int(address.split(":")[2].split("/")[0]), address.split("/")[3]
+        answered = 0
+
+        def edit_on():
+            nonlocal answered
+            for number in range(10_000):
+                connection = http.client.HTTPConnection("127.0.0.1", port)
+                body = {"revision": number, "edit": {"edit": "rename", "prototype": 0, "title": f"name {number}"}}
+                headers = {"Origin": f"http://127.0.0.1:{port}"}
+                try:
+                    connection.request("POST", f"/{token}/api/edit", json.dumps(body), headers)
+                    assert connection.getresponse().status == 200
+                except (OSError, http.client.HTTPException):
+                    return
+                answered = number + 1
+
+        thread = threading.Thread(target=edit_on)
+        thread.start()
+        while answered < 5:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        thread.join()
+    finally:
+        process.kill()
+        process.wait()
+    from lookalike.encoder.specs import build_untrained
+
+    again = open_session(tmp_path / "m", network=build_untrained(f"{network_file}:make"))
+    assert len(again.history.entries) - 1 in (answered, answered + 1)
+    assert again.state.annotations.names[0] == f"name {again.history.head - 1}"
