@@ -228,7 +228,7 @@ def test_all_experiments_go_on_past_one_that_cannot_be_run(monkeypatch, image_fo
     told = json.loads(result.stdout)
     assert told["failed"]["broken"].startswith("ValueError: no room (where: ")
     assert list(told["failed"]) == ["broken"]
-    assert "attributes: 'images' has no attributes; glyphs and celeba have" in result.stderr
+    assert "attributes: 'images' has no attributes; glyphs, styles and celeba have" in result.stderr
     assert [Path(file).name for file in told["files"]] == ["clustering.md", "clustering.csv", "clustering.json"]
     del kept["broken"]
     assert run("reproduce", "all", "-d", image_folder, "--quick", "-o", tmp_path / "out").exit_code == 0
@@ -361,4 +361,4 @@ def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folde
 def test_attributes_need_data_that_have_some(image_folder, tmp_path):
     result = run("reproduce", "attributes", "-d", image_folder, "--quick", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "'images' has no attributes; glyphs and celeba have" in result.output
+    assert "'images' has no attributes; glyphs, styles and celeba have" in result.output
