@@ -26,7 +26,7 @@ from lookalike.embedding.options import EmbeddingOptions, embedding_settings
 from lookalike.embedding.precision import choose_precision, computing, measure_effect
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
-from lookalike.encoder import Encoder, device_of, dtype_of, place
+from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 from lookalike.encoder.head import OUTPUT
 
@@ -272,18 +272,16 @@ class _MemoryAwareEmbedder:
         """Returns embeddings [n, D] and class scores [n, K]."""
         n = n_rows(inputs)
         while True:
-            rows_at_once = n if self.max_rows is None else self.max_rows
+            rows = rows_at_once(inputs, n, device_of(self.encoder.model)) if self.max_rows is None else self.max_rows
             try:
                 results = [
-                    self.encoder.embed_and_score(
-                        inputs if rows_at_once >= n else take_rows(inputs, slice(start, start + rows_at_once))
-                    )
-                    for start in range(0, n, rows_at_once)
+                    self.encoder.embed_and_score(inputs if rows >= n else take_rows(inputs, slice(start, start + rows)))
+                    for start in range(0, n, rows)
                 ]
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or rows_at_once == 1:
+                if not is_out_of_memory(error) or rows == 1:
                     raise
-                self.max_rows = max(1, min(rows_at_once, n) // 2)
+                self.max_rows = max(1, min(rows, n) // 2)
             else:
                 self.n_done += n
                 z, scores = (list(column) for column in zip(*results, strict=True))
@@ -292,7 +290,7 @@ class _MemoryAwareEmbedder:
                 torch.cuda.is_available()
             ):  # not in the handler: there the error still refers to the failed pass's tensors
                 torch.cuda.empty_cache()
-            warn_of(f"not enough memory for {rows_at_once} rows at once; going on with {self.max_rows}")
+            warn_of(f"not enough memory for {rows} rows at once; going on with {self.max_rows}")
 
 
 class _ReadAhead:

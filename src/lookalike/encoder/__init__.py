@@ -1,6 +1,6 @@
 """Cutting any trained classifier at the input of its head, and loading one from a spec."""
 
-from lookalike.encoder.calls import device_of, dtype_of, place
+from lookalike.encoder.calls import device_of, dtype_of, place, rows_at_once
 from lookalike.encoder.checkpoint import Checkpoint, read_checkpoint
 from lookalike.encoder.class_map import ClassMap, map_classes, ordered
 from lookalike.encoder.class_names import ClassOrder, match_names, natural_order, read_class_order
@@ -37,6 +37,7 @@ __all__ = [
     "read_spec",
     "read_weights",
     "rebuild",
+    "rows_at_once",
     "save_classifier",
     "unwrapped",
 ]

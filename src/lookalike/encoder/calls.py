@@ -18,6 +18,9 @@ _INPUT_ERRORS = (
     AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
+_BYTES_AT_ONCE = 16 * 3 * 224 * 224 * 4  # of inputs, on a CPU: 16 images of 224² in float32
+_ROWS_PER_THREAD = 2
+
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Calls a model on a tensor, a tuple of positional inputs, or a mapping of named inputs.
@@ -71,6 +74,20 @@ def take_rows(inputs: Any, rows: slice) -> Any:
     if isinstance(inputs, Tensor):
         return inputs[rows]
     return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def rows_at_once(inputs: Any, most: int, device: torch.device) -> int:
+    """Returns how many rows of the inputs pass through a network at once, at most ``most``; fewer of large images.
+
+    On a CPU, activations of more than some megabytes leave its caches, and their memory goes back to the system after
+    each layer, to be mapped and cleared again for the next. With 128 images of 224² at once, EfficientNet-Lite0 spends
+    twice as long on that as on arithmetic; with 16, less.
+    """
+    if device.type != "cpu":
+        return most
+    row_bytes = sum(tensor.numel() * tensor.element_size() // max(len(tensor), 1) for tensor in _tensors(inputs))
+    least = _ROWS_PER_THREAD * torch.get_num_threads()  # enough for all cores
+    return max(1, min(most, max(least, _BYTES_AT_ONCE // max(row_bytes, 1))))
 
 
 def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:

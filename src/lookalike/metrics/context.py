@@ -13,7 +13,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_json
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import dtype_of, match_names, place
+from lookalike.encoder import dtype_of, match_names, place, rows_at_once
 from lookalike.encoder.class_names import are_numbers
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
 from lookalike.metrics.class_order import Standing
@@ -240,15 +240,11 @@ class Context:
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the model's class probabilities [n, K], at the precision of the options."""
-        with at_precision(self.options.precision, inputs.device):
-            z = embeddings_of(self.model, inputs)
-        return self.model.probabilities_of(z)
+        return self.model.probabilities_of(self._embeddings_at_precision(inputs))
 
     def similarities(self, inputs: Tensor) -> Tensor:
         """Returns the model's similarities [n, P], at the precision of the options."""
-        with at_precision(self.options.precision, inputs.device):
-            z = embeddings_of(self.model, inputs)
-        return self.model.similarities_of(z)
+        return self.model.similarities_of(self._embeddings_at_precision(inputs))
 
     def activations(self, inputs: Tensor) -> Tensor:
         """Returns the model's similarities divided by its temperature [n, P], at the precision of the options."""
@@ -257,8 +253,16 @@ class Context:
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the black box's class probabilities [n, K], at the precision of the options."""
         assert self.black_box is not None  # noqa: S101 - only sections that need it call this
+        return self._in_slices(self.black_box.probabilities, inputs)
+
+    def _embeddings_at_precision(self, inputs: Tensor) -> Tensor:
+        return self._in_slices(lambda rows: embeddings_of(self.model, rows), inputs)
+
+    def _in_slices(self, run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Runs a network on a few rows after the other, at the precision of the options."""
+        n_at_once = rows_at_once(inputs, self.options.batch_size, inputs.device)
         with at_precision(self.options.precision, inputs.device):
-            return self.black_box.probabilities(inputs)
+            return torch.cat([run(rows) for rows in inputs.split(n_at_once)])
 
     def black_box_curves(self, run: int, name: str, make: Callable[[], OrderingCurves]) -> OrderingCurves:
         """Returns a relevance-ordering curve of the black box; computes it only once for several evaluated models."""

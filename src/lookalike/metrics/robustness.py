@@ -15,6 +15,7 @@ from lookalike._core import checks
 from lookalike._core.acceleration import Accelerated
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
+from lookalike.encoder import rows_at_once
 
 Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
 
@@ -129,6 +130,7 @@ def relevance_ordering(
     """
     n, _, height, width = _checked_shape(score, inputs, relevance, noise, batch_size)
     checks.whole_number("n_steps", n_steps, 1)
+    batch_size = rows_at_once(inputs, batch_size, inputs.device)
     sample_indices = _sample_indices(samples, n)
     n_pixels = height * width
     clean = torch.cat([score(batch) for batch in inputs.split(batch_size)])

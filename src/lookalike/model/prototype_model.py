@@ -17,7 +17,7 @@ from lookalike._core.names import visible
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
 from lookalike.doubt import Doubt
-from lookalike.encoder import Encoder, device_of, dtype_of, place
+from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.encoder.patches import PatchEncoder
@@ -506,8 +506,9 @@ class PrototypeModel(Doubting, nn.Module):
         results, finite_rows, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
             for batch in self.read_inputs(inputs, batch_size):
-                for start in range(0, max(n_rows(batch.inputs), 1), batch_size):
-                    rows = take_rows(batch.inputs, slice(start, start + batch_size))
+                n_at_once = rows_at_once(batch.inputs, batch_size, self.device)
+                for start in range(0, max(n_rows(batch.inputs), 1), n_at_once):
+                    rows = take_rows(batch.inputs, slice(start, start + n_at_once))
                     embeddings = self.encoder(place(rows, self.device, dtype))
                     finite_rows.append(embeddings.isfinite().all(1))
                     results.append(compute(embeddings))
