@@ -321,3 +321,9 @@ def test_sample_numbers_are_those_of_the_store(session):
     b.add("0", samples=[6])
     assert torch.allclose(a.state.vectors[-1], b.state.vectors[-1])
     assert int(b.model.prototypes.nearest[-1, 0]) == 6
+
+
+def test_an_update_says_that_it_keeps_no_names(session):
+    session.rename(0, "left")
+    with pytest.warns(UserWarning, match="names, descriptions and pins are not kept"):
+        assert session.model.update(bright_images(30)).annotations is None

@@ -319,6 +319,8 @@ class PrototypeModel(Doubting, nn.Module):
         settings = settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
         if self.is_calibrated:
             warn_of("the updated model has other prototypes and is not calibrated; call calibrate(validation) again")
+        if self.annotations is not None:
+            warn_of("the updated model has other prototypes: their names, descriptions and pins are not kept")
         return update_model(self, more, previous, settings)
 
     def edit(self, train: Any = None, **options: "Unpack[EditOptions]") -> "EditSession":

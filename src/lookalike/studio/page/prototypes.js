@@ -22,7 +22,7 @@ const tile = (p) => {
     make("button", { type: "button", className: "tile", "data-prototype": p.prototype, onclick: () => show(p.prototype) },
       p.nearest.length ? picture(p.nearest[0], "") : make("span", { className: "blank" }, "no image"),
       make("span", { className: "caption" }, make("b", {}, p.name ?? `Prototype ${p.prototype}`), make("br"),
-        `${p.count} images, ${percent(p.purity)} pure`, flags.length ? make("span", { className: "flag" }, ` · ${flags.join(", ")}`) : null)),
+        `${p.count} ${p.count === 1 ? "image" : "images"}, ${percent(p.purity)} pure`, flags.length ? make("span", { className: "flag" }, ` · ${flags.join(", ")}`) : null)),
     box);
 };
 
