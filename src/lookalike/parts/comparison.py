@@ -88,7 +88,9 @@ class Difference:
 
         if self.image is None:
             raise LookalikeError("there is nothing to draw: the value range of the images is not known")
-        captions = [f"{share:.0%} of the lead" for _, share, _ in self.parts]
+        captions = [
+            f"{share:.0%} of the lead" if share <= 1 else "adds more than the lead" for _, share, _ in self.parts
+        ]
         masks = [mask for mask, _, _ in self.parts]
         title = f"{visible(self.class_name)} rather than {visible(self.other_name)}"
         return plot_difference(self.image, self.map, masks, captions, title=title, ax=ax)
