@@ -54,6 +54,7 @@ SKIPPED = {
 
 # Programs that are not run.
 SKIPPED_PAGES = {
+    "any-encoder.md": "downloads an encoder: tests/encoder has small ones without a head",
     "hub.md": "needs MLflow: tests/model/test_mlflow.py runs it",
     "cluster.md": "needs a cluster: tests/conversion/test_distributed.py starts one",
 }
@@ -63,6 +64,8 @@ SMALL = {
     "torchvision:resnet34": "timm:test_resnet",
     "timm:resnet18": "timm:test_resnet",
     "timm:resnet50": "timm:test_resnet",
+    "hf:facebook/dinov2-small": "timm:test_resnet",
+    "photos/": "images/",
     "--workers 8": "--workers 0",
 }
 
