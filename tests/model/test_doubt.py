@@ -234,3 +234,11 @@ def test_a_model_of_patches_is_refused():
     patches = convert(net, images(60, 2), n_prototypes=1, level="patch", progress=False)
     with pytest.raises(LookalikeError, match="model of patches is not calibrated: convert with level='image'"):
         patches.calibrate(images(60, 3))
+
+
+def test_few_validation_images_of_a_wide_embedding_do_not_fill_the_sets():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 400), nn.ReLU(), nn.Linear(400, 3))
+    model = convert(net, images(120, 2, noise=0.3), n_prototypes=1, progress=False)
+    calibrated = model.calibrate(images(75, 3, noise=0.3), coverage=0.9)
+    assert calibrated.predict_set(images(300, 4, noise=0.3)[0]).sizes.mean() < 1.3

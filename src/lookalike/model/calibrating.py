@@ -14,7 +14,7 @@ from lookalike._core.untouched import keeps_random_states, keeps_torch_settings
 from lookalike.data import Batches
 from lookalike.doubt import Doubt, DoubtFacts, calibration_figures, fit_factor
 from lookalike.doubt.calibration import CalibrationFigures, softmax
-from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty
+from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty, usable_spreads
 from lookalike.doubt.sets import check_coverage, set_scores
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LEAST_IMAGES = 30  # a temperature of ten images and guarantees of twenty
 _FIT_SHARE = 1 / 3
+_FOLDS = 5
 
 
 class Promises(NamedTuple):
@@ -116,7 +117,7 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
     doubt = Doubt(facts, score)
     novelties = novelty_of(result, doubt, read.embeddings)
     margins = margins_of(result, read.embeddings)
-    fitted_novelty = np.sort(novelties[fitted])
+    fitted_novelty = np.sort(_held_out_novelty(model, promises.novelty, read.embeddings[fitted]))
     scores = set_scores(margins[held_out], novelties[held_out], fitted_novelty)[np.arange(len(labels)), labels]
     _, fitted_confidences = confidences_of(result, read.embeddings[fitted])
     device = model.device
@@ -133,6 +134,23 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
         nearest=similarities[held_out].argmax(1).cpu(),
     ).to(device)
     return result
+
+
+@torch.no_grad()
+def _held_out_novelty(model: "PrototypeModel", name: str, embeddings: Tensor) -> np.ndarray:
+    """Returns the novelty [m] of the images of the fit, each by a score that was fitted to the others (five folds).
+
+    A score knows the images that it was fitted to: with few of them, any new image is far more unfamiliar.
+    """
+    project = model.similarity.project
+    points, centres = project(embeddings), project(model.prototypes.vectors)
+    spreads = usable_spreads(model.prototypes.quantiles[:, 50])
+    folds = torch.arange(len(points), device=points.device) % _FOLDS
+    novelties = torch.zeros(len(points), dtype=torch.float64)
+    for fold in range(_FOLDS):
+        score = fit_novelty(name, points[folds != fold], centres)
+        novelties[(folds == fold).cpu()] = score(points[folds == fold], centres, spreads).double().cpu()
+    return novelties.numpy()
 
 
 def _copied(model: "PrototypeModel", classifier: Any) -> "PrototypeModel":
