@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.display import as_html
-from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
 from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
@@ -27,19 +27,12 @@ from lookalike.model.doubting import Doubting
 from lookalike.model.folder import ModelParts, read_model, write_model
 from lookalike.model.hub import PREFIX, downloaded
 from lookalike.model.images import pixels_of
+from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from matplotlib.axes import Axes
-
-    from lookalike.conversion.options import UpdateOptions
-    from lookalike.conversion.per_class import NPrototypes
-    from lookalike.editing import EditOptions, EditSession
-    from lookalike.embedding import EmbeddingStore
-    from lookalike.parts.segmentation import Segments
 
 __all__ = ["PrototypeModel", "Prototypes", "load"]
 
@@ -47,7 +40,7 @@ _GALLERY_CLASSES = 60  # a saved gallery has at most so many rows,
 _GALLERY_PROTOTYPES = 600  # and at most so many images: a larger picture is too big to look at
 
 
-class PrototypeModel(Doubting, nn.Module):
+class PrototypeModel(Doubting, Onward, nn.Module):
     """A prototypical self-explainable model.
 
     ``forward`` is differentiable and passes NaN values on. All other methods work without gradients, process any number
@@ -223,12 +216,6 @@ class PrototypeModel(Doubting, nn.Module):
         """
         return self._batched(inputs, batch_size, self.probabilities_of)
 
-    def segment(self, inputs: Any, batch_size: int = 64) -> "Segments":
-        """Finds the most similar prototype of each position of images; see ``lookalike.parts.segment``."""
-        from lookalike.parts.segmentation import segment
-
-        return segment(self, inputs, batch_size)
-
     def to_pixels(self, inputs: Tensor) -> Tensor | None:
         """Converts network inputs [N, C, H, W] to uint8 pixels [N, H, W, C]; None if they are not images."""
         checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
@@ -269,112 +256,6 @@ class PrototypeModel(Doubting, nn.Module):
         if not callable(decode):
             return None
         return self.to_pixels(in_eval_mode(network, lambda: decode(self.prototypes.vectors)))
-
-    def update(
-        self,
-        more: Any,
-        *,
-        previous: "EmbeddingStore | None" = None,
-        n_prototypes: "NPrototypes | None" = None,
-        seed: int | None = None,
-        **options: "Unpack[UpdateOptions]",
-    ) -> "PrototypeModel":
-        """Returns a new model, updated with more data: new samples of its classes, new classes, or both.
-
-        New classes are clustered and get prototypes. New samples of known classes move the prototypes of their class:
-        each prototype moves to the mean of all its samples. The prototypes of other classes stay as they are, to the
-        last bit. The temperature stays too, unless a number is given, because the embeddings that it was fitted to are
-        not available. To fit it again, convert all data again.
-
-        Args:
-            more: New data, as for ``convert``, or their ``EmbeddingStore``. Classes are matched by name, or by number
-                if the data have no names.
-            previous: Embeddings of the previous training data. With them, counts, purity, nearest images and distances
-                are exact. Without, those of classes with previous and new samples are approximated from both, and
-                ``provenance`` says so.
-            n_prototypes: Number of prototypes of each new class; None takes the number of the conversion.
-            seed: Seed of the clustering; None takes the seed of the conversion.
-            **options: ``clusterer``, ``n_init``, ``temperature``, ``n_images``, ``batch_size``, ``num_workers``,
-                ``on_error``, ``precision``, ``progress``, as for ``convert``.
-
-        Returns:
-            A new model; this one is not changed. The numbers of new samples follow those of the previous ones.
-
-        Raises:
-            LookalikeError: As ``convert`` does.
-        """
-        if self.has_patches:
-            raise LookalikeError("a model of patches is not updated: convert all data again, with level='patch'")
-        from lookalike.conversion.options import UPDATE_OPTIONS, settings_of
-        from lookalike.conversion.update import update_model
-
-        recorded = self.provenance
-        number = recorded.get("n_prototypes", 5) if n_prototypes is None else n_prototypes
-        if n_prototypes is None and isinstance(number, Mapping):  # a mapping names the previous classes only
-            number = 5
-        recorded_options: dict[str, Any] = {
-            name: recorded[name] for name in ("clusterer", "n_init") if name in recorded
-        }
-        seed = int(recorded.get("seed", recorded.get("random_state", 0))) if seed is None else seed
-        settings = settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
-        if self.is_calibrated:
-            warn_of("the updated model has other prototypes and is not calibrated; call calibrate(validation) again")
-        if self.annotations is not None:
-            warn_of("the updated model has other prototypes: their names, descriptions and pins are not kept")
-        return update_model(self, more, previous, settings)
-
-    def edit(self, train: Any = None, **options: "Unpack[EditOptions]") -> "EditSession":
-        """Returns a session that changes the prototypes, shows what each change does, and can undo it.
-
-        Args:
-            train: The training data, or their ``EmbeddingStore``; see ``lookalike.editing.EditSession``. Without
-                them, prototypes can only be named, described and pinned.
-            **options: ``embeddings``, ``validation``, ``test``, ``who``, ``seed``.
-        """
-        from lookalike.editing import EditSession
-
-        if self.has_patches:
-            raise LookalikeError("a model of patches is not edited: convert with level='image' to edit prototypes")
-        return EditSession(self, train, **options)
-
-    def export(
-        self,
-        folder: str | Path,
-        *,
-        kind: str = "onnx",
-        n_nearest: int | None = None,
-        pixels: bool = False,
-        images: bool | Literal["inside"] = True,
-        licence: str | None = None,
-        overwrite: bool = False,
-    ) -> Path:
-        """Writes the model to a folder that needs nothing of this library; see ``lookalike.export.export_model``."""
-        from lookalike.export import export_model
-
-        return export_model(
-            self,
-            folder,
-            kind=kind,
-            n_nearest=n_nearest,
-            pixels=pixels,
-            images=images,
-            licence=licence,
-            overwrite=overwrite,
-        )
-
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        images: bool = True,
-        licence: str | None = None,
-        private: bool | None = None,
-        message: str = "Upload a prototype model",
-    ) -> str:
-        """Uploads the model to ``"owner/name"`` on the Hugging Face Hub; see ``lookalike.model.hub.push_model``."""
-        from lookalike.model.hub import push_model
-
-        return push_model(self, repo, images=images, licence=licence, private=private, message=message)
 
     def patch_boxes(self) -> Tensor | None:
         """Returns where the prototypes' nearest patches lie in their images [P, M, 4]; None for whole images.
