@@ -35,7 +35,7 @@ def test_the_demonstration_keeps_its_promises(tmp_path):
     assert summary["ghosting"] == 0
     assert summary["n_prototypes"] == 50
     assert summary["mahalanobis_accuracy"] >= summary["black_box_accuracy"] - 0.005  # other processors round otherwise
-    for name in ("gallery.png", "likeness-right.png", "likeness-wrong.png"):
+    for name in ("gallery.png", "likeness-right.png", "likeness-wrong.png", "photographs.png"):
         assert (out / name).stat().st_size > 10_000
     saved = load(out / "model", model=digit_network()[0])
     assert len(saved.prototypes) == 50

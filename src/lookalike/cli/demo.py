@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lookalike.cli.console import guarded, out, percent, print_json, print_notes, print_table, say
+from lookalike.cli.console import fail, guarded, out, percent, print_json, print_notes, print_table, say
 from lookalike.cli.options import Json, Overwrite, Seed
 
 _FILES = {
     "report.html": "everything on one page: open it in a browser",
     "scorecard.json": "all measures, with their settings",
     "gallery.png": "the prototypes, each by its nearest training image",
+    "photographs.png": "photographs, what they look like, and by which pixels",
     "likeness-right.png": "this looks like that: right predictions",
     "likeness-wrong.png": "this looks like that: wrong predictions",
     "relevance-right.png": "which pixels make each likeness: right predictions",
@@ -31,14 +32,24 @@ def demo(
             "--pretrained", metavar="", help="Convert ImageNet's EfficientNet-Lite0 instead; nothing is trained."
         ),
     ] = False,
+    photos: Annotated[
+        bool,
+        typer.Option(
+            "--photos",
+            metavar="",
+            help="Convert it on ten kinds of photographs: 'lookalike datasets fetch stamps' first.",
+        ),
+    ] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Convert a small classifier of real handwritten digits, and show the results."""
-    from lookalike.demo import run_demo, run_pretrained_demo
+    from lookalike.demo import run_demo, run_photo_demo, run_pretrained_demo
 
-    run = run_pretrained_demo if pretrained else run_demo
+    if pretrained and photos:
+        fail("--pretrained is on digits and --photos on photographs: give one of them")
+    run = run_photo_demo if photos else run_pretrained_demo if pretrained else run_demo
     result = run(output, seed=seed, overwrite=overwrite, say=say)
     if json:
         print_json(result.summary)
@@ -46,7 +57,8 @@ def demo(
     columns = ["model", "accuracy", "agreement", "ghosted", "to convert", "to predict"]
     black_box = result.summary.get("black_box_accuracy")
     rows = [["black box", percent(black_box), "", "", "", "1"]] if black_box is not None else []
-    print_table(f"{result.summary['n_test']:,} test digits", columns, rows + [_cells(row) for row in result.rows])
+    title = f"{result.summary['n_test']:,} test {'photographs' if photos else 'digits'}"
+    print_table(title, columns, rows + [_cells(row) for row in result.rows])
     for sentence in result.verdict:
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
     print_notes(result.notes)

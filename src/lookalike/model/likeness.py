@@ -57,7 +57,7 @@ class Likeness:
 
     def caption(self) -> str:
         """Returns a caption for a picture of the prototype: class, number and similarity."""
-        text = f"{shorten(self.class_name, 12)} · no. {self.prototype}\ns = {self.similarity:.3g}"
+        text = f"{shorten(self.class_name, 18)}\nno. {self.prototype} · s = {self.similarity:.3g}"
         return text.replace("= -", "= −")
 
     def shown_by(self) -> str:

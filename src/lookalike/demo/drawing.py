@@ -1,0 +1,18 @@
+"""Pictures of a demonstration."""
+
+from pathlib import Path
+
+from lookalike.explanation import Explanation
+from lookalike.plots import sheet_axes
+
+
+def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:
+    """Draws explanations into one picture."""
+    columns = min(columns, len(explanations))
+    with_maps = explanations[0].likenesses[0].heat_map is not None
+    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns, with_maps)
+    for ax, explanation in zip(axes, explanations, strict=True):
+        explanation.plot(ax)
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None  # noqa: S101 - narrows the type
+    figure.savefig(path, dpi=130)
