@@ -54,6 +54,7 @@ SKIPPED = {
 
 # Programs that are not run.
 SKIPPED_PAGES = {
+    "localisation.md": "needs masks: tests/metrics/test_localisation.py has some",
     "any-encoder.md": "downloads an encoder: tests/encoder has small ones without a head",
     "hub.md": "needs MLflow: tests/model/test_mlflow.py runs it",
     "cluster.md": "needs a cluster: tests/conversion/test_distributed.py starts one",
