@@ -129,7 +129,7 @@ def test_heat_maps_are_those_of_the_relevance_engine(sem, blobs, untouched):
 
 def test_the_map_on_a_prototypes_image_is_made_once_for_all_batches(sem, blobs, monkeypatch):
     from lookalike import explanation
-    from lookalike.relevance import prp
+    from lookalike.relevance import explained, prp
 
     x, _ = blobs
     own = prp(sem, sem.prototype_inputs(), torch.arange(6)[:, None]).pixels[:, 0]
@@ -139,7 +139,8 @@ def test_the_map_on_a_prototypes_image_is_made_once_for_all_batches(sem, blobs, 
         rows.append(len(inputs))
         return prp(model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(explanation, "prp", counted)
+    for module in (explanation, explained):
+        monkeypatch.setattr(module, "prp", counted)
     found = explain(sem, x[:12], n_nearest=2, relevance=True, batch_size=3)
     shown = {near.prototype for one in found for near in one.shown}
     n_contrasts = sum(len(one.shown) > 2 for one in found)  # each has a map of its own on the input

@@ -21,7 +21,7 @@ def test_a_page_shows_the_table_that_its_data_give(path):
     findings, values = read_findings(path), json.loads(path.read_text(encoding="utf-8"))
     assert findings.to_markdown() in pages
     seeds, pairing = len(values["plan"]["seeds"]), EXPERIMENTS[values["experiment"]].pairing
-    paired = findings.to_paired_markdown(values["experiment"], seeds, values["test_images"])
+    paired = findings.to_paired_markdown(values["experiment"], seeds, values.get("test_images", {}))
     assert paired in pages
     others = [
         row for row in findings.rows

@@ -10,23 +10,24 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.display import as_html, png_of
-from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
-from lookalike.encoder import Encoder, dtype_of, place
+from lookalike.encoder import dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
 from lookalike.model.doubting import InputDoubt, input_doubts
-from lookalike.model.likeness import Likeness
+from lookalike.model.likeness import Likeness, Likenesses
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
-from lookalike.relevance import COMPOSITES, Composite, PrpRule, lrp, prp, prp_rule, prp_stability
+from lookalike.relevance import COMPOSITES, Composite, PrpRule, prp, prp_rule, prp_stability
+from lookalike.relevance.explained import maps_of_black_box, maps_on_prototypes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -307,7 +308,7 @@ class Explainer:
         """Returns the heat-map [H, W] on each prototype's nearest training image; empty if the model has no images."""
         maps = self._maps_by_prototype
         unseen = torch.tensor([j for j in range(len(self.model.prototypes)) if j not in maps], dtype=torch.int64)
-        maps.update(_maps_on_prototypes(self.model, unseen, self.composite, self.rule))
+        maps.update(maps_on_prototypes(self.model, unseen, self.composite, self.rule))
         return dict(sorted(maps.items()))
 
 
@@ -370,8 +371,8 @@ def _with_maps(
         maps_by_row[row][explanations[row].shown[-1].prototype] = heat_map
     numbers = {near.prototype for explanation in explanations for near in explanation.shown}
     unseen = torch.tensor(sorted(numbers - set(maps_by_prototype)), dtype=torch.int64)
-    maps_by_prototype.update(_maps_on_prototypes(model, unseen, composite, rule))
-    black_box, black_box_cautions = _maps_of_black_box(model, inputs, composite)
+    maps_by_prototype.update(maps_on_prototypes(model, unseen, composite, rule))
+    black_box, black_box_cautions = maps_of_black_box(model, inputs, composite)
     cautions = [likeness_maps.cautions[row] or black_box_cautions[row] for row in range(len(explanations))]
 
     def mapped(row: int, near: Likeness) -> Likeness:
@@ -405,34 +406,6 @@ def _maps_of_contrasts(
     return dict(zip(rows, maps, strict=True))
 
 
-def _maps_on_prototypes(
-    model: PrototypeModel, prototypes: Tensor, composite: str | Composite, rule: PrpRule
-) -> dict[int, np.ndarray]:
-    """Returns, for each prototype, the heat-map on its nearest training image; empty if the model has no images."""
-    training_inputs = model.prototype_inputs()
-    if training_inputs is None or not len(prototypes):
-        return {}
-    with step("maps on the prototypes' images"):
-        inputs = training_inputs[prototypes.to(training_inputs.device)]
-        maps = prp(model, inputs, prototypes[:, None], composite, rule=rule).pixels[:, 0].float().cpu().numpy()
-    return dict(zip(prototypes.tolist(), maps, strict=True))
-
-
-def _maps_of_black_box(
-    model: PrototypeModel, inputs: Tensor, composite: str | Composite
-) -> tuple[list[np.ndarray | None], list[str | None]]:
-    """Returns the heat-map of the black box for each input, None without a black box; and a caution or None."""
-    n_inputs = n_rows(inputs)
-    if not isinstance(model.encoder, Encoder) or model.encoder.outputs is None:
-        return [None] * n_inputs, [None] * n_inputs
-    with step("maps of the black box"):
-        try:
-            relevance = lrp(model.encoder.model, inputs, composite=composite, output=model.encoder.outputs)
-        except RelevanceError as error:
-            return [None] * n_inputs, [f"there is no map of the black box: {error}"] * n_inputs
-        return list(relevance.pixels.float().cpu().numpy()), [relevance.cautions[row] for row in range(n_inputs)]
-
-
 @torch.no_grad()
 def _explain_batch(
     model: PrototypeModel,
@@ -450,42 +423,19 @@ def _explain_batch(
     else:
         embeddings, answers = original.embed_and_answer(placed)
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
-    similarities = model.similarities_of(embeddings)
-    prototypes, labels_of_prototypes = model.prototypes, model.prototypes.labels
-    scores, probabilities = model.scores_of(embeddings), model.probabilities_of(embeddings).cpu().numpy()
-    distances = model.distances_of(embeddings)
-    percentiles = prototypes.percentile_of(distances).cpu()
-    predictions = scores.argmax(1).tolist()
-    order = similarities.argsort(dim=1, descending=True, stable=True)[:, :n_nearest].tolist()
-    similarities, distances = similarities.cpu(), distances.cpu()
+    near = Likenesses.of(model, familiar, embeddings)
+    probabilities = model.probabilities_of(embeddings).cpu().numpy()
+    predictions = model.scores_of(embeddings).argmax(1).tolist()
+    order = near.order[:, :n_nearest].tolist()
     doubts = input_doubts(model, embeddings)
     pixels = model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
-
-    def likeness(row: int, prototype: int) -> Likeness:
-        return Likeness(
-            prototype=prototype,
-            label=int(labels_of_prototypes[prototype]),
-            class_name=prototypes.class_of(prototype),
-            similarity=float(similarities[row, prototype]),
-            distance=float(distances[row, prototype]),
-            percentile=float(percentiles[row, prototype]),
-            farthest=float(prototypes.quantiles[prototype, -1]),
-            familiar_up_to=float(familiar.farthest[prototype]),
-            scope=familiar.scopes[prototype],
-            scope_count=int(familiar.counts[prototype]),
-            count=int(prototypes.counts[prototype]),
-            purity=float(prototypes.purity[prototype]),
-            nearest=(nearest := [index for index in prototypes.nearest[prototype].tolist() if index >= 0]),
-            nearest_names=tuple(model.training_names.get(index) for index in nearest),
-            image=None if model.images is None else model.images[prototype, 0].numpy(),
-        )
 
     def contrast(row: int, answer: OriginalAnswer | None) -> Likeness | None:
         other = None if labels is None or labels[row] == predictions[row] else labels[row]
         if other is None and answer is not None and not answer.agrees and answer.class_name in model.class_names:
             other = model.class_names.index(answer.class_name)
-        of_class = [] if other is None else torch.nonzero(labels_of_prototypes.cpu() == other)[:, 0].tolist()
-        return likeness(row, max(of_class, key=similarities[row].__getitem__)) if of_class else None
+        prototype = None if other is None else near.nearest_of_class(row, other)
+        return None if prototype is None else near.likeness(row, prototype)
 
     originals = [
         None if answers is None else original_answer(model, answers, row, predictions[row])
@@ -497,7 +447,7 @@ def _explain_batch(
             class_name=model.class_names[predictions[row]],
             probability=float(probabilities[row, predictions[row]]),
             probabilities=probabilities[row],
-            likenesses=[likeness(row, prototype) for prototype in order[row]],
+            likenesses=[near.likeness(row, prototype) for prototype in order[row]],
             image=None if pixels is None else pixels[row].numpy(),
             name=None if names is None else names[row],
             label=None if labels is None else labels[row],

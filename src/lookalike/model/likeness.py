@@ -1,12 +1,15 @@
-"""One prototype that an input looks like."""
+"""Which prototypes an input looks like, and how much."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lookalike._core.names import visible
-from lookalike.model.prototypes import Scope
+from lookalike.model.prototype_model import PrototypeModel
+from lookalike.model.prototypes import FamiliarRange, Scope
 from lookalike.plots.tiles import shorten
 
 
@@ -86,3 +89,59 @@ class Likeness:
             "nearest": self.nearest,
             "nearest_names": list(self.nearest_names),
         }
+
+
+@dataclass(frozen=True)
+class Likenesses:
+    """The likenesses of n inputs to all prototypes; each ``Likeness`` is made when it is asked for.
+
+    Attributes:
+        model: The model.
+        familiar: How far from each prototype an input is still familiar.
+        similarities: [n, P].
+        distances: [n, P].
+        percentiles: Percentiles of the distances among those of each prototype's own training samples [n, P].
+        order: The prototypes of each input, the most similar first [n, P].
+    """
+
+    model: PrototypeModel
+    familiar: FamiliarRange
+    similarities: Tensor
+    distances: Tensor
+    percentiles: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, model: PrototypeModel, familiar: FamiliarRange, embeddings: Tensor) -> "Likenesses":
+        """Compares embeddings [n, D] with all prototypes."""
+        similarities, distances = model.similarities_of(embeddings), model.distances_of(embeddings)
+        order = similarities.argsort(dim=1, descending=True, stable=True).cpu()
+        percentiles = model.prototypes.percentile_of(distances).cpu()
+        return cls(model, familiar, similarities.cpu(), distances.cpu(), percentiles, order)
+
+    def nearest_of_class(self, row: int, label: int) -> int | None:
+        """Returns the most similar prototype of a class; None if the class has none."""
+        of_class = torch.nonzero(self.model.prototypes.labels.cpu() == label)[:, 0].tolist()
+        return max(of_class, key=self.similarities[row].__getitem__) if of_class else None
+
+    def likeness(self, row: int, prototype: int) -> Likeness:
+        """Returns the likeness of one input to one prototype, without heat-maps."""
+        model, prototypes, familiar = self.model, self.model.prototypes, self.familiar
+        nearest = [index for index in prototypes.nearest[prototype].tolist() if index >= 0]
+        return Likeness(
+            prototype=prototype,
+            label=int(prototypes.labels[prototype]),
+            class_name=prototypes.class_of(prototype),
+            similarity=float(self.similarities[row, prototype]),
+            distance=float(self.distances[row, prototype]),
+            percentile=float(self.percentiles[row, prototype]),
+            farthest=float(prototypes.quantiles[prototype, -1]),
+            familiar_up_to=float(familiar.farthest[prototype]),
+            scope=familiar.scopes[prototype],
+            scope_count=int(familiar.counts[prototype]),
+            count=int(prototypes.counts[prototype]),
+            purity=float(prototypes.purity[prototype]),
+            nearest=nearest,
+            nearest_names=tuple(model.training_names.get(index) for index in nearest),
+            image=None if model.images is None else model.images[prototype, 0].numpy(),
+        )
