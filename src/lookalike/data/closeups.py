@@ -23,9 +23,8 @@ PHOTOGRAPHS: dict[str, tuple[str, str]] = {
     "cat": ("chelsea.png", "Stéfan van der Walt; CC0"),
     "coffee": ("coffee.png", "Rachel Michetti; CC0"),
     "galaxies": ("hubble_deep_field.jpg", "NASA; public domain"),
-    "motorcycle": ("motorcycle_left.png", "Middlebury stereo benchmark 2014, Daniel Scharstein; CC0"),
-    "retina": ("retina.jpg", "Häggström 2014; CC0"),
-    "rocket": ("rocket.jpg", "SpaceX; CC0"),
+    "retina": ("retina.jpg", "Mikael Häggström 2014; CC0"),
+    "rocket": ("rocket.jpg", "SpaceX; public domain"),
 }
 _WINDOW = 0.6  # side of a view, of the photograph's shorter side
 _STEP = 0.2  # between views, of the same
@@ -35,7 +34,7 @@ _NOTE = "test views are mirrored windows of the same photographs: their accuracy
 
 
 def load_closeups(preprocessing: Preprocessing | None = None) -> DataBundle:
-    """Loads views of seven photographs: which photograph does a view come from?
+    """Loads views of six photographs: which photograph does a view come from?
 
     Args:
         preprocessing: How the images are prepared; None is 224×224 with ImageNet's normalisation.
@@ -81,5 +80,5 @@ def _views_of(photograph: Image.Image) -> list[np.ndarray]:
 
 
 DATASETS.register("closeups")(
-    DatasetEntry("views of seven photographs that are free for any use (in scikit-image; extra: demo)", load_closeups)
+    DatasetEntry("views of six photographs that are free for any use (in scikit-image; extra: demo)", load_closeups)
 )

@@ -24,7 +24,7 @@ from lookalike.model import PrototypeModel
 
 _DRAWN = 4  # photographs in the picture
 _PROTOTYPES = 2
-CLOSEUPS = ("cat", "coffee", "motorcycle", "astronaut")  # those drawn, where they are
+CLOSEUPS = ("cat", "coffee", "rocket", "astronaut")  # those drawn, where they are
 
 
 def run_photo_demo(
@@ -60,7 +60,7 @@ def run_photo_demo(
 
 
 def add_closeups(folder: Path, *, seed: int = 0, progress: bool | None = None) -> dict[str, Any]:
-    """Adds the same on close-ups of seven free photographs to a demonstration's folder. Returns the figures.
+    """Adds the same on close-ups of six free photographs to a demonstration's folder. Returns the figures.
 
     Raises:
         LookalikeError: If scikit-image or the network's weights are not installed.

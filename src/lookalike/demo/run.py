@@ -73,7 +73,7 @@ def run_demo(
         )
         card.save(folder / "scorecard.json")
         summary |= {name: card[name] for name in ("explanation_divergence", "auroc", "auroc_random", "diversity")}
-        say("Converting ImageNet's EfficientNet-Lite0 on close-ups of seven photographs; nothing is trained.")
+        say("Converting ImageNet's EfficientNet-Lite0 on close-ups of six photographs; nothing is trained.")
         photographs, notes = _closeups(folder, seed, progress)
         summary |= {"photographs": photographs}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -87,7 +87,7 @@ def _closeups(folder: Path, seed: int, progress: bool | None) -> tuple[dict[str,
     except LookalikeError as error:
         return None, (f"no photographs: {error}",)
     note = (
-        "photographs.png: what seven photographs look like to EfficientNet-Lite0, and by which pixels; their test "
+        "photographs.png: what six photographs look like to EfficientNet-Lite0, and by which pixels; their test "
         "views are mirrored windows of the same photographs"
     )
     return figures, (note,)

