@@ -24,8 +24,11 @@ ASIDE = {
     ("embedding/writing.py", "_resume"),
     ("saved/folder.py", "_flush_to_disk"),
     ("saved/tensor_file.py", "write_tensors"),
-    ("demo/run.py", "draw_sheet"),
+    ("demo/drawing.py", "draw_sheet"),
     ("cli/explain.py", "_draw"),
+    ("cli/explain.py", "_draw_parts"),
+    ("cli/watch.py", "watch"),  # a log of the user's that grows by a line at a time
+    ("audit/suspects.py", "save"),  # its to_csv() returns the text
     ("experiments/large.py", "_compare_methods"),  # in a temporary folder
     ("experiments/large.py", "_reset_peak_memory"),  # tells the system's own file to count anew
 }

@@ -109,4 +109,7 @@ def test_what_a_user_ties_to_the_scale_is_said_beside_the_figures(similarity, op
     _, x, y = trained()
     model = convert(rescaled(1.0), (x[:120], y[:120]), 2, similarity, progress=False, **options)
     card = evaluate(model, (x[120:], y[120:]), only=("calibration", "diversity"), progress=False)
-    assert any(said in note and note.startswith("ECE and D_dvs depend on the scale") for note in card.notes)
+    assert any(
+        said in note and note.startswith("ECE, log loss, Brier score and D_dvs depend on the scale")
+        for note in card.notes
+    )

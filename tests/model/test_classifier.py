@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike._core.errors import LookalikeError
-from lookalike.model.classifier import LinearHead, NearestPrototype, make_classifier
+from lookalike.model.classifier import LinearHead, NearestPrototype
+from lookalike.model.decision import make_classifier
 
 
 @settings(max_examples=60, deadline=None)

@@ -85,7 +85,9 @@ def rows_at_once(inputs: Any, most: int, device: torch.device) -> int:
     """
     if device.type != "cpu":
         return most
-    row_bytes = sum(tensor.numel() * tensor.element_size() // max(len(tensor), 1) for tensor in _tensors(inputs))
+    row_bytes = sum(
+        tensor.numel() * tensor.element_size() // max(tensor.shape[:1].numel(), 1) for tensor in _tensors(inputs)
+    )
     least = _ROWS_PER_THREAD * torch.get_num_threads()  # enough for all cores
     return max(1, min(most, max(least, _BYTES_AT_ONCE // max(row_bytes, 1))))
 

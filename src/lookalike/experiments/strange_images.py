@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.data import ImageArray, load_data
+from lookalike.data.images import decode_image
 
 _TEXTURES = ("brick", "grass", "gravel")  # of scikit-image's data, in the public domain
 
@@ -33,7 +34,7 @@ def strange_images(n: int, seed: int, *, without: str) -> dict[str, list[Image.I
         found[kind] = [Image.fromarray(samples.images[row]) for row in rows]
     textures = _texture_files()
     if textures:
-        found["textures"] = _crops([Image.open(file).convert("L") for file in textures], n, rng)
+        found["textures"] = _crops([decode_image(file).convert("L") for file in textures], n, rng)
     found["photographs"] = _crops([Image.fromarray(image) for image in load_sample_images().images], n, rng)
     if without in ("digits", "glyphs"):
         found["photographs"] = [picture.convert("L") for picture in found["photographs"]]

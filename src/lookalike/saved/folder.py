@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.files import write_whole
 from lookalike._core.fresh_folder import fresh_folder
 from lookalike._core.names import valid_json
 from lookalike._core.provenance import fingerprint_file, fingerprint_json
@@ -186,8 +187,7 @@ def without_checksum(folder: Path, name: str) -> None:
     files = {key: value for key, value in config["files"].items() if key != name}
     config = {key: value for key, value in config.items() if key != "fingerprint"} | {"files": files}
     config["fingerprint"] = fingerprint_json(config)
-    text = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-    (folder / CONFIG).write_bytes(text)
+    write_whole(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 class refusing:  # noqa: N801 - used as a function

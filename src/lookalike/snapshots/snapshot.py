@@ -77,5 +77,5 @@ def take_snapshot(network: nn.Module, train: Any, test: Any, **options: Any) -> 
 
 
 def _gallery_of(model: PrototypeModel) -> np.ndarray:
-    with Image.open(io.BytesIO(png_of(model.plot_gallery()))) as picture:
+    with Image.open(io.BytesIO(png_of(model.plot_gallery())), formats=["PNG"]) as picture:
         return np.asarray(picture.convert("RGB"))

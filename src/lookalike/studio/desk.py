@@ -14,6 +14,7 @@ import torch
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, one_line
 from lookalike.audit import Audit, audit_sources
+from lookalike.data.images import decode_image
 from lookalike.editing import Add, Edit, EditSession, resolve
 from lookalike.explanation import explain
 from lookalike.saved import encode_image
@@ -268,12 +269,8 @@ def _figures(effect: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _opened(content: bytes) -> Any:
-    """Opens an image that was dropped on the page."""
-    from PIL import Image
-
+    """Opens an image that was dropped on the page, by the decoders that start no program."""
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except Exception as error:  # decoders raise errors of any class
+        return decode_image(io.BytesIO(content))
+    except LookalikeError as error:
         raise LookalikeError(f"the file is no image that can be read: {one_line(error)}") from error
-    return image
