@@ -85,6 +85,50 @@ def test_what_a_page_cannot_show_is_refused(model, folder, stub, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("../secret.txt", "must be 'prototypes/NNNNN.png' or a PNG as a data URI, not '../secret.txt'"),
+        ("prototypes/../../secret.txt", "must be 'prototypes/NNNNN.png'"),
+        ("data:text/html;base64,AAAA", "must be 'prototypes/NNNNN.png'"),
+        ("prototypes/00000.png", "it is a link, not a file"),
+        ("prototypes/00001.png", "is no PNG"),
+        ("prototypes/00099.png", "it does not exist"),
+        (3, "a prototype's image must be text"),
+    ],
+)
+def test_a_page_takes_no_file_but_the_pictures_of_prototypes(folder, stub, tmp_path, image, message):
+    shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("page.html"))
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    (tmp_path / "other" / "prototypes" / "00000.png").unlink()
+    (tmp_path / "other" / "prototypes" / "00000.png").symlink_to(secret)
+    (tmp_path / "other" / "prototypes" / "00001.png").write_text("secret")
+    described = json.loads((folder / "prototypes.json").read_text())
+    described["prototypes"] = [{**described["prototypes"][0], "image": image}]
+    (tmp_path / "other" / "prototypes.json").write_text(json.dumps(described))
+    with pytest.raises(LookalikeError, match=message):
+        write_page(tmp_path / "other", stub)
+    assert not (tmp_path / "other" / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preprocessing": None}, "prototypes.json.preprocessing must be"),
+        ({"prototypes": [{"name": "a"}]}, "has no entry 'image'"),
+        ({"prototypes": 3}, "prototypes.json.prototypes must be a list"),
+        ({"class_names": [1]}, r"prototypes.json.class_names\[0\] must be text"),
+    ],
+)
+def test_a_damaged_description_is_refused_in_one_line(folder, stub, tmp_path, change, message):
+    shutil.copytree(folder, tmp_path / "other")
+    described = json.loads((folder / "prototypes.json").read_text())
+    (tmp_path / "other" / "prototypes.json").write_text(json.dumps({**described, **change}))
+    with pytest.raises(LookalikeError, match=message):
+        write_page(tmp_path / "other", stub)
+
+
+@pytest.mark.parametrize(
     "preprocessing",
     [
         Preprocessing.square(24),

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from lookalike import LookalikeError
+from lookalike import LookalikeError, convert
 from lookalike.export import quantise
 from tests.export.test_file import answers, folder, metadata_of, model, pixels  # noqa: F401 - fixtures
 
@@ -38,4 +40,19 @@ def test_what_cannot_be_made_smaller_is_refused(folder, tmp_path):  # noqa: F811
         quantise(tmp_path, tmp_path / "a", pixels(3)[0])
     with pytest.raises(LookalikeError, match="ONNX Runtime cannot run these inputs"):
         quantise(folder, tmp_path / "a", np.zeros((3, 12, 12, 3), np.float32))
+    with pytest.raises(LookalikeError, match="inputs must be a tensor, not None"):
+        quantise(folder, tmp_path / "a", None)
+    with pytest.raises(LookalikeError, match="inputs must be inputs of the file"):
+        quantise(folder, tmp_path / "a", 3)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_network_without_weights_is_not_made_smaller(tmp_path, precision):
+    x = torch.rand(12, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[::2] += 1
+    net = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
+    convert(net, (x, torch.arange(12) % 2), 2, progress=False).export(tmp_path / "full")
+    with pytest.raises(LookalikeError, match=f"the network has no .* in {precision}"):
+        quantise(tmp_path / "full", tmp_path / "small", x.numpy(), precision=precision)
+    assert not (tmp_path / "small").exists()

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
 from lookalike._core.names import visible
-from lookalike._core.records import parse_json, read_bytes
+from lookalike._core.records import from_json, parse_json, read_bytes
 from lookalike.data import Preprocessing
 
 PAGE = "page.html"
 _RUNTIME = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 _EXPORTS = re.compile(r"export\s*\{([^{}]*)\}\s*;?\s*(//[^\n]*\s*)*$")
 _COLOURS = 64  # of the map's scale
+_PICTURE = re.compile(r"prototypes/\d{5,}\.png")  # any other name could be a file that nobody means to publish
+_PICTURE_INSIDE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]*=*")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _INSTALL = "npm install onnxruntime-web"
 
 
@@ -54,28 +58,67 @@ def write_page(exported: str | Path, runtime: str | Path, *, title: str | None =
     return folder / PAGE
 
 
+@dataclass(frozen=True)
+class _Described:
+    """What a page needs of an export's description."""
+
+    class_names: list[str]
+    fingerprint: str
+    evidence: bool
+    preprocessing: dict[str, Any]
+    prototypes: list[dict[str, Any]]
+
+
 def _description(folder: Path) -> dict[str, Any]:
     """Reads and checks what an export says of itself."""
-    if not (folder / "prototypes.json").is_file() or not (folder / "model.onnx").is_file():
+    file = folder / "prototypes.json"
+    if not file.is_file() or not (folder / "model.onnx").is_file():
         raise LookalikeError(
             f"{str(folder)!r} holds no model exported to ONNX: 'model.onnx' or 'prototypes.json' is missing"
         )
-    described = parse_json(read_bytes(folder / "prototypes.json"))
+    if (folder / "model.onnx").is_symlink():
+        raise LookalikeError(f"{str(folder / 'model.onnx')!r} is a link; copy the file to there")
+    try:
+        described = parse_json(read_bytes(file))
+    except (LookalikeError, OSError) as error:
+        raise LookalikeError(f"{str(file)!r} cannot be read: {error}") from error
     if not isinstance(described, dict) or not str(described.get("inputs")).startswith("uint8"):
         raise LookalikeError("a page needs a model that takes bytes: export it with pixels=True (--pixels)")
-    preprocessing = Preprocessing.from_dict(described["preprocessing"])
-    if preprocessing.value_range is not None:
+    names = {field.name for field in fields(_Described)}
+    needed = {key: value for key, value in described.items() if key in names}
+    checked: _Described = from_json(_Described, needed, "prototypes.json")
+    if Preprocessing.from_dict(checked.preprocessing).value_range is not None:
         raise LookalikeError("the model's images have a value_range; browsers decode pictures to 8 bits only")
     return described
 
 
 def _with_picture(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Returns a prototype's row with its picture inside."""
-    image = row["image"]
-    if image is None or image.startswith("data:"):
+    """Returns a prototype's row with its picture inside.
+
+    Raises:
+        LookalikeError: If the row names anything but a prototype's picture: a folder made by someone else must not
+            bring other files into a page that is published.
+    """
+    if "image" not in row:
+        raise LookalikeError("a prototype in prototypes.json has no entry 'image'; export the model again")
+    image = from_json(str | None, row["image"], "a prototype's image")
+    if image is None or _PICTURE_INSIDE.fullmatch(image):
         return row
-    content = base64.b64encode((folder / image).read_bytes()).decode()
-    return {**row, "image": f"data:image/png;base64,{content}"}
+    if not _PICTURE.fullmatch(image):
+        raise LookalikeError(
+            f"a prototype's image must be 'prototypes/NNNNN.png' or a PNG as a data URI, not {checks.shown(image)}"
+        )
+    file = folder / image
+    if file.parent.is_symlink():
+        raise LookalikeError(f"{str(file.parent)!r} is a link; copy the folder to there")
+    try:
+        content = read_bytes(file)
+    except (LookalikeError, OSError) as error:
+        reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        raise LookalikeError(f"{str(file)!r} cannot be read: {reason}; export the model again") from error
+    if not content.startswith(_PNG):
+        raise LookalikeError(f"{str(file)!r} is no PNG; export the model again")
+    return {**row, "image": f"data:image/png;base64,{base64.b64encode(content).decode()}"}
 
 
 def _runtime_files(given: Path) -> tuple[str, Path]:

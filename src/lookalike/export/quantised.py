@@ -92,7 +92,9 @@ def quantise(
     if not (source / "model.onnx").is_file() or not (source / _MARKER).is_file():
         raise LookalikeError(f"{str(exported)!r} holds no model exported to ONNX")
     check_replaceable(folder, marker=_MARKER, overwrite=overwrite)
-    values = np.asarray(inputs)
+    values = checks.tensor("inputs", inputs).detach().cpu().numpy()
+    if not values.ndim:
+        raise checks.unfit("inputs", inputs, "inputs of the file [N, ...]")
     before = _answers(source / "model.onnx", values)
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "model.onnx"
@@ -119,6 +121,12 @@ def _write(source: Path, target: Path, precision: str, inputs: np.ndarray) -> No
         raise LookalikeError("smaller files need onnxruntime: pip install onnxruntime") from error
     model = onnx.load(source)
     of_network = _network_nodes(model.graph)
+    heavy = [node.name for node in model.graph.node if node.name in of_network and node.op_type in _HEAVY]
+    # without a check, the quantiser takes an empty list of nodes for all nodes, those of the similarity too
+    if precision == "int8" and not heavy:
+        raise LookalikeError(f"the network has no operation that can be computed in int8 ({', '.join(_HEAVY)})")
+    if precision == "float16" and not _has_weights(model.graph, of_network):
+        raise LookalikeError("the network has no weights that can be kept in float16")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         """Gives the calibration its batches."""
@@ -136,7 +144,6 @@ def _write(source: Path, target: Path, precision: str, inputs: np.ndarray) -> No
                 others = [node.name for node in model.graph.node if node.name not in of_network]
                 onnx.save(float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=others), target)
                 return
-            heavy = [node.name for node in model.graph.node if node.name in of_network and node.op_type in _HEAVY]
             quantization.quantize_static(
                 model, target, Reader(), op_types_to_quantize=list(_HEAVY), nodes_to_quantize=heavy, per_channel=True
             )
@@ -163,6 +170,14 @@ def _network_nodes(graph: Any) -> set[str]:
             found.add(node.name)
             waiting += node.input
     return found
+
+
+def _has_weights(graph: Any, names: set[str]) -> bool:
+    """Says whether one of the named nodes reads stored numbers in single precision."""
+    from onnx import TensorProto
+
+    stored = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    return any(not stored.isdisjoint(node.input) for node in graph.node if node.name in names)
 
 
 def _batches(inputs: np.ndarray) -> Iterator[np.ndarray]:
