@@ -128,7 +128,12 @@ def test_a_folder_that_was_split_is_tested_on_the_same_images(image_folder, netw
     card = json.loads(CliRunner().invoke(app, ["evaluate", str(tmp_path / "m"), str(plain), *network, *only]).stdout)
     assert card["info"]["n_test"] == converted["test"]["n_samples"]
     assert card["accuracy"] == converted["test"]["accuracy"]
-    assert card["info"]["data_check"] == {"training_data": "same", "n_leaked": 0, "n_test": 6}
+    assert card["info"]["data_check"] == {
+        "training_data": "same",
+        "n_leaked": 0,
+        "n_test": 6,
+        "is_calibration": False,
+    }
     assert (
         "6 images to test on, 18 as the model's training images (the model's own training data, split by seed 5)"
         in (card["notes"][0])

@@ -18,6 +18,10 @@ from lookalike.doubt.sets import (
 )
 
 
+def test_a_class_without_prototypes_is_said_to_have_none():
+    assert set_sentence([("cat", -1)], 0.9) == "Only 'cat' (no prototype), with 90% coverage."
+
+
 @given(n=st.integers(1, 400), coverage=st.floats(0.05, 0.995))
 @settings(max_examples=60, deadline=None)
 def test_the_threshold_is_the_smallest_that_covers_n_plus_1_exchangeable_scores(n, coverage):

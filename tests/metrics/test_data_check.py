@@ -31,7 +31,12 @@ def test_other_training_data_are_told(sem, parts):
 def test_the_same_data_in_another_container_are_the_same(sem, parts):
     train, test = parts
     card = evaluate(sem, test, train=TensorDataset(*train), **ONLY)
-    assert card.info["data_check"] == {"training_data": "same", "n_leaked": 0, "n_test": 30}
+    assert card.info["data_check"] == {
+        "training_data": "same",
+        "n_leaked": 0,
+        "n_test": 30,
+        "is_calibration": False,
+    }
     assert not any("made from" in sentence for sentence in card.verdict())
 
 

@@ -242,3 +242,49 @@ def test_few_validation_images_of_a_wide_embedding_do_not_fill_the_sets():
     model = convert(net, images(120, 2, noise=0.3), n_prototypes=1, progress=False)
     calibrated = model.calibrate(images(75, 3, noise=0.3), coverage=0.9)
     assert calibrated.predict_set(images(300, 4, noise=0.3)[0]).sizes.mean() < 1.3
+
+
+def test_stored_embeddings_of_another_network_are_refused(model):
+    from lookalike.embedding import EmbeddingStore, embed
+
+    torch.manual_seed(9)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
+    with pytest.raises(LookalikeError, match="stored embeddings were made with other weights"):
+        model.calibrate(embed(other, images(60, 3), progress=False))
+    other[2] = nn.Tanh()
+    other.load_state_dict(model.encoder.model.state_dict())
+    with pytest.raises(LookalikeError, match="made with other layers"):
+        model.calibrate(embed(other, images(60, 3), progress=False))
+    store = embed(model, images(60, 3), progress=False)
+    with pytest.raises(LookalikeError, match="5 dimensions, the encoder's 12"):
+        model.calibrate(EmbeddingStore(store.embeddings[:, :5], store.labels, store.indices))
+    assert model.calibrate(store, coverage=0.9).is_calibrated
+
+
+def test_a_calibration_says_that_single_training_images_go_unnoticed(calibrated):
+    from lookalike.model.calibrating import _notes
+
+    assert any("training images of the model is not known" in note for note in calibrated.doubt.facts.notes)
+    assert _notes(np.arange(3), ["a", "b", "c"], 0.5, known_new=True) == []
+
+
+def test_a_class_without_held_out_images_is_told(model):
+    x, y = images(60, 3)
+    facts = model.calibrate((x[y < 2], y[y < 2]), coverage=0.9).doubt.facts
+    assert "there are no validation images of 2 besides those of the fit" in facts.notes
+
+
+def test_an_evaluation_with_the_images_of_the_calibration_says_so(calibrated):
+    options = {"only": ("transparency",), "progress": False}
+    told = "those that the model was calibrated with"
+    assert any(told in sentence for sentence in evaluate(calibrated, images(900, 3), **options).verdict())
+    assert not any(told in sentence for sentence in evaluate(calibrated, images(90, 4), **options).verdict())
+
+
+def test_all_warnings_of_the_data_are_in_the_verdict():
+    from lookalike.metrics.data_check import DataCheck
+    from lookalike.metrics.verdict import _data
+
+    check = DataCheck("other", n_leaked=2, n_test=9, is_calibration=True)
+    findings = _data({"data": [{"sentences": check.sentences(), "n_leaked": 2}]})
+    assert [finding.topic for finding in findings] == ["leak", "data", "data"]

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.provenance import fingerprint_tensors
 from lookalike.conversion.options import Cut, Reading, Settings
 from lookalike.data import Batches, Preprocessing, check_preprocessing, load_data, settle_value_range
 from lookalike.data.bundle import is_dataset
 from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
-from lookalike.embedding.key import fingerprint_layers
+from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier, ordered
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.images import preprocessing_of, transform_of
@@ -174,32 +173,6 @@ def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[
     if len(set(names)) < len(names):
         raise LookalikeError("two classes have the same name")
     return list(names)
-
-
-def check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None) -> None:
-    """Checks that stored embeddings were made by this encoder and from these data.
-
-    Raises:
-        LookalikeError: If not.
-    """
-    if store.embeddings.shape[1] != encoder.embedding_dim:
-        raise LookalikeError(
-            f"the stored embeddings have {store.embeddings.shape[1]} dimensions, the encoder's {encoder.embedding_dim}"
-        )
-    expected = {"weights": fingerprint_tensors(encoder.model.state_dict()), "head": encoder.head_name}
-    expected["layers"] = fingerprint_layers(encoder.model)
-    if batches is not None:
-        expected |= {"data": batches.fingerprint(), "transform": batches.transform_fingerprint()}
-    differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]
-    n_samples = None if batches is None else batches.total
-    if n_samples is not None and int(store.indices.max(initial=-1)) >= n_samples:
-        raise LookalikeError(
-            f"the stored embeddings are of more samples than the data have ({n_samples}); embed the data again"
-        )
-    if differing:
-        raise LookalikeError(
-            f"the stored embeddings were made with other {' and '.join(differing)}; embed the data again"
-        )
 
 
 def check_finite(store: EmbeddingStore) -> None:

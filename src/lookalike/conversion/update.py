@@ -18,11 +18,12 @@ from lookalike._core.names import without_common_folder
 from lookalike._core.untouched import keeps_random_states
 from lookalike.conversion.options import Settings
 from lookalike.conversion.per_class import Clustering, NPrototypes, learn_class, numbers_per_class
-from lookalike.conversion.steps import as_batches, check_finite, check_store, cut_classifier
+from lookalike.conversion.steps import as_batches, check_finite, cut_classifier
 from lookalike.conversion.survey import Survey
 from lookalike.conversion.temperature import Temperature
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier

@@ -63,13 +63,20 @@ class PredictionSets:
 def set_sentence(classes: list[tuple[str, int]], coverage: float) -> str:
     """Returns a set of classes in words: nothing known, one class, or "either this or that".
 
+    Args:
+        classes: Each class with its most similar prototype; −1 if it has none.
+        coverage: Probability with which the true class is among them.
+
     Example:
         >>> set_sentence([("cat", 3), ("dog", 7)], 0.95)
         "Either 'cat' (prototype 3) or 'dog' (prototype 7), with 95% coverage."
     """
     if not classes:
         return f"Nothing I know, with {100 * coverage:.4g}% coverage."
-    named = [f"'{visible(name)}' (prototype {prototype})" for name, prototype in classes]
+    named = [
+        f"'{visible(name)}' ({'no prototype' if prototype < 0 else f'prototype {prototype}'})"
+        for name, prototype in classes
+    ]
     if len(named) == 1:
         return f"Only {named[0]}, with {100 * coverage:.4g}% coverage."
     return f"Either {', '.join(named[:-1])} or {named[-1]}, with {100 * coverage:.4g}% coverage."

@@ -9,9 +9,10 @@ import numpy as np
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.options import Reading
-from lookalike.conversion.steps import as_batches, check_finite, check_store
+from lookalike.conversion.steps import as_batches, check_finite
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 

@@ -25,11 +25,13 @@ class DataCheck:
             not, None if there are none or nobody can tell.
         n_leaked: Number of test samples that are also training images of the model.
         n_test: Number of test samples.
+        is_calibration: Whether the test data are those that the model was calibrated with, by their fingerprints.
     """
 
     training_data: str | None
     n_leaked: int
     n_test: int
+    is_calibration: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -42,6 +44,11 @@ class DataCheck:
             warnings.append(
                 f"{self.n_leaked:,} of {self.n_test:,} test images are training images of the model: "
                 "its accuracy on them says nothing about new images."
+            )
+        if self.is_calibration:
+            warnings.append(
+                "The test images are those that the model was calibrated with: its calibration on them says nothing "
+                "about new images."
             )
         if self.training_data == "other":
             warnings.append(
@@ -71,7 +78,13 @@ def check_data(
         None if train_store is None else _compare_training_data(model, train, train_store),
         _count_leaked(model, test, test_store),
         len(test_store),
+        _is_calibration(model, test_store),
     )
+
+
+def _is_calibration(model: PrototypeModel, store: EmbeddingStore) -> bool:
+    data = None if model.doubt is None else model.doubt.facts.data
+    return data is not None and store.info.get("data") == data
 
 
 def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingStore) -> int:

@@ -85,10 +85,12 @@ def verdict(
 
 
 def _data(details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
-    """Returns warnings of test images that the model was made from, and of other training data than its own."""
+    """Returns warnings of test images that the model has seen, and of other training data than its own."""
     check = details.get("data", [{}])[0]
-    topics = ["leak" if check.get("n_leaked") else "data", "data"]
-    return [Finding(topic, "bad", text) for topic, text in zip(topics, check.get("sentences", []), strict=False)]
+    return [
+        Finding("leak" if number == 0 and check.get("n_leaked") else "data", "bad", text)
+        for number, text in enumerate(check.get("sentences", []))
+    ]
 
 
 def _agreement(

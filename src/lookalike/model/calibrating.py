@@ -17,7 +17,8 @@ from lookalike.doubt.calibration import CalibrationFigures, softmax
 from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty, usable_spreads
 from lookalike.doubt.sets import check_coverage, set_scores
 from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import dtype_of, place
+from lookalike.embedding.checking import check_store
+from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model.doubting import confidences_of, margins_of, novelty_of, rescaled_log_probabilities
 from lookalike.model.original import OriginalClassifier
@@ -53,12 +54,14 @@ class Validation(NamedTuple):
         logits: The original classifier's log-probabilities in the order of the model's classes [N, K], up to a constant
             per row; None if it is not known which output is which class.
         data: Fingerprint of the data, if known.
+        known_new: Whether each image was compared with the model's training images.
     """
 
     embeddings: Tensor
     labels: np.ndarray
     logits: np.ndarray | None
     data: str | None
+    known_new: bool = False
 
 
 @keeps_random_states
@@ -112,7 +115,7 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
         black_box_temperature=black_box_temperature,
         seed=seed,
         data=read.data,
-        notes=_notes(labels, model.class_names, promises.false_alarm),
+        notes=_notes(labels, model.class_names, promises.false_alarm, known_new=read.known_new),
     )
     doubt = Doubt(facts, score)
     novelties = novelty_of(result, doubt, read.embeddings)
@@ -192,9 +195,14 @@ def _black_box_figures(
     return calibration_figures(softmax(logits[held_out] / factor), read.labels[held_out], seed=seed), factor
 
 
-def _notes(labels: np.ndarray, class_names: list[str], false_alarm: float) -> list[str]:
+def _notes(labels: np.ndarray, class_names: list[str], false_alarm: float, *, known_new: bool) -> list[str]:
     """Returns what limits the calibration."""
     notes = []
+    if not known_new:
+        notes.append(
+            "whether some validation images are training images of the model is not known, as these data cannot be "
+            "compared image by image: if some are, the promises do not hold"
+        )
     if len(labels) + 1 < 1 / false_alarm:
         notes.append(
             f"no input is called unfamiliar: a false-alarm rate of {false_alarm:g} needs "
@@ -204,20 +212,23 @@ def _notes(labels: np.ndarray, class_names: list[str], false_alarm: float) -> li
     missing = [visible(class_names[k]) for k in np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        notes.append(f"there are no validation images of {', '.join(missing[:5])}{more}")
+        notes.append(f"there are no validation images of {', '.join(missing[:5])}{more} besides those of the fit")
     return notes
 
 
 def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -> Validation:
     """Embeds validation images, with their classes in the model's numbering, after checking that they are new."""
     if isinstance(validation, EmbeddingStore):
+        if isinstance(model.encoder, Encoder):
+            check_store(validation, model.encoder, None)
         _check_new(model, None, validation.info.get("data"))
         embeddings = torch.from_numpy(np.array(validation.embeddings)).to(model.prototypes.vectors)
+        check_finite_rows(embeddings.isfinite().all(1))
         labels = _model_labels(model, validation.class_names, validation.labels)
-        return Validation(embeddings, labels, None, validation.info.get("data"))
+        return Validation(embeddings, labels, None, validation.info.get("data"), known_new=False)
     batches = validation if isinstance(validation, Batches) else Batches(validation, batch_size)
     fingerprint = batches.fingerprint()
-    _check_new(model, batches, fingerprint)
+    known_new = _check_new(model, batches, fingerprint)
     original = OriginalClassifier.of(model)
     dtype = dtype_of(model.encoder)
     rows: list[Tensor] = []
@@ -239,7 +250,8 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
         raise LookalikeError("there are no validation images")
     labels = _model_labels(model, batches.class_names, np.concatenate(labels_read))
     complete = sum(map(len, logits)) == len(labels) and bool(np.isfinite(np.concatenate(logits)).any(0).all())
-    return Validation(torch.cat(rows), labels, np.concatenate(logits) if complete else None, fingerprint)
+    own_logits = np.concatenate(logits) if complete else None
+    return Validation(torch.cat(rows), labels, own_logits, fingerprint, known_new)
 
 
 def _logits_of_classes(original: OriginalClassifier, scores: Tensor, n_classes: int) -> np.ndarray:
@@ -256,8 +268,12 @@ def _logits_of_classes(original: OriginalClassifier, scores: Tensor, n_classes: 
         return np.log(ordered)
 
 
-def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: str | None) -> None:
-    """Checks that no validation image is one of the model's training images, as far as the model remembers them."""
+def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: str | None) -> bool:
+    """Checks that no validation image is one of the model's training images, as far as the model remembers them.
+
+    Returns:
+        Whether each image was compared; otherwise only the fingerprints of the whole data were.
+    """
     record = model.training_record
     if record.fingerprint is not None and record.fingerprint == fingerprint:
         raise LookalikeError(
@@ -265,13 +281,14 @@ def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: st
         )
     keys = None if batches is None or record.keys is None else batches.content_keys()
     if keys is None or record.keys is None:
-        return
+        return False
     n_known = int(np.isin(keys, record.keys).sum())
     if n_known:
         raise LookalikeError(
             f"{n_known} of {len(keys)} validation images are training images of the model; leave them out, or use the "
             "part of the data that was not converted"
         )
+    return True
 
 
 def _model_labels(model: "PrototypeModel", names: list[str] | None, labels: np.ndarray) -> np.ndarray:

@@ -48,9 +48,13 @@ class Doubting:
         ``predict_set``, ``abstention`` and ``novelty``. They hold for new images that come from the same source as the
         validation images. Predictions stay as they are.
 
+        Training images among the validation images are noticed one by one where both are files. Of arrays, loaders and
+        stored embeddings, only the whole training data are; a note of the calibration then says so.
+
         Args:
             validation: Labelled images that the model was not made from, as for ``convert``: a folder's data set, a
-                loader, or arrays (x, y). Classes are matched by name, or by number if the data have no names.
+                loader, arrays (x, y), or an ``EmbeddingStore`` of the model's own network. Classes are matched by
+                name, or by number if the data have no names.
             coverage: Coverage of the sets, unless another is asked for.
             false_alarm: Largest share of familiar images that are called unfamiliar.
             novelty: Score of unfamiliar inputs: ``"mahalanobis"``, ``"likelihood-ratio"``, ``"neighbours"``,
@@ -62,8 +66,9 @@ class Doubting:
             The new model; this one is not changed.
 
         Raises:
-            LookalikeError: If validation images are training images of the model, a class is unknown, or there are
-                too few images: at least 30, and more for a high coverage.
+            LookalikeError: If validation images are training images of the model, a class is unknown, stored
+                embeddings are of another network, or there are too few images: at least 30, and more for a high
+                coverage.
         """
         from lookalike.model.calibrating import Promises, calibrate_model
 
