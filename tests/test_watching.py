@@ -105,6 +105,13 @@ def test_what_does_not_fit_is_refused(calibrated, tmp_path):
         ({"format": 2}, "format 2"),
         ({"n_images": 21}, "does not hold the scores"),
         ({"alarm": "yes"}, "true or false"),
+        ({"scores": {}, "log_bets": {}}, "do not fit the model; remove it"),
+        ({"log_bets": {**content["log_bets"], "novelty": [0.0]}}, "do not fit the model"),
+        ({"occupancy": [20]}, "do not fit the model"),
+        ({"predictions": {"a": 3}}, "do not fit the model"),
+        ({"n_batches": -1}, "counts are impossible; remove it"),
+        ({"n_correct": 1}, "counts are impossible"),
+        ({"occupancy": [21, -1, 0, 0, 0, 0]}, "counts are impossible"),
     ):
         state.write_text(json.dumps({**content, **changed}))
         with pytest.raises(LookalikeError, match=message):
@@ -116,3 +123,33 @@ def test_what_does_not_fit_is_refused(calibrated, tmp_path):
         Watch(convert(calibrated.encoder, images(400, 2), n_prototypes=1, progress=False))
     with pytest.raises(LookalikeError, match="no images"):
         Watch(calibrated).add(torch.zeros(0, 1, 8, 8))
+
+
+def test_labels_that_come_at_once_count_by_row_whatever_the_names(calibrated, monkeypatch):
+    monkeypatch.setattr("lookalike.watching._MOST_PREDICTIONS", 10)
+    x, y = images(50, 22)
+    watch = Watch(calibrated)
+    for _ in range(2):
+        report = watch.add(x, y, names=["same.png"] * 50)
+    assert report.n_labelled == 100
+    assert report.accuracy == pytest.approx(float((calibrated.predict(x) == y).double().mean()))
+
+
+def test_a_name_stands_for_one_waiting_image(calibrated):
+    watch, x = Watch(calibrated), images(4, 26)[0]
+    with pytest.raises(LookalikeError, match=r"the name 'a' is that of another image"):
+        watch.add(x[:2], names=["a", "a"])
+    watch.add(x[:2], names=["a", "b"])
+    with pytest.raises(LookalikeError, match=r"the name 'b' is that of another image that waits"):
+        watch.add(x[2:], names=["b", "c"])
+    watch.add_labels({"b": 0})
+    assert watch.add(x[2:], names=["b", "c"]).n_total == 4  # and the refused batches left no trace
+
+
+@pytest.mark.parametrize("label", [1.7, float("nan"), [1], None, True, 3, -1])
+def test_a_label_that_is_no_class_is_refused(calibrated, label):
+    watch = Watch(calibrated)
+    watch.add(images(1, 27)[0], names=["a"])
+    with pytest.raises(LookalikeError, match="the label of 'a' must be a whole number from 0 to 2"):
+        watch.add_labels({"a": label})
+    assert watch.add_labels({"a": np.int64(2)}) == 1

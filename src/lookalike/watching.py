@@ -1,6 +1,5 @@
 """Watching a model over time: are the images still like those that it was calibrated with?"""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -81,11 +80,13 @@ class Watch:
         Args:
             images: As for ``PrototypeModel.predict``: ready inputs, files, a folder, pictures.
             labels: Their true classes, in the model's numbering, if they are known already.
-            names: Their names; by default their files, or their numbers. Labels that come later need them.
+            names: Their names; by default their files, or their numbers. Labels that come later need them: without
+                ``labels``, no name may come twice, or be that of an image that still waits for its label.
             batch_size: Largest number of images that pass through the network at once.
 
         Raises:
-            LookalikeError: If there are no images, an embedding is not finite, or labels or names are not one each.
+            LookalikeError: If there are no images, an embedding is not finite, labels or names are not one each, or a
+                name that a later label needs is taken.
         """
         embeddings, given_names = self._embedded(images, batch_size)
         first = self._state.n_images
@@ -94,13 +95,23 @@ class Watch:
             own_names = checks.names("names", names, len(embeddings))
         if labels is not None:
             labels = checks.class_indices("labels", labels, self.model.n_classes, (len(embeddings),)).tolist()
-        report = self._added(embeddings, own_names)
-        if labels is not None:
-            self._count_labels(dict(zip(own_names, labels, strict=True)))
-            report = dataclasses.replace(report, **self.accuracy())
+        if labels is None:
+            self._check_names(own_names)
+        report = self._added(embeddings, own_names, labels)
         if self.file is not None:
             self._save(self.file)
         return report
+
+    def _check_names(self, names: list[str]) -> None:
+        """Checks that each name stands for one image only, so that a later label finds its image."""
+        taken = set(self._state.predictions)
+        for name in names:
+            if name in taken:
+                raise LookalikeError(
+                    f"the name {visible(name)!r} is that of another image that waits for its label: watch each image "
+                    "once, and give different images different names"
+                )
+            taken.add(name)
 
     def add_labels(self, labels: Mapping[str, int | str]) -> int:
         """Adds labels that come later, by the names of the images, and returns how many were waited for.
@@ -114,10 +125,13 @@ class Watch:
         number = {name: k for k, name in enumerate(self.model.class_names)}
         classes: dict[str, int] = {}
         for name, label in labels.items():
-            k = number.get(label) if isinstance(label, str) else label
-            if k is None or not 0 <= int(k) < self.model.n_classes:
+            if not isinstance(label, str):
+                label_name = f"the label of {visible(name)!r}" if isinstance(name, str) else "label"
+                classes[name] = checks.whole_number(label_name, label, 0, self.model.n_classes - 1)
+            elif label in number:
+                classes[name] = number[label]
+            else:
                 raise LookalikeError(f"the label of {visible(name)!r} is {label!r}, which is no class of the model")
-            classes[name] = int(k)
         counted = self._count_labels(classes)
         if classes and not counted:
             raise LookalikeError(
@@ -145,8 +159,8 @@ class Watch:
         return embeddings, names
 
     @torch.no_grad()
-    def _added(self, embeddings: Tensor, names: list[str]) -> WatchReport:
-        """Adds embedded images to the tests and the counts."""
+    def _added(self, embeddings: Tensor, names: list[str], labels: list[int] | None) -> WatchReport:
+        """Adds embedded images to the tests and the counts; those without labels wait for them by their names."""
         state, model = self._state, self.model
         novelty = novelty_of(model, self.doubt, embeddings)
         predictions, confidences = (values.cpu().numpy() for values in confidences_of(model, embeddings))
@@ -161,7 +175,11 @@ class Watch:
         state.occupancy = (np.array(state.occupancy) + in_batch).tolist()
         unfamiliar = conformal_p_values(novelty, self._sorted_novelty) <= self.doubt.facts.false_alarm
         self._keep_unfamiliar(embeddings, names, predictions, unfamiliar)
-        state.predictions.update(zip(names, predictions.tolist(), strict=True))
+        if labels is None:
+            state.predictions.update(zip(names, predictions.tolist(), strict=True))
+        else:
+            state.n_labelled += len(labels)
+            state.n_correct += int((predictions == np.array(labels)).sum())
         for name in list(state.predictions)[: max(0, len(state.predictions) - _MOST_PREDICTIONS)]:
             del state.predictions[name]
         shares = np.array(state.occupancy) / state.n_images
@@ -266,10 +284,24 @@ class Watch:
                 f"the state {str(file)!r} was begun with a bound of {state.bound:g} and seed {state.seed}; "
                 "a bound cannot be changed on the way: give the same, or another file"
             )
+        if not self._fits(state):
+            raise LookalikeError(
+                f"the state {str(file)!r} cannot be used: its parts do not fit the model; remove it to begin anew"
+            )
         for kind, test in self._tests.items():
             bets = [-math.inf if bet is None else bet for bet in state.log_bets[kind]]
             test.restore(state.scores[kind], bets, state.n_batches)
         self._state = state
+
+    def _fits(self, state: WatchState) -> bool:
+        """Says whether a state has the tests, the prototypes and the classes of the model."""
+        classes = {*state.predictions.values(), *state.unfamiliar_classes}
+        return (
+            set(state.scores) == set(self._tests)
+            and all(len(state.log_bets[kind]) == len(test.log_bets) for kind, test in self._tests.items())
+            and len(state.occupancy) == len(self.model.prototypes)
+            and classes <= set(range(self.model.n_classes))
+        )
 
 
 def _identity(model: PrototypeModel) -> str:

@@ -119,6 +119,9 @@ class WatchState:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise LookalikeError(f"it has format {shown(self.format)}; this version reads {FORMAT}")
+        counts = [self.n_batches, self.n_images, self.n_labelled, self.n_correct, *self.occupancy]
+        if min(counts) < 0 or self.n_batches > self.n_images or self.n_correct > self.n_labelled:
+            raise LookalikeError("its counts are impossible")
         lengths = {len(self.unfamiliar), len(self.unfamiliar_names), len(self.unfamiliar_classes)}
         widths = {len(point) for point in self.unfamiliar}
         if len(lengths) != 1 or len(widths) > 1 or set(self.scores) != set(self.log_bets):
