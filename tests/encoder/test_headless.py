@@ -11,6 +11,7 @@ from torch import nn
 from lookalike import convert, evaluate, explain, load, load_classifier
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.encoder import Encoder
+from lookalike.encoder.headless import check_activation
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
@@ -183,6 +184,32 @@ def test_the_image_encoder_of_open_clip_by_name(tmp_path):
         load_classifier("open_clip:ViT-B-32/nothing")
     with pytest.raises(LookalikeError, match="open_clip has no model 'nothing'"):
         load_classifier("open_clip:nothing", tmp_path / "weights.pth")
+
+
+def test_weights_of_another_activation_are_refused():
+    """open_clip only logs it, and answers with embeddings that are slightly wrong."""
+    models = {"M": {}, "M-quickgelu": {"quick_gelu": True}, "N": {}}
+    quick, plain, silent = {"quick_gelu": True}, {"quick_gelu": False}, {}
+
+    def check(name, weights):
+        check_activation(name, weights, models.get, list(models))
+
+    for name, weights in (("M/t", plain), ("M/t", silent), ("M-quickgelu/t", quick), ("M-quickgelu/t", silent)):
+        check(name, weights)
+    with pytest.raises(
+        LookalikeError, match=r"open_clip:M/t were trained with QuickGELU.*; use open_clip:M-quickgelu/t"
+    ):
+        check("M/t", quick)
+    with pytest.raises(LookalikeError, match=r"trained with GELU.*has QuickGELU.*; use open_clip:M/t"):
+        check("M-quickgelu/t", plain)
+    with pytest.raises(LookalikeError, match="choose other weights"):
+        check("N/t", quick)
+
+
+def test_published_weights_of_open_clip_are_checked_before_they_are_downloaded():
+    pytest.importorskip("open_clip")
+    with pytest.raises(LookalikeError, match=r"use open_clip:ViT-B-32-quickgelu/openai"):
+        load_classifier("open_clip:ViT-B-32/openai")
 
 
 def test_the_scorecard_compares_with_plain_classifiers_in_place_of_a_black_box():

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -108,7 +108,7 @@ def load_open_clip(
         user_weights: A checkpoint of the whole model or of its image encoder.
 
     Raises:
-        LookalikeError: If there is no such model, or no weights were named.
+        LookalikeError: If there is no such model, no weights were named, or they need another activation.
     """
     open_clip = import_extra("open_clip", "open-clip-torch")
     if args:
@@ -121,9 +121,48 @@ def load_open_clip(
         if tag not in tags:
             known = f"its published weights are {', '.join(tags)}" if tags else "it has no published weights"
             raise LookalikeError(f"open_clip:{name} needs weights: {known}: open_clip:{name}/TAG, or --weights FILE")
+        check_activation(
+            f"{name}/{tag}",
+            open_clip.get_pretrained_cfg(name, tag),
+            open_clip.get_model_config,
+            open_clip.list_models(),
+        )
         with downloading(f"open_clip:{name}/{tag}"):
             network = LoadedNetwork(open_clip.create_model(name, pretrained=tag).visual, {})
     return network, _open_clip_preprocessing(open_clip, network.model)
+
+
+def check_activation(
+    name: str,
+    weights: Mapping[str, Any],
+    config_of: Callable[[str], Mapping[str, Any] | None],
+    models: Sequence[str],
+) -> None:
+    """Refuses weights that were trained with another activation than the model has; open_clip only logs it.
+
+    Weights that do not say their activation are taken as fitting: open_clip lists them for their own model alone.
+
+    Args:
+        name: ``NAME/TAG`` of the model and the weights.
+        weights: open_clip's entry for the weights.
+        config_of: Returns the configuration of a model by name.
+        models: Names of all models.
+
+    Raises:
+        LookalikeError: If the weights need QuickGELU and the model has GELU, or the reverse.
+    """
+    model, _, tag = name.partition("/")
+    needed = weights.get("quick_gelu")
+    has = bool((config_of(model) or {}).get("quick_gelu", False))
+    if needed is None or bool(needed) == has:
+        return
+    other = f"{model}-quickgelu" if needed else model.removesuffix("-quickgelu")
+    way_out = f"use open_clip:{other}/{tag}" if other != model and other in models else "choose other weights"
+    kinds = {True: "QuickGELU", False: "GELU"}
+    raise LookalikeError(
+        f"the weights of open_clip:{name} were trained with {kinds[bool(needed)]}, and the model {model} has "
+        f"{kinds[has]}: its embeddings would be wrong; {way_out}"
+    )
 
 
 def build_open_clip(name: str) -> nn.Module:
