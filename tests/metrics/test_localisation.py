@@ -10,6 +10,7 @@ from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.object_section import background_driven
+from lookalike.metrics.verdict import Thresholds, verdict
 
 
 def test_random_maps_score_the_share_that_the_object_covers():
@@ -86,13 +87,30 @@ def card_of(planted, **options):
     return evaluate(sem, Composed(*test), only=("localisation",), progress=False, **options), test
 
 
+@pytest.mark.parametrize(
+    ("interval", "level", "said"),
+    [
+        ({"mean": 0.001, "low": -0.02, "high": 0.022}, "caution", "It is not shown that more of its relevance"),
+        ({"mean": 0.05, "low": 0.01, "high": 0.09}, "good", "More of its relevance is on the objects"),
+        ({"mean": -0.05, "low": -0.09, "high": -0.01}, "bad", "Less of its relevance is on the objects"),
+        (None, "caution", "cannot be said"),
+    ],
+)
+def test_relevance_on_the_objects_is_claimed_only_beyond_chance(interval, level, said):
+    figures = {"relevance_mass": 0.201, "object_share": 0.2}
+    details = {"localisation": [{"background": [], "above_chance": interval}]}
+    (finding,) = (one for one in verdict(figures.get, details, ["a", "b"], Thresholds()) if one.topic == "objects")
+    assert finding.level == level
+    assert said in finding.text
+
+
 def test_the_verdict_finds_a_class_that_is_told_by_its_background():
     clean, _ = card_of(False)
     assert clean["pointing_game"] > 0.9 > clean["object_share"] + 0.5
     assert clean["relevance_mass"] > 2 * clean["object_share"]
     assert clean["pointing_game_black_box"] > 0.9
     assert clean.details["localisation"][0]["background"] == []
-    assert any("looks at the objects" in sentence for sentence in clean.verdict())
+    assert any("More of its relevance is on the objects than their size" in sentence for sentence in clean.verdict())
     planted, _ = card_of(True)
     (named,) = planted.details["localisation"][0]["background"]
     assert named["class"] == "bee"

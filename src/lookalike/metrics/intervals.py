@@ -77,7 +77,7 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Share:
 
 
 class Range(NamedTuple):
-    """A mean, with the range in which one more value is expected with 95% confidence.
+    """A mean, with the range in which it, or one more value, is expected with 95% confidence.
 
     Attributes:
         mean: Mean of the values.
@@ -126,6 +126,24 @@ def range_of_another(draws: Sequence[Sequence[float]]) -> Range | None:
     unexplained_variance = max(0.0, between - within * fmean([1 / len(values) for values in draws]))
     half = float(t.ppf(0.975, n_draws - 1)) * math.sqrt(unexplained_variance + between / n_draws)
     centre = fmean(means)
+    return Range(centre, centre - half, centre + half)
+
+
+def mean_with_interval(values: Sequence[float]) -> Range | None:
+    """Returns a mean with its 95% confidence interval by Student's t; None with fewer than two finite values.
+
+    Example:
+        >>> found = mean_with_interval([0.1, 0.2, 0.3])
+        >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+        (0.2, -0.048, 0.448)
+    """
+    from scipy.stats import t
+
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return None
+    half = float(t.ppf(0.975, len(finite) - 1)) * math.sqrt(variance(finite) / len(finite))
+    centre = fmean(finite)
     return Range(centre, centre - half, centre + half)
 
 

@@ -11,7 +11,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike.data import Batches, HasMasks
 from lookalike.metrics.context import Context
-from lookalike.metrics.intervals import holm
+from lookalike.metrics.intervals import holm, mean_with_interval
 from lookalike.metrics.localisation import pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.sections import SectionResult, section
@@ -65,10 +65,12 @@ def _localisation(context: Context, run: int) -> SectionResult:
         except RelevanceError as error:
             context.note(f"where the black box looks was not measured: {error}")
     advantage = relevance_mass(maps, masks, positive=True) - area
+    above_chance = mean_with_interval((relevance_mass(maps, masks) - area).tolist())
     prototypes, nearest = context.model.prototypes, context.nearest(run).cpu()
     background = background_driven(advantage, nearest)
     return figures, {
         "n_images": int(has_object.sum()),
+        "above_chance": None if above_chance is None else above_chance._asdict(),
         "background": [
             {"prototype": j, "class": prototypes.class_of(j), "n_images": n, "on_object": mass, "by_chance": chance}
             for j, n, mass, chance in _rows(background, maps, masks, area, nearest)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from lookalike._core import checks
@@ -324,12 +325,7 @@ def _objects(figure: Callable[[str], float | None], details: Mapping[str, list[d
     mass, chance = figure("relevance_mass"), figure("object_share")
     if mass is None or chance is None:
         return []
-    figures = f"{mass:.0%} of the relevance, on {chance:.0%} of the image"
-    findings = [
-        Finding("objects", "good", "It looks at the objects more than at what is around them.", figures)
-        if mass > chance
-        else Finding("objects", "bad", "It does not look at the objects more than at what is around them.", figures)
-    ]
+    findings = [_on_objects(f"{mass:.1%} of the relevance, on {chance:.1%} of the image", details["localisation"])]
     named: dict[int, dict[str, Any]] = {
         entry["prototype"]: entry for run in details["localisation"] for entry in run["background"]
     }
@@ -343,6 +339,24 @@ def _objects(figure: Callable[[str], float | None], details: Mapping[str, list[d
         claim = f"Prototypes of {', '.join(map(repr, classes[:_NAMED]))} look at the background, not at the object."
         findings.append(Finding("objects", "bad", claim, listed))
     return findings
+
+
+def _on_objects(figures: str, runs: list[dict[str, Any]]) -> Finding:
+    """Compares relevance on the objects with their size, by the mean interval over images of the runs."""
+    intervals = [run["above_chance"] for run in runs if run.get("above_chance")]
+    if not intervals:
+        claim = "Whether more of its relevance is on the objects than their size alone would get cannot be said."
+        return Finding("objects", "caution", claim, f"{figures}; too few images for an interval")
+    low, high = (100 * fmean(interval[end] for interval in intervals) for end in ("low", "high"))
+    figures = f"{figures}; 95% interval of the difference {low:+.1f} to {high:+.1f} points"
+    if low > 0:
+        claim = "More of its relevance is on the objects than their size alone would get."
+        return Finding("objects", "good", claim, figures)
+    if high < 0:
+        claim = "Less of its relevance is on the objects than their size alone would get."
+        return Finding("objects", "bad", claim, figures)
+    claim = "It is not shown that more of its relevance is on the objects than their size alone would get."
+    return Finding("objects", "caution", claim, figures)
 
 
 def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> Finding | None:
