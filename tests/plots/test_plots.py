@@ -94,6 +94,7 @@ def test_maps_of_a_figure_share_one_scale():
     small, large = np.full((20, 20), 0.1), np.full((20, 20), -2.0)
     assert common_limit([small, large]) == 2.0
     assert common_limit([np.zeros((2, 2))]) == 1.0
+    assert common_limit([]) == common_limit([np.zeros((0, 5))]) == 1.0
     np.testing.assert_allclose(np.abs(shares(large)).sum(), 1)
     assert shares(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
 
@@ -124,6 +125,20 @@ def test_the_line_encloses_the_smallest_region_with_half_of_the_relevance():
     assert not outline(-np.ones((100, 100))).any()
     values[90, 90] = 7.0  # a single pixel is no island to outline
     assert not outline(values, 0.5)[90, 90]
+
+
+def test_a_map_with_relevance_in_few_pixels_is_not_blank():
+    values = np.zeros((100, 100))
+    values[4, 4] = 0.001
+    assert common_limit([values]) == 0.001
+    red, _, blue = paint(values, common_limit([values]))[4, 4].astype(int)
+    assert red > blue + 50
+
+
+def test_all_of_the_relevance_has_an_outline_whatever_the_rounding():
+    for seed in range(50):
+        values = np.random.default_rng(seed).random((20, 30)).astype(np.float32)
+        assert outline(values, 1.0).shape == values.shape
 
 
 def test_photographs_stay_in_colour_below_their_map():

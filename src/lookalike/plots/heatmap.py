@@ -30,10 +30,13 @@ _OPAQUE = 0.85  # of the deepest colours over a photograph
 def common_limit(maps: Sequence[np.ndarray]) -> float:
     """Returns the relevance that gets the deepest colours in all maps of a figure.
 
-    It is the 99.5% quantile of the absolute relevance: by the maximum, single pixels would make all others pale.
+    It is the 99.5% quantile of the absolute relevance: by the maximum, single pixels would make all others pale. Where
+    fewer pixels than that have any relevance, it is the maximum.
     """
-    values = np.concatenate([np.abs(values).ravel() for values in maps]) if maps else np.zeros(1)
-    return float(np.quantile(values, 0.995)) or 1.0
+    values = np.concatenate([np.abs(values).ravel() for values in maps]) if maps else np.zeros(0)
+    if not values.size:
+        return 1.0
+    return float(np.quantile(values, 0.995)) or float(values.max()) or 1.0
 
 
 def smoothed(relevance: np.ndarray) -> np.ndarray:
@@ -76,7 +79,9 @@ def outline(relevance: np.ndarray, share: float = OUTLINED) -> np.ndarray:
     if total <= 0:
         return np.zeros(relevance.shape, dtype=bool)
     ordered = np.sort(positive.ravel())[::-1]
-    threshold = ordered[np.searchsorted(np.cumsum(ordered), share * total)]
+    summed = np.cumsum(ordered)
+    # rounding may leave the last sum below the total
+    threshold = ordered[min(int(np.searchsorted(summed, share * total)), len(ordered) - 1)]
     islands, n_islands = label(positive >= threshold)
     held = sum_labels(positive, islands, np.arange(n_islands + 1))
     region = (held >= _ISLAND * total)[islands] & (islands > 0)
