@@ -63,7 +63,10 @@ def test_watch_writes_a_line_per_batch_and_exits_with_1_at_an_alarm(calibrated, 
     state, log, pictures = tmp_path / "state.json", tmp_path / "log.jsonl", tmp_path / "modes.png"
     known = write_images(tmp_path / "known", 15, 3)
     common = (folder, "--network", network, "--state", state, "--log", log, "--batch-size", 15)
-    lines = run("watch", common[0], known, *common[1:], "--json").stdout.splitlines()
+    (known / "notes.txt").touch()
+    result = run("watch", common[0], known, *common[1:], "--json")
+    assert "passed over 1 file that is no image, 'notes.txt'." in result.stderr
+    lines = result.stdout.splitlines()
     assert [json.loads(line)["batch"] for line in lines] == [1, 2, 3]
     assert len(log.read_text().splitlines()) == 3
     (tmp_path / "new").mkdir()

@@ -63,6 +63,9 @@ def test_predictions_and_explanations_tell_what_was_passed_over(flat_folder, net
     options = [tmp_path / "m", flat_folder, "--network", network]
     assert json.loads(run("predict", *options, "--json").stdout)["passed_over"] == expected
     assert "Note: passed over 1 file that is no image, 'notes.txt'." in run("predict", *options).stdout
+    table = run("predict", *options, "--csv")
+    assert "passed over 1 file that is no image, 'notes.txt'." in table.stderr
+    assert "notes.txt" not in table.stdout
     told = json.loads(run("explain", *options, "--no-maps", "-o", tmp_path / "e", "--json").stdout)
     assert told["passed_over"] == expected
 

@@ -188,11 +188,12 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
     out.print(table)
 
 
-def print_notes(notes: Sequence[str]) -> None:
-    """Prints notes about the data or the result."""
+def print_notes(notes: Sequence[str], *, as_error: bool = False) -> None:
+    """Prints notes about the data or the result; on standard error where standard output is for machines."""
+    console = err if as_error else out
     for note in notes:
         end = "" if note.endswith((".", "?", "!")) else "."
-        out.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=True)
 
 
 def print_line(text: str, indent: str = "") -> None:

@@ -81,6 +81,7 @@ def predict(
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
     if csv:
         print_csv(*_as_csv(rows))
+        print_notes(passed_over.sentences(), as_error=True)
         report_skipped(skipped)
         report_remarks(remarks)
         return

@@ -74,8 +74,7 @@ def watch(
         _take_labels(watching, labels, as_json=json)
     if modes is not None:
         _draw_modes(reports[-1], modes)
-    if not json:
-        print_notes(passed_over.sentences())
+    print_notes(passed_over.sentences(), as_error=json)
     report_skipped(skipped)
     report_remarks(remarks)
     if reports[-1].alarm:
