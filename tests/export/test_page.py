@@ -69,6 +69,32 @@ def test_the_page_is_one_file_whose_policy_forbids_every_request(folder, stub):
     assert "const ort = {InferenceSession: a, Tensor: a, env: b};" in page
 
 
+def test_a_calibrated_page_says_what_unfamiliar_means_there(folder, stub, tmp_path):
+    farther = "farther from its nearest prototype than every training image behind it"
+    assert farther in write_page(folder, stub).read_text(encoding="utf-8")
+    shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("page.html"))
+    described = json.loads((folder / "prototypes.json").read_text())
+    described["calibration"] = {"false_alarm": 0.05}
+    (tmp_path / "other" / "prototypes.json").write_text(json.dumps(described))
+    page = write_page(tmp_path / "other", stub).read_text(encoding="utf-8")
+    assert "Unfamiliar: as unfamiliar as at most 5% of familiar images. This may" in page
+    assert farther not in page
+
+
+@pytest.mark.parametrize(("calibration", "said"), [(None, "Farther from it than all 7"), ({}, "As far from it as")])
+def test_only_distances_are_said_to_be_farther_than_all(browser, calibration, said):
+    prototype = {"class": "ant", "count": 7, "image": None}
+    described = {"prototypes": [prototype], "calibration": calibration, "evidence": False, "preprocessing": {}}
+    data = json.dumps({"described": described, "colours": []})
+    tab = browser.new_page()
+    tab.set_content(f'<script type="application/json" id="data">{data}</script>')
+    tab.evaluate("document.head.append(Object.assign(document.createElement('script'), {textContent: `var ort = {}`}))")
+    tab.add_script_tag(path=RESIZE.with_name("page.js"))
+    answer = {"nearest": [0], "percentiles": [100], "unfamiliar": True}
+    assert said in tab.evaluate("answer => likeness(answer, 0, null, 1).textContent", answer)
+    tab.close()
+
+
 def test_what_a_page_cannot_show_is_refused(model, folder, stub, tmp_path):
     with pytest.raises(LookalikeError, match=r"does not hold onnxruntime-web .* npm install onnxruntime-web"):
         write_page(folder, tmp_path / "elsewhere")

@@ -174,6 +174,7 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
     own = "\n".join((templates / name).read_text(encoding="utf-8") for name in ("resize.js", "page.js"))
     # inside a script element only "</script" and "<!--" mean something to the browser
     script = f"\n{runtime}{own}\n".replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    calibration = data["described"].get("calibration")
     style = "\n" + (templates / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         title=title,
@@ -190,6 +191,7 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         n_prototypes=len(data["described"]["prototypes"]),
         n_classes=len(data["described"]["class_names"]),
         has_evidence=data["described"]["evidence"],
+        familiar_share=None if calibration is None else f"{100 * calibration['false_alarm']:g}%",
     )
 
 

@@ -35,6 +35,7 @@ def _what_is_a_prototype(material: Material) -> dict[str, Any]:
         "converted": material.model.classifier.name == "nearest-prototype",
         "rule": material.explainer.rule,
         "has_original": material.has_original,
+        "is_calibrated": material.model.is_calibrated,
     }
 
 

@@ -73,11 +73,11 @@ function drawMap(canvas, picture, map, height, width, limit) {
   });
 }
 
-function spread(percentile, prototype, isUnfamiliar) {
+function spread(percentile, prototype, isFarthest) {
   if (Number.isNaN(percentile)) return "no training image stands behind it";
   const all = prototype.count.toLocaleString("en");
   if (percentile >= 100) {
-    return isUnfamiliar ? `farther from it than all ${all} training images behind it`
+    return isFarthest ? `farther from it than all ${all} training images behind it`
       : `as far from it as the farthest of ${all} training images behind it, or farther`;
   }
   const farther = Math.round(((100 - percentile) / 100) * prototype.count).toLocaleString("en");
@@ -113,7 +113,9 @@ function likeness(answer, rank, picture, limit) {
     drawMap(canvas, picture, answer.evidence.slice(rank * size, (rank + 1) * size), answer.mapHeight, answer.mapWidth, limit);
     pair.append(canvas);
   }
-  const text = `${spread(answer.percentiles[rank], prototype, rank === 0 && answer.unfamiliar)}.`;
+  // a calibrated model tests its novelty score, which says nothing about the distance to one prototype
+  const isFarthest = rank === 0 && answer.unfamiliar && !described.calibration;
+  const text = `${spread(answer.percentiles[rank], prototype, isFarthest)}.`;
   return element(
     "article", { className: "like" }, pair,
     element("p", {}, element("b", { textContent: prototype.class }), ` · no. ${number}`),

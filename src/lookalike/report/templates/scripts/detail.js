@@ -14,7 +14,7 @@ const answerOf = (sample) => {
   if (sample.doubt) text.append(`${sample.doubt} `);
   if (sample.unfamiliar) {
     text.append(make("span", { className: "warning", textContent: sample.doubt
-      ? "Unfamiliar: hardly any validation image is as far from all prototypes; do not rely on the answer."
+      ? "Unfamiliar: its novelty score is higher than that of nearly all validation images; do not rely on the answer."
       : "Unfamiliar: it is farther from its nearest prototype than the training images are; do not rely on the answer." }));
   }
   return text;
