@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import LookalikeWarning, convert
+from lookalike import LookalikeError, LookalikeWarning, convert
 from lookalike.snapshots import take_snapshot
 from tests.small import bright_images, small_network
 
@@ -81,6 +81,40 @@ def test_a_snapshot_that_fails_does_not_stop_the_training(lightning, tmp_path):
     with pytest.warns(LookalikeWarning, match=r"no snapshot after epoch 4: a Module has no module 'nothing'"):
         _, callback = trained(lightning, tmp_path, False, every=4, network="nothing")
     assert callback.snapshots == {}
+
+
+def test_any_error_of_a_snapshot_or_a_logger_is_a_warning(lightning, monkeypatch):
+    from lookalike.snapshots import SnapshotCallback, callback
+
+    def raise_(error):
+        def fail(*_, **__):
+            raise error
+
+        return fail
+
+    data = bright_images(30)
+    taking = SnapshotCallback(data, data, options={"n_prototypes": 1})
+    working, broken = types.SimpleNamespace(), types.SimpleNamespace(log_metrics=raise_(OSError("no connection")))
+    logged = []
+    working.log_metrics = lambda figures, step: logged.append(step)
+    trainer = types.SimpleNamespace(current_epoch=0, is_global_zero=True, loggers=[broken, working], global_step=5)
+    with pytest.warns(LookalikeWarning, match="no snapshot after epoch 1: OSError: no connection"):
+        taking.on_train_epoch_end(trainer, small_network())
+    assert list(taking.snapshots) == [1]
+    assert logged == [5]  # the other logger has it
+    monkeypatch.setattr(callback, "take_snapshot", raise_(RuntimeError("out of memory")))
+    with pytest.warns(LookalikeWarning, match="there is no snapshot after epoch 1: RuntimeError: out of memory"):
+        taking.on_train_epoch_end(trainer, small_network())
+
+
+def test_options_that_no_snapshot_could_use_are_refused_before_the_training(lightning):
+    from lookalike.snapshots import SnapshotCallback
+
+    data = bright_images(30)
+    with pytest.raises(LookalikeError, match=r"options of a SnapshotCallback are those of convert: .*n_prototype'"):
+        SnapshotCallback(data, data, options={"n_prototype": 2})
+    with pytest.raises(LookalikeError, match="n_prototypes"):
+        SnapshotCallback(data, data, options={"n_prototypes": 0})
 
 
 def test_galleries_go_to_the_loggers_that_take_images(net, blobs):

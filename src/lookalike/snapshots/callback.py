@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike.conversion.options import settings_of
 from lookalike.snapshots.snapshot import Snapshot, take_snapshot
 
 try:
@@ -31,6 +32,9 @@ class SnapshotCallback(Callback):
 
     Attributes:
         snapshots: All snapshots so far, by the number of finished epochs. Their models share the network.
+
+    Raises:
+        LookalikeError: If an option is none of ``convert``'s, or a value cannot be used.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class SnapshotCallback(Callback):
         self.train, self.test = train, test
         self.every = checks.whole_number("every", every, 1)
         self.network = None if network is None else checks.text("network", network)
-        self.options = dict(options or {})
+        self.options = _checked_options(options)
         self.snapshots: dict[int, Snapshot] = {}
 
     @override
@@ -56,18 +60,36 @@ class SnapshotCallback(Callback):
             return
         try:
             snapshot = take_snapshot(self._classifier(pl_module), self.train, self.test, **self.options)
-        except LookalikeError as error:
-            warn_of(f"there is no snapshot after epoch {epoch}: {error}")
+        except Exception as error:  # whatever it is, hours of training are worth more than a snapshot
+            warn_of(f"there is no snapshot after epoch {epoch}: {_said(error)}")
             return
         self.snapshots[epoch] = snapshot
         for logger in trainer.loggers:
-            log_snapshot(logger, snapshot, trainer.global_step)
+            try:
+                log_snapshot(logger, snapshot, trainer.global_step)
+            except Exception as error:
+                warn_of(f"a {type(logger).__name__} has no snapshot after epoch {epoch}: {_said(error)}")
 
     def _classifier(self, module: nn.Module) -> nn.Module:
         found = module if self.network is None else getattr(module, self.network, None)
         if not isinstance(found, nn.Module):
             raise LookalikeError(f"a {type(module).__name__} has no module {self.network!r}")
         return found
+
+
+def _checked_options(options: dict[str, Any] | None) -> dict[str, Any]:
+    """Refuses options that ``convert`` would refuse in every epoch, before the training begins."""
+    given = dict(options or {})
+    further = {name: value for name, value in given.items() if name not in ("similarity", "level", "backend")}
+    try:
+        settings_of("convert", further.pop("n_prototypes", 5), further.pop("seed", 0), further)
+    except TypeError as error:
+        raise LookalikeError(f"the options of a SnapshotCallback are those of convert: {error}") from None
+    return given
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, LookalikeError) else f"{type(error).__name__}: {error}"
 
 
 def log_snapshot(logger: Any, snapshot: Snapshot, step: int) -> None:
