@@ -250,6 +250,9 @@ REFUSED = {
     "precision": ("bfloat16", "a cluster embeds in float32, not in bfloat16"),
     "nearest_from": ("any", "nearest images come from the prototype's own class"),
     "max_patches": (4, "max_patches is an option of patches"),
+    "layers": ("b4", "layers is an option of patches"),
+    "decision": ("mean", "decision is an option of patches"),
+    "shared": (False, "shared is an option of patches"),
     "advice": (True, "advice is given where all embeddings are in one place"),
 }
 
