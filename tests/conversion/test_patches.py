@@ -298,6 +298,16 @@ def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs, tmp_path):
         whole.segment(blobs[0])
 
 
+def test_a_class_without_shared_prototypes_is_left_out_of_the_temperature(blobs):
+    x, y = blobs
+    # two shared prototypes cannot be of three classes
+    model = convert(make_net(), (x, y), level="patch", shared=True, decision="linear", n_prototypes=2)
+    assert len(model.prototypes.labels.unique()) == 2 < model.n_classes
+    assert model.provenance["calibration"]["source"] == "fitted"
+    assert bool(model.predict_proba(x[:5]).isfinite().all())
+    torch.testing.assert_close(model.predict_proba(x[:5]).sum(1), torch.ones(5))
+
+
 def test_it_passes_the_checks_for_own_models(model, blobs):
     check_prototype_model(model, blobs[0][:8])
 

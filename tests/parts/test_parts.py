@@ -148,6 +148,78 @@ def test_what_positions_do_not_add_up_to_is_refused(data):
     assert len(y) == 40
 
 
+def clamped_net(most):
+    net = make_net()
+    return nn.Sequential(net[0], net[1], net[3], nn.Hardtanh(0, most), net[4], net[5])
+
+
+def test_a_clamp_after_the_average_is_seen(data):
+    x, _ = data
+    with pytest.raises(LookalikeError, match="is not the average over the positions"):
+        contributions(convert(clamped_net(1), data, n_prototypes=1), x[:2])
+
+
+def test_the_residual_holds_what_the_network_does_after_the_average(data):
+    x, _ = data
+    model = convert(clamped_net(100), data, n_prototypes=1)
+    explained = contributions(model, 1e4 * x[:4])  # so bright that the average is clamped
+    z, vectors = model.embed(1e4 * x[:4]), model.prototypes.vectors
+    lead = (z - vectors[explained.rivals]).square().sum(1) - (z - vectors[explained.targets]).square().sum(1)
+    torch.testing.assert_close(explained.values, lead, rtol=1e-4, atol=1e-3)
+    assert bool((explained.residuals.abs() > lead.abs()).all())
+
+
+@pytest.mark.parametrize("explain", [contributions, difference])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (99, "target 99 is no class; there are 0 to 1"),
+        (-1, "target -1 is no class"),
+        ("cat", "target must be"),
+        ([0.5, 0.5], "target must be"),
+        (np.array([0]), "2 images and targets for 1"),
+        (np.array([0, 1, 0]), "2 images and targets for 3"),
+    ],
+)
+def test_targets_are_a_class_or_one_for_each_image(explain, target, message, data):
+    x, y = data
+    model = convert(make_net(), data, n_prototypes=1)
+    with pytest.raises(LookalikeError, match=message):
+        explain(model, x[:2], target)
+    for of_all in (np.int64(y[0]), torch.tensor(int(y[0])), y[:1].numpy()):
+        assert len(explain(model, x[:1], of_all) if explain is difference else explain(model, x[:1], of_all).maps) == 1
+    with pytest.raises(LookalikeError, match="there are no images to explain"):
+        explain(model, x[:0])
+
+
+@pytest.mark.parametrize(
+    ("prototypes", "message"),
+    [
+        ([0, 1, 0], "2 images and prototypes for 3"),
+        ([0], "2 images and prototypes for 1"),
+        ([0.5, 0.5], "prototype must be"),
+        ([0, 9], "prototype 9 is no prototype; there are 0 to 1"),
+    ],
+)
+def test_prototypes_of_pairs_are_one_for_each_image(prototypes, message, data):
+    model = convert(make_net(), data, n_prototypes=1, n_images=1)
+    with pytest.raises(LookalikeError, match=message):
+        pair_regions(model, data[0][:2], prototypes)
+    assert [pair.prototype for pair in pair_regions(model, data[0][:2], 1)] == [1, 1]
+
+
+def test_a_class_without_prototypes_is_not_explained_by_those_of_another(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=1)
+    model.prototypes.labels.fill_(0)
+    with pytest.raises(LookalikeError, match="class '1' has no prototype"):
+        contributions(model, x[:2], 1)
+    with pytest.raises(LookalikeError, match="class '1' has no prototype"):
+        contributions(model, x[:2], 0, 1)
+    with pytest.raises(LookalikeError, match="no other class has a prototype"):
+        contributions(model, x[:2])
+
+
 def test_regions_are_connected_by_sides_and_corners():
     mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]], bool)
     assert sorted(int(part.sum()) for part in connected(mask)) == [1, 2]

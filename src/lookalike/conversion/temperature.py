@@ -135,6 +135,8 @@ def choose_temperature(
     order = np.argsort(labels, kind="stable")
     rows_of_class = np.split(order, np.cumsum(np.bincount(labels, minlength=prototypes.n_classes))[:-1])
     dtype = at_least_single(embeddings.dtype)
+    # a class may own none of the prototypes that all classes share; its samples cannot be compared with its own
+    owners = set(prototypes.labels.tolist())
     held_out = [
         hold_out(
             lambda positions, rows=rows: read_rows(embeddings, rows[positions], dtype),  # type: ignore[misc]
@@ -147,6 +149,7 @@ def choose_temperature(
             groups=None if groups is None else groups[rows],
         )
         for k, rows in enumerate(rows_of_class)
+        if k in owners
     ]
     return fit_temperature(held_out, similarity, reading)
 
@@ -261,7 +264,7 @@ def fit_temperature(
         The temperature; 1 with a note if it cannot be fitted.
     """
     if len(held_out) < 2:
-        return _not_fitted("there is only one class")
+        return _not_fitted("there is only one class with prototypes")
     counts = torch.tensor([len(of_class.samples) for of_class in held_out])
     if int((counts > 0).sum()) < 2:
         return _not_fitted("fewer than two classes have a second training sample to hold out")

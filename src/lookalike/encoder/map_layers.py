@@ -87,6 +87,29 @@ def find_layers(encoder: Encoder, sample: Tensor, layers: str | Sequence[str]) -
     return tuple(stages[-1:] if layers == "b4" else stages[-_STAGES:])
 
 
+def varied(sample: Tensor) -> Tensor:
+    """Returns noise of one input's shape, and 8 and −8 times it: a clamp or a ReLU after an average shows on them.
+
+    Args:
+        sample: Inputs [n, ...]; inputs of whole numbers are returned as they are.
+    """
+    if not sample.is_floating_point():
+        return sample
+    noise = torch.randn(1, *sample.shape[1:], generator=torch.Generator().manual_seed(0)).to(sample)
+    return torch.cat([noise, 8 * noise, -8 * noise])
+
+
+def is_average(maps: Tensor, embeddings: Tensor) -> bool:
+    """Says whether embeddings [N, D] are the averages of feature maps [N, D, H, W] over their positions.
+
+    The tolerance is relative, so that maps of small values are not taken for the average of anything.
+    """
+    if maps.shape[:2] != embeddings.shape:
+        return False
+    largest = float(embeddings.abs().max())
+    return torch.allclose(maps.mean((2, 3)), embeddings, rtol=1e-3, atol=1e-5 * largest)
+
+
 class Pooled(FunctionMode):
     """Records the input of the last operation that averages a feature map over its positions."""
 

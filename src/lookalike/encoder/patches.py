@@ -20,7 +20,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.cut import Encoder, blank_inputs
-from lookalike.encoder.map_layers import LAST, Layout, Pooled, find_layers, layout_of, to_map
+from lookalike.encoder.map_layers import LAST, Layout, Pooled, find_layers, is_average, layout_of, to_map, varied
 
 T = TypeVar("T")
 
@@ -120,6 +120,11 @@ class PatchEncoder(Encoder):
         maps, _ = self._layer_maps(lambda: Encoder.features(self, inputs))
         return self._joined(maps)
 
+    def maps_and_embeddings(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Returns the joined maps [N, D, H, W] and the embeddings of the whole images [N, D'], from one pass."""
+        maps, features = self._layer_maps(lambda: Encoder.features(self, inputs))
+        return self._joined(maps), self._pool(features)
+
     @override
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         maps, (_, scores) = self._layer_maps(lambda: self._run(inputs))
@@ -215,8 +220,8 @@ class PatchEncoder(Encoder):
         """Says whether the average over the patches is the embedding of the whole image."""
         if len(maps) > 1 or self.patch_dim != self.image_dim:
             return False
-        embedding = Encoder.forward(self.image_encoder, sample[:2])
-        return torch.allclose(maps[0][:2].mean((2, 3)), embedding, rtol=1e-3, atol=1e-5)
+        patch_maps, embeddings = self.maps_and_embeddings(varied(sample))
+        return is_average(patch_maps, embeddings)
 
 
 def _as_rows(maps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.untouched import in_eval_mode, with_log_level
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.head import get_head
+from lookalike.encoder.map_layers import is_average, varied
 from lookalike.encoder.outputs import select_output
 
 _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo", "torch.fx.experimental", "torch._export")
@@ -70,8 +71,7 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
         ) from error
     assert isinstance(graph, fx.GraphModule)  # noqa: S101 - of torch.export's own making
     _drop_guards(graph)
-    varied = torch.cat([sample, 8 * sample, -8 * sample]) if sample.is_floating_point() else sample
-    averaged = _averaged_map(graph, varied)  # so that a clamp or a ReLU after the average shows
+    averaged = _averaged_map(graph, varied(sample))
     if averaged is not None:
         output = next(node for node in graph.graph.nodes if node.op == "output")
         (embeddings,) = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
@@ -134,8 +134,6 @@ def _averaged_map(graph: fx.GraphModule, sample: Tensor) -> fx.Node | None:
         result = values.run(sample)
     embeddings = result[0] if isinstance(result, tuple | list) else result
     for node, value in reversed(values.maps.items()):
-        if value.shape[:2] == embeddings.shape:
-            mean = value.mean((2, 3))
-            if torch.allclose(mean, embeddings, rtol=1e-3, atol=1e-5 * float(embeddings.abs().max())):
-                return node
+        if is_average(value, embeddings):
+            return node
     return None

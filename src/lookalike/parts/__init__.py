@@ -9,6 +9,7 @@ The design, from the network to the words:
     parts/attribution.py   what each position adds to a class's score, from one forward pass
     parts/comparison.py    why this class rather than that one, as parts, as a map and in words
     parts/pairing.py       which region of an input corresponds to which region of a prototype's image
+    parts/per_image.py     a class or prototype for all images, or one for each
     parts/explained.py     these together, for the command line
 
 A ``PrototypeModel`` sees only three things of it: an embedding that holds S patches in one row, a classifier with

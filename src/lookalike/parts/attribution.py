@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import Encoder
 from lookalike.encoder.finite import check_finite_rows
@@ -25,6 +26,7 @@ from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.decision import PatchDecision
 from lookalike.model.similarity import Cosine, Dot
+from lookalike.parts.per_image import PerImage
 from lookalike.parts.segmentation import batches_of
 
 # similarities that fall with the distance, strictly or but for rounding: their order is that of the distances
@@ -93,24 +95,43 @@ def contributions(
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     if model.n_classes < 2:
         raise LookalikeError("the model has one class, and no score that tells classes apart")
-    # the images are counted in the first pass over them, so a target per image is cut up batch by batch
+    targets, rivals = PerImage.of("target", target, model.n_classes), PerImage.of("rival", rival, model.n_classes)
     results: list[Contributions] = []
     first, reader = 0, None
     for x in batches_of(model, inputs, batch_size):
-        rows = slice(first, first + len(x))
         if reader is None:
             reader = _reader_of(model, x)
-        embeddings = reader(x)
-        check_finite_rows(embeddings.isfinite().all(1), first=first)
-        target_of_rows, rival_of_rows = _classes(model, "target", target, rows), _classes(model, "rival", rival, rows)
-        results.append(_of_batch(model, reader, embeddings, target_of_rows, rival_of_rows))
+        read = _Read(*reader.maps_and_embeddings(x))
+        check_finite_rows(read.is_finite(), first=first)
+        results.append(_of_batch(model, reader, read, targets.of_rows(first, len(x)), rivals.of_rows(first, len(x))))
         first += len(x)
     if not results:
         raise LookalikeError("there are no images to explain")
-    for name, given in (("target", target), ("rival", rival)):
-        if isinstance(given, Sequence | Tensor) and len(given) != first:
-            raise LookalikeError(f"there are {first} images and {name}s for {len(given)}")
+    targets.check_count(first)
+    rivals.check_count(first)
     return _join(results)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one pass over images returns.
+
+    Attributes:
+        maps: The feature maps [n, D, h, w].
+        embeddings: The embeddings of the whole images [n, D'].
+    """
+
+    maps: Tensor
+    embeddings: Tensor
+
+    @property
+    def patches(self) -> Tensor:
+        """The positions row by row [n, S, D]."""
+        return self.maps.flatten(2).transpose(1, 2)
+
+    def is_finite(self) -> Tensor:
+        """Says which images have finite values alone [n]."""
+        return self.maps.isfinite().flatten(1).all(1) & self.embeddings.isfinite().all(1)
 
 
 def _reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
@@ -133,43 +154,59 @@ def _reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
     return reader
 
 
-def _classes(model: PrototypeModel, name: str, given: Any, rows: slice) -> Tensor | None:
-    if given is None:
-        return None
-    if isinstance(given, int):
-        return torch.full((rows.stop - rows.start,), checks.whole_number(name, given, 0, model.n_classes - 1))
-    return checks.class_indices(name, given, model.n_classes)[rows]
-
-
 def _of_batch(
-    model: PrototypeModel, reader: PatchEncoder, embeddings: Tensor, target: Tensor | None, rival: Tensor | None
+    model: PrototypeModel, reader: PatchEncoder, read: _Read, target: Tensor | None, rival: Tensor | None
 ) -> Contributions:
-    """Explains one batch of patches [n, S · D]."""
-    device, labels = embeddings.device, model.prototypes.labels
+    """Explains one batch of images."""
+    labels = model.prototypes.labels
     if isinstance(model.classifier, PatchDecision):
-        evidence = model.evidence_of(embeddings)
-        scores = model.scores_of(embeddings)
-        targets = scores.argmax(1) if target is None else target.to(device)
-        by_patch = model.classifier.patch_scores(evidence, labels, model.n_classes)
-        maps, values = _column(by_patch, targets), scores.gather(1, targets[:, None])[:, 0]
-        if rival is not None:
-            maps = maps - _column(by_patch, rival.to(device))
-            values = values - scores.gather(1, rival.to(device)[:, None])[:, 0]
-        meaning = "score of the class" if rival is None else "lead in score over the other class"
-        return _result(reader, maps, values, targets, rival, of_prototypes=False, meaning=meaning)
-    patches = embeddings.unflatten(1, (reader.n_patches, reader.patch_dim))
-    pooled = patches.mean(1)
-    similarities = model.similarities_of(pooled)
-    chosen = model.scores_of(pooled).argmax(1) if target is None else target.to(device)
+        return _of_patches(model, reader, read.patches.flatten(1), target, rival)
+    embeddings = read.embeddings
+    similarities = model.similarities_of(embeddings)
+    chosen = model.scores_of(embeddings).argmax(1) if target is None else target.to(labels.device)
     is_target = labels[None] == chosen[:, None]
+    is_rival = ~is_target if rival is None else labels[None] == rival.to(labels.device)[:, None]
+    _check_have_prototypes(model, is_target, chosen)
+    _check_have_prototypes(model, is_rival, rival)
     p = similarities.masked_fill(~is_target, -torch.inf).argmax(1)
-    is_rival = ~is_target if rival is None else labels[None] == rival.to(device)[:, None]
     q = similarities.masked_fill(~is_rival, -torch.inf).argmax(1)
-    maps, values, meaning = lead_by_patch(model, patches, p, q)
+    maps, values, meaning = lead_by_patch(model, read.patches, embeddings, p, q)
     bias = _bias_of(model)
     if bias is not None:  # no position adds it: it is the residual
         values = values + bias[p] - bias[q]
     return _result(reader, maps, values, p, q, of_prototypes=True, meaning=meaning)
+
+
+def _check_have_prototypes(model: PrototypeModel, owned: Tensor, classes: Tensor | None) -> None:
+    """Checks that each image's class has a prototype, from which prototypes are of it [n, P].
+
+    Raises:
+        LookalikeError: If one has none; another class's prototype would be shown for it.
+    """
+    without = torch.nonzero(~owned.any(1))[:, 0].tolist()
+    if without and classes is None:
+        raise LookalikeError("no other class has a prototype, so there is no rival to lead over")
+    if without and classes is not None:
+        name = visible(model.class_names[int(classes[without[0]])])
+        raise LookalikeError(f"class {name!r} has no prototype that could explain it; give a class that has one")
+
+
+def _of_patches(
+    model: PrototypeModel, reader: PatchEncoder, embeddings: Tensor, target: Tensor | None, rival: Tensor | None
+) -> Contributions:
+    """Explains images by a model of patches, from the patches in one row [n, S · D]."""
+    device, labels = embeddings.device, model.prototypes.labels
+    assert isinstance(model.classifier, PatchDecision)  # noqa: S101 - checked by the caller
+    evidence = model.evidence_of(embeddings)
+    scores = model.scores_of(embeddings)
+    targets = scores.argmax(1) if target is None else target.to(device)
+    by_patch = model.classifier.patch_scores(evidence, labels, model.n_classes)
+    maps, values = _column(by_patch, targets), scores.gather(1, targets[:, None])[:, 0]
+    if rival is not None:
+        maps = maps - _column(by_patch, rival.to(device))
+        values = values - scores.gather(1, rival.to(device)[:, None])[:, 0]
+    meaning = "score of the class" if rival is None else "lead in score over the other class"
+    return _result(reader, maps, values, targets, rival, of_prototypes=False, meaning=meaning)
 
 
 def _bias_of(model: PrototypeModel) -> Tensor | None:
@@ -191,12 +228,15 @@ def _bias_of(model: PrototypeModel) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) else None
 
 
-def lead_by_patch(model: PrototypeModel, patches: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, str]:
+def lead_by_patch(
+    model: PrototypeModel, patches: Tensor, pooled: Tensor, p: Tensor, q: Tensor
+) -> tuple[Tensor, Tensor, str]:
     """Returns what each patch adds to the lead of prototype p over q [n, S], the leads [n], and what a lead is.
 
     Args:
         model: A model of whole images whose embeddings are the means of the patches.
         patches: [n, S, D].
+        pooled: The embeddings [n, D] as the model computes them, so that the leads are its own.
         p: Prototypes [n].
         q: Their rivals [n].
 
@@ -204,7 +244,7 @@ def lead_by_patch(model: PrototypeModel, patches: Tensor, p: Tensor, q: Tensor) 
         LookalikeError: If the similarity is not a sum over positions.
     """
     similarity, vectors = model.similarity, model.prototypes.vectors.to(patches.dtype)
-    n_patches, pooled = patches.shape[1], patches.mean(1)
+    n_patches = patches.shape[1]
     if similarity.falls_with_distance or similarity.name in _BY_DISTANCE:
         points = similarity.project(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
         centres, centre_of_image = similarity.project(vectors), similarity.project(pooled)

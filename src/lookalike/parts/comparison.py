@@ -18,6 +18,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike.model import PrototypeModel
 from lookalike.parts.attribution import Contributions, contributions
+from lookalike.parts.per_image import PerImage
 from lookalike.parts.regions import connected, place_of
 from lookalike.parts.segmentation import batches_of
 
@@ -120,14 +121,19 @@ def difference(
         LookalikeError: As ``contributions`` does, or if both are the same class.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    batches = list(model.read_inputs(inputs, batch_size))
-    x = torch.cat([batch.inputs for batch in batches])
-    if target is None or rival is None:
+    given_targets = PerImage.of("target", target, model.n_classes)
+    given_rivals = PerImage.of("rival", rival, model.n_classes)
+    batches = [batch.inputs for batch in model.read_inputs(inputs, batch_size)]
+    if not sum(len(batch) for batch in batches):
+        raise LookalikeError("there are no images to explain")
+    x = torch.cat(batches)
+    given_targets.check_count(len(x))
+    given_rivals.check_count(len(x))
+    targets, rivals = given_targets.of_rows(0, len(x)), given_rivals.of_rows(0, len(x))
+    if targets is None or rivals is None:
         scores = _scores(model, x, batch_size)
-        target = scores.argmax(1) if target is None else _per_image(target, len(x))
-        others = scores.scatter(1, target[:, None], -torch.inf)
-        rival = others.argmax(1) if rival is None else _per_image(rival, len(x))
-    targets, rivals = _per_image(target, len(x)), _per_image(rival, len(x))
+        targets = scores.argmax(1) if targets is None else targets
+        rivals = scores.scatter(1, targets[:, None], -torch.inf).argmax(1) if rivals is None else rivals
     if bool((targets == rivals).any()):
         name = visible(model.class_names[int(targets[targets == rivals][0])])
         raise LookalikeError(f"{name!r} is compared with itself: give another rival")
@@ -148,11 +154,6 @@ def difference(
 def _scores(model: PrototypeModel, x: Tensor, batch_size: int) -> Tensor:
     """Returns the class scores of images [N, K]."""
     return torch.cat([model(rows) for rows in batches_of(model, x, batch_size)]).cpu()
-
-
-def _per_image(classes: Any, n: int) -> Tensor:
-    tensor = torch.as_tensor(classes).cpu()
-    return tensor.expand(n) if tensor.ndim == 0 else tensor
 
 
 def _difference_of(explained: Contributions, row: int, names: tuple[str, str], image: np.ndarray | None) -> Difference:

@@ -21,6 +21,7 @@ from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.clustering import cluster
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
+from lookalike.parts.per_image import PerImage
 from lookalike.parts.regions import place_of
 from lookalike.parts.segmentation import batches_of
 
@@ -121,7 +122,7 @@ class PairedRegions:
 def pair_regions(
     model: PrototypeModel,
     inputs: Any,
-    prototypes: Sequence[int] | Tensor | None = None,
+    prototypes: int | Sequence[int] | Tensor | None = None,
     *,
     n_kinds: int = 4,
     seed: int = 0,
@@ -132,7 +133,7 @@ def pair_regions(
     Args:
         model: A prototype model with images, of patches or of whole images with a feature map.
         inputs: Images, as for ``PrototypeModel.predict``.
-        prototypes: A prototype per input [N]; None takes the most similar one.
+        prototypes: A prototype, of all inputs or of each [N]; None takes the most similar one.
         n_kinds: Number of kinds that the patches of both images are clustered into.
         seed: Seed of the clustering.
         batch_size: Most images that pass through the network at once.
@@ -141,7 +142,7 @@ def pair_regions(
         One result per input.
 
     Raises:
-        LookalikeError: If the model holds no images, or the network has no feature map.
+        LookalikeError: If the model holds no images, the network has no feature map, or a prototype is unknown.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.whole_number("n_kinds", n_kinds, 2)
@@ -149,35 +150,26 @@ def pair_regions(
     references = model.prototype_inputs()
     if references is None or model.images is None:
         raise LookalikeError("the model holds no prototype images (it was saved or converted without them)")
+    given = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
     results: list[PairedRegions] = []
     reader: PatchEncoder | None = None
     for x in batches_of(model, inputs, batch_size):
         if reader is None:
             reader = model.encoder if isinstance(model.encoder, PatchEncoder) else PatchEncoder(model.encoder, x)  # type: ignore[arg-type]
-        numbers = _numbers(model, x, prototypes, len(results))
-        here, there = _patches(reader, x), _patches(reader, references[numbers].to(x))
+        chosen = given.of_rows(len(results), len(x))
+        if chosen is None:
+            chosen = model.similarities_of(model.encoder(x)).argmax(1).cpu()
+        here, there = _patches(reader, x), _patches(reader, references[chosen].to(x))
         pixels = model.to_pixels(x)
-        for row, number in enumerate(numbers.tolist()):
+        for row, number in enumerate(chosen.tolist()):
             results.append(
                 _pair(
                     model, number, here[row], there[row], reader.grid, (n_kinds, seed),
                     None if pixels is None else pixels[row].numpy(),
                 )
             )  # fmt: skip
+    given.check_count(len(results))
     return results
-
-
-def _numbers(model: PrototypeModel, x: Tensor, prototypes: Any, first: int) -> Tensor:
-    """Returns the prototype of each input of a batch [n]."""
-    if prototypes is None:
-        return model.similarities_of(model.encoder(x)).argmax(1).cpu()
-    numbers = torch.as_tensor(prototypes)[first : first + len(x)]
-    if len(numbers) < len(x):
-        raise LookalikeError(f"there are {len(torch.as_tensor(prototypes))} prototypes for more inputs")
-    unknown = numbers[(numbers < 0) | (numbers >= len(model.prototypes))]
-    if len(unknown):
-        raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are {len(model.prototypes)}")
-    return numbers
 
 
 def _patches(reader: PatchEncoder, x: Tensor) -> Tensor:

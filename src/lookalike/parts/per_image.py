@@ -1,0 +1,58 @@
+"""Classes or prototypes that a user gives: one for all images, or one for each."""
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Checked numbers of classes or prototypes.
+
+    Attributes:
+        name: Name of the argument.
+        numbers: One for all images [], or one for each [N]; None if none were given.
+    """
+
+    name: str
+    numbers: Tensor | None
+
+    @classmethod
+    def of(cls, name: str, given: Any, count: int, what: str = "class") -> "PerImage":
+        """Checks what a user gave: whole numbers from 0 to ``count`` − 1.
+
+        Raises:
+            LookalikeError: If it is something else.
+        """
+        if given is None:
+            return cls(name, None)
+        is_one = isinstance(given, numbers.Number) or (hasattr(given, "ndim") and given.ndim == 0)
+        return cls(name, checks.class_indices(name, given, count, () if is_one else ("N",), what).cpu())
+
+    def of_rows(self, first: int, n: int) -> Tensor | None:
+        """Returns the numbers of a batch of n images [n], the first of which has the given number.
+
+        Raises:
+            LookalikeError: If there are fewer numbers than images so far.
+        """
+        if self.numbers is None:
+            return None
+        if self.numbers.ndim == 0:
+            return self.numbers.expand(n)
+        if len(self.numbers) < first + n:
+            raise LookalikeError(f"there are at least {first + n} images and {self.name}s for {len(self.numbers)}")
+        return self.numbers[first : first + n]
+
+    def check_count(self, n: int) -> None:
+        """Checks that there are as many numbers as images.
+
+        Raises:
+            LookalikeError: If there are not.
+        """
+        if self.numbers is not None and self.numbers.ndim and len(self.numbers) != n:
+            raise LookalikeError(f"there are {n} images and {self.name}s for {len(self.numbers)}")
