@@ -131,7 +131,10 @@ def test_a_saved_calibration_gives_the_same_answers(calibrated, tmp_path):
     assert np.array_equal(again.predict_set(TEST[0]).members, calibrated.predict_set(TEST[0]).members)
     assert torch.equal(again.novelty(TEST[0][:50]), calibrated.novelty(TEST[0][:50]))
     assert again.abstention(0.1) == calibrated.abstention(0.1)
-    assert "fitted to 300 validation images" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "fitted to 300 validation images" in card
+    assert "whose novelty score is higher than that of nearly all validation images is reported as *unfamiliar*" in card
+    assert "farther from its nearest prototype" not in card
 
 
 def test_a_model_of_half_precision_keeps_its_held_out_values(calibrated):

@@ -58,6 +58,7 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
         "has_pictures": record.images is not None,
         "shown": [{**row, "class": _cell(row["class"]), "purity": _share(row["purity"])} for row in table[:_MOST_ROWS]],
         "n_left_out": max(0, len(table) - _MOST_ROWS),
+        "is_calibrated": record.doubt is not None,
         "is_rebuilt_by_name": _is_rebuilt_by_name(encoder.spec),
     }
 
