@@ -157,6 +157,19 @@ def test_one_bar_counts_every_row(digits):
     assert sum(steps) == totals[0]
 
 
+def test_the_bar_counts_training_images_for_every_section_that_embeds_them(monkeypatch):
+    import lookalike.metrics.evaluation as module
+
+    x, y = torch.randn(30, 4), torch.arange(30) % 2
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))  # without a head
+    sem = convert(network, (x, y), n_prototypes=1, head="output", progress=False)
+    original, totals, steps = module._count_steps, [], []
+    monkeypatch.setattr(module, "_count_steps", lambda *args: totals.append(original(*args)) or totals[-1])
+    only = ("faithfulness", "same_embedding")
+    evaluate(sem, (x[:10], y[:10]), train=(x, y), only=only, progress=lambda n=1: steps.append(n))
+    assert totals == [sum(steps)] == [40]
+
+
 def test_bfloat16_changes_little(digits):
     data, net, _ = digits
     sem = convert(net, data.train, progress=False)

@@ -161,8 +161,7 @@ def _embedded(
     if store is None:
         assert data is not None  # noqa: S101 - there is one or the other
         store = embed(model, data, progress=advance)
-    required = {need for section in sections for need in (*section.needs, *section.uses)}
-    if isinstance(train, Batches) and required & {"train", "activations"}:
+    if isinstance(train, Batches) and _uses_train(sections):
         train = embed(model, train, progress=advance)
     train_store = train if isinstance(train, EmbeddingStore) else None
     labels = aligned_labels(store, model, "test")
@@ -337,6 +336,11 @@ def _select_standard(
     return _select_sections(measures, available, sanity=False)
 
 
+def _uses_train(sections: list[Section]) -> bool:
+    """Says whether a section needs or uses the training data's embeddings."""
+    return any(need in ("train", "activations") for section in sections for need in (*section.needs, *section.uses))
+
+
 def _count_steps(sections: list[Section], options: Options, inputs: _Inputs) -> int | None:
     """Returns how many rows will pass through a network, for the progress bar; None if that is not known."""
     names = {section.name for section in sections}
@@ -344,7 +348,7 @@ def _count_steps(sections: list[Section], options: Options, inputs: _Inputs) -> 
         return None
     data, train = inputs.data, inputs.train
     row_counts: list[int | None] = [data.total if data is not None and inputs.store is None else 0]
-    if isinstance(train, Batches) and names & {"transparency", "embedding"}:
+    if isinstance(train, Batches) and _uses_train(sections):
         row_counts.append(train.total)
     n = options.n_images if data is None or data.total is None else min(options.n_images, data.total)
     curves = 4 if inputs.box is not None else 2  # by relevance and in random order, of the model and of the black box
