@@ -4,8 +4,10 @@ import csv
 import io
 import json
 
+import pytest
 from typer.testing import CliRunner
 
+from lookalike._core.names import spreadsheet_cell
 from lookalike.cli import app
 from lookalike.cli.console import print_csv
 
@@ -28,6 +30,12 @@ def test_csv_holds_what_json_holds(image_folder, network_file, tmp_path):
     both = run(app, [*arguments, "--csv", "--json"])
     assert both.exit_code == 2
     assert "choose one of --json and --csv" in both.stderr
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_cell_is_no_formula(begin):
+    assert spreadsheet_cell(f"{begin}1") == f"'{begin}1"
+    assert [spreadsheet_cell(value) for value in (None, "", "a=1", -1)] == ["", "", "a=1", -1]
 
 
 def test_a_name_that_looks_like_a_formula_stays_a_text(capsys):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError
 from lookalike._core.names import has_surrogates
 from lookalike._core.replacing import replacing_file
 
@@ -28,6 +29,20 @@ def write_whole(path: Path, text: str, *, replace: bool = True) -> None:
     """
     with replacing_file(path, replace=replace) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Checks that a file may be written, before any work is done.
+
+    Raises:
+        LookalikeError: If the path is a folder, the file exists, or its folder is missing.
+    """
+    if path.is_dir():
+        raise LookalikeError(f"{str(path)!r} is a folder; give the name of a file, e.g. report.html")
+    if path.exists() and not overwrite:
+        raise LookalikeError(f"{str(path)!r} exists already; choose another place, or overwrite it (--overwrite)")
+    if not path.resolve().parent.is_dir():
+        raise LookalikeError(f"the folder {str(path.resolve().parent)!r} does not exist")
 
 
 @contextmanager

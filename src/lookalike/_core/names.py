@@ -20,6 +20,7 @@ from urllib.parse import quote_from_bytes
 _JOINERS = "\u200c\u200d"  # needed in Persian and Indic scripts and in emoji; they hide nothing
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such text for a formula
 _FILE_NAME_BYTES = 120  # file systems take 255, and callers add prefixes and endings
 _BYTES_SUFFIX = "_bytes"
 
@@ -73,6 +74,13 @@ def visible(text: str, keep: str = "") -> str:
         else _SHORT_ESCAPES.get(character) or _escape(character)
         for character in text
     )
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """Returns a value for a cell of a CSV file: "" for None; text that a spreadsheet would run gets an apostrophe."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_BEGINS) else value
 
 
 def name_key(name: str) -> str:

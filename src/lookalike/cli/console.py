@@ -23,7 +23,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 from typing_extensions import override
 
-from lookalike._core.names import json_text, visible
+from lookalike._core.names import json_text, spreadsheet_cell, visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -162,10 +162,7 @@ def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def _csv_cell(value: Any) -> Any:
     """Returns a value for a cell: empty for None, text without control characters and formulas."""
-    if not isinstance(value, str):
-        return "" if value is None else value
-    text = visible(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return spreadsheet_cell(visible(value) if isinstance(value, str) else value)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -120,8 +120,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure how faithful, transparent, robust and diverse a saved model is."""
+    from lookalike._core.files import check_writable
     from lookalike.metrics import evaluate as measure
-    from lookalike.report.build import check_writable
 
     if output is not None:
         check_writable(output, overwrite)
@@ -216,9 +216,9 @@ def report(
 ) -> None:
     """Write one HTML file about a saved model: verdict, prototypes, test images, figures. It works offline."""
     from lookalike._core.errors import LookalikeError
+    from lookalike._core.files import check_writable
     from lookalike.metrics import Scorecard
     from lookalike.report import write_report
-    from lookalike.report.build import check_writable
 
     check_writable(output, overwrite)
     if scorecard is not None and (only is not None or resume is not None):

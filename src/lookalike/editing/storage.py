@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
-from lookalike._core.names import json_text
+from lookalike._core.names import json_text, spreadsheet_cell
 from lookalike._core.records import from_json, parse_json, plain_json, read_bytes
 from lookalike.editing.history import History, Snapshot
 from lookalike.editing.state import State, keys_of
@@ -76,7 +76,7 @@ def _corrections(history: History) -> bytes:
     writer.writerow(["sample", "file_name", "label", "corrected"])
     for correction in history.corrections:
         texts = (correction.name, correction.label, correction.corrected)
-        writer.writerow([correction.sample, *(f"'{text}" if text[:1] in "=+-@" and text else text for text in texts)])
+        writer.writerow([correction.sample, *map(spreadsheet_cell, texts)])
     return buffer.getvalue().encode("utf-8", "backslashreplace")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.files import write_whole
+from lookalike._core.files import check_writable, write_whole
 from lookalike._core.names import visible
 from lookalike._core.options import check_option_names
 from lookalike._core.provenance import fingerprint_tensors
@@ -166,17 +166,3 @@ def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
         return None
     source, record = Batches(train), model.training_record
     return source if record.fingerprint is None or record.matches(source) else None
-
-
-def check_writable(path: Path, overwrite: bool) -> None:
-    """Checks that a file may be written, before any work is done.
-
-    Raises:
-        LookalikeError: If the path is a folder, the file exists, or its folder is missing.
-    """
-    if path.is_dir():
-        raise LookalikeError(f"{str(path)!r} is a folder; give the name of a file, e.g. report.html")
-    if path.exists() and not overwrite:
-        raise LookalikeError(f"{str(path)!r} exists already; choose another place, or overwrite it (--overwrite)")
-    if not path.resolve().parent.is_dir():
-        raise LookalikeError(f"the folder {str(path.resolve().parent)!r} does not exist")
