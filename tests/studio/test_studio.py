@@ -1,11 +1,13 @@
 """The studio: its server against strangers, and its page in a browser."""
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ import time
 import pytest
 import torch
 
-from lookalike import convert, load
+from lookalike import LookalikeError, convert, load
 from lookalike.editing import Drop, open_session
 from lookalike.studio import Desk, StudioServer
 from tests.small import bright_images, small_network
@@ -125,6 +127,33 @@ def test_mistakes_are_one_line(server, path, values, message):
     assert message in answer["error"]
 
 
+def test_a_refused_body_is_not_the_next_request(server):
+    hidden = f"GET /{server.token}/api/state HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n"
+    for path in ("x/api/edit", f"{server.token}/api/edit"):
+        head = f"POST /{path} HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nContent-Length: {len(hidden)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as connection:
+            connection.sendall((head + hidden).encode())
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while part := connection.recv(2**16):
+                    answer += part
+        assert answer.count(b"HTTP/1.1") == 1
+        assert b"Connection: close" in answer
+
+
+def test_the_page_shows_the_samples_that_judge(saved):
+    session = open_session(saved, bright_images(90), network=NET, validation=bright_images(30))
+    with pytest.raises(LookalikeError, match="judged on validation data; open the session without"):
+        Desk(session, saved)
+
+
+def test_kinds_of_suspects_are_those_that_are_listed(server):
+    server.desk.session.snapshot.prototypes.purity[:] = 0.1
+    found = server.desk.suspects()
+    assert "impure" in server.desk._audit.counts()
+    assert set(found["counts"]) == {row["kind"] for row in found["suspects"]}
+
+
 def test_corrected_labels_go_to_a_file_of_the_model(server):
     assert change(server, "correct", revision=0, sample=4, label="=cmd()")[0] == 200
     assert (server.desk.folder / "corrected-labels.csv").read_text().splitlines()[1] == f"4,,{HOSTILE},'=cmd()"
@@ -192,7 +221,7 @@ def test_edits_by_the_page_with_undo_and_redo(tab, server):
     for key, text in (
         ("2", "training images by the two main axes"),
         ("3", "wrong"),
-        ("4", "notes go|nothing stands"),
+        ("4", "notes go|no training image stands"),
         ("6", "nothing is ever lost"),
     ):
         tab.keyboard.press(key)

@@ -46,13 +46,21 @@ class Desk:
     """What the page works on. Every change is saved to the model's folder before it is answered.
 
     Args:
-        session: The session, with training data.
+        session: The session, with training data, judged on some of them: the page shows training images.
         folder: The model's folder.
+
+    Raises:
+        LookalikeError: If the session has no training data, or is judged on others.
     """
 
     def __init__(self, session: EditSession, folder: Path) -> None:
         if session.source is None:
             raise LookalikeError("the studio needs the training data: lookalike studio MODEL DATA")
+        if session.judge is not None and session.judge.part != "held-out training":
+            raise LookalikeError(
+                f"the studio shows training images, but these edits are judged on {session.judge.part} data; open the "
+                "session without validation=..."
+            )
         self.session, self.folder = session, folder
         self._source = session.source
         self._lock = RLock()
@@ -162,12 +170,13 @@ class Desk:
 
     @_one_at_a_time
     def suspects(self) -> dict[str, Any]:
-        """Returns what deserves a second look in the training data; found once."""
+        """Returns the training images that deserve a second look, not the prototypes; found once."""
         if self._audit is None:
             self._audit = audit_sources(self.session.model, self._source)
         values = self._audit.to_dict()
         kept = [s for s in values["suspects"] if s["rank"] <= _MOST_SUSPECTS and s["part"]]
-        return {"counts": values["counts"], "suspects": kept}
+        counts = {kind: n for kind, n in values["counts"].items() if any(s["kind"] == kind for s in kept)}
+        return {"counts": counts, "suspects": kept}
 
     @_one_at_a_time
     def look(self, image: bytes) -> dict[str, Any]:

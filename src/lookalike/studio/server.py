@@ -66,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "lookalike", ""
     protocol_version = "HTTP/1.1"
     timeout = 60
+    _is_body_read = False
 
     def do_GET(self) -> None:
         """Answers a page, a picture or a question."""
@@ -81,6 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, route: Any) -> None:
         """Checks where a request comes from, and turns mistakes into one line."""
+        self._is_body_read = False  # a connection has one handler for all its requests
         try:
             parts = urlsplit(self.path)
             _, token, *rest = parts.path.split("/")
@@ -144,9 +146,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         length = _whole(self.headers.get("Content-Length", ""))
         if length > _MOST_BYTES:
-            self.close_connection = True  # the rest is not read
             raise LookalikeError(f"a file of {length / 2**20:.0f} MiB is too large; {_MOST_BYTES // 2**20} MiB at most")
-        return self.rfile.read(length)
+        body = self.rfile.read(length)
+        self._is_body_read = True
+        return body
+
+    def _leaves_a_body(self) -> bool:
+        """Returns whether a body is still on the connection, where it would be answered as the next request."""
+        if "Transfer-Encoding" in self.headers:  # never read
+            return True
+        return not self._is_body_read and self.headers.get("Content-Length", "0") != "0"
 
     def _send_file(self, name: str) -> None:
         """Sends a file of the page."""
@@ -177,6 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "private, max-age=3600" if kind == "image/png" else "no-store",
         }
+        if self._leaves_a_body():
+            headers["Connection"] = "close"
+            self.close_connection = True
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

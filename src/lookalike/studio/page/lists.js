@@ -27,7 +27,7 @@ export const suspects = async (panel) => {
   }));
   kind.querySelector("select").addEventListener("change", fill);
   panel.replaceChildren(
-    make("p", {}, rows.length ? "Notes go to corrected-labels.csv in the model's folder; your own files stay as they are." : "Nothing stands out."),
+    make("p", {}, rows.length ? "Notes go to corrected-labels.csv in the model's folder; your own files stay as they are." : "No training image stands out."),
     ...(rows.length ? [make("div", { className: "filters" }, kind), list] : []));
   if (rows.length) fill();
 };
