@@ -34,6 +34,17 @@ def test_a_script_is_replayed_logged_and_undone(converted, network_file, image_f
     assert found["prototypes"] == 6
 
 
+def test_calibrating_does_not_erase_a_history(converted, network_file, image_folder, tmp_path):
+    network = ("--network", f"{network_file}:make")
+    (tmp_path / "edits.yaml").write_text("- rename: {prototype: 0, title: 'an ant'}\n")
+    run("edit", converted, tmp_path / "edits.yaml", *network)
+    before = (converted / "edits.json").read_bytes()
+    calibrate = ("calibrate", converted, image_folder, *network, "-o", converted)
+    assert "has a history of edits, which would be lost" in mistake(*calibrate, "--overwrite")
+    assert "exists already" in mistake(*calibrate)
+    assert (converted / "edits.json").read_bytes() == before
+
+
 def test_mistakes_are_one_line_and_nothing_is_written(converted, network_file, image_folder, tmp_path):
     network = ("--network", f"{network_file}:make")
     script = tmp_path / "edits.yaml"
@@ -42,5 +53,8 @@ def test_mistakes_are_one_line_and_nothing_is_written(converted, network_file, i
     assert "step 2 (drop): prototype must be" in mistake("edit", converted, script, "--data", image_folder, *network)
     assert "--data DATA" in mistake("edit", converted, script, *network)
     assert "there is no edit to undo" in mistake("edit", converted, *network, "--undo", 1)
+    assert "leave one of them out" in mistake(
+        "edit", converted, "--data", image_folder, *network, "--open-test", "why not", "--dry-run"
+    )
     assert "give --data" in mistake("edit", converted, *network, "--open-test", "why not")
     assert (converted / "config.json").read_bytes() == before

@@ -8,14 +8,17 @@ from hypothesis import strategies as st
 
 from lookalike import EmbeddingStore, LookalikeError, convert, load
 from lookalike.conversion.survey import survey
+from lookalike.data import DataBundle, Preprocessing
 from lookalike.editing import (
     EDITS,
     Add,
+    Describe,
     Drop,
     Merge,
     Move,
     Pin,
     Rename,
+    Restrict,
     Split,
     edit_from_dict,
     open_session,
@@ -166,6 +169,40 @@ def test_the_test_part_is_opened_on_purpose_and_counted(session):
     ]
 
 
+def test_a_bundle_is_judged_on_its_test_part():
+    x, y = bright_images(30)
+    bundle = DataBundle("b", DATA, (x, y), ["0", "1", "2"], Preprocessing((8, 8), (8, 8)))
+    assert MODEL.edit(bundle, validation=bundle).judge.labels.shape == (30,)
+    assert MODEL.edit(bundle, test=bundle).open_test().n == 30
+    assert len(MODEL.edit(bundle).source.labels) == 90
+
+
+def test_no_edit_learns_from_samples_that_judge(session):
+    judging = session.judge.indices.tolist()
+    learned = [i for i in range(90) if i not in judging and DATA[1][i] == 0][:2]
+    entry = session.add("0", samples=[*learned, judging[0]])
+    assert torch.allclose(session.state.vectors[-1], MODEL.embed(DATA[0][learned]).mean(0), atol=1e-6)
+    assert "from 2 training samples (left out, because edits are judged on them: 1)" in entry.sentence
+    with pytest.raises(LookalikeError, match="no edit may learn from them"):
+        session.add("0", samples=judging[:2])
+    session.show(2, judging[0])
+    with pytest.raises(LookalikeError, match=f"shown by training sample {judging[0]}, which edits are judged on"):
+        session.restrict(2, (0, 0, 0.5, 0.5))
+
+
+def test_no_look_or_label_of_another_session_is_overwritten(tmp_path):
+    MODEL.edit().save(tmp_path / "m")
+    first, second = (open_session(tmp_path / "m", network=NET, test=DATA) for _ in range(2))
+    first.correct(4, "", "1", "0")
+    first.save(tmp_path / "m", overwrite=True)
+    second.open_test("why")
+    with pytest.raises(LookalikeError, match="corrected labels that were made elsewhere meanwhile"):
+        second.save(tmp_path / "m", overwrite=True)
+    first.open_test("why")
+    first.save(tmp_path / "m", overwrite=True)
+    assert len(open_session(tmp_path / "m", network=NET).history.openings) == 1
+
+
 def test_history_survives_saving_to_the_bit(session, tmp_path):
     session.split(0, 2, note="two kinds")
     session.rename(0, "<script>alert(1)</script>")
@@ -180,7 +217,7 @@ def test_history_survives_saving_to_the_bit(session, tmp_path):
     again.go_to(2)
     again.save(tmp_path / "m", overwrite=True)
     assert load(tmp_path / "m", NET).annotations.names[0] == "<script>alert(1)</script>"
-    with pytest.raises(LookalikeError, match="edits that were made elsewhere"):
+    with pytest.raises(LookalikeError, match="made elsewhere"):
         MODEL.edit(DATA).save(tmp_path / "m", overwrite=True)
 
 
@@ -226,6 +263,10 @@ def test_stored_embeddings_are_enough_to_drop(session):
         (Add("0", samples=(90,)), "there is no training sample 90"),
         (Add("0", vector=(1.0,)), "has 1 dimensions"),
         (Rename(0, "a\nb"), "one line"),
+        (Rename(0, 3), "one line of 1 to 200"),
+        (Describe(0, 3), "a description is text, not 3"),
+        (Restrict(0, (0, 0, 1)), "a region is left, top, right, bottom"),
+        (Restrict(0, ("a", 0, 1, 1)), "a region is left, top, right, bottom"),
     ],
 )
 def test_impossible_edits_change_nothing(session, edit, message):

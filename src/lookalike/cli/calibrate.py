@@ -60,8 +60,16 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
+    from lookalike._core.errors import LookalikeError
+    from lookalike._core.fresh_folder import check_replaceable
     from lookalike.data import load_data, with_roles
+    from lookalike.editing.storage import has_history
 
+    check_replaceable(output, overwrite=overwrite)
+    if has_history(output):
+        raise LookalikeError(
+            f"{str(output)!r} has a history of edits, which would be lost; write the calibrated model to another folder"
+        )
     converted, preprocessing = open_model(model, network, device)
     reading = replace(preprocessing, large_images=large_images)
     bundle = load_data(data, reading, seed=split_seed_of(converted, split_seed), labels=labels, min_classes=1)

@@ -53,6 +53,8 @@ def edit(
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike.editing import read_script, run_step
 
+    if dry_run and open_test is not None:
+        raise LookalikeError("--open-test is counted in the log, and --dry-run writes none; leave one of them out")
     if output is not None and not dry_run:
         check_replaceable(output, overwrite=overwrite)
     steps = [] if script is None else read_script(script)

@@ -44,6 +44,14 @@ class Edit(ABC):
             LookalikeError: If the edit is not possible.
         """
 
+    def without_held_out(self, material: Material | None) -> "Edit":  # noqa: ARG002 - for edits that name samples
+        """Returns the edit without the training samples that edits are judged on.
+
+        Raises:
+            LookalikeError: If it learns from no others.
+        """
+        return self
+
     @abstractmethod
     def sentence(self, state: State) -> str:
         """Returns what the edit does, in words; ``state`` is the one before it."""
@@ -203,13 +211,30 @@ class Split(Edit):
 @EDITS.register("add")
 @dataclass(frozen=True)
 class Add(Edit):
-    """Adds a prototype to a class: a vector, such as an image's embedding, or the mean of training samples."""
+    """Adds a prototype to a class: a vector, such as an image's embedding, or the mean of training samples.
+
+    Samples that edits are judged on are left out of the mean; ``n_left_out`` says how many were.
+    """
 
     class_name: str
     vector: tuple[float, ...] | None = None
     samples: tuple[int, ...] | None = None
     title: str | None = None
     description: str = ""
+    n_left_out: int | None = None
+
+    @override
+    def without_held_out(self, material: Material | None) -> "Add":
+        if material is None or not self.samples:
+            return self
+        kept = tuple(sample for sample in self.samples if not material.is_held_out(sample))
+        if not kept:
+            raise LookalikeError(
+                f"{'sample' if len(self.samples) == 1 else 'samples'} {shown(list(self.samples))} of the training data "
+                "judge edits, so no edit may learn from them; name others, or give validation=... to judge edits on"
+            )
+        n_left_out = len(self.samples) - len(kept)
+        return replace(self, samples=kept, n_left_out=n_left_out) if n_left_out else self
 
     @override
     def apply(self, state: State, material: Material | None) -> State:
@@ -226,14 +251,16 @@ class Add(Edit):
             needed = _needed(material)
             if not self.samples:
                 raise LookalikeError("to add a prototype takes at least one training sample")
-            rows = [needed.row_of(sample) for sample in dict.fromkeys(self.samples)]
+            samples = self.without_held_out(needed).samples or ()
+            rows = [needed.row_of(sample) for sample in dict.fromkeys(samples)]
             vector = needed.mean(torch.tensor(rows).numpy())
         return state.joined_by(vector[None], label, check_name(self.title), check_description(self.description))
 
     @override
     def sentence(self, state: State) -> str:
         source = "an image" if self.samples is None else f"{len(self.samples)} training samples"
-        return f"add a prototype of {self.class_name!r} from {source}"
+        left_out = f" (left out, because edits are judged on them: {self.n_left_out})" if self.n_left_out else ""
+        return f"add a prototype of {self.class_name!r} from {source}{left_out}"
 
 
 @EDITS.register("move")

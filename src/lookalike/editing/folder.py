@@ -1,5 +1,6 @@
 """Opens and saves edited models: the folder that ``load`` reads, with the history beside the model."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -8,7 +9,7 @@ from torch import nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.folder_lock import alone, lock_beside
-from lookalike._core.records import parse_json, read_bytes
+from lookalike._core.records import read_bytes
 from lookalike.editing.session import EditSession
 from lookalike.editing.sources import EditOptions
 from lookalike.editing.storage import CORRECTIONS, EDITS_JSON, EDITS_TENSORS, has_history, history_files, read_history
@@ -35,8 +36,12 @@ def open_session(
     """
     folder = checks.path("folder", folder)
     model = load(folder, network)
-    history = read_history(folder, model.class_names) if has_history(folder) else None
-    return EditSession(model, train, history=history, **options)
+    if not has_history(folder):
+        return EditSession(model, train, **options)
+    digest = _digest(read_bytes(folder / EDITS_JSON))  # before the history is read: a later one is not taken for it
+    session = EditSession(model, train, history=read_history(folder, model.class_names), **options)
+    session.stored.add(digest)
+    return session
 
 
 def save_session(session: EditSession, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -50,7 +55,7 @@ def save_session(session: EditSession, folder: str | Path, *, overwrite: bool = 
         overwrite: Replace an existing folder.
 
     Raises:
-        LookalikeError: If the folder exists, or has edits of another session that this one does not have.
+        LookalikeError: If the folder exists, or has a history that this session does not continue.
     """
     folder = checks.path("folder", folder)
     with alone(lock_beside(folder)):
@@ -59,17 +64,24 @@ def save_session(session: EditSession, folder: str | Path, *, overwrite: bool = 
             _check_known(session, folder)
         files |= history_files(session.history, session.snapshots)
         session.model.save(folder, extra_files=files, overwrite=overwrite)
+        session.stored.add(_digest(files[EDITS_JSON]))
 
 
 def _check_known(session: EditSession, folder: Path) -> None:
-    """Checks that the folder's edits are the first ones of this session."""
-    log = parse_json(read_bytes(folder / EDITS_JSON))
-    stored = log["history"]["entries"]
-    known = session.history.to_dict()["entries"]
-    if [entry["when"] for entry in stored] != [entry["when"] for entry in known[: len(stored)]]:
+    """Checks that the folder's history is one that this session continues: edits, looks at the test part, labels.
+
+    Raises:
+        LookalikeError: If another session has saved a history there.
+    """
+    if _digest(read_bytes(folder / EDITS_JSON)) not in session.stored:
         raise LookalikeError(
-            f"{str(folder)!r} has edits that were made elsewhere meanwhile; open it again, or save to another folder"
+            f"{str(folder)!r} has edits, looks at the test part or corrected labels that were made elsewhere "
+            "meanwhile; open it again, or save to another folder"
         )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _other_files(folder: Path) -> dict[str, bytes]:

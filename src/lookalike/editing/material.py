@@ -52,6 +52,10 @@ class Material:
             raise LookalikeError(f"there is no training sample {sample}; the largest number is {self.indices.max()}")
         return int(rows[0])
 
+    def is_held_out(self, sample: int) -> bool:
+        """Returns whether edits are judged on a training sample."""
+        return bool(self.held_out[self.indices == sample].any())
+
     @torch.no_grad()
     def members(self, state: State, positions: list[int]) -> np.ndarray:
         """Returns the rows behind some prototypes of one class: each sample counts for its most similar prototype."""

@@ -69,6 +69,7 @@ class EditSession:
         similarity: The model's, on the CPU.
         history: The log.
         source: The embedded training data, or None.
+        stored: Digests of the histories in folders that this one continues: those that it was opened from or saved as.
 
     Raises:
         LookalikeError: If the model has another classifier, or the data do not fit it.
@@ -102,6 +103,7 @@ class EditSession:
             first = Snapshot(State.of(model.prototypes, model.annotations), _cpu(model.prototypes), model.images)
             history = History(), [first]
         self.history, self._snapshots = history
+        self.stored: set[str] = set()
         for snapshot in self._snapshots:
             if snapshot.images is not None:
                 self._pictures.keep(snapshot.prototypes.nearest, snapshot.images)
@@ -192,7 +194,7 @@ class EditSession:
         Raises:
             LookalikeError: If the edit is not possible.
         """
-        snapshot = self._next(edit)
+        snapshot = self._next(checks.instance("edit", edit, Edit, "an edit").without_held_out(self._material))
         return self._effect_of(snapshot)[0]
 
     def do(self, edit: Edit, note: str = "") -> Entry:
@@ -210,6 +212,7 @@ class EditSession:
         """
         checks.instance("edit", edit, Edit, "an edit")
         checks.instance("note", note, str, "a text")
+        edit = edit.without_held_out(self._material)
         sentence_before = self.state
         snapshot = self._next(edit)
         effect, predictions = self._effect_of(snapshot)
@@ -326,7 +329,8 @@ class EditSession:
         Args:
             class_name: The class.
             image: An image in any form that ``predict`` takes; its embedding becomes the prototype.
-            samples: Numbers of training samples; their mean becomes the prototype.
+            samples: Numbers of training samples; their mean becomes the prototype. Those that edits are judged on are
+                left out, and the entry says how many.
             title: A name for it.
             note: Why, for the log.
         """
@@ -346,7 +350,7 @@ class EditSession:
             note: Why, for the log.
 
         Raises:
-            LookalikeError: If the model holds no images.
+            LookalikeError: If the model holds no images, or edits are judged on the prototype's image.
         """
         return self.do(self.restriction(prototype, region), note)
 
@@ -357,6 +361,12 @@ class EditSession:
         inputs = self.model.prototype_inputs()
         if inputs is None:
             raise LookalikeError("the model holds no images, so that no prototype can be restricted to a part of one")
+        sample = int(self.snapshot.prototypes.nearest[prototype, 0])
+        if self._material is not None and self._material.is_held_out(sample):
+            raise LookalikeError(
+                f"{self.state.describe(prototype)} is shown by training sample {sample}, which edits are judged on; "
+                "show it by another first (edit 'show'), or give validation=... to judge edits on"
+            )
         image = inputs[prototype : prototype + 1]
         height, width = image.shape[-2:]
         left, right = round(region[0] * width), max(round(region[0] * width) + 1, round(region[2] * width))

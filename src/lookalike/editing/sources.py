@@ -16,6 +16,7 @@ from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 
+_TRAINING_PARTS = ("training", "audited")
 HELD_OUT_SHARE = 5  # every fifth training sample judges edits, if there are no validation data
 
 
@@ -57,7 +58,8 @@ def source_of(
 
     Args:
         model: The model whose encoder embeds them.
-        data: Data as for ``convert``, a ``DataBundle`` (its training part), or an ``EmbeddingStore``.
+        data: Data as for ``convert``, an ``EmbeddingStore``, or a ``DataBundle``: its training part to learn from or
+            to audit, its test part otherwise.
         embeddings: Embeddings of these data, so that they need not be embedded again.
         part: Name of the data in messages.
         progress: Show a progress bar.
@@ -66,7 +68,7 @@ def source_of(
         LookalikeError: If the data have other classes than the model, or the embeddings are not theirs.
     """
     if isinstance(data, DataBundle):
-        data = data.train
+        data = data.train if part in _TRAINING_PARTS else data.test
     if isinstance(data, str | Path) and model.preprocessing is None:
         raise LookalikeError(f"the model does not say how to prepare the images of {str(data)!r}; give a data set")
     batches = None if isinstance(data, EmbeddingStore) else as_batches(data, Reading(), model.preprocessing)

@@ -1,6 +1,7 @@
 """What people have said about a model's prototypes: names, descriptions, pins, regions."""
 
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 from lookalike._core.errors import LookalikeError
@@ -61,11 +62,11 @@ def check_name(name: str | None) -> str | None:
     """Checks a prototype's name: one line of text, or None.
 
     Raises:
-        LookalikeError: If it is empty, too long or has line breaks.
+        LookalikeError: If it is no text, empty, too long or has line breaks.
     """
     if name is None:
         return None
-    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+    if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
         raise LookalikeError(
             f"a prototype's name is one line of 1 to {_LONGEST_NAME} printable characters, not {shown(name)}"
         )
@@ -76,8 +77,10 @@ def check_description(description: str) -> str:
     """Checks a prototype's description.
 
     Raises:
-        LookalikeError: If it is too long.
+        LookalikeError: If it is no text, or too long.
     """
+    if not isinstance(description, str):
+        raise LookalikeError(f"a description is text, not {shown(description)}")
     if len(description) > _LONGEST_DESCRIPTION:
         raise LookalikeError(
             f"a description has at most {_LONGEST_DESCRIPTION:,} characters; this one has {len(description):,}"
@@ -93,8 +96,14 @@ def check_region(region: Region | None) -> Region | None:
     """
     if region is None:
         return None
-    left, top, right, bottom = region
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+    is_of_numbers = isinstance(region, tuple | list) and all(
+        isinstance(share, Real) and not isinstance(share, bool) for share in region
+    )
+    if (
+        not is_of_numbers
+        or len(region) != 4
+        or not (0 <= region[0] < region[2] <= 1 and 0 <= region[1] < region[3] <= 1)
+    ):
         raise LookalikeError(
             f"a region is left, top, right, bottom as shares of the image, with left < right and top < bottom, "
             f"not {shown(region)}"
