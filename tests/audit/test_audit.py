@@ -13,6 +13,7 @@ from lookalike import LookalikeError, convert
 from lookalike.audit import audit, check_labels
 from lookalike.audit.neighbours import look_around
 from lookalike.audit.prototypes import prototype_faults
+from lookalike.data import DataBundle, Preprocessing
 from lookalike.model import Prototypes
 from tests.cli.test_commands import mistake, run
 from tests.small import bright_images, small_network
@@ -119,6 +120,29 @@ def test_the_table_and_the_page_have_the_suspects(found, tmp_path):
     assert json.dumps(found.to_dict())
 
 
+def test_what_is_not_looked_at_is_said(found, tmp_path):
+    assert found.notes == []
+    model = convert(small_network(), bright_images(90), n_prototypes=2)
+    x, y = bright_images(30)
+    other = audit(model, (x, y), sources=["a"] * 30)
+    assert "its prototypes were not checked, and the sources were not used" in other.notes[0]
+    other.save(tmp_path / "a.htm")
+    assert "prototypes were not checked" in (tmp_path / "a.htm").read_text()
+    with pytest.raises(LookalikeError, match="30 samples and 2 sources"):
+        audit(model, (x, y), sources=["a", "b"])
+    with pytest.raises(LookalikeError, match="no file names"):
+        audit(model, (x, y), sources=str.upper)
+    with pytest.raises(LookalikeError, match=r"a table \(.csv\) or a page"):
+        found.save(tmp_path / "a.xlsx")
+
+
+def test_a_data_bundle_is_audited_by_its_parts():
+    x, y = bright_images(90)
+    bundle = DataBundle("b", (x, y), bright_images(30), ["0", "1", "2"], Preprocessing((8, 8), (8, 8)))
+    found = audit(convert(small_network(), (x, y), n_prototypes=2), bundle, bundle)
+    assert found.n_samples == {"train": 90, "test": 30}
+
+
 def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
     for i in range(6):  # each of its own, but one pair
         pixels = np.random.default_rng(i % 5).integers(0, 255, (10, 12, 3), dtype=np.uint8)
@@ -131,4 +155,8 @@ def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
     assert {pairs[0]["name"][-6:], pairs[0]["other_name"][-6:]} == {"x0.png", "x5.png"}
     assert "exact duplicate" in (tmp_path / "s.csv").read_text()
     assert "no group" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "--sources", "cam")
+    sources = ("--sources", r"(cam\d+)_")
+    assert "no file name has a source" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, *sources)
+    missing = tmp_path / "none" / "s.csv"
+    assert "does not exist" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", missing)
     assert "exists already" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv")

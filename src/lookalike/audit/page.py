@@ -42,7 +42,7 @@ def audit_page(audit: "Audit") -> str:
         for kind, n in audit.counts().items()
     ]
     return environment.get_template("audit.html").render(
-        style=style, sections=sections, n_samples=audit.n_samples, most=_MOST
+        style=style, sections=sections, n_samples=audit.n_samples, most=_MOST, notes=audit.notes
     )
 
 

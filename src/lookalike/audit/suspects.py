@@ -4,7 +4,7 @@ import copy
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import torch
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
+from lookalike._core.names import spreadsheet_cell
 from lookalike._core.untouched import keeps_random_states
 from lookalike.audit.labels import LabelCheck, check_labels
 from lookalike.audit.neighbours import look_around
@@ -26,6 +27,8 @@ Kind = Literal["label", "exact duplicate", "near duplicate", "outlier", "impure"
 Ranking = Literal["prototypes", "cleanlab"]
 
 _COLUMNS = ("kind", "rank", "score", "part", "sample", "name", "label", "suggested", "other", "other_name", "reason")
+
+_PAGES = (".html", ".htm")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Audit:
         labels: The check of the training labels.
         source: The embedded training data.
         test: The embedded test data, or None.
+        notes: What was not looked at, and why.
     """
 
     suspects: list[Suspect]
@@ -76,6 +80,7 @@ class Audit:
     labels: LabelCheck
     source: Source
     test: Source | None
+    notes: list[str] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[Suspect]:
         """Returns the suspects of one kind, the most suspicious first."""
@@ -89,7 +94,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         rows = [asdict(suspect) for suspect in self.suspects]
-        return {"samples": self.n_samples, "counts": self.counts(), "suspects": rows}
+        return {"samples": self.n_samples, "counts": self.counts(), "suspects": rows, "notes": self.notes}
 
     def to_csv(self) -> str:
         """Returns a table with a row for each suspect.
@@ -103,13 +108,18 @@ class Audit:
             values = asdict(suspect) | {
                 "other": "" if suspect.other is None else f"{suspect.other[0]} {suspect.other[1]}"
             }
-            writer.writerow([_cell(values[name]) for name in _COLUMNS])
+            writer.writerow([spreadsheet_cell(values[name]) for name in _COLUMNS])
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Writes the suspects to a file, as CSV, or as one HTML page with pictures if its name ends in ``.html``."""
+        """Writes the suspects to a file: as CSV (``.csv``), or as one HTML page with pictures (``.html``, ``.htm``).
+
+        Raises:
+            LookalikeError: If its name ends in another way.
+        """
         path = checks.path("path", path)
-        if path.suffix.lower() in (".html", ".htm"):
+        check_output(path)
+        if path.suffix.lower() in _PAGES:
             from lookalike.audit.page import audit_page
 
             write_whole(path, audit_page(self))
@@ -117,10 +127,14 @@ class Audit:
             write_whole(path, self.to_csv())
 
 
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+def check_output(path: Path) -> None:
+    """Checks that a file is one that an audit is written to.
+
+    Raises:
+        LookalikeError: If its name ends in another way.
+    """
+    if path.suffix.lower() not in (".csv", *_PAGES):
+        raise LookalikeError(f"an audit is written as a table (.csv) or a page (.html, .htm), not to {str(path)!r}")
 
 
 @keeps_random_states
@@ -150,7 +164,7 @@ def audit(
         progress: Show a progress bar while data are embedded.
 
     Raises:
-        LookalikeError: If the data do not fit the model, or are too few.
+        LookalikeError: If the data do not fit the model, or are too few, or ``sources`` does not fit them.
     """
     checks.one_of("ranking", ranking, ("prototypes", "cleanlab"))
     data = source_of(model, train, part="audited", progress=progress)
@@ -171,14 +185,20 @@ def audit_sources(
     """As ``audit``, for data that are embedded already."""
     similarity = copy.deepcopy(model.similarity).cpu()
     names = model.class_names
+    notes: list[str] = []
+    given_sources = _sources_of(data, sources, notes)
     checked = check_labels(
         data.store.embeddings, data.labels, len(names), similarity, n_prototypes=n_prototypes, seed=seed
     )
     suspects = _label_suspects(data, checked, names, ranking)
     suspects += _pair_and_far_suspects(data, tested, names, similarity)
-    suspects += _prototype_suspects(model, data, similarity, sources)
+    if _is_of_conversion(model, data):
+        suspects += _prototype_suspects(model, data, similarity, given_sources)
+    else:
+        also = "" if sources is None else ", and the sources were not used"
+        notes.append(f"these are not the data that the model was converted with: its prototypes were not checked{also}")
     n_samples = {"train": len(data.labels)} | ({} if tested is None else {"test": len(tested.labels)})
-    return Audit(_ranked(suspects), n_samples, checked, data, tested)
+    return Audit(_ranked(suspects), n_samples, checked, data, tested, notes)
 
 
 def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking: Ranking) -> list[Suspect]:
@@ -246,17 +266,47 @@ def _pair_and_far_suspects(
     return suspects
 
 
+def _is_of_conversion(model: PrototypeModel, data: Source) -> bool:
+    """Returns whether these are the data that the model was made from, as far as is known."""
+    recorded, given = model.training_record.fingerprint, data.store.info.get("data")
+    return recorded is None or given is None or bool(recorded == given)
+
+
+def _sources_of(
+    data: Source, sources: Callable[[str], str] | Sequence[str] | None, notes: list[str]
+) -> Sequence[str] | None:
+    """Returns the source of each sample, and notes how many have none.
+
+    Raises:
+        LookalikeError: If there are more or fewer than samples, or no file name has one.
+    """
+    if sources is None or not callable(sources):
+        if sources is not None and len(sources) != len(data.labels):
+            raise LookalikeError(f"there are {len(data.labels)} samples and {len(sources)} sources")
+        return sources
+    names = [_name(data, row) for row in range(len(data.labels))]
+    if not any(names):
+        raise LookalikeError(
+            "the data have no file names to read sources from; give the sources as a list, sources=[…]"
+        )
+    found = [sources(name) for name in names]
+    n_without = found.count("")
+    if n_without == len(found):
+        raise LookalikeError(
+            f"no file name has a source by sources (--sources), for example {next(filter(None, names))!r}"
+        )
+    if n_without:
+        notes.append(f"{n_without:,} of {len(found):,} file names have no source, and count as one source together")
+    return found
+
+
 def _prototype_suspects(
     model: PrototypeModel,
     data: Source,
     similarity: Similarity,
-    sources: Callable[[str], str] | Sequence[str] | None,
+    sources: Sequence[str] | None,
 ) -> list[Suspect]:
-    """Returns the faulty prototypes, if these are the data that the model was made from."""
-    recorded = model.training_record.fingerprint
-    given = data.store.info.get("data")
-    if recorded is not None and given is not None and recorded != given:
-        return []
+    """Returns the faulty prototypes of a model that was made from these data."""
     prototypes = copy.deepcopy(model.prototypes).cpu()
     behind = np.full(len(data.labels), -1)
     for k in range(len(model.class_names)):
@@ -266,9 +316,6 @@ def _prototype_suspects(
             with torch.no_grad():
                 z = torch.from_numpy(np.asarray(data.store.take(rows), dtype=np.float32))
                 behind[rows] = of_class[similarity(z, prototypes.vectors[of_class]).argmax(1)].numpy()
-    given_sources = [sources(_name(data, row)) for row in range(len(behind))] if callable(sources) else sources
-    if given_sources is not None and len(given_sources) != len(behind):
-        raise LookalikeError(f"there are {len(behind)} samples and {len(given_sources)} sources")
     return [
         Suspect(
             fault.kind,
@@ -283,7 +330,7 @@ def _prototype_suspects(
             "",
             fault.reason,
         )
-        for fault in prototype_faults(prototypes, behind, given_sources)
+        for fault in prototype_faults(prototypes, behind, sources)
     ]
 
 

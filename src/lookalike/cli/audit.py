@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.console import guarded, print_json, print_line, print_table
+from lookalike.cli.console import guarded, print_json, print_line, print_notes, print_table
 from lookalike.cli.options import Device, Json, Network, Overwrite, Seed, open_model, split_seed_of
 
 _SHOWN = 10  # suspects of each kind
@@ -39,19 +39,22 @@ def audit(
     json: Json = False,
 ) -> None:
     """Find probably wrong labels, duplicates, outliers and faulty prototypes, each with its reason."""
-    from lookalike._core.errors import LookalikeError
+    from lookalike._core.files import check_writable
     from lookalike.audit import audit as look
+    from lookalike.audit.suspects import check_output
     from lookalike.data import load_data
 
-    if output is not None and output.exists() and not overwrite:
-        raise LookalikeError(f"{str(output)!r} exists already; choose another place, or overwrite it (--overwrite)")
+    if output is not None:
+        check_output(output)
+        check_writable(output, overwrite)
+    source_reader = _source_reader(sources)
     converted, preprocessing = open_model(model, network, device)
     bundle = load_data(data, preprocessing, seed=split_seed_of(converted, None))
     found = look(
         converted,
         bundle.train,
         None if train_only else bundle.test,
-        sources=_source_reader(sources),
+        sources=source_reader,
         ranking=ranking,  # type: ignore[arg-type]
         seed=seed,
     )
@@ -65,6 +68,7 @@ def audit(
         print_table(f"{kind}: {n:,}", ["image or prototype", "why"], rows)
     if not found.suspects:
         print_line("Nothing stands out.")
+    print_notes(found.notes)
     if output is not None:
         print_line(f"All suspects: {output}")
 
