@@ -1,4 +1,4 @@
-"""The page that says where everything is: the rooms of the layers contract, and files that exist."""
+"""The page that says where everything is, and the navigation: rooms, files and pages that exist."""
 
 import re
 import tomllib
@@ -32,3 +32,8 @@ def test_the_architecture_page_lists_every_room():
     rooms = [room.strip() for layer in layers for room in layer.split("|")]
     table = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", PAGE, flags=re.MULTILINE)
     assert sorted(table) == sorted(rooms)
+
+
+def test_every_page_is_in_the_navigation_once():
+    navigation = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(navigation) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
