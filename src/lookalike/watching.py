@@ -104,14 +104,14 @@ class Watch:
 
     def _check_names(self, names: list[str]) -> None:
         """Checks that each name stands for one image only, so that a later label finds its image."""
-        taken = set(self._state.predictions)
+        waiting_names = set(self._state.predictions)
         for name in names:
-            if name in taken:
+            if name in waiting_names:
                 raise LookalikeError(
                     f"the name {visible(name)!r} is that of another image that waits for its label: watch each image "
                     "once, and give different images different names"
                 )
-            taken.add(name)
+            waiting_names.add(name)
 
     def add_labels(self, labels: Mapping[str, int | str]) -> int:
         """Adds labels that come later, by the names of the images, and returns how many were waited for.

@@ -32,22 +32,22 @@ def as_html(
         columns: Titles of the table's columns.
         rows: The table's rows.
     """
-    parts = [f"<p><b>{_text(title)}</b></p>"]
+    elements = [f"<p><b>{_text(title)}</b></p>"]
     if picture is not None:
         source = base64.b64encode(picture).decode()
-        parts.append(f'<img style="max-width:100%" alt="{_text(title)}" src="data:image/png;base64,{source}">')
+        elements.append(f'<img style="max-width:100%" alt="{_text(title)}" src="data:image/png;base64,{source}">')
     if facts:
         cells = (f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
-        parts.append(f"<table>{''.join(cells)}</table>")
+        elements.append(f"<table>{''.join(cells)}</table>")
     if rows:
         head = "".join(f"<th>{_text(column)}</th>" for column in columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows[:_MOST_ROWS]
         )
-        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        elements.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         if len(rows) > _MOST_ROWS:
-            parts.append(f"<p>… and {len(rows) - _MOST_ROWS} more</p>")
-    return f"<div>{''.join(parts)}</div>"
+            elements.append(f"<p>… and {len(rows) - _MOST_ROWS} more</p>")
+    return f"<div>{''.join(elements)}</div>"
 
 
 def png_of(axes: "Axes") -> bytes:

@@ -86,14 +86,14 @@ def check_labels(
         trusted = scores.argmax(1).numpy() == labels
     log_p = (scores / _temperature(scores, labels)).double().log_softmax(1).numpy()
     rows = np.arange(len(labels))
-    others = log_p.copy()
-    others[rows, labels] = -np.inf
-    own = np.maximum(log_p[rows, labels], -1e6)  # a class of one sample has no prototypes without it
+    log_p_of_others = log_p.copy()
+    log_p_of_others[rows, labels] = -np.inf
+    log_p_of_label = np.maximum(log_p[rows, labels], -1e6)  # a class of one sample has no prototypes without it
     probabilities = np.exp(log_p)
     usual = np.array([probabilities[labels == k, k].mean() if (labels == k).any() else 1.0 for k in range(n_classes)])
     predicted = probabilities.argmax(1)
     suspect = (predicted != labels) & (probabilities[rows, predicted] >= np.minimum(usual, _CERTAIN)[predicted])
-    return LabelCheck(probabilities, others.max(1) - own, predicted, suspect, nearest)
+    return LabelCheck(probabilities, log_p_of_others.max(1) - log_p_of_label, predicted, suspect, nearest)
 
 
 def _folds(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
@@ -123,12 +123,12 @@ def _out_of_fold(
     for fold in np.unique(folds):
         vectors, prototype_labels = [], []
         for k in range(n_classes):
-            others = np.flatnonzero((folds != fold) & (labels == k))
-            if not len(others):
+            outside_fold = np.flatnonzero((folds != fold) & (labels == k))
+            if not len(outside_fold):
                 continue
-            number = max(1, min(n_prototypes, len(others) // _LEAST_PER_PROTOTYPE))
-            fitting = others[trusted[others]]
-            rows = fitting if number >= _FEW and len(fitting) else others
+            number = max(1, min(n_prototypes, len(outside_fold) // _LEAST_PER_PROTOTYPE))
+            fitting = outside_fold[trusted[outside_fold]]
+            rows = fitting if number >= _FEW and len(fitting) else outside_fold
             points = similarity.project(_read(embeddings, rows)).numpy()
             centres = cluster(points, number, n_init=3, seed=seed).centres
             vectors.append(similarity.unproject(torch.from_numpy(np.ascontiguousarray(centres))))
@@ -152,8 +152,8 @@ def _read(embeddings: np.ndarray, rows: np.ndarray) -> Tensor:
 
 def _temperature(scores: Tensor, labels: np.ndarray) -> float:
     """Returns the temperature that minimises the log loss, where a wrong label costs a bounded amount."""
-    own = torch.from_numpy(labels)[:, None]
-    finite = scores.gather(1, own)[:, 0].isfinite()
+    label_column = torch.from_numpy(labels)[:, None]
+    finite = scores.gather(1, label_column)[:, 0].isfinite()
     if not bool(finite.any()):
         return 1.0
     shifted = (scores - scores.max(1, keepdim=True).values)[finite].double()
@@ -164,7 +164,7 @@ def _temperature(scores: Tensor, labels: np.ndarray) -> float:
     candidates = [unit * float(factor) for factor in np.exp(np.linspace(-4, 3, 60))]
 
     def loss(temperature: float) -> float:
-        p = (shifted / temperature).softmax(1).gather(1, own[finite])[:, 0]
+        p = (shifted / temperature).softmax(1).gather(1, label_column[finite])[:, 0]
         return float(-(0.99 * p + 1e-3).log().mean())
 
     return min(candidates, key=loss)

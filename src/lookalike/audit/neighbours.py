@@ -58,20 +58,22 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     n = min(_NEIGHBOURS + 1, len(z))
     index = faiss.IndexFlatL2(z.shape[1])
     index.add(z)
-    _, found = index.search(z, n)
+    _, neighbours = index.search(z, n)
     rows = np.arange(len(z))
     nearest, third = np.full(len(z), -1), np.zeros(len(z))
     candidates: dict[tuple[int, int], float] = {}
     for row in rows:
-        others = found[row][found[row] != row][: n - 1]
-        distances = np.linalg.norm(z[others].astype(np.float64) - z[row], axis=1)
+        nearest_rows = neighbours[row][neighbours[row] != row][: n - 1]
+        distances = np.linalg.norm(z[nearest_rows].astype(np.float64) - z[row], axis=1)
         order = np.argsort(distances, kind="stable")
-        others, distances = others[order], distances[order]
-        if len(others):
-            nearest[row], third[row] = others[0], distances[min(2, len(others) - 1)]
-        for other, distance in zip(others.tolist(), distances.tolist(), strict=True):
-            candidates[min(int(row), other), max(int(row), other)] = distance
-    first = np.array([candidates[min(row, other), max(row, other)] for row, other in enumerate(nearest.tolist())])
+        nearest_rows, distances = nearest_rows[order], distances[order]
+        if len(nearest_rows):
+            nearest[row], third[row] = nearest_rows[0], distances[min(2, len(nearest_rows) - 1)]
+        for neighbour, distance in zip(nearest_rows.tolist(), distances.tolist(), strict=True):
+            candidates[min(int(row), neighbour), max(int(row), neighbour)] = distance
+    first = np.array(
+        [candidates[min(row, neighbour), max(row, neighbour)] for row, neighbour in enumerate(nearest.tolist())]
+    )
     usual = float(np.median(first)) or float(first.mean()) or 1.0
     alike = [
         Pair(a, b, distance / usual, distance <= _EQUAL * usual)

@@ -47,11 +47,11 @@ def audit_page(audit: "Audit") -> str:
 
 
 def _row(audit: "Audit", suspect: "Suspect") -> dict[str, Any]:
-    shown = [] if not suspect.part else [(suspect.part, suspect.sample)]
+    pictured = [] if not suspect.part else [(suspect.part, suspect.sample)]
     if suspect.other is not None:
-        shown.append(suspect.other)
-    parts: dict[str, Source | None] = {"train": audit.source, "test": audit.test}
-    pictures = [_picture(parts[part], sample) for part, sample in shown]
+        pictured.append(suspect.other)
+    source_by_part: dict[str, Source | None] = {"train": audit.source, "test": audit.test}
+    pictures = [_picture(source_by_part[part_name], sample) for part_name, sample in pictured]
     return {"suspect": suspect, "pictures": [data for data in pictures if data is not None]}
 
 

@@ -206,14 +206,14 @@ def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking
     scores = checked.margins if ranking == "prototypes" else _cleanlab_scores(checked, data.labels)
     suspects = []
     for row in np.flatnonzero(checked.suspect).tolist():
-        label, other = int(data.labels[row]), int(checked.predicted[row])
+        label, predicted_label = int(data.labels[row]), int(checked.predicted[row])
         nearest = [names[k] for k in checked.nearest[row].tolist() if k >= 0]
         reason = (
             f"labelled {names[label]!r} (probability {checked.probabilities[row, label]:.1%}); its "
             f"{len(nearest)} most similar prototypes are of {', '.join(map(repr, dict.fromkeys(nearest)))}"
         )
         suspects.append(
-            _suspect("label", float(scores[row]), "train", data, row, names, reason, suggested=names[other])
+            _suspect("label", float(scores[row]), "train", data, row, names, reason, suggested=names[predicted_label])
         )
     return suspects
 
@@ -230,36 +230,38 @@ def _pair_and_far_suspects(
     data: Source, tested: Source | None, names: list[str], similarity: Similarity
 ) -> list[Suspect]:
     """Returns duplicates within and across the parts, and samples that are far from everything."""
-    parts = [("train", data)] if tested is None else [("train", data), ("test", tested)]
-    embeddings = np.concatenate([np.asarray(part.store.embeddings, dtype=np.float32) for _, part in parts])
+    named_sources = [("train", data)] if tested is None else [("train", data), ("test", tested)]
+    embeddings = np.concatenate([np.asarray(source.store.embeddings, dtype=np.float32) for _, source in named_sources])
     with torch.no_grad():
         space = similarity.project(torch.from_numpy(embeddings)).numpy()
-    found = look_around(space)
-    place = [(name, part, row) for name, part in parts for row in range(len(part.labels))]
+    surroundings = look_around(space)
+    origins = [(name, source, row) for name, source in named_sources for row in range(len(source.labels))]
     suspects = []
-    for pair in found.pairs:
-        (part, one, row), (other_part, other, other_row) = place[pair.first], place[pair.second]
-        labels = names[int(one.labels[row])], names[int(other.labels[other_row])]
-        across = ", in training and test data" if part != other_part else ""
+    for pair in surroundings.pairs:
+        (part_name, source, row), (other_part, other_source, other_row) = origins[pair.first], origins[pair.second]
+        labels = names[int(source.labels[row])], names[int(other_source.labels[other_row])]
+        across = ", in training and test data" if part_name != other_part else ""
         differing = f", but labelled {labels[0]!r} and {labels[1]!r}" if labels[0] != labels[1] else ""
         alike = "equal to the network" if pair.exact else f"{pair.share:.0%} of the usual distance apart"
         weight = 1 - pair.share + 2 * bool(differing) + bool(across)  # these harm most, so they come first
         suspect = _suspect(
             "exact duplicate" if pair.exact else "near duplicate",
             weight,
-            part,
-            one,
+            part_name,
+            source,
             row,
             names,
             f"{alike}{across}{differing}",
         )
-        sample = int(other.store.indices[other_row])
-        suspects.append(replace(suspect, other=(other_part, sample), other_name=_name(other, other_row)))
-    for index in found.far.tolist():
-        part, one, row = place[index]
-        near_part, near, near_row = place[int(found.nearest[index])]
-        reason = f"far from everything: {found.remoteness[index]:.1f} spreads beyond the usual distance to neighbours"
-        suspect = _suspect("outlier", float(found.remoteness[index]), part, one, row, names, reason)
+        sample = int(other_source.store.indices[other_row])
+        suspects.append(replace(suspect, other=(other_part, sample), other_name=_name(other_source, other_row)))
+    for index in surroundings.far.tolist():
+        part_name, source, row = origins[index]
+        near_part, near, near_row = origins[int(surroundings.nearest[index])]
+        reason = (
+            f"far from everything: {surroundings.remoteness[index]:.1f} spreads beyond the usual distance to neighbours"
+        )
+        suspect = _suspect("outlier", float(surroundings.remoteness[index]), part_name, source, row, names, reason)
         suspects.append(
             replace(suspect, other=(near_part, int(near.store.indices[near_row])), other_name=_name(near, near_row))
         )
@@ -268,8 +270,8 @@ def _pair_and_far_suspects(
 
 def _is_of_conversion(model: PrototypeModel, data: Source) -> bool:
     """Returns whether these are the data that the model was made from, as far as is known."""
-    recorded, given = model.training_record.fingerprint, data.store.info.get("data")
-    return recorded is None or given is None or bool(recorded == given)
+    recorded, data_fingerprint = model.training_record.fingerprint, data.store.info.get("data")
+    return recorded is None or data_fingerprint is None or bool(recorded == data_fingerprint)
 
 
 def _sources_of(
@@ -289,15 +291,17 @@ def _sources_of(
         raise LookalikeError(
             "the data have no file names to read sources from; give the sources as a list, sources=[…]"
         )
-    found = [sources(name) for name in names]
-    n_without = found.count("")
-    if n_without == len(found):
+    source_names = [sources(name) for name in names]
+    n_without = source_names.count("")
+    if n_without == len(source_names):
         raise LookalikeError(
             f"no file name has a source by sources (--sources), for example {next(filter(None, names))!r}"
         )
     if n_without:
-        notes.append(f"{n_without:,} of {len(found):,} file names have no source, and count as one source together")
-    return found
+        notes.append(
+            f"{n_without:,} of {len(source_names):,} file names have no source, and count as one source together"
+        )
+    return source_names
 
 
 def _prototype_suspects(

@@ -50,7 +50,7 @@ def audit(
     source_reader = _source_reader(sources)
     converted, preprocessing = open_model(model, network, device)
     bundle = load_data(data, preprocessing, seed=split_seed_of(converted, None))
-    found = look(
+    audit = look(
         converted,
         bundle.train,
         None if train_only else bundle.test,
@@ -59,16 +59,16 @@ def audit(
         seed=seed,
     )
     if output is not None:
-        found.save(output)
+        audit.save(output)
     if json:
-        print_json(found.to_dict())
+        print_json(audit.to_dict())
         return
-    for kind, n in found.counts().items():
-        rows = [[f"{s.name or s.part + ' ' + str(s.sample)}", s.reason] for s in found.of_kind(kind)[:_SHOWN]]
+    for kind, n in audit.counts().items():
+        rows = [[f"{s.name or s.part + ' ' + str(s.sample)}", s.reason] for s in audit.of_kind(kind)[:_SHOWN]]
         print_table(f"{kind}: {n:,}", ["image or prototype", "why"], rows)
-    if not found.suspects:
+    if not audit.suspects:
         print_line("Nothing stands out.")
-    print_notes(found.notes)
+    print_notes(audit.notes)
     if output is not None:
         print_line(f"All suspects: {output}")
 

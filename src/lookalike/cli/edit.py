@@ -138,7 +138,7 @@ def _print_entries(session: "EditSession", numbers: list[int] | None) -> None:
         state = "" if entry.number in present else " (undone)"
         rows.append([f"{entry.number} {entry.sentence}{state}", entry.note, entry.who, accuracy, changed])
     print_table("Edits", ["edit", "why", "who", "accuracy", "changed predictions"], rows)
-    parts = {entry.effect["part"] for entry in entries if entry.effect is not None}
-    if parts:
-        print_line(f"Measured on {' and '.join(sorted(parts))} images.")
+    judged_parts = {entry.effect["part"] for entry in entries if entry.effect is not None}
+    if judged_parts:
+        print_line(f"Measured on {' and '.join(sorted(judged_parts))} images.")
     print_line(f"The model is at edit {session.history.head}; --undo, --redo and --go-to move it.")

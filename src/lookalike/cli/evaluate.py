@@ -278,9 +278,9 @@ def report(
 def _print_verdict(card: "Scorecard") -> None:
     """Prints the verdict: the sentence over all first, then the findings, the gravest first."""
     colours = {"bad": "red", "caution": "yellow", "good": "green", "info": ""}
-    whole = card.overall()
-    if whole is not None:
-        out.print(whole.text, style="bold", markup=False, soft_wrap=True)
+    overall = card.overall()
+    if overall is not None:
+        out.print(overall.text, style="bold", markup=False, soft_wrap=True)
     for finding in card.findings():
         out.print(f"• {finding.text}", style=colours[finding.level], markup=False, soft_wrap=True)
 

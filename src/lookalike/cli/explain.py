@@ -108,9 +108,11 @@ def explain(
                 _draw(explanation, folder / picture, with_maps=not no_maps)
                 rows.append(explanation.to_dict() | {"picture": picture})
                 sentences += _sentences(explanation)
-                for part in islice(explained_parts, 1):
-                    rows[-1] |= {"parts": part.to_dict() | {"pictures": _draw_parts(part, folder, picture)}}
-                    sentences += [f"{explanation.name}: {sentence}" for sentence in part.sentences()]
+                for image_parts in islice(explained_parts, 1):
+                    rows[-1] |= {
+                        "parts": image_parts.to_dict() | {"pictures": _draw_parts(image_parts, folder, picture)}
+                    }
+                    sentences += [f"{explanation.name}: {sentence}" for sentence in image_parts.sentences()]
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
@@ -152,10 +154,10 @@ def _draw_parts(parts: "ExplainedParts", folder: Path, picture: str) -> list[str
     stem = picture.removesuffix(".png")
     drawn = {"difference": parts.difference, "pairs": parts.pairs, "concepts": parts.segments}
     names = []
-    for kind, part in drawn.items():
-        if part is not None and getattr(part, "image", getattr(part, "images", None)) is not None:
+    for kind, drawing in drawn.items():
+        if drawing is not None and getattr(drawing, "image", getattr(drawing, "images", None)) is not None:
             names.append(f"{stem}-{kind}.png")
-            part.plot().get_figure(root=True).savefig(folder / names[-1], dpi=150)  # type: ignore[union-attr]
+            drawing.plot().get_figure(root=True).savefig(folder / names[-1], dpi=150)  # type: ignore[union-attr]
     return names
 
 

@@ -106,8 +106,8 @@ def _smaller(precision: Any, sample: Path) -> "Callable[..., Path]":
             full = Path(temporary) / "full"
             export_model(model, full, pixels=pixels, **options)
             inputs = _inputs_of(model, sample, pixels)
-            found = quantise(full, output, inputs, precision=precision, overwrite=overwrite)
-        err.print(found.sentence(), markup=False, soft_wrap=True)
+            effect = quantise(full, output, inputs, precision=precision, overwrite=overwrite)
+        err.print(effect.sentence(), markup=False, soft_wrap=True)
         return output / "model.onnx"
 
     return write

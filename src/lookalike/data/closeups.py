@@ -58,8 +58,10 @@ def load_closeups(preprocessing: Preprocessing | None = None) -> DataBundle:
 
 
 def _folder() -> Path:
-    found = importlib.util.find_spec("skimage")
-    folders = [] if found is None else [Path(place) / "data" for place in found.submodule_search_locations or ()]
+    package = importlib.util.find_spec("skimage")
+    folders = (
+        [] if package is None else [Path(location) / "data" for location in package.submodule_search_locations or ()]
+    )
     if not folders:
         raise LookalikeError("'closeups' is made of photographs in scikit-image: pip install scikit-image")
     missing = [file for file, _ in PHOTOGRAPHS.values() if not (folders[0] / file).is_file()]

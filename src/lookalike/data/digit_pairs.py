@@ -26,8 +26,8 @@ def load_digit_pairs(preprocessing: Preprocessing | None = None) -> DataBundle:
     digits = load_digits()
     names = [f"{left}{right}" for left in range(10) for right in range(10)]
     (train_x, train_y), (test_x, test_y) = (
-        _pairs(part, size, seed)
-        for seed, (part, size) in enumerate(zip((digits.train, digits.test), _SIZES, strict=True))
+        _pairs(digits_of_part, size, seed)
+        for seed, (digits_of_part, size) in enumerate(zip((digits.train, digits.test), _SIZES, strict=True))
     )
     if preprocessing is None:
         preprocessing = Preprocessing(None, (SIDE, SIDE), *channel_statistics(train_x))

@@ -83,8 +83,8 @@ def _read_flowers(root: Path, preprocessing: Preprocessing, download: bool) -> D
 
     train, test = (Flowers102(root, split=split, download=download) for split in ("train", "test"))
     classes = [str(name) for name in getattr(train, "classes", None) or range(1, 103)]
-    parts = ((train._image_files, train._labels), (test._image_files, test._labels))
-    return _bundle("flowers102", root / "flowers-102" / "jpg", _distinct(classes), parts, preprocessing)
+    files_and_labels = ((train._image_files, train._labels), (test._image_files, test._labels))
+    return _bundle("flowers102", root / "flowers-102" / "jpg", _distinct(classes), files_and_labels, preprocessing)
 
 
 def _read_pets(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
@@ -103,8 +103,8 @@ def _read_food(root: Path, preprocessing: Preprocessing, download: bool) -> Data
     from torchvision.datasets import Food101
 
     train, test = (Food101(root, split=split, download=download) for split in ("train", "test"))
-    parts = ((train._image_files, train._labels), (test._image_files, test._labels))
-    return _bundle("food101", root / "food-101" / "images", list(train.classes), parts, preprocessing)
+    files_and_labels = ((train._image_files, train._labels), (test._image_files, test._labels))
+    return _bundle("food101", root / "food-101" / "images", list(train.classes), files_and_labels, preprocessing)
 
 
 def _read_imagenette(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
@@ -112,8 +112,8 @@ def _read_imagenette(root: Path, preprocessing: Preprocessing, download: bool) -
 
     train, test = (Imagenette(root, split=split, size="320px", download=download) for split in ("train", "val"))
     classes = [names[0] for names in train.classes]
-    parts = (_files_of(train._samples), _files_of(test._samples))
-    return _bundle("imagenette", root / "imagenette2-320", classes, parts, preprocessing)
+    files_and_labels = (_files_of(train._samples), _files_of(test._samples))
+    return _bundle("imagenette", root / "imagenette2-320", classes, files_and_labels, preprocessing)
 
 
 def _read_eurosat(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
@@ -133,14 +133,14 @@ def _read_pcam(root: Path, preprocessing: Preprocessing, download: bool) -> Data
     from torchvision.datasets import PCAM
 
     classes = ["no tumour", "tumour"]
-    parts: list[Samples] = []
+    tissue_parts: list[Samples] = []
     for split in ("train", "test"):
         tissue = PCAM(root, split=split, download=download)
         file = root / "pcam" / PCAM._FILES[split]["targets"][0]
         with tissue.h5py.File(file) as targets:
             labels = np.asarray(targets["y"]).reshape(-1).astype(np.int64)
-        parts.append(PcamPart(tissue, labels, classes, preprocessing))
-    return DataBundle("pcam", parts[0], parts[1], classes, preprocessing, split=Split("parts"))
+        tissue_parts.append(PcamPart(tissue, labels, classes, preprocessing))
+    return DataBundle("pcam", tissue_parts[0], tissue_parts[1], classes, preprocessing, split=Split("parts"))
 
 
 class PcamPart(Dataset[tuple[Tensor, int]]):

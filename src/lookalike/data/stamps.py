@@ -103,13 +103,15 @@ def find_stamps() -> Path:
     Raises:
         LookalikeError: If there are none; the message says how to get them.
     """
-    chosen = os.environ.get("LOOKALIKE_STAMPS")
-    for place in [Path(chosen)] if chosen else [data_folder() / "stamps", Path("/")]:
+    named_folder = os.environ.get("LOOKALIKE_STAMPS")
+    for place in [Path(named_folder)] if named_folder else [data_folder() / "stamps", Path("/")]:
         folder = _stamps_in(place)
         if folder is not None:
             return folder
-    if chosen:
-        raise LookalikeError(f"LOOKALIKE_STAMPS={chosen!r} has no stamps: there is no folder {FOLDERS['bird']!r} in it")
+    if named_folder:
+        raise LookalikeError(
+            f"LOOKALIKE_STAMPS={named_folder!r} has no stamps: there is no folder {FOLDERS['bird']!r} in it"
+        )
     raise LookalikeError(f"'stamps' is not on this machine: run 'lookalike datasets fetch stamps', or {_BY_HAND}")
 
 
@@ -174,13 +176,13 @@ def _split(files: MaskedFiles, seed: int) -> tuple[np.ndarray, np.ndarray]:
     test: list[int] = []
     for label in np.unique(files.labels):
         rows = np.flatnonzero(files.labels == label)
-        wanted, taken = max(1, round(_TEST_SHARE * len(rows))), 0
+        n_wanted, n_taken = max(1, round(_TEST_SHARE * len(rows))), 0
         objects = np.unique(words[rows])
         for word in rng.permutation(objects)[: max(len(objects) - 1, 0)]:
             of_object = rows[words[rows] == word]
-            if taken + len(of_object) <= wanted:
+            if n_taken + len(of_object) <= n_wanted:
                 test += of_object.tolist()
-                taken += len(of_object)
+                n_taken += len(of_object)
     test_rows = np.sort(np.array(test, dtype=np.int64))
     return np.setdiff1d(np.arange(len(files)), test_rows), test_rows
 

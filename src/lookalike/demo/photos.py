@@ -45,10 +45,10 @@ def run_photo_demo(
     with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         loaded = load_efficientnet_lite0(folder / "efficientnet_lite0.safetensors")
         assert loaded.preprocessing is not None  # noqa: S101 - it has one
-        whole = replace(
+        whole_picture = replace(
             loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None
         )
-        stamps = load_stamps(whole, seed=seed)
+        stamps = load_stamps(whole_picture, seed=seed)
         say(f"Converting EfficientNet-Lite0 with {len(stamps.train)} photographs; nothing is trained.")
         model, card, summary = _convert_and_draw(
             folder, replace(loaded, preprocessing=stamps.preprocessing), stamps, seed, progress
@@ -67,9 +67,9 @@ def add_closeups(folder: Path, *, seed: int = 0, progress: bool | None = None) -
     """
     loaded = load_efficientnet_lite0()
     assert loaded.preprocessing is not None  # noqa: S101 - it has one
-    whole = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), window=None)
-    closeups = load_closeups(whole)
-    return _convert_and_draw(folder, replace(loaded, preprocessing=whole), closeups, seed, progress)[2]
+    whole_picture = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), window=None)
+    closeups = load_closeups(whole_picture)
+    return _convert_and_draw(folder, replace(loaded, preprocessing=whole_picture), closeups, seed, progress)[2]
 
 
 def _convert_and_draw(

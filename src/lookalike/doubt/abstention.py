@@ -99,14 +99,14 @@ def choose_abstention(
             f"those that the temperature was fitted to; there are {n:,}: calibrate with more, or ask for less"
         )
     shares = np.linspace(min(1.0, _START * fewest / n), 1.0, _STEPS)
-    chosen = Abstention(error, confidence, float("inf"), 0.0, 0, n)
+    rule = Abstention(error, confidence, float("inf"), 0.0, 0, n)
     for threshold in np.quantile(fitted_confidences, 1 - shares):
         answered = confidences >= threshold
         n_answered, n_errors = int(answered.sum()), int((answered & ~correct).sum())
         if n_answered == 0 or binom.cdf(n_errors, n_answered, error) > delta:
             break
-        chosen = Abstention(error, confidence, float(threshold), n_answered / n, n_errors, n)
-    return chosen
+        rule = Abstention(error, confidence, float(threshold), n_answered / n, n_errors, n)
+    return rule
 
 
 def accuracy_rejection(confidences: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

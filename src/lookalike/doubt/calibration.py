@@ -67,8 +67,8 @@ def fit_factor(log_probabilities: Callable[[float], np.ndarray], labels: np.ndar
     rows = np.arange(len(labels))
 
     def loss(exponent: float) -> float:
-        own = np.maximum(log_probabilities(math.exp(exponent))[rows, labels], -1e6)
-        return -float(own.mean()) + exponent**2 / (2 * len(labels))
+        log_p_of_label = np.maximum(log_probabilities(math.exp(exponent))[rows, labels], -1e6)
+        return -float(log_p_of_label.mean()) + exponent**2 / (2 * len(labels))
 
     if log_probabilities(1.0).shape[1] < 2:
         raise LookalikeError("a model of one class has nothing to calibrate: all its probabilities are 1")
@@ -127,17 +127,17 @@ def calibration_figures(
     rng = np.random.default_rng(seed)
     resampled = []
     for _ in range(_BOOTSTRAPS):
-        chosen = rng.integers(0, len(labels), len(labels))
-        resampled.append(_ece(bins[chosen], gaps[chosen]))
+        rows_drawn = rng.integers(0, len(labels), len(labels))
+        resampled.append(_ece(bins[rows_drawn], gaps[rows_drawn]))
     low, high = np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    own = probabilities[rows, labels]
+    probability_of_label = probabilities[rows, labels]
     return CalibrationFigures(
         len(labels),
         ece,
         max(0.0, 2 * ece - float(high)),
         max(ece, 2 * ece - float(low)),
-        -float(np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()),
-        float((np.square(probabilities).sum(1) - 2 * own + 1).mean()),
+        -float(np.log(np.maximum(probability_of_label, SMALLEST_PROBABILITY)).mean()),
+        float((np.square(probabilities).sum(1) - 2 * probability_of_label + 1).mean()),
     )
 
 

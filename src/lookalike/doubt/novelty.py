@@ -159,8 +159,8 @@ class Neighbours(Novelty):
 
     @override
     def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
-        known = torch.cat([self.points, centres])
-        return _distances(points, known).topk(min(self.k, len(known)), dim=1, largest=False).values[:, -1]
+        known_points = torch.cat([self.points, centres])
+        return _distances(points, known_points).topk(min(self.k, len(known_points)), dim=1, largest=False).values[:, -1]
 
 
 def fit_novelty(name: str, points: Tensor, centres: Tensor) -> Novelty:
@@ -225,9 +225,9 @@ def _distances(points: Tensor, centres: Tensor) -> Tensor:
 
 def usable_spreads(spreads: Tensor) -> Tensor:
     """Returns the spreads [P] of prototypes with the median of the others where one is unknown or 0; 1 if all are."""
-    known = torch.isfinite(spreads) & (spreads > 0)
-    others = spreads[known].median() if bool(known.any()) else spreads.new_ones(())
-    return torch.where(known, spreads, others)
+    is_usable = torch.isfinite(spreads) & (spreads > 0)
+    typical_spread = spreads[is_usable].median() if bool(is_usable.any()) else spreads.new_ones(())
+    return torch.where(is_usable, spreads, typical_spread)
 
 
 def _whitening(residuals: Tensor) -> Tensor:

@@ -140,9 +140,11 @@ class Doubt(nn.Module):
         blank = dict(score.named_buffers())
         vectors = {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")}
         expected = {*_VECTORS, "labels", "correct", "nearest"}
-        for given, known in ((set(learned), set(blank)), (set(vectors), expected)):
-            if given != known:
-                raise LookalikeError(f"the calibration has other tensors than its own: {shown(sorted(given ^ known))}")
+        for given_names, known_names in ((set(learned), set(blank)), (set(vectors), expected)):
+            if given_names != known_names:
+                raise LookalikeError(
+                    f"the calibration has other tensors than its own: {shown(sorted(given_names ^ known_names))}"
+                )
         for name, buffer in blank.items():
             tensor = learned[name]
             if tensor.ndim != buffer.ndim or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):

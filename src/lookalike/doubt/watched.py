@@ -77,21 +77,21 @@ class WatchReport:
             if self.alarm
             else "no sign that the images differ from the validation images"
         )
-        said = [
+        messages = [
             f"batch {self.batch}, {self.n_images} images ({self.n_total:,} so far): {state}; evidence "
             f"{self.evidence:.3g}, {self.unfamiliar:.1%} unfamiliar"
         ]
-        said += [
+        messages += [
             f"new mode: {mode.count} images alike, most predicted as '{visible(mode.looks_like)}', such as "
             f"{', '.join(map(visible, mode.names[:3]))}"
             for mode in self.modes
         ]
         if self.accuracy is not None:
-            said.append(
+            messages.append(
                 f"{self.n_labelled:,} labels so far: {self.accuracy:.1%} correct ({self.accuracy_low:.1%} to "
                 f"{self.accuracy_high:.1%}); {self.expected_accuracy:.1%} of the validation images were"
             )
-        return said
+        return messages
 
 
 @dataclass

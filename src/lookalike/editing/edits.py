@@ -167,9 +167,9 @@ class Merge(Edit):
         else:
             points = needed.similarity.project(state.vectors[positions])
             vector = needed.similarity.unproject(points.mean(0, keepdim=True))[0]
-        said = state.annotations
-        name = next((said.names[j] for j in positions if said.names[j] is not None), None)
-        description = "\n".join(said.descriptions[j] for j in positions if said.descriptions[j])
+        annotations = state.annotations
+        name = next((annotations.names[j] for j in positions if annotations.names[j] is not None), None)
+        description = "\n".join(annotations.descriptions[j] for j in positions if annotations.descriptions[j])
         return _others(state, positions).joined_by(vector[None], label, name, description)
 
     @override
@@ -199,8 +199,8 @@ class Split(Edit):
         centres = needed.split(rows, self.n)
         if len(centres) < 2:
             raise LookalikeError(f"all {len(rows)} training samples of {state.describe(position)} are equal")
-        label, said = int(state.labels[position]), state.annotations
-        name, description = said.names[position], said.descriptions[position]
+        label, annotations = int(state.labels[position]), state.annotations
+        name, description = annotations.names[position], annotations.descriptions[position]
         return _others(state, [position]).joined_by(centres, label, name, description)
 
     @override
@@ -227,14 +227,14 @@ class Add(Edit):
     def without_held_out(self, material: Material | None) -> "Add":
         if material is None or not self.samples:
             return self
-        kept = tuple(sample for sample in self.samples if not material.is_held_out(sample))
-        if not kept:
+        usable_samples = tuple(sample for sample in self.samples if not material.is_held_out(sample))
+        if not usable_samples:
             raise LookalikeError(
                 f"{'sample' if len(self.samples) == 1 else 'samples'} {shown(list(self.samples))} of the training data "
                 "judge edits, so no edit may learn from them; name others, or give validation=... to judge edits on"
             )
-        n_left_out = len(self.samples) - len(kept)
-        return replace(self, samples=kept, n_left_out=n_left_out) if n_left_out else self
+        n_left_out = len(self.samples) - len(usable_samples)
+        return replace(self, samples=usable_samples, n_left_out=n_left_out) if n_left_out else self
 
     @override
     def apply(self, state: State, material: Material | None) -> State:
@@ -302,8 +302,8 @@ class Show(Edit):
 
     @override
     def sentence(self, state: State) -> str:
-        what = "its nearest training sample" if self.sample is None else f"training sample {self.sample}"
-        return f"show {state.describe(self.prototype)} by {what}"
+        description = "its nearest training sample" if self.sample is None else f"training sample {self.sample}"
+        return f"show {state.describe(self.prototype)} by {description}"
 
 
 @EDITS.register("restrict")

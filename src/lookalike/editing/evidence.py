@@ -51,8 +51,8 @@ class Evidence:
         """
         position_of = {key: j for j, key in enumerate(old.keys.tolist())}
         origin = [position_of.get(key) for key in new.keys.tolist()]
-        everything = list(range(len(new.class_names)))
-        touched = everything if self.nearest_from == "any" else touched_classes(old, new)
+        all_classes = list(range(len(new.class_names)))
+        touched = all_classes if self.nearest_from == "any" else touched_classes(old, new)
         surveyed = self._survey(new, touched)
         columns: dict[str, list[Tensor]] = {name: [] for name in _SURVEYED}
         for position, source in enumerate(origin):
@@ -106,14 +106,14 @@ class Evidence:
         project = self.material.similarity.project
         distances = euclidean_distances(project(vector), project(result.vectors))  # [1, P]
         percentile = result.percentile_of(distances)[0, i]
-        others = row["nearest"] != sample
+        is_other_sample = row["nearest"] != sample
         for name, first in (
             ("nearest", torch.tensor(sample)),
             ("distances", distances[0, i]),
             ("percentiles", percentile),
         ):
             length = len(row[name])
-            row[name] = torch.cat([first[None].to(row[name].dtype), row[name][others]])[:length]
+            row[name] = torch.cat([first[None].to(row[name].dtype), row[name][is_other_sample]])[:length]
 
     def _purity(self, state: State) -> Tensor:
         """Returns the purity of each prototype [P]: the share of its class among the samples that are its own."""
@@ -122,8 +122,8 @@ class Evidence:
         positions = order[torch.searchsorted(state.keys[order], self._winners)]
         n = len(state)
         won = torch.bincount(positions, minlength=n)
-        own = torch.bincount(positions[state.labels[positions] == self._labels], minlength=n)
-        return own / won
+        counts_of_class = torch.bincount(positions[state.labels[positions] == self._labels], minlength=n)
+        return counts_of_class / won
 
     def _follow(self, state: State) -> None:
         """Finds the most similar prototype of each sample, comparing again only where it may have changed."""
@@ -132,9 +132,9 @@ class Evidence:
         everywhere = torch.arange(len(state))
         self._compare(state, lost, everywhere, start_again=True)
         if len(new):
-            kept = torch.ones(len(self._winners), dtype=torch.bool)
-            kept[lost] = False
-            self._compare(state, torch.nonzero(kept)[:, 0], new, start_again=False)
+            is_kept = torch.ones(len(self._winners), dtype=torch.bool)
+            is_kept[lost] = False
+            self._compare(state, torch.nonzero(is_kept)[:, 0], new, start_again=False)
         self._keys = state.keys
 
     def _compare(self, state: State, rows: Tensor, positions: Tensor, *, start_again: bool) -> None:

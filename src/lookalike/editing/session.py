@@ -430,10 +430,10 @@ class EditSession:
             LookalikeError: If there is no such class.
         """
         self.state.class_number(corrected)
-        kept = [correction for correction in self.history.corrections if correction.sample != sample]
+        remaining_corrections = [correction for correction in self.history.corrections if correction.sample != sample]
         if corrected != label:
-            kept.append(Correction(sample, name, label, corrected, self.who, _now()))
-        self.history.corrections = kept
+            remaining_corrections.append(Correction(sample, name, label, corrected, self.who, _now()))
+        self.history.corrections = remaining_corrections
         self.history.revision += 1
 
     def log(self) -> list[dict[str, Any]]:

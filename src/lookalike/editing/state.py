@@ -39,8 +39,10 @@ class State:
         """Returns the state of a model's prototypes."""
         vectors, labels = prototypes.vectors.detach().cpu().clone(), prototypes.labels.cpu().clone()
         n = len(vectors)
-        said = annotations or Annotations.empty(n)
-        return cls(vectors, labels, keys_of(vectors, labels), said, (None,) * n, tuple(prototypes.class_names))
+        initial_annotations = annotations or Annotations.empty(n)
+        return cls(
+            vectors, labels, keys_of(vectors, labels), initial_annotations, (None,) * n, tuple(prototypes.class_names)
+        )
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -80,27 +82,27 @@ class State:
             LookalikeError: If a class would lose its last prototype, as a model decides between its classes only.
         """
         gone = set(positions)
-        kept = [j for j in range(len(self)) if j not in gone]
-        lost = set(self.labels[list(gone)].tolist()) - set(self.labels[kept].tolist())
+        remaining_positions = [j for j in range(len(self)) if j not in gone]
+        lost = set(self.labels[list(gone)].tolist()) - set(self.labels[remaining_positions].tolist())
         if lost:
             raise LookalikeError(
                 f"class {self.class_names[min(lost)]!r} would have no prototypes left; add another to it first"
             )
-        return self.keeping(kept)
+        return self.keeping(remaining_positions)
 
     def keeping(self, kept: list[int]) -> "State":
         """Returns a state of some of the prototypes; a class may have none, which the caller puts right."""
-        said = self.annotations
+        annotations = self.annotations
         return replace(
             self,
             vectors=self.vectors[kept],
             labels=self.labels[kept],
             keys=self.keys[kept],
             annotations=Annotations(
-                tuple(said.names[j] for j in kept),
-                tuple(said.descriptions[j] for j in kept),
-                tuple(said.pinned[j] for j in kept),
-                tuple(said.regions[j] for j in kept),
+                tuple(annotations.names[j] for j in kept),
+                tuple(annotations.descriptions[j] for j in kept),
+                tuple(annotations.pinned[j] for j in kept),
+                tuple(annotations.regions[j] for j in kept),
             ),
             shown=tuple(self.shown[j] for j in kept),
         )
@@ -119,17 +121,17 @@ class State:
         equal = torch.nonzero(torch.isin(self.keys, keys))[:, 0]
         if len(equal):
             raise LookalikeError(f"{self.describe(int(equal[0]))} is the same prototype; there would be two of it")
-        n, said = len(vectors), self.annotations
+        n, annotations = len(vectors), self.annotations
         return replace(
             self,
             vectors=torch.cat([self.vectors, vectors]),
             labels=torch.cat([self.labels, labels]),
             keys=torch.cat([self.keys, keys]),
             annotations=Annotations(
-                (*said.names, *(name if n == 1 or name is None else f"{name} {i + 1}" for i in range(n))),
-                (*said.descriptions, *(description,) * n),
-                (*said.pinned, *(False,) * n),
-                (*said.regions, *(None,) * n),
+                (*annotations.names, *(name if n == 1 or name is None else f"{name} {i + 1}" for i in range(n))),
+                (*annotations.descriptions, *(description,) * n),
+                (*annotations.pinned, *(False,) * n),
+                (*annotations.regions, *(None,) * n),
             ),
             shown=(*self.shown, *(None,) * n),
         )
@@ -141,9 +143,9 @@ class State:
         if not bool(vectors[position].isfinite().all()):
             raise LookalikeError(f"{self.describe(position)} would have values that are not finite")
         keys[position] = keys_of(vectors[position : position + 1], labels[position : position + 1])[0]
-        others = [j for j in torch.nonzero(keys == keys[position])[:, 0].tolist() if j != position]
-        if others:
-            raise LookalikeError(f"{self.describe(others[0])} is the same prototype; there would be two of it")
+        same_vector = [j for j in torch.nonzero(keys == keys[position])[:, 0].tolist() if j != position]
+        if same_vector:
+            raise LookalikeError(f"{self.describe(same_vector[0])} is the same prototype; there would be two of it")
         return replace(self, vectors=vectors, labels=labels, keys=keys)
 
 

@@ -104,7 +104,8 @@ def read_history(folder: Path, class_names: Sequence[str]) -> tuple[History, lis
             raise LookalikeError(f"{EDITS_JSON!r} has {len(log['states'])} states of {len(history.entries)} edits")
         try:
             snapshots = [
-                _snapshot(number, said, tensors, tuple(class_names)) for number, said in enumerate(log["states"])
+                _snapshot(number, stored_state, tensors, tuple(class_names))
+                for number, stored_state in enumerate(log["states"])
             ]
         except (KeyError, IndexError, RuntimeError) as error:
             raise LookalikeError(f"{EDITS_TENSORS!r} does not fit {EDITS_JSON!r}: {error}") from error

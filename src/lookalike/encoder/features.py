@@ -115,10 +115,10 @@ def check_encodes_images(model: nn.Module) -> None:
     Raises:
         LookalikeError: If it also wants a text, or hides a random part of the image.
     """
-    for part in ("visual", "vision_model"):
-        if hasattr(model, part) and any(hasattr(model, text) for text in ("text_model", "text", "encode_text")):
+    for attribute in ("visual", "vision_model"):
+        if hasattr(model, attribute) and any(hasattr(model, text) for text in ("text_model", "text", "encode_text")):
             raise LookalikeError(
-                f"the {type(model).__name__} compares images with texts: give its image encoder, model.{part}"
+                f"the {type(model).__name__} compares images with texts: give its image encoder, model.{attribute}"
             )
     config = getattr(model, "config", None)
     hidden = getattr(config, "mask_ratio", 0)

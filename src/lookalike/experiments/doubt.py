@@ -71,10 +71,15 @@ def _measure(bench: Workbench, subject: Subject, n: int) -> Record:
     if len(pool.images.labels) >= _LEAST_FOR_BOUND:
         # half of the images to test on, as errors are few
         bounds = [_bound(division, seed) for seed, division in enumerate(pool.divisions(n, 0.5))]
-        figures = [one | more for one, more in zip(figures, bounds, strict=True)]
+        figures = [
+            figures_of_split | bounds_of_split
+            for figures_of_split, bounds_of_split in zip(figures, bounds, strict=True)
+        ]
     names = [name for name in figures[0] if name != "per_class"]
-    means: Record = {name: float(np.mean([one[name] for one in figures])) for name in names}
-    by_class = [one["per_class"] for one in figures if one["per_class"] is not None]
+    means: Record = {name: float(np.mean([figures_of_split[name] for figures_of_split in figures])) for name in names}
+    by_class = [
+        figures_of_split["per_class"] for figures_of_split in figures if figures_of_split["per_class"] is not None
+    ]
     if by_class:
         per_class = np.nanmean(np.array(by_class), 0)
         means |= {"class_low": float(per_class.min()), "class_high": float(per_class.max())}
@@ -114,8 +119,8 @@ def _bound(division: Division, seed: int) -> dict[str, Any]:
     predictions, confidences = (values.numpy() for values in confidences_of(model, division.test.embeddings))
     answered = confidences >= model.abstention(_ERROR, _CONFIDENCE).threshold
     wrong = predictions != division.test.labels
-    held = not answered.any() or wrong[answered].mean() <= _ERROR
-    return {"answered": answered.mean(), "bound_held": float(held)}
+    is_kept = not answered.any() or wrong[answered].mean() <= _ERROR
+    return {"answered": answered.mean(), "bound_held": float(is_kept)}
 
 
 def _ece(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -110,9 +110,9 @@ def _photographs() -> HeldOut:
 
     loaded = load_efficientnet_lite0()
     data = load_data(PHOTOGRAPHS, loaded.preprocessing)
-    parts = [Batches(part, 32) for part in (data.train, data.test)]
-    encoder = Encoder(loaded.model, next(iter(parts[0])).inputs)
-    stores = [embed(encoder, part, precision="float32", progress=False) for part in parts]
+    batches = [Batches(part, 32) for part in (data.train, data.test)]
+    encoder = Encoder(loaded.model, next(iter(batches[0])).inputs)
+    stores = [embed(encoder, part, precision="float32", progress=False) for part in batches]
     embeddings = torch.from_numpy(np.concatenate([store.embeddings for store in stores]))
     labels = np.concatenate([store.labels for store in stores])
     return HeldOut(None, encoder, Validation(embeddings, labels, None, None), None, None, data.class_names, data)

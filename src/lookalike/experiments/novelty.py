@@ -70,8 +70,8 @@ def _measure(bench: Workbench, subject: Subject, n: int) -> Record:
 
     def all_scores(z: torch.Tensor) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            own = {name: score(project(z), centres, spreads).numpy() for name, score in fitted_scores.items()}
-        return own | rivals.scores(z.numpy(), _predicted(model, z.numpy()))
+            our_scores = {name: score(project(z), centres, spreads).numpy() for name, score in fitted_scores.items()}
+        return our_scores | rivals.scores(z.numpy(), _predicted(model, z.numpy()))
 
     familiar = all_scores(pool.images.embeddings[test])
     results: Record = {}

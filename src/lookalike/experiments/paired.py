@@ -153,15 +153,15 @@ def compare_rows(
             continue
         differences = {}
         for name in pairing.columns:
-            values, others = row.values.get(name, ()), reference.values.get(name, ())
-            if len(values) != seeds or len(others) != seeds:
+            values, reference_values = row.values.get(name, ()), reference.values.get(name, ())
+            if len(values) != seeds or len(reference_values) != seeds:
                 continue
             if name != _ACCURACY:
-                differences[name] = paired_over_seeds(values, others)
+                differences[name] = paired_over_seeds(values, reference_values)
             elif row.names[0] in test_images:
                 share = discordant_at_most(row, reference)
                 n = test_images[row.names[0]]
-                differences[name] = paired_over_seeds(values, others, discordant=share, test_images=n)
+                differences[name] = paired_over_seeds(values, reference_values, discordant=share, test_images=n)
         if differences:
             compared.append((row, differences))
     return compared
@@ -177,16 +177,16 @@ def paired_markdown(
 ) -> str:
     """Returns the paired comparison of a table's rows in Markdown, or "" if nothing can be compared."""
     compared = compare_rows(rows, pairing, seeds, test_images)
-    shown = [column for column in columns if any(column.name in differences for _, differences in compared)]
-    if not shown:
+    shown_columns = [column for column in columns if any(column.name in differences for _, differences in compared)]
+    if not shown_columns:
         return ""
     lines = [
         f"Difference from the row *{pairing.reference}*, paired by seed, with 95% interval:",
         "",
-        "| " + " | ".join([*heads, *(column.title for column in shown)]) + " |",
-        "|" + "---|" * len(heads) + "---:|" * len(shown),
+        "| " + " | ".join([*heads, *(column.title for column in shown_columns)]) + " |",
+        "|" + "---|" * len(heads) + "---:|" * len(shown_columns),
     ]
     for row, differences in compared:
-        cells = [differences[c.name].to_text(c) if c.name in differences else "–" for c in shown]
+        cells = [differences[c.name].to_text(c) if c.name in differences else "–" for c in shown_columns]
         lines.append("| " + " | ".join([*(name.replace("|", r"\|") for name in row.names), *cells]) + " |")
     return "\n".join(lines)

@@ -109,8 +109,8 @@ def measure_model(bench: Workbench, subject: Subject, options: dict[str, Any]) -
     if model.has_patches:
         x = evenly_spaced_images(bench, subject, 20 if bench.quick else _IMAGES)
         record |= concept_figures(model, x, subject.seed)
-        other = _converted(bench, subject, options, subject.seed + 1000)
-        record["reseeded"] = matched_overlap(model.segment(x).concepts, other.segment(x).concepts)
+        reseeded = _converted(bench, subject, options, subject.seed + 1000)
+        record["reseeded"] = matched_overlap(model.segment(x).concepts, reseeded.segment(x).concepts)
     return record
 
 

@@ -101,8 +101,10 @@ def _prepared(name: str, seed: int) -> tuple[LoadedClassifier, DataBundle]:
     """Loads an encoder, and the stamps as it takes images, each fitted whole into its input."""
     loaded = ENCODERS[name]()
     assert loaded.preprocessing is not None  # noqa: S101 - both have one
-    whole = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None)
-    return replace(loaded, preprocessing=whole), load_stamps(whole, seed=seed, classes=CLASSES)
+    whole_picture = replace(
+        loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None
+    )
+    return replace(loaded, preprocessing=whole_picture), load_stamps(whole_picture, seed=seed, classes=CLASSES)
 
 
 def _compare(name: str, seed: int) -> Record:

@@ -213,11 +213,15 @@ def with_total_seconds(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         *setting, title = row.names
         source = title_of("blackbox") if title == title_of(KMEX) else title.removesuffix(f" + {title_of(KMEX)}")
-        own, others = seconds[row.names], seconds.get((*setting, source), ())
+        seconds_of_row, seconds_of_source = seconds[row.names], seconds.get((*setting, source), ())
         if source == title:
-            total = list(own)
+            total = list(seconds_of_row)
         else:
-            total = [a + b for a, b in zip(own, others, strict=True)] if len(own) == len(others) else []
+            total = (
+                [a + b for a, b in zip(seconds_of_row, seconds_of_source, strict=True)]
+                if len(seconds_of_row) == len(seconds_of_source)
+                else []
+            )
         completed.append(Row(row.names, {**row.values, **({TOTAL_TRAINING.name: total} if total else {})}))
     return completed
 

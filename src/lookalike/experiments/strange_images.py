@@ -24,23 +24,25 @@ def strange_images(n: int, seed: int, *, without: str) -> dict[str, list[Image.I
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng([seed, 0x5E])
-    found: dict[str, list[Image.Image]] = {}
+    pictures_by_kind: dict[str, list[Image.Image]] = {}
     for name, kind in (("glyphs", "letters"), ("digits", "digits")):
         if name == without or (name == "digits" and without not in ("glyphs",)):
             continue
         samples = load_data(name).test
         assert isinstance(samples, ImageArray)  # noqa: S101 - both data sets are arrays
         rows = rng.permutation(len(samples))[:n]
-        found[kind] = [Image.fromarray(samples.images[row]) for row in rows]
+        pictures_by_kind[kind] = [Image.fromarray(samples.images[row]) for row in rows]
     textures = _texture_files()
     if textures:
-        found["textures"] = _crops([decode_image(file).convert("L") for file in textures], n, rng)
-    found["photographs"] = _crops([Image.fromarray(image) for image in load_sample_images().images], n, rng)
+        pictures_by_kind["textures"] = _crops([decode_image(file).convert("L") for file in textures], n, rng)
+    pictures_by_kind["photographs"] = _crops([Image.fromarray(image) for image in load_sample_images().images], n, rng)
     if without in ("digits", "glyphs"):
-        found["photographs"] = [picture.convert("L") for picture in found["photographs"]]
+        pictures_by_kind["photographs"] = [picture.convert("L") for picture in pictures_by_kind["photographs"]]
     else:
-        found = {kind: [picture.convert("RGB") for picture in pictures] for kind, pictures in found.items()}
-    return found
+        pictures_by_kind = {
+            kind: [picture.convert("RGB") for picture in pictures] for kind, pictures in pictures_by_kind.items()
+        }
+    return pictures_by_kind
 
 
 def _texture_files() -> list[Path]:

@@ -82,12 +82,12 @@ def _measure(bench: Workbench, subject: Subject, n: int) -> Record:
     pool = held_out(bench, subject)
     assert pool.model is not None  # noqa: S101 - data sets that train a network
     order = np.random.default_rng(subject.seed).permutation(len(pool.images.labels))
-    fitted_rows, rest = np.split(order, [len(order) // 4])
+    fitted_rows, scored_rows = np.split(order, [len(order) // 4])
     # calibrate on the first part alone: its novelty score does not see the images of the streams
     model = calibrated(pool.model, rows_of(pool.images, fitted_rows), Promises(0.9, 0.05), seed=subject.seed)
-    familiar = _scores(model, pool.images.embeddings[torch.from_numpy(rest)])
+    familiar = _scores(model, pool.images.embeddings[torch.from_numpy(scored_rows)])
     strange = _scores(model, _new_class(pool, model, subject.seed))
-    drifting = [_scores(model, _rotated(pool, model, rest, level)) for level in range(_BATCHES - _CHANGE_AT + 1)]
+    drifting = [_scores(model, _rotated(pool, model, scored_rows, level)) for level in range(_BATCHES - _CHANGE_AT + 1)]
     figures = {"clean": _clean(familiar, n, subject.seed)}
     for share in _SHARES:
         figures[f"new class, {100 * share:.0f} % of the images"] = _changed(
@@ -131,8 +131,8 @@ def _clean(familiar: Scores, n: int, seed: int) -> dict[str, float]:
     alarms = np.zeros(2)
     for number in range(n):
         base, stream = _base_and_stream(len(familiar.novelty), 10_000 * seed + number)
-        found = _first_alarms(familiar.rows(base), familiar.rows(stream), number)
-        alarms += [batch is not None for batch in found]
+        first_alarms = _first_alarms(familiar.rows(base), familiar.rows(stream), number)
+        alarms += [batch is not None for batch in first_alarms]
     return {"alarms": alarms[0] / n, "alarms_chi2": alarms[1] / n}
 
 
@@ -152,14 +152,14 @@ def _drifted(levels: list[Scores], n: int, seed: int) -> dict[str, float]:
     streams = []
     for number in range(n):
         base, stream = _base_and_stream(len(levels[0].novelty), 10_000 * seed + number)
-        parts = [
+        images_of_classes = [
             levels[max(0, batch - _CHANGE_AT + 1)].rows(stream[batch * _BATCH : (batch + 1) * _BATCH])
             for batch in range(_BATCHES)
         ]
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = whole.joined(part)
-        streams.append((levels[0].rows(base), whole, number))
+        all_images = images_of_classes[0]
+        for part in images_of_classes[1:]:
+            all_images = all_images.joined(part)
+        streams.append((levels[0].rows(base), all_images, number))
     return _delays(streams)
 
 
@@ -167,8 +167,8 @@ def _delays(streams: list[tuple[Scores, Scores, int]]) -> dict[str, float]:
     """Returns the share of streams with an alarm after the change, and the median number of images until it."""
     delays: list[list[float]] = []
     for base, stream, number in streams:
-        found = _first_alarms(base, stream, number, after=_CHANGE_AT)
-        delays.append([np.inf if batch is None else (batch - _CHANGE_AT + 1) * _BATCH for batch in found])
+        first_alarms = _first_alarms(base, stream, number, after=_CHANGE_AT)
+        delays.append([np.inf if batch is None else (batch - _CHANGE_AT + 1) * _BATCH for batch in first_alarms])
     images = np.array(delays)
     shares, medians = np.isfinite(images).mean(0), np.median(images, 0)
     figures = {"alarms": float(shares[0]), "alarms_chi2": float(shares[1])}

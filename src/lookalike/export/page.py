@@ -132,16 +132,16 @@ def _runtime_files(given: Path) -> tuple[str, Path]:
             f"{str(given)!r} does not hold onnxruntime-web ({' and '.join(_RUNTIME)}); get it with: {_INSTALL}"
         )
     script = (folder / _RUNTIME[0]).read_text(encoding="utf-8")
-    found = _EXPORTS.search(script)
-    if found is None:
+    exported_names = _EXPORTS.search(script)
+    if exported_names is None:
         raise LookalikeError(f"{str(folder / _RUNTIME[0])!r} is not a script that this version of lookalike knows")
-    pairs = [pair.strip().partition(" as ") for pair in found[1].split(",")]
+    pairs = [pair.strip().partition(" as ") for pair in exported_names[1].split(",")]
     names = {name: local for local, _, name in pairs if name}
     missing = {"InferenceSession", "Tensor", "env"} - set(names)
     if missing:
         raise LookalikeError(f"{str(folder / _RUNTIME[0])!r} does not export {', '.join(sorted(missing))}")
     exports = ", ".join(f"{name}: {local}" for name, local in names.items() if name != "default")
-    return f"{script[: found.start()]}\nconst ort = {{{exports}}};\n", folder / _RUNTIME[1]
+    return f"{script[: exported_names.start()]}\nconst ort = {{{exports}}};\n", folder / _RUNTIME[1]
 
 
 def _colours() -> list[list[int]]:
@@ -150,7 +150,9 @@ def _colours() -> list[list[int]]:
 
     from lookalike.plots.heatmap import COLOUR_MAP
 
-    return [[round(255 * part) for part in colormaps[COLOUR_MAP](k / (_COLOURS - 1))[:3]] for k in range(_COLOURS)]
+    return [
+        [round(255 * channel) for channel in colormaps[COLOUR_MAP](k / (_COLOURS - 1))[:3]] for k in range(_COLOURS)
+    ]
 
 
 def _title(described: dict[str, Any]) -> str:
@@ -171,9 +173,9 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         loader=PackageLoader("lookalike.export"), undefined=StrictUndefined, autoescape=True, keep_trailing_newline=True
     )
     templates = Path(__file__).with_name("templates")
-    own = "\n".join((templates / name).read_text(encoding="utf-8") for name in ("resize.js", "page.js"))
+    page_script = "\n".join((templates / name).read_text(encoding="utf-8") for name in ("resize.js", "page.js"))
     # inside a script element only "</script" and "<!--" mean something to the browser
-    script = f"\n{runtime}{own}\n".replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    script = f"\n{runtime}{page_script}\n".replace("</script", "<\\/script").replace("<!--", "<\\!--")
     calibration = data["described"].get("calibration")
     style = "\n" + (templates / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(

@@ -100,15 +100,15 @@ def quantise(
         file = Path(temporary) / "model.onnx"
         _write(source / "model.onnx", file, precision, values)
         after = _answers(file, values)
-        found = _compared(before, after, precision, file.stat().st_size, (source / "model.onnx").stat().st_size)
-        description = {**parse_json(read_bytes(source / _MARKER)), "quantised": asdict(found)}
+        effect = _compared(before, after, precision, file.stat().st_size, (source / "model.onnx").stat().st_size)
+        description = {**parse_json(read_bytes(source / _MARKER)), "quantised": asdict(effect)}
         _describe(file, description)
         with fresh_folder(folder, marker=_MARKER, overwrite=overwrite) as aside:
             shutil.copyfile(file, aside / "model.onnx")
             (aside / _MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             if (source / "prototypes").is_dir():
                 shutil.copytree(source / "prototypes", aside / "prototypes")
-    return found
+    return effect
 
 
 def _write(source: Path, target: Path, precision: str, inputs: np.ndarray) -> None:
@@ -141,8 +141,10 @@ def _write(source: Path, target: Path, precision: str, inputs: np.ndarray) -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if precision == "float16":
-                others = [node.name for node in model.graph.node if node.name not in of_network]
-                onnx.save(float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=others), target)
+                protected_nodes = [node.name for node in model.graph.node if node.name not in of_network]
+                onnx.save(
+                    float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=protected_nodes), target
+                )
                 return
             quantization.quantize_static(
                 model, target, Reader(), op_types_to_quantize=list(_HEAVY), nodes_to_quantize=heavy, per_channel=True
@@ -163,13 +165,13 @@ def _network_nodes(graph: Any) -> set[str]:
     ]  # fmt: skip
     inside = {node.name for node in of_similarity}
     waiting = [name for node in of_similarity for name in node.input]
-    found: set[str] = set()
+    reached_nodes: set[str] = set()
     while waiting:
         node = producers.get(waiting.pop())
-        if node is not None and node.name not in inside and node.name not in found:
-            found.add(node.name)
+        if node is not None and node.name not in inside and node.name not in reached_nodes:
+            reached_nodes.add(node.name)
             waiting += node.input
-    return found
+    return reached_nodes
 
 
 def _has_weights(graph: Any, names: set[str]) -> bool:

@@ -29,11 +29,11 @@ class _Trunk(nn.Module):
         self.pool = encoder._pool
         self.output_key = encoder.output_key
         if encoder.head_name is not None:
-            taken: list[Tensor] = []
+            outputs: list[Tensor] = []
             get_head(self.network, encoder.head_name).register_forward_pre_hook(
-                lambda _module, args: taken.append(args[0])
+                lambda _module, args: outputs.append(args[0])
             )
-            self.read: Callable[[], Tensor] | None = taken.pop
+            self.read: Callable[[], Tensor] | None = outputs.pop
         else:
             self.read = None
 
@@ -97,8 +97,8 @@ def _sample_of(encoder: Encoder) -> Tensor:
     sample = torch.randn(_SAMPLE_ROWS, *described["shape"], generator=generator)
     dtype = getattr(torch, described["dtype"])
     sample = sample.to(dtype) if dtype.is_floating_point else torch.zeros_like(sample, dtype=dtype)
-    placed: Tensor = place(sample, device_of(encoder.model), dtype_of(encoder.model))
-    return placed
+    placed_sample: Tensor = place(sample, device_of(encoder.model), dtype_of(encoder.model))
+    return placed_sample
 
 
 def _drop_guards(graph: fx.GraphModule) -> None:

@@ -33,10 +33,10 @@ def mask_reader(masks: Any, data: Batches | None) -> ReadMasks | None:
         LookalikeError: If the masks are no array of that shape, or not one per test image.
     """
     if masks is not None:
-        given = checks.tensor("masks", masks, ("N", "H", "W"))
-        if data is not None and data.total is not None and len(given) != data.total:
-            raise LookalikeError(f"there are {data.total} test images and {len(given)} masks")
-        return lambda rows: given[torch.tensor(rows)].bool()
+        given_masks = checks.tensor("masks", masks, ("N", "H", "W"))
+        if data is not None and data.total is not None and len(given_masks) != data.total:
+            raise LookalikeError(f"there are {data.total} test images and {len(given_masks)} masks")
+        return lambda rows: given_masks[torch.tensor(rows)].bool()
     dataset = None if data is None else data.dataset
     if not isinstance(dataset, HasMasks):
         return None

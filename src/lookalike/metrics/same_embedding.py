@@ -109,9 +109,9 @@ def _same_embedding(context: Context, _run: int) -> SectionResult:
         context.note(
             f"logistic regression and 1-NN on the embedding are of {MOST:,} of the {len(train):,} training images"
         )
-    others = plain_predictions(
+    plain_classifiers = plain_predictions(
         np.asarray(train.embeddings), train_labels.numpy(), np.asarray(test.embeddings), seed=context.options.seed
     )
-    compared = compare_on_embedding(predicted.numpy(), context.labels.numpy(), others)
+    compared = compare_on_embedding(predicted.numpy(), context.labels.numpy(), plain_classifiers)
     figures = {f"accuracy_{name}": result.accuracy for name, result in compared.items()}
     return figures, {name: result.to_dict() for name, result in compared.items()}

@@ -104,9 +104,9 @@ def _calibration(context: Context, _run: int) -> SectionResult:
             probabilities = model.probabilities_of(rows_of(store, rows, model.device)).double().cpu()
             confidences, predicted = probabilities.max(1)
             metric.update(confidences, predicted == context.labels[rows])
-            own = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
-            log_loss -= float(own.clamp_min(SMALLEST_PROBABILITY).log().sum())
-            brier += float((probabilities.square().sum(1) - 2 * own + 1).sum())
+            probability_of_label = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
+            log_loss -= float(probability_of_label.clamp_min(SMALLEST_PROBABILITY).log().sum())
+            brier += float((probabilities.square().sum(1) - 2 * probability_of_label + 1).sum())
     figures = {
         "calibration_error": float(metric.compute()),
         "log_loss": log_loss / len(store),

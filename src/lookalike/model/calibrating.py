@@ -160,8 +160,8 @@ def _copied(model: "PrototypeModel", classifier: Any) -> "PrototypeModel":
     """Returns a model of the same parts with another classifier."""
     from lookalike.model.folder import ModelParts
 
-    parts = {field.name: getattr(model, field.name) for field in fields(ModelParts)}
-    return type(model)(**{**parts, "classifier": classifier, "doubt": None})
+    parts_by_name = {field.name: getattr(model, field.name) for field in fields(ModelParts)}
+    return type(model)(**{**parts_by_name, "classifier": classifier, "doubt": None})
 
 
 def _unit(log_probabilities: np.ndarray) -> float:

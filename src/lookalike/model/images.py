@@ -61,8 +61,8 @@ def read_prototype_names(batches: Batches | None, prototypes: Prototypes) -> dic
         return None
     indices = prototypes.nearest[prototypes.nearest >= 0].unique().tolist()
     names = [batches.name_of(index) for index in indices]
-    known = {index: name for index, name in zip(indices, names, strict=True) if name is not None}
-    return dict(zip(known, without_common_folder(list(known.values())), strict=True)) or None
+    known_names = {index: name for index, name in zip(indices, names, strict=True) if name is not None}
+    return dict(zip(known_names, without_common_folder(list(known_names.values())), strict=True)) or None
 
 
 def record_of(batches: Batches | None) -> tuple[dict[str, Any] | None, Tensor | None]:

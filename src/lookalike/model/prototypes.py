@@ -139,12 +139,12 @@ class Prototypes(nn.Module):
         """
         counts, farthest = self.counts.clone(), self.quantiles[:, -1].clone()
         scopes: list[Scope] = ["prototype"] * len(self)
-        known = torch.where(farthest.isnan(), -torch.inf, farthest)
+        known_farthest = torch.where(farthest.isnan(), -torch.inf, farthest)
         for j in torch.nonzero(self.counts < ENOUGH_SAMPLES)[:, 0].tolist():
             of_class = self.labels == self.labels[j]
             scopes[j] = "class" if int(self.counts[of_class].sum()) >= ENOUGH_SAMPLES else "model"
-            chosen = of_class if scopes[j] == "class" else torch.ones_like(of_class)
-            counts[j], farthest[j] = self.counts[chosen].sum(), known[chosen].max()
+            is_counted = of_class if scopes[j] == "class" else torch.ones_like(of_class)
+            counts[j], farthest[j] = self.counts[is_counted].sum(), known_farthest[is_counted].max()
         return FamiliarRange(farthest, counts, scopes)
 
     def to_table(self) -> list[dict[str, Any]]:

@@ -163,10 +163,10 @@ def _of_batch(
         return _of_patches(model, reader, read.patches.flatten(1), target, rival)
     embeddings = read.embeddings
     similarities = model.similarities_of(embeddings)
-    chosen = model.scores_of(embeddings).argmax(1) if target is None else target.to(labels.device)
-    is_target = labels[None] == chosen[:, None]
+    classes = model.scores_of(embeddings).argmax(1) if target is None else target.to(labels.device)
+    is_target = labels[None] == classes[:, None]
     is_rival = ~is_target if rival is None else labels[None] == rival.to(labels.device)[:, None]
-    _check_have_prototypes(model, is_target, chosen)
+    _check_have_prototypes(model, is_target, classes)
     _check_have_prototypes(model, is_rival, rival)
     p = similarities.masked_fill(~is_target, -torch.inf).argmax(1)
     q = similarities.masked_fill(~is_rival, -torch.inf).argmax(1)

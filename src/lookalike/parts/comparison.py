@@ -165,14 +165,14 @@ def _difference_of(explained: Contributions, row: int, names: tuple[str, str], i
         is_gone = lead - np.cumsum(by_position.flatten()[order]) <= _ROUNDING * lead
         n_deciding = int(np.argmax(is_gone)) + 1 if is_gone.any() else 0
         deciding.flat[order[:n_deciding]] = True
-    parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
+    deciding_parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
     return Difference(
         class_name=names[0],
         other_name=names[1],
         lead=lead,
         map=by_position,
         deciding=deciding,
-        parts=sorted(parts, key=lambda part: -part[1]),
+        parts=sorted(deciding_parts, key=lambda part: -part[1]),
         residual=float(explained.residuals[row]),
         meaning=explained.meaning,
         image=image,

@@ -62,5 +62,7 @@ def explain_parts(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> l
         has_images = model.prototype_inputs() is not None
         pairs = pair_regions(model, x, batch_size=batch_size) if has_images else [None] * len(x)
         segments = [segment(model, x[row : row + 1]) if model.has_patches else None for row in range(len(x))]
-        results += [ExplainedParts(*parts) for parts in zip(differences, pairs, segments, strict=True)]
+        results += [
+            ExplainedParts(*parts_of_image) for parts_of_image in zip(differences, pairs, segments, strict=True)
+        ]
     return results

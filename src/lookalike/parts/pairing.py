@@ -74,16 +74,17 @@ class PairedRegions:
 
     def sentence(self) -> str:
         """Says it in a sentence."""
-        that = f"prototype {self.prototype} of class '{visible(self.class_name)}'"
+        prototype_text = f"prototype {self.prototype} of class '{visible(self.class_name)}'"
         if self.likeness <= 0:
-            return f"This does not look like {that}."
+            return f"This does not look like {prototype_text}."
         if not self.pairs or self.explained < LITTLE:
-            return f"This looks like {that}, but no part explains this: the best carry {max(self.explained, 0):.0%}."
+            best = f"{max(self.explained, 0):.0%}"
+            return f"This looks like {prototype_text}, but no part explains this: the best carry {best}."
         links = ", ".join(
             f"the part {place_of(pair.here)} like the part {place_of(pair.there)} there ({pair.share:.0%})"
             for pair in self.pairs
         )
-        return f"This looks like {that}: {links}."
+        return f"This looks like {prototype_text}: {links}."
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -150,25 +151,25 @@ def pair_regions(
     references = model.prototype_inputs()
     if references is None or model.images is None:
         raise LookalikeError("the model holds no prototype images (it was saved or converted without them)")
-    given = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
+    asked = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
     results: list[PairedRegions] = []
     reader: PatchEncoder | None = None
     for x in batches_of(model, inputs, batch_size):
         if reader is None:
             reader = model.encoder if isinstance(model.encoder, PatchEncoder) else PatchEncoder(model.encoder, x)  # type: ignore[arg-type]
-        chosen = given.of_rows(len(results), len(x))
-        if chosen is None:
-            chosen = model.similarities_of(model.encoder(x)).argmax(1).cpu()
-        here, there = _patches(reader, x), _patches(reader, references[chosen].to(x))
+        prototypes_of_rows = asked.of_rows(len(results), len(x))
+        if prototypes_of_rows is None:
+            prototypes_of_rows = model.similarities_of(model.encoder(x)).argmax(1).cpu()
+        here, there = _patches(reader, x), _patches(reader, references[prototypes_of_rows].to(x))
         pixels = model.to_pixels(x)
-        for row, number in enumerate(chosen.tolist()):
+        for row, number in enumerate(prototypes_of_rows.tolist()):
             results.append(
                 _pair(
                     model, number, here[row], there[row], reader.grid, (n_kinds, seed),
                     None if pixels is None else pixels[row].numpy(),
                 )
             )  # fmt: skip
-    given.check_count(len(results))
+    asked.check_count(len(results))
     return results
 
 

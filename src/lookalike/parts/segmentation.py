@@ -102,11 +102,11 @@ def segment(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> Segment
         for name, value in zip(fields, values, strict=True):
             results[name].append(value.unflatten(1, encoder.grid).cpu())
         pixels.append(model.to_pixels(x))
-    known = [batch for batch in pixels if batch is not None]
+    pixel_batches = [batch for batch in pixels if batch is not None]
     return Segments(
         **{name: torch.cat(values) for name, values in results.items()},
         image_size=encoder.image_size,
-        images=torch.cat(known) if len(known) == len(pixels) else None,
+        images=torch.cat(pixel_batches) if len(pixel_batches) == len(pixels) else None,
         class_names=model.class_names,
         labels=labels.cpu(),
     )

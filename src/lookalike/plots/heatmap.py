@@ -83,8 +83,8 @@ def outline(relevance: np.ndarray, share: float = OUTLINED) -> np.ndarray:
     # rounding may leave the last sum below the total
     threshold = ordered[min(int(np.searchsorted(summed, share * total)), len(ordered) - 1)]
     islands, n_islands = label(positive >= threshold)
-    held = sum_labels(positive, islands, np.arange(n_islands + 1))
-    region = (held >= _ISLAND * total)[islands] & (islands > 0)
+    relevance_of_islands = sum_labels(positive, islands, np.arange(n_islands + 1))
+    region = (relevance_of_islands >= _ISLAND * total)[islands] & (islands > 0)
     width = max(1, round(min(relevance.shape) / 110))
     border: np.ndarray = region & ~binary_erosion(region, iterations=width, border_value=1)
     return border

@@ -89,10 +89,12 @@ def write_report(
     check_writable(path, checks.flag("overwrite", overwrite))
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
     check_option_names("write_report", options, get_type_hints(ReportOptions))
-    given: dict[str, Any] = _QUICK | dict(options)
-    page = PageOptions(**{name: given.pop(name) for name in _PAGE_OPTIONS if name in given})
-    of_evaluate: dict[str, Any] = {name: given.pop(name) for name in ("only", "seed", "resume") if name in given}
-    settings = EvaluationSettings.of("write_report", given)
+    report_options: dict[str, Any] = _QUICK | dict(options)
+    page = PageOptions(**{name: report_options.pop(name) for name in _PAGE_OPTIONS if name in report_options})
+    of_evaluate: dict[str, Any] = {
+        name: report_options.pop(name) for name in ("only", "seed", "resume") if name in report_options
+    }
+    settings = EvaluationSettings.of("write_report", report_options)
     explainer = Explainer(
         model, n_nearest=page.n_nearest, relevance=True, composite=settings.composite, rule=settings.rule
     )
@@ -106,7 +108,7 @@ def write_report(
         None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
     )
     if card is None:
-        of_evaluate |= {**given, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
+        of_evaluate |= {**report_options, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
         card = evaluate(model, data, black_box=box, train=train, **of_evaluate)
         card.notes[:0] = data_notes
     else:
@@ -138,8 +140,10 @@ def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore) -
     for name, value in pairs:
         measured = card.info.get(name)
         if measured is not None and value is not None and measured != value:
-            what = "another model" if name == "model" else "other test data"
-            raise LookalikeError(f"the scorecard is of {what}; measure this one again, or leave the scorecard out")
+            other_subject = "another model" if name == "model" else "other test data"
+            raise LookalikeError(
+                f"the scorecard is of {other_subject}; measure this one again, or leave the scorecard out"
+            )
 
 
 def _page_of(material: Material) -> str:

@@ -93,8 +93,8 @@ def _matrix(
 ) -> dict[str, Any]:
     """Counts pairs of classes: as a matrix if there are few classes, else as the most frequent unequal pairs."""
     k = len(names)
-    known = (rows >= 0) & (rows < k)  # the original may predict a class that the model does not have
-    counts = torch.bincount(rows[known] * k + columns[known], minlength=k * k).view(k, k)
+    is_known_class = (rows >= 0) & (rows < k)  # the original may predict a class that the model does not have
+    counts = torch.bincount(rows[is_known_class] * k + columns[is_known_class], minlength=k * k).view(k, k)
     off_diagonal = counts.clone().fill_diagonal_(0)
     order = off_diagonal.flatten().argsort(descending=True, stable=True)[:_MOST_PAIRS].tolist()
     pairs = [
@@ -109,7 +109,7 @@ def _matrix(
         "names": names,
         "counts": counts.tolist() if k <= _LARGEST_MATRIX else None,
         "pairs": pairs,
-        "n_elsewhere": int((~known).sum()),
+        "n_elsewhere": int((~is_known_class).sum()),
     }
 
 

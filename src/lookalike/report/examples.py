@@ -126,8 +126,15 @@ def explain_examples(
                 except RelevanceError as error:
                     explanations = plain.explain(batch, start)
                     notes.append(f"there are no heat-maps: {error}")
-                notes += [text for one in explanations for text in (one.caution, one.map_sentence()) if text]
-                entries += [_entry(one, row, decisions) for row, one in zip(rows, explanations, strict=True)]
+                notes += [
+                    text
+                    for explanation in explanations
+                    for text in (explanation.caution, explanation.map_sentence())
+                    if text
+                ]
+                entries += [
+                    _entry(explanation, row, decisions) for row, explanation in zip(rows, explanations, strict=True)
+                ]
                 advance(len(rows))
     if len(rows_mapped) < len(rows_shown):
         notes.append(
@@ -143,8 +150,8 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
     """Returns what the page's script needs of a test image, as JSON values."""
     image = explanation.image
     assert image is not None  # noqa: S101 - as seen before it was explained
-    shown = explanation.shown
-    maps = [near.heat_map for near in shown if near.heat_map is not None]
+    likenesses = explanation.shown
+    maps = [near.heat_map for near in likenesses if near.heat_map is not None]
     original_map = explanation.black_box_heat_map
     limit = common_limit([shares(values) for values in (*maps, *([] if original_map is None else [original_map]))])
 
@@ -168,7 +175,7 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
         "caution": explanation.caution,
         "image": picture(image),
         "original_map": painted(original_map),
-        "near": [_likeness_entry(near, painted(near.heat_map), explanation.contrast) for near in shown],
+        "near": [_likeness_entry(near, painted(near.heat_map), explanation.contrast) for near in likenesses],
     }
 
 
@@ -188,9 +195,13 @@ def _telling_first(telling: Tensor, rows: Sequence[int], n_rows: int) -> list[in
     if len(rows) <= n_rows:
         return list(rows)
     first = [row for row in rows if telling[row]][:n_rows]
-    others = [row for row in rows if not telling[row]]
-    n_others = min(n_rows - len(first), len(others))
-    spread = [others[int(position)] for position in np.linspace(0, len(others) - 1, n_others)] if n_others else []
+    remaining_rows = [row for row in rows if not telling[row]]
+    n_others = min(n_rows - len(first), len(remaining_rows))
+    spread = (
+        [remaining_rows[int(position)] for position in np.linspace(0, len(remaining_rows) - 1, n_others)]
+        if n_others
+        else []
+    )
     return sorted({*first, *spread})
 
 

@@ -24,12 +24,12 @@ def reliance(material: Material) -> dict[str, Any] | None:
     try:
         abstention = material.model.abstention()
     except LookalikeError as error:  # too few validation images for the bound
-        sentence, chosen = f"{str(error)[:1].upper()}{str(error)[1:]}.", None
+        sentence, answered_share = f"{str(error)[:1].upper()}{str(error)[1:]}.", None
     else:
-        sentence, chosen = abstention.sentence(), abstention.share
+        sentence, answered_share = abstention.sentence(), abstention.share
     charts = {
         "rejection": figure(
-            lambda ax: plot_rejection(shares.tolist(), accuracy.tolist(), chosen, ax=ax),
+            lambda ax: plot_rejection(shares.tolist(), accuracy.tolist(), answered_share, ax=ax),
             f"Accuracy on the validation images if only the surest are answered; {accuracy[-1]:.1%} if all are.",
         )
     }

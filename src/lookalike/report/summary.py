@@ -10,10 +10,10 @@ _WORDS = {"bad": "Do not rely on this", "caution": "Take care", "good": "Good", 
 def summary(material: Material) -> dict[str, Any]:
     """Returns the values of the section."""
     card = material.card
-    whole = card.overall()
+    overall = card.overall()
     notes = [*card.notes, *(note for note in material.examples.notes if note not in card.notes)]
     return {
-        "overall": whole,
+        "overall": overall,
         "key_figures": _key_figures(material),
         "findings": [(_WORDS[finding.level], finding) for finding in card.findings()],
         "notes": [note[:1].upper() + note[1:] for note in notes],

@@ -71,21 +71,23 @@ class SnapshotCallback(Callback):
                 warn_of(f"a {type(logger).__name__} has no snapshot after epoch {epoch}: {_said(error)}")
 
     def _classifier(self, module: nn.Module) -> nn.Module:
-        found = module if self.network is None else getattr(module, self.network, None)
-        if not isinstance(found, nn.Module):
+        network = module if self.network is None else getattr(module, self.network, None)
+        if not isinstance(network, nn.Module):
             raise LookalikeError(f"a {type(module).__name__} has no module {self.network!r}")
-        return found
+        return network
 
 
 def _checked_options(options: dict[str, Any] | None) -> dict[str, Any]:
     """Refuses options that ``convert`` would refuse in every epoch, before the training begins."""
-    given = dict(options or {})
-    further = {name: value for name, value in given.items() if name not in ("similarity", "level", "backend")}
+    snapshot_options = dict(options or {})
+    further = {
+        name: value for name, value in snapshot_options.items() if name not in ("similarity", "level", "backend")
+    }
     try:
         settings_of("convert", further.pop("n_prototypes", 5), further.pop("seed", 0), further)
     except TypeError as error:
         raise LookalikeError(f"the options of a SnapshotCallback are those of convert: {error}") from None
-    return given
+    return snapshot_options
 
 
 def _said(error: Exception) -> str:

@@ -72,14 +72,14 @@ class Desk:
         """Returns everything that the page shows of the present state."""
         session = self.session
         snapshot, state, history = session.snapshot, session.state, session.history
-        prototypes, said = snapshot.prototypes, state.annotations
+        prototypes, annotations = snapshot.prototypes, state.annotations
         rows = [
             row
             | {
-                "name": said.names[j],
-                "description": said.descriptions[j],
-                "pinned": said.pinned[j],
-                "region": said.regions[j],
+                "name": annotations.names[j],
+                "description": annotations.descriptions[j],
+                "pinned": annotations.pinned[j],
+                "region": annotations.regions[j],
             }
             for j, row in enumerate(prototypes.to_table())
         ]
@@ -134,10 +134,10 @@ class Desk:
                 "centre": centre,
                 "n": n,
             }
-        found = self._map
-        placed = (state.vectors.float() - found["centre"]) @ found["axes"].T
-        shown = {key: value for key, value in found.items() if key not in ("axes", "centre")}
-        return {**shown, "prototypes": placed.tolist()}
+        projection = self._map
+        prototype_positions = (state.vectors.float() - projection["centre"]) @ projection["axes"].T
+        points = {key: value for key, value in projection.items() if key not in ("axes", "centre")}
+        return {**points, "prototypes": prototype_positions.tolist()}
 
     @_one_at_a_time
     def near(self, prototype: int) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Desk:
         with torch.no_grad():
             similarities = self.session.similarity(state.vectors[prototype : prototype + 1], state.vectors)[0]
         order = similarities.argsort(descending=True, stable=True).tolist()
-        return {"near": [other for other in order if other != prototype][:_NEIGHBOURS]}
+        return {"near": [neighbour for neighbour in order if neighbour != prototype][:_NEIGHBOURS]}
 
     @_one_at_a_time
     def wrong(self) -> dict[str, Any]:
@@ -174,9 +174,9 @@ class Desk:
         if self._audit is None:
             self._audit = audit_sources(self.session.model, self._source)
         values = self._audit.to_dict()
-        kept = [s for s in values["suspects"] if s["rank"] <= _MOST_SUSPECTS and s["part"]]
-        counts = {kind: n for kind, n in values["counts"].items() if any(s["kind"] == kind for s in kept)}
-        return {"counts": counts, "suspects": kept}
+        listed_suspects = [s for s in values["suspects"] if s["rank"] <= _MOST_SUSPECTS and s["part"]]
+        counts = {kind: n for kind, n in values["counts"].items() if any(s["kind"] == kind for s in listed_suspects)}
+        return {"counts": counts, "suspects": listed_suspects}
 
     @_one_at_a_time
     def look(self, image: bytes) -> dict[str, Any]:

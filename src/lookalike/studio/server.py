@@ -84,13 +84,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Checks where a request comes from, and turns mistakes into one line."""
         self._is_body_read = False  # a connection has one handler for all its requests
         try:
-            parts = urlsplit(self.path)
-            _, token, *rest = parts.path.split("/")
+            url = urlsplit(self.path)
+            _, token, *path = url.path.split("/")
             if not self._is_own() or not hmac.compare_digest(token.encode(), self.server.token.encode()):
                 self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
                 return
-            self._query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-            route("/".join(rest))
+            self._query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+            route("/".join(path))
         except StaleError as error:
             self._send_json({"error": str(error), "stale": True}, HTTPStatus.CONFLICT)
         except LookalikeError as error:
