@@ -1,6 +1,7 @@
 """Small models and data that many tests share, and the watch over models that must not be touched."""
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -100,3 +101,17 @@ def network_file(tmp_path: Path) -> Path:
     path = tmp_path / "network.py"
     path.write_text(NETWORK_FILE)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, one for all tests of a module."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((path for path in map(shutil.which, names) if path), None)
+    if program is None:
+        pytest.skip("there is no Chromium here")
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -16,7 +16,6 @@ from tests.export.test_file import PREPROCESSING, pixels
 from tests.export.test_plain import network
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", ROOT / "node_modules" / "onnxruntime-web"))
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 RESIZE = ROOT / "src/lookalike/export/templates/resize.js"
@@ -47,17 +46,6 @@ def stub(tmp_path):
     (package / "dist" / "ort.wasm.bundle.min.mjs").write_text(STUB)
     (package / "dist" / "ort-wasm-simd-threaded.wasm").write_bytes(b"\0asm")
     return package
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here")
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def test_the_page_is_one_file_whose_policy_forbids_every_request(folder, stub):

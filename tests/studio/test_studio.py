@@ -21,7 +21,6 @@ from lookalike.editing import Drop, open_session
 from lookalike.studio import Desk, StudioServer
 from tests.small import bright_images, small_network
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NET = small_network()
 HOSTILE = "<img src=x onerror=alert(1)>"
 NAMES = ["ant", HOSTILE, "=cmd()"]
@@ -165,17 +164,6 @@ def test_a_file_that_is_no_image_is_refused(server):
     status, content, _ = ask(server, "api/look", b"no image")
     assert (status, json.loads(content)["error"][:30]) == (400, "the file is no image that can ")
     assert ask(server, "api/look", b"", **{"Content-Length": str(2**30)})[0] == 400
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
