@@ -18,8 +18,8 @@ from lookalike.cli.options import (
     SavedModel,
     Seed,
     SplitSeed,
+    load_with_roles,
     open_model,
-    split_seed_of,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def calibrate(
     """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
     from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import check_replaceable
-    from lookalike.data import load_data, with_roles
     from lookalike.editing.storage import has_history
 
     check_replaceable(output, overwrite=overwrite)
@@ -72,8 +71,7 @@ def calibrate(
         )
     converted, preprocessing = open_model(model, network, device)
     reading = replace(preprocessing, large_images=large_images)
-    bundle = load_data(data, reading, seed=split_seed_of(converted, split_seed), labels=labels, min_classes=1)
-    bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
+    bundle = load_with_roles(converted, data, reading, labels=labels, split_seed=split_seed)
     calibrated = converted.calibrate(
         bundle.test,
         coverage=coverage,

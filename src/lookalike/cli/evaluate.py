@@ -24,8 +24,8 @@ from lookalike.cli.options import (
     Seed,
     SplitSeed,
     Workers,
+    load_with_roles,
     open_model,
-    split_seed_of,
 )
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _open(
 ) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
     """Opens a saved model, the data to test it on, and a black box to compare it with."""
     from lookalike._core.errors import LookalikeError
-    from lookalike.data import load_data, warn_of_values, with_roles
+    from lookalike.data import warn_of_values
     from lookalike.encoder import load_classifier
 
     converted, preprocessing = open_model(model, network, device)
@@ -313,10 +313,8 @@ def _open(
         box.model.to(converted.device)
     elif weights is not None or key is not None:
         raise LookalikeError("--black-box-weights needs --black-box, which names their network")
-    own_seed = split_seed_of(converted, split_seed)
     reading = replace(preprocessing, large_images=large_images)
-    bundle = load_data(data, reading, seed=own_seed, labels=labels, min_classes=1)
-    bundle = with_roles(bundle, converted.training_record, asked_seed=split_seed)
+    bundle = load_with_roles(converted, data, reading, labels=labels, split_seed=split_seed)
     warn_of_values(bundle.test, "test")
     return converted, bundle, box
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from lookalike.data import Preprocessing
+    from lookalike.data import DataBundle, Preprocessing
     from lookalike.model import PrototypeModel
 
 Json = Annotated[
@@ -184,6 +184,16 @@ def split_seed_of(model: Any, requested: int | None) -> int:
     split = Split.from_dict(getattr(model, "provenance", {}).get("split"))
     recorded_seed = None if split is None else split.seed
     return requested if requested is not None else recorded_seed if recorded_seed is not None else 0
+
+
+def load_with_roles(
+    model: "PrototypeModel", data: str, preprocessing: "Preprocessing", *, labels: str | None, split_seed: int | None
+) -> "DataBundle":
+    """Loads data for a saved model, whose training images are told from the others by the model's own record."""
+    from lookalike.data import load_data, with_roles
+
+    bundle = load_data(data, preprocessing, seed=split_seed_of(model, split_seed), labels=labels, min_classes=1)
+    return with_roles(bundle, model.training_record, asked_seed=split_seed)
 
 
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":

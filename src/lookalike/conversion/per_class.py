@@ -111,8 +111,11 @@ def learn_prototypes(
             prototypes = None if kept is None else kept.get(k)
             if prototypes is None:
                 read = functools.partial(_read_members, embeddings, rows)
-                learn = _learn_large_class if k in large else _learn_small_class
-                prototypes, note = learn(read, len(rows), k, class_names[k], similarity, clustering, numbers[k])
+                settings = (k, class_names[k], similarity, clustering, numbers[k])
+                if k in large:
+                    prototypes, note = _learn_large_class(read, len(rows), *settings)
+                else:
+                    prototypes, note = learn_class(read(np.arange(len(rows))), *settings)
                 if note is not None:
                     warn_of(note)
                 if kept is not None:
@@ -162,19 +165,6 @@ def learn_class(
             f"{n_prototypes} prototypes asked: using {len(clustered.centres)}"
         )
     return similarity.unproject(torch.from_numpy(clustered.centres)), note
-
-
-def _learn_small_class(
-    read: Callable[[np.ndarray], np.ndarray],
-    n: int,
-    k: int,
-    name: str,
-    similarity: Similarity,
-    clustering: Clustering,
-    n_prototypes: int | None,
-) -> tuple[torch.Tensor, str | None]:
-    """Clusters a class that fits into memory; as ``learn_class``, with its n embeddings read by ``read``."""
-    return learn_class(read(np.arange(n)), k, name, similarity, clustering, n_prototypes)
 
 
 def _learn_large_class(
