@@ -68,9 +68,14 @@ def fingerprint_array(array: np.ndarray[Any, Any]) -> str:
     return digest.hexdigest()
 
 
+def canonical_json(value: Any) -> bytes:
+    """Returns a JSON value as text that does not depend on the order of its keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
 def fingerprint_json(value: Any) -> str:
     """Returns a SHA-256 of a JSON value; the order of its keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def fingerprint_file(path: Path) -> str:

@@ -270,8 +270,7 @@ def _pair_and_far_suspects(
 
 def _is_of_conversion(model: PrototypeModel, data: Source) -> bool:
     """Returns whether these are the data that the model was made from, as far as is known."""
-    recorded, data_fingerprint = model.training_record.fingerprint, data.store.info.get("data")
-    return recorded is None or data_fingerprint is None or bool(recorded == data_fingerprint)
+    return model.training_record.has_fingerprint_of(data.batches, data.store.info.get("data")) is not False
 
 
 def _sources_of(

@@ -11,6 +11,7 @@ import torch
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.identity import identifying_as
 from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike._core.replacing import remove_folder, remove_leftovers
 from lookalike._core.untouched import keeps_random_states, process_settings, undoing
@@ -193,8 +194,7 @@ def training_key(
         "n_samples": len(data.train),
         "split": None if data.split is None else data.split.to_dict(),
         "fingerprints": {
-            "data": Batches(data).fingerprint(),
-            "test": Batches(data.test).fingerprint() if len(data.test) else None,
+            **_identities(data),
             "preprocessing": fingerprint_json(data.preprocessing.to_dict()),
             "start": None if weights is None else _fingerprint_checkpoint(weights),
         },
@@ -203,6 +203,15 @@ def training_key(
         key["devices"] = hardware.devices
     weights_key = settings.start.weights_key
     return key if weights_key is None else {**key, "weights_key": weights_key}
+
+
+def _identities(data: DataBundle) -> dict[str, str | None]:
+    """Returns the SHA-256 of both parts, by which trainings have always been resumed."""
+    with identifying_as("sha256"):
+        return {
+            "data": Batches(data).fingerprint(),
+            "test": Batches(data.test).fingerprint() if len(data.test) else None,
+        }
 
 
 def _fingerprint_checkpoint(path: Path) -> str:

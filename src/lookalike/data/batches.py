@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +23,8 @@ from torch.utils.data import (
 
 from lookalike._core import checks
 from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.identity import current_scheme, identify_array, identify_json, identify_tensors
 from lookalike._core.names import visible
-from lookalike._core.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
 from lookalike._core.untouched import random_states, undoing
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
@@ -99,6 +98,7 @@ class Batches:
         if isinstance(data, DataBundle):
             self.split, data = data.split, data.train
         self.skipped: dict[int, str] = {}
+        self._first_fingerprints: dict[str, list[str] | None] = {}
         self.on_error = on_error
         self._collate: Callable[[list[Any]], Any] = default_collate
         self._rows: np.ndarray | None = None
@@ -207,13 +207,16 @@ class Batches:
             return False
         return self.first_fingerprints is None
 
-    @cached_property
+    @property
     def first_fingerprints(self) -> list[str] | None:
         """Fingerprints of the first four samples; None if reading a sample twice gives different inputs."""
-        return fingerprint_first(self)
+        scheme = current_scheme()
+        if scheme not in self._first_fingerprints:
+            self._first_fingerprints[scheme] = fingerprint_first(self)
+        return self._first_fingerprints[scheme]
 
     def transform_fingerprint(self) -> str:
-        """Returns a SHA-256 of the samples' transform, the same in every process.
+        """Returns a fingerprint of the samples' transform, the same in every process.
 
         For a ``Preprocessing`` it is computed from the settings. For any other transform it is computed from the first
         four transformed samples, because a function's name or address does not say what the function does.
@@ -221,7 +224,7 @@ class Batches:
         return fingerprint_transform(self)
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that changes when the data do.
+        """Returns a fingerprint that changes when the data do.
 
         A data set's own ``fingerprint()`` is used if it has one. Arrays, ``TensorDataset`` and the files of
         torchvision's folders are read completely. For other data sets the hash covers the length and up to 16 evenly
@@ -229,8 +232,7 @@ class Batches:
         """
         if self._arrays is not None:
             x, y = self._arrays[:2]
-            fingerprints = [fingerprint_tensors({"x": as_tensor(x)}), fingerprint_array(y)]
-            return fingerprint_json(["arrays", fingerprints])
+            return identify_json(["arrays", [identify_tensors({"x": as_tensor(x)}), identify_array(y)]])
         return fingerprint_data(self)
 
     def content_keys(self) -> np.ndarray | None:

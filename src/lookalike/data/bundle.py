@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.provenance import fingerprint_array, fingerprint_json
+from lookalike._core.identity import identify_array, identify_json
 from lookalike._core.registry import Registry
 from lookalike.data.passed_over import PassedOver
 from lookalike.data.preprocessing import Preprocessing
@@ -65,8 +65,8 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
         return ImageArray(self.images[rows], self.labels[rows], self.classes, self.transform)
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the images and labels."""
-        return fingerprint_json([fingerprint_array(self.images), fingerprint_array(self.labels)])
+        """Returns a fingerprint of the images and labels."""
+        return identify_json([identify_array(self.images), identify_array(self.labels)])
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class DataBundle:
         return replace(self, train=copies[0], test=copies[1], preprocessing=preprocessing)
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of both parts' samples, the class names and the preprocessing.
+        """Returns a fingerprint of both parts' samples, the class names and the preprocessing.
 
         Raises:
             LookalikeError: If a part has no ``fingerprint`` method.
@@ -166,7 +166,7 @@ class DataBundle:
             if not callable(fingerprint):
                 raise LookalikeError(f"a {type(samples).__name__} has no fingerprint")
             fingerprints.append(fingerprint())
-        return fingerprint_json([self.class_names, self.preprocessing.to_dict(), *fingerprints])
+        return identify_json([self.class_names, self.preprocessing.to_dict(), *fingerprints])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import Subset, TensorDataset
 
-from lookalike._core.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike._core.identity import identify_array, identify_json, identify_tensors
 from lookalike._core.untouched import random_states, undoing
 from lookalike.data.identity import content_keys
 from lookalike.data.samples import as_tensor
@@ -30,7 +30,7 @@ _READINGS = 4
 
 
 def fingerprint_sample(batches: "Batches", index: int) -> str:
-    """Returns a SHA-256 of a sample's tensors and label, or the name of the error that reading it raises."""
+    """Returns an identity of a sample's tensors and label, or the name of the error that reading it raises."""
     try:
         inputs, label = batches.fetch_sample(index)
     except Exception as error:  # if it matters, the pass over the data raises it again; some collate_fn need a batch
@@ -38,7 +38,7 @@ def fingerprint_sample(batches: "Batches", index: int) -> str:
     leaves, structure = tree_flatten(inputs)
     tensors = {str(i): as_tensor(leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor | np.ndarray)}
     scalars = [repr(leaf) for leaf in leaves if isinstance(leaf, str | int | float | bool)]
-    return fingerprint_json([fingerprint_tensors(tensors), scalars, str(structure), label])
+    return identify_json([identify_tensors(tensors), scalars, str(structure), label])
 
 
 def fingerprint_first(batches: "Batches") -> list[str] | None:
@@ -52,40 +52,40 @@ def fingerprint_first(batches: "Batches") -> list[str] | None:
 
 
 def fingerprint_transform(batches: "Batches") -> str:
-    """Returns a SHA-256 of the transform that samples go through.
+    """Returns an identity of the transform that samples go through.
 
     A transform with ``to_dict`` is hashed by those settings, any other function or object by the tensors of the first
     four samples, after the loader's collation. All random transforms have the same hash.
     """
     if batches.is_array:
-        return fingerprint_json("none")
+        return identify_json("none")
     transform = getattr(_innermost(batches.dataset), "transform", None)
     to_dict = getattr(transform, "to_dict", None)
     if callable(to_dict) and not batches.has_own_collation:
-        return fingerprint_json(to_dict())
+        return identify_json(to_dict())
     if not batches.can_fetch:
-        return fingerprint_json(["stream", type(transform).__qualname__])
-    return fingerprint_json("random" if batches.is_random() else batches.first_fingerprints)
+        return identify_json(["stream", type(transform).__qualname__])
+    return identify_json("random" if batches.is_random() else batches.first_fingerprints)
 
 
 def fingerprint_data(batches: "Batches") -> str:
-    """Returns a SHA-256 that changes when the data do; see ``Batches.fingerprint``."""
-    rows = None if batches.rows is None else fingerprint_array(batches.rows)
+    """Returns an identity that changes when the data do; see ``Batches.fingerprint``."""
+    rows = None if batches.rows is None else identify_array(batches.rows)
     dataset, subsets = batches.dataset, []
     while isinstance(dataset, Subset):
-        subsets.append(fingerprint_array(np.asarray(dataset.indices)))
+        subsets.append(identify_array(np.asarray(dataset.indices)))
         dataset = dataset.dataset
     fingerprint: Callable[[], Any] | None = getattr(dataset, "fingerprint", None)
     if callable(fingerprint):
-        return fingerprint_json([fingerprint(), subsets, rows])
+        return identify_json([fingerprint(), subsets, rows])
     if not batches.can_fetch:
-        return fingerprint_json(["stream", type(dataset).__name__, batches.total])
+        return identify_json(["stream", type(dataset).__name__, batches.total])
     contents = _fingerprint_contents(dataset)
     samples: list[Any] = []
     # Randomly augmented samples would change the fingerprint at each call; they are left out if the contents are known.
     if contents is None or not batches.is_random():
         samples = [[row, fingerprint_sample(batches, row)] for row in _evenly_spread_rows(batches)]
-    return fingerprint_json([type(dataset).__name__, len(batches), samples, contents, subsets, rows])
+    return identify_json([type(dataset).__name__, len(batches), samples, contents, subsets, rows])
 
 
 def _first_rows(batches: "Batches") -> list[int]:
@@ -111,15 +111,15 @@ def _innermost(dataset: Any) -> Any:
 def _fingerprint_contents(dataset: Any) -> Any:
     """Returns a fingerprint of all contents, for the kinds of data set that allow it; None for others."""
     if isinstance(dataset, TensorDataset):
-        return fingerprint_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)})
+        return identify_tensors({str(i): tensor for i, tensor in enumerate(dataset.tensors)})
     version = getattr(dataset, "_fingerprint", None)  # Hugging Face: it changes with every change of the data
     if isinstance(version, str):
         return version
     samples = getattr(dataset, "samples", None)  # torchvision's folders: (file, label) pairs
     if isinstance(samples, list) and samples and all(_is_file_and_label(sample) for sample in samples):
-        return fingerprint_json(
+        return identify_json(
             [
-                fingerprint_array(content_keys([Path(sample[0]) for sample in samples])),
+                identify_array(content_keys([Path(sample[0]) for sample in samples])),
                 [int(sample[1]) for sample in samples],
             ]
         )

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.identity import identify_json
 from lookalike._core.names import text_of, visible
-from lookalike._core.provenance import fingerprint_json
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.identity import content_keys, file_stats
 from lookalike.data.images import read_image
@@ -98,12 +98,12 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return self._content_keys.copy()
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the files' names, contents and labels."""
+        """Returns a fingerprint of the files' names, contents and labels."""
         listing = [
             [text_of(file.relative_to(self.root).as_posix()), int(key), int(label)]
             for file, key, label in zip(self.files, self.content_keys(), self.labels, strict=True)
         ]
-        return fingerprint_json(listing)
+        return identify_json(listing)
 
 
 def load_folder(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike._core.errors import LookalikeError, first_line
-from lookalike._core.provenance import fingerprint_array, fingerprint_json
+from lookalike._core.identity import identify_array, identify_json
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, Samples, Split
 from lookalike.data.folders import ImageFiles, split_rows
 from lookalike.data.masks import MaskedFiles, trimap_mask
@@ -158,9 +158,9 @@ class PcamPart(Dataset[tuple[Tensor, int]]):
         return self.transform(self.tissue[index][0]), int(self.labels[index])
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of the labels and the images' file: its name and size."""
+        """Returns a fingerprint of the labels and the images' file: its name and size."""
         file = self.tissue._base_folder / self.tissue._FILES[self.tissue._split]["images"][0]
-        return fingerprint_json([file.name, file.stat().st_size, fingerprint_array(self.labels)])
+        return identify_json([file.name, file.stat().st_size, identify_array(self.labels)])
 
 
 def _files_of(samples: list[tuple[str, int]]) -> _Part:

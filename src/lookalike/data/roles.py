@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.identity import are_comparable, identifying_as
 from lookalike._core.names import visible
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle, Split
@@ -36,13 +37,29 @@ class TrainingRecord:
             return np.zeros(len(files), dtype=bool)
         return np.isin(files.content_keys(), self.keys)
 
+    def has_fingerprint_of(self, data: Batches | None, known: str | None = None) -> bool | None:
+        """Says whether data have the recorded fingerprint; None if that cannot be known.
+
+        Args:
+            data: The data; None if only their fingerprint is known.
+            known: The data's fingerprint, if it was computed before.
+        """
+        if self.fingerprint is None:
+            return None
+        if are_comparable(known, self.fingerprint):
+            return known == self.fingerprint
+        if data is None:
+            return None
+        with identifying_as(self.fingerprint):  # a model of an earlier version
+            return data.fingerprint() == self.fingerprint
+
     def matches(self, train: Batches) -> bool:
         """Says whether ``train`` is exactly the data that the model was made from.
 
         Some fingerprints cover only names and sizes, which other pictures in an uncompressed format may share.
         Therefore the hashes of the files are compared too, if the record has them.
         """
-        if self.fingerprint is None or train.fingerprint() != self.fingerprint:
+        if not self.has_fingerprint_of(train):
             return False
         keys = None if self.keys is None else train.content_keys()
         return self.keys is None or keys is None or np.array_equal(keys, np.sort(self.keys))

@@ -93,8 +93,6 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
     Raises:
         LookalikeError: If they are others.
     """
-    recorded = model.training_record.fingerprint
-    data_fingerprint = store.info.get("data") if batches is None else batches.fingerprint()
     if model.provenance.get("joined"):  # several data sets: only their number is known
         n_samples = model.provenance.get("n_samples")
         if n_samples is not None and len(store) + len(store.skipped) != n_samples:
@@ -102,7 +100,9 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
                 f"the model was made from {n_samples:,} samples, its updates included; the training data have "
                 f"{len(store):,}. Give all of them, in the same order"
             )
-    elif recorded is not None and data_fingerprint is not None and recorded != data_fingerprint:
+    elif (
+        model.training_record.has_fingerprint_of(batches, store.info.get("data") if batches is None else None) is False
+    ):
         raise LookalikeError(
             "the training data are not those that the model was converted with, so the numbers of its prototypes' "
             "samples mean other images; give the same data (and validation=... for others to judge edits on)"

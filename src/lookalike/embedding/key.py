@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from lookalike._core.provenance import fingerprint_json, fingerprint_tensors
+from lookalike._core.identity import identify_tensors
+from lookalike._core.provenance import fingerprint_json
 from lookalike._core.working_folder import differences
 from lookalike.encoder import Encoder
 from lookalike.encoder.patches import PatchEncoder
@@ -33,7 +34,7 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
     """
     outputs = None if encoder.outputs is None else asdict(encoder.outputs)
     return {
-        "weights": fingerprint_tensors(encoder.model.state_dict()),
+        "weights": identify_tensors(encoder.model.state_dict()),
         "data": data,
         "transform": transform,
         "head": encoder.head_name,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.identity import identifying_as
 from lookalike._core.profiling import step
 from lookalike._core.progress import Advance, progress_bar
 from lookalike._core.provenance import versions
@@ -83,16 +84,27 @@ def embed(
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
         )
-    key = embedding_key(
-        encoder,
-        batches.fingerprint(),
-        batches.transform_fingerprint(),
-        precision=settings.precision,
-        dtype=settings.dtype,
-    )
+    # what an earlier version stored is identified in its way, so that it is taken up
+    with identifying_as(_stored_identity(folder) if resume and not overwrite else None):
+        key = embedding_key(
+            encoder,
+            batches.fingerprint(),
+            batches.transform_fingerprint(),
+            precision=settings.precision,
+            dtype=settings.dtype,
+        )
     if folder is None:
         return _run_pass(encoder, batches, MemorySink(), key, progress)
     return _embed_to_folder(encoder, batches, Path(folder), key, progress, resume=resume, overwrite=overwrite)
+
+
+def _stored_identity(folder: str | Path | None) -> Any:
+    """Returns the identity of the weights that finished or unfinished embeddings were made with, or None."""
+    if folder is None:
+        return None
+    with suppress(LookalikeError, KeyError, AttributeError):  # such a folder is reported when it is opened
+        return read_record(Path(folder) / META)["info"]["weights"]
+    return JournalSink.key_of(folder).get("weights")
 
 
 def _embed_to_folder(

@@ -132,7 +132,7 @@ class JournalSink:
 
     def __init__(self, target: str | Path, key: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.target = Path(target).resolve()
-        self.folder = self.target.with_name(f"{self.target.name}.part")
+        self.folder = _unfinished(self.target)
         self.overwrite = overwrite
         self.key = key
         self.start = 0
@@ -163,6 +163,14 @@ class JournalSink:
         else:
             remove_folder(self.folder)
             self._begin()
+
+    @staticmethod
+    def key_of(target: str | Path) -> dict[str, Any]:
+        """Returns the key of the unfinished embeddings of a target; empty if there are none that can be read."""
+        journal = _unfinished(Path(target).resolve()) / JOURNAL
+        lines = _intact_lines(journal) if journal.is_file() else []
+        key = lines[0].get("key") if lines else None
+        return key if isinstance(key, dict) else {}
 
     def add(self, arrays: Arrays, read: int, skipped: Skipped, not_finite: list[int]) -> None:
         """Adds a batch.
@@ -328,6 +336,11 @@ class JournalSink:
 
     def _naming_write_errors(self) -> AbstractContextManager[None]:
         return writing_to(self.folder, f"{self._n_rows:,} rows are safe")
+
+
+def _unfinished(target: Path) -> Path:
+    """Returns the folder of a target's unfinished embeddings."""
+    return target.with_name(f"{target.name}.part")
 
 
 def remove_journal(folder: Path) -> None:

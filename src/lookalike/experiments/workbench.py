@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.identity import identifying_as
 from lookalike._core.provenance import fingerprint_json
 from lookalike._core.replacing import remove_folder
 from lookalike._core.working_folder import alone, lock_beside
@@ -147,7 +148,8 @@ class Workbench:
     def _fingerprint(self, subject: Subject) -> str:
         name_and_size = subject.dataset, self.options(subject)["image_size"]
         if name_and_size not in self._fingerprints:
-            self._fingerprints[name_and_size] = self.data(subject).fingerprint()
+            with identifying_as("sha256"):  # by which kept results have always been found again
+                self._fingerprints[name_and_size] = self.data(subject).fingerprint()
         return self._fingerprints[name_and_size]
 
     def black_box(self, subject: Subject) -> LoadedClassifier:
@@ -199,10 +201,10 @@ class Workbench:
             provenance = read_provenance(folder)
         except LookalikeError:  # an interruption while it was removed left part of it
             return False
-        data = Batches(self.data(subject).train).fingerprint()
-        return provenance.get("fingerprints", {}).get("data") == data and all(
-            provenance.get(name) == value for name, value in self.options(subject).items()
-        )
+        recorded = provenance.get("fingerprints", {}).get("data")
+        with identifying_as(recorded):
+            data = Batches(self.data(subject).train).fingerprint()
+        return recorded == data and all(provenance.get(name) == value for name, value in self.options(subject).items())
 
     def _folders_of(self, subject: Subject) -> list[Path]:
         """Returns the folders of a subject's conversion and of the subject."""

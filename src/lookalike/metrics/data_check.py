@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data import Batches
+from lookalike.data import Batches, TrainingRecord
 from lookalike.embedding import EmbeddingStore
 from lookalike.model import PrototypeModel
 from lookalike.model.similarity import euclidean_distances
@@ -78,13 +78,13 @@ def check_data(
         None if train_store is None else _compare_training_data(model, train, train_store),
         _count_leaked(model, test, test_store),
         len(test_store),
-        _is_calibration(model, test_store),
+        _is_calibration(model, test, test_store),
     )
 
 
-def _is_calibration(model: PrototypeModel, store: EmbeddingStore) -> bool:
+def _is_calibration(model: PrototypeModel, test: Batches | None, store: EmbeddingStore) -> bool:
     data = None if model.doubt is None else model.doubt.facts.data
-    return data is not None and store.info.get("data") == data
+    return TrainingRecord(data).has_fingerprint_of(test, store.info.get("data")) is True
 
 
 def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingStore) -> int:
@@ -92,7 +92,7 @@ def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingS
     keys = None if test is None or record.keys is None else test.content_keys()
     if keys is not None and record.keys is not None:  # for files, the contents decide, not names and sizes
         return int(np.isin(keys, record.keys).sum())
-    return len(store) if record.fingerprint is not None and store.info.get("data") == record.fingerprint else 0
+    return len(store) if record.has_fingerprint_of(test, store.info.get("data")) else 0
 
 
 def _compare_training_data(model: PrototypeModel, train: Batches | None, store: EmbeddingStore) -> str | None:
@@ -101,14 +101,15 @@ def _compare_training_data(model: PrototypeModel, train: Batches | None, store: 
     A loader and a pair of arrays with the same images have different fingerprints. But each prototype stores the
     numbers and distances of its nearest training samples: in the same data, these samples have the same distances.
     """
-    fingerprint, model_keys = model.training_record.fingerprint, model.training_record.keys
+    record = model.training_record
+    model_keys = record.keys
     keys = None if train is None or model_keys is None else train.content_keys()
     if keys is not None and model_keys is not None:  # for files, the contents decide, not names and sizes
         return "same" if np.array_equal(keys, model_keys) else "other"
-    if fingerprint is not None and store.info.get("data") == fingerprint:
+    if record.has_fingerprint_of(train, store.info.get("data")):
         return "same"
     nearest, distances = model.prototypes.nearest.cpu(), model.prototypes.distances.cpu()
-    if fingerprint is None or "joined" in model.provenance or not (nearest >= 0).any():
+    if record.fingerprint is None or "joined" in model.provenance or not (nearest >= 0).any():
         return None
     n_samples = model.provenance.get("n_samples")
     if n_samples is not None and n_samples != len(store):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.identity import current_scheme
 from lookalike._core.progress import Advance, progress_bar
 from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike._core.records import from_json, plain_json
@@ -32,6 +33,7 @@ from lookalike.metrics.sections import SECTIONS, Section, stored_activations
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 
+_IDENTITIES = "identities"  # entry of a key: how data are identified
 _MISSING = {
     "train": "no training data were given",
     "activations": "no training data were given, and the model does not know how often they activate its prototypes",
@@ -240,6 +242,7 @@ def _evaluation_key(context: Context, info: dict[str, Any]) -> dict[str, str]:
         "layers": fingerprint_layers(context.model),
         "outputs_of_black_box": None if box is None else [asdict(box.outputs), fingerprint_layers(box.encoder.model)],
         "class_names": list(context.model.class_names),
+        _IDENTITIES: current_scheme(),
         "labels": fingerprint_tensors({"labels": context.labels}),
         "transform": [store.info.get("transform"), None if train is None else train.info.get("transform")],
         "attributes": None if context.attributes is None else fingerprint_tensors({"attributes": context.attributes}),
@@ -265,6 +268,11 @@ class _SavedSections:
             raise LookalikeError(
                 f"cannot resume the evaluation in {str(self.path)!r}: {error}; give another file, or remove it"
             ) from error
+        if _IDENTITIES not in saved.key:
+            raise LookalikeError(
+                f"{str(self.path)!r} was begun by an earlier version of lookalike, which identified data differently; "
+                "give another file, or remove it"
+            )
         differing = differences(saved.key, self.key)
         if differing:
             raise LookalikeError(

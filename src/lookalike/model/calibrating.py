@@ -275,7 +275,7 @@ def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: st
         Whether each image was compared; otherwise only the fingerprints of the whole data were.
     """
     record = model.training_record
-    if record.fingerprint is not None and record.fingerprint == fingerprint:
+    if record.has_fingerprint_of(batches, fingerprint):
         raise LookalikeError(
             "the validation images are the model's own training images; calibrate with images that it was not made from"
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import check_writable, write_whole
+from lookalike._core.identity import are_comparable
 from lookalike._core.names import visible
 from lookalike._core.options import check_option_names
 from lookalike._core.provenance import fingerprint_tensors
@@ -139,6 +140,11 @@ def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore) -
     pairs = (("model", weights), ("test_data", store.info.get("data")), ("n_test", len(store)))
     for name, value in pairs:
         measured = card.info.get(name)
+        if name == "test_data" and isinstance(measured, str) and value and not are_comparable(measured, value):
+            raise LookalikeError(
+                "the scorecard was measured by an earlier version of lookalike, which identified data differently; "
+                "measure again, or leave the scorecard out"
+            )
         if measured is not None and value is not None and measured != value:
             other_subject = "another model" if name == "model" else "other test data"
             raise LookalikeError(

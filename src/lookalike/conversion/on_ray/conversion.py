@@ -14,6 +14,7 @@ from torch import nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.identity import identifying_as
 from lookalike._core.progress import progress_bar
 from lookalike._core.provenance import versions
 from lookalike._core.untouched import process_settings, undoing
@@ -21,7 +22,7 @@ from lookalike._core.working_folder import alone, lock_in
 from lookalike.conversion.cluster_folder import similarity_key
 from lookalike.conversion.on_ray.cluster import connected, import_ray, n_nodes
 from lookalike.conversion.on_ray.embedding import Actors, embed_shards
-from lookalike.conversion.on_ray.record import prepare_folder
+from lookalike.conversion.on_ray.record import prepare_folder, recorded_identity
 from lookalike.conversion.on_ray.shards import Shard, count_classes, open_shards, repeated_rows
 from lookalike.conversion.on_ray.sources import MapStyle, ShardedSource, Source, open_source
 from lookalike.conversion.on_ray.tasks import (
@@ -294,10 +295,11 @@ def _open_job(
     class_names = settings.class_names or source.class_names
     encoder = cut_classifier(model, source.first_rows(), settings.cut)
     encoder = ordered(encoder, settings.cut.class_order, class_names)
+    with identifying_as(recorded_identity(folder)):  # a folder that an earlier version began is taken up
+        identities = source.fingerprint(), source.transform_fingerprint()
+        made_with = embedding_key(encoder, *identities, precision="float32", dtype="float32")
     key = {
-        **embedding_key(
-            encoder, source.fingerprint(), source.transform_fingerprint(), precision="float32", dtype="float32"
-        ),
+        **made_with,
         **settings.clustering.to_dict(),
         **similarity_key(similarity),
         "batch_size": batch_size,

@@ -1,5 +1,6 @@
 """The record of a working folder: which conversion it belongs to, so that no other one resumes from it."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,13 @@ from lookalike._core.working_folder import clean, differences, is_foreign, read_
 
 RECORD = "conversion.json"
 _FORMAT = 2
+
+
+def recorded_identity(folder: Path) -> Any:
+    """Returns the identity of the weights that a working folder was begun with; None for a new folder."""
+    with suppress(LookalikeError):  # a damaged record is reported by ``prepare_folder``
+        return read_record(folder / RECORD).get("weights")
+    return None
 
 
 def prepare_folder(folder: Path, key: dict[str, Any]) -> tuple[Path, Path]:

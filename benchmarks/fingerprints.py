@@ -1,0 +1,64 @@
+"""What it costs to tell whether arrays in memory are those of stored results: SHA-256, and the identity in use.
+
+    python benchmarks/fingerprints.py [--quick]
+
+Prints Markdown. CPU seconds of one thread, alternating, medians; beside a plain copy of the same memory as the limit.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from common import machine, table, use_threads
+
+
+def cpu_seconds(runs: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Returns the median CPU seconds (user and system) of each run; the runs alternate."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, kept in zip(runs, seconds, strict=True):
+            started = time.process_time()
+            run()
+            kept.append(time.process_time() - started)
+    return [statistics.median(kept) for kept in seconds]
+
+
+def main() -> None:
+    """Runs all and prints Markdown."""
+    import torchvision
+
+    from lookalike._core.identity import identify_tensors
+    from lookalike._core.provenance import fingerprint_tensors
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer images and repeats")
+    quick = parser.parse_args().quick
+    use_threads()
+    print(f"# Fingerprints\n\n{machine()}\n")
+    n = 256 if quick else 1024
+    rows = []
+    for name, tensors in {
+        f"{n} images of 224² in float32": {"x": torch.rand(n, 3, 224, 224)},
+        "the weights of ResNet34": dict(torchvision.models.resnet34(weights=None).state_dict()),
+    }.items():
+        gigabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 1e9
+        copies: list[Callable[[], object]] = [
+            lambda tensors=tensors: fingerprint_tensors(tensors),
+            lambda tensors=tensors: identify_tensors(tensors),
+            lambda tensors=tensors: [tensor.clone() for tensor in tensors.values()],
+        ]
+        sha, xxh3, copy = cpu_seconds(copies, 3 if quick else 7)
+        rates = [f"{gigabytes / seconds:.1f} GB/s" for seconds in (sha, xxh3, copy)]
+        rows.append([name, *rates, f"{sha / xxh3:.1f}"])
+    print(table("Bytes per CPU second", ["", "SHA-256", "XXH3", "copy", "XXH3 times faster"], rows))
+
+
+if __name__ == "__main__":
+    main()
