@@ -117,7 +117,8 @@ class Explanation:
         """Returns the explanation as a sentence."""
         first = self.likenesses[0]
         said = (
-            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.shown_by()} "
+            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.called()}"
+            f"{first.shown_by()} "
             f"({self._spread()}), "
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
@@ -126,7 +127,7 @@ class Explanation:
             return said
         return (
             f"{said} The nearest prototype of class '{visible(self.contrast.class_name)}' is number "
-            f"{self.contrast.prototype}."
+            f"{self.contrast.prototype}{self.contrast.called()}."
         )
 
     @property
@@ -137,7 +138,10 @@ class Explanation:
         return [*self.likenesses, self.contrast] if self.contrast is not None and is_new else self.likenesses
 
     def __repr__(self) -> str:
-        near = ", ".join(f"no. {likeness.prototype} of {likeness.class_name!r}" for likeness in self.likenesses)
+        near = ", ".join(
+            f"no. {near.prototype} of {near.class_name!r}" + ("" if near.name is None else f" ({near.name!r})")
+            for near in self.likenesses
+        )
         name = "" if self.name is None else f"{self.name!r}: "
         unfamiliar = ", unfamiliar" if self.unfamiliar else ""
         return f"Explanation({name}{self.class_name!r} {self.probability:.0%}{unfamiliar}, looks like {near})"

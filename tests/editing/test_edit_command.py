@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from lookalike import LookalikeError, load
+from lookalike.encoder.specs import build_untrained
 from tests.cli.test_commands import mistake, run
 
 
@@ -42,7 +44,14 @@ def test_calibrating_does_not_erase_a_history(converted, network_file, image_fol
     calibrate = ("calibrate", converted, image_folder, *network, "-o", converted)
     assert "has a history of edits, which would be lost" in mistake(*calibrate, "--overwrite")
     assert "exists already" in mistake(*calibrate)
+    convert = ("convert", f"{network_file}:make", image_folder, "-o", converted, "--n-prototypes", 2, "--overwrite")
+    assert "has a history of edits, which would be lost" in mistake(*convert)
+    edited = load(converted, build_untrained(f"{network_file}:make"))
+    with pytest.raises(LookalikeError, match="discard_edits=True"):
+        edited.save(converted, overwrite=True)
     assert (converted / "edits.json").read_bytes() == before
+    run(*convert, "--discard-edits")
+    assert not (converted / "edits.json").exists()
 
 
 def test_mistakes_are_one_line_and_nothing_is_written(converted, network_file, image_folder, tmp_path):

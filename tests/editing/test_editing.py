@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike import EmbeddingStore, LookalikeError, convert, load
+from lookalike import EmbeddingStore, LookalikeError, convert, explain, load
 from lookalike.conversion.survey import survey
 from lookalike.data import DataBundle, Preprocessing
 from lookalike.editing import (
@@ -26,6 +26,8 @@ from lookalike.editing import (
     run_step,
     script_of,
 )
+from lookalike.export.file import describe
+from lookalike.export.plain import PlainModel
 from tests.small import bright_images, small_network
 
 NET = small_network()
@@ -368,3 +370,24 @@ def test_an_update_says_that_it_keeps_no_names(session):
     session.rename(0, "left")
     with pytest.warns(UserWarning, match="names, descriptions and pins are not kept"):
         assert session.model.update(bright_images(30)).annotations is None
+
+
+def test_names_are_shown_wherever_a_prototype_is_named(session, tmp_path):
+    session.rename(4, "Ünlike <b>")
+    session.describe(4, "bright on the right")
+    model = session.model
+    x = DATA[0][int(model.prototypes.nearest[4, 0])][None]
+    said = explain(model, x)[0]
+    assert said.likenesses[0].prototype == 4
+    assert "prototype 4 of class '1', called 'Ünlike <b>' (bright on the right)" in said.sentence()
+    assert "no. 4 · Ünlike <b>" in said.likenesses[0].caption()
+    assert "'Ünlike <b>'" in repr(said)
+    first = said.to_dict()["nearest"][0]
+    assert (first["name"], first["description"], first["region"]) == ("Ünlike <b>", "bright on the right", None)
+    texts = {text.get_text() for text in model.plot_gallery().texts}
+    assert any("Ünlike <b>" in text for text in texts)
+    model.save(tmp_path / "m")
+    assert "Ünlike \\<b\\>: bright on the right" in (tmp_path / "m" / "README.md").read_text()
+    exported = describe(model, PlainModel(model), pixels=False, images=False)["prototypes"]
+    assert (exported[4]["name"], exported[4]["title"]) == ("1 · no. 4, 'Ünlike <b>'", "Ünlike <b>")
+    assert exported[3]["name"] == "1 · no. 3"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lookalike import convert
+from lookalike.model.annotations import Annotations
 from lookalike.report import write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -46,6 +47,9 @@ def write_page(path):
     x[-2:] = 30 * torch.rand(2, 1, 8, 8)
     train, test = Named(x[:90], y[:90]), Named(x[90:], y[90:])
     sem = convert(net, train, n_prototypes=2, progress=False)
+    sem.annotations = Annotations(
+        (f"name {HOSTILE}", *[None] * 5), ("said <b>of it</b>", *[""] * 5), (False,) * 6, ((0, 0, 0.5, 1), *[None] * 5)
+    )
     quick = {"n_images": 6, "n_steps": 3, "n_draws": 1, "progress": False}
     write_report(sem, test, path, train=train, title=f"A report on {HOSTILE}", **quick)
     return path

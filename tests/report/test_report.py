@@ -43,6 +43,14 @@ def test_works_offline_and_for_those_who_do_not_see_it(page):
     assert all(len(figure["aria-label"]) > 20 for figure in found.figures)
 
 
+def test_names_and_descriptions_of_prototypes_are_shown_as_text(page):
+    text = page.read_text()
+    assert "“name &lt;img src=x onerror=alert(1)&gt;”" in text
+    assert "said &lt;b&gt;of it&lt;/b&gt;" in text
+    assert "from 0.0% to 50.0% of the width" in text
+    assert data_of(page)["prototypes"][0]["title"].startswith("name <img")
+
+
 def test_says_how_every_number_was_computed(page):
     text = page.read_text()
     for what in (

@@ -10,6 +10,7 @@ from lookalike.cli.console import guarded, out, print_facts, print_json, print_n
 from lookalike.cli.options import (
     BatchSize,
     Device,
+    DiscardEdits,
     Json,
     Labels,
     LargeImages,
@@ -54,21 +55,18 @@ def calibrate(
     batch_size: BatchSize = 256,
     large_images: LargeImages = False,
     overwrite: Overwrite = False,
+    discard_edits: DiscardEdits = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
-    from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import check_replaceable
-    from lookalike.editing.storage import has_history
+    from lookalike.saved import check_no_edits
 
     check_replaceable(output, overwrite=overwrite)
-    if has_history(output):
-        raise LookalikeError(
-            f"{str(output)!r} has a history of edits, which would be lost; write the calibrated model to another folder"
-        )
+    check_no_edits(output, discard=discard_edits)
     converted, preprocessing = open_model(model, network, device)
     reading = replace(preprocessing, large_images=large_images)
     bundle = load_with_roles(converted, data, reading, labels=labels, split_seed=split_seed)
@@ -80,7 +78,7 @@ def calibrate(
         seed=seed,
         batch_size=batch_size,
     )
-    calibrated.save(output, overwrite=overwrite)
+    calibrated.save(output, overwrite=overwrite, discard_edits=discard_edits)
     facts = _facts_of(calibrated)
     promise = calibrated.abstention() if facts.n_validation >= _LEAST_FOR_BOUND else None
     if json:

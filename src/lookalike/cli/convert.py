@@ -24,6 +24,7 @@ from lookalike.cli.options import (
     BatchSize,
     ClassOrderOption,
     Device,
+    DiscardEdits,
     Json,
     Labels,
     LargeImages,
@@ -198,6 +199,7 @@ def convert(
         bool, typer.Option("--no-names", metavar="", help="Save no file names of training images.")
     ] = False,
     overwrite: Overwrite = False,
+    discard_edits: DiscardEdits = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
     device: Device = "auto",
@@ -214,8 +216,10 @@ def convert(
     from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.encoder.preprocessing import input_channels
     from lookalike.model.similarity import make_similarity
+    from lookalike.saved import check_no_edits
 
     check_replaceable(output, overwrite=overwrite)
+    check_no_edits(output, discard=discard_edits)
     numbers = _read_n_prototypes(n_prototypes)
     # mistakes in these options are refused before the network is loaded
     checks.one_of("--level", level, ("image", "patch", "head"))
@@ -258,7 +262,7 @@ def convert(
         test = Batches(bundle.test, batch_size, workers, on_error)
         comparison = _compare_on(test, converted)
         skipped += list(test.skipped.values())
-    converted.save(output, images=not no_images, names=not no_names, overwrite=overwrite)
+    converted.save(output, images=not no_images, names=not no_names, overwrite=overwrite, discard_edits=discard_edits)
     if json:
         print_json(_report(converted, bundle, comparison, skipped, output))
     else:

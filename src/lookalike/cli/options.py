@@ -42,6 +42,12 @@ BatchSize = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images.", rich_help_panel="Running")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace existing output.")]
+DiscardEdits = Annotated[
+    bool,
+    typer.Option(
+        "--discard-edits", metavar="", help="With --overwrite: replace a model even if its history of edits is lost."
+    ),
+]
 OnError = Annotated[
     Literal["stop", "skip"],
     typer.Option(

@@ -94,6 +94,7 @@ def train(
     from lookalike.baselines.hyperparameters import hyperparameters
     from lookalike.baselines.training import is_unfinished, remove_finished
     from lookalike.data import load_training_data
+    from lookalike.saved import check_no_edits
 
     baseline = METHODS[method]
     title = baseline.title
@@ -116,6 +117,7 @@ def train(
         if not is_helper_process:
             remove_finished(working_folder, output)
         check_replaceable(output, overwrite=overwrite)
+        check_no_edits(output)
         bundle = load_training_data(
             dataset,
             settings.image_size,

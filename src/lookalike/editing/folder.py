@@ -12,9 +12,9 @@ from lookalike._core.folder_lock import alone, lock_beside
 from lookalike._core.records import read_bytes
 from lookalike.editing.session import EditSession
 from lookalike.editing.sources import EditOptions
-from lookalike.editing.storage import CORRECTIONS, EDITS_JSON, EDITS_TENSORS, has_history, history_files, read_history
+from lookalike.editing.storage import CORRECTIONS, EDITS_TENSORS, has_history, history_files, read_history
 from lookalike.model import load
-from lookalike.saved import CONFIG, TENSORS
+from lookalike.saved import CONFIG, EDITS_JSON, TENSORS
 
 _OWN_FILES = (CONFIG, TENSORS, EDITS_JSON, EDITS_TENSORS, CORRECTIONS, "README.md", "gallery.png")
 _MOST_BYTES = 2**26  # of other files in the folder, which are written again with each save

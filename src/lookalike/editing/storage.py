@@ -22,10 +22,9 @@ from lookalike.editing.history import History, Snapshot
 from lookalike.editing.state import State, keys_of
 from lookalike.model.annotations import Annotations
 from lookalike.model.prototypes import Prototypes
-from lookalike.saved import refusing, write_tensors
+from lookalike.saved import EDITS_JSON, refusing, write_tensors
 from lookalike.saved.tensor_file import read_header, read_tensors
 
-EDITS_JSON = "edits.json"
 EDITS_TENSORS = "edits.safetensors"
 CORRECTIONS = "corrected-labels.csv"
 _FORMAT = 1

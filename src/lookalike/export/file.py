@@ -230,7 +230,9 @@ def describe(
         "converted_with": plain_json(dict(made_with)) if isinstance(made_with, Mapping) else None,
         "prototypes": [
             {
-                "name": f"{row['class']} · no. {j}",
+                "name": f"{row['class']} · no. {j}{model.all_annotations.quoted(j)}",
+                "title": model.all_annotations.names[j],
+                "description": model.all_annotations.descriptions[j],
                 "class": row["class"],
                 "count": row["count"],
                 "purity": row["purity"],

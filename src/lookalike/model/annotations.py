@@ -5,6 +5,7 @@ from numbers import Real
 from typing import Any
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.names import visible
 from lookalike._core.records import shown
 
 Region = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the image's width and height
@@ -42,6 +43,11 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def quoted(self, prototype: int) -> str:
+        """Returns a prototype's name for a sentence, as ``", 'sitting'"``; empty if it has none."""
+        name = self.names[prototype]
+        return "" if name is None else f", '{visible(name)}'"
 
     @classmethod
     def empty(cls, n_prototypes: int) -> "Annotations":

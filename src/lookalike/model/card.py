@@ -56,11 +56,23 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
         "origin": _origin(provenance),
         "gallery": record.gallery,
         "has_pictures": record.images is not None,
-        "shown": [{**row, "class": _cell(row["class"]), "purity": _share(row["purity"])} for row in table[:_MOST_ROWS]],
+        "shown": [
+            {**row, "class": _cell(row["class"]), "purity": _share(row["purity"]), "said": _said(record, j)}
+            for j, row in enumerate(table[:_MOST_ROWS])
+        ],
+        "is_named": record.annotations is not None and not record.annotations.is_empty,
         "n_left_out": max(0, len(table) - _MOST_ROWS),
         "is_calibrated": record.doubt is not None,
         "is_rebuilt_by_name": _is_rebuilt_by_name(encoder.spec),
     }
+
+
+def _said(record: SavedModel, prototype: int) -> str:
+    """Returns what people have said about a prototype: its name and description."""
+    if record.annotations is None:
+        return ""
+    name, description = record.annotations.names[prototype], record.annotations.descriptions[prototype]
+    return ": ".join(_cell(" ".join(text.split())) for text in (name, description) if text)
 
 
 def _test_figures(recorded: Any) -> dict[str, Any] | None:

@@ -77,6 +77,7 @@ def write_model(
     gallery: bytes | None,
     extra_files: Mapping[str, bytes],
     overwrite: bool,
+    discard_edits: bool,
 ) -> None:
     """Writes a model's folder.
 
@@ -87,6 +88,7 @@ def write_model(
         gallery: A PNG file of all prototypes, or None.
         extra_files: Contents of further files, by name.
         overwrite: Replace an existing folder.
+        discard_edits: Replace it even if a history of edits is lost.
 
     Raises:
         LookalikeError: If the folder exists, or the model could not be loaded again.
@@ -117,7 +119,7 @@ def write_model(
             tensors[TRAINING_KEYS] = parts.training_keys
         check_model_tensors(record, tensors)
     files["README.md"] = model_card(record, parts.prototypes).encode("utf-8", "backslashreplace")
-    write_saved(folder, record, tensors, files, overwrite=overwrite)
+    write_saved(folder, record, tensors, files, overwrite=overwrite, discard_edits=discard_edits)
 
 
 def _encoded_pictures(images: Tensor) -> tuple[list[list[str]], dict[str, bytes]]:

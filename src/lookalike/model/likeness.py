@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from lookalike._core.names import visible
+from lookalike.model.annotations import Region
 from lookalike.model.prototype_model import PrototypeModel
 from lookalike.model.prototypes import FamiliarRange, Scope
 from lookalike.plots.tiles import shorten
+
+_DESCRIPTION_LENGTH = 200  # characters of a description in a sentence
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Likeness:
         purity: Share of the prototype's class among the training samples most similar to it.
         nearest: Indices of the training samples nearest to the prototype.
         nearest_names: Their file names; None where the model has none.
+        name: Name that a person gave the prototype, or None.
+        description: What a person said about the prototype; "" for nothing.
+        region: The part of its image that the prototype was restricted to, as left, top, right, bottom, or None.
         image: The nearest training image, uint8 [H, W, C]; None if the model has no images.
         heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
         prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
@@ -54,14 +60,26 @@ class Likeness:
     purity: float
     nearest: list[int]
     nearest_names: tuple[str | None, ...] = ()
+    name: str | None = None
+    description: str = ""
+    region: Region | None = None
     image: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     prototype_heat_map: np.ndarray | None = None
 
     def caption(self) -> str:
-        """Returns a caption for a picture of the prototype: class, number and similarity."""
-        text = f"{shorten(self.class_name, 18)}\nno. {self.prototype} · s = {self.similarity:.3g}"
+        """Returns a caption for a picture of the prototype: class, number, name and similarity."""
+        name = "" if self.name is None else f" · {shorten(self.name, 14)}"
+        text = f"{shorten(self.class_name, 18)}\nno. {self.prototype}{name} · s = {self.similarity:.3g}"
         return text.replace("= -", "= −")
+
+    def called(self) -> str:
+        """Returns the prototype's name and description for a sentence; empty if nobody gave any."""
+        name = "" if self.name is None else f", called '{visible(self.name)}'"
+        description = visible(" ".join(self.description.split()))
+        if len(description) > _DESCRIPTION_LENGTH:
+            description = f"{description[: _DESCRIPTION_LENGTH - 1]}…"
+        return name + (f" ({description})" if description else "")
 
     def shown_by(self) -> str:
         """Names the training image that shows the prototype, for a sentence; empty if the model has no names."""
@@ -79,6 +97,9 @@ class Likeness:
         return {
             "prototype": self.prototype,
             "class": self.class_name,
+            "name": self.name,
+            "description": self.description,
+            "region": None if self.region is None else list(self.region),
             "similarity": self.similarity,
             "distance": self.distance,
             "percentile": None if np.isnan(self.percentile) else self.percentile,
@@ -126,7 +147,7 @@ class Likenesses:
 
     def likeness(self, row: int, prototype: int) -> Likeness:
         """Returns the likeness of one input to one prototype, without heat-maps."""
-        model, prototypes, familiar = self.model, self.model.prototypes, self.familiar
+        model, prototypes, familiar, said = self.model, self.model.prototypes, self.familiar, self.model.all_annotations
         nearest = [index for index in prototypes.nearest[prototype].tolist() if index >= 0]
         return Likeness(
             prototype=prototype,
@@ -143,5 +164,8 @@ class Likenesses:
             purity=float(prototypes.purity[prototype]),
             nearest=nearest,
             nearest_names=tuple(model.training_names.get(index) for index in nearest),
+            name=said.names[prototype],
+            description=said.descriptions[prototype],
+            region=said.regions[prototype],
             image=None if model.images is None else model.images[prototype, 0].numpy(),
         )

@@ -119,6 +119,11 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         """K."""
         return self.prototypes.n_classes
 
+    @property
+    def all_annotations(self) -> Annotations:
+        """What people have said about the prototypes; empty texts where they have said nothing."""
+        return self.annotations or Annotations.empty(len(self.prototypes))
+
     def name_training_sample(self, index: int) -> str:
         """Returns the file name of a training sample that is nearest to a prototype, or else its number."""
         return self.training_names.get(int(index), f"image {int(index)}")
@@ -311,6 +316,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             names=[self.training_names.get(index) for index in p.nearest[:, 0].tolist()]
             if self.training_names
             else None,
+            titles=None if self.annotations is None else self.annotations.names,
             ax=ax,
         )
 
@@ -323,6 +329,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         names: bool = True,
         extra_files: Mapping[str, bytes] | None = None,
         overwrite: bool = False,
+        discard_edits: bool = False,
     ) -> None:
         """Writes the model: ``model.safetensors``, ``config.json``, a model card and the prototypes' images.
 
@@ -332,14 +339,16 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             names: False leaves out the file names of training images.
             extra_files: Contents of further files by name, such as a training log.
             overwrite: Replace an existing folder.
+            discard_edits: Replace it even if a history of edits is lost; edited models are saved by their session.
 
         Raises:
-            LookalikeError: If the folder exists, or the encoder cannot be saved.
+            LookalikeError: If the folder exists or has a history of edits, or the encoder cannot be saved.
         """
         checks.path("folder", folder)
         checks.flag("images", images)
         checks.flag("names", names)
         checks.flag("overwrite", overwrite)
+        checks.flag("discard_edits", discard_edits)
         checks.optional(checks.mapping, "extra_files", extra_files)
         saved_images = self.images if images else None
         write_model(
@@ -349,6 +358,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             gallery=self._gallery_file() if saved_images is not None and self._fits_gallery() else None,
             extra_files=extra_files or {},
             overwrite=overwrite,
+            discard_edits=discard_edits,
         )
 
     def __repr__(self) -> str:
@@ -379,7 +389,15 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             return _png(self.plot_gallery(patch_axes(self.class_names, per_class)))
         tiles = 1 if self.decoded_prototypes() is None else 2
         return _png(
-            self.plot_gallery(gallery_axes(self.class_names, per_class, tiles, named=bool(self.training_names)))
+            self.plot_gallery(
+                gallery_axes(
+                    self.class_names,
+                    per_class,
+                    tiles,
+                    named=bool(self.training_names),
+                    titled=self.annotations is not None and any(self.annotations.names),
+                )
+            )
         )
 
     @keeps_torch_settings

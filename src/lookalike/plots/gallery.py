@@ -32,6 +32,7 @@ def plot_gallery(
     decoded: np.ndarray | None = None,
     numbered: bool = True,
     names: Sequence[str | None] | None = None,
+    titles: Sequence[str | None] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws each prototype as its nearest training images, with its number of training images and its purity below.
@@ -46,6 +47,7 @@ def plot_gallery(
         decoded: Images of the prototypes by the model's own decoder, uint8 [P, H, W, C], drawn first.
         numbered: Begin captions with the prototypes' numbers; without them, captions are short.
         names: File name of each prototype's nearest training image [P], drawn below the caption; None for no name.
+        titles: Name that a person gave each prototype [P], drawn below that; None for no name.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -63,13 +65,16 @@ def plot_gallery(
     checks.flag("numbered", numbered)
     if names is not None and len(names) != len(images):
         raise LookalikeError(f"there are {len(images)} prototypes and {len(names)} names")
+    if titles is not None and len(titles) != len(images):
+        raise LookalikeError(f"there are {len(images)} prototypes and {len(titles)} titles")
+    titles = titles if titles is not None and any(titles) else None
     classes_drawn = sorted({int(k) for k in labels}) if classes is None else list(classes)
     prototypes_by_class = [np.flatnonzero(labels == k) for k in classes_drawn]
     if decoded is not None:
         images = np.concatenate([decoded[:, None], images], 1)
     per_prototype = images.shape[1]
     row_names = [shorten(class_names[k], _NAME_LENGTH) for k in classes_drawn]
-    margin, row_height = _name_width(row_names), 1 + CAPTION + (LINE if names is not None else 0)
+    margin, row_height = _name_width(row_names), 1 + CAPTION + LINE * ((names is not None) + (titles is not None))
     columns, rows = _extent(row_names, max((len(m) for m in prototypes_by_class), default=1), per_prototype, row_height)
     ax = tile_axes(ax, columns, rows)
     for row, prototypes in enumerate(prototypes_by_class):
@@ -80,6 +85,8 @@ def plot_gallery(
             caption = _caption(int(j), counts[j], float(purity[j]), numbered)
             if names is not None:
                 caption += f"\n{shorten(PurePath(names[int(j)] or '').name, _FILE_LENGTH)}"
+            if titles is not None:
+                caption += f"\n{shorten(titles[int(j)] or '', _FILE_LENGTH)}"
             for rank in range(per_prototype):
                 draw_tile(ax, images[j, rank], x + rank, y, caption=caption if rank == 0 else "", size=0.96)
     legend = ("" if decoded is None else _DECODED) + (_LEGEND if numbered else _SHORT_LEGEND)
@@ -93,19 +100,29 @@ def _caption(number: int, count: Any, purity: float, numbered: bool) -> str:
     return f"{number}: {caption}" if numbered else caption
 
 
-def gallery_axes(class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False) -> "Axes":
+def gallery_axes(
+    class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False, titled: bool = False
+) -> "Axes":
     """Makes a figure that fits a gallery, without a window. Save it with ``ax.figure.savefig``."""
-    return new_axes(gallery_size(class_names, per_class, per_prototype, named=named))
+    return new_axes(gallery_size(class_names, per_class, per_prototype, named=named, titled=titled))
 
 
 def gallery_size(
-    class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False
+    class_names: Sequence[str], per_class: int, per_prototype: int = 1, *, named: bool = False, titled: bool = False
 ) -> tuple[float, float]:
-    """Returns the width and height in inches that fit a gallery; ``named`` makes room for file names."""
+    """Returns the width and height in inches that fit a gallery.
+
+    Args:
+        class_names: Names of the classes.
+        per_class: Largest number of prototypes of a class.
+        per_prototype: Number of images of each prototype.
+        named: Make room for file names.
+        titled: Make room for names that people gave the prototypes.
+    """
     class_names = checks.names("class_names", class_names)
     checks.whole_number("per_class", per_class, 0)
     checks.whole_number("per_prototype", per_prototype, 1)
-    row_height = 1 + CAPTION + (LINE if named else 0)
+    row_height = 1 + CAPTION + LINE * (named + titled)
     row_names = [shorten(name, _NAME_LENGTH) for name in class_names]
     columns, rows = _extent(row_names, per_class, per_prototype, row_height)
     return columns * TILE_INCHES, rows * TILE_INCHES

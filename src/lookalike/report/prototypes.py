@@ -53,6 +53,9 @@ def prototypes_by_class(
                         "wrong": wrong[j],
                         "ghost": activations is not None and activations[j] == 0,
                         "name": model.training_names.get(int(p.nearest[j, 0])) if p.nearest.shape[1] else None,
+                        "title": model.all_annotations.names[j],
+                        "description": model.all_annotations.descriptions[j],
+                        "region": model.all_annotations.regions[j],
                         "images": _with_captions(model, j, pictures[j]),
                         "map": maps.get(j),
                         "decoded": None if decoded is None else picture(decoded[j].numpy()),
@@ -71,6 +74,7 @@ def prototype_entries(model: PrototypeModel) -> list[dict[str, Any]]:
         {
             "label": int(p.labels[j]),
             "class": visible(p.class_of(j)),
+            "title": visible(model.all_annotations.names[j] or ""),
             "name": visible(model.training_names.get(int(p.nearest[j, 0]), "")) if p.nearest.shape[1] else "",
         }
         for j in range(len(p))

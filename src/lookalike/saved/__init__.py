@@ -13,8 +13,10 @@ from lookalike.saved.checks import (
 )
 from lookalike.saved.folder import (
     CONFIG,
+    EDITS_JSON,
     FORMAT,
     TENSORS,
+    check_no_edits,
     kind_of_folder,
     listed_files,
     read_provenance,
@@ -38,6 +40,7 @@ from lookalike.saved.tensor_file import write_tensors
 
 __all__ = [
     "CONFIG",
+    "EDITS_JSON",
     "FORMAT",
     "TENSORS",
     "NamedOptions",
@@ -47,6 +50,7 @@ __all__ = [
     "SavedPatches",
     "below",
     "check_class_names",
+    "check_no_edits",
     "check_not_finite",
     "check_preprocessing",
     "check_weights",

@@ -25,6 +25,7 @@ from lookalike.saved.tensor_file import read_header, read_tensors, write_tensors
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
+EDITS_JSON = "edits.json"  # the history of a model's edits, which ``lookalike.editing`` writes
 FORMAT = 2  # 1 had no kind and no lengths of files, and called encoder.network "class"
 
 _NOUNS = {"prototype-model": "model", "classifier": "classifier"}  # kinds of saved folders → nouns for messages
@@ -64,6 +65,7 @@ def write_saved(
     files: Mapping[str, bytes],
     *,
     overwrite: bool = False,
+    discard_edits: bool = False,
 ) -> None:
     """Writes a saved folder; it appears only when it is complete.
 
@@ -73,11 +75,14 @@ def write_saved(
         tensors: The content of ``model.safetensors``.
         files: The content of further files by relative name.
         overwrite: Replace an existing folder.
+        discard_edits: Replace it even if a history of edits is lost.
 
     Raises:
         LookalikeError: If the folder may not be replaced, or the record could not be read again.
     """
     content = _record_as_json(record)
+    if EDITS_JSON not in files:
+        check_no_edits(folder, discard=discard_edits)
     with fresh_folder(folder, marker=CONFIG, overwrite=overwrite) as new_folder:
         # safetensors refuses tensors that share memory
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -99,6 +104,23 @@ def write_saved(
         shutil.copymode(new_folder / CONFIG, new_folder / TENSORS)  # safetensors makes it readable by its owner only
         _flush_to_disk(new_folder / TENSORS)
         _flush_to_disk(new_folder / CONFIG)
+
+
+def check_no_edits(folder: str | Path, *, discard: bool = False) -> None:
+    """Checks that replacing a folder loses no history of edits.
+
+    Args:
+        folder: The folder that would be replaced; it need not exist.
+        discard: Whether the user said that the history may be lost.
+
+    Raises:
+        LookalikeError: If it has a history that would be lost.
+    """
+    if not discard and (Path(folder) / EDITS_JSON).is_file():
+        raise LookalikeError(
+            f"{str(folder)!r} has a history of edits, which would be lost; write to another folder, or discard the "
+            "history (--discard-edits of convert and calibrate, save(..., discard_edits=True))"
+        )
 
 
 def _record_as_json(record: Record) -> dict[str, Any]:

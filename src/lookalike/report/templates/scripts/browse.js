@@ -9,7 +9,7 @@ let drawn = 0;
 let selected = null; // position in shown
 
 prototypes.forEach((prototype, j) =>
-  form.elements.prototype.append(make("option", { value: String(j), textContent: `${prototype.class}, no. ${j}` })));
+  form.elements.prototype.append(make("option", { value: String(j), textContent: `${prototype.class}, no. ${j}${calledOf(j)}` })));
 
 const kinds = {
   all: () => true,

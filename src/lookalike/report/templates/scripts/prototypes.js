@@ -1,7 +1,8 @@
 // Prototypes: one in a dialog, or two side by side.
 const tileOf = (j) => document.querySelector(`button.prototype[data-number="${j}"]`);
 const pictureOf = (j) => tileOf(j)?.querySelector("img")?.src ?? null;
-const titleOf = (j) => `Prototype ${j} of class ${prototypes[j].class}`;
+const calledOf = (j) => (prototypes[j].title ? ` “${prototypes[j].title}”` : "");
+const titleOf = (j) => `Prototype ${j}${calledOf(j)} of class ${prototypes[j].class}`;
 
 const contentOf = (j) => {
   const content = document.querySelector(`template[data-number="${j}"]`).content.cloneNode(true);
@@ -14,7 +15,7 @@ const choiceOf = (text, chosen, onchange) => {
   const select = make("select", { onchange: () => select.value !== "" && onchange(Number(select.value)) },
     make("option", { value: "", textContent: text }));
   prototypes.forEach((prototype, j) => {
-    if (j !== chosen) select.append(make("option", { value: String(j), textContent: `${prototype.class}, no. ${j}` }));
+    if (j !== chosen) select.append(make("option", { value: String(j), textContent: `${prototype.class}, no. ${j}${calledOf(j)}` }));
   });
   select.setAttribute("aria-label", text);
   return select;
