@@ -36,8 +36,24 @@ def main(folder: Path, photograph: Path) -> None:
     answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}
     best = int(answer["probabilities"].argmax())
     print(f"{described['class_names'][best]}: {answer['probabilities'][best]:.0%}")
+    calibration = described["calibration"]
+    if calibration is None:
+        print("not calibrated: nothing is promised about this probability")
     if answer["unfamiliar"]:
-        print("unfamiliar: farther from its nearest prototype than every training image behind it")
+        print(
+            "unfamiliar: farther from its nearest prototype than every training image behind it"
+            if calibration is None
+            else "unfamiliar: more so than nearly all images of the calibration"
+        )
+    if "in_set" in answer:
+        names = [name for name, is_in in zip(described["class_names"], answer["in_set"], strict=True) if is_in]
+        coverage = f"{calibration['coverage']:.4g}"
+        print(
+            f"with coverage {coverage}: {' or '.join(names)}" if names else f"with coverage {coverage}: nothing I know"
+        )
+    if "answered" in answer and not answer["answered"]:
+        error = calibration["abstention"]["error"]
+        print(f"no answer: not probable enough, if at most {error:.4g} of the answers may be wrong")
     sheet = [image]
     for number, percentile in zip(answer["nearest"], answer["percentiles"], strict=True):
         prototype = described["prototypes"][number]

@@ -45,6 +45,12 @@ def make_app(folder: Path) -> FastAPI:
             "class": described["class_names"][best],
             "probability": float(outputs["probabilities"][best]),
             "unfamiliar": bool(outputs["unfamiliar"]),
+            "calibrated": described["calibration"] is not None,
+            # the classes that it may have, and whether to answer at all: None without a calibration
+            "set": None
+            if "in_set" not in outputs
+            else [described["class_names"][k] for k in outputs["in_set"].nonzero()[0]],
+            "answered": None if "answered" not in outputs else bool(outputs["answered"]),
             "looks_like": [
                 {
                     "prototype": int(number),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt.sets import (
     conformal_threshold,
+    highest_coverage,
     least_samples,
     log_survival,
     set_scores,
@@ -46,9 +47,34 @@ def test_too_few_samples_are_refused_and_of_one_class_told():
     with pytest.raises(LookalikeError, match=r"coverage of 0.95 needs 19 .* there are 10: .* at most 0.909"):
         set_thresholds(np.zeros(10), np.zeros(10, dtype=int), names, 0.95, per_class=False)
     labels = np.array([0] * 30 + [1] * 5)
-    thresholds = set_thresholds(np.arange(35.0), labels, names, 0.95, per_class=True)
-    assert math.isinf(thresholds.values[1])
-    assert thresholds.notes == ["class 'b' has 5 validation images; a coverage of 0.95 needs 19: it is in every set"]
+    for draws in (None, np.full(3, 0.999)):
+        thresholds = set_thresholds(np.arange(35.0), labels, names, 0.95, per_class=True, draws=draws)
+        assert thresholds.values[1] == math.inf
+        in_every_set = "class 'b' has 5 validation images; a coverage of 0.95 needs 19: it is in every set"
+        assert thresholds.notes[0] == in_every_set
+    assert thresholds.values[0] == 28.0  # the second highest of 30, not the highest
+
+
+@given(n=st.integers(1, 300), coverage=st.floats(0.01, 0.995))
+@settings(max_examples=40, deadline=None)
+def test_random_thresholds_cover_exactly_on_average(n, coverage):
+    draws = (np.arange(200) + 0.5) / 200
+    thresholds = np.array([conformal_threshold(np.arange(n, dtype=float), coverage, draw) for draw in draws])
+    covered = np.clip(thresholds + 1, 0, n + 1) / (n + 1)  # of the n + 1 gaps that a new score may fall into
+    assert covered.mean() == pytest.approx(coverage, abs=0.006)
+    assert covered.max() <= highest_coverage(n, coverage) + 1e-12
+    assert covered.min() >= highest_coverage(n, coverage) - 1 / (n + 1) - 1e-12
+
+
+def test_few_samples_tell_how_far_the_coverage_is_above_its_target():
+    labels, names = np.repeat([0, 1], [57, 45]), ["a", "b"]
+    thresholds = set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=True)
+    assert thresholds.notes == [
+        "with 45 validation images of a class, a coverage can only be met in steps of 2.2 points: it is up to 1.6 "
+        "points above 0.95; randomised=True meets it on average"
+    ]
+    assert set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=False).notes == []
+    assert set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=True, draws=np.zeros(3)).notes == []
 
 
 def test_a_far_input_has_an_empty_set_and_an_ambiguous_one_both_classes():

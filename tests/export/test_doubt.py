@@ -5,22 +5,57 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lookalike import convert, explain
 from lookalike.export import PlainModel
-from tests.model.test_doubt import images
+from tests.model.test_doubt import images, network  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module", params=["mahalanobis", "percentile"])
-def calibrated(request):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
-    model = convert(net, images(300, 2), n_prototypes=2, progress=False)
+def calibrated(request, network):  # noqa: F811
+    model = convert(network, images(300, 2), n_prototypes=2, progress=False)
     return model.calibrate(images(600, 3), novelty=request.param, false_alarm=0.05)
 
 
 INPUTS = torch.cat([images(100, 4)[0], 8 * torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(5))])
+
+
+def test_it_gives_the_same_sets_and_answers(calibrated):
+    answer = PlainModel(calibrated)(INPUTS)
+    sets = calibrated.predict_set(INPUTS)
+    assert {0, 1, 2} <= set(sets.sizes.tolist())
+    assert np.array_equal(answer.in_set.numpy(), sets.members)
+    expected = calibrated.predict_or_abstain(INPUTS) >= 0
+    assert 0 < expected.sum() < len(expected)
+    assert torch.equal(answer.answered, expected)
+
+
+@pytest.mark.parametrize("case", ["sum", "linear", "class without prototypes"])
+def test_it_gives_the_same_sets_with_every_classifier(calibrated, case):
+    from lookalike.model.classifier import LinearHead, NearestPrototype
+    from lookalike.model.prototype_model import PrototypeModel
+
+    labels, names = calibrated.prototypes.labels, ["0", "1", "2"]
+    classifier = NearestPrototype("sum" if case == "sum" else "max")
+    if case == "linear":
+        generator = torch.Generator().manual_seed(0)
+        classifier = LinearHead(
+            torch.nn.functional.one_hot(labels, 3).T.float() + torch.rand(3, 6, generator=generator)
+        )
+    elif case == "class without prototypes":
+        names = ["0", "1", "2", "3"]
+    prototypes = type(calibrated.prototypes)(calibrated.prototypes.vectors, labels, names)
+    model = PrototypeModel(calibrated.encoder, prototypes, calibrated.similarity, classifier)
+    model = model.calibrate(images(300, 3), coverage=0.9)
+    answer, sets = PlainModel(model)(INPUTS), model.predict_set(INPUTS)
+    assert len(set(sets.sizes.tolist())) > 1
+    assert np.array_equal(answer.in_set.numpy(), sets.members)
+
+
+def test_too_few_images_for_a_bound_leave_the_answers_out(calibrated, tmp_path):
+    few = calibrated.calibrate(images(60, 3), coverage=0.9)
+    assert PlainModel(few).outputs[-1] == "in_set"
+    assert PlainModel(few)(INPUTS).answered is None
 
 
 def test_it_calls_the_same_inputs_unfamiliar(calibrated):
@@ -38,6 +73,19 @@ def test_the_file_does_too(calibrated, tmp_path):
     answers = session.run(None, {session.get_inputs()[0].name: INPUTS.numpy()})
     expected = [explanation.unfamiliar for explanation in explain(calibrated, INPUTS)]
     assert np.asarray(answers[names.index("unfamiliar")]).tolist() == expected
+    members = np.asarray(answers[names.index("in_set")])
+    assert np.array_equal(members, calibrated.predict_set(INPUTS).members)
+    expected = calibrated.predict_or_abstain(INPUTS).numpy() >= 0
+    assert np.array_equal(np.asarray(answers[names.index("answered")]), expected)
     described = json.loads((tmp_path / "out" / "prototypes.json").read_text())["calibration"]
     assert described["coverage"] == 0.95
+    assert described["abstention"]["threshold"] == pytest.approx(calibrated.abstention().threshold)
     assert described["unfamiliar_above"] == pytest.approx(calibrated.doubt.unfamiliar_above)
+
+
+def test_a_program_does_too(calibrated, tmp_path):
+    program = torch.export.load(calibrated.export(tmp_path / "out", kind="pt2")).module()
+    names = json.loads((tmp_path / "out" / "prototypes.json").read_text())["outputs"]
+    answer = dict(zip(names, program(INPUTS), strict=True))
+    assert np.array_equal(answer["in_set"].numpy(), calibrated.predict_set(INPUTS).members)
+    assert torch.equal(answer["answered"], calibrated.predict_or_abstain(INPUTS) >= 0)

@@ -49,7 +49,7 @@ def folder(model, tmp_path_factory):
 def answers(file, inputs):
     session = ort.InferenceSession(file)
     names = [output.name for output in session.get_outputs()]
-    assert names == list(Answer._fields)
+    assert names == list(Answer._fields[:8])
     return dict(zip(names, session.run(None, {session.get_inputs()[0].name: inputs}), strict=True))
 
 
@@ -68,7 +68,7 @@ def test_onnx_answers_as_the_model_does(model, folder, n):
 def test_the_description_says_what_the_numbers_mean(model, folder):
     described = json.loads((folder / "prototypes.json").read_text())
     assert described["class_names"] == list("abcd")
-    assert described["outputs"] == list(Answer._fields)
+    assert described["outputs"] == list(Answer._fields[:8])  # sets need a calibration
     assert [row["class"] for row in described["prototypes"]] == ["a", "a", "b", "b", "c", "c", "d", "d"]
     assert [row["count"] for row in described["prototypes"]] == model.prototypes.counts.tolist()
     for j, row in enumerate(described["prototypes"]):

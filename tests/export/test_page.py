@@ -80,6 +80,26 @@ def test_only_distances_are_said_to_be_farther_than_all(browser, calibration, sa
     tab.add_script_tag(path=RESIZE.with_name("page.js"))
     answer = {"nearest": [0], "percentiles": [100], "unfamiliar": True}
     assert said in tab.evaluate("answer => likeness(answer, 0, null, 1).textContent", answer)
+    assert tab.evaluate("doubtOf({inSet: null})") == ""
+    tab.close()
+
+
+def test_a_page_says_the_set_and_whether_to_answer(browser):
+    calibration = {"coverage": 0.95, "abstention": {"error": 0.05}}
+    described = {"class_names": ["ant", "bee", "cat"], "calibration": calibration, "preprocessing": {}}
+    data = json.dumps({"described": described, "colours": []})
+    tab = browser.new_page()
+    tab.set_content(f'<script type="application/json" id="data">{data}</script>')
+    tab.evaluate("document.head.append(Object.assign(document.createElement('script'), {textContent: `var ort = {}`}))")
+    tab.add_script_tag(path=RESIZE.with_name("page.js"))
+    assert [tab.evaluate("inSet => doubtOf({inSet})", inside) for inside in ([0, 0, 0], [0, 1, 0], [1, 1, 1])] == [
+        "Nothing I know, with 95% coverage.",
+        "Only “bee”, with 95% coverage.",
+        "Either “ant”, “bee” or “cat”, with 95% coverage.",
+    ]
+    assert tab.evaluate("doubtOf({inSet: [0, 0, 1], answered: false})").endswith(
+        "Not probable enough to be given as an answer, if at most 5% of the answers may be wrong."
+    )
     tab.close()
 
 

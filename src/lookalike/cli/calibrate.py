@@ -24,8 +24,7 @@ from lookalike.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lookalike.doubt import CalibrationFigures, DoubtFacts
-    from lookalike.model import PrototypeModel
+    from lookalike.doubt import CalibrationFigures
 
 
 @guarded
@@ -63,6 +62,7 @@ def calibrate(
 ) -> None:
     """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
     from lookalike._core.fresh_folder import check_replaceable
+    from lookalike.model.doubting import usual_abstention
     from lookalike.saved import check_no_edits
 
     check_replaceable(output, overwrite=overwrite)
@@ -79,8 +79,8 @@ def calibrate(
         batch_size=batch_size,
     )
     calibrated.save(output, overwrite=overwrite, discard_edits=discard_edits)
-    facts = _facts_of(calibrated)
-    promise = calibrated.abstention() if facts.n_validation >= _LEAST_FOR_BOUND else None
+    assert calibrated.doubt is not None  # noqa: S101 - calibrate sets it
+    facts, promise = calibrated.doubt.facts, usual_abstention(calibrated.doubt)
     if json:
         print_json(
             {"output": str(output), "calibration": facts.to_dict()}
@@ -101,14 +101,6 @@ def calibrate(
     print_facts("Calibration", rows)
     print_notes(facts.notes)
     out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
-
-
-_LEAST_FOR_BOUND = 45  # images that can show 5% errors with a confidence of 90%
-
-
-def _facts_of(calibrated: "PrototypeModel") -> "DoubtFacts":
-    assert calibrated.doubt is not None  # noqa: S101 - calibrate sets it
-    return calibrated.doubt.facts
 
 
 def _figures(figures: "CalibrationFigures") -> str:

@@ -1,6 +1,7 @@
 """What a calibrated model keeps: how it was calibrated, and the held-out scores that its guarantees rest on."""
 
 import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,6 +164,15 @@ class Doubt(nn.Module):
     def unfamiliar_above(self) -> float:
         """Novelty above which an input is unfamiliar; ∞ if there are too few validation images for the rate."""
         return novelty_threshold(self.sorted_novelty, self.facts.false_alarm)
+
+    def draws(self, n_classes: int) -> np.ndarray:
+        """Returns uniform numbers that randomise thresholds [K + 1]: one for each class, and one for all together.
+
+        They depend on the seed and on the validation images: one seed for all calibrations would be no draw.
+        """
+        values = self.scores.cpu().numpy().tobytes()
+        digest = int.from_bytes(hashlib.sha256(values).digest()[:8], "big")
+        return np.random.default_rng([self.facts.seed, digest]).uniform(size=n_classes + 1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the held-out values as arrays, by name."""

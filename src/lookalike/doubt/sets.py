@@ -16,6 +16,7 @@ from lookalike._core.names import visible
 
 _NOVELTY_SHARE = 0.25
 _TAIL = 0.1
+_LARGE_EXCESS = 0.01  # of coverage over its target, by the steps that few samples allow
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class PredictionSets:
         class_names: The names of the K classes.
         coverage: Probability with which the true class is in the set.
         per_class: Whether the coverage holds for the images of each class, not only for all together.
+        randomised: Whether the thresholds were drawn, so that the coverage is met exactly, on average over draws.
         notes: What limits the sets, such as classes with too few validation images.
     """
 
@@ -36,6 +38,7 @@ class PredictionSets:
     class_names: list[str]
     coverage: float
     per_class: bool
+    randomised: bool = False
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -101,25 +104,49 @@ def _rank(n: int, coverage: float) -> int:
     return math.ceil(round((n + 1) * coverage, 9))
 
 
-def conformal_threshold(scores: np.ndarray, coverage: float) -> float:
+def conformal_threshold(scores: np.ndarray, coverage: float, draw: float = 0.0) -> float:
     """Returns the largest score that a class in the set may have: the ⌈(n + 1) · coverage⌉-th smallest of n.
+
+    A new score falls into each of the n + 1 gaps between the scores with the same probability. So the coverage is a
+    multiple of 1 / (n + 1): at least the requested one, and less than 1 / (n + 1) above it if no two scores are equal.
+    With a ``draw`` from a uniform distribution, the next smaller threshold is taken as often as needed to meet the
+    request exactly, on average over draws (smoothed conformal predictors, Vovk et al. 2005, section 2.2).
 
     Args:
         scores: Scores of the true classes of n calibration samples; smaller is more typical.
         coverage: Probability with which a new sample's true class is to be in its set.
+        draw: A number in [0, 1); 0 draws nothing.
 
     Returns:
-        The threshold; ∞, which lets every class in, if n is too small for the coverage.
+        The threshold; ∞, which lets every class in, if n is too small for the coverage, −∞ for a coverage below
+        1 / (n + 1) if the draw says so.
 
     Example:
         >>> conformal_threshold(np.arange(19.0), 0.95), conformal_threshold(np.arange(18.0), 0.95)
         (18.0, inf)
+        >>> conformal_threshold(np.arange(29.0), 0.95, draw=0.4), conformal_threshold(np.arange(29.0), 0.95, draw=0.6)
+        (28.0, 27.0)
     """
     coverage = checks.number("coverage", coverage, above=0, below=1)
+    draw = checks.number("draw", draw, least=0, below=1)
     rank = _rank(len(scores), coverage)
+    if draw >= round((len(scores) + 1) * coverage, 9) - (rank - 1):
+        rank -= 1
     if rank > len(scores):
         return math.inf
+    if rank < 1:
+        return -math.inf
     return float(np.partition(np.asarray(scores, dtype=np.float64), rank - 1)[rank - 1])
+
+
+def highest_coverage(n: int, coverage: float) -> float:
+    """Returns the coverage of a threshold of n calibration samples, all scores being different: at least the target.
+
+    Example:
+        >>> round(highest_coverage(45, 0.95), 4), highest_coverage(19, 0.95)
+        (0.9565, 0.95)
+    """
+    return min(_rank(n, coverage) / (n + 1), 1.0)
 
 
 def log_survival(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -163,9 +190,40 @@ def set_scores(margins: np.ndarray, novelty: np.ndarray, fitted_novelty: np.ndar
     trailing = np.empty_like(tails)
     np.put_along_axis(trailing, order, tails[:, :1] - tails, 1)
     trailing[margins == 0] = -np.inf
-    unfamiliar = math.log(_NOVELTY_SHARE) - log_survival(novelty, fitted_novelty)
-    scores: np.ndarray = np.maximum(trailing, unfamiliar[:, None])
+    scores: np.ndarray = np.maximum(trailing, _unfamiliarity(novelty, fitted_novelty)[:, None])
     return np.where(np.isfinite(margins), scores, np.inf)
+
+
+def _unfamiliarity(novelty: np.ndarray, fitted_novelty: np.ndarray) -> np.ndarray:
+    """Returns the part of a class's score that rises with the novelty."""
+    return math.log(_NOVELTY_SHARE) - log_survival(novelty, fitted_novelty)
+
+
+def novelty_limit(threshold: float, fitted_novelty: np.ndarray) -> float:
+    """Returns the highest novelty with which a set has any class: beyond it, all classes score above the threshold.
+
+    Args:
+        threshold: The largest score that a class in the set may have.
+        fitted_novelty: As for ``set_scores`` [m].
+
+    Returns:
+        The limit, to the bit; −∞ if no input is familiar enough, ∞ if each is.
+    """
+
+    def is_in(novelty: float) -> bool:
+        return float(_unfamiliarity(np.array(novelty), fitted_novelty)) <= threshold
+
+    inside, outside = float(fitted_novelty[0]), float(fitted_novelty[-1])
+    if not is_in(inside):
+        return -math.inf
+    step = max(outside - inside, abs(outside), 1.0)
+    while is_in(outside):
+        inside, outside, step = outside, outside + step, 2 * step
+        if math.isinf(outside):
+            return math.inf
+    while inside < (middle := inside + (outside - inside) / 2) < outside:
+        inside, outside = (middle, outside) if is_in(middle) else (inside, middle)
+    return inside
 
 
 def check_coverage(coverage: float, n: int) -> int:
@@ -198,7 +256,13 @@ class SetThresholds:
 
 
 def set_thresholds(
-    scores: np.ndarray, labels: np.ndarray, class_names: list[str], coverage: float, *, per_class: bool
+    scores: np.ndarray,
+    labels: np.ndarray,
+    class_names: list[str],
+    coverage: float,
+    *,
+    per_class: bool,
+    draws: np.ndarray | None = None,
 ) -> SetThresholds:
     """Returns the threshold of each class: one for all (marginal), or one each (Mondrian).
 
@@ -208,6 +272,8 @@ def set_thresholds(
         class_names: The names of the K classes.
         coverage: Probability with which the true class is to be in the set.
         per_class: Let the coverage hold for the images of each class.
+        draws: A number from 0 to 1 for each class, and one for all together, which randomise the thresholds [K + 1];
+            None takes the higher thresholds.
 
     Raises:
         LookalikeError: If there are too few samples for the coverage, of all classes together.
@@ -215,13 +281,31 @@ def set_thresholds(
     needed = check_coverage(coverage, len(scores))
     n_classes = len(class_names)
     if not per_class:
-        return SetThresholds(np.full(n_classes, conformal_threshold(scores, coverage)), [])
+        threshold = conformal_threshold(scores, coverage, 0.0 if draws is None else draws[-1])
+        notes = [] if draws is not None else _granularity(np.array([len(scores)]), coverage, "")
+        return SetThresholds(np.full(n_classes, threshold), notes)
     counts = np.bincount(labels, minlength=n_classes)
-    values = np.array([conformal_threshold(scores[labels == k], coverage) for k in range(n_classes)])
+    # a class with too few samples stays in every set: a coin would be of no use to anyone
+    used_draws = np.zeros(n_classes) if draws is None else np.where(counts < needed, 0.0, draws[:-1])
+    values = np.array([conformal_threshold(scores[labels == k], coverage, used_draws[k]) for k in range(n_classes)])
     notes = [
         f"class '{visible(class_names[k])}' has {counts[k]} validation images; a coverage of {coverage:g} needs "
         f"{needed}: it is in every set"
         for k in range(n_classes)
         if counts[k] < needed
     ]
+    if draws is None:
+        notes += _granularity(counts[counts >= needed], coverage, " of a class")
     return SetThresholds(values, notes)
+
+
+def _granularity(counts: np.ndarray, coverage: float, of_what: str) -> list[str]:
+    """Returns a sentence if few samples put the coverage more than a point above the target."""
+    excess = max((highest_coverage(int(n), coverage) - coverage for n in counts), default=0.0)
+    if excess <= _LARGE_EXCESS:
+        return []
+    return [
+        f"with {counts.min():,} validation images{of_what}, a coverage can only be met in steps of "
+        f"{100 / (counts.min() + 1):.2g} points: it is up to {100 * excess:.2g} points above {coverage:g}; "
+        "randomised=True meets it on average"
+    ]

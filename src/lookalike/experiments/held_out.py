@@ -59,10 +59,10 @@ class HeldOut:
     class_names: list[str]
     data: DataBundle
 
-    def divisions(self, n: int, share: float) -> Iterator[Division]:
+    def divisions(self, n: int, share: float, seed_of_all: int = 0) -> Iterator[Division]:
         """Yields random divisions with a share of calibration images, each with its own seed."""
         for seed in range(n):
-            order = np.random.default_rng([seed, 0xD0]).permutation(len(self.images.labels))
+            order = np.random.default_rng([seed_of_all, seed, 0xD0]).permutation(len(self.images.labels))
             model = self.model
             if model is None:
                 train = self.of_each_class(order, _TRAIN_SHARE)

@@ -21,11 +21,13 @@ from lookalike._core.provenance import fingerprint_tensors, versions
 from lookalike._core.records import plain_json
 from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
-from lookalike.doubt import Doubt, conformal_threshold
+from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder
-from lookalike.export.plain import Answer, PlainModel
+from lookalike.export.plain import PlainModel
+from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import export_program
 from lookalike.model import PrototypeModel
+from lookalike.model.doubting import usual_abstention
 from lookalike.saved import encode_image
 
 FORMAT = 1
@@ -43,7 +45,7 @@ class _Program(nn.Module):
         self.plain = plain
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.plain(inputs))
+        return tuple(value for value in self.plain(inputs) if value is not None)
 
 
 class _PixelProgram(_Program):
@@ -108,7 +110,8 @@ def export_model(
     checks.optional(checks.text, "licence", licence)
     check_replaceable(folder, marker=MARKER, overwrite=overwrite)
     plain = PlainModel(model, n_nearest)
-    plain.is_topk_stable = kind == "onnx"
+    if kind == "onnx":
+        plain.order_by_topk()
     module, sample = _with_sample(plain, model, pixels)
     program = _program_of(module, sample)
     description = describe(model, plain, pixels=pixels, images=images, licence=licence)
@@ -173,7 +176,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, An
                 dynamo=True,
                 opset_version=_OPSET,
                 input_names=["inputs"],
-                output_names=list(Answer._fields),
+                output_names=description["outputs"],
                 dynamic_shapes=({0: "N"},),
                 verbose=False,
             )
@@ -216,11 +219,11 @@ def describe(
     return {
         "format": FORMAT,
         "inputs": "uint8 pixels [N, H, W, C]" if pixels else "inputs of the network [N, ...]",
-        "outputs": list(Answer._fields),
+        "outputs": plain.outputs,
         "class_names": model.class_names,
         "n_nearest": plain.n_nearest,
         "evidence": plain.has_evidence,
-        "calibration": None if model.doubt is None else _calibration(model.doubt),
+        "calibration": None if model.doubt is None else _calibration(model.doubt, plain.thresholds),
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "licence": licence or model.provenance.get("licence"),
@@ -244,14 +247,19 @@ def describe(
     }
 
 
-def _calibration(doubt: Doubt) -> dict[str, Any]:
+def _calibration(doubt: Doubt, thresholds: Thresholds | None) -> dict[str, Any]:
     """Returns the calibration of a model, with its thresholds as constants."""
-    threshold = doubt.unfamiliar_above
-    set_threshold = conformal_threshold(doubt.scores.cpu().numpy(), doubt.facts.coverage)
+    assert thresholds is not None  # noqa: S101 - a calibrated model has them
+    rule = usual_abstention(doubt)
+    limits = {
+        "unfamiliar_above": thresholds.unfamiliar_above,
+        "set_threshold": thresholds.set_threshold,
+        "set_novelty_up_to": thresholds.novelty_up_to,
+    }
     return {
         **doubt.facts.to_dict(),
-        "unfamiliar_above": threshold if math.isfinite(threshold) else None,
-        "set_threshold": set_threshold if math.isfinite(set_threshold) else None,
+        **{name: value if math.isfinite(value) else None for name, value in limits.items()},
+        "abstention": None if rule is None else rule.to_dict(),
     }
 
 

@@ -10,6 +10,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt.novelty import usable_spreads
 from lookalike.encoder import Encoder
+from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
@@ -31,6 +32,11 @@ class Answer(NamedTuple):
             a calibrated model, whether its novelty is above the threshold of the calibration.
         evidence: What each position of the last feature map adds to the lead of a prototype over its strongest rival of
             another class [N, k, H, W]; 1 × 1 if the network does not average a map, or the similarity has no such sum.
+        in_set: Of a calibrated model: the classes that an input may have, at the calibration's coverage [N, K]. Not one
+            class: like nothing known. None without a calibration.
+        answered: Of a calibrated model: whether the prediction is probable enough to be given as an answer, if at most
+            5% of all answers may be wrong (with a confidence of 90%) [N]. None without a calibration, or with one that
+            has too few images for that bound.
     """
 
     scores: Tensor
@@ -41,6 +47,8 @@ class Answer(NamedTuple):
     percentiles: Tensor
     unfamiliar: Tensor
     evidence: Tensor
+    in_set: Tensor | None = None
+    answered: Tensor | None = None
 
 
 class PlainModel(nn.Module):
@@ -97,8 +105,7 @@ class PlainModel(nn.Module):
         familiar = prototypes.familiar_range()
         doubt = model.doubt
         self.register_buffer("spreads", usable_spreads(prototypes.quantiles[:, 50]))
-        self.novelty = None if doubt is None else copy.deepcopy(doubt.score)
-        self.unfamiliar_above = float("inf") if doubt is None else doubt.unfamiliar_above
+        self.thresholds = None if doubt is None else Thresholds(doubt)
         for name, tensor in {
             "vectors": prototypes.vectors.detach().clone(),
             "labels": prototypes.labels.clone(),
@@ -116,6 +123,20 @@ class PlainModel(nn.Module):
         self.is_topk_stable = False  # it is in ONNX: equal values keep their order
         self.has_evidence = self.has_map and self.n_classes > 1 and self._kind() is not None
         self.training = False
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what an answer of this model has: those of ``Answer`` that are not None."""
+        absent = {"in_set", "answered"} if self.thresholds is None else set()
+        if self.thresholds is not None and not self.thresholds.can_answer:
+            absent = {"answered"}
+        return [name for name in Answer._fields if name not in absent]
+
+    def order_by_topk(self) -> None:
+        """Uses ``topk`` in place of a stable sort, for a format in which equal values keep their order."""
+        self.is_topk_stable = True
+        if self.thresholds is not None:
+            self.thresholds.is_topk_stable = True
 
     def _members(self, labels: Tensor) -> Tensor | None:
         """Returns the prototypes of each class [K, L], some of them repeated if classes have fewer than L.
@@ -153,13 +174,26 @@ class PlainModel(nn.Module):
         distances = self._distances(embeddings, nearest_similarities, nearest)
         rank = (self.quantiles[nearest] <= distances[..., None]).sum(-1) - 1  # of [N, k, 101]
         percentiles = rank.clamp_min(0).to(distances.dtype) + self.nan_if_unknown[nearest]
-        unfamiliar = self._unfamiliar(embeddings, nearest[:, 0], distances[:, 0])
+        if self.thresholds is None:
+            unfamiliar = distances[:, 0] > self.familiar_up_to[nearest[:, 0]]
+            in_set = answered = None
+        else:
+            unfamiliar, in_set, answered = self._doubt(self.thresholds, embeddings, similarities, scores, probabilities)
         if feature_map is not None and self.has_evidence:
             evidence = self._evidence(embeddings, feature_map, similarities, nearest)
         else:
             evidence = torch.zeros_like(distances)[..., None, None]
         return Answer(
-            scores, probabilities, nearest, nearest_similarities, distances, percentiles, unfamiliar, evidence
+            scores,
+            probabilities,
+            nearest,
+            nearest_similarities,
+            distances,
+            percentiles,
+            unfamiliar,
+            evidence,
+            in_set,
+            answered,
         )
 
     def _scores(self, similarities: Tensor) -> Tensor:
@@ -177,13 +211,20 @@ class PlainModel(nn.Module):
         values, numbers = similarities.sort(dim=1, descending=True, stable=True)
         return values[:, : self.n_nearest], numbers[:, : self.n_nearest]
 
-    def _unfamiliar(self, embeddings: Tensor, first: Tensor, distances: Tensor) -> Tensor:
-        """Returns whether inputs are unfamiliar [N]: by the calibration, or the farthest training sample."""
-        if self.novelty is None:
-            return distances > self.familiar_up_to[first]
+    def _doubt(
+        self, thresholds: Thresholds, embeddings: Tensor, similarities: Tensor, scores: Tensor, probabilities: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns what a calibration says: unfamiliar [N], the classes in the set [N, K], answered [N]."""
         project = self.similarity.project
-        scores: Tensor = self.novelty(project(embeddings), project(self.vectors), self.spreads)
-        return scores > self.unfamiliar_above
+        novelty: Tensor = thresholds.score(project(embeddings), project(self.vectors), self.spreads)
+        predicted = scores.argmax(1)
+        log_probabilities = scores
+        if not self.are_scores_log_probabilities:
+            log_probabilities = self.classifier.log_probabilities(similarities, self.labels, self.n_classes)
+        in_set = thresholds.in_set(novelty, log_probabilities, predicted)
+        confidences = probabilities.gather(1, predicted[:, None])[:, 0]
+        answered = thresholds.answered(confidences) if thresholds.can_answer else None
+        return thresholds.unfamiliar(novelty), in_set, answered
 
     def _distances(self, embeddings: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
         """Returns the distances [N, k] to some prototypes, in the space of the clustering."""

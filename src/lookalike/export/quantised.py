@@ -35,6 +35,7 @@ class Quantised:
         agreement: Share with the same predicted class.
         same_prototype: Share with the same nearest prototype.
         same_familiarity: Share with the same verdict *unfamiliar*.
+        same_set: Share with the same set of classes and the same choice to answer; None if the model is not calibrated.
         probability_change: Largest difference of a class probability.
         changes: How often an input's nearest prototype changed from one number to another: (from, to, count), the most
             frequent first.
@@ -51,10 +52,13 @@ class Quantised:
     changes: list[tuple[int, int, int]]
     bytes: int
     bytes_before: int
+    same_set: float | None = None
 
     def sentence(self) -> str:
         """Says it in a sentence."""
         changed = "".join(f"; prototype {a} became {b} {count}×" for a, b, count in self.changes[:3])
+        if self.same_set is not None:
+            changed += f"; {self.same_set:.1%} keep their set of classes, and its coverage is promised of the full file"
         return (
             f"{self.precision}: {self.bytes / self.bytes_before:.0%} of the size; of {self.n_inputs:,} inputs "
             f"{self.agreement:.1%} keep their class and {self.same_prototype:.1%} their nearest prototype{changed}"
@@ -210,6 +214,8 @@ def _compared(
 ) -> Quantised:
     """Compares two files' answers."""
     first, now = before["nearest"][:, 0], after["nearest"][:, 0]
+    doubts = [name for name in ("in_set", "answered") if name in before]
+    kept = [(before[name] == after[name]).reshape(len(first), -1).all(1) for name in doubts]
     changes = Counter((int(a), int(b)) for a, b in zip(first, now, strict=True) if a != b)
     return Quantised(
         precision=precision,
@@ -221,6 +227,7 @@ def _compared(
         changes=[(a, b, count) for (a, b), count in changes.most_common()],
         bytes=size,
         bytes_before=size_before,
+        same_set=float(np.all(kept, axis=0).mean()) if kept else None,
     )
 
 

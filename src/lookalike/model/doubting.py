@@ -85,6 +85,7 @@ class Doubting:
         coverage: float | None = None,
         *,
         per_class: bool = False,
+        randomised: bool = False,
         batch_size: int = 256,
     ) -> PredictionSets:
         """Returns the classes that each input may have: its true class is among them with probability ``coverage``.
@@ -92,16 +93,23 @@ class Doubting:
         An empty set means that the input looks like nothing known; several classes mean either this or that. The
         probability is over validation and new images from the same source.
 
+        With n validation images behind a threshold, the coverage is at least the requested one and less than
+        1 / (n + 1) above it, on average over calibrations. ``randomised`` meets it exactly, on the same average. The
+        price: the sets are smaller by chance, for they depend on a draw. It is made once, from the seed and the
+        validation images, so the same image always gets the same set [ours; in the literature each image has its own].
+
         Args:
             inputs: As for ``predict``.
             coverage: In (0, 1); None takes that of the calibration.
             per_class: Let the coverage hold for the images of each class (Mondrian), not only for all together.
+            randomised: Meet the coverage exactly, by thresholds that are drawn (smoothed conformal prediction).
             batch_size: Largest number of inputs that pass through the network at once.
 
         Raises:
             LookalikeError: If the model is not calibrated, or with too few images for this coverage.
         """
-        return sets_of(_model(self), _model(self).embed(inputs, batch_size), coverage, per_class=per_class)
+        embeddings = _model(self).embed(inputs, batch_size)
+        return sets_of(_model(self), embeddings, coverage, per_class=per_class, randomised=randomised)
 
     def abstention(self, error: float = 0.05, confidence: float = 0.9) -> Abstention:
         """Returns from which probability on the model may answer, so that at most a share ``error`` of them is wrong.
@@ -113,14 +121,7 @@ class Doubting:
         Raises:
             LookalikeError: If the model is not calibrated, or with too few images for this bound.
         """
-        values = doubt_of(_model(self)).arrays()
-        return choose_abstention(
-            values["confidences"],
-            values["correct"],
-            values["fitted_confidences"],
-            error=error,
-            confidence=confidence,
-        )
+        return abstention_of(doubt_of(_model(self)), error, confidence)
 
     def predict_or_abstain(
         self,
@@ -168,6 +169,22 @@ def doubt_of(model: "PrototypeModel") -> Doubt:
     return model.doubt
 
 
+def abstention_of(doubt: Doubt, error: float = 0.05, confidence: float = 0.9) -> Abstention:
+    """Returns when a model with this calibration may answer; see ``PrototypeModel.abstention``."""
+    values = doubt.arrays()
+    return choose_abstention(
+        values["confidences"], values["correct"], values["fitted_confidences"], error=error, confidence=confidence
+    )
+
+
+def usual_abstention(doubt: Doubt) -> Abstention | None:
+    """Returns ``abstention_of`` with at most 5% errors at a confidence of 90%; None with too few validation images."""
+    try:
+        return abstention_of(doubt)
+    except LookalikeError:
+        return None
+
+
 @torch.no_grad()
 def novelty_of(model: "PrototypeModel", doubt: Doubt, embeddings: Tensor) -> np.ndarray:
     """Returns the novelty scores [N] of embeddings [N, D]; higher is more unfamiliar."""
@@ -202,18 +219,31 @@ def confidences_of(model: "PrototypeModel", embeddings: Tensor) -> tuple[Tensor,
 
 @torch.no_grad()
 def sets_of(
-    model: "PrototypeModel", embeddings: Tensor, coverage: float | None = None, *, per_class: bool = False
+    model: "PrototypeModel",
+    embeddings: Tensor,
+    coverage: float | None = None,
+    *,
+    per_class: bool = False,
+    randomised: bool = False,
 ) -> PredictionSets:
     """Returns the sets of embeddings [N, D]; see ``PrototypeModel.predict_set``."""
     doubt = doubt_of(model)
     checks.flag("per_class", per_class)
+    checks.flag("randomised", randomised)
     coverage = doubt.facts.coverage if coverage is None else coverage
     values = doubt.arrays()
-    thresholds = set_thresholds(values["scores"], values["labels"], model.class_names, coverage, per_class=per_class)
+    thresholds = set_thresholds(
+        values["scores"],
+        values["labels"],
+        model.class_names,
+        coverage,
+        per_class=per_class,
+        draws=doubt.draws(model.n_classes) if randomised else None,
+    )
     scores = set_scores(margins_of(model, embeddings), novelty_of(model, doubt, embeddings), values["fitted_novelty"])
-    members = (scores <= thresholds.values) & np.isfinite(scores) | np.isinf(thresholds.values)
+    members = (scores <= thresholds.values) & np.isfinite(scores) | np.isposinf(thresholds.values)
     nearest = nearest_of_classes(model, model.similarities_of(embeddings))
-    return PredictionSets(members, nearest, model.class_names, coverage, per_class, thresholds.notes)
+    return PredictionSets(members, nearest, model.class_names, coverage, per_class, randomised, thresholds.notes)
 
 
 @dataclass(frozen=True)
@@ -225,17 +255,26 @@ class InputDoubt:
         unfamiliar: Whether that is at most the calibration's false-alarm rate.
         classes: The classes that it may have, each with its most similar prototype; none if it is like nothing known.
         coverage: Probability with which the true class is among them.
+        answered: Whether the prediction is probable enough to be given as an answer, if at most 5% of all answers may
+            be wrong (with a confidence of 90%); None if too few validation images can show that bound.
     """
 
     p_value: float
     unfamiliar: bool
     classes: list[tuple[str, int]]
     coverage: float
+    answered: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         named = [{"class": name, "prototype": prototype} for name, prototype in self.classes]
-        return {"p_value": self.p_value, "unfamiliar": self.unfamiliar, "set": named, "coverage": self.coverage}
+        return {
+            "p_value": self.p_value,
+            "unfamiliar": self.unfamiliar,
+            "set": named,
+            "coverage": self.coverage,
+            "answered": self.answered,
+        }
 
     def sentence(self) -> str:
         """Says which classes the input may have."""
@@ -247,10 +286,17 @@ def input_doubts(model: "PrototypeModel", embeddings: Tensor) -> list[InputDoubt
     doubt = model.doubt
     if doubt is None:
         return None
-    sets = sets_of(model, embeddings)
+    sets, rule = sets_of(model, embeddings), usual_abstention(doubt)
     p_values = conformal_p_values(novelty_of(model, doubt, embeddings), doubt.sorted_novelty)
+    confidences = confidences_of(model, embeddings)[1].tolist()
     return [
-        InputDoubt(float(p), bool(p <= doubt.facts.false_alarm), sets.of(row), sets.coverage)
+        InputDoubt(
+            float(p),
+            bool(p <= doubt.facts.false_alarm),
+            sets.of(row),
+            sets.coverage,
+            None if rule is None else confidences[row] >= rule.threshold,
+        )
         for row, p in enumerate(p_values)
     ]
 

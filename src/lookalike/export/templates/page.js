@@ -131,7 +131,21 @@ function read(outputs) {
     scores: numbers("scores"), probabilities: numbers("probabilities"), nearest: numbers("nearest"),
     similarities: numbers("similarities"), distances: numbers("distances"), percentiles: numbers("percentiles"),
     unfamiliar: Boolean(outputs.unfamiliar.data[0]), evidence: numbers("evidence"), mapHeight, mapWidth,
+    inSet: outputs.in_set ? numbers("in_set").map(Boolean) : null,
+    answered: outputs.answered ? Boolean(outputs.answered.data[0]) : null,
   };
+}
+
+// What a calibrated model says of its doubt; "" without a calibration.
+function doubtOf(answer) {
+  if (!answer.inSet) return "";
+  const names = described.class_names.filter((_, k) => answer.inSet[k]).map((name) => `“${name}”`);
+  const coverage = `with ${Number((100 * described.calibration.coverage).toPrecision(4))}% coverage`;
+  const sets = ["Nothing I know", `Only ${names[0]}`][names.length] ?? `Either ${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
+  const { abstention } = described.calibration;
+  const error = abstention && Number((100 * abstention.error).toPrecision(4));
+  return `${sets}, ${coverage}.${answer.answered === false
+    ? ` Not probable enough to be given as an answer, if at most ${error}% of the answers may be wrong.` : ""}`;
 }
 
 function show(answer, picture) {
@@ -141,6 +155,8 @@ function show(answer, picture) {
   const leads = nearest.class === described.class_names[best] ? "so the prediction is" : "but all prototypes together vote for";
   byId("reason").textContent = `This looks like prototype ${answer.nearest[0]} of class “${nearest.class}”, ${leads} “${described.class_names[best]}”.`;
   byId("unfamiliar").hidden = !answer.unfamiliar;
+  byId("doubt").textContent = doubtOf(answer);
+  byId("doubt").hidden = !answer.inSet;
   draw(byId("picture"), picture);
   showClasses(answer.probabilities);
   const limit = Math.max(...answer.evidence.map(Math.abs)) || 1;
