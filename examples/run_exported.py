@@ -47,13 +47,13 @@ def main(folder: Path, photograph: Path) -> None:
         )
     if "in_set" in answer:
         names = [name for name, is_in in zip(described["class_names"], answer["in_set"], strict=True) if is_in]
-        coverage = f"{calibration['coverage']:.4g}"
+        coverage = f"{100 * calibration['coverage']:.4g}%"
         print(
-            f"with coverage {coverage}: {' or '.join(names)}" if names else f"with coverage {coverage}: nothing I know"
+            f"with {coverage} coverage: {' or '.join(names)}" if names else f"with {coverage} coverage: nothing I know"
         )
     if "answered" in answer and not answer["answered"]:
         error = calibration["abstention"]["error"]
-        print(f"no answer: not probable enough, if at most {error:.4g} of the answers may be wrong")
+        print(f"too unsure for an answer, if at most {error:.0%} of the answers may be wrong")
     sheet = [image]
     for number, percentile in zip(answer["nearest"], answer["percentiles"], strict=True):
         prototype = described["prototypes"][number]

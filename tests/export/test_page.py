@@ -98,7 +98,7 @@ def test_a_page_says_the_set_and_whether_to_answer(browser):
         "Either “ant”, “bee” or “cat”, with 95% coverage.",
     ]
     assert tab.evaluate("doubtOf({inSet: [0, 0, 1], answered: false})").endswith(
-        "Not probable enough to be given as an answer, if at most 5% of the answers may be wrong."
+        "Too unsure for an answer, if at most 5% of the answers may be wrong."
     )
     tab.close()
 

@@ -166,6 +166,35 @@ def test_a_file_that_is_no_image_is_refused(server):
     assert ask(server, "api/look", b"", **{"Content-Length": str(2**30)})[0] == 400
 
 
+def test_a_calibrated_model_says_its_doubt_of_wrong_predictions_and_dropped_images(tmp_path, browser):
+    x, y = bright_images(90)
+    y = torch.where(torch.arange(90) % 7 == 0, (y + 1) % 3, y)  # some labels are wrong, so some predictions are
+    model = convert(NET, (x, y), n_prototypes=3, class_names=NAMES)
+    model.calibrate((x[::2] + 0.01, y[::2]), coverage=0.8).save(tmp_path / "m")
+    desk = Desk(open_session(tmp_path / "m", (x, y), network=NET, who="me"), tmp_path / "m")
+    rows = desk.wrong()["samples"]
+    assert {row["set"] for row in rows} <= {"one class", "several classes", "nothing I know"}
+    assert all("80% coverage" in row["doubt"] for row in rows)
+    doubts = desk.session.model.predict_set(x[[row["sample"] for row in rows]]).sizes
+    assert [("nothing I know", "one class", "several classes")[min(size, 2)] for size in doubts] == [
+        row["set"] for row in rows
+    ]
+    with StudioServer(desk) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        page = browser.new_page()
+        page.goto(server.address)
+        page.wait_for_selector(".proto")
+        page.keyboard.press("3")
+        kinds = page.get_by_label("The model says")
+        one = sum(row["set"] == "one class" for row in rows)
+        kinds.select_option(f"one class ({one})")
+        assert page.locator("#panel .strip li").count() == one
+        kinds.select_option(f"all ({len(rows)})")
+        assert page.locator("#panel .strip li").count() == len(rows)
+        page.close()
+        server.shutdown()
+
+
 @pytest.fixture
 def tab(browser, server):
     context = browser.new_context(viewport={"width": 1200, "height": 900})

@@ -169,7 +169,11 @@ def doubt_of(model: "PrototypeModel") -> Doubt:
     return model.doubt
 
 
-def abstention_of(doubt: Doubt, error: float = 0.05, confidence: float = 0.9) -> Abstention:
+USUAL_ERROR = 0.05  # of the answers, where nothing else is asked for
+USUAL_CONFIDENCE = 0.9
+
+
+def abstention_of(doubt: Doubt, error: float = USUAL_ERROR, confidence: float = USUAL_CONFIDENCE) -> Abstention:
     """Returns when a model with this calibration may answer; see ``PrototypeModel.abstention``."""
     values = doubt.arrays()
     return choose_abstention(
@@ -277,8 +281,16 @@ class InputDoubt:
         }
 
     def sentence(self) -> str:
-        """Says which classes the input may have."""
-        return set_sentence(self.classes, self.coverage)
+        """Says which classes the input may have, and if the prediction is not probable enough to be an answer."""
+        said = set_sentence(self.classes, self.coverage)
+        if self.answered is not False:
+            return said
+        return f"{said} Too unsure for an answer, if at most {100 * USUAL_ERROR:g}% of the answers may be wrong."
+
+    @property
+    def kind(self) -> str:
+        """Returns what the set says, in words: one class, several classes, or nothing I know."""
+        return ("nothing I know", "one class")[len(self.classes)] if len(self.classes) < 2 else "several classes"
 
 
 def input_doubts(model: "PrototypeModel", embeddings: Tensor) -> list[InputDoubt] | None:

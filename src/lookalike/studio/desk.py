@@ -17,6 +17,7 @@ from lookalike.audit import Audit, audit_sources
 from lookalike.data.images import decode_image
 from lookalike.editing import Add, Edit, EditSession, resolve
 from lookalike.explanation import explain
+from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.saved import encode_image
 
 P = ParamSpec("P")
@@ -158,15 +159,24 @@ class Desk:
             return {"n": 0, "part": None, "samples": []}
         predictions, labels, names = session.predictions(), session.judge.labels, session.state.class_names
         rows = torch.nonzero(predictions != labels)[:, 0].tolist()
-        samples = [
+        shown_rows = rows[:_MOST_WRONG]
+        samples: list[dict[str, Any]] = [
             {
                 "sample": int(session.judge.indices[row]),
                 "true": names[int(labels[row])],
                 "predicted": names[int(predictions[row])],
             }
-            for row in rows[:_MOST_WRONG]
+            for row in shown_rows
         ]
+        doubts = self._doubts(np.asarray(session.judge.embeddings[shown_rows])) if shown_rows else None
+        for sample, doubt in zip(samples, doubts or [], strict=False):
+            sample |= {"set": doubt.kind, "answered": doubt.answered, "doubt": doubt.sentence()}
         return {"n": len(rows), "part": session.judge.part, "samples": samples}
+
+    def _doubts(self, embeddings: np.ndarray) -> list[InputDoubt] | None:
+        """Returns what a calibrated model says of its doubt about embeddings; None if it is not calibrated."""
+        model = self.session.model
+        return input_doubts(model, torch.from_numpy(embeddings).to(model.prototypes.vectors))
 
     @_one_at_a_time
     def suspects(self) -> dict[str, Any]:
@@ -186,6 +196,8 @@ class Desk:
             "class": explanation.class_name,
             "probability": explanation.probability,
             "sentence": explanation.sentence(),
+            "set": None if explanation.doubt is None else explanation.doubt.kind,
+            "answered": None if explanation.doubt is None else explanation.doubt.answered,
             "likenesses": [
                 {
                     "prototype": near.prototype,

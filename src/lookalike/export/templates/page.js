@@ -145,7 +145,7 @@ function doubtOf(answer) {
   const { abstention } = described.calibration;
   const error = abstention && Number((100 * abstention.error).toPrecision(4));
   return `${sets}, ${coverage}.${answer.answered === false
-    ? ` Not probable enough to be given as an answer, if at most ${error}% of the answers may be wrong.` : ""}`;
+    ? ` Too unsure for an answer, if at most ${error}% of the answers may be wrong.` : ""}`;
 }
 
 function show(answer, picture) {

@@ -6,10 +6,24 @@ import { show } from "./prototypes.js";
 export const wrong = async (panel) => {
   panel.replaceChildren(make("p", {}, "Looking…"));
   const { n, part, samples } = await get("api/wrong");
+  const list = make("ul", { className: "strip" });
+  const fill = (rows) => list.replaceChildren(...rows.map((row) => make("li", { title: row.doubt ?? "" }, picture(row.sample, ""),
+    make("span", { className: "is-wrong" }, row.predicted), make("br"), `is ${row.true}`)));
   panel.replaceChildren(
     make("p", {}, n ? `${n} wrong predictions among the ${part} images${n > samples.length ? `; the first ${samples.length} are shown` : ""}.` : "No prediction is wrong."),
-    make("ul", { className: "strip" }, ...samples.map((row) => make("li", {}, picture(row.sample, ""),
-      make("span", { className: "is-wrong" }, row.predicted), make("br"), `is ${row.true}`))));
+    ...doubtFilter(samples, fill), list);
+  fill(samples);
+};
+
+// A calibrated model says of each image what it may be, and whether it would answer: show those of one kind.
+const doubtFilter = (samples, fill) => {
+  const kinds = new Map([["all", () => true], ...["one class", "several classes", "nothing I know"].map((kind) => [kind, (row) => row.set === kind]),
+    ["too unsure for an answer", (row) => row.answered === false]]);
+  if (!samples.some((row) => row.set)) return [];
+  const named = new Map([...kinds].map(([kind, test]) => [`${kind} (${samples.filter(test).length})`, test]));
+  const chosen = choice([...named.keys()], null, "The model says");
+  chosen.addEventListener("change", () => fill(samples.filter(named.get(chosen.querySelector("select").value))));
+  return [make("div", { className: "filters" }, chosen)];
 };
 
 export const suspects = async (panel) => {
@@ -62,6 +76,7 @@ export const look = (panel) => {
       own.src = URL.createObjectURL(file);
       const to = choice(store.state.classes, found.class, "Class");
       answer.replaceChildren(make("h2", {}, `${found.class}, probability ${percent(found.probability)}`), make("p", {}, found.sentence),
+        ...(found.set === null ? [make("p", { className: "muted small" }, "The model is not calibrated: nothing is promised about this probability.")] : []),
         make("ul", { className: "strip" }, make("li", {}, own, "your image"), ...found.likenesses.map((near) => make("li", {},
           picture(near.sample, ""), make("button", { type: "button", className: "link", onclick: () => show(near.prototype) }, `prototype ${near.prototype} (${near.class})`)))),
         make("div", { className: "filters" }, to, button("Add it as a prototype", () => addImage(file, to.querySelector("select").value), "main")));
