@@ -72,23 +72,25 @@ def test_the_map_of_known_architectures(build):
 @pytest.mark.parametrize(("build", "grids"), [(resnet18, [8, 4, 2]), (small_swin, [16, 8, 4])])
 def test_the_last_maps_of_three_resolutions_are_found_by_running(build, grids):
     net, x = build(weights=None).eval(), torch.randn(2, 3, 64, 64)
-    encoder = PatchEncoder(Encoder(net, x), x, "b234")
+    cut = Encoder(net, x)
+    encoder = PatchEncoder(cut, x, "b234")
     assert encoder.grid == (grids[0], grids[0])
     if build is resnet18:
         assert encoder.layers == ("layer2", "layer3", "layer4")
     # each layer has the same mean squared length, whatever its scale in the network
     for name, side in zip(encoder.layers, grids, strict=True):
-        layer = PatchEncoder(Encoder(net, x), x, name)
+        layer = PatchEncoder(cut, x, name)
         assert layer.grid == (side, side)
         scale = encoder.scales[encoder.layers.index(name)]
         with torch.no_grad():
             assert float((scale * layer.maps(x)).square().sum(1).mean()) == pytest.approx(1, rel=1e-4)
-    assert PatchEncoder(Encoder(net, x), x, "b4").layers == PatchEncoder(Encoder(net, x), x).layers
+    assert PatchEncoder(cut, x, "b4").layers == PatchEncoder(cut, x).layers
 
 
 def test_tokens_of_a_transformer_are_patches_without_the_class_token():
     net, x = VisionTransformer(32, 16, 4, 2, 32, 64).eval(), torch.randn(1, 3, 32, 32)
-    encoder = PatchEncoder(Encoder(net, x), x)
+    cut = Encoder(net, x)
+    encoder = PatchEncoder(cut, x)
     seen = []
     with torch.no_grad(), net.encoder.register_forward_hook(lambda *call: seen.append(call[2])):
         net(x)
@@ -96,7 +98,7 @@ def test_tokens_of_a_transformer_are_patches_without_the_class_token():
     torch.testing.assert_close(encoder(x).view(1, 4, 32), seen[0][:, 1:])
     assert not encoder.is_pooled  # the head reads the class token
     assert encoder.head_weight is None
-    assert len(PatchEncoder(Encoder(net, x), x, "b234").layers) == 3
+    assert len(PatchEncoder(cut, x, "b234").layers) == 3
 
 
 def test_receptive_fields_are_found_by_running():
@@ -320,3 +322,51 @@ def test_probabilities_of_images_fit_how_often_they_are_right(blobs):
     loss = nn.functional.nll_loss(model.predict_proba(x).log(), y)
     fitted = convert(make_net(), blobs, 4, level="patch", decision="mean")
     assert float(nn.functional.nll_loss(fitted.predict_proba(x).log(), y)) < float(loss)
+
+
+class Tokens(nn.Module):
+    """A small transformer's shape: tokens of an image behind as many prefix tokens as asked, and their average."""
+
+    def __init__(self, n_prefix, grid):
+        super().__init__()
+        self.to_tokens, self.norm = nn.Conv2d(1, 8, 4, stride=4), nn.LayerNorm(8)
+        self.prefix, self.grid, self.head = nn.Parameter(torch.randn(1, n_prefix, 8)), grid, nn.Linear(8, 3)
+
+    def forward(self, x):
+        tokens = self.to_tokens(x).flatten(2).transpose(1, 2)
+        tokens = self.norm(torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1))
+        return self.head(tokens[:, 0])
+
+
+@pytest.mark.parametrize(("n_prefix", "grid"), [(1, (5, 5)), (5, (5, 5)), (6, (6, 6)), (2, (4, 5))])
+def test_tokens_are_read_as_the_grid_of_the_layer_that_makes_them(n_prefix, grid):
+    """30 tokens are 5 before 5×5, and not 5×6."""
+    x = torch.randn(2, 1, 4 * grid[0], 4 * grid[1])
+    net = Tokens(n_prefix, grid)
+    encoder = PatchEncoder(Encoder(net, x), x)
+    assert (encoder.layers, encoder.grid) == (("norm",), grid)
+    tokens = net.norm(net.to_tokens(x).flatten(2).transpose(1, 2))
+    torch.testing.assert_close(encoder(x), tokens.flatten(1))
+
+
+def test_images_of_another_size_are_refused():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    x, y = torch.randn(8, 1, 9, 9), torch.arange(8) % 2
+    model = convert(net, (x, y), n_prototypes=1, level="patch")
+    for method in (model.predict, model.segment):
+        with pytest.raises(LookalikeError, match=r"no map of 4×4 patches, as images of 9×9 give"):
+            method(torch.randn(2, 1, 16, 16))
+
+
+def test_a_layer_is_as_it_was_before_the_next_operation_wrote_into_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    x = torch.randn(2, 1, 8, 8)
+    first, pooled = (PatchEncoder(Encoder(net, x), x, name) for name in ("0", "last"))
+    torch.testing.assert_close(first.maps(x), net[0](x))
+    assert pooled.is_pooled
+    torch.testing.assert_close(pooled.maps(x), net[:4](x))

@@ -83,6 +83,32 @@ def test_it_takes_one_forward_pass_a_map(data):
     assert sum(calls) <= 1.1 * 40 + 4  # the first two images show where the map is
 
 
+def test_a_difference_takes_one_forward_pass_too(data):
+    net, (x, _) = make_net(), data
+    for level in ("image", "patch"):
+        model = convert(net, data, n_prototypes=2, level=level)
+        difference(model, x[:2])
+        calls = []
+        handle = net[0].register_forward_hook(lambda _, inputs, __, calls=calls: calls.append(len(inputs[0])))
+        difference(model, x, batch_size=16)
+        handle.remove()
+        assert sum(calls) == 40
+
+
+def test_the_rival_of_a_head_is_the_class_with_the_next_score(data):
+    """Its bias counts: the class with the next inner product can be another."""
+    net = make_net()
+    net[5] = nn.Linear(6, 3)
+    net[5].bias.data = torch.tensor([0.0, 0.0, 9.0])
+    x, _ = data
+    model = convert(net, (x, torch.arange(40) % 3), level="head")
+    explained = contributions(model, x[:6])
+    order = model(x[:6]).detach().argsort(1, descending=True)
+    assert torch.equal(explained.targets, order[:, 0])
+    assert torch.equal(explained.rivals, order[:, 1])
+    assert [one.other_name for one in difference(model, x[:6])] == [model.class_names[k] for k in order[:, 1]]
+
+
 def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
     x, y = data
     model = convert(make_net(), data, n_prototypes=2)
@@ -218,6 +244,22 @@ def test_a_class_without_prototypes_is_not_explained_by_those_of_another(data):
         contributions(model, x[:2], 0, 1)
     with pytest.raises(LookalikeError, match="no other class has a prototype"):
         contributions(model, x[:2])
+
+
+def test_regions_are_not_paired_where_they_add_up_to_no_likeness(data):
+    x, _ = data
+    net = make_net()
+    clamped = nn.Sequential(net[0], net[1], net[3], nn.Hardtanh(0, 0.1), net[4], net[5])
+    model = convert(clamped, data, n_prototypes=1, n_images=1)
+    with pytest.raises(LookalikeError, match="is not the average over the positions"):
+        pair_regions(model, x[:2])
+
+
+def test_images_of_several_sizes_are_explained_apart(data):
+    model = convert(make_net(), data, n_prototypes=2, n_images=1)
+    large = torch.rand(2, 1, 12, 8)
+    assert contributions(model, large).maps.shape == (2, 6, 4)
+    assert contributions(model, data[0][:2]).maps.shape == (2, 4, 4)
 
 
 def test_regions_are_connected_by_sides_and_corners():

@@ -115,6 +115,7 @@ def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", folder: Pa
         return []
     figures = draw_findings(name, plan, findings, folder, bench, cells)
     test_images = {data_name(dataset): len(bench.data(plan.first_subject(dataset)).test) for dataset in plan.datasets}
+    test_images |= findings.test_images
     files = write_findings(name, plan, findings, folder, cells, figures, test_images)
     if show:
         print_table(

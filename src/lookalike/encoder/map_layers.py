@@ -1,6 +1,6 @@
 """Finds the layers of a classifier that return feature maps, by running it: no names are assumed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,14 @@ def layout_of(output: Tensor, image_size: tuple[int, int]) -> Layout:
     return layout
 
 
+def fits_layout(output: Tensor, layout: Layout) -> bool:
+    """Says whether an output has the grid of a layout; images of another size have another grid."""
+    if layout.kind == "tokens":
+        return output.ndim == 3 and output.shape[1] == layout.prefix + layout.grid[0] * layout.grid[1]
+    start = 2 if layout.kind == "channels-first" else 1
+    return output.ndim == 4 and tuple(output.shape[start : start + 2]) == layout.grid
+
+
 def to_map(output: Tensor, layout: Layout) -> Tensor:
     """Returns a layer's output as a map [N, D, H, W]."""
     if layout.kind == "channels-first":
@@ -62,8 +70,12 @@ def to_map(output: Tensor, layout: Layout) -> Tensor:
     return tokens
 
 
-def find_layers(encoder: Encoder, sample: Tensor, layers: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the layers that ``layers`` stands for; see ``PatchEncoder``.
+def find_layers(
+    encoder: Encoder, sample: Tensor, layers: str | Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, Layout]]:
+    """Returns the names of the layers that ``layers`` stands for, and the layouts of those that modules return.
+
+    See ``PatchEncoder``.
 
     Raises:
         LookalikeError: If there are none, or a name is unknown.
@@ -78,13 +90,13 @@ def find_layers(encoder: Encoder, sample: Tensor, layers: str | Sequence[str]) -
                 f"layers takes 'last', 'b4', 'b234' or names of layers; there is no {unknown[0]!r} (there are: "
                 f"{examples}, …)"
             )
-        return names
-    outputs, last_map = _run(encoder, sample)
-    last = _last_of(outputs, last_map)
-    if layers == LAST:
-        return (last,)
-    stages = _stages(outputs, last)
-    return tuple(stages[-1:] if layers == "b4" else stages[-_STAGES:])
+        outputs, _ = _run(encoder, sample)
+    else:
+        outputs, last_map = _run(encoder, sample)
+        last = _last_of(outputs, last_map)
+        stages = [last] if layers == LAST else _stages(outputs, last)
+        names = tuple(stages[-_STAGES:] if layers == "b234" else stages[-1:])
+    return names, {name: outputs[name].layout for name in names if name in outputs}
 
 
 def varied(sample: Tensor) -> Tensor:
@@ -147,11 +159,14 @@ def _run(encoder: Encoder, sample: Tensor) -> tuple[dict[str, _Output], Tensor |
     """Runs the classifier; returns the maps that its modules return, in order, and the map that is pooled."""
     image_size = (int(sample.shape[2]), int(sample.shape[3]))
     outputs: dict[str, _Output] = {}
+    grids: set[tuple[int, int]] = set()  # of maps so far, such as that of the layer that makes tokens of an image
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            layout = _layout_or_none(output, image_size) if isinstance(output, Tensor) else None
+            layout = _layout_or_none(output, image_size, grids) if isinstance(output, Tensor) else None
             if layout is not None:
+                if layout.kind != "tokens":
+                    grids.add(layout.grid)
                 outputs.pop(name, None)  # the order is that of the last calls
                 outputs[name] = _Output(output, layout)
 
@@ -209,8 +224,14 @@ def _stages(outputs: dict[str, _Output], last: str) -> list[str]:
     return [blocks[len(blocks) // 2 - 1], blocks[3 * len(blocks) // 4 - 1], last]
 
 
-def _layout_or_none(output: Tensor, image_size: tuple[int, int]) -> Layout | None:
-    """Returns the layout of an output, or None if it is no map."""
+def _layout_or_none(
+    output: Tensor, image_size: tuple[int, int], grids: Collection[tuple[int, int]] = ()
+) -> Layout | None:
+    """Returns the layout of an output, or None if it is no map.
+
+    Tokens can often be read as several grids: 30 are 5×6, or 5 tokens before 5×5. A grid that a map has had, such as
+    that of the layer that makes the tokens, comes first, then the one with the most equal strides.
+    """
     if output.ndim == 4:
         first, last = tuple(output.shape[2:]), tuple(output.shape[1:3])
         if _fits(first, image_size):
@@ -218,12 +239,18 @@ def _layout_or_none(output: Tensor, image_size: tuple[int, int]) -> Layout | Non
         return Layout("channels-last", last) if _fits(last, image_size) else None  # type: ignore[arg-type]
     if output.ndim != 3:
         return None
+    layouts = []
     for prefix in range(_MOST_PREFIX_TOKENS + 1):
         n_tokens = int(output.shape[1]) - prefix
+        of_maps = [grid for grid in grids if grid[0] * grid[1] == n_tokens]
         height = round((max(n_tokens, 0) * image_size[0] / image_size[1]) ** 0.5)
-        if height > 0 and n_tokens % height == 0 and _fits((height, n_tokens // height), image_size):
-            return Layout("tokens", (height, n_tokens // height), prefix)
-    return None
+        by_shape = [(height, n_tokens // height)] if height > 0 and n_tokens % height == 0 else []
+        layouts += [Layout("tokens", grid, prefix) for grid in (*of_maps, *by_shape) if _fits(grid, image_size)]
+    return min(
+        layouts,
+        key=lambda layout: (layout.grid not in grids, _difference_of_strides(layout.grid, image_size), layout.prefix),
+        default=None,
+    )
 
 
 def _fits(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
@@ -231,6 +258,11 @@ def _fits(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
     height, width = grid
     if height * width <= 1 or height > image_size[0] or width > image_size[1]:
         return False
-    strides = image_size[0] / height, image_size[1] / width
     # sizes that are no multiple of the stride are rounded up or down, so the strides may differ a little
-    return abs(strides[0] - strides[1]) <= 0.2 * max(strides)
+    return _difference_of_strides((height, width), image_size) <= 0.2
+
+
+def _difference_of_strides(grid: tuple[int, int], image_size: tuple[int, int]) -> float:
+    """Returns by which share the strides down and across the image differ."""
+    down, across = image_size[0] / grid[0], image_size[1] / grid[1]
+    return abs(down - across) / max(down, across)

@@ -10,6 +10,7 @@ Source: paper, appendix A.7 (the last feature map before average pooling); sever
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,16 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.cut import Encoder, blank_inputs
-from lookalike.encoder.map_layers import LAST, Layout, Pooled, find_layers, is_average, layout_of, to_map, varied
+from lookalike.encoder.map_layers import (
+    LAST,
+    Pooled,
+    find_layers,
+    fits_layout,
+    is_average,
+    layout_of,
+    to_map,
+    varied,
+)
 
 T = TypeVar("T")
 
@@ -83,9 +93,14 @@ class PatchEncoder(Encoder):
             raise LookalikeError("patches are parts of images: images [N, C, H, W] are needed")
         self.image_size = (int(sample.shape[2]), int(sample.shape[3]))
         with torch.no_grad():
-            self.layers = find_layers(image_encoder, sample[:2], layers)
+            self.layers, self._layouts = find_layers(image_encoder, sample[:2], layers)
             self.scales = tuple(1.0 for _ in self.layers)
-            self._layouts: dict[str, Layout] = {}
+            if len(self.layers) == 1:
+                sample = sample[:2]  # no scale is measured
+            # A later operation may write into a layer's output, as an in-place ReLU does. That is part of the map that
+            # is pooled, and of no other.
+            self._is_live = len(self.layers) == 1
+            self._is_live = self._is_live and self._pools_to_image_embedding(sample)
             maps = self._layer_maps(lambda: Encoder.features(self, sample))[0]
             height, width = max((layer_map.shape[2:] for layer_map in maps), key=lambda size: size[0] * size[1])
             self.grid = (int(height), int(width))
@@ -95,7 +110,7 @@ class PatchEncoder(Encoder):
                 self.scales = tuple(_scale_of(layer_map) for layer_map in maps)
             self.patch_dim = sum(layer_map.shape[1] for layer_map in maps)
             self.embedding_dim = self.n_patches * self.patch_dim
-            self.is_pooled = self._pools_to_image_embedding(maps, sample)
+            self.is_pooled = self._is_live
 
     @property
     def n_patches(self) -> int:
@@ -180,9 +195,8 @@ class PatchEncoder(Encoder):
 
         def keep(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                # a later operation may write into the output, as an in-place ReLU does; only for the map that is
-                # pooled this is wanted
-                outputs[name] = output if len(self.layers) == 1 else output.clone()
+                if isinstance(output, Tensor):
+                    outputs[name] = output if self._is_live else output.clone()
 
             return hook
 
@@ -203,7 +217,14 @@ class PatchEncoder(Encoder):
                 raise LookalikeError(f"the layer {name!r} gives no feature map for these inputs")
             if name not in self._layouts:
                 self._layouts[name] = layout_of(outputs[name], self.image_size)
-            maps.append(to_map(outputs[name], self._layouts[name]))
+            layout = self._layouts[name]
+            if not fits_layout(outputs[name], layout):
+                raise LookalikeError(
+                    f"the images give the layer {name!r} an output of shape {tuple(outputs[name].shape[1:])}, which is "
+                    f"no map of {layout.grid[0]}×{layout.grid[1]} patches, as images of "
+                    f"{self.image_size[0]}×{self.image_size[1]} give: bring the images to that size"
+                )
+            maps.append(to_map(outputs[name], layout))
         return maps, result
 
     def _joined(self, maps: list[Tensor]) -> Tensor:
@@ -216,12 +237,29 @@ class PatchEncoder(Encoder):
         ]
         return torch.cat(resized, 1)
 
-    def _pools_to_image_embedding(self, maps: list[Tensor], sample: Tensor) -> bool:
-        """Says whether the average over the patches is the embedding of the whole image."""
-        if len(maps) > 1 or self.patch_dim != self.image_dim:
-            return False
-        patch_maps, embeddings = self.maps_and_embeddings(varied(sample))
-        return is_average(patch_maps, embeddings)
+    def _pools_to_image_embedding(self, sample: Tensor) -> bool:
+        """Says whether the average over the patches of the only layer is the embedding of the whole image."""
+        (layer_map,), features = self._layer_maps(lambda: Encoder.features(self, varied(sample)))
+        return is_average(layer_map, self._pool(features))
+
+
+_READERS: "WeakKeyDictionary[Encoder, dict[tuple[Any, ...], PatchEncoder]]" = WeakKeyDictionary()
+
+
+def patch_reader(encoder: Encoder, x: Tensor) -> PatchEncoder:
+    """Returns an encoder of the patches of images like ``x`` [n, C, H, W]: the averaged map, or the last tokens.
+
+    To find the layer takes several passes of the network, so it is done once for each encoder and size of images.
+
+    Raises:
+        LookalikeError: If the network has no feature map.
+    """
+    if isinstance(encoder, PatchEncoder):
+        return encoder
+    of_encoder, key = _READERS.setdefault(encoder, {}), (tuple(x.shape[1:]), x.dtype, x.device)
+    if key not in of_encoder:
+        of_encoder[key] = PatchEncoder(encoder, x[:2])
+    return of_encoder[key]
 
 
 def _as_rows(maps: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ class Findings:
         rows: The table's lines.
         details: Results beyond the table, such as the values of a plot.
         remarks: Sentences to print below the table.
+        test_images: Number of test images of data sets whose own division into training and test is not used.
     """
 
     heads: tuple[str, ...]
@@ -102,6 +103,7 @@ class Findings:
     rows: list[Row]
     details: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    test_images: dict[str, int] = field(default_factory=dict)
 
     def to_markdown(self) -> str:
         """Returns the table in Markdown."""

@@ -1,251 +1,266 @@
-"""Models of parts beside models of whole images, and maps without gradients beside PRP and LRP [ours].
+"""Models of parts beside models of whole images: accuracy, cost, and what their concepts are worth [ours].
 
 The questions are those of the abstract of "Post-hoc Self-explanation of CNNs" (2026), of which only that is known here.
 """
 
 import time
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lookalike.conversion.convert import convert
-from lookalike.data import Batches
+from lookalike.data import Batches, MaskedFiles
+from lookalike.data.stamps import object_of
 from lookalike.encoder import Encoder
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
-from lookalike.experiments.pictures import evenly_spaced_images
-from lookalike.experiments.prp_rules import foreground, no_plain_background, order_figures, value_range_of_model
+from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.paired import Pairing
+from lookalike.experiments.part_stability import concept_figures, matched_overlap
+from lookalike.experiments.part_subjects import (
+    MOST_PATCHES,
+    PartSubject,
+    lacks_objects,
+    plain_options,
+    prepared_photographs,
+    subjects_of,
+)
+from lookalike.experiments.photographs import CLASSES
 from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
-from lookalike.experiments.workbench import KMEX, Subject, Workbench
-from lookalike.metrics.localisation import relevance_mass
-from lookalike.metrics.maps import mean_of_finite
+from lookalike.experiments.workbench import Workbench
 from lookalike.model import PrototypeModel
-from lookalike.parts import contributions
-from lookalike.relevance import lrp, prp
 
+_WHOLE, _HEAD = "whole images", "the head's weights"
+_B234 = "b234, vote"
+_IN_FOLDS = (_WHOLE, "b4, vote", "b4, mean", _B234)
+SLOW_ENCODERS = ("EfficientNet-Lite0",)  # the measurements that take long are made on these photographs' encoders
+_B4: dict[str, Any] = {"level": "patch", "layers": "b4"}
 # name in the table → options of ``convert``
 MODELS: dict[str, dict[str, Any]] = {
-    "whole images": {},
-    "the head's weights": {"level": "head"},
-    "b4, vote": {"level": "patch", "layers": "b4"},
-    "b4, mean": {"level": "patch", "layers": "b4", "decision": "mean"},
-    "b4, linear": {"level": "patch", "layers": "b4", "decision": "linear"},
-    "b4, linear, shared": {"level": "patch", "layers": "b4", "decision": "linear", "shared": True},
-    "b234, vote": {"level": "patch", "layers": "b234"},
+    _WHOLE: {},
+    _HEAD: {"level": "head"},
+    "b4, vote": _B4,
+    "b4, mean": _B4 | {"decision": "mean"},
+    "b4, linear": _B4 | {"decision": "linear"},
+    "b4, linear, shared": _B4 | {"decision": "linear", "shared": True},
+    _B234: {"level": "patch", "layers": "b234"},
 }
-_PER_CLASS = 5
-_MOST_PATCHES = 5_000  # of a class that are clustered
+CONCEPTS = {"b4": "b4, vote", "b4, shared": "b4, linear, shared", "b234": _B234}  # name → one of the models
+_FOLDS = 5
 _IMAGES = 500  # test images on which concepts are compared
-_FAR = 0.25  # of the image's side: pixels at least so far from a part are changed, beyond its receptive field or not
-_NOISE = 0.05  # of the value range, for stability
-_STRONG_NOISE = 20 / 255  # of the value range, far from a part
+_TIMED = 25  # images of a timed prediction
+_SAMPLE = 32  # pictures that the layers' scales are measured on
 _COLUMNS = (
     ACCURACY,
     Column("agreement", "agreement %", 100, 1),
-    Column("seconds", "CPU seconds", 1, 1, least=True),
-    Column("on_object", "concepts on objects %", 100, 1),
-    Column("reseeded", "reseeded, IoU"),
-    Column("shifted", "shifted by a pixel, same %", 100, 1),
-    Column("noisy", "noise 5%, same %", 100, 1),
-    Column("far", "changed far away, same place %", 100, 1),
+    Column("seconds", "conversion, CPU s", 1, 1, least=True),
+    Column("milliseconds", "prediction, CPU ms", 1, 1, least=True),
+    Column("values", "values per image", 1, 0),
 )
-_MAP_COLUMNS = (
-    Column("deletion", "deletion"),
-    Column("insertion", "insertion"),
-    Column("auroc", "AUROC"),
-    Column("inside", "inside the object"),
-    Column("passes", "forward passes", 1, 2, least=True),
+_CONCEPT_COLUMNS = (
+    Column("separated", "on their side %", 100, 1),
+    Column("by_chance", "by chance %", 100, 1),
+    Column("on_object", "object found %", 100, 1),
+    Column("reseeded", "reseeded, IoU"),
+    Column("shifted", "shifted, same %", 100, 1),
+    Column("noisy", "noise 5%, same %", 100, 1),
+    Column("noise_place", "noise far away, same place %", 100, 1),
+    Column("noise_activation", "its change"),
+    Column("step_place", "step far away, same place %", 100, 1),
+    Column("step_activation", "its change"),
 )
 _REMARKS = (
-    f"{_PER_CLASS} prototypes per class; `shared`: as many for all classes together. At most {_MOST_PATCHES:,} patches "
-    "of a class are clustered. *CPU seconds*: of the conversion. *concepts on objects*: share of the positions whose "
-    "concept is mostly on objects and which lie on one, of all positions on an object. *reseeded*: intersection over "
-    "union of concepts with those of another seed, matched one to one. *same*: share of positions whose concept is the "
-    f"same after the change. *changed far away*: noise of 20/255 on all pixels at least {_FAR:.0%} of the side away "
-    "from the position most similar to the nearest prototype; its position must stay.",
+    f"5 prototypes per class, 3 on `stamps`; `shared`: as many for all classes together. At most {MOST_PATCHES:,} "
+    "patches of a class are clustered. *agreement*: with the black box; on `stamps`, where nothing else has these "
+    "classes, with the model of whole images. *conversion*: without fitting the temperature in models of patches. "
+    f"*prediction*: of one image, in a batch of {_TIMED}. *values per image*: numbers in an embedding.",
+    "`stamps`: photographs of six kinds of objects, encoders with ImageNet weights, nothing trained; 131 pictures in "
+    f"{_FOLDS} folds that keep the pictures of one object together, drawn anew for each seed.",
+)
+_CONCEPT_REMARKS = (
+    "*on their side*: share of the positions that are where most positions of their concept are, on an object or "
+    "beside it; *by chance*: the larger of both sides' shares, which concepts without any relation to objects reach. "
+    "*object found*: of the positions on an object, the share whose concept is mostly on objects. *reseeded*: "
+    "intersection over union of concepts with those of another seed, matched one to one. *shifted* by 1/32 of the "
+    "width; *same*: share of positions whose concept stays.",
+    "*far away*: all pixels at least a quarter of the side away from the part that is most similar to the image's "
+    "nearest prototype change by 20/255 of the value range, and stay within it: *noise* of random signs, or a *step* "
+    "by the sign of the gradient, so that the similarity at the part falls. *same place*: the part stays the most "
+    "similar one. *its change*: median change of its similarity, in standard deviations over the image's positions.",
 )
 
 
 def run_part_models(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Measures models of parts and of whole images on the same black boxes."""
+    """Measures models of parts and of whole images on the same classifiers."""
     rows: list[Row] = []
-    for dataset, network in plan.places():
-        records: dict[str, list[Record]] = {name: [] for name in MODELS}
-        for subject in plan.subjects(dataset, network, KMEX):
-            key = bench.key(subject, per_class=_PER_CLASS, most=_MOST_PATCHES, images=_IMAGES)
-            for name, options in MODELS.items():
-                cell = f"parts-{subject.name}-{name.replace(', ', '-').replace(' ', '-')}"
-                record = cells.get(cell, {**key, "options": options}, measure_model, bench, subject, options)
-                records[name] += [] if record is None else [record]
-        rows += [
-            Row((*table_names(dataset, network), name), gather(of_model, _COLUMNS))
-            for name, of_model in records.items()
-            if of_model
-        ]
-    return Findings(("data", "network", "prototypes"), _COLUMNS, rows, {}, list(_REMARKS))
+    in_folds: dict[str, int] = {}
+    for names, subjects in subjects_of(plan, bench):
+        records: dict[str, list[Record]] = {}
+        for subject in subjects:
+            measure = measure_models if subject.is_trained else measure_in_folds
+            key = {**subject.key, "models": MODELS, "folds": _FOLDS}
+            record = cells.get(f"parts-{subject.name}", key, measure, bench, subject)
+            for name, figures in (record or {}).items():
+                records.setdefault(name, []).append(figures)
+        rows += [Row((*names, name), gather(of_model, _COLUMNS)) for name, of_model in records.items()]
+        if not subjects[0].is_trained:
+            in_folds[names[0]] = len(_files(*names)[1])
+    return Findings(("data", "network", "prototypes"), _COLUMNS, rows, {}, list(_REMARKS), test_images=in_folds)
 
 
-def measure_model(bench: Workbench, subject: Subject, options: dict[str, Any]) -> Record:
-    """Converts a black box in one way, and measures the model."""
-    bench.say(f"converting the parts of {subject.name}: {options or 'whole images'}")
-    started = time.process_time()
-    model = _converted(bench, subject, options, subject.seed)
-    seconds = time.process_time() - started
-    assert isinstance(model.encoder, Encoder)  # noqa: S101 - conversions make one
-    correct, same, n = 0, 0, 0
-    for batch in Batches(bench.data(subject).test):
-        assert isinstance(batch.inputs, Tensor)  # noqa: S101 - parts are of images
-        predicted = model.predict(batch.inputs)
-        with torch.no_grad():
-            original = model.encoder.scores(batch.inputs).argmax(1)
-        correct += int((predicted == torch.from_numpy(batch.labels)).sum())
-        same, n = same + int((predicted == original).sum()), n + len(predicted)
-    record: Record = {"accuracy": correct / n, "agreement": same / n, "seconds": seconds}
-    if model.has_patches:
-        x = evenly_spaced_images(bench, subject, 20 if bench.quick else _IMAGES)
-        record |= concept_figures(model, x, subject.seed)
-        reseeded = _converted(bench, subject, options, subject.seed + 1000)
-        record["reseeded"] = matched_overlap(model.segment(x).concepts, reseeded.segment(x).concepts)
+def run_part_concepts(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures what concepts lie on, and whether they and their places stay."""
+    rows: list[Row] = []
+    for names, subjects in subjects_of(plan, bench, SLOW_ENCODERS):
+        for name, model_name in CONCEPTS.items():
+            records = []
+            for subject in subjects:
+                record = cells.get(
+                    f"part-concepts-{subject.name}-{_file_name(name)}", {**subject.key, "options": MODELS[model_name]},
+                    measure_concepts, bench, subject, MODELS[model_name],
+                )  # fmt: skip
+                records += [] if record is None else [record]
+            rows += [Row((*names, name), gather(records, _CONCEPT_COLUMNS))] if records else []
+    return Findings(("data", "network", "layers"), _CONCEPT_COLUMNS, rows, {}, list(_CONCEPT_REMARKS))
+
+
+def _file_name(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-").replace("'", "")
+
+
+def measure_models(bench: Workbench, subject: PartSubject) -> Record:
+    """Converts a classifier in every way, and measures the models on the test images."""
+    record: Record = {}
+    for name, options in MODELS.items():
+        bench.say(f"{subject.name}: {name}")
+        model, cost = _converted(subject, options)
+        assert isinstance(model.encoder, Encoder)  # noqa: S101 - conversions make one
+        correct, same, n = 0, 0, 0
+        for batch in Batches(subject.bundle.test):
+            assert isinstance(batch.inputs, Tensor)  # noqa: S101 - parts are of images
+            predicted = model.predict(batch.inputs)
+            with torch.no_grad():
+                original = model.encoder.scores(batch.inputs).argmax(1)
+            correct += int((predicted == torch.from_numpy(batch.labels)).sum())
+            same, n = same + int((predicted == original).sum()), n + len(predicted)
+        record[name] = cost | {"accuracy": correct / n, "agreement": same / n}
     return record
 
 
-def _converted(bench: Workbench, subject: Subject, options: dict[str, Any], seed: int) -> PrototypeModel:
-    if options.get("level") == "head":
-        return convert(bench.black_box(subject), Batches(bench.data(subject).train), **options, progress=False)
-    number = _PER_CLASS * (len(bench.data(subject).class_names) if options.get("shared") else 1)
-    more: dict[str, Any] = {"max_patches": _MOST_PATCHES} if options.get("level") == "patch" else {}
-    train = Batches(bench.data(subject).train)
-    return convert(bench.black_box(subject), train, number, **options, **more, seed=seed, progress=False)
+def _converted(subject: PartSubject, options: dict[str, Any]) -> tuple[PrototypeModel, Record]:
+    """Converts a classifier; returns the model and what it costs."""
+    started = time.process_time()
+    model = subject.convert(options)
+    seconds = time.process_time() - started
+    x = subject.test_images(_TIMED)
+    times = []
+    for _ in range(3):
+        started = time.process_time()
+        model.predict(x)
+        times.append(time.process_time() - started)
+    milliseconds = 1000 * min(times[1:]) / len(x)  # the first run warms up
+    return model, {"seconds": seconds, "milliseconds": milliseconds, "values": model.encoder.embedding_dim}
 
 
-def concept_figures(model: PrototypeModel, x: Tensor, seed: int) -> Record:
-    """Measures where concepts lie, and whether they stay when images change a little."""
-    low, high = value_range_of_model(model)
-    span = (high - low)[:, None, None]
-    generator = torch.Generator().manual_seed(seed)
-    concepts = model.segment(x).concepts
-    noisy = x + _NOISE * span * (2 * torch.rand(x.shape, generator=generator) - 1)
-    pixels = model.to_pixels(x)
-    assert pixels is not None  # noqa: S101 - data sets of images alone are suited
-    grid = int(concepts.shape[1]), int(concepts.shape[2])
-    on_object = torch.nn.functional.adaptive_avg_pool2d(foreground(pixels).float(), grid) > 0.5
-    n_of_concept = torch.bincount(concepts.flatten(), minlength=len(model.prototypes))
-    n_on_object = torch.bincount(concepts[on_object], minlength=len(model.prototypes))
-    is_object = n_on_object > n_of_concept / 2
+def measure_concepts(bench: Workbench, subject: PartSubject, options: dict[str, Any]) -> Record:
+    """Converts a classifier twice, with two seeds, and measures the concepts."""
+    bench.say(f"concepts of {subject.name}: {options}")
+    model = subject.convert(options)
+    x = subject.test_images(20 if bench.quick else _IMAGES)
+    record = concept_figures(model, x, subject.object_masks(model, x), subject.seed)
+    reseeded = subject.convert(options, subject.seed + 1000)
+    record["reseeded"] = matched_overlap(model.segment(x).concepts, reseeded.segment(x).concepts)
+    return record
+
+
+class _OnMaps(nn.Module):
+    """A network whose input is a feature map: what an encoder does after its layers, with outputs nobody reads."""
+
+    def __init__(self, n_channels: int, n_classes: int) -> None:
+        super().__init__()
+        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.head = nn.Linear(n_channels, n_classes)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.flatten(self.pool(maps)))
+        return scores
+
+
+def measure_in_folds(bench: Workbench, subject: PartSubject) -> Record:
+    """Predicts each photograph by models of the other folds; agreement is that with the models of whole images.
+
+    The maps of all pictures are computed once, and converted in place of the pictures: the prototypes are the same.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    bench.say(f"{subject.name} in {_FOLDS} folds")
+    files, labels = _files(subject.dataset, subject.network)
+    objects = [f"{label} {object_of(file)}" for file, label in zip(files.files, labels, strict=True)]
+    predicted = {name: np.zeros_like(labels) for name in _IN_FOLDS}
+    if subject.network not in SLOW_ENCODERS:
+        del predicted[_B234]
+    folds = list(StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=subject.seed).split(labels, labels, objects))
+    for name, values in predicted.items():
+        for train, test in folds:
+            maps = _maps(subject.dataset, subject.network, MODELS[name].get("layers", "b4"))
+            of_map = {key: "last" if key == "layers" else value for key, value in MODELS[name].items()}
+            model = convert(
+                _OnMaps(maps.shape[1], len(CLASSES)), (maps[train], torch.from_numpy(labels[train])), subject.per_class,
+                **plain_options(of_map), n_images=0, seed=subject.seed, progress=False,
+            )  # fmt: skip
+            values[test] = model.predict(maps[test]).numpy()
+    costs = {name: _converted(subject, MODELS[name])[1] if subject.seed == 0 else {} for name in predicted}
+    whole = predicted[_WHOLE]
     return {
-        "on_object": float(is_object[concepts][on_object].float().mean()),
-        "shifted": float((model.segment(x.roll(1, 3)).concepts == concepts).float().mean()),
-        "noisy": float((model.segment(noisy).concepts == concepts).float().mean()),
-        "far": same_place(model, x, span, generator),
+        name: costs[name] | {"accuracy": float((values == labels).mean()), "agreement": float((values == whole).mean())}
+        for name, values in predicted.items()
     }
+
+
+@cache
+def _files(dataset: str, network: str) -> tuple[MaskedFiles, np.ndarray]:
+    """Returns all photographs, of both parts, and their labels."""
+    _, bundle = prepared_photographs(dataset, network, 0)
+    assert isinstance(bundle.train, MaskedFiles)  # noqa: S101 - of load_stamps
+    assert isinstance(bundle.test, MaskedFiles)  # noqa: S101
+    files = bundle.train.joined(bundle.test)
+    return files, np.asarray(files.labels)
+
+
+_maps_of: dict[tuple[str, str, str], Tensor] = {}  # the last one only: maps of three layers take 0.9 GB
 
 
 @torch.no_grad()
-def same_place(model: PrototypeModel, x: Tensor, span: Tensor, generator: torch.Generator) -> float:
-    """Returns the share of images whose most similar position stays when pixels far from it change."""
-    evidence = model.evidence_of(model.embed(x))  # [N, S, P]
-    prototypes = evidence.amax(1).argmax(1)
-    rows = torch.arange(len(x))
-    places = evidence[rows, :, prototypes].argmax(1)
-    assert isinstance(model.encoder, PatchEncoder)  # noqa: S101 - a model of patches has one
-    boxes = model.encoder.boxes(places)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    down = (torch.arange(x.shape[2]) + 0.5) / x.shape[2]
-    across = (torch.arange(x.shape[3]) + 0.5) / x.shape[3]
-    distance = torch.maximum(
-        (down[None, :, None] - centre[:, :1, None]).abs(), (across[None, None] - centre[:, 1:, None]).abs()
-    )
-    change = _STRONG_NOISE * span * torch.randint(0, 2, x.shape, generator=generator).mul(2).sub(1)
-    changed = model.evidence_of(model.embed(x + change * (distance > _FAR)[:, None]))
-    return float((changed[rows, :, prototypes].argmax(1) == places).float().mean())
-
-
-def matched_overlap(concepts: Tensor, others: Tensor) -> float:
-    """Returns the mean intersection over union of two segmentations' concepts, matched one to one to maximise it.
-
-    Example:
-        >>> matched_overlap(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[5, 5, 3, 3]]]))
-        1.0
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    first, second = (np.unique(values.numpy(), return_inverse=True)[1].ravel() for values in (concepts, others))
-    together = np.zeros((first.max() + 1, second.max() + 1))
-    np.add.at(together, (first, second), 1)
-    union = together.sum(1, keepdims=True) + together.sum(0) - together
-    overlap = together / union
-    return float(overlap[linear_sum_assignment(-overlap)].sum() / max(together.shape))
-
-
-def run_part_maps(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
-    """Compares maps of contributions with PRP, LRP and a random order, on models of whole images."""
-    rows: list[Row] = []
-    for dataset, network in plan.places():
-        records: dict[str, list[Record]] = {}
-        for subject in plan.subjects(dataset, network, KMEX):
-            key = bench.key(subject, n_images=bench.n_images, maps="contributions")
-            record = cells.get(f"part-maps-{subject.name}", key, measure_maps, bench, subject)
-            for name, figures in (record or {}).items():
-                records.setdefault(name, []).append(figures)
-        rows += [
-            Row((*table_names(dataset, network), name), gather(figures, _MAP_COLUMNS))
-            for name, figures in records.items()
-        ]
-    remark = (
-        "Deletion, insertion and AUROC follow KMEx's own probability. *inside the object*: share of the absolute "
-        "relevance on pixels that differ from the background. *forward passes*: CPU time of one map in batches of 50, "
-        "divided by that of one forward pass."
-    )
-    return Findings(("data", "network", "maps"), _MAP_COLUMNS, rows, {}, [remark])
-
-
-def measure_maps(bench: Workbench, subject: Subject) -> Record:
-    """Measures every kind of map on the same images."""
-    bench.say(f"comparing maps on {subject.name}")
-    model, box = bench.model(subject), bench.black_box(subject).model
-    x = evenly_spaced_images(bench, subject, bench.n_images)
-    pixels = model.to_pixels(x)
-    assert pixels is not None  # noqa: S101 - data sets of images alone are suited
-    objects, predicted = foreground(pixels), model.predict(x)
-    assert isinstance(model.encoder, Encoder)  # noqa: S101 - conversions make one
-    kinds: dict[str, Callable[[Tensor, slice], Tensor]] = {
-        "contributions": lambda images, _: contributions(model, images).upsampled(),
-        "PRP, nearest prototype": lambda images, _: prp(model, images).pixels[:, 0],
-        "LRP of the black box": lambda images, rows: lrp(box, images, predicted[rows]).pixels,
-    }
-    with torch.no_grad():
-        forward = _seconds(lambda images, _: model.encoder(images), x)
-    record: Record = {}
-    for name, explain in kinds.items():
-        maps = torch.cat([explain(x[start : start + 50], slice(start, start + 50)) for start in range(0, len(x), 50)])
-        record[name] = {
-            **order_figures(model, x, maps, subject.seed),
-            "inside": mean_of_finite(relevance_mass(maps, objects)),
-            "passes": _seconds(explain, x) / forward,
-        }
-    record["random order"] = order_figures(model, x, None, subject.seed)
-    return record
-
-
-def _seconds(run: Callable[[Tensor, slice], Tensor], x: Tensor) -> float:
-    """Returns the CPU time of a run over images in batches of 50: the minimum of three, after one to warm up."""
-    times = []
-    for _ in range(4):
-        started = time.process_time()
-        for start in range(0, len(x), 50):
-            run(x[start : start + 50], slice(start, start + 50))
-        times.append(time.process_time() - started)
-    return min(times[1:])
+def _maps(dataset: str, network: str, layers: str) -> Tensor:
+    """Returns the joined feature maps of all photographs [N, D, h, w]."""
+    key = dataset, network, layers
+    if key not in _maps_of:
+        for other in [other for other in _maps_of if other[2] != "b4" or other[:2] != key[:2]]:
+            del _maps_of[other]
+        loaded, _ = prepared_photographs(dataset, network, 0)
+        files, _ = _files(dataset, network)
+        sample = torch.stack([files[row][0] for row in range(_SAMPLE)])
+        encoder = PatchEncoder(Encoder(loaded.model, sample[:2], head=loaded.head, spec=loaded.spec), sample, layers)
+        maps = torch.empty(len(files), encoder.patch_dim, *encoder.grid)
+        for row in range(len(files)):
+            maps[row] = encoder.maps(files[row][0][None])[0]
+        _maps_of[key] = maps
+    return _maps_of[key]
 
 
 EXPERIMENTS.register("parts")(
-    Experiment("Models of parts", "open question", run_part_models, lacking=no_plain_background)
+    Experiment(
+        "Models of parts",
+        "open question",
+        run_part_models,
+        lacking=lacks_objects,
+        pairing=Pairing(_WHOLE, (ACCURACY.name,)),
+    )
 )
-EXPERIMENTS.register("part-maps")(
-    Experiment("Maps without gradients", "open question", run_part_maps, lacking=no_plain_background)
+EXPERIMENTS.register("part-concepts")(
+    Experiment("Concepts of parts", "open question", run_part_concepts, lacking=lacks_objects)
 )

@@ -8,7 +8,7 @@ expression over the positions. What is left unexplained, the residual, is shown 
 Source: gradient-free maps follow the abstract of "Post-hoc Self-explanation of CNNs" (2026); the formulas are [ours].
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import Encoder
 from lookalike.encoder.finite import check_finite_rows
-from lookalike.encoder.patches import PatchEncoder
+from lookalike.encoder.patches import PatchEncoder, patch_reader
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.decision import PatchDecision
-from lookalike.model.similarity import Cosine, Dot
+from lookalike.model.similarity import Cosine, Dot, Similarity
 from lookalike.parts.per_image import PerImage
 from lookalike.parts.segmentation import batches_of
 
@@ -83,7 +83,7 @@ def contributions(
 
     Args:
         model: A prototype model of patches, or one of whole images that averages a feature map before its head.
-        inputs: Images, as for ``PrototypeModel.predict``.
+        inputs: Images of one size, as for ``PrototypeModel.predict``.
         target: Class to explain, of all images or of each [N]; None takes the predicted ones.
         rival: Class that it leads over. None explains the class's own score in a model of patches, and the lead over
             the strongest rival in a model of whole images.
@@ -93,58 +93,61 @@ def contributions(
         LookalikeError: If a class is unknown, or the similarity or the network is not a sum over positions.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    if model.n_classes < 2:
-        raise LookalikeError("the model has one class, and no score that tells classes apart")
-    targets, rivals = PerImage.of("target", target, model.n_classes), PerImage.of("rival", rival, model.n_classes)
-    results: list[Contributions] = []
-    first, reader = 0, None
-    for x in batches_of(model, inputs, batch_size):
-        if reader is None:
-            reader = _reader_of(model, x)
-        read = _Read(*reader.maps_and_embeddings(x))
-        check_finite_rows(read.is_finite(), first=first)
-        results.append(_of_batch(model, reader, read, targets.of_rows(first, len(x)), rivals.of_rows(first, len(x))))
-        first += len(x)
-    if not results:
-        raise LookalikeError("there are no images to explain")
-    targets.check_count(first)
-    rivals.check_count(first)
+    results = [explained for _, explained in explained_batches(model, inputs, target, rival, batch_size)]
+    if len({explained.image_size for explained in results}) > 1:
+        sizes = sorted({f"{height}×{width}" for height, width in (explained.image_size for explained in results)})
+        raise LookalikeError(f"the images are of several sizes ({', '.join(sizes)}): explain those of each size alone")
     return _join(results)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What one pass over images returns.
+def explained_batches(
+    model: PrototypeModel, inputs: Any, target: Any, rival: Any, batch_size: int, *, rather_than_next: bool = False
+) -> Iterator[tuple[Tensor, Contributions]]:
+    """Yields batches of images with what their positions add; each passes through the network once.
 
-    Attributes:
-        maps: The feature maps [n, D, h, w].
-        embeddings: The embeddings of the whole images [n, D'].
-    """
-
-    maps: Tensor
-    embeddings: Tensor
-
-    @property
-    def patches(self) -> Tensor:
-        """The positions row by row [n, S, D]."""
-        return self.maps.flatten(2).transpose(1, 2)
-
-    def is_finite(self) -> Tensor:
-        """Says which images have finite values alone [n]."""
-        return self.maps.isfinite().flatten(1).all(1) & self.embeddings.isfinite().all(1)
-
-
-def _reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
-    """Returns an encoder of the patches that a model's decision is a sum over.
+    Args:
+        model: As for ``contributions``.
+        inputs: As for ``contributions``.
+        target: As for ``contributions``.
+        rival: As for ``contributions``.
+        batch_size: Most images that pass through the network at once.
+        rather_than_next: If there is no rival, a model of patches explains the lead over the second most likely class.
 
     Raises:
-        LookalikeError: If it is none.
+        LookalikeError: As ``contributions`` does, or if there are no images.
+    """
+    if model.n_classes < 2:
+        raise LookalikeError("the model has one class, and no score that tells classes apart")
+    targets, rivals = PerImage.of("target", target, model.n_classes), PerImage.of("rival", rival, model.n_classes)
+    first = 0
+    for x in batches_of(model, inputs, batch_size):
+        reader = reader_of(model, x)
+        maps, embeddings = reader.maps_and_embeddings(x)
+        is_finite = embeddings.isfinite().all(1) if reader.is_pooled else maps.isfinite().flatten(1).all(1)
+        check_finite_rows(is_finite, first=first)
+        of_rows = [given.of_rows(first, len(x)) for given in (targets, rivals)]
+        if isinstance(model.classifier, PatchDecision):
+            yield x, _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next)
+        else:
+            yield x, _of_whole_images(model, reader, maps, embeddings, *of_rows)
+        first += len(x)
+    if not first:
+        raise LookalikeError("there are no images to explain")
+    targets.check_count(first)
+    rivals.check_count(first)
+
+
+def reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
+    """Returns an encoder of the patches whose average is a model's embedding, or of which a model of patches is made.
+
+    Raises:
+        LookalikeError: If there is none.
     """
     if isinstance(model.encoder, PatchEncoder):
         return model.encoder
     if not isinstance(model.encoder, Encoder):
         raise LookalikeError("the network was not cut by an Encoder, so its feature map is not known")
-    reader = PatchEncoder(model.encoder, x[:2])
+    reader = patch_reader(model.encoder, x)
     if not reader.is_pooled:
         raise LookalikeError(
             "the embedding is not the average over the positions of a feature map (a class token, for example, is "
@@ -154,27 +157,30 @@ def _reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
     return reader
 
 
-def _of_batch(
-    model: PrototypeModel, reader: PatchEncoder, read: _Read, target: Tensor | None, rival: Tensor | None
+def _of_whole_images(
+    model: PrototypeModel,
+    reader: PatchEncoder,
+    maps: Tensor,
+    embeddings: Tensor,
+    target: Tensor | None,
+    rival: Tensor | None,
 ) -> Contributions:
-    """Explains one batch of images."""
-    labels = model.prototypes.labels
-    if isinstance(model.classifier, PatchDecision):
-        return _of_patches(model, reader, read.patches.flatten(1), target, rival)
-    embeddings = read.embeddings
-    similarities = model.similarities_of(embeddings)
-    classes = model.scores_of(embeddings).argmax(1) if target is None else target.to(labels.device)
+    """Explains the leads of one batch of images, from feature maps [n, D, h, w] and their averages [n, D]."""
+    labels, bias = model.prototypes.labels, _bias_of(model)
+    scores = model.similarities_of(embeddings)  # of prototypes; a class's score is that of its best one
+    if bias is not None:
+        scores = scores + bias[labels]
+    classes = labels[scores.argmax(1)] if target is None else target.to(labels.device)
     is_target = labels[None] == classes[:, None]
     is_rival = ~is_target if rival is None else labels[None] == rival.to(labels.device)[:, None]
     _check_have_prototypes(model, is_target, classes)
     _check_have_prototypes(model, is_rival, rival)
-    p = similarities.masked_fill(~is_target, -torch.inf).argmax(1)
-    q = similarities.masked_fill(~is_rival, -torch.inf).argmax(1)
-    maps, values, meaning = lead_by_patch(model, read.patches, embeddings, p, q)
-    bias = _bias_of(model)
+    p = scores.masked_fill(~is_target, -torch.inf).argmax(1)
+    q = scores.masked_fill(~is_rival, -torch.inf).argmax(1)
+    by_position, values, meaning = lead_by_position(model, maps, embeddings, p, q)
     if bias is not None:  # no position adds it: it is the residual
-        values = values + bias[p] - bias[q]
-    return _result(reader, maps, values, p, q, of_prototypes=True, meaning=meaning)
+        values = values + bias[labels[p]] - bias[labels[q]]
+    return _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning)
 
 
 def _check_have_prototypes(model: PrototypeModel, owned: Tensor, classes: Tensor | None) -> None:
@@ -192,21 +198,29 @@ def _check_have_prototypes(model: PrototypeModel, owned: Tensor, classes: Tensor
 
 
 def _of_patches(
-    model: PrototypeModel, reader: PatchEncoder, embeddings: Tensor, target: Tensor | None, rival: Tensor | None
+    model: PrototypeModel,
+    reader: PatchEncoder,
+    maps: Tensor,
+    target: Tensor | None,
+    rival: Tensor | None,
+    *,
+    rather_than_next: bool,
 ) -> Contributions:
-    """Explains images by a model of patches, from the patches in one row [n, S · D]."""
-    device, labels = embeddings.device, model.prototypes.labels
+    """Explains images by a model of patches, from the joined maps [n, D, h, w]."""
+    device, labels = maps.device, model.prototypes.labels
     assert isinstance(model.classifier, PatchDecision)  # noqa: S101 - checked by the caller
-    evidence = model.evidence_of(embeddings)
-    scores = model.scores_of(embeddings)
+    evidence = model.evidence_of(maps.flatten(2).transpose(1, 2).flatten(1))
+    scores = model.classifier(evidence, labels, model.n_classes)
     targets = scores.argmax(1) if target is None else target.to(device)
+    if rival is None and rather_than_next:
+        rival = scores.scatter(1, targets[:, None], -torch.inf).argmax(1)
     by_patch = model.classifier.patch_scores(evidence, labels, model.n_classes)
-    maps, values = _column(by_patch, targets), scores.gather(1, targets[:, None])[:, 0]
+    by_position, values = _column(by_patch, targets), scores.gather(1, targets[:, None])[:, 0]
     if rival is not None:
-        maps = maps - _column(by_patch, rival.to(device))
+        by_position = by_position - _column(by_patch, rival.to(device))
         values = values - scores.gather(1, rival.to(device)[:, None])[:, 0]
     meaning = "score of the class" if rival is None else "lead in score over the other class"
-    return _result(reader, maps, values, targets, rival, of_prototypes=False, meaning=meaning)
+    return _result(reader, by_position.unflatten(1, reader.grid), values, targets, rival, False, meaning)
 
 
 def _bias_of(model: PrototypeModel) -> Tensor | None:
@@ -228,14 +242,14 @@ def _bias_of(model: PrototypeModel) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) else None
 
 
-def lead_by_patch(
-    model: PrototypeModel, patches: Tensor, pooled: Tensor, p: Tensor, q: Tensor
+def lead_by_position(
+    model: PrototypeModel, maps: Tensor, pooled: Tensor, p: Tensor, q: Tensor
 ) -> tuple[Tensor, Tensor, str]:
-    """Returns what each patch adds to the lead of prototype p over q [n, S], the leads [n], and what a lead is.
+    """Returns what each position adds to the lead of prototype p over q [n, h, w], the leads [n], and what a lead is.
 
     Args:
-        model: A model of whole images whose embeddings are the means of the patches.
-        patches: [n, S, D].
+        model: A model of whole images whose embeddings are the means of the positions.
+        maps: [n, D, h, w].
         pooled: The embeddings [n, D] as the model computes them, so that the leads are its own.
         p: Prototypes [n].
         q: Their rivals [n].
@@ -243,27 +257,43 @@ def lead_by_patch(
     Raises:
         LookalikeError: If the similarity is not a sum over positions.
     """
-    similarity, vectors = model.similarity, model.prototypes.vectors.to(patches.dtype)
-    n_patches = patches.shape[1]
+    similarity, vectors = model.similarity, model.prototypes.vectors.to(maps.dtype)
     if similarity.falls_with_distance or similarity.name in _BY_DISTANCE:
-        points = similarity.project(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
-        centres, centre_of_image = similarity.project(vectors), similarity.project(pooled)
-        middle = (centres[p] + centres[q]) / 2
-        maps = 2 * ((points - middle[:, None]) * (centres[p] - centres[q])[:, None]).sum(2) / n_patches
-        values = (centre_of_image - centres[q]).square().sum(1) - (centre_of_image - centres[p]).square().sum(1)
-        return maps, values, "lead in squared distance over the other prototype"
-    if isinstance(similarity, Dot | Cosine):
-        if isinstance(similarity, Cosine):
-            vectors = nn.functional.normalize(vectors, dim=1)
-            norms = pooled.norm(dim=1).clamp_min(1e-12)[:, None]
-            patches, pooled = patches / norms[..., None], pooled / norms
-        direction = vectors[p] - vectors[q]
-        maps = (patches * direction[:, None]).sum(2) / n_patches
-        return maps, (pooled * direction).sum(1), "lead in similarity over the other prototype"
-    raise LookalikeError(
-        f"the similarity {similarity.name!r} of an average is not the average of similarities, so positions add up to "
-        "no score; take heat-maps (explain(..., relevance=True)), or convert with level='patch'"
-    )
+        meaning = "lead in squared distance over the other prototype"
+        points, z = similarity.project(vectors), similarity.project(pooled)
+        values = (z - points[q]).square().sum(1) - (z - points[p]).square().sum(1)
+        direction, origin = _pulled_back(similarity, 2 * (points[p] - points[q]), pooled)
+        constant = ((points[p] + points[q]) / 2 - origin).mul(2 * (points[p] - points[q])).sum(1)
+    elif isinstance(similarity, Dot | Cosine):
+        meaning = "lead in similarity over the other prototype"
+        is_cosine = isinstance(similarity, Cosine)
+        directions = nn.functional.normalize(vectors, dim=1) if is_cosine else vectors
+        direction = directions[p] - directions[q]
+        if is_cosine:
+            direction = direction / pooled.norm(dim=1).clamp_min(1e-12)[:, None]
+        constant, values = torch.zeros_like(direction[:, 0]), (pooled * direction).sum(1)
+    else:
+        raise LookalikeError(
+            f"the similarity {similarity.name!r} of an average is not the average of similarities, so positions add up "
+            "to no score; take heat-maps (explain(..., relevance=True)), or convert with level='patch'"
+        )
+    # one matrix product per image: nothing of the maps' size is written
+    sums = torch.bmm(direction[:, None], maps.flatten(2))[:, 0] - constant[:, None]
+    return sums.unflatten(1, maps.shape[2:]) / sums.shape[1], values, meaning
+
+
+def _pulled_back(similarity: Similarity, direction: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns Tᵀd for directions d [n, D] and a metric's linear map T, and what the map makes of 0 [n, D].
+
+    Then d · T a = Tᵀd · a for each position a, and no position has to be mapped.
+    """
+    if type(similarity).project is Similarity.project:
+        return direction, torch.zeros_like(direction)
+    with torch.enable_grad():
+        zero = torch.zeros_like(embeddings).requires_grad_()
+        origin = similarity.project(zero)
+        (pulled_back,) = torch.autograd.grad(origin, zero, direction)
+    return pulled_back, origin.detach()
 
 
 def _column(by_patch: Tensor, classes: Tensor) -> Tensor:
@@ -277,14 +307,13 @@ def _result(
     values: Tensor,
     targets: Tensor,
     rivals: Tensor | None,
-    *,
     of_prototypes: bool,
     meaning: str,
 ) -> Contributions:
     return Contributions(
-        maps.unflatten(1, reader.grid).float().cpu(),
+        maps.float().cpu(),
         values.float().cpu(),
-        (values - maps.sum(1)).float().cpu(),
+        (values - maps.sum((1, 2))).float().cpu(),
         targets.cpu(),
         None if rivals is None else rivals.cpu(),
         of_prototypes,

@@ -16,11 +16,11 @@ from torch import Tensor
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
-from lookalike.parts.attribution import Contributions, contributions
-from lookalike.parts.per_image import PerImage
+from lookalike.parts.attribution import Contributions, explained_batches
+from lookalike.parts.per_image import drawable
 from lookalike.parts.regions import connected, place_of
-from lookalike.parts.segmentation import batches_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,16 +87,17 @@ class Difference:
         """
         from lookalike.plots import plot_difference
 
-        if self.image is None:
-            raise LookalikeError("there is nothing to draw: the value range of the images is not known")
+        image = drawable(self.image)
         captions = [
             f"{share:.0%} of the lead" if share <= 1 else "adds more than the lead" for _, share, _ in self.parts
         ]
         masks = [mask for mask, _, _ in self.parts]
         title = f"{visible(self.class_name)} rather than {visible(self.other_name)}"
-        return plot_difference(self.image, self.map, masks, captions, title=title, ax=ax)
+        return plot_difference(image, self.map, masks, captions, title=title, ax=ax)
 
 
+@keeps_torch_settings
+@torch.no_grad()
 def difference(
     model: PrototypeModel,
     inputs: Any,
@@ -121,39 +122,34 @@ def difference(
         LookalikeError: As ``contributions`` does, or if both are the same class.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    given_targets = PerImage.of("target", target, model.n_classes)
-    given_rivals = PerImage.of("rival", rival, model.n_classes)
-    batches = [batch.inputs for batch in model.read_inputs(inputs, batch_size)]
-    if not sum(len(batch) for batch in batches):
-        raise LookalikeError("there are no images to explain")
-    x = torch.cat(batches)
-    given_targets.check_count(len(x))
-    given_rivals.check_count(len(x))
-    targets, rivals = given_targets.of_rows(0, len(x)), given_rivals.of_rows(0, len(x))
-    if targets is None or rivals is None:
-        scores = _scores(model, x, batch_size)
-        targets = scores.argmax(1) if targets is None else targets
-        rivals = scores.scatter(1, targets[:, None], -torch.inf).argmax(1) if rivals is None else rivals
-    if bool((targets == rivals).any()):
-        name = visible(model.class_names[int(targets[targets == rivals][0])])
-        raise LookalikeError(f"{name!r} is compared with itself: give another rival")
-    explained = contributions(model, x, targets, rivals, batch_size=batch_size)
-    pixels = model.to_pixels(x)
-    return [
-        _difference_of(
-            explained,
-            row,
-            (model.class_names[int(targets[row])], model.class_names[int(rivals[row])]),
-            None if pixels is None else pixels[row].numpy(),
-        )
-        for row in range(len(x))
+    results: list[Difference] = []
+    for x, explained in explained_batches(model, inputs, target, rival, batch_size, rather_than_next=True):
+        names = _names(model, explained)
+        pixels = model.to_pixels(x)
+        results += [
+            _difference_of(explained, row, names[row], None if pixels is None else pixels[row].numpy())
+            for row in range(len(x))
+        ]
+    return results
+
+
+def _names(model: PrototypeModel, explained: Contributions) -> list[tuple[str, str]]:
+    """Returns the names of the class that each image is explained by, and of the one that it is compared with.
+
+    Raises:
+        LookalikeError: If both are the same.
+    """
+    assert explained.rivals is not None  # noqa: S101 - a lead was asked for
+    targets, rivals = explained.targets, explained.rivals
+    if explained.of_prototypes:
+        targets, rivals = (model.prototypes.labels.cpu()[numbers] for numbers in (targets, rivals))
+    names = [
+        (model.class_names[a], model.class_names[b]) for a, b in zip(targets.tolist(), rivals.tolist(), strict=True)
     ]
-
-
-@torch.no_grad()
-def _scores(model: PrototypeModel, x: Tensor, batch_size: int) -> Tensor:
-    """Returns the class scores of images [N, K]."""
-    return torch.cat([model(rows) for rows in batches_of(model, x, batch_size)]).cpu()
+    same = next((a for a, b in names if a == b), None)
+    if same is not None:
+        raise LookalikeError(f"{visible(same)!r} is compared with itself: give another rival")
+    return names
 
 
 def _difference_of(explained: Contributions, row: int, names: tuple[str, str], image: np.ndarray | None) -> Difference:

@@ -61,7 +61,8 @@ def explain_parts(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> l
         differences = difference(model, x, batch_size=batch_size) if model.n_classes > 1 else [None] * len(x)
         has_images = model.prototype_inputs() is not None
         pairs = pair_regions(model, x, batch_size=batch_size) if has_images else [None] * len(x)
-        segments = [segment(model, x[row : row + 1]) if model.has_patches else None for row in range(len(x))]
+        concepts = segment(model, x, batch_size) if model.has_patches else None
+        segments = [None if concepts is None else concepts.of_image(row) for row in range(len(x))]
         results += [
             ExplainedParts(*parts_of_image) for parts_of_image in zip(differences, pairs, segments, strict=True)
         ]

@@ -19,9 +19,10 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.clustering import cluster
-from lookalike.encoder.patches import PatchEncoder
+from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
-from lookalike.parts.per_image import PerImage
+from lookalike.parts.attribution import reader_of
+from lookalike.parts.per_image import PerImage, drawable
 from lookalike.parts.regions import place_of
 from lookalike.parts.segmentation import batches_of
 
@@ -108,13 +109,12 @@ class PairedRegions:
         """
         from lookalike.plots import plot_pairs
 
-        if self.image is None:
-            raise LookalikeError("there is nothing to draw: the value range of the images is not known")
+        image = drawable(self.image)
         regions = [(pair.here, pair.there, pair.share) for pair in self.pairs]
         little = self.likeness <= 0 or self.explained < LITTLE
         captions = ("input", f"{visible(self.class_name)} · no. {self.prototype}")
         return plot_pairs(
-            self.image, self.prototype_image, regions, captions, note="no part explains this" if little else "", ax=ax
+            image, self.prototype_image, regions, captions, note="no part explains this" if little else "", ax=ax
         )
 
 
@@ -153,19 +153,22 @@ def pair_regions(
         raise LookalikeError("the model holds no prototype images (it was saved or converted without them)")
     asked = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
     results: list[PairedRegions] = []
-    reader: PatchEncoder | None = None
     for x in batches_of(model, inputs, batch_size):
-        if reader is None:
-            reader = model.encoder if isinstance(model.encoder, PatchEncoder) else PatchEncoder(model.encoder, x)  # type: ignore[arg-type]
-        prototypes_of_rows = asked.of_rows(len(results), len(x))
-        if prototypes_of_rows is None:
-            prototypes_of_rows = model.similarities_of(model.encoder(x)).argmax(1).cpu()
-        here, there = _patches(reader, x), _patches(reader, references[prototypes_of_rows].to(x))
+        reader = reader_of(model, x)
+        maps, embeddings = reader.maps_and_embeddings(x)
+        here = _patches(maps)
+        numbers = asked.of_rows(len(results), len(x))
+        if numbers is None:
+            z = maps.flatten(2).transpose(1, 2).flatten(1) if model.has_patches else embeddings
+            check_finite_rows(z.isfinite().all(1), first=len(results))
+            numbers = model.similarities_of(z).argmax(1).cpu()
+        drawn, which = numbers.unique(return_inverse=True)  # many inputs have the same nearest prototype
+        there = torch.cat([_patches(reader.maps(rows.to(x))) for rows in references[drawn].split(batch_size)])
         pixels = model.to_pixels(x)
-        for row, number in enumerate(prototypes_of_rows.tolist()):
+        for row, number in enumerate(numbers.tolist()):
             results.append(
                 _pair(
-                    model, number, here[row], there[row], reader.grid, (n_kinds, seed),
+                    model, number, here[row], there[which[row]], reader.grid, (n_kinds, seed),
                     None if pixels is None else pixels[row].numpy(),
                 )
             )  # fmt: skip
@@ -173,10 +176,9 @@ def pair_regions(
     return results
 
 
-def _patches(reader: PatchEncoder, x: Tensor) -> Tensor:
-    """Returns patches [n, S, D] in double precision."""
-    patches: Tensor = reader(x).unflatten(1, (reader.n_patches, reader.patch_dim)).double().cpu()
-    return patches
+def _patches(maps: Tensor) -> Tensor:
+    """Returns the positions of maps [n, D, h, w] as patches [n, S, D] in double precision."""
+    return maps.flatten(2).transpose(1, 2).double().cpu()
 
 
 def _pair(

@@ -1,13 +1,26 @@
-"""Classes or prototypes that a user gives: one for all images, or one for each."""
+"""What there is one of per image: classes or prototypes that a user gives, and pictures to draw on."""
 
 import numbers
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+
+T = TypeVar("T")
+
+
+def drawable(picture: T | None) -> T:
+    """Returns a picture to draw on.
+
+    Raises:
+        LookalikeError: If there is none.
+    """
+    if picture is None:
+        raise LookalikeError("there is nothing to draw: the value range of the images is not known")
+    return picture
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Segmentation: the concept of each position of an image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from lookalike.encoder.finite import check_finite_rows
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
 from lookalike.model.decision import PatchDecision
+from lookalike.parts.per_image import drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +54,17 @@ class Segments:
         pixels = nn.functional.interpolate(self.concepts[:, None].double(), self.image_size, mode="nearest-exact")
         return pixels[:, 0].long()
 
+    def of_image(self, row: int) -> "Segments":
+        """Returns the concepts of one image, as a result for one image."""
+        checks.whole_number("row", row, 0, len(self.concepts) - 1)
+        rows = slice(row, row + 1)
+        names = ("concepts", "classes", "similarities", "probabilities")
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in names},
+            images=None if self.images is None else self.images[rows],
+        )
+
     def shares(self) -> Tensor:
         """Returns which share of each image each prototype covers [N, P]."""
         n_prototypes = len(self.labels)
@@ -66,12 +78,11 @@ class Segments:
         """
         from lookalike.plots import plot_segments
 
-        if self.images is None:
-            raise LookalikeError("there is nothing to draw: the value range of the images is not known")
+        images = drawable(self.images)
         checks.whole_number("row", row, 0, len(self.concepts) - 1)
         numbers = self.concepts[row].unique().tolist()
         captions = {j: f"{j}: {self.class_names[int(self.labels[j])]}" for j in numbers}
-        return plot_segments(self.images[row].numpy(), self.concepts[row].numpy(), captions, ax=ax)
+        return plot_segments(images[row].numpy(), self.concepts[row].numpy(), captions, ax=ax)
 
 
 @keeps_torch_settings
