@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,20 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import in_process, machine, ratio, side_by_side, table, use_threads
 from lookalike import convert
 from lookalike.relevance import lrp, prp
+from networks import forward, network
 
 CASES = (("resnet34", 32, 50), ("resnet34", 224, 5), ("vgg16", 224, 2), ("vit_b_16", 224, 2))
 PEERED = {"resnet34"}
-
-
-def network(name: str) -> nn.Module:
-    """Makes a network with batch-norm statistics as training leaves them."""
-    torch.manual_seed(0)
-    net = torchvision.models.get_model(name, weights=None)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return net.eval()
 
 
 def zennit_map(net: nn.Module, x: Tensor) -> Tensor:
@@ -51,12 +40,6 @@ def five_zennit_maps(net: nn.Module, x: Tensor) -> None:
     """Five maps per image by Zennit, one after the other."""
     for _ in range(5):
         zennit_map(net, x)
-
-
-def forward(net: nn.Module, x: Tensor) -> Tensor:
-    """A bare forward pass."""
-    with torch.no_grad():
-        return net(x)
 
 
 def in_order(model: nn.Module, x: Tensor, channels_last: bool) -> tuple[nn.Module, Tensor]:

@@ -90,11 +90,17 @@ class Linear:
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Returns A x + b."""
-        return torch.nn.functional.linear(x, weight, bias)
+        if x.ndim < 3 or weight.ndim != 2:
+            return torch.nn.functional.linear(x, weight, bias)
+        # As rows of one matrix: inputs that do not lie in one piece, such as tokens [positions, images, D], would be
+        # multiplied position by position, in five times the time.
+        return torch.nn.functional.linear(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], len(weight))
 
     def adjoint(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
         """Returns Aᵀ r."""
-        return r @ weight
+        if r.ndim < 3:
+            return r @ weight
+        return (r.flatten(0, -2) @ weight).view(*r.shape[:-1], weight.shape[1])
 
     def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
         """Returns each output's relevance spread evenly over all inputs."""
