@@ -32,12 +32,12 @@ def one_thread():
 
 
 def test_rows_go_by_the_size_of_an_image(one_thread):
-    assert rows_at_once(torch.empty(300, 3, 224, 224), 256, CPU) == 16
+    assert rows_at_once(torch.empty(300, 3, 224, 224), 256, CPU) == 6
     assert rows_at_once(torch.empty(300, 3, 32, 32), 256, CPU) == 256
     assert rows_at_once(torch.empty(300, 3, 224, 224), 4, CPU) == 4
     assert rows_at_once(torch.empty(2, 3, 2048, 2048), 256, CPU) == 2
     assert rows_at_once(torch.empty(0, 3, 224, 224), 256, CPU) == 256
-    assert rows_at_once({"a": torch.empty(9, 3, 224, 224), "b": torch.empty(9, 3, 224, 224)}, 256, CPU) == 8
+    assert rows_at_once({"a": torch.empty(9, 3, 224, 224), "b": torch.empty(9, 3, 224, 224)}, 256, CPU) == 3
 
 
 def test_every_core_has_rows_and_a_gpu_has_all(one_thread):
@@ -52,11 +52,11 @@ def test_predictions_and_embeddings_are_those_of_whole_batches(one_thread):
     model = convert(net, (x[:8], [0, 1] * 4), n_prototypes=1, n_images=0, progress=False)
     net.rows.clear()
     z = model.embed(x)
-    assert max(net.rows) == 16
+    assert max(net.rows) == 6
     torch.testing.assert_close(z, model.encoder(x))
     net.rows.clear()
     store = embed(model.encoder, (x, [0, 1] * 20), progress=False)
-    assert max(net.rows) <= 16
+    assert max(net.rows) <= 6
     torch.testing.assert_close(torch.from_numpy(store.embeddings), z)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lookalike._core.allocator import keep_freed_memory
 from lookalike.cli import (
     audit,
     calibrate,
@@ -73,4 +74,5 @@ def main() -> None:
     """Runs the command. SIGTERM is handled like Ctrl-C, so that no file is left half written."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_streams()
+    keep_freed_memory()
     app()
