@@ -125,7 +125,9 @@ def measure(folder: Path, only: list[str]) -> list[list[str]]:
         "report": [*lookalike, "report", model, photographs, "-o", str(output)],
     }
     torch = wait_for([sys.executable, "-c", "import torch, torchvision"])
-    rows = [["import torch, torchvision", f"{torch.clock:.1f} s", "", f"{torch.user:.1f} s", f"{torch.system:.1f} s", ""]]
+    rows = [
+        ["import torch, torchvision", f"{torch.clock:.1f} s", "", f"{torch.user:.1f} s", f"{torch.system:.1f} s", ""]
+    ]
     for name in only:
         wait = wait_for(commands[name])
         clock, processor = wait.clock - torch.clock, wait.processor - torch.processor

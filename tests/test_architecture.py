@@ -37,3 +37,11 @@ def test_the_architecture_page_lists_every_room():
 def test_every_page_is_in_the_navigation_once():
     navigation = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(navigation) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_only_the_metrics_that_are_asked_for_load_torchmetrics():
+    """Its import takes two seconds, which 'convert' and 'report' would wait for."""
+    texts = {path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")}
+    assert [name for name, text in texts.items() if "torchmetrics import" in text] == ["metrics/accumulated.py"]
+    # for type checkers alone
+    assert [name for name, text in texts.items() if "metrics.accumulated import" in text] == ["metrics/__init__.py"]

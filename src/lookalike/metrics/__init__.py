@@ -1,20 +1,25 @@
-"""Measures of how self-explainable, and how faithful, a prototype model is (paper section 4.3)."""
+"""Measures of how self-explainable, and how faithful, a prototype model is (paper section 4.3).
+
+The metrics of torchmetrics are loaded when first used: its import takes as long as a short command.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lookalike.metrics.attributes import AttributeRepresentation, attribute_representation, correlations
 from lookalike.metrics.black_box import BlackBox
-from lookalike.metrics.calibration import ExpectedCalibrationError, expected_calibration_error
+from lookalike.metrics.calibration import CalibrationBins, expected_calibration_error
 from lookalike.metrics.compactness import complexity, sparseness
 from lookalike.metrics.context import Context, Options
 from lookalike.metrics.controls import CONTROLS, with_permuted_labels, with_random_head
 from lookalike.metrics.conversion import Comparison, compare, predict_store, store_ghosting
-from lookalike.metrics.correlation import ExplanationCorrelation, explanation_correlation
-from lookalike.metrics.divergence import ExplanationDivergence, explanation_divergence, relevance_shares
+from lookalike.metrics.correlation import explanation_correlation
+from lookalike.metrics.divergence import explanation_divergence, relevance_shares
 from lookalike.metrics.diversity import diversity, reference_diversity
 from lookalike.metrics.evaluation import evaluate
 from lookalike.metrics.example_sections import randomised
 from lookalike.metrics.examples import identical_class, identical_subclass, mislabelled_detection, rank_agreement
 from lookalike.metrics.faithfulness import (
-    FaithfulnessOfPredictions,
     PredictionFaithfulness,
     accuracy,
     agreement,
@@ -39,7 +44,6 @@ from lookalike.metrics.robustness import (
     IncreaseAndDrop,
     Noise,
     OrderingCurves,
-    RelevanceOrdering,
     increase_and_drop,
     positive_activations,
     relevance_ordering,
@@ -56,8 +60,18 @@ from lookalike.metrics.sanity import (
 from lookalike.metrics.scorecard import FIGURES, Scorecard
 from lookalike.metrics.sections import SECTIONS, Section
 from lookalike.metrics.separability import ClassSeparability, separability
-from lookalike.metrics.transparency import Ghosting, activation_counts, ghosting
+from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.metrics.verdict import Thresholds
+
+if TYPE_CHECKING:
+    from lookalike.metrics.accumulated import (
+        ExpectedCalibrationError,
+        ExplanationCorrelation,
+        ExplanationDivergence,
+        FaithfulnessOfPredictions,
+        Ghosting,
+        RelevanceOrdering,
+    )
 
 __all__ = [
     "CONTROLS",
@@ -66,6 +80,7 @@ __all__ = [
     "SECTIONS",
     "AttributeRepresentation",
     "BlackBox",
+    "CalibrationBins",
     "ClassSeparability",
     "Comparison",
     "Context",
@@ -152,3 +167,18 @@ __all__ = [
     "with_prototypes_of_permuted_labels",
     "with_random_head",
 ]
+
+_ACCUMULATED = {
+    "ExpectedCalibrationError",
+    "ExplanationCorrelation",
+    "ExplanationDivergence",
+    "FaithfulnessOfPredictions",
+    "Ghosting",
+    "RelevanceOrdering",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ACCUMULATED:
+        raise AttributeError(f"module 'lookalike.metrics' has no attribute {name!r}")
+    return getattr(import_module("lookalike.metrics.accumulated"), name)

@@ -1,12 +1,12 @@
 """Calibration: is a prediction with probability 0.9 correct nine times in ten? The expected calibration error (ECE)."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lookalike._core import checks
 from lookalike.data import Batches
@@ -22,55 +22,46 @@ _CHECK_IMAGES = 32  # images on which the head's probabilities are compared with
 _PROBABILITY_TOLERANCE = 1e-3
 
 
-class ExpectedCalibrationError(Metric):
-    """ECE: the mean difference between the confidence of predictions and their accuracy.
+@dataclass(frozen=True)
+class CalibrationBins:
+    """Predictions, sorted into bins of equal width by their confidence, the probability of the predicted class.
 
-    Predictions are sorted into bins of equal width by the probability of the predicted class, their confidence:
-    ECE = Σ_b n_b / N · |accuracy_b − mean confidence_b| (Guo et al. 2017, equation 3).
-
-    Args:
-        n_bins: Number of bins between 0 and 1.
-        **kwargs: Options of ``torchmetrics.Metric``.
-
-    Example:
-        >>> metric = ExpectedCalibrationError()
-        >>> metric.update(torch.tensor([0.9, 0.9]), torch.tensor([True, False]))
-        >>> round(float(metric.compute()), 3)
-        0.4
+    Attributes:
+        counts: Number of predictions in each bin [B].
+        confidence: Sum of their confidences [B].
+        right: Number of correct ones [B].
+        variance: Sum of p (1 − p) over the confidences p [B].
     """
 
-    higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
     counts: Tensor
     confidence: Tensor
     right: Tensor
     variance: Tensor
 
-    def __init__(self, n_bins: int = N_BINS, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    @classmethod
+    def of(cls, confidences: Tensor, correct: Tensor, n_bins: int = N_BINS) -> "CalibrationBins":
+        """Sorts predictions into bins by the probability of the predicted class [N]; ``correct`` says if it is [N]."""
         checks.whole_number("n_bins", n_bins, 1)
-        for name in ("counts", "confidence", "right", "variance"):
-            self.add_state(name, torch.zeros(n_bins, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, confidences: Tensor, correct: Tensor) -> None:
-        """Adds predictions: the probability of the predicted class [N], and whether that class is correct [N]."""
-        confidences = checks.tensor("confidences", confidences, ("N",), kind="number").to(self.counts).clamp(0, 1)
-        correct = torch.as_tensor(correct).to(self.counts)
+        confidences = checks.tensor("confidences", confidences, ("N",), kind="number").detach().double().clamp(0, 1)
+        correct = torch.as_tensor(correct).detach().to(confidences)
         if correct.shape != confidences.shape:
             raise checks.unfit("correct", correct, f"a tensor [{len(confidences)}]")
-        bins = (confidences * len(self.counts)).long().clamp_max(len(self.counts) - 1)
-        self.counts.index_add_(0, bins, torch.ones_like(confidences))
-        self.confidence.index_add_(0, bins, confidences)
-        self.right.index_add_(0, bins, correct)
-        self.variance.index_add_(0, bins, confidences * (1 - confidences))
+        bins = (confidences * n_bins).long().clamp_max(n_bins - 1)
 
-    def compute(self) -> Tensor:
-        """Returns the ECE, in [0, 1]."""
-        return (self.right - self.confidence).abs().sum() / self.counts.sum()
+        def summed(values: Tensor) -> Tensor:
+            return torch.zeros(n_bins, dtype=values.dtype, device=values.device).index_add_(0, bins, values)
 
+        added = (torch.ones_like(confidences), confidences, correct, confidences * (1 - confidences))
+        return cls(*(summed(values) for values in added))
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error, in [0, 1]; see ``ExpectedCalibrationError``."""
+        return float((self.right - self.confidence).abs().sum() / self.counts.sum())
+
+    @property
     def by_chance(self) -> float:
-        """Returns the approximate ECE of a perfectly calibrated model on as many predictions.
+        """The approximate ECE of a perfectly calibrated model on as many predictions.
 
         Even with true probabilities, the accuracy of a bin of n samples scatters around its mean confidence. A normal
         variable of variance v has the mean absolute value √(2v/π); v sums p (1 − p) over the bin.
@@ -83,7 +74,7 @@ class ExpectedCalibrationError(Metric):
             name: [None if not n else float(value / n) for value, n in zip(values, self.counts, strict=True)]
             for name, values in (("confidence", self.confidence), ("accuracy", self.right))
         }
-        return {"counts": [int(n) for n in self.counts], **shares, "by_chance": self.by_chance()}
+        return {"counts": [int(n) for n in self.counts], **shares, "by_chance": self.by_chance}
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: int = N_BINS) -> float:
@@ -99,9 +90,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: in
     probabilities = checks.tensor("probabilities", probabilities, ("N", "K"), kind="number", empty=False)
     labels = checks.class_indices("labels", labels, probabilities.shape[1], (len(probabilities),))
     confidences, predicted = probabilities.max(1)
-    metric = ExpectedCalibrationError(n_bins)
-    metric.update(confidences.cpu(), (predicted.cpu() == labels.cpu()))
-    return float(metric.compute())
+    return CalibrationBins.of(confidences.cpu(), predicted.cpu() == labels.cpu(), n_bins).ece
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.metrics.image_mean import MeanOverImages
 
 
 def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
@@ -52,22 +51,3 @@ def _centred(maps: Tensor) -> Tensor:
     return torch.where(
         length > 1e-9, centred / length.clamp_min(1e-9), 0.0
     )  # a shorter row is a constant map with rounding errors
-
-
-class ExplanationCorrelation(MeanOverImages):
-    """Accumulates the signed correlation over a loader, in states of constant size.
-
-    Images with a constant map have no correlation and are left out.
-
-    Example:
-        >>> metric, maps = ExplanationCorrelation(), torch.rand(3, 4, 4)
-        >>> metric.update(maps, 2 * maps)
-        >>> round(float(metric.compute()), 6)
-        1.0
-    """
-
-    higher_is_better = True
-
-    def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
-        """Adds images: the model's maps and the black box's, each [n, H, W]."""
-        self.add(explanation_correlation(maps, black_box_maps))

@@ -1,13 +1,12 @@
 """Faithfulness of explanations: D_fth (paper section 4.3.2, equations 2 and 3)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.metrics.image_mean import MeanOverImages
 
 Magnitude = Literal["absolute", "positive"]
 Direction = Literal["model", "black-box", "symmetric"]
@@ -99,40 +98,3 @@ def without_relevance(maps: Tensor, magnitude: Magnitude = "absolute") -> Tensor
     """
     values = maps.flatten(1)
     return ~(values != 0 if magnitude == "absolute" else values > 0).any(1)
-
-
-class ExplanationDivergence(MeanOverImages):
-    """Accumulates D_fth over a loader, in states of constant size. Maps without relevance are left out.
-
-    Args:
-        direction: See ``explanation_divergence``.
-        magnitude: See ``relevance_shares``.
-        floor: See ``relevance_shares``.
-
-    Example:
-        >>> metric, maps = ExplanationDivergence(), torch.rand(3, 4, 4)
-        >>> metric.update(maps, 2 * maps)
-        >>> round(float(metric.compute()), 6)
-        0.0
-    """
-
-    higher_is_better = False
-
-    def __init__(
-        self,
-        *,
-        direction: Direction = "model",
-        magnitude: Magnitude = "absolute",
-        floor: float = FLOOR,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.options: dict[str, Any] = {
-            "direction": checks.one_of("direction", direction, DIRECTIONS),
-            "magnitude": checks.one_of("magnitude", magnitude, MAGNITUDES),
-            "floor": checks.number("floor", floor, least=0, below=1),
-        }
-
-    def update(self, maps: Tensor, black_box_maps: Tensor) -> None:
-        """Adds images: the model's maps and the black box's, each [n, H, W]."""
-        self.add(explanation_divergence(maps, black_box_maps, **self.options))

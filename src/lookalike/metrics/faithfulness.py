@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -119,122 +118,88 @@ class PredictionFaithfulness:
         return asdict(self)
 
 
-class FaithfulnessOfPredictions(Metric):
-    """Accumulates predictions of a model and of its black box, and labels, in states of constant size.
+class OutcomeCounts(NamedTuple):
+    """Numbers of samples, from which all shares of a ``PredictionFaithfulness`` follow.
 
-    Args:
-        n_classes: Number of classes K.
-        black_box: Whether there is a black box.
-
-    Example:
-        >>> metric = FaithfulnessOfPredictions(n_classes=2)
-        >>> metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0]))
-        >>> result = metric.result()
-        >>> round(result.accuracy.value, 3), result.black_box_accuracy.value, round(result.agreement.value, 3)
-        (0.667, 1.0, 0.667)
+    Attributes:
+        confused: By true class and predicted class [K, K].
+        outcomes: By true class, whether the model is correct, and whether the black box is [K, 2, 2].
+        agreed: By true class, those on which both predict the same [K].
+        between: By the black box's class and the model's [K + 1, K]; the last row is for classes that the model does
+            not have.
     """
 
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    confused: Tensor  # [true class, predicted class]
-    outcomes: Tensor  # [true class, model correct?, black box correct?]
-    agreed: Tensor  # [true class]
-    between: Tensor  # [black box's class, model's class]; the last row is for classes that the model does not have
+    confused: Tensor
+    outcomes: Tensor
+    agreed: Tensor
+    between: Tensor
 
-    def __init__(self, n_classes: int, *, black_box: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        n_classes = checks.whole_number("n_classes", n_classes, 1)
-        self.n_classes, self.black_box = n_classes, checks.flag("black_box", black_box)
-        shapes = {
-            "confused": (n_classes, n_classes),
-            "outcomes": (n_classes, 2, 2),
-            "agreed": (n_classes,),
-            "between": (n_classes + 1, n_classes),
-        }
-        for name, shape in shapes.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, predictions: Tensor, labels: Tensor, black_box: Tensor | None = None) -> None:
-        """Adds samples: predicted and true classes, and the black box's predictions, each [n].
+def count_outcomes(predictions: Tensor, labels: Tensor, black_box: Tensor | None, n_classes: int) -> OutcomeCounts:
+    """Counts samples by predicted and true class, and by the black box's prediction, each [n].
 
-        Class K of the black box stands for all classes that the model does not have; it always counts as wrong.
+    Class K of the black box stands for all classes that the model does not have; it always counts as wrong.
 
-        Raises:
-            LookalikeError: If the lengths differ, a class is out of range, or the black box's predictions are missing.
-        """
-        k = self.n_classes
-        tensors = {"predictions": predictions, "labels": labels}
-        if self.black_box:
-            if black_box is None:
-                raise LookalikeError("the black box's predictions are missing")
-            tensors["predictions of the black box"] = black_box
-        tensors = {name: checks.tensor(name, values, kind="whole") for name, values in tensors.items()}
-        predictions, labels = tensors["predictions"], tensors["labels"]
-        for name, values in tensors.items():
-            if values.shape != labels.shape or values.ndim != 1:
-                raise LookalikeError(f"there are {tuple(labels.shape)} labels and {tuple(values.shape)} {name}")
-            largest = k if values is black_box else k - 1
-            if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= largest:
-                raise LookalikeError(f"the {name} must lie between 0 and {largest}")
-        self.confused += torch.bincount(labels * k + predictions, minlength=k * k).view(k, k)
-        correct = (predictions == labels).long()
-        black_box_predictions = predictions if black_box is None else black_box
-        cells = labels * 4 + correct * 2 + (black_box_predictions == labels).long()
-        self.outcomes += torch.bincount(cells, minlength=4 * k).view(k, 2, 2)
-        self.agreed += torch.bincount(labels[black_box_predictions == predictions], minlength=k)
-        self.between += torch.bincount(black_box_predictions * k + predictions, minlength=(k + 1) * k).view(k + 1, k)
+    Raises:
+        LookalikeError: If the lengths differ, or a class is out of range.
+    """
+    k = checks.whole_number("n_classes", n_classes, 1)
+    tensors = {"predictions": predictions, "labels": labels}
+    if black_box is not None:
+        tensors["predictions of the black box"] = black_box
+    tensors = {name: checks.tensor(name, values, kind="whole") for name, values in tensors.items()}
+    predictions, labels = tensors["predictions"], tensors["labels"]
+    for name, values in tensors.items():
+        if values.shape != labels.shape or values.ndim != 1:
+            raise LookalikeError(f"there are {tuple(labels.shape)} labels and {tuple(values.shape)} {name}")
+        largest = k if values is black_box else k - 1
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= largest:
+            raise LookalikeError(f"the {name} must lie between 0 and {largest}")
+    correct = (predictions == labels).long()
+    black_box_predictions = predictions if black_box is None else black_box
+    cells = labels * 4 + correct * 2 + (black_box_predictions == labels).long()
+    return OutcomeCounts(
+        torch.bincount(labels * k + predictions, minlength=k * k).view(k, k),
+        torch.bincount(cells, minlength=4 * k).view(k, 2, 2),
+        torch.bincount(labels[black_box_predictions == predictions], minlength=k),
+        torch.bincount(black_box_predictions * k + predictions, minlength=(k + 1) * k).view(k + 1, k),
+    )
 
-    def compute(self) -> dict[str, Tensor]:
-        """Returns ``accuracy``, ``black_box_accuracy``, ``agreement``, and the counts that ``result`` uses."""
-        n = self.outcomes.sum()
-        figures = {"accuracy": self.outcomes[:, 1].sum() / n}
-        if self.black_box:
-            figures |= {"black_box_accuracy": self.outcomes[..., 1].sum() / n, "agreement": self.agreed.sum() / n}
-        return figures | {
-            "confused": self.confused,
-            "outcomes": self.outcomes,
-            "agreed": self.agreed,
-            "between": self.between,
-        }
 
-    def result(self) -> PredictionFaithfulness:
-        """Returns all shares with their intervals, overall and by class.
+def faithfulness_of_counts(counts: OutcomeCounts, *, black_box: bool) -> PredictionFaithfulness:
+    """Returns all shares with their intervals, overall and by class.
 
-        Raises:
-            LookalikeError: If there were no samples.
-        """
-        counts, k = self.compute(), self.n_classes
-        shapes = {
-            "outcomes": (k, 2, 2),
-            "agreed": (k,),
-            "confused": (k, k),
-        }  # torchmetrics squeezes the states of a single class
-        outcomes, agreed, confused = (counts[name].cpu().reshape(shape) for name, shape in shapes.items())
-        overall = self._shares(outcomes.sum(0), int(agreed.sum()))
-        per_class = []
-        for k in range(self.n_classes):
-            wrong = confused[k].clone()
-            wrong[k] = 0
-            n = int(outcomes[k].sum())
-            shares = self._shares(outcomes[k], int(agreed[k])) if n else (None,) * 4
-            mistaken_for = int(wrong.argmax()) if int(wrong.sum()) else None
-            loss = sign_test(int(outcomes[k, 0, 1]), int(outcomes[k, 1, 0])) if n and self.black_box else None
-            per_class.append(ClassFaithfulness(k, n, *shares, mistaken_for, loss))
-        between = counts["between"]
-        confusion = between[:-1].tolist() if self.black_box else None
-        elsewhere = int(between[-1].sum()) if self.black_box else None
-        assert overall[0] is not None  # noqa: S101 - narrows the type
-        return PredictionFaithfulness(overall[0], *overall[1:], per_class, confusion, elsewhere)
+    Args:
+        counts: Numbers of samples.
+        black_box: Whether there is a black box.
+    """
+    confused, outcomes, agreed, between = (values.cpu() for values in counts)
+    overall = _shares(outcomes.sum(0), int(agreed.sum()), black_box)
+    per_class = []
+    for k in range(len(confused)):
+        wrong = confused[k].clone()
+        wrong[k] = 0
+        n = int(outcomes[k].sum())
+        shares = _shares(outcomes[k], int(agreed[k]), black_box) if n else (None,) * 4
+        mistaken_for = int(wrong.argmax()) if int(wrong.sum()) else None
+        loss = sign_test(int(outcomes[k, 0, 1]), int(outcomes[k, 1, 0])) if n and black_box else None
+        per_class.append(ClassFaithfulness(k, n, *shares, mistaken_for, loss))
+    confusion = between[:-1].tolist() if black_box else None
+    elsewhere = int(between[-1].sum()) if black_box else None
+    assert overall[0] is not None  # noqa: S101 - narrows the type
+    return PredictionFaithfulness(overall[0], *overall[1:], per_class, confusion, elsewhere)
 
-    def _shares(self, outcomes: Tensor, agreed: int) -> tuple[Share | None, Share | None, Share | None, Share | None]:
-        """Returns accuracy, the black box's, their difference and the agreement, from the counts of outcomes [2, 2]."""
-        n = int(outcomes.sum())
-        model_accuracy = share(int(outcomes[1].sum()), n)
-        if not self.black_box:
-            return model_accuracy, None, None, None
-        difference = paired_difference(int(outcomes[1, 0]), int(outcomes[0, 1]), n)
-        return model_accuracy, share(int(outcomes[:, 1].sum()), n), difference, share(agreed, n)
+
+def _shares(
+    outcomes: Tensor, agreed: int, black_box: bool
+) -> tuple[Share | None, Share | None, Share | None, Share | None]:
+    """Returns accuracy, the black box's, their difference and the agreement, from the counts of outcomes [2, 2]."""
+    n = int(outcomes.sum())
+    model_accuracy = share(int(outcomes[1].sum()), n)
+    if not black_box:
+        return model_accuracy, None, None, None
+    difference = paired_difference(int(outcomes[1, 0]), int(outcomes[0, 1]), n)
+    return model_accuracy, share(int(outcomes[:, 1].sum()), n), difference, share(agreed, n)
 
 
 def faithfulness_of_predictions(
@@ -259,6 +224,4 @@ def faithfulness_of_predictions(
         raise LookalikeError("there are no samples to compare")
     class_tensors: Sequence[Tensor] = [predictions, labels] if black_box is None else [predictions, labels, black_box]
     k = 1 + max(int(values.max()) for values in class_tensors) if n_classes is None else n_classes
-    metric = FaithfulnessOfPredictions(k, black_box=black_box is not None).to(labels.device)
-    metric.update(predictions, labels, black_box)
-    return metric.result()
+    return faithfulness_of_counts(count_outcomes(predictions, labels, black_box, k), black_box=black_box is not None)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lookalike._core import checks
 from lookalike._core.acceleration import Accelerated
@@ -201,47 +200,6 @@ class _FullBatches:
         if self.advance is not None:
             self.advance(self.rows)
         self.waiting, self.classes, self.rows = [], [], 0
-
-
-class RelevanceOrdering(Metric):
-    """Accumulates RO curves over a loader and computes their mean and AUROC, in states of constant size.
-
-    Args:
-        n_steps: Number of steps S.
-
-    Example:
-        >>> metric = RelevanceOrdering(n_steps=2)
-        >>> metric.update(OrderingCurves(torch.tensor([0, 0.5, 1]), torch.tensor([[1.0, 1.0, 0.0]])))
-        >>> metric.compute()["auroc"]
-        tensor(0.7500, dtype=torch.float64)
-    """
-
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    area: Tensor
-    n: Tensor
-
-    def __init__(self, n_steps: int = 20, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        checks.whole_number("n_steps", n_steps, 1)
-        self.add_state("total", torch.zeros(n_steps + 1, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("area", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, curves: OrderingCurves) -> None:
-        """Adds the curves of some images."""
-        checks.instance("curves", curves, OrderingCurves, "OrderingCurves")
-        if curves.probabilities.ndim != 2 or curves.probabilities.shape[1] != len(self.total):
-            raise checks.unfit("the curves' probabilities", curves.probabilities, f"a tensor [N, {len(self.total)}]")
-        self.total += curves.probabilities.sum(0).to(self.total)
-        self.area += curves.areas.sum().to(self.area)
-        self.n += len(curves.probabilities)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Returns ``curve`` [S + 1] and ``auroc``."""
-        return {"curve": self.total / self.n, "auroc": self.area / self.n}
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,21 @@ from lookalike._core.registry import Registry
 from lookalike.doubt.calibration import SMALLEST_PROBABILITY
 from lookalike.embedding import name_samples
 from lookalike.metrics.attributes import attribute_representation
-from lookalike.metrics.calibration import N_BINS, ExpectedCalibrationError, black_box_confidences
+from lookalike.metrics.calibration import N_BINS, CalibrationBins, black_box_confidences
 from lookalike.metrics.context import Context, rows_of, rows_per_batch
 from lookalike.metrics.controls import compare_with_control, mismatched_images
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
 from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
-from lookalike.metrics.faithfulness import FaithfulnessOfPredictions
+from lookalike.metrics.faithfulness import faithfulness_of_predictions
 from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
 from lookalike.metrics.sanity import sanity_check
 from lookalike.metrics.separability import separability
-from lookalike.metrics.transparency import Ghosting, ghosting
+from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
 
 Need = Literal["train", "activations", "images", "masks", "attributes", "black box", "no black box"]
+_SCOPES: tuple[Literal["class", "all"], ...] = ("class", "all")
 SANITY_IMAGES = 20  # each depth needs maps of all these images, and maps of most images change in the same way
 
 SectionResult = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON values
@@ -77,15 +78,13 @@ def section(
 def _faithfulness(context: Context, _run: int) -> SectionResult:
     """Accuracy, the black box's, agreement: section 4.3.2."""
     model, store, standing = context.model, context.test_store, context.standing
-    black_box_predictions = None if standing is None else standing.predictions
-    metric = FaithfulnessOfPredictions(model.n_classes, black_box=black_box_predictions is not None)
     with torch.no_grad():
-        for rows in store.parts(rows_per_batch(model)):
-            predicted = model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
-            metric.update(
-                predicted, context.labels[rows], None if black_box_predictions is None else black_box_predictions[rows]
-            )
-    result = metric.result()
+        predicted = [
+            model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
+            for rows in store.parts(rows_per_batch(model))
+        ]
+    of_black_box = None if standing is None else standing.predictions
+    result = faithfulness_of_predictions(torch.cat(predicted), context.labels, of_black_box, n_classes=model.n_classes)
     figures = {"accuracy": result.accuracy.value}
     if result.black_box_accuracy and result.difference and result.agreement:
         figures["black_box_accuracy"] = result.black_box_accuracy.value
@@ -98,22 +97,24 @@ def _faithfulness(context: Context, _run: int) -> SectionResult:
 def _calibration(context: Context, _run: int) -> SectionResult:
     """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
     model, store, standing = context.model, context.test_store, context.standing
-    metric, log_loss, brier = ExpectedCalibrationError(), 0.0, 0.0
+    confidence_parts, correct_parts, log_loss, brier = [], [], 0.0, 0.0
     with torch.no_grad():
         for rows in store.parts():
             probabilities = model.probabilities_of(rows_of(store, rows, model.device)).double().cpu()
             confidences, predicted = probabilities.max(1)
-            metric.update(confidences, predicted == context.labels[rows])
+            confidence_parts.append(confidences)
+            correct_parts.append(predicted == context.labels[rows])
             probability_of_label = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
             log_loss -= float(probability_of_label.clamp_min(SMALLEST_PROBABILITY).log().sum())
             brier += float((probabilities.square().sum(1) - 2 * probability_of_label + 1).sum())
+    bins = CalibrationBins.of(torch.cat(confidence_parts), torch.cat(correct_parts))
     figures = {
-        "calibration_error": float(metric.compute()),
+        "calibration_error": bins.ece,
         "log_loss": log_loss / len(store),
         "brier_score": brier / len(store),
     }
     temperature = model.classifier.temperature
-    details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": metric.to_dict()}
+    details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": bins.to_dict()}
     if model.doubt is not None:
         facts = model.doubt.facts
         details["held_out"] = facts.to_dict()
@@ -127,10 +128,9 @@ def _calibration(context: Context, _run: int) -> SectionResult:
             "the black box's calibration error was not measured: its probabilities need the test data themselves"
         )
         return figures, details
-    black_box_metric = ExpectedCalibrationError()
-    black_box_metric.update(confidences_of_black_box, standing.predictions == context.labels)
-    return figures | {"calibration_error_black_box": float(black_box_metric.compute())}, details | {
-        "black_box": black_box_metric.to_dict()
+    black_box_bins = CalibrationBins.of(confidences_of_black_box, standing.predictions == context.labels)
+    return figures | {"calibration_error_black_box": black_box_bins.ece}, details | {
+        "black_box": black_box_bins.to_dict()
     }
 
 
@@ -143,7 +143,8 @@ def _transparency(context: Context, _run: int) -> SectionResult:
         stored = stored_activations(model, scope)
         assert stored is not None  # noqa: S101 - needed
         return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
-    metrics = {kind: Ghosting(model.prototypes.labels, scope=kind) for kind in ("class", "all")}
+    owners = model.prototypes.labels
+    counts = {kind: torch.zeros(len(owners), dtype=torch.int64) for kind in _SCOPES}
     with torch.no_grad():
         for rows in store.parts(rows_per_batch(model)):
             similarities = model.evidence_of(rows_of(store, rows, model.device))
@@ -151,9 +152,8 @@ def _transparency(context: Context, _run: int) -> SectionResult:
             if model.has_patches:  # a prototype is used if a patch is most similar to it
                 labels_of_rows = labels_of_rows.repeat_interleave(similarities.shape[1])
                 similarities = similarities.flatten(0, 1)
-            for metric in metrics.values():
-                metric.update(similarities, labels_of_rows)
-    counts = {kind: metric.counts for kind, metric in metrics.items()}
+            for kind in _SCOPES:
+                counts[kind] += activation_counts(similarities, labels_of_rows, owners, kind)
     return {"ghosting": ghosting(counts[scope])}, {
         "scope": scope,
         "activations": counts["class"].tolist(),

@@ -1,10 +1,9 @@
 """Transparency: the share of prototypes that no training sample activates (paper section 4.3.1, equation 1)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -64,39 +63,3 @@ def ghosting(counts: Tensor) -> float:
     if not len(counts):
         raise LookalikeError("there are no prototypes")
     return float((counts == 0).double().mean())
-
-
-class Ghosting(Metric):
-    """Accumulates how often training samples activate each prototype and computes D_tsp, in a state of constant size.
-
-    Args:
-        prototype_labels: The prototypes' classes [P].
-        scope: Whether to compare only the prototypes of the sample's own ``"class"`` [ours], or ``"all"``.
-
-    Example:
-        >>> metric = Ghosting(torch.tensor([0, 0, 1]))
-        >>> metric.update(torch.tensor([[0.9, 0.1, 0.5], [0.0, 0.3, 0.7]]), torch.tensor([0, 1]))
-        >>> round(float(metric.compute()), 3)
-        0.333
-    """
-
-    higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, prototype_labels: Tensor, *, scope: Literal["class", "all"] = "class", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.prototype_labels = checks.tensor("prototype_labels", prototype_labels, ("P",), kind="whole", empty=False)
-        self.scope = checks.one_of("scope", scope, ("class", "all"))
-        self.add_state("counts", torch.zeros(len(self.prototype_labels), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, similarities: Tensor, labels: Tensor) -> None:
-        """Adds training samples: their similarities to all prototypes [n, P], and their classes [n]."""
-        similarities = checks.tensor("similarities", similarities, ("N", len(self.prototype_labels)), kind="number")
-        class_of_prototype = self.prototype_labels.to(similarities.device)
-        self.counts += activation_counts(similarities, labels, class_of_prototype, self.scope).to(self.counts.device)
-
-    def compute(self) -> Tensor:
-        """Returns D_tsp."""
-        return torch.tensor(ghosting(self.counts), dtype=torch.float64)
