@@ -142,6 +142,7 @@ def test_the_sentence_counts_the_training_samples_that_are_farther(case):
         farther, count = map(int, re.search(r"about (\d+) of the (\d+) training images", sentence).groups())
         assert count == len(behind)
         assert abs(farther - (behind > distance).sum()) <= 1 + 0.01 * count
+        assert farther > 0  # it is nearer than the farthest
         counted.append(farther / count)
     assert min(counted) < 0.3 < 0.6 < max(counted) or case.model.similarity.name == "dot"
 

@@ -169,7 +169,7 @@ class Explanation:
             is_farther = first.distance > first.farthest * (1 + ROUNDING)
             how = "farther from it than all" if is_farther else "as far from it as the farthest of"
             return f"{how} {first.count:,} training images behind it"
-        farther = round((100 - first.percentile) / 100 * first.count)
+        farther = max(1, round((100 - first.percentile) / 100 * first.count))  # the farthest is farther, see above
         return f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
 
     def map_sentence(self) -> str | None:

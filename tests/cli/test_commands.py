@@ -5,9 +5,10 @@ import time
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
-from lookalike.cli import app
+from lookalike.cli import app, console
 from tests.processes import start_command
 
 RUNNER = CliRunner()
@@ -51,6 +52,30 @@ def test_convert_predict_explain(converted, network_file, image_folder, tmp_path
     rows = json.loads((out / "explanations.json").read_text())
     assert rows[0]["true"] == "ant"
     assert Image.open(out / "0000-00.png").width > 300
+
+
+def test_a_network_of_ones_own_is_built_again_with_the_arguments_it_had(image_folder, tmp_path):
+    """Weights of three classes set the number of classes of a network whose function has another as its default."""
+    file = tmp_path / "sized.py"
+    file.write_text(
+        "from torch import nn\n\n\ndef make(num_classes=10, width=4):\n"
+        "    head = nn.Linear(width, num_classes)\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)\n"
+    )
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    run("convert", f"{file}:make", image_folder, "-o", tmp_path / "out", "--weights", tmp_path / "weights.pth",
+        "--model-arg", "width=6", "--image-size", 8, "--mean", 0.5, "--std", 0.5, "--n-prototypes", 1)  # fmt: skip
+    result = run("predict", tmp_path / "out", image_folder / "test", "--network", f"{file}:make", "--json")
+    assert len(json.loads(result.stdout)["predictions"]) == 9
+
+
+def test_errors_whose_message_cannot_be_set_are_shown():
+    class Fixed(Exception):
+        message = property(lambda self: "fixed")
+
+    with pytest.raises(Fixed), console._visible_errors():
+        raise Fixed
 
 
 def test_convert_prints_tables_or_json(network_file, image_folder, tmp_path):
@@ -218,7 +243,9 @@ def test_a_conversion_is_not_lost_for_its_test_images(network_file, image_folder
 def test_help_version_and_datasets():
     assert "lookalike 0." in run("--version").stdout
     for command in ("demo", "convert", "predict", "explain", "datasets"):
-        assert "--json" in run(command, "--help").stdout
+        help_text = run(command, "--help").stdout
+        assert "--json" in help_text
+        assert "<bool>" not in help_text
     assert "digits" in run("datasets").stdout
     assert "digits" in [entry["name"] for entry in json.loads(run("datasets", "--json").stdout)]
 

@@ -98,6 +98,7 @@ def test_a_broken_image_is_one_line_or_skipped(network_file, image_folder, tmp_p
     command = ("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "out", "--workers", workers)
     line = mistake(*command)
     assert line.startswith(f"error: cannot read the image '{broken}': ")
+    assert line.endswith("; --on-error skip leaves such images out")
     report = json.loads(run(*command, "--on-error", "skip", "--json").stdout)
     assert len(report["skipped"]) == 2
     network = ("--network", f"{network_file}:make")

@@ -1,5 +1,7 @@
 """Advice is right about what it tries, and chooses by training samples alone."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
@@ -94,14 +96,18 @@ def test_auto_converts_with_what_it_chose_and_records_the_advice():
         convert(net, data, 1, "auto", level="patch")
 
 
-def test_the_command_ends_with_advice_and_the_next_command(network_file, image_folder, tmp_path):
+def test_the_command_ends_with_advice_and_the_next_command(network_file, image_folder, tmp_path, monkeypatch):
     arguments = ["convert", f"{network_file}:make", str(image_folder), "-o", str(tmp_path / "my model")]
     result = CliRunner().invoke(app, [*arguments, "--n-prototypes", "1"])
     assert result.exit_code == 0, result.output
     flat = " ".join(result.output.split())
     assert "held out in turn" in flat
-    assert "Next: lookalike report" in flat
-    assert "my model'" in flat
+    words = shlex.split(flat.partition("Next: lookalike ")[2])
+    assert words[:2] == ["report", str(tmp_path / "my model")]
+    monkeypatch.chdir(tmp_path)
+    typed = CliRunner().invoke(app, [*words, "--only", "transparency"])
+    assert typed.exit_code == 0, typed.output
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_similarity_that_was_made_by_hand_is_not_judged_by_its_name():

@@ -23,7 +23,7 @@ from lookalike.cli import (
     train,
     watch,
 )
-from lookalike.cli.console import SafeGroup, prepare_streams
+from lookalike.cli.console import SafeCommand, SafeGroup, prepare_streams
 
 app = typer.Typer(
     name="lookalike",
@@ -34,21 +34,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo.demo)
-app.command("convert")(convert.convert)
-app.command("calibrate")(calibrate.calibrate)
-app.command("predict")(predict.predict)
-app.command("explain")(explain.explain)
-app.command("evaluate")(evaluate.evaluate)
-app.command("report")(evaluate.report)
-app.command("watch")(watch.watch)
-app.command("export")(export.export)
-app.command("edit")(edit.edit)
-app.command("audit")(audit.audit)
-app.command("studio")(studio.studio)
-app.command("push")(push.push)
-app.command("train")(train.train)
-app.command("reproduce")(reproduce.reproduce)
+for command in (
+    demo.demo,
+    convert.convert,
+    calibrate.calibrate,
+    predict.predict,
+    explain.explain,
+    evaluate.evaluate,
+    evaluate.report,
+    watch.watch,
+    export.export,
+    edit.edit,
+    audit.audit,
+    studio.studio,
+    push.push,
+    train.train,
+    reproduce.reproduce,
+):
+    app.command(cls=SafeCommand)(command)
 app.add_typer(datasets.app, name="datasets")
 
 

@@ -7,6 +7,7 @@ them as JSON escapes.
 
 import codecs
 import functools
+import inspect
 import io
 import re
 import sys
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
 from lookalike._core.names import json_text, spreadsheet_cell, visible
@@ -46,7 +47,22 @@ out = _Screen(highlight=False, emoji=False, width=None if sys.stdout.isatty() el
 err = _Screen(stderr=True, highlight=False, emoji=False, width=None if sys.stderr.isatty() else _WIDE)
 
 
-class SafeGroup(TyperGroup):
+class _PlainSwitches:
+    """Shows switches without a type in the help, also those that typer adds."""
+
+    def get_params(self, context: Any) -> Any:
+        parameters = super().get_params(context)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return parameters
+
+
+class SafeCommand(_PlainSwitches, TyperCommand):
+    """A command."""
+
+
+class SafeGroup(_PlainSwitches, TyperGroup):
     """The commands. Errors about arguments print control characters in visible form."""
 
     @override
@@ -66,7 +82,8 @@ def _visible_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = getattr(error, "message", None)  # the attribute of click's usage errors, in any version of click
+        # the attribute of click's usage errors, in any version of click; a property of that name cannot be set
+        message = vars(error).get("message")
         if isinstance(message, str):
             error.message = visible(message)  # type: ignore[attr-defined]
         raise
@@ -105,10 +122,11 @@ def _one_line(message: str) -> str:
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Turns a user's mistake into one line and exit code 2, warnings into lines, and Ctrl-C into exit code 130."""
+    can_skip = "on_error" in inspect.signature(command).parameters
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        from lookalike._core.errors import LookalikeError, LookalikeWarning
+        from lookalike._core.errors import BrokenImageError, LookalikeError, LookalikeWarning
         from lookalike._core.progress import lines_without_terminal
 
         def show(message: Warning | str, category: type[Warning], *details: Any, **options: Any) -> None:
@@ -125,6 +143,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             warnings.showwarning = show
             try:
                 return command(*args, **kwargs)
+            except BrokenImageError as error:
+                fail(f"{error}; --on-error skip leaves such images out" if can_skip else str(error))
             except LookalikeError as error:
                 fail(str(error))
             except KeyboardInterrupt:

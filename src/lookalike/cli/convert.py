@@ -216,7 +216,7 @@ def convert(
     from lookalike.data import Batches, load_data, settle_value_range
     from lookalike.encoder.preprocessing import input_channels
     from lookalike.model.similarity import make_similarity
-    from lookalike.saved import check_no_edits
+    from lookalike.saved import check_no_edits, read_spec_of_own_network
 
     check_replaceable(output, overwrite=overwrite)
     check_no_edits(output, discard=discard_edits)
@@ -267,15 +267,18 @@ def convert(
         print_json(_report(converted, bundle, comparison, skipped, output))
     else:
         _show(converted, bundle, comparison, skipped, output)
-        _show_next_step(converted, output, data)
+        own_network = network if Path(model).is_dir() else model if read_spec_of_own_network(output) else None
+        _show_next_step(converted, output, data, {"--network": own_network, "--labels": labels})
 
 
-def _show_next_step(model: "PrototypeModel", output: Path, data: str) -> None:
-    """Prints what other choices would give, and the command to type next."""
+def _show_next_step(model: "PrototypeModel", output: Path, data: str, options: dict[str, str | None]) -> None:
+    """Prints what other choices would give, and the command to type next, with the options that it needs."""
     advice = model.provenance.get("advice")
     if advice:
         print_line(advice["sentence"])
-    out.print(f"Next: lookalike report {shlex.quote(str(output))} {shlex.quote(data)} -o report.html", markup=False)
+    needed = [word for name, value in options.items() if value is not None for word in (name, value)]
+    command = shlex.join(["lookalike", "report", str(output), data, *needed, "-o", "report.html"])
+    out.print(f"Next: {command}", markup=False, soft_wrap=True)
 
 
 def _compare_on(test: "Batches", converted: "PrototypeModel") -> "Comparison | None":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.console import SafeGroup, guarded, print_json, print_table, say
+from lookalike.cli.console import SafeCommand, SafeGroup, guarded, print_json, print_table, say
 from lookalike.cli.options import Json
 
 app = typer.Typer(cls=SafeGroup, invoke_without_command=True, help="List the datasets known by name, or fetch one.")
@@ -30,7 +30,7 @@ def datasets(context: typer.Context, json: Json = False) -> None:
     ])  # fmt: skip
 
 
-@app.command("fetch")
+@app.command("fetch", cls=SafeCommand)
 @guarded
 def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset's name.")], json: Json = False) -> None:
     """Download a dataset and unpack it, so that it can be read by its name."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli.console import guarded, out, print_json, print_line, print_table
-from lookalike.cli.options import Device, Json, Network, Overwrite, SavedModel, open_model, split_seed_of
+from lookalike.cli.options import Device, Json, Network, Overwrite, SavedModel, build_network, open_model, split_seed_of
 
 if TYPE_CHECKING:
     from lookalike.editing import EditSession
@@ -107,9 +107,8 @@ def open_for_editing(
     """
     from lookalike.data import load_data, with_roles
     from lookalike.editing import open_session
-    from lookalike.encoder.specs import build_untrained
 
-    built = None if network is None else build_untrained(network)
+    built = None if network is None else build_network(network, model)
     options: dict[str, Any] = {"who": who}
     train = None
     if data is not None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lookalike.data import DataBundle, Preprocessing
     from lookalike.model import PrototypeModel
 
@@ -202,6 +204,19 @@ def load_with_roles(
     return with_roles(bundle, model.training_record, asked_seed=split_seed)
 
 
+def build_network(network: str, folder: Path) -> "nn.Module":
+    """Builds the user's own network by ``file.py:function``, with the arguments that the saved model records.
+
+    Raises:
+        LookalikeError: If the function fails or returns no network, or the folder's record cannot be read.
+    """
+    from lookalike.encoder.specs import build_untrained
+    from lookalike.saved import read_spec_of_own_network
+
+    spec = read_spec_of_own_network(folder)
+    return build_untrained(network, None if spec is None else spec["args"])
+
+
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":
     """Loads a saved model and its preprocessing.
 
@@ -209,12 +224,9 @@ def open_model(folder: Path, network: str | None, device: Any) -> "tuple[Prototy
         LookalikeError: If the model does not know its preprocessing.
     """
     from lookalike._core.errors import LookalikeError
-    from lookalike.encoder.specs import build_untrained
     from lookalike.model import load
 
-    network_module = None
-    if network is not None:
-        network_module = build_untrained(network)
+    network_module = None if network is None else build_network(network, folder)
     try:
         model = load(folder, model=network_module)
     except LookalikeError as error:

@@ -155,13 +155,20 @@ def head_of(loaded: LoadedClassifier, head: str | None) -> str | None:
     return head if loaded.head is None else loaded.head
 
 
-def build_untrained(spec: str) -> nn.Module:
+def build_untrained(spec: str, saved_args: Mapping[str, Any] | None = None) -> nn.Module:
     """Builds the network of a ``file.py:function``, with the weights that the function gives it.
+
+    Args:
+        spec: The file and its function.
+        saved_args: The function's arguments as a saved model records them. Those that may name files are left out:
+            the folder may come from anyone, and its own weights replace all others.
 
     Raises:
         LookalikeError: If the function fails or returns no network.
     """
-    return _load_file(spec, {}, None).model
+    saved = dict(saved_args or {})
+    args = {key: value for key, value in saved.items() if key not in _may_name_files(saved)}
+    return _load_file(spec, args, None).model
 
 
 def read_spec(spec: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -199,9 +206,7 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
         LookalikeError: If only the user's own code can build it, or its arguments name files.
     """
     source, name, args = spec["source"], spec.get("name", ""), dict(spec.get("args", {}))
-    paths = [
-        key for key, value in args.items() if "checkpoint" in key or "pretrained" in key or isinstance(value, dict)
-    ]
+    paths = _may_name_files(args)
     if paths:  # a saved model may come from anyone, so its arguments must not read files
         raise LookalikeError(f"the saved model asks for {', '.join(paths)} when its network is built, which is refused")
     if source == "torchvision":
@@ -225,6 +230,11 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
         f"its network was made by {name or 'your own code'}, which is not run from a saved model; "
         "make the network yourself and call load(folder, model=network)"
     )
+
+
+def _may_name_files(args: Mapping[str, Any]) -> list[str]:
+    """Returns the names of arguments from which a function that builds a network may read a file."""
+    return [key for key, value in args.items() if "checkpoint" in key or "pretrained" in key or isinstance(value, dict)]
 
 
 def _load_torchvision(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:

@@ -191,6 +191,20 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     return provenance if isinstance(provenance, dict) else {}
 
 
+def read_spec_of_own_network(folder: str | Path) -> dict[str, Any] | None:
+    """Returns the spec of a saved prototype model's network if the user's own code built it, else None.
+
+    Reads only ``config.json``.
+
+    Raises:
+        LookalikeError: If there is no ``config.json``, it was altered, or it is of a later format.
+    """
+    encoder = _read_config(Path(folder)).get("encoder")
+    spec = encoder.get("spec") if isinstance(encoder, dict) else None
+    is_own = isinstance(spec, dict) and spec.get("source") == "file" and isinstance(spec.get("args"), dict)
+    return spec if is_own else None
+
+
 def listed_files(folder: str | Path) -> dict[str, int | None]:
     """Returns the names that ``config.json`` lists, each within the folder, and the files' sizes in bytes, if known.
 
