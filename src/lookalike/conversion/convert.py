@@ -16,15 +16,14 @@ from torch import nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.profiling import step
-from lookalike._core.provenance import versions
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, clean, lock_in
 from lookalike.conversion.advice import advise, choose_similarity
+from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
 from lookalike.conversion.clustering import LEAST_PER_PROTOTYPE
 from lookalike.conversion.of_head import convert_head
 from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
-from lookalike.conversion.out_of_core import bytes_of, streamed_classes
 from lookalike.conversion.patches import convert_patches
 from lookalike.conversion.per_class import NPrototypes, check_classes, learn_prototypes
 from lookalike.conversion.steps import (
@@ -35,7 +34,6 @@ from lookalike.conversion.steps import (
     embed_or_check,
     open_classifier,
     options_record,
-    preprocessing_for_model,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
@@ -43,7 +41,6 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.images import read_prototype_images, read_prototype_names, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, given_lengths, make_similarity
 
@@ -189,34 +186,18 @@ def _convert(
             reading=settings.probabilities.probabilities,
             seed=settings.clustering.seed,
         )
-    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
-    with step("read the prototypes' images"):
-        images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
-        names = read_prototype_names(batches, prototypes)
-    with step("remember the training images"):
-        split, keys = record_of(batches)
     provenance = {
         **options_record(metric, settings, class_names),
-        **_embedding_record(store, class_names, settings),
-        "split": split,
+        **embeddings_record(store),
+        **memory_record(store.labels, store.embeddings.shape[1], class_names, settings),
         "calibration": temperature.to_dict(),
         "given_lengths": lengths,
         **_advice_record(store, class_names, encoder, similarity, settings),
         "embed_seconds": round(embed_seconds, 3),
-        "convert_seconds": round(time.perf_counter() - started, 3),
     }
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        metric,
-        NearestPrototype(settings.probabilities.probabilities, temperature.value),
-        preprocessing=preprocessing,
-        images=images,
-        value_range=value_range,
-        provenance=provenance,
-        training_keys=keys,
-        training_names=names,
-    )
+    classifier = NearestPrototype(settings.probabilities.probabilities, temperature.value)
+    pieces = ModelPieces(encoder, prototypes, metric, classifier)
+    return assemble(pieces, batches, model_preprocessing, settings, provenance, started)
 
 
 def _is_auto(similarity: Any) -> bool:
@@ -292,19 +273,3 @@ def _cluster_and_survey(
         n_nearest=settings.gallery.n_nearest,
         nearest_from=settings.gallery.nearest_from,
     )
-
-
-def _embedding_record(store: EmbeddingStore, class_names: list[str], settings: Settings) -> dict[str, Any]:
-    """Returns what a model records about its training embeddings."""
-    limit = settings.clustering.memory_limit
-    large = streamed_classes(np.bincount(store.labels), store.embeddings.shape[1], limit)
-    return {
-        "n_samples": len(store),
-        "skipped": len(store.skipped),
-        "clustered_in_parts": [class_names[k] for k in large],
-        "memory_limit": bytes_of(limit),
-        "precision": store.info.get("precision", "float32"),
-        "precision_effect": store.info.get("precision_effect"),
-        "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
-        "versions": versions(),
-    }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
-from lookalike._core.provenance import versions
+from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.steps import (
     as_batches,
@@ -23,7 +23,6 @@ from lookalike.conversion.steps import (
     checked_class_names,
     cut_and_order,
     embed_or_check,
-    preprocessing_for_model,
 )
 from lookalike.conversion.survey import survey
 from lookalike.embedding import EmbeddingStore
@@ -32,7 +31,6 @@ from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.head import CONVOLUTIONS, get_head
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead
-from lookalike.model.images import read_prototype_images, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import make_similarity
 
@@ -73,30 +71,14 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
         learned, similarity, store.embeddings, store.labels, indices=store.indices,
         n_nearest=settings.gallery.n_nearest, nearest_from=settings.gallery.nearest_from, nearest_by="similarity",
     )  # fmt: skip
-    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
-    images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
-    split, keys = record_of(batches)
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        similarity,
-        LinearHead(torch.eye(n_classes), None if bias is None else bias[rows].cpu().float().clone()),
-        preprocessing=preprocessing,
-        images=images,
-        value_range=value_range,
-        provenance={
-            "method": "the weights of the classifier's own head",
-            "similarity": "dot",
-            "n_samples": len(store),
-            "skipped": len(store.skipped),
-            "precision": store.info.get("precision", "float32"),
-            "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
-            "versions": versions(),
-            "split": split,
-            "convert_seconds": round(time.perf_counter() - started, 3),
-        },
-        training_keys=keys,
-    )
+    classifier = LinearHead(torch.eye(n_classes), None if bias is None else bias[rows].cpu().float().clone())
+    provenance = {
+        "method": "the weights of the classifier's own head",
+        "similarity": "dot",
+        **embeddings_record(store),
+    }
+    pieces = ModelPieces(encoder, prototypes, similarity, classifier)
+    return assemble(pieces, batches, model_preprocessing, settings, provenance, started)
 
 
 def linear_head_of(encoder: Encoder) -> tuple[Tensor, Tensor | None]:

@@ -20,16 +20,15 @@ from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import read_rows
-from lookalike._core.provenance import versions
+from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
 from lookalike.conversion.options import Settings, refuse_options
-from lookalike.conversion.out_of_core import bytes_of, streamed_classes
+from lookalike.conversion.out_of_core import bytes_of
 from lookalike.conversion.per_class import check_classes, learn_prototypes
 from lookalike.conversion.steps import (
     as_batches,
     checked_class_names,
     cut_classifier,
     options_record,
-    preprocessing_for_model,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
@@ -39,7 +38,6 @@ from lookalike.encoder import LoadedClassifier, ordered
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
 from lookalike.model.decision import DECISIONS, PatchDecision, PatchLinear
-from lookalike.model.images import read_prototype_images, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, make_similarity
 
@@ -97,30 +95,13 @@ def convert_patches(
             **options_record(metric, settings, class_names),
             "method": "KMEx of patches",
             **settings.patches.to_dict(),
-            "n_samples": len(store),
+            **embeddings_record(store),
+            **memory_record(patches.labels, encoder.patch_dim, class_names, settings),
             "n_patches": len(patches.labels),
-            "skipped": len(store.skipped),
             "calibration": temperature.to_dict(),
-            "precision": store.info.get("precision", "float32"),
-            "precision_effect": store.info.get("precision_effect"),
-            "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
-            "clustered_in_parts": [class_names[k] for k in patches.large(settings)],
-            "versions": versions(),
         }
-    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
-    images, value_range = read_prototype_images(batches, prototypes, settings.gallery.n_images, preprocessing)
-    split, keys = record_of(batches)
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        metric,
-        decision,
-        preprocessing=preprocessing,
-        images=images,
-        value_range=value_range,
-        provenance=provenance | {"split": split, "convert_seconds": round(time.perf_counter() - started, 3)},
-        training_keys=keys,
-    )
+    pieces = ModelPieces(encoder, prototypes, metric, decision)
+    return assemble(pieces, batches, model_preprocessing, settings, provenance, started)
 
 
 @contextmanager
@@ -157,11 +138,6 @@ class _Patches:
         drawn = [rng.permutation(rows)[:at_most] for rows in of_classes]
         self.rows = np.sort(np.concatenate(drawn))
         self.embeddings, self.labels = read_rows(all_patches, self.rows, np.dtype(np.float32)), labels[self.rows]
-
-    def large(self, settings: Settings) -> list[int]:
-        """Returns the classes that are clustered in parts."""
-        counts = np.bincount(self.labels)
-        return streamed_classes(counts, self.embeddings.shape[1], settings.clustering.memory_limit)
 
 
 def _learn(patches: _Patches, class_names: list[str], similarity: Similarity, settings: Settings) -> Prototypes:
