@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_type_hints
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from lookalike._core import checks
 from lookalike._core.display import as_html, png_of
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
+from lookalike._core.options import check_option_names
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
@@ -23,6 +24,7 @@ from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.model.likeness import Likeness, Likenesses
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
+from lookalike.parts import ExplainedParts, explain_parts
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
@@ -58,6 +60,7 @@ class Explanation:
         map_stability: Correlation of the heat-maps with those of the input with 1% noise. Measured only for the
             unstable rule ``share``, else None.
         doubt: Which classes it may have, and how unfamiliar it is; None if the model is not calibrated.
+        parts: Which parts decide, and which look like which; None if parts were not requested.
     """
 
     prediction: int
@@ -76,6 +79,7 @@ class Explanation:
     rule: PrpRule | None = None
     map_stability: float | None = None
     doubt: InputDoubt | None = None
+    parts: ExplainedParts | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -111,6 +115,7 @@ class Explanation:
             "map_stability": self.map_stability,
             "nearest": [likeness.to_dict() for likeness in self.likenesses],
             "contrast": None if self.contrast is None else self.contrast.to_dict(),
+            "parts": None if self.parts is None else self.parts.to_dict(),
         }
 
     def sentence(self) -> str:
@@ -123,12 +128,12 @@ class Explanation:
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
         said = " ".join([said, *(part.sentence() for part in (self.doubt, self.original) if part is not None)])
-        if self.contrast is None:
-            return said
-        return (
-            f"{said} The nearest prototype of class '{visible(self.contrast.class_name)}' is number "
-            f"{self.contrast.prototype}{self.contrast.called()}."
-        )
+        if self.contrast is not None:
+            said += (
+                f" The nearest prototype of class '{visible(self.contrast.class_name)}' is number "
+                f"{self.contrast.prototype}{self.contrast.called()}."
+            )
+        return " ".join([said, *(() if self.parts is None else self.parts.sentences())])
 
     @property
     def shown(self) -> list[Likeness]:
@@ -219,18 +224,25 @@ class Explanation:
         )
 
 
+class ExplainOptions(TypedDict, total=False):
+    """The keyword options of ``explain`` and of ``Explainer``."""
+
+    n_nearest: int
+    relevance: bool
+    parts: bool
+    composite: str | Composite
+    rule: PrpRule | None
+
+
 @keeps_torch_settings
 def explain(
     model: PrototypeModel,
     inputs: Any,
     *,
-    n_nearest: int = 3,
     labels: Sequence[int] | np.ndarray | Tensor | None = None,
     names: Sequence[str] | None = None,
-    relevance: bool = False,
-    composite: str | Composite = "epsilon-plus-flat",
-    rule: PrpRule | None = None,
     batch_size: int = 256,
+    **options: Unpack[ExplainOptions],
 ) -> list[Explanation]:
     """Explains predictions by the prototypes that the inputs look most like.
 
@@ -238,24 +250,26 @@ def explain(
         model: A prototype model.
         inputs: Inputs of the network [N, C, H, W], a single row of them, image files, a folder, PIL images, pixels, or
             a ``Dataset`` or ``DataLoader``; see ``lookalike.data.read_inputs``.
-        n_nearest: Number of prototypes to show per input.
         labels: True classes [N], to tell correct predictions from wrong ones.
         names: Names of the inputs.
-        relevance: Also compute heat-maps: which pixels of the input, and of the prototype's nearest training image,
-            make each likeness, and which pixels the black box's prediction depends on.
-        composite: The rules of relevance propagation.
-        rule: Rule by which relevance starts at the similarity layer, see ``prp``; None takes the default,
-            ``"neuralized"``. With ``"share"`` [ref] each explanation reports the stability of its heat-maps.
         batch_size: Largest number of rows that pass through the encoder at once.
+        **options: By name: ``n_nearest``, the number of prototypes to show per input, 3 by default.
+            ``relevance=True`` also computes heat-maps: which pixels of the input, and of the prototype's nearest
+            training image, make each likeness, and which pixels the black box's prediction depends on; ``composite``
+            gives the rules of relevance propagation, ``"epsilon-plus-flat"`` by default, and ``rule`` the one by which
+            relevance starts at the similarity layer, see ``prp``. With ``"share"`` [ref] each explanation reports the
+            stability of its heat-maps. ``parts=True`` also finds which parts make it this class rather than the next,
+            and which look like which part of the prototype's image; see ``lookalike.parts.explain_parts``.
 
     Returns:
         One explanation per input.
 
     Raises:
         LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, an input's embedding is
-            not finite, or the rule does not fit the model.
+            not finite, the rule does not fit the model, or parts do not add up to its decision.
     """
-    explainer = Explainer(model, n_nearest=n_nearest, relevance=relevance, composite=composite, rule=rule)
+    check_option_names("explain", options, get_type_hints(ExplainOptions))
+    explainer = Explainer(model, **options)
     checks.whole_number("batch_size", batch_size, 1)
     if labels is not None:
         labels = checks.class_indices("labels", labels, model.n_classes).tolist()
@@ -274,6 +288,7 @@ class Explainer:
         model: A prototype model.
         n_nearest: Number of prototypes to show per input.
         relevance: Also compute heat-maps.
+        parts: Also explain by parts.
         composite: The rules of relevance propagation.
         rule: Rule by which relevance starts at the similarity layer; None takes the default.
     """
@@ -284,12 +299,14 @@ class Explainer:
         *,
         n_nearest: int = 3,
         relevance: bool = False,
+        parts: bool = False,
         composite: str | Composite = "epsilon-plus-flat",
         rule: PrpRule | None = None,
     ) -> None:
         self.model = checks.instance("model", model, PrototypeModel, "a PrototypeModel")
         self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1)
         self.relevance = checks.flag("relevance", relevance)
+        self.parts = checks.flag("parts", parts)
         if not isinstance(composite, Composite):
             _ = COMPOSITES[composite]
         self.composite = composite
@@ -302,6 +319,11 @@ class Explainer:
     def explain(self, batch: InputBatch, first_row: int = 0) -> list[Explanation]:
         """Explains the inputs of one batch; ``first_row`` is the number of its first input, for messages."""
         explanations = _explain_batch(self.model, self._original, self._familiar, batch, self.n_nearest, first_row)
+        if self.parts:
+            with step("parts"):
+                explained_parts = explain_parts(self.model, batch.inputs)
+            pairs = zip(explanations, explained_parts, strict=True)
+            explanations = [replace(explanation, parts=parts) for explanation, parts in pairs]
         if not self.relevance:
             return explanations
         settings = (self.composite, self.rule, self._maps_by_prototype)

@@ -40,7 +40,23 @@ def test_each_level_is_converted_and_explained_by_parts(level, network, image_fo
     kinds = {name.removesuffix(".png").rpartition("-")[2] for name in rows[0]["parts"]["pictures"]}
     assert kinds == {"difference", "pairs"} | ({"concepts"} if level == "patch" else set())
     assert all((tmp_path / "e" / name).exists() for row in rows for name in row["parts"]["pictures"])
-    assert "rather than" in rows[0]["parts"]["difference"]["sentence"]
+    sentences = [rows[0]["parts"][kind]["sentence"] for kind in ("difference", "pairs")]
+    assert "rather than" in sentences[0]
+    without_json = [argument for argument in args if argument != "--json"] + ["--overwrite"]
+    shown = " ".join(run.invoke(app, without_json).output.split())
+    assert all(sentence in shown for sentence in sentences)
+
+
+def test_concepts_of_all_classes_together_are_an_option(network, image_folder, tmp_path):
+    args = ["convert", network, str(image_folder), "-o", str(tmp_path / "m"), "--level", "patch", *SIZE, "--shared"]
+    refused = run.invoke(app, args)
+    assert refused.exit_code == 2
+    assert "decision='linear'" in " ".join(refused.output.split())
+    done = run.invoke(app, [*args, "--decision", "linear", "--json"])
+    assert done.exit_code == 0, done.output
+    model = load(tmp_path / "m", model=load_classifier(network).model)
+    assert len(model.prototypes) == 5
+    assert model.provenance["shared"] is True
 
 
 def test_options_of_another_level_are_refused_in_one_line(network, image_folder, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import Encoder, LookalikeError, convert
+from lookalike import Encoder, LookalikeError, convert, explain
 from lookalike.parts import contributions, difference, pair_regions
 from lookalike.parts.regions import connected, place_of
 
@@ -260,6 +260,24 @@ def test_images_of_several_sizes_are_explained_apart(data):
     large = torch.rand(2, 1, 12, 8)
     assert contributions(model, large).maps.shape == (2, 6, 4)
     assert contributions(model, data[0][:2]).maps.shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize("level", ["image", "patch"])
+def test_an_explanation_has_parts_in_words_and_values_if_asked(level, data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1, level=level)
+    explanations = explain(model, x[:3], parts=True, batch_size=2)
+    for explanation, lead, pair in zip(explanations, difference(model, x[:3]), pair_regions(model, x[:3]), strict=True):
+        assert explanation.parts.sentences() == [lead.sentence(), pair.sentence()]
+        assert explanation.sentence().endswith(f"{lead.sentence()} {pair.sentence()}")
+        assert explanation.parts.difference.class_name == explanation.class_name
+        assert (explanation.parts.segments is None) == (level == "image")
+        assert explanation.to_dict()["parts"]["pairs"]["sentence"] == pair.sentence()
+    (plain,) = explain(model, x[:1])
+    assert plain.parts is None
+    assert plain.to_dict()["parts"] is None
+    with pytest.raises(TypeError, match="'part'; did you mean 'parts'"):
+        explain(model, x[:1], part=True)
 
 
 def test_regions_are_connected_by_sides_and_corners():

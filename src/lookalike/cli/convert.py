@@ -144,6 +144,15 @@ def convert(
         str | None,
         typer.Option(help="With --level patch: vote, mean or linear.", rich_help_panel="Prototypes"),
     ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            metavar="",
+            help="With --level patch --decision linear: --n-prototypes concepts for all classes together.",
+            rich_help_panel="Prototypes",
+        ),
+    ] = False,
     clusterer: Annotated[
         str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.", rich_help_panel="Prototypes")
     ] = "kmeans",
@@ -251,7 +260,8 @@ def convert(
     else:
         options |= _cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
         _refuse_with_cluster(precision, memory_limit, workers, profile)
-    options = _options_of_level(level, layers, decision, options)
+    of_patches: dict[str, Any] = {"layers": layers, "decision": decision, "shared": shared or None}
+    options = _options_of_level(level, of_patches, options)
     with profiled(profile, say):
         converted = convert_model(
             source, train if cluster is None else bundle, numbers, similarity, seed=seed, **options
@@ -353,15 +363,15 @@ def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int,
             raise LookalikeError(f"{name} is for one machine; leave it out with --cluster")
 
 
-def _options_of_level(level: str, layers: str | None, decision: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Adds the options of a level, and leaves out defaults of options that the level does not have."""
+def _options_of_level(level: str, of_patches: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Adds the given options of patches, and leaves out defaults of options that the level does not have."""
     defaults: dict[str, Any] = {"clusterer": "kmeans", "temperature": "auto", "memory_limit": None}
     defaults |= {"working_folder": None, "advice": True}
     if level != "image":
         options = {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
-    if layers is not None:
-        options["layers"] = layers.split(",") if "," in layers else layers
-    return options | {"level": level} | ({} if decision is None else {"decision": decision})
+    layers = of_patches["layers"]
+    given = of_patches | {"layers": layers.split(",") if layers is not None and "," in layers else layers}
+    return options | {"level": level} | {name: value for name, value in given.items() if value is not None}
 
 
 def _read_n_prototypes(text: str) -> Any:

@@ -1,7 +1,6 @@
 """``lookalike explain``."""
 
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +76,6 @@ def explain(
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
     from lookalike.explanation import explain as explain_inputs
-    from lookalike.parts import explain_parts
 
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
@@ -93,7 +91,6 @@ def explain(
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
-            explained_parts = iter(explain_parts(converted, inputs, batch_size) if parts else [])
             for explanation in explain_inputs(
                 converted,
                 inputs,
@@ -101,6 +98,7 @@ def explain(
                 names=names,
                 labels=labels,
                 relevance=not no_maps,
+                parts=parts,
                 composite=composite,
                 rule=rule,
             ):
@@ -108,11 +106,8 @@ def explain(
                 _draw(explanation, folder / picture, with_maps=not no_maps)
                 rows.append(explanation.to_dict() | {"picture": picture})
                 sentences += _sentences(explanation)
-                for image_parts in islice(explained_parts, 1):
-                    rows[-1] |= {
-                        "parts": image_parts.to_dict() | {"pictures": _draw_parts(image_parts, folder, picture)}
-                    }
-                    sentences += [f"{explanation.name}: {sentence}" for sentence in image_parts.sentences()]
+                if explanation.parts is not None:
+                    rows[-1]["parts"]["pictures"] = _draw_parts(explanation.parts, folder, picture)
                 advance()
         if not rows:
             raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
