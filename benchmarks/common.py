@@ -51,6 +51,17 @@ def side_by_side(runs: Sequence[Callable[[], object]], repeats: int) -> list[lis
     return seconds
 
 
+def cpu_side_by_side(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Returns the median CPU seconds (user and system, all threads) of each run; the runs alternate."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, kept in zip(runs, seconds, strict=True):
+            started = time.process_time()
+            run()
+            kept.append(time.process_time() - started)
+    return [statistics.median(kept) for kept in seconds]
+
+
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     """Returns the median of the ratios of runs that were timed next to each other."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))

@@ -6,9 +6,7 @@ Prints Markdown. CPU seconds of one thread, alternating, medians; beside a plain
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,18 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import machine, table, use_threads
-
-
-def cpu_seconds(runs: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Returns the median CPU seconds (user and system) of each run; the runs alternate."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, kept in zip(runs, seconds, strict=True):
-            started = time.process_time()
-            run()
-            kept.append(time.process_time() - started)
-    return [statistics.median(kept) for kept in seconds]
+from common import cpu_side_by_side, machine, table, use_threads
 
 
 def main() -> None:
@@ -54,7 +41,7 @@ def main() -> None:
             lambda tensors=tensors: identify_tensors(tensors),
             lambda tensors=tensors: [tensor.clone() for tensor in tensors.values()],
         ]
-        sha, xxh3, copy = cpu_seconds(copies, 3 if quick else 7)
+        sha, xxh3, copy = cpu_side_by_side(copies, 3 if quick else 7)
         rates = [f"{gigabytes / seconds:.1f} GB/s" for seconds in (sha, xxh3, copy)]
         rows.append([name, *rates, f"{sha / xxh3:.1f}"])
     print(table("Bytes per CPU second", ["", "SHA-256", "XXH3", "copy", "XXH3 times faster"], rows))

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from common import machine
 
-ALL = ("startup", "fingerprints", "embedding", "costs", "convert", "large", "relevance", "evaluate")
+ALL = ("startup", "fingerprints", "reading", "embedding", "costs", "convert", "large", "relevance", "evaluate")
 
 
 def main() -> None:

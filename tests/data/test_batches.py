@@ -179,7 +179,7 @@ def test_errors_of_workers_arrive_as_they_are(image_folder, workers):
             list(Batches(data, 4, workers))
         assert caught.value.path == str(broken)
         assert "\n" not in str(caught.value)
-        assert caught.value.__cause__ is None or workers == 0
+        assert caught.value.__cause__ is None or workers == 0 or data is ours  # which are read in threads
         batches = Batches(data, 4, workers, on_error="skip")
         assert sum(len(batch.labels) for batch in batches) == len(data) - 1
         assert [str(broken) in message for message in batches.skipped.values()] == [True]

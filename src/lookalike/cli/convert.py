@@ -175,7 +175,7 @@ def convert(
     as_stored: AsStored = False,
     large_images: LargeImages = False,
     batch_size: BatchSize = 64,
-    workers: Workers = 0,
+    workers: Workers = None,
     network: Network = None,
     on_error: OnError = "stop",
     precision: PrecisionOption = "auto",
@@ -345,7 +345,7 @@ def _cluster_options(
     }
 
 
-def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int, profile: Path | None) -> None:
+def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int | None, profile: Path | None) -> None:
     """Refuses options that apply to one machine only.
 
     Raises:
@@ -356,7 +356,7 @@ def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int,
     for name, is_given in (
         ("--precision", precision not in ("auto", "float32")),
         ("--memory-limit", memory_limit is not None),
-        ("--workers", workers > 0),
+        ("--workers", bool(workers)),
         ("--profile", profile is not None),
     ):
         if is_given:

@@ -42,7 +42,15 @@ BatchSize = Annotated[
         min=1, help="Largest number of images that pass through the network at once.", rich_help_panel="Running"
     ),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Number of processes that read images.", rich_help_panel="Running")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Number of threads or processes that read images.",
+        show_default="one per core",
+        rich_help_panel="Running",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace existing output.")]
 DiscardEdits = Annotated[
     bool,

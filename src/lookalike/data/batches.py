@@ -1,6 +1,5 @@
 """Reads any kind of data in batches; each batch knows the numbers of its samples."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,12 +23,12 @@ from torch.utils.data import (
 from lookalike._core import checks
 from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike._core.identity import current_scheme, identify_array, identify_json, identify_tensors
-from lookalike._core.names import visible
 from lookalike._core.untouched import random_states, undoing
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
-from lookalike.data.images import one_line
+from lookalike.data.fitted import FittedSamples, are_bytes, in_threads, stack_bytes
+from lookalike.data.one_sample import as_read, describe_sample, name_of_sample, next_items, read_sample
 from lookalike.data.prebatched import peek, unbatched
 from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
 
@@ -48,12 +47,18 @@ class Batch:
         indices: The samples' numbers in the data [n].
         read: Number of samples read so far in this pass, unreadable ones included. ``Batches.starting_at`` resumes
             from it.
+        finish: Turns ``inputs``, images as bytes [n, C, H, W], into the network's input; None if they are ready.
     """
 
     inputs: Inputs
     labels: np.ndarray
     indices: np.ndarray
     read: int = 0
+    finish: Callable[[Tensor], Tensor] | None = None
+
+    def finished(self) -> "Batch":
+        """Returns the batch with its images normalised."""
+        return self if self.finish is None else replace(self, inputs=self.finish(self.inputs), finish=None)
 
     def pin_memory(self) -> "Batch":
         """Returns the batch with its inputs in pinned memory, for faster copies to a GPU; ``DataLoader`` calls this."""
@@ -71,7 +76,8 @@ class Batches:
             shuffling or weighting; a ``DataLoader`` with ``batch_size=None`` or an iterable data set that yields
             whole batches; (x, y) tensors or arrays; or a ``DataBundle``, of which the training part is read.
         batch_size: Largest number of rows in a batch; None takes the loader's own, or 256.
-        num_workers: Number of worker processes; None takes the loader's own, or 0.
+        num_workers: Number of worker processes; None takes the loader's own, or 0. Image files of this package are
+            read in as many threads instead; None takes one per core, at most 16.
         on_error: What to do with an image file that cannot be read: ``"stop"`` raises an error, ``"skip"`` continues
             and lists the file in ``skipped``.
 
@@ -95,6 +101,7 @@ class Batches:
         checks.optional(checks.whole_number, "batch_size", batch_size, 1)
         checks.optional(checks.whole_number, "num_workers", num_workers, 0)
         self.split: Split | None = None
+        given = data
         if isinstance(data, DataBundle):
             self.split, data = data.split, data.train
         self.skipped: dict[int, str] = {}
@@ -114,6 +121,8 @@ class Batches:
                 self._rows = _rows_drawn_by(data)
                 data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
+        # A loader's 0 is its default, and says nothing about threads.
+        self._asked_workers = num_workers if num_workers or not isinstance(given, DataLoader) else None
         self.num_workers = num_workers or 0
         self._arrays = _as_arrays(data)
         if self._arrays is not None:
@@ -153,12 +162,24 @@ class Batches:
 
     def starting_at(self, start: int) -> Iterator[Batch]:
         """Yields the batches from sample ``start`` on; ``start`` is the ``read`` of an earlier pass's last batch."""
+        return (batch.finished() for batch in self.unfinished_from(start))
+
+    def unfinished_from(self, start: int) -> Iterator[Batch]:
+        """Yields the batches from sample ``start`` on; images come as bytes where the data allow it.
+
+        ``Batch.finish`` normalises such images, after they were moved to the network's device: bytes take a quarter of
+        the memory and of the time on the way.
+        """
         self.skipped.clear()
         if self._arrays is not None:
             return self._read_arrays(*self._arrays[:2], start)
         if isinstance(self.dataset, IterableDataset):
             return self._read_stream(self.dataset, start)
-        return self._read_map_style(np.arange(len(self.dataset)) if self._rows is None else self._rows, start)
+        rows = np.arange(len(self.dataset)) if self._rows is None else self._rows
+        fitted = None if self.has_own_collation else FittedSamples.of(self.dataset)
+        if fitted is not None:
+            return self._read_fitted(fitted, rows, start)
+        return self._read_map_style(rows, start)
 
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
         """Returns the collated inputs of the samples with these indices, in the order of ``indices``."""
@@ -166,16 +187,16 @@ class Batches:
             return as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:
             raise LookalikeError("an iterable data set cannot return single samples")
-        samples = [_read_sample(self.dataset, int(index)) for index in indices]
+        samples = [read_sample(self.dataset, int(index)) for index in indices]
         return self._collate_checked(samples, int(indices[0]))[0]
 
     def describe(self, index: int) -> str:
         """Returns a sample's file name if it has one, else its number."""
-        return _describe(self.dataset, int(index))
+        return describe_sample(self.dataset, int(index))
 
     def name_of(self, index: int) -> str | None:
         """Returns a sample's file name, or None if the data set has no names."""
-        return _name_of(self.dataset, int(index))
+        return name_of_sample(self.dataset, int(index))
 
     @property
     def rows(self) -> np.ndarray | None:
@@ -198,7 +219,7 @@ class Batches:
         Raises:
             LookalikeError: If it cannot be read.
         """
-        inputs, labels = self._collate_checked([_read_sample(self.dataset, index)], index)
+        inputs, labels = self._collate_checked([read_sample(self.dataset, index)], index)
         return inputs, int(labels[0])
 
     def is_random(self) -> bool:
@@ -261,7 +282,7 @@ class Batches:
             return
         options: dict[str, Any] = {"num_workers": 0, "collate_fn": list, "generator": torch.Generator()}
         loader = iter(DataLoader(dataset, self.batch_size, **options))
-        while (items := _next_items(loader, start)) is not None:
+        while (items := next_items(loader, start)) is not None:
             end = start + len(items)
             if end > first:  # a stream cannot jump to sample `first`: earlier samples are read and dropped
                 new_items = items[max(0, first - start) :]
@@ -299,6 +320,27 @@ class Batches:
             if batch is not None:
                 yield replace(batch, read=min(len(rows), first + n_batches * self.batch_size))
 
+    def _read_fitted(self, samples: FittedSamples, rows: np.ndarray, first: int) -> Iterator[Batch]:
+        """Reads images as bytes, in threads: decoders and torch compute without Python's lock."""
+
+        def read(index: int) -> tuple[int, Any, LookalikeError | None]:
+            try:
+                return index, as_read(lambda: samples.fitted(index), lambda: self.describe(index)), None
+            except LookalikeError as error:
+                return index, None, error
+
+        n_threads = samples.n_threads if self._asked_workers is None else self._asked_workers
+        chunks = [rows[start : start + self.batch_size] for start in range(first, len(rows), self.batch_size)]
+        n_read = first
+        for items in in_threads(read, chunks, n_threads):
+            n_read += len(items)
+            batch, skipped, error = self._collate_readable(items)
+            if error is not None:
+                raise error
+            self.skipped.update(skipped)
+            if batch is not None:
+                yield replace(batch, read=n_read, finish=samples.finish)
+
     def _collate_readable(self, items: list[Any]) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
         """Makes a batch of the samples that could be read; it may run in a worker process.
 
@@ -331,7 +373,8 @@ class Batches:
 
     def _collate_checked(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
         """Collates samples, and checks that there is one label per row; ``first`` is the first sample's number."""
-        inputs, labels = collate_samples(items, first, None if self._collate is default_collate else self._collate)
+        collate = stack_bytes if self._collate is default_collate and are_bytes(items) else self._collate
+        inputs, labels = collate_samples(items, first, None if collate is default_collate else collate)
         values = as_labels(labels)
         check_rows(inputs, values, first)
         return inputs, values
@@ -350,81 +393,9 @@ class _SamplesOrErrors(Dataset[Any]):
     def __getitem__(self, position: int) -> tuple[int, Any, LookalikeError | None]:
         index = int(self.rows[position])
         try:
-            return index, _read_sample(self.dataset, index), None
+            return index, read_sample(self.dataset, index), None
         except LookalikeError as error:
             return index, None, error
-
-
-def _read_sample(dataset: Any, index: int) -> Any:
-    """Returns a sample.
-
-    Raises:
-        LookalikeError: If the sample cannot be read. Any other error is a mistake in the data set's code.
-    """
-    try:
-        return dataset[index]
-    except Exception as error:
-        read_error = as_read_error(error, lambda: _describe(dataset, index))
-        if read_error is None or read_error is error:
-            raise
-        raise read_error from error
-
-
-def _next_items(items: Iterator[list[Any]], start: int) -> list[Any] | None:
-    """Returns the next samples of a stream, or None at its end.
-
-    Raises:
-        BrokenImageError: If an image cannot be read; a stream cannot continue after that.
-    """
-    try:
-        return next(items, None)
-    except Exception as error:
-        read_error = as_read_error(error, lambda: f"of the stream, sample {start} or later")
-        if read_error is None or read_error is error:
-            raise
-        raise read_error from error
-
-
-def as_read_error(error: Exception, describe: Callable[[], str]) -> LookalikeError | None:
-    """Converts an error from reading a sample to the package's own; None if it is a mistake in the data set's code.
-
-    Args:
-        error: The error that was raised.
-        describe: Returns the sample's name for the message.
-    """
-    if isinstance(error, BrokenImageError):
-        return error if error.path else BrokenImageError(describe(), error.reason)
-    if isinstance(error, LookalikeError):
-        return error
-    if isinstance(error, OSError | SyntaxError | MemoryError) or _was_raised_by_pillow(error):
-        return BrokenImageError(describe(), one_line(error))
-    return None
-
-
-def _was_raised_by_pillow(error: Exception) -> bool:
-    """Says whether Pillow's code raised an error: on a damaged file its decoders raise errors of any type."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "PIL"
-
-
-def _describe(dataset: Any, index: int) -> str:
-    """Returns the name of a sample's file if the data set has it, else the sample's number."""
-    name = _name_of(dataset, index)
-    while isinstance(dataset, Subset):
-        dataset, index = dataset.dataset, int(dataset.indices[index])
-    return name or f"sample {index}"
-
-
-def _name_of(dataset: Any, index: int) -> str | None:
-    """Returns the name of a sample's file; None if the data set does not have it."""
-    while isinstance(dataset, Subset):
-        dataset, index = dataset.dataset, int(dataset.indices[index])
-    describe, samples = getattr(dataset, "describe", None), getattr(dataset, "samples", None)
-    if callable(describe):
-        return visible(str(describe(index)))
-    if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
-        return visible(str(samples[index][0]))  # torchvision's folders
-    return None
 
 
 def _rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:

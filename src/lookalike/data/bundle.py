@@ -60,6 +60,10 @@ class ImageArray(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(self.images[index]), int(self.labels[index])
 
+    def fitted(self, index: int) -> tuple[Tensor, int]:
+        """Returns an image before ``Preprocessing.finish``, and its label; the transform is a ``Preprocessing``."""
+        return self.transform.fit_picture(self.images[index]), int(self.labels[index])  # type: ignore[attr-defined]
+
     def select(self, rows: np.ndarray) -> "ImageArray":
         """Returns the images of the given rows, in the order of ``rows``."""
         return ImageArray(self.images[rows], self.labels[rows], self.classes, self.transform)

@@ -68,6 +68,10 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         image = transform.read(file) if isinstance(transform, Preprocessing) else transform(read_image(file))
         return image, int(self.labels[index])
 
+    def fitted(self, index: int) -> tuple[Tensor, int]:
+        """Returns an image before ``Preprocessing.finish``, and its label; the transform is a ``Preprocessing``."""
+        return self.transform.fit_file(self.files[index]), int(self.labels[index])  # type: ignore[attr-defined]
+
     def describe(self, index: int) -> str:
         """Returns the name of a sample's file."""
         return visible(str(self.files[index]))

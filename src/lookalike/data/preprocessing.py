@@ -29,6 +29,7 @@ from lookalike.data.geometry import (
 )
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
 from lookalike.data.images import ImageSource, decode_image, naming_file_in_errors, one_line, to_mode, upright
+from lookalike.data.turbo import read_jpeg
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -194,6 +195,17 @@ class Preprocessing:
             LookalikeError: If the image's values have no scale, or its colours cannot be converted.
             BrokenImageError: If the image cannot be decoded, has NaN pixels, or would be huge after resizing.
         """
+        return self.finish(self.fit_picture(image))
+
+    def fit_picture(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Resizes and crops one image: all steps before the pixels are scaled to [0, 1] and normalised.
+
+        Takes and raises what calling the preprocessing does. ``finish`` does the rest, for a whole batch at once and
+        on any device, so that a batch travels as bytes.
+
+        Returns:
+            [C, H, W], uint8 0…255; float32 in [0, 1] for the convention ``"transformers-float"``.
+        """
         if isinstance(image, np.ndarray):
             image = array_to_image(image, self.value_range)
         elif isinstance(image, Image.Image):
@@ -208,16 +220,24 @@ class Preprocessing:
         if self.window is not None:
             size = window_size(image.height, image.width, self.window)
             image = crop_picture(image, size, self.convention, self.fill)
-        inputs = self.normalise(self._resize_and_crop(image))
-        if self.pad is not None:
-            bottom, right = self.pad[0] - inputs.shape[1], self.pad[1] - inputs.shape[2]
-            if bottom < 0 or right < 0:
-                sizes = f"{inputs.shape[2]}×{inputs.shape[1]} pixels, more than the {self.pad[1]}×{self.pad[0]}"
-                raise BrokenImageError(
-                    "", f"after resizing it has {sizes} to which images are padded; crop it to another shape"
-                )
-            inputs = torch.nn.functional.pad(inputs, [0, right, 0, bottom])
-        return inputs
+        fitted = self._resize_and_crop(image)
+        if self.pad is not None and (fitted.shape[1] > self.pad[0] or fitted.shape[2] > self.pad[1]):
+            sizes = f"{fitted.shape[2]}×{fitted.shape[1]} pixels, more than the {self.pad[1]}×{self.pad[0]}"
+            raise BrokenImageError(
+                "", f"after resizing it has {sizes} to which images are padded; crop it to another shape"
+            )
+        return fitted
+
+    def finish(self, fitted: Tensor) -> Tensor:
+        """Scales fitted images [..., C, H, W] to [0, 1], normalises and pads them, on their device; float32."""
+        if fitted.is_floating_point():
+            inputs = self.normalise(fitted.contiguous())
+        else:  # in place: each pass over new memory takes as long as the arithmetic
+            inputs = fitted.contiguous().float().div_(255)
+            inputs = self.reordered(inputs.sub_(self._column(self.mean, inputs)).div_(self._column(self.std, inputs)))
+        if self.pad is None:
+            return inputs
+        return torch.nn.functional.pad(inputs, [0, self.pad[1] - inputs.shape[-1], 0, self.pad[0] - inputs.shape[-2]])
 
     def read(self, source: ImageSource) -> Tensor:
         """Reads an image file and prepares it; returns [C, H, W].
@@ -229,9 +249,24 @@ class Preprocessing:
             BrokenImageError: If the file cannot be read; the message names it.
             LookalikeError: If the image's values have no scale.
         """
-        image = decode_image(source, large_images=self.large_images)
+        return self.finish(self.fit_file(source))
+
+    def fit_file(self, source: ImageSource) -> Tensor:
+        """Reads an image file, and resizes and crops it; see ``fit_picture``.
+
+        Most JPEG files are decoded by libjpeg-turbo and, if they are resized bilinearly, resized by torch. The pixels
+        differ from those of Pillow, which reads all other files, by at most one of 255 levels.
+        """
+        decoded = read_jpeg(source, self.channels)
+        fitted = None if decoded is None else self._fit_decoded(decoded)
+        if fitted is not None:
+            return fitted
+        if decoded is None:
+            image: Any = decode_image(source, large_images=self.large_images)
+        else:
+            image = np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
         with naming_file_in_errors(source):
-            return self(image)
+            return self.fit_picture(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Maps pixels [..., C, H, W] in [0, 1] to the network's input."""
@@ -301,22 +336,37 @@ class Preprocessing:
             raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop (--crop)")
         return True
 
+    def _fit_decoded(self, image: Tensor) -> Tensor | None:
+        """Resizes and crops bytes [C, H, W] with torch; None where the result might not be Pillow's."""
+        stored = image.shape[1], image.shape[2]
+        size = self._resized_size(*stored)
+        is_unusual = self.window is not None or self.pad is not None or would_be_huge(size, stored)
+        if is_unusual or (self.crop is not None and (size[0] < self.crop[0] or size[1] < self.crop[1])):
+            return None
+        if self.on_tensors:
+            return self._resize_and_crop_tensor(image, size)
+        # Torch's bicubic filter differs from Pillow's by up to 30 levels at sharp edges, its bilinear one by one level.
+        if self.interpolation != "bilinear" and self.resize is not None:
+            return None
+        resized = image if self.resize is None else resize_tensor(image, size, self.interpolation)
+        return resized if self.crop is None else crop_tensor(resized, self.crop, self.convention)
+
     def _resize_and_crop(self, image: Image.Image) -> Tensor:
-        """Resizes and crops a picture; returns pixels in [0, 1], [C, H, W]."""
+        """Resizes and crops a picture; returns [C, H, W], see ``fit_picture``."""
         size = self._resized_size(image.height, image.width)
         if self._crops_first(image) and self.crop is not None:
             options: Any = {"convention": self.convention, "fill": (0,) if self.on_tensors else self.fill}
-            return self._to_tensor(resize_and_crop(image, size, self.crop, self.interpolation, **options)).float() / 255
+            return self._to_tensor(resize_and_crop(image, size, self.crop, self.interpolation, **options))
         if self.on_tensors:
             return self._resize_and_crop_tensor(self._to_tensor(image), size)
         if self.resize is not None:
             image = resize_picture(image, size, self.interpolation)
         if self.crop is not None and (image.height, image.width) != self.crop:
             image = crop_picture(image, self.crop, self.convention, self.fill)
-        return self._to_tensor(image).float() / 255
+        return self._to_tensor(image)
 
     def _resize_and_crop_tensor(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Resizes bytes [C, H, W] to (height, width) and crops them with torch; returns pixels in [0, 1]."""
+        """Resizes bytes [C, H, W] to (height, width) and crops them with torch; see ``fit_picture``."""
         if self.convention == "transformers-float":
             image = image.float() * (
                 1 / 255
@@ -325,7 +375,7 @@ class Preprocessing:
             image = resize_tensor(image, size, self.interpolation)
         if self.crop is not None:
             image = crop_tensor(image, self.crop, self.convention)
-        return image if image.is_floating_point() else image.float() / 255
+        return image
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
         """Returns a picture's bytes [C, H, W]."""

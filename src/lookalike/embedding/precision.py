@@ -23,7 +23,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _MIN_OPERATIONS = 2e13  # floating-point operations; a shorter pass gains too little and stays in float32
 _MIN_OPERATIONS_PER_BYTE = 4.0  # per byte read or written; below, memory bandwidth decides the time, not arithmetic
-_COMPARED_ROWS = 64
+COMPARED_ROWS = 64
 _BFLOAT16_VARIABLE = "LOOKALIKE_BFLOAT16"
 
 
@@ -92,7 +92,7 @@ def measure_effect(encoder: Encoder, inputs: Any, precision: str, device: torch.
         encoder has a head, ``same_predictions``, the share of rows with an unchanged predicted class. None if the
         copy fails.
     """
-    compared_rows = take_rows(inputs, slice(0, _COMPARED_ROWS))
+    compared_rows = take_rows(inputs, slice(0, COMPARED_ROWS))
     passes = []
     try:
         trial = shadow_of(encoder)

@@ -1,11 +1,9 @@
 """``embed``: runs a data set through the encoder once, and returns or stores the embeddings."""
 
-import _thread
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, Unpack
 
 import numpy as np
@@ -22,20 +20,19 @@ from lookalike._core.replacing import roll_back
 from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batch, Batches
+from lookalike.embedding.ahead import ReadAhead
 from lookalike.embedding.key import embedding_key, key_differences
 from lookalike.embedding.options import EmbeddingOptions, embedding_settings
-from lookalike.embedding.precision import choose_precision, computing, measure_effect
+from lookalike.embedding.precision import COMPARED_ROWS, choose_precision, computing, measure_effect
+from lookalike.embedding.rows import Finish, MemoryAwareEmbedder, Transfer
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
-from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
-from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
+from lookalike.encoder import Encoder, device_of, dtype_of
+from lookalike.encoder.calls import take_rows
 from lookalike.encoder.head import OUTPUT
+from lookalike.encoder.outputs import Outputs
 
 _MAX_NAMED = 5  # samples named in a message
-_BATCHES_AHEAD = 2
-_POLL_INTERVAL = 0.001  # seconds between checks whether the reading thread has ended
-_SLOT_TIMEOUT = 0.1  # seconds; so often the reading thread, when it has nothing to do, checks whether to end
-_START_TIMEOUT = 1.0  # seconds that a thread may need to start
 
 
 @keeps_random_states
@@ -168,30 +165,35 @@ def _run_pass(
     encoder: Encoder, batches: Batches, sink: Sink, key: dict[str, Any], progress: bool | Advance | None
 ) -> EmbeddingStore:
     """Embeds all samples that the sink does not have yet, and returns the sink's embeddings."""
-    device, weights_type = device_of(encoder.model), dtype_of(encoder.model)
+    transfer = Transfer(device_of(encoder.model), dtype_of(encoder.model))
     bar = progress_bar("Embedding", batches.total, progress)
-    read_ahead = _ReadAhead(batches.starting_at(sink.start))
+    read_ahead = ReadAhead(batches.unfinished_from(sink.start), pinned=transfer.device.type == "cuda")
 
     def run() -> None:
         with torch.no_grad(), bar as advance, ExitStack() as stack:
             advance(sink.start)
-            embedder = _MemoryAwareEmbedder(encoder)
-            for batch in read_ahead:
-                inputs = place(batch.inputs, device, weights_type)
-                if embedder.n_done == 0:
-                    _note_precision(sink, key["precision"], encoder, inputs, batches.total, device)
-                    stack.enter_context(computing(sink.notes["precision"], device))
-                with step("encoder"):
-                    z, scores = embedder.embed(inputs)
-                z = z.half() if key["dtype"] == "float16" else z.float()
-                is_finite = z.isfinite().all(1)
-                not_finite = [] if bool(is_finite.all()) else batch.indices[~is_finite.cpu().numpy()].tolist()
-                arrays = {"embeddings": z.cpu().numpy(), "labels": batch.labels, "indices": batch.indices}
-                if scores is not None and encoder.outputs is not None:
-                    arrays["predictions"] = encoder.outputs.predicted(scores).cpu().numpy()
-                with step("write embeddings"):
-                    sink.add(arrays, batch.read, dict(batches.skipped), not_finite)
-                advance(len(batch.labels))
+            embedder = MemoryAwareEmbedder(encoder)
+            writing = _Writing(encoder.outputs, key["dtype"], transfer)
+            arriving: _Arriving | None = None
+            try:
+                for batch in read_ahead:
+                    inputs = transfer.to_device(batch.inputs, as_bytes=batch.finish is not None)
+                    finish = None if batch.finish is None else _in_type(batch.finish, transfer.dtype)
+                    if embedder.n_done == 0:
+                        first = inputs if finish is None else finish(take_rows(inputs, slice(0, COMPARED_ROWS)))
+                        _note_precision(sink, key["precision"], encoder, first, batches.total, transfer.device)
+                        stack.enter_context(computing(sink.notes["precision"], transfer.device))
+                    with step("encoder"):
+                        z, scores = embedder.embed(inputs, finish)
+                    previous, arriving = arriving, _Arriving.of(batch, z, scores, dict(batches.skipped), writing)
+                    if previous is not None:
+                        advance(previous.write(sink))
+                    if not transfer.is_asynchronous:
+                        previous, arriving = arriving, None
+                        advance(previous.write(sink))
+            finally:  # an interruption loses nothing that was computed
+                if arriving is not None:
+                    advance(arriving.write(sink))
 
     undoing(read_ahead.stop, run)
     if sink.not_finite:
@@ -204,6 +206,62 @@ def _run_pass(
     if store is None:
         raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
     return store
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """How results are read and stored: the class scores' meaning, the type of the embeddings, the way back."""
+
+    outputs: Outputs | None
+    dtype: str
+    transfer: Transfer
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    """The results of a batch on their way from the device.
+
+    Attributes:
+        batch: The batch.
+        skipped: Error messages of the samples that could not be read up to this batch, by number.
+        names: Names of the arrays.
+        arrays: Waits for the arrays, and returns them.
+    """
+
+    batch: Batch
+    skipped: dict[int, str]
+    names: list[str]
+    arrays: Callable[[], list[np.ndarray]]
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        z: Tensor,
+        scores: Tensor | None,
+        skipped: dict[int, str],
+        writing: "_Writing",
+    ) -> "_Arriving":
+        """Starts to copy embeddings [n, D] and what follows from the class scores [n, K]."""
+        z = z.half() if writing.dtype == "float16" else z.float()
+        tensors = {"embeddings": z, "is_finite": z.isfinite().all(1)}
+        if scores is not None and writing.outputs is not None:
+            tensors["predictions"] = writing.outputs.predicted(scores)
+        return cls(batch, skipped, list(tensors), writing.transfer.to_arrays(list(tensors.values())))
+
+    def write(self, sink: Sink) -> int:
+        """Adds the batch to the sink when it has arrived; returns its number of rows."""
+        arrays = dict(zip(self.names, self.arrays(), strict=True))
+        not_finite = self.batch.indices[~arrays.pop("is_finite")].tolist()
+        arrays |= {"labels": self.batch.labels, "indices": self.batch.indices}
+        with step("write embeddings"):
+            sink.add(arrays, self.batch.read, self.skipped, not_finite)
+        return len(self.batch.labels)
+
+
+def _in_type(finish: Finish, dtype: torch.dtype | None) -> Finish:
+    """Returns ``finish`` with its results in the type of the network's weights."""
+    return finish if dtype in (None, torch.float32) else lambda inputs: finish(inputs).to(dtype)
 
 
 def _open_finished(folder: Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
@@ -265,112 +323,6 @@ def _note_precision(
     if precision != "float32":
         notes["precision_effect"] = measure_effect(encoder, inputs, precision, device)
     sink.note(notes)
-
-
-class _MemoryAwareEmbedder:
-    """Runs batches through an encoder; when memory runs out, it halves the rows at once, then and in later batches.
-
-    Attributes:
-        max_rows: Largest number of rows at once; None as long as whole batches fit.
-        n_done: Number of rows embedded so far.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.max_rows: int | None = None
-        self.n_done = 0
-
-    def embed(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
-        """Returns embeddings [n, D] and class scores [n, K]."""
-        n = n_rows(inputs)
-        while True:
-            rows = rows_at_once(inputs, n, device_of(self.encoder.model)) if self.max_rows is None else self.max_rows
-            try:
-                results = [
-                    self.encoder.embed_and_score(inputs if rows >= n else take_rows(inputs, slice(start, start + rows)))
-                    for start in range(0, n, rows)
-                ]
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or rows == 1:
-                    raise
-                self.max_rows = max(1, min(rows, n) // 2)
-            else:
-                self.n_done += n
-                z, scores = (list(column) for column in zip(*results, strict=True))
-                return torch.cat(z), None if scores[0] is None else torch.cat(scores)
-            if (
-                torch.cuda.is_available()
-            ):  # not in the handler: there the error still refers to the failed pass's tensors
-                torch.cuda.empty_cache()
-            warn_of(f"not enough memory for {rows} rows at once; going on with {self.max_rows}")
-
-
-class _ReadAhead:
-    """Reads the next batches in a thread while the caller works on the current one.
-
-        reading thread ── batches, error or None ──▶  _results  ──▶  __iter__
-        reading thread ◀── one item per free slot ──  _free_slots ◀──  __iter__
-
-    The threads share nothing with a lock that is handled in Python code, and therefore no ``threading.Thread``: an
-    interruption (Ctrl-C) between two steps of Python code would leave such a lock taken, and ``stop`` would wait for
-    ever. ``SimpleQueue`` is written in C.
-    """
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self._results: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
-        self._free_slots: SimpleQueue[None] = SimpleQueue()
-        for _ in range(_BATCHES_AHEAD):
-            self._free_slots.put(None)
-        self._is_started = self._is_running = self._is_stopped = self._has_ended = False
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._is_started = True
-        _thread.start_new_thread(self._run_thread, ())
-        while True:
-            with step("wait for images"):
-                batch = self._results.get()
-            if batch is None:
-                return
-            if isinstance(batch, BaseException):
-                raise batch
-            self._free_slots.put(None)
-            yield batch
-
-    def stop(self) -> None:
-        """Tells the thread to end, and waits for it."""
-        self._is_stopped = True
-        # An interruption may come after `_is_started` is set and before the thread starts: then it never runs.
-        deadline = time.monotonic() + _START_TIMEOUT
-        while self._is_started and not self._has_ended and (self._is_running or time.monotonic() < deadline):
-            time.sleep(_POLL_INTERVAL)
-
-    def _run_thread(self) -> None:
-        self._is_running = True
-        try:
-            if not self._is_stopped:
-                self._read_all()
-        finally:
-            self._has_ended = True
-
-    def _read_all(self) -> None:
-        try:
-            for batch in self._batches:
-                self._results.put(batch)
-                if not self._wait_for_slot():
-                    return
-        except BaseException as error:
-            self._results.put(error)
-        else:
-            self._results.put(None)
-
-    def _wait_for_slot(self) -> bool:
-        """Waits until another batch may be read; returns False if the thread has to end instead."""
-        while not self._is_stopped:
-            with suppress(Empty):
-                self._free_slots.get(timeout=_SLOT_TIMEOUT)
-                return not self._is_stopped
-        return False
 
 
 def _skipped_note(batches: Batches) -> str:

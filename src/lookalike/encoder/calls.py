@@ -87,10 +87,15 @@ def rows_at_once(inputs: Any, most: int, device: torch.device) -> int:
     if device.type != "cpu":
         return most
     row_bytes = sum(
-        tensor.numel() * tensor.element_size() // max(tensor.shape[:1].numel(), 1) for tensor in _tensors(inputs)
+        tensor.numel() * _input_bytes(tensor) // max(tensor.shape[:1].numel(), 1) for tensor in _tensors(inputs)
     )
     least = _ROWS_PER_THREAD * torch.get_num_threads()  # enough for all cores
     return max(1, min(most, max(least, _BYTES_AT_ONCE // max(row_bytes, 1))))
+
+
+def _input_bytes(tensor: Tensor) -> int:
+    """Returns the bytes per value of an input; images as bytes become float32."""
+    return 4 if tensor.dtype == torch.uint8 else tensor.element_size()
 
 
 def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:

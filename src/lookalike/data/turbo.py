@@ -1,0 +1,144 @@
+"""Decodes JPEG files with libjpeg-turbo, without a detour over Pillow's pictures.
+
+Only files whose pixels are certainly those of Pillow are decoded here: one frame of 8 bits in grey or YCbCr, complete,
+upright, and not huge. All others (CMYK, RGB without conversion, several pictures in one file, arithmetic coding, cut
+off files) go to Pillow, which also finds the error if there is one. So does whatever fails here.
+"""
+
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lookalike._core.errors import BrokenImageError
+from lookalike.data.images import ImageSource, regular_file
+
+_START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, with Huffman codes
+_OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8}  # lossless, hierarchical, arithmetic; C4 and C8 are none
+_SCAN, _APP1, _APP2, _APP14 = 0xDA, 0xE1, 0xE2, 0xEE
+_ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
+_ORIENTATION = 0x0112  # the EXIF tag
+_YCBCR = 1  # Adobe's transform of three components
+_FIRST_BYTES = 1 << 12  # enough to see that it is no JPEG file
+_MAX_BYTES = 1 << 28  # of a longer file the end is not read, so that it is left to Pillow
+_SHARE_OF_LIMIT = 3  # larger pictures go to Pillow's reader, which weighs their memory
+
+
+@dataclass
+class _Header:
+    """What the segments before the first scan say."""
+
+    components: list[int] = field(default_factory=list)  # identifiers
+    size: tuple[int, int] = (0, 0)
+    bits: int = 0
+    exif: list[bytes] = field(default_factory=list)
+    is_plain: bool = True
+
+
+def read_jpeg(source: ImageSource, channels: int) -> Tensor | None:
+    """Reads and decodes a JPEG file; see ``decode_jpeg``. None, and no error, for everything that is left to Pillow."""
+    if isinstance(source, BytesIO):
+        return decode_jpeg(source.getvalue(), channels)
+    if not isinstance(source, str | Path):
+        return None
+    try:
+        with regular_file(Path(source)) as file:
+            start = file.read(_FIRST_BYTES)
+            if not start.startswith(_START):
+                return None
+            content = start + file.read(_MAX_BYTES)
+    except (OSError, BrokenImageError):
+        return None
+    return decode_jpeg(content, channels)
+
+
+def decode_jpeg(content: bytes, channels: int) -> Tensor | None:
+    """Decodes a JPEG file.
+
+    Args:
+        content: The whole file.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        uint8 [C, H, W], or None if the file is left to Pillow.
+    """
+    header = _read_header(content) if content.startswith(_START) and content.endswith(_END) else None
+    if header is None or not _is_certain(header, channels):
+        return None
+    from simplejpeg import decode_jpeg as decode
+
+    try:  # `strict`: with damage that libjpeg-turbo could pass over, Pillow decides whether it is an error
+        image = decode(content, "RGB" if len(header.components) == 3 else "GRAY", strict=True)
+    except ValueError:
+        return None
+    return torch.from_numpy(image).permute(2, 0, 1).expand(channels, -1, -1)
+
+
+def _is_certain(header: _Header, channels: int) -> bool:
+    """Says whether the picture is decoded to the same pixels as by Pillow."""
+    height, width = header.size
+    limit = Image.MAX_IMAGE_PIXELS
+    if not header.is_plain or header.bits != 8 or not height or not width:
+        return False
+    if limit is not None and height * width > limit // _SHARE_OF_LIMIT:
+        return False
+    if len(header.components) not in (1, channels) or len(header.exif) > 1:
+        return False
+    if len(header.components) == 3 and header.components != [1, 2, 3]:  # libjpeg would guess the colours
+        return False
+    return not header.exif or _is_upright(header.exif[0])
+
+
+def _is_upright(exif: bytes) -> bool:
+    entries = Image.Exif()
+    try:
+        entries.load(exif)
+        return bool(entries.get(_ORIENTATION, 1) == 1)
+    except Exception:  # Pillow's own reader decides what damaged entries mean
+        return False
+
+
+def _read_header(content: bytes) -> _Header | None:
+    """Reads the segments up to the first scan; None if they are not as they should be.
+
+    A file is a list of segments, each a marker of two bytes and (mostly) a length that includes itself:
+
+        FF D8 | FF E0 00 10 JFIF… | FF E1 … Exif… | FF C0 00 11 08 HH HH WW WW 03 … | FF DA … pixels … | FF D9
+    """
+    header, position = _Header(), 2
+    while position + 4 <= len(content):
+        if content[position] != 0xFF:
+            return None
+        marker = content[position + 1]
+        if marker == 0xFF or marker in _ALONE:  # a fill byte; a marker without content
+            position += 1 if marker == 0xFF else 2
+            continue
+        if marker == _SCAN:
+            return header
+        length = int.from_bytes(content[position + 2 : position + 4])
+        _note_segment(header, marker, content[position + 4 : position + 2 + length])
+        if length < 2 or not header.is_plain:
+            return None
+        position += 2 + length
+    return None
+
+
+def _note_segment(header: _Header, marker: int, segment: bytes) -> None:
+    if marker in _OTHER_FRAMES or (marker in _FRAMES and header.components):
+        header.is_plain = False
+    elif marker in _FRAMES and len(segment) >= 6:
+        header.bits = segment[0]
+        header.size = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
+        header.components = list(segment[6 : 6 + 3 * segment[5] : 3])
+    elif marker == _APP1 and segment.startswith(b"Exif"):
+        header.exif.append(segment)
+    elif marker == _APP1:  # XMP may hold an orientation too
+        header.is_plain = b"rientation" not in segment
+    elif marker == _APP2:
+        header.is_plain = not segment.startswith(b"MPF")
+    elif marker == _APP14 and segment.startswith(b"Adobe"):
+        header.is_plain = len(segment) >= 12 and segment[11] == _YCBCR
