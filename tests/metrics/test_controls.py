@@ -17,6 +17,7 @@ from lookalike.metrics import (
     with_permuted_labels,
     with_random_head,
 )
+from lookalike.metrics.verdict import _two_digits
 from lookalike.relevance import lrp, lrp_of_heads
 
 ONLY = {"only": ("explanations",), "n_images": 40, "progress": False}
@@ -161,8 +162,19 @@ def test_agreement_is_judged_by_its_interval_and_the_black_boxs_error():
     assert agreed(0.96, 10_000, 0.04).endswith("(95% interval 95.6% to 96.4%).")
     assert "too few to stand for it; two trainings" in agreed(0.90, 10_000, 0.04)
     assert "too few images to tell" in agreed(0.96, 100, 0.001)
+    assert "too few images to tell" in agreed(0.52, 31, 0.6, n_classes=5)  # 35% to 68%, though 42% would do
     assert "too few to stand for it; 97% are asked for" in agreed(0.96, 10_000, 0.001)
     assert "too few to stand for it; 99.0% are asked for" in agreed(0.96, 10_000, 0.04, agreement=0.99)
+
+
+def test_small_figures_are_told_by_two_digits():
+    assert [_two_digits(value) for value in (0, 0.5, 0.104, 0.0312, 0.00123)] == [
+        "0.00",
+        "0.50",
+        "0.10",
+        "0.031",
+        "0.0012",
+    ]
 
 
 def test_independent_errors_agree_as_often_as_simulated():

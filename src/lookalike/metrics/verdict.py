@@ -19,6 +19,7 @@ _PLAIN = {
     "nearest_mean": "the nearest class mean",
 }
 _NAMED = 5  # classes listed in a sentence
+_WIDE = 0.2  # a wider interval of the agreement leaves open whether the models are alike [ours]
 _NOT_SHOWN = "It is not shown that it looks where the original looks"
 
 
@@ -116,7 +117,8 @@ def _agreement(
             )
     if high < threshold:
         return Finding("agreement", "bad", f"{text}: too few to stand for it; {reason}.")
-    if agreement < threshold:
+    is_wide = interval is not None and interval["high"] - interval["low"] > _WIDE
+    if agreement < threshold or (is_wide and agreement < ENOUGH_AGREEMENT):
         text = f"{text}: these are too few images to tell whether it stands for it; {reason}."
         return Finding("agreement", "caution", text)
     return Finding("agreement", "good", f"{text}.")
@@ -297,11 +299,11 @@ def _explanations(figure: Callable[[str], float | None], details: Mapping[str, l
     margins = {name: margin_over([run[name] for run in runs], "divergence") for name in names}
     if not any(margins.values()):
         claim = "Whether it looks where the original looks cannot be said without controls."
-        return Finding("attention", "caution", claim, f"the maps differ by {divergence:.2f}")
+        return Finding("attention", "caution", claim, f"the maps differ by {_two_digits(divergence)}")
     figures = "; ".join(_control(name, figure, divergence, margin) for name, margin in margins.items() if margin)
     correlation = figure("explanation_correlation")
     signed = "" if correlation is None else f"; signed correlation {correlation:.2f}"
-    figures = f"the maps differ by {divergence:.2f}; {figures}{signed}"
+    figures = f"the maps differ by {_two_digits(divergence)}; {figures}{signed}"
     failed = [name for name, margin in margins.items() if margin and margin.low <= 0]
     if "mismatched" in failed:
         return Finding("attention", "bad", "It does not look where the original looks.", figures)
@@ -317,7 +319,12 @@ def _control(name: str, figure: Callable[[str], float | None], divergence: float
     value = figure(f"explanation_divergence_{name}")
     control_divergence = divergence + margin.mean if value is None else value
     low, high = max(0.0, divergence + margin.low), divergence + margin.high
-    return f"{CONTROLS[name]} {control_divergence:.2f}, 95% {low:.2f} to {high:.2f}"
+    return f"{CONTROLS[name]} {_two_digits(control_divergence)}, 95% {_two_digits(low)} to {_two_digits(high)}"
+
+
+def _two_digits(value: float) -> str:
+    """Formats a figure by two decimals, or by two digits that are not zero: small figures are compared, too."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:.2g}"
 
 
 def _objects(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
