@@ -20,6 +20,7 @@ def processor(request, monkeypatch):
 def every_pass_is_long(monkeypatch):
     """Makes any pass long enough to be run in bfloat16, and any network one of much arithmetic."""
     monkeypatch.setattr(precision, "_MIN_OPERATIONS", 1.0)
+    monkeypatch.setattr(precision, "_MIN_ROWS", 1)
     monkeypatch.setattr(precision, "_MIN_OPERATIONS_PER_BYTE", 0.0)
 
 
@@ -97,9 +98,49 @@ def test_a_shadow_shares_weights_and_runs_no_hook(net, blobs):
 def test_the_choice_is_a_rule_so_two_calls_give_the_same_bits(processor, monkeypatch, blobs):
     """No clock decides: much arithmetic per byte goes to bfloat16, little stays, each time anew."""
     monkeypatch.setattr(precision, "_MIN_OPERATIONS", 1.0)
+    monkeypatch.setattr(precision, "_MIN_ROWS", 1)
     wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     each = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 1))
     for network, much in ((wide, True), (each, False)):
         stores = [embed(network, blobs) for _ in range(3)]
         assert {store.info["precision"] for store in stores} == {"bfloat16" if processor and much else "float32"}
         assert all((store.embeddings == stores[0].embeddings).all() for store in stores)
+
+
+def test_the_effect_is_measured_on_rows_spread_over_the_pass(net, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(1100, 1, 8, 8, generator=generator), torch.arange(1100) % 3
+    half = embed(net, (x, y), precision="bfloat16", batch_size=100).info["precision_effect"]
+    full = embed(net, (x, y), precision="float32")
+    halves = embed(net, (x, y), precision="bfloat16").embeddings
+    rows = [0, 550]  # two of 1,100
+    difference = torch.from_numpy(halves[rows] - full.embeddings[rows]).norm(dim=1).mean()
+    assert half["rows"] == 2
+    assert half["deviation"] == pytest.approx(
+        float(difference / torch.from_numpy(full.embeddings[rows]).norm(dim=1).mean()), rel=0.02
+    )
+    assert half["same_predictions"] in (0, 0.5, 1)
+    assert not any(name.startswith("compared_from_") for name in full.info)
+
+
+def test_an_interrupted_pass_in_half_precision_ends_with_the_same_effect(net, tmp_path):
+    class Fails(torch.utils.data.TensorDataset):
+        limit = 128
+
+        def __getitem__(self, index):
+            if self.limit is not None and index >= self.limit:
+                raise RuntimeError("power cut")
+            return super().__getitem__(index)
+
+        def fingerprint(self):
+            return "mine"
+
+    data = Fails(torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(256) % 3)
+    options = {"precision": "bfloat16", "batch_size": 64}
+    with pytest.raises(RuntimeError):
+        embed(net, data, folder=tmp_path / "z", **options)
+    data.limit = None
+    store = embed(net, data, folder=tmp_path / "z", resume=True, **options)
+    embed(net, data, folder=tmp_path / "whole", **options)
+    assert store.info["precision_effect"]["rows"] == 1
+    assert (tmp_path / "z" / "embeddings.json").read_bytes() == (tmp_path / "whole" / "embeddings.json").read_bytes()

@@ -1,6 +1,6 @@
-"""Faster forward passes on a CPU, without a change to the network.
+"""Faster forward passes, without a change to the network.
 
-On a CPU, three avoidable things make convolutions slow: images stored channel by channel; weights that are reordered
+Three avoidable things make convolutions slow: images stored channel by channel; weights that are reordered
 (or cast to bfloat16) again for each batch; and maps of a single position, where all taps but one fall on padding and
 are computed nevertheless. While ``Accelerated`` is active, the operations get inputs and weights in their fastest
 form. Modules, weights and hooks stay as they are.
@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from lookalike._core.untouched import FunctionMode
 
+_DEVICES = ("cpu", "cuda")
+
 
 class Accelerated(FunctionMode):
-    """While it is active, convolutions and linear layers on the CPU are computed in the fastest equivalent way.
+    """While it is active, convolutions and linear layers are computed in the fastest equivalent way.
 
-    - A convolution of a 1×1 map becomes a matrix product with the one tap that meets the map; a depthwise convolution
-      becomes a product per channel. Their gradients are computed in the same way.
+    - On a CPU, a convolution of a 1×1 map becomes a matrix product with the one tap that meets the map; a depthwise
+      convolution becomes a product per channel. Their gradients are computed in the same way.
     - Without gradients, a convolution takes images with channels last. Weights are reordered (under autocast also
       cast) once and not for each batch.
 
@@ -48,7 +50,7 @@ class Accelerated(FunctionMode):
         """Runs an operation, or its faster equivalent."""
         if func is F.conv2d:
             return self._convolve(*args, **(kwargs or {}))
-        if func is F.linear and torch.is_autocast_enabled("cpu"):
+        if func is F.linear and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             return self._linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -63,10 +65,12 @@ class Accelerated(FunctionMode):
         groups: int = 1,
     ) -> Tensor:
         """Computes a convolution in the fastest equivalent way; takes the arguments of ``conv2d``."""
-        if input.ndim != 4 or input.device.type != "cpu":
+        device = input.device.type
+        if input.ndim != 4 or device not in _DEVICES:
             return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
         depthwise = groups == input.shape[1] == weight.shape[0]
-        tap = _tap_at_point(input, weight, padding, dilation) if groups == 1 or depthwise else None
+        may_be_point = device == "cpu" and (groups == 1 or depthwise)
+        tap = _tap_at_point(input, weight, padding, dilation) if may_be_point else None
         if tap is not None:
             weight_at_tap = weight[:, :, tap[0], tap[1]]
             if groups == 1:
@@ -74,20 +78,21 @@ class Accelerated(FunctionMode):
             return _convolve_points_depthwise(input, weight_at_tap, bias)
         if not torch.is_grad_enabled():
             input = input.contiguous(memory_format=torch.channels_last)  # noqa: A001
-            weight = self._prepared_weight(weight, torch.channels_last)
+            weight = self._prepared_weight(weight, torch.channels_last, device)
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
-        if input.device.type == "cpu" and not torch.is_grad_enabled():
-            weight = self._prepared_weight(weight, torch.contiguous_format)
+        device = input.device.type
+        if device in _DEVICES and not torch.is_grad_enabled():
+            weight = self._prepared_weight(weight, torch.contiguous_format, device)
         return F.linear(input, weight, bias)
 
-    def _prepared_weight(self, weight: Tensor, layout: torch.memory_format) -> Tensor:
+    def _prepared_weight(self, weight: Tensor, layout: torch.memory_format, device: str) -> Tensor:
         """Returns a weight in the given layout and in the type of autocast, from the cache if it has not changed."""
         if not isinstance(weight, nn.Parameter):  # such a weight is computed in each pass, so it is used only once
             return weight
         version = 0 if weight.is_inference() else weight._version
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         cached = self._prepared.get((id(weight), dtype))
         if cached is not None and cached[1] == version:
             return cached[2]

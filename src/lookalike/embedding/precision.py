@@ -15,15 +15,15 @@ from lookalike._core import checks
 from lookalike._core.acceleration import Accelerated
 from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
-from lookalike.encoder.calls import n_rows, repeat_row, take_rows
+from lookalike.encoder.calls import repeat_row
 from lookalike.encoder.shadow import shadow_of
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
-_MIN_OPERATIONS = 2e13  # floating-point operations; a shorter pass gains too little and stays in float32
+_MIN_ROWS = 150  # counting operations takes three rows; so it is at most 2% of a pass
+_MIN_OPERATIONS = 1e11  # floating-point operations, about a second in float32; a shorter pass stays in it
 _MIN_OPERATIONS_PER_BYTE = 4.0  # per byte read or written; below, memory bandwidth decides the time, not arithmetic
-COMPARED_ROWS = 64
 _BFLOAT16_VARIABLE = "LOOKALIKE_BFLOAT16"
 
 
@@ -70,7 +70,7 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
         return "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if device.type != "cpu" or not has_bfloat16():
+    if device.type != "cpu" or not has_bfloat16() or (total is not None and total < _MIN_ROWS):
         return "float32"
     try:
         with torch.random.fork_rng(
@@ -81,36 +81,6 @@ def choose_precision(encoder: Encoder, inputs: Any, total: int | None, device: t
         return "float32"
     is_long = total is None or total * operations >= _MIN_OPERATIONS
     return "bfloat16" if is_long and operations >= _MIN_OPERATIONS_PER_BYTE * n_bytes else "float32"
-
-
-@torch.no_grad()
-def measure_effect(encoder: Encoder, inputs: Any, precision: str, device: torch.device) -> dict[str, float] | None:
-    """Compares a precision with float32 on the first 64 rows, in a copy of the network.
-
-    Returns:
-        ``rows``, the number of rows; ``deviation``, the mean of ‖z′ − z‖ divided by the mean of ‖z‖; and, if the
-        encoder has a head, ``same_predictions``, the share of rows with an unchanged predicted class. None if the
-        copy fails.
-    """
-    compared_rows = take_rows(inputs, slice(0, COMPARED_ROWS))
-    passes = []
-    try:
-        trial = shadow_of(encoder)
-        for tried in ("float32", precision):
-            with torch.random.fork_rng(devices=[]), computing(tried, device):
-                passes.append(trial.embed_and_score(compared_rows))
-    except LookalikeError:
-        raise
-    except Exception:  # the user's code may raise any error; see choose_precision
-        return None
-    (z, scores), (z_half, scores_half) = passes
-    effect = {
-        "rows": float(n_rows(compared_rows)),
-        "deviation": float((z_half.float() - z).norm(dim=1).mean() / z.norm(dim=1).mean().clamp_min(1e-12)),
-    }
-    if isinstance(scores, Tensor) and isinstance(scores_half, Tensor) and scores.ndim == 2 and scores.shape[1] > 1:
-        effect["same_predictions"] = float((scores.argmax(1) == scores_half.argmax(1)).float().mean())
-    return effect
 
 
 def has_bfloat16() -> bool:

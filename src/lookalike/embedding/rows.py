@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lookalike._core.errors import warn_of
+from lookalike._core.folding import Folded, NotFoldableError
 from lookalike.encoder import Encoder, device_of, place, rows_at_once
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 
@@ -23,8 +24,9 @@ class MemoryAwareEmbedder:
         n_done: Number of rows embedded so far.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, folded: Folded | None = None) -> None:
         self.encoder = encoder
+        self.folded = folded
         self.max_rows: int | None = None
         self.n_done = 0
 
@@ -58,7 +60,14 @@ class MemoryAwareEmbedder:
             warn_of(f"not enough memory for {rows} rows at once; going on with {self.max_rows}")
 
     def _embed_rows(self, inputs: Any, finish: Finish | None) -> tuple[Tensor, Tensor | None]:
-        return self.encoder.embed_and_score(inputs if finish is None else finish(inputs))
+        ready = inputs if finish is None else finish(inputs)
+        if self.folded is not None:
+            try:
+                with self.folded:
+                    return self.encoder.embed_and_score(ready)
+            except NotFoldableError:  # the network does not do the same for all inputs
+                self.folded = None
+        return self.encoder.embed_and_score(ready)
 
 
 class Transfer:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.folding import Folded, Pair
 from lookalike._core.identity import identifying_as
 from lookalike._core.profiling import step
 from lookalike._core.progress import Advance, progress_bar
@@ -21,9 +22,11 @@ from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batch, Batches
 from lookalike.embedding.ahead import ReadAhead
+from lookalike.embedding.effect import EFFECT, PrecisionEffect, note_of, summarised
+from lookalike.embedding.folded import FOLDED, foldable_pairs
 from lookalike.embedding.key import embedding_key, key_differences
 from lookalike.embedding.options import EmbeddingOptions, embedding_settings
-from lookalike.embedding.precision import COMPARED_ROWS, choose_precision, computing, measure_effect
+from lookalike.embedding.precision import choose_precision, computing
 from lookalike.embedding.rows import Finish, MemoryAwareEmbedder, Transfer
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
@@ -32,6 +35,7 @@ from lookalike.encoder.calls import take_rows
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.outputs import Outputs
 
+_TRIED_ROWS = 4  # normalised to choose how the pass is computed
 _MAX_NAMED = 5  # samples named in a message
 
 
@@ -172,20 +176,25 @@ def _run_pass(
     def run() -> None:
         with torch.no_grad(), bar as advance, ExitStack() as stack:
             advance(sink.start)
-            embedder = MemoryAwareEmbedder(encoder)
             writing = _Writing(encoder.outputs, key["dtype"], transfer)
             arriving: _Arriving | None = None
+            embedder: MemoryAwareEmbedder | None = None
             try:
                 for batch in read_ahead:
                     inputs = transfer.to_device(batch.inputs, as_bytes=batch.finish is not None)
                     finish = None if batch.finish is None else _in_type(batch.finish, transfer.dtype)
-                    if embedder.n_done == 0:
-                        first = inputs if finish is None else finish(take_rows(inputs, slice(0, COMPARED_ROWS)))
-                        _note_precision(sink, key["precision"], encoder, first, batches.total, transfer.device)
-                        stack.enter_context(computing(sink.notes["precision"], transfer.device))
+                    if embedder is None:
+                        first = inputs if finish is None else finish(take_rows(inputs, slice(0, _TRIED_ROWS)))
+                        plan = _plan(sink, key["precision"], encoder, first, batches.total, transfer.device)
+                        embedder = MemoryAwareEmbedder(encoder, Folded(plan.pairs) if plan.pairs else None)
+                        stack.enter_context(computing(plan.precision, transfer.device))
                     with step("encoder"):
                         z, scores = embedder.embed(inputs, finish)
-                    previous, arriving = arriving, _Arriving.of(batch, z, scores, dict(batches.skipped), writing)
+                    sums = None
+                    if plan.effect is not None:
+                        sums = plan.effect.compare(batch.read - len(batch.labels), inputs, finish, z, scores)
+                    results = _Results(z, scores, sums)
+                    previous, arriving = arriving, _Arriving.of(batch, results, dict(batches.skipped), writing)
                     if previous is not None:
                         advance(previous.write(sink))
                     if not transfer.is_asynchronous:
@@ -200,12 +209,30 @@ def _run_pass(
         sink.discard()
         names = name_samples(np.asarray(sink.not_finite), batches.describe)
         raise LookalikeError(f"{len(sink.not_finite)} embeddings have NaN or infinite values: {names}")
-    info = {**key, "asked_precision": key["precision"], **sink.notes, "versions": versions()}
+    info = {**key, "asked_precision": key["precision"], **summarised(sink.notes), "versions": versions()}
     batches.skipped.update(sink.skipped)
     store = sink.close(batches.class_names, batches.skipped, info)
     if store is None:
         raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
     return store
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a pass is computed: its precision, the pairs that are folded, and what measures the precision's effect."""
+
+    precision: str
+    pairs: list[Pair]
+    effect: PrecisionEffect | None
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Embeddings [n, D], class scores [n, K] and the sums of compared rows [4] of a batch, on the device."""
+
+    z: Tensor
+    scores: Tensor | None
+    sums: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -237,22 +264,26 @@ class _Arriving:
     def of(
         cls,
         batch: Batch,
-        z: Tensor,
-        scores: Tensor | None,
+        results: "_Results",
         skipped: dict[int, str],
         writing: "_Writing",
     ) -> "_Arriving":
-        """Starts to copy embeddings [n, D] and what follows from the class scores [n, K]."""
-        z = z.half() if writing.dtype == "float16" else z.float()
+        """Starts to copy the embeddings, and what follows from the class scores."""
+        z = results.z.half() if writing.dtype == "float16" else results.z.float()
         tensors = {"embeddings": z, "is_finite": z.isfinite().all(1)}
-        if scores is not None and writing.outputs is not None:
-            tensors["predictions"] = writing.outputs.predicted(scores)
+        if results.scores is not None and writing.outputs is not None:
+            tensors["predictions"] = writing.outputs.predicted(results.scores)
+        if results.sums is not None:
+            tensors[EFFECT] = results.sums
         return cls(batch, skipped, list(tensors), writing.transfer.to_arrays(list(tensors.values())))
 
     def write(self, sink: Sink) -> int:
         """Adds the batch to the sink when it has arrived; returns its number of rows."""
         arrays = dict(zip(self.names, self.arrays(), strict=True))
         not_finite = self.batch.indices[~arrays.pop("is_finite")].tolist()
+        # Before the batch: if it is lost, its rows are compared again, and the same note replaces this one.
+        if EFFECT in arrays:
+            sink.note(note_of(self.batch.read - len(self.batch.labels), arrays.pop(EFFECT)))
         arrays |= {"labels": self.batch.labels, "indices": self.batch.indices}
         with step("write embeddings"):
             sink.add(arrays, self.batch.read, self.skipped, not_finite)
@@ -312,17 +343,18 @@ def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> 
         )
 
 
-def _note_precision(
-    sink: Sink, requested: str, encoder: Encoder, inputs: Any, total: int | None, device: torch.device
-) -> None:
-    """Chooses and notes the precision at the first batch; a resumed pass continues in the precision that it noted."""
-    if "precision" in sink.notes:
-        return
-    precision = choose_precision(encoder, inputs, total, device) if requested == "auto" else requested
-    notes: dict[str, Any] = {"precision": precision}
-    if precision != "float32":
-        notes["precision_effect"] = measure_effect(encoder, inputs, precision, device)
-    sink.note(notes)
+def _plan(sink: Sink, requested: str, encoder: Encoder, inputs: Any, total: int | None, device: torch.device) -> _Plan:
+    """Chooses how the pass is computed, and notes it; a resumed pass continues in the way that it noted."""
+    notes, is_new = sink.notes, "precision" not in sink.notes
+    precision = notes.get("precision")
+    if precision is None:
+        precision = choose_precision(encoder, inputs, total, device) if requested == "auto" else requested
+    # Passes that an earlier version began fold nothing.
+    pairs = foldable_pairs(encoder, inputs, precision, total) if is_new or notes.get(FOLDED) else []
+    if is_new:
+        sink.note({"precision": precision, FOLDED: len(pairs)})
+    has_effect = precision != "float32" and EFFECT not in notes
+    return _Plan(precision, pairs, PrecisionEffect(encoder, total, device) if has_effect else None)
 
 
 def _skipped_note(batches: Batches) -> str:
