@@ -2,11 +2,15 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lookalike import embed, evaluate, explain, load, relevance
+from lookalike.conversion.clustering import cluster, clustering_on
 from lookalike.conversion.convert import convert
+from lookalike.data import ImageFiles, Preprocessing
 from lookalike.encoder import LoadedClassifier
 from lookalike.networks import NETWORKS
 
@@ -89,3 +93,26 @@ def test_a_model_moves_between_devices(models, data, tmp_path):
     torch.testing.assert_close(
         moved.predict_proba(data[0]).cpu(), models["cuda"].predict_proba(data[0]).cpu(), rtol=0, atol=1e-4
     )
+
+
+def test_kmeans_on_the_device_finds_clusters_as_good_and_the_same_each_time():
+    points = torch.rand(5_000, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    on_cpu = cluster(points, 20, seed=3)
+    with clustering_on(torch.device("cuda")):
+        first, second = cluster(points, 20, seed=3), cluster(points, 20, seed=3)
+    assert (first.centres == second.centres).all()
+    assert first.inertia == pytest.approx(on_cpu.inertia, rel=0.01)
+
+
+def test_files_are_read_copied_and_embedded_as_on_the_cpu(tmp_path):
+    generator = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.jpg" for number in range(70)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+    files = ImageFiles(tmp_path, paths, [0, 1] * 35, ["a", "b"], Preprocessing.square(32))
+    torch.manual_seed(0)
+    net = NETWORKS["small-cnn"](n_classes=2).eval()
+    options = {"batch_size": 16, "precision": "float32", "progress": False}
+    on_cpu, on_gpu = embed(net, files, **options), embed(copy.deepcopy(net).cuda(), files, **options)
+    torch.testing.assert_close(torch.from_numpy(on_gpu.embeddings), torch.from_numpy(on_cpu.embeddings), **TF32)
+    assert (on_gpu.indices == on_cpu.indices).all()

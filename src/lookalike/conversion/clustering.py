@@ -7,6 +7,9 @@ Sources: paper section 3.2 (k-means per class, k-means++, larger data) and appen
 k-medoids, Gaussian mixtures); the automatic number of clusters is [ours].
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.registry import Registry
 
 Array = np.ndarray
@@ -32,6 +35,23 @@ _AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
 LEAST_PER_PROTOTYPE = 3  # images; a prototype of one or two images is these images, and not what they share [ours]
 _AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
 _SMALL, _LARGE = 2.0**-32, 2.0**32  # outside, squared distances come near the limits of single precision
+
+
+_device: ContextVar[torch.device | None] = ContextVar("device", default=None)  # None is the CPU
+
+
+@contextmanager
+def clustering_on(device: torch.device) -> Iterator[None]:
+    """Runs the k-means iterations inside the ``with`` block on a CUDA device; any other device means the CPU.
+
+    Seedings are drawn on the CPU, and every centre is at last the mean of its points there. In between, a device of
+    its own rounds in its own way: the same seed gives the same clusters on one device, and on another ones as good.
+    """
+    token = _device.set(device if device.type == "cuda" else None)  # others lack double precision
+    try:
+        yield
+    finally:
+        _device.reset(token)
 
 
 class Clusterer(Protocol):
@@ -142,13 +162,15 @@ def count_distinct(points: Array, at_most: int) -> int:
     return len(distinct_rows)
 
 
-def assign(points: Array, centres: Array) -> tuple[Array, Array]:
+def assign(points: Array | Tensor, centres: Array) -> tuple[Array, Array]:
     """Returns the index of each point's nearest centre [n], and the squared distance to it [n].
 
     The nearest centre c minimises ‖x − c‖² = ‖x‖² − 2(x·c − ½‖c‖²): it maximises x·c − ½‖c‖², which is one matrix
-    product. The centres' mean is subtracted from both sides, because a common offset would cost digits.
+    product. The centres' mean is subtracted from both sides, because a common offset would cost digits. Points that
+    are a tensor are compared on its device.
     """
-    x, c = torch.from_numpy(points), torch.from_numpy(centres)
+    x = points if isinstance(points, Tensor) else torch.from_numpy(points)
+    c = torch.from_numpy(centres).to(x.device)
     offset = c.mean(0)
     c = c - offset
     half_norms = 0.5 * c.square().sum(1)
@@ -158,7 +180,7 @@ def assign(points: Array, centres: Array) -> tuple[Array, Array]:
         closeness, nearest = torch.addmm(half_norms, rows, c.T, beta=-1).max(1)
         labels.append(nearest)
         squares.append((rows.square().sum(1) - 2 * closeness).clamp_min(0))
-    return torch.cat(labels).numpy(), torch.cat(squares).numpy()
+    return torch.cat(labels).cpu().numpy(), torch.cat(squares).cpu().numpy()
 
 
 @CLUSTERERS.register("kmeans")
@@ -185,6 +207,11 @@ def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
     seedings = _seed_greedily(sample, n_clusters, _OVERSAMPLING * n_init, rng)[:n_starts]
     starts, inertias = _lloyd_together(sample, sample[seedings], max_iter=5)
     finalists = starts[np.argsort(inertias, kind="stable")[:n_finalists]]
+    try:
+        settled, inertias = _lloyd_together(single, finalists, max_iter=100, device=_device.get())
+        return _lloyd(points, settled[inertias.argmin()].astype(points.dtype), _device.get())
+    except torch.OutOfMemoryError:
+        warn_of(f"{len(points):,} embeddings do not fit into the memory of {_device.get()}: clustering on the CPU")
     settled, inertias = _lloyd_together(single, finalists, max_iter=100)
     return _lloyd(points, settled[inertias.argmin()].astype(points.dtype))
 
@@ -345,7 +372,9 @@ def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) ->
     return torch.searchsorted(cumulative, levels, right=True).clamp_max(weights.shape[1] - 1)
 
 
-def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array, Array]:
+def _lloyd_together(
+    points: Array, starts: Array, max_iter: int, device: torch.device | None = None
+) -> tuple[Array, Array]:
     """Runs k-means from several starts at once.
 
     One matrix product gives the distances of points to all centres of all starts, and one the sums of each cluster's
@@ -356,25 +385,26 @@ def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array,
         points: [n, D], float32.
         starts: [R, k, D].
         max_iter: Largest number of iterations.
+        device: Where to compute; None is the CPU.
 
     Returns:
         Centres [R, k, D] and inertias [R].
     """
     n_starts, k, dim = starts.shape
-    offset = torch.from_numpy(points.mean(0))
-    x = torch.from_numpy(points) - offset
-    centres = (torch.from_numpy(starts) - offset).reshape(n_starts * k, dim)
+    offset = torch.from_numpy(points.mean(0)).to(device)
+    x = torch.from_numpy(points).to(device) - offset
+    centres = (torch.from_numpy(starts).to(device) - offset).reshape(n_starts * k, dim)
     total = float(x.square().sum(dtype=torch.float64))
-    first = torch.arange(n_starts) * k
-    inertia = torch.full((n_starts,), torch.inf, dtype=torch.float64)
+    first = torch.arange(n_starts, device=device) * k
+    inertia = torch.full((n_starts,), torch.inf, dtype=torch.float64, device=device)
     for _ in range(max_iter):
-        sums, counts = torch.zeros_like(centres), torch.zeros(n_starts * k)
-        gain = torch.zeros(n_starts, dtype=torch.float64)
+        sums, counts = torch.zeros_like(centres), torch.zeros(n_starts * k, device=device)
+        gain = torch.zeros(n_starts, dtype=torch.float64, device=device)
         half_norms = 0.5 * centres.square().sum(1)
         for rows in x.split(max(1, _CELLS // (n_starts * k))):
             closeness = torch.addmm(half_norms, rows, centres.T, beta=-1).view(len(rows), n_starts, k)
             best, labels = closeness.max(2)
-            members = torch.zeros(len(rows), n_starts * k).scatter_(1, labels + first, 1.0)
+            members = torch.zeros(len(rows), n_starts * k, device=device).scatter_(1, labels + first, 1.0)
             sums.addmm_(members.T, rows)
             counts += members.sum(0)
             gain += best.sum(0, dtype=torch.float64)
@@ -382,15 +412,20 @@ def _lloyd_together(points: Array, starts: Array, max_iter: int) -> tuple[Array,
         previous, inertia = inertia, total - 2 * gain
         if bool((previous - inertia <= _TOLERANCE * inertia).all()):
             break
-    return (centres + offset).view(n_starts, k, dim).numpy(), inertia.numpy()
+    return (centres + offset).view(n_starts, k, dim).cpu().numpy(), inertia.cpu().numpy()
 
 
-def _lloyd(points: Array, centres: Array, max_iter: int = 300) -> Array:
-    """Runs k-means from centres [k, D] to its fixed point, where each centre is the mean of its points."""
+def _lloyd(points: Array, centres: Array, device: torch.device | None = None, max_iter: int = 300) -> Array:
+    """Runs k-means from centres [k, D] to its fixed point, where each centre is the mean of its points.
+
+    Distances are compared on the device. Means are taken on the CPU, where their rounding does not depend on the order
+    in which threads add.
+    """
     x = torch.from_numpy(points)
+    on_device = x.to(device)
     previous: Array | None = None
     for _ in range(max_iter):
-        centres, labels, _ = _fill_empty_clusters(points, centres)
+        centres, labels, _ = _fill_empty_clusters(points, centres, on_device)
         if previous is not None and np.array_equal(labels, previous):
             break
         previous = labels
@@ -402,20 +437,26 @@ def _lloyd(points: Array, centres: Array, max_iter: int = 300) -> Array:
     return centres
 
 
-def _fill_empty_clusters(points: Array, centres: Array) -> tuple[Array, Array, Array]:
+def _fill_empty_clusters(points: Array, centres: Array, on_device: Tensor | None = None) -> tuple[Array, Array, Array]:
     """Moves each centre without points onto the point that is farthest from its own centre.
+
+    Args:
+        points: [n, D].
+        centres: [k, D].
+        on_device: The points on the device that compares distances; None compares on the CPU.
 
     Returns:
         Centres [k, D], each with points; the points' labels [n]; their squared distances to their centres [n].
     """
-    labels, squares = assign(points, centres)
+    compared = points if on_device is None else on_device
+    labels, squares = assign(compared, centres)
     for _ in range(len(centres) + 1):
         empty = np.flatnonzero(np.bincount(labels, minlength=len(centres)) == 0)
         if len(empty) == 0:
             break
         centres = centres.copy()
         centres[empty[0]] = points[squares.argmax()]
-        labels, squares = assign(points, centres)
+        labels, squares = assign(compared, centres)
     else:
         raise LookalikeError(
             f"{len(centres)} clusters cannot all have points: too many of the {len(points)} points nearly coincide; "

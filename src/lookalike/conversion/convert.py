@@ -21,7 +21,7 @@ from lookalike._core.working_folder import alone, clean, lock_in
 from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
-from lookalike.conversion.clustering import LEAST_PER_PROTOTYPE
+from lookalike.conversion.clustering import LEAST_PER_PROTOTYPE, clustering_on
 from lookalike.conversion.of_head import convert_head
 from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.patches import convert_patches
@@ -38,7 +38,7 @@ from lookalike.conversion.steps import (
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
 from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder import Encoder, LoadedClassifier, device_of
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.prototypes import Prototypes
@@ -173,7 +173,7 @@ def _convert(
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
     lengths = given_lengths(metric)
     metric.fit(store.embeddings, store.labels, encoder.head_weight)
-    with step("cluster and survey"):
+    with step("cluster and survey"), clustering_on(device_of(encoder.model)):
         prototypes = _cluster_and_survey(store, metric, class_names, settings, folder)
     _warn_of_few(store, prototypes)
     with step("fit the temperature"):

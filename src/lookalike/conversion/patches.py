@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import read_rows
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
+from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.out_of_core import bytes_of
 from lookalike.conversion.per_class import check_classes, learn_prototypes
@@ -34,7 +35,7 @@ from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import LoadedClassifier, ordered
+from lookalike.encoder import LoadedClassifier, device_of, ordered
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
 from lookalike.model.decision import DECISIONS, PatchDecision, PatchLinear
@@ -79,7 +80,8 @@ def convert_patches(
         patches = _Patches(store, encoder, settings)
         metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
         metric.fit(patches.embeddings, patches.labels, encoder.head_weight)
-        learned = _learn(patches, class_names, metric, settings)
+        with clustering_on(device_of(encoder.model)):
+            learned = _learn(patches, class_names, metric, settings)
         surveyed = survey(
             learned, metric, patches.embeddings, patches.labels, n_nearest=settings.gallery.n_nearest,
             nearest_from="any" if settings.patches.shared else "class",
