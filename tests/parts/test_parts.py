@@ -149,6 +149,21 @@ def test_shares_of_pairs_are_those_of_the_inner_product(data):
     assert len(paired.plot().lines) > len(paired.pairs)
 
 
+@pytest.mark.parametrize("decision", ["vote", "linear"])
+def test_an_image_is_paired_with_the_concept_that_speaks_most_for_its_class(decision, data):
+    x, _ = data
+    model = convert(make_net(), data, 3, level="patch", decision=decision, n_images=1, temperature=1.0)
+    evidence, labels = model.evidence_of(model.embed(x[:8])), model.prototypes.labels
+    for row, paired in enumerate(pair_regions(model, x[:8])):
+        k = int(model.predict(x[row : row + 1]))
+        weights = model.classifier.weight[k] if decision == "linear" else (labels == k).float()
+        allowed = evidence[row] if decision == "linear" else evidence[row][:, labels == k]
+        numbers = torch.arange(len(labels)) if decision == "linear" else torch.nonzero(labels == k)[:, 0]
+        counts = {int(j): int((allowed.argmax(1) == i).sum()) for i, j in enumerate(numbers)}
+        best = max(counts, key=lambda j, counts=counts, weights=weights: counts[j] * float(weights[j]))
+        assert counts[paired.prototype] * weights[paired.prototype] == counts[best] * weights[best]
+
+
 def test_no_part_is_claimed_where_there_is_no_likeness(data):
     x, y = data
     model = convert(make_net(), data, n_prototypes=2, n_images=1)

@@ -51,7 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 CONCEPTS = {"b4": "b4, vote", "b4, shared": "b4, linear, shared", "b234": _B234}  # name → one of the models
 _FOLDS = 5
-_IMAGES = 500  # test images on which concepts are compared
+_IMAGES = 100  # test images on which concepts are compared
 _TIMED = 25  # images of a timed prediction
 _SAMPLE = 32  # pictures that the layers' scales are measured on
 _COLUMNS = (

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.model import PrototypeModel
@@ -67,3 +70,24 @@ def explain_parts(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> l
             ExplainedParts(*parts_of_image) for parts_of_image in zip(differences, pairs, segments, strict=True)
         ]
     return results
+
+
+def right_and_wrong(correct: Tensor, n_each: int, seed: int) -> list[int]:
+    """Draws images by chance, not by taste: as many correct as wrong predictions, if there are as many.
+
+    Args:
+        correct: Whether each prediction is correct [N].
+        n_each: Largest number of either.
+        seed: Seed of the draw.
+
+    Returns:
+        Rows, the correct ones first.
+
+    Example:
+        >>> import torch
+        >>> right_and_wrong(torch.tensor([True, False, True]), 2, seed=0)
+        [0, 2, 1]
+    """
+    rng = np.random.default_rng(checks.seed("seed", seed))
+    drawn = [rng.permutation(np.flatnonzero(rows.cpu().numpy()))[:n_each] for rows in (correct, ~correct)]
+    return [int(row) for rows in drawn for row in np.sort(rows)]

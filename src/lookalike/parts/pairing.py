@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -21,6 +21,7 @@ from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.clustering import cluster
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.decision import PatchDecision, PatchLinear
 from lookalike.parts.attribution import reader_of
 from lookalike.parts.per_image import PerImage, drawable
 from lookalike.parts.regions import place_of
@@ -134,7 +135,8 @@ def pair_regions(
     Args:
         model: A prototype model with images, of patches or of whole images with a feature map.
         inputs: Images, as for ``PrototypeModel.predict``.
-        prototypes: A prototype, of all inputs or of each [N]; None takes the most similar one.
+        prototypes: A prototype, of all inputs or of each [N]; None takes the most similar one, and in a model of
+            patches the one that most of the predicted class's evidence comes from.
         n_kinds: Number of kinds that the patches of both images are clustered into.
         seed: Seed of the clustering.
         batch_size: Most images that pass through the network at once.
@@ -161,7 +163,7 @@ def pair_regions(
         if numbers is None:
             z = maps.flatten(2).transpose(1, 2).flatten(1) if model.has_patches else embeddings
             check_finite_rows(z.isfinite().all(1), first=len(results))
-            numbers = model.similarities_of(z).argmax(1).cpu()
+            numbers = _prototypes_shown(model, z).cpu()
         drawn, which = numbers.unique(return_inverse=True)  # many inputs have the same nearest prototype
         there = torch.cat([_patches(reader.maps(rows.to(x))) for rows in references[drawn].split(batch_size)])
         pixels = model.to_pixels(x)
@@ -174,6 +176,26 @@ def pair_regions(
             )  # fmt: skip
     asked.check_count(len(results))
     return results
+
+
+def _prototypes_shown(model: PrototypeModel, embeddings: Tensor) -> Tensor:
+    """Returns the prototype that each image is compared with [n].
+
+    In a model of whole images it is the most similar one. In one of patches that would often be a patch of plain
+    background, which many images share. So it is the concept that most of the predicted class's evidence comes from:
+    of the concepts of that class, the one of most positions, or by weights the one that adds most [ours].
+    """
+    if not isinstance(model.classifier, PatchDecision):
+        return model.similarities_of(embeddings).argmax(1)
+    evidence, labels = model.evidence_of(embeddings), model.prototypes.labels
+    predicted = model.classifier(evidence, labels, model.n_classes).argmax(1)
+    if isinstance(model.classifier, PatchLinear):
+        weights = model.classifier.weight.to(evidence.dtype)[predicted]
+    else:
+        weights = (labels[None] == predicted[:, None]).to(evidence.dtype)
+        evidence = evidence.masked_fill(weights[:, None] == 0, -torch.inf)
+    n_positions = nn.functional.one_hot(evidence.argmax(2), evidence.shape[2]).sum(1)
+    return (n_positions * weights).argmax(1)
 
 
 def _patches(maps: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def write_report(
         progress=settings.progress,
     )
     training_images = _training_images(model, train)
-    material = Material(model, card, store, decisions, examples, explainer, training_images, page)
+    material = Material(model, card, store, decisions, examples, explainer, data, training_images, page)
     write_whole(path, _page_of(material), replace=overwrite)
     return card
 

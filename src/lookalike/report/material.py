@@ -51,6 +51,7 @@ class Material:
         decisions: Decisions on all test images.
         examples: The test images shown, with their explanations.
         explainer: Explains more, with the heat-maps made so far.
+        test: The test data.
         train: The model's own training data, if they can be read again.
         page: What the page shows.
     """
@@ -61,6 +62,7 @@ class Material:
     decisions: Decisions
     examples: Examples
     explainer: Explainer
+    test: Batches
     train: Batches | None
     page: PageOptions
 

@@ -12,6 +12,7 @@ from lookalike.report.charts import charts
 from lookalike.report.classes import classes, mistakes
 from lookalike.report.material import Material
 from lookalike.report.page import RenderedSection
+from lookalike.report.parts import parts
 from lookalike.report.prototypes import prototypes_by_class
 from lookalike.report.reliance import reliance
 from lookalike.report.summary import summary
@@ -55,6 +56,7 @@ SECTIONS = (
     Section("classes", "Class by class", classes),
     Section("reading", "What is a prototype?", _what_is_a_prototype),
     Section("prototypes", "The prototypes", _prototypes),
+    Section("parts", "Which part decides?", parts),
     Section("browse", "Test images", _browse),
     Section("charts", "Figures and charts", charts),
     Section("about", "About this report", about),
