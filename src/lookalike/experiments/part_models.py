@@ -59,7 +59,7 @@ _COLUMNS = (
     Column("agreement", "agreement %", 100, 1),
     Column("seconds", "conversion, CPU s", 1, 1, least=True),
     Column("milliseconds", "prediction, CPU ms", 1, 1, least=True),
-    Column("values", "values per image", 1, 0),
+    Column("values", "values per image", 1, 0, least=True),
 )
 _CONCEPT_COLUMNS = (
     Column("separated", "on their side %", 100, 1),

@@ -71,7 +71,7 @@ def _drawn(subject: PartSubject) -> list[tuple[ExplainedParts, str]]:
     rows = right_and_wrong(torch.cat(correct), _EACH, subject.seed)
     images = [subject.bundle.test[row] for row in rows]
     explained = explain_parts(model, torch.stack([image[0] for image in images]))
-    return model, [(parts, model.class_names[int(image[1])]) for parts, image in zip(explained, images, strict=True)]
+    return [(parts, model.class_names[int(image[1])]) for parts, image in zip(explained, images, strict=True)]
 
 
 def _predicted(parts: ExplainedParts) -> str:
