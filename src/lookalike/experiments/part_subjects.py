@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.identity import identifying_as
 from lookalike.conversion.convert import convert
 from lookalike.data import DataBundle, MaskedFiles, load_stamps
 from lookalike.data.closeups import load_closeups
@@ -136,7 +137,9 @@ def _trained(dataset: str, network: str, seed: int, bench: Workbench) -> PartSub
 
 def _of_photographs(dataset: str, network: str, seed: int) -> PartSubject:
     loaded, bundle = prepared_photographs(dataset, network, seed)
-    key = {"data": bundle.fingerprint(), "encoder": network, "seed": seed, "most": MOST_PATCHES}
+    with identifying_as("sha256"):  # as the workbench does, so that kept results are found again
+        fingerprint = bundle.fingerprint()
+    key = {"data": fingerprint, "encoder": network, "seed": seed, "most": MOST_PATCHES}
     return PartSubject(dataset, network, seed, loaded, bundle, key)
 
 
