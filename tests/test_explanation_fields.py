@@ -192,3 +192,15 @@ def test_maps_are_of_the_input_and_the_prototype_that_they_stand_by(case):
         for rank, near in enumerate(one.likenesses):
             np.testing.assert_allclose(near.heat_map, maps[row, rank], atol=1e-6)
             np.testing.assert_allclose(near.prototype_heat_map, every[near.prototype], rtol=1e-3, atol=1e-5)
+
+
+def test_captions_compare_with_the_training_samples_in_place_of_a_bare_similarity(case):
+    for near in (near for one in case.found for near in one.likenesses):
+        words = near.caption().rpartition(" · ")[2]
+        behind = case.behind(near.prototype)
+        if not len(behind):
+            assert words.startswith("s = ")
+        elif near.percentile >= 100:
+            assert words == "farther than all"
+        else:
+            assert words == f"closer than {100 - near.percentile:.0f}%"

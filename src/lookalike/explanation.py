@@ -213,11 +213,15 @@ class Explanation:
             verdict += " · unfamiliar" if "\n" in verdict else "\nunfamiliar"
         if self.map_stability is not None:
             verdict += f"\nmaps: {self.rule}, stability {self.map_stability:.2f}"
+        captions = [likeness.caption() for likeness in self.shown]
         return plot_likeness(
             self.image,
             [likeness.image for likeness in self.shown],
             caption=verdict,
-            captions=[likeness.caption() for likeness in self.shown],
+            captions=captions,
+            note="%: of the training\nimages behind\nthe prototype"
+            if any("%" in caption for caption in captions)
+            else "",
             wrong=self.correct is False,
             heat_maps=self._maps(raw),
             ax=ax,

@@ -68,10 +68,23 @@ class Likeness:
     prototype_heat_map: np.ndarray | None = None
 
     def caption(self) -> str:
-        """Returns a caption for a picture of the prototype: class, number, name and similarity."""
-        name = "" if self.name is None else f" · {shorten(self.name, 14)}"
-        text = f"{shorten(self.class_name, 18)}\nno. {self.prototype}{name} · s = {self.similarity:.3g}"
-        return text.replace("= -", "= −")
+        """Returns a caption for a picture of the prototype: class, number, and its name or else how near the input is.
+
+        Both do not fit below a picture.
+        """
+        words = self._nearness() if self.name is None else shorten(self.name, 18)
+        return f"{shorten(self.class_name, 18)}\nno. {self.prototype} · {words}"
+
+    def _nearness(self) -> str:
+        """Compares the distance with those of the prototype's own training samples; without any, gives the similarity.
+
+        A bare similarity says nothing to a reader who does not know its scale.
+        """
+        if np.isnan(self.percentile):
+            return f"s = {self.similarity:.3g}".replace("= -", "= −")
+        if self.percentile >= 100:
+            return "farther than all"
+        return f"closer than {100 - self.percentile:.0f}%"
 
     def called(self) -> str:
         """Returns the prototype's name and description for a sentence; empty if nobody gave any."""

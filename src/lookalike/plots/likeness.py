@@ -31,6 +31,7 @@ def plot_likeness(
     *,
     caption: str,
     captions: Sequence[str],
+    note: str = "",
     wrong: bool = False,
     heat_maps: "LikenessMaps | None" = None,
     ax: "Axes | None" = None,
@@ -41,7 +42,8 @@ def plot_likeness(
         image: Input image, uint8 [H, W, C].
         prototypes: Training image of each of the nearest prototypes, nearest first; None for one without an image.
         caption: Text below the input, such as the predicted class and its probability.
-        captions: Text below each prototype, such as its class and similarity.
+        captions: Text below each prototype, such as its class and how close the input is.
+        note: Text beside the captions that says what their figures mean.
         wrong: The prediction is known to be wrong; the input gets a red frame.
         heat_maps: Relevance maps to draw below, all on one scale.
         ax: Axes to draw on; None makes a figure that fits.
@@ -56,21 +58,15 @@ def plot_likeness(
             checks.array("prototypes", picture, ("H", "W", "C"))
     checks.instance("caption", caption, str, "a text")
     captions = checks.names("captions", captions, len(prototypes))
+    checks.instance("note", note, str, "a text")
     checks.flag("wrong", wrong)
     checks.optional(checks.instance, "heat_maps", heat_maps, LikenessMaps, "LikenessMaps")
     columns = 1 + _WORDS_WIDTH + len(prototypes) * (1 + GAP)
     ax = tile_axes(ax, columns, likeness_height(heat_maps is not None))
     draw_tile(ax, image, 0.02, 0.04, caption=caption, frame=WRONG if wrong else RIGHT, size=0.96)
-    ax.text(
-        1 + _WORDS_WIDTH / 2,
-        0.5,
-        "looks like",
-        ha="center",
-        va="center",
-        fontsize=9,
-        color=INK,
-        style="italic",
-    )
+    centre = 1 + _WORDS_WIDTH / 2
+    ax.text(centre, 0.5, "looks like", ha="center", va="center", fontsize=9, color=INK, style="italic")
+    ax.text(centre, 1.06, note, ha="center", va="top", fontsize=6, color=MUTED, linespacing=1.2)
     for column, (picture, prototype_caption) in enumerate(zip(prototypes, captions, strict=True)):
         x = 1 + _WORDS_WIDTH + column * (1 + GAP)
         tile = np.full((8, 8, 3), 245, dtype=np.uint8) if picture is None else picture
