@@ -283,3 +283,27 @@ def test_one_image_of_a_batch_and_channels_wherever_they_are():
     signal = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3))
     assert lrp(signal, torch.rand(5, 2, 9), 1).pixels.shape == (5, 9)
     assert lrp(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(5, 6), 1).pixels.shape == (5, 6)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_torchscript_that_a_network_does_not_list_has_the_map_of_that_it_lists(at_the_end):
+    listed = torch.jit.script(nn.Sequential(nn.Linear(8, 5).double(), nn.ReLU()))
+    net = Net(lambda z, _: F.relu(z))
+    head, hidden = net.head, [listed]
+
+    class Hiding(nn.Module):
+        def __init__(self, script):
+            super().__init__()
+            self.net, self.script = net, script
+
+        def forward(self, x):
+            z = F.relu(net.second(net.first(x))).mean((2, 3))
+            scores = (self.script or hidden[0])(z)
+            return scores if at_the_end else scores + head(z)
+
+    with pytest.warns(LookalikeWarning, match="TorchScript"):
+        expected = lrp(Hiding(listed).eval(), X, 1, batch_size=1)
+    with pytest.warns(LookalikeWarning, match="TorchScript"):
+        found = lrp(Hiding(None).eval(), X, 1, batch_size=1)
+    assert torch.equal(found.maps, expected.maps)
+    assert [use.rule for use in found.rules] == [use.rule for use in expected.rules]

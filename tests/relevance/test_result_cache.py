@@ -9,6 +9,7 @@ from lookalike._core.errors import RelevanceError
 from lookalike.relevance import lrp
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear
+from lookalike.relevance.propagation import propagate
 from lookalike.relevance.result_cache import ResultCache
 from lookalike.relevance.watch import Watch
 
@@ -20,7 +21,7 @@ CONVOLUTION = Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
 def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypatch):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, num_classes=4).eval()
-    looked_up = ResultCache._result
+    looked_up = ResultCache.result
     taken = []
 
     def result(self, *call):
@@ -28,7 +29,7 @@ def test_the_plain_pass_computes_no_linear_operation_again(name, size, monkeypat
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(ResultCache, "_result", result)
+    monkeypatch.setattr(ResultCache, "result", result)
     lrp(model, torch.randn(2, 3, size, size), 0)
     n_layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
     assert len(taken) >= n_layers
@@ -134,3 +135,24 @@ def test_every_pooling_of_a_network_is_taken(name, monkeypatch):
     lrp(model, torch.randn(2, 3, 64, 64), 0)
     assert len(taken) == sum(isinstance(module, nn.MaxPool2d) for module in model.modules())
     assert all(taken)
+
+
+@pytest.mark.parametrize("wrong_row", [None, 0, 3])
+def test_known_outputs_of_the_network_replace_its_pass_and_are_compared_in_every_batch(wrong_row):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)), torch.randn(4, 3, 4, 4)
+    plain, rows = model(x).detach(), []
+    if wrong_row is not None:
+        plain[wrong_row] += 1
+    model[0].register_forward_hook(lambda module, args, output: rows.append(len(output)))
+
+    def starts(output, _):
+        yield torch.ones_like(output), output.detach().sum(1)
+
+    maps = propagate(model, x, model, starts, "epsilon", 2, False, several=False, plain=plain)
+    if wrong_row is None:
+        assert len(list(maps)) == 2
+        assert sum(rows) == 4
+    else:
+        with pytest.raises(RelevanceError, match="other outputs"):
+            list(maps)

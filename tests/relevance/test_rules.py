@@ -135,3 +135,31 @@ def test_derived_weights_follow_every_change_and_go_with_the_weights():
     follow_changes()
     gc.collect()
     assert len(DERIVED_WEIGHTS) == before
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding"), [(3, 1, 1), (5, 1, 2), (3, 2, 2), (1, 1, 0), (2, 2, 1), (3, 1, 2), (4, 1, 2)]
+)
+@pytest.mark.parametrize("n_axes", [1, 2, 3])
+def test_one_position_gives_the_values_and_the_adjoint_of_the_convolution(kernel, dilation, padding, n_axes):
+    """Kernels without a middle, and paddings that move it, must not be taken for a product with one matrix."""
+    torch.manual_seed(0)
+    options = [(value,) * n_axes for value in (1, padding, dilation)]
+    operation = Convolution(*options, False, (0,) * n_axes, 1)
+    x = torch.randn(2, 3, *[1] * n_axes, dtype=torch.float64, requires_grad=True)
+    weight, bias = torch.randn(4, 3, *[kernel] * n_axes, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    expected = operation.run(x, weight, bias)
+    torch.testing.assert_close(operation.apply(x, weight, bias), expected)
+    at_output = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad(expected, x, at_output)
+    torch.testing.assert_close(operation.adjoint(at_output, weight, x.detach()), gradient)
+
+
+def test_rows_of_tokens_are_multiplied_in_any_order_of_memory():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 5, 3), torch.randn(4, 3), torch.randn(4)
+    transposed = x.transpose(0, 1)
+    result = Linear().run(transposed, weight, bias)
+    torch.testing.assert_close(result, nn.functional.linear(x, weight, bias).transpose(0, 1))
+    assert result.is_contiguous()
+    torch.testing.assert_close(Linear().adjoint(result.transpose(0, 1), weight, x), result.transpose(0, 1) @ weight)

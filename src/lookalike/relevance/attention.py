@@ -56,7 +56,7 @@ def attention(
     if engine.composite.softmax == "constant":
         weights = weights.detach()
     if weights.requires_grad:
-        engine.record_rule("softmax", "softmax (Jacobian)", weights)
+        engine.uses.add("softmax", "softmax (Jacobian)", weights)
     return _product(engine, weights, value)
 
 
@@ -64,7 +64,7 @@ def _product(engine: "Engine", a: Tensor, b: Tensor) -> Tensor:
     """Multiplies matrices; if both depend on the image, each gets half of the relevance."""
     if a.requires_grad and b.requires_grad:
         product: Tensor = with_factor(a, a, 0.5) @ with_factor(b, b, 0.5)
-        engine.record_rule("matmul", "half", product)
+        engine.uses.add("matmul", "half", product)
         return product
     return a @ b
 
@@ -80,7 +80,7 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
         return engine.apply_gradient(func, name, args, kwargs)
     width, n_heads = arguments["embed_dim_to_check"], arguments["num_heads"]
     weights, biases = arguments["in_proj_weight"], arguments["in_proj_bias"]
-    engine.weight_names.setdefault(id(weights), "in_proj_weight")
+    engine.twins.names.setdefault(id(weights), "in_proj_weight")
     sources = arguments["query"], arguments["key"], arguments["value"]
     if all(source is sources[0] for source in sources):
         projections = engine.apply_linear("linear", Linear(), sources[0], weights, biases).chunk(3, -1)

@@ -121,7 +121,7 @@ def stream_lrp(
     checks.one_of("of", of, ("score", "probability"))
     _check_target(target, len(x))
     checks.output_key("output", None if isinstance(output, Outputs) else output)
-    x = _to_model(x, model)
+    x = to_model(x, model)
     reader: ScoreReader | None = None
     head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
@@ -195,7 +195,7 @@ def _check_prototypes(prototypes: Any, n: int) -> None:
         raise LookalikeError(f"there are {n} images and prototypes for {len(numbers)}")
 
 
-def _to_model(x: Tensor, model: nn.Module) -> Tensor:
+def to_model(x: Tensor, model: nn.Module) -> Tensor:
     """Moves images to the model's device and precision."""
     dtype = dtype_of(model)
     if dtype is torch.float16:
@@ -227,7 +227,7 @@ def stream_prp(
     _check_arguments(x, composite, batch_size, strict)
     _check_prototypes(prototypes, len(x))
     rule = prp_rule(model, rule)
-    x = _to_model(x, model)
+    x = to_model(x, model)
     indices_of = _prototype_choice(model, prototypes, x.device)
 
     def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:

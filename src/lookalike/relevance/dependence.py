@@ -37,6 +37,7 @@ class Dependence:
         on_view: Called with the current values of some memory and a view of them; returns the view.
 
     Attributes:
+        twins: Tensors that have a place in the relevance graph → their twins.
         non_differentiable: Tensors that depend on the pixels but have no gradient (masks, indices, integers) → the
             operation that made them.
         independent: Tensors that do not depend on the pixels, made by operations that the engine saw.
@@ -44,41 +45,37 @@ class Dependence:
 
     def __init__(self, on_view: Callable[[Tensor, Tensor], Tensor] = lambda _memory, view: view) -> None:
         self.on_view = on_view
-        self._twins: TensorMap[Tensor] = TensorMap()
+        self.twins: TensorMap[Tensor] = TensorMap()
         self._current_values: TensorMap[Tensor] = TensorMap()  # of memory changed in place, by the tensor that owns it
         self.non_differentiable: TensorMap[str] = TensorMap()
         self.independent: TensorMap[bool] = TensorMap()
 
     def twin_of(self, tensor: Tensor) -> Tensor:
         """Returns the tensor's twin, or the tensor itself, without gradients, if it does not depend on the pixels."""
-        twin = self._twins.get(tensor)
-        current = tensor if twin is None else twin
-        if self._current_values:
-            current = self._read(current)
-        if twin is None and current is tensor and tensor.requires_grad:  # a trainable weight
+        entry = self.twins.by_id.get(id(tensor))
+        if entry is not None:
+            return self._read(entry[1]) if self._current_values.by_id else entry[1]
+        current = self._read(tensor) if self._current_values.by_id else tensor
+        if current is tensor and tensor.requires_grad:  # a trainable weight
             return self._as_constant(tensor)
         return current
 
     def is_changed(self, tensor: Tensor) -> bool:
         """Returns whether the tensor's memory was changed in place, so that its values are elsewhere."""
-        if not self._current_values:
+        if not self._current_values.by_id:
             return False
         base = tensor._base
-        return (tensor if base is None else base) in self._current_values
-
-    def has_twin(self, tensor: Tensor) -> bool:
-        """Returns whether the tensor has a place in the relevance graph."""
-        return tensor in self._twins
+        return id(tensor if base is None else base) in self._current_values.by_id
 
     def new_face(self, twin: Tensor) -> Tensor:
         """Returns the ordinary tensor that the network gets in place of a twin; both share their memory."""
         face = twin.detach()
-        self._twins[face] = twin
+        self.twins[face] = twin
         return face
 
     def set_twin(self, face: Tensor, twin: Tensor) -> None:
         """Gives a tensor its place in the relevance graph."""
-        self._twins[face] = twin
+        self.twins[face] = twin
 
     def overwrite(self, face: Tensor, twin: Tensor, result: Tensor) -> Tensor:
         """Changes the values of a tensor after an operation in place.
@@ -92,7 +89,7 @@ class Dependence:
             The current values of the whole memory in which the tensor lies.
         """
         memory = self._write(twin, result)
-        if face in self._twins and self._twins[face] is not face:
+        if face in self.twins and self.twins[face] is not face:
             face.data = self.twin_of(face).detach()  # for code that the engine does not see
         return memory
 
@@ -116,15 +113,17 @@ class Dependence:
 
     def _read(self, twin: Tensor) -> Tensor:
         """Follows a twin to the current values of its memory; repeated, as these may have been changed in turn."""
+        current_values = self._current_values.by_id
         while True:
-            owner = twin if twin._base is None else twin._base
-            current = self._current_values.get(owner)
-            if current is None:
+            base = twin._base
+            entry = current_values.get(id(twin if base is None else base))
+            if entry is None:
                 return twin
-            if owner is twin:
+            current = entry[1]
+            if base is None:
                 twin = current
             else:
-                offset = twin.storage_offset() - owner.storage_offset() + current.storage_offset()
+                offset = twin.storage_offset() - base.storage_offset() + current.storage_offset()
                 with torch.enable_grad():
                     twin = self.on_view(current, current.as_strided(twin.size(), twin.stride(), offset))
 
@@ -145,6 +144,15 @@ def tensors_in(values: Any) -> list[Tensor]:
         return [values]
     tensors: list[Tensor] = []
     _collect(values if type(values) is tuple else (values,), tensors)
+    return tensors
+
+
+def tensors_in_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Lists the tensors in the arguments of a call."""
+    tensors: list[Tensor] = []
+    _collect(args, tensors)
+    if kwargs:
+        _collect(kwargs.values(), tensors)
     return tensors
 
 
@@ -170,6 +178,21 @@ def _collect(values: Iterable[Any], tensors: list[Tensor]) -> None:
 
 # Types that contain no tensors.
 _WITHOUT_TENSORS = frozenset({int, float, bool, str, type(None), torch.Size, torch.dtype, torch.device})
+
+
+def map_arguments(
+    change: Callable[[Tensor], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments of a call with each tensor replaced by the result of ``change``."""
+    changed = [
+        change(value)
+        if (kind := type(value)) is Tensor or kind is nn.Parameter
+        else value
+        if kind in _WITHOUT_TENSORS
+        else map_tensors(change, value)
+        for value in args
+    ]
+    return tuple(changed), map_tensors(change, kwargs) if kwargs else kwargs
 
 
 def map_tensors(change: Callable[[Tensor], Any], values: Any) -> Any:

@@ -62,4 +62,4 @@ def _add_to_graph(engine: "Engine", module: nn.Module, args: Any, output: Any) -
         name = f"TorchScript module {getattr(module, 'original_name', type(module).__name__)}"
         for face, twin in zip(tensors_in(output), tensors_in(results), strict=True):
             if twin.requires_grad:
-                engine.add_result(face, twin, name, NO_RULE)
+                engine.twins.add_result(face, twin, name, NO_RULE)

@@ -17,7 +17,6 @@ Each handler has the same arguments: the engine, the function, its plain name, a
 in place of tensors. A twin requires gradients if it depends on the pixels.
 """
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lookalike.relevance.attention import multi_head_attention, scaled_dot_product_attention
+from lookalike.relevance.convolutions import CONVOLUTIONS, read_aten_convolution, read_convolution
 from lookalike.relevance.dependence import map_tensors, tensors_in
 from lookalike.relevance.functions import max_pool2d, with_factor
 from lookalike.relevance.names import PASSED, POOL, raw_name
-from lookalike.relevance.operations import Convolution, Linear, stabilised
+from lookalike.relevance.operations import Linear, stabilised
 
 if TYPE_CHECKING:
     from lookalike.relevance.engine import Engine
@@ -39,59 +39,15 @@ Handler = Callable[["Engine", Any, str, Any, Any], Any]
 
 def _convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Convolutions of any dimension, transposed or not."""
-    read = _read_transposed if "transpose" in name else _read_convolution
-    x, weight, bias, padding, options = read(*args, **kwargs)
-    if weight.requires_grad:
-        return _layer_with_computed_weights(engine, func, name, (x, weight, bias, *args[3:]), kwargs)
-    if weight.ndim == x.ndim + 1:  # an image without a batch axis
+    call = read_convolution(name, args, kwargs)
+    if call.weight.requires_grad:
+        return _layer_with_computed_weights(engine, func, name, (call.x, call.weight, call.bias, *args[3:]), kwargs)
+    if call.weight.ndim == call.x.ndim + 1:  # an image without a batch axis
         return engine.apply_gradient(func, name, args, kwargs)
-    dims = weight.ndim - 2
-    if padding == "same":  # padding may be uneven, which a convolution's own option cannot express
-        total_padding = [
-            d * (k - 1) for d, k in zip(_per_dimension(options["dilation"], dims), weight.shape[2:], strict=True)
-        ]
-        sides = [side for total in reversed(total_padding) for side in (total // 2, total - total // 2)]
-        x, padding = engine.apply_gradient(F.pad, "pad", (x, sides), {}), 0
-    operation = _convolution_with(
-        _per_dimension(options["stride"], dims),
-        _per_dimension(0 if padding == "valid" else padding, dims),
-        _per_dimension(options["dilation"], dims),
-        "transpose" in name,
-        _per_dimension(options.get("output_padding", 0), dims),
-        options["groups"],
-    )
-    return engine.apply_linear("convolution", operation, x, weight, bias)
-
-
-@functools.lru_cache(maxsize=1024)
-def _convolution_with(*options: Any) -> Convolution:
-    return Convolution(*options)
-
-
-def _read_convolution(
-    input: Tensor,  # noqa: A002 - torch's own names
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, Any, dict[str, Any]]:
-    return input, weight, bias, padding, {"stride": stride, "dilation": dilation, "groups": groups}
-
-
-def _read_transposed(
-    input: Tensor,  # noqa: A002
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, Any, dict[str, Any]]:
-    options = {"stride": stride, "dilation": dilation, "groups": groups, "output_padding": output_padding}
-    return input, weight, bias, padding, options
+    if call.padding == "same":
+        padded = engine.apply_gradient(F.pad, "pad", (call.x, call.same_padding()), {})
+        call = call._replace(x=padded, padding=0)
+    return engine.apply_linear("convolution", call.operation(), call.x, call.weight, call.bias)
 
 
 def _linear(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -116,7 +72,7 @@ def _layer_with_computed_weights(engine: "Engine", func: Any, name: str, tensors
     share = 0.5 if x.requires_grad else 1.0
     factors = [with_factor(t, t, share) if t.requires_grad else t for t in (x, weight)]
     out = func(*factors, None, *other_args, **options)
-    engine.record_rule(name, "half" if x.requires_grad else "proportional", out)
+    engine.uses.add(name, "half" if x.requires_grad else "proportional", out)
     if bias is None:
         return out
     axis = -1 if name == "linear" else 1
@@ -144,20 +100,20 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
     with torch.no_grad():
         output = func(*args, **kwargs)
         scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-        shift = (0 if bias is None else bias) - mean * scale
+        shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
     layer = engine.calls.get(x)
     # not into a transposed convolution, whose weights [inputs, outputs, …] would need another scaling
     if layer is not None and layer[1].scale is None and not layer[1].operation.transposed:
         kind, call = layer
-        folded_bias = shift if call.bias is None else shift + scale * call.bias
+        folded_bias = shift if call.bias is None else torch.addcmul(shift, scale, call.bias)
         tensors = tuple(t for t in (mean, variance, weight, bias) if t is not None)
-        engine.drop_rule(x)
+        engine.uses.drop(x)
         return engine.apply_rule(kind, call.folded(scale, folded_bias, output, tensors))
     if engine.pixels.include(x):
         out = engine.pixels.pass_through(x, output)
     else:
         out = with_factor(x, output, scale.view(1, -1, *[1] * (x.ndim - 2)).expand_as(output))
-    engine.record_rule("batch norm", "affine", out)
+    engine.uses.add("batch norm", "affine", out)
     return out
 
 
@@ -193,7 +149,7 @@ def _norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any
         output = func(*args, **kwargs)
     if engine.pixels.include(x):
         out = engine.pixels.pass_through(x, output)
-        engine.record_rule(name, "norm", out)
+        engine.uses.add(name, "norm", out)
         return out
     eps = arguments.get("eps")
     if name in ("layer_norm", "rms_norm"):
@@ -211,7 +167,7 @@ def _norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any
     if weight is not None:
         normed = normed * (weight if name in ("layer_norm", "rms_norm") else weight.view(1, -1, *[1] * (x.ndim - 2)))
     out = with_factor(normed, output, 1.0)
-    engine.record_rule(name, "norm", out)
+    engine.uses.add(name, "norm", out)
     return out
 
 
@@ -251,7 +207,7 @@ def _activation(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
         divisor = stabilised(x.detach())
         factor = torch.div(output, divisor, out=divisor)
         out = with_factor(x, output, factor, cannot_be_negative=_is_positive_part(name, args, kwargs))
-    engine.record_rule(name, "pass", out)
+    engine.uses.add(name, "pass", out)
     return out
 
 
@@ -289,7 +245,7 @@ def _sum(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
         out = engine.pixels.spread(_sum_of, tuple(full_size or operands), {}, output, full_size or operands)
     else:
         return engine.apply_gradient(func, name, *map_tensors(engine.pixels.leave, (args, kwargs)))
-    engine.record_rule(name, "pass" if len(full_size) == 1 else "flat", out)
+    engine.uses.add(name, "pass" if len(full_size) == 1 else "flat", out)
     return out
 
 
@@ -304,7 +260,7 @@ def _product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
     operands = [tensor for tensor in tensors if tensor.requires_grad]
     if name == "matmul" and raw_name(func) != "__rmatmul__" and len(tensors) == 2 and len(operands) == 1:
         x, weight = tensors
-        if operands[0] is x and weight.ndim == 2 and engine.is_parameter(weight) and x.ndim > 1:
+        if operands[0] is x and weight.ndim == 2 and engine.twins.is_parameter(weight) and x.ndim > 1:
             return engine.apply_linear("linear", Linear(), x, _transposed_weight(engine, weight), None)
     if engine.pixels.include(*operands):
         return _product_of_pixels(engine, func, name, args, kwargs, operands)
@@ -312,23 +268,23 @@ def _product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
         if name == "div" and not (args and args[0] is operands[0]):
             return _hold_constant(engine, func, name, args, kwargs)
         out = func(*args, **kwargs)
-        engine.record_rule(name, "proportional", out)
+        engine.uses.add(name, "proportional", out)
         return out
     if name == "div":  # the divisor is held constant, as in a norm
         out = func(args[0], args[1].detach(), *args[2:], **kwargs)
-        engine.record_rule(name, "norm", out)
+        engine.uses.add(name, "norm", out)
         return out
     share = 1 / len(operands)
     shared = map_tensors(lambda v: with_factor(v, v, share) if v.requires_grad else v, (args, kwargs))
     out = func(*shared[0], **shared[1])
-    engine.record_rule(name, "half", out)
+    engine.uses.add(name, "half", out)
     return out
 
 
 def _transposed_weight(engine: "Engine", weight: Tensor) -> Tensor:
     """Transposes a weight, which keeps its name in the rule table."""
     transposed = weight.t()
-    engine.weight_names[id(transposed)] = engine.weight_names.get(id(weight), engine.where)
+    engine.twins.names[id(transposed)] = engine.twins.names.get(id(weight), engine.uses.where)
     return transposed
 
 
@@ -346,11 +302,13 @@ def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs
             out = engine.pixels.mark(with_factor(source, output, visible.to(output.dtype)))
         else:
             out = engine.pixels.pass_through(source, output)
-        engine.record_rule(name, "pass", out)
+        engine.uses.add(name, "pass", out)
     elif len(operands) == 1 and engine.composite.first is not None and name != "div":
         out = engine.pixels.spread(func, args, kwargs, output, operands)
-        engine.record_rule(name, "flat", out)
-        if any(engine.is_parameter(factor) for factor in factors):  # a product with a parameter is the first layer
+        engine.uses.add(name, "flat", out)
+        if any(
+            engine.twins.is_parameter(factor) for factor in factors
+        ):  # a product with a parameter is the first layer
             out = engine.pixels.leave(out)
     else:
         out = _product(engine, func, name, *map_tensors(engine.pixels.leave, (args, kwargs)))
@@ -376,7 +334,7 @@ def _power(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> An
         return engine.apply_gradient(func, name, args, kwargs)
     args, kwargs = map_tensors(lambda v: with_factor(v, v, 1 / exponent) if v is base else v, (args, kwargs))
     out = func(*args, **kwargs)
-    engine.record_rule(name, "half" if exponent > 1 else "pass", out)
+    engine.uses.add(name, "half" if exponent > 1 else "pass", out)
     return out
 
 
@@ -394,7 +352,7 @@ def _normalize(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -
         if engine.pixels.include(x)
         else with_factor(x, output, output / stabilised(x))
     )
-    engine.record_rule(name, "norm", out)
+    engine.uses.add(name, "norm", out)
     return out
 
 
@@ -405,18 +363,16 @@ def _softmax(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
     return engine.apply_gradient(func, name, args, kwargs)
 
 
-def _per_dimension(value: Any, dims: int) -> tuple[int, ...]:
-    """Returns an option of a convolution as one number per dimension."""
-    if type(value) is tuple and len(value) == dims:
-        return value
-    values = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,) * dims
-    return values * dims if len(values) == 1 else values
-
-
 def _added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Splits a + b @ c in one operation (baddbmm, addbmm, addmm) into a product and a sum."""
     bias, *_ = args
-    if name == "addmm" and engine.is_parameter(args[2]) and not bias.requires_grad and bias.ndim == 1 and not kwargs:
+    if (
+        name == "addmm"
+        and engine.twins.is_parameter(args[2])
+        and not bias.requires_grad
+        and bias.ndim == 1
+        and not kwargs
+    ):
         return engine.apply_linear("linear", Linear(), args[1], _transposed_weight(engine, args[2]), bias)
     product = engine.apply(torch.matmul, "matmul", args[1:3])
     if name == "addbmm":
@@ -447,19 +403,10 @@ def _gated(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> An
 
 def _aten_convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """The one operation behind all convolutions, which exported networks call."""
-    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
-    if weight.requires_grad or kwargs:
+    call = read_aten_convolution(args)
+    if call.weight.requires_grad or kwargs:
         return engine.apply_gradient(func, name, args, kwargs)
-    dims = weight.ndim - 2
-    operation = _convolution_with(
-        _per_dimension(stride, dims),
-        _per_dimension(padding, dims),
-        _per_dimension(dilation, dims),
-        transposed,
-        _per_dimension(output_padding, dims),
-        groups,
-    )
-    return engine.apply_linear("convolution", operation, x, weight, bias)
+    return engine.apply_linear("convolution", call.operation(), call.x, call.weight, call.bias)
 
 
 # Products in which a factor without a gradient (a mask, a one-hot choice) counts as a constant. In other operations,
@@ -467,9 +414,7 @@ def _aten_convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs:
 CONSTANT_FACTORS = frozenset({"mul", "div", "matmul", "einsum", "scaled_dot_product_attention"})
 
 HANDLERS: dict[str, Handler] = {
-    **dict.fromkeys(
-        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution
-    ),
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
     "linear": _linear,
     **dict.fromkeys(("baddbmm", "addbmm", "addmm"), _added_product),
     "batch_norm": _batch_norm,

@@ -14,10 +14,10 @@ from lookalike.encoder.calls import is_out_of_memory, take_rows
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.foreign import with_script_modules
-from lookalike.relevance.names import NO_RULE, UNSEEN, named_tensors
+from lookalike.relevance.names import NO_RULE, UNSEEN, contents_of
 from lookalike.relevance.result import Relevance, RuleUse
 from lookalike.relevance.result_cache import ResultCache
-from lookalike.relevance.watch import Watch
+from lookalike.relevance.watch import PlainPass, Watch
 
 Run = Callable[[Tensor], Tensor]
 Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
@@ -38,6 +38,7 @@ def propagate(
     strict: bool,
     *,
     several: bool,
+    plain: Tensor | None = None,
 ) -> Iterator[Relevance]:
     """Runs forward once per batch, and backward once per target; yields each batch's result.
 
@@ -51,6 +52,8 @@ def propagate(
         batch_size: Most images per forward pass.
         strict: Whether an operation without a rule is an error.
         several: Whether maps are [n, M, C, H, W] even for a single target.
+        plain: The network's own outputs [N, D] for all images, to check the engine's against, if they are known. None
+            runs the network once more, on the first image.
 
     Raises:
         RelevanceError: If the engine's output differs from the network's, if nothing can be propagated, or an operation
@@ -58,7 +61,8 @@ def propagate(
     """
     if not len(x):
         raise LookalikeError("there are no images to explain")
-    explain = _Explainer(model, x, run, COMPOSITES[composite] if isinstance(composite, str) else composite, strict)
+    rules = COMPOSITES[composite] if isinstance(composite, str) else composite
+    explain = _Explainer(model, x, run, rules, strict, plain)
     warned: set[str] = set()
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
@@ -71,56 +75,87 @@ class _Explainer:
     """Computes the maps of one batch after the other.
 
     The first batch is also a check: the engine's output is compared with that of the network's plain forward pass. The
-    plain pass comes second, so that it can reuse the engine's results. If the engine met tensors of unknown origin, it
-    runs once more, with the constants that the plain pass found::
+    plain pass comes second, so that it can reuse the engine's results. If the engine met tensors of unknown origin, the
+    plain pass also finds the network's constants, and the engine runs once more, with these::
 
         engine's pass ──▶ plain pass, reusing results ──▶ (engine's pass, with constants) ──▶ outputs equal?
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, run: Run, rules: Composite, strict: bool) -> None:
+    def __init__(
+        self, model: nn.Module, x: Tensor, run: Run, rules: Composite, strict: bool, plain: Tensor | None
+    ) -> None:
+        self._plain = plain
         self._model, self._x, self._run, self._rules, self._strict = model, x, run, rules, strict
-        named = named_tensors(model)
-        self._tensors = [tensor for _, tensor in named]
+        named, has_scripts = contents_of(model)
         self._names = {id(tensor): name for name, tensor in named}
+        self._counted = [tensor for _, tensor in named if not tensor.is_inference()]  # those with version counters
+        self._is_checked = False
         self._watch: Watch | None = None
+        # hooks for these slow down each module; others, which the model does not list, make tensors of unknown origin
+        self._runs_scripts = has_scripts
 
     @keeps_torch_settings
     def __call__(self, rows: slice, starts: Starts, several: bool) -> Relevance:
         """Returns the maps of some rows of the images."""
         with _undisturbed(self._x.device):
-            batch, output, engine, plain = in_eval_mode(self._model, lambda: self._forward(rows))
-            computed = engine.dependence.twin_of(output).detach()
-            try:
-                with _naming_operation(engine):
-                    relevance = _backward(engine, output, batch, lambda out: starts(out, rows), several)
-            finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
-                if plain is not None:
-                    in_eval_mode(self._model, lambda: _compare(computed, plain, batch, self._run))
-            return relevance
+            return in_eval_mode(self._model, lambda: self._maps(rows, starts, several))
+
+    def _maps(self, rows: slice, starts: Starts, several: bool) -> Relevance:
+        batch, output, engine, plain = self._forward(rows)
+        computed = engine.dependence.twin_of(output).detach()
+        try:
+            with _naming_operation(engine):
+                return _backward(engine, output, batch, lambda out: starts(out, rows), several)
+        finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
+            if plain is not None:
+                _compare(computed, plain, batch, self._run)
 
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine, Tensor | None]:
         """Runs some rows; returns them, the network's output, its engine, and the output of the plain pass if any."""
-        batch = take_rows(self._x, rows).detach().clone().requires_grad_()
-        if self._watch is not None:
-            engine = self._engine(batch, self._watch, None)
-            return batch, self._run_engine(engine, batch), engine, None
-        # on a GPU, each comparison of recorded inputs would wait for the device
-        recorded = ResultCache(len(batch)) if batch.device.type == "cpu" else None
-        versions = self._versions()
-        engine, output = self._engine(batch, None, recorded), None
-        with contextlib.suppress(Exception):  # if the network itself fails, the plain pass raises its error
-            output = self._run_engine(engine, batch)
-        if self._versions() != versions:  # the network changes its weights as it runs
-            recorded = None
-        watch, plain = _plain_pass(take_rows(self._x, rows), self._run, recorded)
-        if output is None or engine.met_unknown_tensors:
-            engine = self._engine(batch, watch, None)
-            output = self._run_engine(engine, batch)
-        self._watch = watch
+        images = take_rows(self._x, rows)
+        batch = images.detach().clone().requires_grad_()
+        plain = None if self._plain is None else self._plain[rows].to(batch)
+        if not self._is_checked:
+            return self._first_forward(images, batch, plain)
+        engine = self._engine(batch)
+        output = self._run_engine(engine, batch)
+        engine.twins.depend_on_pixels([output])
+        if engine.twins.met_unknown_tensors:
+            self._runs_scripts = True
+            self._watch, _ = _plain_pass(images, self._run, None, finds_constants=True)
+            engine, output = self._forward_with_constants(batch)
         return batch, output, engine, plain
 
-    def _engine(self, batch: Tensor, watch: Watch | None, recorded: ResultCache | None) -> Engine:
-        return Engine(self._rules, [batch], self._names, watch=watch, recorded=recorded, strict=self._strict)
+    def _first_forward(
+        self, images: Tensor, batch: Tensor, plain: Tensor | None
+    ) -> tuple[Tensor, Tensor, Engine, Tensor | None]:
+        """Runs the first rows, and the network's plain pass if its outputs are not known or constants are needed."""
+        # on a GPU, each comparison of recorded inputs would wait for the device
+        recorded = ResultCache(len(batch)) if batch.device.type == "cpu" and plain is None else None
+        versions = self._versions()
+        engine, output = self._engine(batch, recorded), None
+        with contextlib.suppress(Exception):  # if the network itself fails, the plain pass raises its error
+            output = self._run_engine(engine, batch)
+            engine.twins.depend_on_pixels([output])  # tells whether the output itself is of unknown origin
+        if self._versions() != versions:  # the network changes its weights as it runs
+            recorded = None
+        needs_constants = output is None or engine.twins.met_unknown_tensors
+        if needs_constants or plain is None:
+            self._watch, found = _plain_pass(images, self._run, recorded, finds_constants=needs_constants)
+            plain = found if plain is None else plain
+        if output is None or needs_constants:
+            self._runs_scripts = True
+            engine, output = self._forward_with_constants(batch)
+        self._is_checked = True
+        return batch, output, engine, plain
+
+    def _forward_with_constants(self, batch: Tensor) -> tuple[Engine, Tensor]:
+        """Runs the engine with the constants of a plain pass, by which it recognises results of unseen code."""
+        engine = self._engine(batch)
+        return engine, self._run_engine(engine, batch)
+
+    def _engine(self, batch: Tensor, recorded: ResultCache | None = None) -> Engine:
+        return Engine(self._rules, [batch], self._names, watch=self._watch, recorded=recorded, strict=self._strict)
 
     def _run_engine(self, engine: Engine, batch: Tensor) -> Tensor:
         """Runs the network under the engine; returns its output."""
@@ -130,11 +165,11 @@ class _Explainer:
                 return self._run(batch)
 
         with _naming_operation(engine):
-            return with_script_modules(engine, run)
+            return with_script_modules(engine, run) if self._runs_scripts else run()
 
     def _versions(self) -> list[int]:
         """Returns the version counters of the network's tensors, which writes in place increase."""
-        return [tensor._version for tensor in self._tensors if not tensor.is_inference()]
+        return [tensor._version for tensor in self._counted]
 
 
 @contextlib.contextmanager
@@ -163,26 +198,34 @@ def _naming_operation(engine: Engine) -> Iterator[None]:
             raise
         message = first_line(cause)
         raise RelevanceError(
-            f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.where}): "
+            f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.uses.where}): "
             f"{message}"
         ) from error
 
 
-def _plain_pass(images: Tensor, run: Run, recorded: ResultCache | None) -> tuple[Watch, Tensor]:
-    """Runs the network's plain forward pass on the first image; returns the constants that it met, and its output.
+def _plain_pass(
+    images: Tensor, run: Run, recorded: ResultCache | None, *, finds_constants: bool
+) -> tuple[Watch | None, Tensor]:
+    """Runs the network's plain forward pass on the first image; returns its constants if asked for, and its output.
 
     A network that accepts only batches of its own size runs on the whole batch.
     """
     with contextlib.suppress(RuntimeError, AssertionError):
-        return _run_watched(images[:1], run, recorded)
-    return _run_watched(images, run, None)
+        return _run_plainly(images[:1], run, recorded, finds_constants)
+    return _run_plainly(images, run, None, finds_constants)
 
 
-def _run_watched(images: Tensor, run: Run, recorded: ResultCache | None) -> tuple[Watch, Tensor]:
+def _run_plainly(
+    images: Tensor, run: Run, recorded: ResultCache | None, finds_constants: bool
+) -> tuple[Watch | None, Tensor]:
     images = images.detach().clone()
-    with Watch([images], recorded) as watch:
-        plain = run(images)
-    return watch, plain.detach()
+    if finds_constants:
+        with Watch([images], recorded) as watch:
+            return watch, run(images).detach()
+    if recorded is None:
+        return None, run(images).detach()
+    with PlainPass(recorded):
+        return None, run(images).detach()
 
 
 def _backward(
@@ -200,19 +243,19 @@ def _backward(
     for index, (gradient, initial_relevance) in enumerate(target_starts):
         engine.session.targets_left = len(target_starts) - index
         is_last = index == len(target_starts) - 1
-        inputs = [pixels, *(leaf for leaf, _ in engine.unruled.ends)]
+        inputs = [pixels, *(leaf for leaf, _ in engine.uses.unruled.ends)]
         at_pixels, *at_ends = torch.autograd.grad(
             out, inputs, gradient.to(out.dtype), retain_graph=not is_last, allow_unused=True
         )
         relevance_map = torch.zeros_like(pixels) if at_pixels is None else at_pixels
-        engine.unruled.measure_ends(at_ends)
+        engine.uses.unruled.measure_ends(at_ends)
         arrived_relevance = relevance_map.flatten(1).sum(1)
         maps_of_targets.append(relevance_map)
         residuals.append(
             (arrived_relevance - initial_relevance).abs()
             / initial_relevance.abs().clamp_min(torch.finfo(initial_relevance.dtype).tiny)
         )
-        shares.append(engine.unruled.shares(initial_relevance, arrived_relevance))
+        shares.append(engine.uses.unruled.shares(initial_relevance, arrived_relevance))
     uses = [RuleUse(*key, count) for key, count in table.items()]
     maps = torch.stack(maps_of_targets, 1) if several else maps_of_targets[0]
     residual = torch.stack(residuals, 1) if several else residuals[0]

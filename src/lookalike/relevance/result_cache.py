@@ -6,13 +6,13 @@ takes the engine's result; otherwise it computes its own. So a difference betwee
 """
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lookalike.relevance.convolutions import read_aten_convolution
 from lookalike.relevance.operations import Convolution, Linear
 
 # Tolerance in units in the last place of the largest input: 1.2e-4 in float32. The engine computes attention in another
@@ -20,6 +20,7 @@ from lookalike.relevance.operations import Convolution, Linear
 _ROUNDING = 1024
 
 _Key = tuple[int, torch.Size]
+_LINEAR = Linear()
 
 
 class _Call(NamedTuple):
@@ -81,24 +82,27 @@ class ResultCache(TorchDispatchMode):
         result = None
         if not kwargs:
             if func is torch.ops.aten.convolution.default:
-                x, weight, bias, *options = args
-                result = self._result(x, weight, bias, options)
+                call = read_aten_convolution(args)
+                result = self.result(call.operation(), call.x, call.weight, call.bias)
             elif func is torch.ops.aten.addmm.default:
                 bias, x, weight = args
-                result = self._result(x, weight.t(), bias, None)
+                result = self.result(_LINEAR, x, weight.t(), bias)
             elif func is torch.ops.aten.mm.default:
                 x, weight = args
-                result = self._result(x, weight.t(), None, None)
+                result = self.result(_LINEAR, x, weight.t(), None)
         return func(*args, **(kwargs or {})) if result is None else result
 
-    def _result(self, x: Tensor, weight: Tensor, bias: Tensor | None, options: list[Any] | None) -> Tensor | None:
+    def result(self, operation: Convolution | Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Returns the recorded result of a linear operation, if its input, weights and options are the same."""
         calls = self._calls.get((weight.data_ptr(), weight.shape))
         if not calls:
             return None
         call = calls.popleft()  # both passes run the operations in the same order
         is_same = (
-            _has_same_weights(call, weight, bias)
-            and _has_same_options(call.operation, options)
+            call.operation == operation
+            and call.weight.stride() == weight.stride()
+            and call.weight.dtype == weight.dtype
+            and _are_same_memory(call.bias, bias)
             and call.x.shape == x.shape
             and call.x.dtype == x.dtype
             and _are_equal(call.x, x)
@@ -106,37 +110,27 @@ class ResultCache(TorchDispatchMode):
         return call.result if is_same else None
 
 
-def _has_same_weights(call: _Call, weight: Tensor, bias: Tensor | None) -> bool:
-    return (
-        call.weight.stride() == weight.stride()
-        and call.weight.dtype == weight.dtype
-        and _are_same_memory(call.bias, bias)
-    )
-
-
 def _are_equal(a: Tensor, b: Tensor) -> bool:
     """Returns whether inputs are equal up to rounding."""
-    if torch.equal(a, b):
+    if _have_equal_bytes(a, b):
         return True
     rounding = _ROUNDING * torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
     return bool((a - b).abs_().max() <= rounding * a.abs().max())
+
+
+def _have_equal_bytes(a: Tensor, b: Tensor) -> bool:
+    """Returns whether two tensors are equal to the bit, if they lie in memory alike; else, whether their values are.
+
+    Compared as whole numbers of eight bytes, they take half of the time.
+    """
+    n_bytes = a.numel() * a.element_size()
+    if a.stride() != b.stride() or not a.is_contiguous() or not n_bytes or n_bytes % 8:
+        return torch.equal(a, b)
+    first, second = (tensor.view(-1).view(torch.int64) for tensor in (a, b))
+    return torch.equal(first, second)
 
 
 def _are_same_memory(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return a is b
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
-
-
-def _has_same_options(operation: Convolution | Linear, options: Sequence[Any] | None) -> bool:
-    if isinstance(operation, Linear) or options is None:
-        return isinstance(operation, Linear) and options is None
-    stride, padding, dilation, transposed, output_padding, groups = options
-    recorded_options = [
-        list(value) for value in (operation.stride, operation.padding, operation.dilation, operation.output_padding)
-    ]
-    return (
-        recorded_options == [list(stride), list(padding), list(dilation), list(output_padding)]
-        and operation.transposed == transposed
-        and operation.groups == groups
-    )

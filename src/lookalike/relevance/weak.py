@@ -21,32 +21,35 @@ class TensorMap(Generic[V]):
 
     ``torch.utils.weak.WeakTensorKeyDictionary`` does the same, but creates an object for every look-up. The engine
     looks up a dozen tensors per operation.
+
+    Attributes:
+        by_id: The entries, by the tensor's ``id``: for look-ups in loops that must be fast.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[_Key, V]] = {}
+        self.by_id: dict[int, tuple[_Key, V]] = {}
         map_reference = weakref.ref(self)  # a strong one would be a cycle, and keep the entries' values alive
 
         def drop_entry(key: Any) -> None:
             tensor_map = map_reference()
             if tensor_map is not None:
-                tensor_map._entries.pop(key.identity, None)
+                tensor_map.by_id.pop(key.identity, None)
 
         self._drop_entry = drop_entry
 
     def __contains__(self, tensor: object) -> bool:
-        return id(tensor) in self._entries
+        return id(tensor) in self.by_id
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.by_id)
 
     def __setitem__(self, tensor: Tensor, value: V) -> None:
         key = _Key(tensor, self._drop_entry)
         key.identity = id(tensor)
-        self._entries[key.identity] = key, value
+        self.by_id[key.identity] = key, value
 
     def __getitem__(self, tensor: Tensor) -> V:
-        return self._entries[id(tensor)][1]
+        return self.by_id[id(tensor)][1]
 
     @overload
     def get(self, tensor: Tensor) -> V | None: ...
@@ -54,9 +57,9 @@ class TensorMap(Generic[V]):
     def get(self, tensor: Tensor, default: D) -> V | D: ...
     def get(self, tensor: Tensor, default: Any = None) -> Any:
         """Returns the value of a tensor, or the default."""
-        entry = self._entries.get(id(tensor))
+        entry = self.by_id.get(id(tensor))
         return default if entry is None else entry[1]
 
     def pop(self, tensor: Tensor) -> None:
         """Removes the entry of a tensor, if there is one."""
-        self._entries.pop(id(tensor), None)
+        self.by_id.pop(id(tensor), None)
