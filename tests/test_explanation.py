@@ -127,24 +127,53 @@ def test_heat_maps_are_those_of_the_relevance_engine(sem, blobs, untouched):
     assert explain(sem, x[:1])[0].likenesses[0].heat_map is None
 
 
-def test_the_map_on_a_prototypes_image_is_made_once_for_all_batches(sem, blobs, monkeypatch):
-    from lookalike import explanation
-    from lookalike.relevance import explained, prp
+@pytest.fixture
+def passes_of(sem):
+    """Counts how often an image passed through the network, whoever ran it."""
+    batches = []
+    first = next(module for module in sem.encoder.model.modules() if not list(module.children()))
+    with torch.no_grad():
+        hook = first.register_forward_hook(lambda module, args, output: batches.append(args[0].clone()))
+
+    def count(image):
+        return sum(int((batch == image).flatten(1).all(1).sum()) for batch in batches)
+
+    yield count
+    hook.remove()
+
+
+def test_an_input_passes_once_for_its_prediction_and_once_for_all_its_maps(sem, blobs, passes_of):
+    x, y = blobs
+    image, label = x[:1] + 0.01, (y[:1] + 1) % 3
+    (one,) = explain(sem, image, n_nearest=2, labels=label, relevance=True)
+    assert one.contrast is not None
+    assert all(near.heat_map is not None for near in one.shown)
+    assert one.black_box_heat_map is not None
+    assert passes_of(image[0]) == 2
+
+
+def test_a_prototypes_image_passes_once_for_all_batches(sem, blobs, passes_of):
+    from lookalike.relevance import prp
 
     x, _ = blobs
     own = prp(sem, sem.prototype_inputs(), torch.arange(6)[:, None]).pixels[:, 0]
-    rows = []
-
-    def counted(model, inputs, *args, **kwargs):
-        rows.append(len(inputs))
-        return prp(model, inputs, *args, **kwargs)
-
-    for module in (explanation, explained):
-        monkeypatch.setattr(module, "prp", counted)
-    found = explain(sem, x[:12], n_nearest=2, relevance=True, batch_size=3)
+    before = [passes_of(image) for image in sem.prototype_inputs()]
+    found = explain(sem, x[:12] + 0.01, n_nearest=2, relevance=True, batch_size=3)
     shown = {near.prototype for one in found for near in one.shown}
-    n_contrasts = sum(len(one.shown) > 2 for one in found)  # each has a map of its own on the input
-    assert sum(rows) == 12 + n_contrasts + len(shown)
+    passes = [passes_of(image) - n for image, n in zip(sem.prototype_inputs(), before, strict=True)]
+    checks = [n - (prototype in shown) for prototype, n in enumerate(passes)]
+    assert all(n in (0, 1) for n in checks)  # the first of a batch passes once more, to check the engine
+    assert all(near.prototype_heat_map is not None for one in found for near in one.shown)
     for one in found:
         for near in one.likenesses:
             np.testing.assert_allclose(near.prototype_heat_map, own[near.prototype], rtol=1e-3, atol=1e-5)
+
+
+def test_contrasts_of_few_inputs_have_the_maps_that_they_have_alone(sem, blobs):
+    x, y = blobs
+    labels = y[:8].clone()
+    labels[5] = (labels[5] + 1) % 3
+    together = explain(sem, x[:8], n_nearest=1, labels=labels, relevance=True)[5]
+    (alone,) = explain(sem, x[5:6], n_nearest=1, labels=labels[5:6], relevance=True)
+    assert together.contrast.prototype == alone.contrast.prototype
+    np.testing.assert_allclose(together.contrast.heat_map, alone.contrast.heat_map, rtol=1e-3, atol=1e-5)

@@ -16,7 +16,7 @@ from lookalike._core.options import check_option_names
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
-from lookalike.encoder import dtype_of, place
+from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
@@ -28,8 +28,8 @@ from lookalike.parts import ExplainedParts, explain_parts
 from lookalike.plots import plot_likeness
 from lookalike.plots.likeness import LikenessMaps
 from lookalike.plots.tiles import shorten
-from lookalike.relevance import COMPOSITES, Composite, PrpRule, prp, prp_rule, prp_stability
-from lookalike.relevance.explained import maps_of_black_box, maps_on_prototypes
+from lookalike.relevance import COMPOSITES, Composite, PrpRule, prp_rule, prp_stability
+from lookalike.relevance.explained import maps_of_contrasts, maps_on_inputs, maps_on_prototypes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -322,7 +322,9 @@ class Explainer:
     @keeps_torch_settings
     def explain(self, batch: InputBatch, first_row: int = 0) -> list[Explanation]:
         """Explains the inputs of one batch; ``first_row`` is the number of its first input, for messages."""
-        explanations = _explain_batch(self.model, self._original, self._familiar, batch, self.n_nearest, first_row)
+        explanations, outputs = _explain_batch(
+            self.model, self._original, self._familiar, batch, self.n_nearest, first_row
+        )
         if self.parts:
             with step("parts"):
                 explained_parts = explain_parts(self.model, batch.inputs)
@@ -331,7 +333,7 @@ class Explainer:
         if not self.relevance:
             return explanations
         settings = (self.composite, self.rule, self._maps_by_prototype)
-        return _with_maps(self.model, batch.inputs, explanations, *settings)
+        return _with_maps(self.model, batch.inputs, outputs, explanations, *settings)
 
     @keeps_torch_settings
     def maps_on_prototypes(self) -> dict[int, np.ndarray]:
@@ -382,6 +384,7 @@ def _batches_to_explain(
 def _with_maps(
     model: PrototypeModel,
     inputs: Tensor,
+    outputs: Tensor | None,
     explanations: list[Explanation],
     composite: str | Composite,
     rule: PrpRule,
@@ -389,21 +392,27 @@ def _with_maps(
 ) -> list[Explanation]:
     """Adds relevance maps to explanations, and those on prototypes' images to the maps of earlier batches."""
     prototypes = torch.tensor([[near.prototype for near in explanation.likenesses] for explanation in explanations])
-    with step("maps on the inputs"):
-        likeness_maps = prp(model, inputs, prototypes, composite, rule=rule)
-        on_input = likeness_maps.pixels.float().cpu().numpy()
+    n_likenesses = prototypes.shape[1]
+    contrasts = {row: e.shown[-1].prototype for row, e in enumerate(explanations) if len(e.shown) > n_likenesses}
+    # One more map of all inputs takes a third of the time of a pass of its own for the rows with a contrast.
+    adds_contrasts = 3 * len(contrasts) >= len(explanations)
+    if adds_contrasts:
+        others = torch.tensor([[contrasts.get(row, int(first))] for row, first in enumerate(prototypes[:, 0])])
+        prototypes = torch.cat([prototypes, others], 1)
+    maps = maps_on_inputs(model, inputs, prototypes, composite, rule, outputs)
     stabilities: list[float | None] = [None] * len(explanations)
     if rule == "share":
         with step("stability of the maps"):
-            stabilities = prp_stability(model, inputs, prototypes, likeness_maps.pixels, composite, rule).tolist()
+            nearest, likenesses = prototypes[:, :n_likenesses], maps.likenesses[:, :n_likenesses]
+            stabilities = prp_stability(model, inputs, nearest, likenesses, composite, rule).tolist()
+    on_input = maps.likenesses.float().cpu().numpy()
     maps_by_row = [dict(zip(prototypes[row].tolist(), on_input[row], strict=True)) for row in range(len(explanations))]
-    for row, heat_map in _maps_of_contrasts(model, inputs, explanations, composite, rule).items():
-        maps_by_row[row][explanations[row].shown[-1].prototype] = heat_map
+    if contrasts and not adds_contrasts:
+        for row, heat_map in maps_of_contrasts(model, inputs, contrasts, composite, rule).items():
+            maps_by_row[row][contrasts[row]] = heat_map
     numbers = {near.prototype for explanation in explanations for near in explanation.shown}
     unseen = torch.tensor(sorted(numbers - set(maps_by_prototype)), dtype=torch.int64)
     maps_by_prototype.update(maps_on_prototypes(model, unseen, composite, rule))
-    black_box, black_box_cautions = maps_of_black_box(model, inputs, composite)
-    cautions = [likeness_maps.cautions[row] or black_box_cautions[row] for row in range(len(explanations))]
 
     def mapped(row: int, near: Likeness) -> Likeness:
         heat_map, on_prototype = maps_by_row[row][near.prototype], maps_by_prototype.get(near.prototype)
@@ -412,8 +421,8 @@ def _with_maps(
     return [
         replace(
             explanation,
-            black_box_heat_map=black_box[row],
-            caution=cautions[row],
+            black_box_heat_map=maps.black_box[row],
+            caution=maps.cautions[row],
             rule=rule,
             map_stability=stabilities[row],
             likenesses=[mapped(row, near) for near in explanation.likenesses],
@@ -421,19 +430,6 @@ def _with_maps(
         )
         for row, explanation in enumerate(explanations)
     ]
-
-
-def _maps_of_contrasts(
-    model: PrototypeModel, inputs: Tensor, explanations: list[Explanation], composite: str | Composite, rule: PrpRule
-) -> dict[int, np.ndarray]:
-    """Returns, by row, the heat-map of each contrast that is not one of the likenesses, which have their own."""
-    rows = [row for row, explanation in enumerate(explanations) if len(explanation.shown) > len(explanation.likenesses)]
-    if not rows:
-        return {}
-    prototypes = torch.tensor([[explanations[row].shown[-1].prototype] for row in rows])
-    with step("maps of the contrasts"):
-        maps = prp(model, inputs[rows], prototypes, composite, rule=rule).pixels[:, 0].float().cpu().numpy()
-    return dict(zip(rows, maps, strict=True))
 
 
 @torch.no_grad()
@@ -444,14 +440,15 @@ def _explain_batch(
     batch: InputBatch,
     n_nearest: int,
     first_row: int,
-) -> list[Explanation]:
-    """Explains one batch of inputs, without heat-maps."""
+) -> tuple[list[Explanation], Tensor | None]:
+    """Explains one batch of inputs, without heat-maps; returns the network's outputs too, for ``maps_on_inputs``."""
     inputs, names, labels = batch.inputs, batch.names, batch.labels
     placed = place(inputs, model.device, dtype_of(model.encoder))
-    if original is None:
-        embeddings, answers = model.encoder(placed), None
+    if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
+        embeddings, scores = model.encoder.embed_and_score(placed)
     else:
-        embeddings, answers = original.embed_and_answer(placed)
+        embeddings, scores = model.encoder(placed), None
+    answers = None if original is None or scores is None else original.answers(scores)
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     near = Likenesses.of(model, familiar, embeddings)
     probabilities = model.probabilities_of(embeddings).cpu().numpy()
@@ -471,7 +468,7 @@ def _explain_batch(
         None if answers is None else original_answer(model, answers, row, predictions[row])
         for row in range(len(predictions))
     ]
-    return [
+    explanations = [
         Explanation(
             prediction=predictions[row],
             class_name=model.class_names[predictions[row]],
@@ -488,3 +485,4 @@ def _explain_batch(
         )
         for row in range(len(predictions))
     ]
+    return explanations, None if scores is None else torch.cat([embeddings, scores], 1)

@@ -58,18 +58,16 @@ class OriginalClassifier:
         # a note says what had to be assumed
         return None if matched.classes is None or matched.note else cls(encoder, matched.classes)
 
-    def embed_and_answer(self, inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor, list[str]] | None]:
-        """Returns embeddings [N, D]; and the predicted outputs [N], their probabilities [N] and their names [N]."""
-        embeddings, scores = self.encoder.embed_and_score(inputs)
+    def answers(self, scores: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        """Returns each row's predicted class, its probability and the name of its output, from class scores [N, C]."""
         outputs = self.encoder.outputs
-        if scores is None or outputs is None:
-            return embeddings, None
+        assert outputs is not None  # noqa: S101 - else it is not known which output is which class
         predicted = outputs.predicted(scores)
         probabilities = outputs.probabilities(scores).gather(1, predicted[:, None])[:, 0]
         names = [str(k) for k in predicted.tolist()]
         if outputs.names is not None:
             names = [outputs.names[k] for k in predicted.tolist()]
-        return embeddings, (self.classes[predicted.cpu()], probabilities.float().cpu(), names)
+        return self.classes[predicted.cpu()], probabilities.float().cpu(), names
 
 
 def original_answer(
@@ -79,7 +77,7 @@ def original_answer(
 
     Args:
         model: The converted model.
-        answers: From ``OriginalClassifier.embed_and_answer``.
+        answers: From ``OriginalClassifier.answers``.
         row: The row.
         prediction: The class that the converted model predicts for it.
     """
