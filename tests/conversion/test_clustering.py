@@ -104,6 +104,20 @@ def test_the_automatic_number_follows_the_structure():
     assert choose_n_clusters(np.ones((20, 4), dtype=np.float32)) == 1
 
 
+def test_few_images_get_several_clusters_only_if_each_has_three():
+    rng = np.random.default_rng(0)
+    centres = 8 * rng.normal(size=(6, 64))
+
+    def objects(n_pictures):
+        """Pictures of six objects, which lie far apart from each other and close together."""
+        return (np.repeat(centres, n_pictures, 0) + rng.normal(size=(6 * n_pictures, 64)) / 8).astype(np.float32)
+
+    assert choose_n_clusters(objects(5)) == 6
+    assert choose_n_clusters(objects(2)) == 3  # of four or more would some hold two pictures of one object, and no more
+    clouds = [rng.normal(size=(20, 64)).astype(np.float32) for _ in range(8)]
+    assert [choose_n_clusters(cloud) for cloud in clouds] == [1] * 8  # no clusters by chance
+
+
 def test_distinct_rows_are_counted_up_to_a_limit():
     points = np.array([[0.0, 1.0], [-0.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     assert count_distinct(points, at_most=10) == 3

@@ -181,6 +181,19 @@ def test_mahalanobis_makes_the_within_class_scatter_round():
     np.testing.assert_allclose(white.T @ white / len(white), np.eye(6), atol=1e-8)
 
 
+def test_mahalanobis_of_fewer_samples_than_dimensions_equals_scikit_learns_shrunk_covariance():
+    from sklearn.covariance import ledoit_wolf
+
+    z = np.random.default_rng(0).normal(size=(12, 20)) * np.linspace(1, 3, 20)
+    labels = np.arange(12) % 3
+    similarity = make_similarity("mahalanobis").fit(z, labels)
+    residuals = np.stack([row - z[labels == k].mean(0) for row, k in zip(z, labels, strict=True)])
+    covariance, shrinkage = ledoit_wolf(residuals, assume_centered=True)
+    assert similarity.shrinkage == pytest.approx(shrinkage)
+    transform = similarity.transform.numpy()
+    np.testing.assert_allclose(transform.T @ transform, np.linalg.inv(covariance), rtol=1e-8, atol=1e-10)
+
+
 def test_memory_stays_far_below_all_pairs_and_dimensions():
     # 20,000 × 500 × 256 floats would take 10 GB; the distances alone take 40 MB
     import resource

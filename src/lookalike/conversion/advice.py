@@ -1,7 +1,8 @@
 """Advice: would another similarity, or another number of prototypes, do better on the same embeddings [ours]?
 
-Each choice is cross-fitted: the training samples are halved, each half is predicted by prototypes of the other. Test
-data play no part, so what is chosen by it can still be tested.
+Each choice is cross-fitted: the training samples are halved, each half is predicted by prototypes of the other. Below
+1,000 samples a half is too few, and one division says little: they are divided into five parts, three times. Test data
+play no part, so what is chosen by it can still be tested.
 """
 
 from collections.abc import Mapping
@@ -14,16 +15,21 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import at_least_single, read_rows
+from lookalike.conversion.clustering import choose_n_clusters
 from lookalike.conversion.per_class import Clustering, learn_class, numbers_per_class
 from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity, make_similarity
 
 _MOST_SAMPLES = 2_000  # two seconds on two cores for the seven choices below, at 10 classes × 512 dimensions
 _MOST_CLASSES = 200  # each class is clustered 14 times; with more it takes longer than many conversions
-_WIDEST_FOR_COVARIANCE = 1_024  # dimensions; the eigenvectors of a larger covariance take longer than the rest
+_ENOUGH_FOR_HALVES = 1_000  # samples
+_PARTS_OF_FEW, _DIVISIONS_OF_FEW = 5, 3
+_WIDEST_FOR_COVARIANCE = 1_024  # dimensions, or samples if these are fewer; decomposing more takes longer than the rest
 _NUMBERS = (1, 5, 20)
 _SIMILARITIES = ("l2", "head", "mahalanobis", "cosine")
 _LEAST_GAIN = 0.01  # of accuracy: less is not worth a sentence
+# A choice need not be certain, as a claim must: with few samples no gain is, and the paper's similarity would stay.
+_LEAST_GAIN_OF_CHOICE = 0.005
 _CERTAIN = 1.96  # standard errors of a paired difference
 
 
@@ -116,18 +122,18 @@ def _try_choices(
     *,
     numbers: tuple[int, ...],
 ) -> list[tuple[Choice, np.ndarray]] | None:
-    """Returns choices, the one taken first, each with which held-out samples it predicts correctly; see ``advise``."""
+    """Returns choices, the one taken first, each with how often it predicts each held-out sample correctly [n]."""
     if len(class_names) > _MOST_CLASSES:
         return None
-    rows, halves = _sample(np.asarray(store.labels), clustering.seed)
-    if not (halves >= 0).any():
+    rows, parts = _sample(np.asarray(store.labels), clustering.seed)
+    if not (parts >= 0).any():
         return None
     z = read_rows(store.embeddings, rows, at_least_single(store.embeddings.dtype))
-    sample = (z, np.asarray(store.labels)[rows], halves, class_names, head_weight)
+    sample = _Sample(z, np.asarray(store.labels)[rows], parts, class_names, head_weight)
     quick = replace(clustering, n_init=1, memory_limit=None)
     trials = [_choice(sample, similarity, quick)]
     for name in _SIMILARITIES:
-        is_wide = name == "mahalanobis" and z.shape[1] > _WIDEST_FOR_COVARIANCE
+        is_wide = name == "mahalanobis" and min(z.shape) > _WIDEST_FOR_COVARIANCE
         if name != similarity and not is_wide and not (name == "head" and head_weight is None):
             trials.append(_choice(sample, name, quick))
     if not isinstance(clustering.n_prototypes, Mapping | str):
@@ -139,7 +145,10 @@ def _try_choices(
 def choose_similarity(
     store: EmbeddingStore, class_names: list[str], head_weight: Tensor | None, clustering: Clustering
 ) -> str:
-    """Returns the similarity that does clearly best on held-out training samples, else the paper's ``"l2"``.
+    """Returns the similarity that does best on held-out training samples.
+
+    The paper's ``"l2"`` stays if no other is more accurate by half a point. Whether the gain is beyond chance is not
+    asked: on few samples hardly any is, and a choice costs nothing if two similarities are equally good.
 
     Raises:
         LookalikeError: If there are too many classes, or too few samples, to choose by.
@@ -149,46 +158,88 @@ def choose_similarity(
         raise LookalikeError(
             f"similarity='auto' needs at most {_MOST_CLASSES} classes, and two samples of one; name a similarity"
         )
-    (_, correct), *others = trials
-    best, best_correct = max(others, key=lambda trial: trial[0].accuracy)
-    return best.similarity if _is_clearly_better(best_correct, correct) else "l2"
+    (taken, _), *others = trials
+    best, _ = max(others, key=lambda trial: trial[0].accuracy)
+    return best.similarity if best.accuracy > taken.accuracy + _LEAST_GAIN_OF_CHOICE else "l2"
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Training samples, and how they are divided to be predicted in turn.
+
+    Attributes:
+        z: Embeddings [n, D].
+        labels: Their classes [n].
+        parts: The part of each sample in each division [R, n], from 0; −1 for the only sample of a class.
+        class_names: K names.
+        head_weight: Weights of the black box's head [K, D], or None.
+    """
+
+    z: np.ndarray
+    labels: np.ndarray
+    parts: np.ndarray
+    class_names: list[str]
+    head_weight: Tensor | None
+
+    def fitted(self, name: str, rows: np.ndarray) -> Similarity:
+        """Returns a similarity, fitted to some of the samples."""
+        return make_similarity(name).fit(self.z[rows], self.labels[rows], self.head_weight)
 
 
 def _sample(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws training samples, as many of each class as it has its share, and halves each class.
+    """Draws training samples, as many of each class as it has its share, and divides each class into parts.
 
     Returns:
-        Their rows, sorted, and the half of each: 0 or 1, or −1 for the only sample of a class, which is never held out.
+        Their rows [n], sorted, and ``_Sample.parts`` [R, n].
     """
     rng = np.random.default_rng([seed, 0xAD])
     share = min(1.0, _MOST_SAMPLES / len(labels))
-    rows, halves = [], []
+    is_few = len(labels) < _ENOUGH_FOR_HALVES
+    n_parts, n_divisions = (_PARTS_OF_FEW, _DIVISIONS_OF_FEW) if is_few else (2, 1)
+    rows, parts = [], []
     for k in np.unique(labels):
         of_class = rng.permutation(np.flatnonzero(labels == k))
         of_class = of_class[: max(2, round(share * len(of_class)))]
+        in_turn = np.arange(len(of_class)) % n_parts if len(of_class) > 1 else np.array([-1])
         rows.append(of_class)
-        halves.append(np.arange(len(of_class)) % 2 if len(of_class) > 1 else np.array([-1]))
+        parts.append(np.stack([in_turn, *(rng.permutation(in_turn) for _ in range(n_divisions - 1))]))
     order = np.argsort(np.concatenate(rows), kind="stable")
-    return np.concatenate(rows)[order], np.concatenate(halves)[order]
+    return np.concatenate(rows)[order], np.concatenate(parts, axis=1)[:, order]
 
 
-def _choice(sample: Any, similarity: str, clustering: Clustering) -> tuple[Choice, np.ndarray]:
+def _choice(sample: _Sample, similarity: str, clustering: Clustering) -> tuple[Choice, np.ndarray]:
     correct = _correct(sample, similarity, clustering)
     return Choice(similarity, clustering.to_dict()["n_prototypes"], float(correct.mean())), correct
 
 
 @torch.no_grad()
-def _correct(sample: Any, name: str, clustering: Clustering) -> np.ndarray:
-    """Returns which held-out samples [n] are predicted correctly, the first half's before the second's."""
-    z, labels, halves, class_names, head_weight = sample
-    results = []
-    for half in (0, 1):
-        is_test = halves == half
-        similarity: Similarity = make_similarity(name).fit(z[~is_test], labels[~is_test], head_weight)
-        vectors, owners = _prototypes(z[~is_test], labels[~is_test], class_names, similarity, clustering)
-        similarities = similarity(torch.from_numpy(z[is_test]), vectors)
-        results.append(owners[similarities.argmax(1)].numpy() == labels[is_test])
-    return np.concatenate(results)
+def _correct(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
+    """Returns the share of divisions [n] in which each held-out sample is predicted correctly."""
+    clustering = _with_numbers(sample, name, clustering)
+    correct = np.zeros(len(sample.labels))
+    for parts in sample.parts:
+        for part in range(parts.max() + 1):
+            is_test = parts == part
+            similarity, z = sample.fitted(name, ~is_test), torch.from_numpy(sample.z)
+            if similarity.falls_with_distance:  # the same answers, without a way back from its space for each class
+                similarity, z = make_similarity("l2"), similarity.project(z)
+            train = z[torch.from_numpy(~is_test)].numpy()
+            vectors, owners = _prototypes(train, sample.labels[~is_test], sample.class_names, similarity, clustering)
+            similarities = similarity(z[torch.from_numpy(is_test)], vectors)
+            correct[is_test] += owners[similarities.argmax(1)].numpy() == sample.labels[is_test]
+    return correct[sample.parts[0] >= 0] / len(sample.parts)
+
+
+def _with_numbers(sample: _Sample, name: str, clustering: Clustering) -> Clustering:
+    """Settles ``"auto"`` numbers of prototypes once, on all samples, in the space of the similarity."""
+    if clustering.n_prototypes != "auto":
+        return clustering
+    space = sample.fitted(name, np.full(len(sample.labels), True)).project(torch.from_numpy(sample.z)).numpy()
+    numbers = dict.fromkeys(range(len(sample.class_names)), 1)
+    for k in np.unique(sample.labels).tolist():
+        members = space[sample.labels == k]
+        numbers[k] = choose_n_clusters(members, clusterer=clustering.clusterer, seed=clustering.seed)
+    return replace(clustering, n_prototypes=numbers)
 
 
 def _prototypes(

@@ -7,7 +7,7 @@ Sources: paper section 3.2 (k-means per class, k-means++, larger data) and appen
 k-medoids, Gaussian mixtures); the automatic number of clusters is [ours].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ _CELLS = 8_000_000  # points × centres compared at a time: 32 MB of float32
 _MEDOID_CANDIDATES = 512  # bounds a medoid's search to 512 × n distances; it is exact for clusters of up to 512
 _AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
 LEAST_PER_PROTOTYPE = 3  # images; a prototype of one or two images is these images, and not what they share [ours]
+ENOUGH_FOR_AUTO = 200  # embeddings: a smaller sample hardly shows the number of clusters of a class
+_CLOUDS_OF_FEW = 10  # clouds without clusters that so few embeddings are compared with
 _AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
 _SMALL, _LARGE = 2.0**-32, 2.0**32  # outside, squared distances come near the limits of single precision
 
@@ -292,9 +294,10 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
     """Chooses the number of clusters of a class by the silhouette [ours].
 
     Tries 2 to ``at_most`` clusters on up to 2,000 of the points and takes the number with the largest mean silhouette
-    (Rousseeuw, 1987). The class gets one cluster unless that silhouette is at least 0.02 above the one that the same
-    number of clusters reaches on a single Gaussian cloud of the same covariance: a cloud without clusters has a
-    silhouette above zero too. A class of few images gets at most one for every three.
+    (Rousseeuw, 1987), of those numbers with at least three points in every cluster. The class gets one cluster unless
+    that silhouette is at least 0.02 above that of Gaussian clouds of the same covariance: a cloud without clusters has
+    a silhouette above zero too. From 200 points on there is one cloud, cut into the same number of clusters. Fewer
+    points vary more by chance: there are ten clouds, and the best number of each counts.
 
     Args:
         points: The class's embeddings [n, D].
@@ -302,8 +305,6 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
         clusterer: Name of a registered clusterer.
         seed: Seed; the same seed gives the same number.
     """
-    from sklearn.metrics import silhouette_score
-
     points, at_most = checks.points("points", points), checks.whole_number("at_most", at_most, 1)
     _ = CLUSTERERS[clusterer]
     rng = np.random.default_rng(checks.seed("seed", seed))
@@ -315,16 +316,37 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
         return min(distinct, most)
     # With centred points X [n, D] and a standard normal G [n, n], rows of G X / √n have the points' covariance XᵀX / n.
     centred = points - points.mean(0)
-    cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
-    cloud = cloud.astype(points.dtype)
-
-    def silhouette(data: Array, k: int) -> float:
-        labels = cluster(data, k, clusterer, n_init=3, seed=seed).labels
-        return float(silhouette_score(data, labels)) if labels.max() > 0 else -1.0
-
-    scores = {k: silhouette(points, k) for k in range(2, min(at_most, most, distinct - 1) + 1)}
+    numbers = range(2, min(at_most, most, distinct - 1) + 1)
+    scores = _silhouettes(points, numbers, clusterer, seed)
+    if not scores:
+        return 1
     best = max(scores, key=lambda k: scores[k])
-    return best if scores[best] >= silhouette(cloud, best) + _AUTO_MARGIN else 1
+    is_few = len(points) < ENOUGH_FOR_AUTO
+    by_chance = -1.0
+    for _ in range(_CLOUDS_OF_FEW if is_few else 1):
+        cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
+        cloud_scores = _silhouettes(cloud.astype(points.dtype), numbers if is_few else [best], clusterer, seed)
+        by_chance = max([by_chance, *cloud_scores.values()])
+        if scores[best] < by_chance + _AUTO_MARGIN:
+            return 1
+    return best
+
+
+def _silhouettes(points: Array, numbers: Iterable[int], clusterer: str, seed: int) -> dict[int, float]:
+    """Returns the mean silhouette of points [n, D] in each number of clusters that leaves no cluster below three.
+
+    A cluster of one or two images is these images, such as several pictures of one object: no new image is like it.
+    """
+    from sklearn.metrics import pairwise_distances, silhouette_score
+
+    distances = pairwise_distances(points)
+    np.fill_diagonal(distances, 0)
+    scores = {}
+    for k in numbers:
+        labels = cluster(points, k, clusterer, n_init=3, seed=seed).labels
+        if labels.max() > 0 and np.bincount(labels).min() >= LEAST_PER_PROTOTYPE:
+            scores[k] = float(silhouette_score(distances, labels, metric="precomputed"))
+    return scores
 
 
 def _seed_greedily(points: Array, n_clusters: int, n_seedings: int, rng: np.random.Generator) -> Array:

@@ -13,12 +13,11 @@ from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.names import name_key
 from lookalike._core.progress import progress_bar
-from lookalike.conversion.clustering import CLUSTERERS, choose_n_clusters, cluster
+from lookalike.conversion.clustering import CLUSTERERS, ENOUGH_FOR_AUTO, choose_n_clusters, cluster
 from lookalike.conversion.out_of_core import MemoryLimit, bytes_of, cluster_in_parts, streamed_classes
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
-_LEAST_FOR_AUTO = 200  # embeddings: a smaller sample does not show the number of clusters of a class
 _TOO_SMALL = 1e-17  # squared distances between smaller embeddings vanish in single precision
 
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
@@ -200,7 +199,7 @@ def _learn_large_class(
         limit=limit,
         n_init=clustering.n_init,
         seed=class_seed,
-        min_sample=n_prototypes or _LEAST_FOR_AUTO,
+        min_sample=n_prototypes or ENOUGH_FOR_AUTO,
     )
     note = None
     if n_chosen is not None and len(centres) < n_chosen:

@@ -13,6 +13,7 @@ from lookalike.data.digit_pairs import load_digit_pairs
 from lookalike.data.digits import load_digits
 from lookalike.data.folders import ImageFiles, find_images, list_images, load_folder
 from lookalike.data.glyphs import load_glyphs
+from lookalike.data.imagenet_photos import load_imagenet_photos
 from lookalike.data.images import decode_image, read_image
 from lookalike.data.listed import load_celeba, load_cub200
 from lookalike.data.masks import HasMasks, MaskedFiles
@@ -64,6 +65,7 @@ __all__ = [
     "load_digits",
     "load_folder",
     "load_glyphs",
+    "load_imagenet_photos",
     "load_quickdraw",
     "load_stamps",
     "load_styles",

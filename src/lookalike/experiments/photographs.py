@@ -4,17 +4,19 @@ Six classes of the stamps, in five folds that keep the pictures of one object to
 regression, 1-NN and the nearest class mean on the same embedding; and whether their heat-maps lie on the objects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from lookalike.conversion.advice import choose_similarity
 from lookalike.conversion.convert import convert
+from lookalike.conversion.per_class import Clustering
 from lookalike.data import DataBundle, MaskedFiles, load_stamps
-from lookalike.data.stamps import object_of
+from lookalike.data.stamps import FOLDERS, object_of
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.encoder.packaged import load_efficientnet_lite0, load_mobilenet_v2
@@ -33,7 +35,8 @@ ENCODERS: dict[str, Callable[[], LoadedClassifier]] = {
 _FOLDS = 5
 # similarity, number per class
 _PROTOTYPES: tuple[tuple[str, Any], ...] = (
-    ("l2", 1), ("l2", 2), ("l2", 3), ("l2", 5), ("l2", "auto"), ("cosine", 3), ("mahalanobis", 1), ("mahalanobis", 3),
+    ("l2", 1), ("l2", 2), ("l2", 3), ("l2", 5), ("l2", "auto"), ("mahalanobis", 1), ("mahalanobis", 3),
+    ("auto", 5), ("auto", "auto"),
 )  # fmt: skip
 _COLUMNS = (
     Column("accuracy", "accuracy %", 100, 1),
@@ -50,21 +53,29 @@ _ON_OBJECTS = (
 )
 
 
-def run_photographs(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+def run_photographs(
+    plan: Plan, bench: Workbench, cells: Cells, classes: Sequence[str] = CLASSES, topic: str = "photographs"
+) -> Findings:
     """Compares classifiers on the embeddings of two encoders, in five folds, for each seed."""
     rows = []
     for name in ENCODERS:
-        records = _of_seeds("photographs", name, plan, bench, cells, _compare)
+        records = _of_seeds(topic, name, plan, bench, cells, partial(_compare, classes=tuple(classes)))
         for method in records[0] if records else ():
             values = {column.name: [record[method][column.name] for record in records] for column in _COLUMNS}
             rows.append(Row((name, method), values))
     remarks = [
-        f"Classes: {', '.join(CLASSES)}; 131 pictures in five folds, drawn anew for each seed; pictures of one object "
+        f"Classes: {', '.join(classes)}; five folds, drawn anew for each seed; pictures of one object "
         "(the first word of the file's name) are always in the same fold. Nothing is trained. *Prototypes*: similarity "
-        "and number per class. The interval is that of the paired difference over all pictures, averaged over seeds.",
+        "and number per class; `auto` chooses on the other four folds. The interval is that of the paired difference "
+        "over all pictures, averaged over seeds.",
         "The pictures are photographs from Debian's package `tuxpaint-stamps-default`, cut out and laid on white.",
     ]
     return Findings(("encoder", "classifier on the embedding"), _COLUMNS, rows, {}, remarks)
+
+
+def run_all_photographs(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Compares the same classifiers on all ten classes."""
+    return run_photographs(plan, bench, cells, sorted(FOLDERS), "photographs-ten")
 
 
 def run_photographs_objects(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
@@ -91,27 +102,27 @@ def _of_seeds(
     for seed in plan.seeds:
         subject = Subject(plan.datasets[0], plan.networks[0], KMEX, seed)
         key = {"data": bench.key(subject)["data"], "encoder": name, "seed": seed, "classes": CLASSES}
-        key |= {"prototypes": _PROTOTYPES, "folds": _FOLDS}
+        key |= {"prototypes": _PROTOTYPES, "folds": _FOLDS, "auto": 2}  # 2: chosen by several divisions
         bench.say(f"{experiment}: {name}, seed {seed}")
         records.append(cells.get(f"{experiment}-{name}-{seed}", key, measure, name, seed))
     return [record for record in records if record is not None]
 
 
-def _prepared(name: str, seed: int) -> tuple[LoadedClassifier, DataBundle]:
+def prepared(name: str, seed: int, classes: Sequence[str] = CLASSES) -> tuple[LoadedClassifier, DataBundle]:
     """Loads an encoder, and the stamps as it takes images, each fitted whole into its input."""
     loaded = ENCODERS[name]()
     assert loaded.preprocessing is not None  # noqa: S101 - both have one
     whole_picture = replace(
         loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None
     )
-    return replace(loaded, preprocessing=whole_picture), load_stamps(whole_picture, seed=seed, classes=CLASSES)
+    return replace(loaded, preprocessing=whole_picture), load_stamps(whole_picture, seed=seed, classes=list(classes))
 
 
-def _compare(name: str, seed: int) -> Record:
+def _compare(name: str, seed: int, classes: tuple[str, ...]) -> Record:
     """Predicts each picture by all classifiers, each fitted to the other folds."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    files, store = _embedded(name)
+    files, store = _embedded(name, classes)
     z, labels = np.asarray(store.embeddings), np.asarray(store.labels)
     objects = [f"{label} {object_of(file)}" for file, label in zip(files.files, labels, strict=True)]
     predicted: dict[str, np.ndarray] = {}
@@ -131,8 +142,22 @@ def _predictions(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: 
         "nearest mean": plain["nearest_mean"],
     }
     for similarity, number in _PROTOTYPES:
-        classifier = PrototypeClassifier(number, similarity=similarity, temperature=1.0, random_state=seed)
-        predicted[f"prototypes, {similarity}, {number}"] = classifier.fit(train, labels).predict(test)
+        predicted[f"prototypes, {similarity}, {number}"] = predict_by_prototypes(
+            train, labels, test, similarity, number, seed
+        )
+    return predicted
+
+
+def predict_by_prototypes(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, similarity: str, number: Any, seed: int
+) -> np.ndarray:
+    """Predicts embeddings by prototypes of others; the similarity ``"auto"`` is chosen on these others."""
+    if similarity == "auto":
+        names = [str(k) for k in range(labels.max() + 1)]
+        store = EmbeddingStore(train, labels, np.arange(len(labels)))
+        similarity = choose_similarity(store, names, None, Clustering(number, seed=seed))
+    classifier = PrototypeClassifier(number, similarity=similarity, temperature=1.0, random_state=seed)
+    predicted: np.ndarray = classifier.fit(train, labels).predict(test)
     return predicted
 
 
@@ -149,16 +174,16 @@ def _figures(correct: np.ndarray, reference: np.ndarray) -> Record:
 
 def _localise(name: str, seed: int) -> Record:
     """Converts on the training part, and measures where relevance is on the test part."""
-    loaded, bundle = _prepared(name, seed)
+    loaded, bundle = prepared(name, seed)
     model = convert(loaded, bundle.train, n_prototypes=3, seed=seed, progress=False)
     card = evaluate(model, bundle.test, only=("faithfulness", "localisation"), seed=seed, progress=False)
     return {column.name: card[column.name] for column in _ON_OBJECTS}
 
 
 @cache  # the embeddings are the same for all seeds
-def _embedded(name: str) -> tuple[MaskedFiles, EmbeddingStore]:
-    """Embeds all pictures of the six classes, of both parts, by an encoder."""
-    loaded, bundle = _prepared(name, 0)
+def _embedded(name: str, classes: tuple[str, ...]) -> tuple[MaskedFiles, EmbeddingStore]:
+    """Embeds all pictures of the classes, of both parts, by an encoder."""
+    loaded, bundle = prepared(name, 0, classes)
     assert isinstance(bundle.train, MaskedFiles)  # noqa: S101 - of load_stamps
     assert isinstance(bundle.test, MaskedFiles)  # noqa: S101
     files = bundle.train.joined(bundle.test)
@@ -167,13 +192,21 @@ def _embedded(name: str) -> tuple[MaskedFiles, EmbeddingStore]:
     return files, embed(encoder, files, batch_size=32, precision="float32", progress=False)
 
 
-def _lacking(bundle: DataBundle) -> str | None:
+def lacks_stamps(bundle: DataBundle) -> str | None:
+    """Returns why the experiments on photographs cannot use other data; None for the stamps."""
     return None if bundle.name == "stamps" else f"photographs are measured on 'stamps', not on {bundle.name!r}"
 
 
 EXPERIMENTS.register("photographs")(
-    Experiment("Photographs, pretrained encoders, no training", "beyond the paper", run_photographs, lacking=_lacking)
+    Experiment(
+        "Photographs, pretrained encoders, no training", "beyond the paper", run_photographs, lacking=lacks_stamps
+    )
+)
+EXPERIMENTS.register("photographs-ten")(
+    Experiment(
+        "The same on all ten classes of the stamps", "beyond the paper", run_all_photographs, lacking=lacks_stamps
+    )
 )
 EXPERIMENTS.register("photographs-objects")(
-    Experiment("Is relevance on the object?", "beyond the paper", run_photographs_objects, lacking=_lacking)
+    Experiment("Is relevance on the object?", "beyond the paper", run_photographs_objects, lacking=lacks_stamps)
 )

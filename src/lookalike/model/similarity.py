@@ -20,6 +20,7 @@ from typing_extensions import override
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.registry import Registry
+from lookalike.model.covariance import inverse_root
 
 _MOST_SAMPLES = 100_000  # embeddings from which a scale is estimated
 _DIRECT_CELLS = 1_000_000  # N · P · D up to which distances are computed pair by pair, which is more precise
@@ -309,7 +310,7 @@ class _LearnedMetric(Similarity):
     """−‖T(z − p)‖ with a linear map T that ``fit`` learns.
 
     Attributes:
-        transform: T [D, D], upper or lower triangular; None before ``fit``.
+        transform: T [D, D]; None before ``fit``.
     """
 
     transform: Tensor | None
@@ -359,30 +360,10 @@ class Mahalanobis(_LearnedMetric):
 
     @override
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
-        from sklearn.covariance import empirical_covariance, ledoit_wolf, shrunk_covariance
-
         step = -(-len(embeddings) // self.max_samples)
         residuals = _within_class_residuals(embeddings[::step], labels[::step])
-        if self.shrinkage is None:
-            covariance, self.shrinkage = ledoit_wolf(residuals, assume_centered=True)
-            self.shrinkage = float(self.shrinkage)
-        else:
-            covariance = shrunk_covariance(empirical_covariance(residuals, assume_centered=True), self.shrinkage)
-        if not np.trace(covariance) > 0:
-            # Every class is a single point: no direction is known to matter less than another.
-            covariance = np.eye(covariance.shape[0])
-        try:
-            lower = np.linalg.cholesky(covariance.astype(np.float64))
-        except np.linalg.LinAlgError as error:
-            raise LookalikeError(
-                f"the within-class covariance cannot be inverted with shrinkage={self.shrinkage}: "
-                "some direction of the embedding never varies; use a larger shrinkage, or None"
-            ) from error
-        # TᵀT = (L Lᵀ)⁻¹ for T = L⁻¹
-        transform = torch.linalg.solve_triangular(
-            torch.from_numpy(lower), torch.eye(len(lower), dtype=torch.float64), upper=False
-        )
-        self.transform = transform.to(_dtype_of(embeddings))
+        transform, self.shrinkage = inverse_root(residuals, self.shrinkage)
+        self.transform = torch.from_numpy(transform).to(_dtype_of(embeddings))
         return self
 
     @override

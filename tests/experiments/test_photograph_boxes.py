@@ -1,0 +1,48 @@
+"""Black boxes on tiny stamps, on a tiny backbone."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from lookalike.data import Preprocessing
+from lookalike.encoder import LoadedClassifier
+from lookalike.experiments import photographs
+from lookalike.experiments.photograph_boxes import black_box, fine_tune
+from tests.data.test_stamps import write_stamps
+
+
+@pytest.fixture
+def box(tmp_path, monkeypatch):
+    write_stamps(tmp_path / "usr/share/tuxpaint/stamps")
+    monkeypatch.setenv("LOOKALIKE_STAMPS", str(tmp_path))
+
+    def tiny():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 32, 32), nn.ReLU())
+        return LoadedClassifier(network, {"source": "file", "name": "tiny"}, Preprocessing.square(224), None, "output")
+
+    monkeypatch.setattr(photographs, "ENCODERS", {"tiny": tiny})
+    return black_box("tiny", 0)
+
+
+def test_the_head_is_the_logistic_regression_of_the_averaged_feature_maps(box):
+    network, data = box
+    x = torch.stack([data.train[i][0] for i in range(len(data.train))])
+    labels = np.array([data.train[i][1] for i in range(len(data.train))])
+    with torch.no_grad():
+        z = network.backbone(x).mean((2, 3)).numpy()
+        scores = network(x).numpy()
+    scaler = StandardScaler().fit(z)
+    expected = LogisticRegression(max_iter=1_000, random_state=0).fit(scaler.transform(z), labels)
+    np.testing.assert_allclose(scores, expected.decision_function(scaler.transform(z)), atol=1e-3)
+
+
+def test_fine_tuning_changes_the_backbone_and_ends_in_evaluation(box):
+    network, data = box
+    before = network.backbone[0].weight.detach().clone()
+    tuned = fine_tune(network, data, 0)
+    assert not torch.equal(tuned.backbone[0].weight, before)
+    assert not tuned.training
