@@ -9,7 +9,8 @@ import torch
 
 from lookalike import Encoder, LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain
 from lookalike.baselines import hyperparameters, train
-from lookalike.conversion.clustering import choose_n_clusters, cluster
+from lookalike.conversion.automatic_number import choose_n_clusters
+from lookalike.conversion.clustering import cluster
 from lookalike.data import Augmentation, Batches, ImageArray, Preprocessing, find_images, load_data, load_folder
 from lookalike.metrics import (
     ExplanationDivergence,

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.clustering import CLUSTERERS, assign, choose_n_clusters, cluster, count_distinct
+from lookalike.conversion.automatic_number import choose_n_clusters
+from lookalike.conversion.clustering import CLUSTERERS, assign, cluster, count_distinct
 
 
 def modes(n=300, k=4, dim=8, spread=0.3, seed=0):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import at_least_single, read_rows
-from lookalike.conversion.clustering import choose_n_clusters
+from lookalike.conversion.automatic_number import choose_n_clusters
 from lookalike.conversion.per_class import Clustering, learn_class, numbers_per_class
 from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity, make_similarity
@@ -227,7 +227,8 @@ def _correct(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
             vectors, owners = _prototypes(train, sample.labels[~is_test], sample.class_names, similarity, clustering)
             similarities = similarity(z[torch.from_numpy(is_test)], vectors)
             correct[is_test] += owners[similarities.argmax(1)].numpy() == sample.labels[is_test]
-    return correct[sample.parts[0] >= 0] / len(sample.parts)
+    held_out: np.ndarray = correct[sample.parts[0] >= 0] / len(sample.parts)
+    return held_out
 
 
 def _with_numbers(sample: _Sample, name: str, clustering: Clustering) -> Clustering:

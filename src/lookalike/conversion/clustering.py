@@ -4,10 +4,10 @@
 result, no cluster is empty, and no array of size N×N is formed.
 
 Sources: paper section 3.2 (k-means per class, k-means++, larger data) and appendix A.6.3 (bisecting k-means,
-k-medoids, Gaussian mixtures); the automatic number of clusters is [ours].
+k-medoids, Gaussian mixtures).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,11 +31,6 @@ _FINALISTS = 5  # starts that continue on all points, where only a sample was ex
 _TOLERANCE = 1e-4  # k-means from several starts stops when no inertia improves by more than this share
 _CELLS = 8_000_000  # points × centres compared at a time: 32 MB of float32
 _MEDOID_CANDIDATES = 512  # bounds a medoid's search to 512 × n distances; it is exact for clusters of up to 512
-_AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
-LEAST_PER_PROTOTYPE = 3  # images; a prototype of one or two images is these images, and not what they share [ours]
-ENOUGH_FOR_AUTO = 200  # embeddings: a smaller sample hardly shows the number of clusters of a class
-_CLOUDS_OF_FEW = 10  # clouds without clusters that so few embeddings are compared with
-_AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
 _SMALL, _LARGE = 2.0**-32, 2.0**32  # outside, squared distances come near the limits of single precision
 
 
@@ -288,65 +283,6 @@ def gmm(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
         n_clusters, covariance_type="diag", means_init=start, reg_covar=floor, max_iter=200, random_state=seed
     )
     return np.asarray(model.fit(points).means_)
-
-
-def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans", *, seed: int = 0) -> int:
-    """Chooses the number of clusters of a class by the silhouette [ours].
-
-    Tries 2 to ``at_most`` clusters on up to 2,000 of the points and takes the number with the largest mean silhouette
-    (Rousseeuw, 1987), of those numbers with at least three points in every cluster. The class gets one cluster unless
-    that silhouette is at least 0.02 above that of Gaussian clouds of the same covariance: a cloud without clusters has
-    a silhouette above zero too. From 200 points on there is one cloud, cut into the same number of clusters. Fewer
-    points vary more by chance: there are ten clouds, and the best number of each counts.
-
-    Args:
-        points: The class's embeddings [n, D].
-        at_most: Largest number to try.
-        clusterer: Name of a registered clusterer.
-        seed: Seed; the same seed gives the same number.
-    """
-    points, at_most = checks.points("points", points), checks.whole_number("at_most", at_most, 1)
-    _ = CLUSTERERS[clusterer]
-    rng = np.random.default_rng(checks.seed("seed", seed))
-    if len(points) > _AUTO_SAMPLE:
-        points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
-    distinct = count_distinct(points, at_most=at_most + 1)
-    most = max(1, len(points) // LEAST_PER_PROTOTYPE)
-    if distinct < 3 or most == 1:
-        return min(distinct, most)
-    # With centred points X [n, D] and a standard normal G [n, n], rows of G X / √n have the points' covariance XᵀX / n.
-    centred = points - points.mean(0)
-    numbers = range(2, min(at_most, most, distinct - 1) + 1)
-    scores = _silhouettes(points, numbers, clusterer, seed)
-    if not scores:
-        return 1
-    best = max(scores, key=lambda k: scores[k])
-    is_few = len(points) < ENOUGH_FOR_AUTO
-    by_chance = -1.0
-    for _ in range(_CLOUDS_OF_FEW if is_few else 1):
-        cloud = (rng.standard_normal((len(points), len(points)), dtype=np.float32) @ centred) / np.sqrt(len(points))
-        cloud_scores = _silhouettes(cloud.astype(points.dtype), numbers if is_few else [best], clusterer, seed)
-        by_chance = max([by_chance, *cloud_scores.values()])
-        if scores[best] < by_chance + _AUTO_MARGIN:
-            return 1
-    return best
-
-
-def _silhouettes(points: Array, numbers: Iterable[int], clusterer: str, seed: int) -> dict[int, float]:
-    """Returns the mean silhouette of points [n, D] in each number of clusters that leaves no cluster below three.
-
-    A cluster of one or two images is these images, such as several pictures of one object: no new image is like it.
-    """
-    from sklearn.metrics import pairwise_distances, silhouette_score
-
-    distances = pairwise_distances(points)
-    np.fill_diagonal(distances, 0)
-    scores = {}
-    for k in numbers:
-        labels = cluster(points, k, clusterer, n_init=3, seed=seed).labels
-        if labels.max() > 0 and np.bincount(labels).min() >= LEAST_PER_PROTOTYPE:
-            scores[k] = float(silhouette_score(distances, labels, metric="precomputed"))
-    return scores
 
 
 def _seed_greedily(points: Array, n_clusters: int, n_seedings: int, rng: np.random.Generator) -> Array:

@@ -20,8 +20,9 @@ from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, clean, lock_in
 from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
+from lookalike.conversion.automatic_number import LEAST_PER_PROTOTYPE
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
-from lookalike.conversion.clustering import LEAST_PER_PROTOTYPE, clustering_on
+from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.of_head import convert_head
 from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.patches import convert_patches

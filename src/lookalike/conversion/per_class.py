@@ -13,7 +13,8 @@ from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.names import name_key
 from lookalike._core.progress import progress_bar
-from lookalike.conversion.clustering import CLUSTERERS, ENOUGH_FOR_AUTO, choose_n_clusters, cluster
+from lookalike.conversion.automatic_number import ENOUGH_FOR_AUTO, choose_n_clusters
+from lookalike.conversion.clustering import CLUSTERERS, cluster
 from lookalike.conversion.out_of_core import MemoryLimit, bytes_of, cluster_in_parts, streamed_classes
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity

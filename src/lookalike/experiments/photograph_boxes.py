@@ -190,7 +190,7 @@ def black_box(name: str, seed: int) -> tuple[WithHead, DataBundle]:
 def _without_head(loaded: LoadedClassifier) -> nn.Module:
     """Returns a network up to its embedding: timm's without their classifier, any other as it is."""
     if hasattr(loaded.model, "reset_classifier"):
-        loaded.model.reset_classifier(0)
+        loaded.model.reset_classifier(0)  # type: ignore[operator]
     return loaded.model.eval()
 
 
@@ -203,7 +203,7 @@ def fine_tune(box: WithHead, data: DataBundle, seed: int) -> WithHead:
             x = torch.stack([data.train[int(row)][0] for row in rows])
             labels = torch.tensor([int(data.train[int(row)][1]) for row in rows])
             optimiser.zero_grad()
-            nn.functional.cross_entropy(box(x), labels).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(box(x), labels).backward()
             optimiser.step()
     return box.eval()
 
