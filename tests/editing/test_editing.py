@@ -306,6 +306,7 @@ def test_edits_round_trip_as_plain_values(name):
         "move": {"prototype": 1, "class_name": "0"},
         "show": {"prototype": 1, "sample": 3},
         "restrict": {"prototype": 1, "region": [0, 0, 0.5, 1]},
+        "erase": {"prototypes": [1, 2], "region": [0, 0, 0.5, 1], "vectors": [[0.5], [1.0]]},
     }
     edit = edit_from_dict({"edit": name, **examples[name]})
     assert edit_from_dict(json.loads(json.dumps(edit.to_dict()))) == edit
@@ -391,3 +392,11 @@ def test_names_are_shown_wherever_a_prototype_is_named(session, tmp_path):
     exported = describe(model, PlainModel(model), pixels=False, images=False)["prototypes"]
     assert (exported[4]["name"], exported[4]["title"]) == ("1 · no. 4, 'Ünlike <b>'", "Ünlike <b>")
     assert exported[3]["name"] == "1 · no. 3"
+
+
+def test_a_prototype_that_no_image_stands_behind_is_still_plain_json(session):
+    far = tuple((session.state.vectors[0] + 1e3).tolist())
+    session.do(Add("0", far))
+    row = session.snapshot.prototypes.to_table()[-1]
+    assert (row["count"], row["purity"], set(row["percentiles"])) == (0, None, {None})
+    json.dumps(session.snapshot.prototypes.to_table(), allow_nan=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -13,11 +14,14 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lookalike import LookalikeError, convert, load
-from lookalike.editing import Drop, open_session
+from lookalike.data import Preprocessing
+from lookalike.editing import EDITS, Drop, open_session
 from lookalike.studio import Desk, StudioServer
 from tests.small import bright_images, small_network
 
@@ -29,7 +33,8 @@ NAMES = ["ant", HOSTILE, "=cmd()"]
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studio") / "m"
-    convert(NET, bright_images(90), n_prototypes=3, class_names=NAMES).save(folder)
+    prepared = Preprocessing((8, 8), (8, 8), mean=(0.0,), std=(1.0,))
+    convert(NET, bright_images(90), n_prototypes=3, class_names=NAMES, preprocessing=prepared).save(folder)
     return folder
 
 
@@ -59,7 +64,7 @@ def change(server, path, **values):
 
 
 def test_strangers_learn_nothing(server):
-    for path in ("", "api/state", "picture/0"):
+    for path in ("", "api/state", "picture/train/0"):
         assert ask(server, path)[0] == 200
         for refused in (
             {"token": "x" * len(server.token)},
@@ -141,9 +146,39 @@ def test_a_refused_body_is_not_the_next_request(server):
 
 
 def test_the_page_shows_the_samples_that_judge(saved):
-    session = open_session(saved, bright_images(90), network=NET, validation=bright_images(30))
-    with pytest.raises(LookalikeError, match="judged on validation data; open the session without"):
-        Desk(session, saved)
+    x, y = bright_images(30)
+    session = open_session(saved, bright_images(90), network=NET, validation=(x.flip(0), (y.flip(0) + 1) % 3))
+    desk = Desk(session, saved)
+    found = desk.wrong()
+    assert (found["n"], found["part"], found["pictures"]) == (30, "validation", "validation")
+    assert desk.picture("validation", 0) == desk.picture("train", 29) != desk.picture("train", 0)
+    with pytest.raises(LookalikeError, match="part must be"):
+        desk.picture("test", 0)
+
+
+def test_the_test_part_is_opened_deliberately_and_counted(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "m")
+    session = open_session(tmp_path / "m", bright_images(90), network=NET, test=bright_images(12), who="me")
+    desk = Desk(session, tmp_path / "m")
+    with pytest.raises(LookalikeError, match="say why"):
+        desk.open_test({"revision": 0, "note": " "})
+    assert desk.state()["openings"] == []
+    desk.open_test({"revision": 0, "note": "release"})
+    opened = open_session(tmp_path / "m", network=NET).history.openings
+    assert [(opening.who, opening.note, opening.effect["n"]) for opening in opened] == [("me", "release", 12)]
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_the_map_lays_out_images_and_prototypes(server, method):
+    found = server.desk.map(method)
+    points, prototypes = np.array(found["points"]), np.array(found["prototypes"])
+    assert points.shape == (90, 2)
+    labels = np.array(found["labels"])
+    for j, row in enumerate(server.desk.state()["prototypes"]):
+        nearest = np.linalg.norm(points - prototypes[j], axis=1).argmin()
+        assert server.desk.session.state.class_names[labels[nearest]] == row["class"]
+    with pytest.raises(LookalikeError, match="no map by 'som'"):
+        server.desk.map("som")
 
 
 def test_kinds_of_suspects_are_those_that_are_listed(server):
@@ -210,6 +245,105 @@ def tab(browser, server):
     assert problems == []
     assert all(url.startswith((server.origin, "blob:")) for url in requests)
     context.close()
+
+
+def by_button(name):
+    return lambda tab: tab.get_by_role("button", name=name, exact=True).click()
+
+
+def by_field(field, value, button):
+    def act(tab):
+        tab.get_by_label(field, exact=True).fill(value)
+        by_button(button)(tab)
+
+    return act
+
+
+def merge(tab):
+    tab.keyboard.press("Escape")
+    for number in (4, 5):
+        tab.locator(f".proto:has([data-prototype='{number}']) input").check()
+    by_button("Merge")(tab)
+
+
+def move_to_another_class(tab):
+    tab.get_by_label("Move to class").select_option(index=0)
+    by_button("Move")(tab)
+
+
+def restrict(tab):
+    tab.get_by_text("Restrict it to a part").click()
+    by_button("Restrict")(tab)
+
+
+def add_what_is_in_view(tab):
+    tab.keyboard.press("Escape")
+    tab.get_by_role("tab", name="Map").click()
+    tab.locator("canvas").press("Enter")
+    by_button("Add a prototype from them")(tab)
+
+
+def add_an_image(tab):
+    tab.keyboard.press("Escape")
+    tab.get_by_role("tab", name="This looks like…").click()
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 90, dtype=np.uint8)).save(buffer, format="PNG")
+    tab.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
+    by_button("Add it as a prototype")(tab)
+
+
+def take_out_a_part(tab):
+    tab.keyboard.press("Escape")
+    tab.get_by_role("tab", name="Suspects").click()
+    by_button("Look for shortcuts")(tab)
+    tab.get_by_role("button", name="Take the ").first.click()
+
+
+BY_PAGE = {
+    "rename": by_field("Name", HOSTILE, "Save name"),
+    "describe": by_field("Description", "a bright one", "Save description"),
+    "pin": by_button("Pin"),
+    "drop": by_button("Drop"),
+    "merge": merge,
+    "split": by_button("Split"),
+    "move": move_to_another_class,
+    "show": lambda tab: tab.get_by_role("button", name="show by this").nth(1).click(),
+    "restrict": restrict,
+    "add": add_what_is_in_view,
+    "add an image": add_an_image,
+    "erase": take_out_a_part,
+}
+
+
+def state_of(session):
+    state = session.state
+    return state.keys.tolist(), state.annotations, state.shown, session.snapshot.prototypes.nearest.tolist()
+
+
+def test_every_edit_by_the_page_with_undo_and_redo(tab, server):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    session, status = server.desk.session, tab.locator("#status")
+    material = session.material
+    shown = session.snapshot.prototypes.nearest[:, 0].tolist()
+    number = next(j for j in (4, 3, 5) if not material.is_held_out(shown[j]))  # those that judge are not restricted
+    before = state_of(session)
+    assert {edit.split(" ", 1)[0] for edit in BY_PAGE} == set(EDITS)
+    for name, act in BY_PAGE.items():
+        tab.keyboard.press("1")
+        tab.locator(f"[data-prototype='{number}']").click()
+        act(tab)
+        expect(status).to_contain_text("Done", timeout=15_000)
+        after = state_of(session)
+        assert after != before, name
+        assert session.log()[-1]["edit"]["edit"] == name.split(" ")[0]
+        tab.locator("#undo").click()
+        expect(status).to_contain_text("is at edit 0")
+        assert state_of(session) == before, name
+        tab.locator("#redo").click()
+        expect(status).to_contain_text(f"is at edit {len(session.log())}")
+        assert state_of(session) == after, name
+        tab.locator("#undo").click()
+        expect(status).to_contain_text("is at edit 0")
 
 
 def test_edits_by_the_page_with_undo_and_redo(tab, server):

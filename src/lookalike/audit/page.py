@@ -25,6 +25,7 @@ _TITLES = {
     "impure": "Impure prototypes",
     "starved": "Starved prototypes",
     "one source": "Prototypes of one source",
+    "shortcut": "Prototypes of which a part decides alone",
 }
 
 

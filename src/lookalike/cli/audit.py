@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.console import guarded, print_json, print_line, print_notes, print_table
-from lookalike.cli.options import Device, Json, Network, Overwrite, Seed, open_model, split_seed_of
+from lookalike.cli.options import (
+    Corrections,
+    Device,
+    Json,
+    Network,
+    Overwrite,
+    Seed,
+    load_corrected,
+    open_model,
+    split_seed_of,
+)
 
 _SHOWN = 10  # suspects of each kind
 
@@ -31,6 +41,15 @@ def audit(
             help="Where an image comes from: the first group of this expression in its file name, e.g. '(cam\\d+)_'.",
         ),
     ] = None,
+    shortcuts: Annotated[
+        bool,
+        typer.Option(
+            "--shortcuts",
+            metavar="",
+            help="Also look for parts of images, such as a mark or a background, that carry a class to other images.",
+        ),
+    ] = False,
+    corrections: Corrections = None,
     ranking: Annotated[str, typer.Option(help="Order of label suspects: prototypes, or cleanlab.")] = "prototypes",
     network: Network = None,
     overwrite: Overwrite = False,
@@ -42,14 +61,13 @@ def audit(
     from lookalike._core.files import check_writable
     from lookalike.audit import audit as look
     from lookalike.audit.suspects import check_output
-    from lookalike.data import load_data
 
     if output is not None:
         check_output(output)
         check_writable(output, overwrite)
     source_reader = _source_reader(sources)
     converted, preprocessing = open_model(model, network, device)
-    bundle = load_data(data, preprocessing, seed=split_seed_of(converted, None))
+    bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(converted, None))
     audit = look(
         converted,
         bundle.train,
@@ -58,6 +76,8 @@ def audit(
         ranking=ranking,  # type: ignore[arg-type]
         seed=seed,
     )
+    if shortcuts:
+        audit = audit.with_shortcuts(converted, seed=seed)
     if output is not None:
         audit.save(output)
     if json:

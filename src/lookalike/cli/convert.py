@@ -23,6 +23,7 @@ from lookalike.cli.options import (
     AsStored,
     BatchSize,
     ClassOrderOption,
+    Corrections,
     Device,
     DiscardEdits,
     Json,
@@ -37,6 +38,7 @@ from lookalike.cli.options import (
     SplitSeed,
     ValueRange,
     Workers,
+    load_corrected,
     open_model,
     pick_device,
     read_pairs,
@@ -171,6 +173,7 @@ def convert(
     mean: Mean = None,
     std: Std = None,
     labels: Labels = None,
+    corrections: Corrections = None,
     value_range: ValueRange = None,
     as_stored: AsStored = False,
     large_images: LargeImages = False,
@@ -222,7 +225,7 @@ def convert(
     from lookalike.conversion.convert import AUTO
     from lookalike.conversion.convert import convert as convert_model
     from lookalike.conversion.out_of_core import bytes_of
-    from lookalike.data import Batches, load_data, settle_value_range
+    from lookalike.data import Batches, settle_value_range
     from lookalike.encoder.preprocessing import input_channels
     from lookalike.model.similarity import make_similarity
     from lookalike.saved import check_no_edits, read_spec_of_own_network
@@ -248,7 +251,7 @@ def convert(
     preprocessing, changes = adjust_preprocessing(preprocessing, images, problem, channels)
     for change in changes:
         say(change)
-    bundle = load_data(data, preprocessing, seed=split_seed_of(source, split_seed), labels=labels)
+    bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(source, split_seed), labels=labels)
     bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
     bundle = settle_value_range(bundle)
     say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")

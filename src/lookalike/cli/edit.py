@@ -1,12 +1,25 @@
 """``lookalike edit``."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike.cli.console import guarded, out, print_json, print_line, print_table
-from lookalike.cli.options import Device, Json, Network, Overwrite, SavedModel, build_network, open_model, split_seed_of
+from lookalike.cli.options import (
+    Corrections,
+    Device,
+    Json,
+    Network,
+    Overwrite,
+    SavedModel,
+    build_network,
+    load_corrected,
+    load_with_roles,
+    open_model,
+    split_seed_of,
+)
 
 if TYPE_CHECKING:
     from lookalike.editing import EditSession
@@ -17,7 +30,29 @@ TrainingData = Annotated[
         "--data", help="The folder or data set that the model was converted with; most edits need its images."
     ),
 ]
+Validation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Images to judge edits on, that the model was not made from; by default every fifth training image.",
+    ),
+]
 Who = Annotated[str | None, typer.Option(help="Who edits, for the log; by default the login name.")]
+
+
+@dataclass(frozen=True)
+class EditedData:
+    """The data of a session.
+
+    Attributes:
+        data: The data of the conversion, or None.
+        validation: Data to judge edits on, or None.
+        corrections: Corrected training labels that the conversion was given, or None.
+    """
+
+    data: str | None
+    validation: str | None = None
+    corrections: Path | None = None
 
 
 @guarded
@@ -27,6 +62,8 @@ def edit(
         Path | None, typer.Argument(metavar="[SCRIPT]", help="A YAML or JSON list of edits; without it, show the log.")
     ] = None,
     data: TrainingData = None,
+    validation: Validation = None,
+    corrections: Corrections = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the edited model here; by default to MODEL itself.")
     ] = None,
@@ -58,7 +95,9 @@ def edit(
     if output is not None and not dry_run:
         check_replaceable(output, overwrite=overwrite)
     steps = [] if script is None else read_script(script)
-    session = open_for_editing(model, data, network=network, device=device, who=who)
+    session = open_for_editing(
+        model, EditedData(data, validation, corrections), network=network, device=device, who=who
+    )
     revision = session.history.revision
     for _ in range(undo):
         session.undo()
@@ -98,22 +137,27 @@ def edit(
 
 
 def open_for_editing(
-    model: Path, data: str | None, *, network: str | None, device: str, who: str | None
+    model: Path, given: EditedData, *, network: str | None, device: str, who: str | None
 ) -> "EditSession":
-    """Opens a saved model for editing, with its training and test data.
+    """Opens a saved model for editing, with its training, validation and test data.
 
     Raises:
         LookalikeError: If the model or the data cannot be read, or do not fit each other.
     """
-    from lookalike.data import load_data, with_roles
+    from lookalike.data import with_roles
     from lookalike.editing import open_session
 
     built = None if network is None else build_network(network, model)
     options: dict[str, Any] = {"who": who}
     train = None
-    if data is not None:
+    if given.data is not None or given.validation is not None:
         converted, preprocessing = open_model(model, network, device)
-        bundle = load_data(data, preprocessing, seed=split_seed_of(converted, None), min_classes=1)
+    if given.validation is not None:
+        bundle = load_with_roles(converted, given.validation, preprocessing, labels=None, split_seed=None)
+        options["validation"] = bundle.test
+    if given.data is not None:
+        seed = split_seed_of(converted, None)
+        bundle = load_corrected(given.data, preprocessing, given.corrections, seed=seed, min_classes=1)
         train = bundle.train
         options["test"] = lambda: with_roles(bundle, converted.training_record).test
     return open_session(model, train, network=built, **options)

@@ -52,6 +52,15 @@ Workers = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace existing output.")]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        metavar="FILE",
+        help="A table of corrected training labels, as the studio writes it; DATA itself stays as it is.",
+        rich_help_panel="Images",
+    ),
+]
 DiscardEdits = Annotated[
     bool,
     typer.Option(
@@ -223,6 +232,19 @@ def build_network(network: str, folder: Path) -> "nn.Module":
 
     spec = read_spec_of_own_network(folder)
     return build_untrained(network, None if spec is None else spec["args"])
+
+
+def load_corrected(
+    data: str,
+    preprocessing: "Preprocessing | None",
+    corrections: Path | None,
+    **options: Any,
+) -> "DataBundle":
+    """Loads data, with corrected training labels if a table of them is given."""
+    from lookalike.data import load_data, with_corrections
+
+    bundle = load_data(data, preprocessing, **options)
+    return bundle if corrections is None else with_corrections(bundle, corrections)
 
 
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from lookalike.cli.console import guarded, print_json, print_line, say
-from lookalike.cli.edit import Who, open_for_editing
-from lookalike.cli.options import Device, Json, Network, SavedModel
+from lookalike.cli.edit import EditedData, Validation, Who, open_for_editing
+from lookalike.cli.options import Corrections, Device, Json, Network, SavedModel
 
 
 @guarded
@@ -16,6 +16,8 @@ def studio(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="The folder or data set that the model was converted with.")
     ],
+    validation: Validation = None,
+    corrections: Corrections = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
     no_browser: Annotated[
         bool, typer.Option("--no-browser", metavar="", help="Only print the address, and open no browser.")
@@ -29,7 +31,9 @@ def studio(
     from lookalike.studio import Desk, StudioServer
 
     say("Embedding the training data…")
-    session = open_for_editing(model, data, network=network, device=device, who=who)
+    session = open_for_editing(
+        model, EditedData(data, validation, corrections), network=network, device=device, who=who
+    )
     with StudioServer(Desk(session, model), port) as server:
         if json:
             print_json({"address": server.address})

@@ -8,6 +8,7 @@ from lookalike.data.augmentation import Augmentation
 from lookalike.data.batches import Batch, Batches
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry, ImageArray, Split, is_dataset
 from lookalike.data.closeups import load_closeups
+from lookalike.data.corrections import with_corrections
 from lookalike.data.decoders import IMAGE_FORMATS
 from lookalike.data.digit_pairs import load_digit_pairs
 from lookalike.data.digits import load_digits
@@ -77,6 +78,7 @@ __all__ = [
     "settle_value_range",
     "value_remark",
     "warn_of_values",
+    "with_corrections",
     "with_roles",
 ]
 

@@ -5,7 +5,7 @@ To add one, write a frozen dataclass with ``apply`` and ``sentence`` and registe
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from typing_extensions import override
@@ -331,6 +331,40 @@ class Restrict(Edit):
     def sentence(self, state: State) -> str:
         shares = ", ".join(f"{share:.0%}" for share in self.region)
         return f"restrict {state.describe(self.prototype)} to a part of its image (left, top, right, bottom: {shares})"
+
+
+@EDITS.register("erase")
+@dataclass(frozen=True)
+class Erase(Edit):
+    """Takes a part out of the images behind prototypes, such as a mark or the background.
+
+    The session finds the vectors; see ``EditSession.erase``.
+    """
+
+    prototypes: tuple[int, ...]
+    region: Region
+    side: Literal["inside", "outside", "background"] = "inside"
+    vectors: tuple[tuple[float, ...], ...] | None = None
+
+    @override
+    def apply(self, state: State, material: Material | None) -> State:
+        positions = _free(state, self.prototypes)
+        check_region(self.region)
+        vectors = self.vectors or ()
+        if len(vectors) != len(positions) or any(len(vector) != state.vectors.shape[1] for vector in vectors):
+            raise LookalikeError("to take a part out of prototypes takes the embedding of each without it")
+        for position, vector in zip(positions, vectors, strict=True):
+            values = torch.tensor(vector, dtype=state.vectors.dtype)
+            state = state.with_row(position, values, int(state.labels[position]))
+        return state
+
+    @override
+    def sentence(self, state: State) -> str:
+        shares = ", ".join(f"{share:.0%}" for share in self.region)
+        if self.side == "background":
+            return f"take the background out of {_listed(state, self.prototypes)}"
+        where = "a part" if self.side == "inside" else "all but a part"
+        return f"take {where} (left, top, right, bottom: {shares}) out of {_listed(state, self.prototypes)}"
 
 
 def _one(state: State, position: int) -> int:

@@ -69,7 +69,11 @@ class Material:
 
     def mean(self, rows: np.ndarray) -> Tensor:
         """Returns the mean of some rows [D], in the space in which the model clusters."""
-        points = self.similarity.project(self.read(rows))
+        return self.mean_of(self.read(rows))
+
+    def mean_of(self, embeddings: Tensor) -> Tensor:
+        """Returns the mean of embeddings [n, D], in the space in which the model clusters [D]."""
+        points = self.similarity.project(embeddings)
         return self.similarity.unproject(points.double().mean(0, keepdim=True).to(points.dtype))[0]
 
     def split(self, rows: np.ndarray, n: int) -> Tensor:

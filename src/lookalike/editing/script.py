@@ -13,6 +13,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, shown
 from lookalike.editing.edits import EDITS, Edit, edit_from_dict
 from lookalike.editing.history import Entry
+from lookalike.editing.regions import erasure, restriction
 from lookalike.editing.session import EditSession
 
 _MOST_BYTES = 2**26
@@ -65,7 +66,7 @@ def run_step(session: EditSession, step: dict[str, Any], number: int, base: Path
 
 
 def resolve(session: EditSession, name: str, arguments: dict[str, Any], base: Path | None = None) -> Edit:
-    """Returns an edit, with the vectors that it needs: of an image to add, or of the part of one to restrict to."""
+    """Returns an edit, with the vectors that it needs: of an image to add, or of parts of images."""
     if name == "add" and "image" in arguments:
         image = arguments["image"]
         path = Path(image) if base is None or not isinstance(image, str) else base / image
@@ -76,7 +77,11 @@ def resolve(session: EditSession, name: str, arguments: dict[str, Any], base: Pa
     if name == "restrict" and arguments.get("vector") is None:
         prototype = from_json(int, arguments.get("prototype"), "prototype")
         region = from_json(tuple[float, float, float, float], arguments.get("region"), "region")
-        return session.restriction(prototype, region)
+        return restriction(session, prototype, region)
+    if name == "erase" and arguments.get("vectors") is None:
+        prototypes = from_json(tuple[int, ...], arguments.get("prototypes"), "prototypes")
+        region = from_json(tuple[float, float, float, float], arguments.get("region"), "region")
+        return erasure(session, prototypes, region, arguments.get("side", "inside"))
     return edit_from_dict({"edit": name, **arguments})
 
 

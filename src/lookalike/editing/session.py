@@ -26,7 +26,6 @@ from lookalike.editing.edits import (
     Move,
     Pin,
     Rename,
-    Restrict,
     Show,
     Split,
 )
@@ -35,11 +34,12 @@ from lookalike.editing.evidence import Evidence
 from lookalike.editing.history import Correction, Entry, History, Opening, Snapshot
 from lookalike.editing.material import Material
 from lookalike.editing.pictures import Pictures
+from lookalike.editing.regions import Side, erasure, restriction
 from lookalike.editing.sources import Source, held_out_rows, source_of
 from lookalike.editing.state import State, keys_of
 from lookalike.embedding import EmbeddingStore
 from lookalike.model import PrototypeModel
-from lookalike.model.annotations import Region, check_region
+from lookalike.model.annotations import Region
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.prototypes import Prototypes
 
@@ -69,6 +69,7 @@ class EditSession:
         similarity: The model's, on the CPU.
         history: The log.
         source: The embedded training data, or None.
+        validation: The embedded validation data, or None.
         stored: Digests of the histories in folders that this one continues: those that it was opened from or saved as.
 
     Raises:
@@ -98,7 +99,7 @@ class EditSession:
         self.who = _login() if who is None else checks.instance("who", who, str, "a text")
         self.similarity = copy.deepcopy(model.similarity).cpu()
         source = None if train is None else source_of(model, train, embeddings, progress=progress)
-        self._pictures = Pictures(None if source is None else source.batches, model.value_range, model.preprocessing)
+        self._pictures = _pictures_of(model, source)
         if history is None:
             first = Snapshot(State.of(model.prototypes, model.annotations), _cpu(model.prototypes), model.images)
             history = History(), [first]
@@ -112,17 +113,19 @@ class EditSession:
         self._evidence: Evidence | None = None
         self._judge: Judge | None = None
         self._test = test
+        self.validation = None if validation is None else self._embedded(validation, "validation", progress)
+        self._validation_pictures = _pictures_of(model, self.validation)
         if source is not None:
-            self._prepare(source, validation, seed, progress)
-        elif validation is not None:
-            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self.similarity)
+            self._prepare(source, seed)
+        if self.validation is not None:
+            self._judge = _judge_of("validation", self.validation, self.similarity)
         self._predictions: Tensor | None = None
 
-    def _prepare(self, source: Source, validation: Any, seed: int, progress: bool | None) -> None:
+    def _prepare(self, source: Source, seed: int) -> None:
         """Makes ready what edits work on, and what they are judged on."""
         recorded = self._base.provenance
         held_out = np.zeros(len(source.labels), dtype=bool)
-        if validation is None:
+        if self.validation is None:
             held_out = held_out_rows(source.labels, seed)
         self._material = Material(
             source.store.embeddings,
@@ -137,9 +140,7 @@ class EditSession:
         nearest_from: Literal["class", "any"] = "any" if recorded.get("nearest_from") == "any" else "class"
         n_nearest = self._snapshots[0].prototypes.nearest.shape[1]
         self._evidence = Evidence(self._material, n_nearest, nearest_from)
-        if validation is not None:
-            self._judge = _judge_of("validation", self._embedded(validation, "validation", progress), self.similarity)
-        elif held_out.any():
+        if held_out.any():
             self._judge = _judge_of("held-out training", source, self.similarity, np.flatnonzero(held_out))
 
     def _embedded(self, data: Any, part: str, progress: bool | None) -> Source:
@@ -154,6 +155,11 @@ class EditSession:
     def snapshot(self) -> Snapshot:
         """The present state with the training data and images behind its prototypes."""
         return self._snapshots[self.history.head]
+
+    @property
+    def material(self) -> Material | None:
+        """The training embeddings that edits work on; None if there are no training data."""
+        return self._material
 
     @property
     def judge(self) -> Judge | None:
@@ -352,28 +358,25 @@ class EditSession:
         Raises:
             LookalikeError: If the model holds no images, or edits are judged on the prototype's image.
         """
-        return self.do(self.restriction(prototype, region), note)
+        return self.do(restriction(self, prototype, region), note)
 
-    def restriction(self, prototype: int, region: Region) -> Restrict:
-        """Returns the edit of ``restrict``, with the vector."""
-        checks.whole_number("prototype", prototype, 0, len(self.state) - 1)
-        check_region(region)
-        inputs = self.model.prototype_inputs()
-        if inputs is None:
-            raise LookalikeError("the model holds no images, so that no prototype can be restricted to a part of one")
-        sample = int(self.snapshot.prototypes.nearest[prototype, 0])
-        if self._material is not None and self._material.is_held_out(sample):
-            raise LookalikeError(
-                f"{self.state.describe(prototype)} is shown by training sample {sample}, which edits are judged on; "
-                "show it by another first (edit 'show'), or give validation=... to judge edits on"
-            )
-        image = inputs[prototype : prototype + 1]
-        height, width = image.shape[-2:]
-        left, right = round(region[0] * width), max(round(region[0] * width) + 1, round(region[2] * width))
-        top, bottom = round(region[1] * height), max(round(region[1] * height) + 1, round(region[3] * height))
-        blanked = image.mean((2, 3), keepdim=True).expand_as(image).clone()
-        blanked[:, :, top:bottom, left:right] = image[:, :, top:bottom, left:right]
-        return Restrict(prototype, region, tuple(self.model.embed(blanked)[0].float().tolist()))
+    def erase(self, *prototypes: int, region: Region, side: Side = "inside", note: str = "") -> Entry:
+        """Takes a part out of the images behind prototypes, such as a mark or the background.
+
+        There, each image gets the same part of a training image of another class; the prototype becomes the mean of the
+        embeddings.
+
+        Args:
+            *prototypes: Numbers of the prototypes.
+            region: Left, top, right, bottom as shares of the image's width and height.
+            side: Whether what is ``"inside"`` or ``"outside"`` the region is taken out, or the ``"background"`` in data
+                that know where the object is.
+            note: Why, for the log.
+
+        Raises:
+            LookalikeError: If the training data cannot be read again, or there are none behind a prototype.
+        """
+        return self.do(erasure(self, prototypes, region, side), note)
 
     def vector_of(self, image: Any) -> tuple[float, ...]:
         """Returns the embedding of one image, in any form that ``predict`` takes."""
@@ -440,13 +443,19 @@ class EditSession:
         """Returns the whole log, also of edits that were undone: what, who, when, why, and figures."""
         return [entry for entry in self.history.to_dict()["entries"] if entry["number"] > 0]
 
-    def picture(self, sample: int) -> Tensor:
-        """Returns a training image as the network sees it, uint8 [H, W, C].
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test part that can be opened."""
+        return self._test is not None
+
+    def picture(self, sample: int, part: str = "train") -> Tensor:
+        """Returns an image of the training or validation data as the network sees it, uint8 [H, W, C].
 
         Raises:
             LookalikeError: If it cannot be read.
         """
-        return self._pictures[sample]
+        checks.one_of("part", part, ("train", "validation"))
+        return (self._pictures if part == "train" else self._validation_pictures)[sample]
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the edited model with the whole history; see ``lookalike.editing.save_session``."""
@@ -466,6 +475,10 @@ def _judge_of(part: str, source: Source, similarity: Any, rows: np.ndarray | Non
         return Judge(part, store.embeddings, source.labels, store.indices, store.predictions, similarity)
     predictions = None if store.predictions is None else store.predictions[rows]
     return Judge(part, store.take(rows), source.labels[rows], store.indices[rows], predictions, similarity)
+
+
+def _pictures_of(model: PrototypeModel, source: Source | None) -> Pictures:
+    return Pictures(None if source is None else source.batches, model.value_range, model.preprocessing)
 
 
 def _cpu(prototypes: Prototypes) -> Prototypes:

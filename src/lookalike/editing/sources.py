@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -85,6 +86,20 @@ def source_of(
         _check_same_data(model, store, batches)
     names = store.class_names or (None if batches is None else batches.class_names)
     return Source(store, _as_model_labels(store.labels, names, model.class_names, part), batches)
+
+
+def read_images(source: Source, samples: np.ndarray) -> Tensor:
+    """Returns some of the data's images as inputs of the network [n, C, H, W].
+
+    Raises:
+        LookalikeError: If they cannot be read again, or are not images of one size.
+    """
+    if source.batches is None or not source.batches.can_fetch:
+        raise LookalikeError("the images themselves are needed: give the data, not only their embeddings")
+    inputs = source.batches.fetch(samples)
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        raise LookalikeError("the data are not images of one size, so no part of them can be put on another")
+    return inputs
 
 
 def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batches | None) -> None:

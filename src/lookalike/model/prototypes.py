@@ -1,5 +1,6 @@
 """Prototypes: the vectors that a model decides by, and the training data behind each."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -158,7 +159,9 @@ class Prototypes(nn.Module):
                 "purity": None if self.purity[j].isnan() else float(self.purity[j]),
                 "nearest": self.nearest[j][exists[j]].tolist(),
                 "distances": self.distances[j][exists[j]].tolist(),
-                "percentiles": self.percentiles[j][exists[j]].tolist(),
+                "percentiles": [
+                    None if math.isnan(share) else share for share in self.percentiles[j][exists[j]].tolist()
+                ],
             }
             for j in range(len(self))
         ]

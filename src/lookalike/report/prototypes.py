@@ -1,5 +1,6 @@
 """The prototypes of a report."""
 
+import math
 from typing import Any
 
 import torch
@@ -113,12 +114,17 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
         index_known = rank < p.nearest.shape[1] and int(p.nearest[j, rank]) >= 0
         caption = (
             f"{visible(model.name_training_sample(int(p.nearest[j, rank])))} · distance "
-            f"{float(p.distances[j, rank]):.3g}, closer than {100 - float(p.percentiles[j, rank]):.0f}% of its images"
+            f"{float(p.distances[j, rank]):.3g}{_closer_than(float(p.percentiles[j, rank]))}"
             if index_known
             else ""
         )
         captioned.append({"source": picture_source, "caption": caption})
     return captioned
+
+
+def _closer_than(percentile: float) -> str:
+    """Says how near an image is; nothing if no training image stands behind the prototype."""
+    return "" if math.isnan(percentile) else f", closer than {100 - percentile:.0f}% of its images"
 
 
 def _draw_maps(explainer: Explainer) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,20 +11,22 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, one_line
-from lookalike.audit import Audit, audit_sources
+from lookalike.audit import Audit, Shortcut, audit_sources, find_shortcuts
+from lookalike.audit.shortcuts import MOST_PROTOTYPES
 from lookalike.data.images import decode_image
 from lookalike.editing import Add, Edit, EditSession, resolve
 from lookalike.explanation import explain
 from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.saved import encode_image
+from lookalike.studio.plane import Method, in_plane, methods, most_points
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MOST_POINTS = 4_000  # of the map
 _MOST_WRONG = 500  # wrong predictions that are listed
 _MOST_CHANGES = 60  # changed predictions that an answer lists
 _MOST_SUSPECTS = 300
@@ -47,26 +50,22 @@ class Desk:
     """What the page works on. Every change is saved to the model's folder before it is answered.
 
     Args:
-        session: The session, with training data, judged on some of them: the page shows training images.
+        session: The session, with training data: the page shows their images.
         folder: The model's folder.
 
     Raises:
-        LookalikeError: If the session has no training data, or is judged on others.
+        LookalikeError: If the session has no training data.
     """
 
     def __init__(self, session: EditSession, folder: Path) -> None:
         if session.source is None:
             raise LookalikeError("the studio needs the training data: lookalike studio MODEL DATA")
-        if session.judge is not None and session.judge.part != "held-out training":
-            raise LookalikeError(
-                f"the studio shows training images, but these edits are judged on {session.judge.part} data; open the "
-                "session without validation=..."
-            )
         self.session, self.folder = session, folder
         self._source = session.source
         self._lock = RLock()
-        self._map: dict[str, Any] | None = None
+        self._maps: dict[Method, dict[str, Any]] = {}
         self._audit: Audit | None = None
+        self._shortcuts: tuple[Tensor, list[Shortcut]] | None = None
 
     @_one_at_a_time
     def state(self) -> dict[str, Any]:
@@ -99,7 +98,13 @@ class Desk:
             "prototypes": rows,
             "figures": self._present_figures(),
             "log": entries,
-            "test_opened": len(history.openings),
+            "has_test": session.has_test,
+            "openings": [
+                {key: opening[key] for key in ("number", "who", "when", "note")}
+                | {"effect": _figures(opening["effect"])}
+                for opening in history.to_dict()["openings"]
+            ],
+            "maps": methods(),
             "corrections": [asdict(correction) for correction in history.corrections],
         }
 
@@ -111,34 +116,36 @@ class Desk:
         return {"part": session.judge.part, "n": len(right), "accuracy": float(right.float().mean())}
 
     @_one_at_a_time
-    def picture(self, sample: int) -> bytes:
-        """Returns a training image as PNG."""
-        self._row(sample)
-        return encode_image(self.session.picture(sample))
+    def picture(self, part: str, sample: int) -> bytes:
+        """Returns a training image as PNG, or with ``part="validation"`` one that edits are judged on."""
+        if part == "train":
+            self._row(sample)
+        return encode_image(self.session.picture(sample, part))
 
     @_one_at_a_time
-    def map(self) -> dict[str, Any]:
-        """Returns a plane of the embeddings, by the two main axes of the training data, with the prototypes in it."""
+    def map(self, method: Method = "pca") -> dict[str, Any]:
+        """Returns the embeddings of training images in a plane, with the prototypes in it."""
         material, state = self._source, self.session.state
-        if self._map is None:
-            rng = np.random.default_rng(0)
+        known = self._maps.get(method)
+        if known is None or (method != "pca" and not torch.equal(known["keys"], state.keys)):
             n = len(material.labels)
-            rows = np.sort(rng.permutation(n)[:_MOST_POINTS])
-            z = torch.from_numpy(np.asarray(material.store.take(rows), dtype=np.float32))
-            centre = z.mean(0)
-            axes = torch.linalg.svd(z - centre, full_matrices=False).Vh[:2]
-            self._map = {
-                "points": ((z - centre) @ axes.T).tolist(),
+            rows = np.sort(np.random.default_rng(0).permutation(n)[: most_points(method)])
+            z = np.asarray(material.store.take(rows), dtype=np.float32)
+            points, _ = laid = in_plane(z, state.vectors.float().numpy(), method)
+            known = self._maps[method] = {
+                "points": points.tolist(),
+                "prototypes": laid[1].tolist(),
                 "samples": material.store.indices[rows].tolist(),
                 "labels": material.labels[rows].tolist(),
-                "axes": axes,
-                "centre": centre,
                 "n": n,
+                "method": method,
+                "keys": state.keys,
+                "embeddings": z,
             }
-        projection = self._map
-        prototype_positions = (state.vectors.float() - projection["centre"]) @ projection["axes"].T
-        points = {key: value for key, value in projection.items() if key not in ("axes", "centre")}
-        return {**points, "prototypes": prototype_positions.tolist()}
+        if method == "pca" and not torch.equal(known["keys"], state.keys):
+            known |= {"keys": state.keys}
+            known["prototypes"] = in_plane(known["embeddings"], state.vectors.float().numpy(), "pca")[1].tolist()
+        return {key: value for key, value in known.items() if key not in ("keys", "embeddings")}
 
     @_one_at_a_time
     def near(self, prototype: int) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class Desk:
         """Returns the wrong predictions among the samples that edits are judged on."""
         session = self.session
         if session.judge is None:
-            return {"n": 0, "part": None, "samples": []}
+            return {"n": 0, "part": None, "pictures": "train", "samples": []}
         predictions, labels, names = session.predictions(), session.judge.labels, session.state.class_names
         rows = torch.nonzero(predictions != labels)[:, 0].tolist()
         shown_rows = rows[:_MOST_WRONG]
@@ -171,7 +178,8 @@ class Desk:
         doubts = self._doubts(np.asarray(session.judge.embeddings[shown_rows])) if shown_rows else None
         for sample, doubt in zip(samples, doubts or [], strict=False):
             sample |= {"set": doubt.kind, "answered": doubt.answered, "doubt": doubt.sentence()}
-        return {"n": len(rows), "part": session.judge.part, "samples": samples}
+        part = "train" if session.validation is None else "validation"
+        return {"n": len(rows), "part": session.judge.part, "pictures": part, "samples": samples}
 
     def _doubts(self, embeddings: np.ndarray) -> list[InputDoubt] | None:
         """Returns what a calibrated model says of its doubt about embeddings; None if it is not calibrated."""
@@ -189,6 +197,36 @@ class Desk:
         return {"counts": counts, "suspects": listed_suspects}
 
     @_one_at_a_time
+    def shortcuts(self) -> dict[str, Any]:
+        """Returns parts of images that carry a class along, with the prototypes of the class that have them.
+
+        They are looked for again when the prototypes are others.
+        """
+        state, prototypes = self.session.state, self.session.snapshot.prototypes
+        if self._shortcuts is None or not torch.equal(self._shortcuts[0], state.keys):
+            self._shortcuts = state.keys, find_shortcuts(self.session.model, self._source)
+        groups: dict[tuple[int, str], list[Shortcut]] = {}
+        for shortcut in self._shortcuts[1]:
+            groups.setdefault((int(state.labels[shortcut.prototype]), shortcut.part), []).append(shortcut)
+        return {
+            "n_tried": min(len(state), MOST_PROTOTYPES),
+            "n": len(state),
+            "groups": [
+                {
+                    "class": state.class_names[label],
+                    "part": part,
+                    "region": list(of_part[0].region),
+                    "side": of_part[0].side,
+                    "prototypes": [shortcut.prototype for shortcut in of_part],
+                    "share": of_part[0].share,
+                    "n": of_part[0].n,
+                    "samples": [int(prototypes.nearest[shortcut.prototype, 0]) for shortcut in of_part],
+                }
+                for (label, part), of_part in groups.items()
+            ],
+        }
+
+    @_one_at_a_time
     def look(self, image: bytes) -> dict[str, Any]:
         """Returns which prototypes an image looks like."""
         explanation = explain(self.session.model, _opened(image), n_nearest=3, relevance=False)[0]
@@ -198,11 +236,13 @@ class Desk:
             "sentence": explanation.sentence(),
             "set": None if explanation.doubt is None else explanation.doubt.kind,
             "answered": None if explanation.doubt is None else explanation.doubt.answered,
+            "unfamiliar": explanation.unfamiliar,
             "likenesses": [
                 {
                     "prototype": near.prototype,
                     "class": near.class_name,
-                    "percentile": near.percentile,
+                    "name": near.name,
+                    "percentile": None if math.isnan(near.percentile) else near.percentile,
                     "sample": near.nearest[0],
                 }
                 for near in explanation.likenesses
@@ -252,6 +292,18 @@ class Desk:
             self.session.correct(sample, name, names[int(self._source.labels[row])], str(values.get("label")))
             self.session.save(self.folder, overwrite=True)
         return self.state()
+
+    @_one_at_a_time
+    def open_test(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Measures on the test part, which is counted in the log, and saves that."""
+        self._check(values.get("revision"))
+        note = from_json(str, values.get("note", ""), "note")
+        if not note.strip():
+            raise LookalikeError("say why the test part is opened: it is counted, and the log keeps the reason")
+        with self.session.or_nothing():
+            effect = self.session.open_test(note)
+            self.session.save(self.folder, overwrite=True)
+        return {"state": self.state(), "sentence": effect.sentence()}
 
     def _do(self, edit: Edit, note: str) -> dict[str, Any]:
         with self.session.or_nothing():

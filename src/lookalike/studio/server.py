@@ -26,6 +26,13 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_CHANGES = {
+    "api/edit": "edit",
+    "api/try": "try_out",
+    "api/move": "move",
+    "api/correct": "correct",
+    "api/test": "open_test",
+}
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STYLES = ("tokens.css", "page.css", "tables.css", "cards.css", "dialog.css", "browser.css")
 
@@ -47,6 +54,10 @@ class StudioServer(ThreadingHTTPServer):
         super().__init__((_HOST, port), _Handler)
         self.desk = desk
         self.token = secrets.token_urlsafe(24)
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing: a browser that closes a connection is no fault, and all others are answered."""
 
     @property
     def origin(self) -> str:
@@ -119,10 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, path: str) -> None:
         desk = self.server.desk
         if path.startswith("picture/"):
-            self._send(HTTPStatus.OK, desk.picture(_whole(path.removeprefix("picture/"))), "image/png")
+            part, _, sample = path.removeprefix("picture/").rpartition("/")
+            self._send(HTTPStatus.OK, desk.picture(part, _whole(sample)), "image/png")
         elif path.startswith("api/near/"):
             self._send_json(desk.near(_whole(path.removeprefix("api/near/"))))
-        elif path in ("api/state", "api/map", "api/wrong", "api/suspects"):
+        elif path == "api/map":
+            self._send_json(desk.map(self._query.get("by", "pca")))  # type: ignore[arg-type]
+        elif path in ("api/state", "api/wrong", "api/suspects", "api/shortcuts"):
             self._send_json(getattr(desk, path.removeprefix("api/"))())
         else:
             self._send_file(path or "index.html")
@@ -134,12 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "api/add":
             revision = _whole(self._query.get("revision", ""))
             self._send_json(desk.add_image(body, self._query.get("class", ""), revision))
-        elif path in ("api/edit", "api/try", "api/move", "api/correct"):
+        elif path in _CHANGES:
             values = parse_json(body)
             if not isinstance(values, dict):
                 raise LookalikeError("a request is a JSON object")
-            name = {"api/edit": "edit", "api/try": "try_out", "api/move": "move", "api/correct": "correct"}[path]
-            self._send_json(getattr(desk, name)(values))
+            self._send_json(getattr(desk, _CHANGES[path])(values))
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
 

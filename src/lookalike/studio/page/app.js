@@ -3,7 +3,8 @@ import { move, refresh, store, told } from "./desk.js";
 import { close, make, open } from "./parts.js";
 import { dropSelected, mergeSelected, prototypes } from "./prototypes.js";
 import { map } from "./map.js";
-import { log, look, suspects, wrong } from "./lists.js";
+import { log, look, wrong } from "./lists.js";
+import { suspects } from "./suspects.js";
 
 const TABS = [["Prototypes", prototypes], ["Map", map], ["Wrong", wrong], ["Suspects", suspects], ["This looks like…", look], ["Log", log]];
 const panel = document.getElementById("panel"), tabs = document.getElementById("tabs");
@@ -20,7 +21,7 @@ const select = (i, focus = false) => {
   if (focus) tabs.children[i].focus();
   draw();
 };
-tabs.append(...TABS.map(([name], i) => make("button", { type: "button", role: "tab", id: `tab-${i}`, "aria-controls": "panel", onclick: () => select(i) }, name)));
+tabs.append(...TABS.map(([name], i) => make("button", { type: "button", role: "tab", id: `tab-${i}`, "aria-controls": "panel", "aria-selected": String(i === 0), tabIndex: i ? -1 : 0, onclick: () => select(i) }, name)));
 tabs.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (step) select((present + step + TABS.length) % TABS.length, true);
@@ -61,6 +62,5 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-
-tabs.children[0].setAttribute("aria-selected", "true");
+panel.setAttribute("aria-labelledby", "tab-0");
 refresh().catch((error) => told(error.message, "bad"));

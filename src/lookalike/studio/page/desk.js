@@ -1,5 +1,5 @@
 // The state of the model, as the server has it; every change goes there first, with the revision that the page knows.
-export const store = { state: null, listeners: [], selected: new Set() };
+export const store = { state: null, listeners: [], selected: new Set(), focus: null };
 
 const told = (text, kind = "") => {
   const status = document.getElementById("status");
@@ -58,6 +58,11 @@ export const tryOut = (values) => alone(async () => {
 export const move = (to) => alone(async () => {
   take(await post("api/move", { to }));
   told(`The model is at edit ${store.state.head}.`, "good");
+});
+export const openTest = (note) => alone(async () => {
+  const answer = await post("api/test", { note });
+  take(answer.state);
+  told(`Test part, before all edits and now: ${answer.sentence}.`, "good");
 });
 export const correct = (sample, label) => alone(async () => {
   take(await post("api/correct", { sample, label }));

@@ -1,13 +1,13 @@
-// Wrong predictions, suspects, the log, and this-looks-like-that for a dropped image.
-import { addImage, correct, get, move, post, store, told } from "./desk.js";
+// Wrong predictions, the log, and this-looks-like-that for a dropped image.
+import { addImage, get, move, openTest, post, store, told } from "./desk.js";
 import { button, choice, make, picture, percent } from "./parts.js";
 import { show } from "./prototypes.js";
 
 export const wrong = async (panel) => {
   panel.replaceChildren(make("p", {}, "Looking…"));
-  const { n, part, samples } = await get("api/wrong");
+  const { n, part, pictures, samples } = await get("api/wrong");
   const list = make("ul", { className: "strip" });
-  const fill = (rows) => list.replaceChildren(...rows.map((row) => make("li", { title: row.doubt ?? "" }, picture(row.sample, ""),
+  const fill = (rows) => list.replaceChildren(...rows.map((row) => make("li", { title: row.doubt ?? "" }, picture(row.sample, `Image ${row.sample}`, pictures),
     make("span", { className: "is-wrong" }, row.predicted), make("br"), `is ${row.true}`)));
   panel.replaceChildren(
     make("p", {}, n ? `${n} wrong predictions among the ${part} images${n > samples.length ? `; the first ${samples.length} are shown` : ""}.` : "No prediction is wrong."),
@@ -26,24 +26,17 @@ const doubtFilter = (samples, fill) => {
   return [make("div", { className: "filters" }, chosen)];
 };
 
-export const suspects = async (panel) => {
-  panel.replaceChildren(make("p", {}, "Comparing all training images…"));
-  const { counts, suspects: rows } = await get("api/suspects");
-  const noted = new Map(store.state.corrections.map((row) => [row.sample, row.corrected]));
-  const kind = choice(Object.keys(counts), null, "Kind");
-  const list = make("div");
-  const fill = () => list.replaceChildren(...rows.filter((row) => row.kind === kind.querySelector("select").value).map((row) => {
-    const to = choice(store.state.classes, noted.get(row.sample) ?? row.suggested ?? row.label, "Its label should be");
-    return make("article", { className: "suspect" }, picture(row.sample, ""), make("div", {},
-      make("p", {}, make("b", {}, `${row.rank}. ${row.label}${row.suggested ? ` → ${row.suggested}?` : ""}`), noted.has(row.sample) ? " · noted" : ""),
-      make("p", {}, `${row.reason}.`), make("p", { className: "muted small" }, row.name || `training image ${row.sample}`),
-      make("div", { className: "actions" }, to, button("Note it", () => correct(row.sample, to.querySelector("select").value)))));
-  }));
-  kind.querySelector("select").addEventListener("change", fill);
-  panel.replaceChildren(
-    make("p", {}, rows.length ? "Notes go to corrected-labels.csv in the model's folder; your own files stay as they are." : "No training image stands out."),
-    ...(rows.length ? [make("div", { className: "filters" }, kind), list] : []));
-  if (rows.length) fill();
+const testPart = () => {
+  const { openings, has_test: hasTest } = store.state;
+  const why = make("input", { id: "why-test", placeholder: "why" });
+  return [
+    make("h2", {}, "Test part"),
+    make("p", {}, `It was opened ${openings.length} ${openings.length === 1 ? "time" : "times"}. Each time makes its figures a little less honest, so it is counted.`),
+    ...openings.map((row) => make("p", { className: "muted small" },
+      `Edit ${row.number}: ${(100 * row.effect.before).toFixed(2)}% before all edits, ${(100 * row.effect.after).toFixed(2)}% then; ${row.who} ${row.when}: ${row.note}`)),
+    ...(hasTest ? [make("div", { className: "filters" }, make("label", {}, "Why it is opened", why), button("Open the test part", () => openTest(why.value)))] : []),
+    make("h2", {}, "Edits"),
+  ];
 };
 
 export const log = (panel) => {
@@ -52,9 +45,10 @@ export const log = (panel) => {
   for (let at = head; at > 0; at = entries[at].parent) present.add(at);
   const figure = (share) => `${(100 * share).toFixed(2)}%`;
   panel.replaceChildren(
-    make("p", {}, `The model is at edit ${head}. Nothing is ever lost: any state can be gone back to. The test part was looked at ${store.state.test_opened} times.`),
+    make("p", {}, `The model is at edit ${head}. Nothing is ever lost: any state can be gone back to.`),
+    ...testPart(),
     make("div", { className: "scroll" }, make("table", {},
-      make("thead", {}, make("tr", {}, ...["Edit", "Why", "Who, when", "Accuracy", "Changed", ""].map((text) => make("th", { scope: "col" }, text)))),
+      make("thead", {}, make("tr", {}, ...["Edit", "Why", "Who, when", "Accuracy", "Changed", "Go there"].map((text) => make("th", { scope: "col" }, text)))),
       make("tbody", {}, ...[...entries].reverse().map((entry) => make("tr", {},
         make("th", { scope: "row" }, `${entry.number} ${entry.sentence || "before all edits"}${present.has(entry.number) ? "" : " (undone)"}`),
         make("td", {}, entry.note), make("td", { className: "small" }, `${entry.who} ${entry.when}`),
@@ -62,6 +56,9 @@ export const log = (panel) => {
         make("td", { className: "number" }, entry.effect ? String(entry.effect.n_changes) : "–"),
         make("td", {}, entry.number === head ? "present" : button("Go here", () => move(entry.number)))))))));
 };
+
+const warningOf = ({ unfamiliar }) => (unfamiliar
+  ? [make("p", { className: "warning" }, "Unfamiliar: it looks like nothing that the model knows; do not rely on the answer.")] : []);
 
 export const look = (panel) => {
   const chooser = make("input", { type: "file", accept: "image/*", id: "file" });
@@ -75,10 +72,10 @@ export const look = (panel) => {
       const own = make("img", { alt: "your image" });
       own.src = URL.createObjectURL(file);
       const to = choice(store.state.classes, found.class, "Class");
-      answer.replaceChildren(make("h2", {}, `${found.class}, probability ${percent(found.probability)}`), make("p", {}, found.sentence),
+      answer.replaceChildren(make("h2", {}, `${found.class}, probability ${percent(found.probability)}`), make("p", {}, found.sentence), ...warningOf(found),
         ...(found.set === null ? [make("p", { className: "muted small" }, "The model is not calibrated: nothing is promised about this probability.")] : []),
         make("ul", { className: "strip" }, make("li", {}, own, "your image"), ...found.likenesses.map((near) => make("li", {},
-          picture(near.sample, ""), make("button", { type: "button", className: "link", onclick: () => show(near.prototype) }, `prototype ${near.prototype} (${near.class})`)))),
+          picture(near.sample, ""), make("button", { type: "button", className: "link", onclick: () => show(near.prototype) }, `${near.name ?? `prototype ${near.prototype}`} (${near.class})`)))),
         make("div", { className: "filters" }, to, button("Add it as a prototype", () => addImage(file, to.querySelector("select").value), "main")));
     } catch (error) {
       answer.replaceChildren();

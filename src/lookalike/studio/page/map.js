@@ -1,21 +1,27 @@
 // The embedding in a plane: zoom with wheel or + and −, move by dragging or arrows, select with Shift and dragging.
-import { edit, get, store } from "./desk.js";
+import { edit, get, store, told } from "./desk.js";
 import { button, choice, make, picture } from "./parts.js";
 import { show } from "./prototypes.js";
 
 const MOST = 200;  // selected images that are shown
 const hue = (k) => `hsl(${(k * 137.5) % 360} 60% ${k % 2 ? 48 : 58}%)`;
 
+const METHODS = { pca: "main axes", tsne: "t-SNE", umap: "UMAP" };
+const HOW = { pca: "by the two main axes of their embeddings", tsne: "by t-SNE of their embeddings: only what is near means something",
+  umap: "by UMAP of their embeddings: only what is near means something" };
+
 export const map = async (panel) => {
   panel.replaceChildren(make("p", {}, "Drawing the map…"));
-  const data = await get("api/map");
-  const canvas = make("canvas", { tabIndex: 0, role: "img",
+  const data = await get(`api/map?by=${store.mapBy ?? "pca"}`);
+  const by = choice(store.state.maps.map((name) => [name, METHODS[name]]), data.method, "Map by");
+  by.querySelector("select").addEventListener("change", (event) => { store.mapBy = event.target.value; map(panel).catch((error) => told(error.message, "bad")); });
+  const canvas = make("canvas", { tabIndex: 0, role: "application",
     "aria-label": `Map of ${data.samples.length} training images and ${data.prototypes.length} prototypes. Arrows move, plus and minus zoom, Enter selects what is in view.` });
-  const chosen = make("div");
+  const chosen = make("div", { "aria-live": "polite" });
   panel.replaceChildren(
-    make("p", { className: "muted small" }, `${data.samples.length} of ${data.n} training images by the two main axes of their embeddings; rings are prototypes. `
+    make("p", { className: "muted small" }, `${data.samples.length} of ${data.n} training images ${HOW[data.method]}; rings are prototypes. `
       + "Wheel or + and − zoom, dragging or arrows move, Shift and dragging (or Enter, for all in view) selects."),
-    make("div", { className: "map" }, canvas), chosen);
+    make("div", { className: "filters" }, by), make("div", { className: "map" }, canvas), chosen);
   const all = [...data.points, ...data.prototypes];
   const [xs, ys] = [all.map((p) => p[0]), all.map((p) => p[1])];
   const bounds = (values) => [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];

@@ -10,15 +10,19 @@ export const make = (tag, values = {}, ...children) => {
 };
 export const button = (text, action, kind = "") =>
   make("button", { type: "button", className: `button ${kind}`, onclick: action }, text);
-export const picture = (sample, alt) => {
+export const picture = (sample, alt, part = "train") => {
   const image = make("img", { loading: "lazy", decoding: "async", alt });
   image.addEventListener("load", () => image.classList.toggle("small-pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 64));
-  image.src = `picture/${sample}`;
+  image.src = `picture/${part}/${sample}`;
   return image;
 };
 export const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)}%`);
+// A choice of names, or of pairs of a value and its text.
 export const choice = (names, value, label) =>
-  make("label", {}, label, make("select", {}, ...names.map((name) => make("option", { value: name, selected: name === value }, name))));
+  make("label", {}, label, make("select", {}, ...names.map((name) => {
+    const [key, text] = Array.isArray(name) ? name : [name, name];
+    return make("option", { value: key, selected: key === value }, text);
+  })));
 export const open = (title, ...content) => {
   document.getElementById("dialog-title").textContent = title;
   document.getElementById("dialog-body").replaceChildren(...content);

@@ -1,5 +1,6 @@
 // Prototypes by class: filters, selection, and the dialog of one prototype.
 import { edit, get, store, told, tryOut } from "./desk.js";
+import { chunksOf, drawFirst, restart } from "./grid.js";
 import { button, choice, close, make, open, percent, picture } from "./parts.js";
 
 const filter = { text: "", only: "all" };
@@ -40,8 +41,11 @@ export const mergeSelected = () => store.selected.size > 1 && edit({ edit: "merg
 const list = (root) => {
   const groups = new Map();
   for (const p of store.state.prototypes) if (fits(p)) groups.set(p.class, [...(groups.get(p.class) ?? []), p]);
+  restart();
+  const width = root.clientWidth;
   root.replaceChildren(...[...groups].map(([name, rows]) => make("section", { className: "class", "aria-label": name },
-    make("h2", {}, `${name} · ${rows.length}`), make("div", { className: "tiles" }, ...rows.map(tile)))));
+    make("h2", {}, `${name} · ${rows.length}`), ...chunksOf(rows, tile, width))));
+  drawFirst(root, store.focus);
   if (!groups.size) root.replaceChildren(make("p", {}, "No prototype fits the filter."));
 };
 
@@ -59,7 +63,7 @@ export const prototypes = (panel) => {
 };
 
 const nearest = (p) => make("ul", { className: "strip" }, ...p.nearest.map((sample, rank) => make("li", {}, picture(sample, `Training image ${sample}`),
-  `${Math.round(p.percentiles[rank])}% are as near`, rank ? make("br") : null,
+  p.percentiles[rank] === null ? "none is behind it" : `${Math.round(p.percentiles[rank])}% are as near`, rank ? make("br") : null,
   rank ? make("button", { type: "button", className: "link", onclick: () => done({ edit: "show", prototype: p.prototype, sample }) }, "show by this") : null)));
 
 const done = async (values) => { if (await edit(values, noteOf())) close(); };

@@ -1,0 +1,138 @@
+"""Edits that look at a part of the training images: what a prototype would be without it, or by it alone [ours]."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
+from lookalike.data import HasMasks
+from lookalike.editing.edits import NO_MATERIAL, Erase, Restrict
+from lookalike.editing.sources import Source, read_images
+from lookalike.model.annotations import Region, check_region
+
+if TYPE_CHECKING:
+    from lookalike.editing.session import EditSession
+
+Side = Literal["inside", "outside", "background"]
+Objects = tuple[Tensor, Tensor]
+
+_MOST_IMAGES = 64  # of those behind a prototype: their mean hardly moves with more
+_BATCH = 32
+
+
+def with_part(images: Tensor, others: Tensor, region: Region, side: Side, objects: Objects | None = None) -> Tensor:
+    """Returns images [n, C, H, W] that have a part of others.
+
+    Args:
+        images: [n, C, H, W].
+        others: The images that give the part [n, C, H, W].
+        region: The region, as shares of the image; of no account for ``"background"``.
+        side: ``"inside"`` or ``"outside"`` the region, or the ``"background"`` of the object. Where the other image has
+            its own object, its background's mean colour is taken.
+        objects: Where the objects are, in ``images`` and in ``others``, bool [n, H, W] each; for ``"background"``.
+    """
+    if side != "background" or objects is None:
+        mask = region_mask(region, side, *images.shape[-2:]).to(images.device)
+        return torch.where(mask, others, images)
+    own, of_others = (mask[:, None].to(images.device) for mask in objects)
+    n_background = (~of_others).sum((2, 3), keepdim=True).clamp_min(1)
+    mean = (others * ~of_others).sum((2, 3), keepdim=True) / n_background
+    return torch.where(own, images, torch.where(of_others, mean, others))
+
+
+def objects_in(source: Source, samples: np.ndarray) -> Tensor:
+    """Returns where the objects are in some images of data that have masks, bool [n, H, W].
+
+    Raises:
+        LookalikeError: If the data have none.
+    """
+    dataset = None if source.batches is None else source.batches.dataset
+    if not isinstance(dataset, HasMasks):
+        raise LookalikeError(
+            "the data have no masks, so the background is not known; name a region, such as all outside of "
+            "[0.2, 0.2, 0.8, 0.8]"
+        )
+    return torch.stack([dataset.mask(int(sample)) for sample in samples])
+
+
+def region_mask(region: Region, side: Side, height: int, width: int) -> Tensor:
+    """Returns which pixels [H, W] are inside, or outside, a region; the region has one pixel at least."""
+    left, right = round(region[0] * width), max(round(region[0] * width) + 1, round(region[2] * width))
+    top, bottom = round(region[1] * height), max(round(region[1] * height) + 1, round(region[3] * height))
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask if side == "inside" else ~mask
+
+
+def restriction(session: "EditSession", prototype: int, region: Region) -> Restrict:
+    """Returns the edit ``restrict`` with its vector: the embedding of the image with all but the region blanked.
+
+    Raises:
+        LookalikeError: If the model holds no images, or edits are judged on the prototype's image.
+    """
+    checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
+    check_region(region)
+    inputs = session.model.prototype_inputs()
+    if inputs is None:
+        raise LookalikeError("the model holds no images, so that no prototype can be restricted to a part of one")
+    sample = int(session.snapshot.prototypes.nearest[prototype, 0])
+    if session.material is not None and session.material.is_held_out(sample):
+        raise LookalikeError(
+            f"{session.state.describe(prototype)} is shown by training sample {sample}, which edits are judged on; "
+            "show it by another first (edit 'show'), or give validation=... to judge edits on"
+        )
+    image = inputs[prototype : prototype + 1]
+    mask = region_mask(region, "inside", *image.shape[-2:]).to(image.device)
+    blanked = torch.where(mask, image, image.mean((2, 3), keepdim=True))
+    return Restrict(prototype, region, tuple(session.model.embed(blanked)[0].float().tolist()))
+
+
+def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region, side: Side = "inside") -> Erase:
+    """Returns the edit ``erase`` with its vectors.
+
+    In each image behind a prototype, the part is replaced by the same part of an image of another class, and the
+    prototype becomes the mean of their embeddings. So what the part says of the class is gone, and what images look
+    like there in general stays.
+
+    Raises:
+        LookalikeError: If there are no training images to read, or none behind a prototype.
+    """
+    check_region(region)
+    checks.one_of("side", side, ("inside", "outside", "background"))
+    material = session.material
+    if material is None:
+        raise LookalikeError(NO_MATERIAL)
+    model, vectors = session.model, []
+    for prototype in prototypes:
+        checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
+        rows = material.members(session.state, [prototype])
+        donors = np.flatnonzero((material.labels != int(session.state.labels[prototype])) & ~material.held_out)
+        if not len(rows) or not len(donors):
+            whose = "images behind it" if not len(rows) else "images of other classes"
+            raise LookalikeError(
+                f"{session.state.describe(prototype)} has no {whose} to learn from, so no part can be taken out"
+            )
+        rng = np.random.default_rng([material.seed, 0xE4A5E, prototype])
+        rows = np.sort(rng.permutation(rows)[:_MOST_IMAGES])
+        mixed = _mixed(session, material.indices[rows], material.indices[rng.choice(donors, len(rows))], region, side)
+        points = torch.cat([model.embed(images).cpu() for images in mixed])
+        vectors.append(tuple(material.mean_of(points).float().tolist()))
+    return Erase(tuple(prototypes), region, side, tuple(vectors))
+
+
+def _mixed(
+    session: "EditSession", samples: np.ndarray, donors: np.ndarray, region: Region, side: Side
+) -> Iterator[Tensor]:
+    """Yields batches of images [n, C, H, W] that have a part of the donors' images."""
+    assert session.source is not None  # noqa: S101 - as there is material
+    for start in range(0, len(samples), _BATCH):
+        chunk = slice(start, start + _BATCH)
+        images, others = (read_images(session.source, numbers[chunk]) for numbers in (samples, donors))
+        objects = None
+        if side == "background":
+            objects = objects_in(session.source, samples[chunk]), objects_in(session.source, donors[chunk])
+        yield with_part(images, others, region, side, objects)

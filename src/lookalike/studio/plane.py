@@ -1,0 +1,61 @@
+"""The embedding in a plane, for the map: by its main axes, t-SNE, or UMAP where ``umap-learn`` is installed."""
+
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
+
+from lookalike._core.errors import LookalikeError
+
+Method = Literal["pca", "tsne", "umap"]
+
+_MOST_FOR_PCA = 4_000  # points
+_MOST_FOR_NEIGHBOURS = 1_500  # t-SNE takes about ten seconds for so many
+
+
+def methods() -> list[Method]:
+    """Returns the methods that can be used here."""
+    return ["pca", "tsne", *(["umap"] if find_spec("umap") else [])]  # type: ignore[list-item]
+
+
+def most_points(method: Method) -> int:
+    """Returns how many training images a map shows at most."""
+    return _MOST_FOR_PCA if method == "pca" else _MOST_FOR_NEIGHBOURS
+
+
+def in_plane(embeddings: np.ndarray, prototypes: np.ndarray, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    """Lays embeddings in a plane, and prototypes with them.
+
+    By the main axes of the embeddings, the prototypes do not move a point. t-SNE and UMAP lay both together, since they
+    know no place for what they have not seen; distances far apart mean nothing there.
+
+    Args:
+        embeddings: [N, D].
+        prototypes: [P, D].
+        method: How.
+
+    Returns:
+        Positions of the embeddings [N, 2] and of the prototypes [P, 2].
+
+    Raises:
+        LookalikeError: If the method cannot be used here.
+    """
+    if method not in methods():
+        extra = ": pip install umap-learn" if method == "umap" else f"; there are: {', '.join(methods())}"
+        raise LookalikeError(f"no map by {method!r} here{extra}")
+    if method == "pca":
+        centre = embeddings.mean(0)
+        axes = np.linalg.svd(embeddings - centre, full_matrices=False)[2][:2]
+        return (embeddings - centre) @ axes.T, (prototypes - centre) @ axes.T
+    both = np.concatenate([embeddings, prototypes])
+    if len(both) < 5:
+        raise LookalikeError(f"{len(both)} points are too few for a map by {method!r}; choose 'pca'")
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        laid = TSNE(perplexity=min(30, (len(both) - 1) / 3), init="pca", random_state=0).fit_transform(both)
+    else:
+        from umap import UMAP
+
+        laid = UMAP(n_neighbors=min(15, len(both) - 1), random_state=0).fit_transform(both)
+    return laid[: len(embeddings)], laid[len(embeddings) :]

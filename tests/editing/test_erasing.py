@@ -1,0 +1,123 @@
+"""Shortcuts: a planted mark is found, and taken out of the prototypes that have it."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike import EmbeddingStore, LookalikeError, convert
+from lookalike.audit import audit, find_shortcuts
+from lookalike.editing import Erase, resolve
+from lookalike.editing.regions import region_mask
+from tests.small import small_network
+
+CORNER = (2 / 3, 2 / 3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def marked():
+    y = torch.arange(90) % 3
+    x = 0.3 * torch.randn(90, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + y[:, None, None, None].float()
+    x[:, :, 5:, 5:] = 0  # where the mark will be, all are alike
+    x[y == 1, :, 5:, 5:] = 12  # a mark on all images of one class
+    return convert(small_network(), (x, y), n_prototypes=2), (x, y)
+
+
+def test_a_planted_mark_is_found_first_and_taken_out(marked):
+    model, data = marked
+    session = model.edit(data)
+    found = find_shortcuts(model, session.source)
+    first = found[0]
+    assert (int(model.prototypes.labels[first.prototype]), first.part, first.share) == (1, "bottom right", 1.0)
+    assert first.region == pytest.approx(CORNER)
+    with_mark = data[0][:1].clone()
+    with_mark[:, :, 5:, 5:] = 12
+    assert model.predict(with_mark).tolist() == [1]
+    session.erase(2, 3, region=first.region, note="a mark")
+    again = find_shortcuts(session.model, session.source)
+    assert not any((int(session.state.labels[s.prototype]), s.part) == (1, "bottom right") for s in again)
+    suspects = audit(model, data, progress=False).with_shortcuts(model, progress=False).of_kind("shortcut")
+    assert (suspects[0].rank, suspects[0].sample) == (1, first.prototype)
+    assert "the bottom right of its images turns 100% of 8 images of other classes into '1'" in suspects[0].reason
+
+
+def test_without_the_part_a_prototype_is_the_mean_of_its_images_with_that_of_other_classes(marked):
+    model, data = marked
+    session = model.edit(data)
+    rows = session.material.members(session.state, [2])
+    blank = data[0][rows].clone()
+    blank[:, :, 5:, 5:] = 0  # in all other classes there is nothing else
+    entry = session.erase(2, region=CORNER)
+    assert torch.allclose(session.state.vectors[2], model.embed(blank).mean(0), atol=1e-6)
+    assert not set(rows) & set(np.flatnonzero(session.material.held_out))
+    assert entry.sentence.endswith("(left, top, right, bottom: 67%, 67%, 100%, 100%) out of prototype 2 (1)")
+    again = session.undo()
+    assert torch.equal(again.vectors, model.prototypes.vectors)
+    session.redo()
+    other = model.edit(data)
+    other.do(entry.to_edit())
+    assert torch.equal(other.state.vectors, session.state.vectors)
+
+
+def test_inside_and_outside_make_the_whole_image():
+    inside, outside = (region_mask((0.2, 0.2, 0.8, 0.8), side, 10, 5) for side in ("inside", "outside"))
+    assert torch.equal(inside, ~outside)
+    assert int(inside.sum()) == 6 * 3
+    assert int(region_mask((0.5, 0.5, 0.51, 0.51), "inside", 8, 8).sum()) == 1
+
+
+def test_what_cannot_be_taken_out_is_refused(marked):
+    model, (x, y) = marked
+    session = model.edit((x, y))
+    store = session.source.store
+    with pytest.raises(LookalikeError, match="images themselves are needed"):
+        model.edit(store).erase(0, region=CORNER)
+    with pytest.raises(LookalikeError, match="needs the embeddings of the training data"):
+        model.edit().erase(0, region=CORNER)
+    with pytest.raises(LookalikeError, match="takes the embedding of each without it"):
+        session.do(Erase((0,), CORNER))
+    with pytest.raises(LookalikeError, match="side must be"):
+        resolve(session, "erase", {"prototypes": [0], "region": list(CORNER), "side": "left"})
+    session.pin(0)
+    with pytest.raises(LookalikeError, match="is pinned"):
+        session.erase(0, region=CORNER)
+
+
+class Masked(torch.utils.data.Dataset):
+    """Objects in the middle, on a background that one class has alone."""
+
+    classes = ("0", "1", "2")
+
+    def __init__(self):
+        y = torch.arange(60) % 3
+        object_values = (
+            0.2 * torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + y[:, None, None, None]
+        )
+        self.objects = torch.zeros(8, 8, dtype=torch.bool)
+        self.objects[2:6, 2:6] = True
+        background = torch.where(y == 2, 8.0, 0.0)[:, None, None, None]
+        self.x, self.y = torch.where(self.objects, object_values, background.expand_as(object_values)), y
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return self.x[index], int(self.y[index])
+
+    def mask(self, index):
+        return self.objects
+
+
+def test_a_background_is_found_and_taken_out_where_the_data_know_the_object():
+    data = Masked()
+    model = convert(small_network(), data, n_prototypes=1)
+    session = model.edit(data)
+    first = find_shortcuts(model, session.source)[0]
+    assert (int(model.prototypes.labels[first.prototype]), first.part, first.share) == (2, "background", 1.0)
+    rows = session.material.members(session.state, [2])
+    session.erase(2, region=first.region, side="background")
+    without = torch.where(data.objects, data.x[rows], 0.0)
+    assert torch.allclose(session.state.vectors[2], model.embed(without).mean(0), atol=1e-6)
+    assert session.log()[-1]["sentence"] == "take the background out of prototype 2 (2)"
+    plain = model.edit(EmbeddingStore(session.source.store.embeddings, data.y.numpy(), np.arange(60)))
+    with pytest.raises(LookalikeError, match="images themselves are needed"):
+        plain.erase(2, region=first.region, side="background")
