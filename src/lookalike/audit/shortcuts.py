@@ -23,6 +23,7 @@ _HOSTS = 8  # images of other classes that a part is put on
 _GUESTS = 2  # of the prototype's nearest images, in turn: a mark need not be on each
 _CARRIES = 0.25  # of the hosts: below it, chance and kinship of classes do as much
 _INNER = 0.6  # side of the middle square that is left out of the edge
+_MIDDLE = 0.5  # weight of the middle, where the object usually is
 _NAMES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 
 
@@ -48,12 +49,13 @@ class Shortcut:
 
     @property
     def score(self) -> float:
-        """Share, less for large parts, with which the object itself may come along; all of it for the background."""
+        """Share, less for what may be the object itself: large parts, and the middle. All of it for the background."""
         if self.side == "background":
             return self.share
         left, top, right, bottom = self.region
         area = (right - left) * (bottom - top)
-        return self.share * (1 - area if self.side == "inside" else area)
+        weight = _MIDDLE if self.part == "middle" else 1
+        return weight * self.share * (1 - area if self.side == "inside" else area)
 
 
 def parts_of_image(*, with_masks: bool = False) -> list[tuple[str, Region, Side]]:
