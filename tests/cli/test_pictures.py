@@ -87,6 +87,14 @@ def test_orientation_is_kept_in_the_model(network_file, image_folder, tmp_path):
         assert x[0, 0].unique().tolist() == ([1.0] if stored else [-1.0, 1.0])  # the white half: above, or at the right
 
 
+def test_several_devices_embed_together(network_file, image_folder, tmp_path):
+    command = ("convert", f"{network_file}:make", image_folder, "-o")
+    one = json.loads(run(*command, tmp_path / "one", "--device", "cpu", "--json").stdout)
+    two = json.loads(run(*command, tmp_path / "two", "--device", "cpu,cpu", "--json").stdout)
+    assert two["prototypes"] == one["prototypes"]
+    assert "'abacus' cannot be used" in mistake(*command, tmp_path / "three", "--device", "cpu,abacus")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_one_line_or_skipped(network_file, image_folder, tmp_path, workers):
     broken = image_folder / "train" / "bee" / "03.png"

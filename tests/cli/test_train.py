@@ -102,6 +102,12 @@ def test_mistakes_are_one_line(arguments, message, image_folder, tmp_path):
     assert "Traceback" not in result.output
 
 
+def test_experiments_are_trained_on_a_device_that_exists(image_folder, tmp_path):
+    result = run("reproduce", "accuracy", "-d", image_folder, "-o", tmp_path / "out", "--device", "abacus")
+    assert result.exit_code == 2
+    assert "the device must be one of auto, cpu" in result.output.replace("\n", " ")
+
+
 def test_what_is_there_is_not_overwritten_before_any_work(image_folder, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

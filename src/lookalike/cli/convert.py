@@ -19,12 +19,12 @@ from lookalike.cli.console import (
     print_table,
     say,
 )
+from lookalike.cli.on_cluster import cluster_options, refuse_with_cluster
 from lookalike.cli.options import (
     AsStored,
     BatchSize,
     ClassOrderOption,
     Corrections,
-    Device,
     DiscardEdits,
     Json,
     Labels,
@@ -214,7 +214,13 @@ def convert(
     discard_edits: DiscardEdits = False,
     seed: Seed = 0,
     split_seed: SplitSeed = None,
-    device: Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda, mps, or auto: the fastest one available. cuda:0,cuda:1 embeds on several at once.",
+            rich_help_panel="Running",
+        ),
+    ] = "auto",
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by prototypes."""
@@ -243,8 +249,9 @@ def convert(
     reading |= {"as_stored": True} if as_stored else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
+    devices = device.split(",")
     checkpoint = (weights, weights_key, weights_by_order)
-    source, preprocessing = _load_source(model, checkpoint, arguments, network, pick_device(device))
+    source, preprocessing = _load_source(model, checkpoint, arguments, network, pick_device(devices[0]))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
     channels = input_channels(getattr(source, "model", None))
@@ -260,9 +267,10 @@ def convert(
     if cluster is None:
         options |= {"precision": precision, "memory_limit": memory_limit, "working_folder": working_folder}
         options["advice"] = True
+        options |= {"devices": devices} if len(devices) > 1 else {}
     else:
-        options |= _cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
-        _refuse_with_cluster(precision, memory_limit, workers, profile)
+        options |= cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
+        refuse_with_cluster(precision, memory_limit, workers, profile, devices)
     of_patches: dict[str, Any] = {"layers": layers, "decision": decision, "shared": shared or None}
     options = _options_of_level(level, of_patches, options)
     with profiled(profile, say):
@@ -328,42 +336,6 @@ def _load_source(
     loaded = load_classifier(model, weights, model_args=arguments, by_order=by_order, weights_key=key)
     loaded.model.to(device)
     return loaded, loaded.preprocessing
-
-
-def _cluster_options(
-    address: str, folder: Path | None, batch_size: int, on_error: str, class_names: list[str]
-) -> dict[str, Any]:
-    """Returns the options of a conversion on a Ray cluster."""
-    from lookalike._core.errors import LookalikeError
-    from lookalike.conversion.on_ray import Ray
-
-    if folder is None:
-        raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach")
-    return {
-        "backend": Ray(address),
-        "working_folder": folder,
-        "batch_size": batch_size,
-        "on_error": on_error,
-        "class_names": class_names,
-    }
-
-
-def _refuse_with_cluster(precision: str, memory_limit: str | None, workers: int | None, profile: Path | None) -> None:
-    """Refuses options that apply to one machine only.
-
-    Raises:
-        LookalikeError: If one was given.
-    """
-    from lookalike._core.errors import LookalikeError
-
-    for name, is_given in (
-        ("--precision", precision not in ("auto", "float32")),
-        ("--memory-limit", memory_limit is not None),
-        ("--workers", bool(workers)),
-        ("--profile", profile is not None),
-    ):
-        if is_given:
-            raise LookalikeError(f"{name} is for one machine; leave it out with --cluster")
 
 
 def _options_of_level(level: str, of_patches: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

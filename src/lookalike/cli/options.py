@@ -21,6 +21,8 @@ Csv = Annotated[
         "--csv", metavar="", help="Print CSV on standard output, for spreadsheets.", rich_help_panel="Running"
     ),
 ]
+_ACCELERATORS = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "mps": "mps"}
+
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, mps, or auto: the fastest one available.", rich_help_panel="Running")
 ]
@@ -200,6 +202,19 @@ def pick_device(name: str) -> Any:
         reason = (str(error).splitlines() or ["not available"])[0]
         raise LookalikeError(f"the device {name!r} cannot be used: {reason}") from error
     return device
+
+
+def accelerator_of(device: str) -> str:
+    """Returns Lightning's name of a kind of device.
+
+    Raises:
+        LookalikeError: If there is no such kind.
+    """
+    from lookalike._core.errors import LookalikeError
+
+    if device not in _ACCELERATORS:
+        raise LookalikeError(f"the device must be one of {', '.join(_ACCELERATORS)}, not {device!r}")
+    return _ACCELERATORS[device]
 
 
 def split_seed_of(model: Any, requested: int | None) -> int:

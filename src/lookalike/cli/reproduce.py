@@ -8,7 +8,7 @@ import typer
 
 from lookalike._core.errors import LookalikeError
 from lookalike.cli.console import err, guarded, out, print_json, print_table, say
-from lookalike.cli.options import Json
+from lookalike.cli.options import Json, accelerator_of
 
 if TYPE_CHECKING:
     from lookalike.experiments import Cells, Plan, Workbench
@@ -44,11 +44,19 @@ def reproduce(
             "--output", "-o", help="Folder for models, figures and tables; a repeated command resumes from it."
         ),
     ] = Path("experiments"),
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where models are trained: cpu, cuda, mps or auto. They are measured on the CPU.",
+            rich_help_panel="Running",
+        ),
+    ] = "cpu",
     json: Json = False,
 ) -> None:
     """Repeat an experiment of the paper. After an interruption, the same command resumes."""
     from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, with_data
 
+    accelerator = accelerator_of(device)
     if name is None:
         _list_experiments(json)
         return
@@ -62,7 +70,8 @@ def reproduce(
     )
     names = tuple(EXPERIMENTS) if runs_all else (name,)
     experiments = {key: EXPERIMENTS[key] for key in names}  # refuses an unknown name before any data are read
-    bench = Workbench(output / ("quick" if quick else "full") / "models", quick, say=say)
+    models_folder = output / ("quick" if quick else "full") / "models"
+    bench = Workbench(models_folder, quick, say=say, accelerator=accelerator)
     plan, failed = with_data(requested, bench)
     results_folder = output / "quick" if quick else output
     files: list[Path] = []

@@ -20,14 +20,13 @@ from lookalike.cli.options import (
     SplitSeed,
     ValueRange,
     Workers,
+    accelerator_of,
     read_pairs,
     read_range,
 )
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
-
-_DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "mps": "mps"}
 
 
 @guarded
@@ -85,7 +84,6 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a black box, or a prototype model to compare with. After an interruption, the same command resumes."""
-    from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.replacing import remove_folder
     from lookalike._core.working_folder import alone, lock_beside
@@ -109,8 +107,7 @@ def train(
         else:
             print_facts(f"{title} on {dataset}", {name: str(value) for name, value in settings.to_dict().items()})
         return
-    if device not in _DEVICES:
-        raise LookalikeError(f"the device must be one of {', '.join(_DEVICES)}, not {device!r}")
+    accelerator = accelerator_of(device)
     working_folder = output.resolve().with_name(f"{output.resolve().name}.training")
     is_helper_process = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     with nullcontext() if is_helper_process else alone(lock_beside(working_folder)):
@@ -146,7 +143,7 @@ def train(
                 working_folder=working_folder,
                 num_workers=workers or 0,
                 precision=precision,
-                accelerator=_DEVICES[device],
+                accelerator=accelerator,
                 devices=devices,
                 on_epoch=_report_epoch,
             )

@@ -95,7 +95,7 @@ def convert(
             - probabilities: ``probabilities``, ``temperature``
             - which training samples show a prototype: ``n_nearest``, ``n_images``, ``nearest_from``
             - where the classifier is cut: ``head``, ``output``, ``class_order``
-            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``preprocessing``
+            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``devices``, ``preprocessing``
             - a model of patches: ``layers``, ``decision``, ``shared``, ``max_patches``
             - ``similarity_options``, ``advice``, ``embeddings``, ``class_names``, ``working_folder``,
               ``progress``

@@ -3,7 +3,7 @@
 ``convert`` takes them as plain keywords, typed by ``ConversionOptions``, and sorts them into these groups.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
@@ -41,6 +41,7 @@ class ConversionOptions(TypedDict, total=False):
     num_workers: int | None
     on_error: Literal["stop", "skip"]
     precision: Precision
+    devices: Sequence[str] | None
     preprocessing: Any
     layers: Layers
     decision: Literal["vote", "mean", "linear"]
@@ -135,6 +136,8 @@ class Reading:
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
         precision: Numbers in which the encoder computes: ``"auto"`` (half precision for long passes on processors
             that are faster at it; ``provenance`` records its effect), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        devices: Names of devices that embed together, such as ``["cuda:0", "cuda:1"]``; None embeds where the network
+            is.
         preprocessing: Preprocessing of the images: a ``Preprocessing``, a torchvision transform, a processor of
             Transformers or a configuration of timm. None takes that of the data, or of the classifier. The model keeps
             it, and so also accepts images and files as inputs.
@@ -144,6 +147,7 @@ class Reading:
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     precision: Precision = "auto"
+    devices: Sequence[str] | None = None
     preprocessing: Any = None
 
     def __post_init__(self) -> None:
@@ -153,6 +157,7 @@ class Reading:
         checks.optional(checks.whole_number, "num_workers", self.num_workers, 0)
         checks.one_of("on_error", self.on_error, ("stop", "skip"))
         checks.one_of("precision", self.precision, PRECISIONS)
+        checks.optional(checks.names, "devices", self.devices)
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,16 @@ def _embedded(encoder: PatchEncoder, batches: Batches, settings: Settings) -> It
     """Embeds the training images, in a temporary folder if all patches take more than the memory limit."""
     reading, needed = settings.reading, (batches.total or 0) * encoder.embedding_dim * _SINGLE
     if batches.total is not None and needed <= bytes_of(settings.clustering.memory_limit):
-        yield embed(encoder, batches, precision=reading.precision, progress=settings.progress)
+        yield embed(encoder, batches, precision=reading.precision, devices=reading.devices, progress=settings.progress)
         return
     with tempfile.TemporaryDirectory(prefix="lookalike-patches-") as folder:
         yield embed(
-            encoder, batches, folder=Path(folder) / "patches", precision=reading.precision, progress=settings.progress
+            encoder,
+            batches,
+            folder=Path(folder) / "patches",
+            precision=reading.precision,
+            devices=reading.devices,
+            progress=settings.progress,
         )
 
 

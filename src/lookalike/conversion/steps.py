@@ -208,6 +208,7 @@ def embed_or_check(
             folder=None if folder is None else folder / "embeddings",
             resume=True,
             precision=settings.reading.precision,
+            devices=settings.reading.devices,
             progress=settings.progress,
         )
     store: EmbeddingStore = train if settings.embeddings is None else settings.embeddings

@@ -1,6 +1,6 @@
 """The keyword options of ``embed``: how the data are read, and what the embeddings are computed and stored in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_type_hints
 
@@ -18,6 +18,7 @@ class EmbeddingOptions(TypedDict, total=False):
     precision: Precision
     dtype: Literal["float32", "float16"]
     head: str | None
+    devices: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class EmbeddingSettings:
             float32; the effect on embeddings and predictions is measured and recorded in ``info``.
         dtype: Type in which the embeddings are stored.
         head: Name of the classifier's head, if it cannot be found automatically.
+        devices: Names of devices that compute together, such as ``["cuda:0", "cuda:1"]``: each batch is divided among
+            copies of the network, so give a ``batch_size`` for all of them. None computes where the network is.
     """
 
     batch_size: int | None = None
@@ -41,6 +44,7 @@ class EmbeddingSettings:
     precision: Precision = "auto"
     dtype: Literal["float32", "float16"] = "float32"
     head: str | None = None
+    devices: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         checks.optional(checks.whole_number, "batch_size", self.batch_size, 1)
@@ -49,6 +53,7 @@ class EmbeddingSettings:
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("dtype", self.dtype, ("float32", "float16"))
         checks.optional(checks.text, "head", self.head)
+        checks.optional(checks.names, "devices", self.devices)
 
 
 def embedding_settings(options: Mapping[str, Any]) -> EmbeddingSettings:

@@ -28,20 +28,26 @@ _BFLOAT16_VARIABLE = "LOOKALIKE_BFLOAT16"
 
 
 @contextmanager
-def computing(precision: str, device: torch.device) -> Iterator[None]:
+def computing(precision: str, device: torch.device, accelerated: Accelerated | None = None) -> Iterator[None]:
     """Runs the encoder inside the ``with`` block in a precision, with fast convolutions and matrix products.
+
+    Args:
+        precision: The precision.
+        device: Device of the encoder.
+        accelerated: The mode to run in, with weights that it has prepared before; None makes a new one.
 
     Raises:
         LookalikeError: If the precision does not exist, or not on this device.
     """
+    accelerated = accelerated or Accelerated()
     if precision == "float32":
-        with Accelerated():
+        with accelerated:
             yield
         return
     if precision == "float16" and device.type == "cpu":
         raise LookalikeError("float16 is for GPUs; a CPU computes in float32 or bfloat16")
     checks.one_of("precision", precision, PRECISIONS)
-    with torch.autocast(device.type, getattr(torch, precision)), Accelerated():
+    with torch.autocast(device.type, getattr(torch, precision)), accelerated:
         yield
 
 

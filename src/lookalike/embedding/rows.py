@@ -1,19 +1,28 @@
 """Rows on their way through the network: to its device, through it as memory allows, and back."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lookalike._core.errors import warn_of
 from lookalike._core.folding import Folded, NotFoldableError
-from lookalike.encoder import Encoder, device_of, place, rows_at_once
+from lookalike.encoder import device_of, place, rows_at_once
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 
 Finish = Callable[[Tensor], Tensor]
+
+
+class Embeds(Protocol):
+    """An encoder, or copies of one."""
+
+    model: nn.Module
+
+    def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
+        """Returns embeddings [n, D] and class scores [n, K], if any."""
 
 
 class MemoryAwareEmbedder:
@@ -24,7 +33,7 @@ class MemoryAwareEmbedder:
         n_done: Number of rows embedded so far.
     """
 
-    def __init__(self, encoder: Encoder, folded: Folded | None = None) -> None:
+    def __init__(self, encoder: Embeds, folded: Folded | None = None) -> None:
         self.encoder = encoder
         self.folded = folded
         self.max_rows: int | None = None

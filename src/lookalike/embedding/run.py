@@ -27,6 +27,7 @@ from lookalike.embedding.folded import FOLDED, foldable_pairs
 from lookalike.embedding.key import embedding_key, key_differences
 from lookalike.embedding.options import EmbeddingOptions, embedding_settings
 from lookalike.embedding.precision import choose_precision, computing
+from lookalike.embedding.replicas import Replicas, check_devices
 from lookalike.embedding.rows import Finish, MemoryAwareEmbedder, Transfer
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
@@ -63,8 +64,8 @@ def embed(
         resume: Continue an interrupted pass. If the earlier pass was finished, its embeddings are returned.
         overwrite: Start again, and replace the folder if it exists.
         progress: Whether to show a progress bar; None shows one on a terminal. Or a function that advances your own.
-        **options: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``dtype``, ``head``;
-            ``lookalike.embedding.EmbeddingSettings`` documents each.
+        **options: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``dtype``, ``head``,
+            ``devices``; ``lookalike.embedding.EmbeddingSettings`` documents each.
 
     Returns:
         The embeddings, row by row in the order of the data.
@@ -94,9 +95,14 @@ def embed(
             precision=settings.precision,
             dtype=settings.dtype,
         )
+    devices = None if settings.devices is None else check_devices(encoder, settings.devices)
+
+    def run(sink: Sink) -> EmbeddingStore:
+        return _run_pass(encoder, batches, sink, key, devices, progress)
+
     if folder is None:
-        return _run_pass(encoder, batches, MemorySink(), key, progress)
-    return _embed_to_folder(encoder, batches, Path(folder), key, progress, resume=resume, overwrite=overwrite)
+        return run(MemorySink())
+    return _embed_to_folder(batches, Path(folder), key, run, resume=resume, overwrite=overwrite)
 
 
 def _stored_identity(folder: str | Path | None) -> Any:
@@ -109,11 +115,10 @@ def _stored_identity(folder: str | Path | None) -> Any:
 
 
 def _embed_to_folder(
-    encoder: Encoder,
     batches: Batches,
     folder: Path,
     key: dict[str, Any],
-    progress: bool | Advance | None,
+    run: Callable[[Sink], EmbeddingStore],
     *,
     resume: bool,
     overwrite: bool,
@@ -133,7 +138,7 @@ def _embed_to_folder(
     with alone(lock):
         sink = JournalSink(folder, key, resume=resume, overwrite=overwrite)
         _check_skipped(sink.skipped.values(), batches, sink.folder)
-        return undoing(sink.release, lambda: _run_pass(encoder, batches, sink, key, progress))
+        return undoing(sink.release, lambda: run(sink))
 
 
 def _check_arguments(model: Any, folder: Any, *, resume: Any, overwrite: Any, progress: Any) -> None:
@@ -166,7 +171,12 @@ def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
 
 
 def _run_pass(
-    encoder: Encoder, batches: Batches, sink: Sink, key: dict[str, Any], progress: bool | Advance | None
+    encoder: Encoder,
+    batches: Batches,
+    sink: Sink,
+    key: dict[str, Any],
+    devices: list[torch.device] | None,
+    progress: bool | Advance | None,
 ) -> EmbeddingStore:
     """Embeds all samples that the sink does not have yet, and returns the sink's embeddings."""
     transfer = Transfer(device_of(encoder.model), dtype_of(encoder.model))
@@ -185,9 +195,15 @@ def _run_pass(
                     finish = None if batch.finish is None else _in_type(batch.finish, transfer.dtype)
                     if embedder is None:
                         first = inputs if finish is None else finish(take_rows(inputs, slice(0, _TRIED_ROWS)))
-                        plan = _plan(sink, key["precision"], encoder, first, batches.total, transfer.device)
-                        embedder = MemoryAwareEmbedder(encoder, Folded(plan.pairs) if plan.pairs else None)
-                        stack.enter_context(computing(plan.precision, transfer.device))
+                        total = batches.total
+                        plan = _plan(sink, key["precision"], encoder, first, total, folds=devices is None)
+                        if devices is None:
+                            stack.enter_context(computing(plan.precision, transfer.device))
+                            embedder = MemoryAwareEmbedder(encoder, Folded(plan.pairs) if plan.pairs else None)
+                        else:
+                            replicas = Replicas(encoder, devices, plan.precision)
+                            stack.callback(replicas.close)
+                            embedder = MemoryAwareEmbedder(replicas)
                     with step("encoder"):
                         z, scores = embedder.embed(inputs, finish)
                     sums = None
@@ -343,14 +359,16 @@ def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> 
         )
 
 
-def _plan(sink: Sink, requested: str, encoder: Encoder, inputs: Any, total: int | None, device: torch.device) -> _Plan:
+def _plan(sink: Sink, requested: str, encoder: Encoder, inputs: Any, total: int | None, *, folds: bool) -> _Plan:
     """Chooses how the pass is computed, and notes it; a resumed pass continues in the way that it noted."""
+    device = device_of(encoder.model)
     notes, is_new = sink.notes, "precision" not in sink.notes
     precision = notes.get("precision")
     if precision is None:
         precision = choose_precision(encoder, inputs, total, device) if requested == "auto" else requested
     # Passes that an earlier version began fold nothing.
-    pairs = foldable_pairs(encoder, inputs, precision, total) if is_new or notes.get(FOLDED) else []
+    tries = folds and (is_new or notes.get(FOLDED))
+    pairs = foldable_pairs(encoder, inputs, precision, total) if tries else []
     if is_new:
         sink.note({"precision": precision, FOLDED: len(pairs)})
     has_effect = precision != "float32" and EFFECT not in notes

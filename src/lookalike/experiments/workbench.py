@@ -103,12 +103,14 @@ class Workbench:
         quick: Train for a few epochs only, to check that everything works.
         say: Called with a message before each long task.
         progress: Show progress bars.
+        accelerator: Where models are trained, as Lightning names it; everything else runs on the CPU.
     """
 
     folder: Path
     quick: bool = False
     say: Say = lambda _: None
     progress: bool | None = None
+    accelerator: str = "cpu"
     _bundles: dict[tuple[str, int], DataBundle] = field(default_factory=dict)
     _fingerprints: dict[tuple[str, int], str] = field(default_factory=dict)
     _boxes: dict[str, BlackBox] = field(default_factory=dict)
@@ -249,7 +251,7 @@ class Workbench:
             options=options,
             seed=subject.seed,
             working_folder=working,
-            accelerator="cpu",
+            accelerator=self.accelerator,
             progress=self.progress,
         )
         trained.save(folder)

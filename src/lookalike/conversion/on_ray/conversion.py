@@ -118,6 +118,7 @@ class Ray:
 
 
 _NOT_ON_A_CLUSTER = {
+    "devices": "are those of one machine; on a cluster, Ray(n_actors=…) sets how many embed",
     "num_workers": "sets the reading processes of one machine; on a cluster, Ray(n_actors=…) sets how many embed",
     "memory_limit": "is not kept on a cluster, where each class is clustered in a task of its own; leave it out",
     "advice": "is given where all embeddings are in one place; leave it out",
