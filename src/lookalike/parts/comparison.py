@@ -88,7 +88,7 @@ class Difference:
         from lookalike.plots import plot_difference
 
         image = drawable(self.image)
-        captions = [f"{share:.0%} of the lead" if share <= 1 else "more than the lead" for _, share, _ in self.parts]
+        captions = [f"{share:.0%} of the lead" if share <= 1 else "over 100% of it" for _, share, _ in self.parts]
         masks = [mask for mask, _, _ in self.parts]
         title = f"{visible(self.class_name)} rather than {visible(self.other_name)}"
         return plot_difference(image, self.map, masks, captions, title=title, ax=ax)
