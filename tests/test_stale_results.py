@@ -57,6 +57,7 @@ NOT_KEPT = {
     "model": "its weights and layers are: see test_other_networks_are_told_apart",
     "output": "it says which output has the scores: in the key as 'outputs'",
     "n_images": "images are read anew",
+    "devices": "the same prototypes on each: see test_replicas.py",
     "temperature": "fitted anew; prototypes do not depend on it",
     "progress": "changes nothing",
     "level": "patches keep nothing in a folder",
@@ -152,7 +153,7 @@ EMBED_CHANGED = {
     "data": {"data": (bright_images(90)[0] + 1, bright_images(90)[1])},
     "model": {"model": nn.Sequential(*small_network(), nn.Identity())},
 }
-EMBED_NOT_KEPT = {"batch_size", "num_workers", "folder", "resume", "overwrite", "on_error", "progress"}
+EMBED_NOT_KEPT = {"batch_size", "devices", "num_workers", "folder", "resume", "overwrite", "on_error", "progress"}
 
 
 def test_every_option_of_embed_is_thought_of():
