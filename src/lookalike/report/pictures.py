@@ -47,7 +47,7 @@ def drawing(draw: Callable[[], "Axes"]) -> str:
     matplotlib_figure, buffer = draw().get_figure(root=True), io.BytesIO()
     assert matplotlib_figure is not None  # noqa: S101 - narrows the type
     matplotlib_figure.savefig(buffer, format="png", dpi=_DPI)
-    with Image.open(buffer) as image:
+    with Image.open(buffer, formats=["PNG"]) as image:
         pixels = np.asarray(image.convert("RGB"))
     return picture(pixels, max(pixels.shape))
 
