@@ -75,6 +75,7 @@ MADE = (
     "my-model", "my-vit", "report.html", "scorecard.json", "pictures", "box", "protopnet", "kmex", "protopnet-kmex",
     "protovae", "out", "work", "embeddings", "digits-model", "my-model-without-images", "experiments",
     "exported", "exported-pt2", "exported-small", "calibrated", "watch.json", "watch.jsonl", "new-modes.png",
+    "--device cuda:0,cuda:1",
 )  # fmt: skip
 
 # Exit codes other than 0 that a command may have: these compare figures with thresholds, or new images with old ones.
