@@ -35,6 +35,7 @@ REGISTRIES = (CLUSTERERS, DATASETS, EXPERIMENTS, METHODS, SECTIONS, SIMILARITIES
 
 # Commands that are not run, each with the reason: the beginning, or a part, of the command.
 SKIPPED = {
+    "--device cuda:0,cuda:1": "asks for two GPUs",
     "git clone": "not a command of this project",
     "make demo": "the demonstration: tests/demo runs it",
     "lookalike demo": "the demonstration: tests/demo runs it",
@@ -75,7 +76,6 @@ MADE = (
     "my-model", "my-vit", "report.html", "scorecard.json", "pictures", "box", "protopnet", "kmex", "protopnet-kmex",
     "protovae", "out", "work", "embeddings", "digits-model", "my-model-without-images", "experiments",
     "exported", "exported-pt2", "exported-small", "calibrated", "watch.json", "watch.jsonl", "new-modes.png",
-    "--device cuda:0,cuda:1",
 )  # fmt: skip
 
 # Exit codes other than 0 that a command may have: these compare figures with thresholds, or new images with old ones.
