@@ -14,11 +14,17 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xxhash
 from torch import Tensor
 
-from lookalike._core.provenance import canonical_json, fingerprint_array, fingerprint_json, fingerprint_tensors
+from lookalike._core.provenance import (
+    add_array,
+    add_tensors,
+    canonical_json,
+    fingerprint_array,
+    fingerprint_json,
+    fingerprint_tensors,
+)
 
 Scheme = Literal["xxh3", "sha256"]
 _ENDING = ":xxh3"
@@ -59,13 +65,7 @@ def identify_tensors(tensors: Mapping[str, Tensor]) -> str:
     if current_scheme() == "sha256":
         return fingerprint_tensors(tensors)
     digest = xxhash.xxh3_128()
-    for name in sorted(tensors):
-        if not isinstance(tensors[name], Tensor):  # a module's extra state may be any object
-            digest.update(f"{name}:{tensors[name]!r};".encode())
-            continue
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    add_tensors(digest, tensors)
     return digest.hexdigest() + _ENDING
 
 
@@ -73,8 +73,8 @@ def identify_array(array: np.ndarray[Any, Any]) -> str:
     """Returns an identity of an array's type, shape and values."""
     if current_scheme() == "sha256":
         return fingerprint_array(array)
-    digest = xxhash.xxh3_128(f"{array.dtype}:{array.shape};".encode())
-    digest.update(np.ascontiguousarray(array).data)
+    digest = xxhash.xxh3_128()
+    add_array(digest, array)
     return digest.hexdigest() + _ENDING
 
 

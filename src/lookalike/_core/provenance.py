@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -48,9 +48,15 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Returns a SHA-256 of names, types, shapes and values; order and device do not matter."""
-    digest = hashlib.sha256()
+class Digest(Protocol):
+    """A hash that takes its input piece by piece, such as those of ``hashlib`` and ``xxhash``."""
+
+    def update(self, data: Any, /) -> None:
+        """Adds bytes."""
+
+
+def add_tensors(digest: Digest, tensors: Mapping[str, Tensor]) -> None:
+    """Adds names, types, shapes and values of tensors to a hash; order and device do not matter."""
     for name in sorted(tensors):
         if not isinstance(tensors[name], Tensor):  # a module's extra state may be any object
             digest.update(f"{name}:{tensors[name]!r};".encode())
@@ -58,13 +64,25 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+
+
+def add_array(digest: Digest, array: np.ndarray[Any, Any]) -> None:
+    """Adds an array's type, shape and values to a hash."""
+    digest.update(f"{array.dtype}:{array.shape};".encode())
+    digest.update(np.ascontiguousarray(array).data)
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Returns a SHA-256 of names, types, shapes and values; order and device do not matter."""
+    digest = hashlib.sha256()
+    add_tensors(digest, tensors)
     return digest.hexdigest()
 
 
 def fingerprint_array(array: np.ndarray[Any, Any]) -> str:
     """Returns a SHA-256 of an array's type, shape and values."""
-    digest = hashlib.sha256(f"{array.dtype}:{array.shape};".encode())
-    digest.update(np.ascontiguousarray(array).data)
+    digest = hashlib.sha256()
+    add_array(digest, array)
     return digest.hexdigest()
 
 
