@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from lookalike._core.cores import n_cores
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import process_settings, undoing
 
@@ -44,8 +45,7 @@ def _available_devices(accelerator: str) -> tuple[int, str]:
         return torch.cuda.device_count(), "GPUs"
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return 1, "Apple GPU"
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1, "processor cores"
+    return n_cores(), "processor cores"
 
 
 def with_children(trainer: Any, run: Callable[[], T]) -> T:

@@ -5,7 +5,6 @@ file ──decode, resize, crop──▶ bytes [C, H, W]      in threads
 ──▶ the network's device ──finish──▶ float32   normalised there
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lookalike._core.cores import n_cores
 from lookalike.data.preprocessing import Preprocessing
 
 _MAX_THREADS = 16  # Python's part of reading a file, which only one thread at a time can do, fills about that many
@@ -50,13 +50,7 @@ class FittedSamples:
         if "fitted" not in vars(owner) or type(dataset.transform) is not Preprocessing:
             return None
         are_files = hasattr(dataset, "files")  # reading pixels from memory is all Python, in which threads gain nothing
-        return cls(dataset.fitted, dataset.transform.finish, n_cores() if are_files else 0)
-
-
-def n_cores() -> int:
-    """Returns the number of cores that this process may use, at most 16."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, _MAX_THREADS)
+        return cls(dataset.fitted, dataset.transform.finish, min(n_cores(), _MAX_THREADS) if are_files else 0)
 
 
 def in_threads(read: Callable[[int], Result], chunks: Sequence[np.ndarray], n_threads: int) -> Iterator[list[Result]]:
