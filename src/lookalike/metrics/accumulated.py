@@ -58,13 +58,7 @@ class FaithfulnessOfPredictions(Metric):
         super().__init__(**kwargs)
         n_classes = checks.whole_number("n_classes", n_classes, 1)
         self.n_classes, self.black_box = n_classes, checks.flag("black_box", black_box)
-        shapes = {
-            "confused": (n_classes, n_classes),
-            "outcomes": (n_classes, 2, 2),
-            "agreed": (n_classes,),
-            "between": (n_classes + 1, n_classes),
-        }
-        for name, shape in shapes.items():
+        for name, shape in self._shapes().items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, labels: Tensor, black_box: Tensor | None = None) -> None:
@@ -100,10 +94,14 @@ class FaithfulnessOfPredictions(Metric):
         Raises:
             LookalikeError: If there were no samples.
         """
-        k, counts = self.n_classes, self.compute()  # torchmetrics squeezes the states of a single class
-        shapes = {"confused": (k, k), "outcomes": (k, 2, 2), "agreed": (k,), "between": (k + 1, k)}
-        whole = OutcomeCounts(**{name: counts[name].reshape(shape) for name, shape in shapes.items()})
+        counts = self.compute()  # torchmetrics squeezes the states of a single class
+        whole = OutcomeCounts(**{name: counts[name].reshape(shape) for name, shape in self._shapes().items()})
         return faithfulness_of_counts(whole, black_box=self.black_box)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each state."""
+        k = self.n_classes
+        return {"confused": (k, k), "outcomes": (k, 2, 2), "agreed": (k,), "between": (k + 1, k)}
 
 
 class ExpectedCalibrationError(Metric):
@@ -145,7 +143,7 @@ class ExpectedCalibrationError(Metric):
 
     def compute(self) -> Tensor:
         """Returns the ECE, in [0, 1]."""
-        return (self.right - self.confidence).abs().sum() / self.counts.sum()
+        return torch.tensor(self.bins.ece, dtype=torch.float64)
 
     @property
     def bins(self) -> CalibrationBins:
