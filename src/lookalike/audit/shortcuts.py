@@ -4,12 +4,10 @@ A part of the image is put on images of other classes. If they are now taken for
 decides, whatever else the image shows. Whether it is the object or something beside it is for a person to say.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lookalike._core.progress import Advance
 from lookalike.data import HasMasks
@@ -106,9 +104,10 @@ class _Hosts:
 
     def __init__(self, model: PrototypeModel, source: Source, seed: int) -> None:
         self._source, self._seed = source, seed
-        right = [
-            model.scores_of(z).argmax(1).cpu().numpy() == labels for z, labels in _embeddings(source, model.device)
-        ]
+        store, right = source.store, []
+        for rows in store.parts():
+            z = torch.from_numpy(np.array(store.embeddings[rows], dtype=np.float32)).to(model.device)
+            right.append(model.scores_of(z).argmax(1).cpu().numpy() == source.labels[rows])
         self._right = np.concatenate(right)
 
     def of(self, label: int) -> np.ndarray:
@@ -138,10 +137,3 @@ def _strongest(model: PrototypeModel, source: Source, hosts: _Hosts, prototype: 
         if share >= _CARRIES and (best is None or shortcut.score > best.score):
             best = shortcut
     return best
-
-
-def _embeddings(source: Source, device: torch.device) -> Iterator[tuple[Tensor, np.ndarray]]:
-    for start in range(0, len(source.labels), 8192):
-        rows = np.arange(start, min(start + 8192, len(source.labels)))
-        z = torch.from_numpy(np.asarray(source.store.take(rows), dtype=np.float32))
-        yield z.to(device), source.labels[rows]

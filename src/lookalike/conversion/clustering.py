@@ -204,13 +204,16 @@ def kmeans(points: Array, n_clusters: int, *, n_init: int, seed: int) -> Array:
     seedings = _seed_greedily(sample, n_clusters, _OVERSAMPLING * n_init, rng)[:n_starts]
     starts, inertias = _lloyd_together(sample, sample[seedings], max_iter=5)
     finalists = starts[np.argsort(inertias, kind="stable")[:n_finalists]]
+
+    def settle(device: torch.device | None) -> Array:
+        settled, inertias = _lloyd_together(single, finalists, max_iter=100, device=device)
+        return _lloyd(points, settled[inertias.argmin()].astype(points.dtype), device)
+
     try:
-        settled, inertias = _lloyd_together(single, finalists, max_iter=100, device=_device.get())
-        return _lloyd(points, settled[inertias.argmin()].astype(points.dtype), _device.get())
+        return settle(_device.get())
     except torch.OutOfMemoryError:
         warn_of(f"{len(points):,} embeddings do not fit into the memory of {_device.get()}: clustering on the CPU")
-    settled, inertias = _lloyd_together(single, finalists, max_iter=100)
-    return _lloyd(points, settled[inertias.argmin()].astype(points.dtype))
+    return settle(None)
 
 
 @CLUSTERERS.register("faiss")

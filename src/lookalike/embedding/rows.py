@@ -62,9 +62,8 @@ class MemoryAwareEmbedder:
                 self.n_done += n
                 z, scores = (list(column) for column in zip(*results, strict=True))
                 return torch.cat(z), None if scores[0] is None else torch.cat(scores)
-            if (
-                torch.cuda.is_available()
-            ):  # not in the handler: there the error still refers to the failed pass's tensors
+            # not in the handler: there the error still refers to the failed pass's tensors
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warn_of(f"not enough memory for {rows} rows at once; going on with {self.max_rows}")
 

@@ -18,6 +18,9 @@ from lookalike.doubt.sets import set_scores, set_sentence, set_thresholds
 if TYPE_CHECKING:
     from lookalike.model.prototype_model import PrototypeModel
 
+USUAL_ERROR = 0.05  # of the answers, where nothing else is asked for
+USUAL_CONFIDENCE = 0.9
+
 
 class Doubting:
     """The methods of a prototype model that need a calibration, and ``calibrate``, which makes one.
@@ -111,7 +114,7 @@ class Doubting:
         embeddings = _model(self).embed(inputs, batch_size)
         return sets_of(_model(self), embeddings, coverage, per_class=per_class, randomised=randomised)
 
-    def abstention(self, error: float = 0.05, confidence: float = 0.9) -> Abstention:
+    def abstention(self, error: float = USUAL_ERROR, confidence: float = USUAL_CONFIDENCE) -> Abstention:
         """Returns from which probability on the model may answer, so that at most a share ``error`` of them is wrong.
 
         Args:
@@ -126,8 +129,8 @@ class Doubting:
     def predict_or_abstain(
         self,
         inputs: Any,
-        error: float = 0.05,
-        confidence: float = 0.9,
+        error: float = USUAL_ERROR,
+        confidence: float = USUAL_CONFIDENCE,
         batch_size: int = 256,
     ) -> Tensor:
         """Returns the predicted classes [N], and −1 where the model abstains; see ``abstention``."""
@@ -167,10 +170,6 @@ def doubt_of(model: "PrototypeModel") -> Doubt:
             "from (lookalike calibrate MODEL DATA), and use the model that it returns"
         )
     return model.doubt
-
-
-USUAL_ERROR = 0.05  # of the answers, where nothing else is asked for
-USUAL_CONFIDENCE = 0.9
 
 
 def abstention_of(doubt: Doubt, error: float = USUAL_ERROR, confidence: float = USUAL_CONFIDENCE) -> Abstention:

@@ -306,9 +306,8 @@ def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs
     elif len(operands) == 1 and engine.composite.first is not None and name != "div":
         out = engine.pixels.spread(func, args, kwargs, output, operands)
         engine.uses.add(name, "flat", out)
-        if any(
-            engine.twins.is_parameter(factor) for factor in factors
-        ):  # a product with a parameter is the first layer
+        # a product with a parameter is the first layer
+        if any(engine.twins.is_parameter(factor) for factor in factors):
             out = engine.pixels.leave(out)
     else:
         out = _product(engine, func, name, *map_tensors(engine.pixels.leave, (args, kwargs)))
