@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 
 def small_network() -> nn.Module:
@@ -30,3 +31,20 @@ def bright_images(n: int) -> tuple[Tensor, Tensor]:
     for k, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
         x[y == k, :, row : row + 4, column : column + 4] += 2
     return x, y
+
+
+class FailingSamples(TensorDataset):
+    """Samples of which those from number ``limit`` on cannot be read until ``limit`` is set to None."""
+
+    def __init__(self, x: Tensor, y: Tensor, limit: int) -> None:
+        super().__init__(x, y)
+        self.limit: int | None = limit
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if self.limit is not None and index >= self.limit:
+            raise RuntimeError("power cut")
+        return super().__getitem__(index)
+
+    def fingerprint(self) -> str:
+        """Returns a fingerprint that does not read the samples."""
+        return "mine"

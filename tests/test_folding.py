@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lookalike import embed
 from lookalike._core.folding import Folded, NotFoldableError, find_pairs
 from lookalike.encoder import Encoder
+from tests.small import FailingSamples
 
 
 class Block(nn.Module):
@@ -147,18 +148,7 @@ def test_a_network_that_does_otherwise_with_later_inputs_is_embedded_as_it_is():
 
 
 def test_an_interrupted_pass_goes_on_in_the_same_way(tmp_path):
-    class Fails(torch.utils.data.TensorDataset):
-        limit = 128
-
-        def __getitem__(self, index):
-            if self.limit is not None and index >= self.limit:
-                raise RuntimeError("power cut")
-            return super().__getitem__(index)
-
-        def fingerprint(self):
-            return "mine"
-
-    net, data = trained(), Fails(X, Y)
+    net, data = trained(), FailingSamples(X, Y, limit=128)
     with pytest.raises(RuntimeError):
         embed(net, data, batch_size=64, folder=tmp_path / "z")
     data.limit = None

@@ -15,6 +15,7 @@ from lookalike._core.working_folder import read_record, write_record
 from lookalike.data import Batches, TrainingRecord
 from lookalike.embedding import as_encoder, embed
 from lookalike.embedding.checking import check_store
+from tests.small import FailingSamples
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +89,7 @@ def test_embeddings_of_an_earlier_version_are_taken_up(net, data, tmp_path):
 
 
 def test_unfinished_embeddings_of_an_earlier_version_are_continued(net, data, tmp_path):
-    class Fails(torch.utils.data.TensorDataset):
-        limit = 8
-
-        def __getitem__(self, index):
-            if self.limit is not None and index >= self.limit:
-                raise RuntimeError("power cut")
-            return super().__getitem__(index)
-
-        def fingerprint(self):
-            return "mine"
-
-    samples = Fails(*data)
+    samples = FailingSamples(*data, limit=8)
     with identifying_as("sha256"), pytest.raises(RuntimeError):
         embed(net, samples, folder=tmp_path / "z", batch_size=4)
     journal = tmp_path / "z.part" / "journal.jsonl"

@@ -7,6 +7,7 @@ from torch import nn
 import lookalike.embedding.precision as precision
 from lookalike import embed
 from lookalike.encoder.shadow import shadow_of
+from tests.small import FailingSamples
 
 
 @pytest.fixture(params=["0", "1"], ids=["without-bfloat16", "with-bfloat16"])
@@ -124,18 +125,9 @@ def test_the_effect_is_measured_on_rows_spread_over_the_pass(net, tmp_path):
 
 
 def test_an_interrupted_pass_in_half_precision_ends_with_the_same_effect(net, tmp_path):
-    class Fails(torch.utils.data.TensorDataset):
-        limit = 128
-
-        def __getitem__(self, index):
-            if self.limit is not None and index >= self.limit:
-                raise RuntimeError("power cut")
-            return super().__getitem__(index)
-
-        def fingerprint(self):
-            return "mine"
-
-    data = Fails(torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(256) % 3)
+    data = FailingSamples(
+        torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(256) % 3, limit=128
+    )
     options = {"precision": "bfloat16", "batch_size": 64}
     with pytest.raises(RuntimeError):
         embed(net, data, folder=tmp_path / "z", **options)
