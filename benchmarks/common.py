@@ -1,5 +1,6 @@
 """What the benchmarks share: the data, the timing, the table."""
 
+import argparse
 import multiprocessing
 import os
 import platform
@@ -19,6 +20,23 @@ THREADS = int(os.environ.get("LOOKALIKE_THREADS", "2"))
 def use_threads() -> None:
     """Gives every library the same number of threads."""
     torch.set_num_threads(THREADS)
+
+
+def begin(title: str, description: str | None, quick_help: str, note: str = "") -> bool:
+    """Reads the command line, sets the threads and prints the heading; returns whether ``--quick`` was asked for.
+
+    Args:
+        title: The heading.
+        description: What the script does, for its help.
+        quick_help: What ``--quick`` leaves out.
+        note: Printed behind the machine.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help=quick_help)
+    is_quick: bool = parser.parse_args().quick
+    use_threads()
+    print(f"# {title}\n\n{machine()}{note}\n")
+    return is_quick
 
 
 def embeddings(n_per_class: int, n_classes: int = 10, dim: int = 512, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@
 Prints Markdown. Ratios are medians of pairs timed in turn; above 1 means that lookalike is faster.
 """
 
-import argparse
 import functools
 import statistics
 import sys
@@ -16,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import embeddings, in_process, machine, ratio, side_by_side, table, timed, use_threads
+from common import begin, embeddings, in_process, ratio, side_by_side, table, timed, use_threads
 
 N_PROTOTYPES = 5
 
@@ -135,11 +134,7 @@ def prediction_table(repeats: int) -> str:
 
 def main() -> None:
     """Runs all and prints Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer samples and repeats")
-    quick = parser.parse_args().quick
-    use_threads()
-    print(f"# Conversion\n\n{machine()}\n")
+    quick = begin("Conversion", __doc__, "fewer samples and repeats")
     print(kmeans_table(1000 if quick else 6000, 1 if quick else 3), flush=True)
     print(conversion_table(1000 if quick else 6000, 1 if quick else 3), flush=True)
     print(prediction_table(5 if quick else 31))

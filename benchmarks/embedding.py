@@ -6,7 +6,6 @@ Prints Markdown. CPU seconds (user and system, all threads), which hold on a bus
 two photographs, cut into pieces of 224², and MNIST's digits at 32², as files.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import cpu_side_by_side, machine, table, use_threads
+from common import begin, cpu_side_by_side, table
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -136,11 +135,8 @@ def main() -> None:
     """Runs all and prints Markdown."""
     from lookalike.embedding.precision import has_bfloat16
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer images and repeats")
-    quick = parser.parse_args().quick
-    use_threads()
-    print(f"# Embedding\n\n{machine()}; {'bfloat16 in hardware' if has_bfloat16() else 'no bfloat16 in hardware'}\n")
+    bfloat16 = "bfloat16 in hardware" if has_bfloat16() else "no bfloat16 in hardware"
+    quick = begin("Embedding", __doc__, "fewer images and repeats", f"; {bfloat16}")
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for size, write, number in (

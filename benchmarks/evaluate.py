@@ -6,7 +6,6 @@ Prints Markdown: 100 images × 20 steps × 5 draws, the same number of rows thro
 ``test``.
 """
 
-import argparse
 import functools
 import statistics
 import sys
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import in_process, machine, ratio, side_by_side, table, use_threads
+from common import begin, in_process, ratio, side_by_side, table, use_threads
 from lookalike.data import Preprocessing, load_digits
 from lookalike.metrics import Noise, relevance_ordering
 from lookalike.metrics.black_box import at_precision
@@ -120,11 +119,7 @@ def peak(what: str) -> None:
 
 def main() -> None:
     """Runs all and prints Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="20 images, one repeat")
-    quick = parser.parse_args().quick
-    use_threads()
-    print(f"# Evaluation\n\n{machine()}\n")
+    quick = begin("Evaluation", __doc__, "20 images, one repeat")
     net, x, relevance = digits_network(SIDE)
     if quick:
         x, relevance = x[:20], relevance[:20]

@@ -5,7 +5,6 @@
 Prints Markdown. CPU seconds of one thread, alternating, medians; beside a plain copy of the same memory as the limit.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import cpu_side_by_side, machine, table, use_threads
+from common import begin, cpu_side_by_side, table
 
 
 def main() -> None:
@@ -24,11 +23,7 @@ def main() -> None:
     from lookalike._core.identity import identify_tensors
     from lookalike._core.provenance import fingerprint_tensors
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer images and repeats")
-    quick = parser.parse_args().quick
-    use_threads()
-    print(f"# Fingerprints\n\n{machine()}\n")
+    quick = begin("Fingerprints", __doc__, "fewer images and repeats")
     n = 256 if quick else 1024
     rows = []
     for name, tensors in {

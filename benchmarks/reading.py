@@ -7,7 +7,6 @@ the input of an ImageNet network: shorter side to 224, centre crop, normalised. 
 threads), alternating, medians: they hold on a busy machine too.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import cpu_side_by_side, machine, table, use_threads
+from common import begin, cpu_side_by_side, table
 
 SIZE, SIDE, BATCH = 224, 320, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,11 +73,7 @@ def main() -> None:
     from lookalike.data.images import decode_image
     from lookalike.data.turbo import decode_jpeg
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer files and repeats")
-    quick = parser.parse_args().quick
-    use_threads()
-    print(f"# Reading\n\n{machine()}\n")
+    quick = begin("Reading", __doc__, "fewer files and repeats")
     number, repeats = (200, 3) if quick else (500, 7)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "train"

@@ -5,7 +5,6 @@
 Prints Markdown. A forward pass is the network's own, without gradients, on the same batch. Needs the extra ``test``.
 """
 
-import argparse
 import functools
 import statistics
 import sys
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import in_process, machine, ratio, side_by_side, table, use_threads
+from common import begin, in_process, ratio, side_by_side, table, use_threads
 from lookalike import convert
 from lookalike.relevance import lrp, prp
 from networks import forward, network
@@ -91,11 +90,7 @@ def peak(what: str) -> None:
 
 def main() -> None:
     """Runs all and prints Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small images and few repeats")
-    quick = parser.parse_args().quick
-    use_threads()
-    print(f"# Relevance\n\n{machine()}\n")
+    quick = begin("Relevance", __doc__, "small images and few repeats")
     cases = CASES[:1] if quick else CASES
     rows = []
     for name, size, batch in cases:
