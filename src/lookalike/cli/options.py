@@ -229,7 +229,7 @@ def split_seed_of(model: Any, requested: int | None) -> int:
 def load_with_roles(
     model: "PrototypeModel", data: str, preprocessing: "Preprocessing", *, labels: str | None, split_seed: int | None
 ) -> "DataBundle":
-    """Loads data for a saved model, whose training images are told from the others by the model's own record."""
+    """Loads data for a saved model; the model's own record says which of them are its training images."""
     from lookalike.data import load_data, with_roles
 
     bundle = load_data(data, preprocessing, seed=split_seed_of(model, split_seed), labels=labels, min_classes=1)

@@ -14,7 +14,8 @@ from lookalike.encoder.calls import take_rows
 from lookalike.encoder.shadow import shadow_of
 
 _MOST_ROWS = 64
-_ROWS_PER_COMPARED = 512  # a row in float32, alone, takes up to ten times as long: 2% of the pass
+# One compared row in 512 takes about 2% of the pass: alone and in float32, a row takes up to ten times as long.
+_ROWS_PER_COMPARED = 512
 _NOTE = "compared_from_"  # followed by a batch's first row; the sums of its compared rows
 EFFECT = "precision_effect"
 

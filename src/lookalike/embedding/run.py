@@ -86,7 +86,7 @@ def embed(
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
         )
-    # what an earlier version stored is identified in its way, so that it is taken up
+    # embeddings of an earlier version are compared by the hash that it used
     with identifying_as(_stored_identity(folder) if resume and not overwrite else None):
         key = embedding_key(
             encoder,

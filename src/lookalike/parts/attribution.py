@@ -283,7 +283,7 @@ def lead_by_position(
 
 
 def _pulled_back(similarity: Similarity, direction: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns Tᵀd for directions d [n, D] and a metric's linear map T, and what the map makes of 0 [n, D].
+    """Returns Tᵀd for directions d [n, D] and a metric's linear map T, and the image of 0 under that map [n, D].
 
     Then d · T a = Tᵀd · a for each position a, and no position has to be mapped.
     """

@@ -296,7 +296,7 @@ def _open_job(
     class_names = settings.class_names or source.class_names
     encoder = cut_classifier(model, source.first_rows(), settings.cut)
     encoder = ordered(encoder, settings.cut.class_order, class_names)
-    with identifying_as(recorded_identity(folder)):  # a folder that an earlier version began is taken up
+    with identifying_as(recorded_identity(folder)):  # a folder of an earlier version can be continued
         identities = source.fingerprint(), source.transform_fingerprint()
         made_with = embedding_key(encoder, *identities, precision="float32", dtype="float32")
     key = {
