@@ -5,7 +5,6 @@ is then trained a few epochs more. Either is a black box with the photographs' c
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,9 @@ from lookalike.embedding import as_encoder, embed
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
-from lookalike.experiments.photographs import CLASSES, ENCODERS, lacks_stamps, prepared
-from lookalike.experiments.tables import Column, Row
-from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.experiments.photographs import ENCODERS, lacks_stamps, of_seeds, prepared
+from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.workbench import Workbench
 from lookalike.metrics import BlackBox, evaluate
 
 # similarity, number per class
@@ -72,9 +71,9 @@ def run_photographs_models(plan: Plan, bench: Workbench, cells: Cells) -> Findin
     for name in ENCODERS:
         for similarity, number in _VARIANTS:
             records = _of_seeds("models", name, plan, bench, cells, _measure_models)
-            found = [record[f"{similarity}, {number}"] for record in records]
-            if found:
-                rows.append(Row((name, similarity, str(number)), _values(found, _PLAIN)))
+            figures = [record[f"{similarity}, {number}"] for record in records]
+            if figures:
+                rows.append(Row((name, similarity, str(number)), gather(figures, _PLAIN)))
     remarks = [
         "The backbone is frozen; a logistic regression on the training photographs is its head. One split into about "
         "105 and 26 photographs per seed. D_dvs is at the fitted temperature."
@@ -97,7 +96,7 @@ def _run_maps(
 ) -> Findings:
     columns = (*_PLAIN, *_MAPS)
     rows = [
-        Row((name,), _values(records, columns))
+        Row((name,), gather(records, columns))
         for name in ENCODERS
         if (records := _of_seeds(topic, name, plan, bench, cells, measure))
     ]
@@ -108,25 +107,12 @@ def _run_maps(
     return Findings(("backbone",), columns, rows, {}, remarks)
 
 
-def _values(records: list[Record], columns: tuple[Column, ...]) -> dict[str, list[float]]:
-    return {
-        column.name: [record[column.name] for record in records]
-        for column in columns
-        if all(record.get(column.name) is not None for record in records)
-    }
-
-
 def _of_seeds(
     topic: str, name: str, plan: Plan, bench: Workbench, cells: Cells, measure: Callable[[str, int], Record]
 ) -> list[Record]:
     """Returns a measurement with a backbone for each seed; those that failed are left out."""
-    records = []
-    for seed in plan.seeds:
-        key: dict[str, Any] = {"data": bench.key(Subject(plan.datasets[0], plan.networks[0], KMEX, seed))["data"]}
-        key |= {"backbone": name, "seed": seed, "classes": CLASSES, "variants": _VARIANTS, "training": [_EPOCHS, _RATE]}
-        bench.say(f"photographs-{topic}: {name}, seed {seed}")
-        records.append(cells.get(f"photographs-{topic}-{name}-{seed}", key, measure, name, seed))
-    return [record for record in records if record is not None]
+    settings = {"backbone": name, "variants": _VARIANTS, "training": [_EPOCHS, _RATE]}
+    return of_seeds(f"photographs-{topic}", name, settings, plan, bench, cells, measure)
 
 
 def _measure_models(name: str, seed: int) -> Record:

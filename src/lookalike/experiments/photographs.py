@@ -4,7 +4,7 @@ Six classes of the stamps, in five folds that keep the pictures of one object to
 regression, 1-NN and the nearest class mean on the same embedding; and whether their heat-maps lie on the objects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -59,7 +59,7 @@ def run_photographs(
     """Compares classifiers on the embeddings of two encoders, in five folds, for each seed."""
     rows = []
     for name in ENCODERS:
-        records = _of_seeds(topic, name, plan, bench, cells, partial(_compare, classes=tuple(classes)))
+        records = of_seeds(topic, name, _settings(name), plan, bench, cells, partial(_compare, classes=tuple(classes)))
         for method in records[0] if records else ():
             values = {column.name: [record[method][column.name] for record in records] for column in _COLUMNS}
             rows.append(Row((name, method), values))
@@ -82,7 +82,7 @@ def run_photographs_objects(plan: Plan, bench: Workbench, cells: Cells) -> Findi
     """Measures how much of PRP's relevance is on the objects, for two encoders."""
     rows = []
     for name in ENCODERS:
-        records = _of_seeds("photographs-objects", name, plan, bench, cells, _localise)
+        records = of_seeds("photographs-objects", name, _settings(name), plan, bench, cells, _localise)
         if records:
             values = {column.name: [record[column.name] for record in records] for column in _ON_OBJECTS}
             rows.append(Row((name,), values))
@@ -94,15 +94,35 @@ def run_photographs_objects(plan: Plan, bench: Workbench, cells: Cells) -> Findi
     return Findings(("encoder",), _ON_OBJECTS, rows, {}, remarks)
 
 
-def _of_seeds(
-    experiment: str, name: str, plan: Plan, bench: Workbench, cells: Cells, measure: Callable[[str, int], Record]
+def _settings(name: str) -> dict[str, Any]:
+    # 2: chosen by several divisions
+    return {"encoder": name, "prototypes": _PROTOTYPES, "folds": _FOLDS, "auto": 2}
+
+
+def of_seeds(
+    experiment: str,
+    name: str,
+    settings: Mapping[str, Any],
+    plan: Plan,
+    bench: Workbench,
+    cells: Cells,
+    measure: Callable[[str, int], Record],
 ) -> list[Record]:
-    """Returns a measurement with an encoder for each seed; those that failed are left out."""
+    """Returns a measurement with an encoder for each seed; those that failed are left out.
+
+    Args:
+        experiment: The experiment, by which records are kept.
+        name: The encoder's name.
+        settings: What else a record depends on.
+        plan: The data and the seeds.
+        bench: Says what is measured.
+        cells: Keeps the records.
+        measure: Measures one record, given the encoder's name and the seed.
+    """
     records = []
     for seed in plan.seeds:
         subject = Subject(plan.datasets[0], plan.networks[0], KMEX, seed)
-        key = {"data": bench.key(subject)["data"], "encoder": name, "seed": seed, "classes": CLASSES}
-        key |= {"prototypes": _PROTOTYPES, "folds": _FOLDS, "auto": 2}  # 2: chosen by several divisions
+        key = {"data": bench.key(subject)["data"], "seed": seed, "classes": CLASSES, **settings}
         bench.say(f"{experiment}: {name}, seed {seed}")
         records.append(cells.get(f"{experiment}-{name}-{seed}", key, measure, name, seed))
     return [record for record in records if record is not None]
