@@ -372,6 +372,20 @@ def test_the_page_works_by_keyboard(tab, server):
     assert tab.locator("[role=tab][aria-selected=true]").inner_text() == "Log"
 
 
+def test_a_view_that_waits_for_its_data_does_not_replace_a_later_one(tab):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    waiting = []
+    tab.route("**/api/wrong", lambda route: waiting.append(route))
+    tab.keyboard.press("3")
+    expect(tab.locator("#panel")).to_contain_text("Looking")
+    tab.keyboard.press("1")
+    expect(tab.locator(".proto")).to_have_count(9)
+    with tab.expect_response("**/api/wrong"):
+        waiting[0].continue_()
+    tab.wait_for_timeout(100)  # for the page to deal with the response
+    assert tab.locator(".proto").count() == 9
+
+
 def test_two_tabs_at_once(tab, server):
     expect = pytest.importorskip("playwright.sync_api").expect
     other = tab.context.new_page()

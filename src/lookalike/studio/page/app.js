@@ -10,7 +10,12 @@ const TABS = [["Prototypes", prototypes], ["Map", map], ["Wrong", wrong], ["Susp
 const panel = document.getElementById("panel"), tabs = document.getElementById("tabs");
 let present = 0;
 
-const draw = () => Promise.resolve(TABS[present][1](panel)).catch((error) => told(error.message, "bad"));
+// Each view has an element of its own: one that still waits for its data when another is drawn fills nothing that is seen.
+const draw = () => {
+  const view = make("div");
+  panel.replaceChildren(view);
+  return Promise.resolve(TABS[present][1](view)).catch((error) => told(error.message, "bad"));
+};
 const select = (i, focus = false) => {
   present = i;
   for (const [k, tab] of [...tabs.children].entries()) {
