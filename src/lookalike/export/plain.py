@@ -183,7 +183,7 @@ class PlainModel(nn.Module):
             evidence = self._evidence(embeddings, feature_map, similarities, nearest)
         else:
             evidence = torch.zeros_like(distances)[..., None, None]
-        return Answer(
+        answer = Answer(
             scores,
             probabilities,
             nearest,
@@ -195,6 +195,10 @@ class PlainModel(nn.Module):
             in_set,
             answered,
         )
+        # a traced function returns tensors only
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return tuple(value for value in answer if value is not None)  # type: ignore[return-value]
+        return answer
 
     def _scores(self, similarities: Tensor) -> Tensor:
         """Returns the class scores [N, K]."""
