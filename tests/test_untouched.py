@@ -196,7 +196,7 @@ class AtReader(Tracer):
         super().__init__(at, instructions=True)
 
     def _count(self, frame):
-        if frame.f_globals.get("__name__") == "threading" or "_ReadAhead" in frame.f_code.co_qualname:
+        if frame.f_globals.get("__name__") == "threading" or "ReadAhead" in frame.f_code.co_qualname:
             super()._count(frame)
 
 

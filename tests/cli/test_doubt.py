@@ -40,7 +40,7 @@ def test_predict_prints_the_set_of_a_calibrated_model(calibrated, image_folder):
     folder, network = calibrated
     rows = json.loads(run("predict", folder, image_folder / "test", "--network", network, "--json").stdout)
     assert all(row["calibrated"] for row in rows["predictions"])
-    assert {"set", "p_value", "coverage", "unfamiliar"} == set(rows["predictions"][0]["doubt"])
+    assert {"set", "p_value", "coverage", "unfamiliar", "answered"} == set(rows["predictions"][0]["doubt"])
     printed = run("predict", folder, image_folder / "test", "--network", network).stdout
     assert "set, coverage 0.95" in printed
 

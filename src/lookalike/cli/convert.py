@@ -415,7 +415,8 @@ def _facts_of_conversion(model: "PrototypeModel") -> dict[str, str]:
     effect = provenance.get("precision_effect")
     if effect:
         same = percent(effect.get("same_predictions"))
-        facts["embedded in"] = f"{provenance['precision']}: of {effect['rows']:.0f} images {same} keep their prediction"
+        compared = f"{effect['rows']:,.0f} {'image' if effect['rows'] == 1 else 'images'} compared"
+        facts["embedded in"] = f"{provenance['precision']}: of {compared}, {same} keep their prediction"
     if provenance.get("clustered_in_parts"):
         facts["clustered in parts"] = ", ".join(provenance["clustered_in_parts"][:_LISTED_CLASSES])
     return facts
