@@ -245,6 +245,7 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
 
 REFUSED = {
     "num_workers": (2, "num_workers sets the reading processes of one machine"),
+    "devices": (["cpu"], "devices are those of one machine"),
     "memory_limit": ("1GiB", "memory_limit is not kept on a cluster"),
     "embeddings": (None, "embeddings are made on the cluster"),
     "precision": ("bfloat16", "a cluster embeds in float32, not in bfloat16"),
