@@ -283,7 +283,9 @@ def test_what_was_done_otherwise_is_shown(network_file, image_folder, tmp_path):
     assert "float16 is for GPUs" in error
 
 
-def test_a_profile_names_its_steps(converted, network_file, image_folder, tmp_path):
+def test_a_profile_names_its_steps(converted, network_file, image_folder, tmp_path, monkeypatch):
+    # its hundreds of small clusterings would make most of a trace, which takes a minute to write
+    monkeypatch.setattr("lookalike.conversion.convert.advise", lambda *_: None)
     network, trace = f"{network_file}:make", tmp_path / "trace.json"
     result = run("convert", network, image_folder, "-o", tmp_path / "a", "--profile", trace)
     assert "Its largest steps:" in result.stderr
