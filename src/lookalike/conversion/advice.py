@@ -6,7 +6,7 @@ play no part, so what is chosen by it can still be tested.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ _ENOUGH_FOR_HALVES = 1_000  # samples
 _PARTS_OF_FEW, _DIVISIONS_OF_FEW = 5, 3
 _WIDEST_FOR_COVARIANCE = 1_024  # dimensions, or samples if these are fewer; decomposing more takes longer than the rest
 _NUMBERS = (1, 5, 20)
+_LEAST_PER_PROTOTYPE = 2  # samples of a class of median size: with fewer, nearly every sample is its own prototype
 _SIMILARITIES = ("l2", "head", "mahalanobis", "cosine")
 _LEAST_GAIN = 0.01  # of accuracy: less is not worth a sentence
 # A choice need not be certain, as a claim must: with few samples no gain is, and the paper's similarity would stay.
@@ -137,7 +138,8 @@ def _try_choices(
         if name != similarity and not is_wide and not (name == "head" and head_weight is None):
             trials.append(_choice(sample, name, quick))
     if not isinstance(clustering.n_prototypes, Mapping | str):
-        different = [number for number in numbers if number != clustering.n_prototypes]
+        largest = np.median(np.bincount(sample.labels)) / _LEAST_PER_PROTOTYPE
+        different = [number for number in numbers if number != clustering.n_prototypes and number <= largest]
         trials += [_choice(sample, similarity, replace(quick, n_prototypes=number)) for number in different]
     return trials
 
@@ -173,6 +175,8 @@ class _Sample:
         parts: The part of each sample in each division [R, n], from 0; −1 for the only sample of a class.
         class_names: K names.
         head_weight: Weights of the black box's head [K, D], or None.
+        prototypes: Prototypes and their classes that were found among the embeddings as they are: similarities that
+            cluster in this space share them.
     """
 
     z: np.ndarray
@@ -180,6 +184,7 @@ class _Sample:
     parts: np.ndarray
     class_names: list[str]
     head_weight: Tensor | None
+    prototypes: dict[tuple[int, int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def fitted(self, name: str, rows: np.ndarray) -> Similarity:
         """Returns a similarity, fitted to some of the samples."""
@@ -217,14 +222,21 @@ def _correct(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
     """Returns the share of divisions [n] in which each held-out sample is predicted correctly."""
     clustering = _with_numbers(sample, name, clustering)
     correct = np.zeros(len(sample.labels))
-    for parts in sample.parts:
+    for division, parts in enumerate(sample.parts):
         for part in range(parts.max() + 1):
             is_test = parts == part
             similarity, z = sample.fitted(name, ~is_test), torch.from_numpy(sample.z)
             if similarity.falls_with_distance:  # the same answers, without a way back from its space for each class
                 similarity, z = make_similarity("l2"), similarity.project(z)
-            train = z[torch.from_numpy(~is_test)].numpy()
-            vectors, owners = _prototypes(train, sample.labels[~is_test], sample.class_names, similarity, clustering)
+            shared = (division, part, str(clustering.n_prototypes))
+            is_plain = similarity.project(z).data_ptr() == sample.z.ctypes.data
+            found = sample.prototypes.get(shared) if is_plain else None
+            if found is None:
+                train = z[torch.from_numpy(~is_test)].numpy()
+                found = _prototypes(train, sample.labels[~is_test], sample.class_names, similarity, clustering)
+                if is_plain:
+                    sample.prototypes[shared] = found
+            vectors, owners = found
             similarities = similarity(z[torch.from_numpy(is_test)], vectors)
             correct[is_test] += owners[similarities.argmax(1)].numpy() == sample.labels[is_test]
     held_out: np.ndarray = correct[sample.parts[0] >= 0] / len(sample.parts)
