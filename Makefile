@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-cluster lint docs clean
 
 # Tests import little of all that is installed: each module is compiled when it is first imported, and then kept.
-test: export PYTHONDONTWRITEBYTECODE =
+test test-cluster: export PYTHONDONTWRITEBYTECODE =
 
 # Each stamp stands for one finished installation; an interrupted one is taken up again.
 $(VENV)/.demo:
@@ -27,9 +27,13 @@ $(VENV)/.docs:
 demo: $(VENV)/.demo
 	$(BIN)/lookalike demo --output demo-output --overwrite
 
-test: lint
+test: $(VENV)/.test
+	$(MAKE) --jobs=2 lint test-cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/conversion/test_distributed.py
-	$(BIN)/python -m pytest tests/conversion/test_distributed.py  # alone: its nodes take both cores
+
+# Not beside the other tests: its nodes take both cores, though they wait for each other much of the time.
+test-cluster: $(VENV)/.test
+	$(BIN)/python -m pytest tests/conversion/test_distributed.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
