@@ -7,8 +7,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.errors import LookalikeError
+
+_NOT_STRICT = (
+    "a prototype model cannot be exported with strict=True: leave strict out, or export "
+    "lookalike.export.PlainModel(model), which takes both"
+)
 # Constants of a compiled graph are plain values, so it names its encoder by number
 _ENCODERS: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
+
+
+def is_exporting() -> bool:
+    """Returns whether ``torch.export`` is tracing; False before torch 2.7, which cannot tell."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+
+
+def _refuse() -> None:
+    raise LookalikeError(_NOT_STRICT)
+
+
+def _not_traced(function: Callable[[], None], reason: str) -> Callable[[], None]:
+    """Returns a function at which the front end of torch stops, and says the reason (torch 2.7 and later)."""
+    try:
+        disabled: Callable[[], None] = torch.compiler.disable(function, reason=reason)
+    except TypeError:
+        disabled = torch.compiler.disable(function)
+    return disabled
+
+
+# called where a strict export arrives: the front end follows neither hooks nor locks, and would fail in a riddle
+refuse_strict_export = _not_traced(_refuse, _NOT_STRICT)
 
 
 def make_known(encoder: nn.Module) -> None:

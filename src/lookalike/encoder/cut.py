@@ -26,7 +26,7 @@ from lookalike.encoder.calls import (
 )
 from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.class_names import name_outputs, names_of_model
-from lookalike.encoder.compiled import embed_compiled, make_known
+from lookalike.encoder.compiled import embed_compiled, is_exporting, make_known, refuse_strict_export
 from lookalike.encoder.features import (
     Tokens,
     check_encodes_images,
@@ -180,7 +180,13 @@ class Encoder(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D]; differentiable."""
         if torch.compiler.is_dynamo_compiling():
+            if is_exporting():
+                refuse_strict_export()
             return embed_compiled(self, inputs)
+        return self._embed(inputs)
+
+    def _embed(self, inputs: Any) -> Tensor:
+        """Returns embeddings [N, D] without a compiler."""
         return self._pool(self.features(inputs))
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # copies and pickles do not run __init__
@@ -192,7 +198,8 @@ class Encoder(nn.Module):
         if self.head_name is None:
             return select_output(self._call(inputs), self.output_key)
         head = get_head(self.model, self.head_name)
-        return input_of(head, lambda: self._call(inputs), stop=True)[0]
+        # a tracer must see the network return: it keeps account of which module runs
+        return input_of(head, lambda: self._call(inputs), stop=not is_exporting())[0]
 
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns embeddings [N, D] and the classifier's own class scores [N, C], if any, from one pass.

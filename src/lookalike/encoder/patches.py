@@ -20,6 +20,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
+from lookalike.encoder.compiled import make_known
 from lookalike.encoder.cut import Encoder, blank_inputs
 from lookalike.encoder.map_layers import (
     LAST,
@@ -85,6 +86,7 @@ class PatchEncoder(Encoder):
     ) -> None:
         checks.instance("encoder", encoder, Encoder, "an Encoder")
         nn.Module.__init__(self)
+        make_known(self)
         image_encoder = encoder.image_encoder if isinstance(encoder, PatchEncoder) else encoder
         self.__dict__.update(image_encoder.__dict__)  # shares the classifier, as `with_outputs` does
         self.image_dim = image_encoder.embedding_dim
@@ -126,7 +128,7 @@ class PatchEncoder(Encoder):
         return encoder
 
     @override
-    def forward(self, inputs: Any) -> Tensor:
+    def _embed(self, inputs: Any) -> Tensor:
         """Returns the patches of each image in one row [N, S · D], row of the map by row; differentiable."""
         return _as_rows(self.maps(inputs))
 

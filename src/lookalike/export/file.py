@@ -212,7 +212,7 @@ def describe(
     """Returns what the numbers in an answer mean, as plain JSON values."""
     prototypes = model.prototypes
     familiar = prototypes.familiar_range()
-    is_known = plain.familiar_up_to.isfinite()
+    is_known = plain.likenesses.familiar_up_to.isfinite()
     weights = {name: tensor for name, tensor in plain.state_dict().items() if isinstance(tensor, Tensor)}
     recorded = model.provenance.get("fingerprints")
     made_with = model.provenance.get("versions")
@@ -222,7 +222,7 @@ def describe(
         "outputs": plain.outputs,
         "class_names": model.class_names,
         "n_nearest": plain.n_nearest,
-        "evidence": plain.has_evidence,
+        "evidence": plain.evidence is not None,
         "calibration": None if model.doubt is None else _calibration(model.doubt, plain.thresholds),
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),

@@ -10,12 +10,13 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt.novelty import usable_spreads
 from lookalike.encoder import Encoder
+from lookalike.export.evidence import Evidence, kind_of
+from lookalike.export.likenesses import Likenesses, rows_of
 from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING
-from lookalike.model.similarity import L2, Cosine, Dot, HeadMetric, Mahalanobis
+from lookalike.model.similarity import L2, HeadMetric, Mahalanobis
 
 
 class Answer(NamedTuple):
@@ -54,15 +55,6 @@ class Answer(NamedTuple):
 class PlainModel(nn.Module):
     """Computes what a prototype model computes, on tensors alone: it can be exported, compiled and traced.
 
-    **Evidence without gradients.** If the embedding z is the average of a feature map F over positions, then the lead
-    of prototype p over its strongest rival q of another class is a sum over positions x, exactly:
-
-    - distances: ‖z − q‖² − ‖z − p‖² = mean over x of 2 (p − q) · (F(x) − (p + q) / 2)
-    - dot product: z · p − z · q = mean over x of F(x) · (p − q)
-    - cosine: the same with p / ‖p‖ and q / ‖q‖, over ‖z‖
-
-    For similarities that fall with a learned distance all three are in its space.
-
     Args:
         model: A prototype model; it is copied.
         n_nearest: k, the number of prototypes in an answer; None takes 3, or all if there are fewer.
@@ -82,9 +74,6 @@ class PlainModel(nn.Module):
 
     vectors: Tensor
     labels: Tensor
-    quantiles: Tensor
-    nan_if_unknown: Tensor
-    familiar_up_to: Tensor
     spreads: Tensor
     members: Tensor | None
 
@@ -102,26 +91,16 @@ class PlainModel(nn.Module):
         self.trunk, self.has_map = trace_trunk(model.encoder)
         self.similarity = copy.deepcopy(model.similarity)
         self.classifier = copy.deepcopy(model.classifier)
-        familiar = prototypes.familiar_range()
+        self.likenesses = Likenesses(prototypes, self.n_nearest)
+        has_evidence = self.has_map and self.n_classes > 1 and kind_of(model.similarity) is not None
+        self.evidence = Evidence(prototypes, model.similarity) if has_evidence else None
         doubt = model.doubt
         self.register_buffer("spreads", usable_spreads(prototypes.quantiles[:, 50]))
         self.thresholds = None if doubt is None else Thresholds(doubt)
-        for name, tensor in {
-            "vectors": prototypes.vectors.detach().clone(),
-            "labels": prototypes.labels.clone(),
-            "quantiles": prototypes.quantiles.clone(),
-            "nan_if_unknown": torch.where(prototypes.quantiles[:, 0].isnan(), torch.nan, 0.0),
-            "familiar_up_to": torch.where(
-                (familiar.counts >= ENOUGH_SAMPLES) & familiar.farthest.isfinite(), familiar.farthest, torch.inf
-            )
-            * (1 + ROUNDING),
-            "members": self._members(prototypes.labels),
-        }.items():
-            self.register_buffer(name, tensor)
-        # small networks take little more time than twenty needless operations
+        self.register_buffer("vectors", prototypes.vectors.detach().clone())
+        self.register_buffer("labels", prototypes.labels.clone())
+        self.register_buffer("members", self._members(prototypes.labels))
         self.are_scores_log_probabilities = getattr(self.classifier, "reading", None) == "max"
-        self.is_topk_stable = False  # it is in ONNX: equal values keep their order
-        self.has_evidence = self.has_map and self.n_classes > 1 and self._kind() is not None
         self.training = False
 
     @property
@@ -134,7 +113,7 @@ class PlainModel(nn.Module):
 
     def order_by_topk(self) -> None:
         """Uses ``topk`` in place of a stable sort, for a format in which equal values keep their order."""
-        self.is_topk_stable = True
+        self.likenesses.is_topk_stable = True
         if self.thresholds is not None:
             self.thresholds.is_topk_stable = True
 
@@ -151,16 +130,8 @@ class PlainModel(nn.Module):
             [numbers[torch.arange(largest, device=labels.device) % len(numbers)] for numbers in of_class]
         )
 
-    def _kind(self) -> str | None:
-        """Returns how likeness is a sum over positions: by distances, products or cosines; None if it is not."""
-        if self.similarity.falls_with_distance or self.similarity.name in ("rbf", "log", "log-l2"):
-            return "distance"
-        if isinstance(self.similarity, Dot):
-            return "dot"
-        return "cosine" if isinstance(self.similarity, Cosine) else None
-
     def forward(self, inputs: Tensor) -> Answer:
-        """Returns the answer for inputs [N, …] of the network."""
+        """Returns the answer for inputs [N, …] of the network; traced by ``torch.jit``, a tuple of ``outputs``."""
         outputs = self.trunk(inputs)
         embeddings, feature_map = outputs if self.has_map else (_only(outputs), None)
         embeddings = embeddings.to(self.vectors.dtype)
@@ -170,17 +141,15 @@ class PlainModel(nn.Module):
             probabilities = scores.softmax(1)
         else:
             probabilities = self.classifier.probabilities(similarities, self.labels, self.n_classes)
-        nearest_similarities, nearest = self._most_similar(similarities)
+        nearest_similarities, nearest = self.likenesses.most_similar(similarities)
         distances = self._distances(embeddings, nearest_similarities, nearest)
-        rank = (self.quantiles[nearest] <= distances[..., None]).sum(-1) - 1  # of [N, k, 101]
-        percentiles = rank.clamp_min(0).to(distances.dtype) + self.nan_if_unknown[nearest]
+        percentiles = self.likenesses.percentiles(distances, nearest)
         if self.thresholds is None:
-            unfamiliar = distances[:, 0] > self.familiar_up_to[nearest[:, 0]]
-            in_set = answered = None
+            unfamiliar, in_set, answered = self.likenesses.are_far(distances, nearest), None, None
         else:
             unfamiliar, in_set, answered = self._doubt(self.thresholds, embeddings, similarities, scores, probabilities)
-        if feature_map is not None and self.has_evidence:
-            evidence = self._evidence(embeddings, feature_map, similarities, nearest)
+        if feature_map is not None and self.evidence is not None:
+            evidence = self.evidence(embeddings, feature_map, similarities, nearest)
         else:
             evidence = torch.zeros_like(distances)[..., None, None]
         answer = Answer(
@@ -195,7 +164,7 @@ class PlainModel(nn.Module):
             in_set,
             answered,
         )
-        # a traced function returns tensors only
+        # a traced function returns tensors only: a plain tuple of ``outputs``
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return tuple(value for value in answer if value is not None)  # type: ignore[return-value]
         return answer
@@ -205,15 +174,9 @@ class PlainModel(nn.Module):
         if self.members is None:
             scores: Tensor = self.classifier(similarities, self.labels, self.n_classes)
             return scores
-        return similarities[:, self.members].amax(-1) / self.classifier.temperature
-
-    def _most_similar(self, similarities: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the k largest similarities and their prototypes; of equal ones the lower number, as ``explain``."""
-        if self.is_topk_stable:
-            values, numbers = similarities.topk(self.n_nearest, dim=1)
-            return values, numbers
-        values, numbers = similarities.sort(dim=1, descending=True, stable=True)
-        return values[:, : self.n_nearest], numbers[:, : self.n_nearest]
+        of_class = similarities.index_select(1, self.members.flatten()).unflatten(1, self.members.shape)
+        best: Tensor = of_class.amax(-1) / self.classifier.temperature
+        return best
 
     def _doubt(
         self, thresholds: Thresholds, embeddings: Tensor, similarities: Tensor, scores: Tensor, probabilities: Tensor
@@ -235,33 +198,9 @@ class PlainModel(nn.Module):
         if isinstance(self.similarity, L2 | Mahalanobis | HeadMetric):
             return -similarities
         points = self.similarity.project(embeddings)
-        centres = self.similarity.project(self.vectors)[nearest]
+        centres = rows_of(self.similarity.project(self.vectors), nearest)
         distances: Tensor = (points[:, None] - centres).double().square().sum(-1).sqrt().to(embeddings.dtype)
         return distances
-
-    def _evidence(self, embeddings: Tensor, feature_map: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
-        """Returns what each position adds to the lead over the strongest rival [N, k, H, W]."""
-        is_rival = self.labels != self.labels[nearest][..., None]  # [N, k, P]
-        rivals = similarities[:, None].masked_fill(~is_rival, -torch.inf).argmax(-1)
-        kind = self._kind()
-        height, width = feature_map.shape[2:]
-        features = feature_map.to(self.vectors.dtype).flatten(2).transpose(1, 2)  # [N, positions, D]
-        if kind == "distance":
-            features = self.similarity.project(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-            vectors = self.similarity.project(self.vectors)
-        elif kind == "cosine":
-            vectors = nn.functional.normalize(self.vectors, dim=1)
-            features = features / embeddings.norm(dim=1).clamp_min(1e-12)[:, None, None]
-        else:
-            vectors = self.vectors
-        prototypes, rival_vectors = vectors[nearest], vectors[rivals]  # [N, k, D]
-        direction = prototypes - rival_vectors
-        by_position = direction @ features.transpose(1, 2)  # [N, k, positions]
-        if kind == "distance":
-            middle = (direction * (prototypes + rival_vectors) / 2).sum(-1, keepdim=True)
-            by_position = 2 * (by_position - middle)
-        evidence: Tensor = (by_position / (height * width)).unflatten(2, (height, width))
-        return evidence
 
 
 def _only(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
