@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lookalike import LookalikeError, convert
+from lookalike.data import ImageArray
 from lookalike.export import quantise
-from tests.export.test_file import answers, folder, metadata_of, model, pixels  # noqa: F401 - fixtures
+from tests.export.test_file import PREPROCESSING, answers, folder, metadata_of, model, pixels  # noqa: F401 - fixtures
 
 pytest.importorskip("onnxruntime")
 
@@ -56,3 +57,17 @@ def test_a_network_without_weights_is_not_made_smaller(tmp_path, precision):
     with pytest.raises(LookalikeError, match=f"the network has no .* in {precision}"):
         quantise(tmp_path / "full", tmp_path / "small", x.numpy(), precision=precision)
     assert not (tmp_path / "small").exists()
+
+
+def test_the_constants_that_scale_pixels_are_no_weights_and_stay_exact(folder, tmp_path):  # noqa: F811
+    onnx = pytest.importorskip("onnx")
+    values, labels = pixels()
+    net = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
+    data = ImageArray(values, labels, list("abcd"), PREPROCESSING)
+    convert(net, data, 2, progress=False).export(tmp_path / "full", pixels=True)
+    with pytest.raises(LookalikeError, match="the network has no weights that can be kept in float16"):
+        quantise(tmp_path / "full", tmp_path / "small", values, precision="float16")
+    quantise(folder, tmp_path / "half", values, precision="float16")
+    stored = {tensor.name: tensor for tensor in onnx.load(tmp_path / "half" / "model.onnx").graph.initializer}
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored["mean"]).ravel(), np.float32(PREPROCESSING.mean))
+    assert any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in stored.values())

@@ -5,8 +5,9 @@ or as a PyTorch program, with everything that an explanation needs.
 """
 
 from lookalike.export.file import export_model
+from lookalike.export.options import ExportOptions
 from lookalike.export.page import write_page
 from lookalike.export.plain import Answer, PlainModel
 from lookalike.export.quantised import Quantised, quantise
 
-__all__ = ["Answer", "PlainModel", "Quantised", "export_model", "quantise", "write_page"]
+__all__ = ["Answer", "ExportOptions", "PlainModel", "Quantised", "export_model", "quantise", "write_page"]

@@ -63,7 +63,8 @@ class _PixelProgram(_Program):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(shape))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        values = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
+        # contiguous, or a flattening in the network would be written as a lookup by strides
+        values = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
         values = (values - self.mean) / self.std
         return super().forward((values.flip(1) if self.is_bgr else values).to(self.dtype))
 

@@ -161,8 +161,11 @@ def _write(source: Path, target: Path, precision: str, inputs: np.ndarray) -> No
 
 
 def _network_nodes(graph: Any) -> set[str]:
-    """Returns the names of the nodes before the embedding: all that the similarity depends on."""
-    producers = {name: node for node in graph.node for name in node.output}
+    """Returns the names of the nodes before the embedding: all that the similarity depends on.
+
+    What turns bytes into the network's inputs is not among them: it scales pixels by constants, which are no weights.
+    """
+    producers = {name: node for node in graph.node for name in node.output if not _is_before_network(node)}
     of_similarity = [
         node for node in graph.node for prop in node.metadata_props
         if prop.key == _SCOPES and "plain.similarity" in prop.value
@@ -176,6 +179,12 @@ def _network_nodes(graph: Any) -> set[str]:
             reached_nodes.add(node.name)
             waiting += node.input
     return reached_nodes
+
+
+def _is_before_network(node: Any) -> bool:
+    """Returns whether a node comes from the program around the model, which prepares bytes."""
+    scopes = [prop.value for prop in node.metadata_props if prop.key == _SCOPES]
+    return bool(scopes) and all("'plain" not in scope for scope in scopes)
 
 
 def _has_weights(graph: Any, names: set[str]) -> bool:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, first_line
@@ -22,6 +22,15 @@ CARD = "README.md"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _LARGEST_CONFIG = 64 * 2**20  # bytes
 _MEASURES = {"accuracy": ("accuracy", "accuracy"), "agreement": ("agreement", "agreement with the original network")}
+
+
+class PushOptions(TypedDict, total=False):
+    """The options of ``push_model``, which says what they mean and what they are if not given."""
+
+    images: bool
+    licence: str | None
+    private: bool | None
+    message: str
 
 
 def push_model(

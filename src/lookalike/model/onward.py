@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lookalike._core.errors import LookalikeError, warn_of
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lookalike.conversion.per_class import NPrototypes
     from lookalike.editing import EditOptions, EditSession
     from lookalike.embedding import EmbeddingStore
+    from lookalike.export import ExportOptions
+    from lookalike.model.hub import PushOptions
     from lookalike.model.prototype_model import PrototypeModel
     from lookalike.parts.segmentation import Segments
 
@@ -88,44 +90,27 @@ class Onward:
             raise LookalikeError("a model of patches is not edited: convert with level='image' to edit prototypes")
         return EditSession(self._model(), train, **options)
 
-    def export(
-        self,
-        folder: str | Path,
-        *,
-        kind: str = "onnx",
-        n_nearest: int | None = None,
-        pixels: bool = False,
-        images: bool | Literal["inside"] = True,
-        licence: str | None = None,
-        overwrite: bool = False,
-    ) -> Path:
-        """Writes the model to a folder that needs nothing of this library; see ``lookalike.export.export_model``."""
+    def export(self, folder: str | Path, **options: "Unpack[ExportOptions]") -> Path:
+        """Writes the model to a folder that needs nothing of this library; see ``lookalike.export.export_model``.
+
+        Args:
+            folder: Folder to write; it appears only when it is complete.
+            **options: ``kind``, ``n_nearest``, ``pixels``, ``images``, ``licence``, ``overwrite``.
+        """
         from lookalike.export import export_model
 
-        return export_model(
-            self._model(),
-            folder,
-            kind=kind,
-            n_nearest=n_nearest,
-            pixels=pixels,
-            images=images,
-            licence=licence,
-            overwrite=overwrite,
-        )
+        return export_model(self._model(), folder, **options)
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        images: bool = True,
-        licence: str | None = None,
-        private: bool | None = None,
-        message: str = "Upload a prototype model",
-    ) -> str:
-        """Uploads the model to ``"owner/name"`` on the Hugging Face Hub; see ``lookalike.model.hub.push_model``."""
+    def push_to_hub(self, repo: str, **options: "Unpack[PushOptions]") -> str:
+        """Uploads the model to the Hugging Face Hub; see ``lookalike.model.hub.push_model``.
+
+        Args:
+            repo: ``"owner/name"``.
+            **options: ``images``, ``licence``, ``private``, ``message``.
+        """
         from lookalike.model.hub import push_model
 
-        return push_model(self._model(), repo, images=images, licence=licence, private=private, message=message)
+        return push_model(self._model(), repo, **options)
 
     def segment(self, inputs: Any, batch_size: int = 64) -> "Segments":
         """Finds the most similar prototype of each position of images; see ``lookalike.parts.segment``."""
