@@ -111,8 +111,7 @@ def export_model(
     checks.optional(checks.text, "licence", licence)
     check_replaceable(folder, marker=MARKER, overwrite=overwrite)
     plain = PlainModel(model, n_nearest)
-    if kind == "onnx":
-        plain.order_by_topk()
+    plain.order.by_topk = kind == "onnx"
     module, sample = _with_sample(plain, model, pixels)
     program = _program_of(module, sample)
     description = describe(model, plain, pixels=pixels, images=images, licence=licence)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lookalike.export.order import StableOrder
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, Prototypes
 
 
@@ -22,19 +23,17 @@ class Likenesses(nn.Module):
     Args:
         prototypes: The prototypes.
         n_nearest: k, how many of them an answer has.
-
-    Attributes:
-        is_topk_stable: Whether ``topk`` keeps the order of equal values, as it does in ONNX.
+        order: How values are ordered.
     """
 
     quantiles: Tensor
     nan_if_unknown: Tensor
     familiar_up_to: Tensor
 
-    def __init__(self, prototypes: Prototypes, n_nearest: int) -> None:
+    def __init__(self, prototypes: Prototypes, n_nearest: int, order: StableOrder) -> None:
         super().__init__()
         self.n_nearest = n_nearest
-        self.is_topk_stable = False
+        self.order = order
         familiar = prototypes.familiar_range()
         is_known = (familiar.counts >= ENOUGH_SAMPLES) & familiar.farthest.isfinite()
         is_unknown = prototypes.quantiles[:, 0].isnan()
@@ -46,11 +45,7 @@ class Likenesses(nn.Module):
 
     def most_similar(self, similarities: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the k largest similarities and their prototypes; of equal ones the lower number, as ``explain``."""
-        if self.is_topk_stable:
-            values, numbers = similarities.topk(self.n_nearest, dim=1)
-            return values, numbers
-        values, numbers = similarities.sort(dim=1, descending=True, stable=True)
-        return values[:, : self.n_nearest], numbers[:, : self.n_nearest]
+        return self.order.largest(similarities, self.n_nearest)
 
     def percentiles(self, distances: Tensor, nearest: Tensor) -> Tensor:
         """Returns the percentiles of distances [N, k] to prototypes; NaN for a prototype without training samples."""

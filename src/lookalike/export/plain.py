@@ -12,6 +12,7 @@ from lookalike.doubt.novelty import usable_spreads
 from lookalike.encoder import Encoder
 from lookalike.export.evidence import Evidence, kind_of
 from lookalike.export.likenesses import Likenesses, rows_of
+from lookalike.export.order import StableOrder
 from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
@@ -91,12 +92,13 @@ class PlainModel(nn.Module):
         self.trunk, self.has_map = trace_trunk(model.encoder)
         self.similarity = copy.deepcopy(model.similarity)
         self.classifier = copy.deepcopy(model.classifier)
-        self.likenesses = Likenesses(prototypes, self.n_nearest)
+        self.order = StableOrder()
+        self.likenesses = Likenesses(prototypes, self.n_nearest, self.order)
         has_evidence = self.has_map and self.n_classes > 1 and kind_of(model.similarity) is not None
         self.evidence = Evidence(prototypes, model.similarity) if has_evidence else None
         doubt = model.doubt
         self.register_buffer("spreads", usable_spreads(prototypes.quantiles[:, 50]))
-        self.thresholds = None if doubt is None else Thresholds(doubt)
+        self.thresholds = None if doubt is None else Thresholds(doubt, self.order)
         self.register_buffer("vectors", prototypes.vectors.detach().clone())
         self.register_buffer("labels", prototypes.labels.clone())
         self.register_buffer("members", self._members(prototypes.labels))
@@ -110,12 +112,6 @@ class PlainModel(nn.Module):
         if self.thresholds is not None and not self.thresholds.can_answer:
             absent = {"answered"}
         return [name for name in Answer._fields if name not in absent]
-
-    def order_by_topk(self) -> None:
-        """Uses ``topk`` in place of a stable sort, for a format in which equal values keep their order."""
-        self.likenesses.is_topk_stable = True
-        if self.thresholds is not None:
-            self.thresholds.is_topk_stable = True
 
     def _members(self, labels: Tensor) -> Tensor | None:
         """Returns the prototypes of each class [K, L], some of them repeated if classes have fewer than L.

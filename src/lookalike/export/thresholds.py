@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lookalike.doubt import Doubt, conformal_threshold
 from lookalike.doubt.sets import novelty_limit
+from lookalike.export.order import StableOrder
 from lookalike.model.doubting import usual_abstention
 
 
@@ -20,6 +21,7 @@ class Thresholds(nn.Module):
 
     Args:
         doubt: The calibration of a model.
+        order: How values are ordered.
 
     Attributes:
         score: The novelty score.
@@ -30,7 +32,7 @@ class Thresholds(nn.Module):
             wrong answers at a confidence of 90%; None if too few validation images can show that.
     """
 
-    def __init__(self, doubt: Doubt) -> None:
+    def __init__(self, doubt: Doubt, order: StableOrder) -> None:
         super().__init__()
         self.score = copy.deepcopy(doubt.score)
         self.unfamiliar_above = doubt.unfamiliar_above
@@ -38,7 +40,7 @@ class Thresholds(nn.Module):
         self.novelty_up_to = novelty_limit(self.set_threshold, doubt.fitted_novelty.cpu().numpy())
         rule = usual_abstention(doubt)
         self.answered_from = None if rule is None else rule.threshold
-        self.is_topk_stable = False  # it is in ONNX: equal values keep their order
+        self.order = order
 
     @property
     def can_answer(self) -> bool:
@@ -60,7 +62,8 @@ class Thresholds(nn.Module):
         if self.set_threshold == math.inf:
             return torch.ones_like(log_probabilities, dtype=torch.bool)
         margins = (log_probabilities.gather(1, predicted[:, None]) - log_probabilities).clamp_min(0).double()
-        ordered, classes = self._ascending(margins)
+        negative, classes = self.order.largest(-margins, margins.shape[1])
+        ordered = -negative
         # the smallest are summed first, so that none is lost beside a large one
         tails = (-ordered).exp().flip(1).cumsum(1).flip(1)
         is_in = (tails >= tails[:, :1] * math.exp(-self.set_threshold)) | (ordered == 0)
@@ -71,11 +74,3 @@ class Thresholds(nn.Module):
         """Returns whether inputs whose predicted class has this probability [N] are answered [N]."""
         assert self.answered_from is not None  # noqa: S101 - asked for only if can_answer
         return confidences.double() >= self.answered_from
-
-    def _ascending(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns rows in ascending order [N, K] and where they were [N, K]; equal values keep their order."""
-        if self.is_topk_stable:
-            negative, places = (-values).topk(values.shape[1], dim=1)
-            return -negative, places
-        ordered, places = values.sort(dim=1, stable=True)
-        return ordered, places

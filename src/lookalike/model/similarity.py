@@ -110,8 +110,9 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return _pairwise_distances(a, b).square()
     offset = b.detach().mean(0)
     a, b = a - offset, b - offset
-    if _is_traced():  # a graph compares all pairs in this way, so it needs double precision for short distances;
-        # also to give equal prototypes equal distances, which sums of single precision do not in ONNX Runtime
+    if _is_traced():
+        # a graph compares all pairs in this way, so short distances need double precision; so do equal prototypes, to
+        # which sums of single precision give unequal distances in ONNX Runtime
         double_a, double_b = a.double(), b.double()
         squares = double_a.square().sum(1, keepdim=True) + double_b.square().sum(1) - 2 * double_a @ double_b.T
         return squares.clamp_min(0).to(a.dtype)
@@ -125,8 +126,8 @@ def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
     if _is_small(a, b):
         return _pairwise_distances(a, b)
     squares = squared_distances(a, b)
-    is_scripted = torch._C._get_tracing_state() is not None  # its graph must not depend on who asks for gradients
-    if not squares.requires_grad and not is_scripted:
+    # the graph of torch.jit must not depend on who asked for gradients
+    if not squares.requires_grad and not _is_in_jit():
         return squares.sqrt_()
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
@@ -146,7 +147,12 @@ def _is_small(a: Tensor, b: Tensor) -> bool:
 
 def _is_traced() -> bool:
     """Returns whether a graph is being traced, which must not depend on the size of this batch."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return torch.compiler.is_compiling() or _is_in_jit()
+
+
+def _is_in_jit() -> bool:
+    """Returns whether ``torch.jit.trace`` is tracing."""
+    return torch._C._get_tracing_state() is not None
 
 
 def _pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
