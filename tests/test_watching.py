@@ -102,13 +102,14 @@ def test_what_does_not_fit_is_refused(calibrated, tmp_path):
         Watch(other, state=state)
     content = json.loads(state.read_text())
     for changed, message in (
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"n_images": 21}, "does not hold the scores"),
         ({"alarm": "yes"}, "true or false"),
         ({"scores": {}, "log_bets": {}}, "do not fit the model; remove it"),
         ({"log_bets": {**content["log_bets"], "novelty": [0.0]}}, "do not fit the model"),
         ({"occupancy": [20]}, "do not fit the model"),
-        ({"predictions": {"a": 3}}, "do not fit the model"),
+        ({"predictions": {"a": 3}, "waiting_names": {"a": "a"}}, "do not fit the model"),
+        ({"predictions": {"a": 1}}, "do not fit together"),
         ({"n_batches": -1}, "counts are impossible; remove it"),
         ({"n_correct": 1}, "counts are impossible"),
         ({"occupancy": [21, -1, 0, 0, 0, 0]}, "counts are impossible"),
@@ -127,23 +128,60 @@ def test_what_does_not_fit_is_refused(calibrated, tmp_path):
 
 def test_labels_that_come_at_once_count_by_row_whatever_the_names(calibrated, monkeypatch):
     monkeypatch.setattr("lookalike.watching._MOST_PREDICTIONS", 10)
-    x, y = images(50, 22)
     watch = Watch(calibrated)
-    for _ in range(2):
+    for seed in (22, 23):
+        x, y = images(50, seed)
         report = watch.add(x, y, names=["same.png"] * 50)
     assert report.n_labelled == 100
-    assert report.accuracy == pytest.approx(float((calibrated.predict(x) == y).double().mean()))
 
 
-def test_a_name_stands_for_one_waiting_image(calibrated):
-    watch, x = Watch(calibrated), images(4, 26)[0]
-    with pytest.raises(LookalikeError, match=r"the name 'a' is that of another image"):
-        watch.add(x[:2], names=["a", "a"])
-    watch.add(x[:2], names=["a", "b"])
-    with pytest.raises(LookalikeError, match=r"the name 'b' is that of another image that waits"):
-        watch.add(x[2:], names=["b", "c"])
-    watch.add_labels({"b": 0})
-    assert watch.add(x[2:], names=["b", "c"]).n_total == 4  # and the refused batches left no trace
+def test_the_same_image_once_more_is_left_out(calibrated, tmp_path):
+    state, (x, y) = tmp_path / "state.json", images(6, 26)
+    names = list("abcdef")
+    first = Watch(calibrated, state=state).add(x[:4], names=names[:4])
+    assert [(image.name, image.class_name) for image in first.images] == [
+        (name, str(k)) for name, k in zip("abcd", calibrated.predict(x[:4]).tolist(), strict=True)
+    ]
+    watch = Watch(calibrated, state=state)
+    report = watch.add(torch.cat([x, x[4:]]), names=names + names[4:])
+    assert (report.n_images, report.n_repeated, report.n_total) == (2, 6, 6)
+    assert "6 images left out: they were watched before" in report.sentences()[1]
+    whole = Watch(calibrated)
+    whole.add(x[:4], names=names[:4])
+    assert whole.add(x[4:], names=names[4:]).evidence == report.evidence
+    nothing = watch.add(x, names=names, labels=y)
+    assert (nothing.n_images, nothing.batch, nothing.unfamiliar, nothing.n_labelled) == (0, 2, None, 6)
+    assert "no new image" in nothing.sentences()[0]
+    json.dumps(nothing.to_dict(), allow_nan=False)
+    assert watch.add(x, names=names, labels=y).n_labelled == 6
+    assert watch.add(x).n_repeated == 0  # images without names of their own are never the same
+
+
+def test_another_image_of_the_same_name_is_another_image(calibrated, tmp_path):
+    state, (x, _) = tmp_path / "state.json", images(4, 28)
+    reports = [Watch(calibrated, state=state).add(x[row : row + 1], names=["latest.png"]) for row in range(3)]
+    assert reports[-1].n_total == 3
+    ids = [report.images[0].id for report in reports]
+    watch = Watch(calibrated, state=state)
+    with pytest.raises(LookalikeError, match=f"3 images that wait .* called 'latest.png', .* latest is '{ids[2]}'"):
+        watch.add_labels({"latest.png": 0})
+    predicted = calibrated.predict(x).tolist()
+    assert watch.add_labels({ids[0]: predicted[0], ids[1]: (predicted[1] + 1) % 3}) == 2
+    assert watch.add_labels({"latest.png": predicted[2]}) == 1  # now one image of that name waits
+    assert Watch(calibrated, state=state).accuracy()["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_state_of_the_first_format_goes_on(calibrated, tmp_path):
+    state, (x, y) = tmp_path / "state.json", images(5, 29)
+    Watch(calibrated, state=state).add(x, names=list("abcde"))
+    content = json.loads(state.read_text())
+    for name in ("seen", "waiting_names", "unfamiliar_ids"):
+        del content[name]
+    content |= {"format": 1, "predictions": dict(zip("abcde", calibrated.predict(x).tolist(), strict=True))}
+    state.write_text(json.dumps(content))
+    watch = Watch(calibrated, state=state)
+    assert watch.add_labels(dict(zip("abcde", y.tolist(), strict=True))) == 5
+    assert Watch(calibrated, state=state).add(x, names=list("abcde")).n_total == 10
 
 
 @pytest.mark.parametrize("label", [1.7, float("nan"), [1], None, True, 3, -1])

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -16,7 +17,7 @@ from lookalike._core.files import write_whole
 from lookalike._core.names import json_text, visible
 from lookalike._core.records import from_json, read_json
 from lookalike.doubt import Doubt, ExchangeabilityTest, conformal_p_values
-from lookalike.doubt.watched import Mode, WatchReport, WatchState
+from lookalike.doubt.watched import Mode, WatchedImage, WatchReport, WatchState, image_id, upgraded
 from lookalike.encoder import dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -28,6 +29,15 @@ _MOST_UNFAMILIAR = 500  # embeddings of unfamiliar images that are kept, the lat
 _MOST_PREDICTIONS = 100_000  # predictions that wait for their labels, the latest
 _LEAST_OF_MODE = 5  # images
 _SHOWN = 6  # images of a mode that are named
+
+
+class _Read(NamedTuple):
+    """A batch: names and identities of all its images, the rows of the new ones, and their embeddings [N, D]."""
+
+    names: list[str]
+    ids: list[str]
+    new_rows: list[int]
+    embeddings: Tensor
 
 
 class Watch:
@@ -65,8 +75,14 @@ class Watch:
         self._expected = counts / counts.sum()
         self.expected_accuracy = float(values["correct"].mean())
         self._state = WatchState(_identity(model), self.bound, seed, occupancy=[0] * len(model.prototypes))
+        self._seen: set[str] = set()
         if self.file is not None and self.file.exists():
             self._restore(self.file)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether an alarm was raised; it stays."""
+        return self._state.alarm
 
     def add(
         self,
@@ -77,50 +93,40 @@ class Watch:
     ) -> WatchReport:
         """Adds one batch of images, in the order in which they came, and says what is known now.
 
+        An image is known by its name and its content. The same image once more is left out and counted, so that a
+        folder that grows can be watched again, and an interrupted call repeated. Another image of the same name, such
+        as the ``latest.jpg`` of a camera, is another image. Images without names, such as tensors, are all new.
+
         Args:
             images: As for ``PrototypeModel.predict``: ready inputs, files, a folder, pictures.
             labels: Their true classes, in the model's numbering, if they are known already.
-            names: Their names; by default their files, or their numbers. Labels that come later need them: without
-                ``labels``, no name may come twice, or be that of an image that still waits for its label.
+            names: Their names; by default their files, or their numbers.
             batch_size: Largest number of images that pass through the network at once.
 
         Raises:
-            LookalikeError: If there are no images, an embedding is not finite, labels or names are not one each, or a
-                name that a later label needs is taken.
+            LookalikeError: If there are no images, an embedding is not finite, or labels or names are not one each.
         """
-        embeddings, given_names = self._embedded(images, batch_size)
-        first = self._state.n_images
-        own_names = [name or f"image {first + row}" for row, name in enumerate(given_names)]
-        if names is not None:
-            own_names = checks.names("names", names, len(embeddings))
+        read = self._read(images, names, batch_size)
         if labels is not None:
-            labels = checks.class_indices("labels", labels, self.model.n_classes, (len(embeddings),)).tolist()
-        if labels is None:
-            self._check_names(own_names)
-        report = self._added(embeddings, own_names, labels)
+            labels = checks.class_indices("labels", labels, self.model.n_classes, (len(read.ids),)).tolist()
+            given_classes = dict(zip(read.ids, labels, strict=True))
+            self._count_labels({id_: k for id_, k in given_classes.items() if id_ in self._state.predictions})
+            labels = [labels[row] for row in read.new_rows]
+        report = self._added(read, labels)
         if self.file is not None:
             self._save(self.file)
         return report
 
-    def _check_names(self, names: list[str]) -> None:
-        """Checks that each name stands for one image only, so that a later label finds its image."""
-        waiting_names = set(self._state.predictions)
-        for name in names:
-            if name in waiting_names:
-                raise LookalikeError(
-                    f"the name {visible(name)!r} is that of another image that waits for its label: watch each image "
-                    "once, and give different images different names"
-                )
-            waiting_names.add(name)
-
     def add_labels(self, labels: Mapping[str, int | str]) -> int:
-        """Adds labels that come later, by the names of the images, and returns how many were waited for.
+        """Adds labels that come later, and returns how many were waited for.
 
         Args:
-            labels: The class of each image, by name: its number, or its name.
+            labels: The class of each image, as its number or its name, by the image's name, or by its identity
+                (``WatchReport.images``) where several images have the same name.
 
         Raises:
-            LookalikeError: If a class is unknown, or none of the images is known.
+            LookalikeError: If a class is unknown, none of the images is known, or a name is that of several images that
+                wait for their labels.
         """
         number = {name: k for k, name in enumerate(self.model.class_names)}
         classes: dict[str, int] = {}
@@ -132,7 +138,7 @@ class Watch:
                 classes[name] = number[label]
             else:
                 raise LookalikeError(f"the label of {visible(name)!r} is {label!r}, which is no class of the model")
-        counted = self._count_labels(classes)
+        counted = self._count_labels(self._waiting(classes))
         if classes and not counted:
             raise LookalikeError(
                 f"none of the {len(classes)} labelled images has been watched and waits for its label; "
@@ -142,71 +148,143 @@ class Watch:
             self._save(self.file)
         return counted
 
-    def _embedded(self, images: Any, batch_size: int) -> tuple[Tensor, list[str | None]]:
-        """Embeds a batch; returns embeddings [N, D], and names where the data have them."""
-        model, rows, names = self.model, [], []
-        dtype = dtype_of(model.encoder)
+    def _waiting(self, classes: Mapping[str, int]) -> dict[str, int]:
+        """Returns the classes of images that wait for their labels, by identity, from classes by name or identity."""
+        ids_of_name: dict[str, list[str]] = {}
+        for own_id, name in self._state.waiting_names.items():
+            ids_of_name.setdefault(name, []).append(own_id)
+        found = {}
+        for name, k in classes.items():
+            ids = ids_of_name.get(name, [])
+            if len(ids) > 1:
+                raise LookalikeError(
+                    f"{len(ids)} images that wait for labels are called {visible(name)!r}, and one label does "
+                    f"not say which is meant: give their ids in place of the name (the latest is {ids[-1]!r}), as the "
+                    "reports and the log have them"
+                )
+            if ids or name in self._state.predictions:
+                found[ids[0] if ids else name] = k
+        return found
+
+    def _read(self, images: Any, names: Sequence[str] | None, batch_size: int) -> _Read:
+        """Names and identifies a batch, and embeds the images that were not watched before."""
+        model, rows = self.model, list[Tensor]()
+        given = None if names is None else checks.names("names", names)
+        dtype, known, read = dtype_of(model.encoder), set(self._seen), _Read([], [], [], torch.zeros(0))
         with torch.no_grad():
             for batch in model.read_inputs(images, batch_size):
                 for start in range(0, n_rows(batch.inputs), batch_size):
                     part = take_rows(batch.inputs, slice(start, start + batch_size))
-                    rows.append(model.encoder(place(part, model.device, dtype)))
-                names += list(batch.names or [None] * n_rows(batch.inputs))
-        if not names:
+                    own_names = (batch.names or [None] * n_rows(batch.inputs))[start : start + batch_size]
+                    is_new = [self._is_new(read, row, part, name, given, known) for row, name in enumerate(own_names)]
+                    kept = torch.tensor(is_new)
+                    if any(is_new):
+                        rows.append(model.encoder(place(_rows_of(part, kept), model.device, dtype)))
+        if not read.ids:
             raise LookalikeError("there are no images in the batch")
-        embeddings = torch.cat(rows)
-        check_finite_rows(embeddings.isfinite().all(1), names if any(names) else None)
-        return embeddings, names
+        if given is not None:
+            checks.names("names", given, len(read.ids))
+        if rows:
+            embeddings = torch.cat(rows)
+            check_finite_rows(embeddings.isfinite().all(1), [read.names[row] for row in read.new_rows])
+            read = read._replace(embeddings=embeddings)
+        return read
+
+    def _is_new(
+        self, read: _Read, row: int, part: Any, name: str | None, given: list[str] | None, known: set[str]
+    ) -> bool:
+        """Notes the next image of a batch, and returns whether it was not watched before."""
+        position = len(read.ids)
+        if given is not None:
+            name = given[position] if position < len(given) else ""
+        name = name or f"image {self._state.n_images + len(read.new_rows)}"
+        own_id = image_id(name, content_of(part, row))
+        read.names.append(name)
+        read.ids.append(own_id)
+        if own_id in known:
+            return False
+        known.add(own_id)
+        read.new_rows.append(position)
+        return True
 
     @torch.no_grad()
-    def _added(self, embeddings: Tensor, names: list[str], labels: list[int] | None) -> WatchReport:
-        """Adds embedded images to the tests and the counts; those without labels wait for them by their names."""
+    def _added(self, read: _Read, labels: list[int] | None) -> WatchReport:
+        """Adds the new images of a batch to the tests and the counts; those without labels wait for them."""
         state, model = self._state, self.model
-        novelty = novelty_of(model, self.doubt, embeddings)
-        predictions, confidences = (values.cpu().numpy() for values in confidences_of(model, embeddings))
-        nearest = model.similarities_of(embeddings).argmax(1).cpu().numpy()
+        n_prototypes, n_new = len(model.prototypes), len(read.new_rows)
+        if not n_new:
+            nothing = np.zeros(0)
+            return self._report(read, np.zeros(n_prototypes, dtype=int), nothing, nothing, [])
+        novelty = novelty_of(model, self.doubt, read.embeddings)
+        predictions, confidences = (values.cpu().numpy() for values in confidences_of(model, read.embeddings))
+        nearest = model.similarities_of(read.embeddings).argmax(1).cpu().numpy()
         # each of the two tests has half of the bound
         capitals = [self._tests["novelty"].add(novelty), self._tests["confidence"].add(-confidences)]
         state.evidence = max(state.evidence, max(capitals) / len(capitals))
         state.alarm = state.alarm or state.evidence >= 1 / self.bound
         state.n_batches += 1
-        state.n_images += len(names)
-        in_batch = np.bincount(nearest, minlength=len(model.prototypes))
+        state.n_images += n_new
+        in_batch = np.bincount(nearest, minlength=n_prototypes)
         state.occupancy = (np.array(state.occupancy) + in_batch).tolist()
         unfamiliar = conformal_p_values(novelty, self._sorted_novelty) <= self.doubt.facts.false_alarm
-        self._keep_unfamiliar(embeddings, names, predictions, unfamiliar)
+        watched = [
+            WatchedImage(read.names[row], read.ids[row], model.class_names[k])
+            for row, k in zip(read.new_rows, predictions.tolist(), strict=True)
+        ]
+        self._keep_unfamiliar(read.embeddings, watched, predictions, unfamiliar)
+        state.seen += [image.id for image in watched]
+        self._seen.update(image.id for image in watched)
         if labels is None:
-            state.predictions.update(zip(names, predictions.tolist(), strict=True))
+            for image, k in zip(watched, predictions.tolist(), strict=True):
+                state.predictions[image.id], state.waiting_names[image.id] = k, image.name
         else:
             state.n_labelled += len(labels)
             state.n_correct += int((predictions == np.array(labels)).sum())
-        for name in list(state.predictions)[: max(0, len(state.predictions) - _MOST_PREDICTIONS)]:
-            del state.predictions[name]
+        for own_id in list(state.predictions)[: max(0, len(state.predictions) - _MOST_PREDICTIONS)]:
+            del state.predictions[own_id], state.waiting_names[own_id]
+        return self._report(read, in_batch, unfamiliar, confidences, watched)
+
+    def _report(
+        self,
+        read: _Read,
+        in_batch: np.ndarray,
+        unfamiliar: np.ndarray,
+        confidences: np.ndarray,
+        watched: list[WatchedImage],
+    ) -> WatchReport:
+        """Says what is known after a batch."""
+        state = self._state
         shares = np.array(state.occupancy) / state.n_images
         return WatchReport(
             batch=state.n_batches,
-            n_images=len(names),
+            n_images=len(watched),
+            n_repeated=len(read.ids) - len(watched),
             n_total=state.n_images,
             alarm=state.alarm,
             evidence=state.evidence,
-            unfamiliar=float(unfamiliar.mean()),
-            mean_probability=float(confidences.mean()),
+            unfamiliar=float(unfamiliar.mean()) if watched else None,
+            mean_probability=float(confidences.mean()) if watched else None,
             occupancy=in_batch.tolist(),
-            expected=(self._expected * len(names)).tolist(),
+            expected=(self._expected * len(watched)).tolist(),
             shift=float(np.abs(shares - self._expected).sum() / 2),
             modes=self.modes(),
             expected_accuracy=self.expected_accuracy,
+            images=watched,
             **self.accuracy(),
         )
 
     def _keep_unfamiliar(
-        self, embeddings: Tensor, names: list[str], predictions: np.ndarray, unfamiliar: np.ndarray
+        self, embeddings: Tensor, watched: list[WatchedImage], predictions: np.ndarray, unfamiliar: np.ndarray
     ) -> None:
         state, rows = self._state, np.flatnonzero(unfamiliar)
         points = self.model.similarity.project(embeddings[torch.from_numpy(rows).to(embeddings.device)])
-        state.unfamiliar = (state.unfamiliar + points.double().cpu().tolist())[-_MOST_UNFAMILIAR:]
-        state.unfamiliar_names = (state.unfamiliar_names + [names[row] for row in rows])[-_MOST_UNFAMILIAR:]
-        state.unfamiliar_classes = (state.unfamiliar_classes + predictions[rows].tolist())[-_MOST_UNFAMILIAR:]
+        for kept, more in (
+            (state.unfamiliar, points.double().cpu().tolist()),
+            (state.unfamiliar_names, [watched[row].name for row in rows]),
+            (state.unfamiliar_ids, [watched[row].id for row in rows]),
+            (state.unfamiliar_classes, predictions[rows].tolist()),
+        ):
+            kept[:] = [*kept, *more][-_MOST_UNFAMILIAR:]
 
     def modes(self) -> list[Mode]:
         """Returns the groups of at least five unfamiliar images that lie as close together as known images do.
@@ -231,20 +309,21 @@ class Watch:
                 continue
             order = np.argsort(np.linalg.norm(points[rows] - points[rows].mean(0), axis=1), kind="stable")
             commonest = int(np.bincount([state.unfamiliar_classes[row] for row in rows]).argmax())
-            names = [state.unfamiliar_names[row] for row in rows[order[:_SHOWN]]]
-            modes.append(Mode(len(rows), names, self.model.class_names[commonest]))
+            shown_rows = rows[order[:_SHOWN]]
+            names, ids = (
+                [values[row] for row in shown_rows] for values in (state.unfamiliar_names, state.unfamiliar_ids)
+            )
+            modes.append(Mode(len(rows), names, self.model.class_names[commonest], ids))
         return sorted(modes, key=lambda mode: -mode.count)
 
     def _count_labels(self, classes: Mapping[str, int]) -> int:
-        """Counts labels of images that wait for one; each image counts once."""
-        state, counted = self._state, 0
-        for name, k in classes.items():
-            predicted = state.predictions.pop(name, None)
-            if predicted is not None:
-                counted += 1
-                state.n_correct += int(predicted == k)
-        state.n_labelled += counted
-        return counted
+        """Counts labels of images that wait for them, by identity; each image counts once."""
+        state = self._state
+        for own_id, k in classes.items():
+            state.n_correct += int(state.predictions.pop(own_id) == k)
+            del state.waiting_names[own_id]
+        state.n_labelled += len(classes)
+        return len(classes)
 
     def accuracy(self) -> dict[str, Any]:
         """Returns the number of labels so far, and the share of correct predictions with its 95% interval."""
@@ -272,7 +351,7 @@ class Watch:
     def _restore(self, file: Path) -> None:
         """Reads the state of an earlier run."""
         try:
-            state: WatchState = from_json(WatchState, read_json(file), "state")
+            state: WatchState = from_json(WatchState, upgraded(read_json(file)), "state")
         except LookalikeError as error:
             raise LookalikeError(f"the state {str(file)!r} cannot be used: {error}; remove it to begin anew") from error
         if state.model != self._state.model:
@@ -292,6 +371,7 @@ class Watch:
             bets = [-math.inf if bet is None else bet for bet in state.log_bets[kind]]
             test.restore(state.scores[kind], bets, state.n_batches)
         self._state = state
+        self._seen = set(state.seen)
 
     def _fits(self, state: WatchState) -> bool:
         """Says whether a state has the tests, the prototypes and the classes of the model."""
@@ -302,6 +382,21 @@ class Watch:
             and len(state.occupancy) == len(self.model.prototypes)
             and classes <= set(range(self.model.n_classes))
         )
+
+
+def content_of(inputs: Any, row: int) -> bytes:
+    """Returns the content of one image: its row of all network inputs."""
+    leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return b"".join(
+        leaf[row].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for leaf in leaves
+    )
+
+
+def _rows_of(inputs: Any, kept: Tensor) -> Any:
+    """Returns the rows of network inputs that are kept."""
+    if bool(kept.all()):
+        return inputs
+    return tree_map(lambda leaf: leaf[kept.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _identity(model: PrototypeModel) -> str:

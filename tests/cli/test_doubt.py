@@ -1,5 +1,7 @@
 """``calibrate``, ``watch``, and the sets that ``predict`` prints."""
 
+import csv
+import io
 import json
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_commands import mistake, run
+from tests.conftest import NETWORK_FILE
 
 NAMES = ("ant", "bee", "cat")
 
@@ -23,38 +26,55 @@ def write_images(folder, n, seed):
     return folder
 
 
-@pytest.fixture
-def calibrated(network_file, image_folder, tmp_path):
-    network = f"{network_file}:make"
-    run("convert", network, image_folder, "-o", tmp_path / "model", "--n-prototypes", 2)
-    write_images(tmp_path / "validation", 50, 1)
-    result = run("calibrate", tmp_path / "model", tmp_path / "validation", "-o", tmp_path / "calibrated",
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a network's file, training images, a model, and the model calibrated; made once."""
+    folder = tmp_path_factory.mktemp("doubt")
+    (folder / "network.py").write_text(NETWORK_FILE)
+    network = f"{folder / 'network.py'}:make"
+    write_images(folder / "images" / "train", 8, 0)
+    write_images(folder / "images" / "test", 3, 10)
+    run("convert", network, folder / "images", "-o", folder / "model", "--n-prototypes", 2)
+    write_images(folder / "validation", 50, 1)
+    result = run("calibrate", folder / "model", folder / "validation", "-o", folder / "calibrated",
                  "--network", network, "--false-alarm", 0.02, "--json")  # fmt: skip
     facts = json.loads(result.stdout)["calibration"]
     assert facts["n_fitted"] + facts["n_validation"] == 150
     assert facts["notes"] == []  # files are compared one by one
-    return tmp_path / "calibrated", network
+    return folder
 
 
-def test_predict_prints_the_set_of_a_calibrated_model(calibrated, image_folder):
+@pytest.fixture
+def calibrated(place):
+    return place / "calibrated", f"{place / 'network.py'}:make"
+
+
+def test_predict_prints_the_set_of_a_calibrated_model(calibrated, place):
     folder, network = calibrated
-    rows = json.loads(run("predict", folder, image_folder / "test", "--network", network, "--json").stdout)
-    assert all(row["calibrated"] for row in rows["predictions"])
-    assert {"set", "p_value", "coverage", "unfamiliar", "answered"} == set(rows["predictions"][0]["doubt"])
-    printed = run("predict", folder, image_folder / "test", "--network", network).stdout
+    options = (place / "images" / "test", "--network", network)
+    rows = json.loads(run("predict", folder, *options, "--json").stdout)["predictions"]
+    assert all(row["calibrated"] for row in rows)
+    assert {"set", "p_value", "coverage", "unfamiliar", "answered"} == set(rows[0]["doubt"])
+    printed = run("predict", folder, *options).stdout
     assert "set, coverage 0.95" in printed
+    assert "The probabilities are calibrated." in printed
+    table = list(csv.DictReader(io.StringIO(run("predict", folder, *options, "--csv").stdout)))
+    assert [json.loads(line["set"]) for line in table] == [[m["class"] for m in row["doubt"]["set"]] for row in rows]
+    assert [line["answered"] for line in table] == [str(row["doubt"]["answered"]) for row in rows]
+    assert {line["calibrated"] for line in table} == {"True"}
+    assert "The probabilities are not calibrated" in run("predict", place / "model", *options).stdout
 
 
-def test_calibrate_says_how_good_the_probabilities_are(calibrated, tmp_path):
+def test_calibrate_says_how_good_the_probabilities_are(calibrated, place, tmp_path):
     _, network = calibrated
-    printed = run("calibrate", tmp_path / "model", tmp_path / "validation", "-o", tmp_path / "again",
+    printed = run("calibrate", place / "model", place / "validation", "-o", tmp_path / "again",
                   "--network", network).stdout  # fmt: skip
     assert "ECE" in printed
     assert "50 to fit, 100 for the guarantees" in printed
     assert "original network" in printed
     few = write_images(tmp_path / "few", 4, 2)
     assert "at least 30 validation images" in mistake(
-        "calibrate", tmp_path / "model", few, "-o", tmp_path / "x", "--network", network
+        "calibrate", place / "model", few, "-o", tmp_path / "x", "--network", network
     )
 
 
@@ -77,20 +97,47 @@ def test_watch_writes_a_line_per_batch_and_exits_with_1_at_an_alarm(calibrated, 
     assert "new mode" in result.stdout
     assert Image.open(pictures).width > 100
     assert len(log.read_text().splitlines()) == 5
+    assert json.loads(log.read_text().splitlines()[0])["time"].endswith("+00:00")
+    for file in (tmp_path / "new").iterdir():  # as a camera that writes into the same files
+        Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(file)
+    result = run("watch", common[0], known / "ant", *common[1:], "--modes", pictures, code=1)
+    assert "15 images left out: they were watched before" in result.stdout
+    assert "are not drawn: their files are gone, or hold other images now" in " ".join(result.stderr.split())
 
 
 def test_watch_takes_labels_from_a_table(calibrated, tmp_path):
     folder, network = calibrated
-    known = write_images(tmp_path / "known", 5, 3)
-    table = tmp_path / "labels.csv"
+    known, state = write_images(tmp_path / "known", 5, 3), tmp_path / "state.json"
+    table, options = tmp_path / "labels.csv", ("--network", network, "--state", state)
     rows = [f"{known / name / f'{i:03d}.png'},{name}" for name in NAMES for i in range(5)]
-    table.write_text("\n".join(["file,class", *rows]) + "\n")
-    printed = run("watch", folder, known, "--network", network, "--labels", table).stdout
-    assert "15 labels added, 15 so far" in printed
+    labels = (folder, "--labels", table, *options)
+    run("watch", folder, known, *options)
+    table.write_text("\n".join(rows) + "\n")
+    assert "begin the table with the line 'file,class'" in mistake("watch", *labels)
+    table.write_text("\n".join(["file,class", *rows, rows[0].removesuffix("ant") + "bee"]) + "\n")
+    assert "another class than a line before" in mistake("watch", *labels)
+    table.write_text("\n".join(["file,class", *rows, "elsewhere.png,ant"]) + "\n")
+    assert (
+        "15 labels added (1 others name no image that waits for its label), 15 so far" in run("watch", *labels).stdout
+    )
+    assert "give the --state of that watch" in mistake("watch", folder, "--labels", table, "--network", network)
+    assert "there are no images to watch" in mistake("watch", folder, *options)
 
 
-def test_a_model_without_calibration_is_refused(network_file, image_folder, tmp_path):
-    network = f"{network_file}:make"
-    run("convert", network, image_folder, "-o", tmp_path / "model", "--n-prototypes", 2)
-    message = mistake("watch", tmp_path / "model", image_folder / "test", "--network", network)
+def test_watch_of_a_camera_that_writes_one_file(calibrated, tmp_path):
+    folder, network = calibrated
+    latest, table, log = tmp_path / "latest.png", tmp_path / "labels.csv", tmp_path / "log.jsonl"
+    options = ("--network", network, "--state", tmp_path / "state.json", "--log", log)
+    for k, file in enumerate(sorted(write_images(tmp_path / "shots", 1, 5).rglob("*.png"))):
+        latest.write_bytes(file.read_bytes())
+        assert f"({k + 1} so far)" in run("watch", folder, latest, *options).stdout
+    ids = [json.loads(line)["images"][0]["id"] for line in log.read_text().splitlines()]
+    table.write_text(f"file,class\n{latest},ant\n")
+    assert "3 images that wait for labels are called" in mistake("watch", folder, "--labels", table, *options)
+    table.write_text("\n".join(["file,class,id", *(f"{latest},{k},{i}" for k, i in zip(NAMES, ids, strict=True))]))
+    assert "3 labels added, 3 so far" in run("watch", folder, "--labels", table, *options).stdout
+
+
+def test_a_model_without_calibration_is_refused(place):
+    message = mistake("watch", place / "model", place / "images" / "test", "--network", f"{place / 'network.py'}:make")
     assert "lookalike calibrate MODEL DATA" in message

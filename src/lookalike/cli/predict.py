@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike._core.names import visible
-from lookalike.cli.console import err, guarded, percent, print_csv, print_json, print_notes, print_table
+from lookalike._core.names import json_text, visible
+from lookalike.cli.console import err, guarded, percent, print_csv, print_json, print_line, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
     Csv,
@@ -89,27 +89,71 @@ def predict(
     if rows[0]["doubt"] is not None:
         columns.append(f"set, coverage {rows[0]['doubt']['coverage']:g}")
     print_table("Predictions", [*columns, ""], [_cells(row) for row in rows])
+    print_line(_said_of_probabilities(rows))
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks)
 
 
-_CSV_COLUMNS = ("file", "prediction", "probability", "prototype", "similarity", "percentile", "unfamiliar")
+def _said_of_probabilities(rows: list[dict[str, Any]]) -> str:
+    """Says what the probabilities are worth."""
+    from lookalike.model.doubting import USUAL_ERROR
+
+    if not rows[0]["calibrated"]:
+        return (
+            "The probabilities are not calibrated: nothing is promised about them. lookalike calibrate MODEL DATA "
+            "makes a model that says when it may be relied on."
+        )
+    said = "The probabilities are calibrated."
+    n_unsure = sum(row["doubt"]["answered"] is False for row in rows)
+    if n_unsure:
+        said += (
+            f" {n_unsure:,} of {len(rows):,} predictions are too unsure for an answer, if at most "
+            f"{100 * USUAL_ERROR:g}% of the answers may be wrong."
+        )
+    return said
+
+
+_CSV_COLUMNS = (
+    "file",
+    "prediction",
+    "probability",
+    "prototype",
+    "similarity",
+    "percentile",
+    "unfamiliar",
+    "calibrated",
+)
+_CSV_DOUBT = ("set", "coverage", "p_value", "answered")
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Returns columns and rows of a table: a line per image, with a column of probability for each class."""
     classes = list(rows[0]["probabilities"])
-    columns = [*_CSV_COLUMNS, "original", "original probability", *(f"probability of {name}" for name in classes)]
+    has_doubt = rows[0]["doubt"] is not None
+    columns = [
+        *_CSV_COLUMNS,
+        *(_CSV_DOUBT if has_doubt else ()),
+        "original",
+        "original probability",
+        *(f"probability of {name}" for name in classes),
+    ]
     cells = [
         [
             *(row[name] for name in _CSV_COLUMNS),
+            *(_doubt_cells(row["doubt"]) if has_doubt else ()),
             *((row["original"] or {}).get(name) for name in ("prediction", "probability")),
             *row["probabilities"].values(),
         ]
         for row in rows
     ]
     return columns, cells
+
+
+def _doubt_cells(doubt: dict[str, Any]) -> list[Any]:
+    """Returns the doubt of a row for a table; the set as a JSON list, since class names may hold any separator."""
+    members = json_text([member["class"] for member in doubt["set"]])
+    return [members, *(doubt[name] for name in _CSV_DOUBT[1:])]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -126,8 +170,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["prototype"]),
         "–" if row["percentile"] is None else f"{row['percentile']:.0f}",
         *([] if row["doubt"] is None else [_set_cell(row["doubt"]["set"])]),
-        "unfamiliar" if row["unfamiliar"] else "",
+        ", ".join(_remarks(row)),
     ]
+
+
+def _remarks(row: dict[str, Any]) -> list[str]:
+    """Says what speaks against relying on a prediction."""
+    is_unsure = row["doubt"] is not None and row["doubt"]["answered"] is False
+    return [*(["unfamiliar"] if row["unfamiliar"] else []), *(["too unsure"] if is_unsure else [])]
 
 
 def _set_cell(members: list[dict[str, Any]]) -> str:

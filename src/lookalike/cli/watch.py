@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike._core.names import json_text
-from lookalike.cli.console import guarded, out, print_json, print_line, print_notes
-from lookalike.cli.options import Device, Images, Json, LargeImages, Network, OnError, SavedModel, open_model
+from lookalike._core.names import json_text, visible
+from lookalike.cli.console import err, guarded, out, print_json, print_line, print_notes
+from lookalike.cli.options import Device, Json, LargeImages, Network, OnError, SavedModel, open_model
 from lookalike.cli.predict import read_batches, report_remarks, report_skipped
 
 if TYPE_CHECKING:
+    from lookalike.data import Preprocessing
     from lookalike.doubt.watched import WatchReport
     from lookalike.watching import Watch
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 @guarded
 def watch(
     model: SavedModel,
-    images: Images,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[IMAGES...]", help="Image files, or folders of them; none are needed with --labels."),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="File that keeps the state: the next call with it goes on from there.")
     ] = None,
@@ -29,7 +33,8 @@ def watch(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A table (CSV, TSV, JSON lines) with the files of images watched now or before, and their classes.",
+            help="A table (CSV, TSV, JSON lines) with the files of images watched now or before, and their classes; "
+            "in a third column, id, the images' ids where files repeat.",
         ),
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line per batch to this file.")] = None,
@@ -45,13 +50,20 @@ def watch(
 ) -> None:
     """Watch whether new images are still like those that the model was calibrated with. Exit code 1 is an alarm."""
     from dataclasses import replace
+    from datetime import UTC, datetime
 
     from lookalike._core.errors import LookalikeError
     from lookalike.data import list_images
     from lookalike.watching import Watch
 
+    if not images and labels is None:
+        raise LookalikeError(
+            "there are no images to watch: give files or folders, or labels of earlier ones (--labels)"
+        )
+    if not images and (state is None or not state.exists()):
+        raise LookalikeError("labels without images belong to images watched before: give the --state of that watch")
     converted, preprocessing = open_model(model, network, device)
-    files, passed_over = list_images(images)
+    files, passed_over = list_images(images) if images else ([], None)
     preprocessing = replace(preprocessing, large_images=large_images)
     watching = Watch(converted, bound=bound, state=state)
     skipped: list[str] = []
@@ -62,63 +74,84 @@ def watch(
         reports.append(report)
         if log is not None:
             with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(json_text(report.to_dict()) + "\n")
+                time = datetime.now(UTC).isoformat(timespec="seconds")
+                file.write(json_text({"time": time} | report.to_dict()) + "\n")
         if json:
             typer.echo(json_text(report.to_dict(), ensure_ascii=True))
         else:
             for sentence in report.sentences():
                 print_line(sentence)
-    if not reports:
+    if files and not reports:
         raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
     if labels is not None:
         _take_labels(watching, labels, as_json=json)
     if modes is not None:
-        _draw_modes(reports[-1], modes)
-    print_notes(passed_over.sentences(), as_error=json)
+        _draw_modes(watching, preprocessing, modes)
+    if passed_over is not None:
+        print_notes(passed_over.sentences(), as_error=json)
     report_skipped(skipped)
     report_remarks(remarks)
-    if reports[-1].alarm:
+    if watching.alarm:
         raise typer.Exit(1)
 
 
 def _take_labels(watching: "Watch", table_file: Path, *, as_json: bool) -> None:
-    """Adds the labels of a table, whose first column is the file and whose second column is the class."""
-    from lookalike._core.errors import LookalikeError
-    from lookalike.data.table_file import read_table
-
-    table = read_table(table_file)
-    if len(table.rows[0]) < 2:
-        raise LookalikeError(f"the table {str(table_file)!r} needs two columns: the image's file, and its class")
-    counted = watching.add_labels(dict(zip(table.column(0), table.column(1), strict=True)))
-    accuracy = watching.accuracy()
+    """Adds the labels of a table: the file, the class, and perhaps a column of ids."""
+    labels = _labels_of(watching, table_file)
+    counted = watching.add_labels(labels)
+    accuracy, n_unknown = watching.accuracy(), len(labels) - counted
     if as_json:
-        print_json({"labels": counted, **accuracy})
+        print_json({"labels": counted, "labels_of_no_waiting_image": n_unknown, **accuracy})
     else:
         value, low, high = (accuracy[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+        others = f" ({n_unknown:,} others name no image that waits for its label)" if n_unknown else ""
         print_line(
-            f"{counted:,} labels added, {accuracy['n_labelled']:,} so far: {value:.1%} correct "
+            f"{counted:,} labels added{others}, {accuracy['n_labelled']:,} so far: {value:.1%} correct "
             f"({low:.1%} to {high:.1%}); {watching.expected_accuracy:.1%} of the validation images were"
         )
 
 
-def _draw_modes(report: "WatchReport", file: Path) -> None:
+def _labels_of(watching: "Watch", table_file: Path) -> dict[str, str]:
+    """Reads the classes of a table, by file, or by id where a row has one."""
+    from lookalike._core.errors import LookalikeError
+    from lookalike.data.table_file import read_table
+
+    table = read_table(table_file)
+    header = table.header or []
+    if not table.rows or len(table.rows[0]) < 2:
+        raise LookalikeError(f"the table {str(table_file)!r} needs two columns: the image's file, and its class")
+    if len(header) > 1 and header[1] in watching.model.class_names:
+        raise LookalikeError(
+            f"the first line of {str(table_file)!r} is read as its header and has the class {visible(header[1])!r}: "
+            "begin the table with the line 'file,class'"
+        )
+    names, classes = table.column(0), table.column(1)
+    ids = table.column(header.index("id")) if "id" in header else [""] * len(names)
+    labels: dict[str, str] = {}
+    for name, own_id, label, line in zip(names, ids, classes, table.lines, strict=True):
+        if labels.setdefault(own_id or name, label) != label:
+            raise LookalikeError(
+                f"line {line} of {str(table_file)!r} gives {visible(own_id or name)!r} another class than a line before"
+            )
+    return labels
+
+
+def _draw_modes(watching: "Watch", preprocessing: "Preprocessing", file: Path) -> None:
     """Draws the images nearest to each new mode's centre, a row per mode; nothing without modes or their files."""
     from matplotlib.figure import Figure
-    from PIL import UnidentifiedImageError
 
     from lookalike._core.replacing import replacing_file
-    from lookalike.data import read_image
 
     rows: list[list[Any]] = []
-    for mode in report.modes[:_MOST_DRAWN]:
-        pictures = []
-        for name in mode.names:
-            try:
-                pictures.append(read_image(Path(name)))
-            except (OSError, ValueError, UnidentifiedImageError):  # moved since it was watched
-                continue
-        if pictures:
-            rows.append([f"{mode.count} images", *pictures])
+    modes = watching.modes()
+    n_lost = 0
+    for mode in modes[:_MOST_DRAWN]:
+        pictures = [_picture(name, own_id, preprocessing) for name, own_id in zip(mode.names, mode.ids, strict=True)]
+        n_lost += pictures.count(None)
+        if any(picture is not None for picture in pictures):
+            rows.append([f"{mode.count} images", *(picture for picture in pictures if picture is not None)])
+    if n_lost:
+        err.print(f"{n_lost} images of new modes are not drawn: their files are gone, or hold other images now.")
     if not rows:
         out.print("There are no new modes to draw.", style="dim")
         return
@@ -133,6 +166,21 @@ def _draw_modes(report: "WatchReport", file: Path) -> None:
             ax.imshow(picture, cmap="gray")
     with replacing_file(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _picture(name: str, own_id: str, preprocessing: "Preprocessing") -> Any:
+    """Returns a watched image; None if its file is gone, or holds another image now, as a camera's does."""
+    from lookalike._core.errors import LookalikeError
+    from lookalike.data import decode_image
+    from lookalike.doubt.watched import image_id
+    from lookalike.watching import content_of
+
+    try:
+        image = decode_image(Path(name), large_images=preprocessing.large_images)
+        is_same = image_id(name, content_of(preprocessing(image)[None], 0)) == own_id
+    except (LookalikeError, OSError, ValueError):  # no file, or none that can be read any more
+        return None
+    return image.convert("RGB") if is_same else None
 
 
 _MOST_DRAWN = 8

@@ -1,5 +1,7 @@
 """What a watch says after each batch, and what of it survives a restart."""
 
+import hashlib
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -7,7 +9,23 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.records import shown
 
-FORMAT = 1
+FORMAT = 2  # 1 knew images by their names alone
+
+
+def image_id(name: str, content: bytes) -> str:
+    """Returns the identity of an image: of its file, if the name is that of one, or its name; and of its content.
+
+    A camera that writes ``latest.jpg`` again and again gives many images one name; a folder that is watched again gives
+    the same images once more.
+
+    Args:
+        name: Name, or path.
+        content: What the network gets of the image.
+    """
+    place = os.path.realpath(name) if os.path.isfile(name) else name  # noqa: PTH113 - a name need not be a valid path
+    digest = hashlib.blake2b(place.encode("utf-8", "surrogatepass") + b"\0", digest_size=8)
+    digest.update(content)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -18,11 +36,28 @@ class Mode:
         count: Number of images.
         names: Names of those nearest to its centre, nearest first.
         looks_like: The class that the model gives most of them.
+        ids: The identities of those that are named.
     """
 
     count: int
     names: list[str]
     looks_like: str
+    ids: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class WatchedImage:
+    """An image of a batch.
+
+    Attributes:
+        name: Its name.
+        id: Its identity, by name and content: a label that comes later can name it by this where names repeat.
+        class_name: The class that the model predicts.
+    """
+
+    name: str
+    id: str
+    class_name: str
 
 
 @dataclass(frozen=True)
@@ -31,13 +66,15 @@ class WatchReport:
 
     Attributes:
         batch: Number of the batch, from 1.
-        n_images: Number of images in the batch.
+        n_images: Number of new images in the batch.
+        n_repeated: Number of other images in the batch: they were watched before, under the same name and with the same
+            content, and are left out.
         n_total: Number of images so far.
         alarm: Whether the images are no longer like the validation images, at the requested false-alarm bound. An
             alarm stays.
         evidence: Highest capital of the test so far; the alarm is raised at 1 / bound.
-        unfamiliar: Share of the batch's images that are unfamiliar.
-        mean_probability: Mean probability of the predicted classes in the batch.
+        unfamiliar: Share of the batch's new images that are unfamiliar; None without any.
+        mean_probability: Mean probability of the predicted classes in the batch; None without new images.
         occupancy: Number of the batch's images by their most similar prototype [P].
         expected: The same as expected from the validation images [P].
         shift: Total variation distance between the shares of both so far, from 0 to 1.
@@ -47,15 +84,17 @@ class WatchReport:
         accuracy_low: Lower end of its 95% interval.
         accuracy_high: Upper end of its 95% interval.
         expected_accuracy: Accuracy on the validation images.
+        images: The new images of the batch.
     """
 
     batch: int
     n_images: int
+    n_repeated: int
     n_total: int
     alarm: bool
     evidence: float
-    unfamiliar: float
-    mean_probability: float
+    unfamiliar: float | None
+    mean_probability: float | None
     occupancy: list[int]
     expected: list[float]
     shift: float
@@ -65,6 +104,7 @@ class WatchReport:
     accuracy_low: float | None
     accuracy_high: float | None
     expected_accuracy: float
+    images: list[WatchedImage]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -77,10 +117,15 @@ class WatchReport:
             if self.alarm
             else "no sign that the images differ from the validation images"
         )
+        share = "no new image" if self.unfamiliar is None else f"{self.unfamiliar:.1%} unfamiliar"
         messages = [
             f"batch {self.batch}, {self.n_images} images ({self.n_total:,} so far): {state}; evidence "
-            f"{self.evidence:.3g}, {self.unfamiliar:.1%} unfamiliar"
+            f"{self.evidence:.3g}, {share}"
         ]
+        if self.n_repeated:
+            messages.append(
+                f"{self.n_repeated} images left out: they were watched before, with the same name and content"
+            )
         messages += [
             f"new mode: {mode.count} images alike, most predicted as '{visible(mode.looks_like)}', such as "
             f"{', '.join(map(visible, mode.names[:3]))}"
@@ -96,7 +141,7 @@ class WatchReport:
 
 @dataclass
 class WatchState:
-    """What survives a restart."""
+    """What survives a restart. Images that wait for their labels are known by their identities."""
 
     model: str
     bound: float
@@ -110,8 +155,11 @@ class WatchState:
     evidence: float = 1.0
     unfamiliar: list[list[float]] = field(default_factory=list)
     unfamiliar_names: list[str] = field(default_factory=list)
+    unfamiliar_ids: list[str] = field(default_factory=list)
     unfamiliar_classes: list[int] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
     predictions: dict[str, int] = field(default_factory=dict)
+    waiting_names: dict[str, str] = field(default_factory=dict)
     n_labelled: int = 0
     n_correct: int = 0
     format: int = FORMAT
@@ -122,9 +170,28 @@ class WatchState:
         counts = [self.n_batches, self.n_images, self.n_labelled, self.n_correct, *self.occupancy]
         if min(counts) < 0 or self.n_batches > self.n_images or self.n_correct > self.n_labelled:
             raise LookalikeError("its counts are impossible")
-        lengths = {len(self.unfamiliar), len(self.unfamiliar_names), len(self.unfamiliar_classes)}
+        lengths = {
+            len(values)
+            for values in (self.unfamiliar, self.unfamiliar_names, self.unfamiliar_ids, self.unfamiliar_classes)
+        }
         widths = {len(point) for point in self.unfamiliar}
         if len(lengths) != 1 or len(widths) > 1 or set(self.scores) != set(self.log_bets):
             raise LookalikeError("its parts do not fit together")
+        if set(self.predictions) != set(self.waiting_names) or len(set(self.seen)) > self.n_images:
+            raise LookalikeError("its parts do not fit together")
         if any(len(scores) != self.n_images for scores in self.scores.values()) or sum(self.occupancy) != self.n_images:
             raise LookalikeError(f"it does not hold the scores of its {shown(self.n_images)} images")
+
+
+def upgraded(values: Any) -> Any:
+    """Returns the values of a state, with those of format 1 in today's form: its images are known by name alone."""
+    if not isinstance(values, dict) or values.get("format") != 1 or not isinstance(values.get("predictions"), dict):
+        return values
+    ids = {name: image_id(name, b"") for name in values["predictions"]}
+    names = values.get("unfamiliar_names")
+    return values | {
+        "format": FORMAT,
+        "predictions": {ids[name]: k for name, k in values["predictions"].items()},
+        "waiting_names": {own_id: name for name, own_id in ids.items()},
+        "unfamiliar_ids": [""] * len(names) if isinstance(names, list) else [],
+    }
