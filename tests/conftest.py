@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from tests.small import bright_images, small_network
 from tests.watch import model_state
@@ -64,8 +65,11 @@ def untouched() -> Callable[[nn.Module], AbstractContextManager[None]]:
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """A folder with train and test parts of three classes of 12×10 RGB images."""
+    return _with_images(tmp_path / "images")
+
+
+def _with_images(root: Path) -> Path:
     rng = np.random.default_rng(0)
-    root = tmp_path / "images"
     for part, number in (("train", 8), ("test", 3)):
         for k, name in enumerate(["ant", "bee", "cat"]):
             (root / part / name).mkdir(parents=True)
@@ -107,6 +111,26 @@ def network_file(tmp_path: Path) -> Path:
     path = tmp_path / "network.py"
     path.write_text(NETWORK_FILE)
     return path
+
+
+@pytest.fixture(scope="session")
+def converted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command ``convert`` makes of the images of ``image_folder``, with two prototypes per class."""
+    from lookalike.cli import app
+
+    folder = tmp_path_factory.mktemp("converted")
+    (folder / "network.py").write_text(NETWORK_FILE)
+    images, out = _with_images(folder / "images"), folder / "out"
+    arguments = ["convert", f"{folder / 'network.py'}:make", str(images), "-o", str(out), "--n-prototypes", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture
+def converted(converted_once: Path, tmp_path: Path) -> Path:
+    """A copy of that model's folder."""
+    return shutil.copytree(converted_once, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")

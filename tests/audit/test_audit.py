@@ -148,7 +148,7 @@ def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
         pixels = np.random.default_rng(i % 5).integers(0, 255, (10, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(image_folder / "train" / "ant" / f"=x{i}.png")
     network = ("--network", f"{network_file}:make")
-    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "m", "--n-prototypes", 2)
+    convert(f"{network_file}:make", str(image_folder), n_prototypes=2, progress=False).save(tmp_path / "m")
     result = run("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv", "--json")
     found = json.loads(result.stdout)
     pairs = [s for s in found["suspects"] if s["kind"] == "exact duplicate" and "=x" in s["name"]]

@@ -29,12 +29,6 @@ def mistake(*arguments):
     return lines[0]
 
 
-@pytest.fixture
-def converted(network_file, image_folder, tmp_path):
-    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "out", "--n-prototypes", 2)
-    return tmp_path / "out"
-
-
 def test_convert_predict_explain(converted, network_file, image_folder, tmp_path):
     network = f"{network_file}:make"
     result = run("predict", converted, image_folder / "test", "--network", network, "--json")

@@ -7,12 +7,6 @@ from lookalike.encoder.specs import build_untrained
 from tests.cli.test_commands import mistake, run
 
 
-@pytest.fixture
-def converted(network_file, image_folder, tmp_path):
-    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "out", "--n-prototypes", 2)
-    return tmp_path / "out"
-
-
 def test_a_script_is_replayed_logged_and_undone(converted, network_file, image_folder, tmp_path):
     script = tmp_path / "edits.yaml"
     script.write_text(

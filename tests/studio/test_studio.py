@@ -4,13 +4,10 @@ import contextlib
 import http.client
 import io
 import json
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -22,7 +19,9 @@ from PIL import Image
 from lookalike import LookalikeError, convert, load
 from lookalike.data import Preprocessing
 from lookalike.editing import EDITS, Drop, open_session
+from lookalike.encoder.specs import build_untrained
 from lookalike.studio import Desk, StudioServer
+from tests.processes import start_command
 from tests.small import bright_images, small_network
 
 NET = small_network()
@@ -98,6 +97,30 @@ def test_an_edit_is_saved_before_it_is_answered(server):
     assert "another tab" in answer["error"]
     assert change(server, "move", revision=1, to="undo")[0] == 200
     assert len(load(server.desk.folder, NET).prototypes) == 9
+
+
+def test_the_gallery_in_the_folder_is_that_of_the_present_state(server, tmp_path):
+    """It is drawn once for each state, also if an edit of the same number was taken back meanwhile."""
+    desk, folder = server.desk, server.desk.folder
+    galleries = {}
+
+    def check(head):
+        desk.session.model.save(tmp_path / "fresh", overwrite=True)
+        galleries[head] = (folder / "gallery.png").read_bytes()
+        assert galleries[head] == (tmp_path / "fresh" / "gallery.png").read_bytes()
+
+    change(server, "edit", revision=0, edit={"edit": "drop", "prototypes": [0]})
+    check("dropped")
+    change(server, "move", revision=1, to="undo")
+    check("undone")
+    folder.rename(tmp_path / "aside")
+    folder.write_text("a file in the folder's place")
+    assert change(server, "edit", revision=2, edit={"edit": "drop", "prototypes": [1]})[0] == 400
+    folder.unlink()
+    (tmp_path / "aside").rename(folder)
+    change(server, "edit", revision=2, edit={"edit": "rename", "prototype": 0, "title": "a name"})
+    check("named")
+    assert len(set(galleries.values())) == 3
 
 
 def test_a_failed_save_changes_nothing(server, monkeypatch):
@@ -321,8 +344,11 @@ def state_of(session):
 
 
 def test_every_edit_by_the_page_with_undo_and_redo(tab, server):
-    expect = pytest.importorskip("playwright.sync_api").expect
-    session, status = server.desk.session, tab.locator("#status")
+    def wait_for(text):
+        """Waits frame by frame; ``expect`` looks again only after up to a second."""
+        tab.locator("#status", has_text=text).wait_for(timeout=15_000)
+
+    session = server.desk.session
     material = session.material
     shown = session.snapshot.prototypes.nearest[:, 0].tolist()
     number = next(j for j in (4, 3, 5) if not material.is_held_out(shown[j]))  # those that judge are not restricted
@@ -332,18 +358,18 @@ def test_every_edit_by_the_page_with_undo_and_redo(tab, server):
         tab.keyboard.press("1")
         tab.locator(f"[data-prototype='{number}']").click()
         act(tab)
-        expect(status).to_contain_text("Done", timeout=15_000)
+        wait_for("Done")
         after = state_of(session)
         assert after != before, name
         assert session.log()[-1]["edit"]["edit"] == name.split(" ")[0]
         tab.locator("#undo").click()
-        expect(status).to_contain_text("is at edit 0")
+        wait_for("is at edit 0")
         assert state_of(session) == before, name
         tab.locator("#redo").click()
-        expect(status).to_contain_text(f"is at edit {len(session.log())}")
+        wait_for(f"is at edit {len(session.log())}")
         assert state_of(session) == after, name
         tab.locator("#undo").click()
-        expect(status).to_contain_text("is at edit 0")
+        wait_for("is at edit 0")
 
 
 def test_the_page_works_by_keyboard(tab, server):
@@ -399,24 +425,18 @@ def test_two_tabs_at_once(tab, server):
     other.close()
 
 
-def test_a_killed_server_loses_nothing(saved, tmp_path, network_file, image_folder):
-    from tests.cli.test_commands import run
-
-    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "m", "--n-prototypes", 2)
-    command = [sys.executable, "-m", "lookalike", "studio", tmp_path / "m", image_folder, "--no-browser", "--json"]
-    process = subprocess.Popen(
-        [*map(str, command), "--network", f"{network_file}:make"], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
+def test_a_killed_server_loses_nothing(converted, network_file, image_folder):
+    network = f"{network_file}:make"
+    studio = start_command("studio", converted, image_folder, "--no-browser", "--json", "--network", network)
     try:
-        lines = [process.stdout.readline() for _ in range(3)]
-        address = json.loads("".join(lines))["address"]
-        port, token = int(address.split(":")[2].split("/")[0]), address.split("/")[3]
+        line = next(line for line in studio.printed if '"address"' in line)
+        port, token = re.search(r"127\.0\.0\.1:(\d+)/([\w-]+)/", line).groups()
         answered = 0
 
         def edit_on():
             nonlocal answered
             for number in range(10_000):
-                connection = http.client.HTTPConnection("127.0.0.1", port)
+                connection = http.client.HTTPConnection("127.0.0.1", int(port))
                 body = {"revision": number, "edit": {"edit": "rename", "prototype": 0, "title": f"name {number}"}}
                 headers = {"Origin": f"http://127.0.0.1:{port}"}
                 try:
@@ -428,15 +448,12 @@ def test_a_killed_server_loses_nothing(saved, tmp_path, network_file, image_fold
 
         thread = threading.Thread(target=edit_on)
         thread.start()
-        while answered < 5:
+        while answered < 5 and thread.is_alive():
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        thread.join()
     finally:
-        process.kill()
-        process.wait()
-    from lookalike.encoder.specs import build_untrained
-
-    again = open_session(tmp_path / "m", network=build_untrained(f"{network_file}:make"))
+        studio.send_signal(signal.SIGKILL)
+    thread.join()
+    studio.finish()
+    again = open_session(converted, network=build_untrained(network))
     assert len(again.history.entries) - 1 in (answered, answered + 1)
     assert again.state.annotations.names[0] == f"name {again.history.head - 1}"

@@ -1,8 +1,10 @@
 """Opens and saves edited models: the folder that ``load`` reads, with the history beside the model."""
 
 import hashlib
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Unpack
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -10,13 +12,17 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.folder_lock import alone, lock_beside
 from lookalike._core.records import read_bytes
+from lookalike.editing.history import Snapshot
 from lookalike.editing.session import EditSession
 from lookalike.editing.sources import EditOptions
 from lookalike.editing.storage import CORRECTIONS, EDITS_TENSORS, has_history, history_files, read_history
 from lookalike.model import load
+from lookalike.model.folder import GALLERY
 from lookalike.saved import CONFIG, EDITS_JSON, TENSORS
 
-_OWN_FILES = (CONFIG, TENSORS, EDITS_JSON, EDITS_TENSORS, CORRECTIONS, "README.md", "gallery.png")
+_OWN_FILES = (CONFIG, TENSORS, EDITS_JSON, EDITS_TENSORS, CORRECTIONS, "README.md", GALLERY)
+# Most of the time of a save is spent on the gallery; undo and redo lead to states whose gallery was drawn before.
+_galleries: MutableMapping[Snapshot, bytes] = WeakKeyDictionary()
 _MOST_BYTES = 2**26  # of other files in the folder, which are written again with each save
 
 
@@ -63,7 +69,12 @@ def save_session(session: EditSession, folder: str | Path, *, overwrite: bool = 
         if overwrite and has_history(folder):
             _check_known(session, folder)
         files |= history_files(session.history, session.snapshots)
+        snapshot = session.snapshot
+        if snapshot in _galleries:
+            files[GALLERY] = _galleries[snapshot]
         session.model.save(folder, extra_files=files, overwrite=overwrite)
+        if (folder / GALLERY).is_file():
+            _galleries[snapshot] = (folder / GALLERY).read_bytes()
         session.stored.add(_digest(files[EDITS_JSON]))
 
 

@@ -1,7 +1,8 @@
 """The model card: a page of Markdown that is saved with a model."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from lookalike._core.names import visible
 from lookalike.data import Preprocessing
@@ -11,6 +12,9 @@ from lookalike.model.prototypes import Prototypes
 from lookalike.model.record import SavedModel
 from lookalike.saved import NamedOptions
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 _MOST_ROWS = 200  # prototypes in the card's table; a page of thousands is read by nobody
 _MOST_CLASSES = 40  # class names in one cell
 _FIGURES = {"accuracy": "accuracy", "black_box_accuracy": "accuracy of the original network", "agreement": "agreement"}
@@ -18,14 +22,20 @@ _FIGURES = {"accuracy": "accuracy", "black_box_accuracy": "accuracy of the origi
 
 def model_card(record: SavedModel, prototypes: Prototypes) -> str:
     """Returns the model card: what the model is, how good it is, how it was made, and its prototypes."""
+    page: str = _template().render(_values(record, prototypes))
+    return page
+
+
+@cache
+def _template() -> "Template":
+    """Returns the card's template; it is compiled once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # no HTML is made here, and each value is escaped for Markdown by _cell
     environment = Environment(  # noqa: S701
         loader=PackageLoader("lookalike.model"), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    page: str = environment.get_template("card.md.jinja").render(_values(record, prototypes))
-    return page
+    return environment.get_template("card.md.jinja")
 
 
 def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:

@@ -50,6 +50,8 @@ from lookalike.saved import (
 _PROBE_TOLERANCE = 1e-3  # of the probe's norm: other processors round differently
 _HALF_TOLERANCE = 3e-2  # the same for networks in half precision
 
+GALLERY = "gallery.png"  # all prototypes in one picture
+
 
 @dataclass(frozen=True)
 class ModelParts:
@@ -111,7 +113,7 @@ def write_model(
         picture_names, pictures = _encoded_pictures(parts.images)
         files |= pictures
     if gallery is not None:
-        files["gallery.png"] = gallery
+        files[GALLERY] = gallery
     with refusing("the model cannot be saved"):
         record = _record_of(parts, encoder, picture_names, has_gallery=gallery is not None)
         tensors = {**state, "probe": encoder.probe()}

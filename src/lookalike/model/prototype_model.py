@@ -24,7 +24,7 @@ from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
-from lookalike.model.folder import ModelParts, read_model, write_model
+from lookalike.model.folder import GALLERY, ModelParts, read_model, write_model
 from lookalike.model.hub import PREFIX, downloaded
 from lookalike.model.images import pixels_of
 from lookalike.model.onward import Onward
@@ -337,7 +337,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             folder: Path of the folder. It appears only when it is complete.
             images: False leaves out all pixels of training images.
             names: False leaves out the file names of training images.
-            extra_files: Contents of further files by name, such as a training log.
+            extra_files: Contents of further files by name, such as a training log. A ``gallery.png`` among them
+                takes the place of a new drawing.
             overwrite: Replace an existing folder.
             discard_edits: Replace it even if a history of edits is lost; edited models are saved by their session.
 
@@ -350,13 +351,16 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         checks.flag("overwrite", overwrite)
         checks.flag("discard_edits", discard_edits)
         checks.optional(checks.mapping, "extra_files", extra_files)
-        saved_images = self.images if images else None
+        saved_images, gallery = self.images if images else None, None
+        other_files = dict(extra_files or {})
+        if saved_images is not None and self._fits_gallery():
+            gallery = other_files.pop(GALLERY, None) or self._gallery_file()
         write_model(
             folder,
             replace(self._parts(), images=saved_images, training_names=self.training_names if names else {}),
             self.state_dict(),
-            gallery=self._gallery_file() if saved_images is not None and self._fits_gallery() else None,
-            extra_files=extra_files or {},
+            gallery=gallery,
+            extra_files=other_files,
             overwrite=overwrite,
             discard_edits=discard_edits,
         )
