@@ -92,6 +92,6 @@ def readers() -> list[str]:
     for frame in sys._current_frames().values():
         while frame.f_back is not None:
             frame = frame.f_back
-        if frame.f_globals.get("__name__") == "lookalike.embedding.run":
+        if frame.f_globals.get("__name__") == "lookalike.embedding.ahead":
             outermost.append(frame.f_code.co_name)
     return outermost

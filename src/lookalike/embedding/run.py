@@ -1,42 +1,33 @@
 """``embed``: runs a data set through the encoder once, and returns or stores the embeddings."""
 
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
-from lookalike._core.folding import Folded, Pair
 from lookalike._core.identity import identifying_as
-from lookalike._core.profiling import step
 from lookalike._core.progress import Advance, progress_bar
 from lookalike._core.provenance import versions
 from lookalike._core.replacing import roll_back
 from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.working_folder import alone, lock_beside, read_record
-from lookalike.data import Batch, Batches
-from lookalike.embedding.ahead import ReadAhead
-from lookalike.embedding.effect import EFFECT, PrecisionEffect, note_of, summarised
-from lookalike.embedding.folded import FOLDED, foldable_pairs
+from lookalike.data import Batches
+from lookalike.embedding.effect import summarised
 from lookalike.embedding.key import embedding_key, key_differences
+from lookalike.embedding.one_pass import Pass
 from lookalike.embedding.options import EmbeddingOptions, embedding_settings
-from lookalike.embedding.precision import choose_precision, computing
-from lookalike.embedding.replicas import Replicas, check_devices
-from lookalike.embedding.rows import Finish, MemoryAwareEmbedder, Transfer
+from lookalike.embedding.replicas import check_devices
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
-from lookalike.encoder import Encoder, device_of, dtype_of
-from lookalike.encoder.calls import take_rows
+from lookalike.encoder import Encoder
 from lookalike.encoder.head import OUTPUT
-from lookalike.encoder.outputs import Outputs
 
-_TRIED_ROWS = 4  # normalised to choose how the pass is computed
 _MAX_NAMED = 5  # samples named in a message
 
 
@@ -179,48 +170,8 @@ def _run_pass(
     progress: bool | Advance | None,
 ) -> EmbeddingStore:
     """Embeds all samples that the sink does not have yet, and returns the sink's embeddings."""
-    transfer = Transfer(device_of(encoder.model), dtype_of(encoder.model))
-    bar = progress_bar("Embedding", batches.total, progress)
-    read_ahead = ReadAhead(batches.unfinished_from(sink.start), pinned=transfer.device.type == "cuda")
-
-    def run() -> None:
-        with torch.no_grad(), bar as advance, ExitStack() as stack:
-            advance(sink.start)
-            writing = _Writing(encoder.outputs, key["dtype"], transfer)
-            arriving: _Arriving | None = None
-            embedder: MemoryAwareEmbedder | None = None
-            try:
-                for batch in read_ahead:
-                    inputs = transfer.to_device(batch.inputs, as_bytes=batch.finish is not None)
-                    finish = None if batch.finish is None else _in_type(batch.finish, transfer.dtype)
-                    if embedder is None:
-                        first = inputs if finish is None else finish(take_rows(inputs, slice(0, _TRIED_ROWS)))
-                        total = batches.total
-                        plan = _plan(sink, key["precision"], encoder, first, total, folds=devices is None)
-                        if devices is None:
-                            stack.enter_context(computing(plan.precision, transfer.device))
-                            embedder = MemoryAwareEmbedder(encoder, Folded(plan.pairs) if plan.pairs else None)
-                        else:
-                            replicas = Replicas(encoder, devices, plan.precision)
-                            stack.callback(replicas.close)
-                            embedder = MemoryAwareEmbedder(replicas)
-                    with step("encoder"):
-                        z, scores = embedder.embed(inputs, finish)
-                    sums = None
-                    if plan.effect is not None:
-                        sums = plan.effect.compare(batch.read - len(batch.labels), inputs, finish, z, scores)
-                    results = _Results(z, scores, sums)
-                    previous, arriving = arriving, _Arriving.of(batch, results, dict(batches.skipped), writing)
-                    if previous is not None:
-                        advance(previous.write(sink))
-                    if not transfer.is_asynchronous:
-                        previous, arriving = arriving, None
-                        advance(previous.write(sink))
-            finally:  # an interruption loses nothing that was computed
-                if arriving is not None:
-                    advance(arriving.write(sink))
-
-    undoing(read_ahead.stop, run)
+    work = Pass(encoder, batches, sink, precision=key["precision"], dtype=key["dtype"], devices=devices)
+    undoing(work.stop, lambda: work.run(progress_bar("Embedding", batches.total, progress)))
     if sink.not_finite:
         sink.discard()
         names = name_samples(np.asarray(sink.not_finite), batches.describe)
@@ -231,84 +182,6 @@ def _run_pass(
     if store is None:
         raise LookalikeError("there are no samples to embed" + _skipped_note(batches))
     return store
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a pass is computed: its precision, the pairs that are folded, and what measures the precision's effect."""
-
-    precision: str
-    pairs: list[Pair]
-    effect: PrecisionEffect | None
-
-
-@dataclass(frozen=True)
-class _Results:
-    """Embeddings [n, D], class scores [n, K] and the sums of compared rows [4] of a batch, on the device."""
-
-    z: Tensor
-    scores: Tensor | None
-    sums: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Writing:
-    """How results are read and stored: the class scores' meaning, the type of the embeddings, the way back."""
-
-    outputs: Outputs | None
-    dtype: str
-    transfer: Transfer
-
-
-@dataclass(frozen=True)
-class _Arriving:
-    """The results of a batch on their way from the device.
-
-    Attributes:
-        batch: The batch.
-        skipped: Error messages of the samples that could not be read up to this batch, by number.
-        names: Names of the arrays.
-        arrays: Waits for the arrays, and returns them.
-    """
-
-    batch: Batch
-    skipped: dict[int, str]
-    names: list[str]
-    arrays: Callable[[], list[np.ndarray]]
-
-    @classmethod
-    def of(
-        cls,
-        batch: Batch,
-        results: "_Results",
-        skipped: dict[int, str],
-        writing: "_Writing",
-    ) -> "_Arriving":
-        """Starts to copy the embeddings, and what follows from the class scores."""
-        z = results.z.half() if writing.dtype == "float16" else results.z.float()
-        tensors = {"embeddings": z, "is_finite": z.isfinite().all(1)}
-        if results.scores is not None and writing.outputs is not None:
-            tensors["predictions"] = writing.outputs.predicted(results.scores)
-        if results.sums is not None:
-            tensors[EFFECT] = results.sums
-        return cls(batch, skipped, list(tensors), writing.transfer.to_arrays(list(tensors.values())))
-
-    def write(self, sink: Sink) -> int:
-        """Adds the batch to the sink when it has arrived; returns its number of rows."""
-        arrays = dict(zip(self.names, self.arrays(), strict=True))
-        not_finite = self.batch.indices[~arrays.pop("is_finite")].tolist()
-        # Before the batch: if it is lost, its rows are compared again, and the same note replaces this one.
-        if EFFECT in arrays:
-            sink.note(note_of(self.batch.read - len(self.batch.labels), arrays.pop(EFFECT)))
-        arrays |= {"labels": self.batch.labels, "indices": self.batch.indices}
-        with step("write embeddings"):
-            sink.add(arrays, self.batch.read, self.skipped, not_finite)
-        return len(self.batch.labels)
-
-
-def _in_type(finish: Finish, dtype: torch.dtype | None) -> Finish:
-    """Returns ``finish`` with its results in the type of the network's weights."""
-    return finish if dtype in (None, torch.float32) else lambda inputs: finish(inputs).to(dtype)
 
 
 def _open_finished(folder: Path, key: dict[str, Any], batches: Batches) -> EmbeddingStore | None:
@@ -357,22 +230,6 @@ def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> 
             f"{str(folder)!r} was made with on_error='skip' and leaves out {len(skipped)} images (the first: "
             f"{next(iter(skipped))}): give on_error='skip' again, or start again (overwrite=True, or another folder)"
         )
-
-
-def _plan(sink: Sink, requested: str, encoder: Encoder, inputs: Any, total: int | None, *, folds: bool) -> _Plan:
-    """Chooses how the pass is computed, and notes it; a resumed pass continues in the way that it noted."""
-    device = device_of(encoder.model)
-    notes, is_new = sink.notes, "precision" not in sink.notes
-    precision = notes.get("precision")
-    if precision is None:
-        precision = choose_precision(encoder, inputs, total, device) if requested == "auto" else requested
-    # Passes that an earlier version began fold nothing.
-    tries = folds and (is_new or notes.get(FOLDED))
-    pairs = foldable_pairs(encoder, inputs, precision, total) if tries else []
-    if is_new:
-        sink.note({"precision": precision, FOLDED: len(pairs)})
-    has_effect = precision != "float32" and EFFECT not in notes
-    return _Plan(precision, pairs, PrecisionEffect(encoder, total, device) if has_effect else None)
 
 
 def _skipped_note(batches: Batches) -> str:

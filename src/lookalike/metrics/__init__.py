@@ -168,17 +168,8 @@ __all__ = [
     "with_random_head",
 ]
 
-_ACCUMULATED = {
-    "ExpectedCalibrationError",
-    "ExplanationCorrelation",
-    "ExplanationDivergence",
-    "FaithfulnessOfPredictions",
-    "Ghosting",
-    "RelevanceOrdering",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _ACCUMULATED:
+    if name not in __all__:
         raise AttributeError(f"module 'lookalike.metrics' has no attribute {name!r}")
     return getattr(import_module("lookalike.metrics.accumulated"), name)
