@@ -12,6 +12,7 @@ from lookalike.metrics import (
     positive_activations,
     relevance_ordering,
 )
+from lookalike.metrics.robustness import Ordering, ordering_curves, ordering_rows
 
 
 def noise(draws=2, seed=0, low=0.0, high=1.0, channels=1):
@@ -80,6 +81,25 @@ def test_the_batch_size_makes_no_difference_and_bounds_the_rows():
         assert sum(rows) == 4 * (1 + 20 * 2)
     torch.testing.assert_close(found[1], found[7])
     torch.testing.assert_close(found[1], found[999])
+
+
+def test_several_curves_are_those_computed_alone_and_no_copy_passes_twice():
+    scores, x, rows = {"a": scorer(0), "b": scorer(1)}, torch.randn(3, 2, 6, 6), []
+
+    def joint(images):
+        rows.append(len(images))
+        return {name: score(images) for name, score in scores.items()}
+
+    maps = {"a": torch.randn(3, 6, 6), "b": torch.randn(3, 6, 6)}
+    orderings = {(name, kind): Ordering(name, maps[name] if kind else None) for name in "ab" for kind in (True, False)}
+    found = ordering_curves(joint, x, orderings, noise(2, channels=2), samples=[5, 2, 8], n_steps=4, batch_size=7)
+    assert sum(rows) == ordering_rows(3, 3, 4, 2) == 3 * (1 + 2 * (3 * 3 + 1))  # three orders; the last step once
+    for (name, kind), curves in found.items():
+        alone = relevance_ordering(
+            scores[name], x, maps[name] if kind else None, noise(2, channels=2), samples=[5, 2, 8], n_steps=4
+        )
+        torch.testing.assert_close(curves.probabilities, alone.probabilities)
+        assert curves.options == alone.options
 
 
 def test_noise_is_the_samples_own_and_in_range():

@@ -176,9 +176,3 @@ def at_precision(precision: Precision, device: torch.device) -> Iterator[None]:
         return
     with torch.autocast(device.type, torch.bfloat16):
         yield
-
-
-def embeddings_of(model: PrototypeModel, inputs: Tensor) -> Tensor:
-    """Returns embeddings [n, D] in float32, whatever precision the network runs in."""
-    embeddings: Tensor = model.encoder(inputs)
-    return embeddings.float() if embeddings.dtype in (torch.bfloat16, torch.float16) else embeddings

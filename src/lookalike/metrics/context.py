@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,12 +14,13 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_json
 from lookalike.data import Batches, DataBundle
 from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import dtype_of, match_names, place, rows_at_once
+from lookalike.encoder import dtype_of, match_names, place
 from lookalike.encoder.class_names import are_numbers
-from lookalike.metrics.black_box import BlackBox, Precision, at_precision, embeddings_of
+from lookalike.metrics.black_box import BlackBox, Precision
 from lookalike.metrics.class_order import Standing
 from lookalike.metrics.controls import control_heads
-from lookalike.metrics.robustness import Noise, OrderingCurves
+from lookalike.metrics.passes import Passes
+from lookalike.metrics.robustness import Noise
 from lookalike.model import PrototypeModel
 from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_heads, prp
 
@@ -238,45 +240,29 @@ class Context:
 
         return self._cached(name, run, compute)
 
+    @cached_property
+    def passes(self) -> Passes:
+        """Forward passes at the precision of the options."""
+        return Passes(self.model, self.black_box, self.options.precision, self.options.batch_size)
+
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the model's class probabilities [n, K], at the precision of the options."""
-        return self.model.probabilities_of(self._embeddings_at_precision(inputs))
+        return self.passes.probabilities(inputs)
 
     def similarities(self, inputs: Tensor) -> Tensor:
         """Returns the model's similarities [n, P], at the precision of the options."""
-        return self.model.similarities_of(self._embeddings_at_precision(inputs))
+        return self.model.similarities_of(self.passes.embeddings(inputs))
 
     def activations(self, inputs: Tensor) -> Tensor:
         """Returns the model's similarities divided by its temperature [n, P], at the precision of the options."""
         return self.similarities(inputs) / self.model.classifier.temperature
 
-    def black_box_probabilities(self, inputs: Tensor) -> Tensor:
-        """Returns the black box's class probabilities [n, K], at the precision of the options."""
-        assert self.black_box is not None  # noqa: S101 - only sections that need it call this
-        return self._in_slices(self.black_box.probabilities, inputs)
-
-    def _embeddings_at_precision(self, inputs: Tensor) -> Tensor:
-        return self._in_slices(lambda rows: embeddings_of(self.model, rows), inputs)
-
-    def _in_slices(self, run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Runs a network on a few rows after the other, at the precision of the options."""
-        n_at_once = rows_at_once(inputs, self.options.batch_size, inputs.device)
-        with at_precision(self.options.precision, inputs.device):
-            return torch.cat([run(rows) for rows in inputs.split(n_at_once)])
-
-    def black_box_curves(self, run: int, name: str, make: Callable[[], OrderingCurves]) -> OrderingCurves:
-        """Returns a relevance-ordering curve of the black box; computes it only once for several evaluated models."""
-        assert self.black_box is not None  # noqa: S101 - only sections that need it call this
+    def curves_key(self, run: int, name: str) -> str:
+        """Returns the fingerprint of a run's images, noise and options: the key of a curve of the black box."""
         noise, options = self.noise(run), self.options
         image_key = [self.test_store.info.get("data"), self.test_store.info.get("transform"), self.sample(run)]
         noise_key = [noise.low.tolist(), noise.high.tolist(), noise.draws, noise.seed]
-        key = fingerprint_json([name, image_key, noise_key, options.n_steps, options.composite, options.precision])
-        curves = self.black_box.measured.get(key)
-        if curves is None:
-            curves = self.black_box.measured[key] = make()
-        else:
-            self.advance(curves.probabilities.shape[0] * (1 + options.n_steps * options.n_draws))
-        return curves
+        return fingerprint_json([name, image_key, noise_key, options.n_steps, options.composite, options.precision])
 
     def forget(self, run: int) -> None:
         """Drops a run's images and maps from memory."""

@@ -27,6 +27,7 @@ from lookalike.metrics.context import Context, Options, aligned_labels, unbundle
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.object_section import ReadMasks, mask_reader
 from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
+from lookalike.metrics.passes import Passes
 from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
 from lookalike.metrics.sections import SECTIONS, Section, stored_activations
@@ -105,7 +106,7 @@ def evaluate(
     standard, standard_notes = _select_standard(settings.measures, available)
     sections += [section for section in standard if section not in sections]
     notes += [*standard_notes, *([f"the black box is not compared with: {no_box_reason}"] if no_box_reason else [])]
-    with progress_bar("Evaluating", _count_steps(sections, measuring, inputs), settings.progress) as advance:
+    with progress_bar("Evaluating", _count_steps(model, sections, measuring, inputs), settings.progress) as advance:
         context = _embedded(model, measuring, inputs, sections, advance)
         check = check_data(
             model, test_data, context.test_store, train if isinstance(train, Batches) else None, context.train_store
@@ -349,7 +350,7 @@ def _uses_train(sections: list[Section]) -> bool:
     return any(need in ("train", "activations") for section in sections for need in (*section.needs, *section.uses))
 
 
-def _count_steps(sections: list[Section], options: Options, inputs: _Inputs) -> int | None:
+def _count_steps(model: PrototypeModel, sections: list[Section], options: Options, inputs: _Inputs) -> int | None:
     """Returns how many rows will pass through a network, for the progress bar; None if that is not known."""
     names = {section.name for section in sections}
     if any(section.optional for section in sections):
@@ -359,9 +360,10 @@ def _count_steps(sections: list[Section], options: Options, inputs: _Inputs) -> 
     if isinstance(train, Batches) and _uses_train(sections):
         row_counts.append(train.total)
     n = options.n_images if data is None or data.total is None else min(options.n_images, data.total)
-    curves = 4 if inputs.box is not None else 2  # by relevance and in random order, of the model and of the black box
     if "robustness" in names:
-        row_counts.append(options.n_runs * n * (curves * (1 + options.n_steps * options.n_draws) + curves // 2))
+        passes = Passes(model, inputs.box, options.precision, options.batch_size)
+        rows = passes.ordering_rows(n, options.n_steps, options.n_draws)
+        row_counts.append(options.n_runs * (rows + n * (1 if inputs.box is None else 2)))
     if "explanations" in names:
         row_counts.append(options.n_runs * n * (1 if "robustness" in names else 2))
     if "sanity" in names:

@@ -5,7 +5,7 @@ Source: paper section 4.3.3; steps, noise and draws are our reading [ours].
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import rows_at_once
 
 Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
+JointScorer = Callable[[Tensor], Mapping[str, Tensor]]  # inputs [n, C, H, W] → class probabilities [n, K] by classifier
 
 
 @dataclass(frozen=True)
@@ -127,79 +128,163 @@ def relevance_ordering(
     Raises:
         LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
     """
-    n, _, height, width = _checked_shape(score, inputs, relevance, noise, batch_size)
+    _checked_shape(score, inputs, relevance, noise, batch_size)
+    return ordering_curves(
+        lambda rows: {"": score(rows)},
+        inputs,
+        {"": Ordering("", relevance)},
+        noise,
+        samples=samples,
+        n_steps=n_steps,
+        batch_size=batch_size,
+        advance=advance,
+    )[""]
+
+
+class Ordering(NamedTuple):
+    """What a curve shows.
+
+    Attributes:
+        classifier: Name of the classifier whose predictions it tracks.
+        relevance: Relevance per pixel [N, H, W], which orders the pixels; None takes a random order.
+    """
+
+    classifier: str
+    relevance: Tensor | None
+
+
+@keeps_torch_settings
+@torch.no_grad()
+def ordering_curves(
+    score: JointScorer,
+    inputs: Tensor,
+    orderings: Mapping[str, Ordering],
+    noise: Noise,
+    *,
+    samples: Sequence[int] | None = None,
+    n_steps: int = 20,
+    batch_size: int = 256,
+    advance: Callable[[int], object] | None = None,
+) -> dict[str, OrderingCurves]:
+    """Returns several relevance-ordering curves of the same images, by name; no noisy copy passes twice.
+
+    Curves share the clean images, the noise alone (the last step), and all copies if the order is the same, which the
+    random order is. ``score`` returns the probabilities of several classifiers, which may share a network.
+
+    Args:
+        score: Maps inputs to class probabilities [n, K] by classifier.
+        inputs: Images [N, C, H, W].
+        orderings: What each curve shows, by name.
+        noise: The noise that replaces pixels.
+        samples: Index of each image in its data set; None counts from 0.
+        n_steps: Number S of equal steps.
+        batch_size: Most rows that pass through the model at once.
+        advance: Called with the number of rows done, of ``ordering_rows``.
+
+    Raises:
+        LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
+    """
+    for ordering in orderings.values():
+        n, _, height, width = _checked_shape(score, inputs, ordering.relevance, noise, batch_size)
     checks.whole_number("n_steps", n_steps, 1)
     batch_size = rows_at_once(inputs, batch_size, inputs.device)
     sample_indices = _sample_indices(samples, n)
     n_pixels = height * width
-    clean = torch.cat([score(batch) for batch in inputs.split(batch_size)])
-    target_classes = clean.argmax(1)
+    batcher = _FullBatches(score, batch_size, advance)
+    for batch in inputs.split(batch_size):
+        batcher.run(batch)
+    clean = batcher.probabilities()
+    target_classes = {name: values.argmax(1) for name, values in clean.items()}
     replaced = torch.tensor([round(step * n_pixels / n_steps) for step in range(n_steps + 1)])
-    probabilities = torch.zeros(n, n_steps + 1, dtype=torch.float64)
-    probabilities[:, 0] = clean.gather(1, target_classes[:, None])[:, 0].double().cpu()
-    if advance is not None:
-        advance(n)
-    n_replaced = replaced[1:].view(-1, 1, 1, 1, 1).to(inputs.device)
-    batcher = _FullBatches(score, batch_size, probabilities, advance)
+    n_replaced = replaced[1:-1].view(-1, 1, 1, 1, 1).to(inputs.device)
+    orders = {id(ordering.relevance): ordering.relevance for ordering in orderings.values()}
     with Accelerated():
         for row in range(n):
             x, noise_images = inputs[row], noise.of(sample_indices[row], inputs.shape[1:]).to(inputs)
-            order = (
-                noise.random_order(sample_indices[row], n_pixels) if relevance is None else relevance[row].reshape(-1)
-            )
-            ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
-            noisy = torch.where(ranks < n_replaced, noise_images, x)  # [steps, draws, C, H, W]
-            batcher.add(row, noisy.flatten(0, 1), int(target_classes[row]), noise.draws)
+            batcher.target = {name: classes[row] for name, classes in target_classes.items()}
+            for relevance in orders.values():
+                order = (
+                    noise.random_order(sample_indices[row], n_pixels)
+                    if relevance is None
+                    else relevance[row].reshape(-1)
+                )
+                ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
+                noisy = torch.where(ranks < n_replaced, noise_images, x)  # [steps, draws, C, H, W]
+                batcher.add(noisy.flatten(0, 1))
+            batcher.add(noise_images)
         batcher.finish()
-    options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed, "random_order": relevance is None}
-    return OrderingCurves(replaced.double() / n_pixels, probabilities, tuple(sample_indices), options)
+    # [N, orders · (steps − 1) + 1] for each classifier: the last step is the same for all orders
+    means = {
+        name: values.cpu().double().view(n, -1, noise.draws).mean(2) for name, values in batcher.probabilities().items()
+    }
+    curves = {}
+    for name, (classifier, relevance) in orderings.items():
+        first = list(orders).index(id(relevance)) * (n_steps - 1)
+        at_clean = clean[classifier].gather(1, target_classes[classifier][:, None]).cpu().double()
+        by_steps, last = means[classifier][:, first : first + n_steps - 1], means[classifier][:, -1:]
+        probabilities = torch.cat([at_clean, by_steps, last], 1)
+        options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed, "random_order": relevance is None}
+        curves[name] = OrderingCurves(replaced.double() / n_pixels, probabilities, tuple(sample_indices), options)
+    return curves
+
+
+def ordering_rows(n_images: int, n_orders: int, n_steps: int, n_draws: int) -> int:
+    """Returns how many rows pass through a network for relevance-ordering curves with so many different orders."""
+    return n_images * (1 + n_draws * (n_orders * (n_steps - 1) + 1))
 
 
 class _FullBatches:
-    """Scores noisy copies of many images in full batches, and stores each image's mean over the noise draws.
+    """Scores noisy copies of many images in full batches, and keeps the probability of each image's target class.
 
     An image has steps × draws noisy copies, and a batch may hold the copies of several images, or a part of one's::
 
         copies   | image 0       | image 1       | image 2       |
         batches  | batch 0   | batch 1   | batch 2   | batch 3   |
+
+    Nothing is read from the device before all is computed: on a GPU, reading waits.
     """
 
-    def __init__(
-        self, score: Scorer, batch_size: int, probabilities: Tensor, advance: Callable[[int], object] | None
-    ) -> None:
-        self.score, self.batch_size, self.probabilities, self.advance = score, batch_size, probabilities, advance
+    def __init__(self, score: JointScorer, batch_size: int, advance: Callable[[int], object] | None) -> None:
+        self.score, self.batch_size, self.advance = score, batch_size, advance
+        self.target: dict[str, Tensor] = {}  # class of the next copies, by classifier
         self.waiting: list[Tensor] = []
-        self.classes: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.images: list[tuple[int, int, int]] = []  # row of the image, its noisy copies, draws
+        self.classes: list[dict[str, Tensor]] = []
+        self.values: list[dict[str, Tensor]] = []
         self.rows = 0
 
-    def add(self, row: int, inputs: Tensor, target_class: int, draws: int) -> None:
-        self.images.append((row, len(inputs), draws))
+    def add(self, inputs: Tensor) -> None:
+        """Adds copies of an image; its target classes are set before."""
         while len(inputs):
             room = self.batch_size - self.rows
             chunk, inputs = inputs[:room], inputs[room:]
             self.waiting.append(chunk)
-            self.classes.append(torch.full((len(chunk),), target_class, device=chunk.device))
+            self.classes.append({name: target.expand(len(chunk)) for name, target in self.target.items()})
             self.rows += len(chunk)
             if self.rows == self.batch_size:
-                self._run()
+                self.finish()
 
     def finish(self) -> None:
-        if self.rows:
-            self._run()
-        values, start = torch.cat(self.values), 0
-        for row, n, draws in self.images:
-            self.probabilities[row, 1:] = values[start : start + n].view(-1, draws).mean(1)
-            start += n
-
-    def _run(self) -> None:
+        """Scores the copies that wait."""
+        if not self.rows:
+            return
         inputs = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
-        target_classes = torch.cat(self.classes)
-        self.values.append(self.score(inputs).gather(1, target_classes[:, None])[:, 0].double().cpu())
-        if self.advance is not None:
-            self.advance(self.rows)
+        classes = {name: torch.cat([chunk[name] for chunk in self.classes])[:, None] for name in self.classes[0]}
         self.waiting, self.classes, self.rows = [], [], 0
+        self.run(inputs, classes)
+
+    def run(self, inputs: Tensor, classes: Mapping[str, Tensor] | None = None) -> None:
+        """Scores rows; keeps the probability of one class per row, given by classifier, or else of all classes."""
+        scores = self.score(inputs)
+        self.values.append(
+            dict(scores) if classes is None else {name: scores[name].gather(1, classes[name]) for name in scores}
+        )
+        if self.advance is not None:
+            self.advance(len(inputs))
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Returns the probabilities kept since the last call, by classifier: of all classes [n, K], or of one [n]."""
+        values, self.values = self.values, []
+        return {name: torch.cat([part[name] for part in values]) for name in values[0]}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
 from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
 from lookalike.metrics.faithfulness import faithfulness_of_predictions
-from lookalike.metrics.robustness import OrderingCurves, Scorer, increase_and_drop, relevance_ordering
+from lookalike.metrics.robustness import OrderingCurves, increase_and_drop
+from lookalike.metrics.run_curves import curves_of_run
 from lookalike.metrics.sanity import sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import activation_counts, ghosting
@@ -235,23 +236,11 @@ def _saturation_note(context: Context, samples: Tensor, model_empty: Tensor, bla
 @section("robustness", "images", per_run=True)
 def _robustness(context: Context, run: int) -> SectionResult:
     """RO curves, AUROC, AI and AD: section 4.3.3."""
-    curves = {}
+    curves: dict[str, OrderingCurves] = {}
     if context.model.n_classes > 1:
-        curves = {
-            "model": _curves(context, run, context.probabilities, context.likeness_maps(run)),
-            "random": _curves(context, run, context.probabilities, None),
-        }
+        curves = curves_of_run(context, run)
     else:
         context.note("AUROC was not measured: the only class has probability 1, whatever the pixels are")
-    if context.black_box is not None and curves:
-        score = context.black_box_probabilities
-        try:
-            curves["black_box"] = context.black_box_curves(
-                run, "relevance", lambda: _curves(context, run, score, context.black_box_maps(run))
-            )
-        except RelevanceError as error:
-            context.note(f"the black box's relevance ordering was not measured: {error}")
-        curves["black_box_random"] = context.black_box_curves(run, "random", lambda: _curves(context, run, score, None))
     change = increase_and_drop(
         context.activations,
         context.images(run),
@@ -269,20 +258,6 @@ def _robustness(context: Context, run: int) -> SectionResult:
         "areas": {name: curve.areas.tolist() for name, curve in curves.items()},
     }
     return figures, details
-
-
-def _curves(context: Context, run: int, score: Scorer, maps: Any) -> OrderingCurves:
-    """Computes RO curves on a run's images, by the given maps; None for a random order."""
-    return relevance_ordering(
-        score,
-        context.images(run),
-        maps,
-        context.noise(run),
-        samples=context.sample(run),
-        n_steps=context.options.n_steps,
-        batch_size=context.options.batch_size,
-        advance=context.advance,
-    )
 
 
 @section("diversity")

@@ -1,0 +1,104 @@
+"""Forward passes of the networks under evaluation: fast, and one for two classifiers that share a network."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lookalike._core.acceleration import Accelerated
+from lookalike._core.folding import Folded, NotFoldableError
+from lookalike.embedding.folded import foldable_pairs
+from lookalike.encoder import Encoder, rows_at_once
+from lookalike.metrics.black_box import BlackBox, Precision, at_precision
+from lookalike.metrics.robustness import ordering_rows
+from lookalike.model import PrototypeModel
+
+Result = TypeVar("Result")
+
+
+class Passes:
+    """Runs the model and its black box on a few images after the other, without gradients as fast as it goes.
+
+    Batch norms are folded into convolutions where that is certainly the same; see ``embedding.folded``.
+
+    Args:
+        model: The prototype model.
+        black_box: The black box, or None.
+        precision: Precision in which the networks run.
+        batch_size: Most rows that pass at once.
+    """
+
+    def __init__(
+        self, model: PrototypeModel, black_box: BlackBox | None, precision: Precision, batch_size: int
+    ) -> None:
+        self.model, self.black_box = model, black_box
+        self._precision, self._batch_size = precision, batch_size
+        self._accelerated = Accelerated()
+        self._folded: dict[int, Folded | None] = {}  # by the network's id
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the black box's scores come from the pass that embeds for the model."""
+        return self.black_box is not None and self.black_box.reads_as(self.model.encoder)
+
+    def embeddings(self, inputs: Tensor) -> Tensor:
+        """Returns the model's embeddings [n, D] in float32, whatever precision the network runs in."""
+        return _in_float32(torch.cat(self._run(self.model.encoder, inputs, self.model.encoder)))
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Returns the model's class probabilities [n, K]."""
+        return self.model.probabilities_of(self.embeddings(inputs))
+
+    def black_box_probabilities(self, inputs: Tensor) -> Tensor:
+        """Returns the black box's class probabilities [n, K], in the order of its outputs."""
+        assert self.black_box is not None  # noqa: S101 - only sections that need it call this
+        return torch.cat(self._run(self.black_box.encoder, inputs, self.black_box.probabilities))
+
+    def both(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the class probabilities of the model and of the black box [n, K], which share a network."""
+        assert self.black_box is not None  # noqa: S101 - ``is_shared``
+        assert isinstance(self.model.encoder, Encoder)  # noqa: S101
+        results = self._run(self.model.encoder, inputs, self.model.encoder.embed_and_score)
+        embeddings, scores = (torch.cat(parts) for parts in zip(*results, strict=True))
+        return (
+            self.model.probabilities_of(_in_float32(embeddings)),
+            self.black_box.outputs.probabilities(scores.float()),
+        )
+
+    def ordering_rows(self, n_images: int, n_steps: int, n_draws: int) -> int:
+        """Returns how many rows pass for the relevance-ordering curves of the model and of the black box."""
+        if self.is_shared:  # the random order is the same for both
+            return ordering_rows(n_images, 3, n_steps, n_draws)
+        return (1 if self.black_box is None else 2) * ordering_rows(n_images, 2, n_steps, n_draws)
+
+    def _run(self, network: nn.Module, inputs: Tensor, run: Callable[[Tensor], Result]) -> list[Result]:
+        """Runs a network slice by slice; returns the results of each."""
+        n_at_once = rows_at_once(inputs, self._batch_size, inputs.device)
+        results = []
+        for rows in inputs.split(n_at_once):
+            folded = self._folding(network, inputs)
+            with at_precision(self._precision, inputs.device), self._accelerated:
+                results.append(run(rows) if folded is None else self._run_folded(network, folded, run, rows))
+        return results
+
+    def _run_folded(self, network: nn.Module, folded: Folded, run: Callable[[Tensor], Result], rows: Tensor) -> Result:
+        try:
+            with folded:
+                return run(rows)
+        except NotFoldableError:  # the network does not do the same for all inputs
+            self._folded[id(network)] = None
+            return run(rows)
+
+    def _folding(self, network: nn.Module, inputs: Tensor) -> Folded | None:
+        """Returns the folded batch norms of a network, which are found once; None if gradients are needed."""
+        if torch.is_grad_enabled():
+            return None
+        if id(network) not in self._folded:
+            pairs = foldable_pairs(network, inputs, self._precision, None) if isinstance(network, Encoder) else []
+            self._folded[id(network)] = Folded(pairs) if pairs else None
+        return self._folded[id(network)]
+
+
+def _in_float32(embeddings: Tensor) -> Tensor:
+    return embeddings.float() if embeddings.dtype in (torch.bfloat16, torch.float16) else embeddings
