@@ -7,7 +7,8 @@ from torch import nn
 
 from lookalike import convert
 from lookalike.data import load_data
-from lookalike.experiments.held_out import HeldOut
+from lookalike.experiments.experiment import Plan, table_names
+from lookalike.experiments.held_out import HeldOut, places_of
 from lookalike.experiments.rivals import Rivals
 from lookalike.experiments.strange_images import strange_images
 from lookalike.model.calibrating import Validation
@@ -48,6 +49,32 @@ def test_energy_falls_as_a_logit_grows_and_she_is_a_product_with_the_mean():
         assert SCORES["SHE"][row] == pytest.approx(-TEST[row] @ TRAIN[correct & (k == LABELS)].mean(0))
 
 
+def test_few_training_images_leave_vim_directions_that_they_do_not_use():
+    wide = np.abs(RNG.normal(size=(20, 50)) + 3 * np.eye(3, 50)[LABELS[:20]])
+    rivals = Rivals(wide, LABELS[:20], LABELS[:20], RNG.normal(size=(3, 50)), BIAS)
+    assert rivals.residual.shape == (50, 40)
+    assert np.isfinite(rivals.scores(np.abs(RNG.normal(size=(5, 50))), PREDICTED[:5])["ViM"]).all()
+
+
+def test_photographs_have_encoders_in_place_of_networks():
+    plan = Plan(("digits", "stamps"), ("lookalike:small-cnn", "torchvision:resnet18"))
+    assert [table_names(*pair) for pair in places_of(plan)] == [
+        ("digits", "small-cnn"), ("digits", "resnet18"), ("stamps", "EfficientNet-Lite0"), ("stamps", "MobileNetV2"),
+    ]  # fmt: skip
+
+
+def test_the_probe_is_a_logistic_regression_on_standardised_embeddings():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    read = Validation(torch.from_numpy(TRAIN), LABELS, None, None)
+    pool = HeldOut(None, None, read, None, None, ["a", "b", "c"], None)
+    rows = np.arange(80)
+    expected = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(TRAIN[rows], LABELS[rows])
+    assert np.allclose(pool.probe(rows).logits(TEST), expected.decision_function(TEST), atol=1e-6)
+
+
 def test_divisions_are_new_disjoint_and_of_the_requested_size():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3))
@@ -64,6 +91,7 @@ def test_divisions_are_new_disjoint_and_of_the_requested_size():
         rows = torch.cat([first.calibration.embeddings, first.test.embeddings])
         assert len(rows.unique(dim=0)) == len(read.embeddings.unique(dim=0)) - (90 - n)
         assert not torch.equal(first.test.embeddings, second.test.embeddings)
+        assert (first.test.logits is None) == (own is not None)  # of the photographs, those of a logistic regression
 
 
 def test_strange_images_are_of_the_kinds_that_are_not_known():

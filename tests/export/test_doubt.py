@@ -11,7 +11,7 @@ from lookalike.export import PlainModel
 from tests.model.test_doubt import images, network  # noqa: F401 - a fixture
 
 
-@pytest.fixture(scope="module", params=["mahalanobis", "percentile"])
+@pytest.fixture(scope="module", params=["joint", "percentile"])
 def calibrated(request, network):  # noqa: F811
     model = convert(network, images(300, 2), n_prototypes=2, progress=False)
     return model.calibrate(images(600, 3), novelty=request.param, false_alarm=0.05)
@@ -83,6 +83,7 @@ def test_the_file_does_too(calibrated, tmp_path):
     assert described["unfamiliar_above"] == pytest.approx(calibrated.doubt.unfamiliar_above)
 
 
+@pytest.mark.parametrize("calibrated", ["joint"], indirect=True)
 def test_a_program_does_too(calibrated, tmp_path):
     program = torch.export.load(calibrated.export(tmp_path / "out", kind="pt2")).module()
     names = json.loads((tmp_path / "out" / "prototypes.json").read_text())["outputs"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from lookalike import LookalikeError, LookalikeWarning, convert, explain, load
 from lookalike.doubt import NOVELTIES
-from lookalike.metrics import evaluate
+from lookalike.metrics import evaluate, expected_calibration_error
 from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.prototype_model import PrototypeModel
 
@@ -208,6 +208,18 @@ def test_a_damaged_calibration_is_refused(calibrated, tmp_path):
     assert DoubtFacts.from_dict(facts.to_dict()) == facts
 
 
+def test_a_calibration_without_intervals_of_log_loss_and_brier_score_is_read(calibrated):
+    from lookalike.doubt import DoubtFacts
+
+    values = calibrated.doubt.facts.to_dict()
+    for figures in (values["before"], values["after"], values["black_box"]):
+        for name in ("log_loss_low", "log_loss_high", "brier_low", "brier_high"):
+            del figures[name]  # calibrations of earlier versions have none
+    facts = DoubtFacts.from_dict(values)
+    assert facts.after.log_loss_low is None
+    assert facts.after.ece_low == calibrated.doubt.facts.after.ece_low
+
+
 def test_classes_are_matched_by_name(model):
     from lookalike.embedding import EmbeddingStore, embed
 
@@ -230,6 +242,29 @@ def test_classes_are_matched_by_name(model):
 def test_the_scorecard_compares_with_the_black_box(calibrated, network):
     card = evaluate(calibrated, TEST, black_box=network, only=("calibration", "faithfulness"), progress=False)
     assert card["calibration_error"] < 0.05
+    x, y = TEST
+    with torch.no_grad():
+        scaled = (network(x) / calibrated.doubt.facts.black_box_temperature).softmax(1).double()
+    of_label = scaled[torch.arange(len(y)), y]
+    losses = -of_label.log()
+    assert card["log_loss_black_box_scaled"] == pytest.approx(float(losses.mean()), abs=1e-5)
+    brier = (scaled - nn.functional.one_hot(y, 3)).square().sum(1).mean()
+    assert card["brier_score_black_box_scaled"] == pytest.approx(float(brier), abs=1e-5)
+    error = expected_calibration_error(scaled, y)
+    assert card["calibration_error_black_box_scaled"] == pytest.approx(error, abs=1e-5)
+    figures = card.details["calibration"][0]["probabilities"]
+    of_box = figures["black_box_with_temperature"]
+    width = 2 * 1.96 * float(losses.std()) / len(y) ** 0.5
+    assert of_box["log_loss_high"] - of_box["log_loss_low"] == pytest.approx(width, rel=1e-3)
+    assert figures["model"]["ece_low"] <= card["calibration_error"] <= figures["model"]["ece_high"]
+    assert figures["model"]["log_loss"] == card["log_loss"]
+    assert figures["model"]["brier_low"] < card["brier_score"] < figures["model"]["brier_high"]
+
+
+def test_an_uncalibrated_model_has_no_temperature_of_its_black_box(model, network):
+    card = evaluate(model, TEST, black_box=network, only=("calibration",), progress=False)
+    assert set(card.details["calibration"][0]["probabilities"]) == {"model"}
+    assert "log_loss_black_box_scaled" not in card.runs
 
 
 def test_a_model_of_patches_is_refused():

@@ -33,6 +33,9 @@ def test_a_calibrated_model_says_when_it_may_be_relied_on(model, tmp_path):
     assert "is farther from every prototype than the training images were" in plain
     assert "is farther from every prototype than the training images were" not in calibrated
     assert "For 95% of new images the true class is among them" in calibrated
+    assert "this model, test images" in calibrated
+    assert "the original with its temperature, test images" in calibrated
+    assert "The first rows are measured on the 60 test images, the others on 400 of the calibration" in calibrated
     assert "coverage" in calibrated.split('id="data"')[-1]
     assert calibrated.count("<svg") >= plain.count("<svg") + 2
 

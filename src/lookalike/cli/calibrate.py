@@ -46,9 +46,10 @@ def calibrate(
     novelty: Annotated[
         str,
         typer.Option(
-            help="Score of unfamiliar images: mahalanobis, likelihood-ratio, neighbours, percentile, distance."
+            help="Score of unfamiliar images: joint, direction, mahalanobis, likelihood-ratio, neighbours, percentile, "
+            "distance."
         ),
-    ] = "mahalanobis",
+    ] = "joint",
     labels: Labels = None,
     network: Network = None,
     batch_size: BatchSize = 256,

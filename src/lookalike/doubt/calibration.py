@@ -15,7 +15,10 @@ from lookalike._core.errors import LookalikeError
 
 N_BINS = 15  # as in Guo et al. 2017
 _BOOTSTRAPS = 500
+_MANY, _BOOTSTRAPS_OF_MANY = 100_000, 50  # samples: their interval is narrow, and resampling them takes long
+_MOST_DRAWN = 1_000_000  # samples of resamples that are drawn at once
 _LEVEL = 0.95
+_Z = 1.96  # of the same level
 _NARROWEST, _WIDEST = math.log(1e-3), math.log(1e3)  # of the factor
 SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
 
@@ -31,6 +34,10 @@ class CalibrationFigures:
         ece_high: Upper end of the interval.
         log_loss: Mean −log of the true class's probability.
         brier: Mean squared difference between the probabilities and the true class's indicator, summed over classes.
+        log_loss_low: Lower end of its 95% interval (normal); None in calibrations of earlier versions.
+        log_loss_high: Upper end of the interval.
+        brier_low: Lower end of the Brier score's 95% interval (normal).
+        brier_high: Upper end of the interval.
     """
 
     n_samples: int
@@ -39,6 +46,10 @@ class CalibrationFigures:
     ece_high: float
     log_loss: float
     brier: float
+    log_loss_low: float | None = None
+    log_loss_high: float | None = None
+    brier_low: float | None = None
+    brier_high: float | None = None
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -120,27 +131,63 @@ def calibration_figures(
         raise LookalikeError("there are no samples to measure calibration on")
     predictions = probabilities.argmax(1) if predictions is None else np.asarray(predictions)
     rows = np.arange(len(labels))
-    confidences = probabilities[rows, predictions]
-    bins = np.minimum((confidences * N_BINS).astype(int), N_BINS - 1)
-    gaps = (predictions == labels) - confidences
-    ece = _ece(bins, gaps)
-    rng = np.random.default_rng(seed)
-    resampled = []
-    for _ in range(_BOOTSTRAPS):
-        rows_drawn = rng.integers(0, len(labels), len(labels))
-        resampled.append(_ece(bins[rows_drawn], gaps[rows_drawn]))
-    low, high = np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    probability_of_label = probabilities[rows, labels]
-    return CalibrationFigures(
-        len(labels),
-        ece,
-        max(0.0, 2 * ece - float(high)),
-        max(ece, 2 * ece - float(low)),
-        -float(np.log(np.maximum(probability_of_label, SMALLEST_PROBABILITY)).mean()),
-        float((np.square(probabilities).sum(1) - 2 * probability_of_label + 1).mean()),
+    return figures_of_samples(
+        probabilities[rows, predictions],
+        predictions == labels,
+        probabilities[rows, labels],
+        np.square(probabilities).sum(1),
+        seed=seed,
     )
 
 
-def _ece(bins: np.ndarray, gaps: np.ndarray) -> float:
-    """Returns the ECE from each sample's bin [N], and whether it is correct minus its confidence [N]."""
-    return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(gaps))
+def figures_of_samples(
+    confidences: np.ndarray, correct: np.ndarray, of_label: np.ndarray, squares: np.ndarray, *, seed: int = 0
+) -> CalibrationFigures:
+    """Measures the same as ``calibration_figures`` from four numbers per sample, for many samples and classes.
+
+    Args:
+        confidences: Probability of the predicted class [N].
+        correct: Whether that class is correct [N].
+        of_label: Probability of the true class [N].
+        squares: Sum of the squared probabilities of all classes [N].
+        seed: Seed of the resampling.
+    """
+    bins = np.minimum((confidences * N_BINS).astype(int), N_BINS - 1)
+    gaps = correct - confidences
+    ece = float(_eces(bins[None], gaps[None])[0])
+    rng = np.random.default_rng(seed)
+    resampled = []
+    n_left = _BOOTSTRAPS if len(gaps) <= _MANY else _BOOTSTRAPS_OF_MANY
+    at_once = max(1, _MOST_DRAWN // len(gaps))
+    while n_left > 0:
+        rows_drawn = rng.integers(0, len(gaps), (min(at_once, n_left), len(gaps)))
+        resampled.append(_eces(bins[rows_drawn], gaps[rows_drawn]))
+        n_left -= len(rows_drawn)
+    low, high = np.quantile(np.concatenate(resampled), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    losses = -np.log(np.maximum(of_label, SMALLEST_PROBABILITY))
+    log_loss, brier = _mean_with_interval(losses), _mean_with_interval(squares - 2 * of_label + 1)
+    return CalibrationFigures(
+        len(gaps),
+        ece,
+        max(0.0, 2 * ece - float(high)),
+        max(ece, 2 * ece - float(low)),
+        log_loss[0],
+        brier[0],
+        *log_loss[1:],
+        *brier[1:],
+    )
+
+
+def _mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Returns the mean of values [N] that are never negative, and its 95% interval by the normal distribution."""
+    mean = float(values.mean())
+    half_width = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else mean
+    return mean, max(0.0, mean - half_width), mean + half_width
+
+
+def _eces(bins: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Returns the ECE [R] of sets of samples: from bins [R, N], and whether each is correct minus its confidence."""
+    numbers = bins + N_BINS * np.arange(len(bins))[:, None]
+    sums = np.bincount(numbers.ravel(), weights=gaps.ravel(), minlength=N_BINS * len(bins))
+    eces: np.ndarray = np.abs(sums.reshape(-1, N_BINS)).sum(1) / bins.shape[1]
+    return eces

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.doubt.novelty import DEFAULT_NOVELTY
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
-from lookalike.experiments.held_out import N_SPLITS, QUICK_SPLITS, Division, held_out
+from lookalike.experiments.held_out import N_SPLITS, QUICK_SPLITS, Division, held_out, places_of
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 from lookalike.model.calibrating import Promises, calibrated
@@ -40,10 +41,10 @@ def run_doubt(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Calibrates and tests each model on many divisions of its held-out images."""
     n = QUICK_SPLITS if plan.quick else N_SPLITS
     rows, bounds = [], []
-    for dataset, network in plan.places():
+    for dataset, network in places_of(plan):
         records = []
         for subject in plan.subjects(dataset, network, KMEX):
-            key = bench.key(subject, divisions=n, coverages=COVERAGES, share=_SETS_SHARE, randomised=True)
+            key = bench.key(subject, divisions=n, coverages=COVERAGES, share=_SETS_SHARE, novelty=DEFAULT_NOVELTY)
             record = cells.get(f"doubt-{subject.name}", key, _measure, bench, subject, n)
             if record is not None:
                 records.append(record)

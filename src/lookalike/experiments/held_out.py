@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,17 +11,46 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.convert import convert
-from lookalike.data import Batches, DataBundle
+from lookalike.data import Batches, DataBundle, load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
-from lookalike.encoder.packaged import load_efficientnet_lite0
-from lookalike.experiments.workbench import Subject, Workbench
+from lookalike.experiments.experiment import Plan
+from lookalike.experiments.photographs import ENCODERS
+from lookalike.experiments.workbench import Subject, Workbench, network_name
 from lookalike.model import PrototypeModel
 from lookalike.model.calibrating import Validation, read_validation
 
-PHOTOGRAPHS = "stamps"  # too few to train a network: a frozen one is used, and converted anew for each division
+PHOTOGRAPHS = "stamps"  # too few to train a network: frozen ones are used, and converted anew for each division
+_FROZEN = "frozen:"  # before an encoder's name, in place of a network's spec
 N_SPLITS, QUICK_SPLITS = 100, 10
 _TRAIN_SHARE = 0.35  # of the photographs; the others are divided into calibration and test
+
+
+def places_of(plan: Plan) -> list[tuple[str, str]]:
+    """Returns every pair of a data set and a network; the photographs have the encoders in place of networks."""
+    pairs = [
+        (dataset, f"{_FROZEN}{name}") if dataset == PHOTOGRAPHS else (dataset, network)
+        for dataset, network in plan.places()
+        for name in (ENCODERS if dataset == PHOTOGRAPHS else ("",))
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+class LinearHead(NamedTuple):
+    """A linear classifier on embeddings.
+
+    Attributes:
+        weight: [C, D].
+        bias: [C].
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns the scores [N, C] of embeddings [N, D]."""
+        scores: np.ndarray = embeddings.astype(np.float64) @ self.weight.T + self.bias
+        return scores
 
 
 class Division(NamedTuple):
@@ -63,13 +93,14 @@ class HeldOut:
         """Yields random divisions with a share of calibration images, each with its own seed."""
         for seed in range(n):
             order = np.random.default_rng([seed_of_all, seed, 0xD0]).permutation(len(self.images.labels))
-            model = self.model
+            model, images = self.model, self.images
             if model is None:
                 train = self.of_each_class(order, _TRAIN_SHARE)
                 order = order[~np.isin(order, train)]
                 model = self.converted(train, seed)
+                images = images._replace(logits=self.probe(train).logits(images.embeddings.numpy()))
             calibration, test = np.split(order, [round(share * len(order))])
-            yield Division(model, rows_of(self.images, calibration), rows_of(self.images, test))
+            yield Division(model, rows_of(images, calibration), rows_of(images, test))
 
     def of_each_class(self, order: np.ndarray, share: float) -> np.ndarray:
         """Returns the first rows of each class in an order, a share of the class and at least two."""
@@ -85,6 +116,16 @@ class HeldOut:
         model: PrototypeModel = convert(self.encoder, store, n_prototypes=2, seed=seed, progress=False)
         return model
 
+    def probe(self, rows: np.ndarray) -> LinearHead:
+        """Fits a logistic regression to some of the images, standardised: what a frozen network is usually given."""
+        from sklearn.linear_model import LogisticRegression
+
+        z = self.images.embeddings[torch.from_numpy(rows)].double().numpy()
+        centre, spread = z.mean(0), np.maximum(z.std(0), 1e-6 * z.std())
+        fitted = LogisticRegression(max_iter=2000).fit((z - centre) / spread, self.images.labels[rows])
+        weight = fitted.coef_ / spread
+        return LinearHead(weight, fitted.intercept_ - weight @ centre)
+
 
 def rows_of(images: Validation, rows: np.ndarray) -> Validation:
     """Returns some of the images."""
@@ -96,7 +137,7 @@ def held_out(bench: Workbench, subject: Subject) -> HeldOut:
     """Returns a subject's held-out images: the test images, or all photographs."""
     data = bench.data(subject)
     if subject.dataset == PHOTOGRAPHS:
-        return _photographs()
+        return _photographs(network_name(subject.network))
     model = bench.model(subject)
     images = read_validation(model, Batches(data.test), 256)
     train = embed(model, Batches(data.train), precision="float32", progress=False)
@@ -104,22 +145,21 @@ def held_out(bench: Workbench, subject: Subject) -> HeldOut:
     return HeldOut(model, model.encoder, images, train.embeddings, train.labels, model.class_names, data)
 
 
-def _photographs() -> HeldOut:
-    """Embeds all photographs with EfficientNet-Lite0 and its ImageNet weights."""
-    from lookalike.data import load_data
-
-    loaded = load_efficientnet_lite0()
+@cache  # the embeddings are the same for all seeds
+def _photographs(name: str) -> HeldOut:
+    """Embeds all photographs with a frozen encoder."""
+    loaded = ENCODERS[name]()
     data = load_data(PHOTOGRAPHS, loaded.preprocessing)
     batches = [Batches(part, 32) for part in (data.train, data.test)]
-    encoder = Encoder(loaded.model, next(iter(batches[0])).inputs)
+    encoder = Encoder(loaded.model, next(iter(batches[0])).inputs, head=loaded.head, spec=loaded.spec)
     stores = [embed(encoder, part, precision="float32", progress=False) for part in batches]
     embeddings = torch.from_numpy(np.concatenate([store.embeddings for store in stores]))
     labels = np.concatenate([store.labels for store in stores])
     return HeldOut(None, encoder, Validation(embeddings, labels, None, None), None, None, data.class_names, data)
 
 
-def head_of(encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
-    """Returns weight [C, D] and bias [C] of the classifier's linear head.
+def head_of(encoder: Encoder) -> LinearHead:
+    """Returns the classifier's linear head.
 
     Raises:
         LookalikeError: If the head is no linear layer.
@@ -129,4 +169,4 @@ def head_of(encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
         raise LookalikeError(f"the head is a {type(layer).__name__}, not a linear layer")
     weight: Tensor = layer.weight.detach().double().cpu()
     bias = torch.zeros(len(weight), dtype=torch.float64) if layer.bias is None else layer.bias.detach().double().cpu()
-    return weight.numpy(), bias.numpy()
+    return LinearHead(weight.numpy(), bias.numpy())

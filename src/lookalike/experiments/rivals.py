@@ -35,6 +35,7 @@ class Rivals:
         )  # fmt: skip
         dim = train.shape[1]
         n_principal = 1000 if dim >= 2048 else 512 if dim >= 768 else dim // 2  # as its authors' code
+        n_principal = min(n_principal, len(train) // 2)  # [ours] beyond their number, directions are arbitrary
         self.origin = -np.linalg.pinv(weight) @ bias
         values, vectors = np.linalg.eigh((train - self.origin).T @ (train - self.origin) / len(train))
         self.residual = vectors[:, np.argsort(-values)[n_principal:]]

@@ -8,51 +8,48 @@ from PIL import Image
 from lookalike.data import ImageArray, load_data
 from lookalike.data.images import decode_image
 
-_TEXTURES = ("brick", "grass", "gravel")  # of scikit-image's data, in the public domain
+# of scikit-image's data: in the public domain, or CC0
+_TEXTURES = ("brick.png", "grass.png", "gravel.png")
+_PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg")
 
 
 def strange_images(n: int, seed: int, *, without: str) -> dict[str, list[Image.Image]]:
-    """Returns n images of each kind; textures only where scikit-image is installed.
+    """Returns n images of each kind; textures, and most of the photographs, only where scikit-image is installed.
 
-    Photographs are crops of the two that scikit-learn has.
+    Textures and photographs are crops, of the two photographs that scikit-learn has and of six of scikit-image. The one
+    of a flower is left out for the stamps, which have flowers.
 
     Args:
         n: Number of images of each kind.
         seed: Seed of the choice.
-        without: Data set that is not unfamiliar, ``"digits"`` or ``"glyphs"``.
+        without: Data set that is not unfamiliar: ``"digits"``, ``"glyphs"`` or ``"stamps"``.
     """
-    from sklearn.datasets import load_sample_images
+    from sklearn.datasets import load_sample_image
 
     rng = np.random.default_rng([seed, 0x5E])
-    pictures_by_kind: dict[str, list[Image.Image]] = {}
-    for name, kind in (("glyphs", "letters"), ("digits", "digits")):
-        if name == without or (name == "digits" and without not in ("glyphs",)):
-            continue
-        samples = load_data(name).test
-        assert isinstance(samples, ImageArray)  # noqa: S101 - both data sets are arrays
-        rows = rng.permutation(len(samples))[:n]
-        pictures_by_kind[kind] = [Image.fromarray(samples.images[row]) for row in rows]
-    textures = _texture_files()
+    mode = "L" if without in ("digits", "glyphs") else "RGB"
+    pictures_by_kind = {}
+    kind, dataset = ("digits", "digits") if without == "glyphs" else ("letters", "glyphs")
+    samples = load_data(dataset).test
+    assert isinstance(samples, ImageArray)  # noqa: S101 - both data sets are arrays
+    pictures_by_kind[kind] = [Image.fromarray(samples.images[row]) for row in rng.permutation(len(samples))[:n]]
+    textures = _installed(_TEXTURES)
     if textures:
-        pictures_by_kind["textures"] = _crops([decode_image(file).convert("L") for file in textures], n, rng)
-    pictures_by_kind["photographs"] = _crops([Image.fromarray(image) for image in load_sample_images().images], n, rng)
-    if without in ("digits", "glyphs"):
-        pictures_by_kind["photographs"] = [picture.convert("L") for picture in pictures_by_kind["photographs"]]
-    else:
-        pictures_by_kind = {
-            kind: [picture.convert("RGB") for picture in pictures] for kind, pictures in pictures_by_kind.items()
-        }
-    return pictures_by_kind
+        pictures_by_kind["textures"] = _crops(textures, n, rng)
+    names = ("china.jpg",) if without == "stamps" else ("china.jpg", "flower.jpg")
+    photographs = [*(Image.fromarray(load_sample_image(name)) for name in names), *_installed(_PHOTOGRAPHS)]
+    pictures_by_kind["photographs"] = _crops(photographs, n, rng)
+    return {kind: [picture.convert(mode) for picture in pictures] for kind, pictures in pictures_by_kind.items()}
 
 
-def _texture_files() -> list[Path]:
-    """Returns the files of the textures; none without scikit-image."""
+def _installed(names: tuple[str, ...]) -> list[Image.Image]:
+    """Returns pictures of scikit-image's data; none without scikit-image, which is not imported."""
     from importlib.util import find_spec
 
     spec = find_spec("skimage")
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    files = [Path(folder) / "data" / f"{name}.png" for folder in folders for name in _TEXTURES]
-    return [file for file in files if file.exists()]
+    files = [Path(folder) / "data" / name for folder in folders for name in names]
+    return [decode_image(file) for file in files if file.exists()]
 
 
 def _crops(pictures: list[Image.Image], n: int, rng: np.random.Generator) -> list[Image.Image]:

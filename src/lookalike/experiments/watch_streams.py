@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lookalike.data import ImageArray
+from lookalike.data import DataBundle, ImageArray
 from lookalike.doubt import ExchangeabilityTest
+from lookalike.doubt.novelty import DEFAULT_NOVELTY
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.held_out import HeldOut, held_out, rows_of
@@ -56,7 +57,9 @@ def run_watch(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     for dataset, network in plan.places():
         by_stream: dict[str, list[Record]] = {}
         for subject in plan.subjects(dataset, network, KMEX):
-            key = bench.key(subject, streams=n, batches=[_BATCH, _BATCHES, _CHANGE_AT], bound=BOUND)
+            key = bench.key(
+                subject, streams=n, batches=[_BATCH, _BATCHES, _CHANGE_AT], bound=BOUND, novelty=DEFAULT_NOVELTY
+            )
             record = cells.get(f"watch-{subject.name}", key, _measure, bench, subject, n)
             for kind, figures in (record or {}).items():
                 by_stream.setdefault(kind, []).append(figures)
@@ -200,4 +203,11 @@ def _chi2_p(base: np.ndarray, batch: np.ndarray, n_prototypes: int) -> float:
     return float(chi2_contingency(table[:, table.sum(0) > 0], correction=False).pvalue)
 
 
-EXPERIMENTS.register("watch")(Experiment("Watching streams of images", "beyond the paper", run_watch))
+def _lacks_a_network(bundle: DataBundle) -> str | None:
+    """Returns why streams of other data are not watched: they are drawn from test images of a trained network."""
+    return None if bundle.name in ("digits", "glyphs") else f"streams are of 'digits' or 'glyphs', not {bundle.name!r}"
+
+
+EXPERIMENTS.register("watch")(
+    Experiment("Watching streams of images", "beyond the paper", run_watch, lacking=_lacks_a_network)
+)

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike.data import Batches
+from lookalike.doubt import CalibrationFigures, calibration_figures
+from lookalike.doubt.calibration import softmax
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows
 from lookalike.metrics.black_box import BlackBox
 from lookalike.model import PrototypeModel
+from lookalike.model.original import OriginalClassifier
 
 N_BINS = 15  # as in Guo et al. 2017
 
@@ -129,6 +132,22 @@ def _confidences_from_embeddings(
     box: BlackBox, model: PrototypeModel, store: EmbeddingStore, data: Batches | None
 ) -> Tensor | None:
     """Computes confidences with the head alone; None if they differ from the whole classifier's."""
+    scores = _scores_from_embeddings(box, model, store)
+    if scores is None:
+        return None
+    confidences = _predicted_probability(box, scores)
+    if data is not None:
+        if not data.can_fetch:
+            return None
+        inputs = _to_black_box(box, data.fetch(store.indices[:_CHECK_IMAGES].tolist()))
+        full_confidences = _predicted_probability(box, box.encoder.scores(inputs))
+        if not torch.allclose(full_confidences, confidences[: n_rows(inputs)], rtol=0, atol=_PROBABILITY_TOLERANCE):
+            return None
+    return confidences
+
+
+def _scores_from_embeddings(box: BlackBox, model: PrototypeModel, store: EmbeddingStore) -> Tensor | None:
+    """Returns the scores of the head alone [N, C]; None if its predictions are not those of the whole classifier."""
     if store.predictions is None or not box.reads_as(model.encoder):
         return None
     try:
@@ -144,15 +163,33 @@ def _confidences_from_embeddings(
         return None
     if not torch.equal(box.outputs.predicted(scores).cpu(), torch.from_numpy(np.array(store.predictions))):
         return None
-    confidences = _predicted_probability(box, scores)
-    if data is not None:
-        if not data.can_fetch:
-            return None
-        inputs = _to_black_box(box, data.fetch(store.indices[:_CHECK_IMAGES].tolist()))
-        full_confidences = _predicted_probability(box, box.encoder.scores(inputs))
-        if not torch.allclose(full_confidences, confidences[: n_rows(inputs)], rtol=0, atol=_PROBABILITY_TOLERANCE):
-            return None
-    return confidences
+    return scores
+
+
+@torch.no_grad()
+def scaled_black_box(
+    box: BlackBox, model: PrototypeModel, store: EmbeddingStore, labels: Tensor
+) -> CalibrationFigures | None:
+    """Measures the black box's probabilities with the temperature that the model's calibration fitted to it likewise.
+
+    Args:
+        box: The black box.
+        model: The prototype model.
+        store: Test embeddings.
+        labels: Their classes [N].
+
+    Returns:
+        None if the model is not calibrated, or its calibration had no such black box, or the store is not of its head.
+    """
+    temperature = None if model.doubt is None else model.doubt.facts.black_box_temperature
+    original = OriginalClassifier.of(model)
+    if temperature is None or original is None:
+        return None
+    scores = _scores_from_embeddings(box, model, store)
+    if scores is None:
+        return None
+    probabilities = softmax(original.log_probabilities(scores, model.n_classes) / temperature)
+    return calibration_figures(probabilities, labels.cpu().numpy())
 
 
 def _to_black_box(box: BlackBox, inputs: Any) -> Any:

@@ -1,18 +1,19 @@
 """The sections of a scorecard: one function each, registered by name with the inputs that it needs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.registry import Registry
-from lookalike.doubt.calibration import SMALLEST_PROBABILITY
+from lookalike.doubt.calibration import figures_of_samples
 from lookalike.embedding import name_samples
 from lookalike.metrics.attributes import attribute_representation
-from lookalike.metrics.calibration import N_BINS, CalibrationBins, black_box_confidences
+from lookalike.metrics.calibration import N_BINS, CalibrationBins, black_box_confidences, scaled_black_box
 from lookalike.metrics.context import Context, rows_of, rows_per_batch
 from lookalike.metrics.controls import compare_with_control, mismatched_images
 from lookalike.metrics.correlation import explanation_correlation
@@ -98,24 +99,22 @@ def _faithfulness(context: Context, _run: int) -> SectionResult:
 def _calibration(context: Context, _run: int) -> SectionResult:
     """The expected calibration error of the model's probabilities, and of the black box's [ours]."""
     model, store, standing = context.model, context.test_store, context.standing
-    confidence_parts, correct_parts, log_loss, brier = [], [], 0.0, 0.0
+    parts: list[list[np.ndarray]] = []
     with torch.no_grad():
         for rows in store.parts():
             probabilities = model.probabilities_of(rows_of(store, rows, model.device)).double().cpu()
             confidences, predicted = probabilities.max(1)
-            confidence_parts.append(confidences)
-            correct_parts.append(predicted == context.labels[rows])
-            probability_of_label = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
-            log_loss -= float(probability_of_label.clamp_min(SMALLEST_PROBABILITY).log().sum())
-            brier += float((probabilities.square().sum(1) - 2 * probability_of_label + 1).sum())
-    bins = CalibrationBins.of(torch.cat(confidence_parts), torch.cat(correct_parts))
-    figures = {
-        "calibration_error": bins.ece,
-        "log_loss": log_loss / len(store),
-        "brier_score": brier / len(store),
-    }
+            of_label = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
+            columns = (confidences, predicted == context.labels[rows], of_label, probabilities.square().sum(1))
+            parts.append([column.numpy() for column in columns])
+    samples = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    bins = CalibrationBins.of(torch.from_numpy(samples[0]), torch.from_numpy(samples[1]))
+    of_model = figures_of_samples(*samples)
+    figures = {"calibration_error": bins.ece, "log_loss": of_model.log_loss, "brier_score": of_model.brier}
+    measured = {"model": asdict(of_model)}
     temperature = model.classifier.temperature
     details: dict[str, Any] = {"n_bins": N_BINS, "temperature": temperature, "model": bins.to_dict()}
+    details["probabilities"] = measured
     if model.doubt is not None:
         facts = model.doubt.facts
         details["held_out"] = facts.to_dict()
@@ -123,6 +122,14 @@ def _calibration(context: Context, _run: int) -> SectionResult:
             context.note("the test images are those that the model was calibrated with: its ECE is too good")
     if context.black_box is None or standing is None or standing.predictions is None:
         return figures, details
+    scaled = scaled_black_box(context.black_box, model, store, context.labels)
+    if scaled is not None:
+        measured["black_box_with_temperature"] = asdict(scaled)
+        figures |= {
+            "calibration_error_black_box_scaled": scaled.ece,
+            "log_loss_black_box_scaled": scaled.log_loss,
+            "brier_score_black_box_scaled": scaled.brier,
+        }
     confidences_of_black_box = black_box_confidences(context.black_box, model, store, context.test)
     if confidences_of_black_box is None:
         context.note(

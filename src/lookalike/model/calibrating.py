@@ -245,27 +245,13 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
             rows.append(embeddings)
             labels_read.append(np.asarray(batch.labels))
             if original is not None and scores is not None:
-                logits.append(_logits_of_classes(original, scores, model.n_classes))
+                logits.append(original.log_probabilities(scores, model.n_classes))
     if not rows:
         raise LookalikeError("there are no validation images")
     labels = _model_labels(model, batches.class_names, np.concatenate(labels_read))
     complete = sum(map(len, logits)) == len(labels) and bool(np.isfinite(np.concatenate(logits)).any(0).all())
     own_logits = np.concatenate(logits) if complete else None
     return Validation(torch.cat(rows), labels, own_logits, fingerprint, known_new)
-
-
-def _logits_of_classes(original: OriginalClassifier, scores: Tensor, n_classes: int) -> np.ndarray:
-    """Returns the original classifier's log-probabilities [n, K] in the order of the model's classes."""
-    outputs = original.encoder.outputs
-    assert outputs is not None  # noqa: S101 - OriginalClassifier.of refuses others
-    probabilities = outputs.probabilities(scores.float()).double().cpu().numpy()
-    classes = original.classes.numpy()[: probabilities.shape[1]]
-    ordered = np.zeros((len(probabilities), n_classes))
-    for column, k in enumerate(classes.tolist()):
-        if k < n_classes:
-            ordered[:, k] += probabilities[:, column]
-    with np.errstate(divide="ignore"):
-        return np.log(ordered)
 
 
 def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: str | None) -> bool:

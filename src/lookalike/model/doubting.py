@@ -60,8 +60,8 @@ class Doubting:
                 name, or by number if the data have no names.
             coverage: Coverage of the sets, unless another is asked for.
             false_alarm: Largest share of familiar images that are called unfamiliar.
-            novelty: Score of unfamiliar inputs: ``"mahalanobis"``, ``"likelihood-ratio"``, ``"neighbours"``,
-                ``"percentile"`` or ``"distance"``.
+            novelty: Score of unfamiliar inputs: ``"joint"``, ``"direction"``, ``"mahalanobis"``,
+                ``"likelihood-ratio"``, ``"neighbours"``, ``"percentile"`` or ``"distance"``.
             seed: Seed that divides the images.
             batch_size: Largest number of images that pass through the network at once.
 

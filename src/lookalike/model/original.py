@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from lookalike._core.names import visible
@@ -68,6 +69,18 @@ class OriginalClassifier:
         if outputs.names is not None:
             names = [outputs.names[k] for k in predicted.tolist()]
         return self.classes[predicted.cpu()], probabilities.float().cpu(), names
+
+    def log_probabilities(self, scores: Tensor, n_classes: int) -> np.ndarray:
+        """Returns log-probabilities of the model's classes [N, K]; −∞ of a class that no score of [N, C] is for."""
+        outputs = self.encoder.outputs
+        assert outputs is not None  # noqa: S101 - OriginalClassifier.of refuses others
+        probabilities = outputs.probabilities(scores.float()).double().cpu().numpy()
+        ordered = np.zeros((len(probabilities), n_classes))
+        for column, k in enumerate(self.classes.numpy()[: probabilities.shape[1]].tolist()):
+            if k < n_classes:
+                ordered[:, k] += probabilities[:, column]
+        with np.errstate(divide="ignore"):
+            return np.log(ordered)
 
 
 def original_answer(
