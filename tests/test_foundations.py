@@ -69,6 +69,27 @@ def test_public_names_exist_and_importing_the_package_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+SHORT_USE = """
+import sys, torch
+from PIL import Image
+from lookalike import convert, explain
+from lookalike.data import Preprocessing
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+net.append(torch.nn.Linear(4, 2))
+pixels = torch.rand(8, 3, 12, 12)
+sem = convert(net, (pixels, [0, 1] * 4), 1, progress=False, preprocessing=Preprocessing.square(12))
+sem.predict(Image.new("RGB", (20, 16)))
+explain(sem, pixels[:1], relevance=True)
+print([name for name in ("torchvision", "torch._dynamo", "sympy", "sklearn", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_a_short_use_imports_no_more_than_it_needs():
+    """Each of these takes as long to import as a prediction takes."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SHORT_USE], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_without_ray_the_way_out_is_told():
     told = Started(convert_without_ray).finish()
     assert told.startswith("LookalikeError")

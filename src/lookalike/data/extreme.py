@@ -8,20 +8,19 @@ import math
 
 from PIL import Image
 
-from lookalike.data.geometry import centre_offset, fill_colour
+from lookalike.data.geometry import FILTERS, centre_offset, fill_colour
 
 MAX_RESIZED_PIXELS = 1 << 24  # larger results are cropped first; no resized photograph is as large
 
-# Pillow's filters, and the radius of each in pixels of the result. When an image is shrunk, the radius is multiplied by
-# the scale.
-_FILTERS = {
-    "nearest": (Image.Resampling.NEAREST, 0.0),
-    "nearest-exact": (Image.Resampling.NEAREST, 0.0),
-    "box": (Image.Resampling.BOX, 0.5),
-    "bilinear": (Image.Resampling.BILINEAR, 1.0),
-    "hamming": (Image.Resampling.HAMMING, 1.0),
-    "bicubic": (Image.Resampling.BICUBIC, 2.0),
-    "lanczos": (Image.Resampling.LANCZOS, 3.0),
+# The radius of each of Pillow's filters in pixels of the result; shrinking multiplies it by the scale.
+_RADII = {
+    "nearest": 0.0,
+    "nearest-exact": 0.0,
+    "box": 0.5,
+    "bilinear": 1.0,
+    "hamming": 1.0,
+    "bicubic": 2.0,
+    "lanczos": 3.0,
 }
 _MARGIN = 2  # further source pixels on each side, against rounding
 
@@ -56,7 +55,7 @@ def resize_and_crop(
     # Along one side (c: centre of the resized image that is kept; w: source pixels it depends on):
     #     resized  |..........cccccccc..........|   `size`, never computed
     #     source   |.....wwwwwwwwwwwwwwwwww.....|   the crop plus the filter's radius
-    filter_, radius = _FILTERS[interpolation]
+    filter_, radius = FILTERS[interpolation], _RADII[interpolation]
     top, canvas_row, height = _centre_crop(size[0], crop[0], convention)
     left_edge, canvas_column, width = _centre_crop(size[1], crop[1], convention)
     x0, x1, box_x0, box_x1 = _source_window(left_edge, width, size[1], image.width, radius)

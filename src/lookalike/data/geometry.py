@@ -1,11 +1,24 @@
-"""Resizing and cropping exactly as torchvision, timm and Transformers do, which round in different ways."""
+"""Resizing and cropping exactly as torchvision, timm and Transformers do, which round in different ways.
+
+Without torchvision, whose import takes as long as that of torch: a short command would spend half of its time on it.
+"""
+
+import platform
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
+# Pillow's filters by the names that torch and torchvision use.
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 FITS = ("stretch", "cover", "contain")
 _MAX_PIXELS_BETWEEN_PASSES = 1 << 24  # resizing works along one axis, then the other; see `resize_tensor`
 CONVENTIONS = ("torchvision", "transformers", "transformers-pillow", "transformers-float")
@@ -85,9 +98,8 @@ def crop_tensor(image: Tensor, size: tuple[int, int], convention: str) -> Tensor
 
 def resize_picture(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
     """Resizes a picture to (height, width) with Pillow, with smoothing when it shrinks."""
-    mode = InterpolationMode(interpolation)
-    resized: Image.Image = transforms.resize(image, list(size), interpolation=mode, antialias=True)
-    return resized
+    height, width = size
+    return image if (image.height, image.width) == size else image.resize((width, height), FILTERS[interpolation])
 
 
 def resize_tensor(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
@@ -95,14 +107,44 @@ def resize_tensor(image: Tensor, size: tuple[int, int], interpolation: str) -> T
 
     The values differ from Pillow's by at most a few of 255 levels.
     """
-    mode = InterpolationMode(interpolation)
     height, width = image.shape[-2:]
     if height * size[1] > max(_MAX_PIXELS_BETWEEN_PASSES, height * width) and size[0] < height:
         # torch resizes the width first, which takes gigabytes for a picture 1 pixel wide and 2,000,000 high. Resizing
         # the height first gives the same values up to rounding.
-        image = transforms.resize(image, [size[0], width], interpolation=mode, antialias=True)
-    resized: Tensor = transforms.resize(image, list(size), interpolation=mode, antialias=True)
-    return resized
+        image = _interpolate(image, (size[0], width), interpolation)
+    return _interpolate(image, size, interpolation)
+
+
+def _interpolate(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Resizes an image [C, H, W] of bytes or floating-point numbers with torch; rounds as torchvision does."""
+    if image.shape[-2:] == size:
+        return image
+    # Images are decoded as [H, W, C]. With the axis of the batch before H, torch sees that the channels lie together.
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    in_bytes = image.dtype == torch.uint8
+    computes_in_bytes = not in_bytes or _computes_in_bytes(interpolation, image.device)
+    smooths = not interpolation.startswith("nearest")
+    resized = torch.nn.functional.interpolate(
+        batch if computes_in_bytes else batch.float(),
+        size=size,
+        mode=interpolation,
+        align_corners=False if smooths else None,
+        antialias=smooths,
+    )[0]
+    return resized if computes_in_bytes else resized.clamp(0, 255).round().to(torch.uint8)
+
+
+def _computes_in_bytes(interpolation: str, device: torch.device) -> bool:
+    """Says whether torchvision lets torch interpolate bytes as they are; otherwise as float32, rounded afterwards."""
+    if interpolation.startswith("nearest"):
+        return True
+    if device.type != "cpu":
+        return False
+    is_fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or platform.machine() in (
+        "aarch64",
+        "arm64",
+    )
+    return interpolation != "bilinear" or is_fast
 
 
 def window_size(height: int, width: int, window: tuple[float, float]) -> tuple[int, int]:

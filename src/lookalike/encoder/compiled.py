@@ -1,25 +1,22 @@
-"""Encoders under ``torch.compile``, which follows neither hooks nor locks."""
+"""Encoders under ``torch.compile``, which follows neither hooks nor locks.
 
-import weakref
+Imported only where a network is being compiled: torch's compiler takes as long to import as torch itself.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError
+from lookalike.encoder.graphs import encoder_of, number_of
 
 _NOT_STRICT = (
     "a prototype model cannot be exported with strict=True: leave strict out, or export "
     "lookalike.export.PlainModel(model), which takes both"
 )
-# Constants of a compiled graph are plain values, so it names its encoder by number
-_ENCODERS: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
-
-
-def is_exporting() -> bool:
-    """Returns whether ``torch.export`` is tracing; False before torch 2.7, which cannot tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _refuse() -> None:
@@ -39,21 +36,14 @@ def _not_traced(function: Callable[[], None], reason: str) -> Callable[[], None]
 refuse_strict_export = _not_traced(_refuse, _NOT_STRICT)
 
 
-def make_known(encoder: nn.Module) -> None:
-    """Lets compiled graphs find an encoder; each encoder does so when it is created, copied or unpickled."""
-    _ENCODERS[id(encoder)] = encoder
-
-
 def _run(number: int, tensors: dict[str, Tensor], inputs: Any) -> Tensor:
     """Runs an encoder with the given weights and buffers, so that the graph sees them as its inputs."""
-    result: Tensor = torch.func.functional_call(_ENCODERS[number], tensors, (inputs,))
+    result: Tensor = torch.func.functional_call(encoder_of(number), tensors, (inputs,))
     return result
 
 
 def _as_one_operation() -> Callable[[int, dict[str, Tensor], Any], Tensor]:
     """Returns ``_run`` as a function that ``torch.compile`` takes for one operation and traces behind its front end."""
-    import torch._dynamo
-
     nonstrict_trace = getattr(torch._dynamo, "nonstrict_trace", None)  # torch 2.7 and later
     return _run if nonstrict_trace is None else nonstrict_trace(_run)
 
@@ -61,7 +51,7 @@ def _as_one_operation() -> Callable[[int, dict[str, Tensor], Any], Tensor]:
 def embed_compiled(encoder: nn.Module, inputs: Any) -> Tensor:
     """Returns an encoder's embeddings [N, D] in code that is being compiled; gradients reach its weights."""
     tensors = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
-    return _operation(id(encoder), tensors, inputs)
+    return _operation(number_of(encoder), tensors, inputs)
 
 
 _operation = _as_one_operation()

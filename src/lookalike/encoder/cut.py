@@ -26,7 +26,6 @@ from lookalike.encoder.calls import (
 )
 from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.class_names import name_outputs, names_of_model
-from lookalike.encoder.compiled import embed_compiled, is_exporting, make_known, refuse_strict_export
 from lookalike.encoder.features import (
     Tokens,
     check_encodes_images,
@@ -35,6 +34,7 @@ from lookalike.encoder.features import (
     output_key_of,
     tokens_of,
 )
+from lookalike.encoder.graphs import is_exporting, make_known
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
 from lookalike.encoder.outputs import (
     Kind,
@@ -180,6 +180,8 @@ class Encoder(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D]; differentiable."""
         if torch.compiler.is_dynamo_compiling():
+            from lookalike.encoder.compiled import embed_compiled, refuse_strict_export
+
             if is_exporting():
                 refuse_strict_export()
             return embed_compiled(self, inputs)

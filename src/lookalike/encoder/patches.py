@@ -20,8 +20,8 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
-from lookalike.encoder.compiled import make_known
 from lookalike.encoder.cut import Encoder, blank_inputs
+from lookalike.encoder.graphs import make_known
 from lookalike.encoder.map_layers import (
     LAST,
     Pooled,

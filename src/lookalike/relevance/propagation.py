@@ -244,9 +244,10 @@ def _backward(
         engine.session.targets_left = len(target_starts) - index
         is_last = index == len(target_starts) - 1
         inputs = [pixels, *(leaf for leaf, _ in engine.uses.unruled.ends)]
-        at_pixels, *at_ends = torch.autograd.grad(
-            out, inputs, gradient.to(out.dtype), retain_graph=not is_last, allow_unused=True
-        )
+        with torch.enable_grad():
+            # A number needs no `grad_outputs`, for which torch imports SymPy: half a second of a short command.
+            start = (out * gradient.to(out.dtype)).sum()
+        at_pixels, *at_ends = torch.autograd.grad(start, inputs, retain_graph=not is_last, allow_unused=True)
         relevance_map = torch.zeros_like(pixels) if at_pixels is None else at_pixels
         engine.uses.unruled.measure_ends(at_ends)
         arrived_relevance = relevance_map.flatten(1).sum(1)
