@@ -199,7 +199,7 @@ def test_a_damaged_calibration_is_refused(calibrated, tmp_path):
         ({"labels": tensors["labels"] + 3}, "from 0 to 2"),
         ({"scores": tensors["scores"][:-1]}, "must have 600 values"),
         ({"extra": tensors["scores"]}, "other tensors"),
-        ({"score.transform": tensors["score.transform"] * torch.nan}, "finite"),
+        ({"score.of_points": tensors["score.of_points"] * torch.nan}, "finite"),
     ):
         with pytest.raises(LookalikeError, match=message):
             Doubt.from_saved(facts, {**tensors, **changed}, 3, 6)

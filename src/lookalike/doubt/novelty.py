@@ -102,12 +102,13 @@ class Mahalanobis(Novelty):
     @override
     def fit(self, points: Tensor, centres: Tensor) -> Self:
         nearest = _distances(points, centres).argmin(1)
-        self.transform = _whitening(points - centres[nearest]).transform
+        self.transform = _whitening(points - centres[nearest]).matrix
         return self
 
     @override
     def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
-        return _squared_distances(points, centres, self.transform)
+        offset = centres.mean(0)
+        return _squared_distances((points - offset) @ self.transform, (centres - offset) @ self.transform)
 
 
 @NOVELTIES.register("direction")
@@ -131,7 +132,7 @@ class Direction(Mahalanobis):
 
 
 @NOVELTIES.register("joint")
-class Joint(Mahalanobis):
+class Joint(Novelty):
     """The score ``direction`` plus a quarter of ``mahalanobis``, so that an unusual length counts too [ours].
 
     Each is first divided by the value that 5% of familiar inputs exceed. That is estimated with each input left out of
@@ -140,32 +141,38 @@ class Joint(Mahalanobis):
 
     name = "joint"
     of_directions: Tensor
+    of_points: Tensor
+    rests: Tensor
     units: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("of_directions", torch.zeros(0, 0))
+        self.register_buffer("of_points", torch.zeros(0, 0))
+        self.register_buffer("rests", torch.ones(2))
         self.register_buffer("units", torch.ones(2))
 
     @override
     def fit(self, points: Tensor, centres: Tensor) -> Self:
-        units = []
-        for name, p, c in (
-            ("of_directions", _directions(points), _directions(centres)),
-            ("transform", points, centres),
-        ):
+        whitenings, units = [], []
+        for p, c in ((_directions(points), _directions(centres)), (points, centres)):
             whitening = _whitening(p - c[_distances(p, c).argmin(1)])
-            setattr(self, name, whitening.transform)
-            familiar = whitening.left_out(_squared_distances(p, c, whitening.transform))
+            familiar = whitening.left_out(_squared_distances(whitening.of(p), whitening.of(c)))
+            whitenings.append(whitening)
             units.append(torch.quantile(familiar.double(), _FAMILIAR))
+        self.of_directions, self.of_points = (whitening.factor for whitening in whitenings)
+        self.rests = torch.stack([whitening.rest for whitening in whitenings])
         self.units = torch.stack(units).clamp_min(_SMALLEST_UNIT).to(points)
         return self
 
     @override
     def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
-        of_directions = _squared_distances(_directions(points), _directions(centres), self.of_directions)
-        of_points = _squared_distances(points, centres, self.transform)
-        return of_directions / self.units[0] + _SHARE_OF_POINTS * of_points / self.units[1]
+        of_directions = _Whitening(self.of_directions, self.rests[0])
+        of_points = _Whitening(self.of_points, self.rests[1])
+        offset = centres.mean(0)
+        directions = _squared_distances(of_directions.of(_directions(points)), of_directions.of(_directions(centres)))
+        distances = _squared_distances(of_points.of(points - offset), of_points.of(centres - offset))
+        return directions / self.units[0] + _SHARE_OF_POINTS * distances / self.units[1]
 
 
 @NOVELTIES.register("likelihood-ratio")
@@ -189,7 +196,7 @@ class LikelihoodRatio(Mahalanobis):
     def fit(self, points: Tensor, centres: Tensor) -> Self:
         super().fit(points, centres)
         self.mean = points.mean(0)
-        self.background = _whitening(points - self.mean).transform
+        self.background = _whitening(points - self.mean).matrix
         return self
 
     @override
@@ -290,10 +297,9 @@ def _directions(points: Tensor) -> Tensor:
     return nn.functional.normalize(points, dim=1)
 
 
-def _squared_distances(points: Tensor, centres: Tensor, transform: Tensor) -> Tensor:
-    """Returns the squared distance to the nearest centre after a linear transform [N]."""
-    offset = centres.mean(0)
-    return _distances((points - offset) @ transform, (centres - offset) @ transform).amin(1).square()
+def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Returns the squared distance to the nearest centre [N]."""
+    return _distances(points, centres).amin(1).square()
 
 
 def usable_spreads(spreads: Tensor) -> Tensor:
@@ -304,15 +310,29 @@ def usable_spreads(spreads: Tensor) -> Tensor:
 
 
 class _Whitening(NamedTuple):
-    """A linear transform after which familiar inputs vary alike in all directions.
+    """A linear map after which familiar inputs vary alike in all directions: W = rest · I − factorᵀ factor.
+
+    W Wᵀ is the inverse of their shrunk covariance. Few inputs vary in few directions, r, and in all others as the
+    shrinkage says: so W is kept and applied as r rows, not as a matrix [D, D].
 
     Attributes:
-        transform: W [D, D], with W Wᵀ the inverse of the covariance.
+        factor: [r, D].
+        rest: What all other directions are multiplied by.
         share: Share of one residual's square in the covariance.
     """
 
-    transform: Tensor
-    share: float
+    factor: Tensor
+    rest: Tensor
+    share: float = 0.0
+
+    def of(self, points: Tensor) -> Tensor:
+        """Returns the images of points [N, D]."""
+        return self.rest * points - (points @ self.factor.T) @ self.factor
+
+    @property
+    def matrix(self) -> Tensor:
+        """W as a matrix [D, D]."""
+        return self.of(torch.eye(self.factor.shape[1]).to(self.factor))
 
     def left_out(self, distances: Tensor) -> Tensor:
         """Returns what the squared distances [n] of fitted inputs would be if each were left out of the covariance.
@@ -324,24 +344,24 @@ class _Whitening(NamedTuple):
 
 
 def _whitening(residuals: Tensor) -> _Whitening:
-    """Returns the transform by the residuals' shrunk covariance [D, D].
+    """Returns the map by the residuals' shrunk covariance (1 − s) S + s μ I, from their singular vectors.
 
-    The covariance is (1 − s) S + s μ I. From the singular vectors of the residuals, W is a multiple of I and a sum over
-    as many directions as there are residuals: with few of them, far less work than a decomposition of S.
+    The shrinkage s is that of Ledoit and Wolf (2004). It depends on lengths and singular values alone.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
     values = residuals.double().cpu()
     n, dim = values.shape
-    shrinkage = float(ledoit_wolf_shrinkage(values.numpy(), assume_centered=True))
     _, singular, directions = torch.linalg.svd(values, full_matrices=False)
     variances = singular.square() / n
-    if not float(variances.sum()) > 0:  # all inputs are the same point: no direction is known to vary
-        return _Whitening(torch.eye(dim).to(residuals), 0.0)
     mean_variance = float(variances.sum()) / dim
+    if not mean_variance > 0:  # all inputs are the same point: no direction is known to vary
+        return _Whitening(torch.zeros(1, dim).to(residuals), torch.ones(()).to(residuals))
+    squares = float(variances.square().sum())
+    spread = squares / dim - mean_variance**2  # of the variances around their mean
+    of_estimate = (float(values.square().sum(1).square().mean()) - squares) / (n * dim)  # what is due to chance
+    shrinkage = min(of_estimate, spread) / spread if min(of_estimate, spread) > 0 else 0.0
     shrunk = (1 - shrinkage) * variances + shrinkage * mean_variance
-    floor = float(shrunk.max()) * 1e-10
-    of_others = max(shrinkage * mean_variance, floor) ** -0.5
-    scales = shrunk.clamp_min(floor).rsqrt() - of_others
-    whitening: Tensor = of_others * torch.eye(dim, dtype=torch.float64) + (directions.T * scales) @ directions
-    return _Whitening(whitening.to(residuals), (1 - shrinkage) / n)
+    shrunk = shrunk.clamp_min(float(shrunk.max()) * 1e-10)
+    of_others = shrinkage * mean_variance if n < dim else float(shrunk.min())  # of n ≥ D there are none
+    rest = max(of_others, float(shrunk.max()) * 1e-10) ** -0.5
+    factor = (rest - shrunk.rsqrt()).clamp_min(0).sqrt()[:, None] * directions
+    return _Whitening(factor.to(residuals).contiguous(), torch.tensor(rest).to(residuals), (1 - shrinkage) / n)
