@@ -84,7 +84,7 @@ def test_divisions_are_new_disjoint_and_of_the_requested_size():
     data = load_data("digits")
     for own in (model, None):
         pool = HeldOut(own, model.encoder, read, None, None, ["a", "b", "c"], data)
-        first, second = pool.divisions(2, 0.6)
+        first, second = pool.divisions(2, 0.6, probed=True)
         n = 90 - (0 if own is not None else len(pool.of_each_class(np.arange(90), 0.35)))
         assert len(first.calibration.labels) == round(0.6 * n)
         assert len(first.calibration.labels) + len(first.test.labels) == n

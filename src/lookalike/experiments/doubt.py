@@ -61,7 +61,7 @@ def run_doubt(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         "Each division of the photographs (`stamps`) converts a frozen network anew with 35% of them.",
         *bounds,
     ]
-    return Findings(("data", "network"), _COLUMNS, rows, {}, remarks)
+    return Findings(("data", "encoder"), _COLUMNS, rows, {}, remarks)
 
 
 def _extremes_of_classes(records: list[Record]) -> dict[str, list[float]]:

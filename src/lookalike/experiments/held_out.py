@@ -89,8 +89,15 @@ class HeldOut:
     class_names: list[str]
     data: DataBundle
 
-    def divisions(self, n: int, share: float, seed_of_all: int = 0) -> Iterator[Division]:
-        """Yields random divisions with a share of calibration images, each with its own seed."""
+    def divisions(self, n: int, share: float, seed_of_all: int = 0, *, probed: bool = False) -> Iterator[Division]:
+        """Yields random divisions with a share of calibration images, each with its own seed.
+
+        Args:
+            n: Number of divisions.
+            share: Share of the images that is for calibration.
+            seed_of_all: Seed of all divisions.
+            probed: Where each division converts its own model, fit a logistic regression too, for its probabilities.
+        """
         for seed in range(n):
             order = np.random.default_rng([seed_of_all, seed, 0xD0]).permutation(len(self.images.labels))
             model, images = self.model, self.images
@@ -98,7 +105,8 @@ class HeldOut:
                 train = self.of_each_class(order, _TRAIN_SHARE)
                 order = order[~np.isin(order, train)]
                 model = self.converted(train, seed)
-                images = images._replace(logits=self.probe(train).logits(images.embeddings.numpy()))
+                if probed:
+                    images = images._replace(logits=self.probe(train).logits(images.embeddings.numpy()))
             calibration, test = np.split(order, [round(share * len(order))])
             yield Division(model, rows_of(images, calibration), rows_of(images, test))
 

@@ -59,7 +59,7 @@ def run_novelty(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         "2022, Zhang et al. 2023, Liu et al. 2020. ViM and energy need a linear head; for the photographs, whose "
         "networks know ImageNet's classes or none, it is a logistic regression on the same training images.",
     ]
-    return Findings(("data", "network", "score"), _COLUMNS, rows, {}, remarks)
+    return Findings(("data", "encoder", "score"), _COLUMNS, rows, {}, remarks)
 
 
 def _measure(bench: Workbench, subject: Subject, n: int) -> Record:

@@ -38,13 +38,13 @@ def run_probabilities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         "(`stamps`), 35% are for conversion; their networks know ImageNet's classes or none, and the black box is a "
         "logistic regression on the same embeddings."
     ]
-    return Findings(("data", "network", "probabilities"), _COLUMNS, rows, {}, remarks)
+    return Findings(("data", "encoder", "probabilities"), _COLUMNS, rows, {}, remarks)
 
 
 def _measure(bench: Workbench, subject: Subject, n: int) -> Record:
     """Returns the mean figures of each kind of probabilities over all divisions."""
     bench.say(f"measuring the probabilities of {subject.name} {n} times")
-    divisions = held_out(bench, subject).divisions(n, _SHARE, subject.seed)
+    divisions = held_out(bench, subject).divisions(n, _SHARE, subject.seed, probed=True)
     figures = [_figures(division, seed) for seed, division in enumerate(divisions)]
     return {
         kind: {name: float(np.mean([of_split[kind][name] for of_split in figures])) for name in _FIGURES}
