@@ -33,13 +33,13 @@ class Started:
         reader.close()
         self.exit_code: int | None = None
 
-    def wait_for(self, text: str) -> None:
-        """Reads up to the first line that has a text in it."""
+    def wait_for(self, text: str) -> str:
+        """Reads up to the first line that has a text in it, and returns this line."""
         lines = []
         for line in self.printed:
             lines.append(line)
             if text in line:
-                return
+                return line
         raise AssertionError(f"it ended without {text!r}: {''.join(lines)}")
 
     def send_signal(self, number: signal.Signals) -> None:

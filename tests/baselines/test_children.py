@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from lookalike._core.errors import LookalikeError
 from lookalike.baselines.children import check_devices, with_children
 from lookalike.cli import app
+from tests.processes import Started
 
 FAST = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--device", "cpu"]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -23,15 +25,19 @@ def processes_of(mark):
     """Returns the processes whose environment has a mark."""
     found = []
     for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                environment = (folder / "environ").read_bytes()
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if mark.encode() in environment and state != "Z":
-                found.append(int(folder.name))
+        if folder.name.isdecimal() and is_running(folder.name):
+            with suppress(OSError):
+                if mark.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
     return found
+
+
+def is_running(process):
+    """Returns whether a process has not ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_until(condition, seconds):
@@ -78,8 +84,7 @@ def test_processes_of_a_training_that_succeeds_end_by_themselves():
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.skipif(CORES < 2, reason="needs two devices")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_training_that_is_ended_leaves_no_process(image_folder, tmp_path, number):
+def test_a_training_that_is_told_to_end_leaves_no_process(image_folder, tmp_path):
     mark = f"LOOKALIKE_TEST_MARK={tmp_path}"
     name, _, value = mark.partition("=")
     command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *FAST]
@@ -90,10 +95,36 @@ def test_a_training_that_is_ended_leaves_no_process(image_folder, tmp_path, numb
             if b"epoch 2" in line:
                 break
         assert len(processes_of(mark)) >= 2
-        training.send_signal(number)
+        training.send_signal(signal.SIGTERM)
         training.communicate(timeout=30)
-        assert training.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130}[number]
+        assert training.returncode == 130
     finally:
         training.kill()
         training.communicate()
     wait_until(lambda: not processes_of(mark), 30)
+
+
+def train_on_the_second_device():
+    """Trains as the process that Lightning starts for the second device: as if it waited for the first."""
+    os.environ["LOCAL_RANK"] = "1"
+    print("child", os.getpid(), flush=True)  # noqa: T201
+    with_children(SimpleNamespace(), lambda: time.sleep(60))
+
+
+def train_on_two_devices():
+    def train():
+        child = os.fork()
+        if child == 0:
+            train_on_the_second_device()
+        os.waitpid(child, 0)
+
+    with_children(SimpleNamespace(strategy=None), train)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_processes_of_a_training_that_is_killed_end():
+    training = Started(train_on_two_devices)
+    child = int(training.wait_for("child").split()[1])
+    training.send_signal(signal.SIGKILL)
+    wait_until(lambda: not is_running(child), 30)
+    training.finish()
