@@ -136,20 +136,16 @@ class TupleOutput(nn.Module):
         return features, self.head(features)
 
 
-# name: (make, image size)
+# name: (make, image size); those of torchvision that have no small variant are shrunk, tools/families.py has them whole
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    **{name: (build, shape[-1]) for name, (build, shape) in SHRUNK.items()},
     "torchvision-resnet18": (_torchvision("resnet18"), 32),
     "torchvision-resnet34": (_torchvision("resnet34"), 32),
-    "torchvision-resnet50": (_torchvision("resnet50"), 32),
-    "torchvision-vgg16_bn": (_torchvision("vgg16_bn"), 32),
     "torchvision-densenet121": (_torchvision("densenet121"), 32),
     "torchvision-mobilenet_v3_small": (_torchvision("mobilenet_v3_small"), 32),
     "torchvision-efficientnet_b0": (_torchvision("efficientnet_b0"), 32),
-    "torchvision-convnext_tiny": (_torchvision("convnext_tiny"), 32),
     "torchvision-squeezenet1_1": (_torchvision("squeezenet1_1"), 64),
     "torchvision-googlenet": (_torchvision("googlenet"), 64),
-    "torchvision-vit_b_16": (_torchvision("vit_b_16", image_size=32), 32),
-    "torchvision-swin_t": (_torchvision("swin_t"), 64),
     "timm-resnet18": (_timm("resnet18"), 32),
     "timm-efficientnet_lite0": (_timm("efficientnet_lite0"), 32),
     "timm-vit_tiny": (_timm("vit_tiny_patch16_224", img_size=32), 32),
@@ -169,7 +165,6 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 # Those, and one network of each other family that is quick: what must hold on every network is tried on all.
 EVERY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{name: (build, (3, size, size)) for name, (build, size) in ARCHITECTURES.items()},
-    **SHRUNK,
     **{name: FAMILIES[name] for name in QUICK},
     **CONVOLUTIONAL,
 }

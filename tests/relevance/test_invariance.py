@@ -31,9 +31,10 @@ def saved_and_loaded(model):
 
 # The large ones, which tools/families.py tries; tests/test_hugging_face.py has those of transformers.
 SLOW = {
-    "torchvision-vgg16_bn", "torchvision-vit_b_16", "torchvision-swin_t", "torchvision-convnext_tiny", "hf-resnet",
-    "torchvision-resnet34", "torchvision-resnet50", "torchvision-swin_v2_t",
-}  # fmt: skip
+    "hf-resnet",
+    "torchvision-resnet34",
+    "torchvision-swin_v2_t",
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(EVERY) - SLOW))
