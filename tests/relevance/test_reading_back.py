@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike import convert
-from lookalike.relevance import lrp, prp
+from lookalike.relevance import lrp, operations, prp
 from lookalike.relevance.attribution import stream_lrp, stream_prp
 from lookalike.relevance.composites import COMPOSITES
 from lookalike.relevance.functions import max_pool2d
@@ -24,16 +25,16 @@ READS = frozenset(
 
 
 class Reads(TorchDispatchMode):
-    """Counts operations whose result the program waits for."""
+    """Counts operations: by default those whose result the program waits for."""
 
-    def __init__(self):
+    def __init__(self, names=READS):
         super().__init__()
-        self.counts = Counter()
+        self.names, self.counts = names, Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         is_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in READS or is_mask:
+        if name in self.names or (is_mask and self.names is READS):
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -139,6 +140,36 @@ def test_signs_follow_from_the_operations():
     ):
         assert not cannot_be_negative(unknown)
     assert not cannot_be_negative(torch.add(positive, positive, alpha=-2))
+
+
+class Padded(nn.Module):
+    """Pads what a ReLU gives by a value, with the function of torch or with that of ``nn``."""
+
+    def __init__(self, value, as_keyword):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 4, 3)
+        self.value, self.as_keyword = value, as_keyword
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = (
+            torch.constant_pad_nd(x, (0, 1, 1, 0), value=self.value)
+            if self.as_keyword
+            else F.pad(x, (0, 1, 1, 0), "constant", self.value)
+        )
+        return self.second(x).flatten(1)
+
+
+@pytest.mark.parametrize("as_keyword", [False, True])
+@pytest.mark.parametrize(("value", "is_known"), [(0.0, True), (0.5, True), (-1.0, False)])
+def test_padding_keeps_a_known_sign_unless_its_value_is_negative(monkeypatch, value, is_known, as_keyword):
+    torch.manual_seed(0)
+    network, x = Padded(value, as_keyword), torch.randn(2, 2, 7, 7)
+    with Reads(frozenset(["where"])) as calls:
+        maps = lrp(network, x).maps
+    assert (calls.counts["where"] == 0) == is_known  # the rule looks at the inputs' signs only if it must
+    monkeypatch.setattr(operations, "cannot_be_negative", lambda _: False)
+    torch.testing.assert_close(maps, lrp(network, x).maps)
 
 
 @pytest.mark.parametrize("composite", sorted(set(COMPOSITES)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike._core.startup import import_torch
 from lookalike.cli.console import (
     guarded,
     out,
@@ -224,6 +225,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert a trained classifier into one that explains itself by prototypes."""
+    import_torch()
     from lookalike._core import checks
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.profiling import profiled

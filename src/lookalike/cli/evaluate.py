@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lookalike._core.startup import import_torch
 from lookalike.cli.console import err, guarded, out, print_json, print_table
 from lookalike.cli.options import (
     BatchSize,
@@ -121,10 +122,12 @@ def evaluate(
 ) -> None:
     """Measure how faithful, transparent, robust and diverse a saved model is."""
     from lookalike._core.files import check_writable
-    from lookalike.metrics import evaluate as measure
 
     if output is not None:
         check_writable(output, overwrite)
+    import_torch()
+    from lookalike.metrics import evaluate as measure
+
     converted, bundle, box = _open(
         model,
         data,
@@ -217,12 +220,14 @@ def report(
     """Write one HTML file about a saved model: verdict, prototypes, test images, figures. It works offline."""
     from lookalike._core.errors import LookalikeError
     from lookalike._core.files import check_writable
-    from lookalike.metrics import Scorecard
-    from lookalike.report import write_report
 
     check_writable(output, overwrite)
     if scorecard is not None and (only is not None or resume is not None):
         raise LookalikeError("with --scorecard nothing is measured, so --only and --resume mean nothing")
+    import_torch()
+    from lookalike.metrics import Scorecard
+    from lookalike.report import write_report
+
     card = None if scorecard is None else Scorecard.read(scorecard)
     converted, bundle, box = _open(
         model,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike._core.names import file_name, json_text, name_key
+from lookalike._core.startup import import_torch
 from lookalike.cli.console import guarded, out, print_json, print_line, print_notes, say
 from lookalike.cli.options import (
     BatchSize,
@@ -70,6 +71,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Show which prototypes images look like: one picture per image, and one JSON file for all."""
+    import_torch()
     from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import fresh_folder
     from lookalike._core.profiling import profiled

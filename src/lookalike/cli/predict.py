@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike._core.names import json_text, visible
+from lookalike._core.startup import import_torch
 from lookalike.cli.console import err, guarded, percent, print_csv, print_json, print_line, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
@@ -39,6 +40,7 @@ def predict(
     csv: Csv = False,
 ) -> None:
     """Predict the class of images, with the prototype that each image looks most like."""
+    import_torch()
     from lookalike._core.errors import LookalikeError
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images

@@ -30,6 +30,7 @@ from lookalike.relevance.dependence import map_tensors, tensors_in
 from lookalike.relevance.functions import max_pool2d, with_factor
 from lookalike.relevance.names import PASSED, POOL, raw_name
 from lookalike.relevance.operations import Linear, stabilised
+from lookalike.relevance.signs import cannot_be_negative, note_not_negative
 
 if TYPE_CHECKING:
     from lookalike.relevance.engine import Engine
@@ -45,9 +46,19 @@ def _convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any)
     if call.weight.ndim == call.x.ndim + 1:  # an image without a batch axis
         return engine.apply_gradient(func, name, args, kwargs)
     if call.padding == "same":
-        padded = engine.apply_gradient(F.pad, "pad", (call.x, call.same_padding()), {})
+        padded = _pad(engine, F.pad, "pad", (call.x, call.same_padding()), {})
         call = call._replace(x=padded, padding=0)
     return engine.apply_linear("convolution", call.operation(), call.x, call.weight, call.bias)
+
+
+def _pad(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Padding has its gradient; by values that are not negative, it also keeps the sign of what it pads."""
+    out = engine.apply_gradient(func, name, args, kwargs)
+    x = args[0] if args else kwargs["input"]
+    fill_values = [value for value in (*args[2:], *kwargs.values()) if isinstance(value, int | float)]
+    if isinstance(out, Tensor) and all(value >= 0 for value in fill_values) and cannot_be_negative(x):
+        note_not_negative(out)
+    return out
 
 
 def _linear(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -421,6 +432,7 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "instance_norm"), _norm),
     **dict.fromkeys(PASSED, _activation),
     POOL: _max_pool,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
     **dict.fromkeys(("mul", "div", "matmul", "einsum", "tensordot"), _product),
     **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "kron", "linalg_vecdot", "linalg_matmul"), _product),

@@ -98,7 +98,8 @@ class ZPlus(Rule):
         g = op.adjoint(share, call.weights("positive"), x)
         if call.non_negative:
             return g
-        return torch.where(x >= 0, g, op.adjoint(share, call.weights("negative"), x))
+        is_positive = call.shared("is positive", lambda: x >= 0)
+        return torch.where(is_positive, g, op.adjoint(share, call.weights("negative"), x))
 
     def _ratio(self, call: Call) -> Tensor:
         """Returns y / denominator."""

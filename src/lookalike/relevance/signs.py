@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+_NOTE = "lookalike: cannot be negative"  # in a node's metadata
 _MAX_DEPTH = 16  # operations back from a tensor; a longer way counts as unknown
 
 _NEVER_NEGATIVE = frozenset(["Relu", "Sigmoid", "Softmax", "Exp", "Abs"])
@@ -31,6 +32,13 @@ def cannot_be_negative(tensor: Tensor) -> bool:
     return _node_cannot_be_negative(tensor.grad_fn, _MAX_DEPTH)
 
 
+def note_not_negative(tensor: Tensor) -> None:
+    """Notes that an operation's result is at least 0, where the graph does not tell: a padding's value is not in it."""
+    node: Any = tensor.grad_fn
+    if node is not None:
+        node.metadata[_NOTE] = True
+
+
 def _node_cannot_be_negative(node: Any, depth: int) -> bool:
     if node is None or depth == 0:
         return False
@@ -38,7 +46,7 @@ def _node_cannot_be_negative(node: Any, depth: int) -> bool:
     if known is not None:
         return bool(known)
     operation = _operation(node.name())
-    if operation in _NEVER_NEGATIVE:
+    if operation in _NEVER_NEGATIVE or _NOTE in node.metadata:
         return True
     if operation not in _KEEPS_SIGN or (operation == "Add" and not node._saved_alpha >= 0):
         return False
