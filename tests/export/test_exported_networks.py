@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lookalike import convert, explain
@@ -21,9 +21,13 @@ def depthwise():
     return nn.Sequential(*block, nn.BatchNorm2d(8), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
+def transformer():
+    return VisionTransformer(img_size=24, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=4)
+
+
 NETWORKS = {
     "depthwise": (depthwise, 24),
-    "test_vit": (lambda: timm.create_model("test_vit", num_classes=4, img_size=64), 64),
+    "transformer": (transformer, 24),
 }
 
 
