@@ -137,12 +137,16 @@ def test_a_saved_calibration_gives_the_same_answers(calibrated, tmp_path):
     assert "farther from its nearest prototype" not in card
 
 
-def test_a_model_of_half_precision_keeps_its_held_out_values(calibrated):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_in_another_precision_says_nearly_the_same(calibrated, dtype):
     import copy
 
-    moved = copy.deepcopy(calibrated).to(torch.float64)
+    moved, x = copy.deepcopy(calibrated).to(dtype), TEST[0][:300]
     assert moved.doubt.scores.dtype == torch.float64
-    assert moved.predict_set(TEST[0][:10]).members.shape == (10, 3)
+    assert moved.doubt.score.units.dtype == torch.promote_types(dtype, torch.float32)
+    assert float((moved.novelty(x.to(dtype)) - calibrated.novelty(x)).abs().max()) < 0.03
+    assert (moved.predict_set(x.to(dtype)).members == calibrated.predict_set(x).members).mean() > 0.98
+    assert moved.calibrate(images(200, 3)).is_calibrated
 
 
 @pytest.mark.parametrize("novelty", list(NOVELTIES))

@@ -125,8 +125,15 @@ class Doubt(nn.Module):
 
     @override
     def _apply(self, fn: Any, recurse: bool = True) -> "Doubt":
-        """Moves the novelty score only: the held-out values are double precision on the CPU, whatever the model is."""
+        """Moves the novelty score only: the held-out values are double precision on the CPU, whatever the model is.
+
+        Half of its precision would not be enough for a score: it is a small difference of large distances.
+        """
+        buffers = dict(self.score.named_buffers())
         self.score._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, moved in self.score.named_buffers():
+            if moved.dtype.itemsize < torch.float32.itemsize:
+                setattr(self.score, name, buffers[name].to(moved.device))
         return self
 
     @classmethod

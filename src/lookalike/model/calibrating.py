@@ -14,13 +14,13 @@ from lookalike._core.untouched import keeps_random_states, keeps_torch_settings
 from lookalike.data import Batches
 from lookalike.doubt import Doubt, DoubtFacts, calibration_figures, fit_factor
 from lookalike.doubt.calibration import CalibrationFigures, softmax
-from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty, usable_spreads
+from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty
 from lookalike.doubt.sets import check_coverage, set_scores
 from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.finite import check_finite_rows
-from lookalike.model.doubting import confidences_of, margins_of, novelty_of, rescaled_log_probabilities
+from lookalike.model.doubting import ScoredSpace, confidences_of, margins_of, novelty_of, rescaled_log_probabilities
 from lookalike.model.original import OriginalClassifier
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
     factor = fit_factor(log_probabilities, read.labels[fitted])
     unit = _unit(log_probabilities(1.0)) * model.classifier.temperature
     result = _copied(model, model.classifier.rescaled(factor))
-    project = model.similarity.project
-    score = fit_novelty(promises.novelty, project(read.embeddings[fitted]), project(model.prototypes.vectors))
+    familiar = ScoredSpace.of(model, read.embeddings[fitted])
+    score = fit_novelty(promises.novelty, familiar.points, familiar.centres)
     labels = read.labels[held_out]
     predictions, confidences = confidences_of(result, read.embeddings[held_out])
     predicted = predictions.cpu().numpy()
@@ -120,7 +120,7 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
     doubt = Doubt(facts, score)
     novelties = novelty_of(result, doubt, read.embeddings)
     margins = margins_of(result, read.embeddings)
-    fitted_novelty = np.sort(_held_out_novelty(model, promises.novelty, read.embeddings[fitted]))
+    fitted_novelty = np.sort(_held_out_novelty(promises.novelty, *familiar))
     scores = set_scores(margins[held_out], novelties[held_out], fitted_novelty)[np.arange(len(labels)), labels]
     _, fitted_confidences = confidences_of(result, read.embeddings[fitted])
     device = model.device
@@ -140,14 +140,11 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
 
 
 @torch.no_grad()
-def _held_out_novelty(model: "PrototypeModel", name: str, embeddings: Tensor) -> np.ndarray:
+def _held_out_novelty(name: str, points: Tensor, centres: Tensor, spreads: Tensor) -> np.ndarray:
     """Returns the novelty [m] of the images of the fit, each by a score that was fitted to the others (five folds).
 
     A score knows the images that it was fitted to: with few of them, any new image is far more unfamiliar.
     """
-    project = model.similarity.project
-    points, centres = project(embeddings), project(model.prototypes.vectors)
-    spreads = usable_spreads(model.prototypes.quantiles[:, 50])
     folds = torch.arange(len(points), device=points.device) % _FOLDS
     novelties = torch.zeros(len(points), dtype=torch.float64)
     for fold in range(_FOLDS):

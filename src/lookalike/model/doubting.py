@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -188,13 +188,32 @@ def usual_abstention(doubt: Doubt) -> Abstention | None:
         return None
 
 
+class ScoredSpace(NamedTuple):
+    """Where a novelty score works: in the space in which the similarity clusters, in single precision at least.
+
+    Attributes:
+        points: Embeddings [N, D].
+        centres: The prototypes [P, D].
+        spreads: Median distance of each prototype's own training samples [P].
+    """
+
+    points: Tensor
+    centres: Tensor
+    spreads: Tensor
+
+    @classmethod
+    def of(cls, model: "PrototypeModel", embeddings: Tensor) -> "ScoredSpace":
+        """Projects embeddings [N, D] and a model's prototypes."""
+        points, centres = (model.similarity.project(z) for z in (embeddings, model.prototypes.vectors))
+        dtype = torch.promote_types(points.dtype, torch.float32)
+        spreads = usable_spreads(model.prototypes.quantiles[:, 50])
+        return cls(points.to(dtype), centres.to(dtype), spreads.to(dtype))
+
+
 @torch.no_grad()
 def novelty_of(model: "PrototypeModel", doubt: Doubt, embeddings: Tensor) -> np.ndarray:
     """Returns the novelty scores [N] of embeddings [N, D]; higher is more unfamiliar."""
-    project, prototypes = model.similarity.project, model.prototypes
-    spreads = usable_spreads(prototypes.quantiles[:, 50])
-    scores = doubt.score(project(embeddings), project(prototypes.vectors), spreads)
-    values: np.ndarray = scores.double().cpu().numpy()
+    values: np.ndarray = doubt.score(*ScoredSpace.of(model, embeddings)).double().cpu().numpy()
     return values
 
 
