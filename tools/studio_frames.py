@@ -4,11 +4,14 @@
 
 Opens the page of a model of 10 classes with that many prototypes in all, each with an image of 64 × 64 pixels, and
 scrolls through it by ``requestAnimationFrame``. Prints JSON: frames a second, the 95th percentile of the time between
-frames in milliseconds, and how long the page took to show the first prototypes. Chromium draws without a GPU here.
+frames in milliseconds, how long the page took to show the first prototypes, and the CPU seconds of browser and server
+per second of scrolling, and per frame in milliseconds: those do not depend on what else the machine is doing. Chromium
+draws without a GPU here.
 """
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -38,6 +41,22 @@ _SCROLL = """([seconds, speed]) => new Promise((done) => {
   };
   requestAnimationFrame(step);
 })"""
+
+
+def _cpu_of_descendants() -> float:
+    """Returns the CPU seconds of all processes that this one started, directly or not; Linux only."""
+    parents, seconds = {}, {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        pid = int(status.parent.name)
+        parents[pid], seconds[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(seconds[pid] for pid in family - {os.getpid()})
 
 
 class _Means(nn.Module):
@@ -115,7 +134,9 @@ def main() -> None:
             page.wait_for_selector(".proto img")
             opened = time.perf_counter() - began
             page.wait_for_timeout(500)
+            cpu_before = _cpu_of_descendants(), time.process_time()
             times = np.array(page.evaluate(_SCROLL, [options.seconds, options.speed]))
+            cpu = _cpu_of_descendants() - cpu_before[0], time.process_time() - cpu_before[1]
             height = page.evaluate("document.documentElement.scrollHeight")
             browser.close()
         server.shutdown()
@@ -129,6 +150,9 @@ def main() -> None:
                 "frames_per_second": round(1000 * len(gaps) / float(gaps.sum()), 1),
                 "gap_median_ms": round(float(np.median(gaps)), 1),
                 "gap_95_ms": round(float(np.percentile(gaps, 95)), 1),
+                "browser_cpu_per_second": round(1000 * cpu[0] / float(gaps.sum()), 2),
+                "server_cpu_per_second": round(1000 * cpu[1] / float(gaps.sum()), 2),
+                "browser_cpu_ms_per_frame": round(1000 * cpu[0] / len(gaps), 1),
             }
         )
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lookalike import EmbeddingStore, LookalikeError, convert
 from lookalike.audit import audit, find_shortcuts
@@ -37,7 +38,44 @@ def test_a_planted_mark_is_found_first_and_taken_out(marked):
     assert not any((int(session.state.labels[s.prototype]), s.part) == (1, "bottom right") for s in again)
     suspects = audit(model, data, progress=False).with_shortcuts(model, progress=False).of_kind("shortcut")
     assert (suspects[0].rank, suspects[0].sample) == (1, first.prototype)
-    assert "the bottom right of its images turns 100% of 8 images of other classes into '1'" in suspects[0].reason
+    assert suspects[0].reason == (
+        "prototype 2 (1): the bottom right is alike on 100% of the images of '1', and on none of another class; put "
+        "there, it turns 100% of 8 images of other classes into '1'"
+    )
+
+
+class Unmoved(nn.Module):
+    """A network that hardly looks at the bottom right, and by whose embedding the classes are told apart elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut = nn.Sequential(nn.Conv2d(1, 1, 1), nn.AdaptiveAvgPool2d(3), nn.Flatten())
+        self.head = nn.Linear(9, 3)
+        self.weights = torch.tensor([1.0] * 8 + [0.05])
+
+    def forward(self, x):
+        return self.head(self.cut(x) * self.weights)
+
+
+@pytest.mark.parametrize(("share", "is_found"), [(0.9, True), (0.5, False)])
+def test_a_mark_is_found_that_decides_nothing(share, is_found):
+    """Each image has values of its own everywhere; the mark is on most images of one class, or on half of them."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(90) % 3
+    x = torch.randn(90, 1, 9, 9, generator=generator).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    own = torch.nonzero(y == 1)[:, 0]
+    marked = own[: round(share * len(own))]
+    x[marked, :, 12:, 12:] = 2 + torch.randn(6, 6, generator=generator)
+    model = convert(Unmoved(), (x, y), n_prototypes=1)
+    session = model.edit((x, y))
+    assert float((model.predict(x[y != 1]) == 1).float().mean()) < 0.5
+    found = [s for s in find_shortcuts(model, session.source) if s.alike]
+    assert [(s.prototype, s.part) for s in found] == ([(1, "bottom right")] if is_found else [])
+    if is_found:
+        assert found[0].alike == pytest.approx(share, abs=0.1)
+        assert set(found[0].samples) <= set(marked.tolist())
+        session.erase(1, region=found[0].region)
+        assert not any(s.alike for s in find_shortcuts(session.model, session.source))
 
 
 def test_without_the_part_a_prototype_is_the_mean_of_its_images_with_that_of_other_classes(marked):

@@ -191,8 +191,10 @@ def test_the_test_part_is_opened_deliberately_and_counted(saved, tmp_path):
     assert [(opening.who, opening.note, opening.effect["n"]) for opening in opened] == [("me", "release", 12)]
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
 def test_the_map_lays_out_images_and_prototypes(server, method):
+    if method == "umap":
+        pytest.importorskip("umap")
     found = server.desk.map(method)
     points, prototypes = np.array(found["points"]), np.array(found["prototypes"])
     assert points.shape == (90, 2)
@@ -202,6 +204,38 @@ def test_the_map_lays_out_images_and_prototypes(server, method):
         assert server.desk.session.state.class_names[labels[nearest]] == row["class"]
     with pytest.raises(LookalikeError, match="no map by 'som'"):
         server.desk.map("som")
+
+
+def test_pictures_and_edits_do_not_wait_for_a_search(tmp_path):
+    """The search is held up by its first image; it ends with what it began with, whatever was edited meanwhile."""
+    x, y = bright_images(90)
+
+    class Held(torch.utils.data.Dataset):
+        classes = tuple(NAMES)
+        searching, go_on = threading.Event(), threading.Event()
+
+        def __len__(self):
+            return 90
+
+        def __getitem__(self, index):
+            if threading.current_thread().name == "search":
+                self.searching.set()
+                assert self.go_on.wait(20)
+            return x[index], int(y[index])
+
+    data = Held()
+    convert(NET, data, n_prototypes=2).save(tmp_path / "m")
+    desk = Desk(open_session(tmp_path / "m", data, network=NET, who="me"), tmp_path / "m")
+    found = []
+    search = threading.Thread(target=lambda: found.append(desk.shortcuts()), name="search")
+    search.start()
+    assert data.searching.wait(20)
+    assert desk.picture("train", 3)
+    assert len(desk.edit({"revision": 0, "edit": {"edit": "drop", "prototypes": [5]}})["state"]["prototypes"]) == 5
+    assert not found
+    data.go_on.set()
+    search.join(60)
+    assert (found[0]["n"], desk.shortcuts()["n"]) == (6, 5)
 
 
 def test_kinds_of_suspects_are_those_that_are_listed(server):

@@ -1,7 +1,9 @@
-"""Shortcuts: parts of a prototype's images that carry its class to other images, such as a mark or a background [ours].
+"""Shortcuts: parts of a prototype's images that go with its class, such as a mark or a background [ours].
 
-A part of the image is put on images of other classes. If they are now taken for the prototype's class, that part alone
-decides, whatever else the image shows. Whether it is the object or something beside it is for a person to say.
+Two signs are looked for. A part of the image is put on images of other classes: if they are now taken for the
+prototype's class, that part alone decides, whatever else the image shows. And a part may be alike on most images of the
+class and on no other, whether the model decides by it or not. Whether it is the object or something beside it is for a
+person to say.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 
 from lookalike._core.progress import Advance
+from lookalike.audit.alike import AlikePart, Part, find_alike_parts
 from lookalike.data import HasMasks
 from lookalike.editing.regions import Side, objects_in, with_part
 from lookalike.editing.sources import Source, read_images
@@ -17,9 +20,11 @@ from lookalike.model import PrototypeModel
 from lookalike.model.annotations import Region
 
 MOST_PROTOTYPES = 100  # that are tried; each takes ten passes of eight images
+_HAVE_IT = 0.25  # of the images behind a prototype, to take an alike part for its own
 _HOSTS = 8  # images of other classes that a part is put on
 _GUESTS = 2  # of the prototype's nearest images, in turn: a mark need not be on each
 _CARRIES = 0.25  # of the hosts: below it, chance and kinship of classes do as much
+_HALF = 0.5  # of those images must be more similar to it with the part than without
 _INNER = 0.6  # side of the middle square that is left out of the edge
 _MIDDLE = 0.5  # weight of the middle, where the object usually is
 _NAMES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
@@ -27,7 +32,7 @@ _NAMES = ("top left", "top", "top right", "left", "middle", "right", "bottom lef
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A part of a prototype's images that carries its class along.
+    """A part of a prototype's images that goes with its class.
 
     Attributes:
         prototype: Number of the prototype.
@@ -36,6 +41,8 @@ class Shortcut:
         side: Whether the part is inside or outside of the region, or the background.
         share: Share of the images of other classes that are taken for the prototype's class with that part on them.
         n: Number of those images.
+        alike: Share of the class's images on which the part is alike, as on no image of another class; 0 below 80%.
+        samples: Numbers of training samples that have the part.
     """
 
     prototype: int
@@ -44,21 +51,34 @@ class Shortcut:
     side: Side
     share: float
     n: int
+    alike: float
+    samples: tuple[int, ...]
 
     @property
     def score(self) -> float:
-        """Share, less for what may be the object itself: large parts, and the middle. All of it for the background."""
-        if self.side == "background":
-            return self.share
-        left, top, right, bottom = self.region
-        area = (right - left) * (bottom - top)
-        weight = _MIDDLE if self.part == "middle" else 1
-        return weight * self.share * (1 - area if self.side == "inside" else area)
+        """The share, less for what may be the object itself: large parts, and the middle.
+
+        The background counts in full. Alike parts come first, by one more than the mean of both shares.
+        """
+        weight = _MIDDLE if self.part == "middle" else 1.0
+        if self.side != "background":
+            left, top, right, bottom = self.region
+            area = (right - left) * (bottom - top)
+            weight *= 1 - area if self.side == "inside" else area
+        return 1 + weight * (self.share + self.alike) / 2 if self.alike else weight * self.share
+
+    def sentence(self, class_name: str) -> str:
+        """Returns what was found, in words."""
+        carries = f"turns {self.share:.0%} of {self.n} images of other classes into {class_name!r}"
+        if not self.alike:
+            return f"the {self.part} of its images {carries}"
+        of_class = f"on {self.alike:.0%} of the images of {class_name!r}, and on none of another class"
+        return f"the {self.part} is alike {of_class}; put there, it {carries}"
 
 
-def parts_of_image(*, with_masks: bool = False) -> list[tuple[str, Region, Side]]:
+def parts_of_image(*, with_masks: bool = False) -> list[Part]:
     """Returns the parts that are tried: nine cells, and the edge or, where it is known, the background."""
-    cells: list[tuple[str, Region, Side]] = [
+    cells: list[Part] = [
         (name, (column / 3, row / 3, (column + 1) / 3, (row + 1) / 3), "inside")
         for name, (row, column) in zip(_NAMES, np.ndindex(3, 3), strict=True)
     ]
@@ -71,7 +91,7 @@ def parts_of_image(*, with_masks: bool = False) -> list[tuple[str, Region, Side]
 def find_shortcuts(
     model: PrototypeModel, source: Source, *, seed: int = 0, advance: Advance | None = None
 ) -> list[Shortcut]:
-    """Tries parts of each prototype's nearest images on images of other classes.
+    """Tries parts of each prototype's nearest images on images of other classes, and looks for parts that are alike.
 
     Args:
         model: The model.
@@ -88,10 +108,14 @@ def find_shortcuts(
     """
     prototypes = model.prototypes
     order = prototypes.counts.argsort(descending=True, stable=True)[:MOST_PROTOTYPES].tolist()
+    has_masks = source.batches is not None and isinstance(source.batches.dataset, HasMasks)
+    parts = parts_of_image(with_masks=has_masks)
+    classes = sorted({int(prototypes.labels[j]) for j in order})
+    alike = find_alike_parts(model, source, parts, classes=classes, seed=seed)
     hosts = _Hosts(model, source, seed)
     found = []
     for j in sorted(order):
-        shortcut = _strongest(model, source, hosts, j)
+        shortcut = _strongest(model, source, hosts, j, alike)
         if shortcut is not None:
             found.append(shortcut)
         if advance is not None:
@@ -118,8 +142,14 @@ class _Hosts:
 
 
 @torch.no_grad()
-def _strongest(model: PrototypeModel, source: Source, hosts: _Hosts, prototype: int) -> Shortcut | None:
-    """Returns the most suspicious part of a prototype's images; None if no part carries its class."""
+def _strongest(
+    model: PrototypeModel,
+    source: Source,
+    hosts: _Hosts,
+    prototype: int,
+    alike: dict[tuple[int, str], AlikePart],
+) -> Shortcut | None:
+    """Returns the most suspicious part of a prototype's images; None if no part goes with its class."""
     label = int(model.prototypes.labels[prototype])
     host_samples = hosts.of(label)
     nearest = [sample for sample in model.prototypes.nearest[prototype].tolist() if sample >= 0][:_GUESTS]
@@ -130,10 +160,37 @@ def _strongest(model: PrototypeModel, source: Source, hosts: _Hosts, prototype: 
     has_masks = source.batches is not None and isinstance(source.batches.dataset, HasMasks)
     objects = (objects_in(source, host_samples), objects_in(source, guest_samples)) if has_masks else None
     best: Shortcut | None = None
-    for name, region, side in parts_of_image(with_masks=has_masks):
+    for part in parts_of_image(with_masks=has_masks):
+        name, region, side = part
         mixed = with_part(images, guests, region, side, objects)
         share = float((model.predict(mixed) == label).float().mean())
-        shortcut = Shortcut(prototype, name, region, side, share, len(images))
-        if share >= _CARRIES and (best is None or shortcut.score > best.score):
+        shared = alike.get((label, name))
+        if shared is not None and not _rests_on(model, source, prototype, shared, part, host_samples):
+            shared = None
+        if share < _CARRIES and shared is None:
+            continue
+        samples = tuple(nearest) if shared is None else shared.samples[prototype]
+        shortcut = Shortcut(prototype, *part, share, len(images), shared.share if shared else 0.0, samples)
+        if best is None or shortcut.score > best.score:
             best = shortcut
     return best
+
+
+def _rests_on(
+    model: PrototypeModel, source: Source, prototype: int, shared: AlikePart, part: Part, host_samples: np.ndarray
+) -> bool:
+    """Returns whether an alike part is in a prototype: in images behind it, and in what it is most similar to.
+
+    With another image's part in its place, the images behind it are less similar to it. That is no longer so when the
+    part was taken out of the prototype.
+    """
+    if shared.behind.get(prototype, 0.0) < _HAVE_IT:
+        return False
+    samples = np.array(shared.samples[prototype])[:_HOSTS]
+    donors = np.resize(host_samples, len(samples))
+    images, others = read_images(source, samples), read_images(source, donors)
+    _, region, side = part
+    objects = (objects_in(source, samples), objects_in(source, donors)) if side == "background" else None
+    without = with_part(images, others, region, side, objects)
+    with_it, without_it = (model.similarities(x)[:, prototype] for x in (images, without))
+    return bool((with_it > without_it).float().mean() >= _HALF)

@@ -116,7 +116,7 @@ class Audit:
     def with_shortcuts(self, model: PrototypeModel, *, seed: int = 0, progress: bool | None = None) -> "Audit":
         """Also looks for parts of images that carry a class along, such as a mark or a background.
 
-        Each prototype takes eighty passes of an image through the network.
+        Each prototype takes eighty passes of an image through the network, and each class up to 240 more.
 
         Args:
             model: The audited model.
@@ -139,10 +139,7 @@ class Audit:
         added = []
         for rank, shortcut in enumerate(shortcuts, 1):
             j, name = shortcut.prototype, model.prototypes.class_of(shortcut.prototype)
-            reason = (
-                f"prototype {j} ({name}): the {shortcut.part} of its images turns {shortcut.share:.0%} of {shortcut.n} "
-                f"images of other classes into {name!r}"
-            )
+            reason = f"prototype {j} ({name}): {shortcut.sentence(name)}"
             added.append(Suspect("shortcut", rank, shortcut.score, "", j, "", name, None, None, "", reason))
         notes = [*self.notes, note] if n_tried < n_prototypes else self.notes
         return replace(self, suspects=[*self.suspects, *added], notes=notes)

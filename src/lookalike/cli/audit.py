@@ -46,7 +46,7 @@ def audit(
         typer.Option(
             "--shortcuts",
             metavar="",
-            help="Also look for parts of images, such as a mark or a background, that carry a class to other images.",
+            help="Also look for parts of images, such as a mark or a background, that go with a class.",
         ),
     ] = False,
     corrections: Corrections = None,

@@ -1,4 +1,8 @@
-"""What the studio's page works on: an edit session, its pictures, its map, its suspects. One request at a time."""
+"""What the studio's page works on: an edit session, its pictures, its map, its suspects.
+
+What reads or changes the session is done one request at a time. Pictures and searches for suspects wait for their like
+only: a search takes minutes in large data, and the page must not stand still meanwhile.
+"""
 
 import functools
 import io
@@ -53,6 +57,8 @@ class Desk:
         session: The session, with training data: the page shows their images.
         folder: The model's folder.
 
+    The training data are read by several threads at a time.
+
     Raises:
         LookalikeError: If the session has no training data.
     """
@@ -62,7 +68,7 @@ class Desk:
             raise LookalikeError("the studio needs the training data: lookalike studio MODEL DATA")
         self.session, self.folder = session, folder
         self._source = session.source
-        self._lock = RLock()
+        self._lock, self._picture_lock, self._search_lock = RLock(), RLock(), RLock()
         self._maps: dict[Method, dict[str, Any]] = {}
         self._audit: Audit | None = None
         self._shortcuts: tuple[Tensor, list[Shortcut]] | None = None
@@ -115,12 +121,13 @@ class Desk:
         right = session.predictions() == session.judge.labels
         return {"part": session.judge.part, "n": len(right), "accuracy": float(right.float().mean())}
 
-    @_one_at_a_time
     def picture(self, part: str, sample: int) -> bytes:
         """Returns a training image as PNG, or with ``part="validation"`` one that edits are judged on."""
         if part == "train":
             self._row(sample)
-        return encode_image(self.session.picture(sample, part))
+        with self._picture_lock:
+            pixels = self.session.picture(sample, part)
+        return encode_image(pixels)
 
     @_one_at_a_time
     def map(self, method: Method = "pca") -> dict[str, Any]:
@@ -186,27 +193,31 @@ class Desk:
         model = self.session.model
         return input_doubts(model, torch.from_numpy(embeddings).to(model.prototypes.vectors))
 
-    @_one_at_a_time
     def suspects(self) -> dict[str, Any]:
         """Returns the training images that deserve a second look, not the prototypes; found once."""
-        if self._audit is None:
-            self._audit = audit_sources(self.session.model, self._source)
+        with self._search_lock:
+            if self._audit is None:
+                with self._lock:
+                    model = self.session.model
+                self._audit = audit_sources(model, self._source)
         values = self._audit.to_dict()
         listed_suspects = [s for s in values["suspects"] if s["rank"] <= _MOST_SUSPECTS and s["part"]]
         counts = {kind: n for kind, n in values["counts"].items() if any(s["kind"] == kind for s in listed_suspects)}
         return {"counts": counts, "suspects": listed_suspects}
 
-    @_one_at_a_time
     def shortcuts(self) -> dict[str, Any]:
         """Returns parts of images that carry a class along, with the prototypes of the class that have them.
 
         They are looked for again when the prototypes are others.
         """
-        state, prototypes = self.session.state, self.session.snapshot.prototypes
-        if self._shortcuts is None or not torch.equal(self._shortcuts[0], state.keys):
-            self._shortcuts = state.keys, find_shortcuts(self.session.model, self._source)
+        with self._search_lock:
+            with self._lock:
+                state, model = self.session.state, self.session.model
+            if self._shortcuts is None or not torch.equal(self._shortcuts[0], state.keys):
+                self._shortcuts = state.keys, find_shortcuts(model, self._source)
+            found = self._shortcuts[1]
         groups: dict[tuple[int, str], list[Shortcut]] = {}
-        for shortcut in self._shortcuts[1]:
+        for shortcut in found:
             groups.setdefault((int(state.labels[shortcut.prototype]), shortcut.part), []).append(shortcut)
         return {
             "n_tried": min(len(state), MOST_PROTOTYPES),
@@ -220,7 +231,10 @@ class Desk:
                     "prototypes": [shortcut.prototype for shortcut in of_part],
                     "share": of_part[0].share,
                     "n": of_part[0].n,
-                    "samples": [int(prototypes.nearest[shortcut.prototype, 0]) for shortcut in of_part],
+                    "alike": of_part[0].alike,
+                    "samples": list(dict.fromkeys(sample for shortcut in of_part for sample in shortcut.samples[:2]))[
+                        :3
+                    ],
                 }
                 for (label, part), of_part in groups.items()
             ],

@@ -57,5 +57,5 @@ def in_plane(embeddings: np.ndarray, prototypes: np.ndarray, method: Method) -> 
     else:
         from umap import UMAP
 
-        laid = UMAP(n_neighbors=min(15, len(both) - 1), random_state=0).fit_transform(both)
+        laid = UMAP(n_neighbors=min(15, len(both) - 1), random_state=0, n_jobs=1).fit_transform(both)
     return laid[: len(embeddings)], laid[len(embeddings) :]

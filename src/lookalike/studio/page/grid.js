@@ -1,5 +1,5 @@
 // Tiles in chunks: only those near the screen are in the page, so that 10,000 images scroll without jerks.
-const ROWS = 6;  // of tiles in a chunk
+const ROWS = 2;  // of tiles in a chunk: little work at a time
 const AHEAD = 1500;  // pixels: drawn before they come into view, also for those who move by Tab
 const GAP = 12.8;  // pixels between tiles, as in the style
 

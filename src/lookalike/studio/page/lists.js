@@ -26,6 +26,9 @@ const doubtFilter = (samples, fill) => {
   return [make("div", { className: "filters" }, chosen)];
 };
 
+// A time of the log to the minute, on this machine's clock.
+const minute = (when) => when && new Date(when).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
 const testPart = () => {
   const { openings, has_test: hasTest } = store.state;
   const why = make("input", { id: "why-test", placeholder: "why" });
@@ -33,7 +36,7 @@ const testPart = () => {
     make("h2", {}, "Test part"),
     make("p", {}, `It was opened ${openings.length} ${openings.length === 1 ? "time" : "times"}. Each time makes its figures a little less honest, so it is counted.`),
     ...openings.map((row) => make("p", { className: "muted small" },
-      `Edit ${row.number}: ${(100 * row.effect.before).toFixed(2)}% before all edits, ${(100 * row.effect.after).toFixed(2)}% then; ${row.who} ${row.when}: ${row.note}`)),
+      `Edit ${row.number}: ${(100 * row.effect.before).toFixed(2)}% before all edits, ${(100 * row.effect.after).toFixed(2)}% then; ${row.who} ${minute(row.when)}: ${row.note}`)),
     ...(hasTest ? [make("div", { className: "filters" }, make("label", {}, "Why it is opened", why), button("Open the test part", () => openTest(why.value)))] : []),
     make("h2", {}, "Edits"),
   ];
@@ -51,7 +54,7 @@ export const log = (panel) => {
       make("thead", {}, make("tr", {}, ...["Edit", "Why", "Who, when", "Accuracy", "Changed", "Go there"].map((text) => make("th", { scope: "col" }, text)))),
       make("tbody", {}, ...[...entries].reverse().map((entry) => make("tr", {},
         make("th", { scope: "row" }, `${entry.number} ${entry.sentence || "before all edits"}${present.has(entry.number) ? "" : " (undone)"}`),
-        make("td", {}, entry.note), make("td", { className: "small" }, `${entry.who} ${entry.when}`),
+        make("td", {}, entry.note), make("td", { className: "small" }, `${entry.who} ${minute(entry.when)}`),
         make("td", { className: "number" }, entry.effect ? `${figure(entry.effect.before)} → ${figure(entry.effect.after)}` : "–"),
         make("td", { className: "number" }, entry.effect ? String(entry.effect.n_changes) : "–"),
         make("td", {}, entry.number === head ? "present" : button("Go here", () => move(entry.number)))))))));

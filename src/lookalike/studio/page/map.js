@@ -27,6 +27,7 @@ export const map = async (panel) => {
   const bounds = (values) => [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
   const [[x0, x1], [y0, y1]] = [bounds(xs), bounds(ys)];
   const view = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, size: 1.1 * Math.max(x1 - x0, y1 - y0, 1e-9) };
+  const radius = Math.max(2.5, Math.min(7, 7 * Math.sqrt(150 / data.prototypes.length)));  // pixels: thousands of rings would hide all
   let drag = null, waiting = false;
 
   const scale = () => Math.min(canvas.clientWidth, canvas.clientHeight) / view.size;
@@ -46,11 +47,11 @@ export const map = async (panel) => {
       pen.fillRect(px - 2, py - 2, 4, 4);
     });
     pen.globalAlpha = 1;
-    pen.lineWidth = 2;
+    pen.lineWidth = radius > 4 ? 2 : 1;
     data.prototypes.forEach((point, j) => {
       const [px, py] = place(point);
       pen.beginPath();
-      pen.arc(px, py, 7, 0, 7);
+      pen.arc(px, py, radius, 0, 7);
       pen.fillStyle = hue(store.state.classes.indexOf(store.state.prototypes[j]?.class));
       pen.fill();
       pen.strokeStyle = ink;
@@ -104,7 +105,7 @@ export const map = async (panel) => {
     drag = null;
     if (last?.select) select(last.x, last.y, ...last.to);
     else if (last && !last.moved) {
-      const hit = data.prototypes.findIndex((point) => Math.hypot(place(point)[0] - last.x, place(point)[1] - last.y) < 9);
+      const hit = data.prototypes.findIndex((point) => Math.hypot(place(point)[0] - last.x, place(point)[1] - last.y) < radius + 2);
       if (hit >= 0) show(hit);
     }
     redraw();

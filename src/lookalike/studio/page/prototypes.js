@@ -16,10 +16,11 @@ const tile = (p) => {
   const box = make("input", { type: "checkbox", checked: store.selected.has(p.prototype), "aria-label": `Select ${titleOf(p)}` });
   box.addEventListener("change", () => {
     box.checked ? store.selected.add(p.prototype) : store.selected.delete(p.prototype);
+    box.parentElement.classList.toggle("selected", box.checked);  // a style by :has() would cost each frame of scrolling
     selection();
   });
   const flags = [p.pinned ? "pinned" : "", p.purity !== null && p.purity < .75 ? "impure" : "", p.count < 5 ? "starved" : ""].filter(Boolean);
-  return make("div", { className: "proto" },
+  return make("div", { className: box.checked ? "proto selected" : "proto" },
     make("button", { type: "button", className: "tile", "data-prototype": p.prototype, onclick: () => show(p.prototype) },
       p.nearest.length ? picture(p.nearest[0], "") : make("span", { className: "blank" }, "no image"),
       make("span", { className: "caption" }, make("b", {}, p.name ?? `Prototype ${p.prototype}`), make("br"),
@@ -40,7 +41,11 @@ export const mergeSelected = () => store.selected.size > 1 && edit({ edit: "merg
 
 const list = (root) => {
   const groups = new Map();
-  for (const p of store.state.prototypes) if (fits(p)) groups.set(p.class, [...(groups.get(p.class) ?? []), p]);
+  for (const p of store.state.prototypes) {
+    if (!fits(p)) continue;
+    if (!groups.has(p.class)) groups.set(p.class, []);
+    groups.get(p.class).push(p);
+  }
   restart();
   const width = root.clientWidth;
   root.replaceChildren(...[...groups].map(([name, rows]) => make("section", { className: "class", "aria-label": name },

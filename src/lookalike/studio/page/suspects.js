@@ -21,26 +21,26 @@ const shortcutOf = (group) => {
   return make("article", { className: "suspect", "aria-label": `${group.class}: ${where}` },
     make("div", {}, ...group.samples.slice(0, 3).map((sample) => framed(sample, group))),
     make("div", {},
-      make("p", {}, make("b", {}, `${group.class}: ${where} of the picture decides`)),
-      make("p", {}, `Put on ${group.n} images of other classes, ${where} of ${several ? "their images" : "its image"} turns ${percent(group.share)} of them into ${group.class}. `
+      make("p", {}, make("b", {}, `${group.class}: ${where} of the picture ${group.alike ? "is alike" : "decides"}`)),
+      make("p", {}, (group.alike ? `It is alike on ${percent(group.alike)} of the images of ${group.class}, and on none of another class. ` : "") + `Put on ${group.n} images of other classes, ${where} of ${several ? "their images" : "its image"} turns ${percent(group.share)} of them into ${group.class}. `
         + `Is that the ${group.class}, or something beside it, such as a mark or a background?`),
       make("p", { className: "muted small" }, `${several ? "Prototypes" : "Prototype"} ${listed(group.prototypes)}. What they are judged on may have the same fault: `
         + `then the accuracy below falls when it is taken out. Judge it on clean images (--validation).`),
       make("div", { className: "actions" },
         button(`Take ${where} out of ${several ? `these ${group.prototypes.length} prototypes` : "this prototype"}`,
-          () => edit({ edit: "erase", prototypes: group.prototypes, region: group.region, side: group.side }, `${group.part} carries ${group.class} along`), "main"),
+          () => edit({ edit: "erase", prototypes: group.prototypes, region: group.region, side: group.side }, `${group.part} goes with ${group.class}`), "main"),
         button("Open", () => show(group.prototypes[0])),
         button(several ? "Drop them" : "Drop it", () => edit({ edit: "drop", prototypes: group.prototypes }), "danger"))));
 };
 
 const shortcuts = async (root) => {
-  root.replaceChildren(make("p", {}, "Putting parts of prototypes' images on images of other classes…"));
+  root.replaceChildren(make("p", {}, "Comparing parts of images, and putting them on images of other classes…"));
   try {
     const { groups, n_tried, n } = await get("api/shortcuts");
     store.shortcutsAt = store.state.revision;
     root.replaceChildren(
-      make("p", {}, groups.length ? `Parts that carry a class along${n_tried < n ? `, of the ${n_tried} prototypes with most images` : ""}:`
-        : `No part of ${n_tried < n ? `the ${n_tried} prototypes with most images` : "any prototype"} carries its class along.`),
+      make("p", {}, groups.length ? `Parts that go with a class${n_tried < n ? `, of the ${n_tried} prototypes with most images` : ""}:`
+        : `No part of ${n_tried < n ? `the ${n_tried} prototypes with most images` : "any prototype"} goes with its class.`),
       ...groups.map(shortcutOf));
   } catch (error) {
     root.replaceChildren();
@@ -75,7 +75,8 @@ export const suspects = async (panel) => {
   const parts = make("section", { "aria-label": "Shortcuts" }), data = make("section", { "aria-label": "Data" });
   panel.replaceChildren(
     make("h2", {}, "Shortcuts"),
-    make("p", {}, "Does a mark, a border or a background decide? Each part of a prototype's images is put on images of other classes."),
+    make("p", {}, "Does a mark, a border or a background decide? Each part of a prototype's images is put on images of other classes. "
+      + "And is a part alike on most images of a class, and on no other?"),
     make("div", { className: "actions" }, button("Look for shortcuts", () => shortcuts(parts))), parts,
     make("h2", {}, "Labels, duplicates, outliers"), data);
   const looking = store.shortcutsAt !== undefined ? shortcuts(parts) : null;  // again, after an edit
