@@ -136,6 +136,14 @@ def test_what_is_not_looked_at_is_said(found, tmp_path):
         found.save(tmp_path / "a.xlsx")
 
 
+def test_a_model_that_is_often_wrong_is_no_witness():
+    x, y = bright_images(90)
+    model = convert(small_network(), (x, y), n_prototypes=2)
+    guessed = np.random.default_rng(0).permutation(y.numpy())
+    (note,) = (note for note in audit(model, (x, guessed)).notes if note.startswith("held out in turn"))
+    assert "most suspects are hard images and not wrong labels" in note
+
+
 def test_a_data_bundle_is_audited_by_its_parts():
     x, y = bright_images(90)
     bundle = DataBundle("b", (x, y), bright_images(30), ["0", "1", "2"], Preprocessing((8, 8), (8, 8)))

@@ -1,5 +1,7 @@
 """Contributions, differences and pairs of regions: sums that must add up, and known answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -121,7 +123,12 @@ def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
         one_less = np.sort(explained.map, axis=None)[::-1][: n_deciding - 1]
         assert explained.lead - one_less.sum() > 0  # no fewer positions would do
         assert sum(share for _, share, _ in explained.parts) == pytest.approx(1 - without / explained.lead)
-        assert f"it would be '{explained.other_name}' but for {n_deciding} of 16 positions" in explained.sentence()
+        told = explained.sentence()
+        if n_deciding == 16:
+            assert told.endswith("no part decides alone; it takes all 16 positions.")
+        else:
+            assert f"it would be '{explained.other_name}' but for the part " in told
+            assert told.endswith(f"({n_deciding} of 16 positions).")
     with pytest.raises(LookalikeError, match="is compared with itself"):
         difference(model, x[:1], 0, 0)
     (behind,) = difference(model, x[:1], 1, 0)
@@ -146,6 +153,8 @@ def test_shares_of_pairs_are_those_of_the_inner_product(data):
         assert pair.share == pytest.approx(float((here * there).sum() / 256 / likeness), rel=1e-3)
     assert paired.explained == pytest.approx(sum(pair.share for pair in paired.pairs))
     assert paired.to_dict()["sentence"] == paired.sentence()
+    assert "make the images less alike" not in replace(paired, explained=0.9).sentence()
+    assert replace(paired, explained=1.3).sentence().endswith("Other parts make the images less alike.")
     assert len(paired.plot().lines) > len(paired.pairs)
 
 

@@ -33,6 +33,9 @@ _COLUMNS = ("kind", "rank", "score", "part", "sample", "name", "label", "suggest
 _PAGES = (".html", ".htm")
 
 
+_MANY_DIFFERING = 0.2  # share of images; more wrong labels than that are rare
+
+
 @dataclass(frozen=True)
 class Suspect:
     """Something that deserves a second look.
@@ -224,6 +227,7 @@ def audit_sources(
         data.store.embeddings, data.labels, len(names), similarity, n_prototypes=n_prototypes, seed=seed
     )
     suspects = _label_suspects(data, checked, names, ranking)
+    notes += _note_of_weak_model(checked, data.labels)
     suspects += _pair_and_far_suspects(data, tested, names, similarity)
     if _is_of_conversion(model, data):
         suspects += _prototype_suspects(model, data, similarity, given_sources)
@@ -232,6 +236,17 @@ def audit_sources(
         notes.append(f"these are not the data that the model was converted with: its prototypes were not checked{also}")
     n_samples = {"train": len(data.labels)} | ({} if tested is None else {"test": len(tested.labels)})
     return Audit(_ranked(suspects), n_samples, checked, data, tested, notes)
+
+
+def _note_of_weak_model(checked: LabelCheck, labels: np.ndarray) -> list[str]:
+    """Says where few suspects can be wrong labels, because the prototypes are often wrong themselves."""
+    differing = float((checked.predicted != labels).mean())
+    if differing < _MANY_DIFFERING or not checked.suspect.any():
+        return []
+    return [
+        f"held out in turn, {differing:.0%} of all images look most like another class: the model tells these classes "
+        "apart poorly, so most suspects are hard images and not wrong labels"
+    ]
 
 
 def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking: Ranking) -> list[Suspect]:

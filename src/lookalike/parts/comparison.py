@@ -62,8 +62,10 @@ class Difference:
         if not self.deciding.any():
             return f"'{a}' rather than '{b}': no part explains this."
         n, total = int(self.deciding.sum()), self.deciding.size
+        if n == total:
+            return f"'{a}' rather than '{b}': no part decides alone; it takes all {total} positions."
         places = " and ".join(dict.fromkeys(place for _, _, place in self.parts[:2]))
-        return f"'{a}' rather than '{b}': it would be '{b}' but for {n} of {total} positions ({places})."
+        return f"'{a}' rather than '{b}': it would be '{b}' but for the part {places} ({n} of {total} positions)."
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -88,7 +90,7 @@ class Difference:
         from lookalike.plots import plot_difference
 
         image = drawable(self.image)
-        captions = [f"{share:.0%} of the lead" if share <= 1 else "over 100% of it" for _, share, _ in self.parts]
+        captions = [f"{share:.0%} of the lead" if share <= 1 else "over 100% of the lead" for _, share, _ in self.parts]
         masks = [mask for mask, _, _ in self.parts]
         title = f"{visible(self.class_name)} rather than {visible(self.other_name)}"
         return plot_difference(image, self.map, masks, captions, title=title, ax=ax)

@@ -86,7 +86,8 @@ class PairedRegions:
             f"the part {place_of(pair.here)} like the part {place_of(pair.there)} there ({pair.share:.0%})"
             for pair in self.pairs
         )
-        return f"This looks like {prototype_text}: {links}."
+        too_much = " Other parts make the images less alike." if self.explained > 1 else ""
+        return f"This looks like {prototype_text}: {links}.{too_much}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
