@@ -150,21 +150,23 @@ class Prototypes(nn.Module):
 
     def to_table(self) -> list[dict[str, Any]]:
         """Returns a row of plain JSON values for each prototype."""
-        exists = self.nearest >= 0
-        return [
-            {
-                "prototype": j,
-                "class": self.class_of(j),
-                "count": int(self.counts[j]),
-                "purity": None if self.purity[j].isnan() else float(self.purity[j]),
-                "nearest": self.nearest[j][exists[j]].tolist(),
-                "distances": self.distances[j][exists[j]].tolist(),
-                "percentiles": [
-                    None if math.isnan(share) else share for share in self.percentiles[j][exists[j]].tolist()
-                ],
-            }
-            for j in range(len(self))
-        ]
+        columns = (self.labels, self.counts, self.purity, self.nearest, self.distances, self.percentiles)
+        rows = zip(*(column.tolist() for column in columns), strict=True)  # value by value takes 3 times as long
+        table = []
+        for j, (label, count, purity, nearest, distances, percentiles) in enumerate(rows):
+            ranks = [rank for rank, sample in enumerate(nearest) if sample >= 0]
+            table.append(
+                {
+                    "prototype": j,
+                    "class": self.class_names[label],
+                    "count": count,
+                    "purity": None if math.isnan(purity) else purity,
+                    "nearest": [nearest[rank] for rank in ranks],
+                    "distances": [distances[rank] for rank in ranks],
+                    "percentiles": [None if math.isnan(percentiles[rank]) else percentiles[rank] for rank in ranks],
+                }
+            )
+        return table
 
     def _repr_html_(self) -> str:
         """Shows a table in a notebook."""
