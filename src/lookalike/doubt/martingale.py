@@ -15,6 +15,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 
 MOST_SCORES = 1_000_000  # 8 MB of each kind; the ranks need all earlier scores
+_DRAWN_AT_ONCE = 256  # random numbers: a generator for each takes longer than the rest of the test
 _EXPONENTS = (0.05, 0.2, 0.4, 0.6, 0.8)  # of power bets κ p^(κ − 1): the smaller, the more on very small p
 
 
@@ -42,6 +43,7 @@ class ExchangeabilityTest:
         self.n_batches = 0
         self.added: list[float] = []
         self.log_bets = [-math.inf] * (2 * len(_EXPONENTS))
+        self._block, self._draws = -1, np.zeros(0)
 
     @property
     def log_capital(self) -> float:
@@ -65,12 +67,15 @@ class ExchangeabilityTest:
         self.n_batches += 1
         entering = -math.log(self.n_batches) - math.log(self.n_batches + 1)
         self.log_bets = [_log_sum([log_bet, entering]) for log_bet in self.log_bets]
+        log_high = log_low = 0.0  # sums of log p and of log (1 − p)
         for value in values.tolist():
             p = self._p_value(value)
             insort(self.scores, value)
             self.added.append(value)
-            bets = [math.log(k) + (k - 1) * math.log(q) for q in (p, 1 - p) for k in _EXPONENTS]
-            self.log_bets = [log_bet + bet for log_bet, bet in zip(self.log_bets, bets, strict=True)]
+            log_high += math.log(p)
+            log_low += math.log(1 - p)
+        bets = [len(values) * math.log(k) + (k - 1) * log_q for log_q in (log_high, log_low) for k in _EXPONENTS]
+        self.log_bets = [log_bet + bet for log_bet, bet in zip(self.log_bets, bets, strict=True)]
         return math.exp(min(self.log_capital, 700.0))
 
     def restore(self, added: list[float], log_bets: list[float], n_batches: int) -> None:
@@ -91,11 +96,18 @@ class ExchangeabilityTest:
 
     def _p_value(self, score: float) -> float:
         """Returns the share of scores so far that are higher than this one, ties broken at random, in (0, 1)."""
-        random = np.random.default_rng([self.seed, len(self.added)]).uniform()
+        random = self._draw(len(self.added))
         higher = len(self.scores) - bisect_right(self.scores, score)
         equal = len(self.scores) - higher - bisect_left(self.scores, score) + 1  # itself too
         p = (higher + random * equal) / (len(self.scores) + 1)
         return min(max(p, 1e-12), 1 - 1e-12)
+
+    def _draw(self, index: int) -> float:
+        """Returns the random number of an input: the same whether the test was interrupted before it or not."""
+        block, row = divmod(index, _DRAWN_AT_ONCE)
+        if self._block != block:
+            self._block, self._draws = block, np.random.default_rng([self.seed, block]).uniform(size=_DRAWN_AT_ONCE)
+        return float(self._draws[row])
 
 
 def _log_sum(logarithms: list[float]) -> float:
