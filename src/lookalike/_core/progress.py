@@ -67,6 +67,13 @@ def progress_bar(description: str, total: int | None, enabled: "bool | Advance |
         yield lambda steps=1: bar.advance(task, steps)
 
 
+def print_line(text: str | None, enabled: "bool | Advance | None" = None) -> None:
+    """Prints a line about a task where ``progress_bar`` would show its progress, but not in a notebook."""
+    shows = _Lines.wanted or sys.stderr.isatty() if enabled is None else enabled is True
+    if text is not None and shows and not in_notebook():
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
+
+
 @contextmanager
 def _notebook_bar(description: str, total: int | None) -> Iterator[Advance]:
     """Shows a bar below a notebook's cell and removes it at the end."""

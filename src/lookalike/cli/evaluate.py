@@ -1,7 +1,9 @@
 """``lookalike evaluate`` and ``lookalike report``."""
 
+import re
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -55,6 +57,14 @@ Only = Annotated[
     typer.Option(help="Measure only these sections, separated by commas, e.g. transparency,faithfulness."),
 ]
 Resume = Annotated[Path | None, typer.Option(help="Store finished sections in this file, and resume from it.")]
+TimeBound = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Most time to spend, e.g. 60s, 5m or 1h: the most worthwhile sections come first, and what does not fit "
+        "is left out and named. With --resume, a later call measures the rest.",
+    ),
+]
 NRuns = Annotated[int, typer.Option("--runs", min=1, help="Number of runs, each with other images and noise.")]
 Sanity = Annotated[
     bool,
@@ -100,6 +110,7 @@ def evaluate(
     measures: Measures = None,
     images: NImages = 100,
     runs: NRuns = 1,
+    budget: TimeBound = None,
     composite: Composite = "epsilon-plus-flat",
     rule: RuleOption = None,
     precision: Precision = "float32",
@@ -123,10 +134,12 @@ def evaluate(
     """Measure how faithful, transparent, robust and diverse a saved model is."""
     from lookalike._core.files import check_writable
 
+    started, seconds = time.monotonic(), _seconds(budget)
     if output is not None:
         check_writable(output, overwrite)
     import_torch()
     from lookalike.metrics import evaluate as measure
+    from lookalike.metrics.budget import Budget
 
     converted, bundle, box = _open(
         model,
@@ -148,6 +161,7 @@ def evaluate(
         sanity=sanity,
         n_images=images,
         n_runs=runs,
+        budget=None if seconds is None else Budget(seconds, started),
         seed=seed,
         composite=composite,
         rule=rule,
@@ -198,6 +212,7 @@ def report(
     measures: Measures = None,
     images: NImages = 30,
     runs: NRuns = 1,
+    budget: TimeBound = None,
     composite: Composite = "epsilon-plus-flat",
     rule: RuleOption = None,
     precision: Precision = "float32",
@@ -221,11 +236,13 @@ def report(
     from lookalike._core.errors import LookalikeError
     from lookalike._core.files import check_writable
 
+    started, seconds = time.monotonic(), _seconds(budget)
     check_writable(output, overwrite)
     if scorecard is not None and (only is not None or resume is not None):
         raise LookalikeError("with --scorecard nothing is measured, so --only and --resume mean nothing")
     import_torch()
     from lookalike.metrics import Scorecard
+    from lookalike.metrics.budget import Budget
     from lookalike.report import write_report
 
     card = None if scorecard is None else Scorecard.read(scorecard)
@@ -258,6 +275,7 @@ def report(
         measures=_names(measures),
         n_images=images,
         n_runs=runs,
+        budget=None if seconds is None else Budget(seconds, started),
         seed=seed,
         composite=composite,
         rule=rule,
@@ -322,6 +340,23 @@ def _open(
     bundle = load_with_roles(converted, data, reading, labels=labels, split_seed=split_seed)
     warn_of_values(bundle.test, "test")
     return converted, bundle, box
+
+
+def _seconds(bound: str | None) -> float | None:
+    """Returns a time such as 90, 90s, 5m or 1h in seconds; None for None.
+
+    Raises:
+        LookalikeError: If it is no such time, or not more than 0.
+    """
+    from lookalike._core.errors import LookalikeError
+
+    if bound is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|)", bound.strip().lower())
+    seconds = float(match[1]) * {"h": 3600, "m": 60}.get(match[2], 1) if match else 0
+    if not seconds:
+        raise LookalikeError(f"--budget takes a time above 0 such as 60s, 5m or 1h, not {bound!r}")
+    return seconds
 
 
 def _split(names: str) -> list[str]:

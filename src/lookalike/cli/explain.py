@@ -138,12 +138,14 @@ def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:
     """Draws an explanation into a PNG file, if its input is an image."""
     from lookalike._core.profiling import step
     from lookalike.plots import sheet_axes
+    from lookalike.saved.pictures import PNG_COMPRESSION
 
     if explanation.image is None:
         return
     (ax,) = sheet_axes(1, len(explanation.shown), with_maps=with_maps)
     with step("draw"):
-        explanation.plot(ax).get_figure(root=True).savefig(file, dpi=150)  # type: ignore[union-attr]
+        figure: Any = explanation.plot(ax).get_figure(root=True)
+        figure.savefig(file, dpi=150, pil_kwargs={"compress_level": PNG_COMPRESSION})
 
 
 def _draw_parts(parts: "ExplainedParts", folder: Path, picture: str) -> list[str]:

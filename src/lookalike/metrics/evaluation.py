@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.identity import current_scheme
-from lookalike._core.progress import Advance, progress_bar
+from lookalike._core.progress import Advance, print_line, progress_bar
 from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike._core.records import from_json, plain_json
 from lookalike._core.replacing import remove_leftovers
@@ -23,6 +23,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, find_black_box
+from lookalike.metrics.budget import Budget, OutOfTimeError, Plan, by_worth, plan
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.object_section import ReadMasks, mask_reader
@@ -75,7 +76,7 @@ def evaluate(
         **options: Everything else, by name:
 
             - what is measured: ``sanity``, ``measures``, ``attributes``, ``masks``, ``scope``
-            - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``
+            - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``, ``budget``
             - relevance: ``composite``, ``rule``
             - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``test_embeddings``
             - ``class_order``, ``progress``
@@ -93,6 +94,7 @@ def evaluate(
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.optional(checks.path, "resume", resume)
     settings = EvaluationSettings.of("evaluate", options)
+    budget = Budget.of(settings.budget)
     measuring = settings.measuring(model, seed)
     test, train, attributes, data_notes = unbundle_data(test, train, settings.attributes)
     data = settings.read(test)
@@ -117,8 +119,13 @@ def evaluate(
         info = _info(context, sections) | {"data_check": check.to_dict()}
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
             saved = _SavedSections(resume, _evaluation_key(context, info))
-            runs, details = _measure(context, sections, saved, lenient=settings.measures == "all")
-    notes = [*data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
+            planned = plan(context, [each for each in sections if saved.get(each.name, 0) is None], budget)
+            print_line(planned.announcement(measuring.n_runs), settings.progress)
+            if budget is not None:
+                sections, context.advance = by_worth(sections), budget.stopping(advance)
+                info["budget"] = planned.to_dict()
+            runs, details = _measure(context, sections, saved, planned, lenient=settings.measures == "all")
+    notes = [*planned.notes(), *data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
     if check.sentences():
         details["data"] = [{"sentences": check.sentences(), "n_leaked": check.n_leaked}]
     return Scorecard(runs, details, list(model.class_names), notes, info)
@@ -198,12 +205,12 @@ def _notes_on_figures(context: Context, sections: list[Section], figures: set[st
 
 
 def _measure(
-    context: Context, sections: list[Section], saved: "_SavedSections", *, lenient: bool
+    context: Context, sections: list[Section], saved: "_SavedSections", planned: Plan, *, lenient: bool
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
     """Measures all sections in all runs; returns figures by name and details by section, one entry per run.
 
     A section that fails becomes a note if relevance propagation is the reason, or if all standard measures were asked
-    for (``lenient``); it is an error if it is the only section.
+    for (``lenient``); it is an error if it is the only section. One that does not fit into the budget is left out.
     """
     runs: dict[str, list[float]] = {}
     details: dict[str, list[dict[str, Any]]] = {}
@@ -212,7 +219,13 @@ def _measure(
             if run and not section.per_run:
                 continue
             try:
-                result = saved.get(section.name, run) or saved.put(section.name, run, *section.measure(context, run))
+                result = saved.get(section.name, run)
+                if result is None and not planned.admits(section):
+                    continue
+                result = result or saved.put(section.name, run, *section.measure(context, run))
+            except OutOfTimeError:
+                planned.stopped(section)
+                continue
             except LookalikeError as error:
                 tolerated = isinstance(error, RelevanceError) or (lenient and section.optional)
                 if not tolerated or len(sections) == 1:

@@ -14,6 +14,7 @@ from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import ClassOrder
 from lookalike.metrics.black_box import Precision
+from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import Options
 from lookalike.model import PrototypeModel
 from lookalike.relevance import PrpRule, prp_rule
@@ -31,6 +32,7 @@ class EvaluationOptions(TypedDict, total=False):
     n_runs: int
     n_steps: int
     n_draws: int
+    budget: float | Budget | None
     composite: str
     scope: Literal["class", "all"]
     precision: Precision
@@ -59,6 +61,9 @@ class EvaluationSettings:
         n_runs: Number of runs, each with other images and noise; figures are then means over runs.
         n_steps: Steps of the relevance-ordering curve.
         n_draws: Draws of noise per image.
+        budget: Most seconds to spend; None is without a bound. Sections are then measured in the order of their worth,
+            after the embeddings, for which the bound does not hold. Sections that would not end in time are left out,
+            and a note names them; the figures of the others are the same as without a bound.
         composite: Rules of relevance propagation.
         scope: Whether ghosting compares prototypes within the ``"class"`` or ``"all"``.
         precision: ``"bfloat16"`` classifies noisy images in that precision; faster on processors that support it.
@@ -80,6 +85,7 @@ class EvaluationSettings:
     n_runs: int = 1
     n_steps: int = 20
     n_draws: int = 5
+    budget: float | Budget | None = None
     composite: str = "epsilon-plus-flat"
     scope: Literal["class", "all"] = "class"
     precision: Precision = "float32"
@@ -94,6 +100,8 @@ class EvaluationSettings:
         checks.flag("sanity", self.sanity)
         checks.optional(checks.instance, "test_embeddings", self.test_embeddings, EmbeddingStore, "an EmbeddingStore")
         checks.progress("progress", self.progress)
+        if not isinstance(self.budget, Budget):
+            checks.optional(lambda name, value: checks.number(name, value, above=0), "budget", self.budget)
 
     @classmethod
     def of(cls, function: str, options: Mapping[str, Any]) -> "EvaluationSettings":

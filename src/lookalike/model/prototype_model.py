@@ -30,6 +30,7 @@ from lookalike.model.images import pixels_of
 from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
+from lookalike.saved.pictures import PNG_COMPRESSION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -438,7 +439,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
 def _png(ax: "Axes") -> bytes:
     """Returns the figure of Axes as a PNG file."""
     buffer = io.BytesIO()
-    ax.get_figure(root=True).savefig(buffer, format="png", dpi=130)  # type: ignore[union-attr]
+    figure: Any = ax.get_figure(root=True)
+    figure.savefig(buffer, format="png", dpi=130, pil_kwargs={"compress_level": PNG_COMPRESSION})
     return buffer.getvalue()
 
 

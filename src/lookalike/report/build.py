@@ -21,9 +21,11 @@ from lookalike.encoder import LoadedClassifier
 from lookalike.explanation import Explainer
 from lookalike.metrics import EvaluationOptions, EvaluationSettings, Scorecard, evaluate
 from lookalike.metrics.black_box import find_black_box
+from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
 from lookalike.report.examples import decide, explain_examples
+from lookalike.report.extras import fitting_extras
 from lookalike.report.material import Material, PageOptions
 from lookalike.report.page import render
 from lookalike.report.prototypes import prototype_entries
@@ -47,6 +49,8 @@ class ReportOptions(EvaluationOptions, total=False):
 # A report should take a minute, not half an hour: most of the time goes into the curves of relevance ordering, which
 # need images × steps × draws × 4 passes. ``evaluate`` measures more.
 _QUICK = {"n_images": 30, "n_draws": 1}
+# Of a budget: figures first, then the heat-maps of test images; the page itself takes the rest.
+_SHARE_OF_FIGURES, _SHARE_BEFORE_PAGE = 0.55, 0.8
 _PAGE_OPTIONS = tuple(field.name for field in fields(PageOptions))
 
 
@@ -96,6 +100,7 @@ def write_report(
         name: report_options.pop(name) for name in ("only", "seed", "resume") if name in report_options
     }
     settings = EvaluationSettings.of("write_report", report_options)
+    budget = Budget.of(settings.budget)
     explainer = Explainer(
         model, n_nearest=page.n_nearest, relevance=True, composite=settings.composite, rule=settings.rule
     )
@@ -110,6 +115,7 @@ def write_report(
     )
     if card is None:
         of_evaluate |= {**report_options, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
+        of_evaluate["budget"] = None if budget is None else budget.part(_SHARE_OF_FIGURES)
         card = evaluate(model, data, black_box=box, train=train, **of_evaluate)
         card.notes[:0] = data_notes
     else:
@@ -123,9 +129,12 @@ def write_report(
         n_browse=page.n_browse,
         n_maps=page.n_maps,
         progress=settings.progress,
+        budget=None if budget is None else budget.part(_SHARE_BEFORE_PAGE),
     )
+    extras = fitting_extras(model, examples, budget)
+    examples.notes.extend(extras.notes)
     training_images = _training_images(model, train)
-    material = Material(model, card, store, decisions, examples, explainer, data, training_images, page)
+    material = Material(model, card, store, decisions, examples, explainer, data, training_images, page, extras)
     write_whole(path, _page_of(material), replace=overwrite)
     return card
 

@@ -1,6 +1,8 @@
 """The test images of a report: which are shown, and their explanations."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ from lookalike.data import Batches, InputBatch
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, place
 from lookalike.explanation import Explainer, Explanation
+from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.model.likeness import Likeness
@@ -59,10 +62,12 @@ class Examples:
     Attributes:
         entries: What the page's script needs of each, as JSON values.
         notes: Notes about the heat-maps for the reader.
+        seconds_per_image: Time that one of them took, with its heat-maps; 0 if none has any.
     """
 
     entries: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    seconds_per_image: float = 0.0
 
 
 @torch.no_grad()
@@ -85,6 +90,7 @@ def explain_examples(
     n_browse: int,
     n_maps: int,
     progress: bool | Advance | None,
+    budget: Budget | None = None,
 ) -> Examples:
     """Explains test images, wrong and disagreeing ones first.
 
@@ -96,6 +102,7 @@ def explain_examples(
         n_browse: Largest number of images to show.
         n_maps: Number of these that get heat-maps.
         progress: Show a progress bar.
+        budget: Time for them; when it is over, images are shown without heat-maps. None is without a bound.
 
     Raises:
         LookalikeError: If the data are not images, or cannot be read again.
@@ -108,9 +115,11 @@ def explain_examples(
     rows_mapped = set(_telling_first(decisions.telling, rows_shown, n_maps))
     entries: list[dict[str, Any]] = []
     notes: list[str] = []
+    pace = _Pace(budget)
     with progress_bar("Explaining", len(rows_shown), progress) as advance:
         for group, with_maps in ((rows_mapped, True), (set(rows_shown) - rows_mapped, False)):
-            ordered = sorted(group)
+            # without enough time for all, the telling ones get theirs
+            ordered = sorted(group, key=lambda row: (budget is not None and not decisions.telling[row], row))
             for start in range(0, len(ordered), _BATCH):
                 rows = ordered[start : start + _BATCH]
                 indices = store.indices[rows]
@@ -122,7 +131,9 @@ def explain_examples(
                 names: list[str | None] = [data.describe(int(index)) for index in indices]
                 batch = InputBatch(inputs, names, decisions.labels[rows].tolist())
                 try:
-                    explanations = (explainer if with_maps else plain).explain(batch, start)
+                    mapping = explainer if with_maps and pace.allows(len(rows)) else plain
+                    with pace.timing(mapping is explainer, len(rows)):
+                        explanations = mapping.explain(batch, start)
                 except RelevanceError as error:
                     explanations = plain.explain(batch, start)
                     notes.append(f"there are no heat-maps: {error}")
@@ -136,14 +147,42 @@ def explain_examples(
                     _entry(explanation, row, decisions) for row, explanation in zip(rows, explanations, strict=True)
                 ]
                 advance(len(rows))
-    if len(rows_mapped) < len(rows_shown):
+    if pace.n_without:
+        notes.append(
+            f"heat-maps were made for {len(rows_mapped) - pace.n_without:,} of the {len(rows_shown):,} test images "
+            f"shown, wrong and disagreeing ones first: the time was over"
+        )
+    elif len(rows_mapped) < len(rows_shown):
         notes.append(
             f"heat-maps were made for {len(rows_mapped):,} of the {len(rows_shown):,} test images shown, wrong and "
             "disagreeing ones first (option --maps)"
         )
     for entry, name in zip(entries, without_common_folder([entry["name"] for entry in entries]), strict=True):
         entry["name"] = name
-    return Examples(sorted(entries, key=lambda entry: int(entry["row"])), _different(notes))
+    return Examples(sorted(entries, key=lambda entry: int(entry["row"])), _different(notes), pace.seconds_per_image)
+
+
+class _Pace:
+    """Whether there is time for the heat-maps of another batch, by the time that the last took."""
+
+    def __init__(self, budget: Budget | None) -> None:
+        self.budget = budget
+        self.seconds_per_image = 0.0
+        self.n_without = 0  # images that got no heat-maps
+
+    def allows(self, n_images: int) -> bool:
+        """Says whether there is time for a batch; counts its images otherwise."""
+        is_over = self.budget is not None and self.budget.left < self.seconds_per_image * n_images
+        self.n_without += n_images if is_over else 0
+        return not is_over
+
+    @contextmanager
+    def timing(self, with_maps: bool, n_images: int) -> Iterator[None]:
+        """Learns from its block how long an image with heat-maps takes."""
+        started = time.monotonic()
+        yield
+        if with_maps:
+            self.seconds_per_image = (time.monotonic() - started) / n_images
 
 
 def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str, Any]:
@@ -151,13 +190,12 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
     image = explanation.image
     assert image is not None  # noqa: S101 - as seen before it was explained
     likenesses = explanation.shown
-    maps = [near.heat_map for near in likenesses if near.heat_map is not None]
-    original_map = explanation.black_box_heat_map
-    limit = common_limit([shares(values) for values in (*maps, *([] if original_map is None else [original_map]))])
-
-    def painted(values: np.ndarray | None) -> str | None:
-        return None if values is None else picture(paint(shares(values), limit, image))
-
+    maps = [near.heat_map for near in likenesses]
+    prepared = [None if values is None else shares(values) for values in (*maps, explanation.black_box_heat_map)]
+    limit = common_limit([values for values in prepared if values is not None])
+    *likeness_maps, original_map = (
+        None if values is None else picture(paint(values, limit, image)) for values in prepared
+    )
     original = None if decisions.original is None else int(decisions.original[row])
     answer = explanation.original
     is_same = answer is not None and original is not None and answer.agrees == (original == explanation.prediction)
@@ -174,8 +212,11 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
         "sentence": explanation.sentence(),
         "caution": explanation.caution,
         "image": picture(image),
-        "original_map": painted(original_map),
-        "near": [_likeness_entry(near, painted(near.heat_map), explanation.contrast) for near in likenesses],
+        "original_map": original_map,
+        "near": [
+            _likeness_entry(near, heat_map, explanation.contrast)
+            for near, heat_map in zip(likenesses, likeness_maps, strict=True)
+        ],
     }
 
 

@@ -1,6 +1,6 @@
 """What the sections of a report are made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lookalike._core import checks
 from lookalike.data import Batches
@@ -9,6 +9,7 @@ from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.report.examples import Decisions, Examples
+from lookalike.report.extras import Extras
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Material:
         test: The test data.
         train: The model's own training data, if they can be read again.
         page: What the page shows.
+        extras: What it shows beside the test images, if time is bounded.
     """
 
     model: PrototypeModel
@@ -65,6 +67,7 @@ class Material:
     test: Batches
     train: Batches | None
     page: PageOptions
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def has_original(self) -> bool:

@@ -25,7 +25,9 @@ _CONCEPTS = 60  # listed at most
 
 
 def parts(material: Material) -> dict[str, Any] | None:
-    """Returns the values of the section; None if the decision is no sum over the parts of images."""
+    """Returns the values of the section; None without time, or if the decision is no sum over parts."""
+    if not material.extras.parts:
+        return None
     model, decisions = material.model, material.decisions
     rows = right_and_wrong(~decisions.wrong, _EACH, _SEED)
     if not rows or model.n_classes < 2:

@@ -20,7 +20,7 @@ _MOST_WITH_MAPS = 300  # prototypes; if there are more, each is shown by one tra
 
 
 def prototypes_by_class(
-    explainer: Explainer, card: Scorecard, decisions: Decisions, train: Batches | None
+    explainer: Explainer, card: Scorecard, decisions: Decisions, train: Batches | None, *, with_maps: bool = True
 ) -> list[dict[str, Any]]:
     """Returns the classes with their prototypes: pictures, counts, purity, number of decisions.
 
@@ -29,11 +29,12 @@ def prototypes_by_class(
         card: Scorecard of the model, for the activations.
         decisions: Decisions on all test images.
         train: Training data, to read more of the nearest images than the model stores.
+        with_maps: Also show the heat-map on each prototype's image.
     """
     model = explainer.model
     p = model.prototypes
     pictures = _nearest_pictures(model, train)
-    maps = _draw_maps(explainer)
+    maps = _draw_maps(explainer) if with_maps else {}
     decoded = model.decoded_prototypes()
     activations = card.details.get("transparency", [{}])[0].get("activations")
     decided = decisions.nearest.bincount(minlength=len(p)).tolist()

@@ -27,7 +27,13 @@ class Section(NamedTuple):
 
 
 def _prototypes(material: Material) -> dict[str, Any]:
-    gallery = prototypes_by_class(material.explainer, material.card, material.decisions, material.train)
+    gallery = prototypes_by_class(
+        material.explainer,
+        material.card,
+        material.decisions,
+        material.train,
+        with_maps=material.extras.prototype_maps,
+    )
     return {"classes": gallery}
 
 
