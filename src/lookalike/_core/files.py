@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import has_surrogates
-from lookalike._core.replacing import replacing_file
+from lookalike._core.replacing import replacing_file, try_writing
 
 
 def write_whole(path: Path, text: str, *, replace: bool = True) -> None:
@@ -35,7 +35,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
     """Checks that a file may be written, before any work is done.
 
     Raises:
-        LookalikeError: If the path is a folder, the file exists, or its folder is missing.
+        LookalikeError: If the path is a folder, the file exists, or its folder is missing or takes no file.
     """
     if path.is_dir():
         raise LookalikeError(f"{str(path)!r} is a folder; give the name of a file, e.g. report.html")
@@ -43,6 +43,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
         raise LookalikeError(f"{str(path)!r} exists already; choose another place, or overwrite it (--overwrite)")
     if not path.resolve().parent.is_dir():
         raise LookalikeError(f"the folder {str(path.resolve().parent)!r} does not exist")
+    try_writing(path)
 
 
 @contextmanager

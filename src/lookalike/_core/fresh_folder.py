@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lookalike._core.errors import LookalikeError
-from lookalike._core.replacing import remove_leftovers, replacing_folder, roll_back
+from lookalike._core.replacing import remove_leftovers, replacing_folder, roll_back, try_writing
 
 CONFIG = "config.json"
 
@@ -35,13 +35,19 @@ def check_replaceable(target: str | Path, *, marker: str = CONFIG, overwrite: bo
     """Checks that a folder may be written, before any work is done. Removes leftovers of killed runs beside it.
 
     Raises:
-        LookalikeError: If the folder exists and ``overwrite`` is False, or it was not written by lookalike.
+        LookalikeError: If the folder exists and ``overwrite`` is False, it was not written by lookalike, or nothing
+            can be written there.
     """
     folder = Path(target).resolve()
     roll_back(folder)
     remove_leftovers(folder)
-    if not folder.exists():
-        return
+    if folder.exists():
+        _check_own(folder, target, marker, overwrite)
+    try_writing(folder, named=target)
+
+
+def _check_own(folder: Path, target: str | Path, marker: str, overwrite: bool) -> None:
+    """Checks that a folder that exists may be replaced."""
     if not overwrite:
         raise LookalikeError(
             f"{str(target)!r} exists already; choose another place, or overwrite it (--overwrite, overwrite=True)"

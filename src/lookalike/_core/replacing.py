@@ -49,7 +49,10 @@ def replacing_file(path: Path, *, replace: bool = True, sweep: bool = True) -> I
     with naming_failed_writes(path):
         if sweep:
             remove_leftovers(path)
-        temporary, lock = _create_locked(path, folder=False)
+        try:
+            temporary, lock = _create_locked(path, folder=False)
+        except OSError as error:  # its own message has the hidden name
+            raise WriteError(f"cannot write {str(path)!r}: {error.strerror}") from error
         try:
             yield temporary
             if replace:
@@ -95,7 +98,7 @@ def replacing_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, lock = _create_locked(target, folder=True)
     except OSError as error:
-        raise LookalikeError(f"cannot write to {str(target.parent)!r}: {error.strerror}") from error
+        raise WriteError(f"cannot write {str(target)!r}: {error.strerror}") from error
     try:
         with naming_failed_writes(target):
             yield temporary
@@ -103,6 +106,33 @@ def replacing_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def try_writing(place: Path, *, named: str | Path | None = None) -> None:
+    """Checks that a file or folder can be written at a place, by a hidden file beside it, which is removed again.
+
+    Existence and permissions do not say it: the storage may be read-only, full, or take no files at all. Where
+    folders are missing on the way, the nearest one that exists is tried.
+
+    Args:
+        place: File or folder to write.
+        named: Its path as the caller gave it, for the message; None takes ``place``.
+
+    Raises:
+        WriteError: If no file can be written there.
+    """
+    target, place = named or place, place.absolute()
+    while not os.path.lexists(place.parent) and place.parent != place:
+        place = place.parent
+    probe = _hidden_path(place, "part")
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        probe.unlink(missing_ok=True)  # another process may have taken it for a leftover
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {str(target)!r}: no file can be made in {str(place.parent)!r} ({error.strerror}); choose "
+            "another place"
+        ) from error
 
 
 def replace_folder(temporary: Path, target: Path, *, replace: bool = True) -> None:

@@ -88,12 +88,15 @@ def edit(
     """Change a model's prototypes by a script of edits, undo them, or show their log."""
     from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import check_replaceable
+    from lookalike._core.replacing import try_writing
     from lookalike.editing import read_script, run_step
 
     if dry_run and open_test is not None:
         raise LookalikeError("--open-test is counted in the log, and --dry-run writes none; leave one of them out")
     if output is not None and not dry_run:
         check_replaceable(output, overwrite=overwrite)
+    elif not dry_run and (script is not None or undo or redo or go_to is not None or open_test is not None):
+        try_writing(model)
     steps = [] if script is None else read_script(script)
     session = open_for_editing(
         model, EditedData(data, validation, corrections), network=network, device=device, who=who

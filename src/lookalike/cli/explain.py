@@ -73,12 +73,13 @@ def explain(
     """Show which prototypes images look like: one picture per image, and one JSON file for all."""
     import_torch()
     from lookalike._core.errors import LookalikeError
-    from lookalike._core.fresh_folder import fresh_folder
+    from lookalike._core.fresh_folder import check_replaceable, fresh_folder
     from lookalike._core.profiling import profiled
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
     from lookalike.explanation import explain as explain_inputs
 
+    check_replaceable(output, marker="explanations.json", overwrite=overwrite)
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
     preprocessing = replace(preprocessing, large_images=large_images)

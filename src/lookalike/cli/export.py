@@ -58,12 +58,15 @@ def export(
 ) -> None:
     """Export a converted model to a file that explains itself where lookalike is not installed."""
     from lookalike._core.errors import LookalikeError
+    from lookalike._core.fresh_folder import check_replaceable
     from lookalike.export import export_model, write_page
+    from lookalike.export.file import MARKER
 
     if page is not None and kind != "onnx":
         raise LookalikeError(f"--page needs the kind onnx, not {kind}")
     if inside and no_images:
         raise LookalikeError("--inside writes pictures and --no-images writes none; give one of them")
+    check_replaceable(output, marker=MARKER, overwrite=overwrite)
     converted, _ = open_model(model, network, pick_device("cpu"))
     if (precision == "float32") != (sample is None) or (sample is not None and kind != "onnx"):
         raise LookalikeError("--precision float16 or int8 and --sample IMAGES go together, for the kind onnx")

@@ -54,6 +54,10 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Repeat an experiment of the paper. After an interruption, the same command resumes."""
+    from lookalike._core.replacing import try_writing
+
+    if name is not None:
+        try_writing(output / "tables")
     from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, with_data
 
     accelerator = accelerator_of(device)

@@ -85,7 +85,7 @@ def train(
 ) -> None:
     """Train a black box, or a prototype model to compare with. After an interruption, the same command resumes."""
     from lookalike._core.fresh_folder import check_replaceable
-    from lookalike._core.replacing import remove_folder
+    from lookalike._core.replacing import remove_folder, try_writing
     from lookalike._core.working_folder import alone, lock_beside
     from lookalike.baselines import METHODS
     from lookalike.baselines import train as train_baseline
@@ -109,6 +109,7 @@ def train(
         return
     accelerator = accelerator_of(device)
     working_folder = output.resolve().with_name(f"{output.resolve().name}.training")
+    try_writing(output)
     is_helper_process = os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning runs the command once per device
     with nullcontext() if is_helper_process else alone(lock_beside(working_folder)):
         if not is_helper_process:

@@ -53,9 +53,13 @@ def watch(
     from datetime import UTC, datetime
 
     from lookalike._core.errors import LookalikeError
+    from lookalike._core.files import check_writable
     from lookalike.data import list_images
     from lookalike.watching import Watch
 
+    for file in (state, modes, log):
+        if file is not None and not (file is log and log.exists()):  # a log grows, and may be a device
+            check_writable(file, overwrite=True)
     if not images and labels is None:
         raise LookalikeError(
             "there are no images to watch: give files or folders, or labels of earlier ones (--labels)"
