@@ -3,9 +3,12 @@
     lookalike export my-model -o exported --pixels
     python run_exported.py exported photograph.jpg
 
-Prints the prediction with the prototypes that it rests on, and draws the image beside them.
+With --pixels the file takes bytes and normalises them itself; without, they are normalised here. Prints the prediction
+with the prototypes that it rests on, and draws the image beside them.
 """
 
+import base64
+import io
 import json
 import sys
 from pathlib import Path
@@ -26,13 +29,39 @@ def fitted(image: Image.Image, size: tuple[int, int], preprocessing: dict) -> Im
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
+def as_input(photograph: Image.Image, session: onnxruntime.InferenceSession, described: dict) -> tuple:
+    """Returns an image as the file takes it, [1, ...], and as a picture of the network's size."""
+    expected, preprocessing = session.get_inputs()[0], described["preprocessing"]
+    takes_bytes = expected.type == "tensor(uint8)"
+    sizes = [expected.shape[position] for position in ((1, 2, 3) if takes_bytes else (2, 3, 1))]
+    if preprocessing is None or (not takes_bytes and preprocessing.get("pad") is not None):
+        raise SystemExit("the file does not say how an image becomes an input of the network: this example cannot")
+    height, width, channels = sizes
+    image = fitted(photograph.convert("L" if channels == 1 else "RGB"), (width, height), preprocessing)
+    pixels = np.asarray(image).reshape(1, height, width, channels)
+    if takes_bytes:
+        return pixels, image
+    values = (pixels / 255 - preprocessing["mean"]) / preprocessing["std"]
+    if preprocessing.get("channel_order") == "bgr":
+        values = values[..., ::-1]
+    dtype = {"tensor(float16)": np.float16, "tensor(double)": np.float64}.get(expected.type, np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype), image
+
+
+def picture_of(place: str, folder: Path) -> Image.Image:
+    """Returns a prototype's picture: a file of the folder, or with --inside the picture itself, as a data URI."""
+    if place.startswith("data:"):
+        return Image.open(io.BytesIO(base64.b64decode(place.partition(",")[2])))
+    return Image.open(folder / place)
+
+
 def main(folder: Path, photograph: Path) -> None:
     """Answers for one image and draws "this looks like that"."""
     described = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    _, height, width, _ = session.get_inputs()[0].shape
-    image = fitted(Image.open(photograph).convert("RGB"), (width, height), described["preprocessing"])
-    values = session.run(None, {session.get_inputs()[0].name: np.asarray(image)[None]})
+    inputs, image = as_input(Image.open(photograph), session, described)
+    width, height = image.size
+    values = session.run(None, {session.get_inputs()[0].name: inputs})
     answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}
     best = int(answer["probabilities"].argmax())
     print(f"{described['class_names'][best]}: {answer['probabilities'][best]:.0%}")
@@ -54,12 +83,12 @@ def main(folder: Path, photograph: Path) -> None:
     if "answered" in answer and not answer["answered"]:
         error = calibration["abstention"]["error"]
         print(f"too unsure for an answer, if at most {error:.0%} of the answers may be wrong")
-    sheet = [image]
+    sheet = [image.convert("RGB")]
     for number, percentile in zip(answer["nearest"], answer["percentiles"], strict=True):
         prototype = described["prototypes"][number]
         print(f"  looks like prototype {number} of {prototype['class']!r}, percentile {percentile:.0f}")
         if prototype["image"]:
-            sheet.append(Image.open(folder / prototype["image"]).convert("RGB").resize((width, height)))
+            sheet.append(picture_of(prototype["image"], folder).convert("RGB").resize((width, height)))
     drawn = Image.new("RGB", (width * len(sheet), height))
     for position, picture in enumerate(sheet):
         drawn.paste(picture, (position * width, 0))

@@ -16,7 +16,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
@@ -24,7 +23,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
-from run_exported import fitted
+from run_exported import as_input
 
 MOST_BYTES = 20 * 2**20  # of an image
 
@@ -33,12 +32,11 @@ def make_app(folder: Path) -> FastAPI:
     """Returns the server's application for an exported folder."""
     described = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    _, height, width, _ = session.get_inputs()[0].shape
     app = FastAPI(title="lookalike")
 
     def answer(content: bytes) -> dict[str, Any]:
-        image = fitted(Image.open(io.BytesIO(content)).convert("RGB"), (width, height), described["preprocessing"])
-        values = session.run(None, {session.get_inputs()[0].name: np.asarray(image)[None]})
+        inputs, _ = as_input(Image.open(io.BytesIO(content)), session, described)
+        values = session.run(None, {session.get_inputs()[0].name: inputs})
         outputs = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}
         best = int(outputs["scores"].argmax())
         return {

@@ -46,6 +46,12 @@ def folder(model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_file(model, tmp_path_factory):
+    """A file that takes inputs of the network, with the pictures inside."""
+    return model.export(tmp_path_factory.mktemp("inside") / "one", images="inside", licence="CC0-1.0")
+
+
 def answers(file, inputs):
     session = ort.InferenceSession(file)
     names = [output.name for output in session.get_outputs()]
@@ -83,10 +89,9 @@ def metadata_of(file):
     return json.loads(ort.InferenceSession(file).get_modelmeta().custom_metadata_map["lookalike"])
 
 
-def test_one_file_can_hold_the_pictures_too(model, tmp_path):
-    file = model.export(tmp_path / "one", images="inside", licence="CC0-1.0")
-    assert sorted(path.name for path in file.parent.iterdir()) == ["model.onnx", "prototypes.json"]
-    described = metadata_of(file)
+def test_one_file_can_hold_the_pictures_too(model, one_file):
+    assert sorted(path.name for path in one_file.parent.iterdir()) == ["model.onnx", "prototypes.json"]
+    described = metadata_of(one_file)
     assert described["licence"] == "CC0-1.0"
     shown = base64.b64decode(described["prototypes"][3]["image"].removeprefix("data:image/png;base64,"))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(shown))), model.images[3, 0].numpy())
@@ -109,7 +114,10 @@ def test_a_program_of_torch_answers_alike(model, tmp_path):
     assert json.loads(extra["prototypes.json"])["inputs"] == "inputs of the network [N, ...]"
 
 
-def test_the_example_runs_without_this_library(folder, tmp_path):
+@pytest.mark.parametrize("takes_bytes", [True, False])
+def test_the_example_runs_without_this_library(model, folder, one_file, tmp_path, takes_bytes):
+    """The example reads what the file takes: bytes, or inputs that it normalises itself; both answer alike."""
+    folder = folder if takes_bytes else one_file.parent
     Image.fromarray(pixels()[0][1]).save(tmp_path / "photograph.png")
     shutil.copy(EXAMPLE, tmp_path)
     program = (
@@ -118,7 +126,9 @@ def test_the_example_runs_without_this_library(folder, tmp_path):
     )
     command = [sys.executable, "-c", program, "run_exported.py", str(folder), "photograph.png"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "looks like prototype" in result.stdout
+    (explanation,) = explain(model, [Image.fromarray(pixels()[0][1])], n_nearest=1)
+    assert result.stdout.startswith(f"{explanation.class_name}: {explanation.probability:.0%}")
+    assert f"looks like prototype {explanation.likenesses[0].prototype} of" in result.stdout
     assert Image.open(tmp_path / "this-looks-like-that.png").size == (48, 12)
 
 

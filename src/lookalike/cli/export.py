@@ -95,7 +95,12 @@ def export(
     if html is not None:
         facts["page"] = f"{html} ({html.stat().st_size / 1e6:.1f} MB): open it in a browser"
     print_facts("", facts)
-    out.print("Run it with onnxruntime or torch.export.load; examples/run_exported.py shows how.", style="dim")
+    out.print(
+        "Run it with onnxruntime; examples/run_exported.py shows how: python run_exported.py FOLDER PHOTOGRAPH"
+        if kind == "onnx"
+        else "Run it with torch.export.load(FILE).module()",
+        style="dim",
+    )
 
 
 def _smaller(precision: Any, sample: Path) -> "Callable[..., Path]":

@@ -57,9 +57,9 @@ def watch(
     from lookalike.data import list_images
     from lookalike.watching import Watch
 
-    for file in (state, modes, log):
-        if file is not None and not (file is log and log.exists()):  # a log grows, and may be a device
-            check_writable(file, overwrite=True)
+    for place in (state, modes, log):
+        if place is not None and not (place is log and place.exists()):  # a log grows, and may be a device
+            check_writable(place, overwrite=True)
     if not images and labels is None:
         raise LookalikeError(
             "there are no images to watch: give files or folders, or labels of earlier ones (--labels)"
