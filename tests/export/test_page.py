@@ -18,6 +18,12 @@ from tests.export.test_plain import network
 ROOT = Path(__file__).parents[2]
 RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", ROOT / "node_modules" / "onnxruntime-web"))
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
+# what a browser hands over when a picture is dropped
+TRANSFER = """bytes => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "0.png", {type: "image/png"}));
+  return data;
+}"""
 RESIZE = ROOT / "src/lookalike/export/templates/resize.js"
 # a runtime of three names, which no browser could run
 STUB = 'var a=1,b={wasm:{}},c="</script>";export{a as InferenceSession,a as Tensor,b as env,c as default};\n//# end\n'
@@ -204,7 +210,12 @@ def test_a_picture_gets_the_same_answer_as_in_python(browser, model, folder, tmp
         file = tmp_path / f"{number}.png"
         values = np.random.default_rng(number).integers(0, 150, (height, width, 3), dtype=np.uint8)
         Image.fromarray(values).save(file)
-        tab.set_input_files("#file", file)
+        if number == 0:
+            tab.dispatch_event(
+                "#drop", "drop", {"dataTransfer": tab.evaluate_handle(TRANSFER, list(file.read_bytes()))}
+            )
+        else:
+            tab.set_input_files("#file", file)
         tab.locator("#status", has_text=f"{file.name}: answered").wait_for()
         answer, (expected,) = json.loads(tab.get_attribute("body", "data-answer")), explain(model, file)
         np.testing.assert_allclose(answer["probabilities"], expected.probabilities, atol=1e-5)
@@ -214,6 +225,10 @@ def test_a_picture_gets_the_same_answer_as_in_python(browser, model, folder, tmp
     (tmp_path / "text.png").write_text("no picture")
     tab.set_input_files("#file", tmp_path / "text.png")
     tab.locator("#status", has_text="text.png: no picture that this browser can read").wait_for()
+    see_through = np.full((12, 12, 4), 200, np.uint8)
+    Image.fromarray(see_through).save(tmp_path / "through.png")
+    tab.set_input_files("#file", tmp_path / "through.png")
+    tab.locator("#status", has_text="through.png: no picture that this browser can read (it has transparent").wait_for()
     assert asked == [page.as_uri()]
     assert said == []
     tab.close()

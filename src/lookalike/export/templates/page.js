@@ -32,6 +32,12 @@ function element(name, options = {}, ...children) {
   return made;
 }
 
+// A canvas multiplies colours by their opacity, so what Python reads of transparent pixels is lost in it.
+function isTransparent(rgba) {
+  for (let k = 3; k < rgba.length; k += 4) if (rgba[k] < 255) return true;
+  return false;
+}
+
 async function pixelsOf(file) {
   const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
   if (described.preprocessing.as_stored) options.imageOrientation = "none";
@@ -43,6 +49,9 @@ async function pixelsOf(file) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  if (described.preprocessing.transparency !== "white" && isTransparent(data)) {
+    throw new Error("it has transparent parts, and browsers do not tell the colours stored there; save it without");
+  }
   return prepared(data, bitmap.width, bitmap.height, described.preprocessing);
 }
 
