@@ -87,11 +87,11 @@ class Explanation:
         return None if self.label is None else self.label == self.prediction
 
     @property
-    def unfamiliar(self) -> bool:
+    def unfamiliar(self) -> bool | None:
         """Whether the input is farther from its nearest prototype than all of the prototype's own training samples.
 
         If there are fewer than ten, those of its class count, and if they too are fewer, all. A calibrated model has a
-        test of its own, whose rate of false alarms is known.
+        test of its own, whose rate of false alarms is known; None if it had too few validation images for this test.
         """
         first = self.likenesses[0]
         if self.doubt is not None:

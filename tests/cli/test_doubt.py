@@ -141,3 +141,37 @@ def test_watch_of_a_camera_that_writes_one_file(calibrated, tmp_path):
 def test_a_model_without_calibration_is_refused(place):
     message = mistake("watch", place / "model", place / "images" / "test", "--network", f"{place / 'network.py'}:make")
     assert "lookalike calibrate MODEL DATA" in message
+
+
+@pytest.fixture(scope="module")
+def barely_calibrated(place):
+    """The model calibrated on the test part of a folder with a training part: too few images for an alarm of 0.01."""
+    network = f"{place / 'network.py'}:make"
+    write_images(place / "parts" / "train", 8, 0)
+    write_images(place / "parts" / "test", 20, 5)
+    folder = place / "barely"
+    printed = run("calibrate", place / "model", place / "parts", "-o", folder, "--network", network).stdout
+    return folder, network, " ".join(printed.split())
+
+
+UNTESTED = "not tested (99 validation images needed besides those of the fit, not 40, or --false-alarm 0.03)"
+
+
+def test_calibrate_says_what_it_used_and_what_it_cannot_test(barely_calibrated):
+    _, _, printed = barely_calibrated
+    assert f"unfamiliar {UNTESTED}" in printed
+    assert "at most 0.01 of familiar images" not in printed
+    assert "the calibration used the 60 test images of parts and left out its 24 training images" in printed
+    assert "give a folder of other validation images" in printed
+
+
+def test_nothing_is_said_of_unfamiliar_images_where_they_are_not_tested(barely_calibrated, place):
+    folder, network, _ = barely_calibrated
+    options = (place / "images" / "test", "--network", network)
+    predictions = json.loads(run("predict", folder, *options, "--json").stdout)["predictions"]
+    assert {row["unfamiliar"] for row in predictions} == {row["doubt"]["unfamiliar"] for row in predictions} == {None}
+    assert f"Unfamiliar images: {UNTESTED}." in run("predict", folder, *options).stdout
+    assert f"unfamiliar: {UNTESTED}" in run("watch", folder, *options).stdout
+    report = json.loads(run("watch", folder, *options, "--json").stdout)
+    assert (report["unfamiliar"], report["not_tested"]) == (None, UNTESTED)
+    assert json.loads(run("watch", place / "calibrated", *options, "--json").stdout)["not_tested"] is None

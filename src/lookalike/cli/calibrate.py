@@ -24,6 +24,7 @@ from lookalike.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from lookalike.data import DataBundle
     from lookalike.doubt import CalibrationFigures
 
 
@@ -82,10 +83,11 @@ def calibrate(
     calibrated.save(output, overwrite=overwrite, discard_edits=discard_edits)
     assert calibrated.doubt is not None  # noqa: S101 - calibrate sets it
     facts, promise = calibrated.doubt.facts, usual_abstention(calibrated.doubt)
+    used_up = _used_up(bundle)
     if json:
         print_json(
             {"output": str(output), "calibration": facts.to_dict()}
-            | {"abstention": None if promise is None else promise.to_dict()}
+            | {"abstention": None if promise is None else promise.to_dict(), "notes": used_up}
         )
         return
     rows = {
@@ -96,12 +98,23 @@ def calibrate(
     if facts.black_box is not None:
         rows["original network"] = f"{_figures(facts.black_box)}, with a temperature fitted likewise"
     rows["sets"] = f"coverage {facts.coverage:g}"
-    rows["unfamiliar"] = f"at most {facts.false_alarm:.4g} of familiar images, by {facts.novelty}"
+    rows["unfamiliar"] = facts.not_tested or f"at most {facts.false_alarm:.4g} of familiar images, by {facts.novelty}"
     if promise is not None:
         rows["abstention"] = promise.sentence()
     print_facts("Calibration", rows)
-    print_notes(facts.notes)
+    print_notes([*facts.notes, *used_up])
     out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
+
+
+def _used_up(bundle: "DataBundle") -> list[str]:
+    """Says that the calibration took the test part, where the data have a training part beside it."""
+    if not len(bundle.train):
+        return []
+    return [
+        f"the calibration used the {len(bundle.test):,} test images of {bundle.name} and left out its "
+        f"{len(bundle.train):,} training images: a test on these images is no longer independent; to keep them for it, "
+        "give a folder of other validation images"
+    ]
 
 
 def _figures(figures: "CalibrationFigures") -> str:

@@ -90,8 +90,14 @@ def predict(
     columns = ["file", "prediction", "probability", "original network", "prototype", "percentile"]
     if rows[0]["doubt"] is not None:
         columns.append(f"set, coverage {rows[0]['doubt']['coverage']:g}")
-    print_table("Predictions", [*columns, ""], [_cells(row) for row in rows])
+    cells = [_cells(row) for row in rows]
+    if any(_remarks(row) for row in rows):
+        columns.append("doubt")
+        cells = [[*row_cells, ", ".join(_remarks(row))] for row_cells, row in zip(cells, rows, strict=True)]
+    print_table("Predictions", columns, cells)
     print_line(_said_of_probabilities(rows))
+    if converted.doubt is not None and converted.doubt.facts.not_tested is not None:
+        print_line(f"Unfamiliar images: {converted.doubt.facts.not_tested}.")
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks)
@@ -172,7 +178,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["prototype"]),
         "–" if row["percentile"] is None else f"{row['percentile']:.0f}",
         *([] if row["doubt"] is None else [_set_cell(row["doubt"]["set"])]),
-        ", ".join(_remarks(row)),
     ]
 
 

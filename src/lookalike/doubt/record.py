@@ -72,6 +72,22 @@ class DoubtFacts:
         for name in ("coverage", "false_alarm"):
             checks.number(name, getattr(self, name), above=0, below=1)
 
+    @property
+    def not_tested(self) -> str | None:
+        """Says why no input can be called unfamiliar, with the way out; None if inputs are tested.
+
+        Of n validation images, the smallest p-value is 1 / (n + 1), so the false-alarm rate must not be below it.
+        """
+        if np.isfinite(novelty_threshold(np.zeros(self.n_validation), self.false_alarm)):
+            return None
+        smallest = 1 / (self.n_validation + 1)
+        unit = 10.0 ** math.floor(math.log10(smallest))
+        rate = math.ceil(smallest / unit - 1e-9) * unit
+        return (
+            f"not tested ({math.ceil(1 / self.false_alarm - 1e-9) - 1:,} validation images needed besides those of the "
+            f"fit, not {self.n_validation:,}, or --false-alarm {rate:.1g})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         values: dict[str, Any] = plain_json(dataclasses.asdict(self))

@@ -73,7 +73,7 @@ class WatchReport:
         alarm: Whether the images are no longer like the validation images, at the requested false-alarm bound. An
             alarm stays.
         evidence: Highest capital of the test so far; the alarm is raised at 1 / bound.
-        unfamiliar: Share of the batch's new images that are unfamiliar; None without any.
+        unfamiliar: Share of the batch's new images that are unfamiliar; None without any, or if that is not tested.
         mean_probability: Mean probability of the predicted classes in the batch; None without new images.
         occupancy: Number of the batch's images by their most similar prototype [P].
         expected: The same as expected from the validation images [P].
@@ -85,6 +85,7 @@ class WatchReport:
         accuracy_high: Upper end of its 95% interval.
         expected_accuracy: Accuracy on the validation images.
         images: The new images of the batch.
+        not_tested: Why no image can be called unfamiliar, with the way out; None if images are tested.
     """
 
     batch: int
@@ -105,6 +106,7 @@ class WatchReport:
     accuracy_high: float | None
     expected_accuracy: float
     images: list[WatchedImage]
+    not_tested: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -118,6 +120,8 @@ class WatchReport:
             else "no sign that the images differ from the validation images"
         )
         share = "no new image" if self.unfamiliar is None else f"{self.unfamiliar:.1%} unfamiliar"
+        if self.n_images and self.not_tested is not None:
+            share = f"unfamiliar: {self.not_tested}"
         messages = [
             f"batch {self.batch}, {self.n_images} images ({self.n_total:,} so far): {state}; evidence "
             f"{self.evidence:.3g}, {share}"

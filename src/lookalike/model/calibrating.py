@@ -115,8 +115,9 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
         black_box_temperature=black_box_temperature,
         seed=seed,
         data=read.data,
-        notes=_notes(labels, model.class_names, promises.false_alarm, known_new=read.known_new),
+        notes=_notes(labels, model.class_names, known_new=read.known_new),
     )
+    facts.notes.extend(_notes_of_figures(facts))
     doubt = Doubt(facts, score)
     novelties = novelty_of(result, doubt, read.embeddings)
     margins = margins_of(result, read.embeddings)
@@ -192,19 +193,27 @@ def _black_box_figures(
     return calibration_figures(softmax(logits[held_out] / factor), read.labels[held_out], seed=seed), factor
 
 
-def _notes(labels: np.ndarray, class_names: list[str], false_alarm: float, *, known_new: bool) -> list[str]:
+def _notes_of_figures(facts: DoubtFacts) -> list[str]:
+    """Returns what the calibration did not reach."""
+    notes = []
+    if facts.not_tested is not None:
+        notes.append(f"no input is called unfamiliar: this is {facts.not_tested}")
+    before, after = facts.before.ece, facts.after.ece
+    if round(after, 3) > round(before, 3):
+        notes.append(
+            f"the calibration error (ECE) is higher than before, {after:.3f} and not {before:.3f}: the temperature was "
+            f"fitted to {facts.n_fitted:,} images; calibrate with a larger folder of validation images"
+        )
+    return notes
+
+
+def _notes(labels: np.ndarray, class_names: list[str], *, known_new: bool) -> list[str]:
     """Returns what limits the calibration."""
     notes = []
     if not known_new:
         notes.append(
             "whether some validation images are training images of the model is not known, as these data cannot be "
             "compared image by image: if some are, the promises do not hold"
-        )
-    if len(labels) + 1 < 1 / false_alarm:
-        notes.append(
-            f"no input is called unfamiliar: a false-alarm rate of {false_alarm:g} needs "
-            f"{int(np.ceil(1 / false_alarm)) - 1:,} validation images besides those of the fit, not "
-            f"{len(labels):,}"
         )
     missing = [visible(class_names[k]) for k in np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)]
     if missing:

@@ -274,7 +274,8 @@ class InputDoubt:
 
     Attributes:
         p_value: Probability of an input as unfamiliar as this one, if it is like the validation images.
-        unfamiliar: Whether that is at most the calibration's false-alarm rate.
+        unfamiliar: Whether that is at most the calibration's false-alarm rate; None if it is not tested, with too few
+            validation images for the rate.
         classes: The classes that it may have, each with its most similar prototype; none if it is like nothing known.
         coverage: Probability with which the true class is among them.
         answered: Whether the prediction is probable enough to be given as an answer, if at most 5% of all answers may
@@ -282,7 +283,7 @@ class InputDoubt:
     """
 
     p_value: float
-    unfamiliar: bool
+    unfamiliar: bool | None
     classes: list[tuple[str, int]]
     coverage: float
     answered: bool | None = None
@@ -322,7 +323,7 @@ def input_doubts(model: "PrototypeModel", embeddings: Tensor) -> list[InputDoubt
     return [
         InputDoubt(
             float(p),
-            bool(p <= doubt.facts.false_alarm),
+            bool(p <= doubt.facts.false_alarm) if doubt.facts.not_tested is None else None,
             sets.of(row),
             sets.coverage,
             None if rule is None else confidences[row] >= rule.threshold,

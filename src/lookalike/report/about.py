@@ -36,6 +36,8 @@ def _familiarity(material: Material) -> str:
     doubt = material.model.doubt
     if doubt is None:
         return "“Unfamiliar” is a hint that this is so, not a guarantee."
+    if doubt.facts.not_tested is not None:
+        return f"Whether an image is unfamiliar is {doubt.facts.not_tested}."
     return (
         f"“Unfamiliar” is a test for that: it is wrong for at most {100 * doubt.facts.false_alarm:.4g}% of familiar "
         "images, but may miss strange ones."

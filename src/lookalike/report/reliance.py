@@ -45,6 +45,7 @@ def reliance(material: Material) -> dict[str, Any] | None:
     return {
         "facts": facts,
         "coverage": f"{100 * facts.coverage:.4g}%",
+        "not_tested": facts.not_tested,
         "false_alarm": f"{100 * facts.false_alarm:.4g}%",
         "rows": rows,
         "on_test": on_test,
