@@ -61,6 +61,17 @@ def test_weights_that_change_are_laid_out_anew():
     torch.testing.assert_close(again, layer(x))
 
 
+@torch.no_grad()
+def test_one_layer_serves_tiny_and_larger_maps_each_in_its_layout():
+    layer = nn.Conv2d(6, 4, 3, padding=1)
+    with Accelerated():
+        for side, layout in ((4, torch.contiguous_format), (5, torch.channels_last), (4, torch.contiguous_format)):
+            x = torch.randn(2, 6, side, side)
+            found = layer(x)
+            assert found.is_contiguous(memory_format=layout)
+            torch.testing.assert_close(found, nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+
+
 def test_a_convolution_of_a_point_is_a_matrix_product():
     with Accelerated(), torch.profiler.profile() as seen:
         nn.Conv2d(8, 4, 3, padding=1)(torch.randn(2, 8, 1, 1))
