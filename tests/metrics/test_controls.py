@@ -122,7 +122,8 @@ def test_controls_are_wrong_models_on_the_same_encoder(sem, blobs):
 
 
 def explained(gaps, mismatched=0.5):
-    gaps = {"random_head": gaps, "permuted_labels": [0.1] * 10, "mismatched": [mismatched] * 10}
+    others = mismatched if isinstance(mismatched, list) else [mismatched] * 10
+    gaps = {"random_head": gaps, "permuted_labels": [0.1] * 10, "mismatched": others}
     controls = {name: {"divergence_gaps": [[gap] for gap in one], "correlation_gaps": []} for name, one in gaps.items()}
     runs = {"explanation_divergence": [0.1], "explanation_correlation": [0.8]}
     return " ".join(Scorecard(runs, {"explanations": [{"controls": controls}]}, ["a", "b"]).verdict())
@@ -134,6 +135,9 @@ def test_the_verdict_asks_for_more_than_any_control_gets():
     assert "no nearer to the original's, beyond chance, than those of the same encoder with a random head" in close
     assert "permuted labels, beyond" not in close
     assert "It does not look where the original looks" in explained([0.1, 0.11] * 5, mismatched=0.0)
+    spread = explained([0.1, 0.11] * 5, mismatched=[0.1, -0.11] * 5)  # not nearer, and not farther beyond chance
+    assert "not shown that it looks where the original looks" in spread
+    assert "than those of different images" in spread
 
 
 def test_a_range_counts_the_spread_of_draws_not_of_samples():
@@ -162,7 +166,8 @@ def test_agreement_is_judged_by_its_interval_and_the_black_boxs_error():
     assert agreed(0.96, 10_000, 0.04).endswith("(95% interval 95.6% to 96.4%).")
     assert "too few to stand for it; two trainings" in agreed(0.90, 10_000, 0.04)
     assert "too few images to tell" in agreed(0.96, 100, 0.001)
-    assert "too few images to tell" in agreed(0.52, 31, 0.6, n_classes=5)  # 35% to 68%, though 42% would do
+    assert "too few images to tell" in agreed(0.87, 31, 0.3, n_classes=5)  # 71% to 95%, and 90% are good
+    assert "48.0% of the answers differ" in agreed(0.52, 31, 0.6, n_classes=5)  # 35% to 68%: not good, whatever it is
     assert "too few to stand for it; 97% are asked for" in agreed(0.96, 10_000, 0.001)
     assert "too few to stand for it; 99.0% are asked for" in agreed(0.96, 10_000, 0.04, agreement=0.99)
 

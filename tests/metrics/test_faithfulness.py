@@ -75,3 +75,10 @@ def test_no_samples_are_an_error():
         faithfulness_of_predictions(torch.tensor([]), torch.tensor([]))
     with pytest.raises(LookalikeError, match="no samples"):
         paired_difference(0, 0, 0)
+
+
+def test_all_wrong_classes_that_tie_are_kept():
+    predictions, labels = torch.tensor([1, 2, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 0, 0, 0, 1])
+    first, second, *_ = faithfulness_of_predictions(predictions, labels, n_classes=4).per_class
+    assert (first.mistaken_for, first.also_mistaken_for) == (1, [2])
+    assert (second.mistaken_for, second.also_mistaken_for) == (None, [])

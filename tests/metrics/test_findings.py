@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from lookalike import convert, evaluate
+from lookalike.metrics import Scorecard, Thresholds
 from lookalike.metrics.findings import Finding, by_weight, overall
+from lookalike.metrics.intervals import share as interval
 
-AGREES = Finding("agreement", "good", "It agrees.")
+AGREES = Finding("agreement", "good", "It agrees.", headline="It mostly answers as the original does: 92% are the same")
 PIXELS = Finding("pixels", "good", "The pixels count.")
 
 
@@ -29,26 +31,63 @@ def test_the_gravest_come_first_and_what_decides_all_comes_before_details():
 @pytest.mark.parametrize(
     ("found", "level", "says"),
     [
-        ([AGREES, PIXELS], "good", "no more than a second training of it might: 90.0% of their.*can be relied on"),
-        ([Finding("agreement", "bad", "x"), PIXELS], "bad", "cannot stand for the original: only 90.0%"),
-        ([Finding("agreement", "caution", "x")], "caution", "too few test images to tell"),
+        ([AGREES, PIXELS], "good", "92% are the same, and it errs in 10 of 100. Its heat-maps can be relied on"),
+        ([Finding("agreement", "bad", "x", headline="It cannot"), PIXELS], "bad", "^It cannot, and it errs in 10 of"),
+        ([AGREES, Finding("accuracy", "bad", "x")], "caution", "; it is less accurate than the original, beyond"),
         ([AGREES, Finding("pixels", "bad", "x")], "bad", "Do not rely on its heat-maps"),
         ([AGREES, PIXELS, Finding("sanity", "bad", "x")], "bad", "Do not rely on its heat-maps"),
-        ([AGREES, PIXELS, Finding("attention", "caution", "x")], "caution", "but not what the original looks at"),
+        ([AGREES, Finding("pixels", "caution", "x")], "caution", "too few images to say whether its heat-maps"),
+        (
+            [AGREES, PIXELS, Finding("attention", "caution", "x")],
+            "caution",
+            "are not shown to be what the original",
+        ),
+        ([AGREES, PIXELS, Finding("attention", "bad", "x")], "caution", "but not what the original looks at"),
         ([AGREES, Finding("leak", "bad", "Leaked.")], "bad", "^Leaked.$"),
     ],
 )
 def test_the_sentence_over_all(found, level, says):
-    whole = overall(found, 0.9, None)
+    whole = overall(found, 0.9, 100)
     assert whole.level == level
     assert re.search(says, whole.text)
 
 
-def test_a_model_that_agrees_nearly_always_can_stand_for_the_original():
-    assert overall([AGREES], 0.975, 0.5).text == (
-        "This model can stand for the original: 97.5% of their answers are the same, "
-        "and 50.0% of its answers are correct."
-    )
+def agreeing(share, n=108, *, error=0.46, thresholds=None):
+    """Returns the finding on agreement and the sentence over all for 10 classes and a black box with this error."""
+    of = {"agreement": share_of(share, n), "black_box_accuracy": share_of(1 - error, n), "accuracy": share_of(0.5, n)}
+    runs = {"agreement": [share], "accuracy": [0.5]}
+    card = Scorecard(runs, {"faithfulness": [of | {"per_class": []}]}, list("abcdefghij"))
+    finding = next(finding for finding in card.findings(thresholds) if finding.topic == "agreement")
+    return finding, card.overall(thresholds)
+
+
+def share_of(value, n):
+    return interval(round(value * n), n).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("share", "level", "says"),
+    [
+        (0.3, "bad", "^This model cannot stand for the original: only 30.0% of their answers are the same"),
+        (0.556, "caution", "^Take care: 44.4% of the answers differ from the original's, and it errs in 54 of 108"),
+        (0.769, "caution", "^Take care: 23.1% of the answers differ"),
+        (0.95, "good", "^This model mostly answers as the original does: 95.0% of their answers are the same"),
+        (0.98, "good", "^This model can stand for the original: 98.0%"),
+    ],
+)
+def test_only_a_model_that_mostly_agrees_is_good_however_often_the_original_errs(share, level, says):
+    """The agreement of two trainings that err independently is 31.5% here, which reassured where half had changed."""
+    finding, whole = agreeing(share)
+    assert (finding.level, whole.level) == (level, level)
+    assert re.search(says, whole.text)
+
+
+def test_an_agreement_that_is_asked_for_decides_alone():
+    finding, whole = agreeing(0.7, 10_000, thresholds=Thresholds(agreement=0.6))
+    assert finding.level == "good"
+    assert whole.text.startswith("This model agrees with the original as often as was asked for: 70.0%")
+    assert agreeing(0.7, 10_000, thresholds=Thresholds(good_agreement=0.6))[0].level == "good"
+    assert agreeing(0.7, 10_000, thresholds=Thresholds(least_agreement=0.8))[0].level == "bad"
 
 
 def test_the_figures_stand_behind_the_claim():
@@ -58,8 +97,11 @@ def test_the_figures_stand_behind_the_claim():
 
 
 def test_without_a_black_box_accuracy_alone_is_said():
-    assert overall([], None, 0.875).text == "The model classifies 87.5% of the test images correctly."
-    assert overall([], None, None) is None
+    assert overall([], 0.875).text == "The model classifies 87.5% of the test images correctly."
+    assert (
+        overall([], 0.875, 80).text == "The model classifies 87.5% of the test images correctly: it errs in 10 of 80."
+    )
+    assert overall([], None) is None
 
 
 def test_no_abbreviation_of_a_measure_is_in_a_sentence(net, blobs):
@@ -85,3 +127,80 @@ def test_the_weakest_class_is_named_with_what_it_is_taken_for(net, blobs):
     said = f"'{sem.class_names[1]}': {1 - 5 / n:.1%} of its {n} test images"
     assert said in weakest.text
     assert f"taken for '{sem.class_names[2]}'" in weakest.text
+
+
+def weakest_of(*classes, overlaps=()):
+    """Returns the finding on the weakest classes: (label, correct of 12, the original's, what it is taken for)."""
+    per_class = [
+        {"label": label, "n": 12, "accuracy": share_of(right / 12, 12), "black_box_accuracy": share_of(box / 12, 12),
+         "mistaken_for": first, "also_mistaken_for": more, "difference": None}
+        for label, right, box, first, *more in classes
+    ]  # fmt: skip
+    details = {"faithfulness": [{"per_class": per_class}], "embedding": [{"classes": list(overlaps)}]}
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    return next(finding.text for finding in Scorecard({}, details, names).findings() if finding.topic == "weakest")
+
+
+def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
+    assert "weakest class is 'bee'" in weakest_of((0, 9, 9, 1), (1, 4, 6, 0))
+    both = weakest_of((0, 4, 6, 1), (1, 4, 8, 2, 3), (2, 12, 12, None))
+    assert both.startswith("Its weakest classes are 'ant' and 'bee': 33.3% of the test images of each are correct.")
+    assert "the others are taken for 'bee' most often (the original: 50.0% correct)" in both
+    assert "the others are taken for 'cat' and 'dog' most often (the original: 66.7% correct)" in both
+    assert "are 'ant', 'bee', 'cat' and 2 more: 33.3%" in weakest_of(*((label, 4, 6, 0) for label in range(5)))
+
+
+def test_the_network_is_the_reason_only_where_the_original_is_as_bad():
+    near = {"label": 1, "overlap": 0.688, "rival": 0, "also_rival": [2]}
+    measured = (
+        "With these prototypes, 68.8% of the training images of 'bee' look more like a prototype of another class, "
+        "most often 'ant' and 'cat'"
+    )
+    better, as_bad = (weakest_of((0, 9, 9, 1), (1, 4, box, 0), overlaps=[near]) for box in (6, 4))
+    assert better.endswith(f"{measured}.")
+    assert as_bad.endswith(f"{measured}. The original is no better at this class, so the reason is in the network.")
+
+
+def heat_maps(gains, **limits):
+    """Returns the finding on heat-maps whose areas exceed those in random order by these gains, in each of the runs."""
+    areas = [{"model": [0.3 + gain for gain in run], "random": [0.3] * len(run)} for run in gains]
+    means = [0.3 + sum(run) / len(run) for run in gains]
+    runs = {"auroc": means, "auroc_random": [0.3] * len(gains)}
+    card = Scorecard(runs, {"robustness": [{"areas": of_run} for of_run in areas]}, ["a", "b"])
+    return next(finding for finding in card.findings(Thresholds(**limits)) if finding.topic == "pixels")
+
+
+@pytest.mark.parametrize(
+    ("gains", "level", "says"),
+    [
+        ([[0.04, 0.05] * 10], "good", "interval of the difference \\+0.043 to \\+0.047, 20 images"),
+        ([[0.0, 0.01] * 10], "bad", "do not rely on its heat-maps"),
+        ([[0.3, -0.25] * 10], "caution", "cannot be said: too few images .*−"),
+        ([[0.3, -0.29] * 10], "caution", "cannot be said: too few images"),
+        ([[0.04, 0.041, 0.039, 0.04, 0.042]], "caution", "5 of at least 10 images"),
+        ([[0.0, 0.001, 0.002, 0.0, 0.001]], "caution", "5 of at least 10 images"),
+        ([[0.04]], "caution", "1 of at least 10 images"),
+    ],
+)
+def test_heat_maps_are_judged_beyond_the_spread_of_images(gains, level, says):
+    """Of five images, those of one model said "do not rely" and "can be relied on", by the images drawn."""
+    found = heat_maps(gains)
+    assert found.level == level
+    assert re.search(says, found.text)
+
+
+def test_runs_on_the_same_images_do_not_narrow_the_interval():
+    once = [0.1, -0.02] * 6
+    assert heat_maps([once] * 5).figures == heat_maps([once]).figures
+    assert heat_maps([[0.04] * 4 + [0.05]], least_images=5).level == "good"
+
+
+def test_the_embedding_gets_the_advice_that_the_conversion_gave():
+    advice = {"sentence": "No other similarity or number of prototypes does clearly better than l2 with 1 per class."}
+    cards = [
+        Scorecard({"overlap": [0.5]}, {}, ["a"], info=info) for info in ({}, {"model_provenance": {"advice": advice}})
+    ]
+    free, tried = (card.verdict()[0] for card in cards)
+    assert free.endswith("of their own. A learned similarity or more prototypes may help.")
+    assert tried.endswith(f"of their own. When it was converted: {advice['sentence']}")
+    assert "more prototypes may help" not in tried

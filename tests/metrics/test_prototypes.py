@@ -101,6 +101,12 @@ def test_overlap_is_a_share_of_all_samples_however_unequal_the_classes():
     assert sum(one.overlap * one.n for one in found) / len(y) == pytest.approx(500 / 19_800)
 
 
+def test_all_rivals_that_tie_are_kept():
+    z = np.array([[-0.1], [0.1], [-1.0], [1.0]], np.float32)  # class 0 is between its two rivals
+    found = separability(z, np.array([0, 0, 1, 2]), torch.tensor([[0.0], [-1.0], [1.0]]), torch.arange(3))
+    assert [(one.rival, one.also_rival) for one in found] == [(1, [2]), (0, []), (0, [])]
+
+
 def test_separability_of_a_single_class_has_no_rival():
     (found,) = separability(np.zeros((4, 2), np.float32), np.zeros(4, int), torch.zeros(1, 2), torch.zeros(1).long())
     assert found.rival is None

@@ -189,3 +189,17 @@ def test_intended_use_command_and_date_are_told(net, blobs, tmp_path, monkeypatc
     assert "<dd>1970-01-01</dd>" in text
     write_report(sem, blobs, tmp_path / "c.html", **options)
     assert "Not stated by whoever made this report" in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+def test_the_table_of_classes_names_all_that_tie():
+    from lookalike.metrics import Scorecard, faithfulness_of_predictions
+    from lookalike.report.classes import _class_rows
+
+    found = faithfulness_of_predictions(torch.tensor([1, 2, 1]), torch.tensor([0, 0, 1]), n_classes=3)
+    details = {
+        "faithfulness": [found.to_dict()],
+        "embedding": [{"classes": [{"label": 0, "overlap": 0.1, "rival": 2}]}],
+    }
+    rows = _class_rows(Scorecard({}, details, ["ant", "bee", "cat"]))
+    assert [row["mistaken_for"] for row in rows] == ["bee and cat", None, None]
+    assert [row["rival"] for row in rows] == ["cat", None, None]

@@ -60,8 +60,8 @@ from lookalike.metrics.sanity import (
 from lookalike.metrics.scorecard import FIGURES, Scorecard
 from lookalike.metrics.sections import SECTIONS, Section
 from lookalike.metrics.separability import ClassSeparability, separability
+from lookalike.metrics.thresholds import Thresholds
 from lookalike.metrics.transparency import activation_counts, ghosting
-from lookalike.metrics.verdict import Thresholds
 
 if TYPE_CHECKING:
     from lookalike.metrics.accumulated import (

@@ -1,7 +1,7 @@
 """Faithfulness of predictions (paper section 4.3.2): accuracy compared with the black box's, and agreement with it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +77,7 @@ class ClassFaithfulness:
         loss_p: Probability of at least this loss if model and black box erred equally often on this class (exact
             one-sided sign test); None in the same cases. It is not corrected for the number of classes; the verdict
             does that.
+        also_mistaken_for: Other wrong classes that the model predicts as often as ``mistaken_for``.
     """
 
     label: int
@@ -87,6 +88,7 @@ class ClassFaithfulness:
     agreement: Share | None
     mistaken_for: int | None
     loss_p: float | None = None
+    also_mistaken_for: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,9 @@ def faithfulness_of_counts(counts: OutcomeCounts, *, black_box: bool) -> Predict
         wrong[k] = 0
         n = int(outcomes[k].sum())
         shares = _shares(outcomes[k], int(agreed[k]), black_box) if n else (None,) * 4
-        mistaken_for = int(wrong.argmax()) if int(wrong.sum()) else None
+        most: list[int] = torch.nonzero(wrong == wrong.max())[:, 0].tolist() if int(wrong.sum()) else []
         loss = sign_test(int(outcomes[k, 0, 1]), int(outcomes[k, 1, 0])) if n and black_box else None
-        per_class.append(ClassFaithfulness(k, n, *shares, mistaken_for, loss))
+        per_class.append(ClassFaithfulness(k, n, *shares, most[0] if most else None, loss, most[1:]))
     confusion = between[:-1].tolist() if black_box else None
     elsewhere = int(between[-1].sum()) if black_box else None
     assert overall[0] is not None  # noqa: S101 - narrows the type

@@ -38,12 +38,14 @@ class Finding:
         level: ``"bad"``: do not rely on this; ``"caution"``; ``"good"``; or ``"info"``.
         claim: What was found, in plain words.
         figures: The figures behind it; empty if they are in the claim.
+        headline: What it says at the beginning of the sentence over all; empty if that does not begin with it.
     """
 
     topic: str
     level: Level
     claim: str
     figures: str = ""
+    headline: str = ""
 
     @property
     def text(self) -> str:
@@ -56,49 +58,40 @@ def by_weight(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: (_LEVELS.index(finding.level), _TOPICS.index(finding.topic)))
 
 
-def overall(findings: Sequence[Finding], agreement: float | None, accuracy: float | None) -> Finding | None:
+def overall(findings: Sequence[Finding], accuracy: float | None, n_test: int | None = None) -> Finding | None:
     """Sums findings up in one finding: can the model stand for its original, and can its heat-maps be relied on?
 
     Args:
         findings: All findings.
-        agreement: Share of test images on which the model and its original agree; None if not measured.
         accuracy: Accuracy of the model; None if not measured.
+        n_test: Number of test images; None gives the accuracy as a share alone.
 
     Returns:
-        None if neither was measured.
+        None if neither predictions nor heat-maps were measured.
     """
     by_topic = {finding.topic: finding for finding in findings}
     if "leak" in by_topic:
         return by_topic["leak"]
-    sentences = [*_on_predictions(by_topic, agreement, accuracy), *_on_heat_maps(by_topic)]
+    sentences = [*_on_predictions(by_topic, accuracy, n_test), *_on_heat_maps(by_topic)]
     if not sentences:
         return None
     worst = min((finding.level for finding in sentences), key=_LEVELS.index)
     return Finding(sentences[0].topic, worst, " ".join(finding.text for finding in sentences))
 
 
-def _on_predictions(by_topic: dict[str, Finding], agreement: float | None, accuracy: float | None) -> list[Finding]:
-    correct = "" if accuracy is None else f", and {accuracy:.1%} of its answers are correct"
-    if agreement is None or "agreement" not in by_topic:
+def _on_predictions(by_topic: dict[str, Finding], accuracy: float | None, n_test: int | None) -> list[Finding]:
+    errs = "" if accuracy is None or n_test is None else f"it errs in {round((1 - accuracy) * n_test):,} of {n_test:,}"
+    if "agreement" not in by_topic:
         if accuracy is None:
             return []
-        return [Finding("accuracy", "info", f"The model classifies {accuracy:.1%} of the test images correctly.")]
-    level = by_topic["agreement"].level
-    if level == "bad":
-        text = f"This model cannot stand for the original: only {agreement:.1%} of their answers are the same{correct}."
-    elif level == "caution":
-        text = (
-            "There are too few test images to tell whether this model can stand for the original: "
-            f"{agreement:.1%} of their answers are the same{correct}."
-        )
-    elif agreement >= ENOUGH_AGREEMENT:
-        text = f"This model can stand for the original: {agreement:.1%} of their answers are the same{correct}."
-    else:
-        text = (
-            f"This model differs from the original no more than a second training of it might: {agreement:.1%} of "
-            f"their answers are the same{correct}."
-        )
-    return [Finding("agreement", level, text)]
+        text = f"The model classifies {accuracy:.1%} of the test images correctly"
+        return [Finding("accuracy", "info", f"{text}: {errs}." if errs else f"{text}.")]
+    text, level = by_topic["agreement"].headline, by_topic["agreement"].level
+    if accuracy is not None:
+        text += f", and {errs or f'{accuracy:.1%} of its answers are correct'}"
+    if level == "good" and "accuracy" in by_topic and by_topic["accuracy"].level == "bad":
+        return [Finding("agreement", "caution", f"{text}; it is less accurate than the original, beyond chance.")]
+    return [Finding("agreement", level, f"{text}.")]
 
 
 def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
@@ -107,7 +100,10 @@ def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
         return []
     if pixels.level == "bad" or (sanity is not None and sanity.level == "bad"):
         return [Finding("pixels", "bad", "Do not rely on its heat-maps.")]
+    if pixels.level == "caution":
+        return [Finding("pixels", "caution", "There are too few images to say whether its heat-maps can be relied on.")]
     if attention is not None and attention.level != "good":
-        text = "Its heat-maps show what it needs itself, but not what the original looks at."
+        shown = "but not" if attention.level == "bad" else "and are not shown to be"
+        text = f"Its heat-maps show what it needs itself, {shown} what the original looks at."
         return [Finding("pixels", "caution", text)]
     return [Finding("pixels", "good", "Its heat-maps can be relied on: they show the pixels that it needs.")]

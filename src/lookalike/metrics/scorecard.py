@@ -14,7 +14,8 @@ from lookalike._core.names import json_text
 from lookalike._core.records import from_json, read_json
 from lookalike.metrics.findings import Finding, overall
 from lookalike.metrics.measures import figure_titles
-from lookalike.metrics.verdict import Thresholds, verdict
+from lookalike.metrics.thresholds import Thresholds
+from lookalike.metrics.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -213,11 +214,14 @@ class Scorecard:
 
     def findings(self, thresholds: Thresholds | None = None) -> list[Finding]:
         """Returns the sentences of the verdict with their levels, the gravest first."""
-        return verdict(self.get, self.details, self.class_names, thresholds or Thresholds())
+        advice = self.info.get("model_provenance", {}).get("advice")
+        return verdict(self.get, self.details, self.class_names, thresholds or Thresholds(), advice)
 
     def overall(self, thresholds: Thresholds | None = None) -> Finding | None:
         """Returns the verdict in one finding: can the model stand for its original, and its heat-maps be relied on?"""
-        return overall(self.findings(thresholds), self.get("agreement"), self.get("accuracy"))
+        correct = self.details.get("faithfulness", [{}])[0].get("accuracy")
+        n_test = None if correct is None else correct["n"]
+        return overall(self.findings(thresholds), self.get("accuracy"), n_test)
 
     def axes(self) -> dict[str, float]:
         """Returns the axes of the radar (paper, Figure 4), 0 at the centre and 1 at the rim; outward is better.

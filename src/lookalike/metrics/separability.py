@@ -1,7 +1,7 @@
 """Diagnosis of an embedding: are its classes separated well enough for prototypes?"""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class ClassSeparability:
             of another class and of the sample's own class.
         overlap: Share of samples that are nearer to another class's prototype than to any of their own class.
         rival: The other class that is most often the nearest one; None with a single class.
+        also_rival: Other classes that are the nearest one as often.
     """
 
     label: int
@@ -36,6 +37,7 @@ class ClassSeparability:
     margin: float
     overlap: float
     rival: int | None
+    also_rival: list[int] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -132,12 +134,14 @@ def _class_separability(
     margins = torch.where(
         defined, (rival_distance - own_distance) / (rival_distance + own_distance).clamp_min(1e-30), torch.nan
     )
-    rival_classes = rival_class[rival_distance.isfinite()]
+    rival_classes, counts = rival_class[rival_distance.isfinite()].unique(return_counts=True)
+    rivals: list[int] = rival_classes[counts == counts.max()].tolist() if len(counts) else []
     return ClassSeparability(
         label=k,
         n=len(own_distance),
         silhouette=silhouette,
         margin=float(margins.mean()),
         overlap=float((rival_distance < own_distance).double().mean()),
-        rival=int(rival_classes.mode().values) if len(rival_classes) else None,
+        rival=rivals[0] if rivals else None,
+        also_rival=rivals[1:],
     )

@@ -1,18 +1,17 @@
 """The verdict in plain sentences: what did the conversion lose, and can the explanations be trusted?"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from lookalike._core import checks
+from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
 from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, Level, by_weight
-from lookalike.metrics.intervals import Range, holm
+from lookalike.metrics.intervals import Range, mean_with_interval
 from lookalike.metrics.sanity import first_change
+from lookalike.metrics.thresholds import Thresholds
 
-_LEVEL = 0.05  # significance level
 _PLAIN = {
     "logistic_regression": "logistic regression",
     "nearest_neighbour": "the nearest training image (1-NN)",
@@ -23,40 +22,12 @@ _WIDE = 0.2  # a wider interval of the agreement leaves open whether the models 
 _NOT_SHOWN = "It is not shown that it looks where the original looks"
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """The values at which a sentence of the verdict turns from good to bad. All are ours.
-
-    Attributes:
-        agreement: With at least this share of equal predictions, the model can stand for its black box. None takes the
-            agreement of two trainings of the black box that err independently, at most 0.97.
-        lost_points: A loss of this many points of accuracy is mentioned, overall and for a class.
-        overlap: With at least this share of training samples nearer to another class's prototype, classes overlap.
-        auroc_gain: The area under the relevance-ordering curve must exceed the random order's by this much.
-        calibration: With at least this expected calibration error, probabilities should not be read as chances.
-        unchanged: With at least this rank correlation, maps of a randomised model count as unchanged.
-        alike: With at least this D_dvs, prototypes are nearly alike to the model itself.
-    """
-
-    agreement: float | None = None
-    lost_points: float = 1.0
-    overlap: float = 0.05
-    auroc_gain: float = 0.02
-    alike: float = 0.98
-    calibration: float = 0.05
-    unchanged: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name != "agreement" or value is not None:
-                checks.number(name, value)
-
-
 def verdict(
     figure: Callable[[str], float | None],
     details: Mapping[str, list[dict[str, Any]]],
     class_names: list[str],
     thresholds: Thresholds,
+    advice: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
     """Returns the findings about the measured figures, in order of weight.
 
@@ -65,6 +36,7 @@ def verdict(
         details: Details of the sections.
         class_names: Names of the K classes.
         thresholds: Values at which sentences turn from good to bad.
+        advice: What other choices would have given when the model was converted; None if none were tried.
     """
     findings = [
         *_data(details),
@@ -72,16 +44,16 @@ def verdict(
         _accuracy(figure, details, thresholds),
         _same_embedding(details),
         *_black_box(details),
-        *_classes(details, class_names, thresholds),
-        _weakest(details, class_names, thresholds),
+        *class_findings(details, class_names, thresholds),
+        weakest(details, class_names, thresholds),
         _calibration(figure("calibration_error"), details, thresholds),
         _ghosts(figure("ghosting"), details),
-        _likenesses(figure("auroc"), figure("auroc_random"), thresholds),
+        _likenesses(figure("auroc"), figure("auroc_random"), details, thresholds),
         _explanations(figure, details),
         *_objects(figure, details),
         _sanity(details, thresholds),
         _variety(figure("diversity"), thresholds),
-        _embedding(figure("overlap"), thresholds),
+        _embedding(figure("overlap"), advice, thresholds),
     ]
     return by_weight(finding for finding in findings if finding is not None)
 
@@ -105,23 +77,44 @@ def _agreement(
     text = f"It agrees with the original on {agreement:.1%} of the test images"
     if interval is not None:
         text += f" (95% interval {interval['low']:.1%} to {interval['high']:.1%})"
+    same = f"{agreement:.1%} of their answers are the same"
     high = agreement if interval is None else interval["high"]
-    if limits.agreement is not None:
-        threshold, reason = limits.agreement, f"{limits.agreement:.1%} are asked for"
-    else:
-        threshold, reason = ENOUGH_AGREEMENT, f"{ENOUGH_AGREEMENT:.0%} are asked for"
-        if box is not None and (expected := independent_agreement(1 - box["value"], n_classes)) < threshold:
-            threshold, reason = (
-                expected,
-                f"two trainings of the original that err independently would agree on {expected:.1%}",
-            )
-    if high < threshold:
-        return Finding("agreement", "bad", f"{text}: too few to stand for it; {reason}.")
+    bar, reason = _least_agreement(None if box is None else 1 - box["value"], n_classes, limits)
+    good = limits.good_agreement if limits.agreement is None else limits.agreement
+    if high < bar:
+        text = f"{text}: too few to stand for it; {reason}."
+        return Finding("agreement", "bad", text, headline=f"This model cannot stand for the original: only {same}")
     is_wide = interval is not None and interval["high"] - interval["low"] > _WIDE
-    if agreement < threshold or (is_wide and agreement < ENOUGH_AGREEMENT):
+    if high >= good and (agreement < bar or (is_wide and agreement < ENOUGH_AGREEMENT)):
         text = f"{text}: these are too few images to tell whether it stands for it; {reason}."
-        return Finding("agreement", "caution", text)
-    return Finding("agreement", "good", f"{text}.")
+        headline = "There are too few test images to tell whether this model can stand for the original: "
+        return Finding("agreement", "caution", text, headline=headline + same)
+    if agreement < good:
+        differing = f"{1 - agreement:.1%} of the answers differ"
+        text = f"{text}: {differing}, where {1 - good:.0%} at most are called good."
+        return Finding("agreement", "caution", text, headline=f"Take care: {differing} from the original's")
+    if agreement >= ENOUGH_AGREEMENT:
+        headline = "This model can stand for the original"
+    elif limits.agreement is not None:
+        headline = "This model agrees with the original as often as was asked for"
+    else:
+        headline = "This model mostly answers as the original does"
+    return Finding("agreement", "good", f"{text}.", headline=f"{headline}: {same}")
+
+
+def _least_agreement(box_error: float | None, n_classes: int, limits: Thresholds) -> tuple[float, str]:
+    """Returns the share of equal predictions below which a model cannot stand for its original, and why.
+
+    The agreement of two trainings that err independently is necessary and not sufficient: where the original often
+    errs, it is low, and a model that changes most of the answers is above it.
+    """
+    if limits.agreement is not None:
+        return limits.agreement, f"{limits.agreement:.1%} are asked for"
+    expected = 1.0 if box_error is None else independent_agreement(box_error, n_classes)
+    if limits.least_agreement < expected < ENOUGH_AGREEMENT:
+        return expected, f"two trainings of the original that err independently would agree on {expected:.1%}"
+    bar = limits.least_agreement if expected < ENOUGH_AGREEMENT else ENOUGH_AGREEMENT
+    return bar, f"{bar:.0%} are asked for"
 
 
 def _accuracy(
@@ -176,81 +169,6 @@ def _black_box(details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
     return [Finding("original", "caution", sentence) for sentence in standing["said"]] if standing else []
 
 
-def _classes(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[Finding]:
-    """Names classes with a loss above the threshold that is significant among so many classes (Holm)."""
-    if "faithfulness" not in details:
-        return []
-    compared = [entry for entry in details["faithfulness"][0]["per_class"] if entry["difference"] is not None]
-    lost = [entry for entry in compared if entry["difference"]["value"] < -limits.lost_points / 100]
-    beyond_chance = _beyond_chance(compared)
-    overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
-    sentences = []
-    for entry in lost:
-        if entry["label"] not in beyond_chance:
-            continue
-        text = f"Class {names[entry['label']]!r} lost {-100 * entry['difference']['value']:.1f} points"
-        near = overlaps.get(entry["label"])
-        if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
-            text += f": its embedding overlaps with {names[near['rival']]!r}"
-        elif entry["mistaken_for"] is not None:
-            text += f"; it is taken most often for {names[entry['mistaken_for']]!r}"
-        sentences.append(text + ".")
-    return [
-        *(Finding("classes", "bad", sentence) for sentence in sentences),
-        *_within_chance([entry for entry in lost if entry["label"] not in beyond_chance], names, len(compared)),
-    ]
-
-
-def _beyond_chance(compared: list[dict[str, Any]]) -> set[int]:
-    """Returns the classes with a significant loss, corrected for the number of classes (Holm at 5%)."""
-    with_p_value = [entry for entry in compared if entry.get("loss_p") is not None]
-    if len(with_p_value) == len(compared):
-        flags = holm([entry["loss_p"] for entry in compared], _LEVEL)
-    else:  # a scorecard of an earlier version has intervals but no p-values
-        flags = [entry["difference"]["high"] < 0 for entry in compared]
-    return {entry["label"] for entry, significant in zip(compared, flags, strict=True) if significant}
-
-
-def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int) -> list[Finding]:
-    if not lost:
-        return []
-    worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
-    listed = ", ".join(
-        f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst[:_NAMED]
-    )
-    ending = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-    text = (
-        f"Of single classes, {listed}{ending} lost points, within what chance does to {n_classes} classes "
-        "of so few images (Holm, 5%)."
-    )
-    return [Finding("classes", "info", text)]
-
-
-def _weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> Finding | None:
-    """Names the class with the lowest accuracy, what it is taken for, and why, if the embedding shows it."""
-    entries = [entry for entry in details.get("faithfulness", [{}])[0].get("per_class", []) if entry["accuracy"]]
-    if len(entries) < 2:
-        return None
-    worst = min(entries, key=lambda entry: entry["accuracy"]["value"])
-    accuracy = worst["accuracy"]["value"]
-    if worst["mistaken_for"] is None:
-        return None  # no class has a mistake
-    text = (
-        f"Its weakest class is {names[worst['label']]!r}: {accuracy:.1%} of its {worst['n']:,} test images are "
-        f"correct, and the others are taken for {names[worst['mistaken_for']]!r} most often"
-    )
-    if worst.get("black_box_accuracy"):
-        text += f" (the original: {worst['black_box_accuracy']['value']:.1%} correct)"
-    separations = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
-    near = separations.get(worst["label"])
-    if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
-        text += (
-            f". The reason is in the network: {near['overlap']:.1%} of the training images of this class look more "
-            f"like a prototype of another class, most often {names[near['rival']]!r}"
-        )
-    return Finding("weakest", "info", text + ".")
-
-
 def _calibration(
     error: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds
 ) -> Finding | None:
@@ -275,18 +193,48 @@ def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) ->
     return Finding("unused", "caution", text)
 
 
-def _likenesses(auroc: float | None, chance: float | None, limits: Thresholds) -> Finding | None:
+def _likenesses(
+    auroc: float | None, chance: float | None, details: Mapping[str, list[dict[str, Any]]], limits: Thresholds
+) -> Finding | None:
+    """Says whether the pixels of its heat-maps matter more than pixels in random order, beyond the spread of images."""
     if auroc is None or chance is None:
         return None
     figures = (
         f"while the other pixels turn to noise first, the predicted class keeps a probability of {auroc:.3f} on "
         f"average; in random order {chance:.3f}"
     )
-    if auroc >= chance + limits.auroc_gain:
-        claim = "The pixels that its heat-maps point to are those that it needs."
-        return Finding("pixels", "good", claim, figures)
-    claim = "The pixels that its heat-maps point to matter hardly more than any others: do not rely on its heat-maps."
-    return Finding("pixels", "bad", claim, figures)
+    gain, n_images = _gain_over_random(details.get("robustness", []))
+    if gain is None or n_images < limits.least_images:
+        claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
+        return Finding("pixels", "caution", claim, f"{figures}; {n_images} of at least {limits.least_images} images")
+    low, high = (f"{value:+.3f}".replace("-", "−") for value in (gain.low, gain.high))
+    figures += f"; 95% interval of the difference {low} to {high}, {n_images:,} images"
+    if gain.high < limits.auroc_gain:
+        claim = (
+            "The pixels that its heat-maps point to matter hardly more than any others: do not rely on its heat-maps."
+        )
+        return Finding("pixels", "bad", claim, figures)
+    if gain.mean < limits.auroc_gain or gain.low <= 0:
+        claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
+        return Finding("pixels", "caution", claim, figures)
+    return Finding("pixels", "good", "The pixels that its heat-maps point to are those that it needs.", figures)
+
+
+def _gain_over_random(runs: list[dict[str, Any]]) -> tuple[Range | None, int]:
+    """Returns by how much areas under the curves exceed those in random order, and of how many images per run.
+
+    The areas are paired by image. Runs may draw the same images again, so their intervals are averaged, not narrowed.
+    """
+    gains = [
+        [ours - random for ours, random in zip(run["areas"]["model"], run["areas"]["random"], strict=True)]
+        for run in runs
+        if {"model", "random"} <= run.get("areas", {}).keys()
+    ]
+    intervals = [interval for values in gains if (interval := mean_with_interval(values)) is not None]
+    n_images = min((len(values) for values in gains), default=0)
+    if not intervals or len(intervals) < len(gains):
+        return None, n_images
+    return Range(*(fmean(ends) for ends in zip(*intervals, strict=True))), n_images
 
 
 def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
@@ -305,10 +253,12 @@ def _explanations(figure: Callable[[str], float | None], details: Mapping[str, l
     signed = "" if correlation is None else f"; signed correlation {correlation:.2f}"
     figures = f"the maps differ by {_two_digits(divergence)}; {figures}{signed}"
     failed = [name for name, margin in margins.items() if margin and margin.low <= 0]
-    if "mismatched" in failed:
+    different = margins.get("mismatched")
+    if different is not None and different.high <= 0:  # further from the original's than maps of other images are
         return Finding("attention", "bad", "It does not look where the original looks.", figures)
     if failed:
-        listed = " or ".join(CONTROLS[name] for name in failed)
+        of = {name: "different images" if name == "mismatched" else CONTROLS[name] for name in failed}
+        listed = " or ".join(of.values())
         claim = f"{_NOT_SHOWN}: its maps are no nearer to the original's, beyond chance, than those of {listed}."
         return Finding("attention", "caution", claim, figures)
     return Finding("attention", "good", "It looks where the original looks.", figures)
@@ -389,11 +339,17 @@ def _variety(value: float | None, limits: Thresholds) -> Finding | None:
     return Finding("variety", "caution", text)
 
 
-def _embedding(overlap: float | None, limits: Thresholds) -> Finding | None:
+def _embedding(overlap: float | None, advice: Mapping[str, Any] | None, limits: Thresholds) -> Finding | None:
+    """Says how many training images overlap with another class, and what the conversion found would help."""
     if overlap is None or overlap < limits.overlap:
         return None
+    tried = (
+        f"When it was converted: {advice['sentence']}"
+        if advice
+        else "A learned similarity or more prototypes may help."
+    )
     text = (
-        f"{overlap:.1%} of the training images lie nearer to another class's prototype than to any of their own: "
-        "the embedding is not well separated; a learned similarity or more prototypes may help."
+        f"With these prototypes, {overlap:.1%} of the training images lie nearer to another class's prototype than to "
+        f"any of their own. {tried}"
     )
     return Finding("embedding", "caution", text)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lookalike.metrics import Scorecard
+from lookalike.metrics.class_findings import listing, tied_labels
 from lookalike.report.material import Material
 
 _LARGEST_MATRIX = 20  # classes; a confusion matrix of more does not fit on the page
@@ -80,9 +81,9 @@ def _class_rows(card: Scorecard) -> list[dict[str, Any]]:
                 },
                 "low": figures["accuracy"] and figures["accuracy"]["low"],
                 "high": figures["accuracy"] and figures["accuracy"]["high"],
-                "mistaken_for": _name(card.class_names, figures["mistaken_for"]),
+                "mistaken_for": _names(card.class_names, tied_labels(figures, "mistaken_for")),
                 "overlap": separation.get("overlap"),
-                "rival": _name(card.class_names, separation.get("rival")),
+                "rival": _names(card.class_names, tied_labels(separation, "rival")),
             }
         )
     return rows
@@ -111,6 +112,11 @@ def _matrix(
         "pairs": pairs,
         "n_elsewhere": int((~is_known_class).sum()),
     }
+
+
+def _names(names: list[str], labels: list[int]) -> str | None:
+    """Returns the names of classes that tie; None for none."""
+    return listing([names[label] for label in labels]) if labels else None
 
 
 def _name(names: list[str], label: int | None) -> str | None:

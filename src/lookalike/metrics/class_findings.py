@@ -1,0 +1,129 @@
+"""Findings about single classes: which lost accuracy, and which are the weakest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lookalike.metrics.findings import Finding
+from lookalike.metrics.intervals import holm
+from lookalike.metrics.thresholds import Thresholds
+
+_LEVEL = 0.05  # significance level
+_NAMED = 5  # classes listed in a sentence
+_TIED = 3  # classes listed where several tie
+
+
+def class_findings(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[Finding]:
+    """Names classes with a loss above the threshold that is significant among so many classes (Holm)."""
+    if "faithfulness" not in details:
+        return []
+    compared = [entry for entry in details["faithfulness"][0]["per_class"] if entry["difference"] is not None]
+    lost = [entry for entry in compared if entry["difference"]["value"] < -limits.lost_points / 100]
+    beyond_chance = _beyond_chance(compared)
+    overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
+    sentences = []
+    for entry in lost:
+        if entry["label"] not in beyond_chance:
+            continue
+        text = f"Class {names[entry['label']]!r} lost {-100 * entry['difference']['value']:.1f} points"
+        near = overlaps.get(entry["label"])
+        if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
+            text += f"; {_overlap(near, names)}"
+        elif entry["mistaken_for"] is not None:
+            text += f"; it is taken most often for {_tied(entry, 'mistaken_for', names)}"
+        sentences.append(text + ".")
+    return [
+        *(Finding("classes", "bad", sentence) for sentence in sentences),
+        *_within_chance([entry for entry in lost if entry["label"] not in beyond_chance], names, len(compared)),
+    ]
+
+
+def _beyond_chance(compared: list[dict[str, Any]]) -> set[int]:
+    """Returns the classes with a significant loss, corrected for the number of classes (Holm at 5%)."""
+    with_p_value = [entry for entry in compared if entry.get("loss_p") is not None]
+    if len(with_p_value) == len(compared):
+        flags = holm([entry["loss_p"] for entry in compared], _LEVEL)
+    else:  # a scorecard of an earlier version has intervals but no p-values
+        flags = [entry["difference"]["high"] < 0 for entry in compared]
+    return {entry["label"] for entry, significant in zip(compared, flags, strict=True) if significant}
+
+
+def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int) -> list[Finding]:
+    if not lost:
+        return []
+    worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
+    listed = ", ".join(
+        f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst[:_NAMED]
+    )
+    ending = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    text = (
+        f"Of single classes, {listed}{ending} lost points, within what chance does to {n_classes} classes "
+        "of so few images (Holm, 5%)."
+    )
+    return [Finding("classes", "info", text)]
+
+
+def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> Finding | None:
+    """Names the classes with the lowest accuracy, what they are taken for, and how far they overlap with others.
+
+    An overlap depends on the prototypes: it is a reason in the network only where the original errs as often.
+    """
+    entries = [entry for entry in details.get("faithfulness", [{}])[0].get("per_class", []) if entry["accuracy"]]
+    if len(entries) < 2:
+        return None
+    lowest = min(entry["accuracy"]["value"] for entry in entries)
+    worst = [entry for entry in entries if entry["accuracy"]["value"] == lowest]
+    if worst[0]["mistaken_for"] is None:
+        return None  # no class has a mistake
+    overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
+    if len(worst) == 1:
+        text = (
+            f"Its weakest class is {names[worst[0]['label']]!r}: {lowest:.1%} of its {worst[0]['n']:,} test images are "
+            f"correct, and the others are taken for {_tied(worst[0], 'mistaken_for', names)} most often"
+            f"{_original(worst[0])}"
+        )
+    else:
+        listed = listing([repr(names[entry["label"]]) for entry in worst])
+        text = f"Its weakest classes are {listed}: {lowest:.1%} of the test images of each are correct"
+        for entry in worst[:_TIED]:
+            text += (
+                f". Of {entry['n']:,} images of {names[entry['label']]!r}, the others are taken for "
+                f"{_tied(entry, 'mistaken_for', names)} most often{_original(entry)}"
+            )
+    for entry in worst[:_TIED]:
+        near = overlaps.get(entry["label"])
+        if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
+            text += f". W{_overlap(near, names)[1:]}"
+            box = entry.get("black_box_accuracy")
+            if box and box["value"] <= lowest:
+                text += ". The original is no better at this class, so the reason is in the network"
+    return Finding("weakest", "info", text + ".")
+
+
+def listing(words: Sequence[str]) -> str:
+    """Joins words by commas and *and*: up to three of them, then how many more there are."""
+    named = list(words[:_TIED])
+    if len(words) > _TIED:
+        named.append(f"{len(words) - _TIED} more")
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+def tied_labels(entry: Mapping[str, Any], key: str) -> list[int]:
+    """Returns the class under a key and those that tie with it; scorecards of earlier versions have only the first."""
+    return [] if entry.get(key) is None else [entry[key], *entry.get(f"also_{key}", [])]
+
+
+def _tied(entry: Mapping[str, Any], key: str, names: list[str]) -> str:
+    return listing([repr(names[label]) for label in tied_labels(entry, key)])
+
+
+def _original(entry: Mapping[str, Any]) -> str:
+    box = entry.get("black_box_accuracy")
+    return f" (the original: {box['value']:.1%} correct)" if box else ""
+
+
+def _overlap(near: Mapping[str, Any], names: list[str]) -> str:
+    """Says how many training images of a class overlap with others, by the prototypes that there are."""
+    return (
+        f"with these prototypes, {near['overlap']:.1%} of the training images of {names[near['label']]!r} look more "
+        f"like a prototype of another class, most often {_tied(near, 'rival', names)}"
+    )
