@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike import LookalikeError, Watch, embed, evaluate, load
+from lookalike.audit import audit
+from lookalike.data import load_for_model
 from tests.cli.test_commands import mistake, run
 from tests.conftest import NETWORK_FILE
 
@@ -175,3 +178,26 @@ def test_nothing_is_said_of_unfamiliar_images_where_they_are_not_tested(barely_c
     report = json.loads(run("watch", folder, *options, "--json").stdout)
     assert (report["unfamiliar"], report["not_tested"]) == (None, UNTESTED)
     assert json.loads(run("watch", place / "calibrated", *options, "--json").stdout)["not_tested"] is None
+
+
+def test_methods_take_a_folder_as_the_commands_do(place):
+    """A folder's path gives what its data set gives; the model's own training images in it are left out."""
+    namespace = {}
+    exec((place / "network.py").read_text(), namespace)
+    model = load(place / "model", namespace["bare"]())
+    by_command = load(place / "calibrated", namespace["bare"]())
+    by_method = model.calibrate(str(place / "validation"), false_alarm=0.02)
+    assert by_method.doubt.facts == by_command.doubt.facts
+    whole = load_for_model(place / "images", model.preprocessing, model.training_record)
+    assert (len(whole.train), len(whole.test)) == (24, 9)
+    card = evaluate(model, place / "images", only=("transparency",), progress=False)
+    assert card.info["n_test"] == 9
+    audited = audit(model, str(place / "images"), place / "validation", progress=False)
+    assert audited.n_samples == {"train": 24, "test": 150}
+    assert model.update(str(place / "validation"), progress=False).prototypes.counts.sum() > 24
+    assert Watch(by_method).add(place / "validation").n_images == 150
+    with pytest.raises(LookalikeError, match=r"of a folder lookalike.data.load_folder\(folder, preprocessing\)"):
+        embed(model, "images")
+    model.preprocessing = None
+    with pytest.raises(LookalikeError, match=r"does not know what images go through, so it cannot read '.*images'"):
+        model.calibrate(place / "images")

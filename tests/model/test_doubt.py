@@ -307,7 +307,7 @@ def test_a_calibration_says_that_single_training_images_go_unnoticed(calibrated)
     from lookalike.model.calibrating import _notes
 
     assert any("training images of the model is not known" in note for note in calibrated.doubt.facts.notes)
-    assert _notes(np.arange(3), ["a", "b", "c"], 0.5, known_new=True) == []
+    assert _notes(np.arange(3), ["a", "b", "c"], known_new=True) == []
 
 
 def test_a_class_without_held_out_images_is_told(model):

@@ -230,10 +230,9 @@ def load_with_roles(
     model: "PrototypeModel", data: str, preprocessing: "Preprocessing", *, labels: str | None, split_seed: int | None
 ) -> "DataBundle":
     """Loads data for a saved model; the model's own record says which of them are its training images."""
-    from lookalike.data import load_data, with_roles
+    from lookalike.data import load_for_model
 
-    bundle = load_data(data, preprocessing, seed=split_seed_of(model, split_seed), labels=labels, min_classes=1)
-    return with_roles(bundle, model.training_record, asked_seed=split_seed)
+    return load_for_model(data, preprocessing, model.training_record, labels=labels, asked_seed=split_seed)
 
 
 def build_network(network: str, folder: Path) -> "nn.Module":

@@ -65,6 +65,7 @@ __all__ = [
     "load_digit_pairs",
     "load_digits",
     "load_folder",
+    "load_for_model",
     "load_glyphs",
     "load_imagenet_photos",
     "load_quickdraw",
@@ -122,3 +123,37 @@ def load_data(
             "(--image-size, --mean, --std)"
         )
     return load_folder(source, preprocessing, seed=seed, labels=labels, min_classes=min_classes)
+
+
+def load_for_model(
+    source: str | Path,
+    preprocessing: Preprocessing | None,
+    record: TrainingRecord,
+    *,
+    labels: str | Path | None = None,
+    asked_seed: int | None = None,
+) -> DataBundle:
+    """Loads a folder or a dataset for a model that exists: its own record says which are its training images.
+
+    Args:
+        source: A folder, or a dataset's name, as for ``load_data``.
+        preprocessing: The model's preprocessing.
+        record: The model's record of its training data.
+        labels: A table of files and their classes, for a folder without one sub-folder per class.
+        asked_seed: Seed of a split that the user asked for; None takes that of the model.
+
+    Raises:
+        LookalikeError: If the model has no preprocessing for a folder's images; also as in ``load_data`` and
+            ``with_roles``.
+    """
+    checks.path("source", source)
+    if preprocessing is None and not is_dataset(source):
+        raise LookalikeError(
+            f"the model does not know what images go through, so it cannot read {str(source)!r}; give a data set, e.g. "
+            "lookalike.data.load_folder(folder, preprocessing), or convert with preprocessing=..."
+        )
+    own_seed = None if record.split is None else record.split.seed
+    seed = own_seed or 0 if asked_seed is None else asked_seed
+    return with_roles(
+        load_data(source, preprocessing, seed=seed, labels=labels, min_classes=1), record, asked_seed=asked_seed
+    )

@@ -130,7 +130,7 @@ class Batches:
         elif not isinstance(data, IterableDataset) and not _is_map_style(data):
             raise LookalikeError(
                 f"cannot read samples from a {type(data).__name__}; give a Dataset or DataLoader of (x, y), "
-                "or a pair (x, y) of tensors or arrays"
+                "a pair (x, y) of tensors or arrays, or of a folder lookalike.data.load_folder(folder, preprocessing)"
             )
         else:
             self.class_names = class_names_of(data)

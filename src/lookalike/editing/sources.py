@@ -11,7 +11,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.options import Reading
 from lookalike.conversion.steps import as_batches, check_finite
-from lookalike.data import Batches, DataBundle
+from lookalike.data import Batches, DataBundle, load_for_model
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder
@@ -68,6 +68,8 @@ def source_of(
     Raises:
         LookalikeError: If the data have other classes than the model, or the embeddings are not theirs.
     """
+    if isinstance(data, str | Path) and part not in _TRAINING_PARTS:
+        data = load_for_model(data, model.preprocessing, model.training_record)
     if isinstance(data, DataBundle):
         data = data.train if part in _TRAINING_PARTS else data.test
     if isinstance(data, str | Path) and model.preprocessing is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_json
-from lookalike.data import Batches, DataBundle
+from lookalike.data import Batches, DataBundle, load_for_model
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import dtype_of, match_names, place
 from lookalike.encoder.class_names import are_numbers
@@ -302,8 +303,12 @@ class EvaluationData(NamedTuple):
     notes: tuple[str, ...]
 
 
-def unbundle_data(test: Any, train: Any = None, attributes: Any = None) -> EvaluationData:
-    """Splits a ``DataBundle`` into test data, training data and attributes; given ones take precedence."""
+def unbundle_data(model: PrototypeModel, test: Any, train: Any = None, attributes: Any = None) -> EvaluationData:
+    """Splits a folder or a ``DataBundle`` into test data, training data and attributes; given ones take precedence."""
+    if isinstance(test, str | Path):
+        test = load_for_model(test, model.preprocessing, model.training_record)
+    if isinstance(train, str | Path):
+        train = load_for_model(train, model.preprocessing, model.training_record).train
     if not isinstance(test, DataBundle):
         return EvaluationData(test, train, attributes, ())
     if attributes is None and train is None and test.attributes is not None:

@@ -63,8 +63,9 @@ def evaluate(
 
     Args:
         model: Any prototype model.
-        test: Test data: a data set, loader, pair of arrays, ``DataBundle`` (which also supplies training data and
-            attributes), or an ``EmbeddingStore``, which is enough for the measures that need no images.
+        test: Test data: a folder, of which the model's training images are left out, a data set, loader, pair of
+            arrays, ``DataBundle`` (which also supplies training data and attributes), or an ``EmbeddingStore``, which
+            is enough for the measures that need no images.
         black_box: The classifier to compare with; None takes the one that the model was converted from. A ``BlackBox``
             that several evaluations share is measured once.
         train: Training data, or their ``EmbeddingStore``: for ghosting and the diagnosis of the embedding.
@@ -96,7 +97,7 @@ def evaluate(
     settings = EvaluationSettings.of("evaluate", options)
     budget = Budget.of(settings.budget)
     measuring = settings.measuring(model, seed)
-    test, train, attributes, data_notes = unbundle_data(test, train, settings.attributes)
+    test, train, attributes, data_notes = unbundle_data(model, test, train, settings.attributes)
     data = settings.read(test)
     train = None if train is None else settings.read(train)
     test_data, store = (None, data) if isinstance(data, EmbeddingStore) else (data, None)

@@ -1,6 +1,7 @@
 """``calibrate``: fits a model's temperature and novelty score on one part of held-out images, and keeps the other."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_random_states, keeps_torch_settings
-from lookalike.data import Batches
+from lookalike.data import Batches, load_for_model
 from lookalike.doubt import Doubt, DoubtFacts, calibration_figures, fit_factor
 from lookalike.doubt.calibration import CalibrationFigures, softmax
 from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty
@@ -232,6 +233,8 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
         check_finite_rows(embeddings.isfinite().all(1))
         labels = _model_labels(model, validation.class_names, validation.labels)
         return Validation(embeddings, labels, None, validation.info.get("data"), known_new=False)
+    if isinstance(validation, str | Path):
+        validation = load_for_model(validation, model.preprocessing, model.training_record).test
     batches = validation if isinstance(validation, Batches) else Batches(validation, batch_size)
     fingerprint = batches.fingerprint()
     known_new = _check_new(model, batches, fingerprint)

@@ -55,9 +55,9 @@ class Doubting:
         stored embeddings, only the whole training data are; a note of the calibration then says so.
 
         Args:
-            validation: Labelled images that the model was not made from, as for ``convert``: a folder's data set, a
-                loader, arrays (x, y), or an ``EmbeddingStore`` of the model's own network. Classes are matched by
-                name, or by number if the data have no names.
+            validation: Labelled images that the model was not made from: a folder, in which the model's training images
+                are left out, a data set, a loader, arrays (x, y), or an ``EmbeddingStore`` of the model's own network.
+                Classes are matched by name, or by number if the data have no names.
             coverage: Coverage of the sets, unless another is asked for.
             false_alarm: Largest share of familiar images that are called unfamiliar.
             novelty: Score of unfamiliar inputs: ``"joint"``, ``"direction"``, ``"mahalanobis"``,

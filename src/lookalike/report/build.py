@@ -70,7 +70,8 @@ def write_report(
 
     Args:
         model: Prototype model.
-        test: Test images with labels. A ``DataBundle`` also provides the training data.
+        test: Test images with labels: as for ``evaluate``. A folder or a ``DataBundle`` also
+            provides the training data.
         path: File to write. It appears only when it is complete.
         train: Training data, for ghosting and the nearest training images.
         black_box: Classifier to compare with; None takes the one that was converted.
@@ -104,7 +105,7 @@ def write_report(
     explainer = Explainer(
         model, n_nearest=page.n_nearest, relevance=True, composite=settings.composite, rule=settings.rule
     )
-    test, train, attributes, data_notes = unbundle_data(test, train, settings.attributes)
+    test, train, attributes, data_notes = unbundle_data(model, test, train, settings.attributes)
     data = test
     if not isinstance(test, Batches):
         data = Batches(test, settings.batch_size, settings.num_workers, settings.on_error)
