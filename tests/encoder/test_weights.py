@@ -1,11 +1,12 @@
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 from lookalike._core.errors import LookalikeError
-from lookalike.encoder import load_weights, pair_by_order, read_weights
+from lookalike.encoder import load_classifier, load_weights, pair_by_order, read_weights
 from tests.architectures import plain_cnn
 
 
@@ -106,3 +107,18 @@ def test_layers_that_ask_for_the_version_of_their_weights_are_told():
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(one(x), other(x))
+
+
+def test_weights_of_another_image_size_are_refused_with_the_size_to_give(tmp_path):
+    """Position embeddings tell the size; the head is adapted, so its shape is not said to be a problem."""
+    size = {"embed_dim": 12, "depth": 1, "num_heads": 2, "patch_size": 16}
+    small = timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=6, **size)
+    torch.save(small.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(LookalikeError) as caught:
+        load_classifier("timm:vit_tiny_patch16_224", tmp_path / "vit.pth", model_args=size)
+    message = str(caught.value)
+    assert "pos_embed (1, 37, 12) instead of (1, 197, 12)" in message
+    assert "head.weight" not in message
+    assert "try --model-arg img_size=96 (model_args={'img_size': 96})" in message
+    loaded = load_classifier("timm:vit_tiny_patch16_224", tmp_path / "vit.pth", model_args=size | {"img_size": 96})
+    assert loaded.model.num_classes == 6

@@ -1,6 +1,8 @@
 """Builds a network for given weights: with their number of classes, and without its head if they have none."""
 
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from lookalike.encoder.untrained import check_missing
 from lookalike.encoder.weights import Choice, choose_weights, expected_by, load_fit, pair_by_order
 from lookalike.networks import without_head
 
+_POSITIONS = re.compile(r"(^|\.)pos(ition)?_embed(ding)?s?\b")  # timm, torchvision, Hugging Face
 CLASS_ARGUMENTS = ("num_classes", "n_classes", "num_labels")
 
 
@@ -109,10 +112,13 @@ def load_network(
         load_fit(model, Fit(choice.fit.prefix, weights, (), (), (), ()), source)
         check_finite_weights(model, source)
         return LoadedNetwork(model, args, removed_head)
+    adapted = () if class_argument is None else choice.fit.resized_head(expected_by(model))
     try:
-        load_fit(model, choice.fit, source)
+        load_fit(model, choice.fit, source, adapted)
     except LookalikeError as error:
-        raise LookalikeError(f"{error}{_hint(user_weights, choice, model)}") from None
+        raise LookalikeError(
+            f"{error}{_image_size_hint(choice.fit, model)}{_hint(user_weights, choice, model)}"
+        ) from None
     check_finite_weights(model, source)
     return LoadedNetwork(model, args)
 
@@ -167,6 +173,34 @@ def _warn_of_unused(checkpoint: Checkpoint, choice: Choice) -> None:
     warn_of(
         f"of the weights in {str(checkpoint.path)!r}, {choice.label!r} fit the network and are used; {unused} are not"
     )
+
+
+def _image_size_hint(fit: Fit, model: nn.Module) -> str:
+    """Suggests the size of the images where position embeddings have another number of patches than the network's."""
+    expected = expected_by(model)
+    name = next((name for name in fit.reshaped if _POSITIONS.search(name)), None)
+    if name is None:
+        return ""
+    given, own = tuple(fit.weights[name].shape), tuple(expected[name].shape)  # [1, tokens, D]
+    if len(given) != 3 or len(own) != 3 or given[2] != own[2]:
+        return ""  # another architecture
+    argument = "img_size" if hasattr(model, "patch_embed") else "image_size"
+    patch = next((tensor.shape[-1] for tensor in expected.values() if tensor.ndim == 4), None)
+    side = _patches_per_side(given[1], own[1])
+    size = "SIZE" if patch is None or side is None else side * patch
+    return (
+        f"; the position embeddings are of another image size than the network's: try --model-arg {argument}={size} "
+        f"(model_args={{'{argument}': {size}}})"
+    )
+
+
+def _patches_per_side(*tokens: int) -> int | None:
+    """Returns the side of the first square of patches, after as many other tokens in each; None if there is none."""
+    for n_others in range(6):  # class and distillation tokens, and registers
+        sides = [math.isqrt(max(n - n_others, 0)) for n in tokens]
+        if all(side**2 == n - n_others for side, n in zip(sides, tokens, strict=True)):
+            return sides[0]
+    return None
 
 
 def _hint(user_weights: UserWeights, choice: Choice, model: nn.Module) -> str:

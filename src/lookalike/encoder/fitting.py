@@ -67,6 +67,15 @@ class Fit:
         classes, channels = [new for _, new in heads], [new[1] for _, new in inputs]
         return {name: sizes[0] for name, sizes in (("classes", classes), ("channels", channels)) if sizes}
 
+    def resized_head(self, expected: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Returns the names of the reshaped weights that another number of classes explains; empty if none does."""
+        rows = {}
+        for name in self.reshaped:
+            old, new = tuple(expected[name].shape), tuple(self.weights[name].shape)
+            if len(old) == len(new) > 0 and old[1:] == new[1:]:
+                rows[name] = (old[0], new[0])
+        return tuple(rows) if len(set(rows.values())) == 1 else ()
+
     def missing_module(self, expected: Mapping[str, Tensor]) -> str | None:
         """Returns the name of the layer whose weights are all that is missing; None if anything else does not fit."""
         if self.unexpected or self.reshaped or not self.missing:

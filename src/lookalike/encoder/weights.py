@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str = 
     load_fit(model, possible_fits(weights, expected_by(model))[0], source)
 
 
-def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
+def load_fit(model: nn.Module, fit: Fit, source: str, adapted: Collection[str] = ()) -> None:
     """Loads weights that have been matched with a network.
+
+    Args:
+        model: The network.
+        fit: The weights by its names.
+        source: Where they come from, for messages.
+        adapted: Names of weights to which the network would be adapted, so that their shapes are not the problem.
 
     Raises:
         LookalikeError: If names, shapes or types do not match.
@@ -71,7 +77,9 @@ def load_fit(model: nn.Module, fit: Fit, source: str) -> None:
     expected = expected_by(model)
     if not fit.is_full:
         reshaped = [
-            f"{name} {tuple(fit.weights[name].shape)} instead of {tuple(expected[name].shape)}" for name in fit.reshaped
+            f"{name} {tuple(fit.weights[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in fit.reshaped
+            if name not in adapted or len(adapted) == len(fit.reshaped)
         ]
         problems = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", reshaped))
         listed = "; ".join(f"{problem}: {listing(list(names), _N_LISTED)}" for problem, names in problems if names)
