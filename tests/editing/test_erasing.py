@@ -96,6 +96,19 @@ def test_without_the_part_a_prototype_is_the_mean_of_its_images_with_that_of_oth
     assert torch.equal(other.state.vectors, session.state.vectors)
 
 
+def test_a_prototype_without_images_to_learn_from_takes_the_most_similar_one_of_its_class(marked):
+    model, (x, y) = marked
+    session = model.edit((x, y))
+    session.add("1", image=x[1:2] + 40)
+    assert int(session.snapshot.prototypes.counts[6]) == 0
+    session.erase(6, region=CORNER)
+    usable = np.flatnonzero((y.numpy() == 1) & ~session.material.held_out)
+    distances = (model.embed(x[usable]) - model.embed(x[1:2] + 40)).norm(dim=1)
+    blank = x[usable[int(distances.argmin())]].clone()
+    blank[:, 5:, 5:] = 0  # in all other classes there is nothing else
+    assert torch.allclose(session.state.vectors[6], model.embed(blank[None])[0], atol=1e-6)
+
+
 def test_inside_and_outside_make_the_whole_image():
     inside, outside = (region_mask((0.2, 0.2, 0.8, 0.8), side, 10, 5) for side in ("inside", "outside"))
     assert torch.equal(inside, ~outside)

@@ -11,7 +11,9 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.data import HasMasks
 from lookalike.editing.edits import NO_MATERIAL, Erase, Restrict
+from lookalike.editing.material import Material
 from lookalike.editing.sources import Source, read_images
+from lookalike.editing.state import State
 from lookalike.model.annotations import Region, check_region
 
 if TYPE_CHECKING:
@@ -109,8 +111,9 @@ def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region,
     model, vectors = session.model, []
     for prototype in prototypes:
         checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
-        rows = material.members(session.state, [prototype])
-        donors = np.flatnonzero((material.labels != int(session.state.labels[prototype])) & ~material.held_out)
+        label = int(session.state.labels[prototype])
+        rows = _learned_from(material, session.state, prototype)
+        donors = np.flatnonzero((material.labels != label) & ~material.held_out)
         if not len(rows) or not len(donors):
             whose = "images behind it" if not len(rows) else "images of other classes"
             raise LookalikeError(
@@ -122,6 +125,20 @@ def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region,
         points = torch.cat([model.embed(images).cpu() for images in mixed])
         vectors.append(tuple(material.mean_of(points).float().tolist()))
     return Erase(tuple(prototypes), region, side, tuple(vectors))
+
+
+def _learned_from(material: Material, state: State, prototype: int) -> np.ndarray:
+    """Returns the rows that stand for a prototype: those behind it, or the most similar one of its class.
+
+    All that are behind a prototype may be images that edits are judged on, from which no edit learns.
+    """
+    rows = material.members(state, [prototype])
+    of_class = np.flatnonzero((material.labels == int(state.labels[prototype])) & ~material.held_out)
+    if len(rows) or not len(of_class):
+        return rows
+    with torch.no_grad():
+        similarities = material.similarity(material.read(of_class), state.vectors[prototype : prototype + 1])[:, 0]
+    return of_class[[int(similarities.argmax())]]
 
 
 def _mixed(

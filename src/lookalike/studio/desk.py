@@ -1,7 +1,7 @@
 """What the studio's page works on: an edit session, its pictures, its map, its suspects.
 
-What reads or changes the session is done one request at a time. Pictures and searches for suspects wait for their like
-only: a search takes minutes in large data, and the page must not stand still meanwhile.
+What reads or changes the session is done one request at a time. Pictures, maps and searches for suspects wait for their
+like only: a search takes minutes in large data, and the page must not stand still meanwhile.
 """
 
 import functools
@@ -23,6 +23,7 @@ from lookalike.audit import Audit, Shortcut, audit_sources, find_shortcuts
 from lookalike.audit.shortcuts import MOST_PROTOTYPES
 from lookalike.data.images import decode_image
 from lookalike.editing import Add, Edit, EditSession, resolve
+from lookalike.editing.state import State
 from lookalike.explanation import explain
 from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.saved import encode_image
@@ -68,7 +69,7 @@ class Desk:
             raise LookalikeError("the studio needs the training data: lookalike studio MODEL DATA")
         self.session, self.folder = session, folder
         self._source = session.source
-        self._lock, self._picture_lock, self._search_lock = RLock(), RLock(), RLock()
+        self._lock, self._picture_lock, self._map_lock, self._search_lock = RLock(), RLock(), RLock(), RLock()
         self._maps: dict[Method, dict[str, Any]] = {}
         self._audit: Audit | None = None
         self._shortcuts: tuple[Tensor, list[Shortcut]] | None = None
@@ -129,10 +130,13 @@ class Desk:
             pixels = self.session.picture(sample, part)
         return encode_image(pixels)
 
-    @_one_at_a_time
     def map(self, method: Method = "pca") -> dict[str, Any]:
         """Returns the embeddings of training images in a plane, with the prototypes in it."""
-        material, state = self._source, self.session.state
+        with self._map_lock:
+            return self._map_of(self.session.state, method)
+
+    def _map_of(self, state: State, method: Method) -> dict[str, Any]:
+        material = self._source
         known = self._maps.get(method)
         if known is None or (method != "pca" and not torch.equal(known["keys"], state.keys)):
             n = len(material.labels)
