@@ -37,6 +37,9 @@ def as_input(photograph: Image.Image, session: onnxruntime.InferenceSession, des
     if preprocessing is None or (not takes_bytes and preprocessing.get("pad") is not None):
         raise SystemExit("the file does not say how an image becomes an input of the network: this example cannot")
     height, width, channels = sizes
+    if preprocessing.get("transparency") == "white":  # what is transparent shows white
+        layer = photograph.convert("RGBA")
+        photograph = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     image = fitted(photograph.convert("L" if channels == 1 else "RGB"), (width, height), preprocessing)
     pixels = np.asarray(image).reshape(1, height, width, channels)
     if takes_bytes:

@@ -3,10 +3,13 @@
 import base64
 import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +133,20 @@ def test_the_example_runs_without_this_library(model, folder, one_file, tmp_path
     assert result.stdout.startswith(f"{explanation.class_name}: {explanation.probability:.0%}")
     assert f"looks like prototype {explanation.likenesses[0].prototype} of" in result.stdout
     assert Image.open(tmp_path / "this-looks-like-that.png").size == (48, 12)
+
+
+@pytest.mark.parametrize("transparency", ["white", "dropped"])
+def test_the_example_reads_transparent_pictures_as_the_model_does(transparency):
+    as_input = runpy.run_path(str(EXAMPLE))["as_input"]
+    values = np.random.default_rng(0).integers(0, 256, (12, 12, 4), dtype=np.uint8)
+    values[:, :, 3] = 255 * (values[:, :, 3] > 128)
+    preprocessing = replace(PREPROCESSING, transparency=transparency)
+    session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(type="tensor(uint8)", shape=["N", 12, 12, 3])])
+    found, _ = as_input(Image.fromarray(values), session, {"preprocessing": preprocessing.to_dict()})
+    expected = values[:, :, :3].copy()
+    if transparency == "white":
+        expected[values[:, :, 3] == 0] = 255
+    assert np.array_equal(found[0], expected)
 
 
 def test_the_command_exports_without_pictures(model, tmp_path):
