@@ -96,12 +96,12 @@ def test_a_training_that_is_told_to_end_leaves_no_process(image_folder, tmp_path
                 break
         assert len(processes_of(mark)) >= 2
         training.send_signal(signal.SIGTERM)
-        training.communicate(timeout=30)
+        training.communicate(timeout=120)
         assert training.returncode == 130
     finally:
         training.kill()
         training.communicate()
-    wait_until(lambda: not processes_of(mark), 30)
+    wait_until(lambda: not processes_of(mark), 120)
 
 
 def train_on_the_second_device():
@@ -126,5 +126,5 @@ def test_processes_of_a_training_that_is_killed_end():
     training = Started(train_on_two_devices)
     child = int(training.wait_for("child").split()[1])
     training.send_signal(signal.SIGKILL)
-    wait_until(lambda: not is_running(child), 30)
+    wait_until(lambda: not is_running(child), 50)
     training.finish()
