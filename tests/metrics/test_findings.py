@@ -145,8 +145,11 @@ def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
     assert "weakest class is 'bee'" in weakest_of((0, 9, 9, 1), (1, 4, 6, 0))
     both = weakest_of((0, 4, 6, 1), (1, 4, 8, 2, 3), (2, 12, 12, None))
     assert both.startswith("Its weakest classes are 'ant' and 'bee': 33.3% of the test images of each are correct.")
-    assert "the others are taken for 'bee' most often (the original: 50.0% correct)" in both
-    assert "the others are taken for 'cat' and 'dog' most often (the original: 66.7% correct)" in both
+    assert "The others of the 12 images of 'ant' are taken for 'bee' most often (the original: 50.0% correct)" in both
+    assert (
+        "The others of the 12 images of 'bee' are taken for 'cat' and 'dog' most often (the original: 66.7% correct)"
+        in both
+    )
     assert "are 'ant', 'bee', 'cat' and 2 more: 33.3%" in weakest_of(*((label, 4, 6, 0) for label in range(5)))
 
 

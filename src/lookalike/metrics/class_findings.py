@@ -86,7 +86,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
         text = f"Its weakest classes are {listed}: {lowest:.1%} of the test images of each are correct"
         for entry in worst[:_TIED]:
             text += (
-                f". Of {entry['n']:,} images of {names[entry['label']]!r}, the others are taken for "
+                f". The others of the {entry['n']:,} images of {names[entry['label']]!r} are taken for "
                 f"{_tied(entry, 'mistaken_for', names)} most often{_original(entry)}"
             )
     for entry in worst[:_TIED]:
