@@ -51,20 +51,19 @@ def test_direction_is_the_distance_between_points_of_length_one():
 
 
 def test_joint_is_the_sum_of_both_distances_in_units_of_left_out_inputs():
-    score = fit_novelty("joint", FAMILIAR, CENTRES)
+    few = FAMILIAR[:100]
+    score = fit_novelty("joint", few, CENTRES)
     units = []
     for name in ("direction", "mahalanobis"):
         left_out = [
-            fit_novelty(name, torch.cat([FAMILIAR[:i], FAMILIAR[i + 1 :]]), CENTRES)(
-                FAMILIAR[i : i + 1], CENTRES, SPREADS
-            )
-            for i in range(len(FAMILIAR))
+            fit_novelty(name, torch.cat([few[:i], few[i + 1 :]]), CENTRES)(few[i : i + 1], CENTRES, SPREADS)
+            for i in range(len(few))
         ]
         units.append(torch.quantile(torch.cat(left_out), 0.95))
-    assert np.allclose(score.units, torch.stack(units), rtol=0.02)
-    parts = [fit_novelty(name, FAMILIAR, CENTRES)(FAMILIAR, CENTRES, SPREADS) for name in ("direction", "mahalanobis")]
+    assert np.allclose(score.units, torch.stack(units), rtol=0.05)
+    parts = [fit_novelty(name, few, CENTRES)(few, CENTRES, SPREADS) for name in ("direction", "mahalanobis")]
     expected = parts[0] / score.units[0] + 0.25 * parts[1] / score.units[1]
-    assert np.allclose(score(FAMILIAR, CENTRES, SPREADS), expected)
+    assert np.allclose(score(few, CENTRES, SPREADS), expected)
 
 
 def test_a_joint_score_finds_images_that_are_only_brighter():
