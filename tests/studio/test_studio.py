@@ -254,7 +254,7 @@ def test_corrected_labels_go_to_a_file_of_the_model(server):
 
 def test_a_file_that_is_no_image_is_refused(server):
     status, content, _ = ask(server, "api/look", b"no image")
-    assert (status, json.loads(content)["error"][:30]) == (400, "the file is no image that can ")
+    assert (status, json.loads(content)["error"]) == (400, "the file cannot be used: not an image")
     assert ask(server, "api/look", b"", **{"Content-Length": str(2**30)})[0] == 400
 
 

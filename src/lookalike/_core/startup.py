@@ -1,7 +1,11 @@
-"""Importing torch in less time."""
+"""Importing torch in less time, and torchvision with one line where its build does not fit."""
 
 import gc
+import importlib
 import sys
+from typing import Any
+
+from lookalike._core.errors import LookalikeError, first_line
 
 
 def import_torch() -> None:
@@ -19,3 +23,22 @@ def import_torch() -> None:
     finally:
         gc.freeze()  # what has been imported is not looked at again
         gc.enable()
+
+
+def import_with_torchvision(package: str = "torchvision") -> Any:
+    """Imports torchvision, or a package that imports it.
+
+    Raises:
+        LookalikeError: If torchvision was built for another version of torch.
+    """
+    try:
+        return importlib.import_module(package)
+    except RuntimeError as error:
+        if "torchvision" not in str(error):
+            raise
+        from importlib.metadata import version
+
+        raise LookalikeError(
+            f"torchvision {version('torchvision')} does not fit torch {version('torch')} ({first_line(error)}): "
+            "install the two of one release, from the same place: pip install --force-reinstall torch torchvision"
+        ) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lookalike.cli.console import guarded, out, print_facts, print_json, print_notes
+from lookalike.cli.console import guarded, out, print_facts, print_json, print_notes, show_next
 from lookalike.cli.options import (
     BatchSize,
     Device,
@@ -104,6 +104,7 @@ def calibrate(
     print_facts("Calibration", rows)
     print_notes([*facts.notes, *used_up])
     out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
+    show_next("predict", str(output), "IMAGES", network=network)
 
 
 def _used_up(bundle: "DataBundle") -> list[str]:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import io
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,6 +217,12 @@ def print_notes(notes: Sequence[str], *, as_error: bool = False) -> None:
 def print_line(text: str, indent: str = "") -> None:
     """Prints one line, with control characters in visible form."""
     out.print(indent + visible(text), markup=False, soft_wrap=True)
+
+
+def show_next(*words: str, network: str | None = None) -> None:
+    """Prints the command to type next, ready to be copied; words in capitals stand for what the user puts there."""
+    needed = [] if network is None else ["--network", network]
+    print_line(f"Next: {shlex.join(['lookalike', *words, *needed])}")
 
 
 def say(message: str) -> None:

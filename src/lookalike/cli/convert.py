@@ -1,6 +1,5 @@
 """``lookalike convert``."""
 
-import shlex
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from lookalike.cli.console import (
     print_notes,
     print_table,
     say,
+    show_next,
 )
 from lookalike.cli.on_cluster import cluster_options, refuse_with_cluster
 from lookalike.cli.options import (
@@ -234,6 +234,7 @@ def convert(
     from lookalike.conversion.convert import convert as convert_model
     from lookalike.conversion.out_of_core import bytes_of
     from lookalike.data import Batches, settle_value_range
+    from lookalike.data.bundle import is_dataset
     from lookalike.encoder.preprocessing import input_channels
     from lookalike.model.similarity import make_similarity
     from lookalike.saved import check_no_edits, read_spec_of_own_network
@@ -253,6 +254,7 @@ def convert(
     arguments = read_pairs("--model-arg", model_arg)
     devices = device.split(",")
     checkpoint = (weights, weights_key, weights_by_order)
+    is_dataset(data)  # refuses a missing folder before any weights are downloaded
     source, preprocessing = _load_source(model, checkpoint, arguments, network, pick_device(devices[0]))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
@@ -300,8 +302,7 @@ def _show_next_step(model: "PrototypeModel", output: Path, data: str, options: d
     if advice:
         print_line(advice["sentence"])
     needed = [word for name, value in options.items() if value is not None for word in (name, value)]
-    command = shlex.join(["lookalike", "report", str(output), data, *needed, "-o", "report.html"])
-    out.print(f"Next: {command}", markup=False, soft_wrap=True)
+    show_next("report", str(output), data, *needed, "-o", "report.html")
 
 
 def _compare_on(test: "Batches", converted: "PrototypeModel") -> "Comparison | None":

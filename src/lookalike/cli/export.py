@@ -1,11 +1,12 @@
 """``lookalike export``."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lookalike.cli.console import err, guarded, out, print_facts, print_json
+from lookalike.cli.console import err, guarded, print_facts, print_json, print_line
 from lookalike.cli.options import Json, Network, Overwrite, open_model, pick_device
 
 if TYPE_CHECKING:
@@ -95,12 +96,10 @@ def export(
     if html is not None:
         facts["page"] = f"{html} ({html.stat().st_size / 1e6:.1f} MB): open it in a browser"
     print_facts("", facts)
-    out.print(
-        "Run it with onnxruntime; examples/run_exported.py shows how: python run_exported.py FOLDER PHOTOGRAPH"
-        if kind == "onnx"
-        else "Run it with torch.export.load(FILE).module()",
-        style="dim",
-    )
+    if kind == "onnx":
+        print_line(f"Next: python examples/run_exported.py {shlex.quote(str(output))} PHOTOGRAPH")
+    else:
+        print_line(f"Next: torch.export.load({str(file)!r}).module() in Python")
 
 
 def _smaller(precision: Any, sample: Path) -> "Callable[..., Path]":

@@ -163,7 +163,8 @@ def value_remark(image: Image.Image, preprocessing: Preprocessing) -> str | None
     read_over = f"the model reads {black:g}…{white:g}"
     if low < black or high > white:
         return f"its values, {low:g}…{high:g}, are cut off: {read_over}"
-    if high < black + (white - black) / 100:
+    is_twelve_bits = preprocessing.value_range is None and high < SIXTEEN_BITS[1] / _TWELVE_BITS
+    if high < black + (white - black) / 100 or is_twelve_bits:
         return f"its values, {low:g}…{high:g}, are all nearly black: {read_over}"
     return None
 

