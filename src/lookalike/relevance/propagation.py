@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lookalike._core.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, warn_of
 from lookalike._core.provenance import versions
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
-from lookalike.encoder.calls import is_out_of_memory, take_rows
+from lookalike.encoder.calls import is_out_of_memory, rows_at_once, take_rows
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.foreign import with_script_modules
@@ -63,6 +63,7 @@ def propagate(
         raise LookalikeError("there are no images to explain")
     rules = COMPOSITES[composite] if isinstance(composite, str) else composite
     explain = _Explainer(model, x, run, rules, strict, plain)
+    batch_size = rows_at_once(x, batch_size, x.device)  # 6 images of 224² take a sixth less time each than 16
     warned: set[str] = set()
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
