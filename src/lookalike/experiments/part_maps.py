@@ -64,11 +64,16 @@ def measure_maps(bench: Workbench, subject: PartSubject) -> Record:
     objects, low = subject.object_masks(model, x), value_range_of_model(model)[0]
     encoder = model.encoder
     assert isinstance(encoder, Encoder)  # noqa: S101 - conversions make one
+
+    def log_probabilities(embeddings: Tensor) -> Tensor:
+        # the constant of each row that `log_probabilities_of` leaves out has a gradient, too
+        return model.log_probabilities_of(embeddings).log_softmax(1)
+
     kinds: dict[str, Explain] = {
         _CONTRIBUTIONS: lambda images: contributions(model, images).upsampled(),
         "PRP, nearest prototype": lambda images: prp(model, images).pixels[:, 0],
         "LRP of the model": lambda images: lrp(model, images, of="probability").pixels,
-        "Grad-CAM of the model": lambda images: grad_cam(encoder, images, model.log_probabilities_of),
+        "Grad-CAM of the model": lambda images: grad_cam(encoder, images, log_probabilities),
     }
     if subject.is_trained:
         box = subject.classifier.model
