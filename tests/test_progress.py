@@ -28,8 +28,8 @@ def test_a_command_says_how_far_it_is_and_how_long_it_takes(clock, capsys):
             advance()
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "Embedding: 3 of 100, about 3 min to go",  # at 6 s, 97 of 2 s each are left
-        "Embedding: 18 of 100, about 3 min to go",
+        "Embedding: 3 of 100, about 3.2 min to go",  # at 6 s, 97 of 2 s each are left
+        "Embedding: 18 of 100, about 2.7 min to go",
     ]
 
 

@@ -129,9 +129,12 @@ def duration(seconds: float) -> str:
     """Formats a duration in seconds, minutes or hours.
 
     Example:
-        >>> duration(42), duration(100), duration(7300)
-        ('42 s', '2 min', '2.0 h')
+        >>> duration(90), duration(150), duration(1200), duration(7300)
+        ('90 s', '2.5 min', '20 min', '2.0 h')
     """
-    if seconds < 90:
+    if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.1f} min".replace(".0 ", " ") if minutes < 10 else f"{minutes:.0f} min"
+    return f"{seconds / 3600:.1f} h"
