@@ -116,6 +116,8 @@ def test_the_table_and_the_page_have_the_suspects(found, tmp_path):
     text = (tmp_path / "a.html").read_text()
     assert "Probably wrong labels" in text
     assert "data:image/" in text
+    assert "train 0" in text
+    assert "· train 30" in text  # the duplicate of the image that has the number 0
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert json.dumps(found.to_dict())
 
