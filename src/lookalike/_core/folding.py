@@ -21,7 +21,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from lookalike._core.untouched import FunctionMode
+from lookalike._core.untouched import FunctionMode, acts_in_this_thread
 
 _METADATA = frozenset(("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point", "is_complex", "__len__"))
 _PROPERTIES = frozenset(
@@ -50,11 +50,11 @@ class Pair:
 
 
 def is_watched(model: nn.Module) -> bool:
-    """Says whether hooks could see what a layer of a network returns."""
-    hooks = ("_global_forward_hooks", "_global_forward_pre_hooks")
-    return any(getattr(torch_module, name, None) for name in hooks) or any(
-        layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules()
-    )
+    """Says whether hooks could see what a layer of a network returns in this thread."""
+    if any(getattr(torch_module, name, None) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")):
+        return True
+    hooks = (list(hooks.values()) for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks))
+    return any(acts_in_this_thread(hook) for of_module in hooks for hook in of_module)
 
 
 def find_pairs(run: Callable[[], Any]) -> tuple[list[Pair], Any]:

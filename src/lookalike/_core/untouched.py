@@ -132,7 +132,7 @@ def _set_mode(module: nn.Module, training: bool) -> None:
 
 def with_forward_hooks(hooks: Mapping[nn.Module, Callable[..., Any]], run: Callable[[], T]) -> T:
     """Calls ``run`` while modules have forward hooks, one each, which are called in this thread's passes only."""
-    thread_hooks = {module: _in_this_thread(hook) for module, hook in hooks.items()}
+    thread_hooks = {module: _OfThread(hook) for module, hook in hooks.items()}
 
     def register_and_run() -> T:
         for module, hook in thread_hooks.items():
@@ -151,7 +151,7 @@ def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Call
 
     The hook is called in this thread's passes only.
     """
-    thread_hook = _in_this_thread(hook)
+    thread_hook = _OfThread(hook)
 
     def register_and_run() -> T:
         module.register_forward_pre_hook(thread_hook, with_kwargs=True)
@@ -163,14 +163,24 @@ def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Call
     return undoing(remove, register_and_run)
 
 
-def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a hook that does nothing in other threads' passes through the same module.
+class _OfThread:
+    """A hook that does nothing in other threads' passes through the same module.
 
-    It takes any arguments: while this thread removes the hook, torch may call it in another thread without keyword
-    arguments.
+    It takes any arguments: while its thread removes it, torch may call it in another thread without keyword arguments.
     """
-    thread = threading.get_ident()
-    return lambda *args: hook(*args) if threading.get_ident() == thread else None
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self._hook = hook
+        self.thread = threading.get_ident()
+
+    def __call__(self, *args: Any) -> Any:
+        """Calls the hook in its own thread."""
+        return self._hook(*args) if acts_in_this_thread(self) else None
+
+
+def acts_in_this_thread(hook: Callable[..., Any]) -> bool:
+    """Says whether a module's hook does anything in this thread: those of our calls in other threads do not."""
+    return not isinstance(hook, _OfThread) or hook.thread == threading.get_ident()
 
 
 def _remove(hook: Callable[..., Any], registered: Any, *flags: Any) -> None:
