@@ -177,6 +177,7 @@ class _Sample:
         head_weight: Weights of the black box's head [K, D], or None.
         prototypes: Prototypes and their classes that were found among the embeddings as they are: similarities that
             cluster in this space share them.
+        similarities: Fitted similarities that are the same for all samples.
     """
 
     z: np.ndarray
@@ -185,10 +186,16 @@ class _Sample:
     class_names: list[str]
     head_weight: Tensor | None
     prototypes: dict[tuple[int, int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    similarities: dict[str, Similarity] = field(default_factory=dict)
 
     def fitted(self, name: str, rows: np.ndarray) -> Similarity:
-        """Returns a similarity, fitted to some of the samples."""
-        return make_similarity(name).fit(self.z[rows], self.labels[rows], self.head_weight)
+        """Returns a similarity, fitted to some of the samples; only once if it learns nothing of them."""
+        if name in self.similarities:
+            return self.similarities[name]
+        similarity = make_similarity(name).fit(self.z[rows], self.labels[rows], self.head_weight)
+        if similarity.fits_to in ("nothing", "head"):
+            self.similarities[name] = similarity
+        return similarity
 
 
 def _sample(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
