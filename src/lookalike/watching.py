@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -177,9 +177,9 @@ class Watch:
                     part = take_rows(batch.inputs, slice(start, start + batch_size))
                     own_names = (batch.names or [None] * n_rows(batch.inputs))[start : start + batch_size]
                     is_new = [self._is_new(read, row, part, name, given, known) for row, name in enumerate(own_names)]
-                    kept = torch.tensor(is_new)
                     if any(is_new):
-                        rows.append(model.encoder(place(_rows_of(part, kept), model.device, dtype)))
+                        new = part if all(is_new) else take_rows(part, torch.tensor(is_new))
+                        rows.append(model.encoder(place(new, model.device, dtype)))
         if not read.ids:
             raise LookalikeError("there are no images in the batch")
         if given is not None:
@@ -391,13 +391,6 @@ def content_of(inputs: Any, row: int) -> bytes:
     return b"".join(
         leaf[row].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for leaf in leaves
     )
-
-
-def _rows_of(inputs: Any, kept: Tensor) -> Any:
-    """Returns the rows of network inputs that are kept."""
-    if bool(kept.all()):
-        return inputs
-    return tree_map(lambda leaf: leaf[kept.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _identity(model: PrototypeModel) -> str:

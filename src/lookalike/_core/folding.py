@@ -12,7 +12,7 @@ batch norm returns its input. Should anything else ask for the convolution's out
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from lookalike._core.untouched import FunctionMode, acts_in_this_thread
+
+T = TypeVar("T")
 
 _METADATA = frozenset(("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point", "is_complex", "__len__"))
 _PROPERTIES = frozenset(
@@ -119,6 +121,16 @@ class Folded(FunctionMode):
         self._pairs = {id(pair.weight): pair for pair in pairs}
         self._folded: dict[int, _FoldedWeights] = {}
         self._outputs: dict[int, tuple[weakref.ref[Tensor], Pair]] = {}
+
+    def run(self, compute: Callable[[], T]) -> T:
+        """Calls ``compute`` while it is active; plainly if that cannot be done, then and from then on."""
+        if self._pairs:
+            try:
+                with self:
+                    return compute()
+            except NotFoldableError:  # the network does not do the same for all inputs
+                self._pairs = {}
+        return compute()
 
     @override
     def __enter__(self) -> "Folded":

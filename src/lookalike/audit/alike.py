@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lookalike.data import HasMasks
-from lookalike.editing.regions import Side, objects_in, region_mask, with_part
+from lookalike.editing.regions import Side, has_masks, objects_in, region_mask, with_part
 from lookalike.editing.sources import Source, read_images
 from lookalike.model import PrototypeModel
 from lookalike.model.annotations import Region
@@ -106,12 +105,12 @@ def _prototypes_of(model: PrototypeModel, source: Source, rows: np.ndarray) -> n
 
 def _embedded(model: PrototypeModel, source: Source, rows: np.ndarray, parts: Sequence[Part]) -> list[Tensor]:
     """Returns the embeddings of each part of some images, by themselves: a tensor [n, D] for each part."""
-    has_masks = source.batches is not None and isinstance(source.batches.dataset, HasMasks)
+    knows_objects = has_masks(source)
     embedded: list[list[Tensor]] = [[] for _ in parts]
     for start in range(0, len(rows), _BATCH):
         samples = source.store.indices[rows[start : start + _BATCH]]
         images = read_images(source, samples)
-        objects = objects_in(source, samples) if has_masks else None
+        objects = objects_in(source, samples) if knows_objects else None
         for of_part, (_, region, side) in zip(embedded, parts, strict=True):
             of_part.append(model.embed(_alone(images, region, side, objects)).float().cpu())
     return [torch.cat(of_part) for of_part in embedded]

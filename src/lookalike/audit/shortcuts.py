@@ -6,6 +6,7 @@ class and on no other, whether the model decides by it or not. Whether it is the
 person to say.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,7 @@ import torch
 
 from lookalike._core.progress import Advance
 from lookalike.audit.alike import AlikePart, Part, find_alike_parts
-from lookalike.data import HasMasks
-from lookalike.editing.regions import Side, objects_in, with_part
+from lookalike.editing.regions import Side, has_masks, objects_in, with_part
 from lookalike.editing.sources import Source, read_images
 from lookalike.model import PrototypeModel
 from lookalike.model.annotations import Region
@@ -108,14 +108,13 @@ def find_shortcuts(
     """
     prototypes = model.prototypes
     order = prototypes.counts.argsort(descending=True, stable=True)[:MOST_PROTOTYPES].tolist()
-    has_masks = source.batches is not None and isinstance(source.batches.dataset, HasMasks)
-    parts = parts_of_image(with_masks=has_masks)
+    parts = parts_of_image(with_masks=has_masks(source))
     classes = sorted({int(prototypes.labels[j]) for j in order})
     alike = find_alike_parts(model, source, parts, classes=classes, seed=seed)
     hosts = _Hosts(model, source, seed)
     found = []
     for j in sorted(order):
-        shortcut = _strongest(model, source, hosts, j, alike)
+        shortcut = _strongest(model, source, hosts, j, parts, alike)
         if shortcut is not None:
             found.append(shortcut)
         if advance is not None:
@@ -147,6 +146,7 @@ def _strongest(
     source: Source,
     hosts: _Hosts,
     prototype: int,
+    parts: Sequence[Part],
     alike: dict[tuple[int, str], AlikePart],
 ) -> Shortcut | None:
     """Returns the most suspicious part of a prototype's images; None if no part goes with its class."""
@@ -157,10 +157,9 @@ def _strongest(
         return None
     guest_samples = np.array(nearest)[np.arange(len(host_samples)) % len(nearest)]
     images, guests = read_images(source, host_samples), read_images(source, guest_samples)
-    has_masks = source.batches is not None and isinstance(source.batches.dataset, HasMasks)
-    objects = (objects_in(source, host_samples), objects_in(source, guest_samples)) if has_masks else None
+    objects = (objects_in(source, host_samples), objects_in(source, guest_samples)) if has_masks(source) else None
     best: Shortcut | None = None
-    for part in parts_of_image(with_masks=has_masks):
+    for part in parts:
         name, region, side = part
         mixed = with_part(images, guests, region, side, objects)
         share = float((model.predict(mixed) == label).float().mean())

@@ -31,8 +31,6 @@ Ranking = Literal["prototypes", "cleanlab"]
 _COLUMNS = ("kind", "rank", "score", "part", "sample", "name", "label", "suggested", "other", "other_name", "reason")
 
 _PAGES = (".html", ".htm")
-
-
 _MANY_DIFFERING = 0.2  # share of images; more wrong labels than that are rare
 
 

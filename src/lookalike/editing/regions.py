@@ -46,14 +46,24 @@ def with_part(images: Tensor, others: Tensor, region: Region, side: Side, object
     return torch.where(own, images, torch.where(of_others, mean, others))
 
 
+def has_masks(source: Source) -> bool:
+    """Says whether the data know where the objects in their images are."""
+    return _masked(source) is not None
+
+
+def _masked(source: Source) -> HasMasks | None:
+    dataset = None if source.batches is None else source.batches.dataset
+    return dataset if isinstance(dataset, HasMasks) else None
+
+
 def objects_in(source: Source, samples: np.ndarray) -> Tensor:
     """Returns where the objects are in some images of data that have masks, bool [n, H, W].
 
     Raises:
         LookalikeError: If the data have none.
     """
-    dataset = None if source.batches is None else source.batches.dataset
-    if not isinstance(dataset, HasMasks):
+    dataset = _masked(source)
+    if dataset is None:
         raise LookalikeError(
             "the data have no masks, so the background is not known; name a region, such as all outside of "
             "[0.2, 0.2, 0.8, 0.8]"

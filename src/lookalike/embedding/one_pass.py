@@ -108,7 +108,7 @@ class Pass:
             self._effect = PrecisionEffect(encoder, total, device)
         if self._devices is None:
             self._settings.enter_context(computing(precision, device))
-            return MemoryAwareEmbedder(encoder, Folded(pairs) if pairs else None)
+            return MemoryAwareEmbedder(encoder, Folded(pairs))
         replicas = Replicas(encoder, self._devices, precision)
         self._settings.callback(replicas.close)
         return MemoryAwareEmbedder(replicas)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lookalike._core.errors import warn_of
-from lookalike._core.folding import Folded, NotFoldableError
+from lookalike._core.folding import Folded
 from lookalike.encoder import device_of, place, rows_at_once
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 
@@ -35,7 +35,7 @@ class MemoryAwareEmbedder:
 
     def __init__(self, encoder: Embeds, folded: Folded | None = None) -> None:
         self.encoder = encoder
-        self.folded = folded
+        self.folded = Folded([]) if folded is None else folded
         self.max_rows: int | None = None
         self.n_done = 0
 
@@ -69,13 +69,7 @@ class MemoryAwareEmbedder:
 
     def _embed_rows(self, inputs: Any, finish: Finish | None) -> tuple[Tensor, Tensor | None]:
         ready = inputs if finish is None else finish(inputs)
-        if self.folded is not None:
-            try:
-                with self.folded:
-                    return self.encoder.embed_and_score(ready)
-            except NotFoldableError:  # the network does not do the same for all inputs
-                self.folded = None
-        return self.encoder.embed_and_score(ready)
+        return self.folded.run(lambda: self.encoder.embed_and_score(ready))
 
 
 class Transfer:

@@ -69,8 +69,8 @@ def n_rows(inputs: Any) -> int:
     return len(first)
 
 
-def take_rows(inputs: Any, rows: slice) -> Any:
-    """Returns a slice of the rows of each tensor in the inputs."""
+def take_rows(inputs: Any, rows: slice | Tensor) -> Any:
+    """Returns a slice of the rows of each tensor in the inputs, or those that a mask [n] keeps."""
     if isinstance(inputs, Tensor):
         return inputs[rows]
     return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, inputs)

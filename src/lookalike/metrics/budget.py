@@ -51,6 +51,10 @@ class Budget:
         """Returns a budget that begins now, or the given one, which has begun; None for None."""
         return budget if budget is None or isinstance(budget, Budget) else cls(budget)
 
+    def left_out(self, names: str) -> str:
+        """Returns a sentence on what was left out."""
+        return f"left out, to end within the budget of {duration(self.asked)}: {names}"
+
     def part(self, share: float) -> "Budget":
         """Returns the budget that ends after a share of this one."""
         return Budget(share * self.seconds, self._started, self.asked)
@@ -104,7 +108,7 @@ class Plan:
         if self.budget is None or not self.left_out:
             return []
         names = "; ".join(f"{name} ({reason})" for name, reason in self.left_out.items())
-        return [f"left out, to end within the budget of {duration(self.budget.asked)}: {names}"]
+        return [self.budget.left_out(names)]
 
     def announcement(self, n_runs: int) -> str | None:
         """Returns a sentence on the time that the sections will take; None if nothing takes long."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lookalike._core.errors import listing
 from lookalike.metrics.findings import Finding
 from lookalike.metrics.intervals import holm
 from lookalike.metrics.thresholds import Thresholds
@@ -51,12 +52,9 @@ def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int)
     if not lost:
         return []
     worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
-    listed = ", ".join(
-        f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst[:_NAMED]
-    )
-    ending = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    losses = [f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst]
     text = (
-        f"Of single classes, {listed}{ending} lost points, within what chance does to {n_classes} classes "
+        f"Of single classes, {listing(losses, _NAMED)} lost points, within what chance does to {n_classes} classes "
         "of so few images (Holm, 5%)."
     )
     return [Finding("classes", "info", text)]
@@ -82,7 +80,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
             f"{_original(worst[0])}"
         )
     else:
-        listed = listing([repr(names[entry["label"]]) for entry in worst])
+        listed = joined([repr(names[entry["label"]]) for entry in worst])
         text = f"Its weakest classes are {listed}: {lowest:.1%} of the test images of each are correct"
         for entry in worst[:_TIED]:
             text += (
@@ -99,7 +97,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
     return Finding("weakest", "info", text + ".")
 
 
-def listing(words: Sequence[str]) -> str:
+def joined(words: Sequence[str]) -> str:
     """Joins words by commas and *and*: up to three of them, then how many more there are."""
     named = list(words[:_TIED])
     if len(words) > _TIED:
@@ -113,7 +111,7 @@ def tied_labels(entry: Mapping[str, Any], key: str) -> list[int]:
 
 
 def _tied(entry: Mapping[str, Any], key: str, names: list[str]) -> str:
-    return listing([repr(names[label]) for label in tied_labels(entry, key)])
+    return joined([repr(names[label]) for label in tied_labels(entry, key)])
 
 
 def _original(entry: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Forward passes of the networks under evaluation: fast, and one for two classifiers that share a network."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core.acceleration import Accelerated
-from lookalike._core.folding import Folded, NotFoldableError
+from lookalike._core.folding import Folded
 from lookalike.embedding.folded import foldable_pairs
 from lookalike.encoder import Encoder, rows_at_once
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision
@@ -35,7 +36,7 @@ class Passes:
         self.model, self.black_box = model, black_box
         self._precision, self._batch_size = precision, batch_size
         self._accelerated = Accelerated()
-        self._folded: dict[int, Folded | None] = {}  # by the network's id
+        self._folded: dict[int, Folded] = {}  # by the network's id
 
     @property
     def is_shared(self) -> bool:
@@ -79,24 +80,16 @@ class Passes:
         for rows in inputs.split(n_at_once):
             folded = self._folding(network, inputs)
             with at_precision(self._precision, inputs.device), self._accelerated:
-                results.append(run(rows) if folded is None else self._run_folded(network, folded, run, rows))
+                results.append(folded.run(functools.partial(run, rows)))
         return results
 
-    def _run_folded(self, network: nn.Module, folded: Folded, run: Callable[[Tensor], Result], rows: Tensor) -> Result:
-        try:
-            with folded:
-                return run(rows)
-        except NotFoldableError:  # the network does not do the same for all inputs
-            self._folded[id(network)] = None
-            return run(rows)
-
-    def _folding(self, network: nn.Module, inputs: Tensor) -> Folded | None:
-        """Returns the folded batch norms of a network, which are found once; None if gradients are needed."""
+    def _folding(self, network: nn.Module, inputs: Tensor) -> Folded:
+        """Returns the folded batch norms of a network, which are found once; none if gradients are needed."""
         if torch.is_grad_enabled():
-            return None
+            return Folded([])
         if id(network) not in self._folded:
             pairs = foldable_pairs(network, inputs, self._precision, None) if isinstance(network, Encoder) else []
-            self._folded[id(network)] = Folded(pairs) if pairs else None
+            self._folded[id(network)] = Folded(pairs)
         return self._folded[id(network)]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lookalike.metrics import Scorecard
-from lookalike.metrics.class_findings import listing, tied_labels
+from lookalike.metrics.class_findings import joined, tied_labels
 from lookalike.report.material import Material
 
 _LARGEST_MATRIX = 20  # classes; a confusion matrix of more does not fit on the page
@@ -116,7 +116,7 @@ def _matrix(
 
 def _names(names: list[str], labels: list[int]) -> str | None:
     """Returns the names of classes that tie; None for none."""
-    return listing([names[label] for label in labels]) if labels else None
+    return joined([names[label] for label in labels]) if labels else None
 
 
 def _name(names: list[str], label: int | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from lookalike._core.progress import duration
 from lookalike.metrics.budget import Budget
 from lookalike.model import PrototypeModel
 from lookalike.report.examples import Examples
@@ -36,5 +35,5 @@ def fitting_extras(model: PrototypeModel, examples: Examples, budget: Budget | N
     shows_parts = left - (of_maps if shows_maps else 0) > of_parts
     extras = {"heat-maps on the prototypes' images": shows_maps, "the section on parts": shows_parts}
     left_out = [name for name, is_shown in extras.items() if not is_shown]
-    notes = [f"left out, to end within the budget of {duration(budget.asked)}: {', '.join(left_out)}"]
-    return Extras(shows_maps, shows_parts, notes if left_out else [])
+    notes = [budget.left_out(", ".join(left_out))] if left_out else []
+    return Extras(shows_maps, shows_parts, notes)
