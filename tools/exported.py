@@ -1,4 +1,4 @@
-"""Exports 25 architectures to ONNX, and compares each file with the model and its speed with the plain network's file.
+"""Exports 28 architectures to ONNX, and compares each file with the model and its speed with the plain network's file.
 
     python tools/exported.py run FILE.jsonl [PATTERN]   # a line per architecture that is not there yet
     python tools/exported.py page FILE.jsonl            # writes docs/reference/exported.md
@@ -48,14 +48,14 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], int]] = {
     for library, name, options, side in [
         *(("torchvision", name, {}, SIDE) for name in (
             "resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x1_0",
-            "regnet_y_400mf")),
+            "regnet_y_400mf", "mnasnet1_0")),
         *(("torchvision", name, {}, SMALLER) for name in (
             "resnet50", "resnext50_32x4d", "densenet121", "vgg11_bn", "convnext_tiny", "swin_t")),
         ("torchvision", "googlenet", {"init_weights": False, "aux_logits": False}, SMALLER),
         ("torchvision", "vit_b_16", {"image_size": SMALLER}, SMALLER),
         *(("timm", name, {}, SIDE) for name in (
             "efficientnet_lite0", "ghostnet_100", "mobilenetv4_conv_small", "convnext_atto", "mobilevit_xxs",
-            "levit_128s")),
+            "levit_128s", "pvt_v2_b0", "rexnet_100")),
         *(("timm", name, {}, SMALLER) for name in ("resnet26d", "poolformer_s12")),
         *(("timm", name, {"img_size": SIDE}, SIDE) for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224")),
         ("timm", "mixer_s32_224", {"img_size": SMALLER}, SMALLER),
