@@ -414,18 +414,18 @@ def contents_of(model: nn.Module) -> Contents:
     named: dict[int, tuple[str, Tensor]] = {}
     visited_ids: set[int] = set()
     has_scripts = False
-
-    def visit(module: nn.Module, prefix: str) -> None:
-        nonlocal has_scripts
+    remaining: list[tuple[nn.Module, str]] = [(model, "")]  # a function that called itself would be left as garbage
+    while remaining:
+        module, prefix = remaining.pop()
+        if id(module) in visited_ids:
+            continue
         visited_ids.add(id(module))
         has_scripts = has_scripts or isinstance(module, torch.jit.ScriptModule)
         for own in (module._parameters, module._buffers):
             for name, tensor in own.items():
                 if tensor is not None:
                     named.setdefault(id(tensor), (prefix + name, tensor))
-        for name, child in module._modules.items():
-            if child is not None and id(child) not in visited_ids:
-                visit(child, f"{prefix}{name}.")
-
-    visit(model, "")
+        for name, child in reversed(module._modules.items()):
+            if child is not None:
+                remaining.append((child, f"{prefix}{name}."))
     return Contents(list(named.values()), has_scripts)
