@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
+from lookalike._core.intervals import share
 from lookalike._core.names import json_text, visible
 from lookalike._core.records import from_json, read_json
 from lookalike.doubt import Doubt, ExchangeabilityTest, conformal_p_values
@@ -328,17 +329,15 @@ class Watch:
 
     def accuracy(self) -> dict[str, Any]:
         """Returns the number of labels so far, and the share of correct predictions with its 95% interval."""
-        from scipy.stats import binomtest
-
         state = self._state
         if not state.n_labelled:
             return {"n_labelled": 0, "accuracy": None, "accuracy_low": None, "accuracy_high": None}
-        interval = binomtest(state.n_correct, state.n_labelled).proportion_ci(0.95, method="wilson")
+        accuracy = share(state.n_correct, state.n_labelled)
         return {
             "n_labelled": state.n_labelled,
-            "accuracy": state.n_correct / state.n_labelled,
-            "accuracy_low": float(interval.low),
-            "accuracy_high": float(interval.high),
+            "accuracy": accuracy.value,
+            "accuracy_low": accuracy.low,
+            "accuracy_high": accuracy.high,
         }
 
     def _save(self, file: Path) -> None:

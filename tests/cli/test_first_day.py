@@ -1,11 +1,17 @@
 """Small things that a first day shows: what to type next, and mistakes that are refused before any work."""
 
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import lookalike
 from lookalike._core.errors import LookalikeError
 from lookalike._core.startup import import_with_torchvision
+from lookalike.data import load_data
 from lookalike.encoder import Outputs, map_classes
 from tests.cli.test_commands import mistake, run
 
@@ -59,3 +65,23 @@ def test_a_torchvision_of_another_build_is_one_line(tmp_path, monkeypatch):
         import_with_torchvision("torchvision_of_another_build")
     with pytest.raises(RuntimeError, match="something else"):
         import_with_torchvision("broken")
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "svhn", "cifar10", "stl10", "flowers102", "celeba", "quickdraw"])
+def test_a_torchvision_of_another_build_is_one_line_of_data_sets_too(dataset, tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LOOKALIKE_DATA", str(tmp_path / "data"))
+    with pytest.raises(LookalikeError, match=r"^torchvision \S+ does not fit torch \S+ .* install the two of one"):
+        load_data(dataset)
+
+
+def test_torchvision_is_imported_in_one_place_alone():
+    source = Path(lookalike.__file__).parent
+    bare = re.compile(r"^\s*(?:import|from) torchvision\b", re.MULTILINE)
+    assert [file.name for file in source.rglob("*.py") if bare.search(file.read_text(encoding="utf-8"))] == []

@@ -150,8 +150,8 @@ def test_a_range_counts_the_spread_of_draws_not_of_samples():
 
 
 def agreed(share, n, box_error, n_classes=100, **limits):
+    from lookalike._core.intervals import share as interval
     from lookalike.metrics import Thresholds
-    from lookalike.metrics.intervals import share as interval
 
     details = {
         "agreement": interval(round(share * n), n).to_dict(),

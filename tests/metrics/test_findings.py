@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lookalike import convert, evaluate
+from lookalike._core.intervals import share as interval
 from lookalike.metrics import Scorecard, Thresholds
 from lookalike.metrics.findings import Finding, by_weight, overall
-from lookalike.metrics.intervals import share as interval
 
 AGREES = Finding("agreement", "good", "It agrees.", headline="It mostly answers as the original does: 92% are the same")
 PIXELS = Finding("pixels", "good", "The pixels count.")

@@ -1,10 +1,12 @@
 """Data sets whose split is defined by list files beside the images: CelebA and CUB-200-2011 (paper, appendix A.1)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.startup import import_with_torchvision
 from lookalike.data.bundle import DATASETS, Attributes, DataBundle, DatasetEntry
 from lookalike.data.folders import ImageFiles
 from lookalike.data.images import read_image
@@ -24,13 +26,12 @@ def load_celeba(preprocessing: Preprocessing | None = None) -> DataBundle:
     Raises:
         LookalikeError: If the files are missing and cannot be downloaded, or a list is damaged.
     """
-    from torchvision.datasets import CelebA
-
+    datasets = import_with_torchvision("torchvision.datasets")
     root = data_folder()
     files = "img_align_celeba (a folder of images), list_attr_celeba.txt and the other lists into celeba"
 
-    def read(split: str, download: bool) -> CelebA:
-        return CelebA(root, split=split, target_type="attr", download=download)
+    def read(split: str, download: bool) -> Any:
+        return datasets.CelebA(root, split=split, target_type="attr", download=download)
 
     try:
         try:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.identity import identify_array, identify_json
+from lookalike._core.startup import import_with_torchvision
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, Samples, Split
 from lookalike.data.folders import ImageFiles, split_rows
 from lookalike.data.masks import MaskedFiles, trimap_mask
@@ -79,18 +80,16 @@ def _bundle(
 
 
 def _read_flowers(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
-    from torchvision.datasets import Flowers102
-
-    train, test = (Flowers102(root, split=split, download=download) for split in ("train", "test"))
+    datasets = import_with_torchvision("torchvision.datasets")
+    train, test = (datasets.Flowers102(root, split=split, download=download) for split in ("train", "test"))
     classes = [str(name) for name in getattr(train, "classes", None) or range(1, 103)]
     files_and_labels = ((train._image_files, train._labels), (test._image_files, test._labels))
     return _bundle("flowers102", root / "flowers-102" / "jpg", _distinct(classes), files_and_labels, preprocessing)
 
 
 def _read_pets(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
-    from torchvision.datasets import OxfordIIITPet
-
-    both = [OxfordIIITPet(root, split=split, download=download) for split in ("trainval", "test")]
+    datasets = import_with_torchvision("torchvision.datasets")
+    both = [datasets.OxfordIIITPet(root, split=split, download=download) for split in ("trainval", "test")]
     classes = list(both[0].classes)
     folder = root / "oxford-iiit-pet" / "images"
     train, test = (
@@ -100,26 +99,25 @@ def _read_pets(root: Path, preprocessing: Preprocessing, download: bool) -> Data
 
 
 def _read_food(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
-    from torchvision.datasets import Food101
-
-    train, test = (Food101(root, split=split, download=download) for split in ("train", "test"))
+    datasets = import_with_torchvision("torchvision.datasets")
+    train, test = (datasets.Food101(root, split=split, download=download) for split in ("train", "test"))
     files_and_labels = ((train._image_files, train._labels), (test._image_files, test._labels))
     return _bundle("food101", root / "food-101" / "images", list(train.classes), files_and_labels, preprocessing)
 
 
 def _read_imagenette(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
-    from torchvision.datasets import Imagenette
-
-    train, test = (Imagenette(root, split=split, size="320px", download=download) for split in ("train", "val"))
+    datasets = import_with_torchvision("torchvision.datasets")
+    train, test = (
+        datasets.Imagenette(root, split=split, size="320px", download=download) for split in ("train", "val")
+    )
     classes = [names[0] for names in train.classes]
     files_and_labels = (_files_of(train._samples), _files_of(test._samples))
     return _bundle("imagenette", root / "imagenette2-320", classes, files_and_labels, preprocessing)
 
 
 def _read_eurosat(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
-    from torchvision.datasets import EuroSAT
-
-    images = EuroSAT(root, download=download)
+    datasets = import_with_torchvision("torchvision.datasets")
+    images = datasets.EuroSAT(root, download=download)
     files, labels = _files_of(images.samples)
     both = ImageFiles(root / "eurosat" / "2750", files, labels, list(images.classes), preprocessing)
     train, test = split_rows(both.labels, 0)
@@ -130,13 +128,13 @@ def _read_eurosat(root: Path, preprocessing: Preprocessing, download: bool) -> D
 
 
 def _read_pcam(root: Path, preprocessing: Preprocessing, download: bool) -> DataBundle:
-    from torchvision.datasets import PCAM
+    datasets = import_with_torchvision("torchvision.datasets")
 
     classes = ["no tumour", "tumour"]
     tissue_parts: list[Samples] = []
     for split in ("train", "test"):
-        tissue = PCAM(root, split=split, download=download)
-        file = root / "pcam" / PCAM._FILES[split]["targets"][0]
+        tissue = datasets.PCAM(root, split=split, download=download)
+        file = root / "pcam" / datasets.PCAM._FILES[split]["targets"][0]
         with tissue.h5py.File(file) as targets:
             labels = np.asarray(targets["y"]).reshape(-1).astype(np.int64)
         tissue_parts.append(PcamPart(tissue, labels, classes, preprocessing))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.startup import import_with_torchvision
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import saved_statistics
@@ -72,11 +73,11 @@ def _open_class(folder: Path, name: str) -> np.ndarray:
 
 
 def _download(folder: Path, name: str) -> None:
-    from torchvision.datasets.utils import download_url
+    utils = import_with_torchvision("torchvision.datasets.utils")
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        download_url(_SOURCE.format(name), str(folder), f"{name}.npy")
+        utils.download_url(_SOURCE.format(name), str(folder), f"{name}.npy")
     except (OSError, RuntimeError) as error:
         (folder / f"{name}.npy").unlink(missing_ok=True)
         raise LookalikeError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.startup import import_with_torchvision
 from lookalike.data.bundle import DATASETS, DataBundle, DatasetEntry, ImageArray
 from lookalike.data.preprocessing import Preprocessing
 from lookalike.data.statistics import saved_statistics
@@ -75,6 +76,8 @@ def _read(source: _Source, root: Path) -> Arrays:
     """
     try:
         return source.read(root, False)
+    except LookalikeError:
+        raise
     except (RuntimeError, OSError) as error:
         if isinstance(error, gzip.BadGzipFile):
             raise _damaged_files_error(source, root, error) from error
@@ -104,8 +107,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_idx(kind: str, root: Path, download: bool) -> Arrays:
-    from torchvision import datasets
-
+    datasets = import_with_torchvision("torchvision.datasets")
     train, test = (getattr(datasets, kind)(root, train=is_train, download=download) for is_train in (True, False))
     for dataset in (train, test):
         if len(dataset.data) != len(dataset.targets):
@@ -115,24 +117,21 @@ def _read_idx(kind: str, root: Path, download: bool) -> Arrays:
 
 
 def _read_svhn(root: Path, download: bool) -> Arrays:
-    from torchvision.datasets import SVHN
-
-    train, test = (SVHN(root / "svhn", split=split, download=download) for split in ("train", "test"))
+    datasets = import_with_torchvision("torchvision.datasets")
+    train, test = (datasets.SVHN(root / "svhn", split=split, download=download) for split in ("train", "test"))
     train_x, test_x = (np.ascontiguousarray(dataset.data.transpose(0, 2, 3, 1)) for dataset in (train, test))
     return train_x, train.labels, test_x, test.labels, [str(digit) for digit in range(10)]
 
 
 def _read_cifar10(root: Path, download: bool) -> Arrays:
-    from torchvision.datasets import CIFAR10
-
-    train, test = (CIFAR10(root, train=is_train, download=download) for is_train in (True, False))
+    datasets = import_with_torchvision("torchvision.datasets")
+    train, test = (datasets.CIFAR10(root, train=is_train, download=download) for is_train in (True, False))
     return train.data, np.array(train.targets), test.data, np.array(test.targets), list(train.classes)
 
 
 def _read_stl10(root: Path, download: bool) -> Arrays:
-    from torchvision.datasets import STL10
-
-    train, test = (STL10(root, split=split, download=download) for split in ("train", "test"))
+    datasets = import_with_torchvision("torchvision.datasets")
+    train, test = (datasets.STL10(root, split=split, download=download) for split in ("train", "test"))
     train_x, test_x = (np.ascontiguousarray(dataset.data.transpose(0, 2, 3, 1)) for dataset in (train, test))
     return train_x, train.labels, test_x, test.labels, list(train.classes)
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.intervals import Range, mean_with_interval
 
 N_BINS = 15  # as in Guo et al. 2017
 _BOOTSTRAPS = 500
 _MANY, _BOOTSTRAPS_OF_MANY = 100_000, 50  # samples: their interval is narrow, and resampling them takes long
 _MOST_DRAWN = 1_000_000  # samples of resamples that are drawn at once
 _LEVEL = 0.95
-_Z = 1.96  # of the same level
 _NARROWEST, _WIDEST = math.log(1e-3), math.log(1e3)  # of the factor
 SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
 
@@ -34,9 +34,9 @@ class CalibrationFigures:
         ece_high: Upper end of the interval.
         log_loss: Mean −log of the true class's probability.
         brier: Mean squared difference between the probabilities and the true class's indicator, summed over classes.
-        log_loss_low: Lower end of its 95% interval (normal); None in calibrations of earlier versions.
+        log_loss_low: Lower end of its 95% interval (Student's t); None in calibrations of earlier versions.
         log_loss_high: Upper end of the interval.
-        brier_low: Lower end of the Brier score's 95% interval (normal).
+        brier_low: Lower end of the Brier score's 95% interval.
         brier_high: Upper end of the interval.
     """
 
@@ -165,24 +165,26 @@ def figures_of_samples(
         n_left -= len(rows_drawn)
     low, high = np.quantile(np.concatenate(resampled), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     losses = -np.log(np.maximum(of_label, SMALLEST_PROBABILITY))
-    log_loss, brier = _mean_with_interval(losses), _mean_with_interval(squares - 2 * of_label + 1)
+    log_loss, brier = _mean_not_negative(losses), _mean_not_negative(squares - 2 * of_label + 1)
     return CalibrationFigures(
         len(gaps),
         ece,
         max(0.0, 2 * ece - float(high)),
         max(ece, 2 * ece - float(low)),
-        log_loss[0],
-        brier[0],
-        *log_loss[1:],
-        *brier[1:],
+        log_loss.mean,
+        brier.mean,
+        log_loss.low,
+        log_loss.high,
+        brier.low,
+        brier.high,
     )
 
 
-def _mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the mean of values [N] that are never negative, and its 95% interval by the normal distribution."""
+def _mean_not_negative(values: np.ndarray) -> Range:
+    """Returns the mean of values [N] that are never negative, with its 95% interval; one value may be anything."""
     mean = float(values.mean())
-    half_width = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else mean
-    return mean, max(0.0, mean - half_width), mean + half_width
+    found = mean_with_interval(values) or Range(mean, 0.0, 2 * mean)
+    return found._replace(low=max(0.0, found.low))
 
 
 def _eces(bins: np.ndarray, gaps: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import at_least_single, read_rows
+from lookalike._core.intervals import Share, paired_difference, share
 from lookalike.editing.state import State, touched_classes
-from lookalike.metrics.intervals import Share, paired_difference, share
 from lookalike.model.similarity import Similarity
 
 _CELLS = 20_000_000  # samples × dimensions at a time: 80 MB of float32

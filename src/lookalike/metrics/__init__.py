@@ -6,6 +6,7 @@ The metrics of torchmetrics are loaded when first used: its import takes as long
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lookalike._core.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
 from lookalike.metrics.attributes import AttributeRepresentation, attribute_representation, correlations
 from lookalike.metrics.black_box import BlackBox
 from lookalike.metrics.calibration import CalibrationBins, expected_calibration_error
@@ -27,7 +28,6 @@ from lookalike.metrics.faithfulness import (
     independent_agreement,
 )
 from lookalike.metrics.faithfulness_correlation import RandomSubsets, faithfulness_correlation
-from lookalike.metrics.intervals import Range, Share, holm, paired_difference, range_of_another, share, sign_test
 from lookalike.metrics.localisation import pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.map_stability import MapStability, map_stability
 from lookalike.metrics.measures import MEASURES, MeasureInfo, measures_table

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lookalike._core.errors import listing
+from lookalike._core.intervals import holm
 from lookalike.metrics.findings import Finding
-from lookalike.metrics.intervals import holm
 from lookalike.metrics.thresholds import Thresholds
 
 _LEVEL = 0.05  # significance level

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.intervals import share
 from lookalike.encoder import Outputs, map_classes, natural_order
-from lookalike.metrics.intervals import share
 
 # Another order of the outputs is accepted only on strong evidence, as it withholds two figures of the scorecard:
 _P_VALUE = 1e-4  # the order must be significantly better,

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.intervals import Range, range_of_another
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence
-from lookalike.metrics.intervals import Range, range_of_another
 from lookalike.model import PrototypeModel, Prototypes
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.similarity import make_similarity

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.metrics.intervals import Share, paired_difference, share, sign_test
+from lookalike._core.intervals import Share, paired_difference, share, sign_test
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, RelevanceError
+from lookalike._core.intervals import holm, mean_with_interval
 from lookalike.data import Batches, HasMasks
 from lookalike.metrics.context import Context
-from lookalike.metrics.intervals import holm, mean_with_interval
 from lookalike.metrics.localisation import pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.sections import SectionResult, section

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.intervals import Share, paired_difference
 from lookalike.metrics.context import Context, rows_of, rows_per_batch
-from lookalike.metrics.intervals import Share, paired_difference
 from lookalike.metrics.sections import SectionResult, section
 
 MOST = 20_000  # training samples for logistic regression and the nearest neighbour

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
+from lookalike._core.intervals import Range, mean_with_interval
 from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
 from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, Level, by_weight
-from lookalike.metrics.intervals import Range, mean_with_interval
 from lookalike.metrics.sanity import first_change
 from lookalike.metrics.thresholds import Thresholds
 

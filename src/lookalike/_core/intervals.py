@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, variance
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 
@@ -129,8 +131,11 @@ def range_of_another(draws: Sequence[Sequence[float]]) -> Range | None:
     return Range(centre, centre - half, centre + half)
 
 
-def mean_with_interval(values: Sequence[float]) -> Range | None:
+def mean_with_interval(values: Sequence[float] | np.ndarray) -> Range | None:
     """Returns a mean with its 95% confidence interval by Student's t; None with fewer than two finite values.
+
+    Args:
+        values: Any number of them, such as one of each image [N].
 
     Example:
         >>> found = mean_with_interval([0.1, 0.2, 0.3])
@@ -139,11 +144,12 @@ def mean_with_interval(values: Sequence[float]) -> Range | None:
     """
     from scipy.stats import t
 
-    finite = [value for value in values if math.isfinite(value)]
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
     if len(finite) < 2:
         return None
-    half = float(t.ppf(0.975, len(finite) - 1)) * math.sqrt(variance(finite) / len(finite))
-    centre = fmean(finite)
+    half = float(t.ppf(0.975, len(finite) - 1)) * float(finite.std(ddof=1)) / math.sqrt(len(finite))
+    centre = float(finite.mean())
     return Range(centre, centre - half, centre + half)
 
 
