@@ -459,6 +459,31 @@ def test_two_tabs_at_once(tab, server):
     other.close()
 
 
+def test_of_two_edits_at_the_same_moment_one_is_made(server):
+    answers = []
+
+    def drop(number):
+        answers.append(change(server, "edit", revision=0, edit={"edit": "drop", "prototypes": [number]})[0])
+
+    threads = [threading.Thread(target=drop, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [200, 409, 409, 409]
+    assert len(load(server.desk.folder, NET).prototypes) == 8
+
+
+def test_the_page_says_that_its_server_is_gone(tab, server):
+    page = tab.context.new_page()
+    page.goto(server.address)
+    page.route("**/api/edit", lambda route: route.abort("connectionrefused"))
+    page.locator("[data-prototype='1']").click()
+    page.get_by_role("button", name="Drop", exact=True).click()
+    page.locator("#status", has_text="does not answer. All edits that this page has confirmed are in").wait_for()
+    page.close()
+
+
 def test_a_killed_server_loses_nothing(converted, network_file, image_folder):
     network = f"{network_file}:make"
     studio = start_command("studio", converted, image_folder, "--no-browser", "--json", "--network", network)

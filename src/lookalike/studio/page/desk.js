@@ -14,8 +14,11 @@ const answered = async (response) => {
   if (value.stale) await refresh();
   throw new Error(value.error);
 };
-export const get = async (path) => answered(await fetch(path));
-export const post = async (path, body) => answered(await fetch(path, {
+const ask = (path, options) => fetch(path, options).catch(() => {
+  throw new Error("The studio does not answer. All edits that this page has confirmed are in the model's folder. If the program has ended, start it again and open its new address.");
+});
+export const get = async (path) => answered(await ask(path));
+export const post = async (path, body) => answered(await ask(path, {
   method: "POST", body: body instanceof Blob ? body : JSON.stringify({ ...body, revision: store.state.revision }),
 }));
 

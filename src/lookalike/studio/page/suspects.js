@@ -23,9 +23,9 @@ const shortcutOf = (group) => {
     make("div", {},
       make("p", {}, make("b", {}, `${group.class}: ${where} of the picture ${group.alike ? "is alike" : "decides"}`)),
       make("p", {}, (group.alike ? `It is alike on ${percent(group.alike)} of the images of ${group.class}, and on none of another class. ` : "") + `Put on ${group.n} images of other classes, ${where} of ${several ? "their images" : "its image"} turns ${percent(group.share)} of them into ${group.class}. `
-        + `Is that the ${group.class}, or something beside it, such as a mark or a background?`),
+        + "Is that the object itself, or something beside it, such as a mark or a background?"),
       make("p", { className: "muted small" }, `${several ? "Prototypes" : "Prototype"} ${listed(group.prototypes)}. What they are judged on may have the same fault: `
-        + `then the accuracy below falls when it is taken out. Judge it on clean images (--validation).`),
+        + `then the accuracy falls when it is taken out. Judge it on clean images (--validation).`),
       make("div", { className: "actions" },
         button(`Take ${where} out of ${several ? `these ${group.prototypes.length} prototypes` : "this prototype"}`,
           () => edit({ edit: "erase", prototypes: group.prototypes, region: group.region, side: group.side }, `${group.part} goes with ${group.class}`), "main"),
