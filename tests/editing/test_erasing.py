@@ -78,14 +78,15 @@ def test_a_mark_is_found_that_decides_nothing(share, is_found):
         assert not any(s.alike for s in find_shortcuts(session.model, session.source))
 
 
-def test_without_the_part_a_prototype_is_the_mean_of_its_images_with_that_of_other_classes(marked):
+def test_without_the_part_a_prototype_moves_as_its_images_with_that_of_other_classes(marked):
     model, data = marked
     session = model.edit(data)
     rows = session.material.members(session.state, [2])
     blank = data[0][rows].clone()
     blank[:, :, 5:, 5:] = 0  # in all other classes there is nothing else
+    moved = (model.embed(blank) - model.embed(data[0][rows])).mean(0)
     entry = session.erase(2, region=CORNER)
-    assert torch.allclose(session.state.vectors[2], model.embed(blank).mean(0), atol=1e-6)
+    assert torch.allclose(session.state.vectors[2], model.prototypes.vectors[2] + moved, atol=1e-5)
     assert not set(rows) & set(np.flatnonzero(session.material.held_out))
     assert entry.sentence.endswith("(left, top, right, bottom: 67%, 67%, 100%, 100%) out of prototype 2 (1)")
     again = session.undo()
@@ -96,17 +97,43 @@ def test_without_the_part_a_prototype_is_the_mean_of_its_images_with_that_of_oth
     assert torch.equal(other.state.vectors, session.state.vectors)
 
 
-def test_a_prototype_without_images_to_learn_from_takes_the_most_similar_one_of_its_class(marked):
+def test_a_prototype_without_images_to_learn_from_moves_as_the_most_similar_one_of_its_class(marked):
     model, (x, y) = marked
     session = model.edit((x, y))
     session.add("1", image=x[1:2] + 40)
     assert int(session.snapshot.prototypes.counts[6]) == 0
     session.erase(6, region=CORNER)
     usable = np.flatnonzero((y.numpy() == 1) & ~session.material.held_out)
-    distances = (model.embed(x[usable]) - model.embed(x[1:2] + 40)).norm(dim=1)
-    blank = x[usable[int(distances.argmin())]].clone()
+    image = x[usable[int((model.embed(x[usable]) - model.embed(x[1:2] + 40)).norm(dim=1).argmin())]]
+    blank = image.clone()
     blank[:, 5:, 5:] = 0  # in all other classes there is nothing else
-    assert torch.allclose(session.state.vectors[6], model.embed(blank[None])[0], atol=1e-6)
+    added, with_mark, without = model.embed(torch.stack([x[1] + 40, image, blank]))
+    assert torch.allclose(session.state.vectors[6], added + without - with_mark, atol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["l2", "mahalanobis"])
+def test_a_part_is_taken_out_once_and_two_parts_one_after_the_other(similarity):
+    """The network is linear and no part is on all images, so what is left of each is known."""
+    y = torch.arange(90) % 3
+    x = torch.randn(90, 1, 9, 9, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 2)
+    x = x.repeat_interleave(2, 3) + 3 * y[:, None, None, None]
+    top, bottom = (slice(0, 6), slice(0, 6)), (slice(12, 18), slice(12, 18))
+    own = torch.nonzero(y == 1)[:, 0]
+    for rows, columns in (top, bottom):
+        x[own[3:], 0, rows, columns] = 9
+    network = Unmoved()
+    nn.init.ones_(network.cut[0].weight)
+    model = convert(network, (x, y), n_prototypes=1, similarity=similarity)
+    session = model.edit((x, y))
+    regions = (0, 0, 1 / 3, 1 / 3), CORNER
+    session.erase(1, region=regions[0])
+    once = session.state.vectors.clone()
+    session.erase(1, region=regions[0])
+    assert torch.allclose(session.state.vectors, once, atol=1e-3)
+    session.erase(1, region=regions[1])
+    left = (session.state.vectors[1] - model.prototypes.vectors[1]) / network.weights
+    assert left[[0, 8]].max() < -4  # from about 9, or 8 on the mean of all images, to about 3
+    assert left[1:8].abs().max() < 1e-3
 
 
 def test_inside_and_outside_make_the_whole_image():
@@ -166,8 +193,8 @@ def test_a_background_is_found_and_taken_out_where_the_data_know_the_object():
     assert (int(model.prototypes.labels[first.prototype]), first.part, first.share) == (2, "background", 1.0)
     rows = session.material.members(session.state, [2])
     session.erase(2, region=first.region, side="background")
-    without = torch.where(data.objects, data.x[rows], 0.0)
-    assert torch.allclose(session.state.vectors[2], model.embed(without).mean(0), atol=1e-6)
+    moved = model.embed(torch.where(data.objects, data.x[rows], 0.0)) - model.embed(data.x[rows])
+    assert torch.allclose(session.state.vectors[2], model.prototypes.vectors[2] + moved.mean(0), atol=1e-5)
     assert session.log()[-1]["sentence"] == "take the background out of prototype 2 (2)"
     plain = model.edit(EmbeddingStore(session.source.store.embeddings, data.y.numpy(), np.arange(60)))
     with pytest.raises(LookalikeError, match="images themselves are needed"):

@@ -57,10 +57,17 @@ class Material:
         return bool(self.held_out[self.indices == sample].any())
 
     @torch.no_grad()
-    def members(self, state: State, positions: list[int]) -> np.ndarray:
-        """Returns the rows behind some prototypes of one class: each sample counts for its most similar prototype."""
+    def members(self, state: State, positions: list[int], *, with_held_out: bool = False) -> np.ndarray:
+        """Returns the rows behind some prototypes of one class: each sample counts for its most similar prototype.
+
+        Args:
+            state: The state.
+            positions: The prototypes.
+            with_held_out: Return also the rows that no edit learns from.
+        """
         k = int(state.labels[positions[0]])
-        rows = np.flatnonzero((self.labels == k) & ~self.held_out)
+        is_of_class = self.labels == k
+        rows = np.flatnonzero(is_of_class if with_held_out else is_of_class & ~self.held_out)
         if not len(rows):
             return rows
         of_class = state.of_class(k)
@@ -69,11 +76,7 @@ class Material:
 
     def mean(self, rows: np.ndarray) -> Tensor:
         """Returns the mean of some rows [D], in the space in which the model clusters."""
-        return self.mean_of(self.read(rows))
-
-    def mean_of(self, embeddings: Tensor) -> Tensor:
-        """Returns the mean of embeddings [n, D], in the space in which the model clusters [D]."""
-        points = self.similarity.project(embeddings)
+        points = self.similarity.project(self.read(rows))
         return self.similarity.unproject(points.double().mean(0, keepdim=True).to(points.dtype))[0]
 
     def split(self, rows: np.ndarray, n: int) -> Tensor:

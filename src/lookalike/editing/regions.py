@@ -106,9 +106,9 @@ def restriction(session: "EditSession", prototype: int, region: Region) -> Restr
 def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region, side: Side = "inside") -> Erase:
     """Returns the edit ``erase`` with its vectors.
 
-    In each image behind a prototype, the part is replaced by the same part of an image of another class, and the
-    prototype becomes the mean of their embeddings. So what the part says of the class is gone, and what images look
-    like there in general stays.
+    In each image behind a prototype, the part is replaced by the same part of an image of another class. The prototype
+    moves as the mean of their embeddings does. So what the part says of the class is gone, what images look like there
+    in general stays, and so does all else that the prototype has learned, also from images that edits are judged on.
 
     Raises:
         LookalikeError: If there are no training images to read, or none behind a prototype.
@@ -132,9 +132,27 @@ def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region,
         rng = np.random.default_rng([material.seed, 0xE4A5E, prototype])
         rows = np.sort(rng.permutation(rows)[:_MOST_IMAGES])
         mixed = _mixed(session, material.indices[rows], material.indices[rng.choice(donors, len(rows))], region, side)
-        points = torch.cat([model.embed(images).cpu() for images in mixed])
-        vectors.append(tuple(material.mean_of(points).float().tolist()))
+        without = torch.cat([model.embed(images).cpu() for images in mixed])
+        vector = _moved(material, session.state, prototype, material.read(rows), without)
+        vectors.append(tuple(vector.float().tolist()))
     return Erase(tuple(prototypes), region, side, tuple(vectors))
+
+
+def _moved(material: Material, state: State, prototype: int, with_part: Tensor, without: Tensor) -> Tensor:
+    """Returns a prototype [D] without a part, given embeddings of images with the part and without it, [n, D] each.
+
+    A prototype from which the part was taken before has moved by that much from the mean of the images behind it, and
+    moves only by the rest. Where it is on the way is told from all images behind it, as a conversion learns from all.
+    """
+    project = material.similarity.project
+    start, step = state.vectors[prototype : prototype + 1], project(without).double() - project(with_part).double()
+    behind = material.members(state, [prototype], with_held_out=True)
+    mean = project(material.read(behind) if len(behind) else with_part).double().mean(0)
+    step = step.mean(0)
+    point = project(start).double()[0]
+    moved_before = float(((point - mean) @ step / (step @ step).clamp_min(torch.finfo(torch.float64).tiny)).clamp(0, 1))
+    point = point + (1 - moved_before) * step
+    return material.similarity.unproject(point[None].to(start.dtype))[0]
 
 
 def _learned_from(material: Material, state: State, prototype: int) -> np.ndarray:

@@ -363,8 +363,8 @@ class EditSession:
     def erase(self, *prototypes: int, region: Region, side: Side = "inside", note: str = "") -> Entry:
         """Takes a part out of the images behind prototypes, such as a mark or the background.
 
-        There, each image gets the same part of a training image of another class; the prototype becomes the mean of the
-        embeddings.
+        There, each image gets the same part of a training image of another class; the prototype moves as the mean of
+        their embeddings does. Where the part was taken out before, nothing more happens.
 
         Args:
             *prototypes: Numbers of the prototypes.
