@@ -41,6 +41,7 @@ from lookalike.relevance.names import (
     ELEMENTWISE,
     GRADIENT,
     LEAVES_AS_ARRAY,
+    LEAVES_AS_VALUE,
     POOL,
     STRUCTURAL,
     TorchFunction,
@@ -325,8 +326,10 @@ class Engine(FunctionMode):
         return func(*args)
 
     def _leave_torch(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:
-        """Gives values to code outside torch; notes where, if they may come back as an array."""
+        """Gives values to code outside torch; notes where, as they may come back."""
         args, kwargs = map_arguments(lambda tensor: self.dependence.twin_of(tensor).detach(), args, kwargs)
+        if raw in LEAVES_AS_VALUE:
+            self.twins.numbers.setdefault(raw.strip("_"), self.uses.where)
         if raw in LEAVES_AS_ARRAY and raw not in ("data_ptr", "untyped_storage", "storage"):
             self.twins.exits.setdefault(raw.strip("_"), self.uses.where)
             # an array would share memory, and its changes go unseen

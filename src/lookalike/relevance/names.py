@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 NO_RULE = "gradient (no rule)"
 UNSEEN = "none (not seen)"
+LEFT = "none (left torch)"
+WITHOUT_RULE = frozenset({NO_RULE, UNSEEN, LEFT})
 
 # Operations whose gradient is their relevance rule: they are homogeneous of degree one, or select or move values.
 _BY_GRADIENT = {
@@ -252,9 +254,8 @@ PASSIVE = frozenset(
 )
 
 # Operations by which values leave torch, as numbers or as arrays, and by which they come back.
-LEAVES_AS_NUMBER = frozenset(
-    ["__bool__", "__float__", "__int__", "__index__", "__complex__", "item", "__len__", "__contains__"]
-)
+LEAVES_AS_VALUE = frozenset(["__float__", "__complex__", "item"])
+LEAVES_AS_STEP = frozenset(["__bool__", "__int__", "__index__", "__len__", "__contains__"])  # changes in jumps
 LEAVES_AS_ARRAY = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "untyped_storage", "storage"])
 COMES_FROM_OUTSIDE = frozenset(
     ["tensor", "as_tensor", "asarray", "from_dlpack", "frombuffer", "from_numpy", "scalar_tensor"]
@@ -364,7 +365,7 @@ def known_function(func: Any) -> TorchFunction:
         describes=raw in DESCRIBES,
         is_attribute=getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__"),
         is_passive=raw in PASSIVE,
-        leaves_torch=raw in LEAVES_AS_NUMBER or raw in LEAVES_AS_ARRAY,
+        leaves_torch=raw in LEAVES_AS_VALUE | LEAVES_AS_STEP | LEAVES_AS_ARRAY,
         comes_from_outside=raw in COMES_FROM_OUTSIDE,
         reshapes_in_place=raw in RESHAPES_IN_PLACE,
         changes_in_place=raw in _IN_PLACE_OPERATORS

@@ -14,7 +14,8 @@ from lookalike.encoder.calls import is_out_of_memory, rows_at_once, take_rows
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.foreign import with_script_modules
-from lookalike.relevance.names import NO_RULE, UNSEEN, contents_of
+from lookalike.relevance.names import LEFT, NO_RULE, UNSEEN, contents_of
+from lookalike.relevance.numbers import share_on_one, with_numbers
 from lookalike.relevance.result import Relevance, RuleUse
 from lookalike.relevance.result_cache import ResultCache
 from lookalike.relevance.watch import PlainPass, Watch
@@ -91,6 +92,8 @@ class _Explainer:
         self._names = {id(tensor): name for name, tensor in named}
         self._counted = [tensor for _, tensor in named if not tensor.is_inference()]  # those with version counters
         self._is_checked = False
+        self._left: dict[str, str] = {}  # operations by which values leave torch
+        self._share_by_numbers = 0.0
         self._watch: Watch | None = None
         # hooks for these slow down each module; others, which the model does not list, make tensors of unknown origin
         self._runs_scripts = has_scripts
@@ -106,7 +109,8 @@ class _Explainer:
         computed = engine.dependence.twin_of(output).detach()
         try:
             with _naming_operation(engine):
-                return _backward(engine, output, batch, lambda out: starts(out, rows), several)
+                relevance = _backward(engine, output, batch, lambda out: starts(out, rows), several)
+                return self._with_numbers(relevance)
         finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
             if plain is not None:
                 _compare(computed, plain, batch, self._run)
@@ -148,7 +152,21 @@ class _Explainer:
             self._runs_scripts = True
             engine, output = self._forward_with_constants(batch)
         self._is_checked = True
+        self._left = engine.twins.exits | engine.twins.numbers
+        if self._left:
+            self._share_by_numbers = share_on_one(images, self._run)
         return batch, output, engine, plain
+
+    def _with_numbers(self, relevance: Relevance) -> Relevance:
+        """Adds what left torch to the rule table; refuses it if the engine is strict."""
+        named = with_numbers(relevance, self._left, self._share_by_numbers)
+        if self._strict and named is not relevance:
+            use = named.rules[-1]
+            raise RelevanceError(
+                f"values leave torch by {use.operation!r} (after {use.where}) and decide the output, and no relevance "
+                "follows them; keep them as tensors, or strict=False names them in the rule table"
+            )
+        return named
 
     def _forward_with_constants(self, batch: Tensor) -> tuple[Engine, Tensor]:
         """Runs the engine with the constants of a plain pass, by which it recognises results of unseen code."""
@@ -267,11 +285,15 @@ def _backward(
 
 def _warn_of_missing_rules(relevance: Relevance, warned: set[str]) -> None:
     """Warns of operations without a rule, once per operation and call."""
-    treatments = {NO_RULE: "its gradient is used", UNSEEN: "relevance ends there"}
+    treatments = {
+        NO_RULE: "has no relevance rule: its gradient is used",
+        UNSEEN: "has no relevance rule: relevance ends there",
+        LEFT: "takes values out of torch, where relevance cannot follow them; keep them as tensors",
+    }
     for use in relevance.rules:
         if use.rule in treatments and use.operation not in warned:
             warned.add(use.operation)
-            message, caution = f"{use.operation!r} has no relevance rule: {treatments[use.rule]}", relevance.caution
+            message, caution = f"{use.operation!r} {treatments[use.rule]}", relevance.caution
             warn_of(message if caution is None else f"{message}; {caution}")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lookalike.relevance.names import NO_RULE, UNSEEN
+from lookalike.relevance.names import WITHOUT_RULE
 from lookalike.relevance.unruled import TOO_MUCH
 
 _MOST_CHANNELS = 4  # of images [H, W, C]
@@ -101,7 +101,7 @@ class Relevance:
     @property
     def without_rule(self) -> list[str]:
         """Names of the operations without a rule: their gradient was used, or relevance ended there."""
-        return sorted({use.operation for use in self.rules if use.rule in (NO_RULE, UNSEEN)})
+        return sorted({use.operation for use in self.rules if use.rule in WITHOUT_RULE})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without the maps."""

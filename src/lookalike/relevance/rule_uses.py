@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lookalike._core.errors import RelevanceError
-from lookalike.relevance.names import NO_RULE, UNSEEN
+from lookalike.relevance.names import NO_RULE, UNSEEN, WITHOUT_RULE
 from lookalike.relevance.unruled import Unruled
 
 RuleUse = tuple[str, str, str]  # operation, where, rule
@@ -70,7 +70,7 @@ class RuleUses:
                 waiting.extend(following for following, _ in node.next_functions)
         table = Counter(use for node, uses in self._uses.values() if node in reached for use in uses)
         self._uses = {}
-        without_rule = {name: where for name, where, rule in reversed(table) if rule in (NO_RULE, UNSEEN)}
+        without_rule = {name: where for name, where, rule in reversed(table) if rule in WITHOUT_RULE}
         if strict and without_rule:
             name, where = next(iter(without_rule.items()))
             raise RelevanceError(

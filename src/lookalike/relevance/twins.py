@@ -32,7 +32,8 @@ class Twins:
 
     Attributes:
         names: Names of parameters, buffers and their twins, by identity.
-        exits: Operations by which values left torch → where.
+        exits: Operations by which values left torch as arrays → where.
+        numbers: Operations by which values left torch as single numbers → where.
         met_unknown_tensors: Whether there were tensors that only the constants of a plain pass can tell from results of
             unseen code.
     """
@@ -40,6 +41,7 @@ class Twins:
     def __init__(self, dependence: Dependence, uses: RuleUses, names: dict[int, str], watch: Watch | None) -> None:
         self.names = dict(names)
         self.exits: dict[str, str] = {}
+        self.numbers: dict[str, str] = {}
         self.met_unknown_tensors = False
         self._dependence = dependence
         self._uses = uses
