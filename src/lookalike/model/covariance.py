@@ -1,33 +1,45 @@
-"""The inverse square root of a shrunk within-class covariance, for the similarity ``mahalanobis``."""
+"""A shrunk within-class covariance and its inverse square root, for the similarity ``mahalanobis``."""
 
 import numpy as np
 
 from lookalike._core.errors import LookalikeError
+from lookalike.model.shrinkage import FEW_PER_DIMENSION, least_confusing_shrinkage
 
 
-def inverse_root(residuals: np.ndarray, shrinkage: float | None) -> tuple[np.ndarray, float]:
+def estimate_shrinkage(embeddings: np.ndarray, labels: np.ndarray, residuals: np.ndarray) -> float:
+    """Returns how far to shrink the within-class covariance: Ledoit and Wolf's estimate, or one by leaving out.
+
+    Args:
+        embeddings: [N, D].
+        labels: Their classes [N].
+        residuals: The embeddings minus the mean of their class [N, D].
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    shrinkage = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
+    n, dim = residuals.shape
+    return least_confusing_shrinkage(embeddings, labels, shrinkage) if n < FEW_PER_DIMENSION * dim else shrinkage
+
+
+def inverse_root(residuals: np.ndarray, shrinkage: float) -> np.ndarray:
     """Returns T [D, D] with TᵀT = C⁻¹, where C is the residuals' covariance, shrunk towards a multiple of the identity.
 
     Args:
         residuals: Embeddings minus the mean of their class [N, D].
-        shrinkage: Amount of shrinkage s in [0, 1]; None estimates it (Ledoit and Wolf, 2004).
+        shrinkage: Amount of shrinkage s in [0, 1].
 
     Returns:
-        T, float64, and the shrinkage.
+        T, float64.
 
     Raises:
         LookalikeError: If the covariance cannot be inverted.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    if shrinkage is None:
-        shrinkage = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
     n, dim = residuals.shape
     mean_variance = float(np.square(residuals, dtype=np.float64).sum()) / (n * dim)
     if not mean_variance > 0:
-        return np.eye(dim), shrinkage  # every class is a single point: no direction is known to matter less
+        return np.eye(dim)  # every class is a single point: no direction is known to matter less
     if n < dim and shrinkage > 0:
-        return _in_the_span(residuals, shrinkage, mean_variance), shrinkage
+        return _in_the_span(residuals, shrinkage, mean_variance)
     covariance = (residuals.T @ residuals / n).astype(np.float64)
     covariance *= 1 - shrinkage
     covariance.flat[:: dim + 1] += shrinkage * mean_variance
@@ -41,7 +53,7 @@ def inverse_root(residuals: np.ndarray, shrinkage: float | None) -> tuple[np.nda
     from scipy.linalg import solve_triangular
 
     inverse: np.ndarray = solve_triangular(lower, np.eye(dim), lower=True)  # TᵀT = (L Lᵀ)⁻¹ for T = L⁻¹
-    return inverse, shrinkage
+    return inverse
 
 
 def _in_the_span(residuals: np.ndarray, shrinkage: float, mean_variance: float) -> np.ndarray:

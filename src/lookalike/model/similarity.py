@@ -20,7 +20,7 @@ from typing_extensions import override
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.registry import Registry
-from lookalike.model.covariance import inverse_root
+from lookalike.model.covariance import estimate_shrinkage, inverse_root
 
 _MOST_SAMPLES = 100_000  # embeddings from which a scale is estimated
 _DIRECT_CELLS = 1_000_000  # N · P · D up to which distances are computed pair by pair, which is more precise
@@ -349,11 +349,12 @@ class _LearnedMetric(Similarity):
 class Mahalanobis(_LearnedMetric):
     """−‖T(z − p)‖, where TᵀT is the inverse of the pooled within-class covariance of the training embeddings [ours].
 
-    The covariance is shrunk towards a multiple of the identity, by the estimate of Ledoit and Wolf (2004), so that it
-    can always be inverted.
+    The covariance is shrunk towards a multiple of the identity, so that it can always be inverted; shrunk whole, it is
+    that multiple, and the similarity is ``l2`` up to a factor.
 
     Args:
-        shrinkage: Amount of shrinkage in [0, 1]; None estimates it.
+        shrinkage: Amount of shrinkage in [0, 1]; None estimates it: as Ledoit and Wolf (2004) do, or from fewer than
+            ten embeddings per dimension by classifying each without itself.
         max_samples: Largest number of training embeddings to estimate from; larger sets are sampled evenly.
     """
 
@@ -369,8 +370,11 @@ class Mahalanobis(_LearnedMetric):
     @override
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
         step = -(-len(embeddings) // self.max_samples)
-        residuals = _within_class_residuals(embeddings[::step], labels[::step])
-        transform, self.shrinkage = inverse_root(residuals, self.shrinkage)
+        embeddings, labels = embeddings[::step], labels[::step]
+        residuals = _within_class_residuals(embeddings, labels)
+        if self.shrinkage is None:
+            self.shrinkage = estimate_shrinkage(embeddings, labels, residuals)
+        transform = inverse_root(residuals, self.shrinkage)
         self.transform = torch.from_numpy(transform).to(_dtype_of(embeddings))
         return self
 
