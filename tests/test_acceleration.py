@@ -1,4 +1,4 @@
-"""Convolutions of 1×1 maps."""
+"""Convolutions in faster equivalent ways, which a network must not notice."""
 
 import copy
 
@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from lookalike._core.acceleration import Accelerated
+from lookalike._core.errors import UnfitInputsError
+from lookalike.encoder.calls import call
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,87 @@ def test_each_precision_has_weights_of_its_own(layer, x):
         full = layer(x)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(full, layer(x))
+
+
+class Flattens(nn.Module):
+    """Two convolutions, a function that looks at the memory of what they return, and a linear layer."""
+
+    def __init__(self, flatten, n_features=64):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.flatten, self.head = flatten, nn.Linear(n_features, 5)
+
+    def forward(self, x):
+        return self.head(self.flatten(nn.functional.max_pool2d(self.second(self.first(x).relu()).relu(), 2)))
+
+
+def writes_through_a_view(h):
+    h.view(len(h), -1)[:, ::2] = 0
+    return h.flatten(1)
+
+
+@torch.jit.script
+def scripted(h):
+    return h.view(h.size(0), -1)
+
+
+def unguarded(h):
+    assert h.is_contiguous()
+    return h.flatten(1)
+
+
+def responds_locally(h):
+    return nn.functional.local_response_norm(h, 2).flatten(1)
+
+
+FLATTENED = {
+    "view": lambda h: h.view(h.size(0), -1),
+    "view as": lambda h: h.view_as(torch.empty(len(h), 64)),
+    "write": writes_through_a_view,
+    "mean": lambda h: h.mean(3, keepdim=True).expand(-1, -1, -1, 4).mean(3).view(len(h), -1).repeat(1, 4),
+    "flattened": lambda h: h.flatten(2).view(len(h), -1),
+    "strided": lambda h: h.as_strided((len(h), 64), (64, 1)),
+    "strided by its strides": lambda h: h.as_strided((len(h), 4, 4, 4), h.stride()).flatten(1),
+    "strided view": lambda h: h.flatten(2).as_strided((len(h), 64), (64, 1)),
+    "slice": lambda h: h[:, :].as_strided((len(h), 64), (64, 1)),
+    "assertion": unguarded,
+    "script": scripted,
+    "local response": responds_locally,
+    "complex": lambda h: torch.view_as_complex(h.reshape(len(h), 4, 8, 2)).abs().flatten(1).repeat(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", FLATTENED)
+def test_a_network_does_not_notice_the_layout(name):
+    net, x = Flattens(FLATTENED[name]).eval(), torch.randn(3, 3, 8, 8)
+    accelerated = Accelerated()
+    with torch.no_grad():
+        expected = net(x)
+        for _ in range(2):
+            with accelerated:
+                torch.testing.assert_close(call(net, x), expected)
+        with torch.inference_mode(), Accelerated():
+            torch.testing.assert_close(call(net, x), expected)
+
+
+def test_a_view_costs_no_second_pass_and_leaves_channels_last():
+    net, x, passes = Flattens(FLATTENED["view"]).eval(), torch.randn(3, 3, 8, 8), []
+    net.first.register_forward_hook(lambda _module, _args, output: passes.append(output))
+    with torch.no_grad(), Accelerated():
+        call(net, x)
+    assert len(passes) == 1
+    assert passes[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_networks_own_error_is_told():
+    net = Flattens(lambda h: h.transpose(1, 2).view(len(h), -1)).eval()
+    with torch.no_grad(), Accelerated(), pytest.raises(UnfitInputsError, match="view size is not compatible"):
+        call(net, torch.randn(3, 3, 8, 8))
+
+
+def test_gradients_pass_a_view():
+    net, x = Flattens(FLATTENED["view"]), torch.randn(3, 3, 8, 8)
+    with Accelerated():
+        net(x).sum().backward()
+    assert net.first.weight.grad is not None

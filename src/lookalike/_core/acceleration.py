@@ -4,6 +4,13 @@ Three avoidable things make convolutions slow: images stored channel by channel;
 (or cast to bfloat16) again for each batch; and maps of a single position, where all taps but one fall on padding and
 are computed nevertheless. While ``Accelerated`` is active, the operations get inputs and weights in their fastest
 form. Modules, weights and hooks stay as they are.
+
+The network's own code must not notice that channels come last. So a tensor whose memory it looks at, as
+``x.view(len(x), -1)`` does, gets torch's own layout again, in place. What cannot be helped so, such as ``view`` in
+TorchScript, ends in an error of torch; then the network runs once more, and from then on in torch's own layout::
+
+    convolution ──▶ channels last ──▶ relu, pooling … ──▶ view ──▶ channels first, the same tensor
+                                                      └─▶ error ──▶ all of the pass again, channels first
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
 
 from lookalike._core.untouched import FunctionMode
 
 _DEVICES = ("cpu", "cuda")
+# Operations that need or show how a tensor's memory is laid out.
+_SEES_MEMORY = frozenset(
+    [
+        Tensor.view, Tensor.view_as, Tensor.stride, Tensor.data_ptr, Tensor.untyped_storage,
+        Tensor.as_strided, Tensor.as_strided_, torch.as_strided, torch.view_as_complex,
+    ]
+)  # fmt: skip
+_READS_AS_LAID_OUT = frozenset([Tensor.as_strided, Tensor.as_strided_, torch.as_strided, Tensor.untyped_storage])
 _TINY_MAP = 20  # positions: on fewer, kernels of more than one tap take up to half longer with channels last
 
 
@@ -40,6 +56,7 @@ class Accelerated(FunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._prepared: dict[tuple[int, torch.dtype, torch.memory_format], tuple[Tensor, int, Tensor]] = {}
+        self._keeps_layout = False
 
     def __torch_function__(
         self,
@@ -49,6 +66,8 @@ class Accelerated(FunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs an operation, or its faster equivalent."""
+        if func in _SEES_MEMORY and args and not self._keeps_layout:
+            args = (self._in_own_layout(func, args[0]), *args[1:])
         if func is F.conv2d:
             return self._convolve(*args, **(kwargs or {}))
         if func is F.linear and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
@@ -78,10 +97,32 @@ class Accelerated(FunctionMode):
                 return F.linear(input.flatten(1), weight_at_tap, bias)[:, :, None, None]
             return _convolve_points_depthwise(input, weight_at_tap, bias)
         if not torch.is_grad_enabled():
-            layout = _fastest_layout(input, weight, groups)
+            layout = torch.contiguous_format if self._keeps_layout else _fastest_layout(input, weight, groups)
             input = input.contiguous(memory_format=layout)  # noqa: A001
             weight = self._prepared_weight(weight, layout, device)
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+    def keep_layout(self) -> bool:
+        """Leaves tensors in torch's own layout from now on; returns whether that is new."""
+        is_new, self._keeps_layout = not self._keeps_layout, True
+        return is_new
+
+    def _in_own_layout(self, func: Callable[..., Any], value: Any) -> Any:
+        """Returns a tensor in the layout that torch would have given it, as the network is about to look at it.
+
+        It stays the same tensor, so that the network can write into it through a view.
+        """
+        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_contiguous():
+            return value
+        if value.ndim != 4 or not value.is_contiguous(memory_format=torch.channels_last):
+            if func in _READS_AS_LAID_OUT:  # it would read other values, without an error
+                raise RuntimeError("the network reads memory as it is laid out")
+            return value
+        if value.requires_grad:
+            return value.contiguous()
+        if value._base is not None:  # other views of its memory would be left behind
+            raise RuntimeError("the network reads memory as it is laid out")
+        return value.set_(value.contiguous())  # type: ignore[call-overload]
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
         device = input.device.type
@@ -142,3 +183,9 @@ def _tap_at_point(input: Tensor, weight: Tensor, padding: Any, dilation: Any) ->
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def keep_layout() -> bool:
+    """Has accelerated passes that are running leave tensors in torch's own layout; returns whether that is new."""
+    modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Accelerated)]
+    return any([mode.keep_layout() for mode in modes])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lookalike._core.acceleration import keep_layout
 from lookalike._core.checks import unfit
 from lookalike._core.errors import LookalikeError, UnfitInputsError, first_line
 from lookalike._core.untouched import with_forward_hooks, with_forward_pre_hook
@@ -30,17 +31,23 @@ def call(model: nn.Module, inputs: Any) -> Any:
             are passed on unchanged.
     """
     try:
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        if isinstance(inputs, tuple | list):
-            return model(*inputs)
-        return model(inputs)
+        return _call(model, inputs)
     except _INPUT_ERRORS as error:
         if type(error) not in _INPUT_ERRORS or is_out_of_memory(error):
             raise
+        if keep_layout():  # the layout of the accelerated pass may have been the reason
+            return call(model, inputs)
         raise UnfitInputsError(
             f"the network cannot run inputs of {_describe_shapes(inputs)}: {first_line(error)}"
         ) from error
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(inputs)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

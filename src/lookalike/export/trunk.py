@@ -1,5 +1,6 @@
 """The network up to its embedding, as a plain graph of operations, for any batch size."""
 
+import contextlib
 import copy
 import logging
 from collections.abc import Callable
@@ -84,9 +85,23 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
 
 
 def export_program(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
-    """Returns a module that takes one tensor as a program for any number of rows; the sample has two."""
+    """Returns a module that takes one tensor as a program for any number of rows; the sample has two.
+
+    The first try runs the network's Python code. To it ``len(x)`` is a plain number, and arrays of numpy are none of its
+    business. The second try reads the code, which takes ten seconds more, and follows both.
+    """
+
+    def export(*, strict: bool) -> torch.export.ExportedProgram:
+        dynamic = ({0: torch.export.Dim.DYNAMIC},)
+        return torch.export.export(module, (sample,), dynamic_shapes=dynamic, strict=strict)
+
     with torch.no_grad():
-        return torch.export.export(module, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+        try:
+            return export(strict=False)
+        except Exception as error:  # torch.export raises errors of a dozen classes
+            with contextlib.suppress(Exception):
+                return export(strict=True)
+            raise error
 
 
 def _sample_of(encoder: Encoder) -> Tensor:
