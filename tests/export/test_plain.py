@@ -216,6 +216,26 @@ def test_networks_without_a_plain_graph_are_refused():
         PlainModel(model, n_nearest=3)
 
 
+class Flattening(nn.Module):
+    """Flattens as hand-written networks do: the number of images is a plain number to code that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = nn.Conv2d(3, 4, 3), nn.Linear(16, 2)
+
+    def forward(self, x):
+        features = nn.functional.avg_pool2d(self.layers(x).relu(), 5)
+        return self.head(features.view(len(features), -1))
+
+
+def test_a_network_that_counts_its_images_is_exported_for_any_batch_size():
+    x = images()[0]
+    model = convert(Flattening(), (x, torch.arange(len(x)) % 2), 1, progress=False)
+    plain = PlainModel(model)
+    for n in (1, 5):
+        torch.testing.assert_close(plain(x[:n])[0], model(x[:n]), atol=1e-5, rtol=1e-5)
+
+
 def test_a_clamp_after_the_average_leaves_no_map():
     """Evidence would no longer sum to the lead where the clamp acts."""
     layers = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Hardtanh(-0.5, 0.5))

@@ -187,5 +187,8 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def keep_layout() -> bool:
     """Has accelerated passes that are running leave tensors in torch's own layout; returns whether that is new."""
-    modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Accelerated)]
-    return any([mode.keep_layout() for mode in modes])
+    is_new = False
+    for mode in _get_current_function_mode_stack():
+        if isinstance(mode, Accelerated):
+            is_new = mode.keep_layout() or is_new
+    return is_new

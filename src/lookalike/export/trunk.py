@@ -87,8 +87,8 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
 def export_program(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
     """Returns a module that takes one tensor as a program for any number of rows; the sample has two.
 
-    The first try runs the network's Python code. To it ``len(x)`` is a plain number, and arrays of numpy are none of its
-    business. The second try reads the code, which takes ten seconds more, and follows both.
+    The first try runs the network's Python code; ``len(x)`` and numpy's arrays are closed to it. The second reads the
+    code and follows both, which takes ten seconds more.
     """
 
     def export(*, strict: bool) -> torch.export.ExportedProgram:
@@ -98,10 +98,10 @@ def export_program(module: nn.Module, sample: Tensor) -> torch.export.ExportedPr
     with torch.no_grad():
         try:
             return export(strict=False)
-        except Exception as error:  # torch.export raises errors of a dozen classes
+        except Exception:  # torch.export raises errors of a dozen classes
             with contextlib.suppress(Exception):
                 return export(strict=True)
-            raise error
+            raise
 
 
 def _sample_of(encoder: Encoder) -> Tensor:
