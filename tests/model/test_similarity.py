@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -193,6 +195,32 @@ def test_mahalanobis_of_fewer_samples_than_dimensions_equals_scikit_learns_shrun
     np.testing.assert_allclose(transform.T @ transform, np.linalg.inv(covariance), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("n", "dim"), [(12, 40), (40, 12), (5_000, 6), (9, 1), (1, 3)])
+def test_the_estimated_shrinkage_is_scikit_learns(n, dim):
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    from lookalike.model.covariance import ledoit_wolf
+
+    x = np.random.default_rng(n).normal(size=(n, dim)) * np.linspace(1, 3, dim)
+    x -= x.mean(0)
+    with warnings.catch_warnings(action="ignore"):  # of a single sample
+        expected = float(ledoit_wolf_shrinkage(x, assume_centered=True))
+    assert ledoit_wolf(x) == pytest.approx(expected, abs=1e-10)
+
+
+def test_fitting_and_projecting_at_once_is_projecting_after_the_fit():
+    rng = np.random.default_rng(0)
+    labels, z = np.arange(12) % 3, torch.from_numpy(rng.normal(size=(9, 20)))
+    for train in (rng.normal(size=(12, 20)), rng.normal(size=(12, 20)) @ np.eye(20, 5)):
+        for options in ({}, {"shrinkage": 0.3}):
+            both = make_similarity("mahalanobis", options)
+            z_of_train = z[:, : train.shape[1]]
+            torch.testing.assert_close(
+                both.fit_and_project(train, labels, None, z_of_train),
+                make_similarity("mahalanobis", options).fit(train, labels).project(z_of_train),
+            )
+
+
 def test_memory_stays_far_below_all_pairs_and_dimensions():
     # 20,000 × 500 × 256 floats would take 10 GB; the distances alone take 40 MB
     import resource
@@ -238,3 +266,6 @@ def test_a_direction_that_never_varies_needs_shrinkage():
         make_similarity("mahalanobis", {"shrinkage": 0.0}).fit(flat, LABELS)
     z = torch.from_numpy(flat)
     assert make_similarity("mahalanobis").fit(flat, LABELS)(z, z[:3]).isfinite().all()
+    pair = np.random.default_rng(0).normal(size=(2, 6))  # the estimate of a single pair is no shrinkage at all
+    with pytest.raises(LookalikeError, match="some direction of the embedding never varies"):
+        make_similarity("mahalanobis").fit(pair, np.zeros(2))

@@ -5,9 +5,10 @@ Each choice is cross-fitted: the training samples are halved, each half is predi
 play no part, so what is chosen by it can still be tested.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import at_least_single, read_rows
 from lookalike.conversion.automatic_number import choose_n_clusters
+from lookalike.conversion.many_divisions import cluster_without
 from lookalike.conversion.per_class import Clustering, learn_class, numbers_per_class
 from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity, make_similarity
@@ -25,6 +27,7 @@ _MOST_CLASSES = 200  # each class is clustered 14 times; with more it takes long
 _ENOUGH_FOR_HALVES = 1_000  # samples
 _PARTS_OF_FEW, _DIVISIONS_OF_FEW = 5, 3
 _WIDEST_FOR_COVARIANCE = 1_024  # dimensions, or samples if these are fewer; decomposing more takes longer than the rest
+_MOST_TOGETHER = 300  # samples of a class; more are clustered as fast one time after the other
 _NUMBERS = (1, 5, 20)
 _LEAST_PER_PROTOTYPE = 2  # samples of a class of median size: with fewer, nearly every sample is its own prototype
 _SIMILARITIES = ("l2", "head", "mahalanobis", "cosine")
@@ -130,7 +133,7 @@ def _try_choices(
     if not (parts >= 0).any():
         return None
     z = read_rows(store.embeddings, rows, at_least_single(store.embeddings.dtype))
-    sample = _Sample(z, np.asarray(store.labels)[rows], parts, class_names, head_weight)
+    sample = _Sample(torch.from_numpy(z), np.asarray(store.labels)[rows], parts, class_names, head_weight)
     quick = replace(clustering, n_init=1, memory_limit=None)
     trials = [_choice(sample, similarity, quick)]
     for name in _SIMILARITIES:
@@ -167,7 +170,7 @@ def choose_similarity(
 
 @dataclass(frozen=True)
 class _Sample:
-    """Training samples, and how they are divided to be predicted in turn.
+    """Training samples, and how they are held out in turn to be predicted.
 
     Attributes:
         z: Embeddings [n, D].
@@ -175,27 +178,49 @@ class _Sample:
         parts: The part of each sample in each division [R, n], from 0; −1 for the only sample of a class.
         class_names: K names.
         head_weight: Weights of the black box's head [K, D], or None.
-        prototypes: Prototypes and their classes that were found among the embeddings as they are: similarities that
-            cluster in this space share them.
-        similarities: Fitted similarities that are the same for all samples.
+        prototypes: Prototypes of each turn that were found among the embeddings as they are, by their number:
+            similarities that cluster in this space share them.
     """
 
-    z: np.ndarray
+    z: Tensor
     labels: np.ndarray
     parts: np.ndarray
     class_names: list[str]
     head_weight: Tensor | None
-    prototypes: dict[tuple[int, int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    similarities: dict[str, Similarity] = field(default_factory=dict)
+    prototypes: dict[str, "_Found"] = field(default_factory=dict)
 
-    def fitted(self, name: str, rows: np.ndarray) -> Similarity:
-        """Returns a similarity, fitted to some of the samples; only once if it learns nothing of them."""
-        if name in self.similarities:
-            return self.similarities[name]
-        similarity = make_similarity(name).fit(self.z[rows], self.labels[rows], self.head_weight)
-        if similarity.fits_to in ("nothing", "head"):
-            self.similarities[name] = similarity
-        return similarity
+    @functools.cached_property
+    def held_out(self) -> Tensor:
+        """Which samples each part of each division holds out [V, n]."""
+        return torch.from_numpy(np.concatenate([parts == np.arange(parts.max() + 1)[:, None] for parts in self.parts]))
+
+    def spaces(self, name: str) -> list["_Space"]:
+        """Returns the similarity fitted without each held-out part [V]; one for all if it learns nothing of samples."""
+        if make_similarity(name).fits_to in ("nothing", "head"):
+            return [self.space(name, torch.full(self.labels.shape, True))] * len(self.held_out)
+        return [self.space(name, ~is_held_out) for is_held_out in self.held_out]
+
+    def space(self, name: str, is_train: Tensor) -> "_Space":
+        """Returns a similarity, fitted to some of the samples, and all embeddings as it is to compare them.
+
+        If the nearest prototype in the similarity's Euclidean space is the most similar one, all are mapped there once:
+        the answers are the same, without a way back from its space for each class.
+        """
+        similarity, rows = make_similarity(name), is_train.numpy()
+        train = (self.z.numpy()[rows], self.labels[rows], self.head_weight)
+        if similarity.falls_with_distance:
+            return _Space(make_similarity("l2"), similarity.fit_and_project(*train, self.z))
+        return _Space(similarity.fit(*train), self.z)
+
+
+class _Space(NamedTuple):
+    """A fitted similarity, and embeddings [n, D] to compare by it."""
+
+    similarity: Similarity
+    z: Tensor
+
+
+_Found = list[tuple[Tensor, Tensor]]  # prototypes [P, D] and their classes [P], of each turn
 
 
 def _sample(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,24 +253,18 @@ def _choice(sample: _Sample, similarity: str, clustering: Clustering) -> tuple[C
 def _correct(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
     """Returns the share of divisions [n] in which each held-out sample is predicted correctly."""
     clustering = _with_numbers(sample, name, clustering)
+    spaces = sample.spaces(name)
+    if type(make_similarity(name)).project is Similarity.project:
+        shared = str(clustering.n_prototypes)
+        if shared not in sample.prototypes:
+            sample.prototypes[shared] = _prototypes(sample, [spaces[0]] * len(spaces), clustering)
+        found = sample.prototypes[shared]
+    else:
+        found = _prototypes(sample, spaces, clustering)
     correct = np.zeros(len(sample.labels))
-    for division, parts in enumerate(sample.parts):
-        for part in range(parts.max() + 1):
-            is_test = parts == part
-            similarity, z = sample.fitted(name, ~is_test), torch.from_numpy(sample.z)
-            is_plain = type(similarity).project is Similarity.project
-            if similarity.falls_with_distance:  # the same answers, without a way back from its space for each class
-                similarity, z = make_similarity("l2"), similarity.project(z)
-            shared = (division, part, str(clustering.n_prototypes))
-            found = sample.prototypes.get(shared) if is_plain else None
-            if found is None:
-                train = z[torch.from_numpy(~is_test)].numpy()
-                found = _prototypes(train, sample.labels[~is_test], sample.class_names, similarity, clustering)
-                if is_plain:
-                    sample.prototypes[shared] = found
-            vectors, owners = found
-            similarities = similarity(z[torch.from_numpy(is_test)], vectors)
-            correct[is_test] += owners[similarities.argmax(1)].numpy() == sample.labels[is_test]
+    for is_test, (similarity, z), (vectors, owners) in zip(sample.held_out, spaces, found, strict=True):
+        predicted = owners[similarity(z[is_test], vectors).argmax(1)].numpy()
+        correct[is_test.numpy()] += predicted == sample.labels[is_test.numpy()]
     held_out: np.ndarray = correct[sample.parts[0] >= 0] / len(sample.parts)
     return held_out
 
@@ -254,7 +273,8 @@ def _with_numbers(sample: _Sample, name: str, clustering: Clustering) -> Cluster
     """Settles ``"auto"`` numbers of prototypes once, on all samples, in the space of the similarity."""
     if clustering.n_prototypes != "auto":
         return clustering
-    space = sample.fitted(name, np.full(len(sample.labels), True)).project(torch.from_numpy(sample.z)).numpy()
+    similarity, z = sample.space(name, torch.full(sample.labels.shape, True))
+    space = similarity.project(z).numpy()
     numbers = dict.fromkeys(range(len(sample.class_names)), 1)
     for k in np.unique(sample.labels).tolist():
         members = space[sample.labels == k]
@@ -262,15 +282,47 @@ def _with_numbers(sample: _Sample, name: str, clustering: Clustering) -> Cluster
     return replace(clustering, n_prototypes=numbers)
 
 
-def _prototypes(
-    z: np.ndarray, labels: np.ndarray, class_names: list[str], similarity: Similarity, clustering: Clustering
-) -> tuple[Tensor, Tensor]:
-    """Clusters each class without a word about classes with fewer samples than prototypes."""
-    numbers = numbers_per_class(clustering.n_prototypes, class_names)
-    classes = np.unique(labels).tolist()
-    vectors = [learn_class(z[labels == k], k, class_names[k], similarity, clustering, numbers[k])[0] for k in classes]
-    counts = torch.tensor([len(vectors_of_class) for vectors_of_class in vectors])
-    return torch.cat(vectors), torch.tensor(classes).repeat_interleave(counts)
+def _prototypes(sample: _Sample, spaces: list[_Space], clustering: Clustering) -> _Found:
+    """Clusters each class without each held-out part, and without a word about classes with too few samples."""
+    numbers = numbers_per_class(clustering.n_prototypes, sample.class_names)
+    classes = np.unique(sample.labels).tolist()
+    of_classes = []
+    for k in classes:
+        members = torch.from_numpy(np.flatnonzero(sample.labels == k))
+        kept, number = ~sample.held_out[:, members], numbers[k]
+        if clustering.clusterer == "kmeans" and number is not None and len(members) <= _MOST_TOGETHER:
+            rng = np.random.default_rng([clustering.seed, k])
+            of_classes.append(_cluster_together(spaces, members, kept, number, rng))
+        else:
+            options = (k, sample.class_names[k])
+            of_classes.append(
+                [
+                    learn_class(z[members[is_kept]].numpy(), *options, similarity, clustering, number)[0]
+                    for (similarity, z), is_kept in zip(spaces, kept, strict=True)
+                ]
+            )
+    found = []
+    for of_turn in zip(*of_classes, strict=True):
+        counts = torch.tensor([len(vectors) for vectors in of_turn])
+        found.append((torch.cat(of_turn), torch.tensor(classes).repeat_interleave(counts)))
+    return found
+
+
+def _cluster_together(
+    spaces: list[_Space], members: Tensor, kept: Tensor, n_clusters: int, rng: np.random.Generator
+) -> list[Tensor]:
+    """Returns the prototypes of one class in each turn [V], from the members that the turn keeps [V, n]."""
+    first = spaces[0]
+    if all(space is first for space in spaces):
+        points = first.similarity.project(first.z[members])
+        points_of_turns = points.expand(len(spaces), -1, -1)
+    else:
+        points = points_of_turns = torch.stack([similarity.project(z[members]) for similarity, z in spaces])
+    weights = cluster_without(points, kept, n_clusters, rng).to(points.dtype)
+    return [
+        similarity.unproject(of_turn[of_turn.any(1)] @ points_of_turn)
+        for (similarity, _), of_turn, points_of_turn in zip(spaces, weights, points_of_turns, strict=True)
+    ]
 
 
 def _is_clearly_better(first: np.ndarray, second: np.ndarray) -> bool:

@@ -292,12 +292,24 @@ def fit_temperature(
 
 
 def _minimise(loss: Callable[[float], float]) -> float | None:
-    """Returns the T that minimises a loss of log T; None if the loss is not finite there."""
-    from scipy.optimize import minimize_scalar
+    """Returns the T that minimises a loss of log T, by golden sections; None if the loss is not finite there.
 
-    result = minimize_scalar(loss, bounds=(_NARROWEST, _WIDEST), method="bounded", options={"xatol": _PRECISION})
-    value = math.exp(float(result.x))
-    return value if math.isfinite(float(result.fun)) and math.isfinite(value) else None
+    Each step keeps the three of four points around the lowest one. Importing SciPy's minimiser would take longer.
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    low, high = _NARROWEST, _WIDEST
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > _PRECISION:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - golden * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + golden * (high - low)
+            loss_right = loss(right)
+    return math.exp((low + high) / 2) if math.isfinite(min(loss_left, loss_right)) else None
 
 
 def _held_out_scores(

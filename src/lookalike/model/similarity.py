@@ -20,7 +20,7 @@ from typing_extensions import override
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.registry import Registry
-from lookalike.model.covariance import estimate_shrinkage, inverse_root
+from lookalike.model.covariance import RootInSpan, estimate_shrinkage, inverse_root
 
 _MOST_SAMPLES = 100_000  # embeddings from which a scale is estimated
 _DIRECT_CELLS = 1_000_000  # N · P · D up to which distances are computed pair by pair, which is more precise
@@ -85,6 +85,12 @@ class Similarity(nn.Module, ABC):
     def project(self, embeddings: Tensor) -> Tensor:
         """Maps embeddings [N, D] to the Euclidean space [N, D] in which prototypes are clustered."""
         return embeddings
+
+    def fit_and_project(
+        self, train: np.ndarray, labels: np.ndarray, head_weight: Tensor | None, embeddings: Tensor
+    ) -> Tensor:
+        """Returns what ``project`` maps embeddings [N, D] to after ``fit``; the similarity need not stay fitted."""
+        return self.fit(train, labels, head_weight).project(embeddings)
 
     def unproject(self, points: Tensor) -> Tensor:
         """Maps points [N, D] of the clustering space back to the embedding space."""
@@ -369,14 +375,31 @@ class Mahalanobis(_LearnedMetric):
 
     @override
     def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
+        residuals = self._fit_shrinkage(embeddings, labels)
+        transform = inverse_root(residuals, self.shrinkage or 0.0)
+        self.transform = torch.from_numpy(transform).to(_dtype_of(embeddings))
+        return self
+
+    @override
+    def fit_and_project(
+        self, train: np.ndarray, labels: np.ndarray, head_weight: Tensor | None, embeddings: Tensor
+    ) -> Tensor:
+        if len(train) >= train.shape[1]:
+            return super().fit_and_project(train, labels, head_weight, embeddings)
+        residuals = self._fit_shrinkage(train, labels)
+        if not self.shrinkage:
+            return super().fit_and_project(train, labels, head_weight, embeddings)
+        root = RootInSpan.of(residuals, self.shrinkage)
+        return torch.from_numpy(root.apply(embeddings.numpy())).to(embeddings.dtype)
+
+    def _fit_shrinkage(self, embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Estimates the shrinkage, if it was not given; returns the embeddings minus the mean of their class [N, D]."""
         step = -(-len(embeddings) // self.max_samples)
         embeddings, labels = embeddings[::step], labels[::step]
         residuals = _within_class_residuals(embeddings, labels)
         if self.shrinkage is None:
             self.shrinkage = estimate_shrinkage(embeddings, labels, residuals)
-        transform = inverse_root(residuals, self.shrinkage)
-        self.transform = torch.from_numpy(transform).to(_dtype_of(embeddings))
-        return self
+        return residuals
 
     @override
     def options(self) -> dict[str, Any]:
