@@ -1,9 +1,13 @@
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from lookalike.plots import gallery_axes, plot_gallery, plot_heat_map, plot_likeness, sheet_axes
 from lookalike.plots.heatmap import common_limit, outline, paint, shares, smoothed
+from lookalike.plots.pixels import figure_png
 from lookalike.plots.tiles import draw_tile, shorten, tile_axes
 
 RNG = np.random.default_rng(0)
@@ -153,3 +157,19 @@ def test_photographs_stay_in_colour_below_their_map():
     assert painted[5, 19].max() < 50  # the line around what speaks for it
     grey = np.repeat(photo[..., 1:2], 3, 2)
     assert (paint(np.zeros((100, 100)), 1.0, grey) > 180).all()  # a faint picture
+
+
+@pytest.mark.parametrize("background", ["white", "none"])
+def test_pixels_are_those_of_savefig_and_the_figure_stays_as_it_was(background):
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8, 3), dtype=np.uint8)
+    ax = plot_gallery(images, np.array([0, 0, 1, 1]), ["a", "b"], counts=np.ones(4, int), purity=np.ones(4))
+    ax.figure.set_facecolor(background)
+    canvas, dpi, buffer = ax.figure.canvas, ax.figure.dpi, io.BytesIO()
+    with Image.open(io.BytesIO(figure_png(ax, dpi=70))) as image:
+        drawn = np.asarray(image)
+    assert ax.figure.canvas is canvas
+    assert ax.figure.dpi == dpi
+    ax.figure.savefig(buffer, format="png", dpi=70)
+    with Image.open(buffer) as image:
+        np.testing.assert_array_equal(drawn, np.asarray(image)[..., : drawn.shape[2]])
+    assert drawn.shape[2] == (3 if background == "white" else 4)

@@ -139,25 +139,26 @@ def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:
     """Draws an explanation into a PNG file, if its input is an image."""
     from lookalike._core.profiling import step
     from lookalike.plots import sheet_axes
-    from lookalike.saved.pictures import PNG_COMPRESSION
+    from lookalike.plots.pixels import figure_png
 
     if explanation.image is None:
         return
     (ax,) = sheet_axes(1, len(explanation.shown), with_maps=with_maps)
     with step("draw"):
-        figure: Any = explanation.plot(ax).get_figure(root=True)
-        figure.savefig(file, dpi=150, pil_kwargs={"compress_level": PNG_COMPRESSION})
+        file.write_bytes(figure_png(explanation.plot(ax), dpi=150))
 
 
 def _draw_parts(parts: "ExplainedParts", folder: Path, picture: str) -> list[str]:
     """Draws the parts of an input, beside its picture; returns the names of the files."""
+    from lookalike.plots.pixels import figure_png
+
     stem = picture.removesuffix(".png")
     drawn = {"difference": parts.difference, "pairs": parts.pairs, "concepts": parts.segments}
     names = []
     for kind, drawing in drawn.items():
         if drawing is not None and getattr(drawing, "image", getattr(drawing, "images", None)) is not None:
             names.append(f"{stem}-{kind}.png")
-            drawing.plot().get_figure(root=True).savefig(folder / names[-1], dpi=150)  # type: ignore[union-attr]
+            (folder / names[-1]).write_bytes(figure_png(drawing.plot(), dpi=150))
     return names
 
 

@@ -1,5 +1,6 @@
 """Reads any kind of data in batches; each batch knows the numbers of its samples."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -187,7 +188,10 @@ class Batches:
             return as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:
             raise LookalikeError("an iterable data set cannot return single samples")
-        samples = [read_sample(self.dataset, int(index)) for index in indices]
+        fitted = FittedSamples.of(self.dataset)  # other data sets may not be read in threads
+        n_threads = 0 if fitted is None else fitted.n_threads
+        read = functools.partial(read_sample, self.dataset)
+        samples = [sample for samples in in_threads(read, [np.asarray(indices)], n_threads) for sample in samples]
         return self._collate_checked(samples, int(indices[0]))[0]
 
     def describe(self, index: int) -> str:

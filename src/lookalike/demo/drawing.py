@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lookalike.explanation import Explanation
 from lookalike.plots import sheet_axes
+from lookalike.plots.pixels import figure_png
 
 
 def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:
@@ -13,6 +14,4 @@ def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) ->
     axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns, with_maps)
     for ax, explanation in zip(axes, explanations, strict=True):
         explanation.plot(ax)
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None  # noqa: S101 - narrows the type
-    figure.savefig(path, dpi=130)
+    path.write_bytes(figure_png(axes[0], dpi=130))

@@ -7,7 +7,9 @@
 """
 
 import copy
+import itertools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.cores import n_cores
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import one_line, plain_json
 from lookalike.data import Preprocessing
@@ -127,12 +130,9 @@ def write_model(
 def _encoded_pictures(images: Tensor) -> tuple[list[list[str]], dict[str, bytes]]:
     """Encodes images [P, M, H, W, C] as PNG; returns their file names [P, M], and the files by name."""
     names = [[f"images/{j:05d}-{rank}.png" for rank in range(images.shape[1])] for j in range(len(images))]
-    files = {
-        name: encode_image(pixels)
-        for images_of_prototype, names_of_prototype in zip(images, names, strict=True)
-        for pixels, name in zip(images_of_prototype, names_of_prototype, strict=True)
-    }
-    return names, files
+    with ThreadPoolExecutor(n_cores()) as pool:
+        files = list(pool.map(encode_image, images.flatten(0, 1)))
+    return names, dict(zip(itertools.chain(*names), files, strict=True))
 
 
 def _record_of(

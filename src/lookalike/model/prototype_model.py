@@ -1,6 +1,5 @@
 """The prototype model: encoder → prototypes → similarity → transparent classifier (paper section 2)."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from html import escape
@@ -30,7 +29,6 @@ from lookalike.model.images import pixels_of
 from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
-from lookalike.saved.pictures import PNG_COMPRESSION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -388,22 +386,20 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     def _gallery_file(self) -> bytes:
         """Returns a PNG file of all prototypes."""
         from lookalike.plots import gallery_axes, patch_axes
+        from lookalike.plots.pixels import figure_png
 
         per_class = int(self.prototypes.labels.bincount().max())
         if self.patch_boxes() is not None:
-            return _png(self.plot_gallery(patch_axes(self.class_names, per_class)))
-        tiles = 1 if self.decoded_prototypes() is None else 2
-        return _png(
-            self.plot_gallery(
-                gallery_axes(
-                    self.class_names,
-                    per_class,
-                    tiles,
-                    named=bool(self.training_names),
-                    titled=self.annotations is not None and any(self.annotations.names),
-                )
+            ax = patch_axes(self.class_names, per_class)
+        else:
+            ax = gallery_axes(
+                self.class_names,
+                per_class,
+                1 if self.decoded_prototypes() is None else 2,
+                named=bool(self.training_names),
+                titled=self.annotations is not None and any(self.annotations.names),
             )
-        )
+        return figure_png(self.plot_gallery(ax), dpi=130)
 
     @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
@@ -434,14 +430,6 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         described = getattr(self.encoder, "input_spec", None)
         row_shape = described.get("shape") if isinstance(described, Mapping) else None
         return read_inputs(inputs, self.preprocessing, row_shape, batch_size)
-
-
-def _png(ax: "Axes") -> bytes:
-    """Returns the figure of Axes as a PNG file."""
-    buffer = io.BytesIO()
-    figure: Any = ax.get_figure(root=True)
-    figure.savefig(buffer, format="png", dpi=130, pil_kwargs={"compress_level": PNG_COMPRESSION})
-    return buffer.getvalue()
 
 
 @keeps_random_states

@@ -1,10 +1,11 @@
 """Axes that a notebook displays as a picture."""
 
-import io
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.projections.polar import PolarAxes
+
+from lookalike.plots.pixels import figure_png
 
 
 class _Picture:
@@ -12,9 +13,7 @@ class _Picture:
 
     def _repr_png_(self: Any) -> bytes:
         """Returns the whole figure as PNG; notebooks call this."""
-        buffer = io.BytesIO()
-        self.get_figure(root=True).savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
+        return figure_png(self, dpi=100)
 
 
 class NotebookAxes(_Picture, Axes):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookalike._core.untouched import undoing
+from lookalike.plots.pixels import figure_pixels
 from lookalike.plots.tiles import INK, MUTED
 
 if TYPE_CHECKING:
@@ -42,13 +43,7 @@ def picture(pixels: np.ndarray, side: int = SIDE) -> str:
 
 def drawing(draw: Callable[[], "Axes"]) -> str:
     """Returns a figure that is mostly pictures as a data URI; as text it would take ten times the space."""
-    from PIL import Image
-
-    matplotlib_figure, buffer = draw().get_figure(root=True), io.BytesIO()
-    assert matplotlib_figure is not None  # noqa: S101 - narrows the type
-    matplotlib_figure.savefig(buffer, format="png", dpi=_DPI)
-    with Image.open(buffer, formats=["PNG"]) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = figure_pixels(draw(), _DPI)[..., :3]
     return picture(pixels, max(pixels.shape))
 
 

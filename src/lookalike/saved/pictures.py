@@ -1,6 +1,5 @@
 """Writes and reads the PNG pictures of saved models; their headers are checked before any pixel is decoded."""
 
-import io
 import struct
 from pathlib import Path
 
@@ -10,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.png import encode_png
 from lookalike._core.records import one_line
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, depth, colour
 _CHANNELS = {0: 1, 2: 3}  # grey and RGB, by PNG's colour type
-PNG_COMPRESSION = 4  # of photographs: half the time of the default 6, and files 0.7% larger
 _MAX_SIDE = 8192  # pixels
 # All decoded pictures may take 512 MiB, or 200 times their files: photographs are never compressed more densely.
 _MAX_BYTES = 2**29
@@ -24,11 +23,7 @@ _MAX_COMPRESSION = 200
 
 def encode_image(pixels: Tensor) -> bytes:
     """Returns a PNG file of uint8 pixels [H, W, C]."""
-    buffer = io.BytesIO()
-    array = pixels.cpu().numpy()
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    image.save(buffer, format="PNG", compress_level=PNG_COMPRESSION)
-    return buffer.getvalue()
+    return encode_png(pixels.cpu().numpy())
 
 
 def read_pictures(folder: Path, names: list[list[str]]) -> Tensor:
