@@ -106,7 +106,7 @@ def _input_bytes(tensor: Tensor) -> int:
 
 
 def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
-    """Moves inputs to a device: arrays become tensors, floating-point numbers get the type ``dtype``.
+    """Moves inputs to a device: arrays become contiguous tensors, floating-point numbers get the type ``dtype``.
 
     Raises:
         LookalikeError: If the inputs are bytes (uint8), sparse, or not numbers.
@@ -127,7 +127,8 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
                 "the inputs are bytes (uint8): scale and normalise them as the network was trained, e.g. x / 255"
             )
         target_dtype = dtype if tensor.is_floating_point() else None
-        return tensor.to(device=device, dtype=target_dtype, non_blocking=True)
+        # in torch's own layout, which networks may rely on: x.view(len(x), -1)
+        return tensor.to(device=device, dtype=target_dtype, non_blocking=True).contiguous()
 
     return to_device(inputs) if isinstance(inputs, Tensor) else tree_map(to_device, inputs)
 

@@ -40,6 +40,7 @@ from lookalike.encoder.outputs import (
     Kind,
     Outputs,
     as_columns,
+    as_rows,
     can_only_be_logits,
     kind_of,
     probe_scores,
@@ -201,7 +202,8 @@ class Encoder(nn.Module):
             return select_output(self._call(inputs), self.output_key)
         head = get_head(self.model, self.head_name)
         # a tracer must see the network return: it keeps account of which module runs
-        return input_of(head, lambda: self._call(inputs), stop=not is_exporting())[0]
+        features = input_of(head, lambda: self._call(inputs), stop=not is_exporting())[0]
+        return features if is_exporting() else as_rows(features, n_rows(inputs))
 
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns embeddings [N, D] and the classifier's own class scores [N, C], if any, from one pass.
@@ -302,7 +304,8 @@ class Encoder(nn.Module):
             return select_output(self._call(inputs), self.output_key), None
         head = get_head(self.model, self.head_name)
         features, result = input_of(head, lambda: self._call(inputs), stop=False)
-        return features, as_columns(select_output(result, self.output_key), n_rows(inputs))
+        rows = n_rows(inputs)
+        return as_rows(features, rows), as_columns(select_output(result, self.output_key), rows)
 
     def _call(self, inputs: Any) -> Any:
         return in_eval_mode(self.model, lambda: call(self.model, inputs))

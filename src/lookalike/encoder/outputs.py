@@ -174,6 +174,16 @@ def as_columns(output: Tensor, rows: int) -> Tensor | None:
     return output.reshape(rows, math.prod(output.shape[1:]))  # -1 would be ambiguous with 0 rows
 
 
+def as_rows(features: Tensor, rows: int) -> Tensor:
+    """Returns a layer's input with a row per sample; a model that squeezes its features leaves out the row of one.
+
+    Args:
+        features: What the layer got: [N, …], or […] for one row.
+        rows: N.
+    """
+    return features[None] if rows == 1 and features.ndim and len(features) != 1 else features
+
+
 def can_only_be_logits(scores: Tensor) -> bool:
     """Says whether scores [N, C] can be neither probabilities nor log-probabilities.
 

@@ -240,7 +240,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             return None
         checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
         black, white = self.value_range[:, :, None, None].to(self.device).unbind(0)
-        pixels = self.images[:, rank].permute(0, 3, 1, 2).to(self.device) / 255
+        pixels = self.images[:, rank].permute(0, 3, 1, 2).contiguous().to(self.device) / 255
         if self.preprocessing is not None:
             pixels = self.preprocessing.reordered(pixels)
         return pixels * (white - black) + black
