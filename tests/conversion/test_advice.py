@@ -102,6 +102,38 @@ def test_the_accuracy_is_that_of_prototypes_of_the_other_half():
     assert advice.taken.accuracy == pytest.approx(np.concatenate(correct).mean())
 
 
+def test_the_log_loss_is_that_of_the_same_predictions_at_the_best_temperature():
+    """An independent computation for one prototype per class, and torch's loss over a fine grid of temperatures."""
+    store = stretched(1_001)
+    advice = advise(store, ["a", "b"], None, "l2", Clustering(1, seed=5))
+    from lookalike.conversion.advice import _sample
+
+    rows, (halves,) = _sample(store.labels, 5)
+    z, y = store.embeddings[rows], store.labels[rows]
+    scores = np.zeros((len(y), 2))
+    for half in (0, 1):
+        means = np.stack([z[(halves != half) & (y == k)].mean(0) for k in (0, 1)])
+        scores[halves == half] = -np.sqrt(((z[halves == half][:, None] - means) ** 2).sum(-1))
+    scores, y = torch.from_numpy(scores), torch.from_numpy(y)
+    expected = min(float(nn.functional.cross_entropy(scores * factor, y)) for factor in np.geomspace(1e-3, 1e3, 500))
+    assert advice.taken.log_loss == pytest.approx(expected, rel=0.01)
+    assert advice.to_dict()["choices"][0]["log_loss"] == advice.taken.log_loss
+
+
+@pytest.mark.parametrize("seed", [5, 11])
+def test_of_few_samples_the_choice_is_by_the_loss_and_not_by_the_number_of_errors(seed):
+    """All directions vary alike, so ``l2`` is right; an image of forty decided for ``mahalanobis`` before."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(40) % 2
+    z = (rng.standard_normal((40, 20)) + 0.6 * labels[:, None] + 2).astype(np.float32)
+    few = EmbeddingStore(z, labels, np.arange(40))
+    advice = advise(few, ["a", "b"], None, "l2", Clustering(1))
+    other = next(choice for choice in advice.others if choice.similarity == "mahalanobis")
+    assert other.accuracy > advice.taken.accuracy + 0.02
+    assert other.log_loss > advice.taken.log_loss
+    assert choose_similarity(few, ["a", "b"], None, Clustering(1)) == "l2"
+
+
 def test_few_samples_and_many_classes():
     single = EmbeddingStore(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))
     assert advise(single, list("abc"), None, "l2", Clustering(1)) is None

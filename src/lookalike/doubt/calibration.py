@@ -20,6 +20,7 @@ _MANY, _BOOTSTRAPS_OF_MANY = 100_000, 50  # samples: their interval is narrow, a
 _MOST_DRAWN = 1_000_000  # samples of resamples that are drawn at once
 _LEVEL = 0.95
 _NARROWEST, _WIDEST = math.log(1e-3), math.log(1e3)  # of the factor
+_SHARPNESS = np.exp(np.arange(-2.0, 5.1, 0.5))  # inverse temperatures that are tried, relative to the scores' spread
 SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
 
 
@@ -87,6 +88,23 @@ def fit_factor(log_probabilities: Callable[[float], np.ndarray], labels: np.ndar
     if not math.isfinite(float(result.fun)):
         raise LookalikeError("the log loss of the validation samples is not finite; are their embeddings?")
     return math.exp(float(result.x))
+
+
+def least_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean log loss of a softmax over scores, at the temperature that suits it best.
+
+    So scores of any unit can be compared, such as those of two similarities. Unlike the number of errors, the loss
+    varies smoothly, and tells two apart on a hundred samples.
+
+    Args:
+        scores: [N, K]; −∞ is a class of probability 0.
+        labels: True classes [N].
+    """
+    excess = scores.max(1, keepdims=True) - scores
+    spread = excess[np.isfinite(excess)].mean()
+    excess = excess / max(float(spread), np.finfo(np.float64).tiny)
+    of_label = excess[np.arange(len(labels)), labels]
+    return min(float((sharp * of_label + np.log(np.exp(-sharp * excess).sum(1))).mean()) for sharp in _SHARPNESS)
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = N_BINS) -> dict[str, list[Any]]:

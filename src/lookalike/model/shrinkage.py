@@ -12,21 +12,21 @@ from typing import Self
 
 import numpy as np
 
+from lookalike.doubt import least_log_loss
+
 FEW_PER_DIMENSION = 10  # samples: with more, the estimates of Ledoit and Wolf and by leaving out classify alike [ours]
 _AMOUNTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)  # 1 is the Euclidean distance
 _MOST_LEFT_OUT = 500  # samples; more hardly change the choice
 _MOST_SCORES = 100_000  # left-out samples × classes, but at least 100 samples
 _LEAST_LEFT_OUT = 100
 _LEAST_GAIN = 1e-3  # of log loss per sample: less is rounding where all amounts separate the classes
-_SHARPNESS = np.exp(np.arange(-2.0, 5.1, 0.5))  # inverse temperatures, of distances relative to their mean excess
 _NEGLIGIBLE = 1e-10  # of the largest variance: a direction below is numerical noise
 
 
 def least_confusing_shrinkage(embeddings: np.ndarray, labels: np.ndarray, first: float) -> float:
     """Returns the amount of shrinkage whose distance to the class means classifies left-out samples best.
 
-    "Best" is the least log loss of a softmax over the negative distances, at the temperature that suits it best. Unlike
-    the number of errors, it varies smoothly, so it also tells amounts apart on a hundred samples.
+    "Best" is the least log loss of a softmax over the negative distances, at the temperature that suits it best.
 
     Args:
         embeddings: Training embeddings [N, D].
@@ -36,7 +36,8 @@ def least_confusing_shrinkage(embeddings: np.ndarray, labels: np.ndarray, first:
     found = _LeftOut.of(embeddings, labels)
     if found is None:
         return first
-    losses = {amount: _log_loss(found.distances(amount), found.own) for amount in (first, *_AMOUNTS) if amount > 0}
+    amounts = [amount for amount in (first, *_AMOUNTS) if amount > 0]
+    losses = {amount: least_log_loss(-found.distances(amount), found.own) for amount in amounts}
     best = min(losses, key=lambda amount: losses[amount])
     return best if losses[best] < losses.get(first, np.inf) - _LEAST_GAIN else first
 
@@ -147,11 +148,3 @@ def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Returns squared Euclidean distances [n, K] between the rows of ``a`` and ``b``."""
     squares: np.ndarray = np.square(a).sum(1)[:, None] - 2 * a @ b.T + np.square(b).sum(1)
     return squares
-
-
-def _log_loss(distances: np.ndarray, own: np.ndarray) -> float:
-    """Returns the mean log loss of a softmax over negative distances [n, K], at its best temperature."""
-    excess = distances - distances.min(1, keepdims=True)
-    excess /= max(float(excess.mean()), np.finfo(np.float64).tiny)
-    of_own = excess[np.arange(len(own)), own]
-    return min(float((sharp * of_own + np.log(np.exp(-sharp * excess).sum(1))).mean()) for sharp in _SHARPNESS)
