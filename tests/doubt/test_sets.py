@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt.sets import (
     conformal_threshold,
-    highest_coverage,
+    coverage_of_threshold,
     least_samples,
     log_survival,
     set_scores,
@@ -52,29 +52,48 @@ def test_too_few_samples_are_refused_and_of_one_class_told():
         assert thresholds.values[1] == math.inf
         in_every_set = "class 'b' has 5 validation images; a coverage of 0.95 needs 19: it is in every set"
         assert thresholds.notes[0] == in_every_set
+        assert thresholds.expected[1] == 1
     assert thresholds.values[0] == 28.0  # the second highest of 30, not the highest
 
 
 @given(n=st.integers(1, 300), coverage=st.floats(0.01, 0.995))
 @settings(max_examples=40, deadline=None)
-def test_random_thresholds_cover_exactly_on_average(n, coverage):
+def test_drawn_thresholds_cover_exactly_on_average(n, coverage):
     draws = (np.arange(200) + 0.5) / 200
     thresholds = np.array([conformal_threshold(np.arange(n, dtype=float), coverage, draw) for draw in draws])
     covered = np.clip(thresholds + 1, 0, n + 1) / (n + 1)  # of the n + 1 gaps that a new score may fall into
+    assert covered == pytest.approx([coverage_of_threshold(n, coverage, draw) for draw in draws])
     assert covered.mean() == pytest.approx(coverage, abs=0.006)
-    assert covered.max() <= highest_coverage(n, coverage) + 1e-12
-    assert covered.min() >= highest_coverage(n, coverage) - 1 / (n + 1) - 1e-12
+    conservative = coverage_of_threshold(n, coverage)
+    assert conservative >= coverage - 1e-9
+    assert covered.max() <= conservative + 1e-12
+    assert covered.min() >= conservative - 1 / (n + 1) - 1e-12
 
 
-def test_few_samples_tell_how_far_the_coverage_is_above_its_target():
+@given(n=st.integers(20, 200), draw=st.floats(0, 0.999), low=st.floats(0.1, 0.95), high=st.floats(0.1, 0.95))
+@settings(max_examples=40, deadline=None)
+def test_with_one_draw_a_higher_coverage_has_the_larger_sets(n, draw, low, high):
+    thresholds = [conformal_threshold(np.arange(float(n)), coverage, draw) for coverage in sorted((low, high))]
+    assert thresholds[0] <= thresholds[1]
+
+
+def test_few_samples_tell_how_far_the_coverage_is_beside_its_target():
     labels, names = np.repeat([0, 1], [57, 45]), ["a", "b"]
-    thresholds = set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=True)
-    assert thresholds.notes == [
-        "with 45 validation images of a class, a coverage can only be met in steps of 2.2 points: it is up to 1.6 "
-        "points above 0.95; randomised=True meets it on average"
+    steps = "with 45 validation images of a class, a coverage can only be met in steps of 2.2 points: for 0.95 "
+
+    def per_class(draws):
+        return set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=True, draws=draws)
+
+    assert per_class(None).notes == [f"{steps}it is 95.7% to 96.6%, on average over calibrations"]
+    drawn = per_class(
+        np.array([0.2, 0.9, 0.5])
+    )  # the class of 57 takes 95.1% with 0.1 of all draws, that of 45 with 0.7
+    assert drawn.expected == pytest.approx([55 / 58, 43 / 46])
+    assert drawn.notes == [
+        f"{steps}on average over calibrations, the draw of this one took 93.5% to 94.8%; with conservative sets it is "
+        "never below 0.95"
     ]
     assert set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=False).notes == []
-    assert set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=True, draws=np.zeros(3)).notes == []
 
 
 def test_a_far_input_has_an_empty_set_and_an_ambiguous_one_both_classes():

@@ -62,6 +62,14 @@ def test_it_gives_the_same_sets_with_every_classifier(calibrated, case):
     assert np.array_equal(answer.in_set.numpy(), sets.members)
 
 
+def test_it_has_the_threshold_that_the_calibration_drew(model):
+    few = model.calibrate(images(90, 3), coverage=0.9)
+    few.doubt.draws[-1] = 0.99  # takes the lower threshold
+    answer, sets = PlainModel(few)(INPUTS), few.predict_set(INPUTS)
+    assert np.array_equal(answer.in_set.numpy(), sets.members)
+    assert not np.array_equal(sets.members, few.predict_set(INPUTS, conservative=True).members)
+
+
 def test_too_few_images_for_a_bound_leave_the_answers_out(calibrated, tmp_path):
     few = calibrated.calibrate(images(60, 3), coverage=0.9)
     assert PlainModel(few).outputs[-1] == "in_set"

@@ -1,13 +1,16 @@
 """A calibrated model: what it promises, how it is saved, and what it refuses."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lookalike import LookalikeError, LookalikeWarning, convert, explain, load
+from lookalike._core.provenance import fingerprint_json
 from lookalike.doubt import NOVELTIES
 from lookalike.metrics import evaluate, expected_calibration_error
 from lookalike.model.classifier import LinearHead, NearestPrototype
@@ -202,13 +205,15 @@ def test_a_damaged_calibration_is_refused(calibrated, tmp_path):
     for changed, message in (
         ({"labels": tensors["labels"] + 3}, "from 0 to 2"),
         ({"scores": tensors["scores"][:-1]}, "must have 600 values"),
+        ({"draws": tensors["draws"][:-1]}, "must have 4 values"),
+        ({"draws": tensors["draws"] + 1}, r"in \[0, 1\)"),
         ({"extra": tensors["scores"]}, "other tensors"),
         ({"score.of_points": tensors["score.of_points"] * torch.nan}, "finite"),
     ):
         with pytest.raises(LookalikeError, match=message):
             Doubt.from_saved(facts, {**tensors, **changed}, 3, 6)
-    with pytest.raises(LookalikeError, match="format 2"):
-        DoubtFacts.from_dict({**facts.to_dict(), "format": 2})
+    with pytest.raises(LookalikeError, match="format 3; this version reads 2: update lookalike"):
+        DoubtFacts.from_dict({**facts.to_dict(), "format": 3})
     assert DoubtFacts.from_dict(facts.to_dict()) == facts
 
 
@@ -330,3 +335,42 @@ def test_all_warnings_of_the_data_are_in_the_verdict():
     check = DataCheck("other", n_leaked=2, n_test=9, is_calibration=True)
     findings = _data({"data": [{"sentences": check.sentences(), "n_leaked": 2}]})
     assert [finding.topic for finding in findings] == ["leak", "data", "data"]
+
+
+def test_sets_are_drawn_once_for_a_calibration_and_conservative_ones_are_never_smaller(model):
+    chosen, careful = (model.calibrate(images(75, 3), conservative=conservative) for conservative in (False, True))
+    drawn = chosen.predict_set(TEST[0][:500], 0.9, per_class=True)
+    conservative = chosen.predict_set(TEST[0][:500], 0.9, per_class=True, conservative=True)
+    assert not drawn.conservative
+    assert (conservative.members >= drawn.members).all()
+    assert (conservative.expected >= 0.9).all()
+    steps = 1 / (np.bincount(chosen.doubt.labels, minlength=3) + 1)
+    assert (np.abs(drawn.expected - 0.9) < steps).all()
+    assert drawn.expected.min() < 0.9  # some class of this calibration
+    assert np.array_equal(careful.predict_set(TEST[0][:500], 0.9, per_class=True).members, conservative.members)
+    assert np.array_equal(
+        careful.predict_set(TEST[0][:500], 0.9, per_class=True, conservative=False).members, drawn.members
+    )
+    assert not torch.equal(model.calibrate(images(75, 4)).doubt.draws, chosen.doubt.draws)  # other images, other draw
+    with pytest.raises(LookalikeError, match="conservative must be True or False, not 1"):
+        chosen.predict_set(TEST[0][:2], conservative=1)
+
+
+def test_a_calibration_of_an_earlier_version_keeps_its_sets(model, tmp_path):
+    """Format 1 had no draw, and the higher thresholds."""
+    folder, careful = tmp_path / "old", model.calibrate(images(75, 3), conservative=True)
+    model.calibrate(images(75, 3)).save(folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["doubt.draws"]
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["doubt"]["format"] = 1
+    del config["doubt"]["conservative"], config["fingerprint"]
+    content = (folder / "model.safetensors").read_bytes()
+    config["files"]["model.safetensors"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (folder / "config.json").write_text(json.dumps({**config, "fingerprint": fingerprint_json(config)}))
+    old = load(folder, model=model.encoder.model)
+    assert (old.doubt.facts.format, old.doubt.facts.conservative) == (2, True)
+    sets = old.predict_set(TEST[0], 0.9, per_class=True)
+    assert np.array_equal(sets.members, careful.predict_set(TEST[0], 0.9, per_class=True).members)
+    assert torch.equal(old.doubt.draws, careful.doubt.draws)

@@ -51,6 +51,14 @@ def calibrate(
             "distance."
         ),
     ] = "joint",
+    conservative: Annotated[
+        bool,
+        typer.Option(
+            "--conservative",
+            help="Sets with at least the coverage, and with a little more where there are few images; by default it is "
+            "met exactly, on average over calibrations.",
+        ),
+    ] = False,
     labels: Labels = None,
     network: Network = None,
     batch_size: BatchSize = 256,
@@ -77,6 +85,7 @@ def calibrate(
         coverage=coverage,
         false_alarm=false_alarm,
         novelty=novelty,
+        conservative=conservative,
         seed=seed,
         batch_size=batch_size,
     )
@@ -97,7 +106,8 @@ def calibrate(
     }
     if facts.black_box is not None:
         rows["original network"] = f"{_figures(facts.black_box)}, with a temperature fitted likewise"
-    rows["sets"] = f"coverage {facts.coverage:g}"
+    exactness = "at least, on average over calibrations" if facts.conservative else "on average over calibrations"
+    rows["sets"] = f"coverage {facts.coverage:g}, {exactness}"
     rows["unfamiliar"] = facts.not_tested or f"at most {facts.false_alarm:.4g} of familiar images, by {facts.novelty}"
     if promise is not None:
         rows["abstention"] = promise.sentence()

@@ -17,7 +17,7 @@ from lookalike._core.records import from_json, plain_json, shown
 from lookalike.doubt.calibration import CalibrationFigures
 from lookalike.doubt.novelty import NOVELTIES, Novelty, novelty_threshold
 
-FORMAT = 1
+FORMAT = 2  # 1 had no draw: its sets are the conservative ones
 
 _VECTORS = ("fitted_novelty", "fitted_confidences", "scores", "novelty", "confidences")
 
@@ -41,6 +41,8 @@ class DoubtFacts:
         seed: Seed that divided the validation images.
         data: Fingerprint of the validation data, if known.
         notes: What limits the calibration.
+        conservative: Whether the sets keep the coverage with something to spare, unless asked otherwise; if not, a draw
+            of the calibration makes it exact, on average over calibrations.
         format: Number of this format.
     """
 
@@ -58,9 +60,13 @@ class DoubtFacts:
     seed: int = 0
     data: str | None = None
     notes: list[str] = field(default_factory=list)
+    conservative: bool = False
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        if self.format == 1:
+            object.__setattr__(self, "format", FORMAT)
+            object.__setattr__(self, "conservative", True)
         if self.format != FORMAT:
             raise LookalikeError(
                 f"the calibration has format {shown(self.format)}; this version reads {FORMAT}: update lookalike"
@@ -121,6 +127,8 @@ class Doubt(nn.Module):
         confidences: Probability of their predicted class [n].
         correct: Whether that class is correct [n].
         nearest: Their most similar prototypes [n].
+        draws: A number in [0, 1) for each class, and one for all together, which choose the thresholds of the sets
+            [K + 1].
     """
 
     fitted_novelty: Tensor
@@ -131,6 +139,7 @@ class Doubt(nn.Module):
     confidences: Tensor
     correct: Tensor
     nearest: Tensor
+    draws: Tensor
 
     def __init__(self, facts: DoubtFacts, score: Novelty, **tensors: Tensor) -> None:
         super().__init__()
@@ -163,7 +172,9 @@ class Doubt(nn.Module):
         learned = {name.removeprefix("score."): t for name, t in tensors.items() if name.startswith("score.")}
         blank = dict(score.named_buffers())
         vectors = {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")}
-        expected = {*_VECTORS, "labels", "correct", "nearest"}
+        expected = {*_VECTORS, "labels", "correct", "nearest", "draws"}
+        if "draws" not in vectors and "scores" in vectors:  # format 1
+            vectors["draws"] = draws_of(facts.seed, vectors["scores"], n_classes)
         for given_names, known_names in ((set(learned), set(blank)), (set(vectors), expected)):
             if given_names != known_names:
                 raise LookalikeError(
@@ -188,24 +199,39 @@ class Doubt(nn.Module):
         """Novelty above which an input is unfamiliar; ∞ if there are too few validation images for the rate."""
         return novelty_threshold(self.sorted_novelty, self.facts.false_alarm)
 
-    def draws(self, n_classes: int) -> np.ndarray:
-        """Returns uniform numbers that randomise thresholds [K + 1]: one for each class, and one for all together.
+    def draws_for(self, conservative: bool | None = None) -> np.ndarray | None:
+        """Returns the draws [K + 1] that choose the thresholds of sets; None if these are to be conservative.
 
-        They depend on the seed and on the validation images: one seed for all calibrations would be no draw.
+        Args:
+            conservative: Whether they are to be; None takes the choice of the calibration.
         """
-        values = self.scores.cpu().numpy().tobytes()
-        digest = int.from_bytes(hashlib.sha256(values).digest()[:8], "big")
-        return np.random.default_rng([self.facts.seed, digest]).uniform(size=n_classes + 1)
+        is_conservative = self.facts.conservative if conservative is None else conservative
+        return None if is_conservative else self.draws.cpu().numpy()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the held-out values as arrays, by name."""
         return {name: getattr(self, name).cpu().numpy() for name in (*_VECTORS, "labels", "correct", "nearest")}
 
 
+def draws_of(seed: int, scores: Tensor, n_classes: int) -> Tensor:
+    """Draws the numbers that choose the thresholds of a calibration [K + 1]: one for each class, and one for all.
+
+    They depend on the seed and on the validation images: one seed for all calibrations would be no draw.
+
+    Args:
+        seed: Seed of the calibration.
+        scores: Scores of the true classes of the validation images [n], float64.
+        n_classes: K.
+    """
+    digest = int.from_bytes(hashlib.sha256(scores.cpu().numpy().tobytes()).digest()[:8], "big")
+    return torch.from_numpy(np.random.default_rng([seed, digest]).uniform(size=n_classes + 1))
+
+
 def _check_vectors(facts: DoubtFacts, vectors: dict[str, Tensor], n_classes: int, n_prototypes: int) -> None:
     """Checks types, lengths and ranges of the held-out values."""
     for name, tensor in vectors.items():
         n = facts.n_fitted if name.startswith("fitted_") else facts.n_validation
+        n = n_classes + 1 if name == "draws" else n
         if tuple(tensor.shape) != (n,):
             raise LookalikeError(f"doubt.{name} must have {n} values, not the shape {shown(tuple(tensor.shape))}")
         dtype = {"correct": torch.bool, "labels": torch.int64, "nearest": torch.int64}.get(name, torch.float64)
@@ -217,6 +243,8 @@ def _check_vectors(facts: DoubtFacts, vectors: dict[str, Tensor], n_classes: int
         values = vectors[name]
         if len(values) and not (int(values.min()) >= 0 and int(values.max()) < most):
             raise LookalikeError(f"doubt.{name} must be from 0 to {most - 1}")
+    if not bool(((vectors["draws"] >= 0) & (vectors["draws"] < 1)).all()):
+        raise LookalikeError("doubt.draws must be in [0, 1)")
     fitted = vectors["fitted_novelty"]
     if not len(fitted) or not bool((fitted.diff() >= 0).all()) or not math.isfinite(float(fitted.abs().max())):
         raise LookalikeError("doubt.fitted_novelty must be finite and ascend")

@@ -16,7 +16,7 @@ from lookalike._core.names import visible
 
 _NOVELTY_SHARE = 0.25
 _TAIL = 0.1
-_LARGE_EXCESS = 0.01  # of coverage over its target, by the steps that few samples allow
+_LARGE_GAP = 0.01  # between a coverage that few samples allow and its target
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class PredictionSets:
         class_names: The names of the K classes.
         coverage: Probability with which the true class is in the set.
         per_class: Whether the coverage holds for the images of each class, not only for all together.
-        randomised: Whether the thresholds were drawn, so that the coverage is met exactly, on average over draws.
+        conservative: Whether the thresholds are the higher ones; otherwise the calibration's draw chose them, so that
+            the coverage is met exactly, on average over calibrations.
+        expected: Coverage of the threshold of each class, on average over calibrations with the same draw [K]; all the
+            same if not per class, and 1 for a class that is in every set.
         notes: What limits the sets, such as classes with too few validation images.
     """
 
@@ -38,7 +41,8 @@ class PredictionSets:
     class_names: list[str]
     coverage: float
     per_class: bool
-    randomised: bool = False
+    conservative: bool
+    expected: np.ndarray
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -99,9 +103,11 @@ def least_samples(coverage: float) -> int:
     return n
 
 
-def _rank(n: int, coverage: float) -> int:
-    """Returns ⌈(n + 1) · coverage⌉, without the rounding errors of the product."""
-    return math.ceil(round((n + 1) * coverage, 9))
+def _rank(n: int, coverage: float, draw: float = 0.0) -> int:
+    """Returns ⌈(n + 1) · coverage⌉, or one less if the draw says so, without the rounding errors of the product."""
+    product = round((n + 1) * coverage, 9)
+    rank = math.ceil(product)
+    return rank - 1 if draw >= product - (rank - 1) else rank
 
 
 def conformal_threshold(scores: np.ndarray, coverage: float, draw: float = 0.0) -> float:
@@ -110,7 +116,8 @@ def conformal_threshold(scores: np.ndarray, coverage: float, draw: float = 0.0) 
     A new score falls into each of the n + 1 gaps between the scores with the same probability. So the coverage is a
     multiple of 1 / (n + 1): at least the requested one, and less than 1 / (n + 1) above it if no two scores are equal.
     With a ``draw`` from a uniform distribution, the next smaller threshold is taken as often as needed to meet the
-    request exactly, on average over draws (smoothed conformal predictors, Vovk et al. 2005, section 2.2).
+    request exactly, on average over draws (smoothed conformal predictors, Vovk et al. 2005, section 2.2). With one draw
+    for all coverages, the set of a higher coverage holds that of a lower one.
 
     Args:
         scores: Scores of the true classes of n calibration samples; smaller is more typical.
@@ -129,9 +136,7 @@ def conformal_threshold(scores: np.ndarray, coverage: float, draw: float = 0.0) 
     """
     coverage = checks.number("coverage", coverage, above=0, below=1)
     draw = checks.number("draw", draw, least=0, below=1)
-    rank = _rank(len(scores), coverage)
-    if draw >= round((len(scores) + 1) * coverage, 9) - (rank - 1):
-        rank -= 1
+    rank = _rank(len(scores), coverage, draw)
     if rank > len(scores):
         return math.inf
     if rank < 1:
@@ -139,14 +144,16 @@ def conformal_threshold(scores: np.ndarray, coverage: float, draw: float = 0.0) 
     return float(np.partition(np.asarray(scores, dtype=np.float64), rank - 1)[rank - 1])
 
 
-def highest_coverage(n: int, coverage: float) -> float:
-    """Returns the coverage of a threshold of n calibration samples, all scores being different: at least the target.
+def coverage_of_threshold(n: int, coverage: float, draw: float = 0.0) -> float:
+    """Returns the coverage of ``conformal_threshold`` on average over n calibration samples, if no scores are equal.
 
     Example:
-        >>> round(highest_coverage(45, 0.95), 4), highest_coverage(19, 0.95)
+        >>> round(coverage_of_threshold(45, 0.95), 4), coverage_of_threshold(19, 0.95)
         (0.9565, 0.95)
+        >>> round(coverage_of_threshold(45, 0.95, draw=0.8), 4)
+        0.9348
     """
-    return min(_rank(n, coverage) / (n + 1), 1.0)
+    return min(_rank(n, coverage, draw) / (n + 1), 1.0)
 
 
 def log_survival(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -248,10 +255,12 @@ class SetThresholds:
 
     Attributes:
         values: The largest score of each class that is in the set [K].
-        notes: A sentence for each class with too few samples, which is in every set.
+        expected: Coverage of each, on average over calibrations with the same draw [K].
+        notes: A sentence for each class with too few samples, which is in every set, and one for large steps.
     """
 
     values: np.ndarray
+    expected: np.ndarray
     notes: list[str]
 
 
@@ -272,40 +281,51 @@ def set_thresholds(
         class_names: The names of the K classes.
         coverage: Probability with which the true class is to be in the set.
         per_class: Let the coverage hold for the images of each class.
-        draws: A number from 0 to 1 for each class, and one for all together, which randomise the thresholds [K + 1];
-            None takes the higher thresholds.
+        draws: A number in [0, 1) for each class, and one for all together, which choose the thresholds [K + 1]; None
+            takes the higher thresholds.
 
     Raises:
         LookalikeError: If there are too few samples for the coverage, of all classes together.
     """
     needed = check_coverage(coverage, len(scores))
     n_classes = len(class_names)
+    used_draws = np.zeros(n_classes + 1) if draws is None else draws
     if not per_class:
-        threshold = conformal_threshold(scores, coverage, 0.0 if draws is None else draws[-1])
-        notes = [] if draws is not None else _granularity(np.array([len(scores)]), coverage, "")
-        return SetThresholds(np.full(n_classes, threshold), notes)
+        threshold = conformal_threshold(scores, coverage, used_draws[-1])
+        expected = np.full(n_classes, coverage_of_threshold(len(scores), coverage, used_draws[-1]))
+        notes = _granularity(np.array([len(scores)]), expected, coverage, "", is_drawn=draws is not None)
+        return SetThresholds(np.full(n_classes, threshold), expected, notes)
     counts = np.bincount(labels, minlength=n_classes)
     # a class with too few samples stays in every set: a coin would be of no use to anyone
-    used_draws = np.zeros(n_classes) if draws is None else np.where(counts < needed, 0.0, draws[:-1])
+    used_draws = np.where(counts < needed, 0.0, used_draws[:-1])
     values = np.array([conformal_threshold(scores[labels == k], coverage, used_draws[k]) for k in range(n_classes)])
+    expected = np.array([coverage_of_threshold(int(n), coverage, u) for n, u in zip(counts, used_draws, strict=True)])
     notes = [
         f"class '{visible(class_names[k])}' has {counts[k]} validation images; a coverage of {coverage:g} needs "
         f"{needed}: it is in every set"
         for k in range(n_classes)
         if counts[k] < needed
     ]
-    if draws is None:
-        notes += _granularity(counts[counts >= needed], coverage, " of a class")
-    return SetThresholds(values, notes)
+    enough = counts >= needed
+    notes += _granularity(counts[enough], expected[enough], coverage, " of a class", is_drawn=draws is not None)
+    return SetThresholds(values, expected, notes)
 
 
-def _granularity(counts: np.ndarray, coverage: float, of_what: str) -> list[str]:
-    """Returns a sentence if few samples put the coverage more than a point above the target."""
-    excess = max((highest_coverage(int(n), coverage) - coverage for n in counts), default=0.0)
-    if excess <= _LARGE_EXCESS:
+def _granularity(
+    counts: np.ndarray, expected: np.ndarray, coverage: float, of_what: str, *, is_drawn: bool
+) -> list[str]:
+    """Returns a sentence if few samples put a coverage more than a point beside the target."""
+    if not len(counts) or np.abs(expected - coverage).max() <= _LARGE_GAP:
         return []
-    return [
+    low, high = (f"{100 * value:.1f}%" for value in (expected.min(), expected.max()))
+    taken = low if low == high else f"{low} to {high}"
+    steps = (
         f"with {counts.min():,} validation images{of_what}, a coverage can only be met in steps of "
-        f"{100 / (counts.min() + 1):.2g} points: it is up to {100 * excess:.2g} points above {coverage:g}; "
-        "randomised=True meets it on average"
+        f"{100 / (counts.min() + 1):.2g} points"
+    )
+    if not is_drawn:
+        return [f"{steps}: for {coverage:g} it is {taken}, on average over calibrations"]
+    return [
+        f"{steps}: for {coverage:g} on average over calibrations, the draw of this one took {taken}; with conservative "
+        f"sets it is never below {coverage:g}"
     ]

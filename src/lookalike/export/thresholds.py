@@ -36,7 +36,9 @@ class Thresholds(nn.Module):
         super().__init__()
         self.score = copy.deepcopy(doubt.score)
         self.unfamiliar_above = doubt.unfamiliar_above
-        self.set_threshold = conformal_threshold(doubt.scores.cpu().numpy(), doubt.facts.coverage)
+        draws = doubt.draws_for()
+        draw = 0.0 if draws is None else float(draws[-1])
+        self.set_threshold = conformal_threshold(doubt.scores.cpu().numpy(), doubt.facts.coverage, draw)
         self.novelty_up_to = novelty_limit(self.set_threshold, doubt.fitted_novelty.cpu().numpy())
         rule = usual_abstention(doubt)
         self.answered_from = None if rule is None else rule.threshold

@@ -16,7 +16,8 @@ from lookalike.data import Batches, load_for_model
 from lookalike.doubt import Doubt, DoubtFacts, calibration_figures, fit_factor
 from lookalike.doubt.calibration import CalibrationFigures, softmax
 from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty
-from lookalike.doubt.sets import check_coverage, set_scores
+from lookalike.doubt.record import draws_of
+from lookalike.doubt.sets import check_coverage, set_scores, set_thresholds
 from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder, dtype_of, place
@@ -39,11 +40,13 @@ class Promises(NamedTuple):
         coverage: Coverage of the sets, unless another is asked for.
         false_alarm: Largest share of familiar images that are called unfamiliar.
         novelty: Score of unfamiliar inputs.
+        conservative: Whether the sets keep the coverage with something to spare.
     """
 
     coverage: float = 0.95
     false_alarm: float = 0.01
     novelty: str = DEFAULT_NOVELTY
+    conservative: bool = False
 
 
 class Validation(NamedTuple):
@@ -76,6 +79,7 @@ def calibrate_model(
     checks.number("coverage", promises.coverage, above=0, below=1)
     checks.number("false_alarm", promises.false_alarm, above=0, below=1)
     checks.one_of("novelty", promises.novelty, NOVELTIES)
+    checks.flag("conservative", promises.conservative)
     checks.seed("seed", seed)
     checks.whole_number("batch_size", batch_size, 1)
     read = read_validation(model, validation, batch_size)
@@ -117,27 +121,31 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
         seed=seed,
         data=read.data,
         notes=_notes(labels, model.class_names, known_new=read.known_new),
+        conservative=promises.conservative,
     )
     facts.notes.extend(_notes_of_figures(facts))
     doubt = Doubt(facts, score)
     novelties = novelty_of(result, doubt, read.embeddings)
     margins = margins_of(result, read.embeddings)
     fitted_novelty = np.sort(_held_out_novelty(promises.novelty, *familiar))
-    scores = set_scores(margins[held_out], novelties[held_out], fitted_novelty)[np.arange(len(labels)), labels]
+    scores = torch.from_numpy(
+        set_scores(margins[held_out], novelties[held_out], fitted_novelty)[np.arange(len(labels)), labels]
+    )
     _, fitted_confidences = confidences_of(result, read.embeddings[fitted])
-    device = model.device
     result.doubt = Doubt(
         facts,
         score,
         fitted_novelty=torch.from_numpy(fitted_novelty),
         fitted_confidences=fitted_confidences.cpu(),
-        scores=torch.from_numpy(scores),
+        scores=scores,
         labels=torch.from_numpy(labels),
         novelty=torch.from_numpy(novelties[held_out]),
         confidences=confidences.cpu(),
         correct=torch.from_numpy(predicted == labels),
         nearest=similarities[held_out].argmax(1).cpu(),
-    ).to(device)
+        draws=draws_of(seed, scores, model.n_classes),
+    ).to(model.device)
+    facts.notes.extend(_notes_of_sets(result.doubt, model.class_names))
     return result
 
 
@@ -206,6 +214,20 @@ def _notes_of_figures(facts: DoubtFacts) -> list[str]:
             f"fitted to {facts.n_fitted:,} images; calibrate with a larger folder of validation images"
         )
     return notes
+
+
+def _notes_of_sets(doubt: Doubt, class_names: list[str]) -> list[str]:
+    """Returns what limits the sets at the calibration's coverage."""
+    values = doubt.arrays()
+    thresholds = set_thresholds(
+        values["scores"],
+        values["labels"],
+        class_names,
+        doubt.facts.coverage,
+        per_class=False,
+        draws=doubt.draws_for(),
+    )
+    return thresholds.notes
 
 
 def _notes(labels: np.ndarray, class_names: list[str], *, known_new: bool) -> list[str]:

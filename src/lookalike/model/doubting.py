@@ -42,6 +42,7 @@ class Doubting:
         coverage: float = 0.95,
         false_alarm: float = 0.01,
         novelty: str = DEFAULT_NOVELTY,
+        conservative: bool = False,
         seed: int = 0,
         batch_size: int = 256,
     ) -> "PrototypeModel":
@@ -62,7 +63,9 @@ class Doubting:
             false_alarm: Largest share of familiar images that are called unfamiliar.
             novelty: Score of unfamiliar inputs: ``"joint"``, ``"direction"``, ``"mahalanobis"``,
                 ``"likelihood-ratio"``, ``"neighbours"``, ``"percentile"`` or ``"distance"``.
-            seed: Seed that divides the images.
+            conservative: Let the sets keep the coverage with something to spare, where few images allow only steps of
+                some points; see ``predict_set``.
+            seed: Seed that divides the images, and of the draw for sets that are not conservative.
             batch_size: Largest number of images that pass through the network at once.
 
         Returns:
@@ -79,7 +82,7 @@ class Doubting:
             raise LookalikeError(
                 "a model of patches is not calibrated: convert with level='image' to calibrate a model"
             )
-        promises = Promises(coverage, false_alarm, novelty)
+        promises = Promises(coverage, false_alarm, novelty, conservative)
         return calibrate_model(_model(self), validation, promises, seed=seed, batch_size=batch_size)
 
     def predict_set(
@@ -88,7 +91,7 @@ class Doubting:
         coverage: float | None = None,
         *,
         per_class: bool = False,
-        randomised: bool = False,
+        conservative: bool | None = None,
         batch_size: int = 256,
     ) -> PredictionSets:
         """Returns the classes that each input may have: its true class is among them with probability ``coverage``.
@@ -96,23 +99,25 @@ class Doubting:
         An empty set means that the input looks like nothing known; several classes mean either this or that. The
         probability is over validation and new images from the same source.
 
-        With n validation images behind a threshold, the coverage is at least the requested one and less than
-        1 / (n + 1) above it, on average over calibrations. ``randomised`` meets it exactly, on the same average. The
-        price: the sets are smaller by chance, for they depend on a draw. It is made once, from the seed and the
-        validation images, so the same image always gets the same set [ours; in the literature each image has its own].
+        Behind a threshold with n validation images, a coverage can only be a multiple of 1 / (n + 1). Of the two next
+        to the request, a draw takes one. So the request is met exactly, on average over calibrations, whatever the
+        model is (smoothed conformal prediction). The draw is made once, with the calibration, from its seed and its
+        images, and kept with it: the same image always gets the same set [ours; in the literature each image has its
+        own draw]. ``PredictionSets.expected`` says which coverage it took. ``conservative`` takes the higher one:
+        at least the request, and less than 1 / (n + 1) above it, on the same average.
 
         Args:
             inputs: As for ``predict``.
             coverage: In (0, 1); None takes that of the calibration.
             per_class: Let the coverage hold for the images of each class (Mondrian), not only for all together.
-            randomised: Meet the coverage exactly, by thresholds that are drawn (smoothed conformal prediction).
+            conservative: Take the higher thresholds, without a draw; None takes the choice of the calibration.
             batch_size: Largest number of inputs that pass through the network at once.
 
         Raises:
             LookalikeError: If the model is not calibrated, or with too few images for this coverage.
         """
         embeddings = _model(self).embed(inputs, batch_size)
-        return sets_of(_model(self), embeddings, coverage, per_class=per_class, randomised=randomised)
+        return sets_of(_model(self), embeddings, coverage, per_class=per_class, conservative=conservative)
 
     def abstention(self, error: float = USUAL_ERROR, confidence: float = USUAL_CONFIDENCE) -> Abstention:
         """Returns from which probability on the model may answer, so that at most a share ``error`` of them is wrong.
@@ -246,26 +251,29 @@ def sets_of(
     coverage: float | None = None,
     *,
     per_class: bool = False,
-    randomised: bool = False,
+    conservative: bool | None = None,
 ) -> PredictionSets:
     """Returns the sets of embeddings [N, D]; see ``PrototypeModel.predict_set``."""
     doubt = doubt_of(model)
     checks.flag("per_class", per_class)
-    checks.flag("randomised", randomised)
+    if conservative is not None:
+        checks.flag("conservative", conservative)
     coverage = doubt.facts.coverage if coverage is None else coverage
-    values = doubt.arrays()
+    values, draws = doubt.arrays(), doubt.draws_for(conservative)
     thresholds = set_thresholds(
         values["scores"],
         values["labels"],
         model.class_names,
         coverage,
         per_class=per_class,
-        draws=doubt.draws(model.n_classes) if randomised else None,
+        draws=draws,
     )
     scores = set_scores(margins_of(model, embeddings), novelty_of(model, doubt, embeddings), values["fitted_novelty"])
     members = (scores <= thresholds.values) & np.isfinite(scores) | np.isposinf(thresholds.values)
     nearest = nearest_of_classes(model, model.similarities_of(embeddings))
-    return PredictionSets(members, nearest, model.class_names, coverage, per_class, randomised, thresholds.notes)
+    return PredictionSets(
+        members, nearest, model.class_names, coverage, per_class, draws is None, thresholds.expected, thresholds.notes
+    )
 
 
 @dataclass(frozen=True)
