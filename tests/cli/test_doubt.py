@@ -164,6 +164,8 @@ def test_calibrate_says_what_it_used_and_what_it_cannot_test(barely_calibrated):
     _, _, printed = barely_calibrated
     assert f"unfamiliar {UNTESTED}" in printed
     assert "at most 0.01 of familiar images" not in printed
+    assert "abstention none: an error rate of 0.05 with confidence 0.9 needs 45 validation images" in printed
+    assert "sets coverage 0.95, on average over calibrations" in printed
     assert "the calibration used the 60 test images of parts and left out its 24 training images" in printed
     assert "give a folder of other validation images" in printed
 

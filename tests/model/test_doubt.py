@@ -191,6 +191,17 @@ def test_too_few_images_for_the_false_alarm_rate_are_told(model):
     assert not explain(few, torch.full((1, 1, 8, 8), 20.0))[0].unfamiliar
 
 
+def test_worse_probabilities_are_told_if_the_log_loss_rose_too(model):
+    told = set()
+    for seed in range(12):
+        facts = model.calibrate(images(30, 200 + seed), coverage=0.9).doubt.facts
+        before, after = facts.before, facts.after
+        is_worse = all(round(getattr(after, name), 3) > round(getattr(before, name), 3) for name in ("ece", "log_loss"))
+        assert any("no better than before" in note for note in facts.notes) == is_worse
+        told.add(is_worse)
+    assert told == {True, False}
+
+
 def test_an_update_says_that_the_calibration_is_gone(calibrated):
     with pytest.warns(LookalikeWarning, match="not calibrated; call calibrate"):
         updated = calibrated.update(images(60, 9), progress=False)

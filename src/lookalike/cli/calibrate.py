@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lookalike._core.errors import LookalikeError
 from lookalike.cli.console import guarded, out, print_facts, print_json, print_notes, show_next
 from lookalike.cli.options import (
     BatchSize,
@@ -26,6 +27,7 @@ from lookalike.cli.options import (
 if TYPE_CHECKING:
     from lookalike.data import DataBundle
     from lookalike.doubt import CalibrationFigures
+    from lookalike.model import PrototypeModel
 
 
 @guarded
@@ -106,15 +108,22 @@ def calibrate(
     }
     if facts.black_box is not None:
         rows["original network"] = f"{_figures(facts.black_box)}, with a temperature fitted likewise"
-    exactness = "at least, on average over calibrations" if facts.conservative else "on average over calibrations"
-    rows["sets"] = f"coverage {facts.coverage:g}, {exactness}"
+    or_more = " or more" if facts.conservative else ""
+    rows["sets"] = f"coverage {facts.coverage:g}{or_more}, on average over calibrations"
     rows["unfamiliar"] = facts.not_tested or f"at most {facts.false_alarm:.4g} of familiar images, by {facts.novelty}"
-    if promise is not None:
-        rows["abstention"] = promise.sentence()
+    rows["abstention"] = _said_of_answers(calibrated)
     print_facts("Calibration", rows)
     print_notes([*facts.notes, *used_up])
     out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
     show_next("predict", str(output), "IMAGES", network=network)
+
+
+def _said_of_answers(model: "PrototypeModel") -> str:
+    """Says when the model may answer, or why there is no bound on wrong answers."""
+    try:
+        return model.abstention().sentence()
+    except LookalikeError as error:
+        return f"none: {error}"
 
 
 def _used_up(bundle: "DataBundle") -> list[str]:
