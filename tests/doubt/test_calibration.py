@@ -6,6 +6,7 @@ import torch
 
 from lookalike._core.errors import LookalikeError
 from lookalike.doubt import calibration_figures, fit_factor, reliability
+from lookalike.doubt.calibration import ece_by_chance
 from lookalike.metrics import expected_calibration_error
 
 RNG = np.random.default_rng(0)
@@ -65,3 +66,10 @@ def test_reliability_counts_every_sample_once():
     assert bins["counts"] == [0, 0, 0, 2, 1]
     assert bins["accuracy"][3] == 0.5
     assert bins["accuracy"][0] is None
+
+
+def test_the_error_by_chance_is_that_of_exact_probabilities():
+    half = np.full(4, 0.5)  # one bin: the mean distance of four tosses' share from a half is 3/16
+    assert ece_by_chance(half) == pytest.approx(3 / 16, abs=0.03)
+    assert ece_by_chance(np.ones(50)) == 0
+    assert ece_by_chance(np.full(10_000, 0.5)) < 0.01

@@ -19,6 +19,7 @@ _BOOTSTRAPS = 500
 _MANY, _BOOTSTRAPS_OF_MANY = 100_000, 50  # samples: their interval is narrow, and resampling them takes long
 _MOST_DRAWN = 1_000_000  # samples of resamples that are drawn at once
 _LEVEL = 0.95
+_CHANCE_DRAWS = 500
 _NARROWEST, _WIDEST = math.log(1e-3), math.log(1e3)  # of the factor
 _SHARPNESS = np.exp(np.arange(-2.0, 5.1, 0.5))  # inverse temperatures that are tried, relative to the scores' spread
 SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
@@ -203,6 +204,17 @@ def _mean_not_negative(values: np.ndarray) -> Range:
     mean = float(values.mean())
     found = mean_with_interval(values) or Range(mean, 0.0, 2 * mean)
     return found._replace(low=max(0.0, found.low))
+
+
+def ece_by_chance(confidences: np.ndarray, *, seed: int = 0) -> float:
+    """Returns the mean ECE of as many predictions with these confidences [N] if each were exactly right.
+
+    Also with true probabilities, the accuracy of a bin scatters around its mean confidence, the more so the fewer
+    samples there are and the closer they are to one half. The outcomes are drawn 500 times.
+    """
+    bins = np.minimum((confidences * N_BINS).astype(int), N_BINS - 1)
+    correct = np.random.default_rng(seed).uniform(size=(_CHANCE_DRAWS, len(confidences))) < confidences
+    return float(_eces(np.broadcast_to(bins, correct.shape), correct - confidences).mean())
 
 
 def _eces(bins: np.ndarray, gaps: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lookalike.doubt.calibration import calibration_figures, softmax
+from lookalike.doubt.calibration import calibration_figures, ece_by_chance, softmax
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.held_out import N_SPLITS, QUICK_SPLITS, Division, held_out, places_of
@@ -14,7 +14,12 @@ from lookalike.model.doubting import doubt_of
 
 _SHARE = 0.67  # of the held-out images, for calibration
 _FIGURES = ("ece", "log_loss", "brier")
-_COLUMNS = (Column("ece", "ECE", 1, 4), Column("log_loss", "log loss", 1, 4), Column("brier", "Brier score", 1, 4))
+_COLUMNS = (
+    Column("ece", "ECE", 1, 4),
+    Column("by_chance", "of it by chance", 1, 4),
+    Column("log_loss", "log loss", 1, 4),
+    Column("brier", "Brier score", 1, 4),
+)
 _BLACK_BOX = "black box, with its temperature"
 
 
@@ -25,7 +30,7 @@ def run_probabilities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     for dataset, network in places_of(plan):
         by_kind: dict[str, list[Record]] = {}
         for subject in plan.subjects(dataset, network, KMEX):
-            key = bench.key(subject, divisions=n, share=_SHARE)
+            key = bench.key(subject, divisions=n, share=_SHARE, by_chance=True)
             record = cells.get(f"probabilities-{subject.name}", key, _measure, bench, subject, n)
             for kind, figures in (record or {}).items():
                 by_kind.setdefault(kind, []).append(figures)
@@ -34,7 +39,8 @@ def run_probabilities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     remarks = [
         f"Each figure is a mean over {n} random divisions of the held-out images into two thirds for calibration and "
         "one third for tests. Both temperatures are fitted to the same third of the calibration images, by the same "
-        "rule. ECE: expected calibration error, 15 bins. Brier score: summed over classes. Of the photographs "
+        "rule. ECE: expected calibration error, 15 bins; *by chance*: the ECE that as many predictions would have if "
+        "their probabilities were exactly right. Brier score: summed over classes. Of the photographs "
         "(`stamps`), 35% are for conversion; their networks know ImageNet's classes or none, and the black box is a "
         "logistic regression on the same embeddings."
     ]
@@ -47,7 +53,7 @@ def _measure(bench: Workbench, subject: Subject, n: int) -> Record:
     divisions = held_out(bench, subject).divisions(n, _SHARE, subject.seed, probed=True)
     figures = [_figures(division, seed) for seed, division in enumerate(divisions)]
     return {
-        kind: {name: float(np.mean([of_split[kind][name] for of_split in figures])) for name in _FIGURES}
+        kind: {name: float(np.mean([of_split[kind][name] for of_split in figures])) for name in figures[0][kind]}
         for kind in figures[0]
     }
 
@@ -69,7 +75,8 @@ def _figures(division: Division, seed: int) -> dict[str, dict[str, float]]:
 
 def _measured(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     figures = calibration_figures(probabilities, labels)
-    return {name: getattr(figures, name) for name in _FIGURES}
+    by_chance = ece_by_chance(probabilities.max(1))
+    return {name: getattr(figures, name) for name in _FIGURES} | {"by_chance": by_chance}
 
 
 EXPERIMENTS.register("probabilities")(
@@ -77,6 +84,6 @@ EXPERIMENTS.register("probabilities")(
         "Probabilities of a calibrated model",
         "beyond the paper",
         run_probabilities,
-        pairing=Pairing(_BLACK_BOX, _FIGURES),
+        pairing=Pairing(_BLACK_BOX, ("ece", "by_chance", *_FIGURES[1:])),
     )
 )
