@@ -20,9 +20,6 @@ NOVELTIES: "Registry[type[Novelty]]" = Registry("novelty score")
 DEFAULT_NOVELTY = "joint"  # near the best on all data, see docs/results/doubt.md
 _FAMILIAR = 0.95  # share of familiar inputs with a joint score's part below 1
 _SMALLEST_UNIT = 1e-12  # all familiar inputs can be at their prototypes
-# Chosen on the data of docs/results/doubt.md: with 1, photographs are told apart worse; with 0.1 or less, images of
-# unusual contrast pass.
-_SHARE_OF_POINTS = 0.25
 _MOST_NEIGHBOURS = 2_000  # fitted points that are kept
 
 
@@ -140,6 +137,8 @@ class Joint(Novelty):
     """
 
     name = "joint"
+    # with 1, photographs are told apart worse; with 0.1 or less, images of unusual contrast pass
+    share_of_points: ClassVar[float] = 0.25
     of_directions: Tensor
     of_points: Tensor
     rests: Tensor
@@ -172,7 +171,7 @@ class Joint(Novelty):
         offset = centres.mean(0)
         directions = _squared_distances(of_directions.of(_directions(points)), of_directions.of(_directions(centres)))
         distances = _squared_distances(of_points.of(points - offset), of_points.of(centres - offset))
-        return directions / self.units[0] + _SHARE_OF_POINTS * distances / self.units[1]
+        return directions / self.units[0] + self.share_of_points * distances / self.units[1]
 
 
 @NOVELTIES.register("likelihood-ratio")
