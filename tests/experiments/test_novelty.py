@@ -32,14 +32,24 @@ def test_knn_is_the_distance_to_the_kth_nearest_direction():
     assert np.allclose(SCORES["kNN"], neighbours.kneighbors(normalize(TEST))[0][:, -1])
 
 
-def test_energy_she_and_vim_equal_those_of_pytorch_ood():
+def test_all_four_equal_those_of_pytorch_ood():
     detector = pytest.importorskip("pytorch_ood.detector")
-    test, logits = torch.from_numpy(TEST), torch.from_numpy(TEST @ WEIGHT.T + BIAS)
-    assert np.allclose(SCORES["energy"], detector.EnergyBased.score(logits).numpy())
-    vim = detector.ViM(nn.Identity(), d=5, w=torch.from_numpy(WEIGHT), b=torch.from_numpy(BIAS))
-    vim.fit_features(torch.from_numpy(TRAIN), torch.from_numpy(LABELS))
-    expected = vim.predict_features(test).numpy()
-    assert np.allclose(SCORES["ViM"], expected, rtol=1e-4)
+    train, labels, test = torch.from_numpy(TRAIN), torch.from_numpy(LABELS), torch.from_numpy(TEST)
+    weight, bias = torch.from_numpy(WEIGHT), torch.from_numpy(BIAS)
+
+    def head(z):
+        return z @ weight.T + bias
+
+    vim = detector.ViM(nn.Identity(), d=5, w=weight, b=bias)
+    expected = {
+        "kNN": detector.KNN(None, k=RIVALS.k).fit_features(train, labels).predict_features(test),
+        "ViM": vim.fit_features(train, labels).predict_features(test),
+        "SHE": detector.SHE(nn.Identity(), head).fit_features(train, labels).predict_features(test),
+        "energy": detector.EnergyBased.score(head(test)),
+    }
+    assert set(expected) == set(SCORES)
+    for name, values in expected.items():
+        assert np.allclose(SCORES[name], values.numpy(), rtol=1e-4), name
 
 
 def test_energy_falls_as_a_logit_grows_and_she_is_a_product_with_the_mean():
