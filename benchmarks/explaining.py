@@ -9,7 +9,6 @@ thread, which a shared machine hardly changes; the passes are timed before and a
 """
 
 import argparse
-import io
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import machine, table
 from lookalike import explain, load
 from lookalike.plots import sheet_axes
+from lookalike.plots.pixels import figure_png
 
 PASSED_AT_ONCE = 6
 
@@ -59,7 +59,7 @@ def main() -> None:
     def draw() -> None:
         for explanation in drawn:
             (ax,) = sheet_axes(1, len(explanation.shown), with_maps=True)
-            explanation.plot(ax).figure.savefig(io.BytesIO(), dpi=150, pil_kwargs={"compress_level": 4})
+            figure_png(explanation.plot(ax), dpi=150)
 
     passes()
     explain(model, batches[0][:1], relevance=True)

@@ -5,6 +5,7 @@ Maps of convolutional networks have the grid of the strides in them, finer than 
 ``raw`` shows them as they are. Small pictures, such as digits, are shown pixel by pixel.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -96,21 +97,27 @@ def paint(relevance: np.ndarray, limit: float, image: np.ndarray | None = None) 
     A colour photograph stays in colour, and a line encloses half of the positive relevance. Grey and small pictures
     become faint.
     """
-    from matplotlib import colormaps
-
-    strength = np.clip(relevance / limit, -1, 1)
-    colours = colormaps[COLOUR_MAP]((strength + 1) / 2)[..., :3]
+    strength = np.clip(relevance / limit, -1, 1).astype(np.float32)
+    colours = _colours()[np.minimum((strength + 1) * 128, 255).astype(np.uint8)]
     if image is not None and is_photograph(image):
-        pale = _PALE + (1 - _PALE) * image / 255
+        pale = _PALE + np.float32((1 - _PALE) / 255) * image
         opacity = _OPAQUE * np.sqrt(np.abs(strength))[..., None]
         colours = (1 - opacity) * pale + opacity * colours
-        colours = np.where(outline(relevance)[..., None], 0.1, colours)
+        colours[outline(relevance)] = 0.1
     elif image is not None:
         grey = image.mean(-1, keepdims=True) / 255
         # The background must stay white, so that colours are seen: an image of light lines on black is inverted.
         faint_image = 1 - _FAINT * (1 - grey) if grey.mean() > 0.5 else 1 - _FAINT * grey
         colours = colours * faint_image
     return np.asarray((colours * 255).round().astype(np.uint8))
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    """Returns the colour map as float32 [256, 3]: looking colours up in it is faster than calling matplotlib's."""
+    from matplotlib import colormaps
+
+    return colormaps[COLOUR_MAP](np.arange(256))[:, :3].astype(np.float32)
 
 
 def is_photograph(image: np.ndarray) -> bool:

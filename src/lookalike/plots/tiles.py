@@ -70,6 +70,8 @@ def draw_tile(
     size: float = 1.0,
 ) -> None:
     """Draws a picture uint8 [H, W, C] with its upper left corner at (x, y), fitted into a square of ``size``."""
+    from matplotlib.colors import Normalize
+    from matplotlib.image import AxesImage
     from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
@@ -77,19 +79,25 @@ def draw_tile(
     w, h = width * scale, height * scale
     left, top = x + (size - w) / 2, y + (size - h) / 2
     pixels = image[..., 0] if image.shape[-1] == 1 else image
-    options: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 255} if pixels.ndim == 2 else {}
-    ax.imshow(
-        pixels,
-        extent=(left, left + w, top + h, top),
+    picture = AxesImage(  # imshow would look after limits and ticks as well, for as long as it takes to draw
+        ax,
+        cmap="gray",
+        norm=Normalize(0, 255),
         interpolation="nearest" if max(height, width) < 64 else "antialiased",
-        aspect="equal",
-        **options,
+        origin="upper",
+        extent=(left, left + w, top + h, top),
+        resample=True,
     )
+    picture.set_data(pixels)
+    picture.set_clip_path(ax.patch)
+    ax.add_image(picture)
     if frame is not None:
         ax.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=frame, linewidth=2.5, clip_on=False))
     if caption:
         name, *further = caption.split("\n")  # the first line names what is shown
         for text, height, fontsize, colour in ((name, 0.05, 8.5, INK), ("\n".join(further), 0.2, 7.5, MUTED)):
+            if not text:
+                continue
             ax.text(
                 x + size / 2,
                 y + size + height,
