@@ -79,19 +79,19 @@ def test_with_one_draw_a_higher_coverage_has_the_larger_sets(n, draw, low, high)
 
 def test_few_samples_tell_how_far_the_coverage_is_beside_its_target():
     labels, names = np.repeat([0, 1], [57, 45]), ["a", "b"]
-    steps = "with 45 validation images of a class, a coverage can only be met in steps of 2.2 points: for 0.95 "
+    steps = "with 45 validation images of a class, a coverage can only be met in steps of 2.2 points"
 
     def per_class(draws):
         return set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=True, draws=draws)
 
-    assert per_class(None).notes == [f"{steps}it is 95.7% to 96.6%, on average over calibrations"]
+    assert per_class(None).notes == [f"{steps}: for 0.95 it is 95.7% to 96.6%, on average over calibrations"]
     drawn = per_class(
         np.array([0.2, 0.9, 0.5])
     )  # the class of 57 takes 95.1% with 0.1 of all draws, that of 45 with 0.7
     assert drawn.expected == pytest.approx([55 / 58, 43 / 46])
     assert drawn.notes == [
-        f"{steps}on average over calibrations, the draw of this one took 93.5% to 94.8%; with conservative sets it is "
-        "never below 0.95"
+        f"{steps}; this calibration drew 93.5% to 94.8%, so that it is 0.95 on average over calibrations; conservative "
+        "sets are never below 0.95 on that average"
     ]
     assert set_thresholds(np.arange(102.0), labels, names, 0.95, per_class=False).notes == []
 

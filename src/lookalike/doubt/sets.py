@@ -326,6 +326,6 @@ def _granularity(
     if not is_drawn:
         return [f"{steps}: for {coverage:g} it is {taken}, on average over calibrations"]
     return [
-        f"{steps}: for {coverage:g} on average over calibrations, the draw of this one took {taken}; with conservative "
-        f"sets it is never below {coverage:g}"
+        f"{steps}; this calibration drew {taken}, so that it is {coverage:g} on average over calibrations; "
+        f"conservative sets are never below {coverage:g} on that average"
     ]
