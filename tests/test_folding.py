@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lookalike import embed
+from lookalike._core.acceleration import Accelerated
 from lookalike._core.folding import Folded, NotFoldableError, find_pairs
 from lookalike.encoder import Encoder
 from tests.small import FailingSamples
@@ -73,6 +74,17 @@ def test_a_folded_convolution_is_the_closed_form():
         expected = F.conv2d(X, convolution.weight * factor[:, None, None, None], bias, padding=1)
         with Folded(pairs):
             torch.testing.assert_close(norm(convolution(X)), expected)
+
+
+def test_a_folded_output_stays_channels_last_in_an_accelerated_pass():
+    net = trained()
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        pairs, _ = find_pairs(lambda: net.first_norm(net.first(x)))
+        with Accelerated(), Folded(pairs):
+            folded = net.first_norm(net.first(x))
+    assert len(pairs) == 1
+    assert folded.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_pass_that_uses_a_folded_output_after_all_is_given_up():

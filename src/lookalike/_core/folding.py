@@ -155,7 +155,7 @@ class Folded(FunctionMode):
             if not _same(_norm_of(func, args, kwargs), pair.norm):
                 raise NotFoldableError
             # Another tensor of the same memory: whoever uses the convolution's output later is noticed.
-            return args[0].view_as(args[0])
+            return args[0].detach()  # not a view, which would give it torch's own layout in accelerated passes
         if self._outputs and not _reads_metadata(func):
             self._check((args, kwargs))
         return func(*args, **kwargs)
