@@ -111,7 +111,7 @@ def _of_seeds(
     topic: str, name: str, plan: Plan, bench: Workbench, cells: Cells, measure: Callable[[str, int], Record]
 ) -> list[Record]:
     """Returns a measurement with a backbone for each seed; those that failed are left out."""
-    settings = {"backbone": name, "variants": _VARIANTS, "training": [_EPOCHS, _RATE]}
+    settings = {"backbone": name, "variants": _VARIANTS, "training": [_EPOCHS, _RATE], "shrinkage": 2}
     return of_seeds(f"photographs-{topic}", name, settings, plan, bench, cells, measure)
 
 
