@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import pointing_game, relevance_mass, relevance_rank
-from lookalike.metrics.object_section import background_driven
+from lookalike.metrics.object_section import background_driven, mask_reader
 from lookalike.metrics.verdict import Thresholds, verdict
 
 
@@ -33,6 +33,20 @@ def test_relevance_against_counts_only_where_it_is_said():
     assert float(relevance_mass(maps, masks, positive=True)) == pytest.approx(0.5)
     assert float(pointing_game(maps, masks)) == pytest.approx(0.5)  # a tie
     assert float(relevance_rank(maps, masks)) == pytest.approx(0.5)
+
+
+def test_masks_may_be_numbers_of_which_one_is_not_zero_and_no_segmentation():
+    maps = torch.rand(2, 6, 6)
+    masks = torch.zeros(2, 6, 6, dtype=torch.bool)
+    masks[:, 1:4] = True
+    for numbers in (masks.int(), 255 * masks.to(torch.uint8), masks.double()):
+        assert torch.equal(relevance_mass(maps, numbers), relevance_mass(maps, masks))
+    trimap = masks.int() + 1  # without a background of 0, all pixels would count as the object
+    for several in (trimap, torch.where(masks, 1.0, 0.3)):
+        with pytest.raises(LookalikeError, match="give True where the object is"):
+            relevance_mass(maps, several)
+        with pytest.raises(LookalikeError, match="give True where the object is"):
+            mask_reader(several, None)
 
 
 def test_a_prototype_is_named_only_beyond_chance():

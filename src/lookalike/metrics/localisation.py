@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.metrics.maps import flat_maps
 
 
@@ -96,6 +97,24 @@ def relevance_rank(maps: Any, masks: Any) -> Tensor:
     return torch.where(defined, hits / size.clamp_min(1), torch.nan)
 
 
+def as_masks(masks: Tensor) -> Tensor:
+    """Returns masks as booleans of the same shape; they may be numbers if only one of them is not 0.
+
+    Raises:
+        LookalikeError: If there are more values, as in a segmentation of several classes or a mask of soft edges.
+    """
+    if masks.dtype == torch.bool:
+        return masks
+    values = masks[masks != 0]
+    if len(values) and not bool((values == values[0]).all()):
+        shown = ", ".join(f"{value:g}" for value in masks.unique()[:5].tolist())
+        raise LookalikeError(
+            f"masks holds several values ({shown} and so on): give True where the object is, such as masks == 1 of a "
+            "segmentation, or masks > 0.5 of soft edges"
+        )
+    return masks.bool()
+
+
 def _checked(maps: Any, masks: Any) -> tuple[Tensor, Tensor]:
     """Returns maps and masks as rows [N, F].
 
@@ -103,7 +122,7 @@ def _checked(maps: Any, masks: Any) -> tuple[Tensor, Tensor]:
         LookalikeError: If they do not fit each other.
     """
     relevance = flat_maps("maps", maps)
-    inside = checks.tensor("masks", masks).flatten(1).to(relevance.device).bool()
+    inside = as_masks(checks.tensor("masks", masks)).flatten(1).to(relevance.device)
     if inside.shape != relevance.shape:
         raise checks.unfit("masks", inside, f"masks of {tuple(relevance.shape)[1]} pixels, as many as there are maps")
     return relevance, inside

@@ -12,7 +12,7 @@ from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.intervals import holm, mean_with_interval
 from lookalike.data import Batches, HasMasks
 from lookalike.metrics.context import Context
-from lookalike.metrics.localisation import pointing_game, relevance_mass, relevance_rank
+from lookalike.metrics.localisation import as_masks, pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.metrics.sections import SectionResult, section
 
@@ -30,13 +30,13 @@ def mask_reader(masks: Any, data: Batches | None) -> ReadMasks | None:
         data: The test data.
 
     Raises:
-        LookalikeError: If the masks are no array of that shape, or not one per test image.
+        LookalikeError: If the masks are no array of that shape, not one per test image, or hold several values.
     """
     if masks is not None:
-        given_masks = checks.tensor("masks", masks, ("N", "H", "W"))
+        given_masks = as_masks(checks.tensor("masks", masks, ("N", "H", "W")))
         if data is not None and data.total is not None and len(given_masks) != data.total:
             raise LookalikeError(f"there are {data.total} test images and {len(given_masks)} masks")
-        return lambda rows: given_masks[torch.tensor(rows)].bool()
+        return lambda rows: given_masks[torch.tensor(rows)]
     dataset = None if data is None else data.dataset
     if not isinstance(dataset, HasMasks):
         return None
