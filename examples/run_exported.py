@@ -3,6 +3,8 @@
     lookalike export my-model -o exported --pixels
     python run_exported.py exported photograph.jpg
 
+A single file (-o model.onnx) does as well as the folder.
+
 With --pixels the file takes bytes and normalises them itself; without, they are normalised here. Prints the prediction
 with the prototypes that it rests on, and draws the image beside them.
 """
@@ -52,16 +54,18 @@ def as_input(photograph: Image.Image, session: onnxruntime.InferenceSession, des
 
 
 def picture_of(place: str, folder: Path) -> Image.Image:
-    """Returns a prototype's picture: a file of the folder, or with --inside the picture itself, as a data URI."""
+    """Returns a prototype's picture: a file of the folder, or the picture itself, as a data URI."""
     if place.startswith("data:"):
         return Image.open(io.BytesIO(base64.b64decode(place.partition(",")[2])))
     return Image.open(folder / place)
 
 
-def main(folder: Path, photograph: Path) -> None:
-    """Answers for one image and draws "this looks like that"."""
-    described = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
+def main(exported: Path, photograph: Path) -> None:
+    """Answers for one image and draws "this looks like that"; takes an exported folder or file."""
+    session = onnxruntime.InferenceSession(exported / "model.onnx" if exported.is_dir() else exported)
+    inside = session.get_modelmeta().custom_metadata_map  # a single file has all of it inside
+    text = (exported / "prototypes.json").read_text(encoding="utf-8") if exported.is_dir() else inside["lookalike"]
+    described = json.loads(text)
     inputs, image = as_input(Image.open(photograph), session, described)
     width, height = image.size
     values = session.run(None, {session.get_inputs()[0].name: inputs})
@@ -91,7 +95,7 @@ def main(folder: Path, photograph: Path) -> None:
         prototype = described["prototypes"][number]
         print(f"  looks like prototype {number} of {prototype['class']!r}, percentile {percentile:.0f}")
         if prototype["image"]:
-            sheet.append(picture_of(prototype["image"], folder).convert("RGB").resize((width, height)))
+            sheet.append(picture_of(prototype["image"], exported).convert("RGB").resize((width, height)))
     drawn = Image.new("RGB", (width * len(sheet), height))
     for position, picture in enumerate(sheet):
         drawn.paste(picture, (position * width, 0))

@@ -100,6 +100,36 @@ def test_one_file_can_hold_the_pictures_too(model, one_file):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(shown))), model.images[3, 0].numpy())
 
 
+def test_the_name_of_a_file_writes_one_file(model, folder, tmp_path):
+    file = model.export(tmp_path / "model.onnx", pixels=True)
+    assert list(tmp_path.iterdir()) == [file] == [tmp_path / "model.onnx"]
+    values = pixels()[0][:5]
+    ours, theirs = answers(file, values), answers(folder / "model.onnx", values)
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    described = json.loads(ort.InferenceSession(file).get_modelmeta().custom_metadata_map["lookalike"])
+    assert all(prototype["image"].startswith("data:image/png") for prototype in described["prototypes"])
+    with pytest.raises(LookalikeError, match="exists already"):
+        model.export(file)
+    with pytest.raises(LookalikeError, match="name of a file of the kind onnx, not pt2"):
+        model.export(file, kind="pt2", overwrite=True)
+
+
+def test_the_command_writes_the_kind_that_the_file_is_named_after(model, tmp_path):
+    model.save(tmp_path / "model")
+    file, network = tmp_path / "answers.pt2", Path(__file__).parent / "test_plain.py"
+    command = ["export", str(tmp_path / "model"), "--network", f"{network}:network", "-o"]
+    result = CliRunner().invoke(app, [*command, str(file), "--no-images", "--json"])
+    assert json.loads(result.stdout)["file"] == str(file)
+    extra = {"prototypes.json": ""}
+    program = torch.export.load(str(file), extra_files=extra).module()
+    assert json.loads(extra["prototypes.json"])["prototypes"][0]["image"] is None
+    x = images()[0][:3]
+    torch.testing.assert_close(program(x)[0], model(x), atol=1e-5, rtol=1e-5)
+    refused = CliRunner().invoke(app, [*command, "x.onnx", "--page", str(tmp_path)])
+    assert "write a folder" in refused.output
+
+
 def test_of_equal_likenesses_the_file_names_the_one_of_the_lower_number(tmp_path):
     x, _ = images(20)
     model = convert(network(), (torch.cat([x, x]), torch.arange(40) // 20), 3, progress=False)
@@ -117,10 +147,13 @@ def test_a_program_of_torch_answers_alike(model, tmp_path):
     assert json.loads(extra["prototypes.json"])["inputs"] == "inputs of the network [N, ...]"
 
 
-@pytest.mark.parametrize("takes_bytes", [True, False])
-def test_the_example_runs_without_this_library(model, folder, one_file, tmp_path, takes_bytes):
+@pytest.mark.parametrize("exported", ["folder that takes bytes", "folder with pictures inside", "file"])
+def test_the_example_runs_without_this_library(model, folder, one_file, tmp_path, exported):
     """The example reads what the file takes: bytes, or inputs that it normalises itself; both answer alike."""
-    folder = folder if takes_bytes else one_file.parent
+    if exported == "file":
+        folder = shutil.copy(one_file, tmp_path / "one.onnx")
+    elif exported != "folder that takes bytes":
+        folder = one_file.parent
     Image.fromarray(pixels()[0][1]).save(tmp_path / "photograph.png")
     shutil.copy(EXAMPLE, tmp_path)
     program = (

@@ -20,8 +20,13 @@ _MOST_SAMPLES = 256  # images: enough to calibrate a network, and to see what ch
 @guarded
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder of 'convert'.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    kind: Annotated[str, typer.Option(help="onnx, or pt2 for torch.export.load.")] = "onnx",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write; or a file .onnx or .pt2, with all inside.")
+    ],
+    kind: Annotated[
+        Literal["onnx", "pt2"] | None,
+        typer.Option(help="The format: onnx, or pt2 for torch.export.load; else as -o is named, or onnx."),
+    ] = None,
     nearest: Annotated[
         int | None, typer.Option(min=1, help="Number of most similar prototypes in an answer; else 3.")
     ] = None,
@@ -59,23 +64,25 @@ def export(
 ) -> None:
     """Export a converted model to a file that explains itself where lookalike is not installed."""
     from lookalike._core.errors import LookalikeError
-    from lookalike._core.fresh_folder import check_replaceable
     from lookalike.export import export_model, write_page
-    from lookalike.export.file import MARKER
+    from lookalike.export.file import check_target, is_single_file, kind_of
 
-    if page is not None and kind != "onnx":
-        raise LookalikeError(f"--page needs the kind onnx, not {kind}")
+    written_kind, is_file = kind_of(output, kind), is_single_file(output)
+    if is_file and (page is not None or precision != "float32"):
+        raise LookalikeError(f"--page and --precision write a folder, and {str(output)!r} is the name of a file")
+    if page is not None and written_kind != "onnx":
+        raise LookalikeError(f"--page needs the kind onnx, not {written_kind}")
     if inside and no_images:
         raise LookalikeError("--inside writes pictures and --no-images writes none; give one of them")
-    check_replaceable(output, marker=MARKER, overwrite=overwrite)
+    check_target(output, overwrite=overwrite)
     converted, _ = open_model(model, network, pick_device("cpu"))
-    if (precision == "float32") != (sample is None) or (sample is not None and kind != "onnx"):
+    if (precision == "float32") != (sample is None) or (sample is not None and written_kind != "onnx"):
         raise LookalikeError("--precision float16 or int8 and --sample IMAGES go together, for the kind onnx")
     write = export_model if sample is None else _smaller(precision, sample)
     file = write(
         converted,
         output,
-        kind=kind,
+        kind=written_kind,
         n_nearest=nearest,
         pixels=pixels or page is not None,
         images="inside" if inside else not no_images,
@@ -88,15 +95,18 @@ def export(
         shown = None if html is None else str(html)
         print_json({"file": str(file), "bytes": size, "prototypes": len(converted.prototypes), "page": shown})
         return
+    n_prototypes, has_pictures = len(converted.prototypes), not no_images and converted.images is not None
+    description = "inside" if is_file else str(output / "prototypes.json")
+    pictures = "inside" if is_file else str(file if inside else output / "prototypes")
     facts = {
         "model": f"{file} ({size / 1e6:.1f} MB)",
-        "prototypes": f"{output / 'prototypes.json'}: what each of the {len(converted.prototypes)} numbers means",
-        "pictures": "none" if no_images or converted.images is None else f"{file if inside else output / 'prototypes'}",
+        "prototypes": f"{description}: what each of the {n_prototypes} numbers means",
+        "pictures": pictures if has_pictures else "none",
     }
     if html is not None:
         facts["page"] = f"{html} ({html.stat().st_size / 1e6:.1f} MB): open it in a browser"
     print_facts("", facts)
-    if kind == "onnx":
+    if written_kind == "onnx":
         print_line(f"Next: python examples/run_exported.py {shlex.quote(str(output))} PHOTOGRAPH")
     else:
         print_line(f"Next: torch.export.load({str(file)!r}).module() in Python")

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.files import check_writable
 from lookalike._core.fresh_folder import check_replaceable, fresh_folder
 from lookalike._core.provenance import fingerprint_tensors, versions
 from lookalike._core.records import plain_json
+from lookalike._core.replacing import replacing_file
 from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
@@ -31,6 +33,7 @@ from lookalike.model.doubting import usual_abstention
 from lookalike.saved import encode_image
 
 FORMAT = 1
+KINDS = ("onnx", "pt2")
 MARKER = "prototypes.json"
 _OPSET = 18
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -72,61 +75,111 @@ class _PixelProgram(_Program):
 @keeps_random_states
 def export_model(
     model: PrototypeModel,
-    folder: str | Path,
+    target: str | Path,
     *,
-    kind: str = "onnx",
+    kind: str | None = None,
     n_nearest: int | None = None,
     pixels: bool = False,
     images: bool | Literal["inside"] = True,
     licence: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes a model that explains itself to a folder that needs nothing of this library.
+    """Writes a model that explains itself and needs nothing of this library: a folder, or a single file.
 
-    The folder has ``model.onnx`` or ``model.pt2``, whose outputs are those of ``Answer``; ``prototypes.json``, which
-    says what each number means; and ``prototypes/``, the training images that show them.
+    A folder has ``model.onnx`` or ``model.pt2``, whose outputs are those of ``Answer``; ``prototypes.json``, which
+    says what each number means; and ``prototypes/``, the training images that show them. A file whose name ends in
+    ``.onnx`` or ``.pt2`` has all this inside.
 
     Args:
         model: A prototype model.
-        folder: Folder to write; it appears only when it is complete.
-        kind: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``.
+        target: Folder or file to write; it appears only when it is complete.
+        kind: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``; None takes that of the file's name, else ONNX.
         n_nearest: Number of most similar prototypes in an answer; None takes 3, or all if there are fewer.
         pixels: Take bytes [N, H, W, C] of the network's size, and scale and normalise them inside.
         images: Write the training images that show prototypes, as files; ``"inside"`` writes them into the model's own
-            file and ``prototypes.json``, as data URIs. If False, no pixel leaves this machine.
+            file and ``prototypes.json``, as data URIs, as it is for a single file. If False, no pixel leaves this
+            machine.
         licence: Licence of the model, to be named in the file; None takes what the model itself records, if it does.
-        overwrite: Replace the folder if there is one.
+        overwrite: Replace the folder or file if there is one.
 
     Returns:
         The file of the model.
 
     Raises:
-        LookalikeError: If the network has no plain graph, the format cannot express an operation, or the folder exists.
+        LookalikeError: If the network has no plain graph, the format cannot express an operation, or the target exists.
     """
-    checks.one_of("kind", kind, ("onnx", "pt2"))
+    kind = kind_of(target, kind)
     for name, flag in (("pixels", pixels), ("overwrite", overwrite)):
         checks.flag(name, flag)
     if images != "inside":
         checks.flag("images", images)
     checks.optional(checks.text, "licence", licence)
-    check_replaceable(folder, marker=MARKER, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
+    images = "inside" if images and is_single_file(target) else images
     plain = PlainModel(model, n_nearest)
     plain.order.by_topk = kind == "onnx"
     module, sample = _with_sample(plain, model, pixels)
     program = _program_of(module, sample)
     description = describe(model, plain, pixels=pixels, images=images, licence=licence)
-    with fresh_folder(folder, marker=MARKER, overwrite=overwrite) as aside:
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (aside / MARKER).write_text(text, encoding="utf-8", errors="backslashreplace")
-        if kind == "pt2":
-            torch.export.save(program, aside / "model.pt2", extra_files={MARKER: text})
-        else:
-            (aside / "model.onnx").write_bytes(_onnx_bytes(program, description))
+    if is_single_file(target):
+        with replacing_file(Path(target), replace=overwrite) as temporary:
+            _write_program(program, description, kind, temporary)
+        return Path(target)
+    with fresh_folder(target, marker=MARKER, overwrite=overwrite) as aside:
+        (aside / MARKER).write_text(_as_text(description), encoding="utf-8", errors="backslashreplace")
+        _write_program(program, description, kind, aside / f"model.{kind}")
         if images is True and model.images is not None:
             (aside / "prototypes").mkdir()
             for j, picture in enumerate(model.images[:, 0]):
                 (aside / _picture_file(j)).write_bytes(encode_image(picture))
-    return Path(folder) / f"model.{kind}"
+    return Path(target) / f"model.{kind}"
+
+
+def kind_of(target: str | Path, kind: str | None) -> str:
+    """Returns the format of an export: the one that is asked for, or that of the file's name, or ONNX.
+
+    Raises:
+        LookalikeError: If there is no such format, or it is not that of the file's name.
+    """
+    if kind is not None:
+        checks.one_of("kind", kind, KINDS)
+    by_name = Path(target).suffix.lower()[1:] if is_single_file(target) else None
+    if None not in (kind, by_name) and kind != by_name:
+        raise LookalikeError(
+            f"{str(target)!r} is the name of a file of the kind {by_name}, not {kind}; give one of them"
+        )
+    return kind or by_name or "onnx"
+
+
+def is_single_file(target: str | Path) -> bool:
+    """Returns whether an export is a single file: its name says so, and there is no folder of this name."""
+    return Path(target).suffix.lower()[1:] in KINDS and not Path(target).is_dir()
+
+
+def check_target(target: str | Path, *, overwrite: bool) -> None:
+    """Checks that an export may be written, before any work is done.
+
+    Raises:
+        LookalikeError: If it exists and ``overwrite`` is False, or nothing can be written there.
+    """
+    if is_single_file(target):
+        check_writable(Path(target), overwrite)
+    else:
+        check_replaceable(target, marker=MARKER, overwrite=overwrite)
+
+
+def _as_text(description: dict[str, Any]) -> str:
+    return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_program(program: torch.export.ExportedProgram, description: dict[str, Any], kind: str, file: Path) -> None:
+    """Writes a program with its description inside."""
+    if kind == "onnx":
+        file.write_bytes(_onnx_bytes(program, description))
+        return
+    buffer = io.BytesIO()  # torch wants a file's name to end in .pt2
+    torch.export.save(program, buffer, extra_files={MARKER: _as_text(description)})
+    file.write_bytes(buffer.getvalue())
 
 
 def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tuple[nn.Module, Tensor]:

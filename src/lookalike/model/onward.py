@@ -90,16 +90,16 @@ class Onward:
             raise LookalikeError("a model of patches is not edited: convert with level='image' to edit prototypes")
         return EditSession(self._model(), train, **options)
 
-    def export(self, folder: str | Path, **options: "Unpack[ExportOptions]") -> Path:
-        """Writes the model to a folder that needs nothing of this library; see ``lookalike.export.export_model``.
+    def export(self, target: str | Path, **options: "Unpack[ExportOptions]") -> Path:
+        """Writes the model so that it needs nothing of this library; see ``lookalike.export.export_model``.
 
         Args:
-            folder: Folder to write; it appears only when it is complete.
+            target: Folder to write, or a file whose name ends in ``.onnx`` or ``.pt2``, with all inside.
             **options: ``kind``, ``n_nearest``, ``pixels``, ``images``, ``licence``, ``overwrite``.
         """
         from lookalike.export import export_model
 
-        return export_model(self._model(), folder, **options)
+        return export_model(self._model(), target, **options)
 
     def push_to_hub(self, repo: str, **options: "Unpack[PushOptions]") -> str:
         """Uploads the model to the Hugging Face Hub; see ``lookalike.model.hub.push_model``.
