@@ -16,7 +16,7 @@ _SHARE = 0.67  # of the held-out images, for calibration
 _FIGURES = ("ece", "log_loss", "brier")
 _COLUMNS = (
     Column("ece", "ECE", 1, 4),
-    Column("by_chance", "of it by chance", 1, 4),
+    Column("by_chance", "ECE by chance", 1, 4),
     Column("log_loss", "log loss", 1, 4),
     Column("brier", "Brier score", 1, 4),
 )
@@ -39,10 +39,10 @@ def run_probabilities(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     remarks = [
         f"Each figure is a mean over {n} random divisions of the held-out images into two thirds for calibration and "
         "one third for tests. Both temperatures are fitted to the same third of the calibration images, by the same "
-        "rule. ECE: expected calibration error, 15 bins; *by chance*: the ECE that as many predictions would have if "
-        "their probabilities were exactly right. Brier score: summed over classes. Of the photographs "
-        "(`stamps`), 35% are for conversion; their networks know ImageNet's classes or none, and the black box is a "
-        "logistic regression on the same embeddings."
+        "rule. ECE: expected calibration error, 15 bins; *by chance*: what it would be, on as many images, if the "
+        "probabilities were exactly right. Brier score: summed over classes. Of the photographs (`stamps`), 35% are "
+        "for conversion; their networks know ImageNet's classes or none, and the black box is a logistic regression on "
+        "the same embeddings."
     ]
     return Findings(("data", "encoder", "probabilities"), _COLUMNS, rows, {}, remarks)
 
