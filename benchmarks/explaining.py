@@ -2,10 +2,11 @@
 
     python benchmarks/explaining.py --folder FOLDER [--images N] [--threads N]
 
-FOLDER is that of ``benchmarks/waits.py``, which keeps photographs and a model there. Explains N of its photographs, 100
-by default, with three prototypes each, the black box's map and the maps on the prototypes' images, and draws each. A
-forward pass is the plain network's on the same photographs, six at once. Prints Markdown, by processor time of one
-thread, which a shared machine hardly changes; the passes are timed before and after, and the faster time counts.
+FOLDER is that of ``benchmarks/waits.py``, which keeps photographs and a model there. One call explains N of its
+photographs, 100 by default, with three prototypes each, the black box's map and the maps on the prototypes' images;
+then each is drawn. A forward pass is the plain network's on the same photographs, six at once. Prints Markdown, by
+processor time of one thread, which a shared machine hardly changes; the passes are timed before and after, and the
+faster time counts.
 """
 
 import argparse
@@ -53,8 +54,7 @@ def main() -> None:
                 network(rows)
 
     def explained() -> None:
-        for batch in batches:
-            drawn.extend(explain(model, batch, relevance=True))
+        drawn.extend(explain(model, torch.cat(batches), relevance=True))
 
     def draw() -> None:
         for explanation in drawn:

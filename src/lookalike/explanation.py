@@ -16,13 +16,12 @@ from lookalike._core.options import check_option_names
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
-from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
 from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.model.likeness import Likeness, Likenesses
-from lookalike.model.original import OriginalAnswer, OriginalClassifier, original_answer
+from lookalike.model.original import OriginalAnswer, OriginalClassifier, embed_and_score, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
 from lookalike.parts import ExplainedParts, explain_parts
 from lookalike.plots import plot_likeness
@@ -443,11 +442,7 @@ def _explain_batch(
 ) -> tuple[list[Explanation], Tensor | None]:
     """Explains one batch of inputs, without heat-maps; returns the network's outputs too, for ``maps_on_inputs``."""
     inputs, names, labels = batch.inputs, batch.names, batch.labels
-    placed = place(inputs, model.device, dtype_of(model.encoder))
-    if isinstance(model.encoder, Encoder) and model.encoder.outputs is not None:
-        embeddings, scores = model.encoder.embed_and_score(placed)
-    else:
-        embeddings, scores = model.encoder(placed), None
+    embeddings, scores = embed_and_score(model, inputs)
     answers = None if original is None or scores is None else original.answers(scores)
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     near = Likenesses.of(model, familiar, embeddings)

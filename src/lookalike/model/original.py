@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lookalike._core.names import visible
-from lookalike.encoder import Encoder
+from lookalike.encoder import Encoder, dtype_of, place, rows_at_once
+from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.class_map import map_classes
 from lookalike.model.prototype_model import PrototypeModel
 
@@ -81,6 +83,22 @@ class OriginalClassifier:
                 ordered[:, k] += probabilities[:, column]
         with np.errstate(divide="ignore"):
             return np.log(ordered)
+
+
+def embed_and_score(model: PrototypeModel, inputs: Any) -> tuple[Tensor, Tensor | None]:
+    """Returns the embeddings [n, D] of inputs and the black box's class scores [n, C]; None without a black box."""
+    encoder, dtype, n = model.encoder, dtype_of(model.encoder), n_rows(inputs)
+    n_at_once = rows_at_once(inputs, max(n, 1), model.device)
+    embeddings, scores = [], []
+    for start in range(0, max(n, 1), n_at_once):
+        placed = place(take_rows(inputs, slice(start, start + n_at_once)), model.device, dtype)
+        if isinstance(encoder, Encoder) and encoder.outputs is not None:
+            embeddings_of_rows, scores_of_rows = encoder.embed_and_score(placed)
+            scores += [] if scores_of_rows is None else [scores_of_rows]
+        else:
+            embeddings_of_rows = encoder(placed)
+        embeddings.append(embeddings_of_rows)
+    return torch.cat(embeddings), torch.cat(scores) if scores else None
 
 
 def original_answer(
