@@ -29,7 +29,7 @@ from lookalike.relevance.convolutions import CONVOLUTIONS, read_aten_convolution
 from lookalike.relevance.dependence import map_tensors, tensors_in
 from lookalike.relevance.functions import max_pool2d, with_factor
 from lookalike.relevance.names import PASSED, POOL, raw_name
-from lookalike.relevance.operations import Linear, stabilised
+from lookalike.relevance.operations import STABILISER, Linear, stabilised
 from lookalike.relevance.signs import cannot_be_negative, note_not_negative
 
 if TYPE_CHECKING:
@@ -215,23 +215,27 @@ def _activation(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
     if engine.pixels.include(x):
         out = engine.pixels.pass_through(x, output)
     else:
-        divisor = stabilised(x.detach())
+        least = _least_value(name, args, kwargs)
+        # where y is 0, any divisor gives 0: one that needs no sign takes half the time
+        divisor = x.detach().clamp(min=0).add_(STABILISER) if least == 0 else stabilised(x.detach())
         factor = torch.div(output, divisor, out=divisor)
-        out = with_factor(x, output, factor, cannot_be_negative=_is_positive_part(name, args, kwargs))
+        is_positive = name in _POSITIVE or (least is not None and least >= 0)
+        out = with_factor(x, output, factor, cannot_be_negative=is_positive)
     engine.uses.add(name, "pass", out)
     return out
 
 
-def _is_positive_part(name: str, args: Any, kwargs: Any) -> bool:
-    """Returns whether an activation has no negative values."""
-    if name in ("relu6", "sigmoid", "hardsigmoid", "softplus"):
-        return True
-    least = None
+_POSITIVE = ("sigmoid", "hardsigmoid", "softplus")  # but not 0 where the input is at most 0
+
+
+def _least_value(name: str, args: Any, kwargs: Any) -> float | None:
+    """Returns the number that an activation puts in place of any smaller input; None if it does something else."""
+    least = 0 if name == "relu6" else None
     if name in ("clamp", "clip"):
         least = args[1] if len(args) > 1 else kwargs.get("min")
     elif name == "hardtanh":
         least = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
-    return isinstance(least, int | float) and least >= 0
+    return least if isinstance(least, int | float) else None
 
 
 def _max_pool(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
