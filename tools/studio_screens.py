@@ -64,7 +64,7 @@ def _show(page: Page, view: str) -> None:
         page.locator(".proto .tile").first.click()
     elif view == "shortcuts":
         page.get_by_role("button", name="Look for shortcuts").click()
-        page.get_by_text(re.compile("Parts that go with a class|No part of")).wait_for()
+        page.get_by_text(re.compile("Parts that go with a class|No part of")).wait_for(timeout=600_000)
     elif view == "focus":
         page.keyboard.press("ArrowRight")
 

@@ -206,7 +206,7 @@ def test_the_map_lays_out_images_and_prototypes(server, method):
         server.desk.map("som")
 
 
-def test_pictures_and_edits_do_not_wait_for_a_search(tmp_path):
+def test_pictures_edits_and_other_searches_do_not_wait_for_a_search(tmp_path):
     """The search is held up by its first image; it ends with what it began with, whatever was edited meanwhile."""
     x, y = bright_images(90)
 
@@ -232,6 +232,7 @@ def test_pictures_and_edits_do_not_wait_for_a_search(tmp_path):
     assert data.searching.wait(20)
     assert desk.picture("train", 3)
     assert len(desk.edit({"revision": 0, "edit": {"edit": "drop", "prototypes": [5]}})["state"]["prototypes"]) == 5
+    assert set(desk.suspects()) == {"counts", "suspects"}
     assert not found
     data.go_on.set()
     search.join(60)

@@ -69,7 +69,8 @@ class Desk:
             raise LookalikeError("the studio needs the training data: lookalike studio MODEL DATA")
         self.session, self.folder = session, folder
         self._source = session.source
-        self._lock, self._picture_lock, self._map_lock, self._search_lock = RLock(), RLock(), RLock(), RLock()
+        self._lock, self._picture_lock, self._map_lock = RLock(), RLock(), RLock()
+        self._audit_lock, self._shortcut_lock = RLock(), RLock()
         self._maps: dict[Method, dict[str, Any]] = {}
         self._audit: Audit | None = None
         self._shortcuts: tuple[Tensor, list[Shortcut]] | None = None
@@ -199,7 +200,7 @@ class Desk:
 
     def suspects(self) -> dict[str, Any]:
         """Returns the training images that deserve a second look, not the prototypes; found once."""
-        with self._search_lock:
+        with self._audit_lock:
             if self._audit is None:
                 with self._lock:
                     model = self.session.model
@@ -214,7 +215,7 @@ class Desk:
 
         They are looked for again when the prototypes are others.
         """
-        with self._search_lock:
+        with self._shortcut_lock:
             with self._lock:
                 state, model = self.session.state, self.session.model
             if self._shortcuts is None or not torch.equal(self._shortcuts[0], state.keys):
