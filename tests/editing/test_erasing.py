@@ -161,7 +161,7 @@ def test_what_cannot_be_taken_out_is_refused(marked):
 
 
 class Masked(torch.utils.data.Dataset):
-    """Objects in the middle, on a background that one class has alone."""
+    """Objects in the middle, on a background that one class has alone; those of other classes have a soft edge."""
 
     classes = ("0", "1", "2")
 
@@ -174,6 +174,9 @@ class Masked(torch.utils.data.Dataset):
         self.objects[2:6, 2:6] = True
         background = torch.where(y == 2, 8.0, 0.0)[:, None, None, None]
         self.x, self.y = torch.where(self.objects, object_values, background.expand_as(object_values)), y
+        edge = ~self.objects
+        edge[[0, -1]], edge[:, [0, -1]] = False, False
+        self.x[y != 2] = torch.where(edge, 0.5, self.x[y != 2])
 
     def __len__(self):
         return 60

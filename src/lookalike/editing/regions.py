@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -24,6 +25,7 @@ Objects = tuple[Tensor, Tensor]
 
 _MOST_IMAGES = 64  # of those behind a prototype: their mean hardly moves with more
 _BATCH = 32
+_RIM = 0.02  # of the image's side: soft edges of a cut-out object
 
 
 def with_part(images: Tensor, others: Tensor, region: Region, side: Side, objects: Objects | None = None) -> Tensor:
@@ -155,6 +157,12 @@ def _moved(material: Material, state: State, prototype: int, with_part: Tensor, 
     return material.similarity.unproject(point[None].to(start.dtype))[0]
 
 
+def _grown(objects: Tensor) -> Tensor:
+    """Returns objects [n, H, W] with a rim, so that no outline of a donor's object stays on its background."""
+    rim = max(1, round(_RIM * min(objects.shape[-2:])))
+    return max_pool2d(objects[:, None].float(), 2 * rim + 1, stride=1, padding=rim)[:, 0] > 0
+
+
 def _learned_from(material: Material, state: State, prototype: int) -> np.ndarray:
     """Returns the rows that stand for a prototype: those behind it, or the most similar one of its class.
 
@@ -179,5 +187,5 @@ def _mixed(
         images, others = (read_images(session.source, numbers[chunk]) for numbers in (samples, donors))
         objects = None
         if side == "background":
-            objects = objects_in(session.source, samples[chunk]), objects_in(session.source, donors[chunk])
+            objects = objects_in(session.source, samples[chunk]), _grown(objects_in(session.source, donors[chunk]))
         yield with_part(images, others, region, side, objects)

@@ -42,7 +42,7 @@ export const effectText = (effect) => {
   const [before, after, difference] = effect.accuracy;
   const changes = effect.n_changes
     ? `${effect.n_changes} predictions change (${effect.gained} now right, ${effect.lost} now wrong)` : "no prediction changes";
-  return `accuracy ${(100 * before.value).toFixed(2)}% → ${(100 * after.value).toFixed(2)}% (${points(difference.value)} points, `
+  return `Accuracy ${(100 * before.value).toFixed(2)}% → ${(100 * after.value).toFixed(2)}% (${points(difference.value)} points, `
     + `95% ${points(difference.low)} to ${points(difference.high)}) on ${effect.n} ${effect.part} images; ${changes}`
     + (effect.empty.length ? `; ${effect.empty.length} prototypes without images` : "");
 };
