@@ -123,11 +123,11 @@ def export_model(
     description = describe(model, plain, pixels=pixels, images=images, licence=licence)
     if is_single_file(target):
         with replacing_file(Path(target), replace=overwrite) as temporary:
-            _write_program(program, description, kind, temporary)
+            temporary.write_bytes(_bytes_of(program, description, kind))
         return Path(target)
     with fresh_folder(target, marker=MARKER, overwrite=overwrite) as aside:
         (aside / MARKER).write_text(_as_text(description), encoding="utf-8", errors="backslashreplace")
-        _write_program(program, description, kind, aside / f"model.{kind}")
+        (aside / f"model.{kind}").write_bytes(_bytes_of(program, description, kind))
         if images is True and model.images is not None:
             (aside / "prototypes").mkdir()
             for j, picture in enumerate(model.images[:, 0]):
@@ -172,14 +172,13 @@ def _as_text(description: dict[str, Any]) -> str:
     return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_program(program: torch.export.ExportedProgram, description: dict[str, Any], kind: str, file: Path) -> None:
-    """Writes a program with its description inside."""
+def _bytes_of(program: torch.export.ExportedProgram, description: dict[str, Any], kind: str) -> bytes:
+    """Returns the content of a program's file, with its description inside."""
     if kind == "onnx":
-        file.write_bytes(_onnx_bytes(program, description))
-        return
+        return _onnx_bytes(program, description)
     buffer = io.BytesIO()  # torch wants a file's name to end in .pt2
     torch.export.save(program, buffer, extra_files={MARKER: _as_text(description)})
-    file.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tuple[nn.Module, Tensor]:
