@@ -11,7 +11,8 @@ def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) ->
     """Draws explanations into one picture."""
     columns = min(columns, len(explanations))
     with_maps = explanations[0].likenesses[0].heat_map is not None
-    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), columns, with_maps)
+    widest = max(len(explanation.shown) for explanation in explanations)  # a rival class has a column of its own
+    axes = sheet_axes(len(explanations), widest, columns, with_maps)
     for ax, explanation in zip(axes, explanations, strict=True):
         explanation.plot(ax)
     path.write_bytes(figure_png(axes[0], dpi=130))

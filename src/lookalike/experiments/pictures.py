@@ -152,7 +152,8 @@ def _draw_likenesses(bench: Workbench, subject: Subject) -> "Figure":
     rows = [row for pair in zip(correct, wrong, strict=False) for row in pair] or correct or wrong
     inputs = torch.stack([test[row][0] for row in rows])
     explanations = explain(model, inputs, labels=[int(test[row][1]) for row in rows], relevance=True, rule=PAPERS_RULE)
-    axes = sheet_axes(len(explanations), len(explanations[0].likenesses), min(2, len(explanations)), with_maps=True)
+    widest = max(len(explanation.shown) for explanation in explanations)
+    axes = sheet_axes(len(explanations), widest, min(2, len(explanations)), with_maps=True)
     for ax, explanation in zip(axes, explanations, strict=True):
         explanation.plot(ax)
     figure = axes[0].get_figure(root=True)
