@@ -117,7 +117,10 @@ def _preprocessing_from_options(options: ImageOptions, problem: str | None, chan
     sized = options.image_size is not None or options.resize is not None or options.crop is not None
     if not sized or options.mean is None or options.std is None:
         reason = problem or "the model does not say how its images are prepared"
-        raise LookalikeError(f"{reason}; give --image-size, --mean and --std together")
+        raise LookalikeError(
+            f"{reason}; give --image-size, --mean and --std together (--image-size crops to a square; --resize 64x64 "
+            "--crop none in its place keeps the whole image)"
+        )
     normalisation = _normalisation(options, channels)
     extra: Any = {} if options.interpolation is None else {"interpolation": options.interpolation}
     if options.resize is None and options.crop is None:
