@@ -79,6 +79,20 @@ def test_the_share_is_that_of_the_outputs_change() -> None:
     assert float(maps.unruled) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_memory_that_is_handed_out_is_that_of_the_same_pass() -> None:
+    places = []
+
+    def looks_at_memory(h: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            own = h.data_ptr()
+        places.append((h.data_ptr(), own))
+        return h if float(h.mean()) > 0 else -h
+
+    maps_of(looks_at_memory)
+    asked, own = places[-1]  # of the pass that gets the numbers of an earlier one
+    assert asked == own
+
+
 def test_strict_maps_are_refused() -> None:
     with pytest.raises(RelevanceError, match=r"leave torch by 'float' \(after convolution.weight\).*as tensors"):
         maps_of(BY_NUMBERS["float"], strict=True)

@@ -330,7 +330,7 @@ class Engine(FunctionMode):
         args, kwargs = map_arguments(lambda tensor: self.dependence.twin_of(tensor).detach(), args, kwargs)
         if raw in LEAVES_AS_VALUE:
             self.twins.numbers.setdefault(raw.strip("_"), self.uses.where)
-        if raw in LEAVES_AS_ARRAY and raw not in ("data_ptr", "untyped_storage", "storage"):
+        if raw in LEAVES_AS_ARRAY:
             self.twins.exits.setdefault(raw.strip("_"), self.uses.where)
             # an array would share memory, and its changes go unseen
             args, kwargs = map_arguments(Tensor.clone, args, kwargs)

@@ -256,7 +256,8 @@ PASSIVE = frozenset(
 # Operations by which values leave torch, as numbers or as arrays, and by which they come back.
 LEAVES_AS_VALUE = frozenset(["__float__", "__complex__", "item"])
 LEAVES_AS_STEP = frozenset(["__bool__", "__int__", "__index__", "__len__", "__contains__"])  # changes in jumps
-LEAVES_AS_ARRAY = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "untyped_storage", "storage"])
+LEAVES_AS_ARRAY = frozenset(["numpy", "__array__", "tolist", "__dlpack__"])
+LEAVES_AS_MEMORY = frozenset(["data_ptr", "untyped_storage", "storage"])
 COMES_FROM_OUTSIDE = frozenset(
     ["tensor", "as_tensor", "asarray", "from_dlpack", "frombuffer", "from_numpy", "scalar_tensor"]
 )
@@ -365,7 +366,7 @@ def known_function(func: Any) -> TorchFunction:
         describes=raw in DESCRIBES,
         is_attribute=getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__"),
         is_passive=raw in PASSIVE,
-        leaves_torch=raw in LEAVES_AS_VALUE | LEAVES_AS_STEP | LEAVES_AS_ARRAY,
+        leaves_torch=raw in LEAVES_AS_VALUE | LEAVES_AS_STEP | LEAVES_AS_ARRAY | LEAVES_AS_MEMORY,
         comes_from_outside=raw in COMES_FROM_OUTSIDE,
         reshapes_in_place=raw in RESHAPES_IN_PLACE,
         changes_in_place=raw in _IN_PLACE_OPERATORS

@@ -26,6 +26,7 @@ from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.names import LEAVES_AS_ARRAY, LEAVES_AS_VALUE, LEFT, known_function
 from lookalike.relevance.result import Relevance, RuleUse
 
+_REPLAYED = (LEAVES_AS_VALUE | LEAVES_AS_ARRAY) - {"__dlpack__"}  # memory that is handed out belongs to its pass
 _STEP = 0.01  # of the image's spread: small, so that branches stay the same, and far above float32's rounding
 _NEGLIGIBLE = 1e-3  # shares below this are rounding
 
@@ -48,7 +49,7 @@ class _Leaving(FunctionMode):
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         value = func(*args, **(kwargs or {}))
-        if known_function(func).raw not in LEAVES_AS_VALUE | LEAVES_AS_ARRAY:
+        if known_function(func).raw not in _REPLAYED:
             return value
         if self._earlier:
             value = self._earlier.popleft()
@@ -66,7 +67,7 @@ def share_by_numbers(images: Tensor, run: Callable[[Tensor], Tensor]) -> float:
         run: Runs the network; returns scores or embeddings [n, D].
     """
     images = images.detach()
-    spread = images.std() if images.numel() > 1 and float(images.std()) > 0 else torch.ones_like(images).mean()
+    spread = float(images.std(correction=0)) or 1.0
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator, dtype=torch.float64).to(images)
     moved = images + _STEP * spread * noise
