@@ -2,29 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from lookalike.data import Preprocessing
-from lookalike.encoder import LoadedClassifier
-from lookalike.experiments import photograph_baselines, photographs
+from lookalike.experiments import photograph_baselines
 from lookalike.experiments.photograph_baselines import embedded_bundle, measure
-from tests.data.test_stamps import write_stamps
+from tests.experiments.tiny_encoder import use_tiny_encoder
 
 pytest.importorskip("lightning")
 
 
 @pytest.fixture(autouse=True)
 def tiny_backbone(tmp_path, monkeypatch):
-    write_stamps(tmp_path / "usr/share/tuxpaint/stamps")
-    monkeypatch.setenv("LOOKALIKE_STAMPS", str(tmp_path))
-
-    def tiny():
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(3, 1280, 4, 64), nn.ReLU())
-        return LoadedClassifier(network, {"source": "file", "name": "tiny"}, Preprocessing.square(224), None, "output")
-
-    monkeypatch.setattr(photographs, "ENCODERS", {"tiny": tiny})
+    use_tiny_encoder(tmp_path, monkeypatch, 1280, 4, 64)
 
 
 def test_embeddings_are_scaled_by_the_training_part():

@@ -5,26 +5,14 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
-from lookalike.data import Preprocessing
-from lookalike.encoder import LoadedClassifier
-from lookalike.experiments import photographs
 from lookalike.experiments.photograph_boxes import black_box, fine_tune
-from tests.data.test_stamps import write_stamps
+from tests.experiments.tiny_encoder import use_tiny_encoder
 
 
 @pytest.fixture
 def box(tmp_path, monkeypatch):
-    write_stamps(tmp_path / "usr/share/tuxpaint/stamps")
-    monkeypatch.setenv("LOOKALIKE_STAMPS", str(tmp_path))
-
-    def tiny():
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(3, 8, 32, 32), nn.ReLU())
-        return LoadedClassifier(network, {"source": "file", "name": "tiny"}, Preprocessing.square(224), None, "output")
-
-    monkeypatch.setattr(photographs, "ENCODERS", {"tiny": tiny})
+    use_tiny_encoder(tmp_path, monkeypatch, 8, 32, 32)
     return black_box("tiny", 0)
 
 

@@ -114,15 +114,15 @@ class Accelerated(FunctionMode):
         """
         if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_contiguous():
             return value
-        if value.ndim != 4 or not value.is_contiguous(memory_format=torch.channels_last):
-            if func in _READS_AS_LAID_OUT:  # it would read other values, without an error
-                raise RuntimeError("the network reads memory as it is laid out")
-            return value
-        if value.requires_grad:
+        has_channels_last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
+        if has_channels_last and value.requires_grad:
             return value.contiguous()
-        if value._base is not None:  # other views of its memory would be left behind
+        if has_channels_last and value._base is None:
+            return value.set_(value.contiguous())  # type: ignore[call-overload]
+        # other views of its memory would be left behind, or other values be read without an error
+        if has_channels_last or func in _READS_AS_LAID_OUT:
             raise RuntimeError("the network reads memory as it is laid out")
-        return value.set_(value.contiguous())  # type: ignore[call-overload]
+        return value
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
         device = input.device.type

@@ -316,7 +316,7 @@ def _seed_greedily(points: Array, n_clusters: int, n_seedings: int, rng: np.rand
         closest = squared_distances_to(seeds[in_group, 0])
         rows = torch.arange(len(closest))
         for j in range(1, n_clusters):
-            candidates = _draw_in_proportion(closest, trials, rng)
+            candidates = draw_in_proportion(closest, trials, rng)
             squares = squared_distances_to(candidates.ravel()).view(len(rows), trials, -1)
             squares = torch.minimum(squares, closest[:, None])
             best = squares.sum(2).argmin(1)
@@ -326,11 +326,11 @@ def _seed_greedily(points: Array, n_clusters: int, n_seedings: int, rng: np.rand
     return seeds[inertias.argsort(stable=True)].numpy()
 
 
-def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Draws ``size`` column indices per row of ``weights`` [r, n], in proportion to the weights."""
-    cumulative = weights.cumsum(1, dtype=torch.float64)
-    levels = torch.from_numpy(rng.random((len(weights), size))) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, levels, right=True).clamp_max(weights.shape[1] - 1)
+def draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """Draws ``size`` indices per row of weights [..., n], in proportion to them; the last one if all are 0."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    levels = torch.from_numpy(rng.random((*weights.shape[:-1], size))) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, levels, right=True).clamp_max(weights.shape[-1] - 1)
 
 
 def _lloyd_together(

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike.conversion.clustering import draw_in_proportion
+
 _STARTS, _EXPLORING_STEPS = 8, 5  # as ``clustering.kmeans`` explores for one start
 _MOST_STEPS = 100
 _SAME = 1e-12  # of the largest squared distance to the mean: below, two points coincide
@@ -63,12 +65,12 @@ def _seed(products: Tensor, kept: Tensor, n_clusters: int, rng: np.random.Genera
     norms, weight = products.diagonal(dim1=1, dim2=2), kept.double()[:, None]
     seeds = torch.zeros(len(kept), _STARTS, n_clusters, dtype=torch.int64)
     is_used = torch.ones_like(seeds, dtype=torch.bool)
-    seeds[..., 0] = _draw_in_proportion(weight.expand(-1, _STARTS, -1), 1, rng)[..., 0]
+    seeds[..., 0] = draw_in_proportion(weight.expand(-1, _STARTS, -1), 1, rng)[..., 0]
     same = _SAME * norms.amax(1)[:, None, None]
     closest = _distances_to(products, norms, seeds[..., 0]) * weight
     for j in range(1, n_clusters):
         closest = closest.where(closest > same, 0)
-        candidates = _draw_in_proportion(closest, trials, rng)  # [V, R, trials]
+        candidates = draw_in_proportion(closest, trials, rng)  # [V, R, trials]
         squares = _distances_to(products, norms, candidates.flatten(1)).unflatten(1, candidates.shape[1:])
         squares = torch.minimum(squares * weight[:, None], closest[:, :, None])
         best = squares.sum(3).argmin(2, keepdim=True)
@@ -82,13 +84,6 @@ def _distances_to(products: Tensor, norms: Tensor, indices: Tensor) -> Tensor:
     """Returns the squared distances [V, c, n] of all points to the points at some indices [V, c]."""
     rows = products.take_along_dim(indices[..., None], 1)
     return (norms[:, None] + norms.gather(1, indices)[..., None] - 2 * rows).clamp_min(0)
-
-
-def _draw_in_proportion(weights: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Draws ``size`` indices per row of weights [V, R, n], in proportion to them; the last if all are 0."""
-    cumulative = weights.cumsum(2)
-    levels = torch.from_numpy(rng.random((*weights.shape[:2], size))) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, levels, right=True).clamp_max(weights.shape[2] - 1)
 
 
 def _lloyd(products: Tensor, kept: Tensor, weights: Tensor, is_used: Tensor, max_steps: int) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,7 @@ class Joint(Novelty):
     """
 
     name = "joint"
-    # with 1, photographs are told apart worse; with 0.1 or less, images of unusual contrast pass
+    # a weight of 1 tells photographs apart less well; with 0.1 or less, images of unusual contrast count as familiar
     share_of_points: ClassVar[float] = 0.25
     of_directions: Tensor
     of_points: Tensor

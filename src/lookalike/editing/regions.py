@@ -143,8 +143,8 @@ def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region,
 def _moved(material: Material, state: State, prototype: int, with_part: Tensor, without: Tensor) -> Tensor:
     """Returns a prototype [D] without a part, given embeddings of images with the part and without it, [n, D] each.
 
-    A prototype from which the part was taken before has moved by that much from the mean of the images behind it, and
-    moves only by the rest. Where it is on the way is told from all images behind it, as a conversion learns from all.
+    If the part was taken from it before, the prototype lies that far from the mean of the images behind it, and only
+    the rest of the way is left. The mean is that of all these images, because a conversion learns from all.
     """
     project = material.similarity.project
     start, step = state.vectors[prototype : prototype + 1], project(without).double() - project(with_part).double()

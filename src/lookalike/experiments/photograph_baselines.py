@@ -96,7 +96,7 @@ def run_photographs_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Fin
 def measure(name: str, seed: int) -> Record:
     """Trains every method on one split, and converts the black box and each method's encoder."""
     data = embedded_bundle(name, seed)
-    trained = train("blackbox", data, options={**COMMON, "n_prototypes": _PER_CLASS}, seed=seed, progress=False)
+    trained = train("blackbox", data, options=COMMON, seed=seed, progress=False)
     assert isinstance(trained.model, LoadedClassifier)  # noqa: S101 - narrows the type
     box = trained.model.model
     kmex = convert(box, data.train, _PER_CLASS, seed=seed, progress=False)

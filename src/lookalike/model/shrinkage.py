@@ -6,7 +6,6 @@ samples were seen. So each amount is judged as in regularised discriminant analy
 left out in turn and classified by the others, in closed form.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -40,17 +39,6 @@ def least_confusing_shrinkage(embeddings: np.ndarray, labels: np.ndarray, first:
     losses = {amount: least_log_loss(-found.distances(amount), found.own) for amount in amounts}
     best = min(losses, key=lambda amount: losses[amount])
     return best if losses[best] < losses.get(first, np.inf) - _LEAST_GAIN else first
-
-
-def left_out_distances(embeddings: np.ndarray, labels: np.ndarray, amounts: tuple[float, ...]) -> Iterator[np.ndarray]:
-    """Yields, for each amount, squared distances [n, K] of left-out samples to the class means of the others.
-
-    Both the means and the shrunk covariance are those without the sample. Of many samples, n are spread evenly over
-    those whose class has others. There is nothing to yield with one class, or without variance within classes.
-    """
-    found = _LeftOut.of(embeddings, labels)
-    if found is not None:
-        yield from (np.square(found.distances(amount)) for amount in amounts)
 
 
 @dataclass(frozen=True)
