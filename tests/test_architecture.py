@@ -1,8 +1,10 @@
-"""The page that says where everything is, and the navigation: rooms, files and pages that exist."""
+"""The house: its page and the navigation name what exists, no function takes too much, no import costs too much."""
 
 import re
 import tomllib
 from pathlib import Path
+
+from tools.house import wide_functions
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "lookalike"
@@ -37,6 +39,11 @@ def test_the_architecture_page_lists_every_room():
 def test_every_page_is_in_the_navigation_once():
     navigation = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(navigation) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_no_public_function_has_more_than_eight_parameters():
+    """What belongs together travels together, as in ``Origin`` and ``Captions``."""
+    assert wide_functions() == []
 
 
 def test_only_the_metrics_that_are_asked_for_load_torchmetrics():

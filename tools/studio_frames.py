@@ -110,14 +110,14 @@ def _desk(n: int, folder: Path) -> Desk:
 def _with_all_as_prototypes(model: Any, z: np.ndarray, labels: np.ndarray) -> Any:
     """Returns the model with each sample as a prototype."""
     from lookalike.conversion.survey import survey
-    from lookalike.model import PrototypeModel, Prototypes
+    from lookalike.model import Origin, PrototypeModel, Prototypes
 
     order = np.argsort(labels, kind="stable")
     prototypes = Prototypes(torch.from_numpy(z[order]), torch.from_numpy(labels[order]), model.class_names)
     surveyed = survey(prototypes, model.similarity, z, labels, indices=np.arange(len(z)), n_nearest=4)
     return PrototypeModel(
         model.encoder, surveyed, model.similarity, model.classifier, preprocessing=model.preprocessing,
-        value_range=model.value_range,
+        origin=Origin(value_range=model.value_range),
     )  # fmt: skip
 
 

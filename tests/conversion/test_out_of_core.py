@@ -49,17 +49,17 @@ def test_in_parts_it_ends_where_all_at_once_does(method):
         read.append(len(rows))
         return z[rows]
 
-    centres = cluster_in_parts(len(z), 8, read_rows, lambda _: 4, method, limit=most, seed=0)
+    centres = cluster_in_parts(len(z), read_rows, lambda _: 4, method, limit=most, seed=0)
     whole = cluster(z, 4, seed=0)
     squares = np.square(z[:, None] - centres).sum(2).min(1).sum()
     assert squares == pytest.approx(whole.inertia, rel=1e-3)
     assert max(read) == 500
-    assert np.array_equal(centres, cluster_in_parts(len(z), 8, read_rows, lambda _: 4, method, limit=most, seed=0))
+    assert np.array_equal(centres, cluster_in_parts(len(z), read_rows, lambda _: 4, method, limit=most, seed=0))
 
 
 def test_other_methods_keep_what_a_sample_tells():
     z = points()
-    centres = cluster_in_parts(len(z), 8, lambda rows: z[rows], lambda _: 4, "kmedoids", limit=4 * 4 * 8 * 200)
+    centres = cluster_in_parts(len(z), lambda rows: z[rows], lambda _: 4, "kmedoids", limit=4 * 4 * 8 * 200)
     assert all((z == centre).all(1).any() for centre in centres)  # medoids are samples
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.plots import gallery_axes, plot_gallery, plot_heat_map, plot_likeness, sheet_axes
+from lookalike.plots import Captions, gallery_axes, plot_gallery, plot_heat_map, plot_likeness, sheet_axes
 from lookalike.plots.heatmap import common_limit, outline, paint, shares, smoothed
 from lookalike.plots.pixels import figure_png
 from lookalike.plots.tiles import draw_tile, shorten, tile_axes
@@ -23,29 +23,27 @@ def _close():
 def test_the_gallery_has_a_row_per_class_and_every_image(channels):
     images = RNG.integers(0, 255, (5, 2, 6, 6, channels), dtype=np.uint8)
     labels = np.array([0, 0, 1, 2, 2])
-    ax = plot_gallery(
-        images, labels, ["a", "b", "c"], counts=np.arange(5) * 1000, purity=np.array([1, 0.5, 0, 1, np.nan])
-    )
+    ax = plot_gallery(images, labels, ["a", "b", "c"], Captions(np.arange(5) * 1000, np.array([1, 0.5, 0, 1, np.nan])))
     assert len(ax.images) == 10
     texts = [text.get_text() for text in ax.texts]
     assert {"a", "b", "c", "1: 1,000 · 50%", "4: 4,000 · unused"} <= set(texts)
     tops = {image.get_extent()[3] for image in ax.images}
     assert len(tops) == 3
-    only = plot_gallery(images, labels, ["a", "b", "c"], counts=np.arange(5), purity=np.ones(5), classes=[1])
+    only = plot_gallery(images, labels, ["a", "b", "c"], Captions(np.arange(5), np.ones(5)), classes=[1])
     assert len(only.images) == 2
 
 
 def test_the_gallery_draws_into_given_axes():
     ax = gallery_axes(["a"], 3)
     images = RNG.integers(0, 255, (1, 1, 6, 6, 3), dtype=np.uint8)
-    assert plot_gallery(images, np.array([0]), ["a"], counts=np.ones(1), purity=np.ones(1), ax=ax) is ax
+    assert plot_gallery(images, np.array([0]), ["a"], Captions(np.ones(1), np.ones(1)), ax=ax) is ax
 
 
 def test_texts_do_not_overlap():
     images = RNG.integers(0, 255, (4, 1, 6, 6, 3), dtype=np.uint8)
     names = ["a class with a rather long name", "b"]
     ax = gallery_axes(names, 2)
-    plot_gallery(images, np.array([0, 0, 1, 1]), names, counts=np.full(4, 123_456), purity=np.full(4, 0.987), ax=ax)
+    plot_gallery(images, np.array([0, 0, 1, 1]), names, Captions(np.full(4, 123_456), np.full(4, 0.987)), ax=ax)
     figure = ax.get_figure(root=True)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in ax.texts]
@@ -162,7 +160,7 @@ def test_photographs_stay_in_colour_below_their_map():
 @pytest.mark.parametrize("background", ["white", "none"])
 def test_pixels_are_those_of_savefig_and_the_figure_stays_as_it_was(background):
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8, 3), dtype=np.uint8)
-    ax = plot_gallery(images, np.array([0, 0, 1, 1]), ["a", "b"], counts=np.ones(4, int), purity=np.ones(4))
+    ax = plot_gallery(images, np.array([0, 0, 1, 1]), ["a", "b"], Captions(np.ones(4, int), np.ones(4)))
     ax.figure.set_facecolor(background)
     canvas, dpi, buffer = ax.figure.canvas, ax.figure.dpi, io.BytesIO()
     with Image.open(io.BytesIO(figure_png(ax, dpi=70))) as image:

@@ -34,7 +34,7 @@ from lookalike.data import Batches, DataBundle
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
 from lookalike.model import PrototypeModel
-from lookalike.model.images import read_prototype_images, read_prototype_names, record_of
+from lookalike.model.images import Origin, read_prototype_images, read_prototype_names, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.saved import read_provenance
 
@@ -252,11 +252,13 @@ def _with_training_images(
         model.similarity,
         model.classifier,
         preprocessing=data.preprocessing,
-        images=images,
-        value_range=value_range,
-        provenance=provenance,
-        training_keys=record_of(batches)[1],
-        training_names=read_prototype_names(batches, prototypes),
+        origin=Origin(
+            images=images,
+            value_range=value_range,
+            provenance=provenance,
+            training_keys=record_of(batches)[1],
+            training_names=read_prototype_names(batches, prototypes),
+        ),
     )
 
 

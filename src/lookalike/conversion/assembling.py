@@ -17,7 +17,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import TransparentClassifier
-from lookalike.model.images import read_prototype_images, read_prototype_names, record_of
+from lookalike.model.images import Origin, read_prototype_images, read_prototype_names, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
@@ -71,11 +71,13 @@ def assemble(
         pieces.similarity,
         pieces.classifier,
         preprocessing=preprocessing,
-        images=images,
-        value_range=value_range,
-        provenance={**provenance, "split": split, "convert_seconds": round(time.perf_counter() - started, 3)},
-        training_keys=keys,
-        training_names=names,
+        origin=Origin(
+            images=images,
+            value_range=value_range,
+            provenance={**provenance, "split": split, "convert_seconds": round(time.perf_counter() - started, 3)},
+            training_keys=keys,
+            training_names=names,
+        ),
     )
 
 

@@ -59,7 +59,6 @@ def streamed_classes(counts: Array, dim: int, limit: MemoryLimit) -> list[int]:
 
 def cluster_in_parts(
     n_points: int,
-    dim: int,
     read: Callable[[Array], Array],
     choose_number: Callable[[Array], int],
     clusterer: str = "kmeans",
@@ -76,8 +75,7 @@ def cluster_in_parts(
     not means keep the sample's centres.
 
     Args:
-        n_points: n.
-        dim: D.
+        n_points: n, at least 1.
         read: Returns the points [m, D], float32, of ascending row numbers [m].
         choose_number: Returns the number of clusters for a sample.
         clusterer: Name of a registered clusterer.
@@ -92,6 +90,7 @@ def cluster_in_parts(
     Raises:
         LookalikeError: If that many points do not fit within the limit.
     """
+    dim = read(np.arange(1)).shape[1]
     min_sample, bytes_per_point = min(min_sample, n_points), _COPIES * _SINGLE * dim
     n_fitting = min(n_points, bytes_of(limit) // bytes_per_point)
     if n_fitting < max(1, min_sample):

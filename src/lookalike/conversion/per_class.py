@@ -190,10 +190,8 @@ def _learn_large_class(
         n_chosen = n_prototypes or choose_n_clusters(sample, clusterer=clustering.clusterer, seed=class_seed)
         return n_chosen
 
-    dim = read(np.arange(1)).shape[1]
     centres = cluster_in_parts(
         n,
-        dim,
         project,
         choose_number,
         clustering.clusterer,

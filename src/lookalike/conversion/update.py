@@ -27,7 +27,7 @@ from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier
-from lookalike.model.images import pixels_of, preprocessing_of, record_of
+from lookalike.model.images import Origin, pixels_of, preprocessing_of, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
 
@@ -82,16 +82,18 @@ def update_model(
         similarity,
         classifier,
         preprocessing=model.preprocessing or preprocessing_of(batches),
-        images=_updated_images(model, prototypes, batches, offset, settings.gallery.n_images),
-        value_range=model.value_range,
-        provenance={
-            **model.provenance,
-            **({} if calibration is None else {"calibration": calibration.to_dict()}),
-            "joined": [*model.provenance.get("joined", []), entry],
-            "n_samples": offset + len(store),
-        },
-        training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
-        training_names=_updated_names(model, prototypes, batches, offset),
+        origin=Origin(
+            images=_updated_images(model, prototypes, batches, offset, settings.gallery.n_images),
+            value_range=model.value_range,
+            provenance={
+                **model.provenance,
+                **({} if calibration is None else {"calibration": calibration.to_dict()}),
+                "joined": [*model.provenance.get("joined", []), entry],
+                "n_samples": offset + len(store),
+            },
+            training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
+            training_names=_updated_names(model, prototypes, batches, offset),
+        ),
     )
 
 

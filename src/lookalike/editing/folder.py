@@ -45,7 +45,8 @@ def open_session(
     if not has_history(folder):
         return EditSession(model, train, **options)
     digest = _digest(read_bytes(folder / EDITS_JSON))  # before the history is read: a later one is not taken for it
-    session = EditSession(model, train, history=read_history(folder, model.class_names), **options)
+    session = EditSession(model, train, **options)
+    session.continue_history(*read_history(folder, model.class_names))
     session.stored.add(digest)
     return session
 

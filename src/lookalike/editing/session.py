@@ -63,7 +63,6 @@ class EditSession:
         who: Name of the person, for the log; None takes the login name.
         seed: Seed of splits and of the held-out samples.
         progress: Show a progress bar while data are embedded.
-        history: An earlier history of this model, with its states; see ``open_session``.
 
     Attributes:
         similarity: The model's, on the CPU.
@@ -88,7 +87,6 @@ class EditSession:
         who: str | None = None,
         seed: int = 0,
         progress: bool | None = None,
-        history: tuple[History, list[Snapshot]] | None = None,
     ) -> None:
         if not isinstance(model.classifier, NearestPrototype):
             raise LookalikeError(
@@ -100,14 +98,12 @@ class EditSession:
         self.similarity = copy.deepcopy(model.similarity).cpu()
         source = None if train is None else source_of(model, train, embeddings, progress=progress)
         self._pictures = _pictures_of(model, source)
-        if history is None:
-            first = Snapshot(State.of(model.prototypes, model.annotations), _cpu(model.prototypes), model.images)
-            history = History(), [first]
-        self.history, self._snapshots = history
+        self.history = History()
+        self._snapshots = [
+            Snapshot(State.of(model.prototypes, model.annotations), _cpu(model.prototypes), model.images)
+        ]
+        self._keep_pictures()
         self.stored: set[str] = set()
-        for snapshot in self._snapshots:
-            if snapshot.images is not None:
-                self._pictures.keep(snapshot.prototypes.nearest, snapshot.images)
         self.source = source
         self._material: Material | None = None
         self._evidence: Evidence | None = None
@@ -121,8 +117,26 @@ class EditSession:
             self._judge = _judge_of("validation", self.validation, self.similarity)
         self._predictions: Tensor | None = None
 
+    def continue_history(self, history: History, snapshots: list[Snapshot]) -> None:
+        """Replaces the history of a new session by an earlier one of the same model; see ``open_session``.
+
+        Args:
+            history: The log.
+            snapshots: The states behind its entries.
+        """
+        self.history, self._snapshots = history, snapshots
+        self._keep_pictures()
+        if self._material is not None:
+            self._evidence = self._evidence_from(self._material)
+
+    def _keep_pictures(self) -> None:
+        """Keeps the images of all snapshots, which then need not be read again."""
+        for snapshot in self._snapshots:
+            if snapshot.images is not None:
+                self._pictures.keep(snapshot.prototypes.nearest, snapshot.images)
+
     def _prepare(self, source: Source, seed: int) -> None:
-        """Makes ready what edits work on, and what they are judged on."""
+        """Prepares the embeddings that edits work on and the samples that they are judged on."""
         recorded = self._base.provenance
         held_out = np.zeros(len(source.labels), dtype=bool)
         if self.validation is None:
@@ -137,11 +151,14 @@ class EditSession:
             int(recorded.get("n_init", 10)),
             seed,
         )
-        nearest_from: Literal["class", "any"] = "any" if recorded.get("nearest_from") == "any" else "class"
-        n_nearest = self._snapshots[0].prototypes.nearest.shape[1]
-        self._evidence = Evidence(self._material, n_nearest, nearest_from)
+        self._evidence = self._evidence_from(self._material)
         if held_out.any():
             self._judge = _judge_of("held-out training", source, self.similarity, np.flatnonzero(held_out))
+
+    def _evidence_from(self, material: Material) -> Evidence:
+        """Returns what surveys touched classes again, with as many nearest images as the first state has."""
+        nearest_from: Literal["class", "any"] = "any" if self._base.provenance.get("nearest_from") == "any" else "class"
+        return Evidence(material, self._snapshots[0].prototypes.nearest.shape[1], nearest_from)
 
     def _embedded(self, data: Any, part: str, progress: bool | None) -> Source:
         return source_of(self._base, data, part=part, progress=progress)
@@ -185,11 +202,7 @@ class EditSession:
             copy.deepcopy(self.similarity),
             copy.deepcopy(base.classifier),
             preprocessing=base.preprocessing,
-            images=snapshot.images,
-            value_range=base.value_range,
-            provenance=provenance,
-            training_keys=base.training_keys,
-            training_names=base.training_names,
+            origin=replace(base.origin, images=snapshot.images, provenance=provenance),
             doubt=base.doubt if is_same else None,
             annotations=None if state.annotations.is_empty else state.annotations,
         )

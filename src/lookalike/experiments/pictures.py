@@ -112,7 +112,7 @@ def _draw_galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
     """Draws models' galleries side by side. Each prototype is shown by its nearest training image."""
     from matplotlib.figure import Figure
 
-    from lookalike.plots import gallery_size, plot_gallery
+    from lookalike.plots import Captions, gallery_size, plot_gallery
 
     models = {title: bench.model(subject) for title, subject in subjects.items()}
     first = next(iter(models.values()))
@@ -130,10 +130,8 @@ def _draw_galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
             model.images[:, :1].numpy(),
             p.labels.numpy(),
             p.class_names,
-            counts=p.counts.numpy(),
-            purity=p.purity.numpy(),
+            Captions(p.counts.numpy(), p.purity.numpy(), numbered=single),
             classes=classes,
-            numbered=single,
             ax=ax,
         )
         ax.set_title(title, fontsize=11)

@@ -17,7 +17,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.intervals import Range, range_of_another
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence
-from lookalike.model import PrototypeModel, Prototypes
+from lookalike.model import Origin, PrototypeModel, Prototypes
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.similarity import make_similarity
 from lookalike.relevance import Head
@@ -122,7 +122,7 @@ def _with_prototypes(model: PrototypeModel, prototypes: Prototypes, similarity: 
         similarity,
         classifier,
         preprocessing=model.preprocessing,
-        value_range=model.value_range,
+        origin=Origin(value_range=model.value_range),
     )
 
 

@@ -15,7 +15,7 @@ from lookalike._core.untouched import keeps_random_states
 from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.encoder import Encoder
 from lookalike.metrics.correlation import explanation_correlation
-from lookalike.model import PrototypeModel
+from lookalike.model import Origin, PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 from lookalike.relevance import Composite, lrp, prp
 
@@ -230,9 +230,8 @@ def with_prototypes_of_permuted_labels(
     similarity = copy.deepcopy(model.similarity).cpu()
     z = np.asarray(embeddings, dtype=np.float32)
     prototypes = learn_prototypes(z, permuted, model.class_names, similarity, Clustering(n_prototypes, seed=seed))
-    return PrototypeModel(
-        model.encoder, prototypes, copy.deepcopy(model.similarity), NearestPrototype(), value_range=model.value_range
-    )
+    origin = Origin(value_range=model.value_range)
+    return PrototypeModel(model.encoder, prototypes, copy.deepcopy(model.similarity), NearestPrototype(), origin=origin)
 
 
 def _deep_copy(model: PrototypeModel) -> PrototypeModel:

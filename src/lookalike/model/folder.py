@@ -10,7 +10,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from lookalike.model.annotations import Annotations
 from lookalike.model.card import model_card
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.decision import make_classifier
+from lookalike.model.images import Origin
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.record import SavedModel
 from lookalike.model.similarity import Similarity, make_similarity
@@ -65,13 +66,9 @@ class ModelParts:
     similarity: Similarity
     classifier: TransparentClassifier
     preprocessing: Preprocessing | None
-    images: Tensor | None
-    value_range: Tensor | None
-    provenance: dict[str, Any]
-    training_keys: Tensor | None
-    doubt: Doubt | None = None
-    annotations: Annotations | None = None
-    training_names: dict[int, str] = field(default_factory=dict)
+    origin: Origin
+    doubt: Doubt | None
+    annotations: Annotations | None
 
 
 def write_model(
@@ -88,7 +85,7 @@ def write_model(
 
     Args:
         folder: Path of the folder. It appears only when it is complete.
-        parts: The model's parts. Without ``images``, no pictures are written.
+        parts: The model's parts. If its origin has no images, no pictures are written.
         state: The model's ``state_dict``.
         gallery: A PNG file of all prototypes, or None.
         extra_files: Contents of further files, by name.
@@ -112,16 +109,16 @@ def write_model(
         )
     files = dict(extra_files)
     picture_names = None
-    if parts.images is not None:
-        picture_names, pictures = _encoded_pictures(parts.images)
+    if parts.origin.images is not None:
+        picture_names, pictures = _encoded_pictures(parts.origin.images)
         files |= pictures
     if gallery is not None:
         files[GALLERY] = gallery
     with refusing("the model cannot be saved"):
         record = _record_of(parts, encoder, picture_names, has_gallery=gallery is not None)
         tensors = {**state, "probe": encoder.probe()}
-        if parts.training_keys is not None:
-            tensors[TRAINING_KEYS] = parts.training_keys
+        if parts.origin.training_keys is not None:
+            tensors[TRAINING_KEYS] = parts.origin.training_keys
         check_model_tensors(record, tensors)
     files["README.md"] = model_card(record, parts.prototypes).encode("utf-8", "backslashreplace")
     write_saved(folder, record, tensors, files, overwrite=overwrite, discard_edits=discard_edits)
@@ -139,6 +136,7 @@ def _record_of(
     parts: ModelParts, encoder: Encoder, picture_names: list[list[str]] | None, *, has_gallery: bool
 ) -> SavedModel:
     """Returns the content of ``config.json``."""
+    origin = parts.origin
     return SavedModel(
         encoder=SavedEncoder(
             network=type(encoder.model).__name__,
@@ -157,11 +155,11 @@ def _record_of(
         classifier=NamedOptions(parts.classifier.name, plain_json(parts.classifier.options())),
         class_names=list(parts.prototypes.class_names),
         preprocessing=parts.preprocessing,
-        value_range=None if parts.value_range is None else tuple(parts.value_range.tolist()),
+        value_range=None if origin.value_range is None else tuple(origin.value_range.tolist()),
         images=picture_names,
-        training_names={str(index): name for index, name in sorted(parts.training_names.items())},
+        training_names={str(index): name for index, name in sorted((origin.training_names or {}).items())},
         gallery=has_gallery,
-        provenance=plain_json(dict(parts.provenance)),
+        provenance=plain_json(dict(origin.provenance)),
         doubt=None if parts.doubt is None else parts.doubt.facts,
         annotations=parts.annotations,
     )
@@ -203,13 +201,15 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
         similarity,
         classifier,
         record.preprocessing,
-        images,
-        value_range,
-        record.provenance,
-        tensors.get(TRAINING_KEYS),
+        Origin(
+            images=images,
+            value_range=value_range,
+            provenance=record.provenance,
+            training_keys=tensors.get(TRAINING_KEYS),
+            training_names={int(index): name for index, name in record.training_names.items()},
+        ),
         doubt,
         record.annotations,
-        {int(index): name for index, name in record.training_names.items()},
     )
 
 

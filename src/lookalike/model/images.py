@@ -1,5 +1,7 @@
-"""The training images that show a model's prototypes, as the network sees them."""
+"""What a model remembers of its training data, above all the images that show its prototypes."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,51 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lookalike._core import checks
 from lookalike._core.errors import warn_of
 from lookalike._core.names import without_common_folder
 from lookalike.data import Batches, Preprocessing, preprocessing_or_none
 from lookalike.model.prototypes import Prototypes
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model remembers of the data that it was made from. Nothing here changes a prediction.
+
+    Attributes:
+        images: Training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
+        value_range: The inputs' values of black and white [2, C]: needed to show inputs, and to turn ``images``
+            back into inputs.
+        provenance: Options, seeds, fingerprints and versions of the conversion.
+        training_keys: A hash of each training file's bytes, sorted int64 [N]. With them, training images are recognised
+            and never used as test images. None if the data were not files.
+        training_names: File names of the training samples nearest to the prototypes, by number; None if they have none.
+    """
+
+    images: Tensor | None = None
+    value_range: Tensor | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_keys: Tensor | None = None
+    training_names: Mapping[int, str] | None = None
+
+    def checked(self, n_prototypes: int) -> "Origin":
+        """Returns a copy whose values are checked; mappings are copied.
+
+        Raises:
+            LookalikeError: If a value has another type or shape.
+        """
+        images, value_range = self.images, self.value_range
+        if images is not None:
+            images = checks.tensor("images", images, (n_prototypes, "M", "H", "W", "C"), kind="whole")
+        if value_range is not None:
+            value_range = checks.tensor("value_range", value_range, (2, "C"), kind="number")
+        return replace(
+            self,
+            images=images,
+            value_range=value_range,
+            provenance=dict(checks.mapping("provenance", self.provenance)),
+            training_names=dict(self.training_names or {}),
+        )
 
 
 def read_prototype_images(

@@ -25,7 +25,7 @@ from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
 from lookalike.model.folder import GALLERY, ModelParts, read_model, write_model
 from lookalike.model.hub import PREFIX, downloaded
-from lookalike.model.images import pixels_of
+from lookalike.model.images import Origin, pixels_of
 from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
@@ -52,15 +52,10 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         similarity: Compares embeddings with prototypes.
         classifier: Turns similarities into class scores.
         preprocessing: Preprocessing of the inputs' images, if it is known.
-        images: Training images nearest to each prototype, as the network sees them, uint8 [P, M, H, W, C].
-        value_range: The inputs' values of black and white [2, C]: needed to show inputs, and to turn ``images``
-            back into inputs.
-        provenance: Options, seeds, fingerprints and versions of the conversion.
-        training_keys: A hash of each training file's bytes, sorted int64 [N]. With them, training images are recognised
-            and never used as test images. None if the data were not files.
+        origin: What it remembers of its training data. Its fields are attributes of the model, too: ``images``,
+            ``value_range``, ``provenance``, ``training_keys`` and ``training_names``. None for nothing.
         doubt: What ``calibrate`` found out on held-out images; None if the model is not calibrated.
         annotations: Names, descriptions, pins and regions that people gave the prototypes; None for none.
-        training_names: File names of the training samples nearest to the prototypes, by number; None if they have none.
     """
 
     def __init__(
@@ -71,13 +66,9 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         classifier: TransparentClassifier,
         *,
         preprocessing: Preprocessing | None = None,
-        images: Tensor | None = None,
-        value_range: Tensor | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        training_keys: Tensor | None = None,
+        origin: Origin | None = None,
         doubt: Doubt | None = None,
         annotations: Annotations | None = None,
-        training_names: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__()
         device = device_of(checks.model("encoder", encoder))
@@ -85,27 +76,24 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         checks.instance("similarity", similarity, Similarity, "a Similarity")
         checks.instance("classifier", classifier, TransparentClassifier, "a TransparentClassifier")
         checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
-        if images is not None:
-            images = checks.tensor("images", images, (len(prototypes), "M", "H", "W", "C"), kind="whole")
-        if value_range is not None:
-            value_range = checks.tensor("value_range", value_range, (2, "C"), kind="number")
-        checks.optional(checks.mapping, "provenance", provenance)
+        checks.optional(checks.instance, "origin", origin, Origin, "an Origin")
+        origin = (origin or Origin()).checked(len(prototypes))
         checks.optional(checks.instance, "doubt", doubt, Doubt, "a Doubt")
         self.encoder = encoder
         self.prototypes = prototypes.to(device)
         self.similarity = similarity.to(device)
         self.classifier = classifier.to(device)
         self.preprocessing = preprocessing
-        self.images = images
-        self.value_range = value_range
-        self.provenance = dict(provenance or {})
-        self.training_keys = training_keys
+        self.images = origin.images
+        self.value_range = origin.value_range
+        self.provenance = dict(origin.provenance)
+        self.training_keys = origin.training_keys
+        self.training_names = dict(origin.training_names or {})
         self.doubt = None if doubt is None else doubt.to(device)
         checks.optional(checks.instance, "annotations", annotations, Annotations, "an Annotations")
         if annotations is not None and len(annotations) != len(prototypes):
             raise LookalikeError(f"annotations are of {len(annotations)} prototypes; there are {len(prototypes)}")
         self.annotations = annotations
-        self.training_names = dict(training_names or {})
         self.training = False
 
     @property
@@ -128,8 +116,13 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         return self.training_names.get(int(index), f"image {int(index)}")
 
     @property
+    def origin(self) -> Origin:
+        """What the model remembers of its training data, to make another model of the same data."""
+        return Origin(**{field.name: getattr(self, field.name) for field in fields(Origin)})
+
+    @property
     def training_record(self) -> TrainingRecord:
-        """What the model remembers about its training data, to keep them apart from test data."""
+        """What identifies the training data, to keep them apart from test data."""
         fingerprints = self.provenance.get("fingerprints")
         return TrainingRecord(
             fingerprints.get("data") if isinstance(fingerprints, Mapping) else None,
@@ -286,7 +279,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         Raises:
             LookalikeError: If the model holds no images.
         """
-        from lookalike.plots import plot_gallery, plot_patches
+        from lookalike.plots import Captions, plot_gallery, plot_patches
 
         if self.images is None:
             raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
@@ -309,13 +302,15 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             self.images[:, :per_prototype].numpy(),
             p.labels.cpu().numpy(),
             p.class_names,
-            counts=p.counts.cpu().numpy(),
-            purity=p.purity.cpu().numpy(),
+            Captions(
+                p.counts.cpu().numpy(),
+                p.purity.cpu().numpy(),
+                names=[self.training_names.get(index) for index in p.nearest[:, 0].tolist()]
+                if self.training_names
+                else None,
+                titles=None if self.annotations is None else self.annotations.names,
+            ),
             decoded=None if decoded is None else decoded.numpy(),
-            names=[self.training_names.get(index) for index in p.nearest[:, 0].tolist()]
-            if self.training_names
-            else None,
-            titles=None if self.annotations is None else self.annotations.names,
             ax=ax,
         )
 
@@ -350,13 +345,15 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         checks.flag("overwrite", overwrite)
         checks.flag("discard_edits", discard_edits)
         checks.optional(checks.mapping, "extra_files", extra_files)
-        saved_images, gallery = self.images if images else None, None
-        other_files = dict(extra_files or {})
-        if saved_images is not None and self._fits_gallery():
+        origin = replace(
+            self.origin, images=self.images if images else None, training_names=self.training_names if names else {}
+        )
+        gallery, other_files = None, dict(extra_files or {})
+        if origin.images is not None and self._fits_gallery():
             gallery = other_files.pop(GALLERY, None) or self._gallery_file()
         write_model(
             folder,
-            replace(self._parts(), images=saved_images, training_names=self.training_names if names else {}),
+            replace(self._parts(), origin=origin),
             self.state_dict(),
             gallery=gallery,
             extra_files=other_files,

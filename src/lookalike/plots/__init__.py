@@ -3,7 +3,7 @@
 from lookalike.plots.activations import plot_activations
 from lookalike.plots.curves import plot_ordering
 from lookalike.plots.difference import plot_difference
-from lookalike.plots.gallery import gallery_axes, gallery_size, plot_gallery
+from lookalike.plots.gallery import Captions, gallery_axes, gallery_size, plot_gallery
 from lookalike.plots.heatmap import plot_heat_map
 from lookalike.plots.likeness import plot_likeness, sheet_axes
 from lookalike.plots.map2d import plot_map, project_2d
@@ -17,6 +17,7 @@ from lookalike.plots.sanity import plot_sanity
 from lookalike.plots.segments import plot_segments
 
 __all__ = [
+    "Captions",
     "gallery_axes",
     "gallery_size",
     "patch_axes",

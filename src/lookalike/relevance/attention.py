@@ -19,6 +19,7 @@ from lookalike.relevance.operations import Linear
 if TYPE_CHECKING:
     from lookalike.relevance.engine import Engine
 
+_SDPA_ARGUMENTS = "query key value attn_mask dropout_p is_causal"
 _ARGUMENTS = """
     query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn dropout_p
     out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask
@@ -27,9 +28,11 @@ _UNSUPPORTED = "bias_k bias_v add_zero_attn key_padding_mask static_k static_v u
 
 
 def scaled_dot_product_attention(engine: "Engine", _func: Any, _name: str, args: Any, kwargs: Any) -> Any:
-    """Handles torch's scaled dot-product attention."""
+    """Handles torch's scaled dot-product attention. Dropout is left out: the network is in eval mode."""
     args, kwargs = map_tensors(engine.pixels.leave, (args, kwargs))
-    return attention(engine, *args, **kwargs)
+    arguments = dict(zip(_SDPA_ARGUMENTS.split(), args, strict=False)) | kwargs
+    arguments.pop("dropout_p", None)
+    return attention(engine, **arguments)
 
 
 def attention(
@@ -38,7 +41,6 @@ def attention(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,  # noqa: ARG001 - eval mode
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,

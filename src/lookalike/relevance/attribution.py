@@ -147,8 +147,9 @@ def stream_lrp(
                 gradient = _gradient_at_embeddings(functools.partial(head, rows=rows), values, gradient)
             yield gradient, (values * gradient).flatten(1).sum(1)
 
-    has_several_targets = targets is not None and targets.shape[1] > 1
-    for relevance in propagate(model, x, run, starts, composite, batch_size, strict, several=has_several_targets):
+    has_one_target = targets is None or targets.shape[1] == 1
+    for with_targets in propagate(model, x, run, starts, composite, batch_size, strict):
+        relevance = with_targets.of_first_target() if has_one_target else with_targets
         if isinstance(model, PrototypeModel):
             relevance.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield relevance
@@ -236,7 +237,7 @@ def stream_prp(
             at_embedding = channel_relevance(model, z, column, rule)
             yield at_embedding / stabilised(z), at_embedding.sum(1)
 
-    for relevance in propagate(model, x, model.encoder, starts, composite, batch_size, strict, several=True):
+    for relevance in propagate(model, x, model.encoder, starts, composite, batch_size, strict):
         relevance.rules.append(RuleUse("similarity", "prototypes", rule, 1))
         yield relevance
 

@@ -99,9 +99,7 @@ def _maps_of_one_pass(
         gradient = class_outputs.gradient(scores, class_outputs.predicted(scores), "score")
         yield torch.cat([torch.zeros_like(z), gradient], 1), (scores * gradient).sum(1)
 
-    relevance = join(
-        list(propagate(model, images, run, starts, composite, _BATCH_SIZE, False, several=True, plain=known))
-    )
+    relevance = join(list(propagate(model, images, run, starts, composite, _BATCH_SIZE, False, plain=known)))
     pixels = relevance.pixels
     black_box: list[np.ndarray | None] = list(pixels[:, -1].float().cpu().numpy())
     return InputMaps(pixels[:, :-1], black_box, relevance.cautions)

@@ -53,7 +53,7 @@ def lrp_of_heads(
             yield gradient, (values * gradient).sum(1)
 
     images: Tensor = place(x, device_of(encoder), dtype_of(encoder))
-    return join(list(propagate(encoder, images, encoder, starts, composite, batch_size, False, several=True)))
+    return join(list(propagate(encoder, images, encoder, starts, composite, batch_size, False)))
 
 
 @torch.enable_grad()

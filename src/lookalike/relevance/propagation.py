@@ -38,10 +38,11 @@ def propagate(
     batch_size: int,
     strict: bool,
     *,
-    several: bool,
     plain: Tensor | None = None,
 ) -> Iterator[Relevance]:
     """Runs forward once per batch, and backward once per target; yields each batch's result.
+
+    The maps are [n, M, C, H, W], for M targets per image.
 
     Args:
         model: The network.
@@ -52,7 +53,6 @@ def propagate(
         composite: The rules, by name or your own.
         batch_size: Most images per forward pass.
         strict: Whether an operation without a rule is an error.
-        several: Whether maps are [n, M, C, H, W] even for a single target.
         plain: The network's own outputs [N, D] for all images, to check the engine's against, if they are known. None
             runs the network once more, on the first image.
 
@@ -68,7 +68,7 @@ def propagate(
     warned: set[str] = set()
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
-        relevance = explain(rows, starts, several)
+        relevance = explain(rows, starts)
         _warn_of_missing_rules(relevance, warned)
         yield relevance
 
@@ -99,17 +99,17 @@ class _Explainer:
         self._runs_scripts = has_scripts
 
     @keeps_torch_settings
-    def __call__(self, rows: slice, starts: Starts, several: bool) -> Relevance:
+    def __call__(self, rows: slice, starts: Starts) -> Relevance:
         """Returns the maps of some rows of the images."""
         with _undisturbed(self._x.device):
-            return in_eval_mode(self._model, lambda: self._maps(rows, starts, several))
+            return in_eval_mode(self._model, lambda: self._maps(rows, starts))
 
-    def _maps(self, rows: slice, starts: Starts, several: bool) -> Relevance:
+    def _maps(self, rows: slice, starts: Starts) -> Relevance:
         batch, output, engine, plain = self._forward(rows)
         computed = engine.dependence.twin_of(output).detach()
         try:
             with _naming_operation(engine):
-                relevance = _backward(engine, output, batch, lambda out: starts(out, rows), several)
+                relevance = _backward(engine, output, batch, lambda out: starts(out, rows))
                 return self._with_numbers(relevance)
         finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
             if plain is not None:
@@ -252,7 +252,6 @@ def _backward(
     output: Tensor,
     pixels: Tensor,
     starts: Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]],
-    several: bool,
 ) -> Relevance:
     """Propagates one target after the other through the graph behind an output."""
     out = engine.output_twin(output)
@@ -277,10 +276,8 @@ def _backward(
         )
         shares.append(engine.uses.unruled.shares(initial_relevance, arrived_relevance))
     uses = [RuleUse(*key, count) for key, count in table.items()]
-    maps = torch.stack(maps_of_targets, 1) if several else maps_of_targets[0]
-    residual = torch.stack(residuals, 1) if several else residuals[0]
-    by_operation = _join_shares(shares, residual, several)
-    return Relevance(maps, residual, uses, engine.composite.name, versions(), by_operation)
+    maps, residual = torch.stack(maps_of_targets, 1), torch.stack(residuals, 1)
+    return Relevance(maps, residual, uses, engine.composite.name, versions(), _join_shares(shares, residual))
 
 
 def _warn_of_missing_rules(relevance: Relevance, warned: set[str]) -> None:
@@ -297,13 +294,13 @@ def _warn_of_missing_rules(relevance: Relevance, warned: set[str]) -> None:
             warn_of(message if caution is None else f"{message}; {caution}")
 
 
-def _join_shares(shares: list[dict[str, Tensor]], like: Tensor, several: bool) -> dict[str, Tensor]:
+def _join_shares(shares: list[dict[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
     """Joins the shares of several targets, by operation; a target without an operation has the share 0."""
     zeros = like.new_zeros(len(like))
     joined = {}
     for name in dict.fromkeys(name for column in shares for name in column):
         columns = [column.get(name, zeros) for column in shares]
-        joined[name] = torch.stack(columns, 1) if several else columns[0]
+        joined[name] = torch.stack(columns, 1)
     return joined
 
 

@@ -114,6 +114,11 @@ class Relevance:
             "versions": self.versions,
         }
 
+    def of_first_target(self) -> "Relevance":
+        """Returns the maps of the first target only, without the axis of targets."""
+        shares = {name: share[:, 0] for name, share in self.unruled_by.items()}
+        return replace(self, maps=self.maps[:, 0], residual=self.residual[:, 0], unruled_by=shares)
+
     def plot(self, index: int = 0, ax: "Axes | None" = None) -> "Axes":
         """Plots one image's map, or the first of its maps."""
         from lookalike.plots.heatmap import plot_heat_map

@@ -40,7 +40,7 @@ from lookalike.embedding.key import embedding_key
 from lookalike.encoder import Encoder, LoadedClassifier, ordered
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.images import read_prototype_images, record_of
+from lookalike.model.images import Origin, read_prototype_images, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, given_lengths, make_similarity
 
@@ -160,35 +160,33 @@ def _convert(
         skipped = {index: message for shard in job.shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)
         nodes = n_nodes()
+    provenance = {
+        **options_record(similarity, settings, learned.prototypes.class_names),
+        "similarity_options": similarity.options(),
+        "calibration": learned.temperature.to_dict(),
+        "given_lengths": lengths,
+        "n_samples": learned.n_samples,
+        "skipped": len(skipped),
+        "skipped_samples": [skipped[index] for index in sorted(skipped)],
+        "embed_seconds": round(embedded - started, 3),
+        "convert_seconds": round(time.perf_counter() - started, 3),
+        "fingerprints": job.fingerprints,
+        "split": split,
+        "cluster": {
+            "nodes": nodes,
+            "actors": n_actors,
+            "shards": len(job.shards),
+            "num_gpus": cluster.num_gpus,
+        },
+        "versions": {**versions(), "ray": import_ray().__version__},
+    }
     return PrototypeModel(
         job.encoder,
         learned.prototypes,
         learned.similarity,
         NearestPrototype(settings.probabilities.probabilities, learned.temperature.value),
         preprocessing=source.preprocessing,
-        images=images,
-        value_range=value_range,
-        provenance={
-            **options_record(similarity, settings, learned.prototypes.class_names),
-            "similarity_options": similarity.options(),
-            "calibration": learned.temperature.to_dict(),
-            "given_lengths": lengths,
-            "n_samples": learned.n_samples,
-            "skipped": len(skipped),
-            "skipped_samples": [skipped[index] for index in sorted(skipped)],
-            "embed_seconds": round(embedded - started, 3),
-            "convert_seconds": round(time.perf_counter() - started, 3),
-            "fingerprints": job.fingerprints,
-            "split": split,
-            "cluster": {
-                "nodes": nodes,
-                "actors": n_actors,
-                "shards": len(job.shards),
-                "num_gpus": cluster.num_gpus,
-            },
-            "versions": {**versions(), "ray": import_ray().__version__},
-        },
-        training_keys=keys,
+        origin=Origin(images=images, value_range=value_range, provenance=provenance, training_keys=keys),
     )
 
 
