@@ -6,7 +6,6 @@ than the memory limit, they go to a temporary folder and are read from there in 
 """
 
 import copy
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from lookalike.conversion.steps import (
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
 from lookalike.data import Batches
+from lookalike.doubt.calibration import best_temperature
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier, device_of, ordered
 from lookalike.encoder.patches import PatchEncoder
@@ -44,7 +44,7 @@ from lookalike.model.similarity import Similarity, make_similarity
 
 _SINGLE = 4  # bytes of a float32
 _ROWS = 256  # images whose patches are compared with all prototypes at a time
-_EXPONENTS = (-7.0, 3.0)  # of e: image temperatures from 0.001 to 20
+_TEMPERATURES = (1e-3, 20.0)  # of images: lowest and highest
 _NOT_FOR_PATCHES = dict.fromkeys(
     ("probabilities", "nearest_from", "advice", "embeddings", "working_folder"),
     "is an option of whole images: leave it out, or convert with level='image'",
@@ -231,13 +231,14 @@ def _image_temperature(log_p: Tensor, labels: Tensor) -> float:
     Unlike the patches' temperature, it is fitted to images that the prototypes were made from: few prototypes of many
     patches do not learn single images by heart. Targets are smoothed by one image in n + 2, as for patches.
     """
-    from scipy.optimize import minimize_scalar
-
     smoothing = 1 / (len(labels) + 2)
 
-    def loss(exponent: float) -> float:
-        scaled = (log_p / math.exp(exponent)).log_softmax(1)
+    def loss(temperature: float) -> float:
+        scaled = (log_p / temperature).log_softmax(1)
         of_label = scaled.gather(1, labels[:, None]).mean()
         return -float((1 - smoothing) * of_label + smoothing * scaled.mean())
 
-    return math.exp(float(minimize_scalar(loss, bounds=_EXPONENTS, method="bounded").x))
+    temperature = best_temperature(loss, _TEMPERATURES)
+    if temperature is None:
+        warn_of("the temperature of the images was not fitted and is 1: their log loss is not finite")
+    return temperature or 1.0

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.files import at_least_single, read_rows
+from lookalike.doubt.calibration import best_temperature
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
@@ -37,8 +38,8 @@ _PER_PROTOTYPE = 16
 _SCORED, _LEAST_SCORED = 10_000, 2_000
 _SCORES = 500_000
 _CELLS = 20_000_000  # samples × prototypes compared or stored at a time
-_NARROWEST, _WIDEST = math.log(1e-4), math.log(1e3)  # bounds of log(T / unit), see fit_temperature
-_PRECISION = 1e-3  # of log T, so a relative precision of T
+_BOUNDS = (1e-4, 1e3)  # of T / unit, see fit_temperature
+_PRECISION = 1e-3  # relative; probabilities are printed with two digits or three
 _SEED_OF_FOLDS = 0x7E  # makes these draws independent of the clustering's
 
 
@@ -284,32 +285,11 @@ def fit_temperature(
         mean_log_p_of_others = (log_p.sum(1) - log_p_of_label) / (len(held_out) - 1)
         return -float((sample_weights * ((1 - smoothing) * log_p_of_label + smoothing * mean_log_p_of_others)).sum())
 
-    value = _minimise(lambda exponent: log_loss(unit * math.exp(exponent), smoothing))
-    if value is None:
+    multiple = best_temperature(lambda multiple: log_loss(unit * multiple, smoothing), _BOUNDS, _PRECISION)
+    if multiple is None:
         return _not_fitted("the log loss of held-out training samples is not finite")
-    value *= unit
+    value = unit * multiple
     return Temperature(value, "fitted", n_samples, _FOLDS, log_loss(value), log_loss(1.0))
-
-
-def _minimise(loss: Callable[[float], float]) -> float | None:
-    """Returns the T that minimises a loss of log T, by golden sections; None if the loss is not finite there.
-
-    Each step keeps the three of four points around the lowest one. Importing SciPy's minimiser would take longer.
-    """
-    golden = (math.sqrt(5) - 1) / 2
-    low, high = _NARROWEST, _WIDEST
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    loss_left, loss_right = loss(left), loss(right)
-    while high - low > _PRECISION:
-        if loss_left < loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - golden * (high - low)
-            loss_left = loss(left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + golden * (high - low)
-            loss_right = loss(right)
-    return math.exp((low + high) / 2) if math.isfinite(min(loss_left, loss_right)) else None
 
 
 def _held_out_scores(

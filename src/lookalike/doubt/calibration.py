@@ -20,7 +20,7 @@ _MANY, _BOOTSTRAPS_OF_MANY = 100_000, 50  # samples: their interval is narrow, a
 _MOST_DRAWN = 1_000_000  # samples of resamples that are drawn at once
 _LEVEL = 0.95
 _CHANCE_DRAWS = 500
-_NARROWEST, _WIDEST = math.log(1e-3), math.log(1e3)  # of the factor
+_BOUNDS = (1e-3, 1e3)  # of the factor
 _SHARPNESS = np.exp(np.arange(-2.0, 5.1, 0.5))  # inverse temperatures that are tried, relative to the scores' spread
 SMALLEST_PROBABILITY = 1e-12  # keeps one confident mistake from making the mean log loss infinite
 
@@ -75,20 +75,48 @@ def fit_factor(log_probabilities: Callable[[float], np.ndarray], labels: np.ndar
     Raises:
         LookalikeError: If there are fewer than two classes or the log loss is not finite.
     """
-    from scipy.optimize import minimize_scalar
-
     rows = np.arange(len(labels))
 
-    def loss(exponent: float) -> float:
-        log_p_of_label = np.maximum(log_probabilities(math.exp(exponent))[rows, labels], -1e6)
-        return -float(log_p_of_label.mean()) + exponent**2 / (2 * len(labels))
+    def loss(factor: float) -> float:
+        log_p_of_label = np.maximum(log_probabilities(factor)[rows, labels], -1e6)
+        return -float(log_p_of_label.mean()) + math.log(factor) ** 2 / (2 * len(labels))
 
     if log_probabilities(1.0).shape[1] < 2:
         raise LookalikeError("a model of one class has nothing to calibrate: all its probabilities are 1")
-    result = minimize_scalar(loss, bounds=(_NARROWEST, _WIDEST), method="bounded", options={"xatol": 1e-4})
-    if not math.isfinite(float(result.fun)):
+    factor = best_temperature(loss, _BOUNDS)
+    if factor is None:
         raise LookalikeError("the log loss of the validation samples is not finite; are their embeddings?")
-    return math.exp(float(result.x))
+    return factor
+
+
+def best_temperature(
+    loss: Callable[[float], float], bounds: tuple[float, float], precision: float = 1e-5
+) -> float | None:
+    """Returns the temperature with the lowest loss; None if the loss is not finite there.
+
+    The logarithm of the temperature is searched by golden sections: each step keeps the three of four points around the
+    lowest one. That finds the minimum of a loss with a single valley, which the log loss of a softmax is. Importing
+    SciPy's minimiser would take longer than the search.
+
+    Args:
+        loss: Returns the loss at a temperature.
+        bounds: Lowest and highest temperature.
+        precision: Relative precision of the temperature.
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    low, high = math.log(bounds[0]), math.log(bounds[1])
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    loss_left, loss_right = loss(math.exp(left)), loss(math.exp(right))
+    while high - low > precision:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - golden * (high - low)
+            loss_left = loss(math.exp(left))
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + golden * (high - low)
+            loss_right = loss(math.exp(right))
+    return math.exp((low + high) / 2) if math.isfinite(min(loss_left, loss_right)) else None
 
 
 def least_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
