@@ -156,8 +156,13 @@ def test_equal_likenesses_go_by_number_as_in_explanations(similarity):
     answer = PlainModel(model, n_nearest=6)(x)
     explained = [[near.prototype for near in e.likenesses] for e in explain(model, x, n_nearest=6)]
     assert answer.nearest.tolist() == explained
-    assert (answer.nearest[:, 0] < 3).all()
-    assert (answer.scores.argmax(1) == 0).all()
+    is_equal = answer.similarities[:, 1:] == answer.similarities[:, :-1]
+    assert (answer.nearest[:, 1:] > answer.nearest[:, :-1])[is_equal].all()
+    # a matrix product may give the same prototype another last digit in another column, on some processors
+    if similarity in ("l2", "mahalanobis"):
+        assert is_equal.sum() >= 3 * len(x)
+        assert (answer.nearest[:, 0] < 3).all()
+        assert (answer.scores.argmax(1) == 0).all()
 
 
 def test_it_is_traced_with_any_batch_size():

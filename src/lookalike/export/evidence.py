@@ -37,7 +37,7 @@ class Evidence(nn.Module):
         self.similarity = copy.deepcopy(similarity) if is_learned else None
         points = nn.functional.normalize(vectors, dim=1) if self.kind == "cosine" else vectors
         self.register_buffer("points", points.clone() if self.similarity is None else self.similarity.project(vectors))
-        self.register_buffer("labels", prototypes.labels.clone())
+        self.register_buffer("labels", prototypes.labels[:, None].clone())
 
     def forward(self, embeddings: Tensor, feature_map: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
         """Returns what each position adds to the lead over the strongest rival.
@@ -51,7 +51,7 @@ class Evidence(nn.Module):
         Returns:
             [N, k, H, W].
         """
-        is_same_class = rows_of(self.labels, nearest)[..., None] == self.labels  # [N, k, P]
+        is_same_class = rows_of(self.labels, nearest) == self.labels[:, 0]  # [N, k, P]
         rivals = similarities[:, None].masked_fill(is_same_class, -torch.inf).argmax(-1)
         height, width = feature_map.shape[2:]
         features = feature_map.to(self.points.dtype).flatten(2)  # [N, D, positions]

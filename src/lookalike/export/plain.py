@@ -77,6 +77,7 @@ class PlainModel(nn.Module):
     labels: Tensor
     spreads: Tensor
     members: Tensor | None
+    no_evidence: Tensor | None
 
     def __init__(self, model: PrototypeModel, n_nearest: int | None = None) -> None:
         super().__init__()
@@ -102,6 +103,10 @@ class PlainModel(nn.Module):
         self.register_buffer("vectors", prototypes.vectors.detach().clone())
         self.register_buffer("labels", prototypes.labels.clone())
         self.register_buffer("members", self._members(prototypes.labels))
+        # looked up like a prototype's other values: zeros of another value's shape are three operations of ONNX
+        self.register_buffer("no_evidence", None if has_evidence else torch.zeros_like(prototypes.vectors[:, :1]))
+        in_order = torch.arange(len(prototypes), device=prototypes.labels.device)
+        self.are_members_in_order = self.members is not None and torch.equal(self.members.flatten(), in_order)
         self.are_scores_log_probabilities = getattr(self.classifier, "reading", None) == "max"
         self.training = False
 
@@ -144,10 +149,11 @@ class PlainModel(nn.Module):
             unfamiliar, in_set, answered = self.likenesses.are_far(distances, nearest), None, None
         else:
             unfamiliar, in_set, answered = self._doubt(self.thresholds, embeddings, similarities, scores, probabilities)
-        if feature_map is not None and self.evidence is not None:
+        if self.evidence is not None and feature_map is not None:
             evidence = self.evidence(embeddings, feature_map, similarities, nearest)
         else:
-            evidence = torch.zeros_like(distances)[..., None, None]
+            assert self.no_evidence is not None  # noqa: S101 - there is one of both
+            evidence = rows_of(self.no_evidence, nearest)[..., None]
         answer = Answer(
             scores,
             probabilities,
@@ -170,7 +176,9 @@ class PlainModel(nn.Module):
         if self.members is None:
             scores: Tensor = self.classifier(similarities, self.labels, self.n_classes)
             return scores
-        of_class = similarities.index_select(1, self.members.flatten()).unflatten(1, self.members.shape)
+        if not self.are_members_in_order:
+            similarities = similarities.index_select(1, self.members.flatten())
+        of_class = similarities.unflatten(1, self.members.shape)
         best: Tensor = of_class.amax(-1) / self.classifier.temperature
         return best
 

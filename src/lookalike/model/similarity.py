@@ -114,14 +114,15 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     a, b = _to_same_type(a, b)
     if _is_small(a, b):
         return _pairwise_distances(a, b).square()
+    if _is_traced() and a.dtype is torch.float32:
+        # a graph compares all pairs in this way, so short distances need double precision; so do equal prototypes, to
+        # which sums of single precision give unequal distances in ONNX Runtime. A common offset costs no digits that
+        # float32 has, and each operation that a graph is spared counts: small networks take little more time than 20
+        double_a, double_b = a.double(), b.double()
+        products = torch.addmm(double_b.square().sum(1), double_a, double_b.T, alpha=-2)
+        return (products + double_a.square().sum(1, keepdim=True)).clamp_min(0).to(a.dtype)
     offset = b.detach().mean(0)
     a, b = a - offset, b - offset
-    if _is_traced():
-        # a graph compares all pairs in this way, so short distances need double precision; so do equal prototypes, to
-        # which sums of single precision give unequal distances in ONNX Runtime
-        double_a, double_b = a.double(), b.double()
-        squares = double_a.square().sum(1, keepdim=True) + double_b.square().sum(1) - 2 * double_a @ double_b.T
-        return squares.clamp_min(0).to(a.dtype)
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
     return torch.addmm(squares, a, b.T, alpha=-2).clamp_min(0)
 
