@@ -99,7 +99,7 @@ def _shapes(model: PrototypeModel, x: Any) -> None:
 
 
 @_check("classes")
-def _classes(model: PrototypeModel, x: Any) -> None:  # noqa: ARG001 - all checks take inputs
+def _classes(model: PrototypeModel, _x: Any) -> None:
     p = model.prototypes
     _expect(len(p.class_names) == p.n_classes, "there are not as many class names as classes")
     missing = sorted(set(range(p.n_classes)) - set(p.labels.tolist()))

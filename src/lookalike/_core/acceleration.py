@@ -76,7 +76,7 @@ class Accelerated(FunctionMode):
 
     def _convolve(
         self,
-        input: Tensor,  # noqa: A002 - torch's name
+        input: Tensor,  # torch's name
         weight: Tensor,
         bias: Tensor | None = None,
         stride: Any = 1,
@@ -98,7 +98,7 @@ class Accelerated(FunctionMode):
             return _convolve_points_depthwise(input, weight_at_tap, bias)
         if not torch.is_grad_enabled():
             layout = torch.contiguous_format if self._keeps_layout else _fastest_layout(input, weight, groups)
-            input = input.contiguous(memory_format=layout)  # noqa: A001
+            input = input.contiguous(memory_format=layout)
             weight = self._prepared_weight(weight, layout, device)
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
@@ -124,7 +124,7 @@ class Accelerated(FunctionMode):
             raise RuntimeError("the network reads memory as it is laid out")
         return value
 
-    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         device = input.device.type
         if device in _DEVICES and not torch.is_grad_enabled():
             weight = self._prepared_weight(weight, torch.contiguous_format, device)
@@ -146,23 +146,23 @@ class Accelerated(FunctionMode):
         return prepared
 
 
-def _convolve_points_depthwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+def _convolve_points_depthwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns a depthwise convolution of 1×1 maps [N, C, 1, 1], with one weight per channel [C, 1]."""
     if torch.is_autocast_enabled("cpu"):  # torch casts for convolutions, but not for products
         dtype = torch.get_autocast_dtype("cpu")
-        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)  # noqa: A001
+        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     products = input * weight[:, :, None]
     return products if bias is None else products + bias[:, None, None]
 
 
-def _fastest_layout(input: Tensor, weight: Tensor, groups: int) -> torch.memory_format:  # noqa: A002
+def _fastest_layout(input: Tensor, weight: Tensor, groups: int) -> torch.memory_format:
     """Returns the layout in which a convolution of images [N, C, H, W] is fastest."""
     is_plain = input.device.type == "cpu" and groups == 1 and not torch.is_autocast_enabled("cpu")
     is_tiny = input.shape[2] * input.shape[3] < _TINY_MAP
     return torch.contiguous_format if is_plain and is_tiny and weight.shape[2:].numel() > 1 else torch.channels_last
 
 
-def _tap_at_point(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[int, int] | None:  # noqa: A002
+def _tap_at_point(input: Tensor, weight: Tensor, padding: Any, dilation: Any) -> tuple[int, int] | None:
     """Returns the kernel's tap that meets a 1×1 map. None if the map or the output has more than one position.
 
     The output has one position if the padding on each side is half of the kernel's extent: then only the central tap

@@ -71,7 +71,12 @@ def print_line(text: str | None, enabled: "bool | Advance | None" = None) -> Non
     """Prints a line about a task where ``progress_bar`` would show its progress, but not in a notebook."""
     shows = _Lines.wanted or sys.stderr.isatty() if enabled is None else enabled is True
     if text is not None and shows and not in_notebook():
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
+        _write_line(text)
+
+
+def _write_line(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 @contextmanager
@@ -122,7 +127,7 @@ class _LineByLine:
         if self.total is not None:
             left = (now - self.started) / self.done * max(self.total - self.done, 0)
             text += f" of {self.total:,}, about {duration(left)} to go"
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is what it is for
+        _write_line(text)
 
 
 def duration(seconds: float) -> str:

@@ -56,7 +56,7 @@ def replacing_file(path: Path, *, replace: bool = True, sweep: bool = True) -> I
         try:
             yield temporary
             if replace:
-                os.replace(temporary, path)  # noqa: PTH105 - one call, one rename
+                os.replace(temporary, path)  # one call, one rename
             else:
                 _rename_if_free(temporary, path)
         finally:
@@ -148,7 +148,7 @@ def replace_folder(temporary: Path, target: Path, *, replace: bool = True) -> No
         _rename_if_free(temporary, target)
         return
     if not target.exists():
-        os.rename(temporary, target)  # noqa: PTH104 - one call, one rename
+        os.rename(temporary, target)  # one call, one rename
         return
     if _rename_with_flag(temporary, target, _EXCHANGE):
         remove_folder(temporary, named=target)
@@ -156,11 +156,11 @@ def replace_folder(temporary: Path, target: Path, *, replace: bool = True) -> No
     old = _hidden_path(target, "old")
     lock = _lock_path(target)  # without it, another process could remove the old folder while the target is missing
     try:
-        os.rename(target, old)  # noqa: PTH104
+        os.rename(target, old)
         try:
-            os.rename(temporary, target)  # noqa: PTH104
+            os.rename(temporary, target)
         except OSError:
-            os.rename(old, target)  # noqa: PTH104
+            os.rename(old, target)
             raise
     finally:
         if lock is not None:
@@ -174,7 +174,7 @@ def _rename_if_free(temporary: Path, target: Path) -> None:
         return
     if os.path.lexists(target):
         raise LookalikeError(f"{str(target)!r} exists already, but was not there before; it is not replaced")
-    os.rename(temporary, target)  # noqa: PTH104 - one call, one rename
+    os.rename(temporary, target)  # one call, one rename
 
 
 def remove_folder(folder: Path, *, named: Path | None = None) -> None:
@@ -186,7 +186,7 @@ def remove_folder(folder: Path, *, named: Path | None = None) -> None:
     """
     if folder.exists():
         old = _hidden_path(named or folder, "old")
-        os.rename(folder, old)  # noqa: PTH104 - one call, one rename
+        os.rename(folder, old)  # one call, one rename
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -201,7 +201,7 @@ def roll_back(target: Path) -> None:
     if renamed_targets:
         newest = max(renamed_targets, key=lambda path: path.stat().st_mtime)
         with contextlib.suppress(OSError):  # another process has done it, or the storage is read-only
-            os.rename(newest, target)  # noqa: PTH104
+            os.rename(newest, target)
 
 
 def remove_leftovers(target: Path) -> None:

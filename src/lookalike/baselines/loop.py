@@ -22,6 +22,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+from typing_extensions import override
 
 from lookalike._core.acceleration import Accelerated
 from lookalike._core.errors import LookalikeError, first_line
@@ -245,7 +246,8 @@ class _Module(pl.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate_at(self.options, self.current_epoch)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(_combined_seed(self.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -398,7 +400,8 @@ class _ShuffledSampler(Sampler[tuple[int, int]]):
 class _SealedCheckpoints(CheckpointIO):
     """Writes checkpoints atomically with a checksum, and refuses checkpoints with a wrong checksum."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_sealed(Path(path), buffer.getvalue())
@@ -426,7 +429,8 @@ class _EndsOnSigterm(Callback):
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._handler = signal.getsignal(signal.SIGTERM) if in_main_thread else None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
 
@@ -446,7 +450,8 @@ class _EpochSaver(Checkpoint):
             if trainer.is_global_zero and isinstance(pl_module, _Module):
                 write_whole(self.folder / LOG, as_csv(pl_module.rows).decode())
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
 

@@ -70,7 +70,7 @@ class ProtoPNet(PrototypeBaseline):
         embeddings = model.encoder(images)
         scores = model.scores_of(embeddings)
         p, head = model.prototypes, model.classifier.weight
-        assert isinstance(head, Tensor)  # noqa: S101 - narrows the type
+        assert isinstance(head, Tensor)
         distances = squared_distances(embeddings, p.vectors)
         return Step(
             scores,

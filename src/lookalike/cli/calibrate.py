@@ -92,7 +92,7 @@ def calibrate(
         batch_size=batch_size,
     )
     calibrated.save(output, overwrite=overwrite, discard_edits=discard_edits)
-    assert calibrated.doubt is not None  # noqa: S101 - calibrate sets it
+    assert calibrated.doubt is not None  # calibrate sets it
     facts, promise = calibrated.doubt.facts, usual_abstention(calibrated.doubt)
     used_up = _used_up(bundle)
     if json:

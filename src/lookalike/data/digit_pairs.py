@@ -37,7 +37,7 @@ def load_digit_pairs(preprocessing: Preprocessing | None = None) -> DataBundle:
 
 def _pairs(part: object, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns n images [n, 32, 32] with labels [n], all classes equally often, give or take one."""
-    assert isinstance(part, ImageArray)  # noqa: S101 - narrows the type
+    assert isinstance(part, ImageArray)
     rng = np.random.default_rng([_SEED, seed])
     half = SIDE // 2
     small = [

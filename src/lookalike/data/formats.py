@@ -69,7 +69,7 @@ def is_image(path: str) -> bool | None:
 def format_of_file(path: str | Path) -> str | None:
     """Returns the format of an image file, from its first bytes; None if it is no image."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - called for up to a million files, and Path.open is slower
+        with open(path, "rb") as file:  # called for up to a million files, and Path.open is slower
             return _format_of(file.read(_HEAD_BYTES))
     except OSError:
         return None
@@ -77,12 +77,12 @@ def format_of_file(path: str | Path) -> str | None:
 
 def format_of_suffix(name: str) -> str | None:
     """Returns the format of a file by its suffix; None if the suffix is missing or unknown."""
-    return _FORMAT_OF.get(os.path.splitext(name)[1].lower())  # noqa: PTH122
+    return _FORMAT_OF.get(os.path.splitext(name)[1].lower())
 
 
 def without_suffix(name: str) -> str:
     """Removes an image file's suffix from a name; "v1.2" keeps its dot."""
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in _FORMAT_OF else name
 
 

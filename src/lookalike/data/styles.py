@@ -33,7 +33,7 @@ def load_styles(
         LookalikeError: If the folder of fonts does not exist, or has fewer than two families with these letters.
     """
     glyphs = load_glyphs(preprocessing, fonts=fonts, copies=copies)
-    assert glyphs.attributes is not None  # noqa: S101 - glyphs have attributes
+    assert glyphs.attributes is not None  # glyphs have attributes
     column = glyphs.attributes.names.index(_CLASS_ATTRIBUTE)
 
     def relabelled(part: ImageArray, attributes: np.ndarray) -> tuple[ImageArray, np.ndarray]:
@@ -42,8 +42,8 @@ def load_styles(
         others = np.delete(attributes, column, axis=1)
         return ImageArray(part.images, labels, STYLES, part.transform), np.concatenate([letters, others], 1)
 
-    assert isinstance(glyphs.train, ImageArray)  # noqa: S101 - narrows the type
-    assert isinstance(glyphs.test, ImageArray)  # noqa: S101
+    assert isinstance(glyphs.train, ImageArray)
+    assert isinstance(glyphs.test, ImageArray)
     train, train_attributes = relabelled(glyphs.train, glyphs.attributes.train)
     test, test_attributes = relabelled(glyphs.test, glyphs.attributes.test)
     names = [*LETTERS, *(name for name in glyphs.attributes.names if name != _CLASS_ATTRIBUTE)]

@@ -53,7 +53,7 @@ class Tree:
 
     def __init__(self, path: str, parent: "Tree | None" = None) -> None:
         self.path = path
-        self.name = text_of(os.path.basename(path))  # noqa: PTH119
+        self.name = text_of(os.path.basename(path))
         self.passed_over: PassedOver = PassedOver() if parent is None else parent.passed_over
         self.error: str | None = None
         self._parent = parent
@@ -116,7 +116,7 @@ class Tree:
         if self._identity is not None:
             visited.add(self._identity)
         entries: list[tuple[str, Tree | None]] = [(name, None) for name in self.images]
-        entries += [(os.path.basename(folder.path), folder) for folder in self.folders]  # noqa: PTH119
+        entries += [(os.path.basename(folder.path), folder) for folder in self.folders]
         if self.folders:
             entries.sort(key=lambda entry: entry[0])
         for name, folder in entries:
@@ -129,7 +129,7 @@ class Tree:
     def _identity(self) -> Identity | None:
         """(device, inode), the same for all links to a folder; None if the file system has no inodes."""
         try:
-            status = os.stat(self.path)  # noqa: PTH116
+            status = os.stat(self.path)
         except OSError:
             return None
         return (status.st_dev, status.st_ino) if status.st_ino else None

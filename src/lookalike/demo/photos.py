@@ -44,7 +44,7 @@ def run_photo_demo(
     """
     with fresh_folder(output, marker="summary.json", overwrite=overwrite) as folder:
         loaded = load_efficientnet_lite0(folder / "efficientnet_lite0.safetensors")
-        assert loaded.preprocessing is not None  # noqa: S101 - it has one
+        assert loaded.preprocessing is not None  # it has one
         whole_picture = replace(
             loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None
         )
@@ -66,7 +66,7 @@ def add_closeups(folder: Path, *, seed: int = 0, progress: bool | None = None) -
         LookalikeError: If scikit-image or the network's weights are not installed.
     """
     loaded = load_efficientnet_lite0()
-    assert loaded.preprocessing is not None  # noqa: S101 - it has one
+    assert loaded.preprocessing is not None  # it has one
     whole_picture = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), window=None)
     closeups = load_closeups(whole_picture)
     return _convert_and_draw(folder, replace(loaded, preprocessing=whole_picture), closeups, seed, progress)[2]

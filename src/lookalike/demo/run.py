@@ -149,7 +149,7 @@ def run_pretrained_demo(
 def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) -> float:
     """Returns the time of a prediction divided by the black box's: the median over pairs measured in turn."""
     network = model.encoder.model
-    assert isinstance(network, torch.nn.Module)  # noqa: S101 - narrows the type
+    assert isinstance(network, torch.nn.Module)
 
     def seconds(run: Callable[[Tensor], Tensor]) -> float:
         started = time.perf_counter()

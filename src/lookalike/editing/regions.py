@@ -181,7 +181,7 @@ def _mixed(
     session: "EditSession", samples: np.ndarray, donors: np.ndarray, region: Region, side: Side
 ) -> Iterator[Tensor]:
     """Yields batches of images [n, C, H, W] that have a part of the donors' images."""
-    assert session.source is not None  # noqa: S101 - as there is material
+    assert session.source is not None  # as there is material
     for start in range(0, len(samples), _BATCH):
         chunk = slice(start, start + _BATCH)
         images, others = (read_images(session.source, numbers[chunk]) for numbers in (samples, donors))

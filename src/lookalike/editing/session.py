@@ -258,7 +258,7 @@ class EditSession:
         state = edit.apply(old.state, self._material)
         if not edit.needs_material:
             return replace(old, state=state)
-        assert self._evidence is not None  # noqa: S101 - made with the material
+        assert self._evidence is not None  # made with the material
         prototypes = self._evidence.of(old.state, old.prototypes, state)
         images = None if old.images is None else self._pictures.of(prototypes.nearest, old.images.shape[1])
         return Snapshot(state, prototypes, images)

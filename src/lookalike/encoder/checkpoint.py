@@ -120,7 +120,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
     try:
         with path_as_text(path) as text, safe_open(text, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             metadata = dict(file.metadata() or {})
     except (SafetensorError, *_UNREADABLE) as error:
         reason = first_line(error)

@@ -93,7 +93,7 @@ def ordered(encoder: Encoder, class_order: ClassOrder, class_names: Sequence[str
     if encoder.outputs is None:
         raise LookalikeError("a class order was given, but the encoder has no class scores whose order could matter")
     output_names = read_class_order(class_order, class_names)
-    assert output_names is not None  # noqa: S101 - None only without a class order
+    assert output_names is not None  # None only without a class order
     outputs = check_class_order(encoder.outputs, output_names)
     if class_names is not None and not are_numbers(class_names):
         match = match_names(class_names, output_names)

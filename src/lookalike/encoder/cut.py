@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
@@ -273,7 +274,8 @@ class Encoder(nn.Module):
             return None
         return weight.detach().reshape(len(weight), -1)
 
-    def train(self, mode: bool = True) -> "Encoder":  # noqa: ARG002
+    @override
+    def train(self, mode: bool = True) -> "Encoder":
         """Does nothing: an encoder always embeds in eval mode, and never changes the classifier's own mode."""
         return self
 
@@ -369,7 +371,7 @@ class Encoder(nn.Module):
         inputs, logits = repeat_row(sample, len(logits)), logits.expand(-1, *shape).clone()
         result = select_output(with_output(head, logits, lambda: self._call(inputs)), self.output_key)
         scores = as_columns(result, len(logits))
-        assert scores is not None  # noqa: S101 - the sample's output is a row of scores
+        assert scores is not None  # the sample's output is a row of scores
         return scores
 
     def _trial_of_features(self, features: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def open_classifier(folder: str | Path) -> LoadedClassifier:
     """
     record, weights = read_saved(folder, SavedClassifier)
     spec = record.encoder.spec
-    assert spec is not None  # noqa: S101 - checked with the record
+    assert spec is not None  # checked with the record
     with refusing(f"the saved classifier in {str(folder)!r} cannot be used"):
         check_weights(weights, record.encoder.not_finite)
         model = build_network(spec, weights).eval()

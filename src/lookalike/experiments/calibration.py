@@ -54,7 +54,7 @@ def _calibration_errors(converter: Converter, similarity: str) -> Record:
     if "scale" in make_similarity(similarity).lengths:  # otherwise the scale would be fitted to the data
         unfitted_options["similarity_options"] = {"scale": 1.0}
     unfitted_card = converter.evaluate(converter.convert(**unfitted_options), _ONLY)
-    assert isinstance(model.classifier, NearestPrototype)  # noqa: S101 - every conversion makes one
+    assert isinstance(model.classifier, NearestPrototype)  # every conversion makes one
     return {
         "accuracy": fitted_card["accuracy"],
         "ece_at_1": unfitted_card["calibration_error"],

@@ -149,7 +149,7 @@ def held_out(bench: Workbench, subject: Subject) -> HeldOut:
     model = bench.model(subject)
     images = read_validation(model, Batches(data.test), 256)
     train = embed(model, Batches(data.train), precision="float32", progress=False)
-    assert isinstance(model.encoder, Encoder)  # noqa: S101 - the workbench's models are cut classifiers
+    assert isinstance(model.encoder, Encoder)  # the workbench's models are cut classifiers
     return HeldOut(model, model.encoder, images, train.embeddings, train.labels, model.class_names, data)
 
 

@@ -80,10 +80,10 @@ def _measured(bench: Workbench, cells: Cells) -> Record | None:
 def _measure() -> Record:
     network = load_efficientnet_lite0()
     names = names_of_timm(network.model)
-    assert names is not None  # noqa: S101 - of a network of ImageNet
+    assert names is not None  # of a network of ImageNet
     network = replace(network, class_names=names)
     data = load_imagenet_photos(network.preprocessing)
-    assert isinstance(data.train, ImageFiles)  # noqa: S101 - of load_imagenet_photos
+    assert isinstance(data.train, ImageFiles)  # of load_imagenet_photos
     numbers = {name: number for number, name in NAMES.items()}
     outputs = torch.tensor([numbers[name] for name in data.class_names])  # output of each of the 19 classes
     x = torch.stack([data.train[i][0] for i in range(len(data.train))])
@@ -126,8 +126,8 @@ def _photos(
     data: DataBundle, network: LoadedClassifier, subset: PrototypeModel, x: Tensor, logits: Tensor
 ) -> list[Record]:
     """Returns the answers to each photograph."""
-    assert isinstance(data.train, ImageFiles)  # noqa: S101 - of load_imagenet_photos
-    assert network.class_names is not None  # noqa: S101 - they were set
+    assert isinstance(data.train, ImageFiles)  # of load_imagenet_photos
+    assert network.class_names is not None  # they were set
     with torch.no_grad():
         scores, box_probabilities = subset(x), logits.softmax(1)
     best = scores.topk(2, 1)

@@ -132,7 +132,7 @@ def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int)
     bench.say(f"training {subject.name} on classes thin_classes to 1:{ratio}")
     options = bench.options(subject)
     box = train("blackbox", data, options=options, seed=subject.seed, accelerator="cpu", progress=bench.progress).model
-    assert isinstance(box, LoadedClassifier)  # noqa: S101 - narrows the type
+    assert isinstance(box, LoadedClassifier)
     return box
 
 

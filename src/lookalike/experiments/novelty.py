@@ -102,8 +102,8 @@ def _known(pool: HeldOut, seed: int) -> _Known:
     """Returns a pool's model, or one that is made of some of its images, of six in ten classes."""
     order = np.random.default_rng(seed).permutation(len(pool.images.labels))
     if pool.model is not None:
-        assert pool.train is not None  # noqa: S101 - a model of its own has training data
-        assert pool.train_labels is not None  # noqa: S101
+        assert pool.train is not None  # a model of its own has training data
+        assert pool.train_labels is not None
         return _Known(pool.model, pool.train, pool.train_labels, head_of(pool.encoder), order, None)
     is_other = pool.images.labels >= round(_KNOWN_SHARE * len(pool.class_names))
     order = order[~is_other[order]]

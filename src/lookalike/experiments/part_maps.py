@@ -63,7 +63,7 @@ def measure_maps(bench: Workbench, subject: PartSubject) -> Record:
     x = subject.test_images(bench.n_images if subject.is_trained else _PHOTOGRAPHS)
     objects, low = subject.object_masks(model, x), value_range_of_model(model)[0]
     encoder = model.encoder
-    assert isinstance(encoder, Encoder)  # noqa: S101 - conversions make one
+    assert isinstance(encoder, Encoder)  # conversions make one
 
     def log_probabilities(embeddings: Tensor) -> Tensor:
         # the constant of each row that `log_probabilities_of` leaves out has a gradient, too

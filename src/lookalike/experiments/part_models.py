@@ -138,10 +138,10 @@ def measure_models(bench: Workbench, subject: PartSubject) -> Record:
     for name, options in MODELS.items():
         bench.say(f"{subject.name}: {name}")
         model, cost = _converted(subject, options)
-        assert isinstance(model.encoder, Encoder)  # noqa: S101 - conversions make one
+        assert isinstance(model.encoder, Encoder)  # conversions make one
         correct, same, n = 0, 0, 0
         for batch in Batches(subject.bundle.test):
-            assert isinstance(batch.inputs, Tensor)  # noqa: S101 - parts are of images
+            assert isinstance(batch.inputs, Tensor)  # parts are of images
             predicted = model.predict(batch.inputs)
             with torch.no_grad():
                 original = model.encoder.scores(batch.inputs).argmax(1)
@@ -225,8 +225,8 @@ def measure_in_folds(bench: Workbench, subject: PartSubject) -> Record:
 def _files(dataset: str, network: str) -> tuple[MaskedFiles, np.ndarray]:
     """Returns all photographs, of both parts, and their labels."""
     _, bundle = prepared_photographs(dataset, network, 0)
-    assert isinstance(bundle.train, MaskedFiles)  # noqa: S101 - of load_stamps
-    assert isinstance(bundle.test, MaskedFiles)  # noqa: S101
+    assert isinstance(bundle.train, MaskedFiles)  # of load_stamps
+    assert isinstance(bundle.test, MaskedFiles)
     files = bundle.train.joined(bundle.test)
     return files, np.asarray(files.labels)
 

@@ -75,7 +75,7 @@ def _drawn(subject: PartSubject) -> list[tuple[ExplainedParts, str]]:
 
 
 def _predicted(parts: ExplainedParts) -> str:
-    assert parts.difference is not None  # noqa: S101 - data sets have several classes
+    assert parts.difference is not None  # data sets have several classes
     return parts.difference.class_name
 
 
@@ -94,8 +94,8 @@ def _sheet(subject: PartSubject) -> "Figure":
     figure = Figure(figsize=(7.0, _ROW_INCHES * len(drawn)), layout="constrained")
     axes = figure.subplots(len(drawn), 2, squeeze=False, width_ratios=[2, 2.5])
     for (left, right), (parts, label) in zip(axes, drawn, strict=True):
-        assert parts.difference is not None  # noqa: S101 - data sets have several classes
-        assert parts.pairs is not None  # noqa: S101 - models of images have their prototypes'
+        assert parts.difference is not None  # data sets have several classes
+        assert parts.pairs is not None  # models of images have their prototypes'
         parts.difference.plot(left)
         parts.pairs.plot(right)
         is_right = _predicted(parts) == label

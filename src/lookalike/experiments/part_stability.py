@@ -101,7 +101,7 @@ def far_figures(model: PrototypeModel, x: Tensor, generator: torch.Generator) ->
 
 def _far_from(model: PrototypeModel, places: Tensor, x: Tensor) -> Tensor:
     """Returns which pixels are at least a quarter of the side away from a position of each image [n, 1, H, W]."""
-    assert isinstance(model.encoder, PatchEncoder)  # noqa: S101 - a model of patches has one
+    assert isinstance(model.encoder, PatchEncoder)  # a model of patches has one
     boxes = model.encoder.boxes(places)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     down = (torch.arange(x.shape[2]) + 0.5) / x.shape[2]

@@ -75,7 +75,7 @@ class PartSubject:
         if isinstance(test, MaskedFiles):
             return torch.stack([test.mask(int(row)) for row in self._rows(len(x))])
         pixels = model.to_pixels(x)
-        assert pixels is not None  # noqa: S101 - data sets of images alone are suited
+        assert pixels is not None  # data sets of images alone are suited
         return foreground(pixels)
 
     def convert(self, options: dict[str, Any], seed: int | None = None) -> PrototypeModel:
@@ -147,7 +147,7 @@ def _of_photographs(dataset: str, network: str, seed: int) -> PartSubject:
 def prepared_photographs(dataset: str, network: str, seed: int) -> tuple[LoadedClassifier, DataBundle]:
     """Loads an encoder, and photographs as it takes them, each fitted whole into its input."""
     loaded = ENCODERS[network]()
-    assert loaded.preprocessing is not None  # noqa: S101 - both have one
+    assert loaded.preprocessing is not None  # both have one
     whole = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None)
     loaded = replace(loaded, preprocessing=whole)
     if dataset == "closeups":

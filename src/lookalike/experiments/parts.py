@@ -61,7 +61,7 @@ def _accuracies(bench: Workbench, subject: Subject) -> Record:
     model = _convert_patches(bench, subject)
     correct_images, correct_patches = [], []
     for batch in Batches(bench.data(subject).test):
-        assert isinstance(batch.inputs, torch.Tensor)  # noqa: S101 - patches come from images, which are tensors
+        assert isinstance(batch.inputs, torch.Tensor)  # patches come from images, which are tensors
         correct_images.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
         correct_patches.append(model.segment(batch.inputs).classes.numpy() == batch.labels[:, None, None])
     converter = Converter(bench, subject)
@@ -90,7 +90,7 @@ def _gallery(bench: Workbench, subject: Subject) -> "Figure":
     classes = list(range(min(_DRAWN, len(model.class_names))))
     ax = patch_axes([model.class_names[k] for k in classes], int(model.prototypes.labels.bincount().max()))
     figure = model.plot_gallery(ax, classes=classes).get_figure(root=True)
-    assert figure is not None  # noqa: S101 - plot_gallery has just drawn on one
+    assert figure is not None  # plot_gallery has just drawn on one
     figure.set_size_inches(*(figure.get_size_inches() * _SMALLER))
     return figure
 

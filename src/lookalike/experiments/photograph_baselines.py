@@ -97,14 +97,14 @@ def measure(name: str, seed: int) -> Record:
     """Trains every method on one split, and converts the black box and each method's encoder."""
     data = embedded_bundle(name, seed)
     trained = train("blackbox", data, options=COMMON, seed=seed, progress=False)
-    assert isinstance(trained.model, LoadedClassifier)  # noqa: S101 - narrows the type
+    assert isinstance(trained.model, LoadedClassifier)
     box = trained.model.model
     kmex = convert(box, data.train, _PER_CLASS, seed=seed, progress=False)
     measured_box = BlackBox.of(box, Batches(data.test))
     record = {"KMEx": _figures(kmex, measured_box, data, seed, trained.seconds)}
     for method in _METHODS:
         trained = train(method, data, options=COMMON | OWN[method], seed=seed, progress=False)
-        assert isinstance(trained.model, PrototypeModel)  # noqa: S101 - narrows the type
+        assert isinstance(trained.model, PrototypeModel)
         encoder = trained.model.encoder
         title = METHODS[method].title
         record[title] = _figures(trained.model, measured_box, data, seed, trained.seconds)

@@ -131,7 +131,7 @@ def of_seeds(
 def prepared(name: str, seed: int, classes: Sequence[str] = CLASSES) -> tuple[LoadedClassifier, DataBundle]:
     """Loads an encoder, and the stamps as it takes images, each fitted whole into its input."""
     loaded = ENCODERS[name]()
-    assert loaded.preprocessing is not None  # noqa: S101 - both have one
+    assert loaded.preprocessing is not None  # both have one
     whole_picture = replace(
         loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None
     )
@@ -204,8 +204,8 @@ def _localise(name: str, seed: int) -> Record:
 def _embedded(name: str, classes: tuple[str, ...]) -> tuple[MaskedFiles, EmbeddingStore]:
     """Embeds all pictures of the classes, of both parts, by an encoder."""
     loaded, bundle = prepared(name, 0, classes)
-    assert isinstance(bundle.train, MaskedFiles)  # noqa: S101 - of load_stamps
-    assert isinstance(bundle.test, MaskedFiles)  # noqa: S101
+    assert isinstance(bundle.train, MaskedFiles)  # of load_stamps
+    assert isinstance(bundle.test, MaskedFiles)
     files = bundle.train.joined(bundle.test)
     sample = torch.stack([files[0][0], files[1][0]])
     encoder = Encoder(loaded.model, sample, head=loaded.head, spec=loaded.spec)

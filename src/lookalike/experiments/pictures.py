@@ -125,7 +125,7 @@ def _draw_galleries(bench: Workbench, subjects: dict[str, Subject]) -> "Figure":
     figure = Figure(figsize=(width * len(models), height + _TITLE), layout="constrained")
     for ax, (title, model) in zip(figure.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
         p = model.prototypes
-        assert model.images is not None  # noqa: S101 - the experiment converts images
+        assert model.images is not None  # the experiment converts images
         plot_gallery(
             model.images[:, :1].numpy(),
             p.labels.numpy(),
@@ -155,7 +155,7 @@ def _draw_likenesses(bench: Workbench, subject: Subject) -> "Figure":
     for ax, explanation in zip(axes, explanations, strict=True):
         explanation.plot(ax)
     figure = axes[0].get_figure(root=True)
-    assert figure is not None  # noqa: S101 - just made
+    assert figure is not None  # just made
     figure.set_size_inches(*(figure.get_size_inches() * _SMALLER_LIKENESS))
     return figure
 
@@ -184,7 +184,7 @@ def _map_table(plan: Plan, bench: Workbench, subject: Subject) -> "Figure":
         if "+" not in name:
             models[title_of(name)] = bench.model(replace(subject, model=name))
     pictures = bench.model(subject).to_pixels(inputs)
-    assert pictures is not None  # noqa: S101 - the experiment converts images
+    assert pictures is not None  # the experiment converts images
     maps = {title: lrp(model, inputs, of="probability").pixels.numpy() for title, model in models.items()}
     return _draw_map_table(pictures.numpy(), maps)
 
@@ -209,7 +209,7 @@ def _draw_map_table(pictures: np.ndarray, maps: dict[str, np.ndarray]) -> "Figur
     legend = "red: speaks for the predicted class; blue: against it"
     ax.text(0, rows - LINE / 2, legend, ha="left", va="center", fontsize=8, color=MUTED, style="italic")
     figure = ax.get_figure(root=True)
-    assert figure is not None  # noqa: S101 - just made
+    assert figure is not None  # just made
     return figure
 
 

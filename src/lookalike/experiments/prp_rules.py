@@ -171,7 +171,7 @@ def _images(model: PrototypeModel, box: torch.nn.Module, x: Tensor) -> _Images:
     without_nearest = similarities.scatter(1, prototypes[:, None], -torch.inf)
     siblings = without_nearest.masked_fill(~of_same_class, -torch.inf).argmax(1)
     pixels = model.to_pixels(x)
-    assert pixels is not None  # noqa: S101 - data sets of images alone are suited
+    assert pixels is not None  # data sets of images alone are suited
     return _Images(x, prototypes, siblings, rivals, foreground(pixels), lrp(box, x).pixels)
 
 
@@ -206,7 +206,7 @@ def order_figures(model: PrototypeModel, x: Tensor, maps: Tensor | None, seed: i
 
 def value_range_of_model(model: PrototypeModel) -> tuple[Tensor, Tensor]:
     """Returns the inputs' values of black and of white, each [C]."""
-    assert model.value_range is not None  # noqa: S101 - data sets of images alone are suited
+    assert model.value_range is not None  # data sets of images alone are suited
     low, high = model.value_range.unbind(0)
     return low, high
 

@@ -31,7 +31,7 @@ def strange_images(n: int, seed: int, *, without: str) -> dict[str, list[Image.I
     pictures_by_kind = {}
     kind, dataset = ("digits", "digits") if without == "glyphs" else ("letters", "glyphs")
     samples = load_data(dataset).test
-    assert isinstance(samples, ImageArray)  # noqa: S101 - both data sets are arrays
+    assert isinstance(samples, ImageArray)  # both data sets are arrays
     pictures_by_kind[kind] = [Image.fromarray(samples.images[row]) for row in rng.permutation(len(samples))[:n]]
     textures = _installed(_TEXTURES)
     if textures:

@@ -83,7 +83,7 @@ def _measure(bench: Workbench, subject: Subject, n: int) -> Record:
     """Returns the figures of each kind of stream."""
     bench.say(f"watching streams with {subject.name}")
     pool = held_out(bench, subject)
-    assert pool.model is not None  # noqa: S101 - data sets that train a network
+    assert pool.model is not None  # data sets that train a network
     order = np.random.default_rng(subject.seed).permutation(len(pool.images.labels))
     fitted_rows, scored_rows = np.split(order, [len(order) // 4])
     # calibrate on the first part alone: its novelty score does not see the images of the streams
@@ -116,7 +116,7 @@ def _new_class(pool: HeldOut, model: PrototypeModel, seed: int) -> torch.Tensor:
 def _rotated(pool: HeldOut, model: PrototypeModel, rows: np.ndarray, level: int) -> torch.Tensor:
     """Embeds the held-out images, rotated by some levels."""
     samples = pool.data.test
-    assert isinstance(samples, ImageArray)  # noqa: S101 - digits and letters are
+    assert isinstance(samples, ImageArray)  # digits and letters are
     pictures = [
         Image.fromarray(samples.images[row]).rotate(level * _DEGREES, Image.Resampling.BILINEAR) for row in rows
     ]

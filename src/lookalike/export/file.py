@@ -183,7 +183,7 @@ def _bytes_of(program: torch.export.ExportedProgram, description: dict[str, Any]
 
 def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tuple[nn.Module, Tensor]:
     """Returns the module to export, and two rows of its inputs."""
-    assert isinstance(model.encoder, Encoder)  # noqa: S101 - PlainModel refuses others
+    assert isinstance(model.encoder, Encoder)  # PlainModel refuses others
     described: Any = model.encoder.input_spec
     device = plain.vectors.device
     if not pixels:
@@ -301,7 +301,7 @@ def describe(
 
 def _calibration(doubt: Doubt, thresholds: Thresholds | None) -> dict[str, Any]:
     """Returns the calibration of a model, with its thresholds as constants."""
-    assert thresholds is not None  # noqa: S101 - a calibrated model has them
+    assert thresholds is not None  # a calibrated model has them
     rule = usual_abstention(doubt)
     limits = {
         "unfamiliar_above": thresholds.unfamiliar_above,

@@ -152,7 +152,7 @@ class PlainModel(nn.Module):
         if self.evidence is not None and feature_map is not None:
             evidence = self.evidence(embeddings, feature_map, similarities, nearest)
         else:
-            assert self.no_evidence is not None  # noqa: S101 - there is one of both
+            assert self.no_evidence is not None  # there is one of both
             evidence = rows_of(self.no_evidence, nearest)[..., None]
         answer = Answer(
             scores,

@@ -74,5 +74,5 @@ class Thresholds(nn.Module):
 
     def answered(self, confidences: Tensor) -> Tensor:
         """Returns whether inputs whose predicted class has this probability [N] are answered [N]."""
-        assert self.answered_from is not None  # noqa: S101 - asked for only if can_answer
+        assert self.answered_from is not None  # asked for only if can_answer
         return confidences.double() >= self.answered_from

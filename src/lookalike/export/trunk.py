@@ -70,7 +70,7 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
             f"the network cannot be exported: torch.export says: {first_line(error)}; networks that branch on their "
             "data, or run code that torch does not see, have no plain graph"
         ) from error
-    assert isinstance(graph, fx.GraphModule)  # noqa: S101 - of torch.export's own making
+    assert isinstance(graph, fx.GraphModule)  # of torch.export's own making
     _drop_guards(graph)
     averaged = _averaged_map(graph, varied(sample))
     if averaged is not None:

@@ -119,7 +119,7 @@ class Context:
         """Returns the inputs of a run's samples [n, C, H, W]."""
 
         def make() -> Tensor:
-            assert self.test is not None  # noqa: S101 - only sections that need images call this
+            assert self.test is not None  # only sections that need images call this
             inputs = self.test.fetch(self.sample(run))
             moved: Tensor = place(inputs, self.model.device, dtype_of(self.model.encoder))
             return moved
@@ -141,7 +141,7 @@ class Context:
             return self.model.value_range
 
         def make() -> Tensor:
-            assert self.test is not None  # noqa: S101 - only sections that need images call this
+            assert self.test is not None  # only sections that need images call this
             rng = np.random.default_rng([self.options.seed])
             rows = np.sort(rng.permutation(self.test_store.indices)[:_RANGE_IMAGES])
             lows, highs = [], []
@@ -188,11 +188,13 @@ class Context:
         """Returns LRP maps [n, M, H, W] of the model's head and the control heads, from one forward pass."""
         controls = list(self._control_heads(run).values())
 
+        def model_head(z: Tensor, _rows: slice) -> Tensor:
+            return self.model.log_probabilities_of(z)
+
         def make(x: Tensor, rows: slice) -> Tensor:
             shifted = [
                 lambda z, head_rows, head=head: head(z, _shifted_slice(head_rows, rows.start)) for head in controls
             ]
-            model_head: Head = lambda z, _: self.model.log_probabilities_of(z)  # noqa: E731
             relevance = lrp_of_heads(self.model.encoder, x, [model_head, *shifted], self.options.composite)
             self._checked_pixels(_map_of_head(relevance, 0))
             return relevance.pixels
@@ -213,7 +215,7 @@ class Context:
     def black_box_maps(self, run: int) -> Tensor:
         """Returns the black box's LRP maps of its predicted class's probability [n, H, W]."""
         black_box = self.black_box
-        assert black_box is not None  # noqa: S101 - only sections that need it call this
+        assert black_box is not None  # only sections that need it call this
         return self._maps("black box", run, lambda x, _: black_box.maps(x, self.options.composite, _MAPS_BATCH))
 
     def note(self, sentence: str) -> None:

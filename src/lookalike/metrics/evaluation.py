@@ -170,7 +170,7 @@ def _embedded(
     """Embeds the test data, and the training data if a section uses them."""
     data, store, train, attributes, box, masks = inputs
     if store is None:
-        assert data is not None  # noqa: S101 - there is one or the other
+        assert data is not None  # there is one or the other
         store = embed(model, data, progress=advance)
     if isinstance(train, Batches) and _uses_train(sections):
         train = embed(model, train, progress=advance)

@@ -157,8 +157,8 @@ def _refuse_patches(context: Context) -> None:
 def _training(context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Returns the training embeddings [N, D] and their classes [N]."""
     _refuse_patches(context)
-    assert context.train_store is not None  # noqa: S101 - needed
-    assert context.train_labels is not None  # noqa: S101
+    assert context.train_store is not None  # needed
+    assert context.train_labels is not None
     return embeddings_of_store(context.train_store), context.train_labels.cpu().numpy()
 
 

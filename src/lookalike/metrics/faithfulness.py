@@ -188,7 +188,7 @@ def faithfulness_of_counts(counts: OutcomeCounts, *, black_box: bool) -> Predict
         per_class.append(ClassFaithfulness(k, n, *shares, most[0] if most else None, loss, most[1:]))
     confusion = between[:-1].tolist() if black_box else None
     elsewhere = int(between[-1].sum()) if black_box else None
-    assert overall[0] is not None  # noqa: S101 - narrows the type
+    assert overall[0] is not None
     return PredictionFaithfulness(overall[0], *overall[1:], per_class, confusion, elsewhere)
 
 

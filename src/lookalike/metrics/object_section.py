@@ -46,7 +46,7 @@ def mask_reader(masks: Any, data: Batches | None) -> ReadMasks | None:
 @section("localisation", "images", "masks", per_run=True)
 def _localisation(context: Context, run: int) -> SectionResult:
     """Pointing game, relevance mass and rank inside the object, for PRP and for the black box's LRP."""
-    assert context.masks is not None  # noqa: S101 - needed
+    assert context.masks is not None  # needed
     masks = context.masks(context.sample(run))
     maps = context.likeness_maps(run).cpu()
     if masks.shape != maps.shape:

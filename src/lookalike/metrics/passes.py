@@ -53,13 +53,13 @@ class Passes:
 
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the black box's class probabilities [n, K], in the order of its outputs."""
-        assert self.black_box is not None  # noqa: S101 - only sections that need it call this
+        assert self.black_box is not None  # only sections that need it call this
         return torch.cat(self._run(self.black_box.encoder, inputs, self.black_box.probabilities))
 
     def both(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the class probabilities of the model and of the black box [n, K], which share a network."""
-        assert self.black_box is not None  # noqa: S101 - ``is_shared``
-        assert isinstance(self.model.encoder, Encoder)  # noqa: S101
+        assert self.black_box is not None  # ``is_shared``
+        assert isinstance(self.model.encoder, Encoder)
         results = self._run(self.model.encoder, inputs, self.model.encoder.embed_and_score)
         embeddings, scores = (torch.cat(parts) for parts in zip(*results, strict=True))
         return (

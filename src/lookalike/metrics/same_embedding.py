@@ -96,8 +96,8 @@ def compare_on_embedding(
 def _same_embedding(context: Context, _run: int) -> SectionResult:
     """Compares a model that has no black box with plain classifiers on its embedding."""
     model, test, train, train_labels = context.model, context.test_store, context.train_store, context.train_labels
-    assert train is not None  # noqa: S101 - needed
-    assert train_labels is not None  # noqa: S101
+    assert train is not None  # needed
+    assert train_labels is not None
     if len(torch.unique(train_labels)) < 2:
         return {}, {}
     with torch.no_grad():

@@ -149,7 +149,7 @@ def _transparency(context: Context, _run: int) -> SectionResult:
     scope = context.options.scope
     if store is None or labels is None:
         stored = stored_activations(model, scope)
-        assert stored is not None  # noqa: S101 - needed
+        assert stored is not None  # needed
         return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
     owners = model.prototypes.labels
     counts = {kind: torch.zeros(len(owners), dtype=torch.int64) for kind in _SCOPES}
@@ -228,7 +228,7 @@ def _explanations(context: Context, run: int) -> SectionResult:
 
 def _saturation_note(context: Context, samples: Tensor, model_empty: Tensor, black_box_empty: Tensor) -> str:
     """Names the images without relevance: their class probability is 1 in single precision, and has no gradient."""
-    assert context.test is not None  # noqa: S101 - needed
+    assert context.test is not None  # needed
     empty = (model_empty | black_box_empty).cpu()
     owners = [
         name for name, empty_maps in (("model", model_empty), ("black box", black_box_empty)) if bool(empty_maps.any())
@@ -300,8 +300,8 @@ def _diversity(context: Context, _run: int) -> SectionResult:
 def _embedding(context: Context, _run: int) -> SectionResult:
     """Overlap, silhouette and margin to the nearest rival, per class."""
     model, store, labels = context.model, context.train_store, context.train_labels
-    assert store is not None  # noqa: S101 - needed
-    assert labels is not None  # noqa: S101
+    assert store is not None  # needed
+    assert labels is not None
     dim = model.prototypes.vectors.shape[1]  # of a patch, or of the embedding
     n_rows = store.embeddings.shape[1] // dim
     class_figures = separability(
@@ -345,7 +345,7 @@ def _sanity(context: Context, run: int) -> SectionResult:
 @section("attributes", "attributes")
 def _attributes(context: Context, _run: int) -> SectionResult:
     """Which attributes the prototypes' nearest training images show: section 4.4."""
-    assert context.attributes is not None  # noqa: S101 - needed
+    assert context.attributes is not None  # needed
     nearest = context.model.prototypes.nearest
     if not nearest.shape[1]:
         raise LookalikeError("the model does not know the nearest training images of its prototypes")

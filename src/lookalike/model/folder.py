@@ -229,7 +229,7 @@ def _restored_encoder(
     else:
         network = copy.deepcopy(unwrapped(network))
         if (saved.spec or {}).get("name") == "without-head":  # it had no head when it was converted
-            assert saved.spec is not None  # noqa: S101 - as just seen
+            assert saved.spec is not None  # as just seen
             without_head(network, head=saved.spec["args"]["head"])
     network.eval()
     with refusing(f"{described} cannot be used"):

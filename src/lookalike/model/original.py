@@ -64,7 +64,7 @@ class OriginalClassifier:
     def answers(self, scores: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         """Returns each row's predicted class, its probability and the name of its output, from class scores [N, C]."""
         outputs = self.encoder.outputs
-        assert outputs is not None  # noqa: S101 - else it is not known which output is which class
+        assert outputs is not None  # else it is not known which output is which class
         predicted = outputs.predicted(scores)
         probabilities = outputs.probabilities(scores).gather(1, predicted[:, None])[:, 0]
         names = [str(k) for k in predicted.tolist()]
@@ -75,7 +75,7 @@ class OriginalClassifier:
     def log_probabilities(self, scores: Tensor, n_classes: int) -> np.ndarray:
         """Returns log-probabilities of the model's classes [N, K]; −∞ of a class that no score of [N, C] is for."""
         outputs = self.encoder.outputs
-        assert outputs is not None  # noqa: S101 - OriginalClassifier.of refuses others
+        assert outputs is not None  # OriginalClassifier.of refuses others
         probabilities = outputs.probabilities(scores.float()).double().cpu().numpy()
         ordered = np.zeros((len(probabilities), n_classes))
         for column, k in enumerate(self.classes.numpy()[: probabilities.shape[1]].tolist()):

@@ -213,7 +213,8 @@ class _LogRatio(Similarity):
         self.epsilon = checks.number("epsilon", epsilon, above=0, below=1)
         self.scale = None if scale is None else checks.number("scale", scale, above=0)
 
-    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:  # noqa: ARG002
+    @override
+    def fit(self, embeddings: np.ndarray, labels: np.ndarray, head_weight: Tensor | None = None) -> Self:
         if self.scale is None:
             self.scale = _within_class_scale(embeddings, labels)
         return self

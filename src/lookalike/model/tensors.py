@@ -93,7 +93,7 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
     )
     positions = tensors.get("positions")
     if positions is not None:
-        assert record.encoder.patches is not None  # noqa: S101 - else it is unknown
+        assert record.encoder.patches is not None  # else it is unknown
         _check_shape("prototypes.positions", positions, torch.int64, (n_prototypes, n_nearest))
         is_position = (positions >= -1) & (positions < record.encoder.patches.n_patches)
         _require(bool(is_position.all()), "prototypes.positions must be positions of the feature map")

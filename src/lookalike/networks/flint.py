@@ -54,7 +54,7 @@ class FLINTNetwork(nn.Module):
         hidden: dict[str, Tensor] = {}
 
         def store(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
+            def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 hidden[name] = output
 
             return hook
@@ -93,7 +93,7 @@ def hidden_layers(network: nn.Module, sample: Tensor, number: int = 2) -> tuple[
     layer_of_resolution: dict[tuple[int, ...], tuple[str, int]] = {}
 
     def record(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(output, Tensor) and output.ndim == 4:
                 resolution = tuple(output.shape[2:])
                 layer_of_resolution.pop(resolution, None)  # keeps resolutions in the order of their last layers

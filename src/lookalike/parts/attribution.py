@@ -208,7 +208,7 @@ def _of_patches(
 ) -> Contributions:
     """Explains images by a model of patches, from the joined maps [n, D, h, w]."""
     device, labels = maps.device, model.prototypes.labels
-    assert isinstance(model.classifier, PatchDecision)  # noqa: S101 - checked by the caller
+    assert isinstance(model.classifier, PatchDecision)  # checked by the caller
     evidence = model.evidence_of(maps.flatten(2).transpose(1, 2).flatten(1))
     scores = model.classifier(evidence, labels, model.n_classes)
     targets = scores.argmax(1) if target is None else target.to(device)

@@ -139,7 +139,7 @@ def _names(model: PrototypeModel, explained: Contributions) -> list[tuple[str, s
     Raises:
         LookalikeError: If both are the same.
     """
-    assert explained.rivals is not None  # noqa: S101 - a lead was asked for
+    assert explained.rivals is not None  # a lead was asked for
     targets, rivals = explained.targets, explained.rivals
     if explained.of_prototypes:
         targets, rivals = (model.prototypes.labels.cpu()[numbers] for numbers in (targets, rivals))

@@ -71,7 +71,7 @@ def concepts(model: PrototypeModel) -> list[Concept]:
     """
     patch_parts(model)
     p, boxes = model.prototypes, model.patch_boxes()
-    assert boxes is not None  # noqa: S101 - a model of patches has them
+    assert boxes is not None  # a model of patches has them
     return [
         Concept(
             number=number,

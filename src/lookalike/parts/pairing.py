@@ -231,7 +231,7 @@ def _pair(
             pairs.append(RegionPair(at_here.reshape(grid), at_there.reshape(grid), share))
     pairs = sorted(pairs, key=lambda pair: -pair.share)[:_MOST_PAIRS]
     best = float(np.sort(products, axis=None)[-3:].sum() / likeness) if likeness > 0 else 0.0
-    assert model.images is not None  # noqa: S101 - checked by the caller
+    assert model.images is not None  # checked by the caller
     return PairedRegions(
         prototype=number,
         class_name=model.prototypes.class_of(number),

@@ -126,8 +126,7 @@ def stream_lrp(
     head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
         run: Callable[[Tensor], Tensor] = model.encoder
-        classify = model.scores_of if of == "score" else model.log_probabilities_of
-        head = lambda z, rows: classify(z)  # noqa: E731, ARG005
+        head = _without_rows(model.scores_of if of == "score" else model.log_probabilities_of)
     else:
         reader = ScoreReader(model, x, output)
         run, head = reader.logits, reader.tail
@@ -144,7 +143,7 @@ def stream_lrp(
         for column in classes.unbind(1):
             gradient = outputs.gradient(scores, column, of)
             if head is not None:
-                gradient = _gradient_at_embeddings(functools.partial(head, rows=rows), values, gradient)
+                gradient = _gradient_at_embeddings(lambda z: head(z, rows), values, gradient)
             yield gradient, (values * gradient).flatten(1).sum(1)
 
     has_one_target = targets is None or targets.shape[1] == 1
@@ -153,6 +152,11 @@ def stream_lrp(
         if isinstance(model, PrototypeModel):
             relevance.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield relevance
+
+
+def _without_rows(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor, slice], Tensor]:
+    """Returns a classifier of embeddings that is also given their rows and does not need them."""
+    return lambda z, _rows: classify(z)
 
 
 def _check_arguments(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:

@@ -60,7 +60,7 @@ def convolution_with(*options: Any) -> Convolution:
 
 
 def _read_plain(
-    input: Tensor,  # noqa: A002 - torch's own names
+    input: Tensor,  # torch's name
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -72,7 +72,7 @@ def _read_plain(
 
 
 def _read_transposed(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,

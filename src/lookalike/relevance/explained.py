@@ -83,12 +83,12 @@ def _maps_of_one_pass(
     known: Tensor | None,
 ) -> InputMaps:
     """Returns the maps of similarities and of predictions, from one pass of the engine per batch."""
-    assert encoder.outputs is not None  # noqa: S101 - the caller has looked
+    assert encoder.outputs is not None  # the caller has looked
     class_outputs, n_scores = encoder.outputs, encoder.outputs.n_columns
 
     def run(x: Tensor) -> Tensor:
         embeddings, scores = encoder.embed_and_score(x)
-        assert scores is not None  # noqa: S101 - it has outputs
+        assert scores is not None  # it has outputs
         return torch.cat([embeddings, scores], 1)
 
     def starts(outputs: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:

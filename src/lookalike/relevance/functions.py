@@ -27,7 +27,7 @@ class LinearWithRule(torch.autograd.Function):
     """A linear operation whose backward is a relevance rule."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, call: Call, rule: Rule, first: bool) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, source: Tensor, call: Call, rule: Rule, first: bool) -> Tensor:
         """Returns the operation's output, computed before."""
         ctx.call, ctx.rule, ctx.first = call, rule, first
         return call.output.detach()
@@ -98,7 +98,7 @@ class MaxPool2d(torch.autograd.Function):
 
 
 def max_pool2d(
-    input: Tensor,  # noqa: A002 - torch's own names
+    input: Tensor,  # torch's name
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -119,12 +119,12 @@ class PassedThrough(torch.autograd.Function):
     """Values whose gradient goes to their source unchanged."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, values: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, source: Tensor, values: Tensor) -> Tensor:
         """Returns the values."""
         return values.detach()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradient unchanged."""
         return gradient, None
 

@@ -64,7 +64,7 @@ def _pad(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
 def _linear(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Linear layers; a bias that depends on the image is a summand like any other."""
 
-    def read(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: A002
+    def read(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         return input, weight, bias
 
     x, weight, bias = read(*args, **kwargs)
@@ -129,7 +129,7 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
 
 
 def _read_batch_norm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,

@@ -48,7 +48,7 @@ class ScoreReader:
         return output_of(self._layer, lambda: call(self._model, images))
 
     def _scores(self, logits: Tensor, rows: slice) -> Tensor:
-        assert self._layer is not None  # noqa: S101 - else there is no tail
+        assert self._layer is not None  # else there is no tail
         images = take_rows(self._images, rows)
         layer, copied = self._layer, logits.clone()
         result = in_eval_mode(self._model, lambda: with_output(layer, copied, lambda: call(self._model, images)))

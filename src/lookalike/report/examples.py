@@ -188,7 +188,7 @@ class _Pace:
 def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str, Any]:
     """Returns what the page's script needs of a test image, as JSON values."""
     image = explanation.image
-    assert image is not None  # noqa: S101 - as seen before it was explained
+    assert image is not None  # as seen before it was explained
     likenesses = explanation.shown
     maps = [near.heat_map for near in likenesses]
     prepared = [None if values is None else shares(values) for values in (*maps, explanation.black_box_heat_map)]

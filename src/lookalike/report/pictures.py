@@ -66,7 +66,7 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
     def save() -> None:
         mpl.rcParams.update(options)
         matplotlib_figure = draw(ax).get_figure(root=True)
-        assert matplotlib_figure is not None  # noqa: S101 - narrows the type
+        assert matplotlib_figure is not None
         matplotlib_figure.savefig(
             buffer,
             format="svg",
