@@ -1,11 +1,14 @@
 """Pictures through the commands: one scale, one orientation, and broken images wherever images are read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lookalike.cli.predict import read_batches
 from lookalike.data import Preprocessing
 from tests.cli.test_commands import mistake, run
 
@@ -85,6 +88,23 @@ def test_orientation_is_kept_in_the_model(network_file, image_folder, tmp_path):
         assert report["preprocessing"].get("as_stored", False) is stored
         x = Preprocessing.from_dict(report["preprocessing"]).read(photo)
         assert x[0, 0].unique().tolist() == ([1.0] if stored else [-1.0, 1.0])  # the white half: above, or at the right
+
+
+def test_scaled_decoding_is_kept_and_predict_reads_the_same_pixels(network_file, tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "photographs"
+    for label in ("ant", "bee"):
+        (folder / label).mkdir(parents=True)
+        for number in range(5):
+            picture = Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8))
+            picture.save(folder / label / f"{number}.jpg", quality=95)
+    _, report = accuracy(network_file, folder, tmp_path / "scaled", "--scaled-decoding")
+    assert report["preprocessing"]["scaled_decoding"] is True
+    preprocessing = Preprocessing.from_dict(report["preprocessing"])
+    photograph = folder / "ant" / "0.jpg"
+    expected = preprocessing.read(photograph)
+    assert not torch.allclose(expected, replace(preprocessing, scaled_decoding=False).read(photograph), atol=0.02)
+    [(_, read)] = read_batches([photograph], preprocessing, 8, "stop", [], {})
+    assert torch.allclose(read[0], expected, atol=0.02)  # a level of 255, by the two decoders
 
 
 def test_several_devices_embed_together(network_file, image_folder, tmp_path):

@@ -35,6 +35,7 @@ from lookalike.cli.options import (
     Overwrite,
     PrecisionOption,
     Profile,
+    ScaledDecoding,
     Seed,
     SplitSeed,
     ValueRange,
@@ -177,6 +178,7 @@ def convert(
     corrections: Corrections = None,
     value_range: ValueRange = None,
     as_stored: AsStored = False,
+    scaled_decoding: ScaledDecoding = False,
     large_images: LargeImages = False,
     batch_size: BatchSize = 64,
     workers: Workers = None,
@@ -250,6 +252,7 @@ def convert(
     parsed_temperature = _read_temperature(temperature)
     reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
     reading |= {"as_stored": True} if as_stored else {}
+    reading |= {"scaled_decoding": True} if scaled_decoding else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
     devices = device.split(",")

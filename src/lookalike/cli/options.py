@@ -94,6 +94,15 @@ AsStored = Annotated[
         rich_help_panel="Images",
     ),
 ]
+ScaledDecoding = Annotated[
+    bool,
+    typer.Option(
+        "--scaled-decoding",
+        metavar="",
+        help="Decode large JPEG photographs at a reduced size: faster, with slightly other pixels.",
+        rich_help_panel="Images",
+    ),
+]
 LargeImages = Annotated[
     bool,
     typer.Option(

@@ -212,7 +212,7 @@ def read_batches(
     import torch
 
     from lookalike._core.errors import BrokenImageError, LookalikeError
-    from lookalike.data import decode_image, value_remark
+    from lookalike.data import value_remark
     from lookalike.data.images import naming_file_in_errors
 
     if on_error not in ("stop", "skip"):
@@ -221,7 +221,7 @@ def read_batches(
         names, inputs = [], []
         for file in files[start : start + batch_size]:
             try:
-                image = decode_image(file, large_images=preprocessing.large_images)
+                image = preprocessing.decode(file)
                 with naming_file_in_errors(file):
                     remark = value_remark(image, preprocessing)
                     inputs.append(preprocessing(image))

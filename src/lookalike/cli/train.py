@@ -16,6 +16,7 @@ from lookalike.cli.options import (
     LargeImages,
     OnError,
     Overwrite,
+    ScaledDecoding,
     Seed,
     SplitSeed,
     ValueRange,
@@ -70,6 +71,7 @@ def train(
     on_error: OnError = "stop",
     value_range: ValueRange = None,
     as_stored: AsStored = False,
+    scaled_decoding: ScaledDecoding = False,
     large_images: LargeImages = False,
     no_images: Annotated[
         bool, typer.Option("--no-images", metavar="", help="Save no pixels of training images.")
@@ -123,6 +125,7 @@ def train(
             labels=labels,
             value_range=read_range(value_range),
             as_stored=as_stored,
+            scaled_decoding=scaled_decoding,
             large_images=large_images,
             on_error=on_error,
         )

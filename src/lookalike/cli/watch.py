@@ -175,12 +175,11 @@ def _draw_modes(watching: "Watch", preprocessing: "Preprocessing", file: Path) -
 def _picture(name: str, own_id: str, preprocessing: "Preprocessing") -> Any:
     """Returns a watched image; None if its file is gone, or holds another image now, as a camera's does."""
     from lookalike._core.errors import LookalikeError
-    from lookalike.data import decode_image
     from lookalike.doubt.watched import image_id
     from lookalike.watching import content_of
 
     try:
-        image = decode_image(Path(name), large_images=preprocessing.large_images)
+        image = preprocessing.decode(Path(name))
         is_same = image_id(name, content_of(preprocessing(image)[None], 0)) == own_id
     except (LookalikeError, OSError, ValueError):  # no file, or none that can be read any more
         return None

@@ -29,6 +29,8 @@ def describe_preprocessing(preprocessing: "Preprocessing") -> str:
         colour += ", values {:g}…{:g}".format(*preprocessing.value_range)
     if preprocessing.as_stored:
         colour += ", as stored"
+    if preprocessing.scaled_decoding:
+        colour += ", JPEG decoded at a reduced size"
     return "; ".join([colour, ", ".join(_geometry(preprocessing)), _normalisation(preprocessing)])
 
 

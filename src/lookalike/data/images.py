@@ -1,7 +1,7 @@
 """Decodes image files; a file that cannot be decoded is refused with a message of one line."""
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +13,12 @@ from lookalike.data.decoders import HEAD_BYTES, describe_unreadable_file, readab
 from lookalike.data.grey_values import to_eight_bit
 
 ImageSource = str | Path | BinaryIO
+ScaleOf = Callable[[tuple[int, int], bool], int]  # (height, width) as stored, is on its side by EXIF → 1, 2, 4 or 8
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _EXIF_ENTRIES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # entries that Pillow searches for it
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that swap height and width
+_JPEG = ("JPEG", "MPO")
 _TRANSPOSE_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,12 +43,13 @@ _REASON_LENGTH = 300
 _WAY_OUT = "--large-images (large_images=True) reads it despite its size"
 
 
-def decode_image(source: ImageSource, *, large_images: bool = False) -> Image.Image:
+def decode_image(source: ImageSource, *, large_images: bool = False, scale_of: ScaleOf | None = None) -> Image.Image:
     """Decodes the first frame of an image file, in the mode and orientation in which it is stored.
 
     Args:
         source: A path, or the file's content as a stream.
         large_images: Decode images beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too.
+        scale_of: The divisor of the sides at which a JPEG file is decoded; None decodes it whole.
 
     Raises:
         BrokenImageError: If the file is missing, truncated, damaged, too large or not an image; the message names it.
@@ -53,6 +57,10 @@ def decode_image(source: ImageSource, *, large_images: bool = False) -> Image.Im
     with opened_image(source) as image:
         if not large_images:
             _check_size(image)
+        if scale_of is not None and image.format in _JPEG:
+            scale = scale_of((image.height, image.width), _orientation(image) in _ON_ITS_SIDE)
+            if scale > 1:
+                image.draft(None, (image.width // scale, image.height // scale))
         image.load()
         return image
 
@@ -101,17 +109,21 @@ def read_image(
 
 def upright(image: Image.Image) -> Image.Image:
     """Turns an image by its EXIF orientation and removes that entry; returns other images unchanged."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF entries say nothing against the pixels
-        return image
-    transpose = _TRANSPOSE_OF_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    transpose = _TRANSPOSE_OF_ORIENTATION.get(_orientation(image))
     if transpose is None:
         return image
     turned = image.transpose(transpose)
     for entry in _EXIF_ENTRIES:
         turned.info.pop(entry, None)
     return turned
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF entries say nothing against the pixels
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -29,6 +29,7 @@ from lookalike.data.geometry import (
 )
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
 from lookalike.data.images import ImageSource, decode_image, naming_file_in_errors, one_line, to_mode, upright
+from lookalike.data.scaled import scale_of
 from lookalike.data.turbo import read_jpeg
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -70,6 +71,9 @@ class Preprocessing:
         value_range: The values of black and white, (low, high), for greys of more than 8 bits: one scale for all
             images. None takes 0…65535 for unsigned 16 bits and refuses signed, 32-bit and floating-point greys.
         as_stored: Ignore the EXIF orientation; otherwise images are turned upright by it.
+        scaled_decoding: Decode JPEG files at a half, a quarter or an eighth of their size if that is still at least
+            twice the size to which they are resized. It saves time with large photographs and changes pixels a
+            little; pictures that are already decoded stay as they are.
         large_images: Read files beyond Pillow's limit (``PIL.Image.MAX_IMAGE_PIXELS``) too. ``to_dict`` leaves this
             out, because it depends on the machine.
 
@@ -95,6 +99,7 @@ class Preprocessing:
     transparency: str = "dropped"
     value_range: tuple[float, float] | None = None
     as_stored: bool = False
+    scaled_decoding: bool = False
     large_images: bool = False
 
     def __post_init__(self) -> None:
@@ -254,16 +259,20 @@ class Preprocessing:
         Most JPEG files are decoded by libjpeg-turbo and, if they are resized bilinearly, resized by torch. The pixels
         differ from those of Pillow, which reads all other files, by at most one of 255 levels.
         """
-        decoded = read_jpeg(source, self.channels)
+        decoded = read_jpeg(source, self.channels, self._scale_of)
         fitted = None if decoded is None else self._fit_decoded(decoded)
         if fitted is not None:
             return fitted
         if decoded is None:
-            image: Any = decode_image(source, large_images=self.large_images)
+            image: Any = self.decode(source)
         else:
             image = np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
         with naming_file_in_errors(source):
             return self.fit_picture(image)
+
+    def decode(self, source: ImageSource) -> Image.Image:
+        """Decodes an image file by Pillow, at the size that ``scaled_decoding`` asks for; see ``decode_image``."""
+        return decode_image(source, large_images=self.large_images, scale_of=self._scale_of)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Maps pixels [..., C, H, W] in [0, 1] to the network's input."""
@@ -316,6 +325,15 @@ class Preprocessing:
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) to which an image is resized."""
         return (height, width) if self.resize is None else resized_size(height, width, self.resize, self.fit)
+
+    def _scale_of(self, stored: tuple[int, int], is_on_its_side: bool) -> int:
+        """Returns the divisor of the sides at which a JPEG file is decoded."""
+        if not self.scaled_decoding:
+            return 1
+        if is_on_its_side and not self.as_stored:
+            stored = stored[1], stored[0]
+        region = stored if self.window is None else window_size(*stored, self.window)
+        return scale_of(region, self._resized_size(*region))
 
     def _crops_first(self, image: Image.Image) -> bool:
         """Says whether to crop before resizing, because the whole resized image would be huge.

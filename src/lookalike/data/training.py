@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, get_type_hints
 
 import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.options import check_option_names
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DATASETS, DataBundle, is_dataset
 from lookalike.data.folders import load_folder
@@ -19,16 +20,23 @@ from lookalike.data.value_survey import settle_value_range
 _MAX_NAMED = 20  # unreadable files named in the note
 
 
+class ReadingOptions(TypedDict, total=False):
+    """How image files are read, in ways that are not the network's; see ``Preprocessing``."""
+
+    value_range: ValueRange | None
+    as_stored: bool
+    scaled_decoding: bool
+    large_images: bool
+
+
 def load_training_data(
     source: str | Path,
     image_size: int,
     *,
     seed: int = 0,
     labels: str | Path | None = None,
-    value_range: ValueRange | None = None,
-    as_stored: bool = False,
-    large_images: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
+    **reading: Unpack[ReadingOptions],
 ) -> DataBundle:
     """Loads a dataset by its name, or a folder with one sub-folder of images per class, to train a network.
 
@@ -37,17 +45,18 @@ def load_training_data(
         image_size: Side S of the images in pixels.
         seed: Seed for splitting a folder that has no training and test folders.
         labels: A table of files and their classes, for a folder without one sub-folder per class.
-        value_range: The values of black and white of a folder's images, for greys of more than 8 bits.
-        as_stored: Do not turn a folder's photographs upright by their EXIF orientation.
-        large_images: Read images beyond Pillow's limit too.
         on_error: ``"skip"`` reads all of a folder's images once and leaves out those that cannot be read.
+        **reading: How a folder's images are read: ``value_range``, ``as_stored``, ``scaled_decoding`` and
+            ``large_images`` of ``Preprocessing``.
 
     Returns:
         A bundle of images [3, S, S]; grey images have three equal channels (paper, appendix A.1).
 
     Raises:
         LookalikeError: If the name is neither a dataset nor a folder, or is both, or an image cannot be read.
+        TypeError: If there is no option of that name.
     """
+    check_option_names("load_training_data", reading, tuple(get_type_hints(ReadingOptions)))
     checks.path("source", source)
     checks.whole_number("image_size", image_size, 1)
     checks.seed("seed", seed)
@@ -61,7 +70,6 @@ def load_training_data(
         has_size = default.crop == size or default.resize == size
         resized = default if has_size else replace(default, resize=size, crop=None)
         return bundle.with_preprocessing(replace(resized, mean=default.mean * repeat, std=default.std * repeat))
-    reading: dict[str, Any] = {"value_range": value_range, "as_stored": as_stored, "large_images": large_images}
     plain = Preprocessing.square(image_size, mean=(0.0,) * 3, std=(1.0,) * 3, **reading)
     bundle = settle_value_range(load_folder(source, plain, seed=seed, labels=labels))
     plain = bundle.preprocessing

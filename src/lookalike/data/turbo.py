@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lookalike._core.errors import BrokenImageError
-from lookalike.data.images import ImageSource, regular_file
+from lookalike.data.images import ImageSource, ScaleOf, regular_file
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, with Huffman codes
@@ -39,10 +39,10 @@ class _Header:
     is_plain: bool = True
 
 
-def read_jpeg(source: ImageSource, channels: int) -> Tensor | None:
+def read_jpeg(source: ImageSource, channels: int, scale_of: ScaleOf | None = None) -> Tensor | None:
     """Reads and decodes a JPEG file; see ``decode_jpeg``. None, and no error, for everything that is left to Pillow."""
     if isinstance(source, BytesIO):
-        return decode_jpeg(source.getvalue(), channels)
+        return decode_jpeg(source.getvalue(), channels, scale_of)
     if not isinstance(source, str | Path):
         return None
     try:
@@ -53,15 +53,16 @@ def read_jpeg(source: ImageSource, channels: int) -> Tensor | None:
             content = start + file.read(_MAX_BYTES)
     except (OSError, BrokenImageError):
         return None
-    return decode_jpeg(content, channels)
+    return decode_jpeg(content, channels, scale_of)
 
 
-def decode_jpeg(content: bytes, channels: int) -> Tensor | None:
+def decode_jpeg(content: bytes, channels: int, scale_of: ScaleOf | None = None) -> Tensor | None:
     """Decodes a JPEG file.
 
     Args:
         content: The whole file.
         channels: 1 for grey, 3 for RGB.
+        scale_of: The divisor of the sides at which the picture is decoded; None decodes it whole.
 
     Returns:
         uint8 [C, H, W], or None if the file is left to Pillow.
@@ -71,9 +72,14 @@ def decode_jpeg(content: bytes, channels: int) -> Tensor | None:
         return None
     from simplejpeg import decode_jpeg as decode
 
+    scale = 1 if scale_of is None else scale_of(header.size, False)
+    height, width = (-(-side // scale) for side in header.size)
+    least = {"min_height": height, "min_width": width} if scale > 1 else {}
     try:  # `strict`: with damage that libjpeg-turbo could pass over, Pillow decides whether it is an error
-        image = decode(content, "RGB" if len(header.components) == 3 else "GRAY", strict=True)
+        image = decode(content, "RGB" if len(header.components) == 3 else "GRAY", strict=True, **least)
     except ValueError:
+        return None
+    if image.shape[:2] != (height, width):  # another scale fits too, as for pictures of a few pixels
         return None
     return torch.from_numpy(image).permute(2, 0, 1).expand(channels, -1, -1)
 

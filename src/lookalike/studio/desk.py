@@ -248,7 +248,7 @@ class Desk:
     @_one_at_a_time
     def look(self, image: bytes) -> dict[str, Any]:
         """Returns which prototypes an image looks like."""
-        explanation = explain(self.session.model, _opened(image), n_nearest=3, relevance=False)[0]
+        explanation = explain(self.session.model, self._opened(image), n_nearest=3, relevance=False)[0]
         return {
             "class": explanation.class_name,
             "probability": explanation.probability,
@@ -272,7 +272,7 @@ class Desk:
     def add_image(self, image: bytes, class_name: str, revision: int) -> dict[str, Any]:
         """Adds a prototype from an image."""
         self._check(revision)
-        return self._do(Add(class_name, self.session.vector_of(_opened(image))), "")
+        return self._do(Add(class_name, self.session.vector_of(self._opened(image))), "")
 
     @_one_at_a_time
     def try_out(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -346,6 +346,15 @@ class Desk:
         if revision != self.session.history.revision:
             raise StaleError("another tab has changed the model meanwhile; the page now shows the present state")
 
+    def _opened(self, content: bytes) -> Any:
+        """Opens an image that was dropped on the page, by the decoders that start no program."""
+        preprocessing = self.session.model.preprocessing
+        decode = decode_image if preprocessing is None else preprocessing.decode
+        try:
+            return decode(io.BytesIO(content))
+        except BrokenImageError as error:
+            raise LookalikeError(f"the file cannot be used: {error.reason}") from error
+
     def _row(self, sample: int) -> int:
         rows = np.flatnonzero(self._source.store.indices == sample)
         if not len(rows):
@@ -358,11 +367,3 @@ def _figures(effect: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     before, after, _ = effect["accuracy"]
     return {"before": before["value"], "after": after["value"], "n_changes": effect["n_changes"]}
-
-
-def _opened(content: bytes) -> Any:
-    """Opens an image that was dropped on the page, by the decoders that start no program."""
-    try:
-        return decode_image(io.BytesIO(content))
-    except BrokenImageError as error:
-        raise LookalikeError(f"the file cannot be used: {error.reason}") from error
