@@ -1,9 +1,13 @@
 """Relevance ordering against closed forms, a plain loop, and Quantus."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from lookalike import experiments
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
     Noise,
@@ -63,7 +67,7 @@ def test_equals_a_plain_loop():
             assert float(found.probabilities[row, step]) == pytest.approx(np.mean(values), abs=1e-6)
     assert found.auroc == pytest.approx(np.trapezoid(found.mean, found.fractions))
     assert found.samples == (3, 1, 4, 15, 9)
-    assert found.options == {"n_steps": 7, "n_draws": 3, "seed": 4, "random_order": False}
+    assert found.options == {"n_steps": 7, "n_draws": 3, "seed": 4, "random_order": False, "generator": "philox"}
 
 
 def test_the_batch_size_makes_no_difference_and_bounds_the_rows():
@@ -110,6 +114,32 @@ def test_noise_is_the_samples_own_and_in_range():
     assert not torch.equal(first, noise(5, 4, -2.0, 5.0, 3).of(7, (3, 8, 8)))
     assert -2 <= float(first.min()) < -1.8
     assert 4.8 < float(first.max()) <= 5
+
+
+def test_the_generator_of_earlier_versions_draws_what_it_drew():
+    """The result pages were measured with it: torch's generator on the CPU, seeded by seed, kind and sample."""
+    earlier = Noise(torch.tensor([-1.0]), torch.tensor([3.0]), 2, 5, "mersenne")
+    for sample in (0, 41):
+        generators = [torch.Generator().manual_seed((5 * 2 + kind) * 1_000_003 + sample) for kind in (0, 1)]
+        assert torch.equal(earlier.of(sample, (1, 4, 6)), torch.rand(2, 1, 4, 6, generator=generators[0]) * 4 - 1)
+        assert torch.equal(earlier.random_order(sample, 24), torch.randperm(24, generator=generators[1]).float())
+
+
+@pytest.mark.parametrize("generator", ["philox", "mersenne"])
+def test_noise_of_many_images_is_that_of_each(generator):
+    drawn, samples, x = Noise(torch.zeros(1), torch.ones(1), 3, 1, generator), [9, 2, 70], torch.zeros(3, 1, 200, 300)
+    for sample, images in zip(samples, drawn.for_images(samples, x), strict=True):
+        assert torch.equal(images, drawn.of(sample, (1, 200, 300)))
+    for sample, order in zip(samples, drawn.orders_for_images(samples, x), strict=True):
+        assert torch.equal(order, drawn.random_order(sample, 60_000))
+
+
+def test_every_experiment_keeps_the_generator_of_its_published_figures():
+    for file in sorted(Path(experiments.__file__).parent.glob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)):
+            name, texts = ast.unparse(call.func), [ast.unparse(value) for value in (*call.args, *call.keywords)]
+            if name in ("evaluate", "Noise"):
+                assert {"noise='mersenne'", "'mersenne'"} & set(texts), f"{file.name}:{call.lineno}"
 
 
 def test_quantus_flips_the_same_pixels():

@@ -88,6 +88,7 @@ class _ControlMeasurement:
                 only=_SECTIONS,
                 n_images=self.bench.n_images,
                 seed=self.subject.seed,
+                noise="mersenne",
                 progress=self.bench.progress,
                 **_ORDERING,
             )

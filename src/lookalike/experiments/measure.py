@@ -31,6 +31,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         n_images=bench.n_images,
         seed=subject.seed,
         rule=PAPERS_RULE,
+        noise="mersenne",
         progress=bench.progress,
     )
     values = card.to_dict()

@@ -115,7 +115,7 @@ def measure(name: str, seed: int) -> Record:
 
 def _figures(model: PrototypeModel, box: BlackBox, data: DataBundle, seed: int, seconds: float) -> Record:
     card = evaluate(
-        model, data.test, black_box=box, train=data.train, seed=seed, progress=False,
+        model, data.test, black_box=box, train=data.train, seed=seed, noise="mersenne", progress=False,
         only=("faithfulness", "transparency", "diversity"),
     ).to_dict()  # fmt: skip
     figures = {column.name: card.get(column.name) for column in _COLUMNS}

@@ -126,7 +126,7 @@ def _measure_models(name: str, seed: int) -> Record:
         model = convert(encoder, batches, number, similarity, seed=seed, embeddings=train, progress=False)
         card = evaluate(
             model, data.test, black_box=measured_box, train=train, test_embeddings=test, only=sections, seed=seed,
-            progress=False,
+            noise="mersenne", progress=False,
         )  # fmt: skip
         record[f"{similarity}, {number}"] = {column.name: card.to_dict().get(column.name) for column in _PLAIN}
     return record
@@ -147,7 +147,7 @@ def _measure_box(box: nn.Module, data: DataBundle, seed: int) -> Record:
     card = evaluate(
         model, data.test, black_box=box, train=data.train, seed=seed, progress=False,
         only=("faithfulness", "transparency", "diversity", "robustness", "explanations"),
-        n_images=_IMAGES, n_steps=_STEPS, n_draws=_DRAWS,
+        n_images=_IMAGES, n_steps=_STEPS, n_draws=_DRAWS, noise="mersenne",
     ).to_dict()  # fmt: skip
     return {column.name: card.get(column.name) for column in (*_PLAIN, *_MAPS)}
 

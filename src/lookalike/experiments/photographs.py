@@ -196,7 +196,9 @@ def _localise(name: str, seed: int) -> Record:
     """Converts on the training part, and measures where relevance is on the test part."""
     loaded, bundle = prepared(name, seed)
     model = convert(loaded, bundle.train, n_prototypes=3, seed=seed, progress=False)
-    card = evaluate(model, bundle.test, only=("faithfulness", "localisation"), seed=seed, progress=False)
+    card = evaluate(
+        model, bundle.test, only=("faithfulness", "localisation"), seed=seed, noise="mersenne", progress=False
+    )
     return {column.name: card[column.name] for column in _ON_OBJECTS}
 
 

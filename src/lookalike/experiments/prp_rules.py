@@ -200,7 +200,7 @@ def order_figures(model: PrototypeModel, x: Tensor, maps: Tensor | None, seed: i
     return {
         "deletion": deletion(probabilities, x, maps, baseline=low, seed=seed).area,
         "insertion": insertion(probabilities, x, maps, baseline=low, seed=seed).area,
-        "auroc": relevance_ordering(probabilities, x, maps, Noise(low, high, _DRAWS, seed)).auroc,
+        "auroc": relevance_ordering(probabilities, x, maps, Noise(low, high, _DRAWS, seed, "mersenne")).auroc,
     }
 
 

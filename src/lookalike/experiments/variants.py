@@ -94,6 +94,7 @@ class Converter:
             n_images=self.bench.n_images,
             seed=self.subject.seed,
             rule=PAPERS_RULE,
+            noise="mersenne",
             test_embeddings=test,
             progress=self.bench.progress,
             **options,

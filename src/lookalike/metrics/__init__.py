@@ -31,6 +31,7 @@ from lookalike.metrics.faithfulness_correlation import RandomSubsets, faithfulne
 from lookalike.metrics.localisation import pointing_game, relevance_mass, relevance_rank
 from lookalike.metrics.map_stability import MapStability, map_stability
 from lookalike.metrics.measures import MEASURES, MeasureInfo, measures_table
+from lookalike.metrics.noise import Noise
 from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
 from lookalike.metrics.perturbation import PixelCurves, deletion, insertion
 from lookalike.metrics.prototype_stability import (
@@ -42,7 +43,6 @@ from lookalike.metrics.prototype_stability import (
 from lookalike.metrics.road import RoadCurve, impute, road
 from lookalike.metrics.robustness import (
     IncreaseAndDrop,
-    Noise,
     OrderingCurves,
     increase_and_drop,
     positive_activations,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from lookalike.encoder.class_names import are_numbers
 from lookalike.metrics.black_box import BlackBox, Precision
 from lookalike.metrics.class_order import Standing
 from lookalike.metrics.controls import control_heads
+from lookalike.metrics.noise import Generator, Noise
 from lookalike.metrics.passes import Passes
-from lookalike.metrics.robustness import Noise
 from lookalike.model import PrototypeModel
 from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_heads, prp
 
@@ -49,6 +49,7 @@ class Options:
         precision: Precision in which the networks classify noisy images.
         batch_size: Most rows that pass through a network at once.
         rule: How PRP starts at the similarity layer; None takes the model's default.
+        noise: Generator of the noise, see ``Noise``.
     """
 
     n_images: int = 100
@@ -61,8 +62,10 @@ class Options:
     precision: Precision = "float32"
     batch_size: int = 256
     rule: PrpRule | None = None
+    noise: Generator = "philox"
 
     def __post_init__(self) -> None:
+        checks.one_of("noise", self.noise, get_args(Generator))
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
             checks.whole_number(name, getattr(self, name), 1)
         checks.seed("seed", self.seed)
@@ -129,7 +132,7 @@ class Context:
     def noise(self, run: int) -> Noise:
         """Returns the white noise of a run, the same for every model."""
         low, high = self._value_range()
-        return Noise(low, high, self.options.n_draws, self.options.seed + run)
+        return Noise(low, high, self.options.n_draws, self.options.seed + run, self.options.noise)
 
     def _value_range(self) -> Tensor:
         """Returns the inputs' values at black and at white [2, C], from test images if the model does not know them.
@@ -264,7 +267,7 @@ class Context:
         """Returns the fingerprint of a run's images, noise and options: the key of a curve of the black box."""
         noise, options = self.noise(run), self.options
         image_key = [self.test_store.info.get("data"), self.test_store.info.get("transform"), self.sample(run)]
-        noise_key = [noise.low.tolist(), noise.high.tolist(), noise.draws, noise.seed]
+        noise_key = [noise.low.tolist(), noise.high.tolist(), noise.draws, noise.seed, noise.generator]
         return fingerprint_json([name, image_key, noise_key, options.n_steps, options.composite, options.precision])
 
     def forget(self, run: int) -> None:

@@ -16,6 +16,7 @@ from lookalike.encoder import ClassOrder
 from lookalike.metrics.black_box import Precision
 from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import Options
+from lookalike.metrics.noise import Generator
 from lookalike.model import PrototypeModel
 from lookalike.relevance import PrpRule, prp_rule
 
@@ -37,6 +38,7 @@ class EvaluationOptions(TypedDict, total=False):
     scope: Literal["class", "all"]
     precision: Precision
     rule: PrpRule | None
+    noise: Generator
     batch_size: int
     num_workers: int | None
     on_error: Literal["stop", "skip"]
@@ -69,6 +71,8 @@ class EvaluationSettings:
         precision: ``"bfloat16"`` classifies noisy images in that precision; faster on processors that support it.
         rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes the default, ``"neuralized"``;
             ``"share"`` is the paper's.
+        noise: Generator of the noise: ``"philox"`` draws the same numbers on every device; ``"mersenne"`` those of
+            earlier versions.
         batch_size: Most rows that pass through a network at once.
         num_workers: Number of processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read.
@@ -90,6 +94,7 @@ class EvaluationSettings:
     scope: Literal["class", "all"] = "class"
     precision: Precision = "float32"
     rule: PrpRule | None = None
+    noise: Generator = "philox"
     batch_size: int = 256
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"

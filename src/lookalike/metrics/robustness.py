@@ -15,46 +15,10 @@ from lookalike._core.acceleration import Accelerated
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import rows_at_once
+from lookalike.metrics.noise import Noise
 
 Scorer = Callable[[Tensor], Tensor]  # inputs [n, C, H, W] → class probabilities [n, K], or activations [n, P]
 JointScorer = Callable[[Tensor], Mapping[str, Tensor]]  # inputs [n, C, H, W] → class probabilities [n, K] by classifier
-
-
-@dataclass(frozen=True)
-class Noise:
-    """White noise, uniform between black and white; every model gets the same noise for the same sample.
-
-    Attributes:
-        low: Value of the inputs at black [C].
-        high: Value of the inputs at white [C].
-        draws: Number of independent draws per image.
-        seed: Seed of all draws.
-    """
-
-    low: Tensor
-    high: Tensor
-    draws: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks.whole_number("draws", self.draws, 1)
-        checks.seed("seed", self.seed)
-        low = checks.tensor("low", self.low, ("C",), kind="number")
-        checks.tensor("high", self.high, (len(low),), kind="number")
-
-    def of(self, sample: int, shape: Sequence[int]) -> Tensor:
-        """Draws the noise of a sample [draws, C, H, W], float32."""
-        noise = torch.rand((self.draws, *shape), generator=self._generator(sample))
-        low, high = (bound.cpu().float().view(1, -1, 1, 1) for bound in (self.low, self.high))
-        return noise * (high - low) + low
-
-    def random_order(self, sample: int, n_pixels: int) -> Tensor:
-        """Draws random relevance [n_pixels] without ties: the pixel order of the reference curve."""
-        return torch.randperm(n_pixels, generator=self._generator(sample, 1)).float()
-
-    def _generator(self, sample: int, kind: int = 0) -> torch.Generator:
-        # the factor keeps the samples' seeds of one run apart from those of another, for up to a million samples
-        return torch.Generator().manual_seed((self.seed * 2 + kind) * 1_000_003 + sample)
 
 
 @dataclass(frozen=True)
@@ -198,16 +162,13 @@ def ordering_curves(
     replaced = torch.tensor([round(step * n_pixels / n_steps) for step in range(n_steps + 1)])
     n_replaced = replaced[1:-1].view(-1, 1, 1, 1, 1).to(inputs.device)
     orders = {id(ordering.relevance): ordering.relevance for ordering in orderings.values()}
+    random_orders = noise.orders_for_images(sample_indices, inputs)
     with Accelerated():
-        for row in range(n):
-            x, noise_images = inputs[row], noise.of(sample_indices[row], inputs.shape[1:]).to(inputs)
+        for row, noise_images in enumerate(noise.for_images(sample_indices, inputs)):
+            x = inputs[row]
             batcher.target = {name: classes[row] for name, classes in target_classes.items()}
             for relevance in orders.values():
-                order = (
-                    noise.random_order(sample_indices[row], n_pixels)
-                    if relevance is None
-                    else relevance[row].reshape(-1)
-                )
+                order = next(random_orders) if relevance is None else relevance[row].reshape(-1)
                 ranks = order.argsort(stable=True).argsort().view(1, 1, 1, height, width).to(inputs.device)
                 noisy = torch.where(ranks < n_replaced, noise_images, x)  # [steps, draws, C, H, W]
                 batcher.add(noisy.flatten(0, 1))
@@ -223,7 +184,13 @@ def ordering_curves(
         at_clean = clean[classifier].gather(1, target_classes[classifier][:, None]).cpu().double()
         by_steps, last = means[classifier][:, first : first + n_steps - 1], means[classifier][:, -1:]
         probabilities = torch.cat([at_clean, by_steps, last], 1)
-        options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed, "random_order": relevance is None}
+        options: dict[str, Any] = {
+            "n_steps": n_steps,
+            "n_draws": noise.draws,
+            "seed": noise.seed,
+            "random_order": relevance is None,
+        }
+        options |= noise.record
         curves[name] = OrderingCurves(replaced.double() / n_pixels, probabilities, tuple(sample_indices), options)
     return curves
 
@@ -348,7 +315,7 @@ def increase_and_drop(
         ranks = relevance[rows.start : rows.stop].flatten(1).argsort(dim=1, stable=True).argsort(dim=1)
         replaced = (ranks < removed).view(-1, 1, 1, height, width).to(inputs.device)
         x = inputs[rows.start : rows.stop]
-        noise_images = torch.stack([noise.of(sample_indices[row], inputs.shape[1:]) for row in rows]).to(inputs)
+        noise_images = noise.of_each(sample_indices[rows.start : rows.stop], inputs.shape[1:], inputs.device).to(inputs)
         mixed = torch.where(replaced, noise_images, x[:, None]).flatten(0, 1)
         target_columns = targets[rows.start : rows.stop].to(inputs.device)[:, None]
         clean.append(activation(x).gather(1, target_columns)[:, 0])
@@ -359,7 +326,7 @@ def increase_and_drop(
         increase=float((after > before).double().mean()),
         drop=float(((before - after).clamp_min(0) / before).mean()),
         samples=tuple(sample_indices),
-        options={"keep": keep, "n_draws": noise.draws, "seed": noise.seed},
+        options={"keep": keep, "n_draws": noise.draws, "seed": noise.seed, **noise.record},
     )
 
 
