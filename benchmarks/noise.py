@@ -50,7 +50,7 @@ def order(net: nn.Module, noise: Noise, x: Tensor) -> None:
 def main() -> None:
     """Runs all and prints Markdown."""
     quick = begin("Noise", __doc__, "fewer images and repeats")
-    n, repeats = (5, 3) if quick else (IMAGES, 7)
+    n, repeats = (1, 5) if quick else (IMAGES, 7)
     cases: list[tuple[str, Callable[[], nn.Module], tuple[int, int], int]] = [
         ("ResNet34, 224²", lambda: network("resnet34"), (3, 224), n),
         ("MobileNetV2, 224²", lambda: network("mobilenet_v2"), (3, 224), n),

@@ -120,10 +120,11 @@ Network = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
+    Literal["auto", "fastest", "float32", "bfloat16", "float16"],
     typer.Option(
         "--precision",
-        help="Precision of the embedding pass; auto: half precision if the processor is faster at it.",
+        help="Precision of the embedding pass; auto: half precision if the processor is faster at it, by a rule; "
+        "fastest: what a trial with a few images finds.",
         rich_help_panel="Running",
     ),
 ]

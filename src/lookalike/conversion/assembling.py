@@ -14,6 +14,7 @@ from lookalike.conversion.out_of_core import bytes_of, streamed_classes
 from lookalike.conversion.steps import preprocessing_for_model
 from lookalike.data import Batches, Preprocessing
 from lookalike.embedding import EmbeddingStore
+from lookalike.embedding.trial import TRIAL
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import TransparentClassifier
@@ -88,6 +89,7 @@ def embeddings_record(store: EmbeddingStore) -> dict[str, Any]:
         "skipped": len(store.skipped),
         "precision": store.info.get("precision", "float32"),
         "precision_effect": store.info.get("precision_effect"),
+        **({TRIAL: store.info[TRIAL]} if TRIAL in store.info else {}),
         "fingerprints": {key: store.info.get(key) for key in ("weights", "data", "transform")},
         "versions": versions(),
     }

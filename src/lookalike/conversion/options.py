@@ -135,7 +135,8 @@ class Reading:
         num_workers: Number of processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read, and lists them.
         precision: Numbers in which the encoder computes: ``"auto"`` (half precision for long passes on processors
-            that are faster at it; ``provenance`` records its effect), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+            that are faster at it; ``provenance`` records its effect), ``"fastest"`` (what a trial with a few rows
+            finds), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         devices: Names of devices that embed together, such as ``["cuda:0", "cuda:1"]``; None embeds where the network
             is.
         preprocessing: Preprocessing of the images: a ``Preprocessing``, a torchvision transform, a processor of

@@ -18,6 +18,7 @@ from lookalike.embedding.folded import FOLDED, foldable_pairs
 from lookalike.embedding.precision import choose_precision, computing
 from lookalike.embedding.replicas import Replicas
 from lookalike.embedding.rows import Finish, MemoryAwareEmbedder, Transfer
+from lookalike.embedding.trial import Way, fastest_way
 from lookalike.embedding.writing import Sink
 from lookalike.encoder import Encoder, device_of, dtype_of
 from lookalike.encoder.calls import take_rows
@@ -36,7 +37,7 @@ class Pass:
         encoder: The encoder.
         batches: The data.
         sink: Takes the embeddings. What it has already is not computed again.
-        precision: ``"auto"``, or the precision of the pass.
+        precision: ``"auto"``, ``"fastest"``, or the precision of the pass.
         dtype: Type of the stored embeddings.
         devices: Devices to divide each batch among; None computes where the encoder is.
     """
@@ -96,18 +97,25 @@ class Pass:
         encoder, total, device = self._encoder, self._batches.total, self._transfer.device
         first = inputs if finish is None else finish(take_rows(inputs, slice(0, _TRIED_ROWS)))
         notes, is_new = self._sink.notes, "precision" not in self._sink.notes
-        precision = notes.get("precision", self._precision)
-        if precision == "auto":
-            precision = choose_precision(encoder, first, total, device)
+        asked = notes.get("precision", self._precision)
+        precision = choose_precision(encoder, first, total, device) if asked in ("auto", "fastest") else asked
         # Passes that an earlier version began fold nothing.
         folds = self._devices is None and (is_new or notes.get(FOLDED))
         pairs = foldable_pairs(encoder, first, precision, total) if folds else []
+        way = Way(precision, notes.get("channels_last", True))
         if is_new:
-            self._sink.note({"precision": precision, FOLDED: len(pairs)})
+            note: dict[str, Any] = {}
+            if asked == "fastest" and self._devices is None:
+                rows = first if finish is None or device.type == "cpu" else finish(inputs)
+                rows = take_rows(rows, slice(0, _TRIED_ROWS)) if device.type == "cpu" else rows
+                trial = fastest_way(encoder, rows, precision, pairs, total, device)
+                way, precision, note = trial.way, trial.way.precision, trial.note()
+                pairs = pairs if way.folds else []
+            self._sink.note({"precision": precision, FOLDED: len(pairs), **note})
         if precision != "float32" and EFFECT not in notes:
             self._effect = PrecisionEffect(encoder, total, device)
         if self._devices is None:
-            self._settings.enter_context(computing(precision, device))
+            self._settings.enter_context(computing(precision, device, way.accelerated()))
             return MemoryAwareEmbedder(encoder, Folded(pairs))
         replicas = Replicas(encoder, self._devices, precision)
         self._settings.callback(replicas.close)

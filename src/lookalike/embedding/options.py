@@ -31,7 +31,9 @@ class EmbeddingSettings:
         num_workers: Number of processes that read and prepare images.
         on_error: ``"skip"`` continues after an image that cannot be read, and lists it in ``skipped``.
         precision: The encoder's precision. ``"auto"`` takes half precision if the processor is faster with it, else
-            float32; the effect on embeddings and predictions is measured and recorded in ``info``.
+            float32; the effect on embeddings and predictions is measured and recorded in ``info``. ``"fastest"`` times
+            a few rows of the pass in several precisions and layouts, for at most 2% of a pass, and takes the fastest:
+            a second pass may then take another one, whose results differ by rounding.
         dtype: Type in which the embeddings are stored.
         head: Name of the classifier's head, if it cannot be found automatically.
         devices: Names of devices that compute together, such as ``["cuda:0", "cuda:1"]``: each batch is divided among

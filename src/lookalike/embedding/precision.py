@@ -18,7 +18,7 @@ from lookalike.encoder import Encoder
 from lookalike.encoder.calls import repeat_row
 from lookalike.encoder.shadow import shadow_of
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "fastest", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _MIN_ROWS = 150  # counting operations takes three rows; so it is at most 2% of a pass
