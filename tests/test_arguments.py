@@ -33,7 +33,7 @@ from lookalike.metrics import (
     separability,
     share,
 )
-from lookalike.model import PrototypeModel, Prototypes
+from lookalike.model import Origin, PrototypeModel, Prototypes
 from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.similarity import RBF, Log, Mahalanobis, make_similarity
 from lookalike.networks import small_cnn
@@ -102,6 +102,15 @@ def test_nonsense_is_told_in_one_line(sem, blobs, call, message):
     with pytest.raises(LookalikeError, match=message) as raised:
         call(sem, *blobs)
     assert "\n" not in str(raised.value)
+
+
+def _with_origin(sem: PrototypeModel) -> Callable[..., PrototypeModel]:
+    """Returns a function that makes a model which remembers these values."""
+
+    def with_origin(**values: Any) -> PrototypeModel:
+        return PrototypeModel(sem.encoder, sem.prototypes, sem.similarity, sem.classifier, origin=Origin(**values))
+
+    return with_origin
 
 
 def good_calls(
@@ -239,9 +248,17 @@ def good_calls(
                 "prototypes": prototypes,
                 "similarity": sem.similarity,
                 "classifier": sem.classifier,
+                "origin": None,
+            },
+        ),
+        (
+            _with_origin(sem),
+            {
                 "images": None,
                 "value_range": None,
-                "provenance": None,
+                "provenance": {},
+                "training_keys": None,
+                "training_names": None,
             },
         ),
         (Prototypes, {"vectors": torch.rand(3, 4), "labels": torch.arange(3), "class_names": names}),

@@ -12,7 +12,6 @@ from lookalike._core import checks
 from lookalike._core.display import as_html, png_of
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
-from lookalike._core.options import check_option_names
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.data import InputBatch
@@ -271,7 +270,7 @@ def explain(
         LookalikeError: If labels or names are not one per input, ``n_nearest`` is below 1, an input's embedding is
             not finite, the rule does not fit the model, or parts do not add up to its decision.
     """
-    check_option_names("explain", options, get_type_hints(ExplainOptions))
+    checks.option_names("explain", options, get_type_hints(ExplainOptions))
     explainer = Explainer(model, **options)
     checks.whole_number("batch_size", batch_size, 1)
     if labels is not None:

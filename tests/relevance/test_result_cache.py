@@ -149,7 +149,7 @@ def test_known_outputs_of_the_network_replace_its_pass_and_are_compared_in_every
     def starts(output, _):
         yield torch.ones_like(output), output.detach().sum(1)
 
-    maps = propagate(model, x, model, starts, "epsilon", 2, False, several=False, plain=plain)
+    maps = propagate(model, x, model, starts, "epsilon", 2, False, plain=plain)
     if wrong_row is None:
         assert len(list(maps)) == 2
         assert sum(rows) == 4

@@ -3,6 +3,7 @@
 A boolean does not pass as a number, nor a text as a sequence.
 """
 
+import difflib
 import math
 import numbers
 import os
@@ -293,3 +294,19 @@ def _bounds(least: float | None, most: float | None, above: float | None = None,
         if bound is not None
     ]
     return " " + " and ".join(bounds) if bounds else ""
+
+
+def option_names(function: str, options: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Refuses options that a function does not take, as Python does.
+
+    Raises:
+        TypeError: If there is one. The message suggests the option with the most similar spelling.
+
+    Example:
+        >>> option_names("convert", {"clusterer": "kmeans"}, ["clusterer", "n_init"])
+    """
+    for name in options:
+        if name not in allowed:
+            alike = difflib.get_close_matches(name, allowed, 1)
+            hint = f"; did you mean {alike[0]!r}?" if alike else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")

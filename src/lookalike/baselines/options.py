@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
 from lookalike._core import checks
-from lookalike._core.options import check_option_names
 from lookalike._core.progress import Advance
 from lookalike.baselines.children import check_devices
 
@@ -117,7 +116,7 @@ def training_settings(options: Mapping[str, Any]) -> TrainingSettings:
         >>> training_settings({"devices": 1, "n_images": 5}).n_images
         5
     """
-    check_option_names("train", options, OPTIONS)
+    checks.option_names("train", options, OPTIONS)
     values = dict(options)
 
     def taken(group: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypedDict, get_type_hints
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.options import check_option_names
 from lookalike.conversion.out_of_core import MemoryLimit
 from lookalike.conversion.per_class import Clustering, NPrototypes
 from lookalike.conversion.temperature import TemperatureOption, check_temperature
@@ -274,7 +273,7 @@ def settings_of(
         LookalikeError: If an option has an invalid value.
         TypeError: If there is no option of that name.
     """
-    check_option_names(function, options, allowed)
+    checks.option_names(function, options, allowed)
     values = {"n_prototypes": n_prototypes, "seed": seed, **options}
     groups = {name: group(**_fields(group, values)) for name, group in _GROUPS.items()}
     grouped = {entry.name for group in _GROUPS.values() for entry in fields(group)}

@@ -29,9 +29,21 @@ from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.fitted import FittedSamples, are_bytes, in_threads, stack_bytes
-from lookalike.data.one_sample import as_read, describe_sample, name_of_sample, next_items, read_sample
 from lookalike.data.prebatched import peek, unbatched
-from lookalike.data.samples import as_labels, as_tensor, check_rows, collate_samples, label_array, split_item, take_rows
+from lookalike.data.samples import (
+    as_labels,
+    as_read,
+    as_tensor,
+    check_rows,
+    collate_samples,
+    describe_sample,
+    label_array,
+    name_of_sample,
+    next_items,
+    read_sample,
+    split_item,
+    take_rows,
+)
 
 _DEFAULT_BATCH = 256
 

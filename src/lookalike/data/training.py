@@ -8,7 +8,6 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.options import check_option_names
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DATASETS, DataBundle, is_dataset
 from lookalike.data.folders import load_folder
@@ -56,7 +55,7 @@ def load_training_data(
         LookalikeError: If the name is neither a dataset nor a folder, or is both, or an image cannot be read.
         TypeError: If there is no option of that name.
     """
-    check_option_names("load_training_data", reading, tuple(get_type_hints(ReadingOptions)))
+    checks.option_names("load_training_data", reading, tuple(get_type_hints(ReadingOptions)))
     checks.path("source", source)
     checks.whole_number("image_size", image_size, 1)
     checks.seed("seed", seed)

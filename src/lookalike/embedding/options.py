@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_type_hints
 
 from lookalike._core import checks
-from lookalike._core.options import check_option_names
 from lookalike.embedding.precision import PRECISIONS, Precision
 
 
@@ -65,5 +64,5 @@ def embedding_settings(options: Mapping[str, Any]) -> EmbeddingSettings:
         LookalikeError: If an option has an invalid value.
         TypeError: If there is no option of that name.
     """
-    check_option_names("embed", options, tuple(get_type_hints(EmbeddingOptions)))
+    checks.option_names("embed", options, tuple(get_type_hints(EmbeddingOptions)))
     return EmbeddingSettings(**options)

@@ -8,7 +8,6 @@ import numpy as np
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.options import check_option_names
 from lookalike._core.progress import Advance
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
@@ -120,7 +119,7 @@ class EvaluationSettings:
             LookalikeError: If an option has an invalid value.
             TypeError: If there is no option of that name.
         """
-        check_option_names(function, options, [field.name for field in fields(cls)])
+        checks.option_names(function, options, [field.name for field in fields(cls)])
         return cls(**options)
 
     def measuring(self, model: PrototypeModel, seed: int) -> Options:

@@ -42,17 +42,21 @@ class Origin:
         Raises:
             LookalikeError: If a value has another type or shape.
         """
-        images, value_range = self.images, self.value_range
+        images, value_range, keys, names = self.images, self.value_range, self.training_keys, self.training_names
         if images is not None:
             images = checks.tensor("images", images, (n_prototypes, "M", "H", "W", "C"), kind="whole")
         if value_range is not None:
             value_range = checks.tensor("value_range", value_range, (2, "C"), kind="number")
+        if keys is not None:
+            keys = checks.tensor("training_keys", keys, ("N",), kind="whole")
+        checks.optional(checks.instance, "training_names", names, Mapping, "a mapping from numbers to names")
         return replace(
             self,
             images=images,
             value_range=value_range,
             provenance=dict(checks.mapping("provenance", self.provenance)),
-            training_names=dict(self.training_names or {}),
+            training_keys=keys,
+            training_names=dict(names or {}),
         )
 
 

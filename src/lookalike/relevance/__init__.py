@@ -1,8 +1,7 @@
 """Relevance: which pixels make this look like that?"""
 
-from lookalike.relevance.attribution import lrp, prp, stream_lrp, stream_prp
+from lookalike.relevance.attribution import Head, lrp, lrp_of_heads, prp, stream_lrp, stream_prp
 from lookalike.relevance.composites import COMPOSITES, CP_LRP, Composite
-from lookalike.relevance.heads import Head, lrp_of_heads
 from lookalike.relevance.result import Relevance, RuleUse
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
 from lookalike.relevance.similarity_layer import DEFAULT_RULE, PRP_RULES, PrpRule, prp_rule

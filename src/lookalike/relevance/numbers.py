@@ -95,9 +95,9 @@ def with_numbers(relevance: Relevance, left: dict[str, str], share: float) -> Re
     Args:
         relevance: The maps.
         left: Operations by which values left torch → where.
-        share: How much of the output's change goes by these values.
+        share: How much of the output's change goes by these values, above 0.
     """
-    if not share or set(left) & set(relevance.without_rule):  # the rule table tells already where they came back
+    if set(left) & set(relevance.without_rule):  # the rule table tells already where they came back
         return relevance
     uses = [RuleUse(name, where, LEFT, 1) for name, where in left.items()]
     name = ", ".join(f"{use.operation!r} (after {use.where})" for use in uses)

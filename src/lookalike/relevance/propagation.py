@@ -159,6 +159,8 @@ class _Explainer:
 
     def _with_numbers(self, relevance: Relevance) -> Relevance:
         """Adds what left torch to the rule table; refuses it if the engine is strict."""
+        if not self._share_by_numbers:
+            return relevance
         named = with_numbers(relevance, self._left, self._share_by_numbers)
         if self._strict and named is not relevance:
             use = named.rules[-1]

@@ -12,7 +12,6 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.files import check_writable, write_whole
 from lookalike._core.identity import are_comparable
 from lookalike._core.names import visible
-from lookalike._core.options import check_option_names
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike._core.untouched import keeps_random_states
 from lookalike.data import Batches
@@ -94,7 +93,7 @@ def write_report(
     path = checks.path("path", path)
     check_writable(path, checks.flag("overwrite", overwrite))
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
-    check_option_names("write_report", options, get_type_hints(ReportOptions))
+    checks.option_names("write_report", options, get_type_hints(ReportOptions))
     report_options: dict[str, Any] = _QUICK | dict(options)
     page = PageOptions(**{name: report_options.pop(name) for name in _PAGE_OPTIONS if name in report_options})
     of_evaluate: dict[str, Any] = {
