@@ -12,6 +12,7 @@ from lookalike.metrics.findings import Finding, by_weight, overall
 
 AGREES = Finding("agreement", "good", "It agrees.", headline="It mostly answers as the original does: 92% are the same")
 PIXELS = Finding("pixels", "good", "The pixels count.")
+ATTENTION, SANITY = Finding("attention", "good", "There."), Finding("sanity", "good", "They change.")
 
 
 def test_the_gravest_come_first_and_what_decides_all_comes_before_details():
@@ -31,18 +32,43 @@ def test_the_gravest_come_first_and_what_decides_all_comes_before_details():
 @pytest.mark.parametrize(
     ("found", "level", "says"),
     [
-        ([AGREES, PIXELS], "good", "92% are the same, and it errs in 10 of 100. Its heat-maps can be relied on"),
+        (
+            [AGREES, PIXELS],
+            "good",
+            "92% are the same, and it errs in 10 of 100. Its heat-maps show pixels that it needs.$",
+        ),
+        ([AGREES, PIXELS, ATTENTION, SANITY], "good", "^It mostly answers .* Its heat-maps can be relied on: "),
+        (
+            [AGREES, PIXELS, ATTENTION, SANITY, Finding("objects", "bad", "Off.")],
+            "bad",
+            "that it needs. Off. It mostly",
+        ),
         ([Finding("agreement", "bad", "x", headline="It cannot"), PIXELS], "bad", "^It cannot, and it errs in 10 of"),
-        ([AGREES, Finding("accuracy", "bad", "x")], "caution", "; it is less accurate than the original, beyond"),
-        ([AGREES, Finding("pixels", "bad", "x")], "bad", "Do not rely on its heat-maps"),
-        ([AGREES, PIXELS, Finding("sanity", "bad", "x")], "bad", "Do not rely on its heat-maps"),
-        ([AGREES, Finding("pixels", "caution", "x")], "caution", "too few images to say whether its heat-maps"),
+        (
+            [AGREES, Finding("accuracy", "bad", "x")],
+            "bad",
+            "^x It mostly .*; it is less accurate than the original, beyond",
+        ),
+        ([AGREES, Finding("accuracy", "caution", "x")], "caution", "^x .* as accurate as the original is not shown"),
+        ([AGREES, Finding("classes", "bad", "Lost.")], "bad", "^Lost. It mostly answers"),
+        ([AGREES, PIXELS, Finding("unused", "caution", "Unused.")], "caution", "^Unused. It mostly"),
+        ([AGREES, Finding("pixels", "bad", "x")], "bad", "^Do not rely on its heat-maps"),
+        ([AGREES, PIXELS, Finding("sanity", "bad", "x")], "bad", "^Do not rely on its heat-maps"),
+        (
+            [AGREES, Finding("pixels", "caution", "x")],
+            "caution",
+            "^There are too few images to say whether its heat-maps",
+        ),
         (
             [AGREES, PIXELS, Finding("attention", "caution", "x")],
             "caution",
             "are not shown to be what the original",
         ),
-        ([AGREES, PIXELS, Finding("attention", "bad", "x")], "caution", "but not what the original looks at"),
+        (
+            [AGREES, PIXELS, Finding("attention", "bad", "x")],
+            "bad",
+            "^Its heat-maps .* but not what the original looks at",
+        ),
         ([AGREES, Finding("leak", "bad", "Leaked.")], "bad", "^Leaked.$"),
     ],
 )
@@ -50,6 +76,32 @@ def test_the_sentence_over_all(found, level, says):
     whole = overall(found, 0.9, 100)
     assert whole.level == level
     assert re.search(says, whole.text)
+
+
+def accuracy_finding(difference, low, high):
+    """Returns the finding on accuracy for a paired difference to the original's, in points."""
+    paired = {"value": difference / 100, "low": low / 100, "high": high / 100}
+    details = {"faithfulness": [{"difference": paired, "per_class": []}]}
+    card = Scorecard({"accuracy": [0.9], "accuracy_difference": [difference / 100]}, details, ["a", "b"])
+    return next(finding for finding in card.findings() if finding.topic == "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("points", "level", "says"),
+    [
+        ((0, -0.8, 0.8), "good", "It lost no accuracy: 90.0% .95% interval −0.8 to .0.8 points"),
+        ((0, -11, 11), "caution", "at most 1 point of accuracy is not shown.* the same as .* between −11.0 and .11.0"),
+        ((4, -3, 11), "caution", "is not shown: its 90.0% is 4.0 points above the original's"),
+        ((-0.9, -1.5, -0.1), "caution", "at most 1 point of accuracy is not shown"),
+        ((-0.5, -0.9, -0.1), "good", "0.5 points below"),
+        ((-3, -8, 2), "caution", "is not shown: its 90.0% is 3.0 points below"),
+        ((-3, -5, -1), "bad", "It lost 3.0 points of accuracy"),
+    ],
+)
+def test_accuracy_is_good_only_if_its_interval_excludes_a_loss(points, level, says):
+    found = accuracy_finding(*points)
+    assert found.level == level
+    assert re.search(says, found.text)
 
 
 def agreeing(share, n=108, *, error=0.46, thresholds=None):
@@ -69,8 +121,8 @@ def share_of(value, n):
     ("share", "level", "says"),
     [
         (0.3, "bad", "^This model cannot stand for the original: only 30.0% of their answers are the same"),
-        (0.556, "caution", "^Take care: 44.4% of the answers differ from the original's, and it errs in 54 of 108"),
-        (0.769, "caution", "^Take care: 23.1% of the answers differ"),
+        (0.556, "caution", "^44.4% of the answers differ from the original's, and it errs in 54 of 108"),
+        (0.769, "caution", "^23.1% of the answers differ"),
         (0.95, "good", "^This model mostly answers as the original does: 95.0% of their answers are the same"),
         (0.98, "good", "^This model can stand for the original: 98.0%"),
     ],

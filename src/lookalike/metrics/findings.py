@@ -9,10 +9,12 @@ ENOUGH_AGREEMENT = 0.97  # enough agreement even with a nearly perfect black box
 Level = Literal["bad", "caution", "good", "info"]  # in order of weight
 
 _LEVELS: tuple[Level, ...] = ("bad", "caution", "good", "info")
+_WARNINGS: tuple[Level, ...] = ("bad", "caution")
 # in order of weight: what a reader must know before relying on anything else comes first
 _TOPICS = (
     "leak",
     "data",
+    "duplicates",
     "agreement",
     "accuracy",
     "original",
@@ -22,11 +24,14 @@ _TOPICS = (
     "sanity",
     "classes",
     "weakest",
+    "unfamiliar",
     "calibration",
     "embedding",
     "unused",
     "variety",
 )
+
+_ON_HEAT_MAPS = ("pixels", "attention", "sanity", "objects")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def by_weight(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def overall(findings: Sequence[Finding], accuracy: float | None, n_test: int | None = None) -> Finding | None:
-    """Sums findings up in one finding: can the model stand for its original, and can its heat-maps be relied on?
+    """Sums findings up in one finding, which begins with the weightiest: no reassuring sentence comes before a warning.
 
     Args:
         findings: All findings.
@@ -67,16 +72,27 @@ def overall(findings: Sequence[Finding], accuracy: float | None, n_test: int | N
         n_test: Number of test images; None gives the accuracy as a share alone.
 
     Returns:
-        None if neither predictions nor heat-maps were measured.
+        None if there is no warning, and neither predictions nor heat-maps were measured.
     """
-    by_topic = {finding.topic: finding for finding in findings}
+    by_topic = {finding.topic: finding for finding in by_weight(findings)[::-1]}
     if "leak" in by_topic:
         return by_topic["leak"]
     sentences = [*_on_predictions(by_topic, accuracy, n_test), *_on_heat_maps(by_topic)]
-    if not sentences:
+    warning = next((finding for finding in by_weight(findings) if finding.level in _WARNINGS), None)
+    if warning is None and not sentences:
         return None
+    if warning is not None:
+        sentences = _begun_with(warning, sentences)
     worst = min((finding.level for finding in sentences), key=_LEVELS.index)
-    return Finding(sentences[0].topic, worst, " ".join(finding.text for finding in sentences))
+    return Finding(sentences[0].topic, worst, " ".join(finding.claim for finding in sentences))
+
+
+def _begun_with(warning: Finding, sentences: list[Finding]) -> list[Finding]:
+    """Puts a warning first: in the words of the sentence that is about it, if one says it as gravely."""
+    about = _ON_HEAT_MAPS if warning.topic in _ON_HEAT_MAPS else (warning.topic,)
+    own = [sentence for sentence in sentences if sentence.topic in about and sentence.level == warning.level]
+    others = [sentence for sentence in sentences if sentence not in own]
+    return [*(own or [Finding(warning.topic, warning.level, warning.claim)]), *others]
 
 
 def _on_predictions(by_topic: dict[str, Finding], accuracy: float | None, n_test: int | None) -> list[Finding]:
@@ -89,13 +105,16 @@ def _on_predictions(by_topic: dict[str, Finding], accuracy: float | None, n_test
     text, level = by_topic["agreement"].headline, by_topic["agreement"].level
     if accuracy is not None:
         text += f", and {errs or f'{accuracy:.1%} of its answers are correct'}"
-    if level == "good" and "accuracy" in by_topic and by_topic["accuracy"].level == "bad":
-        return [Finding("agreement", "caution", f"{text}; it is less accurate than the original, beyond chance.")]
+    compared = by_topic.get("accuracy")
+    if level == "good" and compared is not None and compared.level in _WARNINGS:
+        doubt = "it is less accurate than the original, beyond chance"
+        doubt = doubt if compared.level == "bad" else "that it is as accurate as the original is not shown"
+        return [Finding("agreement", "caution", f"{text}; {doubt}.")]
     return [Finding("agreement", level, f"{text}.")]
 
 
 def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
-    pixels, attention, sanity = (by_topic.get(topic) for topic in ("pixels", "attention", "sanity"))
+    pixels, attention, sanity, objects = (by_topic.get(topic) for topic in _ON_HEAT_MAPS)
     if pixels is None:
         return []
     if pixels.level == "bad" or (sanity is not None and sanity.level == "bad"):
@@ -105,5 +124,16 @@ def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
     if attention is not None and attention.level != "good":
         shown = "but not" if attention.level == "bad" else "and are not shown to be"
         text = f"Its heat-maps show what it needs itself, {shown} what the original looks at."
-        return [Finding("pixels", "caution", text)]
-    return [Finding("pixels", "good", "Its heat-maps can be relied on: they show the pixels that it needs.")]
+        return [Finding("pixels", attention.level, text)]
+    if objects is not None and objects.level in _WARNINGS:
+        return [Finding("pixels", objects.level, f"Its heat-maps show pixels that it needs. {objects.claim}")]
+    if attention is None or sanity is None:  # one test alone does not show that they can be relied on
+        return [Finding("pixels", "good", "Its heat-maps show pixels that it needs.")]
+    return [
+        Finding(
+            "pixels",
+            "good",
+            "Its heat-maps can be relied on: they show pixels that it needs, look where the original looks, and depend "
+            "on what it learned.",
+        )
+    ]

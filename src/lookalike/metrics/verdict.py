@@ -17,6 +17,11 @@ _PLAIN = {
     "nearest_neighbour": "the nearest training image (1-NN)",
     "nearest_mean": "the nearest class mean",
 }
+_PLAIN_CONTROLS = {
+    "random_head": "a network whose last layer is random",
+    "permuted_labels": "the same prototypes with their classes mixed up",
+    "mismatched": "other images",
+}
 _NAMED = 5  # classes listed in a sentence
 _WIDE = 0.2  # a wider interval of the agreement leaves open whether the models are alike [ours]
 _NOT_SHOWN = "It is not shown that it looks where the original looks"
@@ -92,7 +97,7 @@ def _agreement(
     if agreement < good:
         differing = f"{1 - agreement:.1%} of the answers differ"
         text = f"{text}: {differing}, where {1 - good:.0%} at most are called good."
-        return Finding("agreement", "caution", text, headline=f"Take care: {differing} from the original's")
+        return Finding("agreement", "caution", text, headline=f"{differing} from the original's")
     if agreement >= ENOUGH_AGREEMENT:
         headline = "This model can stand for the original"
     elif limits.agreement is not None:
@@ -125,19 +130,32 @@ def _accuracy(
         return None
     if difference is None:
         return Finding("accuracy", "info", f"It classifies {accuracy:.1%} of the test images correctly.")
-    paired_interval = details["faithfulness"][0]["difference"]
-    interval = f"95% interval {100 * paired_interval['low']:+.1f} to {100 * paired_interval['high']:+.1f}".replace(
-        "-", "−"
-    )
-    points = f"{abs(100 * difference):.1f} points"
-    if difference < -limits.lost_points / 100:
-        level: Level = "bad" if paired_interval["high"] < 0 else "caution"
-        return Finding("accuracy", level, f"It lost {points} of accuracy ({interval}): {accuracy:.1%}.")
+    paired = details["faithfulness"][0]["difference"]
+    low, high = (f"{100 * paired[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    points, margin = f"{abs(100 * difference):.1f} points", limits.lost_points / 100
+    is_lost = difference < -margin
+    if is_lost and paired["high"] < 0:
+        text = f"It lost {points} of accuracy (95% interval {low} to {high}): {accuracy:.1%}."
+        return Finding("accuracy", "bad", text)
+    if paired["low"] < -margin:  # what the interval leaves open is not shown, whatever the measured value is
+        is_equal = abs(difference) < 0.0005  # 0.0 points as it would be shown
+        side = "the same as" if is_equal else f"{points} {'above' if difference > 0 else 'below'}"
+        text = (
+            f"That it lost at most {_counted(limits.lost_points)} of accuracy is not shown: its {accuracy:.1%} is {side} "
+            f"the original's, and with so few images the difference may be anything between {low} and {high} points."
+        )
+        return Finding("accuracy", "caution", text)
     if abs(difference) < 0.0005:  # 0.0 points as it would be shown
-        return Finding("accuracy", "good", f"It lost no accuracy: {accuracy:.1%} ({interval} points).")
+        return Finding(
+            "accuracy", "good", f"It lost no accuracy: {accuracy:.1%} (95% interval {low} to {high} points)."
+        )
     side = "above" if difference > 0 else "below"
-    text = f"Its accuracy of {accuracy:.1%} is {points} {side} the original's ({interval})."
+    text = f"Its accuracy of {accuracy:.1%} is {points} {side} the original's (95% interval {low} to {high})."
     return Finding("accuracy", "good", text)
+
+
+def _counted(points: float) -> str:
+    return f"{points:g} {'point' if points == 1 else 'points'}"
 
 
 def _same_embedding(details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
@@ -200,8 +218,8 @@ def _likenesses(
     if auroc is None or chance is None:
         return None
     figures = (
-        f"while the other pixels turn to noise first, the predicted class keeps a probability of {auroc:.3f} on "
-        f"average; in random order {chance:.3f}"
+        f"mean probability of its answer while the other pixels turn to noise first: {auroc:.3f}; while pixels turn to "
+        f"noise in random order: {chance:.3f}"
     )
     gain, n_images = _gain_over_random(details.get("robustness", []))
     if gain is None or n_images < limits.least_images:
@@ -217,7 +235,12 @@ def _likenesses(
     if gain.mean < limits.auroc_gain or gain.low <= 0:
         claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
         return Finding("pixels", "caution", claim, figures)
-    return Finding("pixels", "good", "The pixels that its heat-maps point to are those that it needs.", figures)
+    return Finding(
+        "pixels",
+        "good",
+        "Its heat-maps point to pixels that it needs: with these left to the last, it keeps its answer longer than by chance.",
+        figures,
+    )
 
 
 def _gain_over_random(runs: list[dict[str, Any]]) -> tuple[Range | None, int]:
@@ -257,9 +280,8 @@ def _explanations(figure: Callable[[str], float | None], details: Mapping[str, l
     if different is not None and different.high <= 0:  # further from the original's than maps of other images are
         return Finding("attention", "bad", "It does not look where the original looks.", figures)
     if failed:
-        of = {name: "different images" if name == "mismatched" else CONTROLS[name] for name in failed}
-        listed = " or ".join(of.values())
-        claim = f"{_NOT_SHOWN}: its maps are no nearer to the original's, beyond chance, than those of {listed}."
+        listed = " or ".join(_PLAIN_CONTROLS[name] for name in failed)
+        claim = f"{_NOT_SHOWN}: its heat-maps are not clearly closer to the original's than heat-maps of {listed}."
         return Finding("attention", "caution", claim, figures)
     return Finding("attention", "good", "It looks where the original looks.", figures)
 
