@@ -11,9 +11,9 @@ from sklearn.metrics import average_precision_score
 
 from lookalike import LookalikeError, convert
 from lookalike.audit import audit, check_labels
-from lookalike.audit.neighbours import look_around
 from lookalike.audit.prototypes import prototype_faults
 from lookalike.data import DataBundle, Preprocessing
+from lookalike.embedding.neighbours import look_around
 from lookalike.model import Prototypes
 from tests.cli.test_commands import mistake, run
 from tests.small import bright_images, small_network

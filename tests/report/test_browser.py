@@ -114,9 +114,142 @@ def test_a_cell_of_the_matrix_shows_its_images(on, samples):
     cell = cells.nth(0)
     n, row, column = int(cell.inner_text()), cell.get_attribute("data-row"), cell.get_attribute("data-column")
     cell.click()
-    assert n_found(on) == n
+    assert on.locator("#viewer .sample").count() == n
     assert n == sum(one["label"] == int(row) and one["predicted"] == int(column) for one in samples)
+    on.click("#viewer .sample >> nth=0")
+    assert "Wrong." in on.inner_text("#viewer .answer")
+    on.click("#viewer button:has-text('all of them')")
+    on.click("#viewer button:has-text('Filter the list')")
+    assert n_found(on) == n
     assert on.locator("#browse").bounding_box()["y"] < on.viewport_size["height"] / 2
+
+
+@pytest.mark.parametrize("way", ["button", "Escape"])
+@pytest.mark.parametrize(
+    "opener",
+    ["#mistakes a >> nth=6", ".matrix button.cell >> nth=1", "button[data-show=wrong]", "button.prototype >> nth=3"],
+)
+def test_close_returns_to_where_the_reader_was(on, opener, way):
+    target = on.locator(opener)
+    target.scroll_into_view_if_needed()
+    target.focus()
+    before = on.evaluate("[window.scrollY, document.activeElement.outerHTML]")
+    on.keyboard.press("Enter")
+    assert on.evaluate("window.scrollY") == before[0]  # it opens over the place, not somewhere else
+    box = on.locator("dialog[open]").bounding_box()
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= on.viewport_size["height"]
+    if way == "Escape":
+        on.keyboard.press("Escape")
+    else:
+        on.click("dialog[open] .close")
+    assert on.locator("dialog[open]").count() == 0
+    assert on.evaluate("[window.scrollY, document.activeElement.outerHTML]") == before
+
+
+def test_closing_an_image_of_the_list_returns_to_its_tile(on):
+    tile = on.locator(".sample").nth(40)
+    tile.scroll_into_view_if_needed()
+    top = on.evaluate("window.scrollY")
+    tile.click()
+    on.click(".detail button:has-text('Close')")
+    assert on.evaluate("window.scrollY") == top
+    assert tile.evaluate("node => node === document.activeElement")
+
+
+def test_a_click_anywhere_on_a_row_of_errors_opens_its_image(on, samples):
+    wrong = [one for one in samples if one["label"] != one["predicted"]]
+    rows = on.locator("#mistakes tr[data-image]")
+    assert rows.count() == len(wrong)
+    for index in (0, 3):
+        pictures = rows.nth(index).locator("img")
+        assert pictures.count() == 2
+        assert pictures.nth(0).get_attribute("src") == wrong[index]["image"]
+        number = wrong[index]["near"][0]["prototype"]
+        tile = on.locator(f'button.prototype[data-number="{number}"] img')
+        assert pictures.nth(1).get_attribute("src") == tile.get_attribute("src")
+    rows.nth(3).locator("td").nth(3).click()
+    assert on.inner_text("#viewer .detail h3") == wrong[3]["name"]
+    on.keyboard.press("ArrowRight")
+    assert on.inner_text("#viewer .detail h3") == wrong[4]["name"]
+
+
+def test_frames_of_a_wrong_and_unfamiliar_image_are_both_seen_and_explained(opened, samples):
+    """The frame of a disagreeing image replaced that of an unfamiliar one."""
+    index, _ = next((k, one) for k, one in enumerate(samples) if one["unfamiliar"])
+    opened.click("#more")
+    tile = opened.locator(".sample").nth(index)
+    tile.evaluate("node => node.classList.add('wrong', 'disagreeing')")
+    style = (
+        "(node) => { const s = getComputedStyle(node); return [s.borderTopStyle, s.outlineStyle, s.borderTopColor]; }"
+    )
+    frame, inner = tile.evaluate(style), tile.locator("img").evaluate(style)
+    assert frame[0] == "dashed"
+    assert inner[1] == "dotted"
+    assert frame[2] == opened.locator(".frames .swatch.wrong").evaluate(style)[2]
+    for name in ("disagreeing", "unfamiliar"):
+        swatch = opened.locator(f".frames .swatch.{name}").evaluate(style)
+        assert {"dashed", "dotted"} & {swatch[0], swatch[1]} == {"dashed" if name == "disagreeing" else "dotted"}
+    for kind in ("for", "against", "half", "contrast", "selected"):
+        assert opened.locator(f".swatch.{kind}").count() == 1  # each is explained once
+
+
+def test_a_map_without_a_part_is_not_called_this_part_here(opened, samples):
+    shown = {near["shows"] for one in samples for near in one["near"]}
+    assert shown <= {"part", "against", "blank", None}
+    checked = set()
+    for index, one in enumerate(samples[:20]):
+        kinds = [near["shows"] for near in one["near"]]
+        opened.locator(".sample").nth(index).click()
+        looks = opened.locator(".detail .look")
+        for position, kind in enumerate(kinds):
+            text = looks.nth(position).inner_text()
+            assert ("this part here" in text) == (kind == "part")
+            checked.add(kind)
+        opened.locator(".detail button:has-text('Close')").click()
+    assert "part" in checked
+
+
+def test_the_definition_of_unfamiliar_is_the_same_everywhere(opened, samples):
+    """The glossary's: it was "every prototype" in the key and "the nearest" beside an image."""
+    definition = "farther from its nearest prototype than every training image behind that prototype"
+    assert definition in opened.inner_text("#reading")
+    assert definition in opened.inner_text(".frames")
+    opened.select_option("[name=kind]", "unfamiliar")
+    opened.click(".sample >> nth=0")
+    assert definition in opened.inner_text(".answer")
+
+
+@pytest.mark.parametrize("width", [390, 700, 1100])
+def test_the_menu_is_whole(opened, width):
+    opened.set_viewport_size({"width": width, "height": 844})
+    for link in opened.locator(".contents a").all():
+        box = link.bounding_box()
+        assert box["x"] >= 10
+        assert box["x"] + box["width"] <= width - 10
+
+
+def test_what_goes_on_beyond_the_edge_of_a_phone_says_so(opened):
+    opened.set_viewport_size({"width": 390, "height": 844})
+    opened.wait_for_timeout(100)
+    regions = opened.eval_on_selector_all(
+        ".scroll",
+        """nodes => nodes.map((node) => [node.scrollWidth > node.clientWidth + 2,
+        node.previousElementSibling?.matches(".sideways:not([hidden])") ?? false])""",
+    )
+    assert any(is_cut for is_cut, _ in regions)
+    assert all(is_cut == is_told for is_cut, is_told in regions)
+
+
+def test_text_of_charts_is_legible_on_a_phone(opened):
+    opened.set_viewport_size({"width": 390, "height": 844})
+    sizes = opened.eval_on_selector_all(
+        "#charts svg.figure text",
+        """nodes => nodes.map((node) => { const turned = node.getScreenCTM();
+        return parseFloat(getComputedStyle(node).fontSize) * Math.hypot(turned.a, turned.b); })""",
+    )
+    assert len(sizes) > 20
+    assert min(sizes) >= 7.9
 
 
 def test_a_wrong_image_is_shown_beside_its_true_class(opened, samples):
@@ -124,7 +257,7 @@ def test_a_wrong_image_is_shown_beside_its_true_class(opened, samples):
     opened.click(f'#mistakes a[href="#image-{wrong["row"]}"]')
     assert opened.inner_text(".detail h3") == wrong["name"]
     assert "Wrong." in opened.inner_text(".answer")
-    assert "which it is" in opened.inner_text(".look.contrast")
+    assert "which it is" in opened.inner_text("#viewer .look.contrast")
     assert opened.locator(".look .pair img").count() == 2 * len(wrong["near"])  # both maps of each prototype
     assert opened.locator('.originals img[alt*="original"]').count() == 1
 
@@ -159,8 +292,11 @@ def test_dialogs_open_at_their_head_and_close_by_escape(on):
 def test_what_a_prototype_decides(opened, samples):
     opened.click("button.prototype >> nth=2")
     opened.click("button:has-text('Show what it decides')")
-    assert n_found(opened) == sum(one["near"][0]["prototype"] == 2 for one in samples)
-    assert f"decides {n_found(opened)}" in opened.inner_text("button.prototype >> nth=2")
+    n_decided = sum(one["near"][0]["prototype"] == 2 for one in samples)
+    assert opened.locator("#viewer .sample").count() == n_decided
+    assert f"decides {n_decided}" in opened.inner_text("button.prototype >> nth=2")
+    opened.click("#viewer button:has-text('Filter the list')")
+    assert n_found(opened) == n_decided
 
 
 def test_two_prototypes_side_by_side(on):
@@ -189,8 +325,8 @@ def test_names_show_as_text(opened):
 def test_nothing_sticks_out(on):
     on.click(".sample >> nth=0")
     assert on.evaluate("document.documentElement.scrollWidth") <= on.viewport_size["width"]
-    for row in on.locator("tbody tr").all()[:3]:  # no row is torn apart into a column of words
-        assert row.bounding_box()["height"] < 150
+    for row in on.locator("tbody tr").all()[:3]:  # with two pictures; none is torn apart into a column of words
+        assert row.bounding_box()["height"] < 200
 
 
 def test_dark_mode_turns_page_and_charts(opened):

@@ -174,18 +174,22 @@ def test_many_unfamiliar_images_are_a_finding(n_unfamiliar, is_told):
     order = [
         Finding("accuracy", "bad", "Bad."),
         Finding("agreement", "caution", "So."),
-        Finding("use", "good", "Good."),
+        Finding("unused", "good", "Good."),
     ]
     card = SimpleNamespace(findings=lambda: order)
-    material = SimpleNamespace(card=card, examples=Examples(entries), model=SimpleNamespace(doubt=None))
+    material = SimpleNamespace(
+        card=card, examples=Examples(entries), model=SimpleNamespace(doubt=None), duplicates=None
+    )
     found = _findings(material)
     assert [finding.level for finding in found] == ["bad", *["caution"] * (1 + is_told), "good"]
     if is_told:
         others = f", and {10 - n_unfamiliar // 2} of the other {20 - n_unfamiliar}" if n_unfamiliar < 20 else ""
-        assert found[2].text == (
-            f"{n_unfamiliar} of the 20 test images shown are unfamiliar: farther from their nearest prototype than "
-            f"every training image behind it ({n_unfamiliar // 2} of these answers are wrong{others})."
+        unfamiliar = found[-2]
+        assert unfamiliar.claim == (
+            f"{n_unfamiliar} of the 20 test images shown are unfamiliar. Said of an image: it is farther from its "
+            "nearest prototype than every training image behind that prototype."
         )
+        assert unfamiliar.figures == f"{n_unfamiliar // 2} of these answers are wrong{others}"
 
 
 def test_a_scorecard_of_another_model_is_refused(net, blobs, tmp_path):
@@ -227,3 +231,37 @@ def test_the_table_of_classes_names_all_that_tie():
     rows = _class_rows(Scorecard({}, details, ["ant", "bee", "cat"]))
     assert [row["mistaken_for"] for row in rows] == ["bee and cat", None, None]
     assert [row["rival"] for row in rows] == ["cat", None, None]
+
+
+def test_an_axis_of_the_radar_that_a_finding_warns_of_is_marked():
+    from lookalike.metrics import Scorecard
+    from lookalike.report.charts import _warned_axes
+
+    paired = {"value": 0.0, "low": -0.11, "high": 0.11}
+    runs = {"accuracy": [0.9], "accuracy_difference": [0.0], "diversity": [0.5]}
+    card = Scorecard(runs, {"faithfulness": [{"difference": paired, "per_class": []}]}, ["a", "b"])
+    assert card.axes()["accuracy"] == 1.0  # at the rim, though no loss is excluded
+    warned = _warned_axes(card)
+    assert list(warned) == ["accuracy"]
+    assert "between −11.0 and +11.0 points" in warned["accuracy"]
+
+
+def test_what_stands_out_on_a_map_is_what_a_reader_sees():
+    import numpy as np
+
+    from lookalike.plots.heatmap import what_stands_out
+
+    relevance = np.zeros((20, 20))
+    assert what_stands_out(relevance, 1.0) == "blank"
+    relevance[:5] = -0.5
+    assert what_stands_out(relevance, 1.0) == "against"
+    relevance[10] = 0.5
+    assert what_stands_out(relevance, 1.0) == "part"
+    assert what_stands_out(relevance, 100.0) == "blank"  # pale beside the other maps of its image
+
+
+def test_the_banner_is_in_the_words_of_the_weightiest_finding(page):
+    text = page.read_text(encoding="utf-8")
+    banner = re.search(r'<p class="overall (\w+)"><b>(.*?)\.</b>', text)
+    first = re.search(r'<ul class="findings">\s*<li class="(\w+)"><b>(.*?)</b>', text)
+    assert banner.groups() == first.groups()

@@ -18,10 +18,10 @@ from lookalike._core.names import spreadsheet_cell
 from lookalike._core.progress import progress_bar
 from lookalike._core.untouched import keeps_random_states
 from lookalike.audit.labels import LabelCheck, check_labels
-from lookalike.audit.neighbours import look_around
 from lookalike.audit.prototypes import prototype_faults
 from lookalike.audit.shortcuts import MOST_PROTOTYPES, find_shortcuts
 from lookalike.editing.sources import Source, source_of
+from lookalike.embedding.neighbours import look_around
 from lookalike.model import PrototypeModel
 from lookalike.model.similarity import Similarity
 

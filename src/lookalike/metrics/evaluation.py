@@ -79,7 +79,8 @@ def evaluate(
             - what is measured: ``sanity``, ``measures``, ``attributes``, ``masks``, ``scope``
             - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``, ``budget``
             - relevance: ``composite``, ``rule``
-            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``test_embeddings``
+            - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``test_embeddings``,
+              ``train_embeddings``
             - ``class_order``, ``progress``
 
             ``lookalike.metrics.EvaluationSettings`` documents each.
@@ -103,7 +104,8 @@ def evaluate(
     test_data, store = (None, data) if isinstance(data, EmbeddingStore) else (data, None)
     box, no_box_reason = find_black_box(model, black_box, test_data, settings.class_order)
     store = store if settings.test_embeddings is None else settings.test_embeddings
-    inputs = _Inputs(test_data, store, train, attributes, box, mask_reader(settings.masks, test_data))
+    masks = mask_reader(settings.masks, test_data)
+    inputs = _Inputs(test_data, store, train, attributes, box, masks, settings.train_embeddings)
     available = inputs.available(model, settings.scope)
     sections, notes = _select_sections(only, available, settings.sanity)
     standard, standard_notes = _select_standard(settings.measures, available)
@@ -142,6 +144,7 @@ class _Inputs(NamedTuple):
         attributes: Attributes of the training samples, or None.
         box: The black box, or None.
         masks: Reads the masks of the test images, or None.
+        train_store: Embeddings of the training data; None if they are still to be made.
     """
 
     data: Batches | None
@@ -150,6 +153,7 @@ class _Inputs(NamedTuple):
     attributes: Any
     box: BlackBox | None
     masks: ReadMasks | None = None
+    train_store: EmbeddingStore | None = None
 
     def available(self, model: PrototypeModel, scope: str) -> dict[str, bool]:
         """Returns which needs of sections these inputs fulfil."""
@@ -168,12 +172,12 @@ def _embedded(
     model: PrototypeModel, options: Options, inputs: _Inputs, sections: list[Section], advance: Advance
 ) -> Context:
     """Embeds the test data, and the training data if a section uses them."""
-    data, store, train, attributes, box, masks = inputs
+    data, store, train, attributes, box, masks, train_store = inputs
     if store is None:
         assert data is not None  # there is one or the other
         store = embed(model, data, progress=advance)
     if isinstance(train, Batches) and _uses_train(sections):
-        train = embed(model, train, progress=advance)
+        train = embed(model, train, progress=advance) if train_store is None else train_store
     train_store = train if isinstance(train, EmbeddingStore) else None
     labels = aligned_labels(store, model, "test")
     return Context(
@@ -371,7 +375,7 @@ def _count_steps(model: PrototypeModel, sections: list[Section], options: Option
         return None
     data, train = inputs.data, inputs.train
     row_counts: list[int | None] = [data.total if data is not None and inputs.store is None else 0]
-    if isinstance(train, Batches) and _uses_train(sections):
+    if isinstance(train, Batches) and inputs.train_store is None and _uses_train(sections):
         row_counts.append(train.total)
     n = options.n_images if data is None or data.total is None else min(options.n_images, data.total)
     if "robustness" in names:

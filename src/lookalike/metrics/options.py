@@ -42,6 +42,7 @@ class EvaluationOptions(TypedDict, total=False):
     num_workers: int | None
     on_error: Literal["stop", "skip"]
     test_embeddings: EmbeddingStore | None
+    train_embeddings: EmbeddingStore | None
     progress: bool | Advance | None
 
 
@@ -76,6 +77,7 @@ class EvaluationSettings:
         num_workers: Number of processes that read images.
         on_error: ``"skip"`` leaves out images that cannot be read.
         test_embeddings: Embeddings of the test data, if ``embed`` has made them already.
+        train_embeddings: Embeddings of the training data, likewise.
         progress: Whether to show a progress bar; None shows it on a terminal.
     """
 
@@ -98,11 +100,13 @@ class EvaluationSettings:
     num_workers: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     test_embeddings: EmbeddingStore | None = None
+    train_embeddings: EmbeddingStore | None = None
     progress: bool | Advance | None = None
 
     def __post_init__(self) -> None:
         checks.flag("sanity", self.sanity)
-        checks.optional(checks.instance, "test_embeddings", self.test_embeddings, EmbeddingStore, "an EmbeddingStore")
+        for name in ("test_embeddings", "train_embeddings"):
+            checks.optional(checks.instance, name, getattr(self, name), EmbeddingStore, "an EmbeddingStore")
         checks.progress("progress", self.progress)
         if not isinstance(self.budget, Budget):
             checks.optional(lambda name, value: checks.number(name, value, above=0), "budget", self.budget)

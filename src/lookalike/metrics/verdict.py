@@ -8,7 +8,7 @@ from lookalike._core.intervals import Range, mean_with_interval
 from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
-from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, Level, by_weight
+from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, by_weight
 from lookalike.metrics.sanity import first_change
 from lookalike.metrics.thresholds import Thresholds
 
@@ -141,8 +141,9 @@ def _accuracy(
         is_equal = abs(difference) < 0.0005  # 0.0 points as it would be shown
         side = "the same as" if is_equal else f"{points} {'above' if difference > 0 else 'below'}"
         text = (
-            f"That it lost at most {_counted(limits.lost_points)} of accuracy is not shown: its {accuracy:.1%} is {side} "
-            f"the original's, and with so few images the difference may be anything between {low} and {high} points."
+            f"That it lost at most {_counted(limits.lost_points)} of accuracy is not shown: its {accuracy:.1%} is "
+            f"{side} the original's, and with so few images the difference may be anything between {low} and {high} "
+            "points."
         )
         return Finding("accuracy", "caution", text)
     if abs(difference) < 0.0005:  # 0.0 points as it would be shown
@@ -235,12 +236,11 @@ def _likenesses(
     if gain.mean < limits.auroc_gain or gain.low <= 0:
         claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
         return Finding("pixels", "caution", claim, figures)
-    return Finding(
-        "pixels",
-        "good",
-        "Its heat-maps point to pixels that it needs: with these left to the last, it keeps its answer longer than by chance.",
-        figures,
+    claim = (
+        "Its heat-maps point to pixels that it needs: with these left to the last, it keeps its answer longer than by "
+        "chance."
     )
+    return Finding("pixels", "good", claim, figures)
 
 
 def _gain_over_random(runs: list[dict[str, Any]]) -> tuple[Range | None, int]:

@@ -25,6 +25,7 @@ from lookalike.parts.regions import connected, place_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_MORE_THAN_ALL = 1.05  # of the lead: below it, the other positions add up to nothing worth a word
 _ROUNDING = 1e-5  # of the lead: the positions add up to it in single precision
 
 
@@ -90,10 +91,21 @@ class Difference:
         from lookalike.plots import plot_difference
 
         image = drawable(self.image)
-        captions = [f"{share:.0%} of the lead" if share <= 1 else "over 100% of the lead" for _, share, _ in self.parts]
         masks = [mask for mask, _, _ in self.parts]
-        title = f"{visible(self.class_name)} rather than {visible(self.other_name)}"
-        return plot_difference(image, self.map, masks, captions, title=title, ax=ax)
+        title = f"place by place\nred for {visible(self.class_name)}, blue for {visible(self.other_name)}"
+        return plot_difference(image, self.map, masks, self._share(), title=title, ax=ax)
+
+    def _share(self) -> str:
+        """Says what the deciding parts give of the lead; together they give all of it, or more."""
+        if not self.deciding.any():
+            return "no part decides"
+        share = sum(share for _, share, _ in self.parts)
+        if self.deciding.all():
+            return "no part decides\nit takes the whole image"
+        it = "the outlined part gives" if len(self.parts) == 1 else "the outlined parts give"
+        if share < _MORE_THAN_ALL:
+            return f"what decides\n{it} all of the lead"
+        return f"what decides\n{it} {share:.1f} times the lead; others pull the other way"
 
 
 @keeps_torch_settings

@@ -114,7 +114,7 @@ class PairedRegions:
         image = drawable(self.image)
         regions = [(pair.here, pair.there, pair.share) for pair in self.pairs]
         little = self.likeness <= 0 or self.explained < LITTLE
-        captions = ("input", f"{visible(self.class_name)} · no. {self.prototype}")
+        captions = ("this image", f"prototype {self.prototype}\nof {visible(self.class_name)}")
         return plot_pairs(
             image, self.prototype_image, regions, captions, note="no part explains this" if little else "", ax=ax
         )

@@ -7,7 +7,7 @@ Maps of convolutional networks have the grid of the strides in them, finer than 
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _SMALL = 64  # pixels: a picture with shorter sides than this is shown pixel by 
 _SMOOTHING = 0.03  # deviation of the smoothing, share of the shorter side: a third of a cell of a 10 × 10 feature map
 _ISLAND = 0.02  # share of the positive relevance below which an island of the region is not outlined
 _PALE = 0.35  # share of white in a photograph below the map, so that colours on it are seen
+_SEEN, _SEEN_SHARE = 0.15, 0.001  # of the deepest colour, and of the pixels: fewer and paler ones are not seen
 _OPAQUE = 0.85  # of the deepest colours over a photograph
 
 
@@ -89,6 +90,18 @@ def outline(relevance: np.ndarray, share: float = OUTLINED) -> np.ndarray:
     width = max(1, round(min(relevance.shape) / 110))
     border: np.ndarray = region & ~binary_erosion(region, iterations=width, border_value=1)
     return border
+
+
+def what_stands_out(relevance: np.ndarray, limit: float) -> Literal["part", "against", "blank"]:
+    """Says what a reader sees on a map [H, W] that ``paint`` draws with this limit.
+
+    Returns:
+        ``"part"`` if pixels that speak for the likeness are seen, ``"against"`` if only others are, else ``"blank"``.
+    """
+    strength = relevance / limit
+    if (strength > _SEEN).mean() >= _SEEN_SHARE:
+        return "part"
+    return "against" if (strength < -_SEEN).mean() >= _SEEN_SHARE else "blank"
 
 
 def paint(relevance: np.ndarray, limit: float, image: np.ndarray | None = None) -> np.ndarray:

@@ -7,12 +7,13 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike.plots.regions import colours_of, draw_outline, picture_extent
-from lookalike.plots.tiles import CAPTION, MUTED, draw_tile, shorten, tile_axes
+from lookalike.plots.tiles import MUTED, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BETWEEN = 0.5  # tiles between the images, for the links
+_NOTE = 0.16  # height of the note below the captions, in tiles
 
 
 def plot_pairs(
@@ -41,9 +42,11 @@ def plot_pairs(
     image = checks.array("image", image, ("H", "W", "C"))
     prototype_image = checks.array("prototype_image", prototype_image, ("H", "W", "C"))
     right = 1 + _BETWEEN
-    ax = tile_axes(ax, 2 + _BETWEEN, 1 + CAPTION + (0.15 if note else 0))
-    draw_tile(ax, image, 0, 0, caption=shorten(captions[0], 18))
-    draw_tile(ax, prototype_image, right, 0, caption=shorten(captions[1], 18))
+    lines = [wrapped(caption) for caption in captions]
+    below = 1 + max(caption_height(caption) for caption in lines)
+    ax = tile_axes(ax, 2 + _BETWEEN, below + (_NOTE if note else 0))
+    draw_tile(ax, image, 0, 0, caption=lines[0])
+    draw_tile(ax, prototype_image, right, 0, caption=lines[1])
     extents = picture_extent(image, 0, 0), picture_extent(prototype_image, right, 0)
     for number, ((here, there, share), colour) in enumerate(zip(regions, colours_of(len(regions)), strict=True)):
         draw_outline(ax, here, extents[0], colour)
@@ -52,5 +55,7 @@ def plot_pairs(
         ax.plot([1.05, right - 0.05], [y, y], color=colour, linewidth=2.2)
         ax.text(1 + _BETWEEN / 2, y - 0.03, f"{share:.0%}", ha="center", va="bottom", fontsize=8, color=MUTED)
     if note:
-        ax.text(1 + _BETWEEN / 2, 1 + CAPTION, note, ha="center", va="center", fontsize=8, color=MUTED, style="italic")
+        ax.text(
+            1 + _BETWEEN / 2, below + _NOTE / 2, note, ha="center", va="center", fontsize=8, color=MUTED, style="italic"
+        )
     return ax

@@ -19,6 +19,9 @@ FRAME = "#e0e0e0"
 TILE_INCHES = 1.25
 LINE = 0.17  # height of a caption's line, in tiles
 CAPTION = 0.34  # height of a caption of one line with its margins, in tiles
+_NAME_SIZE, _FURTHER_SIZE = 8.5, 7.5  # points: of a caption's first line, and of its further lines
+_CAPTION_POINTS = 0.95 * 72 * TILE_INCHES  # width of a caption
+_MOST_LINES = 4  # of a caption, besides its first
 GAP = 0.14  # between tiles, in tiles
 
 
@@ -95,7 +98,10 @@ def draw_tile(
         ax.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=frame, linewidth=2.5, clip_on=False))
     if caption:
         name, *further = caption.split("\n")  # the first line names what is shown
-        for text, height, fontsize, colour in ((name, 0.05, 8.5, INK), ("\n".join(further), 0.2, 7.5, MUTED)):
+        for text, height, fontsize, colour in (
+            (name, 0.05, _NAME_SIZE, INK),
+            ("\n".join(further), 0.2, _FURTHER_SIZE, MUTED),
+        ):
             if not text:
                 continue
             ax.text(
@@ -108,6 +114,48 @@ def draw_tile(
                 color=colour,
                 linespacing=1.2,
             )
+
+
+def wrapped(caption: str) -> str:
+    """Breaks a caption's lines so that none is wider than its tile; what is over is cut with an ellipsis.
+
+    Its first line stays one line. Words that are too long for a line are broken.
+    """
+    name, *further = (visible(" ".join(line.split())) for line in caption.split("\n"))
+    lines = _lines(" ".join(further), _FURTHER_SIZE)
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][:-2] + "…"]
+    first = _lines(name, _NAME_SIZE, between="")
+    name = first[0] if len(first) < 2 else first[0][:-2] + "…"
+    return "\n".join(line.replace("$", r"\$") for line in (name, *lines))
+
+
+def _lines(text: str, size: float, between: str = " ") -> list[str]:
+    """Breaks a text into lines that fit below a tile: between words, or within one that is too long."""
+    lines = [""]
+    for word in text.split(" ") if between else text:
+        joined = f"{lines[-1]}{between}{word}" if lines[-1] else word
+        if _width(joined, size) <= _CAPTION_POINTS:
+            lines[-1] = joined
+        elif _width(word, size) <= _CAPTION_POINTS:
+            lines.append(word)
+        else:
+            lines += _lines(word, size, between="")
+    return [line for line in lines if line]
+
+
+def _width(text: str, size: float) -> float:
+    """Returns the width of a text in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0])
+
+
+def caption_height(caption: str) -> float:
+    """Returns the height of a caption that ``draw_tile`` draws, with its margins, in tiles."""
+    n_further = caption.count("\n")
+    return 0.22 + 0.11 * n_further + (0.04 if n_further else 0)
 
 
 def shorten(text: str, length: int) -> str:

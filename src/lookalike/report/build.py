@@ -23,12 +23,14 @@ from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
+from lookalike.report.duplicates import find_duplicates
 from lookalike.report.examples import decide, explain_examples
 from lookalike.report.extras import fitting_extras
 from lookalike.report.material import Material, PageOptions
 from lookalike.report.page import render
 from lookalike.report.prototypes import prototype_entries
 from lookalike.report.sections import render_sections
+from lookalike.report.words import unfamiliar_means
 
 
 class ReportOptions(EvaluationOptions, total=False):
@@ -99,6 +101,7 @@ def write_report(
     of_evaluate: dict[str, Any] = {
         name: report_options.pop(name) for name in ("only", "seed", "resume") if name in report_options
     }
+    of_evaluate.setdefault("only", None)
     settings = EvaluationSettings.of("write_report", report_options)
     budget = Budget.of(settings.budget)
     explainer = Explainer(
@@ -113,8 +116,12 @@ def write_report(
     standing = (
         None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
     )
+    training_images = _training_images(model, train)
+    train_store: EmbeddingStore | None = None
     if card is None:
         of_evaluate |= {**report_options, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
+        train, train_store = _embedded_training_data(model, train, of_evaluate["only"], settings)
+        of_evaluate["train_embeddings"] = train_store
         of_evaluate["budget"] = None if budget is None else budget.part(_SHARE_OF_FIGURES)
         card = evaluate(model, data, black_box=box, train=train, **of_evaluate)
         card.notes[:0] = data_notes
@@ -133,10 +140,28 @@ def write_report(
     )
     extras = fitting_extras(model, examples, budget)
     examples.notes.extend(extras.notes)
-    training_images = _training_images(model, train)
-    material = Material(model, card, store, decisions, examples, explainer, data, training_images, page, extras)
+    if training_images is None:
+        train_store = None  # other data than the model's own
+    duplicates = find_duplicates(model, store, train_store, decisions)
+    material = Material(
+        model, card, store, decisions, examples, explainer, data, training_images, page, extras, train_store, duplicates
+    )
     write_whole(path, _page_of(material), replace=overwrite)
     return card
+
+
+def _embedded_training_data(
+    model: PrototypeModel, train: Any, only: Sequence[str] | None, settings: EvaluationSettings
+) -> tuple[Any, EmbeddingStore | None]:
+    """Embeds the training data once, for the evaluation and the page, if the evaluation reads them."""
+    if train is None or isinstance(train, EmbeddingStore):
+        return train, train
+    if only is not None and not {"transparency", "embedding"} & set(only):
+        return train, None
+    batches = settings.read(train)
+    if isinstance(batches, EmbeddingStore):
+        return train, None
+    return batches, embed(model, batches, progress=settings.progress)
 
 
 def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore) -> None:
@@ -172,6 +197,7 @@ def _page_of(material: Material) -> str:
         "classes": [visible(name) for name in model.class_names],
         "prototypes": prototype_entries(model),
         "samples": material.examples.entries,
+        "unfamiliar": unfamiliar_means(model),
     }
     return render(material.page.title, subtitle, render_sections(material), data)
 

@@ -10,7 +10,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.metrics import Scorecard
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
-from lookalike.plots import plot_activations, plot_map, plot_ordering, plot_similarity_matrix, project_2d
+from lookalike.plots import plot_activations, plot_map, plot_ordering, plot_radar, plot_similarity_matrix, project_2d
 from lookalike.report.material import Material
 from lookalike.report.pictures import figure
 
@@ -18,19 +18,44 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 1500  # test images in the map, at most
+_TOPICS_OF_AXES = {  # the findings that judge what an axis of the radar measures
+    "transparency": "unused",
+    "accuracy": "accuracy",
+    "explanations": "attention",
+    "robustness": "pixels",
+    "diversity": "variety",
+}
 _PROTOTYPES = 300  # at most in a chart: bars and cells of more would be too small to see
 
 
 def charts(material: Material) -> dict[str, Any]:
     """Returns the values of the section of charts."""
     card = material.card
-    return {"rows": card.rows(), "charts": draw_charts(material.model, card, material.store)}
+    return {
+        "rows": card.rows(),
+        "charts": draw_charts(material.model, card, material.store),
+        "warned": _warned_axes(card),
+    }
+
+
+def _warned_axes(card: Scorecard) -> dict[str, str]:
+    """Returns the axes of the radar that a finding warns of, with what it says: a score alone does not show that."""
+    claims: dict[str, str] = {}
+    for finding in reversed(card.findings()):  # the weightiest of a topic is the one that stays
+        if finding.level in ("bad", "caution"):
+            claims[finding.topic] = finding.claim
+    return {axis: claims[topic] for axis, topic in _TOPICS_OF_AXES.items() if axis in card.axes() and topic in claims}
+
+
+def _draw_radar(card: Scorecard) -> "Axes":
+    warned = _warned_axes(card)
+    return plot_radar({"model": {f"{name} *" if name in warned else name: x for name, x in card.axes().items()}})
 
 
 @torch.no_grad()
 def draw_charts(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> dict[str, str]:
     """Draws the charts that the scorecard has figures for. Returns SVGs by name."""
-    charts = {"radar": figure(lambda _: card.plot_radar(), _radar_text(card))}
+    charts = {"radar": figure(lambda _: _draw_radar(card), _radar_text(card))}
     if "auroc" in card.runs:
         charts["ordering"] = figure(functools.partial(_draw_ordering, card), _ordering_text(card))
     if "sanity" in card.details:

@@ -27,6 +27,7 @@ def mistakes(material: Material) -> dict[str, Any]:
             "probability": entry["probability"],
             "original": _name(names, entry["original"]),
             "unfamiliar": entry["unfamiliar"],
+            "prototype": entry["near"][0]["prototype"],
         }
         for entry in wrong[:_MOST_MISTAKES]
     ]

@@ -21,7 +21,7 @@ from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.model.likeness import Likeness
-from lookalike.plots.heatmap import common_limit, paint, shares
+from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.pictures import picture
 
 _BATCH = 16  # images explained at once
@@ -196,6 +196,9 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
     *likeness_maps, original_map = (
         None if values is None else picture(paint(values, limit, image)) for values in prepared
     )
+    *likeness_shows, original_shows = (
+        None if values is None else what_stands_out(values, limit) for values in prepared
+    )
     original = None if decisions.original is None else int(decisions.original[row])
     answer = explanation.original
     is_same = answer is not None and original is not None and answer.agrees == (original == explanation.prediction)
@@ -213,14 +216,17 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
         "caution": explanation.caution,
         "image": picture(image),
         "original_map": original_map,
+        "original_shows": original_shows,
         "near": [
-            _likeness_entry(near, heat_map, explanation.contrast)
-            for near, heat_map in zip(likenesses, likeness_maps, strict=True)
+            _likeness_entry(near, heat_map, shows, explanation.contrast)
+            for near, heat_map, shows in zip(likenesses, likeness_maps, likeness_shows, strict=True)
         ],
     }
 
 
-def _likeness_entry(near: Likeness, heat_map: str | None, contrast: Likeness | None) -> dict[str, Any]:
+def _likeness_entry(
+    near: Likeness, heat_map: str | None, shows: str | None, contrast: Likeness | None
+) -> dict[str, Any]:
     """Returns what the page's script needs of a likeness."""
     return {
         "prototype": near.prototype,
@@ -228,6 +234,7 @@ def _likeness_entry(near: Likeness, heat_map: str | None, contrast: Likeness | N
         "percentile": None if np.isnan(near.percentile) else round(near.percentile),
         "is_contrast": contrast is not None and near.prototype == contrast.prototype,
         "map": heat_map,
+        "shows": shows,
     }
 
 

@@ -8,6 +8,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
+from lookalike.report.duplicates import Duplicates
 from lookalike.report.examples import Decisions, Examples
 from lookalike.report.extras import Extras
 
@@ -56,6 +57,8 @@ class Material:
         train: The model's own training data, if they can be read again.
         page: What the page shows.
         extras: What it shows beside the test images, if time is bounded.
+        train_store: Embeddings of the training data, if they were made.
+        duplicates: Test images that the network takes for the same as others; None if they were not looked for.
     """
 
     model: PrototypeModel
@@ -68,6 +71,8 @@ class Material:
     train: Batches | None
     page: PageOptions
     extras: Extras = field(default_factory=Extras)
+    train_store: EmbeddingStore | None = None
+    duplicates: Duplicates | None = None
 
     @property
     def has_original(self) -> bool:

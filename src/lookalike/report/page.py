@@ -23,6 +23,8 @@ _SCRIPTS = (
     "scripts/prototypes.js",
     "scripts/detail.js",
     "scripts/browse.js",
+    "scripts/images.js",
+    "scripts/tables.js",
     "scripts/links.js",
 )
 

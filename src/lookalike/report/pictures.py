@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SIDE = 224  # pixels of a picture's longer side, at most
 _DPI = 110  # of drawings: their text is legible, and one takes some 15 kB
+_LEGIBLE = 1.2  # pixels per point of a figure on a phone: text of 8 points stays legible, and the rest is a swipe away
 _SHARP = 64  # pictures up to this size are small already: they are stored without loss
 _QUALITY = 72  # of lossy compression; a photograph takes some 9 kB
 
@@ -89,7 +90,11 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
         r'<svg [^>]*?width="([\d.]+)pt" height="[\d.]+pt"|<svg ',
         lambda match: (
             f'<svg role="img" aria-label="{text}" class="figure" '
-            + (f'style="max-width:{1.25 * float(match[1]):.0f}px" ' if match[1] else "")
+            + (
+                f'style="max-width:{1.25 * float(match[1]):.0f}px;--least:{_LEGIBLE * float(match[1]):.0f}px" '
+                if match[1]
+                else ""
+            )
             + 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg" '
         ),
         svg,

@@ -11,11 +11,16 @@ from lookalike.data import Batches
 from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
-from lookalike.plots.heatmap import common_limit, paint, shares
+from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.examples import Decisions
 from lookalike.report.pictures import picture
 
 _IMAGES_SHOWN = 8  # training images of a prototype
+_MAP_CAPTIONS = {
+    "part": "pixels that make its nearest image look like it: red for, blue against",
+    "against": "no pixels of its nearest image stand out as making it look like it; blue ones speak against it",
+    "blank": "no pixels of its nearest image stand out",
+}
 _MOST_WITH_MAPS = 300  # prototypes; if there are more, each is shown by one training image, without a map
 
 
@@ -59,7 +64,9 @@ def prototypes_by_class(
                         "description": model.all_annotations.descriptions[j],
                         "region": model.all_annotations.regions[j],
                         "images": _with_captions(model, j, pictures[j]),
-                        "map": maps.get(j),
+                        "map": maps[j][0] if j in maps else None,
+                        "map_shows": maps[j][1] if j in maps else None,
+                        "map_caption": _MAP_CAPTIONS[maps[j][1]] if j in maps else None,
                         "decoded": None if decoded is None else picture(decoded[j].numpy()),
                     }
                     for j in prototypes_of_class
@@ -128,8 +135,8 @@ def _closer_than(percentile: float) -> str:
     return "" if math.isnan(percentile) else f", closer than {100 - percentile:.0f}% of its images"
 
 
-def _draw_maps(explainer: Explainer) -> dict[int, str]:
-    """Returns pictures of the heat-map on each prototype's nearest training image, by prototype."""
+def _draw_maps(explainer: Explainer) -> dict[int, tuple[str, str]]:
+    """Returns the heat-map on each prototype's nearest training image and what stands out on it, by prototype."""
     model = explainer.model
     if model.images is None or len(model.prototypes) > _MOST_WITH_MAPS:
         return {}
@@ -139,6 +146,9 @@ def _draw_maps(explainer: Explainer) -> dict[int, str]:
         return {}
     relevance_shares = {j: shares(values) for j, values in maps.items()}
     return {
-        j: picture(paint(share, common_limit([share]), model.images[j, 0].numpy()))
+        j: (
+            picture(paint(share, common_limit([share]), model.images[j, 0].numpy())),
+            what_stands_out(share, common_limit([share])),
+        )
         for j, share in relevance_shares.items()
     }

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 from lookalike.report.about import about
 from lookalike.report.charts import charts
 from lookalike.report.classes import classes, mistakes
+from lookalike.report.duplicates import duplicates
 from lookalike.report.material import Material
 from lookalike.report.page import RenderedSection
 from lookalike.report.parts import parts
 from lookalike.report.prototypes import prototypes_by_class
 from lookalike.report.reliance import reliance
 from lookalike.report.summary import summary
+from lookalike.report.weakness import weakest
+from lookalike.report.words import unfamiliar_means
 
 
 class Section(NamedTuple):
@@ -34,15 +37,15 @@ def _prototypes(material: Material) -> dict[str, Any]:
         material.train,
         with_maps=material.extras.prototype_maps,
     )
-    return {"classes": gallery}
+    is_unused = [prototype["ghost"] for each in gallery for prototype in each["prototypes"]]
+    return {"classes": gallery, "has_unused": any(is_unused)}
 
 
 def _what_is_a_prototype(material: Material) -> dict[str, Any]:
     return {
         "converted": material.model.classifier.name == "nearest-prototype",
-        "rule": material.explainer.rule,
         "has_original": material.has_original,
-        "is_calibrated": material.model.is_calibrated,
+        "unfamiliar": unfamiliar_means(material.model),
     }
 
 
@@ -52,6 +55,8 @@ def _browse(material: Material) -> dict[str, Any]:
         "n_test": len(material.decisions.labels),
         "has_original": material.has_original,
         "class_names": material.model.class_names,
+        "rule": material.explainer.rule,
+        "unfamiliar": unfamiliar_means(material.model),
     }
 
 
@@ -59,6 +64,8 @@ SECTIONS = (
     Section("summary", "At a glance", summary),
     Section("reliance", "When may I rely on it?", reliance),
     Section("mistakes", "What it got wrong", mistakes),
+    Section("weakest", "Why is the weakest class weak?", weakest),
+    Section("duplicates", "Near duplicates", duplicates),
     Section("classes", "Class by class", classes),
     Section("reading", "What is a prototype?", _what_is_a_prototype),
     Section("prototypes", "The prototypes", _prototypes),

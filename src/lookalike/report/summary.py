@@ -2,33 +2,44 @@
 
 from typing import Any
 
-from lookalike.metrics.findings import Finding
+from lookalike.metrics.findings import Finding, by_weight, overall
 from lookalike.report.material import Material
+from lookalike.report.weakness import weakest
+from lookalike.report.words import unfamiliar_means
 
 _WORDS = {"bad": "Do not rely on this", "caution": "Take care", "good": "Good", "info": "Good to know"}
+_LINKS = {"weakest": "weakest", "duplicates": "duplicates"}  # sections that say more of a finding, by its topic
 _MANY_UNFAMILIAR = 0.1  # of the images shown: ten times the usual rate of false alarms
 
 
 def summary(material: Material) -> dict[str, Any]:
     """Returns the values of the section."""
     card = material.card
-    overall = card.overall()
+    found = _findings(material)
+    whole = overall(found, card.get("accuracy"), len(material.decisions.labels))
     notes = [*card.notes, *(note for note in material.examples.notes if note not in card.notes)]
     return {
-        "overall": overall,
+        "overall": whole,
+        "word": None if whole is None else _WORDS[whole.level],
         "key_figures": _key_figures(material),
-        "findings": [(_WORDS[finding.level], finding) for finding in _findings(material)],
+        "findings": [(_WORDS[finding.level], finding) for finding in found],
+        "links": _links(material),
         "notes": [note[:1].upper() + note[1:] for note in notes],
     }
 
 
+def _links(material: Material) -> dict[str, str]:
+    """Returns the sections that say more of a finding, by its topic, of those that this page has."""
+    has_twins = material.duplicates is not None and bool(material.duplicates.twins)
+    is_there = {"weakest": weakest(material) is not None, "duplicates": has_twins}
+    return {topic: section for topic, section in _LINKS.items() if is_there[section]}
+
+
 def _findings(material: Material) -> list[Finding]:
-    """Returns the scorecard's findings, and one about unfamiliar images before the good ones if there are many."""
-    found, unfamiliar = material.card.findings(), _unfamiliar(material)
-    if unfamiliar is None:
-        return found
-    place = sum(finding.level in ("bad", "caution") for finding in found)
-    return [*found[:place], unfamiliar, *found[place:]]
+    """Returns the scorecard's findings and the page's own, in order of weight."""
+    twins = material.duplicates
+    found = [*material.card.findings(), _unfamiliar(material), None if twins is None else twins.finding()]
+    return by_weight(finding for finding in found if finding is not None)
 
 
 def _unfamiliar(material: Material) -> Finding | None:
@@ -41,28 +52,37 @@ def _unfamiliar(material: Material) -> Finding | None:
         return None
     wrong, wrong_others = sum(is_wrong[True]), sum(is_wrong[False])
     others = f", and {wrong_others:,} of the other {len(is_wrong[False]):,}" if is_wrong[False] else ""
-    is_calibrated = material.model.doubt is not None
-    by_hint = "farther from their nearest prototype than every training image behind it"
-    meaning = "more so than nearly all images of the calibration" if is_calibrated else by_hint
+    n = f"{len(is_wrong[True]):,} of the {len(entries):,} test images shown are unfamiliar"
     return Finding(
         "unfamiliar",
         "caution",
-        f"{len(is_wrong[True]):,} of the {len(entries):,} test images shown are unfamiliar: {meaning}",
+        f"{n}. Said of an image: {unfamiliar_means(material.model)}.",
         f"{wrong:,} of these answers are wrong{others}",
     )
 
 
-def _key_figures(material: Material) -> list[tuple[str, str]]:
-    """Returns the figures that most readers look for, as title and value."""
+def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:
+    """Returns the figures that most readers look for: title, value, and which images to show for it."""
     card, decisions = material.card, material.decisions
     n_test = len(decisions.labels)
     shares = [
-        ("of its answers are correct", card.get("accuracy")),
-        ("of the original's answers are correct", card.get("black_box_accuracy")),
-        ("of their answers are the same", card.get("agreement")),
+        ("of its answers are correct", card.get("accuracy"), None),
+        ("of the original's answers are correct", card.get("black_box_accuracy"), None),
+        ("of their answers are the same", card.get("agreement"), "disagreeing"),
     ]
+    entries = material.examples.entries
+    differs = any(entry["original"] not in (None, entry["predicted"]) for entry in entries)
+    is_wrong = any(entry["label"] != entry["predicted"] for entry in entries)
     return [
-        *((title, f"{share:.1%}") for title, share in shares if share is not None),
-        ("of the test images are wrong", f"{int(decisions.wrong.sum()):,} of {n_test:,}"),
-        ("show what it decides by", f"{len(material.model.prototypes):,} prototypes"),
+        *(
+            (title, f"{share:.1%}", kind if kind and differs else None)
+            for title, share, kind in shares
+            if share is not None
+        ),
+        (
+            "of the test images are wrong",
+            f"{int(decisions.wrong.sum()):,} of {n_test:,}",
+            "wrong" if is_wrong else None,
+        ),
+        ("show what it decides by", f"{len(material.model.prototypes):,} prototypes", None),
     ]

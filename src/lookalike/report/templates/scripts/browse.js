@@ -41,6 +41,16 @@ const close = () => {
   selected = null;
 };
 
+// Closes the explanation and returns to where the reader was before it was opened.
+let before = 0;
+const leave = () => {
+  const tile = tiles()[selected];
+  close();
+  tile.focus({ preventScroll: true });
+  window.scrollTo({ top: before, behavior: "instant" });
+  tile.scrollIntoView({ block: "nearest", behavior: "instant" });
+};
+
 // Puts the explanation below the row of its image.
 const place = () => {
   if (selected === null) return;
@@ -62,6 +72,7 @@ const bringIntoView = (tile) => {
 const select = (index, focus) => {
   const sample = shown[index];
   if (!sample) return;
+  if (selected === null) before = window.scrollY;
   close();
   while (drawn <= index) draw();
   selected = index;
@@ -71,9 +82,9 @@ const select = (index, focus) => {
   const step = (text, to) => make("button", { type: "button", className: "button", textContent: text,
     disabled: to < 0 || to >= shown.length, onclick: () => select(to, true) });
   detail.replaceChildren(...detailOf(sample, [
-    make("a", { href: `#image-${sample.row}`, className: "small", textContent: "link to this image" }),
+    make("a", { href: `#image-${sample.row}`, className: "small permalink", textContent: "link to this image" }),
     step("←", index - 1), step("→", index + 1),
-    make("button", { type: "button", className: "button", textContent: "Close", onclick: () => { close(); all[index].focus(); } }),
+    make("button", { type: "button", className: "button", textContent: "Close", onclick: leave }),
   ]));
   detail.setAttribute("aria-label", `Explanation of ${sample.name}`);
   place();
@@ -86,14 +97,8 @@ const draw = () => {
   for (; drawn < end; drawn += 1) {
     const sample = shown[drawn];
     const index = drawn;
-    const tile = make("button", { type: "button", className: "sample", tabIndex: index === 0 ? 0 : -1,
-      "aria-expanded": "false", title: sample.name,
-      "aria-label": `${sample.name}: the model says ${className(sample.predicted)}, it is ${className(sample.label)}`,
-      onclick: () => (selected === index ? close() : select(index, false)) },
-    sharpen(make("img", { src: sample.image, alt: "", loading: "lazy", decoding: "async" })), className(sample.predicted));
-    tile.classList.toggle("wrong", isWrong(sample));
-    tile.classList.toggle("disagreeing", disagrees(sample));
-    tile.classList.toggle("unfamiliar", sample.unfamiliar);
+    const tile = sampleTile(sample, { tabIndex: index === 0 ? 0 : -1, "aria-expanded": "false",
+      onclick: () => (selected === index ? leave() : select(index, false)) });
     grid.append(tile);
   }
   more.hidden = drawn >= shown.length;
@@ -121,15 +126,9 @@ form.addEventListener("input", filter);
 document.getElementById("show-all").addEventListener("click", () => { form.reset(); filter(); });
 more.addEventListener("click", () => { draw(); place(); });
 window.addEventListener("resize", place);
-for (const cell of document.querySelectorAll("button.cell")) {
-  cell.addEventListener("click", () =>
-    browse({ [cell.dataset.kind]: cell.dataset.row, predicted: cell.dataset.column }));
-}
 grid.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && selected !== null) {
-    const tile = tiles()[selected];
-    close();
-    tile.focus();
+    leave();
     return;
   }
   if (!event.target.classList.contains("sample")) return;

@@ -13,15 +13,25 @@ const answerOf = (sample) => {
   }
   if (sample.doubt) text.append(`${sample.doubt} `);
   if (sample.unfamiliar) {
-    text.append(make("span", { className: "warning", textContent: sample.doubt
-      ? "Unfamiliar: its novelty score is higher than that of nearly all validation images; do not rely on the answer."
-      : "Unfamiliar: it is farther from its nearest prototype than the training images are; do not rely on the answer." }));
+    text.append(make("span", { className: "warning",
+      textContent: `Unfamiliar: ${unfamiliarMeans}; do not rely on the answer.` }));
   }
   return text;
 };
 
 const captioned = (button, caption) =>
   make("figure", {}, button, make("figcaption", { className: "caption", textContent: caption }));
+
+// What is true of a heat-map: a part stands out on it, or none does.
+const captionsOfMap = {
+  part: ["this part here", "looks like that part there"],
+  against: ["no part here speaks for this likeness; the blue parts speak against it",
+    "no part there speaks for the likeness; the blue parts speak against it"],
+  blank: ["no part here stands out on this map", "no part there stands out on this map"],
+};
+const captionsOfMaps = (here, there) => here === "part" || there !== "part"
+  ? [captionsOfMap[here][0], captionsOfMap[there]?.[1]]
+  : [captionsOfMap[here][0], "what its own training image is recognised by"];
 
 const lookOf = (sample, near, rank) => {
   const title = titleOf(near.prototype);
@@ -33,8 +43,9 @@ const lookOf = (sample, near, rank) => {
     ? `; as far away as the farthest of its training images, or farther`
     : `; closer than ${100 - near.percentile}% of its training images`;
   const prototypeImage = pictureOf(near.prototype);
-  const ownMap = document.querySelector(`template[data-number="${near.prototype}"]`).content
-    .querySelector('img[alt^="Heat-map"]')?.src;
+  const template = document.querySelector(`template[data-number="${near.prototype}"]`);
+  const ownMap = template.content.querySelector('img[alt^="Heat-map"]')?.src;
+  const [here, there] = captionsOfMaps(near.shows ?? "part", template.dataset.shows || "part");
   const look = make("div", { className: isExtra ? "look contrast" : "look" },
     make("span", { className: "caption", textContent: words }),
     make("h4", { textContent: title }),
@@ -42,14 +53,26 @@ const lookOf = (sample, near, rank) => {
       : zoomable(prototypeImage, `Nearest training image of ${title}`));
   if (near.map) {
     look.append(make("div", { className: "pair" },
-      captioned(zoomable(near.map, `Pixels of this image that make it look like ${title}`), "this part here"),
-      ownMap ? captioned(zoomable(ownMap, `Pixels of the training image of ${title}`), "looks like that part there") : null));
+      captioned(zoomable(near.map, `Pixels of this image that make it look like ${title}`), here),
+      ownMap ? captioned(zoomable(ownMap, `Pixels of the training image of ${title}`), there) : null));
   }
   const name = prototypes[near.prototype].name;
   look.append(make("span", { className: "caption", textContent: `${name ? `${name} · ` : ""}similarity ${number(near.similarity)}${far}` }),
     make("button", { type: "button", className: "link small", textContent: "more of this prototype",
       onclick: () => openPrototype(near.prototype) }));
   return look;
+};
+
+// A small picture of a test image, with frames that say whether it is wrong, disagreeing or unfamiliar.
+const sampleTile = (sample, values) => {
+  const tile = make("button", { type: "button", className: "sample", title: sample.name,
+    "aria-label": `${sample.name}: the model says ${className(sample.predicted)}, it is ${className(sample.label)}`
+      + (sample.unfamiliar ? ", unfamiliar" : ""), ...values },
+  sharpen(make("img", { src: sample.image, alt: "", loading: "lazy", decoding: "async" })), className(sample.predicted));
+  tile.classList.toggle("wrong", isWrong(sample));
+  tile.classList.toggle("disagreeing", disagrees(sample));
+  tile.classList.toggle("unfamiliar", Boolean(sample.unfamiliar));
+  return tile;
 };
 
 const detailOf = (sample, actions) => {
@@ -59,7 +82,8 @@ const detailOf = (sample, actions) => {
   if (sample.original_map) {
     originals.append(make("figure", { className: "tile" },
       zoomable(sample.original_map, "Pixels that the original's answer rests on"),
-      make("figcaption", { className: "caption", textContent: "what the original's answer rests on" })));
+      make("figcaption", { className: "caption", textContent: sample.original_shows === "part"
+        ? "what the original's answer rests on" : "no part stands out in what the original's answer rests on" })));
   }
   if (!sample.near[0].map) {
     originals.append(make("p", { className: "muted small", textContent: "No heat-maps were made for this image." }));

@@ -1,16 +1,27 @@
 // Dialogs: they open at their head, and close by Escape, by their button, or by a click beside them.
 const dialog = document.getElementById("dialog");
 const lightbox = document.getElementById("lightbox");
+const viewer = document.getElementById("viewer");
+const origins = new Map(); // by dialog: the element and the place that its reader came from
 
 const openDialog = (node, title, ...content) => {
   const heading = node.querySelector(".dialog-head h2");
   heading.textContent = title;
   node.querySelector(".dialog-body").replaceChildren(...content);
-  if (!node.open) node.showModal();
+  if (!node.open) {
+    origins.set(node, { element: document.activeElement, left: window.scrollX, top: window.scrollY });
+    node.showModal();
+  }
   heading.focus({ preventScroll: true });
   node.scrollTop = 0;
 };
-for (const node of [dialog, lightbox]) {
+for (const node of [dialog, lightbox, viewer]) {
+  node.addEventListener("close", () => {
+    if (!origins.has(node)) return;
+    const { element, left, top } = origins.get(node);
+    element.focus({ preventScroll: true });
+    window.scrollTo({ left, top, behavior: "instant" });
+  });
   node.querySelector(".close").addEventListener("click", () => node.close());
   node.addEventListener("click", (event) => {
     if (event.target === node) node.close();

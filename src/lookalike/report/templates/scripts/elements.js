@@ -1,5 +1,5 @@
 // Small helpers: elements, numbers, pictures.
-const { classes, prototypes, samples } = JSON.parse(document.getElementById("data").textContent);
+const { classes, prototypes, samples, unfamiliar: unfamiliarMeans } = JSON.parse(document.getElementById("data").textContent);
 
 const make = (tag, values = {}, ...children) => {
   const node = document.createElement(tag);

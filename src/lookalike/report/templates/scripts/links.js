@@ -13,7 +13,7 @@ const follow = () => {
 };
 window.addEventListener("hashchange", follow);
 document.addEventListener("click", (event) => {
-  const link = event.target.closest('a[href^="#image-"], a[href^="#prototype-"]');
+  const link = event.target.closest('a.permalink, a[href^="#prototype-"]');
   if (link && link.hash === window.location.hash) follow(); // the same link again, after its image was closed
 });
 follow();

@@ -25,7 +25,11 @@ const openPrototype = (j) => {
   openDialog(dialog, titleOf(j),
     make("div", { className: "actions" },
       make("button", { type: "button", className: "button", textContent: "Show what it decides",
-        onclick: () => { dialog.close(); browse({ prototype: String(j) }); } }),
+        onclick: () => {
+          dialog.close();
+          const decided = samples.filter((sample) => sample.near[0].prototype === j);
+          showImages(`What ${titleOf(j)} decides`, decided, decided.length, { prototype: String(j) });
+        } }),
       choiceOf("another beside it…", j, (other) => comparePrototypes(j, other)),
       make("a", { href: `#prototype-${j}`, textContent: "link to this prototype" })),
     contentOf(j));

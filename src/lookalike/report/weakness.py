@@ -1,0 +1,205 @@
+"""Why the weakest class is weak: what the figures show of it, and nothing that they do not show [ours]."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookalike.embedding import EmbeddingStore
+from lookalike.metrics.context import aligned_labels
+from lookalike.model.similarity import euclidean_distances
+from lookalike.report.material import Material
+
+_FEW = 0.5  # of the median number of training images: a class with at most this share has few
+_STARVED = 3  # a prototype of fewer training images shows single images, not what they have in common
+_LESS_PURE = 0.1  # below the median purity of the classes
+_NEAR = 0.75  # of the median room between classes
+_MOST = 0.5  # of the errors
+_TAKERS, _ERRORS = 4, 8  # prototypes, and errors of each, that are shown
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """Something that may make a class weak: what it is, and what was measured; None where it does not stand out."""
+
+    name: str
+    found: str | None
+
+
+def weakest(material: Material) -> dict[str, Any] | None:
+    """Returns the values of the section; None if no class is weaker than the others, or no image is wrong."""
+    model, decisions = material.model, material.decisions
+    k_classes = model.n_classes
+    n = torch.bincount(decisions.labels, minlength=k_classes)
+    n_wrong = torch.bincount(decisions.labels[decisions.wrong], minlength=k_classes)
+    tested = [k for k in range(k_classes) if n[k]]
+    if len(tested) < 2 or not n_wrong.any():
+        return None
+    label = max(tested, key=lambda k: float(n_wrong[k] / n[k]))
+    if all(n_wrong[k] * n[label] == n_wrong[label] * n[k] for k in tested):
+        return None
+    causes = [cause(material, label) for cause in _CAUSES]
+    found = [cause.found for cause in causes if cause.found is not None]
+    return {
+        "name": model.class_names[label],
+        "n": int(n[label]),
+        "n_wrong": int(n_wrong[label]),
+        "found": found,
+        "not_shown": [cause.name for cause in causes if cause.found is None],
+        "takers": _takers(material, label),
+    }
+
+
+def _training_images(material: Material, label: int) -> _Cause:
+    counts = torch.zeros(material.model.n_classes, dtype=torch.long)
+    counts.index_add_(0, material.model.prototypes.labels.cpu(), material.model.prototypes.counts.cpu().long())
+    own, median = int(counts[label]), float(counts.double().quantile(0.5))
+    text = f"It has few training images: {own:,}, where the median of the classes is {median:,.0f}."
+    return _Cause("few training images", text if own <= _FEW * median else None)
+
+
+def _purity(material: Material, label: int) -> _Cause:
+    p = material.model.prototypes
+    labels, purity = p.labels.cpu(), p.purity.cpu()
+    of_classes = [purity[(labels == k) & ~purity.isnan()] for k in range(material.model.n_classes)]
+    means = [float(values.mean()) for values in of_classes if len(values)]
+    own = of_classes[label]
+    name = "impure prototypes"
+    if not len(own) or float(own.mean()) > float(np.median(means)) - _LESS_PURE:
+        return _Cause(name, None)
+    text = (
+        f"Its prototypes attract other classes: of the training images that look most like one of them, "
+        f"{float(own.mean()):.0%} are its own, on average; the median of the classes is {float(np.median(means)):.0%}."
+    )
+    return _Cause(name, text)
+
+
+def _starved(material: Material, label: int) -> _Cause:
+    p = material.model.prototypes
+    counts, is_own = p.counts.cpu(), p.labels.cpu() == label
+    numbers = torch.nonzero(is_own & (counts < _STARVED))[:, 0].tolist()
+    others = float((counts[~is_own] < _STARVED).double().mean())
+    name = "prototypes of single images"
+    if not numbers or len(numbers) / int(is_own.sum()) <= others:
+        return _Cause(name, None)
+    listed = ", ".join(f"no. {j}: {int(counts[j])}" for j in numbers[:5])
+    text = (
+        f"{len(numbers)} of its {int(is_own.sum())} prototypes stand for fewer than {_STARVED} training images "
+        f"({listed}); of the other classes' prototypes, {others:.0%} do."
+    )
+    return _Cause(name, text)
+
+
+@torch.no_grad()
+def _room(material: Material, label: int) -> _Cause:
+    """Compares the distance to the nearest prototype of another class with the spread of the class's own images."""
+    model, name = material.model, "a near prototype of another class"
+    if model.has_patches or model.n_classes < 2:
+        return _Cause(name, None)
+    project, labels = model.similarity.project, model.prototypes.labels.cpu()
+    vectors = project(model.prototypes.vectors)
+    store = material.store if material.train_store is None else material.train_store
+    spreads = _spreads(material, store, vectors, labels)
+    between = euclidean_distances(vectors, vectors).cpu()
+    between[labels[:, None] == labels] = torch.inf
+    rooms = {k: float(between[labels == k].min()) / spread for k, spread in spreads.items() if spread > 0}
+    if label not in rooms or rooms[label] > _NEAR * float(np.median(list(rooms.values()))):
+        return _Cause(name, None)
+    own_rows = torch.nonzero(labels == label)[:, 0]
+    place = int(between[own_rows].argmin())
+    j, rival = int(own_rows[place // len(labels)]), place % len(labels)
+    images = "test" if material.train_store is None else "training"
+    text = (
+        f"Its prototype no. {j} is near to no. {rival} of class {model.prototypes.class_of(rival)!r}: their distance "
+        f"is {rooms[label]:.1f} times that of its {images} images to their own prototype; the median of the classes is "
+        f"{float(np.median(list(rooms.values()))):.1f} times."
+    )
+    return _Cause(name, text)
+
+
+def _spreads(material: Material, store: EmbeddingStore, vectors: Tensor, labels: Tensor) -> dict[int, float]:
+    """Returns the median distance of each class's images to the nearest of its own prototypes."""
+    model = material.model
+    of_images = aligned_labels(store, model, "test" if store is material.store else "training")
+    spreads = {}
+    for k in range(model.n_classes):
+        rows = torch.nonzero(of_images == k)[:, 0].numpy()
+        if not len(rows) or not (labels == k).any():
+            continue
+        z = torch.from_numpy(np.asarray(store.take(rows), dtype=np.float32)).to(model.device)
+        distances = euclidean_distances(model.similarity.project(z), vectors[labels.to(vectors.device) == k])
+        spreads[k] = float(distances.amin(1).median())
+    return spreads
+
+
+def _unfamiliar(material: Material, label: int) -> _Cause:
+    entries = material.examples.entries
+    flags: dict[bool, list[bool]] = {True: [], False: []}
+    for entry in entries:
+        flags[entry["label"] == label].append(bool(entry["unfamiliar"]))
+    own, others = flags[True], flags[False]
+    share_of_others = sum(others) / len(others) if others else 0.0
+    if sum(own) < 2 or sum(own) / len(own) < 2 * share_of_others:
+        return _Cause("unfamiliar test images", None)
+    text = (
+        f"{sum(own)} of its {len(own)} test images shown are unfamiliar: the model knows nothing like them; of the "
+        f"other classes, {sum(others)} of {len(others)} are."
+    )
+    return _Cause("unfamiliar test images", text)
+
+
+def _original(material: Material, label: int) -> _Cause:
+    decisions, name = material.decisions, "errors that the original makes, too"
+    if decisions.original is None:
+        return _Cause(name, None)
+    wrong = decisions.wrong & (decisions.labels == label)
+    n_wrong = int(wrong.sum())
+    n_both = int((wrong & (decisions.original != decisions.labels)).sum())
+    if n_both > _MOST * n_wrong:
+        cause = "the cause of these lies in the network or in the images, not in the prototypes"
+        return _Cause(name, f"The original gets {n_both} of these {n_wrong} images wrong, too: {cause}.")
+    if n_both < _MOST * n_wrong:
+        cause = "the others were lost when it was turned into prototypes"
+        return _Cause(name, f"The original gets only {n_both} of these {n_wrong} images wrong: {cause}.")
+    return _Cause(name, None)
+
+
+def _taker(material: Material, label: int) -> _Cause:
+    decisions, p = material.decisions, material.model.prototypes
+    nearest = decisions.nearest[decisions.wrong & (decisions.labels == label)]
+    counts = nearest.bincount(minlength=len(p))
+    j, name = int(counts.argmax()), "one prototype that takes most errors"
+    if int(counts[j]) < 2 or int(counts[j]) <= _MOST * len(nearest) or int(p.labels[j]) == label:
+        return _Cause(name, None)
+    taker = f"no. {j} of class {p.class_of(j)!r}"
+    text = f"One prototype takes most of its errors: {taker}, {int(counts[j])} of {len(nearest)}."
+    return _Cause(name, text)
+
+
+_CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
+    _original, _taker, _training_images, _starved, _purity, _room, _unfamiliar,
+)  # fmt: skip
+
+
+def _takers(material: Material, label: int) -> list[dict[str, Any]]:
+    """Returns the prototypes that took the class's errors, most errors first, with the errors that are shown."""
+    shown: dict[int, list[dict[str, Any]]] = {}
+    names = material.model.class_names
+    for entry in material.examples.entries:
+        if entry["label"] == label and entry["predicted"] != label:
+            shown.setdefault(entry["near"][0]["prototype"], []).append(entry)
+    return [
+        {
+            "prototype": j,
+            "class": material.model.prototypes.class_of(j),
+            "n": len(errors),
+            "errors": [
+                {"row": entry["row"], "name": entry["name"], "predicted": names[entry["predicted"]]}
+                for entry in errors[:_ERRORS]
+            ],
+        }
+        for j, errors in sorted(shown.items(), key=lambda item: (-len(item[1]), item[0]))[:_TAKERS]
+    ]

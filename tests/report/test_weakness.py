@@ -1,0 +1,91 @@
+"""Why the weakest class is weak: only what stands out is said, and what does not is called not shown."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lookalike import convert
+from lookalike.embedding import embed
+from lookalike.report.examples import Decisions, Examples
+from lookalike.report.weakness import weakest
+
+
+@pytest.fixture(scope="module")
+def data():
+    torch.manual_seed(0)
+    y = torch.tensor([0] * 6 + [1] * 27 + [2] * 27)
+    x = 0.3 * torch.randn(60, 1, 8, 8)
+    for k, (row, column) in enumerate([(0, 0), (0, 4), (4, 0)]):
+        x[y == k, :, row : row + 4, column : column + 4] += 2
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    return convert(net, data, n_prototypes=3, progress=False)
+
+
+def material_of(model, data, wrong, *, nearest=None, original=None, unfamiliar=()):
+    """Returns what the section is made of: rows that are taken for class 1 by prototypes, all others are right."""
+    _, labels = data
+    predicted = labels.clone()
+    predicted[list(wrong)] = 1
+    first = torch.tensor([int(torch.nonzero(model.prototypes.labels == k)[0]) for k in range(3)])
+    taken_by = first[predicted]
+    for row, j in (nearest or {}).items():
+        taken_by[row] = j
+    entries = [
+        {
+            "row": row,
+            "name": f"{row}.png",
+            "label": int(labels[row]),
+            "predicted": int(predicted[row]),
+            "unfamiliar": row in unfamiliar,
+            "near": [{"prototype": int(taken_by[row])}],
+        }
+        for row in range(len(labels))
+    ]
+    store = embed(model, data, progress=False)
+    decisions = Decisions(labels, predicted, original, taken_by)
+    return SimpleNamespace(model=model, decisions=decisions, store=store, train_store=None, examples=Examples(entries))
+
+
+def test_causes_that_stand_out_are_named_with_their_figures(model, data):
+    original = data[1].clone()
+    original[[0, 1, 2]] = 1
+    found = weakest(material_of(model, data, range(4), original=original, unfamiliar=(0, 1, 2, 50)))
+    said = " ".join(found["found"])
+    assert (found["name"], found["n"], found["n_wrong"]) == (model.class_names[0], 6, 4)
+    assert "The original gets 3 of these 4 images wrong, too" in said
+    assert f"of class '{model.class_names[1]}', 4 of 4" in said
+    assert "few training images: 6, where the median of the classes is 27" in said
+    assert "3 of its 6 test images shown are unfamiliar" in said
+    assert "of the other classes, 1 of 54 are" in said
+    assert [taker["n"] for taker in found["takers"]] == [4]
+    assert [error["row"] for error in found["takers"][0]["errors"]] == [0, 1, 2, 3]
+
+
+def test_what_does_not_stand_out_is_called_not_shown(model, data):
+    first, second = torch.nonzero(model.prototypes.labels == 1)[:2, 0].tolist()
+    wrong = (40, 41, 42, 43)
+    taken = {40: first, 41: first, 42: second, 43: second}
+    found = weakest(material_of(model, data, wrong, nearest=taken))
+    said = " ".join(found["found"])
+    assert found["name"] == model.class_names[2]
+    for name in ("few training images", "unfamiliar test images", "one prototype that takes most errors"):
+        assert name in found["not_shown"]
+    assert "errors that the original makes, too" in found["not_shown"]  # there is no original
+    assert "training images: " not in said
+    assert "unfamiliar" not in said
+
+
+def test_an_original_that_is_right_puts_the_loss_on_the_conversion(model, data):
+    found = weakest(material_of(model, data, range(4), original=data[1]))
+    assert "The original gets only 0 of these 4 images wrong" in " ".join(found["found"])
+
+
+def test_no_class_is_the_weakest_where_all_are_alike(model, data):
+    assert weakest(material_of(model, data, ())) is None
