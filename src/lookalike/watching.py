@@ -44,14 +44,14 @@ class _Read(NamedTuple):
 class Watch:
     """Watches a calibrated model: takes batches of images and says whether they are still like the validation images.
 
-    The test is a conformal test martingale on how unfamiliar and how sure each image is. As long as the images come
-    from the same source as the validation images, in any order that does not depend on them, the probability of any
-    alarm, ever, is at most ``bound``.
+    The test is a conformal test martingale on each image's novelty and on the confidence of its prediction. As long as
+    the images come from the same source as the validation images, in any order that does not depend on them, the
+    probability of any alarm, ever, is at most ``bound``.
 
     Args:
         model: A calibrated prototype model.
         bound: Largest probability of a false alarm, over the whole life of the watch.
-        state: File that keeps the state. If it exists, the watch goes on from it; it is written after each batch.
+        state: File that keeps the state. If it exists, the watch continues from it; it is written after each batch.
         seed: Seed of the numbers that break ties.
 
     Raises:
@@ -92,11 +92,11 @@ class Watch:
         names: Sequence[str] | None = None,
         batch_size: int = 256,
     ) -> WatchReport:
-        """Adds one batch of images, in the order in which they came, and says what is known now.
+        """Adds one batch of images, in the order in which they came, and returns a report on all so far.
 
-        An image is known by its name and its content. The same image once more is left out and counted, so that a
-        folder that grows can be watched again, and an interrupted call repeated. Another image of the same name, such
-        as the ``latest.jpg`` of a camera, is another image. Images without names, such as tensors, are all new.
+        An image is known by its name and its content. An image that comes again is left out and counted, so
+        that a growing folder can be watched again, and an interrupted call repeated. Another image of the same name,
+        such as the ``latest.jpg`` of a camera, is another image. Images without names, such as tensors, are all new.
 
         Args:
             images: As for ``PrototypeModel.predict``: ready inputs, files, a folder, pictures.
@@ -105,7 +105,7 @@ class Watch:
             batch_size: Largest number of images that pass through the network at once.
 
         Raises:
-            LookalikeError: If there are no images, an embedding is not finite, or labels or names are not one each.
+            LookalikeError: If there are no images, an embedding is not finite, or not one label or name per image.
         """
         read = self._read(images, names, batch_size)
         if labels is not None:
@@ -119,7 +119,7 @@ class Watch:
         return report
 
     def add_labels(self, labels: Mapping[str, int | str]) -> int:
-        """Adds labels that come later, and returns how many were waited for.
+        """Adds labels that arrive later; returns the number of images that were waiting for one of them.
 
         Args:
             labels: The class of each image, as its number or its name, by the image's name, or by its identity

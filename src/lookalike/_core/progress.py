@@ -23,19 +23,19 @@ class Advance(Protocol):
 
 
 class _Lines:
-    """Whether lines are printed where there is no terminal: by commands, and not by functions that are called."""
+    """Whether lines are printed where there is no terminal: commands print them, calls from Python do not."""
 
-    wanted = False
+    without_terminal = False
 
 
 @contextmanager
 def lines_without_terminal() -> Iterator[None]:
     """Prints lines about the progress of long steps while its block runs, if standard error is no terminal."""
-    before, _Lines.wanted = _Lines.wanted, True
+    before, _Lines.without_terminal = _Lines.without_terminal, True
     try:
         yield
     finally:
-        _Lines.wanted = before
+        _Lines.without_terminal = before
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def progress_bar(description: str, total: int | None, enabled: "bool | Advance |
         yield enabled
         return
     if not (sys.stderr.isatty() or in_notebook() if enabled is None else enabled):
-        yield _LineByLine(description, total) if enabled is None and _Lines.wanted else _no_advance
+        yield _LineByLine(description, total) if enabled is None and _Lines.without_terminal else _no_advance
         return
     if in_notebook():
         with _notebook_bar(description, total) as advance:
@@ -69,7 +69,7 @@ def progress_bar(description: str, total: int | None, enabled: "bool | Advance |
 
 def print_line(text: str | None, enabled: "bool | Advance | None" = None) -> None:
     """Prints a line about a task where ``progress_bar`` would show its progress, but not in a notebook."""
-    shows = _Lines.wanted or sys.stderr.isatty() if enabled is None else enabled is True
+    shows = _Lines.without_terminal or sys.stderr.isatty() if enabled is None else enabled is True
     if text is not None and shows and not in_notebook():
         _write_line(text)
 

@@ -41,12 +41,12 @@ class Suspect:
     Attributes:
         kind: What it may be.
         rank: Its place among the suspects of its kind, from 1.
-        score: What it is ranked by; the larger, the more suspicious. Scores of different kinds cannot be compared.
+        score: Larger is more suspicious; ranks follow it. Scores of different kinds cannot be compared.
         part: Part of the data, ``"train"`` or ``"test"``; "" for a prototype.
         sample: Number of the sample in its part, or of the prototype.
         name: File of the sample, if it has one.
         label: Its class.
-        suggested: The class that its label may have to be; None if that is not the question.
+        suggested: The class that it may belong to; None if its label is not in doubt.
         other: A sample to compare it with, such as the duplicate, as (part, number); None for none.
         other_name: File of that sample.
         reason: Why, in one sentence.
@@ -90,7 +90,7 @@ class Audit:
         return [suspect for suspect in self.suspects if suspect.kind == kind]
 
     def counts(self) -> dict[str, int]:
-        """Returns the number of suspects of each kind that there is."""
+        """Returns the number of suspects of each kind that has any."""
         kinds = dict.fromkeys(suspect.kind for suspect in self.suspects)
         return {kind: len(self.of_kind(kind)) for kind in kinds}
 
@@ -125,7 +125,7 @@ class Audit:
             progress: Show a progress bar.
 
         Returns:
-            This audit with them; as it is if the data are not those of the conversion.
+            This audit with the shortcuts; the same audit if the data are not those of the conversion.
 
         Raises:
             LookalikeError: If the images cannot be read again, or are not of one size.
@@ -186,8 +186,8 @@ def audit(
     """Looks for wrong labels, duplicates, outliers and faulty prototypes.
 
     Args:
-        model: Its encoder and similarity say what is alike; its prototypes are looked at if ``train`` is what it was
-            converted with.
+        model: Its encoder and similarity decide which images are alike. Its prototypes are checked if it was converted
+            with ``train``.
         train: The data to look at, as for ``convert``, or their ``EmbeddingStore``.
         test: Test data: duplicates between both parts are found, too.
         sources: Where each training sample comes from, or a function from a sample's file name to that.
@@ -237,7 +237,7 @@ def audit_sources(
 
 
 def _note_of_weak_model(checked: LabelCheck, labels: np.ndarray) -> list[str]:
-    """Says where few suspects can be wrong labels, because the prototypes are often wrong themselves."""
+    """Says that few suspects can be wrong labels where the prototypes are often wrong themselves."""
     differing = float((checked.predicted != labels).mean())
     if differing < _MANY_DIFFERING or not checked.suspect.any():
         return []

@@ -41,8 +41,8 @@ _device: ContextVar[torch.device | None] = ContextVar("device", default=None)  #
 def clustering_on(device: torch.device) -> Iterator[None]:
     """Runs the k-means iterations inside the ``with`` block on a CUDA device; any other device means the CPU.
 
-    Seedings are drawn on the CPU, and every centre is at last the mean of its points there. In between, a device of
-    its own rounds in its own way: the same seed gives the same clusters on one device, and on another ones as good.
+    Seedings are drawn on the CPU, and the last means are computed there. In between, each device rounds in its own way:
+    the same seed gives the same clusters on one device, and equally good ones on another.
     """
     token = _device.set(device if device.type == "cuda" else None)  # others lack double precision
     try:

@@ -1,7 +1,7 @@
 """Styles: the letters A to J in two classes, upright and italic, with the letter and the font's style as attributes.
 
-Each class has many kinds of images, the letters, which no label names: what prototypes show of a class can be told from
-what they leave out, as with the paper's CelebA.
+Each class has many kinds of images, the letters, which no label names. So it can be measured what prototypes show of a
+class and what they leave out, as with the paper's CelebA.
 """
 
 from dataclasses import replace

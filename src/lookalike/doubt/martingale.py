@@ -22,8 +22,8 @@ _EXPONENTS = (0.05, 0.2, 0.4, 0.6, 0.8)  # of power bets κ p^(κ − 1): the sm
 class ExchangeabilityTest:
     """Bets on the ranks of one kind of score.
 
-    The bets are on very high and on very low scores, with several strengths, and begin anew with each batch: a share of
-    the capital waits for later batches, 1 / (b (b + 1)) enters with batch b. So a long quiet time costs little.
+    The bets are on very high and on very low scores, with several strengths, and start again with each batch: a share
+    of the capital waits for later batches, 1 / (b (b + 1)) enters with batch b. So a long quiet time costs little.
 
     Args:
         scores: Scores of the validation inputs [n].

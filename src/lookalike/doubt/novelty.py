@@ -72,7 +72,7 @@ class Distance(Novelty):
 class Percentile(Novelty):
     """The distance to a prototype over the median distance of its training samples; the smallest counts [ours].
 
-    It orders inputs as their percentiles do, and goes on beyond the farthest training sample, where these end.
+    It orders inputs as their percentiles do, and continues beyond the farthest training sample, where percentiles end.
     """
 
     name = "percentile"
@@ -132,8 +132,8 @@ class Direction(Mahalanobis):
 class Joint(Novelty):
     """The score ``direction`` plus a quarter of ``mahalanobis``, so that an unusual length counts too [ours].
 
-    Each is first divided by the value that 5% of familiar inputs exceed. That is estimated with each input left out of
-    the covariance: of inputs that it was fitted to, the distances are far too short.
+    Each is first divided by the value that 5% of familiar inputs exceed. The estimate leaves each input out of the
+    covariance, since the distances of inputs that it was fitted to are far too short.
     """
 
     name = "joint"
@@ -178,8 +178,8 @@ class Joint(Novelty):
 class LikelihoodRatio(Mahalanobis):
     """The Mahalanobis distance to the nearest prototype minus that to a background (Ren et al. 2021).
 
-    The background is one Gaussian for all familiar inputs. What is unusual for all of them alike, such as a bright
-    image, cancels.
+    The background is one Gaussian for all familiar inputs. Whatever is unusual for every class, such as a bright image,
+    cancels.
     """
 
     name = "likelihood-ratio"

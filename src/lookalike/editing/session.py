@@ -65,7 +65,7 @@ class EditSession:
         progress: Show a progress bar while data are embedded.
 
     Attributes:
-        similarity: The model's, on the CPU.
+        similarity: A copy of the model's similarity, on the CPU.
         history: The log.
         source: The embedded training data, or None.
         validation: The embedded validation data, or None.
@@ -251,7 +251,7 @@ class EditSession:
         return entry
 
     def _next(self, edit: Edit) -> Snapshot:
-        """Returns what an edit leads to."""
+        """Returns the state after an edit, with the training data behind its prototypes."""
         if edit.needs_material and self._material is None:
             raise LookalikeError(NO_MATERIAL)
         old = self.snapshot
@@ -264,7 +264,7 @@ class EditSession:
         return Snapshot(state, prototypes, images)
 
     def _effect_of(self, snapshot: Snapshot) -> tuple[Effect | None, Tensor | None]:
-        """Returns what going to another state does, and the predictions there."""
+        """Returns the effect of going to another state, and the predictions there."""
         if self._judge is None:
             return None, None
         before = self.predictions()
@@ -303,7 +303,7 @@ class EditSession:
         return self.state
 
     def rename(self, prototype: int, title: str | None, note: str = "") -> Entry:
-        """Gives a prototype a name; None takes it away."""
+        """Gives a prototype a name; None removes it."""
         return self.do(Rename(prototype, title), note)
 
     def describe(self, prototype: int, description: str, note: str = "") -> Entry:
@@ -311,7 +311,7 @@ class EditSession:
         return self.do(Describe(prototype, description), note)
 
     def pin(self, prototype: int, pinned: bool = True, note: str = "") -> Entry:
-        """Protects a prototype from edits of what it is; False allows them again."""
+        """Protects a prototype from edits that remove, replace or move it; False allows them again."""
         return self.do(Pin(prototype, checks.flag("pinned", pinned)), note)
 
     def drop(self, *prototypes: int, note: str = "") -> Entry:
@@ -348,8 +348,8 @@ class EditSession:
         Args:
             class_name: The class.
             image: An image in any form that ``predict`` takes; its embedding becomes the prototype.
-            samples: Numbers of training samples; their mean becomes the prototype. Those that edits are judged on are
-                left out, and the entry says how many.
+            samples: Numbers of training samples; their mean becomes the prototype. Samples that edits are judged
+                on are left out, and the entry says how many.
             title: A name for it.
             note: Why, for the log.
         """
@@ -361,7 +361,7 @@ class EditSession:
     def restrict(self, prototype: int, region: Region, note: str = "") -> Entry:
         """Restricts a prototype to a part of its image.
 
-        The rest of its image is replaced by the image's mean colour; the prototype becomes the embedding of that.
+        The rest of its image gets the image's mean colour; the embedding of that image becomes the prototype.
 
         Args:
             prototype: Number of the prototype.
@@ -376,14 +376,14 @@ class EditSession:
     def erase(self, *prototypes: int, region: Region, side: Side = "inside", note: str = "") -> Entry:
         """Takes a part out of the images behind prototypes, such as a mark or the background.
 
-        There, each image gets the same part of a training image of another class; the prototype moves as the mean of
-        their embeddings does. Where the part was taken out before, nothing more happens.
+        In its place, each image gets the same part of a training image of another class; the prototype moves as the
+        mean of their embeddings does. Images that have lost the part already stay as they are.
 
         Args:
             *prototypes: Numbers of the prototypes.
             region: Left, top, right, bottom as shares of the image's width and height.
-            side: Whether what is ``"inside"`` or ``"outside"`` the region is taken out, or the ``"background"`` in data
-                that know where the object is.
+            side: The part to take out: ``"inside"`` or ``"outside"`` the region, or the ``"background"`` in data that
+                know where the object is.
             note: Why, for the log.
 
         Raises:
@@ -399,7 +399,7 @@ class EditSession:
         return tuple(embeddings[0].float().cpu().tolist())
 
     def open_test(self, note: str = "") -> Effect:
-        """Measures the model before all edits and the present one on the test part, and counts that in the log.
+        """Measures the model before all edits and the present one on the test part; the log counts each call.
 
         Raises:
             LookalikeError: If there are no test data.
@@ -425,7 +425,7 @@ class EditSession:
 
     @contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """A block of changes that is taken back as a whole if it ends with an error, such as a failed save."""
+        """Undoes all changes of a block if it ends with an error, such as a failed save."""
         history, snapshots, predictions = copy.deepcopy(self.history), list(self._snapshots), self._predictions
         try:
             yield
@@ -440,7 +440,7 @@ class EditSession:
             sample: Number of the sample.
             name: Its file, or "".
             label: Its class in the data.
-            corrected: The class that it should have; the same as ``label`` takes an earlier note back.
+            corrected: The class that it should have; the same as ``label`` withdraws an earlier note.
 
         Raises:
             LookalikeError: If there is no such class.
@@ -453,7 +453,7 @@ class EditSession:
         self.history.revision += 1
 
     def log(self) -> list[dict[str, Any]]:
-        """Returns the whole log, also of edits that were undone: what, who, when, why, and figures."""
+        """Returns the whole log, undone edits included: what, who, when, why, and figures."""
         return [entry for entry in self.history.to_dict()["entries"] if entry["number"] > 0]
 
     @property

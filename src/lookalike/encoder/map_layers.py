@@ -37,8 +37,8 @@ class Layout:
 def layout_of(output: Tensor, image_size: tuple[int, int]) -> Layout:
     """Returns the layout of a layer's output.
 
-    A map's height and width are to each other as the image's: with that, channels first and last are told apart, and
-    the grid of tokens is found.
+    A map has the image's aspect ratio. That distinguishes channels first from channels last, and gives the grid of
+    tokens.
 
     Raises:
         LookalikeError: If it is no map, or one of 1×1.

@@ -230,7 +230,7 @@ def _edge(grey: Tensor) -> Tensor:
 
 
 def no_plain_background(data: DataBundle) -> str | None:
-    """Returns why an object's pixels cannot be told from the background; None if the background is plain."""
+    """Returns why an object's pixels cannot be distinguished from the background; None if the background is plain."""
     rows = np.linspace(0, len(data.test) - 1, min(50, len(data.test))).astype(int)
     images = torch.stack([torch.as_tensor(data.test[int(row)][0]) for row in rows])
     if images.ndim != 4:

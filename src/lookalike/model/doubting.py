@@ -48,12 +48,12 @@ class Doubting:
     ) -> "PrototypeModel":
         """Returns a new model whose probabilities are calibrated, and which knows how much it may be relied on.
 
-        A third of the images fits the temperature and the novelty score; on the others rest the guarantees of
-        ``predict_set``, ``abstention`` and ``novelty``. They hold for new images that come from the same source as the
-        validation images. Predictions stay as they are.
+        A third of the images fits the temperature and the novelty score; the guarantees of ``predict_set``,
+        ``abstention`` and ``novelty`` rest on the others. They hold for new images that come from the same source as
+        the validation images. Predictions stay as they are.
 
-        Training images among the validation images are noticed one by one where both are files. Of arrays, loaders and
-        stored embeddings, only the whole training data are; a note of the calibration then says so.
+        If both are files, each training image among the validation images is noticed. With arrays, loaders and stored
+        embeddings, only the complete training data are; a note of the calibration then says so.
 
         Args:
             validation: Labelled images that the model was not made from: a folder, in which the model's training images
@@ -63,8 +63,8 @@ class Doubting:
             false_alarm: Largest share of familiar images that are called unfamiliar.
             novelty: Score of unfamiliar inputs: ``"joint"``, ``"direction"``, ``"mahalanobis"``,
                 ``"likelihood-ratio"``, ``"neighbours"``, ``"percentile"`` or ``"distance"``.
-            conservative: Let the sets keep the coverage with something to spare, where few images allow only steps of
-                some points; see ``predict_set``.
+            conservative: Let the sets have a little more than the coverage where few images allow only steps of some
+                points; see ``predict_set``.
             seed: Seed that divides the images, and of the draw for sets that are not conservative.
             batch_size: Largest number of images that pass through the network at once.
 
@@ -99,17 +99,17 @@ class Doubting:
         An empty set means that the input looks like nothing known; several classes mean either this or that. The
         probability is over validation and new images from the same source.
 
-        Behind a threshold with n validation images, a coverage can only be a multiple of 1 / (n + 1). Of the two next
-        to the request, a draw takes one. So the request is met exactly, on average over calibrations, whatever the
-        model is (smoothed conformal prediction). The draw is made once, with the calibration, from its seed and its
+        A threshold from n validation images can only have a coverage that is a multiple of 1 / (n + 1). A draw takes
+        one of the two multiples next to the request. So the request is met exactly, on average over calibrations, for
+        any model (smoothed conformal prediction). The draw is made once, with the calibration, from its seed and its
         images, and kept with it: the same image always gets the same set [ours; in the literature each image has its
-        own draw]. ``PredictionSets.expected`` says which coverage it took. ``conservative`` takes the higher one:
-        at least the request, and less than 1 / (n + 1) above it, on the same average.
+        own draw]. ``PredictionSets.expected`` says which coverage it took. ``conservative`` takes the higher one: at
+        least the request, and less than 1 / (n + 1) above it, on the same average.
 
         Args:
             inputs: As for ``predict``.
             coverage: In (0, 1); None takes that of the calibration.
-            per_class: Let the coverage hold for the images of each class (Mondrian), not only for all together.
+            per_class: Guarantee the coverage for the images of each class (Mondrian), not only for all together.
             conservative: Take the higher thresholds, without a draw; None takes the choice of the calibration.
             batch_size: Largest number of inputs that pass through the network at once.
 
@@ -120,7 +120,7 @@ class Doubting:
         return sets_of(_model(self), embeddings, coverage, per_class=per_class, conservative=conservative)
 
     def abstention(self, error: float = USUAL_ERROR, confidence: float = USUAL_CONFIDENCE) -> Abstention:
-        """Returns from which probability on the model may answer, so that at most a share ``error`` of them is wrong.
+        """Returns the probability from which the model may answer, so that at most ``error`` of its answers are wrong.
 
         Args:
             error: α, the largest share of errors among answered inputs, in (0, 1).

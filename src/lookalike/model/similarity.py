@@ -357,12 +357,12 @@ class _LearnedMetric(Similarity):
 class Mahalanobis(_LearnedMetric):
     """−‖T(z − p)‖, where TᵀT is the inverse of the pooled within-class covariance of the training embeddings [ours].
 
-    The covariance is shrunk towards a multiple of the identity, so that it can always be inverted; shrunk whole, it is
-    that multiple, and the similarity is ``l2`` up to a factor.
+    The covariance is shrunk towards a multiple of the identity, so that it can always be inverted. With a shrinkage of
+    1 it is that multiple, and the similarity is ``l2`` up to a factor.
 
     Args:
-        shrinkage: Amount of shrinkage in [0, 1]; None estimates it: as Ledoit and Wolf (2004) do, or from fewer than
-            ten embeddings per dimension by classifying each without itself.
+        shrinkage: Amount of shrinkage in [0, 1]; None estimates it as Ledoit and Wolf (2004) do; with fewer than ten
+            embeddings per dimension, it classifies each embedding without itself and takes the best.
         max_samples: Largest number of training embeddings to estimate from; larger sets are sampled evenly.
     """
 

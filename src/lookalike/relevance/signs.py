@@ -1,7 +1,7 @@
-"""Which values of a forward pass cannot be negative, told from the operations that made them.
+"""Which values of a forward pass cannot be negative, derived from the operations that made them.
 
-Rules that treat positive and negative inputs separately take half the time where there are no negative ones. Looking at
-the values would do, but on a GPU it waits for all work before it. The graph behind a tensor tells without a look::
+Rules that treat positive and negative inputs separately take half the time where there are no negative ones. Reading
+the values would do, but on a GPU that waits for all work before it. The graph behind a tensor shows it as well::
 
     conv ──▶ relu ──▶ max pool ──▶ conv       the second convolution's inputs are at least 0
 """

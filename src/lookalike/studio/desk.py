@@ -1,7 +1,7 @@
 """What the studio's page works on: an edit session, its pictures, its map, its suspects.
 
-What reads or changes the session is done one request at a time. Pictures, maps and searches for suspects wait for their
-like only: a search takes minutes in large data, and the page must not stand still meanwhile.
+Requests that read or change the session run one at a time. Pictures, maps and searches for suspects wait only for
+requests of their own kind: a search takes minutes in large data, and the page must not freeze meanwhile.
 """
 
 import functools
@@ -194,7 +194,7 @@ class Desk:
         return {"n": len(rows), "part": session.judge.part, "pictures": part, "samples": samples}
 
     def _doubts(self, embeddings: np.ndarray) -> list[InputDoubt] | None:
-        """Returns what a calibrated model says of its doubt about embeddings; None if it is not calibrated."""
+        """Returns a calibrated model's doubt about embeddings; None if it is not calibrated."""
         model = self.session.model
         return input_doubts(model, torch.from_numpy(embeddings).to(model.prototypes.vectors))
 
@@ -213,7 +213,7 @@ class Desk:
     def shortcuts(self) -> dict[str, Any]:
         """Returns parts of images that carry a class along, with the prototypes of the class that have them.
 
-        They are looked for again when the prototypes are others.
+        They are searched again after the prototypes have changed.
         """
         with self._shortcut_lock:
             with self._lock:
