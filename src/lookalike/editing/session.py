@@ -2,7 +2,7 @@
 
 import copy
 import getpass
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,29 +12,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import keeps_random_states
-from lookalike.editing.edits import (
-    NO_MATERIAL,
-    Add,
-    Describe,
-    Drop,
-    Edit,
-    Merge,
-    Move,
-    Pin,
-    Rename,
-    Show,
-    Split,
-)
+from lookalike.editing.edits import NO_MATERIAL, Edit
 from lookalike.editing.effect import Effect, Judge
 from lookalike.editing.evidence import Evidence
 from lookalike.editing.history import Correction, Entry, History, Opening, Snapshot
 from lookalike.editing.material import Material
 from lookalike.editing.pictures import Pictures
 from lookalike.editing.regions import Side, erasure, restriction
+from lookalike.editing.shorthands import Shorthands
 from lookalike.editing.sources import Source, held_out_rows, source_of
 from lookalike.editing.state import State, keys_of
 from lookalike.embedding import EmbeddingStore
@@ -46,7 +36,7 @@ from lookalike.model.prototypes import Prototypes
 _LISTED_CHANGES = 1000  # changed samples that the log keeps of each edit
 
 
-class EditSession:
+class EditSession(Shorthands):
     """Changes a model's prototypes. The model that it is given stays as it is; ``model`` is the edited one.
 
     Every edit is judged at once, on samples that no edit learned from: validation data, or every fifth training sample
@@ -216,6 +206,7 @@ class EditSession:
         snapshot = self._next(checks.instance("edit", edit, Edit, "an edit").without_held_out(self._material))
         return self._effect_of(snapshot)[0]
 
+    @override
     def do(self, edit: Edit, note: str = "") -> Entry:
         """Makes an edit.
 
@@ -302,62 +293,6 @@ class EditSession:
         self._predictions = None
         return self.state
 
-    def rename(self, prototype: int, title: str | None, note: str = "") -> Entry:
-        """Gives a prototype a name; None removes it."""
-        return self.do(Rename(prototype, title), note)
-
-    def describe(self, prototype: int, description: str, note: str = "") -> Entry:
-        """Gives a prototype a description."""
-        return self.do(Describe(prototype, description), note)
-
-    def pin(self, prototype: int, pinned: bool = True, note: str = "") -> Entry:
-        """Protects a prototype from edits that remove, replace or move it; False allows them again."""
-        return self.do(Pin(prototype, checks.flag("pinned", pinned)), note)
-
-    def drop(self, *prototypes: int, note: str = "") -> Entry:
-        """Removes prototypes."""
-        return self.do(Drop(prototypes), note)
-
-    def merge(self, *prototypes: int, note: str = "") -> Entry:
-        """Replaces prototypes of one class by the mean of the training samples behind them."""
-        return self.do(Merge(prototypes), note)
-
-    def split(self, prototype: int, n: int = 2, note: str = "") -> Entry:
-        """Replaces a prototype by ``n`` that are clustered from the training samples behind it."""
-        return self.do(Split(prototype, n), note)
-
-    def move(self, prototype: int, class_name: str, note: str = "") -> Entry:
-        """Moves a prototype to another class."""
-        return self.do(Move(prototype, class_name), note)
-
-    def show(self, prototype: int, sample: int | None, note: str = "") -> Entry:
-        """Shows a prototype by another training sample; None by the nearest one again."""
-        return self.do(Show(prototype, sample), note)
-
-    def add(
-        self,
-        class_name: str,
-        *,
-        image: Any = None,
-        samples: Sequence[int] | None = None,
-        title: str | None = None,
-        note: str = "",
-    ) -> Entry:
-        """Adds a prototype to a class.
-
-        Args:
-            class_name: The class.
-            image: An image in any form that ``predict`` takes; its embedding becomes the prototype.
-            samples: Numbers of training samples; their mean becomes the prototype. Samples that edits are judged
-                on are left out, and the entry says how many.
-            title: A name for it.
-            note: Why, for the log.
-        """
-        if (image is None) == (samples is None):
-            raise LookalikeError("to add a prototype takes either an image or training samples")
-        vector = None if image is None else self.vector_of(image)
-        return self.do(Add(class_name, vector, None if samples is None else tuple(samples), title), note)
-
     def restrict(self, prototype: int, region: Region, note: str = "") -> Entry:
         """Restricts a prototype to a part of its image.
 
@@ -391,6 +326,7 @@ class EditSession:
         """
         return self.do(erasure(self, prototypes, region, side), note)
 
+    @override
     def vector_of(self, image: Any) -> tuple[float, ...]:
         """Returns the embedding of one image, in any form that ``predict`` takes."""
         embeddings = self.model.embed(image)
