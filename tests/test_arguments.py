@@ -33,9 +33,9 @@ from lookalike.metrics import (
     separability,
     share,
 )
-from lookalike.model import Origin, PrototypeModel, Prototypes
+from lookalike.model import Mahalanobis, Origin, PrototypeModel, Prototypes
 from lookalike.model.classifier import LinearHead, NearestPrototype
-from lookalike.model.similarity import RBF, Log, Mahalanobis, make_similarity
+from lookalike.model.similarity import RBF, Log, make_similarity
 from lookalike.networks import small_cnn
 from lookalike.plots import plot_activations, plot_heat_map, plot_map, plot_ordering, plot_radar, project_2d
 from lookalike.relevance import AlphaBeta, Composite, Epsilon, Gamma, lrp, prp

@@ -17,7 +17,8 @@ from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.similarity import L2, HeadMetric, Mahalanobis
+from lookalike.model.learned_metrics import HeadMetric, Mahalanobis
+from lookalike.model.similarity import L2
 
 
 class Answer(NamedTuple):
