@@ -26,6 +26,7 @@ For each operation, ``Engine.__torch_function__`` decides what to do::
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -225,6 +226,30 @@ class Engine(FunctionMode):
         out: Tensor = LinearWithRule.apply(call.source, call, rule, first)
         self.uses.add(kind if call.scale is None else f"{kind} + batch norm", rule.name, out)
         self.calls[out] = (kind, call)
+        return out
+
+    def join_relu(self, x: Tensor, relu: Callable[[], Tensor]) -> Tensor | None:
+        """Joins a ReLU with the linear operation that made its input; returns its output, or None if that cannot be.
+
+        Where a ReLU gives 0 it returns no relevance, and elsewhere its output is its input. So the operation's rule can
+        start at the ReLU's output, if values without relevance do not matter to it. What else reads x has its graph.
+
+        Args:
+            x: The ReLU's input.
+            relu: Runs it.
+        """
+        executed = self.calls.get(x)
+        if executed is None:
+            return None
+        kind, call = executed
+        first = call.source in self.pixels
+        rule = self.composite.rule_for(kind, first=first)
+        if not rule.ignores_outputs_without_relevance:
+            return None
+        with torch.no_grad():
+            joined = call.rectified(relu())
+        out: Tensor = LinearWithRule.apply(call.source, joined, rule, first)
+        self.uses.add_joined(out, x)
         return out
 
     def apply_linear(

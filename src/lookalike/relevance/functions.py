@@ -29,7 +29,7 @@ class LinearWithRule(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, call: Call, rule: Rule, first: bool) -> Tensor:
         """Returns the operation's output, computed before."""
-        ctx.call, ctx.rule, ctx.first = call, rule, first
+        ctx.call, ctx.rule, ctx.first, ctx.cannot_be_negative = call, rule, first, call.is_rectified
         return call.output.detach()
 
     @staticmethod

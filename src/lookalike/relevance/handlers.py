@@ -28,7 +28,7 @@ from lookalike.relevance.attention import multi_head_attention, scaled_dot_produ
 from lookalike.relevance.convolutions import CONVOLUTIONS, read_aten_convolution, read_convolution
 from lookalike.relevance.dependence import map_tensors, tensors_in
 from lookalike.relevance.functions import max_pool2d, with_factor
-from lookalike.relevance.names import PASSED, POOL, raw_name
+from lookalike.relevance.names import GRADIENT, PASSED, POOL, raw_name
 from lookalike.relevance.operations import STABILISER, Linear, stabilised
 from lookalike.relevance.signs import cannot_be_negative, note_not_negative
 
@@ -203,6 +203,15 @@ _NORM_ARGUMENTS = {
         "input", "weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum", "eps", "cudnn_enabled",
     ),
 }  # fmt: skip
+
+
+def _relu(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """A ReLU is joined with the linear operation before it, or else keeps its gradient."""
+    out = engine.join_relu(args[0] if args else kwargs["input"], lambda: func(*args, **kwargs))
+    if out is None:
+        return engine.apply_gradient(func, name, args, kwargs)
+    engine.uses.add(name, GRADIENT[name], out)
+    return out
 
 
 def _activation(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -434,6 +443,7 @@ HANDLERS: dict[str, Handler] = {
     "batch_norm": _batch_norm,
     "convolution": _aten_convolution,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "instance_norm"), _norm),
+    "relu": _relu,
     **dict.fromkeys(PASSED, _activation),
     POOL: _max_pool,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),

@@ -1,7 +1,7 @@
 """Linear layers and convolutions as the rules see them: y = A x + b, with the adjoint Aᵀ."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -162,6 +162,7 @@ class Call:
         scale: Factor of the batch norm per output channel; None without one.
         folded_from: Tensors of that batch norm; cached weights are computed again if these change.
         session: State of the forward pass.
+        is_rectified: Whether the output is that of a ReLU joined with the operation.
         cache: Values that all targets of an image share, such as denominators.
     """
 
@@ -173,6 +174,7 @@ class Call:
     scale: Tensor | None = None
     folded_from: tuple[Tensor, ...] = ()
     session: Session = field(default_factory=Session)
+    is_rectified: bool = False
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -208,6 +210,12 @@ class Call:
     def folded(self, scale: Tensor, bias: Tensor, output: Tensor, tensors: tuple[Tensor, ...]) -> "Call":
         """Returns this call with the batch norm behind it folded in."""
         return Call(self.operation, self.source, self.weight, bias, output, scale, tensors, self.session)
+
+    def rectified(self, output: Tensor) -> "Call":
+        """Returns this call with the ReLU behind it joined, whose output is given."""
+        call = replace(self, output=output, is_rectified=True)
+        call.cache = {}
+        return call
 
 
 def _derived_weights(call: Call, part: str) -> Tensor:

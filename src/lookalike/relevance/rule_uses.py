@@ -28,6 +28,7 @@ class RuleUses:
         self.unruled = Unruled(n_rows)
         # by the node's id; the node is kept with them, as a later one could get the id of one that is gone
         self._uses: dict[int, tuple[Any, list[RuleUse]]] = {}
+        self._joined: list[tuple[Any, Any]] = []  # nodes that stand for themselves and an earlier one; and that one
 
     def add(self, name: str, rule: str, output: Tensor) -> None:
         """Records the rule of an operation with this output."""
@@ -52,6 +53,10 @@ class RuleUses:
         self.unruled.add_end(leaf, name, self.where)
         return twin
 
+    def add_joined(self, output: Tensor, earlier: Tensor) -> None:
+        """Records an operation that stands in the graph for the one with the output ``earlier``, too."""
+        self._joined.append((output.grad_fn, earlier.grad_fn))
+
     def drop(self, output: Tensor) -> None:
         """Removes the operation with this output, as it has become a part of the next one."""
         self._uses.pop(id(output.grad_fn), None)
@@ -68,8 +73,9 @@ class RuleUses:
             if node is not None and node not in reached:
                 reached.add(node)
                 waiting.extend(following for following, _ in node.next_functions)
+        reached |= {earlier for node, earlier in self._joined if node in reached}
         table = Counter(use for node, uses in self._uses.values() if node in reached for use in uses)
-        self._uses = {}
+        self._uses, self._joined = {}, []
         without_rule = {name: where for name, where, rule in reversed(table) if rule in WITHOUT_RULE}
         if strict and without_rule:
             name, where = next(iter(without_rule.items()))

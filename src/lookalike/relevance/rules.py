@@ -31,9 +31,16 @@ from lookalike.relevance.operations import STABILISER, Call, stabilised
 
 
 class Rule(ABC):
-    """A relevance rule for a linear operation y = A x + b."""
+    """A relevance rule for a linear operation y = A x + b.
+
+    Attributes:
+        name: Its name in the table of rules.
+        ignores_outputs_without_relevance: Whether outputs with R_j = 0 change nothing, whatever their value. Then a
+            ReLU behind the operation is joined with it, which spares a pass over the gradient.
+    """
 
     name: ClassVar[str]
+    ignores_outputs_without_relevance: ClassVar[bool] = False
 
     @abstractmethod
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:
@@ -60,6 +67,7 @@ class Epsilon(Rule):
     """R_i = x_i Σ_j w_ij R_j / (y_j ± ε)."""
 
     name = "epsilon"
+    ignores_outputs_without_relevance = True
 
     def __init__(self, epsilon: float = 1e-6) -> None:
         self.epsilon = checks.number("epsilon", epsilon, above=0)
@@ -80,6 +88,7 @@ class ZPlus(Rule):
     """R_i = Σ_j (x_i⁺ w_ij⁺ + x_i⁻ w_ij⁻) R_j / (Σ_i x_i⁺ w_ij⁺ + x_i⁻ w_ij⁻ + b_j⁺): positive contributions only."""
 
     name = "z-plus"
+    ignores_outputs_without_relevance = True
 
     @override
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:
@@ -192,6 +201,7 @@ class Flat(Rule):
     """R_i = Σ_j R_j / n_j: each output's relevance is spread evenly over the n_j inputs of its receptive field."""
 
     name = "flat"
+    ignores_outputs_without_relevance = True
 
     @override
     def relevance(self, call: Call, relevance: Tensor) -> Tensor:
