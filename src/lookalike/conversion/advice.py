@@ -114,10 +114,10 @@ def advise(
     trials = _try_choices(store, class_names, head_weight, similarity, clustering, numbers=_NUMBERS)
     if trials is None:
         return None
-    (taken, correct), *others = trials
-    best, best_correct = max(others, key=lambda trial: trial[0].accuracy)
+    (choice_taken, correct), *other_trials = trials
+    best, best_correct = max(other_trials, key=lambda trial: trial[0].accuracy)
     is_better = _is_clearly_better(best_correct, correct)
-    return Advice(taken, tuple(choice for choice, _ in others), best if is_better else None, len(correct))
+    return Advice(choice_taken, tuple(choice for choice, _ in other_trials), best if is_better else None, len(correct))
 
 
 def _try_choices(
@@ -169,9 +169,9 @@ def choose_similarity(
         )
     if len(store.labels) < _ENOUGH_FOR_HALVES:
         return min((choice for choice, _ in trials), key=lambda choice: choice.log_loss).similarity
-    (taken, _), *others = trials
-    best, _ = max(others, key=lambda trial: trial[0].accuracy)
-    return best.similarity if best.accuracy > taken.accuracy + _LEAST_GAIN_OF_CHOICE else "l2"
+    (choice_taken, _), *other_trials = trials
+    best, _ = max(other_trials, key=lambda trial: trial[0].accuracy)
+    return best.similarity if best.accuracy > choice_taken.accuracy + _LEAST_GAIN_OF_CHOICE else "l2"
 
 
 @dataclass(frozen=True)
@@ -268,13 +268,13 @@ def _scores(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
         shared = str(clustering.n_prototypes)
         if shared not in sample.prototypes:
             sample.prototypes[shared] = _prototypes(sample, [spaces[0]] * len(spaces), clustering)
-        found = sample.prototypes[shared]
+        prototypes_of_parts = sample.prototypes[shared]
     else:
-        found = _prototypes(sample, spaces, clustering)
+        prototypes_of_parts = _prototypes(sample, spaces, clustering)
     scores = torch.full((*sample.parts.shape, len(sample.class_names)), -torch.inf)
     n_parts = len(sample.held_out) // len(sample.parts)
     for turn, (is_test, (similarity, z), (vectors, owners)) in enumerate(
-        zip(sample.held_out, spaces, found, strict=True)
+        zip(sample.held_out, spaces, prototypes_of_parts, strict=True)
     ):
         similarities = similarity(z[is_test], vectors).float()
         empty = torch.full((len(similarities), scores.shape[2]), -torch.inf)
@@ -303,23 +303,23 @@ def _prototypes(sample: _Sample, spaces: list[_Space], clustering: Clustering) -
     of_classes = []
     for k in classes:
         members = torch.from_numpy(np.flatnonzero(sample.labels == k))
-        kept, number = ~sample.held_out[:, members], numbers[k]
+        outside, number = ~sample.held_out[:, members], numbers[k]
         if clustering.clusterer == "kmeans" and number is not None and len(members) <= _MOST_TOGETHER:
             rng = np.random.default_rng([clustering.seed, k])
-            of_classes.append(_cluster_together(spaces, members, kept, number, rng))
+            of_classes.append(_cluster_together(spaces, members, outside, number, rng))
         else:
             options = (k, sample.class_names[k])
             of_classes.append(
                 [
-                    learn_class(z[members[is_kept]].numpy(), *options, similarity, clustering, number)[0]
-                    for (similarity, z), is_kept in zip(spaces, kept, strict=True)
+                    learn_class(z[members[is_outside]].numpy(), *options, similarity, clustering, number)[0]
+                    for (similarity, z), is_outside in zip(spaces, outside, strict=True)
                 ]
             )
-    found = []
+    by_turn = []
     for of_turn in zip(*of_classes, strict=True):
         counts = torch.tensor([len(vectors) for vectors in of_turn])
-        found.append((torch.cat(of_turn), torch.tensor(classes).repeat_interleave(counts)))
-    return found
+        by_turn.append((torch.cat(of_turn), torch.tensor(classes).repeat_interleave(counts)))
+    return by_turn
 
 
 def _cluster_together(

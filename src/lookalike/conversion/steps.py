@@ -69,17 +69,17 @@ def preprocessing_for_model(
         LookalikeError: If the data have a transform of their own that is another than the one that was given.
     """
     transform = transform_of(batches)
-    given: Preprocessing | None = reading.preprocessing
+    given_preprocessing: Preprocessing | None = reading.preprocessing
     row = _row_of(batches)
-    if given is not None:
-        if transform is not None and transform != given:
-            check_preprocessing(given, transform)
-        elif row is not None and not _makes(given, row):
+    if given_preprocessing is not None:
+        if transform is not None and transform != given_preprocessing:
+            check_preprocessing(given_preprocessing, transform)
+        elif row is not None and not _makes(given_preprocessing, row):
             raise LookalikeError(
-                f"preprocessing={given.describe()!r} does not make inputs of the data's shape {tuple(row.shape[1:])}: "
-                "give what these images went through"
+                f"preprocessing={given_preprocessing.describe()!r} does not make inputs of the data's shape "
+                f"{tuple(row.shape[1:])}: give what these images went through"
             )
-        return given
+        return given_preprocessing
     if transform is not None or batches is None:
         return _with_channels_of(row, preprocessing_of(batches), transform)
     return model_preprocessing if row is not None and _makes(model_preprocessing, row) else None

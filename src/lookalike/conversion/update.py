@@ -314,8 +314,8 @@ def _updated_names(
     if batches is None or not batches.can_fetch:
         return names
     new = {index: batches.name_of(index - offset) for index in indices if index >= offset}
-    known = {index: name for index, name in new.items() if name is not None}
-    return names | dict(zip(known, without_common_folder(list(known.values())), strict=True))
+    known_names = {index: name for index, name in new.items() if name is not None}
+    return names | dict(zip(known_names, without_common_folder(list(known_names.values())), strict=True))
 
 
 def _updated_images(

@@ -318,14 +318,14 @@ def _granularity(
     if not len(counts) or np.abs(expected - coverage).max() <= _LARGE_GAP:
         return []
     low, high = (f"{100 * value:.1f}%" for value in (expected.min(), expected.max()))
-    taken = low if low == high else f"{low} to {high}"
+    coverages = low if low == high else f"{low} to {high}"
     steps = (
         f"with {counts.min():,} validation images{of_what}, a coverage can only be met in steps of "
         f"{100 / (counts.min() + 1):.2g} points"
     )
     if not is_drawn:
-        return [f"{steps}: for {coverage:g} it is {taken}, on average over calibrations"]
+        return [f"{steps}: for {coverage:g} it is {coverages}, on average over calibrations"]
     return [
-        f"{steps}; this calibration drew {taken}, so that it is {coverage:g} on average over calibrations; "
+        f"{steps}; this calibration drew {coverages}, so that it is {coverage:g} on average over calibrations; "
         f"conservative sets are never below {coverage:g} on that average"
     ]

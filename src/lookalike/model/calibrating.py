@@ -242,8 +242,8 @@ def _notes(labels: np.ndarray, class_names: list[str], *, known_new: bool) -> li
         )
     missing = [visible(class_names[k]) for k in np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        notes.append(f"there are no validation images of {', '.join(missing[:5])}{more} besides those of the fit")
+        and_others = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        notes.append(f"there are no validation images of {', '.join(missing[:5])}{and_others} besides those of the fit")
     return notes
 
 

@@ -309,10 +309,10 @@ class InputDoubt:
 
     def sentence(self) -> str:
         """Says which classes the input may have, and if the prediction is not probable enough to be an answer."""
-        said = set_sentence(self.classes, self.coverage)
+        sentence = set_sentence(self.classes, self.coverage)
         if self.answered is not False:
-            return said
-        return f"{said} Too unsure for an answer, if at most {100 * USUAL_ERROR:g}% of the answers may be wrong."
+            return sentence
+        return f"{sentence} Too unsure for an answer, if at most {100 * USUAL_ERROR:g}% of the answers may be wrong."
 
     @property
     def kind(self) -> str:

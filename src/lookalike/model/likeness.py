@@ -160,7 +160,8 @@ class Likenesses:
 
     def likeness(self, row: int, prototype: int) -> Likeness:
         """Returns the likeness of one input to one prototype, without heat-maps."""
-        model, prototypes, familiar, said = self.model, self.model.prototypes, self.familiar, self.model.all_annotations
+        model, prototypes, familiar = self.model, self.model.prototypes, self.familiar
+        annotations = model.all_annotations
         nearest = [index for index in prototypes.nearest[prototype].tolist() if index >= 0]
         return Likeness(
             prototype=prototype,
@@ -177,8 +178,8 @@ class Likenesses:
             purity=float(prototypes.purity[prototype]),
             nearest=nearest,
             nearest_names=tuple(model.training_names.get(index) for index in nearest),
-            name=said.names[prototype],
-            description=said.descriptions[prototype],
-            region=said.regions[prototype],
+            name=annotations.names[prototype],
+            description=annotations.descriptions[prototype],
+            region=annotations.regions[prototype],
             image=None if model.images is None else model.images[prototype, 0].numpy(),
         )

@@ -91,12 +91,12 @@ def embed_and_score(model: PrototypeModel, inputs: Any) -> tuple[Tensor, Tensor 
     n_at_once = rows_at_once(inputs, max(n, 1), model.device)
     embeddings, scores = [], []
     for start in range(0, max(n, 1), n_at_once):
-        placed = place(take_rows(inputs, slice(start, start + n_at_once)), model.device, dtype)
+        rows_on_device = place(take_rows(inputs, slice(start, start + n_at_once)), model.device, dtype)
         if isinstance(encoder, Encoder) and encoder.outputs is not None:
-            embeddings_of_rows, scores_of_rows = encoder.embed_and_score(placed)
+            embeddings_of_rows, scores_of_rows = encoder.embed_and_score(rows_on_device)
             scores += [] if scores_of_rows is None else [scores_of_rows]
         else:
-            embeddings_of_rows = encoder(placed)
+            embeddings_of_rows = encoder(rows_on_device)
         embeddings.append(embeddings_of_rows)
     return torch.cat(embeddings), torch.cat(scores) if scores else None
 

@@ -32,11 +32,11 @@ def least_confusing_shrinkage(embeddings: np.ndarray, labels: np.ndarray, first:
         labels: Their classes [N].
         first: An amount that stays unless another is better, such as Ledoit and Wolf's.
     """
-    found = _LeftOut.of(embeddings, labels)
-    if found is None:
+    left_out = _LeftOut.of(embeddings, labels)
+    if left_out is None:
         return first
     amounts = [amount for amount in (first, *_AMOUNTS) if amount > 0]
-    losses = {amount: least_log_loss(-found.distances(amount), found.own) for amount in amounts}
+    losses = {amount: least_log_loss(-left_out.distances(amount), left_out.own) for amount in amounts}
     best = min(losses, key=lambda amount: losses[amount])
     return best if losses[best] < losses.get(first, np.inf) - _LEAST_GAIN else first
 
@@ -126,8 +126,8 @@ def _decompose(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_flat = n < dim  # then the eigenvectors of the smaller R Rᵀ give the directions
     gram = (residuals @ residuals.T if is_flat else residuals.T @ residuals).astype(np.float64)
     values, vectors = np.linalg.eigh(gram)
-    kept = values > _NEGLIGIBLE * values[-1]
-    values, vectors = values[kept], vectors[:, kept]
+    is_kept = values > _NEGLIGIBLE * values[-1]
+    values, vectors = values[is_kept], vectors[:, is_kept]
     directions = (vectors / np.sqrt(values)).T @ residuals.astype(np.float64) if is_flat else vectors.T
     return values, directions
 
