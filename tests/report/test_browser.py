@@ -220,6 +220,13 @@ def test_the_definition_of_unfamiliar_is_the_same_everywhere(opened, samples):
     assert definition in opened.inner_text(".answer")
 
 
+def test_the_key_of_frames_is_one_column_on_a_phone(opened):
+    opened.set_viewport_size({"width": 390, "height": 844})
+    first, second = (opened.locator(f".frames {name}").first.bounding_box() for name in ("dt", "dd"))
+    assert second["y"] >= first["y"] + first["height"]
+    assert second["width"] > 300
+
+
 @pytest.mark.parametrize("width", [390, 700, 1100])
 def test_the_menu_is_whole(opened, width):
     opened.set_viewport_size({"width": width, "height": 844})
@@ -349,3 +356,13 @@ def test_on_paper_tables_are_whole(opened):
     opened.set_viewport_size({"width": 690, "height": 1000})  # the printable width of A4
     overflow = "nodes => nodes.filter(n => getComputedStyle(n).overflowX !== 'visible' || n.scrollWidth > 690).length"
     assert opened.eval_on_selector_all(".scroll", overflow) == 0
+
+
+def test_on_paper_nothing_is_folded_away(opened):
+    folded = "document.querySelectorAll('details:not([open])').length"
+    before = opened.evaluate(folded)
+    assert before > 0
+    opened.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert opened.evaluate(folded) == 0
+    opened.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert opened.evaluate(folded) == before

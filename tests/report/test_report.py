@@ -260,6 +260,20 @@ def test_what_stands_out_on_a_map_is_what_a_reader_sees():
     assert what_stands_out(relevance, 100.0) == "blank"  # pale beside the other maps of its image
 
 
+def test_no_line_is_drawn_around_pixels_that_are_not_seen():
+    """A black line pointed to nothing on maps that are all blue."""
+    import numpy as np
+
+    from lookalike.plots.heatmap import paint
+
+    photograph = np.full((80, 80, 3), (250, 250, 200), np.uint8)
+    relevance = np.zeros((80, 80))
+    relevance[20:40, 20:40] = 0.01
+    assert (paint(relevance, 0.01, photograph).max(-1) < 40).any()
+    relevance[50:] = -1
+    assert not (paint(relevance, 1.0, photograph).max(-1) < 40).any()
+
+
 def test_the_banner_is_in_the_words_of_the_weightiest_finding(page):
     text = page.read_text(encoding="utf-8")
     banner = re.search(r'<p class="overall (\w+)"><b>(.*?)\.</b>', text)

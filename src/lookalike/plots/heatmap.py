@@ -107,8 +107,8 @@ def what_stands_out(relevance: np.ndarray, limit: float) -> Literal["part", "aga
 def paint(relevance: np.ndarray, limit: float, image: np.ndarray | None = None) -> np.ndarray:
     """Colours a map [H, W], as ``shares`` prepares it, over its image uint8 [H, W, C]. Returns uint8 [H, W, 3].
 
-    A colour photograph stays in colour, and a line encloses half of the positive relevance. Grey and small pictures
-    become faint.
+    A colour photograph stays in colour, and a line encloses half of the positive relevance if pixels with it are seen.
+    Grey and small pictures become faint.
     """
     strength = np.clip(relevance / limit, -1, 1).astype(np.float32)
     colours = _colours()[np.minimum((strength + 1) * 128, 255).astype(np.uint8)]
@@ -116,7 +116,8 @@ def paint(relevance: np.ndarray, limit: float, image: np.ndarray | None = None) 
         pale = _PALE + np.float32((1 - _PALE) / 255) * image
         opacity = _OPAQUE * np.sqrt(np.abs(strength))[..., None]
         colours = (1 - opacity) * pale + opacity * colours
-        colours[outline(relevance)] = 0.1
+        if what_stands_out(relevance, limit) == "part":  # a line around pixels that nobody sees would point to nothing
+            colours[outline(relevance)] = 0.1
     elif image is not None:
         grey = image.mean(-1, keepdims=True) / 255
         # The background must stay white, so that colours are seen: an image of light lines on black is inverted.

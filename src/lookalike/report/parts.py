@@ -58,7 +58,7 @@ def parts(material: Material) -> dict[str, Any] | None:
     }
 
 
-def _drawings(explained: ExplainedParts) -> list[dict[str, str]]:
+def _drawings(explained: ExplainedParts) -> list[dict[str, Any]]:
     """Returns the pictures of an image's parts that can be drawn."""
     drawn: list[tuple[Difference | PairedRegions | Segments | None, str]] = [
         (explained.difference, "The parts that decide, and what each position adds"),
@@ -66,7 +66,7 @@ def _drawings(explained: ExplainedParts) -> list[dict[str, str]]:
         (explained.segments, "The concept of each position"),
     ]
     return [
-        {"source": drawing(part.plot), "alt": alt}
+        {"source": drawing(part.plot), "alt": alt, "is_wide": isinstance(part, Segments)}
         for part, alt in drawn
         if part is not None and (part.images if isinstance(part, Segments) else part.image) is not None
     ]

@@ -14,3 +14,16 @@ const hintAll = () => document.querySelectorAll(".scroll").forEach(hint);
 for (const region of document.querySelectorAll(".scroll")) region.addEventListener("scroll", () => hint(region));
 window.addEventListener("resize", hintAll);
 hintAll();
+
+// Paper cannot be unfolded: what is folded away is printed, too.
+const unfolded = new Set();
+window.addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.open = true;
+    unfolded.add(details);
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const details of unfolded) details.open = false;
+  unfolded.clear();
+});
