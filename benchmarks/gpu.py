@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import machine, table
 from lookalike import convert, embed, relevance
 from lookalike.conversion.clustering import cluster, clustering_on
-from lookalike.data import Preprocessing, load_folder
+from lookalike.data import Batches, Preprocessing, load_folder
 from lookalike.data.fitted import n_cores
 from lookalike.embedding.precision import has_bfloat16
 from lookalike.encoder import Encoder, LoadedClassifier
@@ -185,11 +185,16 @@ def embed_from_files(device: torch.device, clock: Clock, scale: Scale) -> list[l
             "plain": plain,
             "ours": lambda: embed(encoder, data, batch_size=scale.batch, progress=False),
         }
+        if device.type == "cuda":
+            runs["nvJPEG"] = lambda: embed(encoder, Batches(data, scale.batch, decode_on=device), progress=False)
         seconds = clock(runs)
     # CPU seconds of decoding and arithmetic add up; on a GPU both run at the same time.
     both = seconds.pop("decoding"), seconds.pop("arithmetic")
     seconds["limit"] = max(both) if device.type == "cuda" else sum(both)
-    return [_rates(f"embed {scale.files:,} JPEG files of 320², ResNet34, {scale.side}²", seconds, scale.files)]
+    rows = [_rates(f"embed {scale.files:,} JPEG files of 320², ResNet34, {scale.side}²", seconds, scale.files)]
+    if "nvJPEG" in seconds:
+        rows.append(_rates("the same, decoded by nvJPEG", {**seconds, "ours": seconds["nvJPEG"]}, scale.files))
+    return rows
 
 
 def _rates(what: str, seconds: dict[str, float], n: int) -> list[str]:
@@ -328,7 +333,17 @@ def compare_with_cpu(device: torch.device, scale: Scale) -> list[list[str]]:
             limit = 1e-3 if name == "tf32" and what != "classes" else bound
             deviation = _deviation(values[what], found["cpu"][what])
             rows.append([f"{what}, {name}", f"{deviation:.1e}", f"{limit:.0e}", "yes" if deviation <= limit else "NO"])
-    return rows
+    return rows + (_pixels_by_nvjpeg(device) if device.type == "cuda" else [])
+
+
+def _pixels_by_nvjpeg(device: torch.device) -> list[list[str]]:
+    """Compares pixels decoded on a GPU with those decoded on the CPU."""
+    with tempfile.TemporaryDirectory() as place:
+        write_files(Path(place) / "train", 64)
+        data = load_folder(place, Preprocessing.square(224, mean=(0.0,) * 3, std=(1.0,) * 3)).train
+        by_cpu, by_gpu = (next(iter(Batches(data, 64, decode_on=where))).inputs.cpu() for where in (None, device))
+    deviation, bound = _deviation(by_gpu, by_cpu), 1e-2
+    return [["pixels, nvJPEG", f"{deviation:.1e}", f"{bound:.0e}", "yes" if deviation <= bound else "NO"]]
 
 
 def _deviation(first: object, second: object) -> float:

@@ -10,7 +10,7 @@ from PIL import Image
 from lookalike import embed, evaluate, explain, load, relevance
 from lookalike.conversion.clustering import cluster, clustering_on
 from lookalike.conversion.convert import convert
-from lookalike.data import ImageFiles, Preprocessing
+from lookalike.data import Batches, ImageFiles, Preprocessing
 from lookalike.encoder import LoadedClassifier
 from lookalike.networks import NETWORKS
 
@@ -116,3 +116,19 @@ def test_files_are_read_copied_and_embedded_as_on_the_cpu(tmp_path):
     on_cpu, on_gpu = embed(net, files, **options), embed(copy.deepcopy(net).cuda(), files, **options)
     torch.testing.assert_close(torch.from_numpy(on_gpu.embeddings), torch.from_numpy(on_cpu.embeddings), **TF32)
     assert (on_gpu.indices == on_cpu.indices).all()
+
+
+def test_files_that_nvjpeg_decodes(tmp_path):
+    """Some levels apart, as nvJPEG has arithmetic of its own; the progressive file is read on the CPU."""
+    ramp = np.linspace(0, 255, 96 * 128).reshape(96, 128).astype(np.uint8)
+    picture = Image.fromarray(np.stack([ramp, ramp[::-1], ramp[:, ::-1]], 2))
+    for number in range(4):
+        picture.save(tmp_path / f"{number}.jpg", quality=90, progressive=number == 3)
+    preprocessing = Preprocessing(64, (56, 56))
+    paths = [tmp_path / f"{number}.jpg" for number in range(4)]
+    files = ImageFiles(tmp_path, paths, np.zeros(4, dtype=np.int64), ["all"], preprocessing)
+    [found], [expected] = (list(Batches(files, decode_on=where)) for where in ("cuda", None))
+    assert found.inputs.is_cuda
+    levels = (preprocessing.pixels(found.inputs.cpu()) - preprocessing.pixels(expected.inputs)).abs() * 255
+    assert levels.mean() < 2
+    assert levels.max() < 20

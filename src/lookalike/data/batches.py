@@ -29,6 +29,7 @@ from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.fitted import FittedSamples, are_bytes, in_threads, stack_bytes
+from lookalike.data.nvjpeg import OnDevice, decoding_on
 from lookalike.data.prebatched import peek, unbatched
 from lookalike.data.samples import (
     as_labels,
@@ -76,7 +77,10 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Returns the batch with its inputs in pinned memory, for faster copies to a GPU; ``DataLoader`` calls this."""
         return replace(
-            self, inputs=tree_map(lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) else leaf, self.inputs)
+            self,
+            inputs=tree_map(
+                lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) and not leaf.is_cuda else leaf, self.inputs
+            ),
         )
 
 
@@ -93,6 +97,8 @@ class Batches:
             read in as many threads instead; None takes one per core, at most 16.
         on_error: What to do with an image file that cannot be read: ``"stop"`` raises an error, ``"skip"`` continues
             and lists the file in ``skipped``.
+        decode_on: A CUDA device on which plain JPEG files are decoded; see ``lookalike.data.nvjpeg``. None decodes all
+            files on the CPU.
 
     Attributes:
         skipped: Error messages of the samples that could not be read in the current pass, by index.
@@ -109,6 +115,8 @@ class Batches:
         batch_size: int | None = None,
         num_workers: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
+        *,
+        decode_on: str | torch.device | None = None,
     ) -> None:
         checks.one_of("on_error", on_error, ("stop", "skip"))
         checks.optional(checks.whole_number, "batch_size", batch_size, 1)
@@ -148,6 +156,9 @@ class Batches:
         else:
             self.class_names = class_names_of(data)
         self.dataset = data
+        self._on_device: OnDevice | None = None
+        if decode_on is not None:
+            self._on_device = decoding_on(decode_on, None if self.has_own_collation else FittedSamples.of(data))
 
     def __len__(self) -> int:
         """The number of samples; raises TypeError for an iterable data set without a length."""
@@ -258,7 +269,7 @@ class Batches:
         For a ``Preprocessing`` it is computed from the settings. For any other transform it is computed from the first
         four transformed samples, because a function's name or address does not say what the function does.
         """
-        return fingerprint_transform(self)
+        return ("nvjpeg:" if self._on_device is not None else "") + fingerprint_transform(self)
 
     def fingerprint(self) -> str:
         """Returns a fingerprint that changes when the data do.
@@ -348,7 +359,10 @@ class Batches:
         n_threads = samples.n_threads if self._asked_workers is None else self._asked_workers
         chunks = [rows[start : start + self.batch_size] for start in range(first, len(rows), self.batch_size)]
         n_read = first
-        for items in in_threads(read, chunks, n_threads):
+        on_device = self._on_device
+        start = read if on_device is None else lambda index: on_device.start(index, read)
+        for started in in_threads(start, chunks, n_threads):
+            items = started if on_device is None else on_device.end(started, read)
             n_read += len(items)
             batch, skipped, error = self._collate_readable(items)
             if error is not None:

@@ -7,7 +7,8 @@ file ──decode, resize, crop──▶ bytes [C, H, W]      in threads
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,11 +32,15 @@ class FittedSamples:
         fitted: Returns a sample's image as bytes and its label.
         finish: Turns a batch of such images into the network's input.
         n_threads: Number of threads that reading is worth.
+        file: Returns the file of a sample and its label; None if the samples are no files.
+        preprocessing: How the images are prepared.
     """
 
     fitted: Callable[[int], tuple[Tensor, int]]
     finish: Callable[[Tensor], Tensor]
     n_threads: int
+    file: Callable[[int], tuple[Path, int]] | None
+    preprocessing: Preprocessing
 
     @classmethod
     def of(cls, dataset: Any) -> "FittedSamples | None":
@@ -44,13 +49,24 @@ class FittedSamples:
             inner, indices = cls.of(dataset.dataset), dataset.indices
             if inner is None:
                 return None
-            return cls(lambda index: inner.fitted(int(indices[index])), inner.finish, inner.n_threads)
+            file = inner.file
+            return replace(
+                inner,
+                fitted=lambda index: inner.fitted(int(indices[index])),
+                file=None if file is None else lambda index: file(int(indices[index])),
+            )
         # A subclass with its own `__getitem__` may do something else with its images.
         owner = next((base for base in type(dataset).__mro__ if "__getitem__" in vars(base)), object)
         if "fitted" not in vars(owner) or type(dataset.transform) is not Preprocessing:
             return None
         are_files = hasattr(dataset, "files")  # reading pixels from memory is all Python, in which threads gain nothing
-        return cls(dataset.fitted, dataset.transform.finish, min(n_cores(), _MAX_THREADS) if are_files else 0)
+        return cls(
+            dataset.fitted,
+            dataset.transform.finish,
+            min(n_cores(), _MAX_THREADS) if are_files else 0,
+            (lambda index: (dataset.files[index], int(dataset.labels[index]))) if are_files else None,
+            dataset.transform,
+        )
 
 
 def in_threads(read: Callable[[int], Result], chunks: Sequence[np.ndarray], n_threads: int) -> Iterator[list[Result]]:
@@ -85,7 +101,8 @@ def are_bytes(items: Sequence[Any]) -> bool:
 
 def stack_bytes(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """Stacks images [C, H, W] in any layout to [n, C, H, W] in the usual one; returns them with the labels [n]."""
-    images = torch.empty(len(items), *items[0][0].shape, dtype=torch.uint8)
+    first = items[0][0]
+    images = torch.empty(len(items), *first.shape, dtype=torch.uint8, device=first.device)
     for row, (image, _) in zip(images, items, strict=True):
         row.copy_(image)
     return images, torch.tensor([label for _, label in items])

@@ -146,6 +146,13 @@ class Preprocessing:
         return self.convention in ("transformers", "transformers-float")
 
     @property
+    def fits_tensors(self) -> bool:
+        """Whether torch resizes and crops most images as Pillow does."""
+        # Torch's bicubic filter differs from Pillow's by up to 30 levels at sharp edges, its bilinear one by one level.
+        is_alike = self.on_tensors or self.interpolation == "bilinear" or self.resize is None
+        return is_alike and self.window is None and self.pad is None
+
+    @property
     def output_size(self) -> tuple[int, int] | None:
         """(height, width) of the network's input; None if it depends on the image."""
         if self.pad is not None:
@@ -260,7 +267,7 @@ class Preprocessing:
         differ from those of Pillow, which reads all other files, by at most one of 255 levels.
         """
         decoded = read_jpeg(source, self.channels, self._scale_of)
-        fitted = None if decoded is None else self._fit_decoded(decoded)
+        fitted = None if decoded is None else self.fit_decoded(decoded)
         if fitted is not None:
             return fitted
         if decoded is None:
@@ -273,6 +280,19 @@ class Preprocessing:
     def decode(self, source: ImageSource) -> Image.Image:
         """Decodes an image file by Pillow, at the size that ``scaled_decoding`` asks for; see ``decode_image``."""
         return decode_image(source, large_images=self.large_images, scale_of=self._scale_of)
+
+    def fit_decoded(self, image: Tensor) -> Tensor | None:
+        """Resizes and crops bytes [C, H, W] with torch; None where the result might not be Pillow's."""
+        stored = image.shape[1], image.shape[2]
+        size = self._resized_size(*stored)
+        if not self.fits_tensors or would_be_huge(size, stored):
+            return None
+        if self.crop is not None and (size[0] < self.crop[0] or size[1] < self.crop[1]):
+            return None
+        if self.on_tensors:
+            return self._resize_and_crop_tensor(image, size)
+        resized = image if self.resize is None else resize_tensor(image, size, self.interpolation)
+        return resized if self.crop is None else crop_tensor(resized, self.crop, self.convention)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Maps pixels [..., C, H, W] in [0, 1] to the network's input."""
@@ -350,21 +370,6 @@ class Preprocessing:
             sizes = f"its {image.width:,}×{image.height:,} pixels would be resized to {size[1]:,}×{size[0]:,}"
             raise BrokenImageError("", f"{sizes}; crop it to a usual shape, or give the preprocessing a crop (--crop)")
         return True
-
-    def _fit_decoded(self, image: Tensor) -> Tensor | None:
-        """Resizes and crops bytes [C, H, W] with torch; None where the result might not be Pillow's."""
-        stored = image.shape[1], image.shape[2]
-        size = self._resized_size(*stored)
-        is_unusual = self.window is not None or self.pad is not None or would_be_huge(size, stored)
-        if is_unusual or (self.crop is not None and (size[0] < self.crop[0] or size[1] < self.crop[1])):
-            return None
-        if self.on_tensors:
-            return self._resize_and_crop_tensor(image, size)
-        # Torch's bicubic filter differs from Pillow's by up to 30 levels at sharp edges, its bilinear one by one level.
-        if self.interpolation != "bilinear" and self.resize is not None:
-            return None
-        resized = image if self.resize is None else resize_tensor(image, size, self.interpolation)
-        return resized if self.crop is None else crop_tensor(resized, self.crop, self.convention)
 
     def _resize_and_crop(self, image: Image.Image) -> Tensor:
         """Resizes and crops a picture; returns [C, H, W], see ``fit_picture``."""

@@ -17,7 +17,8 @@ from lookalike._core.errors import BrokenImageError
 from lookalike.data.images import ImageSource, ScaleOf, regular_file
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, with Huffman codes
+_BASELINE = 0xC0
+_FRAMES = (_BASELINE, 0xC1, 0xC2)  # baseline, extended and progressive, with Huffman codes
 _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8}  # lossless, hierarchical, arithmetic; C4 and C8 are none
 _SCAN, _APP1, _APP2, _APP14 = 0xDA, 0xE1, 0xE2, 0xEE
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
@@ -35,14 +36,21 @@ class _Header:
     components: list[int] = field(default_factory=list)  # identifiers
     size: tuple[int, int] = (0, 0)
     bits: int = 0
+    frame: int = 0
     exif: list[bytes] = field(default_factory=list)
     is_plain: bool = True
 
 
 def read_jpeg(source: ImageSource, channels: int, scale_of: ScaleOf | None = None) -> Tensor | None:
     """Reads and decodes a JPEG file; see ``decode_jpeg``. None, and no error, for everything that is left to Pillow."""
+    content = read_content(source)
+    return None if content is None else decode_jpeg(content, channels, scale_of)
+
+
+def read_content(source: ImageSource) -> bytes | None:
+    """Returns the content of a file that begins as JPEG files do; None, and no error, for all others."""
     if isinstance(source, BytesIO):
-        return decode_jpeg(source.getvalue(), channels, scale_of)
+        return source.getvalue()
     if not isinstance(source, str | Path):
         return None
     try:
@@ -50,10 +58,15 @@ def read_jpeg(source: ImageSource, channels: int, scale_of: ScaleOf | None = Non
             start = file.read(_FIRST_BYTES)
             if not start.startswith(_START):
                 return None
-            content = start + file.read(_MAX_BYTES)
+            return start + file.read(_MAX_BYTES)
     except (OSError, BrokenImageError):
         return None
-    return decode_jpeg(content, channels, scale_of)
+
+
+def is_baseline(content: bytes, channels: int) -> bool:
+    """Says whether any decoder can be trusted with a file: baseline, upright, and of as many colours as asked for."""
+    header = _certain_header(content, channels)
+    return header is not None and header.frame == _BASELINE and len(header.components) == channels
 
 
 def decode_jpeg(content: bytes, channels: int, scale_of: ScaleOf | None = None) -> Tensor | None:
@@ -67,8 +80,8 @@ def decode_jpeg(content: bytes, channels: int, scale_of: ScaleOf | None = None) 
     Returns:
         uint8 [C, H, W], or None if the file is left to Pillow.
     """
-    header = _read_header(content) if content.startswith(_START) and content.endswith(_END) else None
-    if header is None or not _is_certain(header, channels):
+    header = _certain_header(content, channels)
+    if header is None:
         return None
     from simplejpeg import decode_jpeg as decode
 
@@ -82,6 +95,11 @@ def decode_jpeg(content: bytes, channels: int, scale_of: ScaleOf | None = None) 
     if image.shape[:2] != (height, width):  # another scale fits too, as for pictures of a few pixels
         return None
     return torch.from_numpy(image).permute(2, 0, 1).expand(channels, -1, -1)
+
+
+def _certain_header(content: bytes, channels: int) -> _Header | None:
+    header = _read_header(content) if content.startswith(_START) and content.endswith(_END) else None
+    return header if header is not None and _is_certain(header, channels) else None
 
 
 def _is_certain(header: _Header, channels: int) -> bool:
@@ -137,7 +155,7 @@ def _note_segment(header: _Header, marker: int, segment: bytes) -> None:
     if marker in _OTHER_FRAMES or (marker in _FRAMES and header.components):
         header.is_plain = False
     elif marker in _FRAMES and len(segment) >= 6:
-        header.bits = segment[0]
+        header.frame, header.bits = marker, segment[0]
         header.size = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
         header.components = list(segment[6 : 6 + 3 * segment[5] : 3])
     elif marker == _APP1 and segment.startswith(b"Exif"):
