@@ -39,9 +39,10 @@ def as_input(photograph: Image.Image, session: onnxruntime.InferenceSession, des
     if preprocessing is None or (not takes_bytes and preprocessing.get("pad") is not None):
         raise SystemExit("the file does not say how an image becomes an input of the network: this example cannot")
     height, width, channels = sizes
-    if preprocessing.get("transparency") == "white":  # what is transparent shows white
+    ground = preprocessing.get("transparency", "dropped")
+    if ground != "dropped":  # what is transparent shows white or black
         layer = photograph.convert("RGBA")
-        photograph = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        photograph = Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer)
     image = fitted(photograph.convert("L" if channels == 1 else "RGB"), (width, height), preprocessing)
     pixels = np.asarray(image).reshape(1, height, width, channels)
     if takes_bytes:
@@ -77,9 +78,9 @@ def main(exported: Path, photograph: Path) -> None:
         print("not calibrated: nothing is promised about this probability")
     if answer["unfamiliar"]:
         print(
-            "unfamiliar: farther from its nearest prototype than every training image behind it"
+            "unfamiliar: it is farther from its nearest prototype than every training image behind that prototype"
             if calibration is None
-            else "unfamiliar: more so than nearly all images of the calibration"
+            else "unfamiliar: its novelty score is higher than that of nearly all validation images"
         )
     if "in_set" in answer:
         names = [name for name, is_in in zip(described["class_names"], answer["in_set"], strict=True) if is_in]

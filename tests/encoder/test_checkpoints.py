@@ -1,6 +1,7 @@
 """Checkpoints of training programs: which weights are taken, under which names, and what is asked."""
 
 import argparse
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,20 @@ def test_weights_by_order_for_any_number_of_classes(spec, tmp_path):
     save_file(renamed, tmp_path / "a.safetensors")
     with pytest.raises(LookalikeError, match="does not keep the network's order, as safetensors sorts names"):
         load_classifier("torchvision:resnet18", tmp_path / "a.safetensors", by_order=True)
+
+
+def test_the_preparation_for_weights_by_order_is_called_a_guess(spec, tmp_path):
+    import timm
+
+    state = timm.create_model("test_efficientnet", num_classes=4).state_dict()
+    renamed = {f"w{i}": tensor for i, tensor in enumerate(t for t in state.values() if t.ndim)}
+    guess = r"is a guess: as for the published weights of timm:test_efficientnet \(RGB; .*--mean, --std"
+    with pytest.warns(LookalikeWarning, match=guess):
+        load_classifier("timm:test_efficientnet", saved(tmp_path, renamed), by_order=True)
+    with warnings.catch_warnings():  # nothing is guessed for matching names, nor without a preparation
+        warnings.simplefilter("error")
+        load_classifier("timm:test_efficientnet", saved(tmp_path, state))
+        load_classifier(spec, saved(tmp_path, small().state_dict()), by_order=True)
 
 
 def test_channels_are_read_off_the_weights_too(tmp_path):

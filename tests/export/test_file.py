@@ -168,7 +168,7 @@ def test_the_example_runs_without_this_library(model, folder, one_file, tmp_path
     assert Image.open(tmp_path / "this-looks-like-that.png").size == (48, 12)
 
 
-@pytest.mark.parametrize("transparency", ["white", "dropped"])
+@pytest.mark.parametrize("transparency", ["white", "black", "dropped"])
 def test_the_example_reads_transparent_pictures_as_the_model_does(transparency):
     as_input = runpy.run_path(str(EXAMPLE))["as_input"]
     values = np.random.default_rng(0).integers(0, 256, (12, 12, 4), dtype=np.uint8)
@@ -177,8 +177,8 @@ def test_the_example_reads_transparent_pictures_as_the_model_does(transparency):
     session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(type="tensor(uint8)", shape=["N", 12, 12, 3])])
     found, _ = as_input(Image.fromarray(values), session, {"preprocessing": preprocessing.to_dict()})
     expected = values[:, :, :3].copy()
-    if transparency == "white":
-        expected[values[:, :, 3] == 0] = 255
+    if transparency != "dropped":
+        expected[values[:, :, 3] == 0] = 255 if transparency == "white" else 0
     assert np.array_equal(found[0], expected)
 
 

@@ -38,6 +38,7 @@ from lookalike.cli.options import (
     ScaledDecoding,
     Seed,
     SplitSeed,
+    Transparency,
     ValueRange,
     Workers,
     load_corrected,
@@ -177,6 +178,7 @@ def convert(
     labels: Labels = None,
     corrections: Corrections = None,
     value_range: ValueRange = None,
+    transparency: Transparency = None,
     as_stored: AsStored = False,
     scaled_decoding: ScaledDecoding = False,
     large_images: LargeImages = False,
@@ -253,6 +255,7 @@ def convert(
     reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
     reading |= {"as_stored": True} if as_stored else {}
     reading |= {"scaled_decoding": True} if scaled_decoding else {}
+    reading |= {"transparency": transparency} if transparency is not None else {}
     _ = CLUSTERERS[clusterer]
     arguments = read_pairs("--model-arg", model_arg)
     devices = device.split(",")

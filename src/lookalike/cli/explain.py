@@ -132,7 +132,7 @@ def explain(
     out.print(f"\n{len(rows)} pictures and explanations.json in {output}", style="bold", markup=False)
     print_notes(passed_over.sentences())
     report_skipped(skipped)
-    report_remarks(remarks)
+    report_remarks(remarks, len(rows))
 
 
 def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:

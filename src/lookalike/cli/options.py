@@ -85,6 +85,15 @@ ValueRange = Annotated[
         rich_help_panel="Images",
     ),
 ]
+Transparency = Annotated[
+    Literal["dropped", "white", "black"] | None,
+    typer.Option(
+        "--transparency",
+        help="What transparent pixels become: the arbitrary colour stored under them (dropped), white or black; by "
+        "default as the network's own preparation does it. The model keeps it.",
+        rich_help_panel="Images",
+    ),
+]
 AsStored = Annotated[
     bool,
     typer.Option(

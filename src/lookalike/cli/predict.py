@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike._core.names import json_text, visible
 from lookalike._core.startup import import_torch
+from lookalike._core.wording import counted
 from lookalike.cli.console import err, guarded, percent, print_csv, print_json, print_line, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
@@ -85,7 +86,7 @@ def predict(
         print_csv(*_as_csv(rows))
         print_notes(passed_over.sentences(), as_error=True)
         report_skipped(skipped)
-        report_remarks(remarks)
+        report_remarks(remarks, len(rows))
         return
     columns = ["file", "prediction", "probability", "original network", "prototype", "percentile"]
     if rows[0]["doubt"] is not None:
@@ -100,7 +101,7 @@ def predict(
         print_line(f"Unfamiliar images: {converted.doubt.facts.not_tested}.")
     print_notes(passed_over.sentences())
     report_skipped(skipped)
-    report_remarks(remarks)
+    report_remarks(remarks, len(rows))
 
 
 def _said_of_probabilities(rows: list[dict[str, Any]]) -> str:
@@ -204,15 +205,14 @@ def read_batches(
 ) -> "Iterator[tuple[list[str], Any]]":
     """Yields the names and network inputs of image files, in batches.
 
-    Adds messages about images that could not be read to ``skipped``, and remarks about unusual pixel values to
-    ``remarks``.
+    Adds messages about images that could not be read to ``skipped``, and remarks about unusual pixel values and dropped
+    transparency to ``remarks``.
     """
     from itertools import groupby
 
     import torch
 
     from lookalike._core.errors import BrokenImageError, LookalikeError
-    from lookalike.data import value_remark
     from lookalike.data.images import naming_file_in_errors
 
     if on_error not in ("stop", "skip"):
@@ -223,7 +223,7 @@ def read_batches(
             try:
                 image = preprocessing.decode(file)
                 with naming_file_in_errors(file):
-                    remark = value_remark(image, preprocessing)
+                    remark = _remark_on(image, preprocessing)
                     inputs.append(preprocessing(image))
             except BrokenImageError as error:
                 if on_error == "stop":
@@ -239,6 +239,16 @@ def read_batches(
             yield [name for name, _ in pairs], torch.stack([image for _, image in pairs])
 
 
+def _remark_on(image: Any, preprocessing: "Preprocessing") -> str | None:
+    """Says what is unusual about an image for a model."""
+    from lookalike.data import is_transparent, value_remark
+    from lookalike.data.transparency import REMARK_ON_TRANSPARENCY
+
+    drops = preprocessing.transparency == "dropped" and is_transparent(image)
+    remarks = [value_remark(image, preprocessing), REMARK_ON_TRANSPARENCY if drops else None]
+    return "; ".join(remark for remark in remarks if remark is not None) or None
+
+
 def report_skipped(skipped: list[str]) -> None:
     """Lists the images that could not be read."""
     if skipped:
@@ -247,9 +257,22 @@ def report_skipped(skipped: list[str]) -> None:
             err.print(f"  {visible(message)}", markup=False, soft_wrap=True)
 
 
-def report_remarks(remarks: dict[str, str]) -> None:
-    """Warns of images whose pixel values do not fit the model's scale; names the first and counts the others."""
-    if remarks:
-        file, remark = next(iter(remarks.items()))
-        like_it = f" (and {len(remarks) - 1} more images like it)" if len(remarks) > 1 else ""
-        err.print(f"warning: {visible(file)}: {remark}{like_it}", style="yellow", markup=False, soft_wrap=True)
+def report_remarks(remarks: dict[str, str], n_read: int) -> None:
+    """Warns of images whose transparency is dropped or whose values do not fit the model's scale, a line for each.
+
+    Args:
+        remarks: The remarks of ``read_batches``, by file.
+        n_read: Number of images that were read.
+    """
+    from lookalike.data.transparency import REMARK_ON_TRANSPARENCY, TransparentImages
+
+    transparent = [file for file, remark in remarks.items() if REMARK_ON_TRANSPARENCY in remark]
+    sentence = TransparentImages(n_read, len(transparent), next(iter(transparent), None)).sentence()
+    lines = [] if sentence is None else [sentence]
+    of_values = {file: text for file, remark in remarks.items() if (text := remark.split(REMARK_ON_TRANSPARENCY)[0])}
+    if of_values:
+        file, remark = next(iter(of_values.items()))
+        like_it = f" (and {counted(len(of_values) - 1, 'more image')} like it)" if len(of_values) > 1 else ""
+        lines.append(f"{visible(file)}: {remark.removesuffix('; ')}{like_it}")
+    for line in lines:
+        err.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)

@@ -94,7 +94,7 @@ def watch(
     if passed_over is not None:
         print_notes(passed_over.sentences(), as_error=json)
     report_skipped(skipped)
-    report_remarks(remarks)
+    report_remarks(remarks, len(files) - len(skipped))
     if watching.alarm:
         raise typer.Exit(1)
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.options import Cut, Reading, Settings
-from lookalike.data import Batches, Preprocessing, check_preprocessing, load_data, settle_value_range
+from lookalike.data import (
+    Batches,
+    Preprocessing,
+    check_preprocessing,
+    load_data,
+    settle_value_range,
+    warn_of_transparency,
+)
 from lookalike.data.bundle import is_dataset
 from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
 from lookalike.embedding.checking import check_store
@@ -33,15 +40,22 @@ def open_classifier(model: Any) -> nn.Module | LoadedClassifier:
     return model
 
 
-def as_batches(data: Any, reading: Reading, model_preprocessing: Preprocessing | None = None) -> Batches:
+def as_batches(
+    data: Any, reading: Reading, model_preprocessing: Preprocessing | None = None, *, part: str = "training"
+) -> Batches:
     """Returns data as batches in a fixed order.
 
     Args:
         data: Data as for ``convert``. A name or path is that of a data set or a folder, whose training part is taken.
         reading: How to read the data.
         model_preprocessing: Preprocessing of the classifier's images, if it is known.
+        part: Name of the data in warnings.
+
+    Warns:
+        LookalikeWarning: If the transparency of pictures is dropped.
     """
     if isinstance(data, Batches):
+        warn_of_transparency(data.dataset, part)
         return data
     if isinstance(data, str | Path):
         preprocessing = reading.preprocessing or model_preprocessing
@@ -51,7 +65,9 @@ def as_batches(data: Any, reading: Reading, model_preprocessing: Preprocessing |
                 "transform or a lookalike.data.Preprocessing"
             )
         data = settle_value_range(load_data(data, preprocessing))
-    return Batches(data, reading.batch_size, reading.num_workers, reading.on_error)
+    batches = Batches(data, reading.batch_size, reading.num_workers, reading.on_error)
+    warn_of_transparency(batches.dataset, part)
+    return batches
 
 
 def preprocessing_for_model(

@@ -28,6 +28,7 @@ from lookalike.data.stamps import fetch_stamps, find_stamps, load_stamps
 from lookalike.data.styles import load_styles
 from lookalike.data.training import load_training_data
 from lookalike.data.transforms import check_preprocessing, preprocessing_or_none, read_preprocessing
+from lookalike.data.transparency import is_transparent, warn_of_transparency
 from lookalike.data.value_survey import settle_value_range, value_remark, warn_of_values
 from lookalike.data.vision import data_folder
 
@@ -56,6 +57,7 @@ __all__ = [
     "fetch_stamps",
     "find_images",
     "find_stamps",
+    "is_transparent",
     "list_datasets",
     "list_images",
     "load_celeba",
@@ -78,6 +80,7 @@ __all__ = [
     "read_preprocessing",
     "settle_value_range",
     "value_remark",
+    "warn_of_transparency",
     "warn_of_values",
     "with_corrections",
     "with_roles",

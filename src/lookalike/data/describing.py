@@ -23,8 +23,8 @@ def describe_preprocessing(preprocessing: "Preprocessing") -> str:
         'RGB; stretched to 32×48 (bilinear); mean 0.5, std 0.25'
     """
     colour = "grey" if preprocessing.channels == 1 else preprocessing.channel_order.upper()
-    if preprocessing.transparency == "white":
-        colour += ", transparency on white"
+    if preprocessing.transparency != "dropped":
+        colour += f", transparency on {preprocessing.transparency}"
     if preprocessing.value_range is not None:
         colour += ", values {:g}…{:g}".format(*preprocessing.value_range)
     if preprocessing.as_stored:

@@ -1,7 +1,7 @@
 """``Preprocessing``: prepares images for a network, and turns network inputs back into pixels for display."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from lookalike.data.geometry import (
 from lookalike.data.grey_values import array_to_image, checked_range, to_eight_bit
 from lookalike.data.images import ImageSource, decode_image, naming_file_in_errors, one_line, to_mode, upright
 from lookalike.data.scaled import scale_of
+from lookalike.data.transparency import TRANSPARENCIES, laid_on
 from lookalike.data.turbo import read_jpeg
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,7 +45,7 @@ _NEVER_SAVED = ("large_images",)  # it depends on the memory of a machine, and i
 class Preprocessing:
     """Resizes, crops, scales to [0, 1] and normalises an image, without any augmentation.
 
-    The steps, in this order: turn upright, scale to 8 bits, lay on white, convert to grey or RGB, crop ``window``,
+    The steps, in this order: turn upright, scale to 8 bits, lay on a colour, convert to grey or RGB, crop ``window``,
     ``resize``, ``crop``, scale to [0, 1], normalise, ``pad``.
 
     It is plain data and is saved with a model. It can undo its own normalisation for display. The fields after
@@ -66,8 +67,8 @@ class Preprocessing:
             ``"transformers"`` (resizes bytes with torch), ``"transformers-pillow"`` or ``"transformers-float"``.
         channel_order: Channel order of the network's input, ``"rgb"`` or ``"bgr"``; ``mean`` and ``std`` are always in
             the order of RGB.
-        transparency: What transparent pixels become: ``"dropped"`` shows the colour stored in them, ``"white"`` shows
-            white.
+        transparency: What transparent pixels become: ``"dropped"`` shows the colour stored in them, which is arbitrary;
+            ``"white"`` or ``"black"`` lays the picture on that colour.
         value_range: The values of black and white, (low, high), for greys of more than 8 bits: one scale for all
             images. None takes 0…65535 for unsigned 16 bits and refuses signed, 32-bit and floating-point greys.
         as_stored: Ignore the EXIF orientation; otherwise images are turned upright by it.
@@ -120,7 +121,7 @@ class Preprocessing:
             ("fit", FITS),
             ("convention", CONVENTIONS),
             ("channel_order", ("rgb", "bgr")),
-            ("transparency", ("dropped", "white")),
+            ("transparency", TRANSPARENCIES),
         ):
             if getattr(self, name) not in allowed:
                 raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -223,8 +224,7 @@ class Preprocessing:
             image = self._to_eight_bit(image)
         else:
             raise LookalikeError(f"an image must be a PIL image or an array, not a {type(image).__name__}")
-        if self.transparency == "white":
-            image = _on_white(image)
+        image = laid_on(image, self.transparency)
         image = to_mode(image, "L" if self.channels == 1 else "RGB")
         if self.window is not None:
             size = window_size(image.height, image.width, self.window)
@@ -248,19 +248,20 @@ class Preprocessing:
             return inputs
         return torch.nn.functional.pad(inputs, [0, self.pad[1] - inputs.shape[-1], 0, self.pad[0] - inputs.shape[-2]])
 
-    def read(self, source: ImageSource) -> Tensor:
+    def read(self, source: ImageSource, look: Callable[[Image.Image], Any] | None = None) -> Tensor:
         """Reads an image file and prepares it; returns [C, H, W].
 
         Args:
             source: A path, or the file's content as a stream.
+            look: Called with the picture as it is stored, unless it is a JPEG file, which has no transparency.
 
         Raises:
             BrokenImageError: If the file cannot be read; the message names it.
             LookalikeError: If the image's values have no scale.
         """
-        return self.finish(self.fit_file(source))
+        return self.finish(self.fit_file(source, look))
 
-    def fit_file(self, source: ImageSource) -> Tensor:
+    def fit_file(self, source: ImageSource, look: Callable[[Image.Image], Any] | None = None) -> Tensor:
         """Reads an image file, and resizes and crops it; see ``fit_picture``.
 
         Most JPEG files are decoded by libjpeg-turbo and, if they are resized bilinearly, resized by torch. The pixels
@@ -272,6 +273,8 @@ class Preprocessing:
             return fitted
         if decoded is None:
             image: Any = self.decode(source)
+            if look is not None:
+                look(image)
         else:
             image = np.ascontiguousarray(decoded.permute(1, 2, 0).numpy())
         with naming_file_in_errors(source):
@@ -429,13 +432,3 @@ def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) ->
         raise checks.unfit(name, sizes, "of whole numbers of pixels, at least 1")
     if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
         raise LookalikeError(f"{name} must be of whole numbers of pixels, at least 1, not {sizes}")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Shows a picture with transparency on a white background."""
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha: colours are stored multiplied by their opacity
-        image = image.convert(f"{image.mode[:-1]}A")
-    if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import LookalikeError, warn_of
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.data.folders import list_images
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.data.transparency import TransparentImages, warn_of_transparency
 
 _PIXEL_CHANNELS = (1, 3, 4)  # C of an image as an array [H, W, C]
 
@@ -58,6 +59,7 @@ def read_inputs(
         raise LookalikeError("a DataBundle has two parts; give its .test or .train")
     if isinstance(data, Batches | DataLoader | Dataset):
         batches = data if isinstance(data, Batches) else Batches(data, batch_size)
+        warn_of_transparency(batches.dataset, "")
         for batch in batches:
             yield InputBatch(batch.inputs, None, [int(label) for label in batch.labels], batches.class_names)
         return
@@ -129,9 +131,10 @@ def _stack(rows: list[Any]) -> Tensor:
 
 
 def _prepare_in_batches(images: list[Any], preprocessing: Preprocessing, batch_size: int) -> Iterator[InputBatch]:
+    seen = TransparentImages()
     for start in range(0, len(images), batch_size):
         named_inputs = [
-            (str(image) if isinstance(image, Path) else None, _prepare(image, preprocessing))
+            (str(image) if isinstance(image, Path) else None, _prepare(image, preprocessing, seen))
             for image in images[start : start + batch_size]
         ]
         # A preprocessing without a fixed size gives inputs of several shapes: each run of one shape is a batch.
@@ -140,8 +143,18 @@ def _prepare_in_batches(images: list[Any], preprocessing: Preprocessing, batch_s
             names = [name for name, _ in same_shape]
             inputs = torch.stack([x for _, x in same_shape])
             yield InputBatch(inputs, names if any(name is not None for name in names) else None)
+    sentence = seen.sentence(of_total=len(images))
+    if sentence is not None:
+        warn_of(sentence)
 
 
-def _prepare(image: Any, preprocessing: Preprocessing) -> Tensor:
-    """Returns the network's input [C, H, W] for one image."""
-    return preprocessing.read(image) if isinstance(image, Path) else preprocessing(image)
+def _prepare(image: Any, preprocessing: Preprocessing, seen: TransparentImages) -> Tensor:
+    """Returns the network's input [C, H, W] for one image, and counts it if its transparency is dropped."""
+    if preprocessing.transparency != "dropped":
+        return preprocessing.read(image) if isinstance(image, Path) else preprocessing(image)
+    if isinstance(image, Path):
+        n_seen, prepared = seen.n_read, preprocessing.read(image, lambda picture: seen.look_at(picture, str(image)))
+        seen.n_read = n_seen + 1
+        return prepared
+    seen.look_at(image)
+    return preprocessing(image)

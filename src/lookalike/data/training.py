@@ -49,7 +49,8 @@ def load_training_data(
             ``large_images`` of ``Preprocessing``.
 
     Returns:
-        A bundle of images [3, S, S]; grey images have three equal channels (paper, appendix A.1).
+        A bundle of images [3, S, S]; grey images have three equal channels (paper, appendix A.1). A folder's pictures
+        with transparency are laid on white, as the colours stored under transparent pixels are arbitrary.
 
     Raises:
         LookalikeError: If the name is neither a dataset nor a folder, or is both, or an image cannot be read.
@@ -69,7 +70,7 @@ def load_training_data(
         has_size = default.crop == size or default.resize == size
         resized = default if has_size else replace(default, resize=size, crop=None)
         return bundle.with_preprocessing(replace(resized, mean=default.mean * repeat, std=default.std * repeat))
-    plain = Preprocessing.square(image_size, mean=(0.0,) * 3, std=(1.0,) * 3, **reading)
+    plain = Preprocessing.square(image_size, mean=(0.0,) * 3, std=(1.0,) * 3, transparency="white", **reading)
     bundle = settle_value_range(load_folder(source, plain, seed=seed, labels=labels))
     plain = bundle.preprocessing
     if on_error == "skip":

@@ -74,7 +74,7 @@ def source_of(
         data = data.train if part in _TRAINING_PARTS else data.test
     if isinstance(data, str | Path) and model.preprocessing is None:
         raise LookalikeError(f"the model does not say how to prepare the images of {str(data)!r}; give a data set")
-    batches = None if isinstance(data, EmbeddingStore) else as_batches(data, Reading(), model.preprocessing)
+    batches = None if isinstance(data, EmbeddingStore) else as_batches(data, Reading(), model.preprocessing, part=part)
     store = data if isinstance(data, EmbeddingStore) else embeddings
     if not isinstance(model.encoder, Encoder):
         if store is None:

@@ -6,6 +6,7 @@ from lookalike.encoder.class_map import ClassMap, map_classes, ordered
 from lookalike.encoder.class_names import ClassOrder, match_names, natural_order, read_class_order
 from lookalike.encoder.cut import Encoder, blank_inputs, unwrapped
 from lookalike.encoder.outputs import Outputs
+from lookalike.encoder.packaged import load_efficientnet_lite0, load_mobilenet_v2
 from lookalike.encoder.saved import is_saved_classifier, open_classifier, save_classifier
 from lookalike.encoder.specs import LoadedClassifier, describe_spec, head_of, load_classifier, read_spec, rebuild
 from lookalike.encoder.weights import load_weights, pair_by_order, read_weights
@@ -24,6 +25,8 @@ __all__ = [
     "head_of",
     "is_saved_classifier",
     "load_classifier",
+    "load_efficientnet_lite0",
+    "load_mobilenet_v2",
     "load_weights",
     "map_classes",
     "match_names",

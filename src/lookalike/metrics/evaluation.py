@@ -18,7 +18,7 @@ from lookalike._core.records import from_json, plain_json
 from lookalike._core.replacing import remove_leftovers
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
-from lookalike.data import Batches
+from lookalike.data import Batches, warn_of_transparency
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import LoadedClassifier
@@ -102,6 +102,7 @@ def evaluate(
     data = settings.read(test)
     train = None if train is None else settings.read(train)
     test_data, store = (None, data) if isinstance(data, EmbeddingStore) else (data, None)
+    warn_of_transparency(getattr(test_data, "dataset", None), "test")
     box, no_box_reason = find_black_box(model, black_box, test_data, settings.class_order)
     store = store if settings.test_embeddings is None else settings.test_embeddings
     masks = mask_reader(settings.masks, test_data)

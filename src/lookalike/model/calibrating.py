@@ -12,7 +12,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_random_states, keeps_torch_settings
-from lookalike.data import Batches, load_for_model
+from lookalike.data import Batches, load_for_model, warn_of_transparency
 from lookalike.doubt import Doubt, DoubtFacts, calibration_figures, fit_factor
 from lookalike.doubt.calibration import CalibrationFigures, softmax
 from lookalike.doubt.novelty import DEFAULT_NOVELTY, NOVELTIES, fit_novelty
@@ -260,6 +260,7 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
     if isinstance(validation, str | Path):
         validation = load_for_model(validation, model.preprocessing, model.training_record).test
     batches = validation if isinstance(validation, Batches) else Batches(validation, batch_size)
+    warn_of_transparency(batches.dataset, "validation")
     fingerprint = batches.fingerprint()
     known_new = _check_new(model, batches, fingerprint)
     original = OriginalClassifier.of(model)

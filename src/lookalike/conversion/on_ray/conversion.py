@@ -36,6 +36,7 @@ from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.per_class import check_classes
 from lookalike.conversion.steps import cut_classifier, options_record
 from lookalike.conversion.temperature import Temperature, fit_temperature
+from lookalike.data import warn_of_transparency
 from lookalike.embedding.key import embedding_key
 from lookalike.encoder import Encoder, LoadedClassifier, ordered
 from lookalike.model import PrototypeModel
@@ -156,6 +157,8 @@ def _convert(
         learned = job.learn()
         images, value_range = _images(job.sharded, learned.prototypes, settings.gallery.n_images)
         source = job.source
+        if isinstance(source, MapStyle):
+            warn_of_transparency(source.batches.dataset, "training")
         split, keys = record_of(source.batches if isinstance(source, MapStyle) else None)
         skipped = {index: message for shard in job.shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)

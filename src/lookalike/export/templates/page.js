@@ -49,7 +49,7 @@ async function pixelsOf(file) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  if (described.preprocessing.transparency !== "white" && isTransparent(data)) {
+  if (!(described.preprocessing.transparency in GROUNDS) && isTransparent(data)) {
     throw new Error("it has transparent parts, and browsers do not tell the colours stored there; save it without");
   }
   return prepared(data, bitmap.width, bitmap.height, described.preprocessing);

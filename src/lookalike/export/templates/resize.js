@@ -4,6 +4,7 @@
 // A picture is {width, height, channels, data}, data in the order of PNG: row by row, channels together.
 
 const PRECISION = 22; // bits of the fixed-point weights
+const GROUNDS = { white: 255, black: 0 }; // the colours that transparent pictures are laid on
 
 const sinc = (x) => (x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI));
 const FILTERS = {
@@ -150,13 +151,13 @@ function resizedSize(picture, wanted, fit) {
 function prepared(rgba, width, height, preprocessing) {
   const channels = preprocessing.mean.length;
   const data = new Uint8Array(width * height * channels);
-  const isWhite = preprocessing.transparency === "white";
+  const ground = GROUNDS[preprocessing.transparency];
   const rgb = [0, 0, 0];
   for (let k = 0; k < width * height; k += 1) {
     const alpha = rgba[4 * k + 3];
     for (let c = 0; c < 3; c += 1) {
       const value = rgba[4 * k + c];
-      rgb[c] = isWhite && alpha < 255 ? Math.round((value * alpha + 255 * (255 - alpha)) / 255) : value;
+      rgb[c] = ground !== undefined && alpha < 255 ? Math.round((value * alpha + ground * (255 - alpha)) / 255) : value;
     }
     if (channels === 3) for (let c = 0; c < 3; c += 1) data[3 * k + c] = rgb[c];
     else data[k] = Math.floor((rgb[0] * 19595 + rgb[1] * 38470 + rgb[2] * 7471 + 0x8000) / 65536);

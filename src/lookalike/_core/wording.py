@@ -1,0 +1,26 @@
+"""Wording that several commands, pages and messages share."""
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Returns a number with its noun in the singular or the plural.
+
+    Args:
+        number: The number.
+        singular: The noun for one, such as ``"image"``.
+        plural: The noun for any other number; by default with an s.
+
+    Example:
+        >>> counted(1, "image"), counted(2_000, "image"), counted(0, "class", "classes")
+        ('1 image', '2,000 images', '0 classes')
+    """
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+# What "unfamiliar" means, of a model that was not calibrated and of one that was; docs/glossary.md defines it in full.
+UNFAMILIAR_BY_DISTANCE = "it is farther from its nearest prototype than every training image behind that prototype"
+UNFAMILIAR_BY_NOVELTY = "its novelty score is higher than that of nearly all validation images"
+
+
+def why_unfamiliar(*, is_calibrated: bool) -> str:
+    """Returns why an input, "it", is called unfamiliar: the same words in every text of the program."""
+    return UNFAMILIAR_BY_NOVELTY if is_calibrated else UNFAMILIAR_BY_DISTANCE
