@@ -14,6 +14,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
+from lookalike._core.wording import why_unfamiliar
 from lookalike.data import InputBatch
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -86,10 +87,10 @@ class Explanation:
 
     @property
     def unfamiliar(self) -> bool | None:
-        """Whether the input is farther from its nearest prototype than all of the prototype's own training samples.
+        """Whether the input is farther from its nearest prototype than every training sample behind that prototype.
 
-        If there are fewer than ten, those of its class count, and if they too are fewer, all. A calibrated model has a
-        test of its own, whose rate of false alarms is known; None if it had too few validation images for this test.
+        If there are fewer than ten, those of its class count, and if they too are fewer, all. A calibrated model tests
+        the novelty score instead, at a known rate of false alarms; None if it had too few validation images for this.
         """
         first = self.likenesses[0]
         if self.doubt is not None:
@@ -125,6 +126,8 @@ class Explanation:
             f"({self._spread()}), "
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
+        if self.unfamiliar:
+            said += f" It is unfamiliar: {why_unfamiliar(is_calibrated=self.doubt is not None)}."
         said = " ".join([said, *(part.sentence() for part in (self.doubt, self.original) if part is not None)])
         if self.contrast is not None:
             said += (

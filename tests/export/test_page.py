@@ -71,7 +71,8 @@ def test_a_calibrated_page_says_what_unfamiliar_means_there(folder, stub, tmp_pa
     described["calibration"] = {"false_alarm": 0.05}
     (tmp_path / "other" / "prototypes.json").write_text(json.dumps(described))
     page = write_page(tmp_path / "other", stub).read_text(encoding="utf-8")
-    assert "Unfamiliar: as unfamiliar as at most 5% of familiar images. This may" in page
+    why = "its novelty score is higher than that of nearly all validation images"
+    assert f"Unfamiliar: {why}. At most 5% of familiar images are called so. This may" in page
     assert farther not in page
 
 

@@ -136,7 +136,7 @@ def test_a_saved_calibration_gives_the_same_answers(calibrated, tmp_path):
     assert again.abstention(0.1) == calibrated.abstention(0.1)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "fitted to 300 validation images" in card
-    assert "whose novelty score is higher than that of nearly all validation images is reported as *unfamiliar*" in card
+    assert "reported as *unfamiliar* if its novelty score is higher than that of nearly all validation images;" in card
     assert "farther from its nearest prototype" not in card
 
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +11,8 @@ from torch import nn
 
 from lookalike import convert, evaluate, explain
 from lookalike._core.errors import LookalikeError
-from lookalike.metrics.findings import Finding
 from lookalike.report import write_report
-from lookalike.report.examples import Examples
 from lookalike.report.pictures import picture
-from lookalike.report.summary import _findings
 from tests.report.page import data_of
 
 QUICK = {"n_images": 6, "n_steps": 3, "n_draws": 1, "progress": False}
@@ -166,30 +162,6 @@ def test_the_entries_are_those_of_explain(net, blobs, tmp_path):
     assert len(mapped) == 2
     assert all(near["map"] for entry in mapped for near in entry["near"])
     assert "heat-maps were made for 2 of the 9" in (tmp_path / "r.html").read_text(encoding="utf-8").lower()
-
-
-@pytest.mark.parametrize(("n_unfamiliar", "is_told"), [(2, False), (3, True), (20, True)])
-def test_many_unfamiliar_images_are_a_finding(n_unfamiliar, is_told):
-    entries = [{"unfamiliar": row < n_unfamiliar, "predicted": row % 2, "label": 0} for row in range(20)]
-    order = [
-        Finding("accuracy", "bad", "Bad."),
-        Finding("agreement", "caution", "So."),
-        Finding("unused", "good", "Good."),
-    ]
-    card = SimpleNamespace(findings=lambda: order)
-    material = SimpleNamespace(
-        card=card, examples=Examples(entries), model=SimpleNamespace(doubt=None), duplicates=None
-    )
-    found = _findings(material)
-    assert [finding.level for finding in found] == ["bad", *["caution"] * (1 + is_told), "good"]
-    if is_told:
-        others = f", and {10 - n_unfamiliar // 2} of the other {20 - n_unfamiliar}" if n_unfamiliar < 20 else ""
-        unfamiliar = found[-2]
-        assert unfamiliar.claim == (
-            f"{n_unfamiliar} of the 20 test images shown are unfamiliar. Said of an image: it is farther from its "
-            "nearest prototype than every training image behind that prototype."
-        )
-        assert unfamiliar.figures == f"{n_unfamiliar // 2} of these answers are wrong{others}"
 
 
 def test_a_scorecard_of_another_model_is_refused(net, blobs, tmp_path):

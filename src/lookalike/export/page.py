@@ -14,6 +14,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
 from lookalike._core.names import visible
 from lookalike._core.records import from_json, parse_json, read_bytes
+from lookalike._core.wording import why_unfamiliar
 from lookalike.data import Preprocessing
 
 PAGE = "page.html"
@@ -193,6 +194,7 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         n_prototypes=len(data["described"]["prototypes"]),
         n_classes=len(data["described"]["class_names"]),
         has_evidence=data["described"]["evidence"],
+        why_unfamiliar=why_unfamiliar(is_calibrated=calibration is not None),
         familiar_share=None if calibration is None else f"{100 * calibration['false_alarm']:g}%",
     )
 

@@ -20,12 +20,14 @@ from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import explanation_divergence, without_relevance
 from lookalike.metrics.diversity import REFERENCE_EPSILON, diversity_of, reference_diversity
 from lookalike.metrics.faithfulness import faithfulness_of_predictions
+from lookalike.metrics.familiarity import Familiarity
 from lookalike.metrics.robustness import OrderingCurves, increase_and_drop
 from lookalike.metrics.run_curves import curves_of_run
 from lookalike.metrics.sanity import sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
+from lookalike.model.familiarity import are_unfamiliar
 
 Need = Literal["train", "activations", "images", "masks", "attributes", "black box", "no black box"]
 _SCOPES: tuple[Literal["class", "all"], ...] = ("class", "all")
@@ -80,19 +82,25 @@ def section(
 def _faithfulness(context: Context, _run: int) -> SectionResult:
     """Accuracy, the black box's, agreement: section 4.3.2."""
     model, store, standing = context.model, context.test_store, context.standing
+    parts: list[Tensor] = []
+    unfamiliar: list[np.ndarray | None] = []
     with torch.no_grad():
-        predicted = [
-            model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu()
-            for rows in store.parts(rows_per_batch(model))
-        ]
-    of_black_box = None if standing is None else standing.predictions
-    result = faithfulness_of_predictions(torch.cat(predicted), context.labels, of_black_box, n_classes=model.n_classes)
+        for rows in store.parts(rows_per_batch(model)):
+            embeddings = rows_of(store, rows, model.device)
+            parts.append(model.scores_of(embeddings).argmax(1).cpu())
+            unfamiliar.append(are_unfamiliar(model, embeddings))
+    predicted, of_black_box = torch.cat(parts), None if standing is None else standing.predictions
+    result = faithfulness_of_predictions(predicted, context.labels, of_black_box, n_classes=model.n_classes)
     figures = {"accuracy": result.accuracy.value}
     if result.black_box_accuracy and result.difference and result.agreement:
         figures["black_box_accuracy"] = result.black_box_accuracy.value
         figures["accuracy_difference"] = result.difference.value
         figures["agreement"] = result.agreement.value
-    return figures, result.to_dict() | {"black_box": None if standing is None else standing.to_dict()}
+    known = [are for are in unfamiliar if are is not None]
+    wrong, is_calibrated = (predicted != context.labels).numpy(), model.doubt is not None
+    counts = Familiarity.of(np.concatenate(known), wrong, is_calibrated=is_calibrated).to_dict() if known else None
+    black_box = {"black_box": None if standing is None else standing.to_dict()}
+    return figures, result.to_dict() | black_box | {"unfamiliar": counts}
 
 
 @section("calibration")

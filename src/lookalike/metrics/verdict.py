@@ -8,6 +8,7 @@ from lookalike._core.intervals import Range, mean_with_interval
 from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
+from lookalike.metrics.familiarity import familiarity_finding
 from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, by_weight
 from lookalike.metrics.sanity import first_change
 from lookalike.metrics.thresholds import Thresholds
@@ -51,6 +52,7 @@ def verdict(
         *_black_box(details),
         *class_findings(details, class_names, thresholds),
         weakest(details, class_names, thresholds),
+        familiarity_finding(details.get("faithfulness", [{}])[0].get("unfamiliar")),
         _calibration(figure("calibration_error"), details, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), details, thresholds),

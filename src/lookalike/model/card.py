@@ -5,6 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lookalike._core.names import visible
+from lookalike._core.wording import why_unfamiliar
 from lookalike.data import Preprocessing
 from lookalike.encoder import describe_spec
 from lookalike.model.classifier import NearestPrototype
@@ -72,7 +73,7 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
         ],
         "is_named": record.annotations is not None and not record.annotations.is_empty,
         "n_left_out": max(0, len(table) - _MOST_ROWS),
-        "is_calibrated": record.doubt is not None,
+        "why_unfamiliar": why_unfamiliar(is_calibrated=record.doubt is not None),
         "is_rebuilt_by_name": _is_rebuilt_by_name(encoder.spec),
     }
 

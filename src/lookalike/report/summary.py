@@ -5,11 +5,9 @@ from typing import Any
 from lookalike.metrics.findings import Finding, by_weight, overall
 from lookalike.report.material import Material
 from lookalike.report.weakness import weakest
-from lookalike.report.words import unfamiliar_means
 
 _WORDS = {"bad": "Do not rely on this", "caution": "Take care", "good": "Good", "info": "Good to know"}
 _LINKS = {"weakest": "weakest", "duplicates": "duplicates"}  # sections that say more of a finding, by its topic
-_MANY_UNFAMILIAR = 0.1  # of the images shown: ten times the usual rate of false alarms
 
 
 def summary(material: Material) -> dict[str, Any]:
@@ -38,27 +36,8 @@ def _links(material: Material) -> dict[str, str]:
 def _findings(material: Material) -> list[Finding]:
     """Returns the scorecard's findings and the page's own, in order of weight."""
     twins = material.duplicates
-    found = [*material.card.findings(), _unfamiliar(material), None if twins is None else twins.finding()]
+    found = [*material.card.findings(), None if twins is None else twins.finding()]
     return by_weight(finding for finding in found if finding is not None)
-
-
-def _unfamiliar(material: Material) -> Finding | None:
-    """Says how many of the images shown are unfamiliar, and how often answers on these are wrong; None if few are."""
-    entries = material.examples.entries
-    is_wrong: dict[bool, list[bool]] = {True: [], False: []}
-    for entry in entries:
-        is_wrong[bool(entry["unfamiliar"])].append(entry["predicted"] != entry["label"])
-    if len(is_wrong[True]) <= _MANY_UNFAMILIAR * len(entries):
-        return None
-    wrong, wrong_others = sum(is_wrong[True]), sum(is_wrong[False])
-    others = f", and {wrong_others:,} of the other {len(is_wrong[False]):,}" if is_wrong[False] else ""
-    n = f"{len(is_wrong[True]):,} of the {len(entries):,} test images shown are unfamiliar"
-    return Finding(
-        "unfamiliar",
-        "caution",
-        f"{n}. Said of an image: {unfamiliar_means(material.model)}.",
-        f"{wrong:,} of these answers are wrong{others}",
-    )
 
 
 def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:

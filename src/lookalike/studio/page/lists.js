@@ -61,7 +61,7 @@ export const log = (panel) => {
 };
 
 const warningOf = ({ unfamiliar }) => (unfamiliar
-  ? [make("p", { className: "warning" }, "Unfamiliar: it looks like nothing that the model knows; do not rely on the answer.")] : []);
+  ? [make("p", { className: "warning" }, "Unfamiliar: do not rely on the answer.")] : []);
 
 export const look = (panel) => {
   const chooser = make("input", { type: "file", accept: "image/*", id: "file" });

@@ -1,0 +1,68 @@
+"""How many test images are unfamiliar, and how often the answers on these are wrong."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lookalike._core.wording import why_unfamiliar
+from lookalike.metrics.findings import Finding
+
+_MANY = 0.1  # of the test images: ten times the usual rate of false alarms [ours]
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Counts of unfamiliar and other test images.
+
+    Attributes:
+        n: Number of unfamiliar images.
+        n_wrong: Number of wrong answers on them.
+        n_others: Number of other images.
+        n_others_wrong: Number of wrong answers on the others.
+        is_calibrated: Whether the novelty score of a calibration decided it, and not the distance.
+    """
+
+    n: int
+    n_wrong: int
+    n_others: int
+    n_others_wrong: int
+    is_calibrated: bool
+
+    @classmethod
+    def of(cls, unfamiliar: np.ndarray, wrong: np.ndarray, *, is_calibrated: bool) -> "Familiarity":
+        """Counts images by whether they are unfamiliar [N] and wrong [N]."""
+        return cls(
+            int(unfamiliar.sum()),
+            int((unfamiliar & wrong).sum()),
+            int((~unfamiliar).sum()),
+            int((~unfamiliar & wrong).sum()),
+            is_calibrated,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+
+def familiarity_finding(counts: Mapping[str, Any] | None) -> Finding | None:
+    """Says how many test images are unfamiliar, if over a tenth are.
+
+    Args:
+        counts: The values of ``Familiarity.to_dict``; None if it was not measured.
+    """
+    if counts is None:
+        return None
+    counted = Familiarity(**counts)
+    total = counted.n + counted.n_others
+    if counted.n <= _MANY * total:
+        return None
+    others = f", and {counted.n_others_wrong:,} of the other {counted.n_others:,}" if counted.n_others else ""
+    return Finding(
+        "unfamiliar",
+        "caution",
+        f"{counted.n:,} of the {total:,} test images are unfamiliar: of each, "
+        f"{why_unfamiliar(is_calibrated=counted.is_calibrated)}",
+        f"{counted.n_wrong:,} of these answers are wrong{others}",
+    )
