@@ -11,6 +11,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.metrics.budget import Budget, Plan, by_worth
 from lookalike.metrics.sections import SECTIONS
 from lookalike.report import write_report
+from tests.report.page import data_of
 
 QUICK = {"n_images": 4, "n_steps": 3, "n_draws": 1, "progress": False}
 AT_ONCE = ("faithfulness", "transparency", "calibration", "diversity")  # by the embeddings alone
@@ -93,6 +94,95 @@ def test_what_does_not_fit_is_left_out_and_cheaper_sections_are_not():
     assert names.index("explanations") < names.index("robustness") < names.index("sanity")
 
 
+class Clock:
+    """A clock that a network moves: each image that passes takes some seconds."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Slow(nn.Module):
+    """Passes images on, and lets the time pass that they take."""
+
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def forward(self, x):
+        self.clock.now += self.seconds * len(x)
+        return x
+
+
+@pytest.fixture
+def slow():
+    torch.manual_seed(0)
+    clock = Clock()
+    labels = torch.arange(60) % 2
+    x = torch.rand(60, 3, 8, 8) / 2 + labels.view(-1, 1, 1, 1) / 2
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    passing = Slow(clock, 0.0)
+    model = convert(nn.Sequential(passing, *layers), (x, labels), n_prototypes=2, progress=False)
+    return model, (x, labels), clock, passing
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.05, 0.15])
+def test_an_evaluation_ends_within_its_budget_by_the_clock(slow, seconds):
+    model, data, clock, passing = slow
+    passing.seconds = seconds
+    card = evaluate(model, data, budget=Budget(30, clock=clock), n_images=40, progress=False)
+    assert 0 < clock.now <= 31
+    assert "faithfulness" in card.details
+    left_out = card.info["budget"]["left_out"]
+    assert ("robustness" in left_out) == (seconds > 0.001)
+    if seconds == 0.05:
+        assert "explanations" in card.details
+
+
+def test_training_images_that_take_too_long_to_read_are_left_unread(slow):
+    model, (x, labels), clock, passing = slow
+    passing.seconds = 0.2
+    train = (x.repeat(10, 1, 1, 1), labels.repeat(10))
+    card = evaluate(model, (x[:20], labels[:20]), train=train, budget=Budget(60, clock=clock), progress=False)
+    assert clock.now <= 62
+    assert card.info["budget"]["left_out"]["embedding"] == "reading the training images takes about 2 min"
+    assert "ghosting" in card.runs  # as it was counted at the conversion
+
+
+def test_what_took_longer_than_expected_makes_the_plan_more_careful():
+    plan = Plan(Budget(100, clock=Clock()), {"explanations": 10.0, "robustness": 40.0})
+    assert plan.admits(SECTIONS["robustness"])
+    plan.measured(SECTIONS["explanations"], 30.0)
+    assert not plan.admits(SECTIONS["robustness"])
+    assert plan.left_out == {"robustness": "it takes about 2 min"}
+
+
+def test_what_cannot_be_estimated_does_not_begin_at_the_very_end():
+    clock = Clock()
+    plan = Plan(Budget(100, clock=clock))
+    clock.now = 98
+    assert not plan.admits(SECTIONS["embedding"])
+    assert plan.admits(SECTIONS["faithfulness"])
+
+
+@pytest.mark.parametrize(("seconds", "has_all"), [(0.01, True), (0.1, True), (0.4, False)])
+def test_a_report_ends_within_its_budget_and_has_maps_first(slow, tmp_path, seconds, has_all):
+    model, data, clock, passing = slow
+    passing.seconds = seconds
+    file = tmp_path / "report.html"
+    write_report(model, data, file, budget=Budget(60, clock=clock), n_maps=20, progress=False)
+    assert clock.now <= 63
+    text = file.read_text(encoding="utf-8")
+    samples = data_of(file)["samples"]
+    n_mapped = sum(sample["near"][0]["map"] is not None for sample in samples)
+    assert n_mapped == 20 if has_all else 3 <= n_mapped < 20, n_mapped
+    assert (f"eat-maps were made for {n_mapped} of the {len(samples)} test images shown, of 60" in text) == (
+        not has_all
+    )
+
+
 @pytest.mark.parametrize("budget", [0, -1, "soon"])
 def test_a_budget_is_a_time_above_0(case, budget):
     with pytest.raises(LookalikeError, match="budget"):
@@ -103,6 +193,6 @@ def test_a_report_ends_in_time_and_says_what_it_lacks(case, tmp_path):
     file = tmp_path / "report.html"
     write_report(case[0], case[1], file, budget=1e-9, **QUICK)
     text = file.read_text(encoding="utf-8")
-    assert "eat-maps were made for 0 of the 40 test images shown" in text
+    assert "eat-maps were made for 0 of the 16 test images shown, of 40" in text
     assert "the section on parts" in text
     assert "robustness (no time was left)" in text

@@ -94,6 +94,7 @@ class Context:
         masks: Returns the masks of test samples bool [n, H, W] by their indices, or None.
         advance: Moves the progress bar by a number of rows.
         notes: Notes about the figures for the user.
+        maps_batch: Most images per relevance pass.
     """
 
     model: PrototypeModel
@@ -109,6 +110,7 @@ class Context:
     masks: Callable[[list[int]], Tensor] | None = None
     advance: Callable[[int], object] = lambda _: None
     notes: list[str] = field(default_factory=list)
+    maps_batch: int = _MAPS_BATCH
     _cache: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def sample(self, run: int) -> list[int]:
@@ -219,7 +221,7 @@ class Context:
         """Returns the black box's LRP maps of its predicted class's probability [n, H, W]."""
         black_box = self.black_box
         assert black_box is not None  # only sections that need it call this
-        return self._maps("black box", run, lambda x, _: black_box.maps(x, self.options.composite, _MAPS_BATCH))
+        return self._maps("black box", run, lambda x, _: black_box.maps(x, self.options.composite, self.maps_batch))
 
     def note(self, sentence: str) -> None:
         """Adds a note unless it is already there."""
@@ -237,7 +239,7 @@ class Context:
         """Computes the maps of a run's images in batches; ``explain`` takes inputs and their rows."""
 
         def compute() -> Tensor:
-            x, batches, step = self.images(run), [], min(_MAPS_BATCH, self.options.batch_size)
+            x, batches, step = self.images(run), [], min(self.maps_batch, self.options.batch_size)
             for start in range(0, len(x), step):
                 rows = slice(start, start + step)
                 batches.append(explain(x[rows], rows))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.identity import current_scheme
-from lookalike._core.progress import Advance, print_line, progress_bar
+from lookalike._core.progress import Advance, duration, print_line, progress_bar
 from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, versions
 from lookalike._core.records import from_json, plain_json
 from lookalike._core.replacing import remove_leftovers
@@ -113,7 +113,9 @@ def evaluate(
     sections += [section for section in standard if section not in sections]
     notes += [*standard_notes, *([f"the black box is not compared with: {no_box_reason}"] if no_box_reason else [])]
     with progress_bar("Evaluating", _count_steps(model, sections, measuring, inputs), settings.progress) as advance:
-        context = _embedded(model, measuring, inputs, sections, advance)
+        context, sections, unread = _embedded(
+            model, measuring, inputs, sections, advance, budget if resume is None else None
+        )
         check = check_data(
             model, test_data, context.test_store, train if isinstance(train, Batches) else None, context.train_store
         )
@@ -124,6 +126,7 @@ def evaluate(
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
             saved = _SavedSections(resume, _evaluation_key(context, info))
             planned = plan(context, [each for each in sections if saved.get(each.name, 0) is None], budget)
+            planned.left_out |= unread
             print_line(planned.announcement(measuring.n_runs), settings.progress)
             if budget is not None:
                 sections, context.advance = by_worth(sections), budget.stopping(advance)
@@ -170,18 +173,38 @@ class _Inputs(NamedTuple):
 
 
 def _embedded(
-    model: PrototypeModel, options: Options, inputs: _Inputs, sections: list[Section], advance: Advance
-) -> Context:
-    """Embeds the test data, and the training data if a section uses them."""
+    model: PrototypeModel,
+    options: Options,
+    inputs: _Inputs,
+    sections: list[Section],
+    advance: Advance,
+    budget: Budget | None,
+) -> tuple[Context, list[Section], dict[str, str]]:
+    """Embeds the test data, and the training data if a section uses them and they can be read within the budget.
+
+    Without a budget they are read in any case. So they are for an evaluation that is resumed: its file is for one
+    training set.
+
+    Returns:
+        The context, the sections that it suits, and why each of the others is left out.
+    """
     data, store, train, attributes, box, masks, train_store = inputs
     if store is None:
         assert data is not None  # there is one or the other
-        store = embed(model, data, progress=advance)
+        with nullcontext() if budget is None else budget.embedding(data.total or 0):
+            store = embed(model, data, progress=advance)
+    unread: dict[str, str] = {}
     if isinstance(train, Batches) and _uses_train(sections):
-        train = embed(model, train, progress=advance) if train_store is None else train_store
+        if train_store is not None:
+            train = train_store
+        elif budget is None or budget.allows_reading(train.total or 0):
+            train = embed(model, train, progress=advance)
+        else:
+            seconds = (train.total or 0) * budget.seconds_per_image
+            sections, unread = _without_train(model, options, sections, seconds)
     train_store = train if isinstance(train, EmbeddingStore) else None
     labels = aligned_labels(store, model, "test")
-    return Context(
+    context = Context(
         model,
         options,
         data,
@@ -195,6 +218,17 @@ def _embedded(
         masks,
         advance,
     )
+    return context, sections, unread
+
+
+def _without_train(
+    model: PrototypeModel, options: Options, sections: list[Section], seconds: float
+) -> tuple[list[Section], dict[str, str]]:
+    """Returns the sections that need no training data, and why each of the others is left out."""
+    counted = stored_activations(model, options.scope) is not None
+    kept = [each for each in sections if "train" not in each.needs and (counted or "activations" not in each.needs)]
+    reason = f"reading the training images takes about {duration(seconds)}"
+    return kept, {each.name: reason for each in sections if each not in kept}
 
 
 def _notes_on_figures(context: Context, sections: list[Section], figures: set[str]) -> list[str]:
@@ -228,7 +262,10 @@ def _measure(
                 result = saved.get(section.name, run)
                 if result is None and not planned.admits(section):
                     continue
-                result = result or saved.put(section.name, run, *section.measure(context, run))
+                if result is None:
+                    started = 0.0 if planned.budget is None else planned.budget.clock()
+                    result = saved.put(section.name, run, *section.measure(context, run))
+                    planned.measured(section, 0.0 if planned.budget is None else planned.budget.clock() - started)
             except OutOfTimeError:
                 planned.stopped(section)
                 continue

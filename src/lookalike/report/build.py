@@ -1,6 +1,7 @@
 """Building the report: measures and explains a model, and renders everything into one page."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack, get_type_hints
@@ -50,8 +51,9 @@ class ReportOptions(EvaluationOptions, total=False):
 # A report should take a minute, not half an hour: most of the time goes into the curves of relevance ordering, which
 # need images × steps × draws × 4 passes. ``evaluate`` measures more.
 _QUICK = {"n_images": 30, "n_draws": 1}
-# Of a budget: figures first, then the heat-maps of test images; the page itself takes the rest.
-_SHARE_OF_FIGURES, _SHARE_BEFORE_PAGE = 0.55, 0.8
+# Of what is left of a budget after the embedding: the test images with their heat-maps, then of the rest the figures.
+# Drawing the page takes what remains.
+_SHARE_OF_IMAGES, _SHARE_OF_FIGURES = 0.4, 0.65
 _PAGE_OPTIONS = tuple(field.name for field in fields(PageOptions))
 
 
@@ -112,20 +114,12 @@ def write_report(
     if not isinstance(test, Batches):
         data = Batches(test, settings.batch_size, settings.num_workers, settings.on_error)
     box = find_black_box(model, black_box, data, settings.class_order).box
-    store = embed(model, data, progress=settings.progress)
+    with nullcontext() if budget is None else budget.embedding(data.total or 0):
+        store = embed(model, data, progress=settings.progress)
     standing = (
         None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
     )
-    training_images = _training_images(model, train)
-    train_store: EmbeddingStore | None = None
-    if card is None:
-        of_evaluate |= {**report_options, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
-        train, train_store = _embedded_training_data(model, train, of_evaluate["only"], settings)
-        of_evaluate["train_embeddings"] = train_store
-        of_evaluate["budget"] = None if budget is None else budget.part(_SHARE_OF_FIGURES)
-        card = evaluate(model, data, black_box=box, train=train, **of_evaluate)
-        card.notes[:0] = data_notes
-    else:
+    if card is not None:
         _check_card(card, model, store)
     decisions = decide(model, store, None if standing is None else standing.predictions)
     examples = explain_examples(
@@ -136,8 +130,18 @@ def write_report(
         n_browse=page.n_browse,
         n_maps=page.n_maps,
         progress=settings.progress,
-        budget=None if budget is None else budget.part(_SHARE_BEFORE_PAGE),
+        budget=None if budget is None else budget.part_of_left(1 if card is not None else _SHARE_OF_IMAGES),
     )
+    training_images = _training_images(model, train)
+    train_store: EmbeddingStore | None = None
+    if card is None:
+        of_evaluate |= {**report_options, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
+        bound = budget if of_evaluate.get("resume") is None else None
+        train, train_store = _embedded_training_data(model, train, of_evaluate["only"], settings, bound)
+        of_evaluate["train_embeddings"] = train_store
+        of_evaluate["budget"] = None if budget is None else budget.part_of_left(_SHARE_OF_FIGURES)
+        card = evaluate(model, data, black_box=box, train=train, **of_evaluate)
+        card.notes[:0] = data_notes
     extras = fitting_extras(model, examples, budget)
     examples.notes.extend(extras.notes)
     if training_images is None:
@@ -151,15 +155,15 @@ def write_report(
 
 
 def _embedded_training_data(
-    model: PrototypeModel, train: Any, only: Sequence[str] | None, settings: EvaluationSettings
+    model: PrototypeModel, train: Any, only: Sequence[str] | None, settings: EvaluationSettings, budget: Budget | None
 ) -> tuple[Any, EmbeddingStore | None]:
-    """Embeds the training data once, for the evaluation and the page, if the evaluation reads them."""
+    """Embeds the training data once, for the evaluation and the page, if the evaluation reads them in its time."""
     if train is None or isinstance(train, EmbeddingStore):
         return train, train
     if only is not None and not {"transparency", "embedding"} & set(only):
         return train, None
     batches = settings.read(train)
-    if isinstance(batches, EmbeddingStore):
+    if isinstance(batches, EmbeddingStore) or not (budget is None or budget.allows_reading(batches.total or 0)):
         return train, None
     return batches, embed(model, batches, progress=settings.progress)
 

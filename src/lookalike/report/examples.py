@@ -120,8 +120,9 @@ def explain_examples(
         for group, with_maps in ((rows_mapped, True), (set(rows_shown) - rows_mapped, False)):
             # without enough time for all, the telling ones get theirs
             ordered = sorted(group, key=lambda row: (budget is not None and not decisions.telling[row], row))
-            for start in range(0, len(ordered), _BATCH):
-                rows = ordered[start : start + _BATCH]
+            while ordered and not (len(entries) >= _BATCH and pace.is_over):
+                n_rows = pace.images_at_once(with_maps=with_maps)
+                rows, ordered = ordered[:n_rows], ordered[n_rows:]
                 indices = store.indices[rows]
                 inputs = place(data.fetch(indices), model.device, dtype_of(model.encoder))
                 if not isinstance(inputs, Tensor) or model.to_pixels(inputs) is None:
@@ -133,9 +134,9 @@ def explain_examples(
                 try:
                     mapping = explainer if with_maps and pace.allows(len(rows)) else plain
                     with pace.timing(mapping is explainer, len(rows)):
-                        explanations = mapping.explain(batch, start)
+                        explanations = mapping.explain(batch, len(entries))
                 except RelevanceError as error:
-                    explanations = plain.explain(batch, start)
+                    explanations = plain.explain(batch, len(entries))
                     notes.append(f"there are no heat-maps: {error}")
                 notes += [
                     text
@@ -147,10 +148,10 @@ def explain_examples(
                     _entry(explanation, row, decisions) for row, explanation in zip(rows, explanations, strict=True)
                 ]
                 advance(len(rows))
-    if pace.n_without:
+    if pace.is_bounding:
         notes.append(
-            f"heat-maps were made for {len(rows_mapped) - pace.n_without:,} of the {len(rows_shown):,} test images "
-            f"shown, wrong and disagreeing ones first: the time was over"
+            f"heat-maps were made for {pace.n_mapped:,} of the {len(entries):,} test images shown, of "
+            f"{len(rows_shown):,}, wrong and disagreeing ones first: the time was over"
         )
     elif len(rows_mapped) < len(rows_shown):
         notes.append(
@@ -163,26 +164,42 @@ def explain_examples(
 
 
 class _Pace:
-    """Whether there is time for the heat-maps of another batch, by the time that the last took."""
+    """Whether there is time for another batch of images, with heat-maps or without, by the time that the last took."""
 
     def __init__(self, budget: Budget | None) -> None:
         self.budget = budget
+        self.clock = time.monotonic if budget is None else budget.clock
         self.seconds_per_image = 0.0
-        self.n_without = 0  # images that got no heat-maps
+        self.n_mapped = 0  # images that got heat-maps
+        self.is_bounding = False  # whether a batch got none, or was left out, as the time was over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over, so that no more images are shown."""
+        over = self.budget is not None and self.budget.left < 0
+        self.is_bounding |= over
+        return over
+
+    def images_at_once(self, *, with_maps: bool) -> int:
+        """Returns the size of the next batch: a single image first, to learn how long one takes."""
+        if self.budget is None or self.budget.left < 0 or not with_maps:
+            return _BATCH
+        return self.budget.at_once(self.seconds_per_image, _BATCH) if self.seconds_per_image else 1
 
     def allows(self, n_images: int) -> bool:
-        """Says whether there is time for a batch; counts its images otherwise."""
+        """Says whether there is time for the heat-maps of a batch."""
         is_over = self.budget is not None and self.budget.left < self.seconds_per_image * n_images
-        self.n_without += n_images if is_over else 0
+        self.is_bounding |= is_over
         return not is_over
 
     @contextmanager
     def timing(self, with_maps: bool, n_images: int) -> Iterator[None]:
         """Learns from its block how long an image with heat-maps takes."""
-        started = time.monotonic()
+        started = self.clock()
         yield
         if with_maps:
-            self.seconds_per_image = (time.monotonic() - started) / n_images
+            self.n_mapped += n_images
+            self.seconds_per_image = (self.clock() - started) / n_images
 
 
 def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str, Any]:
