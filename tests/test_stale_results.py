@@ -346,7 +346,7 @@ def test_left_out_images_are_not_taken_where_none_may_be(image_folder, tmp_path)
     files = files_with(image_folder, function)
     given = {"folder": tmp_path / "z", "batch_size": 8}
     embed(colour_network(), files, **given, on_error="skip")
-    with pytest.raises(LookalikeError, match=r"made with on_error='skip' and leaves out 1 images .*03\.png"):
+    with pytest.raises(LookalikeError, match=r"made with on_error='skip' and leaves out 1 image .*03\.png"):
         embed(colour_network(), files, **given, resume=True)
     assert len(embed(colour_network(), files, **given, on_error="skip", resume=True)) == 23
 

@@ -14,7 +14,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
-from lookalike._core.wording import why_unfamiliar
+from lookalike._core.wording import counted, why_unfamiliar
 from lookalike.data import InputBatch
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -174,9 +174,9 @@ class Explanation:
         if first.percentile >= 100:
             is_farther = first.distance > first.farthest * (1 + ROUNDING)
             how = "farther from it than all" if is_farther else "as far from it as the farthest of"
-            return f"{how} {first.count:,} training images behind it"
+            return f"{how} {counted(first.count, 'training image')} behind it"
         farther = max(1, round((100 - first.percentile) / 100 * first.count))  # the farthest is farther, see above
-        return f"closer to it than about {farther:,} of the {first.count:,} training images behind it"
+        return f"closer to it than about {farther:,} of the {counted(first.count, 'training image')} behind it"
 
     def map_sentence(self) -> str | None:
         """Returns a sentence on the stability of the heat-maps; None unless it was measured, for the rule ``share``."""

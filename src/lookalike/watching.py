@@ -81,6 +81,11 @@ class Watch:
             self._restore(self.file)
 
     @property
+    def last_report(self) -> dict[str, Any] | None:
+        """The report of the latest batch, also of an earlier run; None before the first."""
+        return self._state.last_report
+
+    @property
     def alarm(self) -> bool:
         """Whether an alarm was raised; it stays."""
         return self._state.alarm
@@ -114,6 +119,7 @@ class Watch:
             self._count_labels({id_: k for id_, k in given_classes.items() if id_ in self._state.predictions})
             labels = [labels[row] for row in read.new_rows]
         report = self._added(read, labels)
+        self._state.last_report = report.to_dict()
         if self.file is not None:
             self._save(self.file)
         return report

@@ -104,8 +104,30 @@ def test_watch_writes_a_line_per_batch_and_exits_with_1_at_an_alarm(calibrated, 
     for file in (tmp_path / "new").iterdir():  # as a camera that writes into the same files
         Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(file)
     result = run("watch", common[0], known / "ant", *common[1:], "--modes", pictures, code=1)
-    assert "15 images left out: they were watched before" in result.stdout
-    assert "are not drawn: their files are gone, or hold other images now" in " ".join(result.stderr.split())
+    assert "15 images left out: watched before" in result.stdout
+    assert "not drawn: the files are gone, or hold other images now" in " ".join(result.stderr.split())
+
+
+def test_a_watch_that_was_killed_before_its_log_writes_the_line_next_time(calibrated, tmp_path):
+    folder, network = calibrated
+    known, state, log = write_images(tmp_path / "known", 5, 3), tmp_path / "state.json", tmp_path / "log.jsonl"
+    common = ("--network", network, "--state", state, "--log", log, "--batch-size", 5)
+    run("watch", folder, known, *common)
+    lines, kept = log.read_text().splitlines(keepends=True), state.read_text()
+    assert [json.loads(line)["batch"] for line in lines] == [1, 2, 3]
+    more = known / "ant" / "000.png"  # watched before: its batch has no new image
+    for left in ("".join(lines[:2]), "".join(lines[:2]) + lines[2][:40]):  # killed before the line, or within it
+        log.write_text(left)
+        state.write_text(kept)
+        run("watch", folder, more, *common)
+        again = [json.loads(line) for line in log.read_text().splitlines()]
+        assert again[2] == json.loads(lines[2]) | {"time": again[2]["time"]}
+        assert again[3]["n_images"] == 0
+    for left in ("".join(lines), ""):  # nothing is missing, and a new log begins anywhere
+        log.write_text(left)
+        state.write_text(kept)
+        run("watch", folder, more, *common)
+        assert len(log.read_text().splitlines()) == left.count("\n") + 1
 
 
 def test_watch_takes_labels_from_a_table(calibrated, tmp_path):
@@ -120,9 +142,7 @@ def test_watch_takes_labels_from_a_table(calibrated, tmp_path):
     table.write_text("\n".join(["file,class", *rows, rows[0].removesuffix("ant") + "bee"]) + "\n")
     assert "another class than a line before" in mistake("watch", *labels)
     table.write_text("\n".join(["file,class", *rows, "elsewhere.png,ant"]) + "\n")
-    assert (
-        "15 labels added (1 others name no image that waits for its label), 15 so far" in run("watch", *labels).stdout
-    )
+    assert "15 labels added (1 other of no image that waits for its label), 15 so far" in run("watch", *labels).stdout
     assert "give the --state of that watch" in mistake("watch", folder, "--labels", table, "--network", network)
     assert "there are no images to watch" in mistake("watch", folder, *options)
 

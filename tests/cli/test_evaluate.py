@@ -116,7 +116,7 @@ def test_images_that_cannot_be_read_stop_it_or_are_counted(saved):
     assert "01.png': not an image" in result.output
     result = run(saved, "evaluate", "--only", "faithfulness", "--on-error", "skip", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["notes"][-1] == "1 test images could not be read and are left out"
+    assert json.loads(result.stdout)["notes"][-1] == "1 test image could not be read and had to be left out"
 
 
 def test_a_folder_that_was_split_is_tested_on_the_same_images(image_folder, network_file, tmp_path):

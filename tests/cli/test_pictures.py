@@ -149,7 +149,7 @@ def test_training_stops_at_a_broken_image_or_leaves_it_out(image_folder, tmp_pat
                "--epochs", 1, "--set", "image_size=16", "--workers", workers)  # fmt: skip
     assert mistake(*command).startswith(f"error: cannot read the image '{broken}': ")
     result = run(*command, "--on-error", "skip")
-    assert "1 images could not be read and are left out" in result.stdout
+    assert "1 image could not be read and had to be left out" in result.stdout
 
 
 def test_large_images_are_read_when_asked_to(network_file, image_folder, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from lookalike import LookalikeError, convert
 from lookalike.cli import app
-from lookalike.conversion.advice import advise, choose_similarity
+from lookalike.conversion.advice import advice_before_edits, advise, choose_similarity
 from lookalike.conversion.per_class import Clustering
 from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import make_similarity
@@ -178,3 +178,21 @@ def test_a_similarity_that_was_made_by_hand_is_not_judged_by_its_name():
     assert "advice" not in convert(net, data, 1, made, advice=True, progress=False).provenance
     with pytest.raises(LookalikeError, match="class names"):
         convert(net, data, 1, "auto", class_names=["a"], progress=False)
+
+
+def test_the_advice_says_that_its_figures_may_flatter_and_that_edits_came_later():
+    advice = advise(stretched(), ["a", "b"], None, "l2", Clustering(1))
+    assert advice.sentence().endswith("If the network was trained on these images, such figures flatter.")
+    provenance = {"advice": advice.to_dict()}
+    edited = provenance | advice_before_edits(provenance)
+    assert edited["advice"]["sentence"] == (f"{advice.sentence()} This was before the edits, and was not tried again.")
+    assert advice_before_edits(edited) == advice_before_edits({}) == {}
+
+
+def test_an_edited_model_does_not_repeat_the_advice_as_if_it_were_of_it(net, blobs):
+    sem = convert(net, blobs, n_prototypes=3, advice=True, progress=False)
+    session = sem.edit(blobs)
+    session.rename(0, "first")
+    assert session.model.provenance["advice"] == sem.provenance["advice"]  # a name decides nothing
+    session.drop(0)
+    assert session.model.provenance["advice"]["sentence"].endswith("before the edits, and was not tried again.")

@@ -456,7 +456,7 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
             Image.fromarray(np.full((28, 28), 100 * label + 10 * i, dtype=np.uint8)).save(images / name / f"{i}.png")
     (images / "one" / "2.png").write_bytes(b"no image")
     options = {"batch_size": 4, "shard_rows": 4, "n_prototypes": 1, "n_images": 0, **ONE_ACTOR}
-    with pytest.warns(LookalikeWarning, match=r"1 images were left out: .*one/2\.png"):
+    with pytest.warns(LookalikeWarning, match=r"1 image left out: .*one/2\.png"):
         found = convert_on_ray(
             classifier, tmp_path / "images", working_folder=tmp_path / "skip", on_error="skip", **options
         )

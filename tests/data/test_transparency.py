@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset
 
 from lookalike import convert, evaluate, explain
 from lookalike._core.errors import LookalikeWarning
@@ -77,6 +77,7 @@ def test_files_are_counted_in_one_line_and_only_if_they_are_dropped(cut_out):
         warnings.simplefilter("error")
         warn_of_transparency(load_data(cut_out, replace(PLAIN, transparency="black")).train, "training")
         warn_of_transparency(torch.zeros(3), "training")
+        warn_of_transparency(Subset(TensorDataset(torch.zeros(3)), [1]), "training")
 
 
 def test_images_of_torchvision_are_counted_too(cut_out):

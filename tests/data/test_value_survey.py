@@ -87,7 +87,7 @@ def test_values_that_are_cut_off_are_said(tmp_path):
     root = folder_of(tmp_path / "set", lambda v: (v * 255).astype(np.float32))
     narrow = load_data(root, Preprocessing.square(8, value_range=(0, 100)))
     assert "cut off" in settle_value_range(narrow).notes[-1]
-    with pytest.warns(LookalikeWarning, match="test images have values beyond 0…100"):
+    with pytest.warns(LookalikeWarning, match="values of .* test images? are beyond 0…100"):
         warn_of_values(narrow.test, "test")
     with pytest.warns(LookalikeWarning, match="nearly black"):
         warn_of_values(load_data(root, Preprocessing.square(8, value_range=(0, 65_535))).test, "test")

@@ -7,6 +7,7 @@ from torch import nn
 
 from lookalike import EmbeddingStore, LookalikeError, convert
 from lookalike.audit import audit, find_shortcuts
+from lookalike.audit.shortcuts import n_steps_of_search
 from lookalike.editing import Erase, resolve
 from lookalike.editing.regions import region_mask
 from tests.small import small_network
@@ -42,6 +43,13 @@ def test_a_planted_mark_is_found_first_and_taken_out(marked):
         "prototype 2 (1): the bottom right is alike on 100% of the images of '1', and on none of another class; put "
         "there, it turns 100% of 8 images of other classes into '1'"
     )
+
+
+def test_the_search_goes_on_from_its_first_phase_to_the_end(marked):
+    model, data = marked
+    source, steps = model.edit(data).source, []
+    find_shortcuts(model, source, advance=lambda steps_done=1: steps.append(steps_done))
+    assert sum(steps) == n_steps_of_search(model, source) > 2 * len(model.prototypes)
 
 
 class Unmoved(nn.Module):

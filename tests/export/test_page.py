@@ -64,7 +64,7 @@ def test_the_page_is_one_file_whose_policy_forbids_every_request(folder, stub):
 
 
 def test_a_calibrated_page_says_what_unfamiliar_means_there(folder, stub, tmp_path):
-    farther = "farther from its nearest prototype than every training image behind it"
+    farther = "farther from its nearest prototype than every training image behind that prototype"
     assert farther in write_page(folder, stub).read_text(encoding="utf-8")
     shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("page.html"))
     described = json.loads((folder / "prototypes.json").read_text())

@@ -34,7 +34,7 @@ def test_saturated_probabilities_are_no_agreement(blobs):
     assert "4 of 4 images are left out of D_fth" in notes
     assert "the black box is exactly 1 in single precision" in notes
     assert "sample " in notes
-    assert "explanations was not measured: no image is left" in notes
+    assert "section 'explanations' was not measured: no image is left" in notes
 
 
 def test_one_saturated_image_is_named_and_left_out(blobs):

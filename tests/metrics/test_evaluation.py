@@ -287,8 +287,8 @@ def test_what_cannot_be_measured_is_noted(net, blobs):
     sem = convert(net, blobs, n_prototypes=2, progress=False)
     card = evaluate(sem, embed(sem, blobs), progress=False)
     assert set(card.details) == {"faithfulness", "calibration", "transparency", "diversity", "data"}
-    assert any("embedding was not measured: no training data" in note for note in card.notes)
-    assert any("robustness was not measured: the test data are no images" in note for note in card.notes)
+    assert any("section 'embedding' was not measured: no training data" in note for note in card.notes)
+    assert any("section 'robustness' was not measured: the test data are no images" in note for note in card.notes)
     data = (torch.randn(40, 4), torch.arange(40) % 2)
     flat = convert(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), data, progress=False)
     assert "robustness" not in evaluate(flat, data, train=data, progress=False).details

@@ -51,13 +51,14 @@ def test_what_cannot_be_measured_is_told(model, blobs):
     with pytest.raises(LookalikeError, match="'identical_class' cannot be measured: no training data"):
         evaluate(model, blobs, measures=["identical_class"], **QUICK)
     card = evaluate(model, blobs, measures="all", **QUICK)
-    assert "identical_class was not measured: no training data were given" in card.notes
+    assert "section 'identical_class' was not measured: no training data were given" in card.notes
     model.provenance.pop("clusterer")
     with pytest.raises(LookalikeError, match="not by clustering"):
         evaluate(model, blobs, train=blobs, measures=["prototype_stability"], **QUICK)
     lenient = evaluate(model, blobs, train=blobs, measures="all", **QUICK)
     assert any(
-        note.startswith("prototype_stability was not measured: the prototypes were made by") for note in lenient.notes
+        note.startswith("section 'prototype_stability' was not measured: the prototypes were made by")
+        for note in lenient.notes
     )
 
 

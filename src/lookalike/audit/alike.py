@@ -5,6 +5,7 @@ in the images, and not in what they are taken for. Each part is embedded by itse
 parts most similar to it in its own class are nearer than any part, at the same place, of an image of another class.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from lookalike._core.progress import Advance
 from lookalike.editing.regions import Side, has_masks, objects_in, region_mask, with_part
 from lookalike.editing.sources import Source, read_images
 from lookalike.model import PrototypeModel
@@ -50,7 +52,13 @@ class AlikePart:
 
 @torch.no_grad()
 def find_alike_parts(
-    model: PrototypeModel, source: Source, parts: Sequence[Part], *, classes: Sequence[int], seed: int = 0
+    model: PrototypeModel,
+    source: Source,
+    parts: Sequence[Part],
+    *,
+    classes: Sequence[int],
+    seed: int = 0,
+    advance: Advance | None = None,
 ) -> dict[tuple[int, str], AlikePart]:
     """Looks for parts that most images of a class share and no image of another has.
 
@@ -60,6 +68,7 @@ def find_alike_parts(
         parts: Name, region and side of the parts.
         classes: The classes to look at.
         seed: Seed of the draw of images.
+        advance: Called after each batch of one part.
 
     Returns:
         What was found, by class and name of the part.
@@ -71,7 +80,7 @@ def find_alike_parts(
     labels = source.labels[rows]
     winners = _prototypes_of(model, source, rows)
     found = {}
-    for (name, _, _), embedded in zip(parts, _embedded(model, source, rows, parts), strict=True):
+    for (name, _, _), embedded in zip(parts, _embedded(model, source, rows, parts, advance), strict=True):
         is_shared = _is_shared(embedded, torch.from_numpy(labels))
         for label in classes:
             own = labels == label
@@ -103,7 +112,14 @@ def _prototypes_of(model: PrototypeModel, source: Source, rows: np.ndarray) -> n
     return similarities.masked_fill(~is_own, -torch.inf).argmax(1).cpu().numpy()
 
 
-def _embedded(model: PrototypeModel, source: Source, rows: np.ndarray, parts: Sequence[Part]) -> list[Tensor]:
+def n_batches(source: Source, parts: Sequence[Part], *, classes: Sequence[int], seed: int = 0) -> int:
+    """Returns how often ``find_alike_parts`` calls ``advance``."""
+    return math.ceil(len(_drawn(source.labels, classes, seed)) / _BATCH) * len(parts)
+
+
+def _embedded(
+    model: PrototypeModel, source: Source, rows: np.ndarray, parts: Sequence[Part], advance: Advance | None
+) -> list[Tensor]:
     """Returns the embeddings of each part of some images, by themselves: a tensor [n, D] for each part."""
     knows_objects = has_masks(source)
     embedded: list[list[Tensor]] = [[] for _ in parts]
@@ -113,6 +129,8 @@ def _embedded(model: PrototypeModel, source: Source, rows: np.ndarray, parts: Se
         objects = objects_in(source, samples) if knows_objects else None
         for of_part, (_, region, side) in zip(embedded, parts, strict=True):
             of_part.append(model.embed(_alone(images, region, side, objects)).float().cpu())
+            if advance is not None:
+                advance(1)
     return [torch.cat(of_part) for of_part in embedded]
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from lookalike._core.wording import counted
 from lookalike.model.prototypes import Prototypes
 
 _IMPURE = 0.75  # of the samples most similar to a prototype, of its own class
@@ -50,7 +51,9 @@ def prototype_faults(
             reason = f"prototype {j} ({name}): only {purity:.0%} of the images most similar to it are of {name!r}"
             faults.append(PrototypeFault("impure", j, 1 - purity, reason))
         if count < _STARVED * usual or count == 0:
-            reason = f"prototype {j} ({name}): {count} images behind it, where {usual:.0f} are usual in its class"
+            reason = (
+                f"prototype {j} ({name}): {counted(count, 'image')} behind it, where {usual:.0f} are usual in its class"
+            )
             faults.append(PrototypeFault("starved", j, 1 - count / max(usual, 1.0), reason))
         if sources is not None:
             faults += _one_source(prototypes, j, behind, sources)

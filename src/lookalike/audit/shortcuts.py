@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from lookalike._core.progress import Advance
-from lookalike.audit.alike import AlikePart, Part, find_alike_parts
+from lookalike._core.wording import counted
+from lookalike.audit.alike import AlikePart, Part, find_alike_parts, n_batches
 from lookalike.editing.regions import Side, has_masks, objects_in, with_part
 from lookalike.editing.sources import Source, read_images
 from lookalike.model import PrototypeModel
@@ -69,7 +70,7 @@ class Shortcut:
 
     def sentence(self, class_name: str) -> str:
         """Returns what was found, in words."""
-        carries = f"turns {self.share:.0%} of {self.n} images of other classes into {class_name!r}"
+        carries = f"turns {self.share:.0%} of {counted(self.n, 'image')} of other classes into {class_name!r}"
         if not self.alike:
             return f"the {self.part} of its images {carries}"
         of_class = f"on {self.alike:.0%} of the images of {class_name!r}, and on none of another class"
@@ -97,7 +98,7 @@ def find_shortcuts(
         model: The model.
         source: The training data that it was converted with, as images.
         seed: Seed of the draw of images.
-        advance: Called with the number of prototypes that were tried.
+        advance: Called as the search goes on, ``n_steps_of_search`` times.
 
     Returns:
         The most suspicious part of each prototype that has one, by ``score``, the most suspicious first. Of a model
@@ -106,11 +107,8 @@ def find_shortcuts(
     Raises:
         LookalikeError: If the images cannot be read again, or are not of one size.
     """
-    prototypes = model.prototypes
-    order = prototypes.counts.argsort(descending=True, stable=True)[:MOST_PROTOTYPES].tolist()
-    parts = parts_of_image(with_masks=has_masks(source))
-    classes = sorted({int(prototypes.labels[j]) for j in order})
-    alike = find_alike_parts(model, source, parts, classes=classes, seed=seed)
+    order, parts, classes = _looked_at(model, source)
+    alike = find_alike_parts(model, source, parts, classes=classes, seed=seed, advance=advance)
     hosts = _Hosts(model, source, seed)
     found = []
     for j in sorted(order):
@@ -120,6 +118,20 @@ def find_shortcuts(
         if advance is not None:
             advance(1)
     return sorted(found, key=lambda shortcut: -shortcut.score)
+
+
+def n_steps_of_search(model: PrototypeModel, source: Source, *, seed: int = 0) -> int:
+    """Returns how many steps ``find_shortcuts`` takes: batches of parts that may be alike, then prototypes."""
+    order, parts, classes = _looked_at(model, source)
+    return n_batches(source, parts, classes=classes, seed=seed) + len(order)
+
+
+def _looked_at(model: PrototypeModel, source: Source) -> tuple[list[int], list[Part], list[int]]:
+    """Returns the prototypes that are tried, the parts of their images, and their classes."""
+    prototypes = model.prototypes
+    order: list[int] = prototypes.counts.argsort(descending=True, stable=True)[:MOST_PROTOTYPES].tolist()
+    classes = sorted({int(prototypes.labels[j]) for j in order})
+    return order, parts_of_image(with_masks=has_masks(source)), classes
 
 
 class _Hosts:

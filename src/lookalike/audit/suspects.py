@@ -19,7 +19,7 @@ from lookalike._core.progress import progress_bar
 from lookalike._core.untouched import keeps_random_states
 from lookalike.audit.labels import LabelCheck, check_labels
 from lookalike.audit.prototypes import prototype_faults
-from lookalike.audit.shortcuts import MOST_PROTOTYPES, find_shortcuts
+from lookalike.audit.shortcuts import MOST_PROTOTYPES, find_shortcuts, n_steps_of_search
 from lookalike.editing.sources import Source, source_of
 from lookalike.embedding.neighbours import look_around
 from lookalike.model import PrototypeModel
@@ -135,7 +135,7 @@ class Audit:
         n_prototypes = len(model.prototypes)
         n_tried = min(n_prototypes, MOST_PROTOTYPES)
         note = f"shortcuts were looked for in the {n_tried} prototypes with most images, of {n_prototypes:,}"
-        with progress_bar("Shortcuts", n_tried, progress) as advance:
+        with progress_bar("Shortcuts", n_steps_of_search(model, self.source, seed=seed), progress) as advance:
             shortcuts = find_shortcuts(model, self.source, seed=seed, advance=advance)
         added = []
         for rank, shortcut in enumerate(shortcuts, 1):

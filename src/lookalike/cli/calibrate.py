@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.wording import counted
 from lookalike.cli.console import guarded, out, print_facts, print_json, print_notes, show_next
 from lookalike.cli.options import (
     BatchSize,
@@ -131,9 +132,9 @@ def _used_up(bundle: "DataBundle") -> list[str]:
     if not len(bundle.train):
         return []
     return [
-        f"the calibration used the {len(bundle.test):,} test images of {bundle.name} and left out its "
-        f"{len(bundle.train):,} training images: a test on these images is no longer independent; to keep them for it, "
-        "give a folder of other validation images"
+        f"the calibration used the {counted(len(bundle.test), 'test image')} of {bundle.name} and left out its "
+        f"{counted(len(bundle.train), 'training image')}: a test on these images is no longer independent; to keep "
+        "them for it, give a folder of other validation images"
     ]
 
 

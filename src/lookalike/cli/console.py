@@ -132,7 +132,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
         def show(message: Warning | str, category: type[Warning], *details: Any, **options: Any) -> None:
             if issubclass(category, LookalikeWarning):
-                err.print(f"[yellow]warning:[/] {escape(_one_line(str(message)))}", soft_wrap=True)
+                err.print(f"[yellow]warning:[/] {escape(_one_line(str(message)))}", soft_wrap=not err.is_terminal)
             elif not sys.warnoptions:
                 return
             else:
@@ -211,7 +211,7 @@ def print_notes(notes: Sequence[str], *, as_error: bool = False) -> None:
     console = err if as_error else out
     for note in notes:
         end = "" if note.endswith((".", "?", "!")) else "."
-        console.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"Note: {visible(note)}{end}", style="dim", markup=False, soft_wrap=not console.is_terminal)
 
 
 def print_line(text: str, indent: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike._core.startup import import_torch
+from lookalike._core.wording import counted
 from lookalike.cli.console import (
     guarded,
     out,
@@ -271,7 +272,7 @@ def convert(
     bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(source, split_seed), labels=labels)
     bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
     bundle = settle_value_range(bundle)
-    say(f"Converting {model} with {len(bundle.train)} training images of {len(bundle.class_names)} classes.")
+    say(f"Converting {model} with {counted(len(bundle.train), 'training image')} of {len(bundle.class_names)} classes.")
     train = Batches(bundle, batch_size, workers, on_error)
     options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "temperature": parsed_temperature}
     if cluster is None:
@@ -424,7 +425,7 @@ def _facts_of_conversion(model: "PrototypeModel") -> dict[str, str]:
     effect = provenance.get("precision_effect")
     if effect:
         same = percent(effect.get("same_predictions"))
-        compared = f"{effect['rows']:,.0f} {'image' if effect['rows'] == 1 else 'images'} compared"
+        compared = f"{counted(int(effect['rows']), 'image')} compared"
         facts["embedded in"] = f"{provenance['precision']}: of {compared}, {same} keep their prediction"
     if provenance.get("clustered_in_parts"):
         facts["clustered in parts"] = ", ".join(provenance["clustered_in_parts"][:_LISTED_CLASSES])
@@ -479,7 +480,7 @@ def _show(
     print_facts("", facts)
     print_notes([*bundle.notes, *_notes_of(model), *(comparison.notes if comparison else ())])
     if skipped:
-        out.print(f"\nSkipped {len(skipped)} images that could not be read:", style="yellow")
+        out.print(f"\nSkipped {counted(len(skipped), 'image')} that could not be read:", style="yellow")
         for message in skipped[:_LISTED_SKIPPED]:
             print_line(message, "  ")
         if len(skipped) > _LISTED_SKIPPED:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from lookalike._core.wording import counted
 from lookalike.cli.console import SafeCommand, SafeGroup, guarded, print_json, print_table, say
 from lookalike.cli.options import Json
 
@@ -47,7 +48,7 @@ def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset's 
     if json:
         print_json(facts | ({"folder": where} if where else {}))
         return
-    counts = f"{len(bundle.train):,} training and {len(bundle.test):,} test images"
-    say(f"{name}: {counts} of {len(bundle.class_names)} classes")
+    counts = f"{len(bundle.train):,} training and {counted(len(bundle.test), 'test image')}"
+    say(f"{name}: {counts} of {counted(len(bundle.class_names), 'class', 'classes')}")
     if where:
         say(f"in {where}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike._core.wording import counted
 from lookalike.cli.console import guarded, out, print_json, print_line, print_table
 from lookalike.cli.options import (
     Corrections,
@@ -134,7 +135,7 @@ def edit(
     if opened is not None:
         print_line(f"Test part, before all edits and now: {opened.sentence()}.")
     if session.history.openings:
-        print_line(f"The test part was looked at {len(session.history.openings)} times.")
+        print_line(f"The test part was looked at {counted(len(session.history.openings), 'time')}.")
     if dry_run:
         out.print("Nothing was written (--dry-run).", style="dim")
 

@@ -179,7 +179,7 @@ def evaluate(
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
         _print_verdict(card)
         for note in card.notes:
-            err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+            err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not err.is_terminal)
         if model.is_dir():
             needed = [] if labels is None else ["--labels", str(labels)]
             show_next("report", str(model), data, *needed, "-o", "report.html", network=network)
@@ -296,7 +296,7 @@ def report(
         return
     _print_verdict(card)
     for note in card.notes:
-        err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+        err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not err.is_terminal)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
 

@@ -8,6 +8,7 @@ import typer
 
 from lookalike._core.names import file_name, json_text, name_key
 from lookalike._core.startup import import_torch
+from lookalike._core.wording import counted
 from lookalike.cli.console import guarded, out, print_json, print_line, print_notes, say
 from lookalike.cli.options import (
     BatchSize,
@@ -113,7 +114,7 @@ def explain(
                     rows[-1]["parts"]["pictures"] = _draw_parts(explanation.parts, folder, picture)
                 advance()
         if not rows:
-            raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
+            raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
         text = json_text(rows, indent=2, allow_nan=True) + "\n"
         (folder / "explanations.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     if json:
@@ -129,7 +130,7 @@ def explain(
         return
     for sentence in sentences:
         print_line(sentence)
-    out.print(f"\n{len(rows)} pictures and explanations.json in {output}", style="bold", markup=False)
+    out.print(f"\n{counted(len(rows), 'picture')} and explanations.json in {output}", style="bold", markup=False)
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks, len(rows))

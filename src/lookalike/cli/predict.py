@@ -81,7 +81,7 @@ def predict(
         print_json({"predictions": rows, "skipped": skipped, "remarks": remarks, "passed_over": passed_over.to_dict()})
         return
     if not rows:
-        raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
+        raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
     if csv:
         print_csv(*_as_csv(rows))
         print_notes(passed_over.sentences(), as_error=True)
@@ -252,7 +252,7 @@ def _remark_on(image: Any, preprocessing: "Preprocessing") -> str | None:
 def report_skipped(skipped: list[str]) -> None:
     """Lists the images that could not be read."""
     if skipped:
-        err.print(f"Skipped {len(skipped)} images that could not be read:", style="yellow")
+        err.print(f"Skipped {counted(len(skipped), 'image')} that could not be read:", style="yellow")
         for message in skipped:
             err.print(f"  {visible(message)}", markup=False, soft_wrap=True)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lookalike._core.wording import counted
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
 from lookalike.cli.options import (
     AsStored,
@@ -132,7 +133,7 @@ def train(
         if not is_helper_process:
             verb = "Going on to train" if is_unfinished(working_folder) else "Training"
             say(
-                f"{verb} {title} ({settings.network}) with {len(bundle.train):,} training images of "
+                f"{verb} {title} ({settings.network}) with {counted(len(bundle.train), 'training image')} of "
                 f"{len(bundle.class_names)} classes."
             )
         try:

@@ -1,11 +1,16 @@
 """``lookalike watch``."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookalike._core.errors import LookalikeError
 from lookalike._core.names import json_text, visible
+from lookalike._core.records import parse_json
+from lookalike._core.wording import counted
 from lookalike.cli.console import err, guarded, out, print_json, print_line, print_notes
 from lookalike.cli.options import Device, Json, LargeImages, Network, OnError, SavedModel, open_model
 from lookalike.cli.predict import read_batches, report_remarks, report_skipped
@@ -50,9 +55,7 @@ def watch(
 ) -> None:
     """Watch whether new images are still like those that the model was calibrated with. Exit code 1 is an alarm."""
     from dataclasses import replace
-    from datetime import UTC, datetime
 
-    from lookalike._core.errors import LookalikeError
     from lookalike._core.files import check_writable
     from lookalike.data import list_images
     from lookalike.watching import Watch
@@ -70,6 +73,8 @@ def watch(
     files, passed_over = list_images(images) if images else ([], None)
     preprocessing = replace(preprocessing, large_images=large_images)
     watching = Watch(converted, bound=bound, state=state)
+    if log is not None:
+        _catch_up(log, watching.last_report)
     skipped: list[str] = []
     remarks: dict[str, str] = {}
     reports: list[WatchReport] = []
@@ -77,16 +82,14 @@ def watch(
         report = watching.add(inputs, names=names)
         reports.append(report)
         if log is not None:
-            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                time = datetime.now(UTC).isoformat(timespec="seconds")
-                file.write(json_text({"time": time} | report.to_dict()) + "\n")
+            _append(log, report.to_dict())
         if json:
             typer.echo(json_text(report.to_dict(), ensure_ascii=True))
         else:
             for sentence in report.sentences():
                 print_line(sentence)
     if files and not reports:
-        raise LookalikeError(f"none of {len(files)} images could be read; the first: {skipped[0]}")
+        raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
     if labels is not None:
         _take_labels(watching, labels, as_json=json)
     if modes is not None:
@@ -99,25 +102,51 @@ def watch(
         raise typer.Exit(1)
 
 
+def _append(log: Path, report: dict[str, Any]) -> None:
+    """Appends a report to the log as a line of JSON."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(json_text({"time": time} | report) + "\n")
+
+
+def _catch_up(log: Path, last: dict[str, Any] | None) -> None:
+    """Appends the report of the last batch of an earlier run that was killed between its state and its log.
+
+    A line that was cut off is removed first. Only the line that is next is appended: a new log may begin anywhere.
+    """
+    if last is None or (log.exists() and not log.is_file()):
+        return
+    content = log.read_bytes() if log.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = whole.splitlines()
+    try:
+        n_logged = parse_json(lines[-1])["batch"] if lines else 0
+    except (LookalikeError, KeyError, TypeError):  # no line of ours
+        return
+    if n_logged == last["batch"] - 1:
+        if len(whole) < len(content):
+            os.truncate(log, len(whole))
+        _append(log, last)
+
+
 def _take_labels(watching: "Watch", table_file: Path, *, as_json: bool) -> None:
     """Adds the labels of a table: the file, the class, and perhaps a column of ids."""
     labels = _labels_of(watching, table_file)
-    counted = watching.add_labels(labels)
-    accuracy, n_unknown = watching.accuracy(), len(labels) - counted
+    n_counted = watching.add_labels(labels)
+    accuracy, n_unknown = watching.accuracy(), len(labels) - n_counted
     if as_json:
-        print_json({"labels": counted, "labels_of_no_waiting_image": n_unknown, **accuracy})
+        print_json({"labels": n_counted, "labels_of_no_waiting_image": n_unknown, **accuracy})
     else:
         value, low, high = (accuracy[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
-        others = f" ({n_unknown:,} others name no image that waits for its label)" if n_unknown else ""
+        others = f" ({counted(n_unknown, 'other')} of no image that waits for its label)" if n_unknown else ""
         print_line(
-            f"{counted:,} labels added{others}, {accuracy['n_labelled']:,} so far: {value:.1%} correct "
+            f"{counted(n_counted, 'label')} added{others}, {accuracy['n_labelled']:,} so far: {value:.1%} correct "
             f"({low:.1%} to {high:.1%}); {watching.expected_accuracy:.1%} of the validation images were"
         )
 
 
 def _labels_of(watching: "Watch", table_file: Path) -> dict[str, str]:
     """Reads the classes of a table, by file, or by id where a row has one."""
-    from lookalike._core.errors import LookalikeError
     from lookalike.data.table_file import read_table
 
     table = read_table(table_file)
@@ -153,9 +182,9 @@ def _draw_modes(watching: "Watch", preprocessing: "Preprocessing", file: Path) -
         pictures = [_picture(name, own_id, preprocessing) for name, own_id in zip(mode.names, mode.ids, strict=True)]
         n_lost += pictures.count(None)
         if any(picture is not None for picture in pictures):
-            rows.append([f"{mode.count} images", *(picture for picture in pictures if picture is not None)])
+            rows.append([counted(mode.count, "image"), *(picture for picture in pictures if picture is not None)])
     if n_lost:
-        err.print(f"{n_lost} images of new modes are not drawn: their files are gone, or hold other images now.")
+        err.print(f"{counted(n_lost, 'image')} of new modes not drawn: the files are gone, or hold other images now.")
     if not rows:
         out.print("There are no new modes to draw.", style="dim")
         return
@@ -174,7 +203,6 @@ def _draw_modes(watching: "Watch", preprocessing: "Preprocessing", file: Path) -
 
 def _picture(name: str, own_id: str, preprocessing: "Preprocessing") -> Any:
     """Returns a watched image; None if its file is gone, or holds another image now, as a camera's does."""
-    from lookalike._core.errors import LookalikeError
     from lookalike.doubt.watched import image_id
     from lookalike.watching import content_of
 

@@ -37,6 +37,8 @@ _LEAST_GAIN = 0.01  # of accuracy: less is not worth a sentence
 _LEAST_GAIN_OF_CHOICE = 0.005
 _CERTAIN = 1.96  # standard errors of a paired difference
 
+_BEFORE_EDITS = "This was before the edits, and was not tried again."
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -74,10 +76,11 @@ class Advice:
     def sentence(self) -> str:
         """Returns the advice in one line."""
         on = f"on {self.n_samples:,} training images held out in turn"
+        flatters = "If the network was trained on these images, such figures flatter."
         if self.best is None:
             return (
                 f"No other similarity or number of prototypes does clearly better than {self.taken.similarity} with "
-                f"{self.taken.n_prototypes} per class ({self.taken.accuracy:.1%} {on})."
+                f"{self.taken.n_prototypes} per class ({self.taken.accuracy:.1%} {on}). {flatters}"
             )
         changes = []
         if self.best.similarity != self.taken.similarity:
@@ -85,7 +88,8 @@ class Advice:
         if self.best.n_prototypes != self.taken.n_prototypes:
             changes.append(f"--n-prototypes {self.best.n_prototypes}")
         return (
-            f"{' '.join(changes)} would do better: {self.best.accuracy:.1%} instead of {self.taken.accuracy:.1%} {on}."
+            f"{' '.join(changes)} would do better: {self.best.accuracy:.1%} instead of {self.taken.accuracy:.1%} {on}. "
+            f"{flatters}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -344,3 +348,11 @@ def _is_clearly_better(first: np.ndarray, second: np.ndarray) -> bool:
     difference = first.astype(np.float64) - second.astype(np.float64)
     error = difference.std() / np.sqrt(len(difference))
     return bool(difference.mean() > max(_LEAST_GAIN, _CERTAIN * error))
+
+
+def advice_before_edits(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entry of a model's advice with the word that its edits came later; nothing without advice."""
+    advice = provenance.get("advice")
+    if not isinstance(advice, Mapping) or _BEFORE_EDITS in str(advice.get("sentence", _BEFORE_EDITS)):
+        return {}
+    return {"advice": {**advice, "sentence": f"{advice['sentence']} {_BEFORE_EDITS}"}}

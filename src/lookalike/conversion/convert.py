@@ -38,6 +38,7 @@ from lookalike.conversion.steps import (
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
+from lookalike.data.copies import warn_of_copies
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder, LoadedClassifier, device_of
 from lookalike.model import PrototypeModel
@@ -163,6 +164,8 @@ def _convert(
     started = time.perf_counter()
     model_preprocessing = getattr(model, "preprocessing", None)
     batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
+    if batches is not None:
+        warn_of_copies(batches.dataset)
     encoder = cut_and_order(model, train, batches, settings)
     store = embed_or_check(encoder, train, batches, settings, folder)
     embed_seconds = time.perf_counter() - started

@@ -14,6 +14,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import spreadsheet_cell
 from lookalike._core.records import read_bytes, shown
+from lookalike._core.wording import counted
 from lookalike.data.batches import Batches
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def with_corrections(bundle: "DataBundle", path: str | Path) -> "DataBundle":
         n_rows += 1
     train: Any = copy.copy(bundle.train)
     train.labels = corrected_labels
-    note = f"{n_rows:,} training {'label' if n_rows == 1 else 'labels'} corrected by {path.name!r}"
+    note = f"{counted(n_rows, 'training label')} corrected by {path.name!r}"
     return replace(bundle, train=train, notes=(*bundle.notes, note))
 
 

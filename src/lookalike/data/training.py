@@ -8,6 +8,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.wording import counted
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DATASETS, DataBundle, is_dataset
 from lookalike.data.folders import load_folder
@@ -91,7 +92,8 @@ def _without_broken(bundle: DataBundle) -> DataBundle:
         raise LookalikeError(f"none of the {len(bundle.train)} training images could be read; the first: {messages[0]}")
     if not messages:
         return bundle
-    note = f"{len(messages)} images could not be read and are left out: {'; '.join(messages[:_MAX_NAMED])}"
+    listed = "; ".join(messages[:_MAX_NAMED])
+    note = f"{counted(len(messages), 'image')} could not be read and had to be left out: {listed}"
     if len(messages) > _MAX_NAMED:
         note += f"; and {len(messages) - _MAX_NAMED} more"
     return replace(bundle, train=train, test=test, notes=(*bundle.notes, note))

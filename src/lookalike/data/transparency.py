@@ -166,7 +166,9 @@ def _files_of(data: Any) -> tuple[list[Path], bool]:
         listed = getattr(data, "imgs", None)  # torchvision's ImageFolder, whose loader drops transparency
         files = [Path(pair[0]) for pair in listed] if isinstance(listed, list) else []
     drops = getattr(getattr(data, "transform", None), "transparency", "dropped") == "dropped"
-    return (files if rows is None else [files[int(row)] for row in rows]), drops and bool(files)
+    if not files:
+        return [], False
+    return files if rows is None else [files[int(row)] for row in rows], drops
 
 
 def _evenly_spread(files: Sequence[Path], at_most: int) -> Iterator[Path]:

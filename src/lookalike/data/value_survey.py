@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from lookalike._core.errors import BrokenImageError, LookalikeError, warn_of
+from lookalike._core.wording import counted
 from lookalike.data.bundle import DataBundle
 from lookalike.data.grey_values import (
     SIXTEEN_BITS,
@@ -186,7 +187,7 @@ def _range_notes(survey: ValueSurvey, value_range: ValueRange, what: str) -> lis
     n_outside = int(((survey.spans[:, 0] < black) | (survey.spans[:, 1] > white)).sum())
     if n_outside:
         notes.append(
-            f"{n_outside:,} {what} images have values beyond {black:g}…{white:g}, which are cut off "
+            f"values of {counted(n_outside, f'{what} image')} are beyond {black:g}…{white:g}, which are cut off "
             f"(they reach from {survey.low:g} to {survey.high:g}; {survey.of_images})"
         )
     n_dark = int((survey.spans[:, 1] < black + (white - black) / 100).sum())

@@ -8,6 +8,7 @@ from typing import Any
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.records import shown
+from lookalike._core.wording import counted
 
 FORMAT = 2  # 1 knew images by their names alone
 
@@ -123,12 +124,12 @@ class WatchReport:
         if self.n_images and self.not_tested is not None:
             share = f"unfamiliar: {self.not_tested}"
         messages = [
-            f"batch {self.batch}, {self.n_images} images ({self.n_total:,} so far): {state}; evidence "
+            f"batch {self.batch}, {counted(self.n_images, 'image')} ({self.n_total:,} so far): {state}; evidence "
             f"{self.evidence:.3g}, {share}"
         ]
         if self.n_repeated:
             messages.append(
-                f"{self.n_repeated} images left out: they were watched before, with the same name and content"
+                f"{counted(self.n_repeated, 'image')} left out: watched before, with the same name and content"
             )
         messages += [
             f"new mode: {mode.count} images alike, most predicted as '{visible(mode.looks_like)}', such as "
@@ -137,7 +138,7 @@ class WatchReport:
         ]
         if self.accuracy is not None:
             messages.append(
-                f"{self.n_labelled:,} labels so far: {self.accuracy:.1%} correct ({self.accuracy_low:.1%} to "
+                f"{counted(self.n_labelled, 'label')} so far: {self.accuracy:.1%} correct ({self.accuracy_low:.1%} to "
                 f"{self.accuracy_high:.1%}); {self.expected_accuracy:.1%} of the validation images were"
             )
         return messages
@@ -166,6 +167,7 @@ class WatchState:
     waiting_names: dict[str, str] = field(default_factory=dict)
     n_labelled: int = 0
     n_correct: int = 0
+    last_report: dict[str, Any] | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, shown
 from lookalike._core.registry import Registry
+from lookalike._core.wording import counted
 from lookalike.editing.material import Material
 from lookalike.editing.state import State
 from lookalike.model.annotations import Region, check_description, check_name, check_region
@@ -150,7 +152,10 @@ class Drop(Edit):
 @EDITS.register("merge")
 @dataclass(frozen=True)
 class Merge(Edit):
-    """Replaces prototypes of one class by the mean of all training samples behind them."""
+    """Replaces prototypes of one class by the mean of all training samples behind them.
+
+    A part that was taken out of them stays out of the mean, by as much as it moved each of them.
+    """
 
     prototypes: tuple[int, ...]
 
@@ -162,15 +167,16 @@ class Merge(Edit):
         label = _one_class(state, positions)
         needed = _needed(material)
         rows = needed.members(state, positions)
+        erased = _erased_of(state, positions, needed)
         if len(rows):
-            vector = needed.mean(rows)
+            vector = needed.mean(rows) + erased
         else:
             points = needed.similarity.project(state.vectors[positions])
             vector = needed.similarity.unproject(points.mean(0, keepdim=True))[0]
         annotations = state.annotations
         name = next((annotations.names[j] for j in positions if annotations.names[j] is not None), None)
         description = "\n".join(annotations.descriptions[j] for j in positions if annotations.descriptions[j])
-        return _others(state, positions).joined_by(vector[None], label, name, description)
+        return _others(state, positions).joined_by(vector[None], label, name, description, erased)
 
     @override
     def sentence(self, state: State) -> str:
@@ -180,7 +186,10 @@ class Merge(Edit):
 @EDITS.register("split")
 @dataclass(frozen=True)
 class Split(Edit):
-    """Clusters the training samples behind a prototype, and replaces it by the ``n`` centres."""
+    """Clusters the training samples behind a prototype, and replaces it by the ``n`` centres.
+
+    A part that was taken out of the prototype stays out of the centres.
+    """
 
     prototype: int
     n: int = 2
@@ -193,15 +202,16 @@ class Split(Edit):
         rows = needed.members(state, [position])
         if len(rows) < self.n:
             raise LookalikeError(
-                f"{state.describe(position)} has {len(rows)} training samples to learn from; it cannot be split into "
-                f"{self.n}"
+                f"{state.describe(position)} has {counted(len(rows), 'training sample')} to learn from; it cannot be "
+                f"split into {self.n}"
             )
         centres = needed.split(rows, self.n)
         if len(centres) < 2:
             raise LookalikeError(f"all {len(rows)} training samples of {state.describe(position)} are equal")
         label, annotations = int(state.labels[position]), state.annotations
         name, description = annotations.names[position], annotations.descriptions[position]
-        return _others(state, [position]).joined_by(centres, label, name, description)
+        erased = state.erased[position]
+        return _others(state, [position]).joined_by(centres + erased, label, name, description, erased)
 
     @override
     def sentence(self, state: State) -> str:
@@ -258,7 +268,7 @@ class Add(Edit):
 
     @override
     def sentence(self, state: State) -> str:
-        source = "an image" if self.samples is None else f"{len(self.samples)} training samples"
+        source = "an image" if self.samples is None else f"{counted(len(self.samples), 'training sample')}"
         left_out = f" (left out, because edits are judged on them: {self.n_left_out})" if self.n_left_out else ""
         return f"add a prototype of {self.class_name!r} from {source}{left_out}"
 
@@ -355,7 +365,7 @@ class Erase(Edit):
             raise LookalikeError("to take a part out of prototypes takes the embedding of each without it")
         for position, vector in zip(positions, vectors, strict=True):
             values = torch.tensor(vector, dtype=state.vectors.dtype)
-            state = state.with_row(position, values, int(state.labels[position]))
+            state = state.with_part_erased(position, values)
         return state
 
     @override
@@ -390,6 +400,13 @@ def _one_class(state: State, positions: list[int]) -> int:
         names = " and ".join(repr(state.class_names[k]) for k in labels)
         raise LookalikeError(f"prototypes of {names} cannot be merged; move them to one class first")
     return int(labels[0])
+
+
+def _erased_of(state: State, positions: list[int], material: Material) -> Tensor:
+    """Returns how far taking parts out has moved some prototypes, on average over the samples behind them [D]."""
+    counts = [len(material.members(state, [position])) for position in positions]
+    weights = torch.tensor(counts if any(counts) else [1] * len(positions), dtype=state.erased.dtype)
+    return weights / weights.sum() @ state.erased[positions]
 
 
 def _others(state: State, positions: list[int]) -> State:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.intervals import Share, paired_difference, share
+from lookalike._core.wording import counted
 from lookalike.editing.state import State, touched_classes
 from lookalike.model.similarity import Similarity
 
@@ -100,11 +101,11 @@ class Effect:
             moved = "no prediction changes"
         else:
             moved = f"{len(self.changes)} predictions change ({self.gained} now right, {self.lost} now wrong)"
-        empty = f"; {len(self.empty)} prototypes without images" if self.empty else ""
+        empty = f"; {counted(len(self.empty), 'prototype')} without images" if self.empty else ""
         return (
             f"accuracy {before.value:.2%} → {after.value:.2%} ({difference.value * 100:+.2f} points, 95% "
             f"{difference.low * 100:+.2f} to {difference.high * 100:+.2f}) "
-            f"on {self.n:,} {self.part} images; {moved}{empty}"
+            f"on {counted(self.n, f'{self.part} image')}; {moved}{empty}"
         )
 
 

@@ -17,6 +17,7 @@ from typing_extensions import override
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import keeps_random_states
+from lookalike.conversion.advice import advice_before_edits
 from lookalike.editing.edits import NO_MATERIAL, Edit
 from lookalike.editing.effect import Effect, Judge
 from lookalike.editing.evidence import Evidence
@@ -186,6 +187,8 @@ class EditSession(Shorthands):
         provenance.pop("edits", None)
         if path:
             provenance["edits"] = {"head": self.history.head, "made": [entry.sentence for entry in path]}
+        if not is_same:
+            provenance |= advice_before_edits(provenance)
         return PrototypeModel(
             base.encoder,
             _cpu(snapshot.prototypes),

@@ -25,6 +25,7 @@ class State:
         annotations: Names, descriptions, pins and regions.
         shown: Number of the training sample that shows each prototype first, or None for the nearest one [P].
         class_names: K names.
+        erased: How far each prototype was moved by taking parts out of its images [P, D].
     """
 
     vectors: Tensor
@@ -33,6 +34,7 @@ class State:
     annotations: Annotations
     shown: tuple[int | None, ...]
     class_names: tuple[str, ...]
+    erased: Tensor
 
     @classmethod
     def of(cls, prototypes: Prototypes, annotations: Annotations | None) -> "State":
@@ -41,7 +43,13 @@ class State:
         n = len(vectors)
         initial_annotations = annotations or Annotations.empty(n)
         return cls(
-            vectors, labels, keys_of(vectors, labels), initial_annotations, (None,) * n, tuple(prototypes.class_names)
+            vectors,
+            labels,
+            keys_of(vectors, labels),
+            initial_annotations,
+            (None,) * n,
+            tuple(prototypes.class_names),
+            torch.zeros_like(vectors),
         )
 
     def __len__(self) -> int:
@@ -98,6 +106,7 @@ class State:
             vectors=self.vectors[kept],
             labels=self.labels[kept],
             keys=self.keys[kept],
+            erased=self.erased[kept],
             annotations=Annotations(
                 tuple(annotations.names[j] for j in kept),
                 tuple(annotations.descriptions[j] for j in kept),
@@ -107,8 +116,17 @@ class State:
             shown=tuple(self.shown[j] for j in kept),
         )
 
-    def joined_by(self, vectors: Tensor, label: int, name: str | None = None, description: str = "") -> "State":
+    def joined_by(
+        self, vectors: Tensor, label: int, name: str | None = None, description: str = "", erased: Tensor | None = None
+    ) -> "State":
         """Returns a state with more prototypes [n, D] of one class, after the others.
+
+        Args:
+            vectors: The prototypes.
+            label: Their class.
+            name: Their name; several are numbered.
+            description: Their description.
+            erased: How far taking parts out has moved them already [D]; None is not at all.
 
         Raises:
             LookalikeError: If one of them is there already, or is not finite.
@@ -122,11 +140,13 @@ class State:
         if len(equal):
             raise LookalikeError(f"{self.describe(int(equal[0]))} is the same prototype; there would be two of it")
         n, annotations = len(vectors), self.annotations
+        moved = torch.zeros_like(vectors) if erased is None else erased.to(vectors.dtype).expand_as(vectors)
         return replace(
             self,
             vectors=torch.cat([self.vectors, vectors]),
             labels=torch.cat([self.labels, labels]),
             keys=torch.cat([self.keys, keys]),
+            erased=torch.cat([self.erased, moved]),
             annotations=Annotations(
                 (*annotations.names, *(name if n == 1 or name is None else f"{name} {i + 1}" for i in range(n))),
                 (*annotations.descriptions, *(description,) * n),
@@ -135,6 +155,12 @@ class State:
             ),
             shown=(*self.shown, *(None,) * n),
         )
+
+    def with_part_erased(self, position: int, vector: Tensor) -> "State":
+        """Returns a state in which taking a part out has moved one prototype to another vector [D]."""
+        erased = self.erased.clone()
+        erased[position] += vector.to(erased.dtype) - self.vectors[position]
+        return replace(self.with_row(position, vector, int(self.labels[position])), erased=erased)
 
     def with_row(self, position: int, vector: Tensor, label: int) -> "State":
         """Returns a state in which one prototype has another vector [D] or class; its number stays."""

@@ -43,6 +43,8 @@ def history_files(history: History, snapshots: Sequence[Snapshot]) -> dict[str, 
         for key, vector in zip(state.keys.tolist(), state.vectors, strict=True):
             pool.setdefault(key, vector)
         tensors[f"{number}.labels"], tensors[f"{number}.keys"] = state.labels, state.keys
+        if state.erased.any():
+            tensors[f"{number}.erased"] = state.erased
         for name in _SURVEYED:
             tensors[f"{number}.{name}"] = getattr(snapshot.prototypes, name)
         if snapshot.images is not None:
@@ -124,9 +126,19 @@ def _snapshot(number: int, said: Any, tensors: dict[str, Tensor], class_names: t
         raise LookalikeError(f"state {number} has {len(keys)} prototypes and {len(annotations)} annotations")
     surveyed = {name: tensors[f"{number}.{name}"] for name in _SURVEYED}
     prototypes = Prototypes(vectors.clone(), labels.clone(), list(class_names), **surveyed)
-    images = tensors.get(f"{number}.images")
+    images, erased = tensors.get(f"{number}.images"), tensors.get(f"{number}.erased")
+    if erased is not None and erased.shape != vectors.shape:
+        raise LookalikeError(f"{EDITS_TENSORS!r} is damaged: what was erased in state {number} does not fit it")
     return Snapshot(
-        State(vectors, labels, keys, annotations, shown, class_names),
+        State(
+            vectors,
+            labels,
+            keys,
+            annotations,
+            shown,
+            class_names,
+            torch.zeros_like(vectors) if erased is None else erased,
+        ),
         prototypes,
         None if images is None else tensors["pool.images"][images],
     )

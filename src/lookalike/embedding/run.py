@@ -16,6 +16,7 @@ from lookalike._core.progress import Advance, progress_bar
 from lookalike._core.provenance import versions
 from lookalike._core.replacing import roll_back
 from lookalike._core.untouched import keeps_random_states, undoing
+from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batches
 from lookalike.embedding.effect import summarised
@@ -227,8 +228,9 @@ def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> 
     """
     if skipped and batches.on_error == "stop":
         raise LookalikeError(
-            f"{str(folder)!r} was made with on_error='skip' and leaves out {len(skipped)} images (the first: "
-            f"{next(iter(skipped))}): give on_error='skip' again, or start again (overwrite=True, or another folder)"
+            f"{str(folder)!r} was made with on_error='skip' and leaves out {counted(len(skipped), 'image')} (the "
+            f"first: {next(iter(skipped))}): give on_error='skip' again, or start again "
+            "(overwrite=True, or another folder)"
         )
 
 

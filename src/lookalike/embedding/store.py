@@ -15,6 +15,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.files import drop_pages, read_rows
 from lookalike._core.fresh_folder import fresh_folder
 from lookalike._core.records import from_json, one_line, shown
+from lookalike._core.wording import counted
 from lookalike._core.working_folder import read_record, write_record, writing_to
 
 META = "embeddings.json"
@@ -86,7 +87,7 @@ class EmbeddingStore:
         facts = {
             "embeddings": f"{len(self):,} × {self.embeddings.shape[1]}, {self.embeddings.dtype}",
             "classes": "not named" if self.class_names is None else ", ".join(self.class_names[:20]),
-            "left out": f"{len(self.skipped):,} samples that could not be read",
+            "left out": f"{counted(len(self.skipped), 'sample')} that could not be read",
             "where": "in memory" if self.folder is None else self.folder,
         }
         return as_html("Embedding store", facts=facts)

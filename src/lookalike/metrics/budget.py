@@ -158,8 +158,8 @@ class Plan:
         """Returns a sentence on the time that the sections will take; None if nothing takes long."""
         if self.budget is None or not self.estimates:
             return None
-        times = ", ".join(f"{name} about {duration(seconds * n_runs)}" for name, seconds in self.estimates.items())
-        return f"Evaluating within {duration(max(self.budget.left, 0))}: {times}"
+        times = ", ".join(f"{name} {duration(seconds * n_runs)}" for name, seconds in self.estimates.items())
+        return f"Evaluating within {duration(max(self.budget.left, 0))}; expected: {times}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as JSON values."""

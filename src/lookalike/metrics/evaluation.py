@@ -17,6 +17,7 @@ from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, ve
 from lookalike._core.records import from_json, plain_json
 from lookalike._core.replacing import remove_leftovers
 from lookalike._core.untouched import keeps_random_states
+from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 from lookalike.data import Batches, warn_of_transparency
 from lookalike.embedding import EmbeddingStore, embed
@@ -236,11 +237,12 @@ def _notes_on_figures(context: Context, sections: list[Section], figures: set[st
     n_test, store = len(context.test_store), context.test_store
     notes = [] if context.standing is None else list(context.standing.notes)
     if n_test < context.options.n_images and any(section.per_run for section in sections):
-        notes.append(f"there are only {n_test} test images: explanations are measured on all of them")
+        verb = "is" if n_test == 1 else "are"
+        notes.append(f"there {verb} only {counted(n_test, 'test image')}: explanations are measured on all of them")
     notes += [*context.notes, *scale_notes(context.model, figures)]
     for role, embedded in (("test", store), ("training", context.train_store)):
         if embedded is not None and embedded.skipped:
-            notes.append(f"{len(embedded.skipped)} {role} images could not be read and are left out")
+            notes.append(f"{counted(len(embedded.skipped), f'{role} image')} could not be read and had to be left out")
     return notes
 
 
@@ -273,7 +275,7 @@ def _measure(
                 tolerated = isinstance(error, RelevanceError) or (lenient and section.optional)
                 if not tolerated or len(sections) == 1:
                     raise
-                context.note(f"{section.name} was not measured: {error}")
+                context.note(f"section '{section.name}' was not measured: {error}")
                 continue
             figures, section_details = result
             for name, value in figures.items():
@@ -372,7 +374,7 @@ def _select_sections(
         if not missing:
             sections.append(SECTIONS[name])
         elif not {"attributes", "masks", "no black box"} & set(missing):
-            notes.append(f"{name} was not measured: {_MISSING[missing[0]]}")
+            notes.append(f"section '{name}' was not measured: {_MISSING[missing[0]]}")
     return sections, notes
 
 
@@ -389,7 +391,7 @@ def _select_standard(
         return [], []
     if measures == "all":
         missing = {name: [need for need in SECTIONS[name].needs if not available[need]] for name in names}
-        notes = [f"{name} was not measured: {_MISSING[needs[0]]}" for name, needs in missing.items() if needs]
+        notes = [f"section '{name}' was not measured: {_MISSING[needs[0]]}" for name, needs in missing.items() if needs]
         return [SECTIONS[name] for name in names if not missing[name]], notes
     if isinstance(measures, str) or not isinstance(measures, Sequence) or not measures:
         raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(names)}")

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from lookalike._core.intervals import Range, mean_with_interval
+from lookalike._core.wording import counted
 from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
@@ -229,7 +230,7 @@ def _likenesses(
         claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
         return Finding("pixels", "caution", claim, f"{figures}; {n_images} of at least {limits.least_images} images")
     low, high = (f"{value:+.3f}".replace("-", "−") for value in (gain.low, gain.high))
-    figures += f"; 95% interval of the difference {low} to {high}, {n_images:,} images"
+    figures += f"; 95% interval of the difference {low} to {high}, {counted(n_images, 'image')}"
     if gain.high < limits.auroc_gain:
         claim = (
             "The pixels that its heat-maps point to matter hardly more than any others: do not rely on its heat-maps."
@@ -313,7 +314,7 @@ def _objects(figure: Callable[[str], float | None], details: Mapping[str, list[d
     if named:
         listed = "; ".join(
             f"no. {j} of class {entry['class']!r}: {entry['on_object']:.0%} of its relevance on the object, which "
-            f"covers {entry['by_chance']:.0%}, over {entry['n_images']} images"
+            f"covers {entry['by_chance']:.0%}, over {counted(entry['n_images'], 'image')}"
             for j, entry in list(named.items())[:_NAMED]
         )
         classes = sorted({entry["class"] for entry in named.values()})

@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lookalike._core.names import visible
-from lookalike._core.wording import why_unfamiliar
+from lookalike._core.wording import counted, why_unfamiliar
 from lookalike.data import Preprocessing
 from lookalike.encoder import describe_spec
 from lookalike.model.classifier import NearestPrototype
@@ -116,7 +116,7 @@ def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("clustered in parts", ", ".join(map(str, provenance["clustered_in_parts"]))))
     updates = provenance.get("joined")
     if isinstance(updates, list) and updates:
-        rows.append(("updated with more data", f"{len(updates)} times"))
+        rows.append(("updated with more data", f"{counted(len(updates), 'time')}"))
     fingerprints = provenance.get("fingerprints")
     if isinstance(fingerprints, Mapping):
         short = [f"{name} {str(value)[:12]}" for name, value in fingerprints.items() if value]

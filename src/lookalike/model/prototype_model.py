@@ -14,6 +14,7 @@ from lookalike._core.display import as_html
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import in_eval_mode, keeps_random_states, keeps_torch_settings
+from lookalike._core.wording import counted
 from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
@@ -364,8 +365,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     def __repr__(self) -> str:
         network = self.encoder.model if isinstance(self.encoder, Encoder) else self.encoder
         return (
-            f"{type(self).__name__}({type(network).__name__}, {len(self.prototypes)} prototypes of {self.n_classes} "
-            f"classes, similarity={self.similarity.name!r}, dim={self.prototypes.vectors.shape[1]})"
+            f"{type(self).__name__}({type(network).__name__}, {counted(len(self.prototypes), 'prototype')} of "
+            f"{self.n_classes} classes, similarity={self.similarity.name!r}, dim={self.prototypes.vectors.shape[1]})"
         )
 
     def _repr_html_(self) -> str:

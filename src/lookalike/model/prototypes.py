@@ -11,6 +11,7 @@ from lookalike._core import checks
 from lookalike._core.display import as_html
 from lookalike._core.errors import LookalikeError
 from lookalike._core.names import text_of
+from lookalike._core.wording import counted
 
 N_QUANTILES = 101
 ENOUGH_SAMPLES = 10  # behind a prototype: the largest distance of fewer says little about new inputs
@@ -174,7 +175,7 @@ class Prototypes(nn.Module):
             (row["prototype"], row["class"], row["count"], "–" if row["purity"] is None else f"{row['purity']:.1%}")
             for row in self.to_table()
         ]
-        title = f"{len(self)} prototypes of {self.n_classes} classes"
+        title = f"{counted(len(self), 'prototype')} of {counted(self.n_classes, 'class', 'classes')}"
         return as_html(title, columns=("prototype", "class", "count", "purity"), rows=rows)
 
     def extra_repr(self) -> str:

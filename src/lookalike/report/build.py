@@ -15,6 +15,7 @@ from lookalike._core.identity import are_comparable
 from lookalike._core.names import visible
 from lookalike._core.provenance import fingerprint_tensors
 from lookalike._core.untouched import keeps_random_states
+from lookalike._core.wording import counted
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier
@@ -194,8 +195,8 @@ def _page_of(material: Material) -> str:
     """Renders the whole page."""
     model = material.model
     subtitle = (
-        f"{len(model.prototypes):,} prototypes of {model.n_classes:,} classes · "
-        f"{len(material.decisions.labels):,} test images"
+        f"{counted(len(model.prototypes), 'prototype')} of {counted(model.n_classes, 'class', 'classes')} · "
+        f"{counted(len(material.decisions.labels), 'test image')}"
     )
     data = {
         "classes": [visible(name) for name in model.class_names],

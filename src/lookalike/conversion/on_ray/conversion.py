@@ -18,6 +18,7 @@ from lookalike._core.identity import identifying_as
 from lookalike._core.progress import progress_bar
 from lookalike._core.provenance import versions
 from lookalike._core.untouched import process_settings, undoing
+from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.conversion.cluster_folder import similarity_key
 from lookalike.conversion.on_ray.cluster import connected, import_ray, n_nodes
@@ -367,4 +368,4 @@ def _warn_of_skipped(skipped: dict[int, str]) -> None:
     if skipped:
         listed = "; ".join(skipped[index] for index in sorted(skipped)[:_LISTED])
         unlisted = f"; and {len(skipped) - _LISTED} more" if len(skipped) > _LISTED else ""
-        warn_of(f"{len(skipped)} images were left out: {listed}{unlisted}")
+        warn_of(f"{counted(len(skipped), 'image')} left out: {listed}{unlisted}")
