@@ -145,7 +145,7 @@ def test_the_same_image_once_more_is_left_out(calibrated, tmp_path):
     watch = Watch(calibrated, state=state)
     report = watch.add(torch.cat([x, x[4:]]), names=names + names[4:])
     assert (report.n_images, report.n_repeated, report.n_total) == (2, 6, 6)
-    assert "6 images left out: they were watched before" in report.sentences()[1]
+    assert "6 images left out: watched before" in report.sentences()[1]
     whole = Watch(calibrated)
     whole.add(x[:4], names=names[:4])
     assert whole.add(x[4:], names=names[4:]).evidence == report.evidence

@@ -171,6 +171,8 @@ class Explanation:
             return f"farther from it than any of the {first.scope_count:,} training images {whose} from theirs"
         if np.isnan(first.percentile):
             return "no training image stands behind it"
+        if first.count == 1:  # a distance among those of a single image says nothing
+            return "a single training image stands behind it"
         if first.percentile >= 100:
             is_farther = first.distance > first.farthest * (1 + ROUNDING)
             how = "farther from it than all" if is_farther else "as far from it as the farthest of"

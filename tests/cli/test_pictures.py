@@ -141,6 +141,22 @@ def test_a_broken_image_is_one_line_or_skipped(network_file, image_folder, tmp_p
             assert len(json.loads(run(name, *images, *options, "--on-error", "skip", "--json").stdout)["skipped"]) == 1
 
 
+def test_audit_and_edit_leave_broken_images_out_too(network_file, image_folder, tmp_path):
+    broken = image_folder / "train" / "bee" / "03.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    network, model = ("--network", f"{network_file}:make"), tmp_path / "out"
+    run("convert", f"{network_file}:make", image_folder, "-o", model, "--n-prototypes", 2, "--on-error", "skip")
+    (tmp_path / "edits.yaml").write_text("- split: {prototype: 0, n: 2}\n")
+    audit = ("audit", image_folder, "--model", model, *network)
+    edit = ("edit", model, tmp_path / "edits.yaml", "--data", image_folder, *network)
+    for command in (audit, edit):
+        line = mistake(*command)
+        assert line.startswith(f"error: cannot read the image '{broken}': ")
+        assert line.endswith("; --on-error skip leaves such images out")
+    assert "Skipped 1 image that could not be read" in run(*audit, "--on-error", "skip").stderr
+    run(*edit, "--on-error", "skip")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_stops_at_a_broken_image_or_leaves_it_out(image_folder, tmp_path, workers):
     broken = image_folder / "train" / "bee" / "03.png"

@@ -93,7 +93,7 @@ def test_in_python_every_reader_says_so(cut_out, net_rgb):
     for read in (sem.predict, lambda images: explain(sem, images)):
         with pytest.warns(LookalikeWarning, match=rf"^9 of 9 images {SENTENCE}"):
             read(cut_out / "test")
-        with pytest.warns(LookalikeWarning, match="^the image has transparent pixels: the model sees"):
+        with pytest.warns(LookalikeWarning, match="^the image has transparent pixels: the network sees"):
             read(Image.new("RGBA", (10, 12)))
     with pytest.warns(LookalikeWarning, match=rf"9 of 9 test images {SENTENCE}"):
         evaluate(sem, cut_out, only=("transparency",), progress=False)

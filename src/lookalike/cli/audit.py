@@ -13,6 +13,7 @@ from lookalike.cli.options import (
     Device,
     Json,
     Network,
+    OnError,
     Overwrite,
     Seed,
     load_corrected,
@@ -52,6 +53,7 @@ def audit(
     corrections: Corrections = None,
     ranking: Annotated[str, typer.Option(help="Order of label suspects: prototypes, or cleanlab.")] = "prototypes",
     network: Network = None,
+    on_error: OnError = "stop",
     overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -61,6 +63,8 @@ def audit(
     from lookalike._core.files import check_writable
     from lookalike.audit import audit as look
     from lookalike.audit.suspects import check_output
+    from lookalike.cli.predict import report_skipped
+    from lookalike.data import Batches
 
     if output is not None:
         check_output(output)
@@ -68,10 +72,11 @@ def audit(
     source_reader = _source_reader(sources)
     converted, preprocessing = open_model(model, network, device)
     bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(converted, None))
+    train, test = (Batches(samples, on_error=on_error) for samples in (bundle.train, bundle.test))
     audit = look(
         converted,
-        bundle.train,
-        None if train_only else bundle.test,
+        train,
+        None if train_only else test,
         sources=source_reader,
         ranking=ranking,  # type: ignore[arg-type]
         seed=seed,
@@ -80,8 +85,9 @@ def audit(
         audit = audit.with_shortcuts(converted, seed=seed)
     if output is not None:
         audit.save(output)
+    skipped = [*train.skipped.values(), *test.skipped.values()]
     if json:
-        print_json(audit.to_dict())
+        print_json(audit.to_dict() | {"skipped": skipped})
         return
     for kind, n in audit.counts().items():
         rows = [[f"{s.name or s.part + ' ' + str(s.sample)}", s.reason] for s in audit.of_kind(kind)[:_SHOWN]]
@@ -89,6 +95,7 @@ def audit(
     if not audit.suspects:
         print_line("Nothing stands out.")
     print_notes(audit.notes)
+    report_skipped(skipped)
     if output is not None:
         print_line(f"All suspects: {output}")
 

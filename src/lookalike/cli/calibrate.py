@@ -17,6 +17,7 @@ from lookalike.cli.options import (
     Labels,
     LargeImages,
     Network,
+    OnError,
     Overwrite,
     SavedModel,
     Seed,
@@ -65,6 +66,7 @@ def calibrate(
     labels: Labels = None,
     network: Network = None,
     batch_size: BatchSize = 256,
+    on_error: OnError = "stop",
     large_images: LargeImages = False,
     overwrite: Overwrite = False,
     discard_edits: DiscardEdits = False,
@@ -75,6 +77,8 @@ def calibrate(
 ) -> None:
     """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
     from lookalike._core.fresh_folder import check_replaceable
+    from lookalike.cli.predict import report_skipped
+    from lookalike.data import Batches
     from lookalike.model.doubting import usual_abstention
     from lookalike.saved import check_no_edits
 
@@ -83,8 +87,9 @@ def calibrate(
     converted, preprocessing = open_model(model, network, device)
     reading = replace(preprocessing, large_images=large_images)
     bundle = load_with_roles(converted, data, reading, labels=labels, split_seed=split_seed)
+    validation = Batches(bundle.test, batch_size, on_error=on_error)
     calibrated = converted.calibrate(
-        bundle.test,
+        validation,
         coverage=coverage,
         false_alarm=false_alarm,
         novelty=novelty,
@@ -99,7 +104,11 @@ def calibrate(
     if json:
         print_json(
             {"output": str(output), "calibration": facts.to_dict()}
-            | {"abstention": None if promise is None else promise.to_dict(), "notes": used_up}
+            | {
+                "abstention": None if promise is None else promise.to_dict(),
+                "notes": used_up,
+                "skipped": list(validation.skipped.values()),
+            }
         )
         return
     rows = {
@@ -115,6 +124,7 @@ def calibrate(
     rows["abstention"] = _said_of_answers(calibrated)
     print_facts("Calibration", rows)
     print_notes([*facts.notes, *used_up])
+    report_skipped(list(validation.skipped.values()))
     out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
     show_next("predict", str(output), "IMAGES", network=network)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from lookalike.cli.options import (
     Device,
     Json,
     Network,
+    OnError,
     Overwrite,
     SavedModel,
     build_network,
@@ -49,11 +50,13 @@ class EditedData:
         data: The data of the conversion, or None.
         validation: Data to judge edits on, or None.
         corrections: Corrected training labels that the conversion was given, or None.
+        on_error: What to do about an image that cannot be read, ``"stop"`` or ``"skip"``.
     """
 
     data: str | None
     validation: str | None = None
     corrections: Path | None = None
+    on_error: Literal["stop", "skip"] = "stop"
 
 
 @guarded
@@ -65,6 +68,7 @@ def edit(
     data: TrainingData = None,
     validation: Validation = None,
     corrections: Corrections = None,
+    on_error: OnError = "stop",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the edited model here; by default to MODEL itself.")
     ] = None,
@@ -100,7 +104,7 @@ def edit(
         try_writing(model)
     steps = [] if script is None else read_script(script)
     session = open_for_editing(
-        model, EditedData(data, validation, corrections), network=network, device=device, who=who
+        model, EditedData(data, validation, corrections, on_error), network=network, device=device, who=who
     )
     revision = session.history.revision
     for _ in range(undo):
@@ -148,7 +152,7 @@ def open_for_editing(
     Raises:
         LookalikeError: If the model or the data cannot be read, or do not fit each other.
     """
-    from lookalike.data import with_roles
+    from lookalike.data import Batches, with_roles
     from lookalike.editing import open_session
 
     built = None if network is None else build_network(network, model)
@@ -158,12 +162,12 @@ def open_for_editing(
         converted, preprocessing = open_model(model, network, device)
     if given.validation is not None:
         bundle = load_with_roles(converted, given.validation, preprocessing, labels=None, split_seed=None)
-        options["validation"] = bundle.test
+        options["validation"] = Batches(bundle.test, on_error=given.on_error)
     if given.data is not None:
         seed = split_seed_of(converted, None)
         bundle = load_corrected(given.data, preprocessing, given.corrections, seed=seed, min_classes=1)
-        train = bundle.train
-        options["test"] = lambda: with_roles(bundle, converted.training_record).test
+        train = Batches(bundle.train, on_error=given.on_error)
+        options["test"] = lambda: Batches(with_roles(bundle, converted.training_record).test, on_error=given.on_error)
     return open_session(model, train, network=built, **options)
 
 

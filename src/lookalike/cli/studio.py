@@ -7,7 +7,7 @@ import typer
 
 from lookalike.cli.console import guarded, print_json, print_line, say
 from lookalike.cli.edit import EditedData, Validation, Who, open_for_editing
-from lookalike.cli.options import Corrections, Device, Json, Network, SavedModel
+from lookalike.cli.options import Corrections, Device, Json, Network, OnError, SavedModel
 
 
 @guarded
@@ -18,6 +18,7 @@ def studio(
     ],
     validation: Validation = None,
     corrections: Corrections = None,
+    on_error: OnError = "stop",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
     no_browser: Annotated[
         bool, typer.Option("--no-browser", metavar="", help="Only print the address, and open no browser.")
@@ -32,7 +33,7 @@ def studio(
 
     say("Embedding the training data…")
     session = open_for_editing(
-        model, EditedData(data, validation, corrections), network=network, device=device, who=who
+        model, EditedData(data, validation, corrections, on_error), network=network, device=device, who=who
     )
     with StudioServer(Desk(session, model), port) as server:
         if json:

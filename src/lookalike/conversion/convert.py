@@ -215,9 +215,10 @@ def _warn_of_few(store: EmbeddingStore, prototypes: Prototypes) -> None:
     numbers = np.bincount(prototypes.labels.cpu().numpy(), minlength=n_classes)
     few = np.flatnonzero((numbers > 1) & (images < LEAST_PER_PROTOTYPE * numbers))
     if len(few):
+        have = "has" if len(few) == 1 else "have"
         first = few[np.argmin(images[few] / numbers[few])]
         warn_of(
-            f"{len(few)} of {n_classes} classes have fewer than {LEAST_PER_PROTOTYPE} training images per prototype "
+            f"{len(few)} of {n_classes} classes {have} fewer than {LEAST_PER_PROTOTYPE} training images per prototype "
             f"({prototypes.class_names[first]!r} has {images[first]} for {numbers[first]}): such prototypes show "
             "single images, not what a class has in common; give fewer, or n_prototypes='auto' (--n-prototypes auto)"
         )

@@ -20,10 +20,7 @@ from lookalike.data.images import decode_image, opened_image
 TRANSPARENCIES = ("dropped", "white", "black")
 REMARK_ON_TRANSPARENCY = "it has transparent pixels, and the model sees the arbitrary colours stored under them"
 _COLOURS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
-_WAY_OUT = (
-    "a network that was trained on pictures laid on white or black is converted with --transparency white or black "
-    "(Preprocessing(transparency=...) in Python), which the model keeps"
-)
+_WAY_OUT = "convert with --transparency white or black (Preprocessing(transparency=...)) if it was trained so"
 _MAX_HEADERS = 10_000  # files, evenly spread, whose headers are searched for transparency
 _MAX_DECODED = 500  # files, evenly spread, whose pixels are read if their headers allow transparency
 _WITHOUT_ALPHA = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
@@ -103,7 +100,7 @@ class TransparentImages:
         number = f"{self.n_transparent:,} of {self.n_read:,} {what} images"
         counted = f"{' '.join(number.split())}{only}" if self.n_read > 1 else f"the {what} image".replace("  ", " ")
         return (
-            f"{counted} {have} transparent pixels{example}: the model sees the arbitrary colours stored under them; "
+            f"{counted} {have} transparent pixels{example}: the network sees the arbitrary colours under them; "
             f"{_WAY_OUT}"
         )
 

@@ -54,7 +54,7 @@ class ReportOptions(EvaluationOptions, total=False):
 _QUICK = {"n_images": 30, "n_draws": 1}
 # Of what is left of a budget after the embedding: the test images with their heat-maps, then of the rest the figures.
 # Drawing the page takes what remains.
-_SHARE_OF_IMAGES, _SHARE_OF_FIGURES = 0.4, 0.65
+_SHARE_OF_IMAGES, _SHARE_OF_FIGURES = 0.4, 0.5
 _PAGE_OPTIONS = tuple(field.name for field in fields(PageOptions))
 
 
