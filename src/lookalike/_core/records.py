@@ -24,6 +24,7 @@ _MOST_BYTES = 64 * 2**20
 _MOST_VALUES = 4_000_000
 _MOST_LEVELS = 100
 _MOST_DIGITS = 40
+_MOST_NAMED_FIELDS = 8  # of an object, in an error
 _HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # lone surrogates, except those that stand for raw bytes
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -215,7 +216,8 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     hints, fields = typing.get_type_hints(kind), {field.name: field for field in dataclasses.fields(kind)}
     unknown = [key for key in value if key not in fields]
     if unknown:
-        raise LookalikeError(f"{where} has an unknown entry {shown(unknown[0])}")
+        few = f"; it has {', '.join(fields)}" if len(fields) <= _MOST_NAMED_FIELDS else ""
+        raise LookalikeError(f"{where} has an unknown entry {shown(unknown[0])}{few}")
     missing = [
         name
         for name, field in fields.items()
