@@ -159,6 +159,12 @@ def test_what_took_longer_than_expected_makes_the_plan_more_careful():
     assert plan.left_out == {"robustness": "it takes about 2 min"}
 
 
+def test_the_estimate_fits_a_line_of_a_terminal():
+    plan = Plan(Budget(5000, clock=Clock()), {"explanations": 1000.0, "robustness": 100_000.0})
+    assert plan.announcement(10) == "Evaluating within 83 min; expected: explanations 2.8 h, robustness 277.8 h"
+    assert Plan(None, {"robustness": 1.0}).announcement(1) is None
+
+
 def test_what_cannot_be_estimated_does_not_begin_at_the_very_end():
     clock = Clock()
     plan = Plan(Budget(100, clock=clock))
