@@ -6,6 +6,7 @@ from lookalike.metrics.budget import Budget
 from lookalike.model import PrototypeModel
 from lookalike.report.examples import Examples
 
+_DRAWING_SHARE = 0.15  # of the budget is kept for charts and pictures, which are drawn in any case [ours]
 _PARTS_AS_IMAGES = 20  # test images with heat-maps that take as long as the section on parts
 
 
@@ -30,7 +31,7 @@ def fitting_extras(model: PrototypeModel, examples: Examples, budget: Budget | N
         return Extras()
     of_maps = examples.seconds_per_image * len(model.prototypes)
     of_parts = examples.seconds_per_image * _PARTS_AS_IMAGES
-    left = budget.left
+    left = budget.left - _DRAWING_SHARE * budget.seconds
     shows_maps = left > of_maps
     shows_parts = left - (of_maps if shows_maps else 0) > of_parts
     extras = {"heat-maps on the prototypes' images": shows_maps, "the section on parts": shows_parts}
