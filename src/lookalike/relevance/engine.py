@@ -51,10 +51,9 @@ from lookalike.relevance.names import (
 )
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
 from lookalike.relevance.pixels import PixelDomain
-from lookalike.relevance.result_cache import ResultCache
+from lookalike.relevance.plain_pass import ResultCache, Watch
 from lookalike.relevance.rule_uses import RuleUse, RuleUses
 from lookalike.relevance.twins import Twins
-from lookalike.relevance.watch import Watch
 from lookalike.relevance.weak import TensorMap
 
 

@@ -16,9 +16,8 @@ from lookalike.relevance.engine import Engine
 from lookalike.relevance.foreign import with_script_modules
 from lookalike.relevance.names import LEFT, NO_RULE, UNSEEN, contents_of
 from lookalike.relevance.numbers import share_on_one, with_numbers
+from lookalike.relevance.plain_pass import PlainPass, ResultCache, Watch
 from lookalike.relevance.result import Relevance, RuleUse
-from lookalike.relevance.result_cache import ResultCache
-from lookalike.relevance.watch import PlainPass, Watch
 
 Run = Callable[[Tensor], Tensor]
 Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lookalike.relevance.names import WITHOUT_RULE
-from lookalike.relevance.unruled import TOO_MUCH
+from lookalike.relevance.rule_uses import TOO_MUCH
 
 _MOST_CHANNELS = 4  # of images [H, W, C]
 

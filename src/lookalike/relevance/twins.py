@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lookalike.relevance.dependence import Dependence, tensors_in
 from lookalike.relevance.names import SHAPE_ONLY, UNSEEN
+from lookalike.relevance.plain_pass import Watch
 from lookalike.relevance.rule_uses import RuleUses
-from lookalike.relevance.watch import Watch
 
 OUTSIDE = "code that the engine does not see"
 

@@ -9,9 +9,8 @@ from lookalike._core.errors import RelevanceError
 from lookalike.relevance import lrp
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear
+from lookalike.relevance.plain_pass import ResultCache, Watch
 from lookalike.relevance.propagation import propagate
-from lookalike.relevance.result_cache import ResultCache
-from lookalike.relevance.watch import Watch
 
 OPTIONS_OF_POOL = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
 CONVOLUTION = Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
