@@ -26,7 +26,7 @@ def test_copies_are_counted_and_those_between_classes_are_named_first(image_fold
     shutil.copy(train / "bee" / "01.png", train / "cat" / "copy.png")
     data = load_data(image_folder, PLAIN).train
     assert copies_sentence(data).startswith(
-        "3 training images are exact copies of others, 1 of them of two classes ('bee/01.png' = 'cat/copy.png'; 'ant/00"
+        "3 training images are exact copies of others, 1 of another class ('bee/01.png' = 'cat/copy.png'; 'ant/00"
     )
     assert copies_sentence(Subset(data, [0, 1, 2])) is None
 
@@ -40,6 +40,6 @@ def test_data_that_are_no_files_have_none():
 def test_a_conversion_says_so_once(image_folder, network_file, tmp_path):
     shutil.copy(image_folder / "train" / "bee" / "01.png", image_folder / "train" / "cat" / "copy.png")
     result = run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "m", "--n-prototypes", 1)
-    assert result.stderr.count("1 training image is an exact copy of others, 1 of them of two classes") == 1
+    assert result.stderr.count("1 training image is an exact copy of one of another class") == 1
     with pytest.warns(LookalikeWarning, match="lookalike audit lists them"):
         warn_of_copies(load_data(image_folder, PLAIN).train)

@@ -46,11 +46,11 @@ def copies_sentence(data: Any) -> str | None:
     names = without_common_folder([str(file) for file in files])
     listed = "; ".join(" = ".join(f"'{visible(names[rows[place]])}'" for place in group[:2]) for group in named)
     more = ", …" if len(groups) > _NAMED else ""
-    between = f", {n_across:,} of them of two classes" if n_across else ""
-    verb = "is an exact copy" if n_copies == 1 else "are exact copies"
-    return (
-        f"{counted(n_copies, 'training image')} {verb} of others{between} ({listed}{more}): lookalike audit lists them"
-    )
+    if n_copies == 1:
+        copies = f"is an exact copy of {'one of another class' if n_across else 'another'}"
+    else:
+        copies = "are exact copies of others" + (f", {n_across:,} of another class" if n_across else "")
+    return f"{counted(n_copies, 'training image')} {copies} ({listed}{more}): lookalike audit lists them"
 
 
 def _groups(contents: np.ndarray) -> list[np.ndarray]:
