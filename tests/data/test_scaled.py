@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lookalike.data import Preprocessing
+from lookalike.data import Preprocessing, load_training_data
 from lookalike.data.images import decode_image
 from lookalike.data.scaled import scale_of
 from lookalike.data.turbo import decode_jpeg
@@ -108,3 +108,16 @@ def test_the_option_is_saved_and_described():
     assert Preprocessing.from_dict(SCALED.to_dict()) == SCALED
     assert "scaled_decoding" not in replace(SCALED, scaled_decoding=False).to_dict()
     assert SCALED.describe().startswith("RGB, JPEG decoded at a reduced size; shorter side to 64")
+
+
+def test_networks_are_trained_on_the_same_pixels(photograph, tmp_path):
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            photograph.save(tmp_path / label / f"{number}.jpg", quality=90)
+    bundle = load_training_data(tmp_path, 32, scaled_decoding=True)
+    assert bundle.preprocessing.scaled_decoding
+    scaled, whole = bundle.train[0][0], replace(bundle.preprocessing, scaled_decoding=False).read(bundle.train.files[0])
+    assert not torch.equal(scaled, whole)
+    with pytest.raises(TypeError, match="did you mean 'scaled_decoding'"):
+        load_training_data(tmp_path, 32, scaled_decodin=True)
