@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.startup import import_with_torchvision
 from lookalike.data.fitted import FittedSamples
 from lookalike.data.turbo import is_baseline, read_content
 
@@ -47,16 +48,15 @@ def nvjpeg(device: torch.device, channels: int) -> Decode:
         raise LookalikeError(
             f"JPEG files are decoded on a CUDA device, and {str(device)!r} is none; leave decode_on out"
         )
-    import torchvision.io  # registers the operation
-
+    io = import_with_torchvision("torchvision.io")  # registers the operation
     if not hasattr(torch.ops.image, "decode_jpegs_cuda"):
         raise LookalikeError("torchvision was built without nvJPEG; leave decode_on out")
-    mode = torchvision.io.ImageReadMode.RGB if channels == 3 else torchvision.io.ImageReadMode.GRAY
+    mode = io.ImageReadMode.RGB if channels == 3 else io.ImageReadMode.GRAY
 
     def decode(contents: list[Tensor]) -> list[Tensor]:
         with warnings.catch_warnings():  # torchvision wants its users to change to another package
             warnings.simplefilter("ignore")
-            images: list[Tensor] = torchvision.io.decode_jpeg(contents, mode=mode, device=device)
+            images: list[Tensor] = io.decode_jpeg(contents, mode=mode, device=device)
         return images
 
     return decode
