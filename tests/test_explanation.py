@@ -46,6 +46,16 @@ def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, b
     tiny = convert(sem, (x[:12], y), n_prototypes=1)
     assert explain(tiny, x[:1])[0].likenesses[0].scope == "model"
     assert "training images of all classes" in explain(tiny, 40 * torch.ones(1, 1, 8, 8))[0].sentence()
+    in_threes = convert(sem, blobs, n_prototypes=10)
+    noisy = x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    beyond = [
+        one
+        for one in explain(in_threes, noisy)
+        if not one.unfamiliar and (near := one.likenesses[0]).count > 1 and near.distance > near.farthest * 1.001
+    ]
+    assert beyond
+    for one in beyond:
+        assert "training images behind it, but not than those of its class from theirs" in one.sentence()
     strange = explain(sem, 40 * torch.ones(1, 1, 8, 8))[0]
     assert strange.unfamiliar
     assert strange.likenesses[0].percentile == 100

@@ -176,7 +176,12 @@ class Explanation:
         if first.percentile >= 100:
             is_farther = first.distance > first.farthest * (1 + ROUNDING)
             how = "farther from it than all" if is_farther else "as far from it as the farthest of"
-            return f"{how} {counted(first.count, 'training image')} behind it"
+            behind = f"{how} {counted(first.count, 'training image')} behind it"
+            if not is_farther or self.doubt is not None or first.scope == "prototype":
+                return behind
+            # else it would contradict its own text: it is farther than all behind its prototype, and not unfamiliar
+            others = "its class" if first.scope == "class" else "all classes"
+            return f"{behind}, but not than those of {others} from theirs"
         farther = max(1, round((100 - first.percentile) / 100 * first.count))  # the farthest is farther, see above
         return f"closer to it than about {farther:,} of the {counted(first.count, 'training image')} behind it"
 

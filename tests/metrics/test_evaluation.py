@@ -236,7 +236,9 @@ def test_verdict_names_classes_and_ghosts():
         "Class 'ant' lost 5.0 points; with these prototypes, 20.0% of the training images of 'ant' look more like a "
         "prototype of another class, most often 'bee'."
     ) in said
-    assert any("'bee' (5.0) lost points, within what chance does to 2 classes" in sentence for sentence in said)
+    assert any(
+        "'bee' (5.0 points) lost accuracy; chance alone does as much to 2 classes" in sentence for sentence in said
+    )
     assert "1 of 4 prototypes are never used (1): do not read anything into them." in said
 
 

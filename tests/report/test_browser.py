@@ -185,7 +185,7 @@ def test_frames_of_a_wrong_and_unfamiliar_image_are_both_seen_and_explained(open
     )
     frame, inner = tile.evaluate(style), tile.locator("img").evaluate(style)
     assert frame[0] == "dashed"
-    assert inner[1] == "dotted"
+    assert inner[0] == "dotted"
     assert frame[2] == opened.locator(".frames .swatch.wrong").evaluate(style)[2]
     for name in ("disagreeing", "unfamiliar"):
         swatch = opened.locator(f".frames .swatch.{name}").evaluate(style)

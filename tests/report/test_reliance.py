@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lookalike import convert
+from lookalike._core.wording import UNFAMILIAR_BY_DISTANCE
 from lookalike.data import Preprocessing
 from lookalike.plots import plot_rejection, plot_reliability
 from lookalike.report import write_report
@@ -29,7 +30,7 @@ def test_a_calibrated_model_says_when_it_may_be_relied_on(model, tmp_path):
     assert "is a hint that this is so, not a guarantee" in plain
     assert "When may I rely on it?" in calibrated
     novel = "its novelty score is higher than that of nearly all validation images. The"
-    farther = "it is farther from its nearest prototype than every training image behind that prototype. The"
+    farther = f"{UNFAMILIAR_BY_DISTANCE}. The"
     assert (novel in calibrated, novel in plain) == (True, False)
     assert (farther in calibrated, farther in plain) == (False, True)
     assert "For 95% of new images the true class is among them" in calibrated

@@ -17,7 +17,10 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 
 
 # What "unfamiliar" means, of a model that was not calibrated and of one that was; docs/glossary.md defines it in full.
-UNFAMILIAR_BY_DISTANCE = "it is farther from its nearest prototype than every training image behind that prototype"
+UNFAMILIAR_BY_DISTANCE = (
+    "it is farther from its nearest prototype than every training image behind that prototype, or, where fewer than "
+    "ten are, than those of its class or of all classes are from theirs"
+)
 UNFAMILIAR_BY_NOVELTY = "its novelty score is higher than that of nearly all validation images"
 
 

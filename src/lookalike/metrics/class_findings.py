@@ -52,9 +52,9 @@ def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int)
     if not lost:
         return []
     worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
-    losses = [f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f})" for entry in worst]
+    losses = [f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f} points)" for entry in worst]
     text = (
-        f"Of single classes, {listing(losses, _NAMED)} lost points, within what chance does to {n_classes} classes "
+        f"Of single classes, {listing(losses, _NAMED)} lost accuracy; chance alone does as much to {n_classes} classes "
         "of so few images (Holm, 5%)."
     )
     return [Finding("classes", "info", text)]

@@ -200,7 +200,7 @@ def _page_of(material: Material) -> str:
     )
     data = {
         "classes": [visible(name) for name in model.class_names],
-        "prototypes": prototype_entries(model),
+        "prototypes": prototype_entries(model, material.decisions),
         "samples": material.examples.entries,
         "unfamiliar": unfamiliar_means(model),
     }

@@ -76,13 +76,15 @@ def prototypes_by_class(
     return classes
 
 
-def prototype_entries(model: PrototypeModel) -> list[dict[str, Any]]:
+def prototype_entries(model: PrototypeModel, decisions: Decisions) -> list[dict[str, Any]]:
     """Returns what the page's script needs of each prototype, as JSON values."""
     p = model.prototypes
+    decided = decisions.nearest.bincount(minlength=len(p)).tolist()
     return [
         {
             "label": int(p.labels[j]),
             "class": visible(p.class_of(j)),
+            "decides": decided[j],
             "title": visible(model.all_annotations.names[j] or ""),
             "name": visible(model.training_names.get(int(p.nearest[j, 0]), "")) if p.nearest.shape[1] else "",
         }

@@ -59,7 +59,7 @@ def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:
             if share is not None
         ),
         (
-            "of the test images are wrong",
+            "answers are wrong",
             f"{int(decisions.wrong.sum()):,} of {n_test:,}",
             "wrong" if is_wrong else None,
         ),

@@ -159,10 +159,10 @@ def _original(material: Material, label: int) -> _Cause:
     n_wrong = int(wrong.sum())
     n_both = int((wrong & (decisions.original != decisions.labels)).sum())
     if n_both > _MOST * n_wrong:
-        cause = "the cause of these lies in the network or in the images, not in the prototypes"
-        return _Cause(name, f"The original gets {n_both} of these {n_wrong} images wrong, too: {cause}.")
+        cause = "so it is not the prototypes that lost these"
+        return _Cause(name, f"The original gets {n_both} of these {n_wrong} images wrong, too, {cause}.")
     if n_both < _MOST * n_wrong:
-        cause = "the others were lost when it was turned into prototypes"
+        cause = "the prototypes lost the others"
         return _Cause(name, f"The original gets only {n_both} of these {n_wrong} images wrong: {cause}.")
     return _Cause(name, None)
 

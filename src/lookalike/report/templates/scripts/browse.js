@@ -20,6 +20,7 @@ const kinds = {
 };
 const orders = {
   data: (a, b) => a.row - b.row,
+  wrong: (a, b) => isWrong(b) - isWrong(a) || a.row - b.row,
   unsure: (a, b) => a.probability - b.probability,
   sure: (a, b) => b.probability - a.probability,
   name: (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }),

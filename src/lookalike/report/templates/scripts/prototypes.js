@@ -28,7 +28,7 @@ const openPrototype = (j) => {
         onclick: () => {
           dialog.close();
           const decided = samples.filter((sample) => sample.near[0].prototype === j);
-          showImages(`What ${titleOf(j)} decides`, decided, decided.length, { prototype: String(j) });
+          showImages(`What ${titleOf(j)} decides`, decided, prototypes[j].decides, { prototype: String(j) });
         } }),
       choiceOf("another beside it…", j, (other) => comparePrototypes(j, other)),
       make("a", { href: `#prototype-${j}`, textContent: "link to this prototype" })),
