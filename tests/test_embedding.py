@@ -330,7 +330,7 @@ def test_half_precision_is_noted_with_its_effect(net, blobs, tmp_path):
     assert half.info["precision_effect"]["same_predictions"] in (0, 1)
     assert half.embeddings.dtype == np.float16
     np.testing.assert_allclose(half.embeddings, full.embeddings, rtol=0.05, atol=0.05)
-    with pytest.raises(LookalikeError, match="precision must be 'auto', 'float32'"):
+    with pytest.raises(LookalikeError, match="precision must be 'auto', 'fastest', 'float32'"):
         embed(net, blobs, precision="double")
     for _ in range(2):  # a pass that never began leaves nothing to go on with
         with pytest.raises(LookalikeError, match="float16 is for GPUs"):
