@@ -7,7 +7,11 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import scipy.sparse
+import scipy.special
+import sklearn
 import torch
+import torch._dynamo
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lookalike import LookalikeError, PrototypeClassifier, convert, embed, evaluate, explain, load
@@ -19,6 +23,9 @@ from lookalike.report import write_report
 from lookalike.testing import check_prototype_model
 from tests.interruptions import Interruption, Tracer, interrupt
 from tests.watch import differing, process_state
+
+# These set environment variables and warning filters when they are first imported, which evaluations do.
+IMPORTED = scipy.sparse, scipy.special, sklearn, torch._dynamo
 
 
 def actions(net, blobs, folder):
