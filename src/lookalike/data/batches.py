@@ -16,7 +16,6 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
     WeightedRandomSampler,
     default_collate,
 )
@@ -44,6 +43,7 @@ from lookalike.data.samples import (
     read_sample,
     split_item,
     take_rows,
+    whole_data_set,
 )
 
 _DEFAULT_BATCH = 256
@@ -285,10 +285,7 @@ class Batches:
 
     def content_keys(self) -> np.ndarray | None:
         """Returns a hash of each sample's file content, sorted [N], int64; None if the data are not files."""
-        dataset, rows = self.dataset, self._rows
-        while isinstance(dataset, Subset):
-            indices = np.asarray(dataset.indices, dtype=np.int64)
-            dataset, rows = dataset.dataset, indices if rows is None else indices[rows]
+        dataset, rows = whole_data_set(self.dataset, self._rows)
         if rows is not None and hasattr(dataset, "select"):
             dataset = dataset.select(rows)
         keys = getattr(dataset, "content_keys", None)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Subset
 
 from lookalike._core.errors import warn_of
 from lookalike._core.names import visible, without_common_folder
 from lookalike._core.wording import counted
+from lookalike.data.samples import whole_data_set
 
 _NAMED = 2  # groups of copies that are named
 
@@ -28,10 +28,7 @@ def warn_of_copies(data: Any) -> None:
 
 def copies_sentence(data: Any) -> str | None:
     """Returns one line on the files that are exact copies of others; None if there are none, or no files."""
-    rows: np.ndarray | None = None
-    while isinstance(data, Subset):
-        indices = np.asarray(data.indices)
-        rows, data = indices if rows is None else indices[rows], data.dataset
+    data, rows = whole_data_set(data)
     keys, files, labels = (getattr(data, name, None) for name in ("content_keys", "files", "labels"))
     if not callable(keys) or not isinstance(files, list) or labels is None:
         return None

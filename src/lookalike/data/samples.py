@@ -225,6 +225,22 @@ def _was_raised_by_pillow(error: Exception) -> bool:
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "PIL"
 
 
+def whole_data_set(data: Any, rows: np.ndarray | None = None) -> tuple[Any, np.ndarray | None]:
+    """Returns the data set of which nested ``Subset``s are a part, and their rows in it.
+
+    Args:
+        data: A data set, perhaps a ``Subset`` of one.
+        rows: Rows of ``data`` that count, int64; None counts all.
+
+    Returns:
+        The whole data set, and the rows of it that count; None if all do, in their order.
+    """
+    while isinstance(data, Subset):
+        indices = np.asarray(data.indices, dtype=np.int64)
+        data, rows = data.dataset, indices if rows is None else indices[rows]
+    return data, rows
+
+
 def describe_sample(dataset: Any, index: int) -> str:
     """Returns the name of a sample's file if the data set has it, else the sample's number."""
     name = name_of_sample(dataset, index)

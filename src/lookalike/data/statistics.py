@@ -62,6 +62,6 @@ def saved_statistics(root: Path, name: str, images: np.ndarray) -> tuple[Channel
     return mean, std
 
 
-def evenly_spread(n: int) -> np.ndarray:
-    """Returns up to 2,000 of n rows, evenly spread; mean and deviation are estimated from these images."""
-    return np.unique(np.linspace(0, n - 1, min(_MAX_SAMPLED, n)).astype(int))
+def evenly_spread(n: int, at_most: int = _MAX_SAMPLED) -> np.ndarray:
+    """Returns some of n rows, evenly spread; by default the 2,000 from which mean and deviation are estimated."""
+    return np.unique(np.linspace(0, n - 1, min(at_most, n)).astype(int))

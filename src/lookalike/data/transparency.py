@@ -4,18 +4,18 @@ The colours stored under transparent pixels are arbitrary: a picture may show a 
 background there. A network sees these colours if the transparency is dropped.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Subset
 
 from lookalike._core.errors import BrokenImageError, warn_of
 from lookalike._core.names import visible
 from lookalike.data.images import decode_image, opened_image
+from lookalike.data.samples import whole_data_set
+from lookalike.data.statistics import evenly_spread
 
 TRANSPARENCIES = ("dropped", "white", "black")
 REMARK_ON_TRANSPARENCY = "it has transparent pixels, and the model sees the arbitrary colours stored under them"
@@ -121,9 +121,14 @@ def warn_of_transparency(data: Any, what: str) -> None:
     files, drops = _files_of(data)
     if not drops:
         return
-    candidates = [file for file in _evenly_spread(files, _MAX_HEADERS) if _header_allows_transparency(file)]
+    candidates = [
+        files[int(row)]
+        for row in evenly_spread(len(files), _MAX_HEADERS)
+        if _header_allows_transparency(files[int(row)])
+    ]
     found = TransparentImages(n_read=min(len(files), _MAX_HEADERS) - len(candidates))
-    for file in _evenly_spread(candidates, _MAX_DECODED):
+    for row in evenly_spread(len(candidates), _MAX_DECODED):
+        file = candidates[int(row)]
         try:
             found.look_at(decode_image(file, large_images=True), str(file))
         except BrokenImageError:
@@ -154,10 +159,7 @@ def _header_allows_transparency(file: Path) -> bool:
 
 def _files_of(data: Any) -> tuple[list[Path], bool]:
     """Returns a data set's image files, and whether their transparency is dropped."""
-    rows: np.ndarray | None = None
-    while isinstance(data, Subset):
-        indices = np.asarray(data.indices)
-        rows, data = indices if rows is None else indices[rows], data.dataset
+    data, rows = whole_data_set(data)
     files = getattr(data, "files", None)
     if not isinstance(files, list):
         listed = getattr(data, "imgs", None)  # torchvision's ImageFolder, whose loader drops transparency
@@ -166,8 +168,3 @@ def _files_of(data: Any) -> tuple[list[Path], bool]:
     if not files:
         return [], False
     return files if rows is None else [files[int(row)] for row in rows], drops
-
-
-def _evenly_spread(files: Sequence[Path], at_most: int) -> Iterator[Path]:
-    rows = np.unique(np.linspace(0, len(files) - 1, min(at_most, len(files))).astype(int)) if files else ()
-    return (files[int(row)] for row in rows)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Subset
 
 from lookalike._core.errors import BrokenImageError, LookalikeError, warn_of
 from lookalike._core.wording import counted
@@ -22,6 +21,8 @@ from lookalike.data.grey_values import (
 )
 from lookalike.data.images import decode_image, opened_image
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.data.samples import whole_data_set
+from lookalike.data.statistics import evenly_spread
 
 _MAX_HEADERS = 256  # files, evenly spread, whose headers are searched for greys of more than 8 bits
 _MAX_DECODED = 2_000  # files, evenly spread, whose values are read if there are such greys
@@ -73,10 +74,10 @@ def survey_values(files: Sequence[Path], *, large_images: bool = False) -> Value
     Returns:
         The survey, or None if no image has such greys.
     """
-    if not any(_has_deep_header(files[int(row)]) for row in _evenly_spread_rows(len(files), _MAX_HEADERS)):
+    if not any(_has_deep_header(files[int(row)]) for row in evenly_spread(len(files), _MAX_HEADERS)):
         return None
     spans, kinds, own_scale, n_read = [], set(), True, 0
-    for row in _evenly_spread_rows(len(files), _MAX_DECODED):
+    for row in evenly_spread(len(files), _MAX_DECODED):
         try:
             image = decode_image(files[int(row)], large_images=large_images)
             n_read += 1
@@ -210,10 +211,7 @@ def _highest_of_bits(value: float) -> int:
 
 def _files_of(data: Any) -> list[Path] | None:
     """Returns a data set's image files; None if it has no files, or its transform is no ``Preprocessing``."""
-    rows: np.ndarray | None = None
-    while isinstance(data, Subset):
-        indices = np.asarray(data.indices)
-        rows, data = indices if rows is None else indices[rows], data.dataset
+    data, rows = whole_data_set(data)
     files = getattr(data, "files", None)
     if not isinstance(files, list) or not isinstance(getattr(data, "transform", None), Preprocessing):
         return None
@@ -227,7 +225,3 @@ def _has_deep_header(file: Path) -> bool:
             return is_deep(image)
     except BrokenImageError:
         return False
-
-
-def _evenly_spread_rows(n: int, at_most: int) -> np.ndarray:
-    return np.unique(np.linspace(0, n - 1, min(at_most, n)).astype(int)) if n else np.arange(0)

@@ -213,9 +213,7 @@ class Call:
 
     def rectified(self, output: Tensor) -> "Call":
         """Returns this call with the ReLU behind it joined, whose output is given."""
-        call = replace(self, output=output, is_rectified=True)
-        call.cache = {}
-        return call
+        return replace(self, output=output, is_rectified=True, cache={})
 
 
 def _derived_weights(call: Call, part: str) -> Tensor:
