@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,7 +201,27 @@ def test_captions_compare_with_the_training_samples_in_place_of_a_bare_similarit
         behind = case.behind(near.prototype)
         if not len(behind):
             assert words.startswith("s = ")
+        elif len(behind) == 1:
+            assert words == "of one image"
         elif near.percentile >= 100:
             assert words == "farther than all"
         else:
-            assert words == f"closer than {100 - near.percentile:.0f}%"
+            assert words == f"closer than {near.n_farther / len(behind):.0%}"
+
+
+@pytest.mark.parametrize(
+    ("percentile", "count", "distance", "text", "caption"),
+    [
+        (99.7, 200, 2.9, "closer to it than about 1 of the 200 training images behind it", "closer than 1%"),
+        (64.0, 120, 2.0, "closer to it than about 43 of the 120 training images behind it", "closer than 36%"),
+        (100.0, 120, 3.0, "as far from it as the farthest of 120 training images behind it", "as far as any"),
+        (100.0, 120, 3.5, "farther from it than all 120 training images behind it", "farther than all"),
+        (100.0, 1, 3.5, "a single training image stands behind it", "of one image"),
+    ],
+)
+def test_a_sentence_and_a_caption_say_the_same_of_a_distance(case, percentile, count, distance, text, caption):
+    near = replace(
+        case.found[0].likenesses[0], percentile=percentile, count=count, distance=distance, farthest=3.0, name=None
+    )
+    assert near.nearness() == text
+    assert near.caption().endswith(f" · {caption}")

@@ -14,7 +14,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
-from lookalike._core.wording import counted, why_unfamiliar
+from lookalike._core.wording import why_unfamiliar
 from lookalike.data import InputBatch
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -123,7 +123,7 @@ class Explanation:
         said = (
             f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.called()}"
             f"{first.shown_by()} "
-            f"({self._spread()}), "
+            f"({self.nearness_of(first)}), "
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
         if self.unfamiliar:
@@ -163,27 +163,19 @@ class Explanation:
             return "so the prediction is"
         return "but all prototypes together vote for"
 
-    def _spread(self) -> str:
-        """Says how far away the nearest prototype is, in numbers of training images."""
+    def nearness_of(self, near: Likeness) -> str:
+        """Says how far away a prototype is, in numbers of training images; the same words wherever it is shown."""
         first = self.likenesses[0]
-        if self.doubt is None and self.unfamiliar and first.scope != "prototype":
+        if near.prototype != first.prototype or self.doubt is not None or first.scope == "prototype":
+            return near.nearness()
+        if self.unfamiliar:
             whose = f"of its class '{visible(first.class_name)}'" if first.scope == "class" else "of all classes"
             return f"farther from it than any of the {first.scope_count:,} training images {whose} from theirs"
-        if np.isnan(first.percentile):
-            return "no training image stands behind it"
-        if first.count == 1:  # a distance among those of a single image says nothing
-            return "a single training image stands behind it"
-        if first.percentile >= 100:
-            is_farther = first.distance > first.farthest * (1 + ROUNDING)
-            how = "farther from it than all" if is_farther else "as far from it as the farthest of"
-            behind = f"{how} {counted(first.count, 'training image')} behind it"
-            if not is_farther or self.doubt is not None or first.scope == "prototype":
-                return behind
-            # else it would contradict its own text: it is farther than all behind its prototype, and not unfamiliar
-            others = "its class" if first.scope == "class" else "all classes"
-            return f"{behind}, but not than those of {others} from theirs"
-        farther = max(1, round((100 - first.percentile) / 100 * first.count))  # the farthest is farther, see above
-        return f"closer to it than about {farther:,} of the {counted(first.count, 'training image')} behind it"
+        if not first.is_beyond_its_own:
+            return near.nearness()
+        # else it would contradict its own text: it is farther than all behind its prototype, and not unfamiliar
+        others = "its class" if first.scope == "class" else "all classes"
+        return f"{first.nearness()}, but not than those of {others} from theirs"
 
     def map_sentence(self) -> str | None:
         """Returns a sentence on the stability of the heat-maps; None unless it was measured, for the rule ``share``."""
@@ -328,14 +320,23 @@ class Explainer:
         self._maps_by_prototype: dict[int, np.ndarray] = {}
 
     @keeps_torch_settings
-    def explain(self, batch: InputBatch, first_row: int = 0) -> list[Explanation]:
-        """Explains the inputs of one batch; ``first_row`` is the number of its first input, for messages."""
+    def explain(self, batch: InputBatch, first_row: int = 0, *, embeddings: Tensor | None = None) -> list[Explanation]:
+        """Explains the inputs of one batch.
+
+        Args:
+            batch: The inputs.
+            first_row: Number of its first input, for messages.
+            embeddings: Their embeddings [n, D], if decisions on them are shown elsewhere: in a batch of another size a
+                network computes slightly other ones, by which a close decision can be another.
+        """
         explanations, outputs = _explain_batch(
-            self.model, self._original, self._familiar, batch, self.n_nearest, first_row
+            self.model, self._original, self._familiar, batch, self.n_nearest, first_row, embeddings
         )
         if self.parts:
+            target = [explanation.prediction for explanation in explanations]
+            prototypes = [explanation.likenesses[0].prototype for explanation in explanations]
             with step("parts"):
-                explained_parts = explain_parts(self.model, batch.inputs)
+                explained_parts = explain_parts(self.model, batch.inputs, target=target, prototypes=prototypes)
             pairs = zip(explanations, explained_parts, strict=True)
             explanations = [replace(explanation, parts=parts) for explanation, parts in pairs]
         if not self.relevance:
@@ -448,10 +449,12 @@ def _explain_batch(
     batch: InputBatch,
     n_nearest: int,
     first_row: int,
+    known: Tensor | None,
 ) -> tuple[list[Explanation], Tensor | None]:
     """Explains one batch of inputs, without heat-maps; returns the network's outputs too, for ``maps_on_inputs``."""
     inputs, names, labels = batch.inputs, batch.names, batch.labels
-    embeddings, scores = embed_and_score(model, inputs)
+    computed, scores = embed_and_score(model, inputs)
+    embeddings = computed if known is None else known.to(computed)
     answers = None if original is None or scores is None else original.answers(scores)
     check_finite_rows(embeddings.isfinite().all(1), names, first_row)
     near = Likenesses.of(model, familiar, embeddings)
@@ -489,4 +492,4 @@ def _explain_batch(
         )
         for row in range(len(predictions))
     ]
-    return explanations, None if scores is None else torch.cat([embeddings, scores], 1)
+    return explanations, None if scores is None else torch.cat([computed, scores], 1)

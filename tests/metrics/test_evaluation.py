@@ -208,7 +208,7 @@ def test_attributes_when_there_are_some(net, blobs):
 def test_verdict_says_what_was_lost(card):
     said = " ".join(card.verdict())
     assert "agrees with the original on" in said
-    assert "No prototype is unused." in said
+    assert "No prototype is unused: some training images look most like each." in said
     strict = " ".join(card.verdict(Thresholds(agreement=1.0, auroc_gain=2.0)))
     assert "100.0% are asked for" in strict
     assert "do not rely on its heat-maps" in strict
@@ -239,7 +239,9 @@ def test_verdict_names_classes_and_ghosts():
     assert any(
         "'bee' (5.0 points) lost accuracy; chance alone does as much to 2 classes" in sentence for sentence in said
     )
-    assert "1 of 4 prototypes are never used (1): do not read anything into them." in said
+    assert (
+        "1 of 4 prototypes is never used (1): no training image looks most like it, so do not read anything into it."
+    ) in said
 
 
 def test_markdown_and_rows_name_every_figure(card):

@@ -205,14 +205,32 @@ def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) ->
     if share is None:
         return None
     if share == 0:
-        return Finding("unused", "good", "No prototype is unused.")
-    counts = details["transparency"][0][
-        "activations" if details["transparency"][0]["scope"] == "class" else "activations_among_all"
-    ]
-    ghosts = [str(j) for j, count in enumerate(counts) if not count]
+        return Finding("unused", "good", "No prototype is unused: some training images look most like each.")
+    is_used = used_prototypes(details)
+    assert is_used is not None  # as their share is known
+    ghosts = [str(j) for j, used in enumerate(is_used) if not used]
     listed = ", ".join(ghosts[:8]) + (" and more" if len(ghosts) > 8 else "")
-    text = f"{len(ghosts)} of {len(counts)} prototypes are never used ({listed}): do not read anything into them."
+    are, them = ("is", "it") if len(ghosts) == 1 else ("are", "them")
+    text = (
+        f"{len(ghosts)} of {counted(len(is_used), 'prototype')} {are} never used ({listed}): no training image looks "
+        f"most like {them}, so do not read anything into {them}."
+    )
     return Finding("unused", "caution", text)
+
+
+def used_prototypes(details: Mapping[str, list[dict[str, Any]]]) -> list[bool] | None:
+    """Says of each prototype whether it is used: whether some training image looks most like it.
+
+    "Used" is about training images alone, by the scope of the scorecard. What a prototype decides are test images.
+
+    Returns:
+        None if it was not measured.
+    """
+    if "transparency" not in details:
+        return None
+    measured = details["transparency"][0]
+    counts = measured["activations" if measured["scope"] == "class" else "activations_among_all"]
+    return [count > 0 for count in counts]
 
 
 def _likenesses(

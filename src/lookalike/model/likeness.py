@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lookalike._core.names import visible
+from lookalike._core.wording import counted
 from lookalike.model.annotations import Region
 from lookalike.model.prototype_model import PrototypeModel
-from lookalike.model.prototypes import FamiliarRange, Scope
+from lookalike.model.prototypes import ROUNDING, FamiliarRange, Scope
 from lookalike.plots.tiles import shorten
 
 _DESCRIPTION_LENGTH = 200  # characters of a description in a sentence
@@ -72,19 +73,46 @@ class Likeness:
 
         Both do not fit below a picture.
         """
-        words = self._nearness() if self.name is None else shorten(self.name, 18)
+        words = self._short_nearness() if self.name is None else shorten(self.name, 18)
         return f"{shorten(self.class_name, 18)}\nno. {self.prototype} · {words}"
 
-    def _nearness(self) -> str:
-        """Compares the distance with those of the prototype's own training samples; without any, gives the similarity.
+    @property
+    def n_farther(self) -> int:
+        """About how many of the prototype's own training samples are farther from it than the input is."""
+        if np.isnan(self.percentile) or self.percentile >= 100:
+            return 0
+        return max(1, round((100 - self.percentile) / 100 * self.count))  # the farthest is farther
+
+    @property
+    def is_beyond_its_own(self) -> bool:
+        """Whether the input is farther from the prototype than all of at least two training samples of its own."""
+        return self.count > 1 and self.percentile >= 100 and self.distance > self.farthest * (1 + ROUNDING)
+
+    def nearness(self) -> str:
+        """Says how far away the input is, in numbers of the prototype's own training images."""
+        if np.isnan(self.percentile):
+            return "no training image stands behind it"
+        if self.count == 1:  # a distance among those of a single image says nothing
+            return "a single training image stands behind it"
+        of_them = f"{counted(self.count, 'training image')} behind it"
+        if self.is_beyond_its_own:
+            return f"farther from it than all {of_them}"
+        if not self.n_farther:
+            return f"as far from it as the farthest of {of_them}"
+        return f"closer to it than about {self.n_farther:,} of the {of_them}"
+
+    def _short_nearness(self) -> str:
+        """Says the same for a caption, as a share; without training samples, gives the similarity.
 
         A bare similarity says nothing to a reader who does not know its scale.
         """
         if np.isnan(self.percentile):
             return f"s = {self.similarity:.3g}".replace("= -", "= −")
-        if self.percentile >= 100:
-            return "farther than all"
-        return f"closer than {100 - self.percentile:.0f}%"
+        if self.count == 1:
+            return "of one image"
+        if not self.n_farther:
+            return "farther than all" if self.is_beyond_its_own else "as far as any"
+        return f"closer than {max(self.n_farther / self.count, 0.01):.0%}"
 
     def called(self) -> str:
         """Returns the prototype's name and description for a sentence; empty if nobody gave any."""

@@ -20,19 +20,20 @@ class OriginalAnswer:
 
     Attributes:
         class_name: The class that it predicts.
-        probability: The probability that it gives this class.
+        probability: The probability that it gives this class; None if only its class is known.
         agrees: Whether the prototype model predicts the same class.
     """
 
     class_name: str
-    probability: float
+    probability: float | None
     agrees: bool
 
     def sentence(self) -> str:
         """Says it in a sentence."""
+        sure = "" if self.probability is None else f" ({self.probability:.0%})"
         if self.agrees:
-            return f"The original network agrees ({self.probability:.0%})."
-        return f"The original network says '{visible(self.class_name)}' ({self.probability:.0%})."
+            return f"The original network agrees{sure}."
+        return f"The original network says '{visible(self.class_name)}'{sure}."
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

@@ -1,5 +1,6 @@
 """All that parts say of a prediction: why this class rather than the next, and which regions look like which."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.parts.comparison import Difference, difference
 from lookalike.parts.pairing import PairedRegions, pair_regions
+from lookalike.parts.per_image import PerImage
 from lookalike.parts.segmentation import Segments, segment
 
 
@@ -41,13 +43,23 @@ class ExplainedParts:
         }
 
 
-def explain_parts(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> list[ExplainedParts]:
+def explain_parts(
+    model: PrototypeModel,
+    inputs: Any,
+    batch_size: int = 64,
+    *,
+    target: Sequence[int] | Tensor | None = None,
+    prototypes: Sequence[int] | Tensor | None = None,
+) -> list[ExplainedParts]:
     """Explains predictions by parts, beside ``explain``, which explains them by whole images.
 
     Args:
         model: A prototype model of patches, or of whole images whose embedding is the average of a feature map.
         inputs: Images, as for ``PrototypeModel.predict``.
         batch_size: Most images that pass through the network at once.
+        target: Class of each image to explain; None takes the predicted ones.
+        prototypes: Prototype to compare each image with; None chooses as ``pair_regions`` does. Whoever shows another
+            explanation beside this one gives what that one says, so that both are of the same.
 
     Returns:
         One result per input.
@@ -59,16 +71,24 @@ def explain_parts(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> l
     batches = [batch.inputs for batch in model.read_inputs(inputs, batch_size)]
     if not batches:
         raise LookalikeError("there are no images to explain")
-    results = []
+    targets = PerImage.of("target", target, model.n_classes)
+    compared = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
+    results: list[ExplainedParts] = []
     for x in batches:
-        differences = difference(model, x, batch_size=batch_size) if model.n_classes > 1 else [None] * len(x)
-        has_images = model.prototype_inputs() is not None
-        pairs = pair_regions(model, x, batch_size=batch_size) if has_images else [None] * len(x)
+        to_explain, compared_with = (asked.of_rows(len(results), len(x)) for asked in (targets, compared))
+        differences: list[Difference] | list[None] = [None] * len(x)
+        if model.n_classes > 1:
+            differences = difference(model, x, to_explain, batch_size=batch_size)
+        pairs: list[PairedRegions] | list[None] = [None] * len(x)
+        if model.prototype_inputs() is not None:
+            pairs = pair_regions(model, x, compared_with, batch_size=batch_size)
         concepts = segment(model, x, batch_size) if model.has_patches else None
         segments = [None if concepts is None else concepts.of_image(row) for row in range(len(x))]
         results += [
             ExplainedParts(*parts_of_image) for parts_of_image in zip(differences, pairs, segments, strict=True)
         ]
+    for asked in (targets, compared):
+        asked.check_count(len(results))
     return results
 
 

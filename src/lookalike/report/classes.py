@@ -8,6 +8,7 @@ from torch import Tensor
 from lookalike.metrics import Scorecard
 from lookalike.metrics.class_findings import joined, tied_labels
 from lookalike.report.material import Material
+from lookalike.report.words import NO_CLASS
 
 _LARGEST_MATRIX = 20  # classes; a confusion matrix of more does not fit on the page
 _MOST_MISTAKES = 60  # rows in the table of mistakes
@@ -124,4 +125,4 @@ def _name(names: list[str], label: int | None) -> str | None:
     """Returns the name of a class; None for no class."""
     if label is None:
         return None
-    return names[label] if 0 <= label < len(names) else "a class that this model does not have"
+    return names[label] if 0 <= label < len(names) else NO_CLASS

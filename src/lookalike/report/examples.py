@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
 from lookalike.model.likeness import Likeness
+from lookalike.model.original import OriginalAnswer
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.pictures import picture
+from lookalike.report.words import NO_CLASS
 
 _BATCH = 16  # images explained at once
 _ROWS = 8192  # embeddings compared with the prototypes at once
@@ -48,6 +50,11 @@ class Decisions:
     def wrong(self) -> Tensor:
         """Whether each prediction is wrong [N]."""
         return self.predicted != self.labels
+
+    def decided_by(self, n_prototypes: int) -> list[int]:
+        """Returns how many test images each prototype decides: those that look most like it."""
+        counts: list[int] = self.nearest.bincount(minlength=n_prototypes).tolist()
+        return counts
 
     @property
     def telling(self) -> Tensor:
@@ -131,12 +138,14 @@ def explain_examples(
                     )
                 names: list[str | None] = [data.describe(int(index)) for index in indices]
                 batch = InputBatch(inputs, names, decisions.labels[rows].tolist())
+                # explained as decided: the same image has one answer and one nearest prototype everywhere on the page
+                embeddings = torch.from_numpy(np.asarray(store.take(np.asarray(rows)), dtype=np.float32))
                 try:
                     mapping = explainer if with_maps and pace.allows(len(rows)) else plain
                     with pace.timing(mapping is explainer, len(rows)):
-                        explanations = mapping.explain(batch, len(entries))
+                        explanations = mapping.explain(batch, len(entries), embeddings=embeddings)
                 except RelevanceError as error:
-                    explanations = plain.explain(batch, len(entries))
+                    explanations = plain.explain(batch, len(entries), embeddings=embeddings)
                     notes.append(f"there are no heat-maps: {error}")
                 notes += [
                     text
@@ -145,7 +154,8 @@ def explain_examples(
                     if text
                 ]
                 entries += [
-                    _entry(explanation, row, decisions) for row, explanation in zip(rows, explanations, strict=True)
+                    _entry(explanation, row, decisions, model.class_names)
+                    for row, explanation in zip(rows, explanations, strict=True)
                 ]
                 advance(len(rows))
     if pace.is_bounding:
@@ -202,8 +212,27 @@ class _Pace:
             self.seconds_per_image = (self.clock() - started) / n_images
 
 
-def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str, Any]:
+def _with_original_of(
+    explanation: Explanation, row: int, decisions: Decisions, class_names: Sequence[str]
+) -> Explanation:
+    """Returns an explanation that says of the original what the decisions say.
+
+    The page can compare with another classifier than the one that was converted, which an explanation asks.
+    """
+    if decisions.original is None:
+        return replace(explanation, original=None)
+    k, answer = int(decisions.original[row]), explanation.original
+    agrees = k == explanation.prediction
+    name = class_names[k] if 0 <= k < len(class_names) else None
+    if answer is not None and answer.agrees == agrees and name in (None, answer.class_name):
+        return explanation
+    contrast = explanation.contrast if not explanation.correct or agrees else None
+    return replace(explanation, original=OriginalAnswer(name or NO_CLASS, None, agrees), contrast=contrast)
+
+
+def _entry(explanation: Explanation, row: int, decisions: Decisions, class_names: Sequence[str]) -> dict[str, Any]:
     """Returns what the page's script needs of a test image, as JSON values."""
+    explanation = _with_original_of(explanation, row, decisions, class_names)
     image = explanation.image
     assert image is not None  # as seen before it was explained
     likenesses = explanation.shown
@@ -216,17 +245,15 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
     *likeness_shows, original_shows = (
         None if values is None else what_stands_out(values, limit) for values in prepared
     )
-    original = None if decisions.original is None else int(decisions.original[row])
     answer = explanation.original
-    is_same = answer is not None and original is not None and answer.agrees == (original == explanation.prediction)
     return {
         "row": row,
         "name": visible(explanation.name or str(row)),
         "label": int(decisions.labels[row]),
         "predicted": explanation.prediction,
         "probability": round(explanation.probability, 4),
-        "original": original,
-        "original_probability": round(answer.probability, 4) if answer is not None and is_same else None,
+        "original": None if decisions.original is None else int(decisions.original[row]),
+        "original_probability": None if answer is None or answer.probability is None else round(answer.probability, 4),
         "unfamiliar": explanation.unfamiliar,
         "doubt": None if explanation.doubt is None else explanation.doubt.sentence(),
         "sentence": explanation.sentence(),
@@ -235,20 +262,21 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions) -> dict[str
         "original_map": original_map,
         "original_shows": original_shows,
         "near": [
-            _likeness_entry(near, heat_map, shows, explanation.contrast)
+            _likeness_entry(near, heat_map, shows, explanation)
             for near, heat_map, shows in zip(likenesses, likeness_maps, likeness_shows, strict=True)
         ],
     }
 
 
 def _likeness_entry(
-    near: Likeness, heat_map: str | None, shows: str | None, contrast: Likeness | None
+    near: Likeness, heat_map: str | None, shows: str | None, explanation: Explanation
 ) -> dict[str, Any]:
     """Returns what the page's script needs of a likeness."""
+    contrast = explanation.contrast
     return {
         "prototype": near.prototype,
         "similarity": float(f"{near.similarity:.3g}"),
-        "percentile": None if np.isnan(near.percentile) else round(near.percentile),
+        "nearness": explanation.nearness_of(near),
         "is_contrast": contrast is not None and near.prototype == contrast.prototype,
         "map": heat_map,
         "shows": shows,

@@ -36,7 +36,9 @@ def parts(material: Material) -> dict[str, Any] | None:
     if not isinstance(inputs, Tensor):
         return None
     try:
-        explained = explain_parts(model, inputs)
+        explained = explain_parts(  # as decided, see explain_examples
+            model, inputs, target=decisions.predicted[rows], prototypes=decisions.nearest[rows]
+        )
     except LookalikeError:  # a class token, or a similarity that is no sum: heat-maps explain it
         return None
     names = {entry["row"]: entry["name"] for entry in material.examples.entries}

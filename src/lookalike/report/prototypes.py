@@ -10,6 +10,7 @@ from lookalike._core.names import visible
 from lookalike.data import Batches
 from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
+from lookalike.metrics.verdict import used_prototypes
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.examples import Decisions
@@ -41,8 +42,8 @@ def prototypes_by_class(
     pictures = _nearest_pictures(model, train)
     maps = _draw_maps(explainer) if with_maps else {}
     decoded = model.decoded_prototypes()
-    activations = card.details.get("transparency", [{}])[0].get("activations")
-    decided = decisions.nearest.bincount(minlength=len(p)).tolist()
+    is_used = used_prototypes(card.details)
+    decided = decisions.decided_by(len(p))
     wrong = decisions.nearest[decisions.wrong].bincount(minlength=len(p)).tolist()
     classes = []
     for k, name in enumerate(model.class_names):
@@ -58,7 +59,7 @@ def prototypes_by_class(
                         "purity": None if p.purity[j].isnan() else float(p.purity[j]),
                         "decides": decided[j],
                         "wrong": wrong[j],
-                        "ghost": activations is not None and activations[j] == 0,
+                        "ghost": is_used is not None and not is_used[j],
                         "name": model.training_names.get(int(p.nearest[j, 0])) if p.nearest.shape[1] else None,
                         "title": model.all_annotations.names[j],
                         "description": model.all_annotations.descriptions[j],
@@ -79,7 +80,7 @@ def prototypes_by_class(
 def prototype_entries(model: PrototypeModel, decisions: Decisions) -> list[dict[str, Any]]:
     """Returns what the page's script needs of each prototype, as JSON values."""
     p = model.prototypes
-    decided = decisions.nearest.bincount(minlength=len(p)).tolist()
+    decided = decisions.decided_by(len(p))
     return [
         {
             "label": int(p.labels[j]),

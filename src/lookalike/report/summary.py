@@ -1,7 +1,9 @@
 """The first section of a report: the sentence over all, key figures, and findings in order of weight."""
 
+from dataclasses import replace
 from typing import Any
 
+from lookalike._core.wording import counted
 from lookalike.metrics.findings import Finding, by_weight, overall
 from lookalike.report.material import Material
 from lookalike.report.weakness import weakest
@@ -36,8 +38,24 @@ def _links(material: Material) -> dict[str, str]:
 def _findings(material: Material) -> list[Finding]:
     """Returns the scorecard's findings and the page's own, in order of weight."""
     twins = material.duplicates
-    found = [*material.card.findings(), None if twins is None else twins.finding()]
+    found = [
+        *(_with_decisions(finding, material) for finding in material.card.findings()),
+        None if twins is None else twins.finding(),
+    ]
     return by_weight(finding for finding in found if finding is not None)
+
+
+def _with_decisions(finding: Finding, material: Material) -> Finding:
+    """Adds to the finding on use, which is about training images, how many prototypes decide no test image."""
+    if finding.topic != "unused":
+        return finding
+    decided = material.decisions.decided_by(len(material.model.prototypes))
+    n_idle = decided.count(0)
+    if not n_idle:
+        return finding
+    decides = "decides" if n_idle == 1 else "decide"
+    text = f"{finding.claim} {n_idle:,} of the {counted(len(decided), 'prototype')} {decides} no test image here."
+    return replace(finding, claim=text)
 
 
 def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:

@@ -39,9 +39,6 @@ const lookOf = (sample, near, rank) => {
   const isExtra = near.is_contrast && (rank > 0 || isWrong(sample));
   const other = prototypes[near.prototype].class;
   const words = isExtra ? `nearest prototype of “${other}”, which ${isWrong(sample) ? "it is" : "the original says"}` : rankText;
-  const far = near.percentile === null ? "" : near.percentile >= 100
-    ? `; as far away as the farthest of its training images, or farther`
-    : `; closer than ${100 - near.percentile}% of its training images`;
   const prototypeImage = pictureOf(near.prototype);
   const template = document.querySelector(`template[data-number="${near.prototype}"]`);
   const ownMap = template.content.querySelector('img[alt^="Heat-map"]')?.src;
@@ -57,7 +54,7 @@ const lookOf = (sample, near, rank) => {
       ownMap ? captioned(zoomable(ownMap, `Pixels of the training image of ${title}`), there) : null));
   }
   const name = prototypes[near.prototype].name;
-  look.append(make("span", { className: "caption", textContent: `${name ? `${name} · ` : ""}similarity ${number(near.similarity)}${far}` }),
+  look.append(make("span", { className: "caption", textContent: `${name ? `${name} · ` : ""}similarity ${number(near.similarity)}; ${near.nearness}` }),
     make("button", { type: "button", className: "link small", textContent: "more of this prototype",
       onclick: () => openPrototype(near.prototype) }));
   return look;

@@ -1,0 +1,89 @@
+"""What a page says of an image is the same in every place: one answer, one nearest prototype, one original."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from lookalike import convert
+from lookalike.data import InputBatch
+from lookalike.explanation import Explainer
+from lookalike.report import write_report
+from tests.report.page import data_of
+from tests.small import bright_images
+
+QUICK = {"only": ("faithfulness",), "n_maps": 2, "progress": False}
+
+
+def pooled(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+@pytest.fixture(scope="module")
+def data():
+    x, y = bright_images(60)
+    return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), y
+
+
+@pytest.fixture(scope="module")
+def whole(data):
+    return convert(pooled(), data, n_prototypes=4, n_images=1, progress=False)
+
+
+@pytest.mark.parametrize("relevance", [False, True])
+def test_an_explanation_rests_on_the_embeddings_that_the_decision_rested_on(data, whole, relevance):
+    inputs, others = data[0][:6], data[0][6:12]
+    embeddings = whole.embed(others)
+    found = Explainer(whole, relevance=relevance).explain(InputBatch(inputs), embeddings=embeddings)
+    assert [one.prediction for one in found] == whole.predict(others).tolist()
+    nearest = whole.similarities_of(embeddings).argmax(1)
+    assert [one.likenesses[0].prototype for one in found] == nearest.tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"level": "patch"}, {"similarity": "dot"}], ids=str)
+def test_the_parts_are_compared_with_the_prototype_that_the_browser_names(data, options, tmp_path):
+    model = convert(pooled(), data, n_prototypes=4, n_images=1, progress=False, **options)
+    path = tmp_path / "report.html"
+    write_report(model, data, path, **QUICK)
+    samples = {sample["row"]: sample for sample in data_of(path)["samples"]}
+    articles = re.findall(r'<article class="parts">.*?</article>', path.read_text(encoding="utf-8"), re.DOTALL)
+    assert articles
+    for article in articles:
+        sample = samples[int(re.search(r"#image-(\d+)", article)[1])]
+        named = re.findall(r"This (?:looks|does not look) like prototype (\d+)", article)
+        assert named == [str(sample["near"][0]["prototype"])]
+
+
+def test_the_original_says_the_same_in_the_line_and_in_the_sentence(data, whole, tmp_path):
+    """The page may compare with another classifier than the converted one."""
+    other, path = pooled(seed=5).eval(), tmp_path / "report.html"
+    write_report(whole, data, path, black_box=other, **QUICK)
+    classes, samples = data_of(path)["classes"], data_of(path)["samples"]
+    said = other(data[0]).argmax(1)
+    assert any(sample["original"] != sample["predicted"] for sample in samples)
+    for sample in samples:
+        assert sample["original"] == said[sample["row"]]
+        agrees = sample["original"] == sample["predicted"]
+        says = "The original network agrees" if agrees else f"The original network says '{classes[sample['original']]}'"
+        assert says in sample["sentence"]
+
+
+def test_a_card_and_the_sentence_say_the_same_of_the_distance(data, whole, tmp_path):
+    path = tmp_path / "report.html"
+    write_report(whole, data, path, **QUICK)
+    for sample in data_of(path)["samples"]:
+        assert f"({sample['near'][0]['nearness']})" in sample["sentence"]
+
+
+def test_used_is_of_training_images_and_decides_of_test_images(data, whole, tmp_path):
+    """A prototype that decides no test image is not called unused, and both sentences say what they count."""
+    path = tmp_path / "report.html"
+    write_report(whole, tuple(values[:6] for values in data), path, train=data, **QUICK | {"only": ("transparency",)})
+    text = path.read_text(encoding="utf-8")
+    n_idle = [prototype["decides"] for prototype in data_of(path)["prototypes"]].count(0)
+    assert n_idle
+    assert "No prototype is unused: some training images look most like each." in text
+    assert f"{n_idle} of the 12 prototypes decide no test image here." in text
+    assert text.count("decides no test image</span>") == n_idle
