@@ -7,8 +7,10 @@ import torch
 
 from lookalike import convert
 from lookalike._core.intervals import share
+from lookalike.embedding import embed
 from lookalike.report import write_report
-from lookalike.report.duplicates import Duplicates, Twin
+from lookalike.report.duplicates import Duplicates, Twin, find_duplicates
+from lookalike.report.examples import decide
 from tests.report.page import Named
 
 QUICK = {"only": ("transparency", "faithfulness"), "n_maps": 0, "progress": False}
@@ -38,13 +40,15 @@ def page_of(net, images, rows, folder):
 def test_duplicates_are_told_with_pictures_and_accuracy_without_them(net, images, tmp_path):
     page = page_of(net, images, [*range(60, 90), 0, 1, 2, 61, 62], tmp_path)
     claim = (
-        "3 of the 35 test images are near duplicates of training images, and 4 test images are near duplicates of one "
-        "another: such images are easier than new ones. Without them, 96.7% of 30 answers are correct; with them, "
-        "97.1%."
+        "3 of the 35 test images are near duplicates of training images, and 4 are near duplicates of one another: "
+        "such images are easier than new ones. Without these 3 and 2 of the others, so that one of each group stays, "
+        "96.7% of the other 30 answers are correct; of all 35, 97.1%."
     )
     assert page.count(claim) >= 2  # among the findings and in its own section
     section = re.search(r'<section id="duplicates".*?</section>', page, re.DOTALL)[0]
     assert section.count('<img src="data:image/') == 2 * 5
+    assert "These images are in 5 pairs: 3 with a training image and 2 of two test images" in section
+    assert section.count('">taken for ') == 3 + 2 * 2  # of each test image, as a link to it
     assert section.count('class="caption">training image:') == 3
     assert section.count('class="caption">another test image:') == 2
     assert section.count("equal to the network") == 5
@@ -60,5 +64,37 @@ def test_what_was_not_compared_is_not_called_free_of_duplicates():
     assert Duplicates([], False, 10, 0.9, share(9, 10)).finding() is None
     within = Duplicates([Twin(0, 1, False, True)], False, 10, 0.9, share(8, 9)).finding()
     assert within.claim.startswith("2 of the 10 test images are near duplicates of one another")
+    assert "Without 1 of these, so that one of each group stays, 88.9% of the other 9 answers are" in within.claim
     nothing_left = Duplicates([Twin(0, 3, True, True)], True, 1, 1.0, None).finding()
     assert "No other test images are left" in nothing_left.claim
+
+
+def test_training_data_that_are_not_the_models_own_are_told_of(net, images, tmp_path):
+    x, y = images
+    sem = convert(net, Named(x[:60], y[:60]), n_prototypes=2, progress=False)
+    write_report(sem, Named(x[60:], y[60:]), tmp_path / "r.html", train=Named(x[:59], y[:59]), **QUICK)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Test images were not compared with training images: those given are not the ones that the model was" in page
+    assert "Others are missing: those given are not the ones that the model was made from" in page
+    assert page.count("give the folder or the data set that it was converted with") == 2
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (29, "near duplicates were not looked for among 30 test images, as a report compares at most 29 images"),
+        (
+            89,
+            "not compared with training images: with the test images they are 90 images, as a report compares at most",
+        ),
+    ],
+)
+def test_a_page_says_that_there_were_too_many_images_to_compare(net, images, most, said):
+    """Nobody takes silence for a clean bill."""
+    x, y = images
+    sem = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
+    train, test = (embed(sem, values, progress=False) for values in ((x[:60], y[:60]), (x[60:], y[60:])))
+    found = find_duplicates(sem, test, train, decide(sem, test, None), most_images=most)
+    assert said in found.note
+    assert "'lookalike audit MODEL DATA'" in found.note
+    assert found.finding() is None

@@ -87,3 +87,33 @@ def test_used_is_of_training_images_and_decides_of_test_images(data, whole, tmp_
     assert "No prototype is unused: some training images look most like each." in text
     assert f"{n_idle} of the 12 prototypes decide no test image here." in text
     assert text.count("decides no test image</span>") == n_idle
+
+
+class Noisily(torch.utils.data.Dataset):
+    """Images, some of whose files have names that tell nothing."""
+
+    classes = ("ant", "bee", "cat")
+    files = ("photos/ant/a.png", "photos/bee/ .png", "photos/cat/\x01\x02.png", "photos/ant/b.png")
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def describe(self, index):
+        return self.files[index % 4]
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        return self.x[index], int(self.y[index])
+
+
+def test_images_without_a_telling_name_are_called_by_number_and_class(data, tmp_path):
+    named = Noisily(*(values[:8] for values in data))
+    model = convert(pooled(), named, n_prototypes=1, n_images=1, progress=False)
+    path = tmp_path / "report.html"
+    write_report(model, named, path, **QUICK)
+    names = [sample["name"] for sample in data_of(path)["samples"]]
+    assert names[:4] == ["ant/a.png", "image 1 (bee)", "image 2 (cat)", "ant/b.png"]
+    write_report(model, (named.x, named.y), path, overwrite=True, **QUICK)
+    assert [sample["name"] for sample in data_of(path)["samples"]][:2] == ["image 0 (ant)", "image 1 (bee)"]

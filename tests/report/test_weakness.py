@@ -89,3 +89,20 @@ def test_an_original_that_is_right_puts_the_loss_on_the_conversion(model, data):
 
 def test_no_class_is_the_weakest_where_all_are_alike(model, data):
     assert weakest(material_of(model, data, ())) is None
+
+
+def test_errors_are_counted_in_one_way_whether_they_are_shown_or_not(model, data):
+    """The sentence and the pictures count all errors, also where the page shows only some of the images."""
+    material = material_of(model, data, range(4))
+    material.examples.entries[:] = [entry for entry in material.examples.entries if entry["row"] not in (0, 1)]
+    found = weakest(material)
+    assert "4 of 4" in " ".join(found["found"])
+    assert [taker["n"] for taker in found["takers"]] == [4]
+    assert [error["row"] for error in found["takers"][0]["errors"]] == [2, 3]
+
+
+def test_classes_that_are_equally_weak_are_all_named(model, data):
+    wrong = [row for row in range(60) if int(data[1][row]) in (0, 2)]
+    found = weakest(material_of(model, data, wrong))
+    names = model.class_names
+    assert (found["name"], found["tied"]) == (names[0], f"{names[0]} and {names[2]}")

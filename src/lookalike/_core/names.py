@@ -10,10 +10,11 @@ and a name may have newlines, terminal commands or characters that reverse the t
 
 import json
 import os.path
+import re
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -21,6 +22,7 @@ _JOINERS = "\u200c\u200d"  # needed in Persian and Indic scripts and in emoji; t
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes such text for a formula
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[nrt])")  # what ``visible`` writes
 _FILE_NAME_BYTES = 120  # file systems take 255, and callers add prefixes and endings
 _BYTES_SUFFIX = "_bytes"
 
@@ -100,6 +102,22 @@ def file_name(name: str) -> str:
     except UnicodeEncodeError:
         text = "".join(character if character.isascii() else "_" for character in text)
     return text or "_"
+
+
+def telling_name(name: str | None) -> str | None:
+    r"""Returns a file's name as a screen can show it; None if it tells a reader nothing.
+
+    That is a name without letters and digits, or one of which more is escaped than can be shown.
+
+    Example:
+        >>> telling_name("ants/17.png"), telling_name("ants/ \x07.png"), telling_name("\x01a\x02.png")
+        ('ants/17.png', None, None)
+    """
+    shown = visible(name or "")
+    readable, n_escapes = _ESCAPE.subn("", PurePosixPath(shown).stem)
+    if not any(character.isalnum() for character in readable) or n_escapes > len(readable):
+        return None
+    return shown
 
 
 def without_common_folder(names: Sequence[str]) -> list[str]:

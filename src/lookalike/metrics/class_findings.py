@@ -60,6 +60,17 @@ def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int)
     return [Finding("classes", "info", text)]
 
 
+def weakest_labels(accuracies: Mapping[int, float]) -> list[int]:
+    """Returns the classes with the lowest accuracy, of accuracies by class; all that tie, in order.
+
+    Example:
+        >>> weakest_labels({0: 0.9, 1: 0.5, 2: 0.5})
+        [1, 2]
+    """
+    lowest = min(accuracies.values())
+    return sorted(label for label, accuracy in accuracies.items() if accuracy == lowest)
+
+
 def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> Finding | None:
     """Names the classes with the lowest accuracy, what they are taken for, and how far they overlap with others.
 
@@ -68,8 +79,9 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
     entries = [entry for entry in details.get("faithfulness", [{}])[0].get("per_class", []) if entry["accuracy"]]
     if len(entries) < 2:
         return None
-    lowest = min(entry["accuracy"]["value"] for entry in entries)
-    worst = [entry for entry in entries if entry["accuracy"]["value"] == lowest]
+    labels = weakest_labels({entry["label"]: entry["accuracy"]["value"] for entry in entries})
+    worst = [entry for entry in entries if entry["label"] in labels]
+    lowest = worst[0]["accuracy"]["value"]
     if worst[0]["mistaken_for"] is None:
         return None  # no class has a mistake
     overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}

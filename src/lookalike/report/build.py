@@ -133,7 +133,7 @@ def write_report(
         progress=settings.progress,
         budget=None if budget is None else budget.part_of_left(1 if card is not None else _SHARE_OF_IMAGES),
     )
-    training_images = _training_images(model, train)
+    training_images, why_no_training = _training_images(model, train)
     train_store: EmbeddingStore | None = None
     if card is None:
         of_evaluate |= {**report_options, "attributes": attributes, "test_embeddings": store, "rule": explainer.rule}
@@ -147,10 +147,13 @@ def write_report(
     examples.notes.extend(extras.notes)
     if training_images is None:
         train_store = None  # other data than the model's own
-    duplicates = find_duplicates(model, store, train_store, decisions)
+    if train_store is None and not why_no_training:
+        why_no_training = "they were not read for this report; leave out 'budget' and 'only' to have them read"
+    duplicates = find_duplicates(model, store, train_store, decisions, why_no_training)
     material = Material(
-        model, card, store, decisions, examples, explainer, data, training_images, page, extras, train_store, duplicates
-    )
+        model, card, store, decisions, examples, explainer, data, training_images, page, extras, train_store,
+        duplicates, why_no_training,
+    )  # fmt: skip
     write_whole(path, _page_of(material), replace=overwrite)
     return card
 
@@ -207,12 +210,19 @@ def _page_of(material: Material) -> str:
     return render(material.page.title, subtitle, render_sections(material), data)
 
 
-def _training_images(model: PrototypeModel, train: Any) -> Batches | None:
-    """Returns the training images, to show those nearest to prototypes; None if they are not the model's own.
+def _training_images(model: PrototypeModel, train: Any) -> tuple[Batches | None, str]:
+    """Returns the training images, to show those nearest to prototypes, or why not, with the way out.
 
     The model stores the nearest images by their row number, which means another image in other data.
     """
-    if train is None or not hasattr(train, "__getitem__"):
-        return None
+    if train is None:
+        return None, "none were given; give those that the model was made from"
+    if not hasattr(train, "__getitem__"):
+        return None, "they cannot be read one by one; give a data set or a folder"
     source, record = Batches(train), model.training_record
-    return source if record.fingerprint is None or record.matches(source) else None
+    if record.fingerprint is None or record.matches(source):
+        return source, ""
+    return None, (
+        "those given are not the ones that the model was made from, or were changed since; give the folder or the data "
+        "set that it was converted with"
+    )

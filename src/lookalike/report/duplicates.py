@@ -3,7 +3,9 @@
 Such images make an accuracy look better than it is on new images.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,19 +13,22 @@ import torch
 from torch import Tensor
 
 from lookalike._core.intervals import Share, share
-from lookalike._core.names import visible
+from lookalike._core.wording import counted
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.neighbours import look_around
+from lookalike.metrics.context import aligned_labels
 from lookalike.metrics.findings import Finding
 from lookalike.model import PrototypeModel
 from lookalike.report.examples import Decisions
 from lookalike.report.pictures import picture
+from lookalike.report.words import image_names
 
 if TYPE_CHECKING:
     from lookalike.report.material import Material
 
 _MOST_IMAGES = 7000  # compared in pairs; more would make a report wait for seconds, and ``audit`` compares them
+_FEWEST_IMAGES = 10
 _PAIRS_SHOWN = 12
 _BY_NAME = {True: "equal to the network", False: "nearly equal to the network"}
 
@@ -54,8 +59,9 @@ class Duplicates:
         with_training: Whether training images were compared.
         n_test: Number of test images.
         accuracy: Share of correct answers on all test images.
-        without: The same without test images that are alike to a training image, and with one of each pair of test
-            images; None if none are left.
+        without: The same without test images that are alike to a training image, and with one of each group of test
+            images that are alike; None if none are left.
+        note: What was not compared, why, and what to do about it; empty if all was.
     """
 
     twins: list[Twin]
@@ -63,6 +69,7 @@ class Duplicates:
     n_test: int
     accuracy: float
     without: Share | None
+    note: str = ""
 
     def finding(self) -> Finding | None:
         """Returns the finding for the first section; None if there is nothing to say."""
@@ -73,25 +80,37 @@ class Duplicates:
             return Finding("duplicates", "good", claim) if self.with_training else None
         parts = []
         if of_training:
-            parts.append(
-                f"{len(of_training):,} of the {self.n_test:,} test images are near duplicates of training images"
-            )
+            are = "is a near duplicate" if len(of_training) == 1 else "are near duplicates"
+            parts.append(f"{len(of_training):,} of the {self.n_test:,} test images {are} of training images")
         if within:
-            of_all = "" if of_training else f"of the {self.n_test:,} "
-            parts.append(f"{len(within):,} {of_all}test images are near duplicates of one another")
+            of_all = "" if of_training else f"of the {self.n_test:,} test images "
+            parts.append(f"{len(within):,} {of_all}are near duplicates of one another")
         claim = f"{', and '.join(parts)}: such images are easier than new ones."
         if self.without is None:
             return Finding(
                 "duplicates", "caution", f"{claim} No other test images are left to measure the accuracy on."
             )
-        claim += f" Without them, {self.without.value:.1%} of {self.without.n:,} answers are correct; with them, "
-        claim += f"{self.accuracy:.1%}."
+        n_training = len(of_training)
+        n_within = self.n_test - self.without.n - n_training  # those that are in both are counted once
+        left_out = [*([f"these {n_training:,}"] if of_training else []), *([f"{n_within:,}"] if n_within else [])]
+        of_them = "" if not n_within else " of the others" if of_training else " of these"
+        kept = ", so that one of each group stays," if n_within else ","
+        claim += (
+            f" Without {' and '.join(left_out)}{of_them}{kept} {self.without.value:.1%} of the other "
+            f"{counted(self.without.n, 'answer')} {'is' if self.without.n == 1 else 'are'} correct; of all "
+            f"{self.n_test:,}, {self.accuracy:.1%}."
+        )
         figures = f"95% interval without them {self.without.low:.1%} to {self.without.high:.1%}"
         return Finding("duplicates", "caution", claim, figures)
 
 
 def find_duplicates(
-    model: PrototypeModel, store: EmbeddingStore, train: EmbeddingStore | None, decisions: Decisions
+    model: PrototypeModel,
+    store: EmbeddingStore,
+    train: EmbeddingStore | None,
+    decisions: Decisions,
+    why_no_training: str = "",
+    most_images: int = _MOST_IMAGES,
 ) -> Duplicates | None:
     """Looks for near duplicates as the audit does, in the space in which the model compares images.
 
@@ -100,12 +119,23 @@ def find_duplicates(
         store: Embeddings of the test data.
         train: Embeddings of its training data; None compares the test images with one another.
         decisions: Decisions on the test data.
+        why_no_training: Why there are no training data, and the way out.
+        most_images: Largest number of images to compare.
 
     Returns:
-        None if there are too few images to say what a usual distance is, or too many to compare all.
+        None if there are too few images to say what a usual distance is.
     """
+    accuracy = 1 - float(decisions.wrong.double().mean())
+    too_many = f"as a report compares at most {most_images:,} images: 'lookalike audit MODEL DATA' compares any number"
+    if len(store) > most_images:
+        note = f"near duplicates were not looked for among {len(store):,} test images, {too_many}"
+        return Duplicates([], False, len(store), accuracy, None, note)
+    if train is not None and len(train) + len(store) > most_images:
+        why_no_training = f"with the test images they are {len(train) + len(store):,} images, {too_many}"
+        train = None
+    note = "" if train is not None else f"test images were not compared with training images: {why_no_training}"
     n_train = 0 if train is None else len(train)
-    if not 10 <= n_train + len(store) <= _MOST_IMAGES:
+    if n_train + len(store) < _FEWEST_IMAGES:
         return None
     points = [_points(model, embedded) for embedded in (train, store) if embedded is not None]
     twins = []
@@ -125,7 +155,7 @@ def find_duplicates(
             is_kept[twin.other] = False
     correct = ~decisions.wrong.numpy()
     without = share(int(correct[is_kept].sum()), int(is_kept.sum())) if is_kept.any() else None
-    return Duplicates(twins, train is not None, len(store), float(correct.mean()), without)
+    return Duplicates(twins, train is not None, len(store), accuracy, without, note)
 
 
 @torch.no_grad()
@@ -143,33 +173,69 @@ def duplicates(material: "Material") -> dict[str, Any] | None:
     if found is None or finding is None or not found.twins:
         return None
     shown = found.twins[:_PAIRS_SHOWN]
-    rows = {entry["row"]: entry for entry in material.examples.entries}
-    names = material.model.class_names
+    names_shown = {entry["row"]: entry["name"] for entry in material.examples.entries}
     pairs = [
         {
             "how": _BY_NAME[twin.exact],
-            "row": twin.row if twin.row in rows else None,
-            "predicted": names[int(material.decisions.predicted[twin.row])],
-            "wrong": bool(material.decisions.wrong[twin.row]),
             "images": [
-                ("test image", *_described(material, material.test, material.store, twin.row)),
-                ("training image", *_described(material, material.train, material.train_store, twin.other))
+                _test_image(material, "test image", twin.row, names_shown),
+                _training_image(material, twin.other)
                 if twin.is_training
-                else ("another test image", *_described(material, material.test, material.store, twin.other)),
+                else _test_image(material, "another test image", twin.other, names_shown),
             ],
         }
         for twin in shown
     ]
-    return {"finding": finding, "pairs": pairs, "n_pairs": len(found.twins), "with_training": found.with_training}
+    n_training = sum(twin.is_training for twin in found.twins)
+    return {
+        "finding": finding,
+        "pairs": pairs,
+        "n_pairs": len(found.twins),
+        "n_training": n_training,
+        "note": found.note,
+    }
 
 
-def _described(
-    material: "Material", data: Batches | None, store: EmbeddingStore | None, row: int
-) -> tuple[str, str | None]:
-    """Returns an image's name and its picture, if it can be read again."""
-    if data is None or store is None or not data.can_fetch:
-        return str(row), None
-    index = int(store.indices[row])
-    inputs = data.fetch([index])
+def _test_image(material: "Material", kind: str, row: int, names_shown: Mapping[int, str]) -> dict[str, Any]:
+    """Returns what the template needs of a test image; ``row`` is None if the page does not show it on its own."""
+    decisions, names = material.decisions, material.model.class_names
+    index, class_name = int(material.store.indices[row]), names[int(decisions.labels[row])]
+    name = names_shown.get(row) or _short_name(material.test, index, class_name)
+    return {
+        "kind": kind,
+        "name": name,
+        "source": _picture_of(material, material.test, index),
+        "row": row if row in names_shown else None,
+        "predicted": names[int(decisions.predicted[row])],
+        "wrong": bool(decisions.wrong[row]),
+    }
+
+
+def _training_image(material: "Material", row: int) -> dict[str, Any]:
+    """Returns what the template needs of a training image."""
+    data, store = material.train, material.train_store
+    assert data is not None  # else no training images were compared
+    assert store is not None
+    labels = aligned_labels(store, material.model, "training")
+    index, class_name = int(store.indices[row]), material.model.class_names[int(labels[row])]
+    return {
+        "kind": "training image",
+        "name": _short_name(data, index, class_name),
+        "source": _picture_of(material, data, index),
+        "row": None,
+        "predicted": None,
+        "wrong": False,
+    }
+
+
+def _short_name(data: Batches, index: int, class_name: str) -> str:
+    """Returns an image's name: its file and the folder that it is in, or its number and class."""
+    name = image_names([data.name_of(index)], [index], [class_name])[0]
+    return "/".join(PurePath(name).parts[-2:])
+
+
+def _picture_of(material: "Material", data: Batches, index: int) -> str | None:
+    """Returns an image's picture; None if it cannot be read again."""
+    inputs = data.fetch([index]) if data.can_fetch else None
     pixels = material.model.to_pixels(inputs) if isinstance(inputs, Tensor) else None
-    return visible(data.describe(index)), None if pixels is None else picture(pixels[0].numpy())
+    return None if pixels is None else picture(pixels[0].numpy())

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError, RelevanceError
-from lookalike._core.names import visible, without_common_folder
 from lookalike._core.progress import Advance, progress_bar
 from lookalike.data import Batches, InputBatch
 from lookalike.embedding import EmbeddingStore
@@ -24,7 +23,7 @@ from lookalike.model.likeness import Likeness
 from lookalike.model.original import OriginalAnswer
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.pictures import picture
-from lookalike.report.words import NO_CLASS
+from lookalike.report.words import NO_CLASS, image_names
 
 _BATCH = 16  # images explained at once
 _ROWS = 8192  # embeddings compared with the prototypes at once
@@ -168,7 +167,10 @@ def explain_examples(
             f"heat-maps were made for {len(rows_mapped):,} of the {len(rows_shown):,} test images shown, wrong and "
             "disagreeing ones first (option --maps)"
         )
-    for entry, name in zip(entries, without_common_folder([entry["name"] for entry in entries]), strict=True):
+    numbers = [int(store.indices[entry["row"]]) for entry in entries]
+    files = [data.name_of(number) for number in numbers]
+    classes = [model.class_names[entry["label"]] for entry in entries]
+    for entry, name in zip(entries, image_names(files, numbers, classes), strict=True):
         entry["name"] = name
     return Examples(sorted(entries, key=lambda entry: int(entry["row"])), _different(notes), pace.seconds_per_image)
 
@@ -248,7 +250,7 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions, class_names
     answer = explanation.original
     return {
         "row": row,
-        "name": visible(explanation.name or str(row)),
+        "name": "",  # named when all are known, see image_names
         "label": int(decisions.labels[row]),
         "predicted": explanation.prediction,
         "probability": round(explanation.probability, 4),

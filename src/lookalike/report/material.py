@@ -59,6 +59,7 @@ class Material:
         extras: What it shows beside the test images, if time is bounded.
         train_store: Embeddings of the training data, if they were made.
         duplicates: Test images that the network takes for the same as others; None if they were not looked for.
+        why_no_training: Why training images are not read again, and the way out; empty if they are.
     """
 
     model: PrototypeModel
@@ -73,6 +74,7 @@ class Material:
     extras: Extras = field(default_factory=Extras)
     train_store: EmbeddingStore | None = None
     duplicates: Duplicates | None = None
+    why_no_training: str = ""
 
     @property
     def has_original(self) -> bool:

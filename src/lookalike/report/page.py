@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookalike._core.names import json_text, visible
+from lookalike._core.wording import counted
 
 _STYLES = (
     "components/tokens.css",
@@ -65,6 +66,7 @@ def render(title: str, subtitle: str, sections: Sequence[RenderedSection], data:
     )
     environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.1%}"
     environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["counted"] = counted
     style = "\n".join(_source(environment, name) for name in _STYLES)
     script = '(() => {\n"use strict";\n' + "\n".join(_source(environment, name) for name in _SCRIPTS) + "\n})();"
     return environment.get_template("report.html").render(

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
-from lookalike._core.names import visible
 from lookalike.encoder import dtype_of, place
 from lookalike.parts import (
     Difference,
@@ -18,6 +17,7 @@ from lookalike.parts import (
 )
 from lookalike.report.material import Material
 from lookalike.report.pictures import drawing
+from lookalike.report.words import image_names
 
 _EACH = 5
 _SEED = 0  # so that the images are drawn by chance, and are the same in every report
@@ -46,7 +46,7 @@ def parts(material: Material) -> dict[str, Any] | None:
         "images": [
             {
                 "row": row if row in names else None,
-                "name": names.get(row) or visible(str(material.test.describe(int(material.store.indices[row])))),
+                "name": names.get(row) or _name_of(material, row),
                 "label": model.class_names[int(decisions.labels[row])],
                 "predicted": model.class_names[int(decisions.predicted[row])],
                 "wrong": bool(decisions.wrong[row]),
@@ -58,6 +58,15 @@ def parts(material: Material) -> dict[str, Any] | None:
         "concepts": [concept.sentence() for concept in concepts(model)[:_CONCEPTS]] if model.has_patches else [],
         "n_concepts": len(model.prototypes),
     }
+
+
+def _name_of(material: Material, row: int) -> str:
+    """Returns what to call a test image that the page does not show on its own."""
+    index, class_name = (
+        int(material.store.indices[row]),
+        material.model.class_names[int(material.decisions.labels[row])],
+    )
+    return image_names([material.test.name_of(index)], [index], [class_name])[0]
 
 
 def _drawings(explained: ExplainedParts) -> list[dict[str, Any]]:

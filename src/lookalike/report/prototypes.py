@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lookalike._core.errors import RelevanceError
-from lookalike._core.names import visible
+from lookalike._core.names import telling_name, visible
 from lookalike.data import Batches
 from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
@@ -15,6 +15,7 @@ from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.examples import Decisions
 from lookalike.report.pictures import picture
+from lookalike.report.words import image_names
 
 _IMAGES_SHOWN = 8  # training images of a prototype
 _MAP_CAPTIONS = {
@@ -60,7 +61,7 @@ def prototypes_by_class(
                         "decides": decided[j],
                         "wrong": wrong[j],
                         "ghost": is_used is not None and not is_used[j],
-                        "name": model.training_names.get(int(p.nearest[j, 0])) if p.nearest.shape[1] else None,
+                        "name": _file_of(model, j),
                         "title": model.all_annotations.names[j],
                         "description": model.all_annotations.descriptions[j],
                         "region": model.all_annotations.regions[j],
@@ -87,7 +88,7 @@ def prototype_entries(model: PrototypeModel, decisions: Decisions) -> list[dict[
             "class": visible(p.class_of(j)),
             "decides": decided[j],
             "title": visible(model.all_annotations.names[j] or ""),
-            "name": visible(model.training_names.get(int(p.nearest[j, 0]), "")) if p.nearest.shape[1] else "",
+            "name": _file_of(model, j) or "",
         }
         for j in range(len(p))
     ]
@@ -124,8 +125,8 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
     for rank, picture_source in enumerate(pictures):
         index_known = rank < p.nearest.shape[1] and int(p.nearest[j, rank]) >= 0
         caption = (
-            f"{visible(model.name_training_sample(int(p.nearest[j, rank])))} · distance "
-            f"{float(p.distances[j, rank]):.3g}{_closer_than(float(p.percentiles[j, rank]))}"
+            f"{_name_of(model, int(p.nearest[j, rank]), p.class_of(j))} · distance "
+            f"{float(p.distances[j, rank]):.3g}{_closer_than(float(p.percentiles[j, rank]), int(p.counts[j]))}"
             if index_known
             else ""
         )
@@ -133,9 +134,20 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
     return captioned
 
 
-def _closer_than(percentile: float) -> str:
-    """Says how near an image is; nothing if no training image stands behind the prototype."""
-    return "" if math.isnan(percentile) else f", closer than {100 - percentile:.0f}% of its images"
+def _file_of(model: PrototypeModel, j: int) -> str | None:
+    """Returns the name of the file that shows a prototype; None without one that tells a reader anything."""
+    nearest = model.prototypes.nearest
+    return telling_name(model.training_names.get(int(nearest[j, 0]))) if nearest.shape[1] else None
+
+
+def _name_of(model: PrototypeModel, index: int, class_name: str) -> str:
+    """Returns what to call one of the training images behind a prototype."""
+    return image_names([model.training_names.get(index)], [index], [class_name])[0]
+
+
+def _closer_than(percentile: float, n_images: int) -> str:
+    """Says how near an image is; nothing if at most one training image stands behind the prototype."""
+    return "" if math.isnan(percentile) or n_images < 2 else f", closer than {100 - percentile:.0f}% of its images"
 
 
 def _draw_maps(explainer: Explainer) -> dict[int, tuple[str, str]]:

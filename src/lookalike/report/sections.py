@@ -38,7 +38,11 @@ def _prototypes(material: Material) -> dict[str, Any]:
         with_maps=material.extras.prototype_maps,
     )
     is_unused = [prototype["ghost"] for each in gallery for prototype in each["prototypes"]]
-    return {"classes": gallery, "has_unused": any(is_unused)}
+    return {
+        "classes": gallery,
+        "has_unused": any(is_unused),
+        "why_no_training": "" if material.train is not None else material.why_no_training,
+    }
 
 
 def _what_is_a_prototype(material: Material) -> dict[str, Any]:

@@ -17,7 +17,9 @@ def summary(material: Material) -> dict[str, Any]:
     card = material.card
     found = _findings(material)
     whole = overall(found, card.get("accuracy"), len(material.decisions.labels))
-    notes = [*card.notes, *(note for note in material.examples.notes if note not in card.notes)]
+    twins = material.duplicates
+    own_notes = [*material.examples.notes, *([twins.note] if twins is not None and twins.note else [])]
+    notes = [*card.notes, *(note for note in own_notes if note not in card.notes)]
     return {
         "overall": whole,
         "word": None if whole is None else _WORDS[whole.level],

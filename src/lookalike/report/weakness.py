@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike.embedding import EmbeddingStore
+from lookalike.metrics.class_findings import joined, weakest_labels
 from lookalike.metrics.context import aligned_labels
 from lookalike.model.similarity import euclidean_distances
 from lookalike.report.material import Material
@@ -35,16 +36,18 @@ def weakest(material: Material) -> dict[str, Any] | None:
     k_classes = model.n_classes
     n = torch.bincount(decisions.labels, minlength=k_classes)
     n_wrong = torch.bincount(decisions.labels[decisions.wrong], minlength=k_classes)
-    tested = [k for k in range(k_classes) if n[k]]
-    if len(tested) < 2 or not n_wrong.any():
+    accuracies = {k: 1 - int(n_wrong[k]) / int(n[k]) for k in range(k_classes) if n[k]}
+    if len(accuracies) < 2 or not n_wrong.any():
         return None
-    label = max(tested, key=lambda k: float(n_wrong[k] / n[k]))
-    if all(n_wrong[k] * n[label] == n_wrong[label] * n[k] for k in tested):
+    labels = weakest_labels(accuracies)
+    if len(labels) == len(accuracies):
         return None
+    label = labels[0]
     causes = [cause(material, label) for cause in _CAUSES]
     found = [cause.found for cause in causes if cause.found is not None]
     return {
         "name": model.class_names[label],
+        "tied": joined([model.class_names[k] for k in labels]) if len(labels) > 1 else None,
         "n": int(n[label]),
         "n_wrong": int(n_wrong[label]),
         "found": found,
@@ -168,15 +171,23 @@ def _original(material: Material, label: int) -> _Cause:
 
 
 def _taker(material: Material, label: int) -> _Cause:
-    decisions, p = material.decisions, material.model.prototypes
-    nearest = decisions.nearest[decisions.wrong & (decisions.labels == label)]
-    counts = nearest.bincount(minlength=len(p))
-    j, name = int(counts.argmax()), "one prototype that takes most errors"
-    if int(counts[j]) < 2 or int(counts[j]) <= _MOST * len(nearest) or int(p.labels[j]) == label:
+    p, name = material.model.prototypes, "one prototype that takes most errors"
+    taken = _rows_by_taker(material, label)
+    n_errors = sum(map(len, taken.values()))
+    j, rows = next(iter(taken.items()))
+    if len(rows) < 2 or len(rows) <= _MOST * n_errors or int(p.labels[j]) == label:
         return _Cause(name, None)
     taker = f"no. {j} of class {p.class_of(j)!r}"
-    text = f"One prototype takes most of its errors: {taker}, {int(counts[j])} of {len(nearest)}."
-    return _Cause(name, text)
+    return _Cause(name, f"One prototype takes most of its errors: {taker}, {len(rows)} of {n_errors}.")
+
+
+def _rows_by_taker(material: Material, label: int) -> dict[int, list[int]]:
+    """Returns the wrong test images of a class, by the prototype that they look most like; most images first."""
+    decisions = material.decisions
+    taken: dict[int, list[int]] = {}
+    for row in torch.nonzero(decisions.wrong & (decisions.labels == label))[:, 0].tolist():
+        taken.setdefault(int(decisions.nearest[row]), []).append(row)
+    return dict(sorted(taken.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
 _CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
@@ -185,21 +196,14 @@ _CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
 
 
 def _takers(material: Material, label: int) -> list[dict[str, Any]]:
-    """Returns the prototypes that took the class's errors, most errors first, with the errors that are shown."""
-    shown: dict[int, list[dict[str, Any]]] = {}
-    names = material.model.class_names
-    for entry in material.examples.entries:
-        if entry["label"] == label and entry["predicted"] != label:
-            shown.setdefault(entry["near"][0]["prototype"], []).append(entry)
-    return [
-        {
-            "prototype": j,
-            "class": material.model.prototypes.class_of(j),
-            "n": len(errors),
-            "errors": [
-                {"row": entry["row"], "name": entry["name"], "predicted": names[entry["predicted"]]}
-                for entry in errors[:_ERRORS]
-            ],
-        }
-        for j, errors in sorted(shown.items(), key=lambda item: (-len(item[1]), item[0]))[:_TAKERS]
-    ]
+    """Returns the prototypes that took the class's errors, most errors first, with those errors that are shown."""
+    entries = {entry["row"]: entry for entry in material.examples.entries}
+    names, class_of = material.model.class_names, material.model.prototypes.class_of
+    takers = []
+    for j, rows in list(_rows_by_taker(material, label).items())[:_TAKERS]:
+        shown = [entries[row] for row in rows if row in entries][:_ERRORS]
+        errors = [
+            {"row": entry["row"], "name": entry["name"], "predicted": names[entry["predicted"]]} for entry in shown
+        ]
+        takers.append({"prototype": j, "class": class_of(j), "n": len(rows), "errors": errors})
+    return takers
