@@ -251,3 +251,31 @@ def test_the_banner_is_in_the_words_of_the_weightiest_finding(page):
     banner = re.search(r'<p class="overall (\w+)"><b>(.*?)\.</b>', text)
     first = re.search(r'<ul class="findings">\s*<li class="(\w+)"><b>(.*?)</b>', text)
     assert banner.groups() == first.groups()
+
+
+class Read(torch.utils.data.TensorDataset):
+    """Images that count how often each is read."""
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.n_read = 0
+
+    def __getitem__(self, index):
+        self.n_read += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("only", "passes"), [(("faithfulness",), 0), (("transparency",), 1), (("embedding",), 1)])
+def test_training_images_are_embedded_once_if_a_figure_needs_them(only, passes, net, blobs, tmp_path):
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
+    train = Read(*blobs)
+    write_report(sem, blobs, tmp_path / "page.html", train=train, only=only, n_maps=0, **QUICK)
+    assert passes * len(train) <= train.n_read < (passes + 1) * len(train)  # a few are read for pictures
+
+
+def test_a_page_without_any_axis_has_no_radar(net, blobs, tmp_path):
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
+    for only, has_radar in (("calibration", False), ("diversity", True)):
+        write_report(sem, blobs, tmp_path / f"{only}.html", only=(only,), n_maps=0, **QUICK)
+        page = (tmp_path / f"{only}.html").read_text(encoding="utf-8")
+        assert ("to compare models with" in page) is has_radar

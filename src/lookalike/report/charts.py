@@ -55,7 +55,9 @@ def _draw_radar(card: Scorecard) -> "Axes":
 @torch.no_grad()
 def draw_charts(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -> dict[str, str]:
     """Draws the charts that the scorecard has figures for. Returns SVGs by name."""
-    charts = {"radar": figure(lambda _: _draw_radar(card), _radar_text(card))}
+    charts: dict[str, str] = {}
+    if card.axes():  # sections such as the calibration have no axis
+        charts["radar"] = figure(lambda _: _draw_radar(card), _radar_text(card))
     if "auroc" in card.runs:
         charts["ordering"] = figure(functools.partial(_draw_ordering, card), _ordering_text(card))
     if "sanity" in card.details:
