@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lookalike import convert, explain
+from lookalike.model.classifier import LinearHead
 from lookalike.relevance import prp
 from tests.small import bright_images, small_network
 
@@ -167,6 +168,18 @@ def test_plain_values_are_those_of_the_fields(case):
         assert one.to_dict()["true"] == NAMES[one.label]
         assert one.to_dict()["correct"] == (one.label == one.prediction)
     assert {one.correct for one in case.found} == {True, False}
+
+
+def test_the_sentence_says_whether_the_nearest_prototype_decides(case):
+    model, orders = copy.copy(case.model), set()
+    for shift in range(3):  # each prototype votes for its own class, the next, or the one after
+        model.classifier = LinearHead.from_labels((case.model.prototypes.labels + shift) % 3, 3, other=0.0)
+        for one in explain(model, case.new, n_nearest=1):
+            label, near = one.prediction, one.likenesses[0]
+            orders.add((label > near.label) - (label < near.label))
+            how = "so the prediction is" if label == near.label else "but all prototypes together vote for"
+            assert f"), {how} '{NAMES[label]}' ({one.probability:.0%})." in one.sentence()
+    assert orders == {-1, 0, 1}
 
 
 def test_the_original_network_is_asked_too(case):

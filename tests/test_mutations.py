@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("cosmic_ray")
 
 from cosmic_ray.mutating import mutate_code
-from tools.mutations import DropKeyword, SwapArguments, by_hand, mutant_at, places_of
+from tools.mutations import DropKeyword, OtherKey, SwapArguments, SwapKeywords, by_hand, mutant_at, places_of
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,10 @@ from tools.mutations import DropKeyword, SwapArguments, by_hand, mutant_at, plac
         (DropKeyword, "f(a, b=1, c=2)", ["f(a, c=2)", "f(a, b=1,)"]),
         (DropKeyword, "f(b=1)", ["f()"]),
         (DropKeyword, "def f(a, b=1): pass", []),
+        (SwapKeywords, "f(a=x, b=y.z, c=1)", ["f(a=y.z, b=x, c=1)"]),
+        (SwapKeywords, "f(a=x, b=x, c='text')", []),
+        (OtherKey, "a['x'] = b['y'] + c[0]", ["a['y'] = b['y'] + c[0]", "a['x'] = b['x'] + c[0]"]),
+        (OtherKey, "a['x'] = b['x']", []),
     ],
 )
 def test_the_operators_of_the_wiring(operator, code, expected):

@@ -4,6 +4,7 @@
     python tools/mutants.py --sample 400               # a sample of all mutants, by a seed
     python tools/mutants.py --sample 400 --shard 1/2   # the first half of that sample; join the files with cat
     python tools/mutants.py --module metrics/verdict.py --sample 0   # all of one module
+    python tools/mutants.py --wiring --sample 60       # of the modules that pass values from part to part
     python tools/mutants.py --by-hand                  # the mistakes in tools/wiring.toml
     python tools/mutants.py --count FILE.jsonl         # killed, survived and timed out, and the survivors
 
@@ -37,8 +38,12 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 from tools.mutations import Mutant, by_hand, mutant_at, places_of  # noqa: E402
 
 METRICS = ("card", "metrics", "divergence", "faithfulness", "prototypes", "robustness", "class_order", "data_check")
+MEASURES = ("budget", "calibration", "controls", "ends", "measures_on_the_card", "findings", "familiarity")
 TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with at the first test that fails
-    "metrics/": [*(f"tests/metrics/test_{name}.py" for name in METRICS), "tests/metrics/test_evaluation.py"],
+    "metrics/budget.py": ["tests/metrics/test_budget.py"],
+    "metrics/verdict.py": ["tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py"],
+    "metrics/findings.py": ["tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py"],
+    "metrics/": [f"tests/metrics/test_{name}.py" for name in (*METRICS, *MEASURES, "evaluation")],
     "relevance/": [
         "tests/relevance/test_wiring.py", "tests/relevance/test_maps.py", "tests/relevance/test_rules.py",
         "tests/relevance/test_engine.py",
@@ -55,15 +60,39 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
     "model/prototypes.py": [
         "tests/model/test_prototypes.py", "tests/test_explanation_fields.py", "tests/conversion/test_update.py",
     ],
+    "report/": [f"tests/report/test_{name}.py" for name in ("report", "reliance", "weakness", "duplicates", "parts")],
+    "cli/app.py": ["tests/cli/test_options.py", "tests/cli/test_names.py", "tests/cli/test_commands.py"],
+    "cli/audit.py": ["tests/audit/test_audit.py"],
+    "cli/calibrate.py": ["tests/cli/test_options.py", "tests/cli/test_doubt.py"],
+    "cli/console.py": ["tests/cli/test_names.py", "tests/cli/test_commands.py"],
+    "cli/convert.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "preprocessing")],
+    "cli/demo.py": ["tests/cli/test_options.py", "tests/demo/test_demo.py"],
+    "cli/edit.py": ["tests/editing/test_edit_command.py", "tests/studio/test_studio.py"],
+    "cli/evaluate.py": ["tests/cli/test_options.py", "tests/cli/test_evaluate.py"],
+    "cli/explain.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "pictures")],
+    "cli/export.py": ["tests/export/test_file.py"],
+    "cli/predict.py": [f"tests/cli/test_{name}.py" for name in ("csv", "commands", "doubt")],
+    "cli/preprocessing.py": ["tests/cli/test_preprocessing.py", "tests/cli/test_first_day.py"],
+    "cli/reproduce.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],
+    "cli/studio.py": ["tests/studio/test_studio.py"],
+    "cli/train.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],
+    "cli/watch.py": ["tests/cli/test_doubt.py"],
+    "cli/": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "folders", "pictures")],
     "baselines/": [f"tests/baselines/test_{name}.py" for name in ("losses", "steps", "training")],
 }  # fmt: skip
 SLOW = (
     "tests/metrics/test_evaluation.py", "tests/relevance/test_zennit.py", "tests/relevance/test_prp.py",
     "tests/relevance/test_dependence.py", "tests/test_untouched.py", "tests/test_arguments.py",
-    "tests/conversion/test_convert.py", "tests/baselines/test_training.py",
+    "tests/conversion/test_convert.py", "tests/baselines/test_training.py", "tests/cli/test_train.py",
+    "tests/demo/test_demo.py",
 )  # fmt: skip
 ALSO = ("tests/test_untouched.py", "tests/test_arguments.py")  # what every module's tests end with
-MODULES = tuple(start for start in TESTS if start != "baselines/")
+WIRING = (  # what passes values from part to part
+    "metrics/evaluation.py", "metrics/context.py", "metrics/sections.py", "metrics/verdict.py", "metrics/findings.py",
+    "metrics/options.py", "metrics/budget.py", "report/build.py", "explanation.py", "conversion/convert.py",
+    "conversion/assembling.py", "cli/",
+)  # fmt: skip
+MODULES = ("metrics/", "relevance/", "explanation.py", "conversion/", "model/prototypes.py")
 LIBRARIES = (
     "numpy", "torch", "torchvision", "scipy.stats", "sklearn.cluster", "sklearn.mixture", "sklearn.metrics", "faiss",
     "sklearn.covariance", "safetensors.torch", "matplotlib.pyplot", "torchmetrics", "filelock", "PIL.Image", "rich",
@@ -78,9 +107,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which sample")
     parser.add_argument("--shard", default="1/1", help="i/n: the i-th of n parts of the sample")
     parser.add_argument("--module", action="append", help="a file or folder of the package; all of them by default")
+    parser.add_argument("--wiring", action="store_true", help="only the modules that pass values from part to part")
     parser.add_argument("--cpu-seconds", type=int, default=120, help="the most processor time of a mutant's tests")
     parser.add_argument("--output", type=Path, help="JSON lines; mutants that are in it are not run again")
     parser.add_argument("--quick", action="store_true", help="leave the slow tests out; what survives can be run again")
+    parser.add_argument("--trust", action="store_true", help="do not first run the tests without any mutant")
     parser.add_argument("--by-hand", action="store_true", help="run the mistakes of tools/wiring.toml")
     parser.add_argument("--count", type=Path, nargs="+", help="only count what these files hold")
     arguments = parser.parse_args()
@@ -90,7 +121,9 @@ def main() -> None:
     if arguments.by_hand:
         mutants = by_hand(ROOT / "tools/wiring.toml", PACKAGE)
     else:
-        mutants = sampled(arguments.module or MODULES, arguments.sample, arguments.seed)
+        mutants = sampled(
+            arguments.module or (WIRING if arguments.wiring else MODULES), arguments.sample, arguments.seed
+        )
     part, parts = map(int, arguments.shard.split("/"))
     known = read([arguments.output] if arguments.output is not None and arguments.output.exists() else [])
     rows, sound = [], set()
@@ -98,7 +131,7 @@ def main() -> None:
     for one in mutants[part - 1 :: parts]:
         row = known.get(one.name)
         if row is None or (row["outcome"] == "survived" and row["quick"] and not arguments.quick):
-            if group_of(one.module) not in sound:
+            if group_of(one.module) not in sound and not arguments.trust:
                 check_unbroken(one.module, arguments.cpu_seconds, arguments.quick)
                 sound.add(group_of(one.module))
             row = run(one, arguments.cpu_seconds, arguments.quick)

@@ -1,4 +1,4 @@
-"""Where a module can be broken: cosmic-ray's operators, and two of ours for the wiring between functions."""
+"""Where a module can be broken: cosmic-ray's operators, and four of ours for the wiring between functions."""
 
 import itertools
 import random
@@ -88,11 +88,63 @@ class DropKeyword(Operator):
         return (Example("f(a, b=1)", "f(a,)"),)
 
 
+class SwapKeywords(Operator):
+    """Swaps the values of two neighbouring keyword arguments of a call, those that are written in the call apart."""
+
+    def mutation_positions(self, node: Any) -> list[Any]:  # noqa: D102
+        return [(first.start_pos, second.end_pos) for first, second in self._pairs(node)]
+
+    def mutate(self, node: Any, index: int) -> Any:  # noqa: D102
+        first, second = self._pairs(node)[index]
+        first.children[2], second.children[2] = second.children[2], first.children[2]
+        return node
+
+    def _pairs(self, node: Any) -> list[tuple[Any, Any]]:
+        if node.type != "arglist":
+            return []
+        keywords = [child for child in node.children if child.type == "argument" and child.children[1] == "="]
+        named = [one for one in keywords if one.children[2].type in ("name", "atom_expr", "power")]
+        pairs = itertools.pairwise(named)
+        return [(first, second) for first, second in pairs if _code(first.children[2]) != _code(second.children[2])]
+
+    @classmethod
+    def examples(cls) -> Any:  # noqa: D102
+        return (Example("f(a=x, b=y)", "f(a=y, b=x)"),)
+
+
+class OtherKey(Operator):
+    """Reads or writes another key: one in quotes is replaced by the next one in the module."""
+
+    def mutation_positions(self, node: Any) -> list[Any]:  # noqa: D102
+        return [(node.children[1].start_pos, node.children[1].end_pos)] if self._other(node) else []
+
+    def mutate(self, node: Any, index: int) -> Any:  # noqa: D102, ARG002 - there is one
+        node.children[1].value = self._other(node)
+        return node
+
+    def _other(self, node: Any) -> str | None:
+        if not self._has_key(node):
+            return None
+        nodes = ast_nodes(node.get_root_node())
+        keys = list(dict.fromkeys(_code(one.children[1]) for one in nodes if self._has_key(one)))
+        return keys[(keys.index(_code(node.children[1])) + 1) % len(keys)] if len(keys) > 1 else None
+
+    @staticmethod
+    def _has_key(node: Any) -> bool:
+        return bool(node.type == "trailer" and node.children[0] == "[" and node.children[1].type == "string")
+
+    @classmethod
+    def examples(cls) -> Any:  # noqa: D102
+        return (Example("a['x'], a['y']", "a['y'], a['y']"),)
+
+
 def operators() -> dict[str, list[tuple[str, Operator]]]:
     """Returns the operators by family: at each place one of a family is drawn."""
     families: dict[str, list[tuple[str, Operator]]] = {
         "SwapArguments": [("SwapArguments", SwapArguments())],
         "DropKeyword": [("DropKeyword", DropKeyword())],
+        "SwapKeywords": [("SwapKeywords", SwapKeywords())],
+        "OtherKey": [("OtherKey", OtherKey())],
     }
     for full in operator_names():
         name = full.removeprefix("core/")

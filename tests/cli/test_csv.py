@@ -27,6 +27,9 @@ def test_csv_holds_what_json_holds(image_folder, network_file, tmp_path):
         assert float(row["probability"]) == one["probability"]
         assert {name: float(row[f"probability of {name}"]) for name in one["probabilities"]} == one["probabilities"]
         assert row["unfamiliar"] == str(one["unfamiliar"])
+    single = ["predict", str(tmp_path / "m"), str(image_folder / "test" / "ant" / "00.png"), "--network", spec, "--csv"]
+    (only,) = csv.DictReader(io.StringIO(run(app, single).stdout))
+    assert (only["prediction"], list(only)) == (rows[0]["prediction"], list(rows[0]))
     both = run(app, [*arguments, "--csv", "--json"])
     assert both.exit_code == 2
     assert "choose one of --json and --csv" in both.stderr

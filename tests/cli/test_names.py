@@ -120,6 +120,14 @@ def test_an_explanation_writes_a_class_as_all_else_does(hostile_folder, network_
     assert r"of class 'caf\xe9'" in shown
 
 
+@pytest.mark.parametrize("arguments", [["\x1b[2Jevaluate"], ["--\x1b[2Jquiet"], ["evaluate", "--\x1b[2Jquiet"]])
+def test_a_mistyped_command_does_not_reach_the_terminal_raw(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert r"\x1b[2J" in result.output
+    assert "\x1b[2J" not in result.output
+
+
 def test_a_locale_that_can_write_nothing_loses_nothing(hostile_folder, network_file, tmp_path):
     """One process converts, and its model knows the same class names as one made under UTF-8."""
     make_umlaut = hostile_folder / "train" / "café"

@@ -56,6 +56,28 @@ def test_a_black_box_is_trained_converted_and_evaluated(trained, image_folder, t
     assert "convert it first" in refused.output
 
 
+def test_a_finished_epoch_is_reported_with_the_figures_of_the_log(trained):
+    folder, result = trained("blackbox")
+    rows = list(csv.DictReader((folder / "training.csv").open()))
+    assert len(rows) == 3
+    for row in rows:
+        accuracy = f"training {float(row['train_accuracy']):.1%}, test {float(row['test_accuracy']):.1%}"
+        line = f"epoch {row['epoch']} ({row['phase']}): loss {float(row['loss']):.4g}, {accuracy}, "
+        assert line in result.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to train on")
+@pytest.mark.parametrize("command", ["train", "reproduce"])
+def test_training_on_a_device_that_is_not_there_is_refused(command, image_folder, tmp_path):
+    if command == "train":
+        arguments = ["train", "blackbox", "-d", image_folder, "-o", tmp_path / "net", *FAST]
+    else:
+        arguments = ["reproduce", "accuracy", "-d", image_folder, "--quick", "-o", tmp_path / "out", "--models", "kmex"]
+    result = run(*arguments, "--device", "cuda")
+    assert result.exit_code in (1, 2)
+    assert "this machine cannot train with these settings" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("method", ["flint", "protovae"])
 def test_kmex_of_a_baseline(method, trained, image_folder, tmp_path):
     folder, _ = trained(method)

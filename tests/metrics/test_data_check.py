@@ -90,3 +90,17 @@ def test_other_pictures_under_the_same_names_and_sizes_are_others(image_folder):
     other = load_data(image_folder, Preprocessing.square(16))
     assert evaluate(sem, other, **ONLY).info["data_check"]["training_data"] == "other"
     assert evaluate(sem, other.train, **ONLY).info["data_check"]["n_leaked"] == 0
+
+
+def test_the_same_pictures_under_other_names_are_the_same(image_folder):
+    """Names change the order and the fingerprint of files; the contents decide."""
+    from lookalike.data import Preprocessing, load_data
+    from lookalike.networks import NETWORKS
+
+    data = load_data(image_folder, Preprocessing.square(16))
+    sem = convert(NETWORKS["small-cnn"](n_classes=3), data, n_prototypes=2, progress=False)
+    for folder in (image_folder / "train").iterdir():
+        for number, file in enumerate(sorted(folder.iterdir(), reverse=True)):
+            file.rename(folder / f"again-{number}.png")
+    again = load_data(image_folder, Preprocessing.square(16))
+    assert evaluate(sem, again, **ONLY).info["data_check"]["training_data"] == "same"

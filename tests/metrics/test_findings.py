@@ -134,6 +134,12 @@ def test_only_a_model_that_mostly_agrees_is_good_however_often_the_original_errs
     assert re.search(says, whole.text)
 
 
+@pytest.mark.parametrize(("good", "most"), [(0.9, "10%"), (0.97, "3%"), (0.8, "20%")])
+def test_a_caution_says_how_many_answers_may_differ(good, most):
+    finding, _ = agreeing(0.77, 10_000, thresholds=Thresholds(good_agreement=good))
+    assert finding.text.endswith(f": 23.0% of the answers differ, where {most} at most are called good.")
+
+
 def test_an_agreement_that_is_asked_for_decides_alone():
     finding, whole = agreeing(0.7, 10_000, thresholds=Thresholds(agreement=0.6))
     assert finding.level == "good"

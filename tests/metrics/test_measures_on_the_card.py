@@ -65,3 +65,10 @@ def test_what_cannot_be_measured_is_told(model, blobs):
 def test_the_reference_page_has_the_table_of_all_measures():
     page = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
     assert measures_table() in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", ["only", "measures"])
+@pytest.mark.parametrize("value", ["faithfulness", {"sparseness"}, 3, ()])
+def test_names_that_are_no_list_or_none_at_all_are_refused(option, value, model, blobs):
+    with pytest.raises(LookalikeError, match=f"^{option} takes .*names of .*: .*sparseness"):
+        evaluate(model, blobs, **{**QUICK, option: value})

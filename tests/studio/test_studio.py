@@ -4,19 +4,23 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from lookalike import LookalikeError, convert, load
+from lookalike.cli import app
 from lookalike.data import Preprocessing
 from lookalike.editing import EDITS, Drop, open_session
 from lookalike.encoder.specs import build_untrained
@@ -483,6 +487,31 @@ def test_the_page_says_that_its_server_is_gone(tab, server):
     page.get_by_role("button", name="Drop", exact=True).click()
     page.locator("#status", has_text="does not answer. All edits that this page has confirmed are in").wait_for()
     page.close()
+
+
+def test_the_command_judges_on_the_validation_images(converted, network_file, image_folder, tmp_path, monkeypatch):
+    shutil.copytree(image_folder / "test" / "bee", tmp_path / "validation" / "ant")
+    for name in ("bee", "cat"):
+        shutil.copytree(image_folder / "test" / name, tmp_path / "validation" / name)
+    found, at_termination = {}, signal.getsignal(signal.SIGTERM)
+
+    def look(address):
+        try:
+            for name in ("wrong", "state"):
+                with urllib.request.urlopen(f"{address}api/{name}", timeout=60) as answer:
+                    found[name] = json.load(answer)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("webbrowser.open", lambda address: threading.Thread(target=look, args=[address]).start())
+    options = ["--validation", str(tmp_path / "validation"), "--network", f"{network_file}:make", "--who", "me"]
+    try:
+        result = CliRunner().invoke(app, ["studio", str(converted), str(image_folder), *options])
+    finally:
+        signal.signal(signal.SIGTERM, at_termination)
+    assert result.exit_code == 0, result.output
+    assert "Stopped; all edits are saved." in result.output
+    assert (found["wrong"]["part"], found["wrong"]["n"]) == ("validation", 3)  # the bees in the folder of ants
 
 
 def test_a_killed_server_loses_nothing(converted, network_file, image_folder):
