@@ -1,12 +1,15 @@
 """``lookalike demo``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.console import fail, guarded, out, percent, print_json, print_notes, print_table, say
+from lookalike.cli.console import fail, guarded, out, percent, print_json, print_notes, print_table, say, show_next
 from lookalike.cli.options import Json, Overwrite, Seed
+
+if TYPE_CHECKING:
+    from lookalike.demo.result import DemoResult
 
 _FILES = {
     "report.html": "everything on one page: open it in a browser",
@@ -54,20 +57,31 @@ def demo(
     if json:
         print_json(result.summary)
         return
+    print_result(result, output, "photographs" if photos else "digits")
+
+
+def print_result(result: "DemoResult", output: Path, images: str) -> None:
+    """Prints a demonstration's table and verdict, the files that it wrote, and the command to type next.
+
+    Args:
+        result: What the demonstration found.
+        output: The folder that it wrote.
+        images: What the test images show.
+    """
     columns = ["model", "accuracy", "agreement", "ghosted", "to convert", "to predict"]
     black_box = result.summary.get("black_box_accuracy")
     rows = [["black box", percent(black_box), "", "", "", "1"]] if black_box is not None else []
-    title = f"{result.summary['n_test']:,} test {'photographs' if photos else 'digits'}"
-    print_table(title, columns, rows + [_cells(row) for row in result.rows])
+    print_table(f"{result.summary['n_test']:,} test {images}", columns, rows + [_cells(row) for row in result.rows])
     for sentence in result.verdict:
         out.print(f"• {sentence}", markup=False, soft_wrap=True)
     print_notes(result.notes)
-    out.print(f"\nIn {output}:", style="bold", markup=False)
+    out.print(f"\nIn {output}:", style="bold", markup=False, soft_wrap=True)
     for name, description in _FILES.items():
         if (output / name).exists():
             out.print(f"  {name:<20} {description}", markup=False)
-    network = f" --network {output}/network.py:digit_network" if (output / "network.py").exists() else ""
-    out.print(f"\nTry: lookalike explain {output}/model IMAGES -o pictures{network}", markup=False, soft_wrap=True)
+    network = f"{output}/network.py:digit_network" if (output / "network.py").exists() else None
+    out.print()
+    show_next("explain", f"{output}/model", "IMAGES", "-o", "pictures", network=network)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
