@@ -57,6 +57,7 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
         "tests/model/test_prototypes.py", "tests/conversion/test_update.py", "tests/conversion/test_out_of_core.py",
         "tests/model/test_model.py", "tests/conversion/test_convert.py",
     ],
+    "model/likeness.py": ["tests/test_explanation_fields.py", "tests/test_explanation.py"],
     "model/prototypes.py": [
         "tests/model/test_prototypes.py", "tests/test_explanation_fields.py", "tests/conversion/test_update.py",
     ],
@@ -66,7 +67,7 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
     "cli/calibrate.py": ["tests/cli/test_options.py", "tests/cli/test_doubt.py"],
     "cli/console.py": ["tests/cli/test_names.py", "tests/cli/test_commands.py"],
     "cli/convert.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "preprocessing")],
-    "cli/demo.py": ["tests/cli/test_options.py", "tests/demo/test_demo.py"],
+    "cli/demo.py": ["tests/cli/test_demo_output.py", "tests/cli/test_options.py", "tests/demo/test_demo.py"],
     "cli/edit.py": ["tests/editing/test_edit_command.py", "tests/studio/test_studio.py"],
     "cli/evaluate.py": ["tests/cli/test_options.py", "tests/cli/test_evaluate.py"],
     "cli/explain.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "pictures")],
@@ -120,6 +121,7 @@ def main() -> None:
         return
     if arguments.by_hand:
         mutants = by_hand(ROOT / "tools/wiring.toml", PACKAGE)
+        mutants = [one for one in mutants if one.module.startswith(tuple(arguments.module or [""]))]
     else:
         mutants = sampled(
             arguments.module or (WIRING if arguments.wiring else MODULES), arguments.sample, arguments.seed

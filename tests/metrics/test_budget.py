@@ -173,6 +173,23 @@ def test_what_cannot_be_estimated_does_not_begin_at_the_very_end():
     assert plan.admits(SECTIONS["faithfulness"])
 
 
+class Threshold(nn.Module):
+    """Passes on where images are bright, so that no relevance reaches the pixels."""
+
+    def forward(self, x):
+        return (x > 0.5).float()
+
+
+def test_no_time_is_expected_for_maps_that_cannot_be_made(case):
+    data = case[1]
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    model = convert(nn.Sequential(Threshold(), *layers), data, n_prototypes=1, progress=False)
+    card = evaluate(model, data, budget=600, **QUICK)
+    assert any(note.startswith("section 'explanations' was not measured: ") for note in card.notes)
+    assert card.info["budget"]["estimates"]["explanations"] == 0
+    assert card.info["budget"]["left_out"] == {}
+
+
 @pytest.mark.parametrize(("seconds", "has_all"), [(0.01, True), (0.1, True), (0.4, False)])
 def test_a_report_ends_within_its_budget_and_has_maps_first(slow, tmp_path, seconds, has_all):
     model, data, clock, passing = slow

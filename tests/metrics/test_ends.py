@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+import pytest
 import torch
 
 from lookalike import convert, evaluate
@@ -116,3 +117,16 @@ def test_separability_in_parts_is_separability(monkeypatch):
     whole = separability(z, labels, prototypes, owners)
     monkeypatch.setattr(import_module("lookalike.metrics.separability"), "_CELLS", 9 * 7)
     assert separability(z, labels, prototypes, owners) == whole
+
+
+@pytest.mark.parametrize(("n_images", "only", "note"), [
+    (4, ["explanations"], None),
+    (5, ["explanations"], "there are only 4 test images: explanations are measured on all of them"),
+    (5, ["faithfulness"], None),  # that explains nothing
+])  # fmt: skip
+def test_fewer_images_than_asked_for_are_said(n_images, only, note, net, blobs):
+    x, y = blobs
+    card = evaluate(
+        convert(net, blobs, 2, progress=False), (x[:4], y[:4]), only=only, n_images=n_images, progress=False
+    )
+    assert [each for each in card.notes if "test image" in each] == ([] if note is None else [note])
