@@ -334,9 +334,9 @@ class Explainer:
         )
         if self.parts:
             target = [explanation.prediction for explanation in explanations]
-            prototypes = [explanation.likenesses[0].prototype for explanation in explanations]
+            nearest = [explanation.likenesses[0].prototype for explanation in explanations]
             with step("parts"):
-                explained_parts = explain_parts(self.model, batch.inputs, target=target, prototypes=prototypes)
+                explained_parts = explain_parts(self.model, batch.inputs, target=target, nearest=nearest)
             pairs = zip(explanations, explained_parts, strict=True)
             explanations = [replace(explanation, parts=parts) for explanation, parts in pairs]
         if not self.relevance:

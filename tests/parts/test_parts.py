@@ -154,7 +154,7 @@ def test_shares_of_pairs_are_those_of_the_inner_product(data):
     assert paired.explained == pytest.approx(sum(pair.share for pair in paired.pairs))
     assert paired.to_dict()["sentence"] == paired.sentence()
     assert "make the images less alike" not in replace(paired, explained=0.9).sentence()
-    assert replace(paired, explained=1.3).sentence().endswith("Other parts make the images less alike.")
+    assert replace(paired, explained=1.3).sentence().endswith("other parts make the images less alike.")
     assert len(paired.plot().lines) > len(paired.pairs)
 
 
@@ -319,3 +319,35 @@ def test_pictures_have_a_legend_and_outlines(data):
     assert sum(int(text.rpartition(" ")[2].removesuffix("%")) for text in texts) == pytest.approx(100, abs=2)
     explained = difference(convert(make_net(), data, n_prototypes=2), x[:1])[0]
     assert len(explained.plot().lines) >= 4  # a cell has four sides
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("##..... ##..... ....... ....... ....... ....... .......", "at the top left"),
+        ("##...## ##...## ....... ....... ....... ....... .......", "at the top left and at the top right"),
+        ("##...## ##...## ....... ....... ....... ##...## ##...##", "around the middle"),
+        ("#...... ....... ....... ....... ....... ....... ......#", "at the top left and at the bottom right"),
+        ("####### #.....# #.....# #.....# #.....# #.....# #######", "around the middle"),
+        ("....... ....... ....... ####### ....... ....... .......", "across the middle"),
+        ("....... ....... ..###.. ..###.. ..###.. ....... .......", "in the middle"),
+        ("####... ####... .###.#. ....... .#..... ....... ...#...", "at the top left"),
+    ],
+)
+def test_a_place_is_where_the_outlines_are(rows, words):
+    """The mean of two corners is the middle, where nothing is drawn."""
+    assert place_of(np.array([[cell == "#" for cell in row] for row in rows.split()])) == words
+
+
+def test_shares_above_all_of_the_likeness_have_a_word_in_sentence_and_picture(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1)
+    found = replace(pair_regions(model, x[:1])[0], explained=1.3, likeness=1.0)
+    assert "130% of their likeness, more than all of it: other parts make the images less alike." in found.sentence()
+    assert "130% in all: other parts make them less alike" in [text.get_text() for text in found.plot().texts]
+    cancelled = replace(found, explained=6.63)
+    assert "parts that are alike and parts that are not nearly cancel out." in cancelled.sentence()
+    assert "alike and unlike parts nearly cancel out" in [text.get_text() for text in cancelled.plot().texts]
+    within = replace(found, explained=0.9)
+    assert "more than all" not in within.sentence()
+    assert not any("in all" in text.get_text() for text in within.plot().texts)

@@ -5,10 +5,13 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 
 from lookalike.parts.comparison import Difference
 from lookalike.parts.pairing import PairedRegions, RegionPair
-from lookalike.plots import plot_segments
+from lookalike.plots import plot_activations, plot_pairs, plot_segments, plot_similarity_matrix
+from lookalike.plots.pixels import figure_pixels
+from lookalike.plots.tiles import shorten, wrapped
 
 LONG = "squamous cell carcinoma of WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW"
 IMAGE = np.full((80, 60, 3), 120, np.uint8)
@@ -67,3 +70,29 @@ def test_captions_of_pairs_are_apart(name, explained):
 def test_captions_of_segments_are_apart():
     concepts = np.arange(16).reshape(4, 4)
     check_apart(plot_segments(IMAGE, concepts, {k: f"{LONG} {k}" for k in range(16)}))
+
+
+@pytest.mark.filterwarnings("error")
+def test_characters_that_the_font_lacks_are_left_out_without_a_warning():
+    """matplotlib draws a box for each, and warns on the terminal."""
+    names = ["bird \N{BIRD}", "\N{FISH}", "\N{TROPICAL FISH}\N{VARIATION SELECTOR-16}"]
+    assert [shorten(name, 20) for name in names] == ["bird", "U+1F41F", "U+1F420 U+FE0F"]
+    assert wrapped("\N{BIRD} a bird\nof \N{FISH}") == "a bird\nof"
+    matrix = np.eye(3)
+    figure_pixels(plot_similarity_matrix(matrix, [0, 1, 2], names), 50)
+    figure_pixels(plot_activations([1, 2, 3], [0, 1, 2], names), 50)
+
+
+def test_borders_of_neighbouring_regions_do_not_cover_each_other():
+    """Each stays within its own mask, also around a hole; a tint tells the inside from the hole."""
+    image = np.zeros((70, 70, 3), np.uint8)
+    inner = np.zeros((7, 7), bool)
+    inner[2:5, 2:5] = True
+    ax = plot_pairs(image, image, [(inner, inner, 0.5), (~inner, ~inner, 0.4)], ("a", "b"))
+    borders: dict[str, set] = {}
+    for line in ax.lines:
+        borders.setdefault(to_hex(line.get_color()), set()).add(tuple(map(tuple, line.get_xydata().round(6).tolist())))
+    first, second = borders.values()
+    assert first.isdisjoint(second)
+    tints = [np.asarray(shown.get_array()) for shown in ax.images if np.asarray(shown.get_array()).shape == (7, 7, 4)]
+    assert [int((tint[..., 3] > 0).sum()) for tint in tints] == [9, 9, 40, 40]

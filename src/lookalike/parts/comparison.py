@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MORE_THAN_ALL = 1.05  # of the lead: below it, the other positions add up to nothing worth a word
+_NAMED = 2  # places in a sentence; all are drawn
 _ROUNDING = 1e-5  # of the lead: the positions add up to it in single precision
 
 
@@ -65,8 +66,10 @@ class Difference:
         n, total = int(self.deciding.sum()), self.deciding.size
         if n == total:
             return f"'{a}' rather than '{b}': no part decides alone; it takes all {total} positions."
-        places = " and ".join(dict.fromkeys(place for _, _, place in self.parts[:2]))
-        return f"'{a}' rather than '{b}': it would be '{b}' but for the part {places} ({n} of {total} positions)."
+        places = list(dict.fromkeys(place for _, _, place in self.parts))
+        named = " and ".join(places[:_NAMED]) + (", and others" if len(places) > _NAMED else "")
+        parts = "part" if len(self.parts) == 1 else f"{len(self.parts)} parts"
+        return f"'{a}' rather than '{b}': it would be '{b}' but for the {parts} {named} ({n} of {total} positions)."
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""

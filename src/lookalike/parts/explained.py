@@ -49,7 +49,7 @@ def explain_parts(
     batch_size: int = 64,
     *,
     target: Sequence[int] | Tensor | None = None,
-    prototypes: Sequence[int] | Tensor | None = None,
+    nearest: Sequence[int] | Tensor | None = None,
 ) -> list[ExplainedParts]:
     """Explains predictions by parts, beside ``explain``, which explains them by whole images.
 
@@ -58,8 +58,9 @@ def explain_parts(
         inputs: Images, as for ``PrototypeModel.predict``.
         batch_size: Most images that pass through the network at once.
         target: Class of each image to explain; None takes the predicted ones.
-        prototypes: Prototype to compare each image with; None chooses as ``pair_regions`` does. Whoever shows another
-            explanation beside this one gives what that one says, so that both are of the same.
+        nearest: The most similar prototype of each image, to compare it with in a model of whole images; None looks for
+            it. Whoever shows another explanation beside this one gives what that one says, so that both agree. A model
+            of patches compares with the prototype that most evidence comes from, and says so.
 
     Returns:
         One result per input.
@@ -72,7 +73,7 @@ def explain_parts(
     if not batches:
         raise LookalikeError("there are no images to explain")
     targets = PerImage.of("target", target, model.n_classes)
-    compared = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
+    compared = PerImage.of("prototype", None if model.has_patches else nearest, len(model.prototypes), "prototype")
     results: list[ExplainedParts] = []
     for x in batches:
         to_explain, compared_with = (asked.of_rows(len(results), len(x)) for asked in (targets, compared))

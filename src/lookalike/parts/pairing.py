@@ -7,7 +7,7 @@ together into a few kinds, and a pair of regions is one kind here and there. Its
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _MOST_PAIRS = 3  # drawn: more outlines are not told apart
 _LEAST_SHARE = 0.05  # of the likeness: a pair below it is not worth an outline
+ROUNDING = 0.005  # of the likeness: less is not seen in a percentage
+MUCH = 2.0  # of the likeness: what is left of the two images' likeness is a small difference of large numbers
 LITTLE = 0.5  # of the likeness: pairs that carry less do not explain it
 
 
@@ -63,6 +65,8 @@ class PairedRegions:
         best_single: Share that the three best pairs of single positions carry.
         image: The input, uint8 [H, W, C]; None if the model does not know its range.
         prototype_image: The prototype's nearest training image, uint8 [H, W, C].
+        by_evidence: Whether the prototype is the one that most of the evidence comes from, in a model of patches, and
+            not the most similar one.
     """
 
     prototype: int
@@ -73,21 +77,30 @@ class PairedRegions:
     best_single: float
     image: np.ndarray | None
     prototype_image: np.ndarray
+    by_evidence: bool = False
 
     def sentence(self) -> str:
         """Says it in a sentence."""
-        prototype_text = f"prototype {self.prototype} of class '{visible(self.class_name)}'"
+        which = f"{self.prototype} of class '{visible(self.class_name)}'"
+        begin = f"This looks like prototype {which}"
+        if self.by_evidence:
+            begin = f"The prototype that speaks most for this is {which}"
         if self.likeness <= 0:
-            return f"This does not look like {prototype_text}."
+            alone = f"{begin}, but the images as a whole are not alike."
+            return alone if self.by_evidence else f"This does not look like prototype {which}."
         if not self.pairs or self.explained < LITTLE:
-            best = f"{max(self.explained, 0):.0%}"
-            return f"This looks like {prototype_text}, but no part explains this: the best carry {best}."
+            return f"{begin}, but no part explains this: the best carry {max(self.explained, 0):.0%}."
+        if self.explained > MUCH:
+            return f"{begin}, but no part explains this: parts that are alike and parts that are not nearly cancel out."
         links = ", ".join(
             f"the part {place_of(pair.here)} like the part {place_of(pair.there)} there ({pair.share:.0%})"
             for pair in self.pairs
         )
-        too_much = " Other parts make the images less alike." if self.explained > 1 else ""
-        return f"This looks like {prototype_text}: {links}.{too_much}"
+        too_much = ""
+        if self.explained > 1 + ROUNDING:
+            whole = f"{self.explained:.0%} of their likeness, more than all of it"
+            too_much = f" That is {whole}: other parts make the images less alike."
+        return f"{begin}: {links}.{too_much}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -115,9 +128,11 @@ class PairedRegions:
         regions = [(pair.here, pair.there, pair.share) for pair in self.pairs]
         little = self.likeness <= 0 or self.explained < LITTLE
         captions = ("this image", f"prototype {self.prototype}\nof {visible(self.class_name)}")
-        return plot_pairs(
-            image, self.prototype_image, regions, captions, note="no part explains this" if little else "", ax=ax
-        )
+        note = "no part explains this" if little else ""
+        if not little and self.explained > 1 + ROUNDING:
+            note = f"{self.explained:.0%} in all: other parts make them less alike"
+            note = "alike and unlike parts nearly cancel out" if self.explained > MUCH else note
+        return plot_pairs(image, self.prototype_image, regions, captions, note=note, ax=ax)
 
 
 @keeps_torch_settings
@@ -161,6 +176,7 @@ def pair_regions(
         maps, embeddings = reader.maps_and_embeddings(x)
         here = _patches(maps)
         numbers = asked.of_rows(len(results), len(x))
+        by_evidence = numbers is None and isinstance(model.classifier, PatchDecision)
         if numbers is None:
             z = maps.flatten(2).transpose(1, 2).flatten(1) if model.has_patches else embeddings
             check_finite_rows(z.isfinite().all(1), first=len(results))
@@ -169,12 +185,11 @@ def pair_regions(
         there = torch.cat([_patches(reader.maps(rows.to(x))) for rows in references[drawn].split(batch_size)])
         pixels = model.to_pixels(x)
         for row, number in enumerate(numbers.tolist()):
-            results.append(
-                _pair(
-                    model, number, here[row], there[which[row]], reader.grid, (n_kinds, seed),
-                    None if pixels is None else pixels[row].numpy(),
-                )
+            pair = _pair(
+                model, number, here[row], there[which[row]], reader.grid, (n_kinds, seed),
+                None if pixels is None else pixels[row].numpy(),
             )  # fmt: skip
+            results.append(replace(pair, by_evidence=by_evidence))
     asked.check_count(len(results))
     return results
 

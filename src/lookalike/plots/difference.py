@@ -7,7 +7,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike.plots.heatmap import paint
-from lookalike.plots.regions import colours_of, draw_outline, picture_extent
+from lookalike.plots.regions import colours_of, draw_region, picture_extent
 from lookalike.plots.tiles import GAP, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def plot_difference(
     ax = tile_axes(ax, right + 1, 1 + max(caption_height(caption), caption_height(title)))
     draw_tile(ax, image, 0, 0, caption=caption)
     for mask, colour in zip(masks, colours_of(len(masks)), strict=True):
-        draw_outline(ax, mask, picture_extent(image, 0, 0), colour)
+        draw_region(ax, mask, picture_extent(image, 0, 0), colour)
     rows = np.arange(image.shape[0]) * by_position.shape[0] // image.shape[0]
     columns = np.arange(image.shape[1]) * by_position.shape[1] // image.shape[1]
     pixels = by_position[np.ix_(rows, columns)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
-from lookalike.plots.regions import colours_of, draw_outline, picture_extent
+from lookalike.plots.regions import colours_of, draw_region, picture_extent
 from lookalike.plots.tiles import MUTED, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def plot_pairs(
     draw_tile(ax, prototype_image, right, 0, caption=lines[1])
     extents = picture_extent(image, 0, 0), picture_extent(prototype_image, right, 0)
     for number, ((here, there, share), colour) in enumerate(zip(regions, colours_of(len(regions)), strict=True)):
-        draw_outline(ax, here, extents[0], colour)
-        draw_outline(ax, there, extents[1], colour)
+        draw_region(ax, here, extents[0], colour)
+        draw_region(ax, there, extents[1], colour)
         y = 0.2 + 0.28 * number
         ax.plot([1.05, right - 0.05], [y, y], color=colour, linewidth=2.2)
         ax.text(1 + _BETWEEN / 2, y - 0.03, f"{share:.0%}", ha="center", va="bottom", fontsize=8, color=MUTED)

@@ -1,5 +1,8 @@
 """Layout of pictures in one Axes: each picture is a tile of a grid, with a caption below."""
 
+import contextlib
+import functools
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,7 @@ _NAME_SIZE, _FURTHER_SIZE = 8.5, 7.5  # points: of a caption's first line, and o
 _CAPTION_POINTS = 0.95 * 72 * TILE_INCHES  # width of a caption
 _MOST_LINES = 4  # of a caption, besides its first
 GAP = 0.14  # between tiles, in tiles
+_GENERIC = ("serif", "sans-serif", "cursive", "fantasy", "monospace")
 
 
 def check_axes(ax: Any) -> None:
@@ -116,12 +120,40 @@ def draw_tile(
             )
 
 
+def legible(text: str) -> str:
+    """Returns a text as the font can draw it: characters that it lacks, such as emoji, are left out.
+
+    Of a text that has no others, their code points remain: names that differ must not look the same.
+    """
+    from matplotlib import rcParams
+
+    text = visible(text)
+    drawn = _glyphs(tuple(rcParams["font.family"]))
+    kept = " ".join("".join(character for character in text if ord(character) in drawn).split())
+    is_telling = any(unicodedata.category(character)[0] in "LNPS" for character in kept)
+    return kept if is_telling or not text.strip() else " ".join(f"U+{ord(sign):04X}" for sign in "".join(text.split()))
+
+
+@functools.cache
+def _glyphs(families: tuple[str, ...]) -> frozenset[int]:
+    """Returns the characters of the fonts that matplotlib draws with, by their families; a later one fills gaps."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    characters: set[int] = set()
+    for family in families:
+        with contextlib.suppress(ValueError):  # a family that is not installed
+            generic = family in _GENERIC
+            properties = FontProperties() if generic else FontProperties(family=[family])
+            characters.update(get_font(findfont(properties, fallback_to_default=generic)).get_charmap())
+    return frozenset(characters or get_font(findfont(FontProperties())).get_charmap())
+
+
 def wrapped(caption: str) -> str:
     """Breaks a caption's lines so that none is wider than its tile; what is over is cut with an ellipsis.
 
     Its first line stays one line. Words that are too long for a line are broken.
     """
-    name, *further = (visible(" ".join(line.split())) for line in caption.split("\n"))
+    name, *further = (legible(" ".join(line.split())) for line in caption.split("\n"))
     lines = _lines(" ".join(further), _FURTHER_SIZE)
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][:-2] + "…"]
@@ -160,7 +192,7 @@ def caption_height(caption: str) -> float:
 
 def shorten(text: str, length: int) -> str:
     """Shortens a text to one line of at most ``length`` characters. ``$`` is escaped: it would begin a formula."""
-    text = visible(" ".join(text.split()))
+    text = legible(" ".join(text.split()))
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")
 

@@ -37,7 +37,7 @@ def parts(material: Material) -> dict[str, Any] | None:
         return None
     try:
         explained = explain_parts(  # as decided, see explain_examples
-            model, inputs, target=decisions.predicted[rows], prototypes=decisions.nearest[rows]
+            model, inputs, target=decisions.predicted[rows], nearest=decisions.nearest[rows]
         )
     except LookalikeError:  # a class token, or a similarity that is no sum: heat-maps explain it
         return None
@@ -77,7 +77,7 @@ def _drawings(explained: ExplainedParts) -> list[dict[str, Any]]:
         (explained.segments, "The concept of each position"),
     ]
     return [
-        {"source": drawing(part.plot), "alt": alt, "is_wide": isinstance(part, Segments)}
+        {"source": drawing(part.plot), "alt": alt}
         for part, alt in drawn
         if part is not None and (part.images if isinstance(part, Segments) else part.image) is not None
     ]

@@ -36,7 +36,8 @@ const enlarge = (step) => {
   const image = enlarged[position].querySelector("img");
   const caption = enlarged[position].dataset.caption || image.alt;
   openDialog(lightbox, enlarged.length > 1 ? `Picture ${position + 1} of ${enlarged.length}` : "Picture",
-    sharpen(make("img", { src: image.src, alt: image.alt })),
+    make("div", { className: enlarged[position].classList.contains("drawn") ? "drawn" : "" },
+      sharpen(make("img", { src: image.src, alt: image.alt }))),
     make("p", { className: "muted", textContent: caption }),
     enlarged.length > 1 ? make("div", { className: "actions" },
       make("button", { type: "button", className: "button", textContent: "← previous", onclick: () => enlarge(-1) }),
@@ -45,7 +46,7 @@ const enlarge = (step) => {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button.zoom");
   if (!button) return;
-  const group = button.closest(".detail, .dialog-body, section");
+  const group = button.closest(".detail, .dialog-body, article, section");
   enlarged = [...group.querySelectorAll("button.zoom")];
   position = enlarged.indexOf(button);
   enlarge(0);
