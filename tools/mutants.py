@@ -73,7 +73,7 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
     "cli/explain.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "pictures")],
     "cli/export.py": ["tests/export/test_file.py"],
     "cli/predict.py": [f"tests/cli/test_{name}.py" for name in ("csv", "commands", "doubt")],
-    "cli/preprocessing.py": ["tests/cli/test_preprocessing.py", "tests/cli/test_first_day.py"],
+    "cli/preprocessing.py": [f"tests/cli/test_{name}.py" for name in ("options", "preprocessing", "first_day")],
     "cli/reproduce.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],
     "cli/studio.py": ["tests/studio/test_studio.py"],
     "cli/train.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],

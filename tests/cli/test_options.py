@@ -140,3 +140,11 @@ def test_a_mistake_is_one_line_however_long_its_text(saved):
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: --budget takes a time above 0")
     assert line.endswith(f"not {long!r}")
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_shows_switches_without_a_type(name):
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
+    assert result.exit_code == 0
+    assert "--help" in result.output
+    assert "<bool>" not in result.output
