@@ -35,7 +35,7 @@ def test_a_calibrated_model_says_when_it_may_be_relied_on(model, tmp_path):
     assert (farther in calibrated, farther in plain) == (False, True)
     assert "For 95% of new images the true class is among them" in calibrated
     assert "this model, test images" in calibrated
-    assert "the original with its temperature, test images" in calibrated
+    assert "temperature</a>, test images" in calibrated
     assert "The first rows are measured on the 60 test images, the others on 400 of the calibration" in calibrated
     assert "coverage" in calibrated.split('id="data"')[-1]
     assert calibrated.count("<svg") >= plain.count("<svg") + 2

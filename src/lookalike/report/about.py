@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from lookalike._core.wording import counted
 from lookalike.metrics import Scorecard
 from lookalike.report.material import Material
 
@@ -77,9 +78,9 @@ def _provenance_facts(card: Scorecard) -> list[tuple[str, str]]:
         ("similarity", _one_line(info["similarity"])),
         ("classifier", _one_line(info["classifier"])),
         ("options of the evaluation", _one_line(options)),
-        ("runs and seeds", f"{info['n_runs']}: {', '.join(map(str, info['seeds']))}"),
+        ("measured", f"{counted(info['n_runs'], 'time')}, with seed {', '.join(map(str, info['seeds']))}"),
         ("model (SHA-256)", str(info["model"])),
-        ("black box (SHA-256)", str(info["black_box"] or "–")),
+        ("the original (SHA-256)", str(info["black_box"] or "–")),
         ("test data (SHA-256)", str(info["test_data"] or "–")),
         ("training data (SHA-256)", str(info["train_data"] or "–")),
         ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())),

@@ -87,10 +87,10 @@ def draw_charts(model: PrototypeModel, card: Scorecard, store: EmbeddingStore) -
 
 
 def _draw_ordering(card: Scorecard, ax: "Axes | None") -> "Axes":
-    """Draws the relevance-ordering curves, averaged over runs, of the model and its black box."""
+    """Draws the relevance-ordering curves, averaged over runs, of the model and its original."""
     runs = card.details["robustness"]
     curves = {name: np.mean([run["curves"][name] for run in runs], 0) for name in runs[0]["curves"]}
-    titles = {"model": "this model", "black_box": "black box"}
+    titles = {"model": "this model", "black_box": "the original"}
     return plot_ordering(
         runs[0]["fractions"],
         {titles[name]: curves[name] for name in titles if name in curves},
@@ -124,4 +124,4 @@ def _ordering_text(card: Scorecard) -> str:
         f"Area under the curve {card['auroc']:.3f}, in random order {card['auroc_random']:.3f}"
     )
     box = card.get("auroc_black_box")
-    return text + ("." if box is None else f"; black box {box:.3f}.")
+    return text + ("." if box is None else f"; the original {box:.3f}.")

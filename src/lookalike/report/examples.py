@@ -22,6 +22,7 @@ from lookalike.model import PrototypeModel
 from lookalike.model.likeness import Likeness
 from lookalike.model.original import OriginalAnswer
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
+from lookalike.report.key import of_the_page
 from lookalike.report.pictures import picture
 from lookalike.report.words import NO_CLASS, image_names
 
@@ -259,7 +260,7 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions, class_names
         "unfamiliar": explanation.unfamiliar,
         "doubt": None if explanation.doubt is None else explanation.doubt.sentence(),
         "sentence": explanation.sentence(),
-        "caution": explanation.caution,
+        "caution": None if explanation.caution is None else of_the_page(explanation.caution),
         "image": picture(image),
         "original_map": original_map,
         "original_shows": original_shows,

@@ -11,6 +11,7 @@ from lookalike.report.about import about
 from lookalike.report.charts import charts
 from lookalike.report.classes import classes, mistakes
 from lookalike.report.duplicates import duplicates
+from lookalike.report.key import TERMS
 from lookalike.report.material import Material
 from lookalike.report.page import RenderedSection
 from lookalike.report.parts import parts
@@ -76,6 +77,7 @@ SECTIONS = (
     Section("parts", "Which part decides?", parts),
     Section("browse", "Test images", _browse),
     Section("charts", "Figures and charts", charts),
+    Section("key", "Words and symbols", lambda _: {"terms": TERMS}),
     Section("about", "About this report", about),
 )
 
