@@ -76,7 +76,7 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
     "cli/preprocessing.py": [f"tests/cli/test_{name}.py" for name in ("options", "preprocessing", "first_day")],
     "cli/reproduce.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],
     "cli/studio.py": ["tests/studio/test_studio.py"],
-    "cli/train.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],
+    "cli/train.py": ["tests/cli/test_options.py", "tests/baselines/test_children.py", "tests/cli/test_train.py"],
     "cli/watch.py": ["tests/cli/test_doubt.py"],
     "cli/": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "folders", "pictures")],
     "baselines/": [f"tests/baselines/test_{name}.py" for name in ("losses", "steps", "training")],

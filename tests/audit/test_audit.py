@@ -161,6 +161,9 @@ def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
     convert(f"{network_file}:make", str(image_folder), n_prototypes=2, progress=False).save(tmp_path / "m")
     result = run("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv", "--json")
     found = json.loads(result.stdout)
+    assert found["samples"] == {"train": 30, "test": 9}
+    only = json.loads(run("audit", image_folder, "-m", tmp_path / "m", *network, "--train-only", "--json").stdout)
+    assert only["samples"] == {"train": 30}
     pairs = [s for s in found["suspects"] if s["kind"] == "exact duplicate" and "=x" in s["name"]]
     assert {pairs[0]["name"][-6:], pairs[0]["other_name"][-6:]} == {"x0.png", "x5.png"}
     assert "exact duplicate" in (tmp_path / "s.csv").read_text()

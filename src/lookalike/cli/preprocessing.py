@@ -164,12 +164,12 @@ def _torchvision_geometry(options: ImageOptions, base: "Preprocessing") -> dict[
 
 
 def _normalisation(options: ImageOptions, channels: int | None) -> dict[str, Any]:
-    """Reads --mean and --std. Without a number of channels, it is the number of values given."""
+    """Reads --mean and --std. Without a number of channels, both are given, and it is the number of their values."""
     values_of_option = {
         name: _floats(name, text) for name in ("mean", "std") if (text := getattr(options, name)) is not None
     }
     if channels is None:
-        channels = max((len(values) for values in values_of_option.values()), default=1)
+        channels = max(len(values) for values in values_of_option.values())
     for name, values in values_of_option.items():
         if len(values) == 1:
             values_of_option[name] = values * channels
