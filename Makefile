@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-cluster lint docs clean
+.PHONY: demo test test-cluster lint docs report-picture clean
 
 # Tests import little of all that is installed: each module is compiled when it is first imported, and then kept.
 test test-cluster: export PYTHONDONTWRITEBYTECODE =
@@ -50,6 +50,10 @@ lint: $(VENV)/.test
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+# The picture of a report in the documentation, from the demonstration's report.
+report-picture: $(VENV)/.test demo
+	$(BIN)/python tools/report_picture.py demo-output/report.html
 
 clean:
 	rm -rf $(VENV) node_modules site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

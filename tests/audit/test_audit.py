@@ -11,7 +11,9 @@ from sklearn.metrics import average_precision_score
 
 from lookalike import LookalikeError, convert
 from lookalike.audit import audit, check_labels
+from lookalike.audit.page import audit_page
 from lookalike.audit.prototypes import prototype_faults
+from lookalike.audit.suspects import Audit
 from lookalike.data import DataBundle, Preprocessing
 from lookalike.embedding.neighbours import look_around
 from lookalike.model import Prototypes
@@ -173,3 +175,11 @@ def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
     missing = tmp_path / "none" / "s.csv"
     assert "does not exist" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", missing)
     assert "exists already" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv")
+
+
+def test_numbers_of_images_have_the_right_noun():
+    """Also of one and of none."""
+    page = audit_page(Audit([], {"train": 1, "test": 0}, None, None, None, []))
+    assert "1 training image, 0 test images." in page
+    page = audit_page(Audit([], {"train": 1200, "test": 1}, None, None, None, []))
+    assert "1,200 training images, 1 test image." in page

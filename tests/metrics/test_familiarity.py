@@ -59,7 +59,7 @@ def test_many_unfamiliar_images_are_a_finding(n_unfamiliar, is_told):
     if found is not None:
         others = f", and {10 - n_unfamiliar // 2} of the other {20 - n_unfamiliar}" if n_unfamiliar < 20 else ""
         assert found.text == (
-            f"{n_unfamiliar} of the 20 test images are unfamiliar: of each, {UNFAMILIAR_BY_DISTANCE} "
+            f"{n_unfamiliar} of the 20 test images are unfamiliar, which means of an image: {UNFAMILIAR_BY_DISTANCE} "
             f"({n_unfamiliar // 2} of these answers are wrong{others})."
         )
 
@@ -68,7 +68,9 @@ def test_the_verdict_says_how_many_test_images_are_unfamiliar(sem, blobs):
     x, y = torch.cat([blobs[0], STRANGE]), torch.cat([blobs[1], torch.zeros(30, dtype=torch.int64)])
     card = evaluate(sem, (x, y), only=("faithfulness",), progress=False)
     (finding,) = [finding for finding in card.findings() if finding.topic == "unfamiliar"]
-    assert finding.text.startswith("30 of the 120 test images are unfamiliar: of each, it is farther from its nearest")
+    assert finding.text.startswith(
+        "30 of the 120 test images are unfamiliar, which means of an image: it is farther from its nearest"
+    )
     assert finding.text in card.verdict()
 
 

@@ -16,6 +16,16 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
+def counted_of(number: int, total: int, singular: str, plural: str | None = None) -> str:
+    """Returns how many of a total there are, with the noun in the number of the total.
+
+    Example:
+        >>> counted_of(1, 3, "image"), counted_of(0, 1, "image")
+        ('1 of 3 images', '0 of 1 image')
+    """
+    return f"{number:,} of {counted(total, singular, plural)}"
+
+
 # What "unfamiliar" means, of a model that was not calibrated and of one that was; docs/glossary.md defines it in full.
 UNFAMILIAR_BY_DISTANCE = (
     "it is farther from its nearest prototype than every training image behind that prototype, or, where fewer than "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.wording import counted
 from lookalike.editing.sources import Source
 from lookalike.model.images import pixels_of, value_range_of
 from lookalike.report.pictures import picture
@@ -36,6 +37,7 @@ def audit_page(audit: "Audit") -> str:
     environment = Environment(
         loader=PackageLoader("lookalike.audit"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["counted"] = counted
     components = files("lookalike.report") / "templates" / "components"
     style = "\n".join((components / name).read_text(encoding="utf-8") for name in _STYLES)
     sections = [

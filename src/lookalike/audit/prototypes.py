@@ -52,7 +52,8 @@ def prototype_faults(
             faults.append(PrototypeFault("impure", j, 1 - purity, reason))
         if count < _STARVED * usual or count == 0:
             reason = (
-                f"prototype {j} ({name}): {counted(count, 'image')} behind it, where {usual:.0f} are usual in its class"
+                f"prototype {j} ({name}): {counted(count, 'image')} behind it, where {usual:.0f} "
+                f"{'is' if round(usual) == 1 else 'are'} usual in its class"
             )
             faults.append(PrototypeFault("starved", j, 1 - count / max(usual, 1.0), reason))
         if sources is not None:

@@ -17,6 +17,7 @@ from lookalike._core.files import write_whole
 from lookalike._core.names import spreadsheet_cell
 from lookalike._core.progress import progress_bar
 from lookalike._core.untouched import keeps_random_states
+from lookalike._core.wording import counted, counted_of
 from lookalike.audit.labels import LabelCheck, check_labels
 from lookalike.audit.prototypes import prototype_faults
 from lookalike.audit.shortcuts import MOST_PROTOTYPES, find_shortcuts, n_steps_of_search
@@ -134,7 +135,7 @@ class Audit:
             return self  # its notes say that prototypes were not checked
         n_prototypes = len(model.prototypes)
         n_tried = min(n_prototypes, MOST_PROTOTYPES)
-        note = f"shortcuts were looked for in the {n_tried} prototypes with most images, of {n_prototypes:,}"
+        note = f"shortcuts were looked for in {counted_of(n_tried, n_prototypes, 'prototype')}, those with most images"
         with progress_bar("Shortcuts", n_steps_of_search(model, self.source, seed=seed), progress) as advance:
             shortcuts = find_shortcuts(model, self.source, seed=seed, advance=advance)
         added = []
@@ -254,9 +255,10 @@ def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking
     for row in np.flatnonzero(checked.suspect).tolist():
         label, predicted_label = int(data.labels[row]), int(checked.predicted[row])
         nearest = [names[k] for k in checked.nearest[row].tolist() if k >= 0]
+        many = f"{len(nearest)} most similar prototypes are" if len(nearest) > 1 else "most similar prototype is"
         reason = (
-            f"labelled {names[label]!r} (probability {checked.probabilities[row, label]:.1%}); its "
-            f"{len(nearest)} most similar prototypes are of {', '.join(map(repr, dict.fromkeys(nearest)))}"
+            f"labelled {names[label]!r} (probability {checked.probabilities[row, label]:.1%}); its {many} of "
+            f"{', '.join(map(repr, dict.fromkeys(nearest)))}"
         )
         suspects.append(
             _suspect("label", float(scores[row]), "train", data, row, names, reason, suggested=names[predicted_label])
@@ -329,7 +331,9 @@ def _sources_of(
     """
     if sources is None or not callable(sources):
         if sources is not None and len(sources) != len(data.labels):
-            raise LookalikeError(f"there are {len(data.labels)} samples and {len(sources)} sources")
+            raise LookalikeError(
+                f"there are {counted(len(data.labels), 'sample')} and {counted(len(sources), 'source')}"
+            )
         return sources
     names = [_name(data, row) for row in range(len(data.labels))]
     if not any(names):
@@ -343,9 +347,10 @@ def _sources_of(
             f"no file name has a source by sources (--sources), for example {next(filter(None, names))!r}"
         )
     if n_without:
-        notes.append(
-            f"{n_without:,} of {len(source_names):,} file names have no source, and count as one source together"
+        lack = (
+            "has no source, and counts as one" if n_without == 1 else "have no source, and count as one source together"
         )
+        notes.append(f"{counted_of(n_without, len(source_names), 'file name')} {lack}")
     return source_names
 
 

@@ -62,7 +62,7 @@ def familiarity_finding(counts: Mapping[str, Any] | None) -> Finding | None:
     return Finding(
         "unfamiliar",
         "caution",
-        f"{counted.n:,} of the {total:,} test images are unfamiliar: of each, "
-        f"{why_unfamiliar(is_calibrated=counted.is_calibrated)}",
+        f"{counted.n:,} of the {total:,} test images are unfamiliar, which means of an image: "
+        f"{why_unfamiliar(is_calibrated=counted.is_calibrated)}.",
         f"{counted.n_wrong:,} of these answers are wrong{others}",
     )

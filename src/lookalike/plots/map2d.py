@@ -12,6 +12,7 @@ from lookalike.plots.tiles import INK, plain_axes, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_FEW_DOTS = 300
 _MOST_IN_LEGEND = 20  # classes; a legend of more does not fit beside the map
 _IN_SQUARE = 2  # letters of a class name that fit into a square
 
@@ -88,9 +89,17 @@ def plot_map(
     classes = np.unique(prototype_classes)
     # Names in the squares distinguish the classes for colour-blind readers, too.
     names_fit = all(len(class_names[int(k)]) <= _IN_SQUARE for k in classes)
+    # few dots stand alone and must be seen; many lie upon each other, and each adds to their cloud
+    size, opacity = (22, 0.85) if len(points) <= _FEW_DOTS else (10, 0.6)
     for position, (k, colour) in enumerate(zip(classes, _class_colours(len(classes)), strict=True)):
         ax.scatter(
-            points[labels == k, 0], points[labels == k, 1], s=5, color=colour, alpha=0.35, linewidths=0, rasterized=True
+            points[labels == k, 0],
+            points[labels == k, 1],
+            s=size,
+            color=colour,
+            alpha=opacity,
+            linewidths=0,
+            rasterized=True,
         )
         ax.scatter(
             prototypes[prototype_classes == k, 0],

@@ -49,7 +49,7 @@ def _warned_axes(card: Scorecard) -> dict[str, str]:
 
 def _draw_radar(card: Scorecard) -> "Axes":
     warned = _warned_axes(card)
-    return plot_radar({"model": {f"{name} *" if name in warned else name: x for name, x in card.axes().items()}})
+    return plot_radar({"model": {f"* {name}" if name in warned else name: x for name, x in card.axes().items()}})
 
 
 @torch.no_grad()

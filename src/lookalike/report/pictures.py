@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SIDE = 224  # pixels of a picture's longer side, at most
 _DPI = 110  # of drawings: their text is legible, and one takes some 15 kB
 _LEGIBLE = 1.2  # pixels per point of a figure on a phone: text of 8 points stays legible, and the rest is a swipe away
+_PHONE = 340  # pixels that a phone shows: a figure that is legible at this width has no more, so that nothing is cut
 _SHARP = 64  # pictures up to this size are small already: they are stored without loss
 _QUALITY = 72  # of lossy compression; a photograph takes some 9 kB
 
@@ -46,6 +47,11 @@ def drawing(draw: Callable[[], "Axes"]) -> str:
     """Returns a figure that is mostly pictures as a data URI; as text it would take ten times the space."""
     pixels = figure_pixels(draw(), _DPI)[..., :3]
     return picture(pixels, max(pixels.shape))
+
+
+def _least_width(points: float) -> float:
+    """Returns the least width of a figure in pixels: all of it on a phone if its text is legible there."""
+    return min(_LEGIBLE * points, _PHONE) if points <= _PHONE else _LEGIBLE * points
 
 
 def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" = None) -> str:
@@ -91,7 +97,7 @@ def figure(draw: Callable[["Axes | None"], "Axes"], alt: str, ax: "Axes | None" 
         lambda match: (
             f'<svg role="img" aria-label="{text}" class="figure" '
             + (
-                f'style="max-width:{1.25 * float(match[1]):.0f}px;--least:{_LEGIBLE * float(match[1]):.0f}px" '
+                f'style="max-width:{1.25 * float(match[1]):.0f}px;--least:{_least_width(float(match[1])):.0f}px" '
                 if match[1]
                 else ""
             )
