@@ -65,7 +65,7 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
     "cli/app.py": ["tests/cli/test_options.py", "tests/cli/test_names.py", "tests/cli/test_commands.py"],
     "cli/audit.py": ["tests/audit/test_audit.py"],
     "cli/calibrate.py": ["tests/cli/test_options.py", "tests/cli/test_doubt.py"],
-    "cli/console.py": ["tests/cli/test_names.py", "tests/cli/test_commands.py"],
+    "cli/console.py": [f"tests/cli/test_{name}.py" for name in ("demo_output", "options", "names", "commands")],
     "cli/convert.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "preprocessing")],
     "cli/demo.py": ["tests/cli/test_demo_output.py", "tests/cli/test_options.py", "tests/demo/test_demo.py"],
     "cli/edit.py": ["tests/editing/test_edit_command.py", "tests/studio/test_studio.py"],

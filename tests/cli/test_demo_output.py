@@ -14,7 +14,7 @@ ROW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["out", "[red] of two words"])
+@pytest.mark.parametrize("name", ["out", "[red] of two words", ":cat:"])
 def test_the_table_the_files_and_a_command_to_copy(name, tmp_path, capsys):
     folder = tmp_path / name
     folder.mkdir()
@@ -22,7 +22,9 @@ def test_the_table_the_files_and_a_command_to_copy(name, tmp_path, capsys):
         (folder / file).touch()
     result = DemoResult({"n_test": 1000, "black_box_accuracy": 0.979}, [ROW], ("a note",), ("It agrees [a lot].",))
     print_result(result, folder, "digits")
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    assert "Note: a note." in printed
     cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in printed.splitlines()]
     assert ["model", "accuracy", "agreement", "ghosted", "to convert", "to predict"] in cells
     assert cells.index(["black box", "97.9%", "", "", "", "1"]) + 1 == cells.index(

@@ -2,16 +2,17 @@
 
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 
-from lookalike import convert, evaluate
+from lookalike import convert, embed, evaluate
 from lookalike.metrics.context import rows_per_batch
 from lookalike.metrics.diversity import diversity, diversity_of, reference_diversity
 from lookalike.metrics.separability import separability
 from lookalike.model.similarity import LogL2
 from lookalike.report import write_report
-from tests.small import small_network
+from tests.small import bright_images, small_network
 
 QUICK = {"n_images": 4, "n_steps": 2, "n_draws": 1, "progress": False}
 
@@ -130,3 +131,16 @@ def test_fewer_images_than_asked_for_are_said(n_images, only, note, net, blobs):
         convert(net, blobs, 2, progress=False), (x[:4], y[:4]), only=only, n_images=n_images, progress=False
     )
     assert [each for each in card.notes if "test image" in each] == ([] if note is None else [note])
+
+
+def test_large_classes_are_sampled_by_the_seed_of_the_evaluation(net):
+    x, y = bright_images(1000)  # more of each class than separability takes
+    data = x + 1.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3)), y
+    sem = convert(net, data, 2, progress=False)
+    train = embed(sem, data, progress=False)
+    found = {seed: evaluate(sem, train, train=train, only=["embedding"], seed=seed, progress=False) for seed in (0, 5)}
+    assert found[0]["silhouette"] != found[5]["silhouette"]
+    p, z = sem.prototypes, torch.from_numpy(np.array(train.embeddings))
+    for seed, card in found.items():
+        expected = separability(z, y, p.vectors, p.labels, seed=seed, project=sem.similarity.project)
+        assert card.details["embedding"][0]["classes"] == [one.to_dict() for one in expected]
