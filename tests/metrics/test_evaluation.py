@@ -208,7 +208,7 @@ def test_attributes_when_there_are_some(net, blobs):
 def test_verdict_says_what_was_lost(card):
     said = " ".join(card.verdict())
     assert "agrees with the original on" in said
-    assert "No prototype is unused: some training images look most like each." in said
+    assert "No prototype is unused: each has training images that look most like it." in said
     strict = " ".join(card.verdict(Thresholds(agreement=1.0, auroc_gain=2.0)))
     assert "100.0% are asked for" in strict
     assert "do not rely on its heat-maps" in strict

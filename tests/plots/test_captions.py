@@ -77,6 +77,7 @@ def test_characters_that_the_font_lacks_are_left_out_without_a_warning():
     """matplotlib draws a box for each, and warns on the terminal."""
     names = ["bird \N{BIRD}", "\N{FISH}", "\N{TROPICAL FISH}\N{VARIATION SELECTOR-16}"]
     assert [shorten(name, 20) for name in names] == ["bird", "U+1F41F", "U+1F420 U+FE0F"]
+    assert shorten("red for bird \N{BIRD}, blue", 30) == "red for bird, blue"
     assert wrapped("\N{BIRD} a bird\nof \N{FISH}") == "a bird\nof"
     matrix = np.eye(3)
     figure_pixels(plot_similarity_matrix(matrix, [0, 1, 2], names), 50)

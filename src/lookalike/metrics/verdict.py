@@ -205,7 +205,7 @@ def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) ->
     if share is None:
         return None
     if share == 0:
-        return Finding("unused", "good", "No prototype is unused: some training images look most like each.")
+        return Finding("unused", "good", "No prototype is unused: each has training images that look most like it.")
     is_used = used_prototypes(details)
     assert is_used is not None  # as their share is known
     ghosts = [str(j) for j, used in enumerate(is_used) if not used]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,8 @@ def legible(text: str) -> str:
     text = visible(text)
     drawn = _glyphs(tuple(rcParams["font.family"]))
     kept = " ".join("".join(character for character in text if ord(character) in drawn).split())
+    if kept != text:
+        kept = re.sub(r" (?=[,.;:)])", "", kept)  # what stood before the comma is left out
     is_telling = any(unicodedata.category(character)[0] in "LNPS" for character in kept)
     return kept if is_telling or not text.strip() else " ".join(f"U+{ord(sign):04X}" for sign in "".join(text.split()))
 
