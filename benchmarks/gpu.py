@@ -27,7 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import machine, table
-from lookalike import convert, embed, relevance
+from lookalike import LookalikeError, convert, embed, relevance
 from lookalike.conversion.clustering import cluster, clustering_on
 from lookalike.data import Batches, Preprocessing, load_folder
 from lookalike.data.fitted import n_cores
@@ -392,7 +392,10 @@ def main() -> None:
         if time.monotonic() - started > 60 * arguments.minutes:
             left_out.append(title)
             continue
-        print(table(title, columns, run()), flush=True)
+        try:
+            print(table(title, columns, run()), flush=True)
+        except (LookalikeError, RuntimeError) as error:  # what was measured before is not lost
+            print(f"### {title}\n\n{type(error).__name__}: {error}\n", flush=True)
     if left_out:
         print(f"Not measured, since {arguments.minutes:g} minutes were over: {', '.join(left_out)}.\n")
     print(f"{time.monotonic() - started:.0f} s in all.")

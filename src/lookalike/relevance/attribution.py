@@ -16,7 +16,7 @@ from lookalike.encoder import Outputs, device_of, dtype_of, place
 from lookalike.model import PrototypeModel
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.operations import stabilised
-from lookalike.relevance.propagation import propagate
+from lookalike.relevance.propagation import RelevanceStart, propagate
 from lookalike.relevance.reading import ScoreReader
 from lookalike.relevance.result import Relevance, RuleUse, join
 from lookalike.relevance.similarity_layer import PrpRule, channel_relevance, prp_rule
@@ -131,14 +131,15 @@ def stream_lrp(
     else:
         reader = ScoreReader(model, x, output)
         run, head = reader.logits, reader.tail
-    targets = None if target is None else _as_targets(target, len(x))
-    largest_target = -1 if targets is None else int(targets.max())  # read before the maps: on a GPU, reading waits
+    given = None if target is None else _as_targets(target, len(x))
+    largest_target = -1 if given is None else int(given.max())  # read before the maps: on a GPU, reading waits
+    chosen = None if given is None else given.to(x.device)
 
-    def starts(out: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def starts(out: Tensor, rows: slice, given: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         values = out.detach()
         scores = values if head is None else head(values, rows).detach()
         outputs = Outputs(None, scores.shape[1]) if reader is None else reader.outputs
-        classes = outputs.predicted(scores)[:, None] if targets is None else targets[rows].to(scores.device)
+        classes = outputs.predicted(scores)[:, None] if given is None else given
         if largest_target >= outputs.n_classes:
             raise LookalikeError(f"target {largest_target} is no class; the model has {outputs.n_classes}")
         for column in classes.unbind(1):
@@ -147,8 +148,11 @@ def stream_lrp(
                 gradient = _gradient_at_embeddings(lambda z: head(z, rows), values, gradient)
             yield gradient, (values * gradient).flatten(1).sum(1)
 
-    has_one_target = targets is None or targets.shape[1] == 1
-    for with_targets in propagate(model, x, run, starts, composite, batch_size, strict):
+    has_one_target = chosen is None or chosen.shape[1] == 1
+    # a tail runs the network on the rows' own images
+    name = None if reader is not None and reader.tail is not None else ("lrp", of, reader and reader.outputs)
+    start = RelevanceStart(starts, chosen, name)
+    for with_targets in propagate(model, x, run, start, composite, batch_size, strict):
         relevance = with_targets.of_first_target() if has_one_target else with_targets
         if isinstance(model, PrototypeModel):
             relevance.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
@@ -249,14 +253,14 @@ def lrp_of_heads(
     if not heads:
         raise LookalikeError("there is no head to explain")
 
-    def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def starts(embeddings: Tensor, rows: slice, _: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         values = embeddings.detach()
         for head in heads:
             gradient = _probability_gradient(head, values, rows)
             yield gradient, (values * gradient).sum(1)
 
     images: Tensor = place(x, device_of(encoder), dtype_of(encoder))
-    return join(list(propagate(encoder, images, encoder, starts, composite, batch_size, False)))
+    return join(list(propagate(encoder, images, encoder, RelevanceStart(starts), composite, batch_size, False)))
 
 
 @torch.enable_grad()
@@ -286,46 +290,47 @@ def stream_prp(
     _check_prototypes(prototypes, len(x))
     rule = prp_rule(model, rule)
     x = to_model(x, model)
-    indices_of = _prototype_choice(model, prototypes, x.device)
+    chosen = None if isinstance(prototypes, str) else _given_prototypes(model, prototypes, len(x)).to(x.device)
+    choose = _choice_by_embedding(model, prototypes) if isinstance(prototypes, str) else None
 
-    def starts(embeddings: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def starts(embeddings: Tensor, _: slice, given: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         z = embeddings.detach()
-        for column in indices_of(z, rows).unbind(1):
+        indices = given if choose is None else choose(z)
+        assert indices is not None  # given, or chosen by the embeddings
+        for column in indices.unbind(1):
             at_embedding = channel_relevance(model, z, column, rule)
             yield at_embedding / stabilised(z), at_embedding.sum(1)
 
-    for relevance in propagate(model, x, model.encoder, starts, composite, batch_size, strict):
+    start = RelevanceStart(starts, chosen, ("prp", rule, prototypes if isinstance(prototypes, str) else None))
+    for relevance in propagate(model, x, model.encoder, start, composite, batch_size, strict):
         relevance.rules.append(RuleUse("similarity", "prototypes", rule, 1))
         yield relevance
 
 
-def _prototype_choice(
-    model: PrototypeModel, prototypes: Any, device: torch.device
-) -> Callable[[Tensor, slice], Tensor]:
-    """Returns a function of embeddings [n, D] and their rows that gives the prototypes to explain [n, M].
+def _choice_by_embedding(model: PrototypeModel, which: str) -> Callable[[Tensor], Tensor]:
+    """Returns a function of embeddings [n, D] that gives the prototypes to explain [n, M].
 
     What must be read from a device is read here, before the maps: on a GPU, reading waits for all work before it.
     """
     n_prototypes, labels = len(model.prototypes), model.prototypes.labels
-    if not isinstance(prototypes, str):
-        return _given_prototypes(n_prototypes, torch.as_tensor(prototypes, device=device))
-    if prototypes == "nearest":
-        return lambda z, _: model.similarities_of(z).argmax(1, keepdim=True)
-    if prototypes == "all":
-        return lambda z, _: torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
+    if which == "nearest":
+        return lambda z: model.similarities_of(z).argmax(1, keepdim=True)
+    if which == "all":
+        return lambda z: torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
     groups = [torch.nonzero(labels == k)[:, 0] for k in range(int(labels.max()) + 1)]
     return functools.partial(_prototypes_of_predicted, model, groups)
 
 
-def _given_prototypes(n_prototypes: int, indices: Tensor) -> Callable[[Tensor, slice], Tensor]:
-    """Returns a function that gives the prototypes with these indices, [M] for all images or [N, M]."""
+def _given_prototypes(model: PrototypeModel, prototypes: Any, n: int) -> Tensor:
+    """Returns the prototypes with these indices, [M] for all images or [N, M], for each image [N, M]."""
+    indices, n_prototypes = torch.as_tensor(prototypes), len(model.prototypes)
     unknown = indices[(indices < 0) | (indices >= n_prototypes)]
     if len(unknown):
         raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are prototypes 0 to {n_prototypes - 1}")
-    return lambda z, rows: indices.expand(len(z), -1) if indices.ndim == 1 else indices[rows]
+    return indices.expand(n, -1) if indices.ndim == 1 else indices
 
 
-def _prototypes_of_predicted(model: PrototypeModel, groups: list[Tensor], z: Tensor, _rows: slice) -> Tensor:
+def _prototypes_of_predicted(model: PrototypeModel, groups: list[Tensor], z: Tensor) -> Tensor:
     """Returns the prototypes of each embedding's predicted class [n, M], given those of each class."""
     predicted = model.scores_of(z).argmax(1)
     if len({len(group) for group in groups}) == 1:

@@ -15,7 +15,7 @@ from lookalike.model import PrototypeModel
 from lookalike.relevance.attribution import lrp, prp, to_model
 from lookalike.relevance.composites import Composite
 from lookalike.relevance.operations import stabilised
-from lookalike.relevance.propagation import propagate
+from lookalike.relevance.propagation import RelevanceStart, propagate
 from lookalike.relevance.result import join
 from lookalike.relevance.similarity_layer import PrpRule, channel_relevance
 
@@ -91,15 +91,17 @@ def _maps_of_one_pass(
         assert scores is not None  # it has outputs
         return torch.cat([embeddings, scores], 1)
 
-    def starts(outputs: Tensor, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def starts(outputs: Tensor, _: slice, given: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        assert given is not None  # as below
         z, scores = outputs.detach().split([outputs.shape[1] - n_scores, n_scores], 1)
-        for column in prototypes[rows].to(z.device).unbind(1):
+        for column in given.unbind(1):
             at_embedding = channel_relevance(model, z, column, rule)
             yield torch.cat([at_embedding / stabilised(z), torch.zeros_like(scores)], 1), at_embedding.sum(1)
         gradient = class_outputs.gradient(scores, class_outputs.predicted(scores), "score")
         yield torch.cat([torch.zeros_like(z), gradient], 1), (scores * gradient).sum(1)
 
-    relevance = join(list(propagate(model, images, run, starts, composite, _BATCH_SIZE, False, plain=known)))
+    start = RelevanceStart(starts, prototypes.to(images.device), ("inputs", rule, class_outputs))
+    relevance = join(list(propagate(model, images, run, start, composite, _BATCH_SIZE, False, plain=known)))
     pixels = relevance.pixels
     black_box: list[np.ndarray | None] = list(pixels[:, -1].float().cpu().numpy())
     return InputMaps(pixels[:, :-1], black_box, relevance.cautions)

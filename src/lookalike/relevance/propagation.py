@@ -2,13 +2,18 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, warn_of
+from lookalike._core.folding import is_watched
+from lookalike._core.network_state import state_of
 from lookalike._core.provenance import versions
+from lookalike._core.recording import RECORDINGS, can_record
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.calls import is_out_of_memory, rows_at_once, take_rows
 from lookalike.relevance.composites import COMPOSITES, Composite
@@ -20,7 +25,9 @@ from lookalike.relevance.plain_pass import PlainPass, ResultCache, Watch
 from lookalike.relevance.result import Relevance, RuleUse
 
 Run = Callable[[Tensor], Tensor]
-Starts = Callable[[Tensor, slice], Iterator[tuple[Tensor, Tensor]]]
+# Yields, for each target, the gradient g at the outputs [n, D] and the relevance [n] that it stands for. It is called
+# with the outputs, their rows among all images, and these rows of ``RelevanceStart.chosen``.
+Starts = Callable[[Tensor, slice, Tensor | None], Iterator[tuple[Tensor, Tensor]]]
 
 # Largest difference between the engine's output and the plain one that counts as rounding, relative to the largest
 # output. It is wide for float32, as GPUs may multiply float32 matrices in reduced precision.
@@ -28,11 +35,27 @@ _ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
 _HALF_PRECISION_ROUNDING = 0.1  # bfloat16 and float16 have two to three digits
 
 
+@dataclass(frozen=True)
+class RelevanceStart:
+    """Where relevance starts.
+
+    Attributes:
+        starts: Yields the gradients of all targets.
+        chosen: What each image's targets are [N, M], on the images' device; None if the outputs alone decide.
+        name: Says what ``run`` and ``starts`` compute for a network, so that it can be recorded on a GPU; None if they
+            compute something else for other rows, or if it is not known.
+    """
+
+    starts: Starts
+    chosen: Tensor | None = None
+    name: Hashable | None = None
+
+
 def propagate(
     model: nn.Module,
     x: Tensor,
     run: Run,
-    starts: Starts,
+    start: RelevanceStart,
     composite: str | Composite,
     batch_size: int,
     strict: bool,
@@ -41,14 +64,14 @@ def propagate(
 ) -> Iterator[Relevance]:
     """Runs forward once per batch, and backward once per target; yields each batch's result.
 
-    The maps are [n, M, C, H, W], for M targets per image.
+    The maps are [n, M, C, H, W], for M targets per image. On a CUDA device, what is asked for repeatedly is recorded
+    (``lookalike._core.recording``).
 
     Args:
         model: The network.
         x: Images [N, C, H, W].
         run: Runs the network on images; returns scores or embeddings [n, D].
-        starts: Yields, for each target, the gradient g at the outputs [n, D] and the relevance [n] that it stands for;
-            called with the outputs and their rows in ``x``.
+        start: Where relevance starts.
         composite: The rules, by name or your own.
         batch_size: Most images per forward pass.
         strict: Whether an operation without a rule is an error.
@@ -65,9 +88,9 @@ def propagate(
     explain = _Explainer(model, x, run, rules, strict, plain)
     batch_size = rows_at_once(x, batch_size, x.device)  # 6 images of 224² take a sixth less time each than 16
     warned: set[str] = set()
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, start + batch_size)
-        relevance = explain(rows, starts)
+    for first in range(0, len(x), batch_size):
+        rows = slice(first, first + batch_size)
+        relevance = explain(rows, start)
         _warn_of_missing_rules(relevance, warned)
         yield relevance
 
@@ -98,21 +121,78 @@ class _Explainer:
         self._runs_scripts = has_scripts
 
     @keeps_torch_settings
-    def __call__(self, rows: slice, starts: Starts) -> Relevance:
+    def __call__(self, rows: slice, start: RelevanceStart) -> Relevance:
         """Returns the maps of some rows of the images."""
         with _undisturbed(self._x.device):
-            return in_eval_mode(self._model, lambda: self._maps(rows, starts))
+            return in_eval_mode(self._model, lambda: self._maps(rows, start))
 
-    def _maps(self, rows: slice, starts: Starts) -> Relevance:
+    def _maps(self, rows: slice, start: RelevanceStart) -> Relevance:
+        inputs = [take_rows(self._x, rows), *([] if start.chosen is None else [start.chosen[rows]])]
+        key = self._key(inputs, start)
+        state = None if key is None else state_of(self._model)
+        replayed = None if state is None else self._replayed(key, state, inputs, rows)
+        if replayed is not None:
+            return replayed
+        relevance, computed, engine = self._plain_maps(inputs, rows, start)
+        if state is not None and self._watch is None and not (engine.twins.exits or engine.twins.numbers):
+            recorded = RecordedMaps(relevance, self._rules)
+            compute = self._computing(rows, start)
+            RECORDINGS.ran(self._model, key, state, compute, inputs, recorded.tensors(relevance, computed), recorded)
+        return relevance
+
+    def _plain_maps(self, inputs: list[Tensor], rows: slice, start: RelevanceStart) -> tuple[Relevance, Tensor, Engine]:
+        """Returns some rows' maps, the engine's outputs for them, and the engine."""
         batch, output, engine, plain = self._forward(rows)
         computed = engine.dependence.twin_of(output).detach()
+        chosen = inputs[1] if len(inputs) > 1 else None
         try:
             with _naming_operation(engine):
-                relevance = _backward(engine, output, batch, lambda out: starts(out, rows))
-                return self._with_numbers(relevance)
+                relevance = _backward(engine, output, batch, lambda out: start.starts(out, rows, chosen))
+                return self._with_numbers(relevance), computed, engine
         finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
             if plain is not None:
                 _compare(computed, plain, batch, self._run)
+
+    def _key(self, inputs: list[Tensor], start: RelevanceStart) -> Hashable | None:
+        """Returns what stands for the maps of inputs of these shapes; None if they are not to be recorded."""
+        if start.name is None or self._runs_scripts or not can_record(self._x.device) or is_watched(self._model):
+            return None
+        shapes = tuple((tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in inputs)
+        return start.name, id(self._rules), self._strict, shapes
+
+    def _computing(self, rows: slice, start: RelevanceStart) -> Callable[..., list[Tensor]]:
+        """Returns a function of images, and of what their targets are, that computes maps and nothing else."""
+
+        def compute(images: Tensor, chosen: Tensor | None = None) -> list[Tensor]:
+            batch = images.detach().clone().requires_grad_()
+            engine = self._engine(batch)
+            output = self._run_engine(engine, batch)
+            computed = engine.dependence.twin_of(output).detach()
+            relevance = _backward(engine, output, batch, lambda out: start.starts(out, rows, chosen))
+            return RecordedMaps.tensors(relevance, computed)
+
+        return compute
+
+    def _replayed(self, key: Hashable, state: Any, inputs: list[Tensor], rows: slice) -> Relevance | None:
+        """Returns recorded maps; None if there are none, or if the network now gives other outputs than these."""
+        replayed = RECORDINGS.replay(self._model, key, state, inputs)
+        if replayed is None:
+            return None
+        recorded: RecordedMaps = replayed.told
+        relevance, computed = recorded.relevance(replayed.results)
+        if not self._is_checked or self._plain is not None:
+            images = inputs[0]
+            if self._plain is None:
+                plain = _plain_pass(images, self._run, None, finds_constants=False)[1]
+            else:
+                plain = self._plain[rows].to(images)
+            try:
+                _compare(computed, plain, images, self._run)
+            except RelevanceError:  # the plain way says whether that is the network's fault
+                RECORDINGS.forget(self._model, key)
+                return None
+            self._is_checked = True
+        return relevance
 
     def _forward(self, rows: slice) -> tuple[Tensor, Tensor, Engine, Tensor | None]:
         """Runs some rows; returns them, the network's output, its engine, and the output of the plain pass if any."""
@@ -190,6 +270,33 @@ class _Explainer:
     def _versions(self) -> list[int]:
         """Returns the version counters of the network's tensors, which writes in place increase."""
         return [tensor._version for tensor in self._counted]
+
+
+class RecordedMaps:
+    """What a recording of maps keeps of them: all but their numbers.
+
+    Args:
+        relevance: The maps of a plain computation.
+        rules: The composite, whose identity stands in the recording's key.
+    """
+
+    def __init__(self, relevance: Relevance, rules: Composite) -> None:
+        self.rules = rules
+        empty = relevance.maps.new_empty(0)
+        self._names = list(relevance.unruled_by)
+        self._template = replace(relevance, maps=empty, residual=empty, rules=list(relevance.rules), unruled_by={})
+
+    @staticmethod
+    def tensors(relevance: Relevance, computed: Tensor) -> list[Tensor]:
+        """Returns the numbers of maps, and the engine's outputs."""
+        return [computed, relevance.maps, relevance.residual, *relevance.unruled_by.values()]
+
+    def relevance(self, tensors: list[Tensor]) -> tuple[Relevance, Tensor]:
+        """Returns maps, and the engine's outputs, from their numbers."""
+        computed, maps, residual, *shares = tensors
+        named = dict(zip(self._names, shares, strict=True))
+        template = self._template
+        return replace(template, rules=list(template.rules), maps=maps, residual=residual, unruled_by=named), computed
 
 
 @contextlib.contextmanager
