@@ -329,6 +329,8 @@ class Explainer:
             embeddings: Their embeddings [n, D], if decisions on them are shown elsewhere: in a batch of another size a
                 network computes slightly other ones, by which a close decision can be another.
         """
+        if isinstance(batch.inputs, Tensor):  # copied to the device once, for predictions, maps and pixels
+            batch = replace(batch, inputs=batch.inputs.to(self.model.device))
         explanations, outputs = _explain_batch(
             self.model, self._original, self._familiar, batch, self.n_nearest, first_row, embeddings
         )

@@ -100,6 +100,21 @@ class _Observed(FunctionMode):
         return result
 
 
+def folded_weights(pair: Pair, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns the weight and the bias of a pair's convolution that does what its batch norm would do.
+
+    Args:
+        pair: The pair, with its batch norm.
+        bias: The convolution's own bias, if it has one.
+    """
+    mean, variance, scale, shift, eps = pair.norm or ()
+    factor = (variance.double() + eps).rsqrt() * (1.0 if scale is None else scale.double())
+    offset = ((0.0 if bias is None else bias.double()) - mean.double()) * factor
+    offset = offset if shift is None else offset + shift.double()
+    weight = pair.weight.double() * factor.reshape(-1, *[1] * (pair.weight.ndim - 1))
+    return weight.to(pair.weight.dtype), offset.to(pair.weight.dtype)
+
+
 @dataclass
 class _FoldedWeights:
     versions: list[int]
@@ -169,16 +184,12 @@ class Folded(FunctionMode):
         return output
 
     def _weights(self, pair: Pair, bias: Tensor | None) -> _FoldedWeights:
-        mean, variance, scale, shift, eps = pair.norm or ()
+        mean, variance, scale, shift, _ = pair.norm or ()
         tensors = [x for x in (pair.weight, bias, mean, variance, scale, shift) if x is not None]
         versions = [0 if x.is_inference() else x._version for x in tensors]
         folded = self._folded.get(id(pair.weight))
         if folded is None or folded.versions != versions:
-            factor = (variance.double() + eps).rsqrt() * (1.0 if scale is None else scale.double())
-            offset = ((0.0 if bias is None else bias.double()) - mean.double()) * factor
-            offset = offset if shift is None else offset + shift.double()
-            weight = pair.weight.double() * factor.reshape(-1, *[1] * (pair.weight.ndim - 1))
-            parts = [nn.Parameter(part.to(pair.weight.dtype), requires_grad=False) for part in (weight, offset)]
+            parts = [nn.Parameter(part, requires_grad=False) for part in folded_weights(pair, bias)]
             folded = self._folded[id(pair.weight)] = _FoldedWeights(versions, *parts)
         return folded
 

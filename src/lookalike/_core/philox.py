@@ -71,7 +71,13 @@ def orders(seed: int, kind: int, streams: Tensor, n: int) -> Tensor:
     for part, (a, b, c, d) in _words(seed, kind, streams, numbers.shape[1]):
         numbers[:, part, 0] = (a >> 1 << 32) | b
         numbers[:, part, 1] = (c >> 1 << 32) | d
-    return numbers.flatten(1)[:, :n].argsort(dim=1, stable=True).argsort(dim=1)
+    return inverse(numbers.flatten(1)[:, :n].argsort(dim=1, stable=True))
+
+
+def inverse(order: Tensor) -> Tensor:
+    """Returns the inverse of permutations along the last axis: from an order of values, their ranks."""
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)
 
 
 def _words(seed: int, kind: int, streams: Tensor, n_counters: int) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:

@@ -15,6 +15,7 @@ from lookalike.data import Batch, Batches
 from lookalike.embedding.ahead import ReadAhead
 from lookalike.embedding.effect import EFFECT, PrecisionEffect, note_of
 from lookalike.embedding.folded import FOLDED, foldable_pairs
+from lookalike.embedding.halved import HALVED, Halved, computes_in_halves, halved_copy
 from lookalike.embedding.precision import choose_precision, computing
 from lookalike.embedding.replicas import Replicas
 from lookalike.embedding.rows import Finish, MemoryAwareEmbedder, Transfer
@@ -99,6 +100,11 @@ class Pass:
         notes, is_new = self._sink.notes, "precision" not in self._sink.notes
         asked = notes.get("precision", self._precision)
         precision = choose_precision(encoder, first, total, device) if asked in ("auto", "fastest") else asked
+        halved = self._halved(first, precision, is_new)
+        if halved is not None:
+            self._sink.note({"precision": precision, FOLDED: halved.n_folded, HALVED: True})
+            self._effect = None if EFFECT in notes else PrecisionEffect(encoder, total, device)
+            return MemoryAwareEmbedder(halved)
         # Passes that an earlier version began fold nothing.
         folds = self._devices is None and (is_new or notes.get(FOLDED))
         pairs = foldable_pairs(encoder, first, precision, total) if folds else []
@@ -120,6 +126,16 @@ class Pass:
         replicas = Replicas(encoder, self._devices, precision)
         self._settings.callback(replicas.close)
         return MemoryAwareEmbedder(replicas)
+
+    def _halved(self, first: Any, precision: str, is_new: bool) -> Halved | None:
+        """Returns a copy of the network in bfloat16 to embed with, on a GPU, or None."""
+        is_asked = is_new and self._precision in ("auto", "bfloat16")
+        is_noted = bool(self._sink.notes.get(HALVED))
+        if precision != "bfloat16" or self._devices is not None or not (is_asked or is_noted):
+            return None
+        if not computes_in_halves(self._transfer.device):
+            return None
+        return halved_copy(self._encoder, first, self._batches.total, is_tried=not is_noted)
 
     def _embed(self, embedder: MemoryAwareEmbedder, batch: Batch, inputs: Any, finish: Finish | None) -> "_Arriving":
         """Computes a batch, and starts to copy from the device what is stored of it."""

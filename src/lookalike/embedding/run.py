@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 from torch import nn
 
 from lookalike._core import checks
@@ -19,6 +18,7 @@ from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batches
+from lookalike.embedding.beside import beside
 from lookalike.embedding.effect import summarised
 from lookalike.embedding.key import embedding_key, key_differences
 from lookalike.embedding.one_pass import Pass
@@ -26,7 +26,7 @@ from lookalike.embedding.options import EmbeddingOptions, embedding_settings
 from lookalike.embedding.replicas import check_devices
 from lookalike.embedding.store import META, EmbeddingStore
 from lookalike.embedding.writing import JournalSink, MemorySink, Sink, remove_journal
-from lookalike.encoder import Encoder
+from lookalike.encoder import Encoder, device_of
 from lookalike.encoder.head import OUTPUT
 
 _MAX_NAMED = 5  # samples named in a message
@@ -78,23 +78,29 @@ def embed(
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
         )
-    # embeddings of an earlier version are compared by the hash that it used
-    with identifying_as(_stored_identity(folder) if resume and not overwrite else None):
-        key = embedding_key(
+    devices = None if settings.devices is None else check_devices(encoder, settings.devices)
+
+    def key() -> dict[str, Any]:
+        return embedding_key(
             encoder,
             batches.fingerprint(),
             batches.transform_fingerprint(),
             precision=settings.precision,
             dtype=settings.dtype,
         )
-    devices = None if settings.devices is None else check_devices(encoder, settings.devices)
 
-    def run(sink: Sink) -> EmbeddingStore:
-        return _run_pass(encoder, batches, sink, key, devices, progress)
+    def run(sink: Sink, key: Callable[[], dict[str, Any]]) -> EmbeddingStore:
+        work = Pass(encoder, batches, sink, precision=settings.precision, dtype=settings.dtype, devices=devices)
+        return _run_pass(work, batches, sink, key, progress)
 
     if folder is None:
-        return run(MemorySink())
-    return _embed_to_folder(batches, Path(folder), key, run, resume=resume, overwrite=overwrite)
+        return run(MemorySink(), beside(key, device_of(encoder.model)))
+    # embeddings of an earlier version are compared by the hash that it used
+    with identifying_as(_stored_identity(folder) if resume and not overwrite else None):
+        known = key()
+    return _embed_to_folder(
+        batches, Path(folder), known, lambda sink: run(sink, lambda: known), resume=resume, overwrite=overwrite
+    )
 
 
 def _stored_identity(folder: str | Path | None) -> Any:
@@ -163,20 +169,15 @@ def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
 
 
 def _run_pass(
-    encoder: Encoder,
-    batches: Batches,
-    sink: Sink,
-    key: dict[str, Any],
-    devices: list[torch.device] | None,
-    progress: bool | Advance | None,
+    work: Pass, batches: Batches, sink: Sink, find_key: Callable[[], dict[str, Any]], progress: bool | Advance | None
 ) -> EmbeddingStore:
     """Embeds all samples that the sink does not have yet, and returns the sink's embeddings."""
-    work = Pass(encoder, batches, sink, precision=key["precision"], dtype=key["dtype"], devices=devices)
     undoing(work.stop, lambda: work.run(progress_bar("Embedding", batches.total, progress)))
     if sink.not_finite:
         sink.discard()
         names = name_samples(np.asarray(sink.not_finite), batches.describe)
         raise LookalikeError(f"{len(sink.not_finite)} embeddings have NaN or infinite values: {names}")
+    key = find_key()
     info = {**key, "asked_precision": key["precision"], **summarised(sink.notes), "versions": versions()}
     batches.skipped.update(sink.skipped)
     store = sink.close(batches.class_names, batches.skipped, info)

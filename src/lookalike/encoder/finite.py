@@ -10,6 +10,14 @@ from lookalike._core.errors import LookalikeError, listing
 _N_LISTED = 5
 
 
+def zeros_if_finite(embeddings: Tensor) -> Tensor:
+    """Returns a number for each embedding [N]: 0 if it is finite, else NaN.
+
+    On a GPU, asking for two operations takes less time than ``isfinite``, which is five.
+    """
+    return embeddings.mul(0).sum(1)
+
+
 def check_finite_rows(finite: Tensor, names: Sequence[str | None] | None = None, first: int = 0) -> None:
     """Checks that every input has a finite embedding.
 

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lookalike._core.names import visible
 from lookalike._core.wording import counted
 from lookalike.model.annotations import Region
 from lookalike.model.prototype_model import PrototypeModel
-from lookalike.model.prototypes import ROUNDING, FamiliarRange, Scope
+from lookalike.model.prototypes import ROUNDING, FamiliarRange, Prototypes, Scope
 from lookalike.plots.tiles import shorten
 
 _DESCRIPTION_LENGTH = 200  # characters of a description in a sentence
@@ -154,6 +153,27 @@ class Likeness:
 
 
 @dataclass(frozen=True)
+class _Facts:
+    """What a likeness says of its prototype, in lists by prototype."""
+
+    labels: list[int]
+    nearest: list[list[int]]
+    farthest: list[float]
+    familiar_up_to: list[float]
+    scope_counts: list[int]
+    counts: list[int]
+    purities: list[float]
+
+    @classmethod
+    def of(cls, prototypes: Prototypes, familiar: FamiliarRange) -> "_Facts":
+        columns = (
+            prototypes.labels, prototypes.nearest, prototypes.quantiles[:, -1], familiar.farthest, familiar.counts,
+            prototypes.counts, prototypes.purity,
+        )  # fmt: skip
+        return cls(*(column.tolist() for column in columns))
+
+
+@dataclass(frozen=True)
 class Likenesses:
     """The likenesses of n inputs to all prototypes; each ``Likeness`` is made when it is asked for.
 
@@ -164,6 +184,7 @@ class Likenesses:
         distances: [n, P].
         percentiles: Percentiles of the distances among those of each prototype's own training samples [n, P].
         order: The prototypes of each input, the most similar first [n, P].
+        facts: What is the same for all inputs, by prototype. It is read from the device once, and not for each input.
     """
 
     model: PrototypeModel
@@ -172,6 +193,7 @@ class Likenesses:
     distances: Tensor
     percentiles: Tensor
     order: Tensor
+    facts: "_Facts"
 
     @classmethod
     def of(cls, model: PrototypeModel, familiar: FamiliarRange, embeddings: Tensor) -> "Likenesses":
@@ -179,31 +201,31 @@ class Likenesses:
         similarities, distances = model.similarities_of(embeddings), model.distances_of(embeddings)
         order = similarities.argsort(dim=1, descending=True, stable=True).cpu()
         percentiles = model.prototypes.percentile_of(distances).cpu()
-        return cls(model, familiar, similarities.cpu(), distances.cpu(), percentiles, order)
+        facts = _Facts.of(model.prototypes, familiar)
+        return cls(model, familiar, similarities.cpu(), distances.cpu(), percentiles, order, facts)
 
     def nearest_of_class(self, row: int, label: int) -> int | None:
         """Returns the most similar prototype of a class; None if the class has none."""
-        of_class = torch.nonzero(self.model.prototypes.labels.cpu() == label)[:, 0].tolist()
+        of_class = [prototype for prototype, own in enumerate(self.facts.labels) if own == label]
         return max(of_class, key=self.similarities[row].__getitem__) if of_class else None
 
     def likeness(self, row: int, prototype: int) -> Likeness:
         """Returns the likeness of one input to one prototype, without heat-maps."""
-        model, prototypes, familiar = self.model, self.model.prototypes, self.familiar
-        annotations = model.all_annotations
-        nearest = [index for index in prototypes.nearest[prototype].tolist() if index >= 0]
+        model, facts, annotations = self.model, self.facts, self.model.all_annotations
+        nearest = [index for index in facts.nearest[prototype] if index >= 0]
         return Likeness(
             prototype=prototype,
-            label=int(prototypes.labels[prototype]),
-            class_name=prototypes.class_of(prototype),
+            label=facts.labels[prototype],
+            class_name=model.class_names[facts.labels[prototype]],
             similarity=float(self.similarities[row, prototype]),
             distance=float(self.distances[row, prototype]),
             percentile=float(self.percentiles[row, prototype]),
-            farthest=float(prototypes.quantiles[prototype, -1]),
-            familiar_up_to=float(familiar.farthest[prototype]),
-            scope=familiar.scopes[prototype],
-            scope_count=int(familiar.counts[prototype]),
-            count=int(prototypes.counts[prototype]),
-            purity=float(prototypes.purity[prototype]),
+            farthest=facts.farthest[prototype],
+            familiar_up_to=facts.familiar_up_to[prototype],
+            scope=self.familiar.scopes[prototype],
+            scope_count=facts.scope_counts[prototype],
+            count=facts.counts[prototype],
+            purity=facts.purities[prototype],
             nearest=nearest,
             nearest_names=tuple(model.training_names.get(index) for index in nearest),
             name=annotations.names[prototype],

@@ -19,7 +19,7 @@ from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, rea
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import n_rows, take_rows
-from lookalike.encoder.finite import check_finite_rows
+from lookalike.encoder.finite import check_finite_rows, zeros_if_finite
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import TransparentClassifier
@@ -403,17 +403,18 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Embeds inputs in batches, and applies a function to each batch of embeddings."""
         checks.whole_number("batch_size", batch_size, 1)
-        results, finite_rows, dtype = [], [], dtype_of(self.encoder)
+        results, zeros, dtype = [], [], dtype_of(self.encoder)
         with torch.no_grad():
             for batch in self.read_inputs(inputs, batch_size):
                 n_at_once = rows_at_once(batch.inputs, batch_size, self.device)
                 for start in range(0, max(n_rows(batch.inputs), 1), n_at_once):
                     rows = take_rows(batch.inputs, slice(start, start + n_at_once))
                     embeddings = self.encoder(place(rows, self.device, dtype))
-                    finite_rows.append(embeddings.isfinite().all(1))
+                    zeros.append(zeros_if_finite(embeddings))
                     results.append(compute(embeddings))
-            check_finite_rows(torch.cat(finite_rows))  # at the end, to wait for the GPU only once
-        return torch.cat(results)
+            # at the end, to wait for the GPU only once
+            check_finite_rows(_joined(zeros).cpu() == 0)
+        return _joined(results)
 
     def read_inputs(self, inputs: Any, batch_size: int = 256) -> Iterator[InputBatch]:
         """Yields batches of network inputs from ready inputs, image files, folders, PIL images, pixels or data sets.
@@ -428,6 +429,10 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         described = getattr(self.encoder, "input_spec", None)
         row_shape = described.get("shape") if isinstance(described, Mapping) else None
         return read_inputs(inputs, self.preprocessing, row_shape, batch_size)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @keeps_random_states

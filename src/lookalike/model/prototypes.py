@@ -139,15 +139,17 @@ class Prototypes(nn.Module):
         A prototype with fewer than ten training samples says little about new inputs. Then the samples of its class
         count, each at its distance to its own prototype; if those are fewer than ten too, all samples.
         """
-        counts, farthest = self.counts.clone(), self.quantiles[:, -1].clone()
+        own_counts, labels = self.counts.cpu(), self.labels.cpu()  # read from the device once
+        counts, farthest = own_counts.clone(), self.quantiles[:, -1].cpu().clone()
         scopes: list[Scope] = ["prototype"] * len(self)
         known_farthest = torch.where(farthest.isnan(), -torch.inf, farthest)
-        for j in torch.nonzero(self.counts < ENOUGH_SAMPLES)[:, 0].tolist():
-            of_class = self.labels == self.labels[j]
-            scopes[j] = "class" if int(self.counts[of_class].sum()) >= ENOUGH_SAMPLES else "model"
+        for j in torch.nonzero(own_counts < ENOUGH_SAMPLES)[:, 0].tolist():
+            of_class = labels == labels[j]
+            scopes[j] = "class" if int(own_counts[of_class].sum()) >= ENOUGH_SAMPLES else "model"
             is_counted = of_class if scopes[j] == "class" else torch.ones_like(of_class)
-            counts[j], farthest[j] = self.counts[is_counted].sum(), known_farthest[is_counted].max()
-        return FamiliarRange(farthest, counts, scopes)
+            counts[j], farthest[j] = own_counts[is_counted].sum(), known_farthest[is_counted].max()
+        device = self.counts.device
+        return FamiliarRange(farthest.to(device), counts.to(device), scopes)
 
     def to_table(self) -> list[dict[str, Any]]:
         """Returns a row of plain JSON values for each prototype."""

@@ -88,11 +88,25 @@ def propagate(
     explain = _Explainer(model, x, run, rules, strict, plain)
     batch_size = rows_at_once(x, batch_size, x.device)  # 6 images of 224² take a sixth less time each than 16
     warned: set[str] = set()
-    for first in range(0, len(x), batch_size):
-        rows = slice(first, first + batch_size)
-        relevance = explain(rows, start)
+    first = 0
+    while first < len(x):
+        n_rows = min(batch_size, len(x) - first)
+        try:
+            relevance = explain(slice(first, first + n_rows), start)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or n_rows == 1:
+                raise
+            relevance = None
+        if relevance is None:  # not in the handler: there the error still refers to the failed pass's tensors
+            batch_size = n_rows // 2
+            RECORDINGS.forget_all()
+            if x.device.type == "cuda":
+                torch.cuda.empty_cache()
+            warn_of(f"not enough memory for the maps of {n_rows} images at once; going on with {batch_size}")
+            continue
         _warn_of_missing_rules(relevance, warned)
         yield relevance
+        first += n_rows
 
 
 class _Explainer:
