@@ -10,8 +10,10 @@ threads), alternating, medians: they hold on a busy machine too.
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +34,15 @@ def write_files(folder: Path, number: int, side: int = SIDE) -> None:
     rng = np.random.default_rng(0)
     for label, photograph in enumerate(load_sample_images().images):
         (folder / f"{label}").mkdir(parents=True)
-        for piece in range(number // 2):
-            top, left = (int(rng.integers(0, length - side)) for length in photograph.shape[:2])
+        corners = [[int(rng.integers(0, length - side)) for length in photograph.shape[:2]] for _ in range(number // 2)]
+
+        def write(piece: int, photograph: Any = photograph, label: int = label, corners: Any = corners) -> None:
+            top, left = corners[piece]
             picture = Image.fromarray(photograph[top : top + side, left : left + side])
             picture.save(folder / f"{label}" / f"{piece:04d}.jpg", quality=90)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(write, range(number // 2)))
 
 
 def plain_loop(folder: Path) -> int:

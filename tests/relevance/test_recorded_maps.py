@@ -8,7 +8,7 @@ from lookalike import convert
 from lookalike._core import recording
 from lookalike._core.network_state import state_of
 from lookalike._core.recording import Recordings, record_on_cuda
-from lookalike.relevance import lrp, propagation, prp
+from lookalike.relevance import derived, lrp, propagation, prp
 
 N_PLAIN = 2  # calls before a computation is recorded
 ON_GPU = torch.cuda.is_available()
@@ -60,6 +60,7 @@ def recorder(monkeypatch):
 def use(monkeypatch, recorder):
     monkeypatch.setattr(propagation, "RECORDINGS", Recordings(recorder))
     monkeypatch.setattr(propagation, "can_record", lambda device: True)
+    monkeypatch.setattr(derived, "_can_be_sampled", lambda tensor: False)  # on a GPU nothing derived is kept
     return recorder
 
 
@@ -105,7 +106,7 @@ def test_similarities(monkeypatch, network, recorder, prototypes):
     for call in range(4):
         found = prp(model, images(seed=call), prototypes)
         assert_same(found, plain(monkeypatch, lambda call=call: prp(model, images(seed=call), prototypes)))
-    assert recorder.n_replayed == 2
+    assert recorder.n_replayed == (0 if prototypes == "predicted" else 2)  # their numbers are the caller's own
     given = [[1], [0], [6], [7]]
     assert_same(prp(model, images(), given), plain(monkeypatch, lambda: prp(model, images(), given)))
 
@@ -185,13 +186,23 @@ class Reading(Network):
         return scores if scores.isfinite().all() else scores.nan_to_num()
 
 
+CONSTANT = {}
+
+
+class Closed(Network):
+    """Uses a tensor that is no part of it."""
+
+    def forward(self, x):
+        return super().forward(x) * CONSTANT.setdefault(x.device, torch.tensor([1.0, 2.0, 3.0, 4.0], device=x.device))
+
+
 class Counting(Network):
     def forward(self, x):
         self.calls = getattr(self, "calls", 0) + 1
         return super().forward(x)
 
 
-@pytest.mark.parametrize("kind", [Reading, Counting])
+@pytest.mark.parametrize("kind", [Reading, Closed, Counting])
 def test_networks_that_python_decides_in_are_not_recorded(monkeypatch, recorder, kind):
     torch.manual_seed(0)
     network = kind().eval().to(DEVICE)
@@ -257,6 +268,20 @@ def test_a_network_with_too_much_to_compare_is_not_recorded(network, recorder):
 
 @pytest.mark.parametrize("operation", [lambda x: x.sum().item(), lambda x: x[x > 0].sum(), lambda x: x.nonzero().sum()])
 def test_what_reads_values_is_seen(operation):
-    with recording._Reading() as reading:
-        operation(torch.rand(3))
-    assert reading.names
+    x = torch.rand(3)
+    with recording.Watch([x]) as watch:
+        operation(x)
+    assert watch.reads
+
+
+def test_memory_that_may_be_freed_is_seen(network):
+    """As a tensor that the caller makes for this call: a replay would read what lies there later."""
+    x, other = torch.rand(2, 3, 12, 12, device=DEVICE), torch.rand(4, device=DEVICE)
+    with recording.Watch([*recording.tensors_of(network), x]) as watch:
+        scores = network(x)
+        made = torch.zeros_like(scores) + torch.arange(4, device=DEVICE)
+        (scores * 2 + made)[:, 1:].sum()
+    assert not watch.strange
+    with recording.Watch([*recording.tensors_of(network), x]) as watch:
+        network(x) * other
+    assert watch.strange == {"mul": 1}

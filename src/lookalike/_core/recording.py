@@ -5,6 +5,7 @@ them one by one. So what is asked for again and again, with inputs of one shape,
 started as a whole. A recording is fixed: it always runs the same operations on the same memory. So it is only used
 
 - if nothing was read from the device while it was recorded, by which Python could have decided something,
+- if it reads no memory but that of its inputs, of the owner's tensors, and its own: other memory may be freed,
 - if it gives, on the inputs with which it was recorded, what the plain computation gives,
 - as long as the owner's state is the same (``lookalike._core.network_state``), and
 - as long as its user finds nothing wrong with its results (``Recordings.forget``).
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -157,17 +158,19 @@ class Recordings:
                 oldest = next(other for other in entries.values() if other.replay is not None)
                 oldest.replay, oldest.calls = None, 0
             entry.state, entry.told = state, told
-            entry.replay = self._recorded(compute, inputs, results)
+            entry.replay = self._recorded(tensors_of(owner), compute, inputs, results)
             entry.is_refused = entry.replay is None
         finally:
             entry.lock.release()
 
-    def _recorded(self, compute: Compute, inputs: Sequence[Tensor], results: Sequence[Tensor]) -> Replay | None:
+    def _recorded(
+        self, known: Sequence[Tensor], compute: Compute, inputs: Sequence[Tensor], results: Sequence[Tensor]
+    ) -> Replay | None:
         """Returns a recording that gives what the plain computation gave; None if there is none."""
         try:
-            with _Reading() as reading:
+            with Watch([*known, *inputs]) as watch:
                 compute(*inputs)
-            if reading.names:
+            if watch.reads or watch.strange:
                 return None
             replay = self._record(compute, inputs)
             is_right = all(map(_are_close, replay(inputs), results))
@@ -185,25 +188,55 @@ class Recordings:
         self._entries.clear()
 
 
-class _Reading(TorchDispatchMode):
-    """Notes operations by which Python, or the CPU, reads a value of the device or gives it one."""
+class Watch(TorchDispatchMode):
+    """Notes what must not be in a computation that is recorded.
 
-    def __init__(self) -> None:
+    Args:
+        known: The inputs, and the tensors that lie in the same place in every replay.
+
+    Attributes:
+        reads: Operations by which Python, or the CPU, reads a value of the device or gives it one.
+        strange: Operations that read tensors which are neither known nor results of the computation.
+    """
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.names: Counter[str] = Counter()
+        self.reads: Counter[str] = Counter()
+        self.strange: Counter[str] = Counter()
+        self._places = {0, *map(_place, known)}
+        self._results: list[Tensor] = []  # kept, so that no other tensor gets the place of one of them
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         name = func.overloadpacket.__name__
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        # numbers of the CPU without an axis are handed over with the operation
+        is_number = [tensor.device.type == "cpu" and not tensor.ndim for tensor in given]
+        if any(not n and _place(t) not in self._places for t, n in zip(given, is_number, strict=True)):
+            self.strange[name] += 1
+        result = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self._places.update(map(_place, made))
+        self._results += made
         by_mask = name in ("index", "index_put", "index_put_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
-        # numbers of the CPU without an axis are handed over with the operation
-        devices = {tensor.device for tensor in tensors if tensor.ndim or tensor.device.type != "cpu"}
+        devices = {tensor.device for tensor in (*given, *made) if tensor.ndim or tensor.device.type != "cpu"}
         if name in _READING or by_mask or len(devices) > 1:
-            self.names[name] += 1
+            self.reads[name] += 1
         return result
+
+
+def _place(tensor: Tensor) -> int:
+    """Returns where a tensor's memory begins; 0 if it has none."""
+    return tensor.untyped_storage().data_ptr() if tensor.numel() and tensor.layout is torch.strided else 0
+
+
+def tensors_of(owner: Any) -> list[Tensor]:
+    """Returns a network's parameters, buffers, and other tensors that are attributes of its modules."""
+    if not isinstance(owner, nn.Module):
+        return []
+    attributes = (value for module in owner.modules() for value in vars(module).values())
+    return [*owner.parameters(), *owner.buffers(), *(value for value in attributes if isinstance(value, Tensor))]
 
 
 def _are_close(first: Tensor, second: Tensor) -> bool:

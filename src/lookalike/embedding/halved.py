@@ -6,6 +6,7 @@ copy has nothing that must be asked for, and is used if its embeddings are as ne
 allows.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from lookalike.encoder.shadow import shadow_of
 HALVED = "bfloat16_weights"  # the note of a pass
 _TRIAL_ROWS = 2
 _FEWEST_ROWS = 512  # of a pass that is worth the trial
-_TOLERANCE = 0.01  # of an embedding's norm: two and a half roundings to bfloat16
+_TOLERANCE = 0.015  # of an embedding's norm, about four roundings to bfloat16; under autocast it is two
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # layers that do nothing else; those with an activation stay as they are
 
 
@@ -39,7 +40,7 @@ class Halved:
     def __init__(self, encoder: Encoder, pairs: list[Pair]) -> None:
         self.model: nn.Module = encoder.model
         self._copy = shadow_of(encoder)
-        self.n_folded = sum(_fold(self._copy, pair) for pair in pairs)
+        self.n_folded = _fold(self._copy, pairs)
         _cast(self._copy)
 
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
@@ -56,8 +57,8 @@ def computes_in_halves(device: torch.device) -> bool:
 def halved_copy(encoder: Encoder, inputs: Any, total: int | None, *, is_tried: bool = True) -> Halved | None:
     """Returns a copy in bfloat16; None if it does not serve the pass.
 
-    It does not if the pass is short, if hooks could see what its layers return, or if embeddings differ by more than 1%
-    of their norm from those in float32.
+    It does not if the pass is short, if hooks could see what its layers return, or if embeddings differ by more than
+    1.5% of their norm from those in float32.
 
     Args:
         encoder: The encoder, on a GPU.
@@ -81,22 +82,31 @@ def halved_copy(encoder: Encoder, inputs: Any, total: int | None, *, is_tried: b
     return halved if not is_tried or bool((deviations <= _TOLERANCE).all()) else None
 
 
-def _fold(network: nn.Module, pair: Pair) -> bool:
-    """Folds a batch norm of a copied network into the convolution before it; returns whether it could."""
-    modules = list(network.modules())
-    convolutions = [m for m in modules if isinstance(m, nn.Conv2d) and m._parameters.get("weight") is pair.weight]
-    mean = None if pair.norm is None else pair.norm[0]
-    norms = [m for m in modules if type(m) in _NORMS and m._buffers.get("running_mean") is mean]
-    if len(convolutions) != 1 or len(norms) != 1:
-        return False
-    convolution, norm = convolutions[0], norms[0]
-    weight, bias = folded_weights(pair, convolution._parameters.get("bias"))
-    convolution._parameters.update(weight=nn.Parameter(weight, False), bias=nn.Parameter(bias, False))
-    for module in modules:
+def _fold(network: nn.Module, pairs: list[Pair]) -> int:
+    """Folds batch norms of a copied network into the convolutions before them; returns how many."""
+    by_weight: dict[int, list[nn.Module]] = defaultdict(list)
+    by_mean: dict[int, list[nn.Module]] = defaultdict(list)
+    parents: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            by_weight[id(module._parameters.get("weight"))].append(module)
+        elif type(module) in _NORMS:
+            by_mean[id(module._buffers.get("running_mean"))].append(module)
         for name, child in module._modules.items():
-            if child is norm:
-                module._modules[name] = nn.Identity()
-    return True
+            if child is not None:
+                parents[child].append((module, name))
+    n_folded = 0
+    for pair in pairs:
+        convolutions, norms = by_weight[id(pair.weight)], by_mean[id((pair.norm or [None])[0])]
+        if len(convolutions) != 1 or len(norms) != 1:
+            continue
+        parameters = convolutions[0]._parameters
+        weight, bias = folded_weights(pair, parameters.get("bias"))
+        parameters.update(weight=nn.Parameter(weight, False), bias=nn.Parameter(bias, False))
+        for parent, name in parents[norms[0]]:
+            parent._modules[name] = nn.Identity()
+        n_folded += 1
+    return n_folded
 
 
 def _cast(network: nn.Module) -> None:

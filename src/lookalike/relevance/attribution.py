@@ -301,7 +301,9 @@ def stream_prp(
             at_embedding = channel_relevance(model, z, column, rule)
             yield at_embedding / stabilised(z), at_embedding.sum(1)
 
-    start = RelevanceStart(starts, chosen, ("prp", rule, prototypes if isinstance(prototypes, str) else None))
+    which = prototypes if isinstance(prototypes, str) else None
+    name = None if which == "predicted" else ("prp", rule, which)  # whose prototypes are read before the maps
+    start = RelevanceStart(starts, chosen, name)
     for relevance in propagate(model, x, model.encoder, start, composite, batch_size, strict):
         relevance.rules.append(RuleUse("similarity", "prototypes", rule, 1))
         yield relevance
