@@ -8,6 +8,7 @@ import torch
 import xxhash
 from torch import nn
 
+from lookalike._core import identity
 from lookalike._core.errors import LookalikeError
 from lookalike._core.identity import are_comparable, identify_array, identify_json, identify_tensors, identifying_as
 from lookalike._core.provenance import fingerprint_array, fingerprint_json, fingerprint_tensors
@@ -33,9 +34,29 @@ def data():
 def test_the_identity_of_an_array_is_xxh3_of_type_shape_and_bytes():
     array = np.arange(6, dtype=np.int32).reshape(2, 3)
     expected = xxhash.xxh3_128_hexdigest(b"int32:(2, 3);" + array.tobytes())
-    assert identify_array(array) == f"{expected}:xxh3"
+    assert identify_array(array) == f"{expected}:xxh3p"
+    with identifying_as("…:xxh3"):  # as an earlier version did
+        assert identify_array(array) == f"{expected}:xxh3"
     assert identify_array(array.T) != identify_array(array)
     assert identify_array(np.asfortranarray(array)) == identify_array(array)
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "?", "<f2"])
+def test_large_arrays_are_identified_by_their_parts(monkeypatch, kind):
+    array = np.arange(40, dtype=np.uint8).view(kind)
+    whole = identify_array(array)
+    monkeypatch.setattr(identity, "_PART", 16)
+    data = array.tobytes()
+    digests = b"".join(xxhash.xxh3_128_digest(part) for part in (data[:16], data[16:32], data[32:]))
+    expected = xxhash.xxh3_128_hexdigest(f"{array.dtype}:{array.shape};".encode() + digests)
+    assert identify_array(array) == f"{expected}:xxh3p" != whole
+    with identifying_as("…:xxh3"):
+        assert identify_array(array).removesuffix(":xxh3") == whole.removesuffix(":xxh3p")
+
+
+@pytest.mark.parametrize("array", [np.array(3.0), np.zeros((0, 4)), np.zeros(0, ">i8")])
+def test_arrays_without_an_axis_or_a_value(array):
+    assert identify_array(array).endswith(":xxh3p")
 
 
 def test_tensors_differ_by_name_type_shape_and_any_bit():
@@ -61,10 +82,10 @@ def test_what_was_identified_by_sha256_is_compared_by_sha256():
     assert not are_comparable(None, fingerprint_array(array))
 
 
-def as_of_an_earlier_version(folder, net, data):
+def as_of_an_earlier_version(folder, net, data, scheme="sha256"):
     """Rewrites the record of embeddings as earlier versions wrote it."""
     record = read_record(folder / "embeddings.json")
-    with identifying_as("sha256"):
+    with identifying_as(scheme):
         record["info"] |= {
             "weights": identify_tensors(net.state_dict()),
             "data": Batches(data).fingerprint(),
@@ -73,11 +94,12 @@ def as_of_an_earlier_version(folder, net, data):
     write_record(folder / "embeddings.json", record)
 
 
-def test_embeddings_of_an_earlier_version_are_taken_up(net, data, tmp_path):
+@pytest.mark.parametrize(("scheme", "length"), [("sha256", 64), ("…:xxh3", 37)])
+def test_embeddings_of_an_earlier_version_are_taken_up(net, data, tmp_path, scheme, length):
     made = embed(net, data, folder=tmp_path / "z")
-    as_of_an_earlier_version(tmp_path / "z", net, data)
+    as_of_an_earlier_version(tmp_path / "z", net, data, scheme)
     taken_up = embed(net, data, folder=tmp_path / "z", resume=True)
-    assert len(taken_up.info["data"]) == 64
+    assert len(taken_up.info["data"]) == length
     assert np.array_equal(taken_up.embeddings, made.embeddings)
     batches = Batches(data)
     check_store(taken_up, as_encoder(net, batches), batches)
@@ -94,15 +116,16 @@ def test_unfinished_embeddings_of_an_earlier_version_are_continued(net, data, tm
         embed(net, samples, folder=tmp_path / "z", batch_size=4)
     journal = tmp_path / "z.part" / "journal.jsonl"
     key = json.loads(journal.read_text().splitlines()[0])["key"]
-    assert key["weights"] == key["weights"].removesuffix(":xxh3")
+    assert key["weights"] == key["weights"].partition(":")[0]
     samples.limit = None
     store = embed(net, samples, folder=tmp_path / "z", batch_size=4, resume=True)
     assert len(store) == 24
     assert len(store.info["weights"]) == 64
 
 
-def test_a_model_of_an_earlier_version_knows_its_data(data):
-    with identifying_as("sha256"):
+@pytest.mark.parametrize("scheme", ["sha256", "…:xxh3"])
+def test_a_model_of_an_earlier_version_knows_its_data(data, scheme):
+    with identifying_as(scheme):
         record = TrainingRecord(Batches(data).fingerprint())
     other = Batches((data[0] + 1, data[1]))
     assert record.matches(Batches(data))

@@ -42,7 +42,7 @@ __all__ = [
 
 _SEAL = b"\nsha256:"
 _SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
-_FINGERPRINT = re.compile("[0-9a-f]{64}|[0-9a-f]{32}:xxh3")
+_FINGERPRINT = re.compile("[0-9a-f]{64}|[0-9a-f]{32}:xxh3p?")
 _LEFTOVER_NAMES = re.compile(  # files that killed runs and operating systems leave
     r"\..+\.[0-9a-f]{8}\.(part|old)|\.(.+\.)?lock|\.DS_Store|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+"
 )
