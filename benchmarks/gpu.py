@@ -27,7 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import machine, table
-from lookalike import LookalikeError, convert, embed, relevance
+from lookalike import convert, embed, relevance
 from lookalike.conversion.clustering import cluster, clustering_on
 from lookalike.data import Batches, Preprocessing, load_folder
 from lookalike.data.fitted import n_cores
@@ -106,6 +106,24 @@ def half_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
+def bare_passes(net: nn.Module, device: torch.device, scale: Scale, n: int) -> Callable[[], None]:
+    """Returns passes of n images from bytes in memory, at the best precision and layout, and with nothing else."""
+    best = copy.deepcopy(net).to(half_precision(device), memory_format=torch.channels_last)
+    as_bytes = torch.randint(0, 256, (scale.batch, 3, scale.side, scale.side), dtype=torch.uint8)
+    pinned = as_bytes.pin_memory() if device.type == "cuda" else as_bytes
+    chunk = scale.batch if device.type == "cuda" else 16
+
+    @torch.no_grad()
+    def bare() -> None:
+        for _ in range(0, n, scale.batch):
+            moved = pinned.to(device, non_blocking=True)
+            for part in moved.split(chunk):
+                values = part.to(half_precision(device), memory_format=torch.channels_last)
+                best(values.div_(255).sub_(0.45).div_(0.22))
+
+    return bare
+
+
 def embed_from_memory(device: torch.device, clock: Clock, scale: Scale, names: tuple[str, ...]) -> list[list[str]]:
     """Embeds tensors in memory: bare passes at the best precision and layout, a plain loop, this package."""
     x = torch.rand(scale.in_memory, 3, scale.side, scale.side)
@@ -114,18 +132,6 @@ def embed_from_memory(device: torch.device, clock: Clock, scale: Scale, names: t
     for name in names:
         net = network(name, device)
         encoder = Encoder(net, x[:2].to(device))
-        best = copy.deepcopy(net).to(half_precision(device), memory_format=torch.channels_last)
-        as_bytes = (x[: scale.batch] * 255).byte()
-        pinned = as_bytes.pin_memory() if device.type == "cuda" else as_bytes
-        chunk = scale.batch if device.type == "cuda" else 16
-
-        @torch.no_grad()
-        def bare(best: nn.Module = best, pinned: Tensor = pinned, chunk: int = chunk) -> None:
-            for _ in range(0, len(x), scale.batch):
-                moved = pinned.to(device, non_blocking=True)
-                for part in moved.split(chunk):
-                    values = part.to(half_precision(device), memory_format=torch.channels_last)
-                    best(values.div_(255).sub_(0.45).div_(0.22))
 
         @torch.no_grad()
         def plain(net: nn.Module = net) -> None:
@@ -133,7 +139,7 @@ def embed_from_memory(device: torch.device, clock: Clock, scale: Scale, names: t
                 net(part.to(device)).cpu()
 
         runs: Runs = {
-            "limit": bare,
+            "limit": bare_passes(net, device, scale, len(x)),
             "plain": plain,
             "ours": lambda encoder=encoder: embed(encoder, (x, y), batch_size=scale.batch, progress=False),
         }
@@ -155,7 +161,6 @@ def embed_from_files(device: torch.device, clock: Clock, scale: Scale) -> list[l
         data = load_folder(place, preprocessing).train
         contents = [file.read_bytes() for file in data.files]
         encoder = Encoder(net, data[0][0][None].to(device))
-        ready = (data[0][0][None].repeat(scale.batch, 1, 1, 1), np.zeros(scale.batch, dtype=int))
         steps = transforms.Compose(
             [
                 transforms.Resize(scale.side),
@@ -169,10 +174,6 @@ def embed_from_files(device: torch.device, clock: Clock, scale: Scale) -> list[l
             with ThreadPoolExecutor(n_cores()) as pool:
                 list(pool.map(lambda content: decode_jpeg(content, 3), contents))
 
-        def arithmetic() -> None:
-            for _ in range(-(-scale.files // scale.batch)):
-                embed(encoder, ready, batch_size=scale.batch, progress=False)
-
         @torch.no_grad()
         def plain() -> None:
             workers = min(16, n_cores()) if device.type == "cuda" else 0
@@ -184,10 +185,7 @@ def embed_from_files(device: torch.device, clock: Clock, scale: Scale) -> list[l
 
         runs: Runs = {
             "decoding": decoding,
-            "arithmetic": lambda: [
-                embed(encoder, ready, batch_size=scale.batch, progress=False)
-                for _ in range(-(-scale.files // scale.batch))
-            ],
+            "arithmetic": bare_passes(net, device, scale, scale.files),
             "plain": plain,
             "ours": lambda: embed(encoder, data, batch_size=scale.batch, progress=False),
         }
@@ -401,7 +399,7 @@ def main() -> None:
             continue
         try:
             print(table(title, columns, run()), flush=True)
-        except (LookalikeError, RuntimeError) as error:  # what was measured before is not lost
+        except Exception as error:  # what was measured before is not lost
             print(f"### {title}\n\n{type(error).__name__}: {error}\n", flush=True)
     if left_out:
         print(f"Not measured, since {arguments.minutes:g} minutes were over: {', '.join(left_out)}.\n")

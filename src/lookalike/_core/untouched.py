@@ -112,13 +112,18 @@ def _users_of_modules(model: nn.Module) -> list[_ModuleUsers]:
 
     This calls the same modules as ``model.modules()``, but faster, as it runs at every prediction.
     """
-    users, waiting, visited_ids = [], [model], set()
+    users: list[_ModuleUsers] = []
+    waiting: list[nn.Module | None] = [model]
+    visited_ids = set()
     while waiting:
         module = waiting.pop()
+        if module is None:
+            continue
         if (module.training or (_USERS_BY_ID and id(module) in _USERS_BY_ID)) and id(module) not in visited_ids:
             visited_ids.add(id(module))
             users.append(_USERS_BY_ID.get(id(module)) or _ModuleUsers(module))
-        waiting.extend(child for child in module._modules.values() if child is not None)
+        if module._modules:
+            waiting.extend(module._modules.values())
     return users
 
 
