@@ -80,9 +80,15 @@ class Clock:
 
     def __call__(self, runs: Runs) -> dict[str, float]:
         """Returns the median seconds of each run; the runs alternate, a plain loop or a peer at most three times."""
-        for name, run in runs.items():
-            for _ in range(1 if name == "plain" else self.warm_up):
-                run()
+        for name, run in list(runs.items()):
+            try:
+                for _ in range(1 if name == "plain" else self.warm_up):
+                    run()
+            except Exception as error:
+                if name != "plain":
+                    raise
+                print(f"The peer failed, and is left out ({type(error).__name__}: {error}).\n", flush=True)
+                del runs[name]
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(self.repeats):
             for name, run in runs.items():

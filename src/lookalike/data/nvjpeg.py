@@ -1,4 +1,4 @@
-"""Decodes JPEG files on a CUDA device by nvJPEG, a batch at once. Written without a GPU at hand, and not measured.
+"""Decodes JPEG files on a CUDA device by nvJPEG, a batch at once.
 
 Only plain files go to the device: baseline, 8 bits, upright, in as many colours as the network takes. All others, and
 whatever nvJPEG refuses, are read on the CPU as without it. Pixels may differ from the CPU's by some levels, as nvJPEG
