@@ -53,7 +53,8 @@ def test_drawings_of_parts_fit_a_phone_and_enlarge(open_on):
     tab.keyboard.press("Escape")
     tab = open_on(DESKTOP)
     tab.click(".drawings button >> nth=1")
-    assert tab.is_visible("#lightbox .drawn img")
+    small = tab.eval_on_selector(".drawings img >> nth=1", "(one) => one.width")
+    assert tab.eval_on_selector("#lightbox .drawn img", "(one) => one.width") > 1.5 * small
 
 
 def test_a_confusion_table_of_ten_classes_and_the_radar_fit_a_phone(open_on):

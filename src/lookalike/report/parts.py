@@ -76,8 +76,9 @@ def _drawings(explained: ExplainedParts) -> list[dict[str, Any]]:
         (explained.pairs, "Regions that look alike"),
         (explained.segments, "The concept of each position"),
     ]
-    return [
-        {"source": drawing(part.plot), "alt": alt}
+    shown = [
+        (*drawing(part.plot), alt)
         for part, alt in drawn
         if part is not None and (part.images if isinstance(part, Segments) else part.image) is not None
     ]
+    return [{"source": source, "width": width, "alt": alt} for source, width, alt in shown]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIDE = 224  # pixels of a picture's longer side, at most
-_DPI = 110  # of drawings: their text is legible, and one takes some 15 kB
+_DPI, _DPI_ON_PAGE = 180, 110  # of drawings: enlarged, and among others, where their text is legible, too
 _LEGIBLE = 1.2  # pixels per point of a figure on a phone: text of 8 points stays legible, and the rest is a swipe away
 _PHONE = 340  # pixels that a phone shows: a figure that is legible at this width has no more, so that nothing is cut
 _SHARP = 64  # pictures up to this size are small already: they are stored without loss
@@ -43,10 +43,13 @@ def picture(pixels: np.ndarray, side: int = SIDE) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def drawing(draw: Callable[[], "Axes"]) -> str:
-    """Returns a figure that is mostly pictures as a data URI; as text it would take ten times the space."""
+def drawing(draw: Callable[[], "Axes"]) -> tuple[str, int]:
+    """Returns a figure that is mostly pictures as a data URI, and its width on the page; enlarged it is wider.
+
+    As text it would take ten times the space.
+    """
     pixels = figure_pixels(draw(), _DPI)[..., :3]
-    return picture(pixels, max(pixels.shape))
+    return picture(pixels, max(pixels.shape)), round(pixels.shape[1] * _DPI_ON_PAGE / _DPI)
 
 
 def _least_width(points: float) -> float:
