@@ -41,9 +41,13 @@ METRICS = ("card", "metrics", "divergence", "faithfulness", "prototypes", "robus
 MEASURES = ("budget", "calibration", "controls", "ends", "measures_on_the_card", "findings", "familiarity")
 TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with at the first test that fails
     "metrics/budget.py": ["tests/metrics/test_budget.py"],
-    "metrics/verdict.py": ["tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py"],
+    "metrics/verdict.py": [
+        "tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py", "tests/cli/test_evaluate.py",
+    ],
     "metrics/findings.py": ["tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py"],
-    "metrics/": [f"tests/metrics/test_{name}.py" for name in (*METRICS, *MEASURES, "evaluation")],
+    "metrics/": [
+        *(f"tests/metrics/test_{name}.py" for name in (*METRICS, *MEASURES, "evaluation")), "tests/model/test_doubt.py",
+    ],
     "relevance/": [
         "tests/relevance/test_wiring.py", "tests/relevance/test_maps.py", "tests/relevance/test_rules.py",
         "tests/relevance/test_engine.py",

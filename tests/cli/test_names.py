@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lookalike.cli import app
+from lookalike.cli.console import print_json
 from lookalike.model import load
 
 RUNNER = CliRunner()
@@ -126,6 +128,15 @@ def test_a_mistyped_command_does_not_reach_the_terminal_raw(arguments):
     assert result.exit_code == 2
     assert r"\x1b[2J" in result.output
     assert "\x1b[2J" not in result.output
+
+
+@pytest.mark.parametrize(("encoding", "is_plain"), [("ascii", True), ("utf-8", False)])
+def test_json_is_what_the_output_can_write(encoding, is_plain, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
+    print_json({"class": "café"})
+    assert json.loads(written.getvalue()) == {"class": "café"}
+    assert written.getvalue().isascii() is is_plain
 
 
 def test_a_locale_that_can_write_nothing_loses_nothing(hostile_folder, network_file, tmp_path):

@@ -120,7 +120,8 @@ def test_the_command_writes_the_kind_that_the_file_is_named_after(model, tmp_pat
     file, network = tmp_path / "answers.pt2", Path(__file__).parent / "test_plain.py"
     command = ["export", str(tmp_path / "model"), "--network", f"{network}:network", "-o"]
     result = CliRunner().invoke(app, [*command, str(file), "--no-images", "--json"])
-    assert json.loads(result.stdout)["file"] == str(file)
+    told = json.loads(result.stdout)
+    assert (told["file"], told["page"]) == (str(file), None)
     extra = {"prototypes.json": ""}
     program = torch.export.load(str(file), extra_files=extra).module()
     assert json.loads(extra["prototypes.json"])["prototypes"][0]["image"] is None

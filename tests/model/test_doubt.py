@@ -333,10 +333,11 @@ def test_a_class_without_held_out_images_is_told(model):
 
 
 def test_an_evaluation_with_the_images_of_the_calibration_says_so(calibrated):
-    options = {"only": ("transparency",), "progress": False}
     told = "those that the model was calibrated with"
-    assert any(told in sentence for sentence in evaluate(calibrated, images(900, 3), **options).verdict())
-    assert not any(told in sentence for sentence in evaluate(calibrated, images(90, 4), **options).verdict())
+    for test, is_told in ((images(900, 3), True), (images(90, 4), False)):
+        card = evaluate(calibrated, test, only=("transparency", "calibration"), progress=False)
+        assert any(told in sentence for sentence in card.verdict()) is is_told
+        assert any(f"{told}: its ECE is too good" in note for note in card.notes) is is_told
 
 
 def test_all_warnings_of_the_data_are_in_the_verdict():
