@@ -109,6 +109,9 @@ def test_what_a_calibration_promises_is_what_was_asked_for(saved, tmp_path):
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)["calibration"]
     assert {name: facts[name] for name in asked} == asked
+    again = [str(argument) for argument in arguments]
+    assert CliRunner().invoke(app, again).exit_code == 2  # the folder is there
+    assert CliRunner().invoke(app, [*again, "--overwrite"]).exit_code == 0
 
 
 def test_explanations_are_those_that_were_asked_for(saved, tmp_path):

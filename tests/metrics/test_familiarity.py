@@ -91,3 +91,15 @@ def test_pages_and_examples_say_it_in_the_same_words(page):
         assert UNFAMILIAR_BY_NOVELTY.removeprefix("its ") in text.replace(
             "its [novelty](#novelty) score", "novelty score"
         )
+
+
+def test_a_scorecard_counts_unfamiliar_images_and_the_wrong_answers_among_them(sem, blobs):
+    x, y = torch.cat([blobs[0], STRANGE]), torch.cat([blobs[1], torch.arange(30) % 3])
+    y[:5] = (y[:5] + 1) % 3  # wrong, and familiar
+    unfamiliar = np.array([one.unfamiliar for one in explain(sem, x)])
+    wrong = (sem.predict(x) != y).numpy()
+    assert 0 < (unfamiliar & wrong).sum() < wrong.sum() != unfamiliar.sum()
+    card = evaluate(sem, (x, y), only=["faithfulness"], progress=False)
+    expected = Familiarity.of(unfamiliar, wrong, is_calibrated=False)
+    assert card.details["faithfulness"][0]["unfamiliar"] == expected.to_dict()
+    assert (expected.n, expected.n_wrong) == (unfamiliar.sum(), (unfamiliar & wrong).sum())
