@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import convert
+from lookalike import LookalikeWarning, convert
 from lookalike._core import recording
 from lookalike._core.network_state import state_of
 from lookalike._core.recording import Recordings, record_on_cuda
@@ -285,3 +285,35 @@ def test_memory_that_may_be_freed_is_seen(network):
     with recording.Watch([*recording.tensors_of(network), x]) as watch:
         network(x) * other
     assert watch.strange == {"mul": 1}
+
+
+class Small(Network):
+    """Has memory for two images at once."""
+
+    def forward(self, x):
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+def test_where_memory_runs_out_fewer_images_pass_at_once_and_recordings_are_dropped(monkeypatch, recorder):
+    torch.manual_seed(0)
+    network = Small().eval().to(DEVICE)
+    for _ in range(3):
+        lrp(network, images(2), 1)
+    assert recorder.n_recorded == 1
+    x = images(5)
+    with pytest.warns(LookalikeWarning, match="not enough memory for the maps of 5 images at once; going on with 2"):
+        found = lrp(network, x, 1)
+    [entries] = propagation.RECORDINGS._entries.values()
+    assert all(entry.replay is None for entry in entries.values())
+    assert_same(found, plain(monkeypatch, lambda: lrp(network, x, 1, batch_size=2)))
+
+
+def test_memory_for_no_image_at_all_is_an_error(monkeypatch, recorder):
+    class Full(Network):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        lrp(Full().eval().to(DEVICE), images(1), 1)

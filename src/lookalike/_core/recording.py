@@ -52,22 +52,24 @@ def record_on_cuda(compute: Compute, inputs: Sequence[Tensor]) -> Replay:
     """
     device = inputs[0].device
     fixed = [tensor.detach().clone() for tensor in inputs]
+    torch.cuda.empty_cache()  # a recording has memory of its own; what others hold and do not use hides how much
     graph, before = torch.cuda.CUDAGraph(), torch.cuda.memory_reserved(device)
     with torch.cuda.device(device):
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = compute(*fixed)
         if torch.cuda.memory_reserved(device) - before > _LARGEST_SHARE * torch.cuda.mem_get_info(device)[1]:
             raise RuntimeError("the recording takes too much memory")
-    done = torch.cuda.Event()
-    done.record()
+        done = torch.cuda.Event()
+        done.record()
 
     def replay(given: Sequence[Tensor]) -> list[Tensor]:
-        done.wait()  # another stream may still be reading the results of the last replay
-        for place, tensor in zip(fixed, given, strict=True):
-            place.copy_(tensor, non_blocking=True)
-        graph.replay()
-        copies = [tensor.clone() for tensor in results]
-        done.record()
+        with torch.cuda.device(device):
+            done.wait()  # another stream may still be reading the results of the last replay
+            for place, tensor in zip(fixed, given, strict=True):
+                place.copy_(tensor, non_blocking=True)
+            graph.replay()
+            copies = [tensor.clone() for tensor in results]
+            done.record()
         return copies
 
     return replay

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lookalike._core.errors import warn_of
 from lookalike._core.folding import Folded
+from lookalike._core.recording import RECORDINGS
 from lookalike.encoder import device_of, place, rows_at_once
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
 
@@ -63,6 +64,7 @@ class MemoryAwareEmbedder:
                 z, scores = (list(column) for column in zip(*results, strict=True))
                 return torch.cat(z), None if scores[0] is None else torch.cat(scores)
             # not in the handler: there the error still refers to the failed pass's tensors
+            RECORDINGS.forget_all()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warn_of(f"not enough memory for {rows} rows at once; going on with {self.max_rows}")

@@ -232,9 +232,12 @@ class _Explainer:
         recorded = ResultCache(len(batch)) if batch.device.type == "cpu" and plain is None else None
         versions = self._versions()
         engine, output = self._engine(batch, recorded), None
-        with contextlib.suppress(Exception):  # if the network itself fails, the plain pass raises its error
+        try:
             output = self._run_engine(engine, batch)
             engine.twins.depend_on_pixels([output])  # tells whether the output itself is of unknown origin
+        except Exception as error:  # if the network itself fails, the plain pass raises its error
+            if is_out_of_memory(error):
+                raise
         if self._versions() != versions:  # the network changes its weights as it runs
             recorded = None
         needs_constants = output is None or engine.twins.met_unknown_tensors
