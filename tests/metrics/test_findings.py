@@ -205,10 +205,9 @@ def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
     assert both.startswith("Its weakest classes are 'ant' and 'bee': 33.3% of the test images of each are correct.")
     assert "The others of the 12 images of 'ant' are taken for 'bee' most often (the original: 50.0% correct)" in both
     assert (
-        "The others of the 12 images of 'bee' are taken for 'cat' and 'dog' most often (the original: 66.7% correct)"
-        in both
+        "The others of the 12 images of 'bee' are taken for 'cat' and 'dog', equally often (the original: 66.7%" in both
     )
-    assert "are 'ant', 'bee', 'cat' and 2 more: 33.3%" in weakest_of(*((label, 4, 6, 0) for label in range(5)))
+    assert "are 'ant', 'bee', 'cat' and 2 other classes: 33.3%" in weakest_of(*((label, 4, 6, 0) for label in range(5)))
 
 
 def test_the_network_is_the_reason_only_where_the_original_is_as_bad():

@@ -1,5 +1,6 @@
 """Near duplicates of training images and within the test images: counted, shown, and left out of a second accuracy."""
 
+import json
 import re
 
 import pytest
@@ -33,6 +34,7 @@ def page_of(net, images, rows, folder):
     y[60] = (y[60] + 1) % 3  # one answer is wrong
     train = Named(x[:60], images[1][:60])
     sem = convert(net, train, n_prototypes=2, progress=False)
+    folder.mkdir(exist_ok=True)
     write_report(sem, Named(x[rows], y[rows]), folder / "r.html", train=train, **QUICK)
     return (folder / "r.html").read_text(encoding="utf-8")
 
@@ -52,6 +54,15 @@ def test_duplicates_are_told_with_pictures_and_accuracy_without_them(net, images
     assert section.count('class="caption">training image:') == 3
     assert section.count('class="caption">another test image:') == 2
     assert section.count("equal to the network") == 5
+
+
+def test_copies_are_marked_where_they_are_shown(net, images, tmp_path):
+    page = page_of(net, images, [*range(60, 90), 0, 1, 2], tmp_path)
+    data = json.loads(re.search(r'<script type="application/json" id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    assert [sample["row"] for sample in data["samples"] if sample["is_copy"]] == [30, 31, 32]
+    assert '<option value="copy">near duplicates of training images</option>' in page
+    without = page_of(net, images, list(range(60, 90)), tmp_path / "other")
+    assert 'value="copy"' not in without
 
 
 def test_without_duplicates_that_is_a_good_finding_and_no_section(net, images, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from lookalike import convert
 from lookalike.embedding import embed
+from lookalike.report.duplicates import Duplicates, Twin
 from lookalike.report.examples import Decisions, Examples
 from lookalike.report.weakness import weakest
 
@@ -28,7 +29,7 @@ def model(data):
     return convert(net, data, n_prototypes=3, progress=False)
 
 
-def material_of(model, data, wrong, *, nearest=None, original=None, unfamiliar=()):
+def material_of(model, data, wrong, *, nearest=None, original=None, unfamiliar=(), duplicates=None):
     """Returns what the section is made of: rows that are taken for class 1 by prototypes, all others are right."""
     _, labels = data
     predicted = labels.clone()
@@ -50,7 +51,10 @@ def material_of(model, data, wrong, *, nearest=None, original=None, unfamiliar=(
     ]
     store = embed(model, data, progress=False)
     decisions = Decisions(labels, predicted, original, taken_by)
-    return SimpleNamespace(model=model, decisions=decisions, store=store, train_store=None, examples=Examples(entries))
+    return SimpleNamespace(
+        model=model, decisions=decisions, store=store, train_store=None, examples=Examples(entries),
+        duplicates=duplicates,
+    )  # fmt: skip
 
 
 def test_causes_that_stand_out_are_named_with_their_figures(model, data):
@@ -66,6 +70,32 @@ def test_causes_that_stand_out_are_named_with_their_figures(model, data):
     assert "of the other classes, 1 of 54 are" in said
     assert [taker["n"] for taker in found["takers"]] == [4]
     assert [error["row"] for error in found["takers"][0]["errors"]] == [0, 1, 2, 3]
+
+
+def test_half_of_the_errors_are_the_originals_too(model, data):
+    original = data[1].clone()
+    original[[0, 1]] = 1
+    found = weakest(material_of(model, data, range(4), original=original))
+    assert "The original gets 2 of these 4 images wrong, too; the prototypes lost the others." in found["found"]
+
+
+def test_the_prototype_that_takes_errors_is_described(model, data):
+    """It may be impure, and mostly wrong: that is not looked for in the class's own prototypes."""
+    taker = int(torch.nonzero(model.prototypes.labels == 1)[1])
+    found = weakest(material_of(model, data, range(4), nearest=dict.fromkeys([*range(4), 50], taker)))
+    purity = float(model.prototypes.purity[taker])
+    expected = (
+        f"no. {taker} of class '{model.class_names[1]}', 4 of 4. Of all 5 test images that it decides, 4 are wrong; "
+        f"{purity:.0%} of the training images that look most like it are of its class."
+    )
+    assert expected in " ".join(found["found"])
+
+
+def test_copies_of_training_images_flatter_a_class(model, data):
+    twins = [Twin(4, 0, is_training=True, exact=True), Twin(50, 0, is_training=True, exact=True)]
+    material = material_of(model, data, range(4), duplicates=Duplicates(twins, True, 60, 0.9, None))
+    said = " ".join(weakest(material)["found"])
+    assert "1 of its test images is a near duplicate of training images; of the other 5, 1 is right." in said
 
 
 def test_what_does_not_stand_out_is_called_not_shown(model, data):

@@ -88,7 +88,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
     if len(worst) == 1:
         text = (
             f"Its weakest class is {names[worst[0]['label']]!r}: {lowest:.1%} of its {worst[0]['n']:,} test images are "
-            f"correct, and the others are taken for {_tied(worst[0], 'mistaken_for', names)} most often"
+            f"correct, and the others are taken for {_most_often(worst[0], names)}"
             f"{_original(worst[0])}"
         )
     else:
@@ -97,7 +97,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
         for entry in worst[:_TIED]:
             text += (
                 f". The others of the {entry['n']:,} images of {names[entry['label']]!r} are taken for "
-                f"{_tied(entry, 'mistaken_for', names)} most often{_original(entry)}"
+                f"{_most_often(entry, names)}{_original(entry)}"
             )
     for entry in worst[:_TIED]:
         near = overlaps.get(entry["label"])
@@ -110,10 +110,11 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
 
 
 def joined(words: Sequence[str]) -> str:
-    """Joins words by commas and *and*: up to three of them, then how many more there are."""
+    """Joins names of classes by commas and *and*: up to three of them, then how many more there are."""
     named = list(words[:_TIED])
     if len(words) > _TIED:
-        named.append(f"{len(words) - _TIED} more")
+        n_more = len(words) - _TIED
+        named.append("another class" if n_more == 1 else f"{n_more} other classes")
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
@@ -124,6 +125,11 @@ def tied_labels(entry: Mapping[str, Any], key: str) -> list[int]:
 
 def _tied(entry: Mapping[str, Any], key: str, names: list[str]) -> str:
     return joined([repr(names[label]) for label in tied_labels(entry, key)])
+
+
+def _most_often(entry: Mapping[str, Any], names: list[str]) -> str:
+    is_tied = len(tied_labels(entry, "mistaken_for")) > 1
+    return f"{_tied(entry, 'mistaken_for', names)}{', equally often' if is_tied else ' most often'}"
 
 
 def _original(entry: Mapping[str, Any]) -> str:

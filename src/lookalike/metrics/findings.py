@@ -24,6 +24,7 @@ _TOPICS = (
     "sanity",
     "classes",
     "weakest",
+    "wrong prototypes",
     "unfamiliar",
     "calibration",
     "embedding",

@@ -150,6 +150,8 @@ def write_report(
     if train_store is None and not why_no_training:
         why_no_training = "they were not read for this report; leave out 'budget' and 'only' to have them read"
     duplicates = find_duplicates(model, store, train_store, decisions, why_no_training)
+    for entry in examples.entries:
+        entry["is_copy"] = duplicates is not None and entry["row"] in duplicates.of_training
     material = Material(
         model, card, store, decisions, examples, explainer, data, training_images, page, extras, train_store,
         duplicates, why_no_training,

@@ -71,9 +71,14 @@ class Duplicates:
     without: Share | None
     note: str = ""
 
+    @property
+    def of_training(self) -> set[int]:
+        """The rows of test images that are alike to a training image."""
+        return {twin.row for twin in self.twins if twin.is_training}
+
     def finding(self) -> Finding | None:
         """Returns the finding for the first section; None if there is nothing to say."""
-        of_training = {twin.row for twin in self.twins if twin.is_training}
+        of_training = self.of_training
         within = {row for twin in self.twins if not twin.is_training for row in (twin.row, twin.other)}
         if not self.twins:
             claim = "No test image is a near duplicate of a training image or of another test image."

@@ -59,6 +59,7 @@ def _browse(material: Material) -> dict[str, Any]:
         "n_shown": len(material.examples.entries),
         "n_test": len(material.decisions.labels),
         "has_original": material.has_original,
+        "has_copies": any(entry["is_copy"] for entry in material.examples.entries),
         "class_names": material.model.class_names,
         "rule": material.explainer.rule,
         "unfamiliar": unfamiliar_means(material.model),

@@ -9,6 +9,8 @@ from lookalike.report.material import Material
 from lookalike.report.weakness import weakest
 
 _WORDS = {"bad": "Do not rely on this", "caution": "Take care", "good": "Good", "info": "Good to know"}
+_FEWEST_DECISIONS = 3  # of a prototype that is called wrong
+_NAMED = 3
 _LINKS = {"weakest": "weakest", "duplicates": "duplicates"}  # sections that say more of a finding, by its topic
 
 
@@ -43,8 +45,24 @@ def _findings(material: Material) -> list[Finding]:
     found = [
         *(_with_decisions(finding, material) for finding in material.card.findings()),
         None if twins is None else twins.finding(),
+        _often_wrong(material),
     ]
     return by_weight(finding for finding in found if finding is not None)
+
+
+def _often_wrong(material: Material) -> Finding | None:
+    """Names the prototypes whose decisions on test images are mostly wrong."""
+    decisions, prototypes = material.decisions, material.model.prototypes
+    decided = decisions.decided_by(len(prototypes))
+    wrong = decisions.nearest[decisions.wrong].bincount(minlength=len(prototypes)).tolist()
+    often = [j for j, n in enumerate(decided) if n >= _FEWEST_DECISIONS and wrong[j] > n / 2]
+    if not often:
+        return None
+    worst = sorted(often, key=lambda j: (-wrong[j], j))
+    listed = [f"no. {j} of class {prototypes.class_of(j)!r}, {wrong[j]:,} of {decided[j]:,}" for j in worst[:_NAMED]]
+    more = f"; and {len(often) - _NAMED} more" if len(often) > _NAMED else ""
+    whose = "One prototype decides most of its" if len(often) == 1 else f"{len(often)} prototypes decide most of their"
+    return Finding("wrong prototypes", "info", f"{whose} test images wrongly: {'; '.join(listed)}{more}.")
 
 
 def _with_decisions(finding: Finding, material: Material) -> Finding:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.wording import counted
 from lookalike.embedding import EmbeddingStore
 from lookalike.metrics.class_findings import joined, weakest_labels
 from lookalike.metrics.context import aligned_labels
@@ -70,7 +71,7 @@ def _purity(material: Material, label: int) -> _Cause:
     of_classes = [purity[(labels == k) & ~purity.isnan()] for k in range(material.model.n_classes)]
     means = [float(values.mean()) for values in of_classes if len(values)]
     own = of_classes[label]
-    name = "impure prototypes"
+    name = "impure prototypes of its own"
     if not len(own) or float(own.mean()) > float(np.median(means)) - _LESS_PURE:
         return _Cause(name, None)
     text = (
@@ -167,7 +168,9 @@ def _original(material: Material, label: int) -> _Cause:
     if n_both < _MOST * n_wrong:
         cause = "the prototypes lost the others"
         return _Cause(name, f"The original gets only {n_both} of these {n_wrong} images wrong: {cause}.")
-    return _Cause(name, None)
+    return _Cause(
+        name, f"The original gets {n_both} of these {n_wrong} images wrong, too; the prototypes lost the others."
+    )
 
 
 def _taker(material: Material, label: int) -> _Cause:
@@ -177,8 +180,15 @@ def _taker(material: Material, label: int) -> _Cause:
     j, rows = next(iter(taken.items()))
     if len(rows) < 2 or len(rows) <= _MOST * n_errors or int(p.labels[j]) == label:
         return _Cause(name, None)
-    taker = f"no. {j} of class {p.class_of(j)!r}"
-    return _Cause(name, f"One prototype takes most of its errors: {taker}, {len(rows)} of {n_errors}.")
+    text = f"One prototype takes most of its errors: no. {j} of class {p.class_of(j)!r}, {len(rows)} of {n_errors}."
+    decides = material.decisions.nearest == j
+    n_wrong, n_decided = int(material.decisions.wrong[decides].sum()), int(decides.sum())
+    are, whole = "is" if n_wrong == 1 else "are", "" if n_decided == 1 else "all "
+    text += f" Of {whole}{counted(n_decided, 'test image')} that it decides, {n_wrong:,} {are} wrong"
+    purity = float(p.purity[j])
+    if purity == purity:
+        text += f"; {purity:.0%} of the training images that look most like it are of its class"
+    return _Cause(name, f"{text}.")
 
 
 def _rows_by_taker(material: Material, label: int) -> dict[int, list[int]]:
@@ -190,8 +200,24 @@ def _rows_by_taker(material: Material, label: int) -> dict[int, list[int]]:
     return dict(sorted(taken.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
+def _copies(material: Material, label: int) -> _Cause:
+    """Says how many of a class's test images are near duplicates of training images: they flatter it."""
+    name, twins = "near duplicates of training images", material.duplicates
+    if twins is None or not twins.with_training:
+        return _Cause(name, None)
+    decisions = material.decisions
+    rows = [row for row in twins.of_training if int(decisions.labels[row]) == label]
+    if not rows:
+        return _Cause(name, None)
+    n = int((decisions.labels == label).sum()) - len(rows)
+    right = int((~decisions.wrong & (decisions.labels == label)).sum()) - sum(not decisions.wrong[row] for row in rows)
+    are = "is a near duplicate" if len(rows) == 1 else "are near duplicates"
+    text = f"{len(rows)} of its test images {are} of training images"
+    return _Cause(name, f"{text}; of the other {n}, {right} {'is' if right == 1 else 'are'} right.")
+
+
 _CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
-    _original, _taker, _training_images, _starved, _purity, _room, _unfamiliar,
+    _original, _taker, _copies, _training_images, _starved, _purity, _room, _unfamiliar,
 )  # fmt: skip
 
 

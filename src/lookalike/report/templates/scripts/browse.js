@@ -17,6 +17,7 @@ const kinds = {
   right: (sample) => !isWrong(sample),
   disagreeing: disagrees,
   unfamiliar: (sample) => sample.unfamiliar,
+  copy: (sample) => sample.is_copy,
 };
 const orders = {
   data: (a, b) => a.row - b.row,

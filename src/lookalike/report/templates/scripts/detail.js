@@ -11,6 +11,10 @@ const answerOf = (sample) => {
     text.append(disagrees(sample)
       ? `The original says “${className(sample.original)}”${sure}. ` : `The original says the same${sure}. `);
   }
+  if (sample.is_copy) {
+    text.append(make("span", { className: "warning",
+      textContent: "A near duplicate of a training image: its answer says nothing about new images. " }));
+  }
   if (sample.doubt) text.append(`${sample.doubt} `);
   if (sample.unfamiliar) {
     text.append(make("span", { className: "warning",

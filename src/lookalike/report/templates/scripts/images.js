@@ -55,7 +55,8 @@ for (const cell of document.querySelectorAll("button.cell")) {
 for (const button of document.querySelectorAll("button[data-show]")) {
   const kind = button.dataset.show;
   const list = samples.filter(kinds[kind]);
-  button.addEventListener("click", () => showImages(button.textContent.trim(), list, list.length, { kind }));
+  const title = kind === "disagreeing" ? "Answers that differ from the original’s" : button.textContent.trim();
+  button.addEventListener("click", () => showImages(title, list, list.length, { kind }));
 }
 viewer.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
