@@ -78,8 +78,8 @@ def main(exported: Path, photograph: Path) -> None:
         print("not calibrated: nothing is promised about this probability")
     if answer["unfamiliar"]:
         print(
-            "unfamiliar: it is farther from its nearest prototype than every training image behind that prototype, or, "
-            "where fewer than ten are, than those of its class or of all classes are from theirs"
+            "unfamiliar: it is farther from its nearest prototype than every training image behind that prototype "
+            "(where those are fewer than ten, all images of the class count, or all of the data)"
             if calibration is None
             else "unfamiliar: its novelty score is higher than that of nearly all validation images"
         )

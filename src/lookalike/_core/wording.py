@@ -28,8 +28,8 @@ def counted_of(number: int, total: int, singular: str, plural: str | None = None
 
 # What "unfamiliar" means, of a model that was not calibrated and of one that was; docs/glossary.md defines it in full.
 UNFAMILIAR_BY_DISTANCE = (
-    "it is farther from its nearest prototype than every training image behind that prototype, or, where fewer than "
-    "ten are, than those of its class or of all classes are from theirs"
+    "it is farther from its nearest prototype than every training image behind that prototype (where those are fewer "
+    "than ten, all images of the class count, or all of the data)"
 )
 UNFAMILIAR_BY_NOVELTY = "its novelty score is higher than that of nearly all validation images"
 
