@@ -254,9 +254,9 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions, class_names
         "name": "",  # named when all are known, see image_names
         "label": int(decisions.labels[row]),
         "predicted": explanation.prediction,
-        "probability": round(explanation.probability, 4),
+        "probability": round(explanation.probability, 6),
         "original": None if decisions.original is None else int(decisions.original[row]),
-        "original_probability": None if answer is None or answer.probability is None else round(answer.probability, 4),
+        "original_probability": None if answer is None or answer.probability is None else round(answer.probability, 6),
         "unfamiliar": explanation.unfamiliar,
         "doubt": None if explanation.doubt is None else explanation.doubt.sentence(),
         "sentence": explanation.sentence(),

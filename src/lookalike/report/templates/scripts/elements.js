@@ -10,7 +10,12 @@ const make = (tag, values = {}, ...children) => {
   node.append(...children.filter((child) => child !== null));
   return node;
 };
-const percent = (value) => `${(100 * value).toFixed(1)}%`;
+// Nothing is called certain, or impossible, by rounding.
+const percent = (value) => {
+  const text = `${(100 * value).toFixed(1)}%`;
+  if (value < 1 && text === "100.0%") return "over 99.9%";
+  return value > 0 && text === "0.0%" ? "under 0.1%" : text;
+};
 const number = (value) => String(value).replace("-", "−");
 const className = (k) => classes[k] ?? "a class that this model does not have";
 
