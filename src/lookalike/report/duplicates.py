@@ -62,6 +62,8 @@ class Duplicates:
         without: The same without test images that are alike to a training image, and with one of each group of test
             images that are alike; None if none are left.
         note: What was not compared, why, and what to do about it; empty if all was.
+        original_without: Share of the original's answers that are correct on the images of ``without``; None without
+            an original.
     """
 
     twins: list[Twin]
@@ -70,6 +72,7 @@ class Duplicates:
     accuracy: float
     without: Share | None
     note: str = ""
+    original_without: float | None = None
 
     @property
     def of_training(self) -> set[int]:
@@ -100,10 +103,11 @@ class Duplicates:
         left_out = [*([f"these {n_training:,}"] if of_training else []), *([f"{n_within:,}"] if n_within else [])]
         of_them = "" if not n_within else " of the others" if of_training else " of these"
         kept = ", so that one of each group stays," if n_within else ","
+        of_original = "" if self.original_without is None else f" (of the original's, {self.original_without:.1%})"
         claim += (
             f" Without {' and '.join(left_out)}{of_them}{kept} {self.without.value:.1%} of the other "
-            f"{counted(self.without.n, 'answer')} {'is' if self.without.n == 1 else 'are'} correct; of all "
-            f"{self.n_test:,}, {self.accuracy:.1%}."
+            f"{counted(self.without.n, 'answer')} {'is' if self.without.n == 1 else 'are'} correct{of_original}; "
+            f"of all {self.n_test:,}, {self.accuracy:.1%}."
         )
         figures = f"95% interval without them {self.without.low:.1%} to {self.without.high:.1%}"
         return Finding("duplicates", "caution", claim, figures)
@@ -160,7 +164,10 @@ def find_duplicates(
             is_kept[twin.other] = False
     correct = ~decisions.wrong.numpy()
     without = share(int(correct[is_kept].sum()), int(is_kept.sum())) if is_kept.any() else None
-    return Duplicates(twins, train is not None, len(store), accuracy, without, note)
+    original_without = None
+    if decisions.original is not None and is_kept.any():
+        original_without = float((decisions.original == decisions.labels).numpy()[is_kept].mean())
+    return Duplicates(twins, train is not None, len(store), accuracy, without, note, original_without)
 
 
 @torch.no_grad()
