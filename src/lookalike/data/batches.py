@@ -249,6 +249,11 @@ class Batches:
         inputs, labels = self._collate_checked([read_sample(self.dataset, index)], index)
         return inputs, int(labels[0])
 
+    @property
+    def are_arrays(self) -> bool:
+        """Whether the data are arrays in memory, which several threads may read at once."""
+        return self._arrays is not None
+
     def is_random(self) -> bool:
         """Whether reading the same sample twice gives different inputs, as with random augmentation."""
         if self._arrays is not None or not self.can_fetch or not len(self):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 from torch import nn
 
 from lookalike._core import checks
@@ -94,7 +95,9 @@ def embed(
         return _run_pass(work, batches, sink, key, progress)
 
     if folder is None:
-        return run(MemorySink(), beside(key, device_of(encoder.model)))
+        # a data set of any other kind need not allow to be read in two threads
+        device = device_of(encoder.model) if batches.are_arrays else torch.device("cpu")
+        return run(MemorySink(), beside(key, device))
     # embeddings of an earlier version are compared by the hash that it used
     with identifying_as(_stored_identity(folder) if resume and not overwrite else None):
         known = key()
