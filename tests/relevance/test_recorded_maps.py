@@ -266,25 +266,27 @@ def test_a_network_with_too_much_to_compare_is_not_recorded(network, recorder):
     assert recorder.n_recorded == 0
 
 
-@pytest.mark.parametrize("operation", [lambda x: x.sum().item(), lambda x: x[x > 0].sum(), lambda x: x.nonzero().sum()])
+@pytest.mark.parametrize(
+    "operation", [lambda x: x.sum().item(), lambda x: x[x > 0].sum(), lambda x: x.nonzero().sum(), torch.unique]
+)
 def test_what_reads_values_is_seen(operation):
     x = torch.rand(3)
-    with recording.Watch([x]) as watch:
+    with recording.OperationCheck([x]) as check:
         operation(x)
-    assert watch.reads
+    assert check.reads
 
 
 def test_memory_that_may_be_freed_is_seen(network):
     """As a tensor that the caller makes for this call: a replay would read what lies there later."""
     x, other = torch.rand(2, 3, 12, 12, device=DEVICE), torch.rand(4, device=DEVICE)
-    with recording.Watch([*recording.tensors_of(network), x]) as watch:
+    with recording.OperationCheck([*recording.tensors_of(network), x]) as check:
         scores = network(x)
         made = torch.zeros_like(scores) + torch.arange(4, device=DEVICE)
         (scores * 2 + made)[:, 1:].sum()
-    assert not watch.strange
-    with recording.Watch([*recording.tensors_of(network), x]) as watch:
+    assert not check.strange
+    with recording.OperationCheck([*recording.tensors_of(network), x]) as check:
         network(x) * other
-    assert watch.strange == {"mul": 1}
+    assert check.strange == {"mul": 1}
 
 
 class Small(Network):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xxhash
@@ -36,8 +36,7 @@ _PART = 1 << 25  # bytes
 
 def scheme_of(identity: str) -> Scheme:
     """Returns how a stored text identifies data."""
-    ending = identity.rpartition(":")[2]
-    return "xxh3p" if ending == "xxh3p" else "xxh3" if ending == "xxh3" else "sha256"
+    return next((scheme for scheme in get_args(Scheme) if identity.endswith(f":{scheme}")), "sha256")
 
 
 def current_scheme() -> Scheme:

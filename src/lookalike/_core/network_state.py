@@ -70,7 +70,7 @@ def _add(value: Any, found: list[Any], seen: set[int], depth: int) -> None:
     elif isinstance(value, list | tuple | set | frozenset):
         found.append(len(value))
         for item in value:
-            _add(item, found, seen, depth if isinstance(value, torch.Size) else depth + 1)
+            _add(item, found, seen, depth + 1)
     else:
         _add_object(value, found, seen, depth)
 

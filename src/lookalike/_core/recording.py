@@ -32,7 +32,12 @@ _PLAIN_CALLS = 2  # before a computation is recorded, which takes about as long 
 _MOST_PER_OWNER = 2
 _LARGEST_SHARE = 0.25  # of the device's memory, for all that is recorded
 _ROUNDING = 1e-3  # of the largest value: operations that add in any order give other last digits each time
-_READING = frozenset(("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "allclose", "masked_select", "unique"))
+_READING = frozenset(
+    (
+        "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "allclose", "masked_select", "unique", "_unique2",
+        "unique_dim",
+    )
+)  # fmt: skip
 
 
 def can_record(device: torch.device) -> bool:
@@ -83,14 +88,14 @@ class _Entry:
         calls: How many times it ran plainly.
         state: The owner's state when it was recorded.
         replay: The recording, if there is one.
-        told: What its user wanted to keep with the recording.
+        kept: What its user wanted to keep with the recording.
         is_refused: Whether it cannot be recorded.
     """
 
     calls: int = 0
     state: Any = None
     replay: Replay | None = None
-    told: Any = None
+    kept: Any = None
     is_refused: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -99,7 +104,7 @@ class Replayed(NamedTuple):
     """The results of a replay, and what was kept with the recording."""
 
     results: list[Tensor]
-    told: Any
+    kept: Any
 
 
 class Recordings:
@@ -130,13 +135,13 @@ class Recordings:
             if entry.state != state:
                 self.forget(owner, key)
                 return None
-            return Replayed(entry.replay(inputs), entry.told)
+            return Replayed(entry.replay(inputs), entry.kept)
         finally:
             entry.lock.release()
 
     def ran(
         self, owner: Any, key: Hashable, state: Any, compute: Compute, inputs: Sequence[Tensor],
-        results: Sequence[Tensor], told: Any = None,
+        results: Sequence[Tensor], kept: Any = None,
     ) -> None:  # fmt: skip
         """Notes that a computation ran plainly; records it if it does so often.
 
@@ -147,7 +152,7 @@ class Recordings:
             compute: The computation.
             inputs: Its inputs.
             results: What it gave.
-            told: What to keep with the recording.
+            kept: What to keep with the recording.
         """
         entries = self._entries.setdefault(owner, OrderedDict())
         entry = entries.setdefault(key, _Entry())
@@ -159,7 +164,7 @@ class Recordings:
             while sum(other.replay is not None for other in entries.values()) >= _MOST_PER_OWNER:
                 oldest = next(other for other in entries.values() if other.replay is not None)
                 oldest.replay, oldest.calls = None, 0
-            entry.state, entry.told = state, told
+            entry.state, entry.kept = state, kept
             entry.replay = self._recorded(tensors_of(owner), compute, inputs, results)
             entry.is_refused = entry.replay is None
         finally:
@@ -170,9 +175,9 @@ class Recordings:
     ) -> Replay | None:
         """Returns a recording that gives what the plain computation gave; None if there is none."""
         try:
-            with Watch([*known, *inputs]) as watch:
+            with OperationCheck([*known, *inputs]) as check:
                 compute(*inputs)
-            if watch.reads or watch.strange:
+            if check.reads or check.strange:
                 return None
             replay = self._record(compute, inputs)
             is_right = all(map(_are_close, replay(inputs), results))
@@ -190,7 +195,7 @@ class Recordings:
         self._entries.clear()
 
 
-class Watch(TorchDispatchMode):
+class OperationCheck(TorchDispatchMode):
     """Notes what must not be in a computation that is recorded.
 
     Args:

@@ -156,6 +156,7 @@ class Likeness:
 class _Facts:
     """What a likeness says of its prototype, in lists by prototype."""
 
+    scopes: list[Scope]
     labels: list[int]
     nearest: list[list[int]]
     farthest: list[float]
@@ -170,7 +171,7 @@ class _Facts:
             prototypes.labels, prototypes.nearest, prototypes.quantiles[:, -1], familiar.farthest, familiar.counts,
             prototypes.counts, prototypes.purity,
         )  # fmt: skip
-        return cls(*(column.tolist() for column in columns))
+        return cls(familiar.scopes, *(column.tolist() for column in columns))
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,6 @@ class Likenesses:
 
     Attributes:
         model: The model.
-        familiar: How far from each prototype an input is still familiar.
         similarities: [n, P].
         distances: [n, P].
         percentiles: Percentiles of the distances among those of each prototype's own training samples [n, P].
@@ -188,7 +188,6 @@ class Likenesses:
     """
 
     model: PrototypeModel
-    familiar: FamiliarRange
     similarities: Tensor
     distances: Tensor
     percentiles: Tensor
@@ -202,7 +201,7 @@ class Likenesses:
         order = similarities.argsort(dim=1, descending=True, stable=True).cpu()
         percentiles = model.prototypes.percentile_of(distances).cpu()
         facts = _Facts.of(model.prototypes, familiar)
-        return cls(model, familiar, similarities.cpu(), distances.cpu(), percentiles, order, facts)
+        return cls(model, similarities.cpu(), distances.cpu(), percentiles, order, facts)
 
     def nearest_of_class(self, row: int, label: int) -> int | None:
         """Returns the most similar prototype of a class; None if the class has none."""
@@ -222,7 +221,7 @@ class Likenesses:
             percentile=float(self.percentiles[row, prototype]),
             farthest=facts.farthest[prototype],
             familiar_up_to=facts.familiar_up_to[prototype],
-            scope=self.familiar.scopes[prototype],
+            scope=facts.scopes[prototype],
             scope_count=facts.scope_counts[prototype],
             count=facts.counts[prototype],
             purity=facts.purities[prototype],

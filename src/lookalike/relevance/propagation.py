@@ -192,7 +192,7 @@ class _Explainer:
         replayed = RECORDINGS.replay(self._model, key, state, inputs)
         if replayed is None:
             return None
-        recorded: RecordedMaps = replayed.told
+        recorded: RecordedMaps = replayed.kept
         relevance, computed = recorded.relevance(replayed.results)
         if not self._is_checked or self._plain is not None:
             images = inputs[0]

@@ -56,6 +56,11 @@ class Decisions:
         counts: list[int] = self.nearest.bincount(minlength=n_prototypes).tolist()
         return counts
 
+    def wrongly_decided_by(self, n_prototypes: int) -> list[int]:
+        """Returns how many of these are classified wrongly, by prototype."""
+        counts: list[int] = self.nearest[self.wrong].bincount(minlength=n_prototypes).tolist()
+        return counts
+
     @property
     def telling(self) -> Tensor:
         """Whether each prediction is wrong, or another than the original's [N]."""

@@ -45,7 +45,7 @@ def prototypes_by_class(
     decoded = model.decoded_prototypes()
     is_used = used_prototypes(card.details)
     decided = decisions.decided_by(len(p))
-    wrong = decisions.nearest[decisions.wrong].bincount(minlength=len(p)).tolist()
+    wrong = decisions.wrongly_decided_by(len(p))
     classes = []
     for k, name in enumerate(model.class_names):
         prototypes_of_class = torch.nonzero(p.labels == k)[:, 0].tolist()

@@ -54,7 +54,7 @@ def _often_wrong(material: Material) -> Finding | None:
     """Names the prototypes whose decisions on test images are mostly wrong."""
     decisions, prototypes = material.decisions, material.model.prototypes
     decided = decisions.decided_by(len(prototypes))
-    wrong = decisions.nearest[decisions.wrong].bincount(minlength=len(prototypes)).tolist()
+    wrong = decisions.wrongly_decided_by(len(prototypes))
     often = [j for j, n in enumerate(decided) if n >= _FEWEST_DECISIONS and wrong[j] > n / 2]
     if not often:
         return None

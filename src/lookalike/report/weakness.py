@@ -181,8 +181,7 @@ def _taker(material: Material, label: int) -> _Cause:
     if len(rows) < 2 or len(rows) <= _MOST * n_errors or int(p.labels[j]) == label:
         return _Cause(name, None)
     text = f"One prototype takes most of its errors: no. {j} of class {p.class_of(j)!r}, {len(rows)} of {n_errors}."
-    decides = material.decisions.nearest == j
-    n_wrong, n_decided = int(material.decisions.wrong[decides].sum()), int(decides.sum())
+    n_decided, n_wrong = material.decisions.decided_by(len(p))[j], material.decisions.wrongly_decided_by(len(p))[j]
     are, whole = "is" if n_wrong == 1 else "are", "" if n_decided == 1 else "all "
     text += f" Of {whole}{counted(n_decided, 'test image')} that it decides, {n_wrong:,} {are} wrong"
     purity = float(p.purity[j])
