@@ -148,3 +148,31 @@ def test_content_that_only_begins_like_a_jpeg_file_is_read_on_the_cpu(files):
     files.files[0].write_bytes(b"\xff\xd8\xff nothing")
     started, _, _ = read_all(files, Decoder())
     assert started[0][2] is not None
+
+
+def test_images_of_one_size_are_resized_together_and_as_alone(files, picture, monkeypatch):
+    for number, path in enumerate(files.files[:6]):
+        size = (190, 120) if number % 2 else (130, 90)
+        picture.resize(size).rotate(3 * number).save(path, "JPEG", quality=95)
+    plain = files.select(np.arange(6))
+    together = []
+    fit_decoded = Preprocessing.fit_decoded
+
+    def spy(preprocessing, image):
+        together.append(tuple(image.shape))
+        return fit_decoded(preprocessing, image)
+
+    monkeypatch.setattr(Preprocessing, "fit_decoded", spy)
+    _, ended, _ = read_all(plain, Decoder())
+    assert together[:2] == [(3, 3, 90, 130), (3, 3, 120, 190)]
+    alone = [OnDevice(FittedSamples.of(plain), CPU, Decoder()) for _ in range(6)]
+    for index, reader in enumerate(alone):
+        ((_, (image, _), _),) = reader.end(
+            [reader.start(index, lambda i: pytest.fail("read on the CPU"))], lambda i: None
+        )
+        assert torch.equal(ended[index][1][0], image)
+    monkeypatch.setattr("lookalike.data.nvjpeg._MOST_VALUES", 3 * 90 * 130)  # one at a time
+    together.clear()
+    _, again, _ = read_all(plain, Decoder())
+    assert [shape[0] for shape in together[:6]] == [1] * 6
+    assert all(torch.equal(a[1][0], b[1][0]) for a, b in zip(ended, again, strict=True))

@@ -9,27 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    WeightedRandomSampler,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lookalike._core import checks
 from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike._core.identity import current_scheme, identify_array, identify_json, identify_tensors
-from lookalike._core.untouched import random_states, undoing
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
-from lookalike.data.fitted import FittedSamples, are_bytes, in_threads, stack_bytes
+from lookalike.data.fitted import FittedSamples, are_bytes, stack_bytes
 from lookalike.data.nvjpeg import OnDevice, decoding_on
+from lookalike.data.parallel import Item, in_processes, in_threads, n_processes_for
 from lookalike.data.prebatched import peek, unbatched
+from lookalike.data.sampled_rows import rows_drawn_by
 from lookalike.data.samples import (
     as_labels,
     as_read,
@@ -139,7 +131,7 @@ class Batches:
                 data, self._rows = unbatched(data)
             else:
                 self._collate = data.collate_fn
-                self._rows = _rows_drawn_by(data)
+                self._rows = rows_drawn_by(data)
                 data = data.dataset
         self.batch_size = _DEFAULT_BATCH if batch_size is None else batch_size
         # A loader's 0 is its default, and says nothing about threads.
@@ -158,7 +150,7 @@ class Batches:
         self.dataset = data
         self._on_device: OnDevice | None = None
         if decode_on is not None:
-            self._on_device = decoding_on(decode_on, None if self.has_own_collation else FittedSamples.of(data))
+            self._on_device = decoding_on(decode_on, self._fitted)
 
     def __len__(self) -> int:
         """The number of samples; raises TypeError for an iterable data set without a length."""
@@ -188,11 +180,16 @@ class Batches:
         """Yields the batches from sample ``start`` on; ``start`` is the ``read`` of an earlier pass's last batch."""
         return (batch.finished() for batch in self.unfinished_from(start))
 
-    def unfinished_from(self, start: int) -> Iterator[Batch]:
+    def unfinished_from(self, start: int, *, for_gpu: bool = False) -> Iterator[Batch]:
         """Yields the batches from sample ``start`` on; images come as bytes where the data allow it.
 
         ``Batch.finish`` normalises such images, after they were moved to the network's device: bytes take a quarter of
         the memory and of the time on the way.
+
+        Args:
+            start: Number of the first sample.
+            for_gpu: A GPU computes with them, so that the processor's cores are free: many files are read in worker
+                processes, and images as bytes are put into pinned memory.
         """
         self.skipped.clear()
         if self._arrays is not None:
@@ -200,10 +197,14 @@ class Batches:
         if isinstance(self.dataset, IterableDataset):
             return self._read_stream(self.dataset, start)
         rows = np.arange(len(self.dataset)) if self._rows is None else self._rows
-        fitted = None if self.has_own_collation else FittedSamples.of(self.dataset)
-        if fitted is not None:
-            return self._read_fitted(fitted, rows, start)
+        if self._fitted is not None:
+            return self._read_fitted(self._fitted, rows, start, for_gpu=for_gpu)
         return self._read_map_style(rows, start)
+
+    @property
+    def _fitted(self) -> FittedSamples | None:
+        """The samples as bytes; None if the data set or its collation is not this package's own."""
+        return None if self.has_own_collation else FittedSamples.of(self.dataset)
 
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
         """Returns the collated inputs of the samples with these indices, in the order of ``indices``."""
@@ -250,13 +251,13 @@ class Batches:
         return inputs, int(labels[0])
 
     @property
-    def are_arrays(self) -> bool:
-        """Whether the data are arrays in memory, which several threads may read at once."""
-        return self._arrays is not None
+    def may_be_read_in_threads(self) -> bool:
+        """Whether several threads may read the data at once: arrays in memory, and files that this package reads."""
+        return self._arrays is not None or self._fitted is not None
 
     def is_random(self) -> bool:
         """Whether reading the same sample twice gives different inputs, as with random augmentation."""
-        if self._arrays is not None or not self.can_fetch or not len(self):
+        if self.may_be_read_in_threads or not self.can_fetch or not len(self):
             return False
         return self.first_fingerprints is None
 
@@ -349,31 +350,37 @@ class Batches:
             if batch is not None:
                 yield replace(batch, read=min(len(rows), first + n_batches * self.batch_size))
 
-    def _read_fitted(self, samples: FittedSamples, rows: np.ndarray, first: int) -> Iterator[Batch]:
-        """Reads images as bytes, in threads: decoders and torch compute without Python's lock."""
+    def _read_fitted(self, samples: FittedSamples, rows: np.ndarray, first: int, *, for_gpu: bool) -> Iterator[Batch]:
+        """Reads images as bytes, in threads or worker processes."""
 
-        def read(index: int) -> tuple[int, Any, LookalikeError | None]:
+        def read(index: int) -> Item:
             try:
-                return index, as_read(lambda: samples.fitted(index), lambda: self.describe(index)), None
+                return index, as_read(lambda: samples.read(index), lambda: self.describe(index)), None
             except LookalikeError as error:
                 return index, None, error
 
         n_threads = samples.n_threads if self._asked_workers is None else self._asked_workers
+        are_files, n_left = samples.file is not None, len(rows) - first
+        n_processes = n_processes_for(n_left, self._asked_workers) if for_gpu and are_files else 0
         chunks = [rows[start : start + self.batch_size] for start in range(first, len(rows), self.batch_size)]
         n_read = first
-        on_device = self._on_device
-        start = read if on_device is None else lambda index: on_device.start(index, read)
-        for started in in_threads(start, chunks, n_threads):
-            items = started if on_device is None else on_device.end(started, read)
+        if self._on_device is not None:
+            chunks_of_items = self._on_device.items(read, chunks, n_threads)
+        else:
+            reader = functools.partial(in_processes if n_processes else in_threads, read, chunks)
+            chunks_of_items = reader(n_processes or n_threads)
+        for items in chunks_of_items:
             n_read += len(items)
-            batch, skipped, error = self._collate_readable(items)
+            batch, skipped, error = self._collate_readable(items, pinned=for_gpu)
             if error is not None:
                 raise error
             self.skipped.update(skipped)
             if batch is not None:
                 yield replace(batch, read=n_read, finish=samples.finish)
 
-    def _collate_readable(self, items: list[Any]) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
+    def _collate_readable(
+        self, items: list[Any], pinned: bool = False
+    ) -> tuple[Batch | None, dict[int, str], LookalikeError | None]:
         """Makes a batch of the samples that could be read; it may run in a worker process.
 
         It returns the package's errors and does not raise them: torch would raise an error from a worker again as
@@ -381,6 +388,7 @@ class Batches:
 
         Args:
             items: (index, sample, error) per sample, from ``_SamplesOrErrors``.
+            pinned: Put images as bytes into pinned memory.
 
         Returns:
             The batch, None if no sample could be read; the messages of the skipped samples by index; and the error
@@ -395,7 +403,7 @@ class Batches:
         if not samples:
             return None, skipped, None
         try:
-            inputs, labels = self._collate_checked(list(samples.values()), next(iter(samples)))
+            inputs, labels = self._collate_checked(list(samples.values()), next(iter(samples)), pinned)
         except LookalikeError as error:
             return None, {}, error
         return Batch(inputs, labels, np.asarray(list(samples))), skipped, None
@@ -403,9 +411,10 @@ class Batches:
     def _can_skip(self, error: LookalikeError) -> bool:
         return self.on_error == "skip" and isinstance(error, BrokenImageError)
 
-    def _collate_checked(self, items: list[Any], first: int) -> tuple[Inputs, np.ndarray]:
+    def _collate_checked(self, items: list[Any], first: int, pinned: bool = False) -> tuple[Inputs, np.ndarray]:
         """Collates samples, and checks that there is one label per row; ``first`` is the first sample's number."""
-        collate = stack_bytes if self._collate is default_collate and are_bytes(items) else self._collate
+        stack = functools.partial(stack_bytes, pinned=pinned)
+        collate = stack if self._collate is default_collate and are_bytes(items) else self._collate
         inputs, labels = collate_samples(items, first, None if collate is default_collate else collate)
         values = as_labels(labels)
         check_rows(inputs, values, first)
@@ -428,38 +437,6 @@ class _SamplesOrErrors(Dataset[Any]):
             return index, read_sample(self.dataset, index), None
         except LookalikeError as error:
             return index, None, error
-
-
-def _rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:
-    """Returns the indices of the samples that a loader draws, ascending; None for all samples."""
-    if isinstance(loader.dataset, IterableDataset):
-        return None
-    batch_sampler: Any = loader.batch_sampler
-    sampler: Any = batch_sampler.sampler if type(batch_sampler) is BatchSampler else None
-    if batch_sampler is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
-        return None  # prototypes must not depend on a random order or on random draws: every sample is read once
-    restore = _save_random_states(sampler, batch_sampler)
-    drawn = undoing(restore, lambda: list(sampler) if sampler is not None else _flatten(batch_sampler))
-    return np.unique(np.asarray(drawn, dtype=np.int64))
-
-
-def _save_random_states(*samplers: Any) -> Callable[[], None]:
-    """Saves the global random states and those of the samplers; returns a function that restores them."""
-    restore_global = random_states()
-    owners = [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]
-    generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-
-    def restore() -> None:
-        restore_global()
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-
-    return restore
-
-
-def _flatten(sampler: BatchSampler | Any) -> list[int]:
-    return [index for batch in sampler for index in batch]
 
 
 def _is_map_style(data: Any) -> bool:

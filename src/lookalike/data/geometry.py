@@ -85,10 +85,10 @@ def fill_colour(fill: tuple[int, ...], image: Image.Image) -> int | tuple[int, .
 
 
 def crop_tensor(image: Tensor, size: tuple[int, int], convention: str) -> Tensor:
-    """Crops the centre of an image [C, H, W] to (height, width); a smaller image gets a border of zeros."""
+    """Crops the centre of images [..., C, H, W] to (height, width); smaller ones get a border of zeros."""
     offsets = [centre_offset(length, crop, convention) for length, crop in zip(image.shape[-2:], size, strict=True)]
     y0, x0 = (max(offset, 0) for offset in offsets)
-    cropped = image[:, y0 : y0 + size[0], x0 : x0 + size[1]]
+    cropped = image[..., y0 : y0 + size[0], x0 : x0 + size[1]]
     before = [max(-offset, 0) for offset in offsets]
     after = [crop - start - length for crop, start, length in zip(size, before, cropped.shape[-2:], strict=True)]
     if not any((*before, *after)):
@@ -103,7 +103,7 @@ def resize_picture(image: Image.Image, size: tuple[int, int], interpolation: str
 
 
 def resize_tensor(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """Resizes an image [C, H, W] to (height, width) with torch, with smoothing when it shrinks.
+    """Resizes images [C, H, W] or [n, C, H, W] to (height, width) with torch, with smoothing when they shrink.
 
     The values differ from Pillow's by at most a few of 255 levels.
     """
@@ -116,11 +116,11 @@ def resize_tensor(image: Tensor, size: tuple[int, int], interpolation: str) -> T
 
 
 def _interpolate(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """Resizes an image [C, H, W] of bytes or floating-point numbers with torch; rounds as torchvision does."""
+    """Resizes images of bytes or floating-point numbers with torch; rounds as torchvision does."""
     if image.shape[-2:] == size:
         return image
     # Images are decoded as [H, W, C]. With the axis of the batch before H, torch sees that the channels lie together.
-    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    batch = image if image.ndim == 4 else image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     in_bytes = image.dtype == torch.uint8
     computes_in_bytes = not in_bytes or _computes_in_bytes(interpolation, image.device)
     smooths = not interpolation.startswith("nearest")
@@ -130,7 +130,8 @@ def _interpolate(image: Tensor, size: tuple[int, int], interpolation: str) -> Te
         mode=interpolation,
         align_corners=False if smooths else None,
         antialias=smooths,
-    )[0]
+    )
+    resized = resized if image.ndim == 4 else resized[0]
     return resized if computes_in_bytes else resized.clamp(0, 255).round().to(torch.uint8)
 
 

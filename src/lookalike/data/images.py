@@ -75,7 +75,7 @@ def opened_image(source: ImageSource) -> Iterator[Image.Image]:
     name = _file_name(source)
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(regular_file(Path(source))) if isinstance(source, str | Path) else source
+            file = stack.enter_context(_regular_file(Path(source))) if isinstance(source, str | Path) else source
             yield _open(file)
     except BrokenImageError as error:
         raise BrokenImageError(name, error.reason) from error
@@ -202,7 +202,7 @@ def _check_size(image: Image.Image) -> None:
         raise BrokenImageError("", f"it has {size} pixels, too many to decode by default; {_WAY_OUT}")
 
 
-def regular_file(path: Path) -> BinaryIO:
+def _regular_file(path: Path) -> BinaryIO:
     """Opens a regular file; refuses pipes and devices, from which reading might never return."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):

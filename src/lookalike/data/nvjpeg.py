@@ -9,20 +9,23 @@ has arithmetic of its own; so it is only used if asked for.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.startup import import_with_torchvision
 from lookalike.data.fitted import FittedSamples
+from lookalike.data.parallel import Item, in_threads
 from lookalike.data.turbo import is_baseline, read_content
 
 Decode = Callable[[list[Tensor]], list[Tensor]]  # contents of files, uint8 [bytes] → images [C, H, W] on a device
-Item = tuple[int, Any, LookalikeError | None]  # a sample's number; its image and label, or why they cannot be read
 Read = Callable[[int], Item]
+
+_MOST_VALUES = 1 << 26  # in images that are resized together, as float32
 
 
 def decoding_on(name: str | torch.device, samples: FittedSamples | None) -> "OnDevice":
@@ -85,6 +88,11 @@ class OnDevice:
         self._file, self._preprocessing = samples.file, preprocessing
         self._device, self._decode = device, decode
 
+    def items(self, read: Read, chunks: Sequence[np.ndarray], n_threads: int) -> Iterator[list[Item]]:
+        """Yields the samples of each chunk of indices; threads read the next files while the device decodes."""
+        for started in in_threads(lambda index: self.start(index, read), chunks, n_threads):
+            yield self.end(started, read)
+
     def start(self, index: int, read: Read) -> Item:
         """Returns the bytes of a file for the device [bytes], or what ``read`` returns of it on the CPU."""
         file, label = self._file(index)
@@ -97,15 +105,30 @@ class OnDevice:
         """Decodes, resizes and crops what ``start`` left to the device; returns all images of a batch there."""
         items = list(started)
         rows = [row for row, (_, sample, error) in enumerate(items) if error is None and sample[0].ndim == 1]
-        images = self._decoded([items[row][1][0] for row in rows])
+        images = self._fitted(self._decoded([items[row][1][0] for row in rows]))
         for row, image in zip(rows, images, strict=True):
             index, (_, label), _ = items[row]
-            fitted = None if image is None else self._preprocessing.fit_decoded(image)
-            items[row] = read(index) if fitted is None else (index, (fitted, label), None)
+            items[row] = read(index) if image is None else (index, (image, label), None)
         return [
             (index, None if error is not None else (sample[0].to(self._device), sample[1]), error)
             for index, sample, error in items
         ]
+
+    def _fitted(self, images: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Resizes and crops images, those of one size together; None for those that are left to the CPU."""
+        fitted: list[Tensor | None] = [None] * len(images)
+        of_size: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+        for row, image in enumerate(images):
+            if image is not None:
+                of_size[image.shape].append((row, image))
+        for size, group in of_size.items():
+            at_once = max(1, _MOST_VALUES // size.numel())
+            for part in (group[start : start + at_once] for start in range(0, len(group), at_once)):
+                together = self._preprocessing.fit_decoded(torch.stack([image for _, image in part]))
+                if together is not None:
+                    for (row, _), image in zip(part, together, strict=True):
+                        fitted[row] = image
+        return fitted
 
     def _decoded(self, contents: list[Tensor]) -> list[Tensor | None]:
         """Decodes a batch; if a file of it fails, which fails all, one file after the other."""

@@ -267,10 +267,10 @@ class Preprocessing:
         Most JPEG files are decoded by libjpeg-turbo and, if they are resized bilinearly, resized by torch. The pixels
         differ from those of Pillow, which reads all other files, by at most one of 255 levels.
         """
-        decoded = read_jpeg(source, self.channels, self._scale_of)
-        fitted = None if decoded is None else self.fit_decoded(decoded)
-        if fitted is not None:
-            return fitted
+        decoded = read_jpeg(source, self.channels, self._scale_of, in_scratch=True)
+        if decoded is not None and (fitted := self.fit_decoded(decoded)) is not None:
+            is_scratch = fitted.untyped_storage().data_ptr() == decoded.untyped_storage().data_ptr()
+            return fitted.clone() if is_scratch else fitted  # the next picture takes the scratch memory
         if decoded is None:
             image: Any = self.decode(source)
             if look is not None:
@@ -285,8 +285,8 @@ class Preprocessing:
         return decode_image(source, large_images=self.large_images, scale_of=self._scale_of)
 
     def fit_decoded(self, image: Tensor) -> Tensor | None:
-        """Resizes and crops bytes [C, H, W] with torch; None where the result might not be Pillow's."""
-        stored = image.shape[1], image.shape[2]
+        """Resizes and crops bytes [C, H, W] or [n, C, H, W] with torch; None where it might not be as Pillow does."""
+        stored = image.shape[-2], image.shape[-1]
         size = self._resized_size(*stored)
         if not self.fits_tensors or would_be_huge(size, stored):
             return None

@@ -5,6 +5,9 @@ upright, and not huge. All others (CMYK, RGB without conversion, several picture
 off files) go to Pillow, which also finds the error if there is one. So does whatever fails here.
 """
 
+import os
+import stat
+import threading
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,8 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lookalike._core.errors import BrokenImageError
-from lookalike.data.images import ImageSource, ScaleOf, regular_file
+from lookalike.data.images import ImageSource, ScaleOf
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _BASELINE = 0xC0
@@ -24,9 +26,30 @@ _SCAN, _APP1, _APP2, _APP14 = 0xDA, 0xE1, 0xE2, 0xEE
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 _ORIENTATION = 0x0112  # the EXIF tag
 _YCBCR = 1  # Adobe's transform of three components
-_FIRST_BYTES = 1 << 12  # enough to see that it is no JPEG file
-_MAX_BYTES = 1 << 28  # of a longer file the end is not read, so that it is left to Pillow
+_MAX_BYTES = 1 << 28  # of a file; longer ones are left to Pillow
+_MOST_SCRATCH = 1 << 25  # bytes that each thread keeps: a picture of 11 million pixels
+_READ_AT_ONCE = 1 << 20  # bytes; of a larger file the start is looked at first
+# Opening a pipe would wait for one who writes, without the first. Windows has no such flag, and needs the other.
+_OPEN_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SHARE_OF_LIMIT = 3  # larger pictures go to Pillow's reader, which weighs their memory
+
+
+class _Scratch(threading.local):
+    """Memory of each thread for the picture that it decodes."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def of(self, n_bytes: int) -> bytearray | None:
+        """Returns memory of at least this size; None for more than a thread should keep."""
+        if n_bytes > _MOST_SCRATCH:
+            return None
+        if len(self._memory) < n_bytes:
+            self._memory = bytearray(n_bytes)
+        return self._memory
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass
@@ -41,10 +64,12 @@ class _Header:
     is_plain: bool = True
 
 
-def read_jpeg(source: ImageSource, channels: int, scale_of: ScaleOf | None = None) -> Tensor | None:
+def read_jpeg(
+    source: ImageSource, channels: int, scale_of: ScaleOf | None = None, *, in_scratch: bool = False
+) -> Tensor | None:
     """Reads and decodes a JPEG file; see ``decode_jpeg``. None, and no error, for everything that is left to Pillow."""
     content = read_content(source)
-    return None if content is None else decode_jpeg(content, channels, scale_of)
+    return None if content is None else decode_jpeg(content, channels, scale_of, in_scratch=in_scratch)
 
 
 def read_content(source: ImageSource) -> bytes | None:
@@ -54,13 +79,27 @@ def read_content(source: ImageSource) -> bytes | None:
     if not isinstance(source, str | Path):
         return None
     try:
-        with regular_file(Path(source)) as file:
-            start = file.read(_FIRST_BYTES)
-            if not start.startswith(_START):
-                return None
-            return start + file.read(_MAX_BYTES)
-    except (OSError, BrokenImageError):
+        return _read_file(source)
+    except OSError:
         return None
+
+
+def _read_file(path: str | Path) -> bytes | None:
+    """Returns the content of a JPEG file, in as few calls of the system as can be; None for all other files.
+
+    Each call gives Python's lock away, and a thread among many waits long until it has its turn again.
+    """
+    file = os.open(path, os.O_RDONLY | _OPEN_AT_ONCE)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or not len(_START) <= status.st_size <= _MAX_BYTES:
+            return None
+        if status.st_size > _READ_AT_ONCE and os.pread(file, len(_START), 0) != _START:
+            return None
+        content = os.read(file, status.st_size)
+    finally:
+        os.close(file)
+    return content if content.startswith(_START) else None
 
 
 def is_baseline(content: bytes, channels: int) -> bool:
@@ -69,13 +108,17 @@ def is_baseline(content: bytes, channels: int) -> bool:
     return header is not None and header.frame == _BASELINE and len(header.components) == channels
 
 
-def decode_jpeg(content: bytes, channels: int, scale_of: ScaleOf | None = None) -> Tensor | None:
+def decode_jpeg(
+    content: bytes, channels: int, scale_of: ScaleOf | None = None, *, in_scratch: bool = False
+) -> Tensor | None:
     """Decodes a JPEG file.
 
     Args:
         content: The whole file.
         channels: 1 for grey, 3 for RGB.
         scale_of: The divisor of the sides at which the picture is decoded; None decodes it whole.
+        in_scratch: Decode into memory of this thread, where the next picture replaces it; fresh memory takes longer to
+            get than some pictures to decode.
 
     Returns:
         uint8 [C, H, W], or None if the file is left to Pillow.
@@ -88,8 +131,9 @@ def decode_jpeg(content: bytes, channels: int, scale_of: ScaleOf | None = None) 
     scale = 1 if scale_of is None else scale_of(header.size, False)
     height, width = (-(-side // scale) for side in header.size)
     least = {"min_height": height, "min_width": width} if scale > 1 else {}
+    scratch = _SCRATCH.of(height * width * len(header.components)) if in_scratch else None
     try:  # `strict`: with damage that libjpeg-turbo could pass over, Pillow decides whether it is an error
-        image = decode(content, "RGB" if len(header.components) == 3 else "GRAY", strict=True, **least)
+        image = decode(content, "RGB" if len(header.components) == 3 else "GRAY", strict=True, buffer=scratch, **least)
     except ValueError:
         return None
     if image.shape[:2] != (height, width):  # another scale fits too, as for pictures of a few pixels

@@ -4,37 +4,53 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
 
-def beside(compute: Callable[[], T], device: torch.device) -> Callable[[], T]:
-    """Starts to compute something beside a pass on a GPU; on a CPU, which has no time to spare, computes it at once.
+class Beside(Generic[T]):
+    """Computes something beside a pass on a GPU; on a CPU, which has no time to spare, at once.
 
     Args:
-        compute: Reads memory that the pass leaves as it is; on a GPU it does so on a stream of its own, so that it does
-            not wait for the pass.
+        compute: Reads memory or files that the pass leaves as they are; on a GPU it does so on a stream of its own, so
+            that it does not wait for the pass.
         device: The device of the pass.
-
-    Returns:
-        A function that waits for the result and returns it, or raises the error.
     """
-    if device.type != "cuda":
-        result = compute()
-        return lambda: result
-    found: Future[T] = Future()
-    context, stream = contextvars.copy_context(), torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
 
-    def run() -> None:
-        try:
-            with torch.no_grad(), torch.cuda.stream(stream):
-                found.set_result(context.run(compute))
-        except BaseException as error:
-            found.set_exception(error)
+    def __init__(self, compute: Callable[[], T], device: torch.device) -> None:
+        self._compute = compute
+        self._device = device
+        self._found: Future[T] | None = None
+        if device.type != "cuda":
+            self._found = Future()
+            self._found.set_result(compute())
 
-    Thread(target=run, daemon=True).start()
-    return found.result
+    def start(self) -> None:
+        """Starts to compute in a thread; the second time nothing happens.
+
+        The beginning of a pass keeps all cores busy until the first images are on the GPU: what is computed beside it
+        would only delay them.
+        """
+        if self._found is not None:
+            return
+        found = self._found = Future()
+        context, stream = contextvars.copy_context(), torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+
+        def run() -> None:
+            try:
+                with torch.no_grad(), torch.cuda.stream(stream):
+                    found.set_result(context.run(self._compute))
+            except BaseException as error:
+                found.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+
+    def result(self) -> T:
+        """Waits for the result and returns it, or raises the error."""
+        self.start()
+        assert self._found is not None
+        return self._found.result()

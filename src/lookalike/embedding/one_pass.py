@@ -60,15 +60,17 @@ class Pass:
         self._dtype = dtype
         self._devices = devices
         self._transfer = Transfer(device_of(encoder.model), dtype_of(encoder.model))
-        self._reading = ReadAhead(batches.unfinished_from(sink.start), pinned=self._transfer.device.type == "cuda")
+        on_gpu = self._transfer.device.type == "cuda"
+        self._reading = ReadAhead(batches.unfinished_from(sink.start, for_gpu=on_gpu), pinned=on_gpu)
         self._settings = ExitStack()  # of the precision, and the threads of the devices, for the length of the pass
         self._effect: PrecisionEffect | None = None
 
-    def run(self, bar: AbstractContextManager[Advance]) -> None:
+    def run(self, bar: AbstractContextManager[Advance], when_begun: Callable[[], None] = lambda: None) -> None:
         """Runs the pass.
 
         Args:
             bar: Progress bar; it advances by the rows that are written.
+            when_begun: Called when the first batch was computed.
         """
         embedder: MemoryAwareEmbedder | None = None
         arriving: _Arriving | None = None
@@ -80,6 +82,7 @@ class Pass:
                     finish = None if batch.finish is None else _in_type(batch.finish, self._transfer.dtype)
                     embedder = embedder or self._begin(inputs, finish)
                     previous, arriving = arriving, self._embed(embedder, batch, inputs, finish)
+                    when_begun()
                     if previous is not None:
                         advance(previous.write(self._sink))
                     if not self._transfer.is_asynchronous:

@@ -19,7 +19,7 @@ from lookalike._core.untouched import keeps_random_states, undoing
 from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, lock_beside, read_record
 from lookalike.data import Batches
-from lookalike.embedding.beside import beside
+from lookalike.embedding.beside import Beside
 from lookalike.embedding.effect import summarised
 from lookalike.embedding.key import embedding_key, key_differences
 from lookalike.embedding.one_pass import Pass
@@ -90,19 +90,25 @@ def embed(
             dtype=settings.dtype,
         )
 
-    def run(sink: Sink, key: Callable[[], dict[str, Any]]) -> EmbeddingStore:
+    def run(sink: Sink, known: Beside[dict[str, Any]]) -> EmbeddingStore:
         work = Pass(encoder, batches, sink, precision=settings.precision, dtype=settings.dtype, devices=devices)
-        return _run_pass(work, batches, sink, key, progress)
+        return _run_pass(work, batches, sink, known, progress)
 
+    at_once = torch.device("cpu")
     if folder is None:
         # a data set of any other kind need not allow to be read in two threads
-        device = device_of(encoder.model) if batches.are_arrays else torch.device("cpu")
-        return run(MemorySink(), beside(key, device))
+        device = device_of(encoder.model) if batches.may_be_read_in_threads else at_once
+        return run(MemorySink(), Beside(key, device))
     # embeddings of an earlier version are compared by the hash that it used
     with identifying_as(_stored_identity(folder) if resume and not overwrite else None):
         known = key()
     return _embed_to_folder(
-        batches, Path(folder), known, lambda sink: run(sink, lambda: known), resume=resume, overwrite=overwrite
+        batches,
+        Path(folder),
+        known,
+        lambda sink: run(sink, Beside(lambda: known, at_once)),
+        resume=resume,
+        overwrite=overwrite,
     )
 
 
@@ -172,15 +178,15 @@ def name_samples(indices: np.ndarray, describe: Callable[[int], str]) -> str:
 
 
 def _run_pass(
-    work: Pass, batches: Batches, sink: Sink, find_key: Callable[[], dict[str, Any]], progress: bool | Advance | None
+    work: Pass, batches: Batches, sink: Sink, known: Beside[dict[str, Any]], progress: bool | Advance | None
 ) -> EmbeddingStore:
     """Embeds all samples that the sink does not have yet, and returns the sink's embeddings."""
-    undoing(work.stop, lambda: work.run(progress_bar("Embedding", batches.total, progress)))
+    undoing(work.stop, lambda: work.run(progress_bar("Embedding", batches.total, progress), when_begun=known.start))
     if sink.not_finite:
         sink.discard()
         names = name_samples(np.asarray(sink.not_finite), batches.describe)
         raise LookalikeError(f"{len(sink.not_finite)} embeddings have NaN or infinite values: {names}")
-    key = find_key()
+    key = known.result()
     info = {**key, "asked_precision": key["precision"], **summarised(sink.notes), "versions": versions()}
     batches.skipped.update(sink.skipped)
     store = sink.close(batches.class_names, batches.skipped, info)
