@@ -57,10 +57,13 @@ def test_many_unfamiliar_images_are_a_finding(n_unfamiliar, is_told):
     found = familiarity_finding(Familiarity.of(rows < n_unfamiliar, rows % 2 == 1, is_calibrated=False).to_dict())
     assert (found is not None) == is_told
     if found is not None:
-        others = f", and {10 - n_unfamiliar // 2} of the other {20 - n_unfamiliar}" if n_unfamiliar < 20 else ""
+        said = {
+            3: "Of these 3 answers, 1 is wrong (33.3%), and 9 of the other 17 (52.9%).",
+            20: "Of these 20 answers, 10 are wrong (50.0%).",
+        }
         assert found.text == (
-            f"{n_unfamiliar} of the 20 test images are unfamiliar, which means of an image: {UNFAMILIAR_BY_DISTANCE} "
-            f"({n_unfamiliar // 2} of these answers are wrong{others})."
+            f"{n_unfamiliar} of the 20 test images are unfamiliar. {said[n_unfamiliar]} Unfamiliar means of an image: "
+            f"{UNFAMILIAR_BY_DISTANCE}."
         )
 
 
@@ -68,9 +71,8 @@ def test_the_verdict_says_how_many_test_images_are_unfamiliar(sem, blobs):
     x, y = torch.cat([blobs[0], STRANGE]), torch.cat([blobs[1], torch.zeros(30, dtype=torch.int64)])
     card = evaluate(sem, (x, y), only=("faithfulness",), progress=False)
     (finding,) = [finding for finding in card.findings() if finding.topic == "unfamiliar"]
-    assert finding.text.startswith(
-        "30 of the 120 test images are unfamiliar, which means of an image: it is farther from its nearest"
-    )
+    assert finding.text.startswith("30 of the 120 test images are unfamiliar. ")
+    assert "Unfamiliar means of an image: it is farther from its nearest" in finding.text
     assert finding.text in card.verdict()
 
 

@@ -8,7 +8,8 @@ import torch
 from lookalike import convert, evaluate
 from lookalike._core.intervals import share as interval
 from lookalike.metrics import Scorecard, Thresholds
-from lookalike.metrics.findings import Finding, by_weight, overall
+from lookalike.metrics.class_findings import joined
+from lookalike.metrics.findings import Finding, by_weight, on_sample, overall
 
 AGREES = Finding("agreement", "good", "It agrees.", headline="It mostly answers as the original does: 92% are the same")
 PIXELS = Finding("pixels", "good", "The pixels count.")
@@ -49,7 +50,11 @@ def test_the_gravest_come_first_and_what_decides_all_comes_before_details():
             "bad",
             "^x It mostly .*; it is less accurate than the original, beyond",
         ),
-        ([AGREES, Finding("accuracy", "caution", "x")], "caution", "^x .* as accurate as the original is not shown"),
+        (
+            [AGREES, Finding("accuracy", "caution", "x")],
+            "caution",
+            "^x .*; how much accuracy it lost, if any, so few images cannot tell.$",
+        ),
         ([AGREES, Finding("classes", "bad", "Lost.")], "bad", "^Lost. It mostly answers"),
         ([AGREES, PIXELS, Finding("unused", "caution", "Unused.")], "caution", "^Unused. It mostly"),
         ([AGREES, Finding("pixels", "bad", "x")], "bad", "^Do not rely on its heat-maps"),
@@ -90,11 +95,20 @@ def accuracy_finding(difference, low, high):
     ("points", "level", "says"),
     [
         ((0, -0.8, 0.8), "good", "It lost no accuracy: 90.0% .95% interval −0.8 to .0.8 points"),
-        ((0, -11, 11), "caution", "at most 1 point of accuracy is not shown.* the same as .* between −11.0 and .11.0"),
-        ((4, -3, 11), "caution", "is not shown: its 90.0% is 4.0 points above the original's"),
-        ((-0.9, -1.5, -0.1), "caution", "at most 1 point of accuracy is not shown"),
+        ((0, -11, 11), "caution", "^Its accuracy of 90.0% is the same as the original's .*: −11.0 to .11.0 points"),
+        (
+            (7.1, -4.4, 17.7),
+            "caution",
+            "^Its accuracy of 90.0% is 7.1 points above the original's .95% interval of the difference: −4.4 to .17.7 "
+            "points.. These are too few images to tell whether it is better or worse than the original.$",
+        ),
+        (
+            (-0.9, -1.5, -0.1),
+            "caution",
+            "is 0.9 points below .* So it lost accuracy; whether more than 1 point, these images cannot tell.$",
+        ),
         ((-0.5, -0.9, -0.1), "good", "0.5 points below"),
-        ((-3, -8, 2), "caution", "is not shown: its 90.0% is 3.0 points below"),
+        ((-3, -8, 2), "caution", "is 3.0 points below the original's .* better or worse than the original.$"),
         ((-3, -5, -1), "bad", "It lost 3.0 points of accuracy"),
     ],
 )
@@ -207,7 +221,9 @@ def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
     assert (
         "The others of the 12 images of 'bee' are taken for 'cat' and 'dog', equally often (the original: 66.7%" in both
     )
-    assert "are 'ant', 'bee', 'cat' and 2 other classes: 33.3%" in weakest_of(*((label, 4, 6, 0) for label in range(5)))
+    of_five = weakest_of(*((label, 4, 6, 0) for label in range(5)))
+    assert "are 'ant', 'bee', 'cat', 'dog' and 'eel': 33.3%" in of_five
+    assert "are 0, 1, 2, 3, 4, 5, 6, 7 and 2 other classes" in f"are {joined([str(k) for k in range(10)], 8)}"
 
 
 def test_the_network_is_the_reason_only_where_the_original_is_as_bad():
@@ -233,10 +249,15 @@ def heat_maps(gains, **limits):
 @pytest.mark.parametrize(
     ("gains", "level", "says"),
     [
-        ([[0.04, 0.05] * 10], "good", "interval of the difference \\+0.043 to \\+0.047, 20 images"),
-        ([[0.0, 0.01] * 10], "bad", "do not rely on its heat-maps"),
-        ([[0.3, -0.25] * 10], "caution", "cannot be said: too few images .*−"),
-        ([[0.3, -0.29] * 10], "caution", "cannot be said: too few images"),
+        ([[0.04, 0.05] * 50], "good", "^On 100 images, its heat-maps point to pixels that it needs: .*chance \\("),
+        (
+            [[0.04, 0.05] * 10],
+            "hint",
+            "^On 20 images, .* So few images give a hint, no proof .*difference \\+0.043 to \\+0.047, 20 images",
+        ),
+        ([[0.0, 0.01] * 10], "bad", "^On 20 images, .* do not rely on its heat-maps"),
+        ([[0.3, -0.25] * 10], "caution", "cannot be said: 20 images are too few .*−"),
+        ([[0.3, -0.29] * 10], "caution", "cannot be said: 20 images are too few"),
         ([[0.04, 0.041, 0.039, 0.04, 0.042]], "caution", "5 of at least 10 images"),
         ([[0.0, 0.001, 0.002, 0.0, 0.001]], "caution", "5 of at least 10 images"),
         ([[0.04]], "caution", "1 of at least 10 images"),
@@ -252,7 +273,44 @@ def test_heat_maps_are_judged_beyond_the_spread_of_images(gains, level, says):
 def test_runs_on_the_same_images_do_not_narrow_the_interval():
     once = [0.1, -0.02] * 6
     assert heat_maps([once] * 5).figures == heat_maps([once]).figures
-    assert heat_maps([[0.04] * 4 + [0.05]], least_images=5).level == "good"
+    assert heat_maps([[0.04] * 4 + [0.05]], least_images=5, enough_images=5).level == "good"
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "says"),
+    [
+        (on_sample(PIXELS, 30, 100), "hint", "^On 30 images, the pixels count. So few images give a hint, no proof.$"),
+        (on_sample(PIXELS, 100, 100), "good", "^On 100 images, the pixels count.$"),
+        (on_sample(Finding("pixels", "bad", "Not."), 1, 100), "bad", "^On 1 image, not.$"),
+        (on_sample(PIXELS, None, 100), "good", "^The pixels count.$"),
+    ],
+)
+def test_a_finding_on_a_sample_says_how_many_images_and_few_are_a_hint(found, level, says):
+    assert found.level == level
+    assert re.search(says, found.claim)
+
+
+@pytest.mark.parametrize("n_images", [30, 100])
+def test_the_sentence_over_all_is_no_surer_than_the_images_that_it_rests_on(n_images):
+    few = n_images < 100
+    tests = [on_sample(PIXELS, n_images, 100), on_sample(ATTENTION, n_images, 100), on_sample(SANITY, 20, 20)]
+    whole = overall([AGREES, *tests], 0.9, 100)
+    assert whole.level == ("hint" if few else "good")
+    assert f"on {n_images} images" in whole.claim
+    assert ("can be relied on" in whole.claim) != few
+    assert ("So few images give a hint, no proof." in whole.claim) == few
+    assert f"needs on {n_images} images." in overall([AGREES, tests[0]], 0.9, 100).claim
+
+
+@pytest.mark.parametrize(("n_images", "level"), [(4, "hint"), (20, "good"), (None, "good")])
+def test_the_sanity_check_says_on_how_many_images_it_rests(n_images, level):
+    likenesses = [{"rank": {"likeness": value}} for value in (1.0, 0.2)]
+    check = {"depths": ["as trained", "head"], "likenesses": likenesses, "options": {"n_images": n_images}}
+    (found,) = Scorecard({}, {"sanity": [check]}, ["a"]).findings()
+    assert found.level == level
+    assert found.claim.startswith(
+        "Its heat-maps" if n_images is None else f"On {n_images} images, its heat-maps change"
+    )
 
 
 def test_the_embedding_gets_the_advice_that_the_conversion_gave():

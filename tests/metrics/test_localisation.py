@@ -124,7 +124,7 @@ def test_the_verdict_finds_a_class_that_is_told_by_its_background():
     assert clean["relevance_mass"] > 2 * clean["object_share"]
     assert clean["pointing_game_black_box"] > 0.9
     assert clean.details["localisation"][0]["background"] == []
-    assert any("More of its relevance is on the objects than their size" in sentence for sentence in clean.verdict())
+    assert any("more of its relevance is on the objects than their size" in sentence for sentence in clean.verdict())
     planted, _ = card_of(True)
     (named,) = planted.details["localisation"][0]["background"]
     assert named["class"] == "bee"

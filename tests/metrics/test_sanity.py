@@ -93,7 +93,7 @@ def test_the_scorecard_has_it_when_asked(sem, blobs, tmp_path):
     assert "sanity" not in plain.details
     card = evaluate(sem, blobs, train=blobs, only=("diversity",), sanity=True, n_images=4, progress=False)
     assert card.details["sanity"][0]["labels"] is not None
-    assert any(sentence.startswith("Its heat-maps ") for sentence in card.verdict())
+    assert any(sentence.startswith("On 4 images, its heat-maps ") for sentence in card.verdict())
     ax = card.plot_sanity()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["as trained", "prototypes", "1", "0"]
     assert len(ax.get_legend().get_texts()) == 6

@@ -32,7 +32,7 @@ def samples(page):
 def test_the_sentence_over_all_comes_first(opened):
     assert "of their answers are the same" in opened.inner_text("main section:first-of-type h2 + .overall")
     levels = opened.eval_on_selector_all(".findings li", "nodes => nodes.map(node => node.className)")
-    order = ["bad", "caution", "good", "info"]
+    order = ["bad", "caution", "hint", "good", "info"]
     assert levels == sorted(levels, key=order.index)
 
 

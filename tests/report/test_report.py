@@ -11,6 +11,7 @@ from torch import nn
 
 from lookalike import convert, evaluate, explain
 from lookalike._core.errors import LookalikeError
+from lookalike.metrics import Scorecard
 from lookalike.report import write_report
 from lookalike.report.pictures import picture
 from tests.report.page import data_of
@@ -192,7 +193,7 @@ def test_intended_use_command_and_date_are_told(net, blobs, tmp_path, monkeypatc
 
 
 def test_the_table_of_classes_names_all_that_tie():
-    from lookalike.metrics import Scorecard, faithfulness_of_predictions
+    from lookalike.metrics import faithfulness_of_predictions
     from lookalike.report.classes import _class_rows
 
     found = faithfulness_of_predictions(torch.tensor([1, 2, 1]), torch.tensor([0, 0, 1]), n_classes=3)
@@ -206,7 +207,6 @@ def test_the_table_of_classes_names_all_that_tie():
 
 
 def test_an_axis_of_the_radar_that_a_finding_warns_of_is_marked():
-    from lookalike.metrics import Scorecard
     from lookalike.report.charts import _warned_axes
 
     paired = {"value": 0.0, "low": -0.11, "high": 0.11}
@@ -215,7 +215,7 @@ def test_an_axis_of_the_radar_that_a_finding_warns_of_is_marked():
     assert card.axes()["accuracy"] == 1.0  # at the rim, though no loss is excluded
     warned = _warned_axes(card)
     assert list(warned) == ["accuracy"]
-    assert "between −11.0 and +11.0 points" in warned["accuracy"]
+    assert "−11.0 to +11.0 points" in warned["accuracy"]
 
 
 def test_what_stands_out_on_a_map_is_what_a_reader_sees():
@@ -251,6 +251,28 @@ def test_the_banner_is_in_the_words_of_the_weightiest_finding(page):
     banner = re.search(r'<p class="overall (\w+)"><b>(.*?)\.</b>', text)
     first = re.search(r'<ul class="findings">\s*<li class="(\w+)"><b>(.*?)</b>', text)
     assert banner.groups() == first.groups()
+
+
+def test_what_few_images_show_of_heat_maps_is_neither_called_good_nor_green(net, blobs, tmp_path):
+    """30 images, the number of a report, stood in green below "Good"."""
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
+    test = (blobs[0] + 0.01, sem.predict(blobs[0]))
+    measured = evaluate(sem, test, only=("faithfulness",), progress=False)
+    areas = {"model": [0.5, 0.6] * 15, "random": [0.3] * 30}
+    runs = {"accuracy": [1.0], "auroc": [0.55], "auroc_random": [0.3]}
+    details = {
+        **measured.details,
+        "robustness": [{"areas": areas, "curves": {"model": [1.0], "random": [1.0]}, "fractions": [0.0]}],
+    }
+    card = Scorecard(runs, details, measured.class_names, info=measured.info)
+    write_report(sem, test, tmp_path / "r.html", card=card, n_maps=0, **QUICK)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.search(r'<li class="hint"><b>Good so far</b><span>On 30 images, its heat-maps point to', text)
+    level, word, banner = re.search(r'<p class="overall (\w+)"><b>(.*?)\.</b>(.*?)</p>', text).groups()
+    assert "good" not in (level, word.lower())
+    assert "pixels that it needs on 30 images. So few images give a hint, no proof." in banner
+    rule = re.search(r"\.overall\.hint \{(.*?)\}", text)[1]
+    assert "good" not in rule
 
 
 class Read(torch.utils.data.TensorDataset):

@@ -303,7 +303,7 @@ def report(
 
 def _print_verdict(card: "Scorecard") -> None:
     """Prints the verdict: the sentence over all first, then the findings, the gravest first."""
-    colours = {"bad": "red", "caution": "yellow", "good": "green", "info": ""}
+    colours = {"bad": "red", "caution": "yellow", "hint": "cyan", "good": "green", "info": ""}
     overall = card.overall()
     if overall is not None:
         out.print(overall.text, style="bold", markup=False, soft_wrap=True)

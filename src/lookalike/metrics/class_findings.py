@@ -11,6 +11,7 @@ from lookalike.metrics.thresholds import Thresholds
 _LEVEL = 0.05  # significance level
 _NAMED = 5  # classes listed in a sentence
 _TIED = 3  # classes listed where several tie
+WEAKEST_NAMED = 8  # of the weakest classes, where several tie
 
 
 def class_findings(details: Mapping[str, list[dict[str, Any]]], names: list[str], limits: Thresholds) -> list[Finding]:
@@ -92,7 +93,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
             f"{_original(worst[0])}"
         )
     else:
-        listed = joined([repr(names[entry["label"]]) for entry in worst])
+        listed = joined([repr(names[entry["label"]]) for entry in worst], WEAKEST_NAMED)
         text = f"Its weakest classes are {listed}: {lowest:.1%} of the test images of each are correct"
         for entry in worst[:_TIED]:
             text += (
@@ -109,11 +110,11 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
     return Finding("weakest", "info", text + ".")
 
 
-def joined(words: Sequence[str]) -> str:
-    """Joins names of classes by commas and *and*: up to three of them, then how many more there are."""
-    named = list(words[:_TIED])
-    if len(words) > _TIED:
-        n_more = len(words) - _TIED
+def joined(words: Sequence[str], most: int = _TIED) -> str:
+    """Joins names of classes by commas and *and*: at most so many of them, then how many more there are."""
+    named = list(words[:most])
+    if len(words) > most:
+        n_more = len(words) - most
         named.append("another class" if n_more == 1 else f"{n_more} other classes")
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 

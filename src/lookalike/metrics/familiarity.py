@@ -58,11 +58,15 @@ def familiarity_finding(counts: Mapping[str, Any] | None) -> Finding | None:
     total = counted.n + counted.n_others
     if counted.n <= _MANY * total:
         return None
-    others = f", and {counted.n_others_wrong:,} of the other {counted.n_others:,}" if counted.n_others else ""
+    share = f"{counted.n_wrong / counted.n:.1%}"
+    others = ""
+    if counted.n_others:
+        of_others = f"{counted.n_others_wrong:,} of the other {counted.n_others:,}"
+        others = f", and {of_others} ({counted.n_others_wrong / counted.n_others:.1%})"
     return Finding(
         "unfamiliar",
         "caution",
-        f"{counted.n:,} of the {total:,} test images are unfamiliar, which means of an image: "
-        f"{why_unfamiliar(is_calibrated=counted.is_calibrated)}.",
-        f"{counted.n_wrong:,} of these answers are wrong{others}",
+        f"{counted.n:,} of the {total:,} test images are unfamiliar. Of these {counted.n:,} answers, "
+        f"{counted.n_wrong:,} {'is' if counted.n_wrong == 1 else 'are'} wrong ({share}){others}. "
+        f"Unfamiliar means of an image: {why_unfamiliar(is_calibrated=counted.is_calibrated)}.",
     )

@@ -1,14 +1,16 @@
 """Findings of a verdict: sentences with a level, in order of weight, and one sentence over all of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from lookalike._core.wording import counted
 
 ENOUGH_AGREEMENT = 0.97  # enough agreement even with a nearly perfect black box [ours]
 
-Level = Literal["bad", "caution", "good", "info"]  # in order of weight
+Level = Literal["bad", "caution", "hint", "good", "info"]  # in order of weight
 
-_LEVELS: tuple[Level, ...] = ("bad", "caution", "good", "info")
+_LEVELS: tuple[Level, ...] = ("bad", "caution", "hint", "good", "info")
 _WARNINGS: tuple[Level, ...] = ("bad", "caution")
 # in order of weight: what a reader must know before relying on anything else comes first
 _TOPICS = (
@@ -33,6 +35,7 @@ _TOPICS = (
 )
 
 _ON_HEAT_MAPS = ("pixels", "attention", "sanity", "objects")
+_ONLY_A_HINT = "So few images give a hint, no proof."
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,12 @@ class Finding:
 
     Attributes:
         topic: What it is about, e.g. ``"agreement"``; it orders findings of the same level.
-        level: ``"bad"``: do not rely on this; ``"caution"``; ``"good"``; or ``"info"``.
+        level: ``"bad"``: do not rely on this; ``"caution"``; ``"hint"``: good, on too few images for a proof;
+            ``"good"``; or ``"info"``.
         claim: What was found, in plain words.
         figures: The figures behind it; empty if they are in the claim.
         headline: What it says at the beginning of the sentence over all; empty if that does not begin with it.
+        n_images: Number of images of the sample that it rests on; None if it rests on no sample.
     """
 
     topic: str
@@ -52,11 +57,28 @@ class Finding:
     claim: str
     figures: str = ""
     headline: str = ""
+    n_images: int | None = None
 
     @property
     def text(self) -> str:
         """The whole sentence, with the figures behind it in brackets."""
         return f"{self.claim.removesuffix('.')} ({self.figures})." if self.figures else self.claim
+
+
+def on_sample(finding: Finding, n_images: int | None, enough: int) -> Finding:
+    """Says in a finding on how many images it rests; what is good on fewer than enough of them is only a hint.
+
+    Args:
+        finding: A finding that was measured on a sample of the test images.
+        n_images: Number of images in the sample; None if nobody knows, which leaves the finding as it is.
+        enough: Number of images from which it is more than a hint.
+    """
+    if n_images is None:
+        return finding
+    claim = f"On {counted(n_images, 'image')}, {finding.claim[:1].lower()}{finding.claim[1:]}"
+    if finding.level != "good" or n_images >= enough:
+        return replace(finding, claim=claim, n_images=n_images)
+    return replace(finding, level="hint", claim=f"{claim} {_ONLY_A_HINT}", n_images=n_images)
 
 
 def by_weight(findings: Iterable[Finding]) -> list[Finding]:
@@ -109,7 +131,7 @@ def _on_predictions(by_topic: dict[str, Finding], accuracy: float | None, n_test
     compared = by_topic.get("accuracy")
     if level == "good" and compared is not None and compared.level in _WARNINGS:
         doubt = "it is less accurate than the original, beyond chance"
-        doubt = doubt if compared.level == "bad" else "that it is as accurate as the original is not shown"
+        doubt = doubt if compared.level == "bad" else "how much accuracy it lost, if any, so few images cannot tell"
         return [Finding("agreement", "caution", f"{text}; {doubt}.")]
     return [Finding("agreement", level, f"{text}.")]
 
@@ -120,21 +142,25 @@ def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
         return []
     if pixels.level == "bad" or (sanity is not None and sanity.level == "bad"):
         return [Finding("pixels", "bad", "Do not rely on its heat-maps.")]
+    images = "" if pixels.n_images is None else counted(pixels.n_images, "image")
     if pixels.level == "caution":
-        return [Finding("pixels", "caution", "There are too few images to say whether its heat-maps can be relied on.")]
-    if attention is not None and attention.level != "good":
+        too_few = f"{images} {'is' if pixels.n_images == 1 else 'are'}" if images else "There are"
+        few = "too few" if images else "too few images"
+        return [Finding("pixels", "caution", f"{too_few} {few} to say whether its heat-maps can be relied on.")]
+    on_images = f" on {images}" if images else ""
+    if attention is not None and attention.level in _WARNINGS:
         shown = "but not" if attention.level == "bad" else "and are not shown to be"
-        text = f"Its heat-maps show what it needs itself, {shown} what the original looks at."
+        text = f"Its heat-maps show what it needs itself{on_images}, {shown} what the original looks at."
         return [Finding("pixels", attention.level, text)]
     if objects is not None and objects.level in _WARNINGS:
-        return [Finding("pixels", objects.level, f"Its heat-maps show pixels that it needs. {objects.claim}")]
-    if attention is None or sanity is None:  # one test alone does not show that they can be relied on
-        return [Finding("pixels", "good", "Its heat-maps show pixels that it needs.")]
-    return [
-        Finding(
-            "pixels",
-            "good",
-            "Its heat-maps can be relied on: they show pixels that it needs, look where the original looks, and depend "
-            "on what it learned.",
-        )
-    ]
+        text = f"Its heat-maps show pixels that it needs{on_images}. {objects.claim}"
+        return [Finding("pixels", objects.level, text)]
+    tests = [finding for finding in (pixels, attention, sanity) if finding is not None]
+    level = min((finding.level for finding in tests), key=_LEVELS.index)
+    hint = f" {_ONLY_A_HINT}" if level == "hint" else ""
+    if len(tests) < 3:  # one test alone does not show that they can be relied on
+        return [Finding("pixels", level, f"Its heat-maps show pixels that it needs{on_images}.{hint}")]
+    shown = "show pixels that it needs, look where the original looks, and depend on what it learned"
+    if hint:
+        return [Finding("pixels", level, f"Its heat-maps {shown}, as far as they were tested{on_images}.{hint}")]
+    return [Finding("pixels", level, f"Its heat-maps can be relied on{on_images}: they {shown}.")]

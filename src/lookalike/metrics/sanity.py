@@ -20,6 +20,7 @@ from lookalike.model.classifier import NearestPrototype
 from lookalike.relevance import Composite, lrp, prp
 
 AS_TRAINED, PROTOTYPES = "as trained", "prototypes"
+SANITY_IMAGES = 20  # each depth needs maps of all these images, and maps of most images change in the same way
 _WINDOW = 7  # pixels on a side
 _C1, _C2 = 0.01**2, 0.03**2  # the usual constants of SSIM (Wang et al., 2004), for values up to 1
 

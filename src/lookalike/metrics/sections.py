@@ -23,7 +23,7 @@ from lookalike.metrics.faithfulness import faithfulness_of_predictions
 from lookalike.metrics.familiarity import Familiarity
 from lookalike.metrics.robustness import OrderingCurves, increase_and_drop
 from lookalike.metrics.run_curves import curves_of_run
-from lookalike.metrics.sanity import sanity_check
+from lookalike.metrics.sanity import SANITY_IMAGES, sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
@@ -31,7 +31,6 @@ from lookalike.model.familiarity import are_unfamiliar
 
 Need = Literal["train", "activations", "images", "masks", "attributes", "black box", "no black box"]
 _SCOPES: tuple[Literal["class", "all"], ...] = ("class", "all")
-SANITY_IMAGES = 20  # each depth needs maps of all these images, and maps of most images change in the same way
 
 SectionResult = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON values
 

@@ -20,6 +20,7 @@ class Thresholds:
         overlap: With at least this share of training samples nearer to another class's prototype, classes overlap.
         auroc_gain: The area under the relevance-ordering curve must exceed the random order's by this much.
         least_images: With fewer images in a run, nothing is said about heat-maps.
+        enough_images: With fewer images in a run, what is good of heat-maps is called a hint.
         calibration: With at least this expected calibration error, probabilities should not be read as chances.
         unchanged: With at least this rank correlation, maps of a randomised model count as unchanged.
         alike: With at least this D_dvs, prototypes are nearly alike to the model itself.
@@ -32,6 +33,7 @@ class Thresholds:
     overlap: float = 0.05
     auroc_gain: float = 0.02
     least_images: int = 10
+    enough_images: int = 100
     alike: float = 0.98
     calibration: float = 0.05
     unchanged: float = 0.5

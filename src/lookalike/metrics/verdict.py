@@ -10,8 +10,8 @@ from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
 from lookalike.metrics.familiarity import familiarity_finding
-from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, by_weight
-from lookalike.metrics.sanity import first_change
+from lookalike.metrics.findings import ENOUGH_AGREEMENT, Finding, by_weight, on_sample
+from lookalike.metrics.sanity import SANITY_IMAGES, first_change
 from lookalike.metrics.thresholds import Thresholds
 
 _PLAIN = {
@@ -57,8 +57,8 @@ def verdict(
         _calibration(figure("calibration_error"), details, thresholds),
         _ghosts(figure("ghosting"), details),
         _likenesses(figure("auroc"), figure("auroc_random"), details, thresholds),
-        _explanations(figure, details),
-        *_objects(figure, details),
+        _explanations(figure, details, thresholds),
+        *_objects(figure, details, thresholds),
         _sanity(details, thresholds),
         _variety(figure("diversity"), thresholds),
         _embedding(figure("overlap"), advice, thresholds),
@@ -144,10 +144,13 @@ def _accuracy(
         is_equal = abs(difference) < 0.0005  # 0.0 points as it would be shown
         side = "the same as" if is_equal else f"{points} {'above' if difference > 0 else 'below'}"
         text = (
-            f"That it lost at most {_counted(limits.lost_points)} of accuracy is not shown: its {accuracy:.1%} is "
-            f"{side} the original's, and with so few images the difference may be anything between {low} and {high} "
-            "points."
+            f"Its accuracy of {accuracy:.1%} is {side} the original's (95% interval of the difference: {low} to {high} "
+            "points)."
         )
+        if paired["high"] < 0:
+            text += f" So it lost accuracy; whether more than {_counted(limits.lost_points)}, these images cannot tell."
+        else:
+            text += " These are too few images to tell whether it is better or worse than the original."
         return Finding("accuracy", "caution", text)
     if abs(difference) < 0.0005:  # 0.0 points as it would be shown
         return Finding(
@@ -245,23 +248,30 @@ def _likenesses(
     )
     gain, n_images = _gain_over_random(details.get("robustness", []))
     if gain is None or n_images < limits.least_images:
-        claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
-        return Finding("pixels", "caution", claim, f"{figures}; {n_images} of at least {limits.least_images} images")
+        figures = f"{figures}; {n_images} of at least {limits.least_images} images"
+        return Finding("pixels", "caution", _too_few_for_pixels(n_images), figures, n_images=n_images)
     low, high = (f"{value:+.3f}".replace("-", "−") for value in (gain.low, gain.high))
     figures += f"; 95% interval of the difference {low} to {high}, {counted(n_images, 'image')}"
     if gain.high < limits.auroc_gain:
         claim = (
             "The pixels that its heat-maps point to matter hardly more than any others: do not rely on its heat-maps."
         )
-        return Finding("pixels", "bad", claim, figures)
+        return on_sample(Finding("pixels", "bad", claim, figures), n_images, limits.enough_images)
     if gain.mean < limits.auroc_gain or gain.low <= 0:
-        claim = "Whether the pixels that its heat-maps point to are those that it needs cannot be said: too few images."
-        return Finding("pixels", "caution", claim, figures)
+        return Finding("pixels", "caution", _too_few_for_pixels(n_images), figures, n_images=n_images)
     claim = (
         "Its heat-maps point to pixels that it needs: with these left to the last, it keeps its answer longer than by "
         "chance."
     )
-    return Finding("pixels", "good", claim, figures)
+    return on_sample(Finding("pixels", "good", claim, figures), n_images, limits.enough_images)
+
+
+def _too_few_for_pixels(n_images: int) -> str:
+    are = "is" if n_images == 1 else "are"
+    return (
+        "Whether the pixels that its heat-maps point to are those that it needs cannot be said: "
+        f"{counted(n_images, 'image')} {are} too few."
+    )
 
 
 def _gain_over_random(runs: list[dict[str, Any]]) -> tuple[Range | None, int]:
@@ -281,8 +291,17 @@ def _gain_over_random(runs: list[dict[str, Any]]) -> tuple[Range | None, int]:
     return Range(*(fmean(ends) for ends in zip(*intervals, strict=True))), n_images
 
 
-def _explanations(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
+def _explanations(
+    figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]], limits: Thresholds
+) -> Finding | None:
     """Says whether the model's maps are closer to the black box's than the controls' maps are, beyond their spread."""
+    finding = _attention(figure, details)
+    samples = [run["per_image"] for run in details.get("explanations", []) if "per_image" in run]
+    n_images = min(map(len, samples), default=None)
+    return None if finding is None else on_sample(finding, n_images, limits.enough_images)
+
+
+def _attention(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
     divergence = figure("explanation_divergence")
     if divergence is None:
         return None
@@ -320,12 +339,16 @@ def _two_digits(value: float) -> str:
     return f"{value:.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:.2g}"
 
 
-def _objects(figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]]) -> list[Finding]:
+def _objects(
+    figure: Callable[[str], float | None], details: Mapping[str, list[dict[str, Any]]], limits: Thresholds
+) -> list[Finding]:
     """Says whether relevance is on the objects, and names prototypes that look at the background."""
     mass, chance = figure("relevance_mass"), figure("object_share")
     if mass is None or chance is None:
         return []
-    findings = [_on_objects(f"{mass:.1%} of the relevance, on {chance:.1%} of the image", details["localisation"])]
+    on_objects = _on_objects(f"{mass:.1%} of the relevance, on {chance:.1%} of the image", details["localisation"])
+    n_images = min((run["n_images"] for run in details["localisation"] if "n_images" in run), default=None)
+    findings = [on_sample(on_objects, n_images, limits.enough_images)]
     named: dict[int, dict[str, Any]] = {
         entry["prototype"]: entry for run in details["localisation"] for entry in run["background"]
     }
@@ -369,10 +392,12 @@ def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> 
         last = check["likenesses"][-1]["rank"]["likeness"]
         figures = f"(rank correlation {last:.2f})"
         text = f"Its heat-maps hardly change when all its layers are randomised {figures}: do not rely on them."
-        return Finding("sanity", "bad", text)
-    name, value = changed
-    text = f"Its heat-maps change once it is randomised from the head down to {name!r} (rank correlation {value:.2f})."
-    return Finding("sanity", "good", text)
+        finding = Finding("sanity", "bad", text)
+    else:
+        name, value = changed
+        depth = f"from the head down to {name!r} (rank correlation {value:.2f})"
+        finding = Finding("sanity", "good", f"Its heat-maps change once it is randomised {depth}.")
+    return on_sample(finding, check.get("options", {}).get("n_images"), min(SANITY_IMAGES, limits.enough_images))
 
 
 def _variety(value: float | None, limits: Thresholds) -> Finding | None:

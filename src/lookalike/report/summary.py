@@ -8,7 +8,13 @@ from lookalike.metrics.findings import Finding, by_weight, overall
 from lookalike.report.material import Material
 from lookalike.report.weakness import weakest
 
-_WORDS = {"bad": "Do not rely on this", "caution": "Take care", "good": "Good", "info": "Good to know"}
+_WORDS = {
+    "bad": "Do not rely on this",
+    "caution": "Take care",
+    "hint": "Good so far",
+    "good": "Good",
+    "info": "Good to know",
+}
 _FEWEST_DECISIONS = 3  # of a prototype that is called wrong
 _NAMED = 3
 _LINKS = {"weakest": "weakest", "duplicates": "duplicates"}  # sections that say more of a finding, by its topic
