@@ -263,7 +263,7 @@ def ordering(device: torch.device, clock: Clock, scale: Scale) -> list[list[str]
 
 
 def prediction(device: torch.device, clock: Clock, scale: Scale) -> list[list[str]]:
-    """A prediction beside the black box's."""
+    """A prediction beside the black box's, of which the answer is read; a prediction is checked before it returns."""
     net = network("resnet34", device)
     train = torch.rand(40, 3, scale.side, scale.side), np.arange(40) % 10
     model = convert(net, train, n_prototypes=2, n_images=0, progress=False)
@@ -271,7 +271,7 @@ def prediction(device: torch.device, clock: Clock, scale: Scale) -> list[list[st
     for n, repeats in ((1, 20), (64, 1)):
         x = torch.rand(n, 3, scale.side, scale.side, device=device)
         runs: Runs = {
-            "limit": torch.no_grad()(lambda x=x, repeats=repeats: [net(x).argmax(1) for _ in range(repeats)]),
+            "limit": torch.no_grad()(lambda x=x, repeats=repeats: [net(x).argmax(1).cpu() for _ in range(repeats)]),
             "ours": lambda x=x, repeats=repeats: [model.predict(x) for _ in range(repeats)],
         }
         rows.append(_passes(f"predict, {n} image{'s' if n > 1 else ''}, resnet34, {scale.side}²", clock(runs)))

@@ -10,7 +10,7 @@ from PIL import Image
 from lookalike import embed, evaluate, explain, load, relevance
 from lookalike.conversion.clustering import cluster, clustering_on
 from lookalike.conversion.convert import convert
-from lookalike.data import Batches, ImageFiles, Preprocessing
+from lookalike.data import Batches, ImageFiles, Preprocessing, parallel
 from lookalike.encoder import LoadedClassifier
 from lookalike.networks import NETWORKS
 
@@ -104,7 +104,10 @@ def test_kmeans_on_the_device_finds_clusters_as_good_and_the_same_each_time():
     assert first.inertia == pytest.approx(on_cpu.inertia, rel=0.01)
 
 
-def test_files_are_read_copied_and_embedded_as_on_the_cpu(tmp_path):
+@pytest.mark.parametrize("by", ["threads", "processes"])
+def test_files_are_read_copied_and_embedded_as_on_the_cpu(tmp_path, monkeypatch, by):
+    monkeypatch.setattr(parallel, "_FEWEST_FILES", 1 if by == "processes" else 1000)
+    monkeypatch.setattr(parallel, "_FEWEST_PROCESSES", 2)
     generator = np.random.default_rng(0)
     paths = [tmp_path / f"{number}.jpg" for number in range(70)]
     for path in paths:
@@ -112,7 +115,7 @@ def test_files_are_read_copied_and_embedded_as_on_the_cpu(tmp_path):
     files = ImageFiles(tmp_path, paths, [0, 1] * 35, ["a", "b"], Preprocessing.square(32))
     torch.manual_seed(0)
     net = NETWORKS["small-cnn"](n_classes=2).eval()
-    options = {"batch_size": 16, "precision": "float32", "progress": False}
+    options = {"batch_size": 16, "num_workers": 2, "precision": "float32", "progress": False}
     on_cpu, on_gpu = embed(net, files, **options), embed(copy.deepcopy(net).cuda(), files, **options)
     torch.testing.assert_close(torch.from_numpy(on_gpu.embeddings), torch.from_numpy(on_cpu.embeddings), **TF32)
     assert (on_gpu.indices == on_cpu.indices).all()

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from PIL import Image
 
 from lookalike._core.errors import BrokenImageError, LookalikeError
 from lookalike.data import DATASETS, Preprocessing, find_images, list_datasets, load_data
+from lookalike.data.identity import names_within
 
 SMALL = Preprocessing.square(8)
 
@@ -54,6 +56,14 @@ def test_a_class_may_be_called_train(image_folder):
     flat = image_folder / "train"
     (flat / "ant").rename(flat / "train")
     assert load_data(flat, SMALL).class_names == ["bee", "cat", "train"]
+
+
+@pytest.mark.parametrize("root", [".", "/", "a", "/a/b", "a//b/"])
+def test_names_within_a_folder_are_those_of_pathlib(root):
+    files = [Path(root) / name for name in ("c.jpg", "d/e f.jpg", "d/../é.jpg")]
+    assert names_within(Path(root), files) == [file.relative_to(root).as_posix() for file in files]
+    with pytest.raises(ValueError, match="not in the subpath"):
+        names_within(Path("a/b"), [Path("a/bc.jpg")])
 
 
 def test_fingerprints_change_with_the_files(image_folder):

@@ -98,13 +98,13 @@ def test_no_process_is_left_when_the_reader_stops_early():
 def test_processes_are_started_where_they_are_worth_it(monkeypatch):
     monkeypatch.setattr(parallel, "n_cores", lambda: 16)
     monkeypatch.setattr(parallel.sys, "platform", "linux")
-    assert n_processes_for(100_000, None) == 16
+    assert n_processes_for(100_000, None) == 14  # two cores are left for the GPU's process
     assert n_processes_for(100_000, 6) == 6
     assert n_processes_for(100_000, 64) == 16  # more than cores gain nothing
-    assert 4 <= n_processes_for(1_024, None) < 16  # each takes a moment to start
+    assert 4 <= n_processes_for(1_024, None) < 14  # each takes a moment to start
     assert n_processes_for(1_000, None) == 0
     assert n_processes_for(100_000, 1) == 0
-    monkeypatch.setattr(parallel, "n_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "n_cores", lambda: 4)
     assert n_processes_for(100_000, None) == 0
     monkeypatch.setattr(parallel, "n_cores", lambda: 16)
     monkeypatch.setattr(parallel.sys, "platform", "darwin")
@@ -126,7 +126,7 @@ def folder(tmp_path):
 def test_batches_for_a_gpu_are_those_for_a_cpu(folder, monkeypatch):
     started = []
     monkeypatch.setattr(parallel, "_FEWEST_FILES", 1)
-    monkeypatch.setattr(parallel, "_FEWEST_CORES", 2)
+    monkeypatch.setattr(parallel, "_FEWEST_PROCESSES", 2)
     monkeypatch.setattr(parallel, "n_cores", lambda: 2)
     monkeypatch.setattr(batches, "in_processes", lambda *args: started.append(args[-1]) or in_processes(*args))
     monkeypatch.setattr(batches, "stack_bytes", lambda items, pinned: stack_bytes(items))  # without a GPU

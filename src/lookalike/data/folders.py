@@ -14,7 +14,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.identity import identify_json
 from lookalike._core.names import text_of, visible
 from lookalike.data.bundle import DataBundle, Split
-from lookalike.data.identity import content_keys, file_stats
+from lookalike.data.identity import content_keys, file_stats, names_within
 from lookalike.data.images import read_image
 from lookalike.data.layout import Part
 from lookalike.data.layouts import read_layout
@@ -103,11 +103,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files' names, contents and labels."""
-        listing = [
-            [text_of(file.relative_to(self.root).as_posix()), int(key), int(label)]
-            for file, key, label in zip(self.files, self.content_keys(), self.labels, strict=True)
-        ]
-        return identify_json(listing)
+        keys, labels = self.content_keys().tolist(), np.asarray(self.labels).tolist()
+        names = [text_of(name) for name in names_within(self.root, self.files)]
+        return identify_json([list(row) for row in zip(names, keys, labels, strict=True)])
 
 
 def load_folder(

@@ -29,7 +29,8 @@ MAX_THREADS = 8
 _PARTS_PER_THREAD = 4  # of a chunk, so that threads end at about the same time
 _MOST_TOGETHER = 8  # numbers in a part
 
-_FEWEST_CORES = 4
+_FEWEST_PROCESSES = 4
+_CORES_LEFT = 2  # for this process, which takes the images over and feeds the GPU
 _FEWEST_FILES = 1024  # which threads read in the time in which processes start
 _FILES_PER_START = 20  # read in the time in which one process starts
 _IN_PART = 16  # files that a process reads before it hands them over
@@ -72,11 +73,11 @@ def n_processes_for(n_files: int, n_asked: int | None) -> int:
         n_files: Number of files to read.
         n_asked: Number of workers that the user asks for, or None.
     """
-    best = math.isqrt(n_files // _FILES_PER_START)  # more would take longer to start than they save
-    n_processes = min(best if n_asked is None else n_asked, n_cores())
+    best = min(math.isqrt(n_files // _FILES_PER_START), n_cores() - _CORES_LEFT)  # more would take longer to start
+    n_processes = best if n_asked is None else min(n_asked, n_cores())
     # Only a forked process needs no `if __name__ == "__main__"` in the user's script, and starts within milliseconds.
     can_fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
-    return n_processes if can_fork and n_processes >= _FEWEST_CORES and n_files >= _FEWEST_FILES else 0
+    return n_processes if can_fork and n_processes >= _FEWEST_PROCESSES and n_files >= _FEWEST_FILES else 0
 
 
 def in_processes(read: Callable[[int], Item], chunks: Sequence[np.ndarray], n_processes: int) -> Iterator[list[Item]]:
