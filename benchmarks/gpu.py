@@ -234,7 +234,8 @@ def relevance_maps(device: torch.device, clock: Clock, scale: Scale) -> list[lis
             "ours": lambda net=net, x=x, n=n: relevance.lrp(net, x, 0, batch_size=n),
         }
         if zennit_map is not None and "resnet" in name:
-            runs["plain"] = lambda net=net, x=x: zennit_map(net, x)  # type: ignore[misc]
+            peers_net = copy.deepcopy(net)  # where Zennit fails, it leaves the network changed
+            runs["plain"] = lambda net=peers_net, x=x: zennit_map(net, x)  # type: ignore[misc]
         rows.append(_passes(f"one LRP map, {name}, {side}² ×{n}", clock(runs)))
     net, x = network("resnet34", device), torch.rand(scale.maps, 3, scale.side, scale.side, device=device)
     train = torch.rand(20, 3, scale.side, scale.side), np.arange(20) % 2

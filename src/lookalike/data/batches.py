@@ -86,7 +86,8 @@ class Batches:
             whole batches; (x, y) tensors or arrays; or a ``DataBundle``, of which the training part is read.
         batch_size: Largest number of rows in a batch; None takes the loader's own, or 256.
         num_workers: Number of worker processes; None takes the loader's own, or 0. Image files of this package are
-            read in as many threads instead; None takes one per core, at most 16.
+            read in as many threads instead; None takes one per core, at most 8. Only for a GPU, processes read many
+            files.
         on_error: What to do with an image file that cannot be read: ``"stop"`` raises an error, ``"skip"`` continues
             and lists the file in ``skipped``.
         decode_on: A CUDA device on which plain JPEG files are decoded; see ``lookalike.data.nvjpeg``. None decodes all
