@@ -42,7 +42,7 @@ def test_prints_the_scorecard_and_says_what_it_means(saved):
 def test_sanity_checks_on_request(saved, tmp_path):
     result = run(saved, "evaluate", "--only", "diversity", "--sanity", "--images", 2)
     assert result.exit_code == 0, result.output
-    assert "Its heat-maps" in result.output
+    assert "On 2 images, its heat-maps" in result.output
     out = tmp_path / "report.html"
     options = ["--sanity", "--images", 2, "--browse", 1, "--nearest", 1, "-o", out]
     assert run(saved, "report", *options).exit_code == 0

@@ -2,14 +2,19 @@
 
 import json
 import re
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from lookalike import convert
+from lookalike import convert, evaluate
 from lookalike._core.intervals import share
+from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import embed
 from lookalike.report import write_report
+from lookalike.report.commands import Commands
 from lookalike.report.duplicates import Duplicates, Twin, find_duplicates
 from lookalike.report.examples import decide
 from tests.report.page import Named
@@ -77,6 +82,9 @@ def test_what_was_not_compared_is_not_called_free_of_duplicates():
     within = Duplicates([Twin(0, 1, False, True)], False, 10, 0.9, share(8, 9)).finding()
     assert within.claim.startswith("2 of the 10 test images are near duplicates of one another")
     assert "Without 1 of these, so that one of each group stays, 88.9% of the other 9 answers are" in within.claim
+    assert within.claim.endswith(
+        "Take them out of the test images, all but one of each group of test images that are alike, and evaluate again."
+    )
     nothing_left = Duplicates([Twin(0, 3, True, True)], True, 1, 1.0, None).finding()
     assert "No other test images are left" in nothing_left.claim
 
@@ -106,7 +114,61 @@ def test_a_page_says_that_there_were_too_many_images_to_compare(net, images, mos
     x, y = images
     sem = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
     train, test = (embed(sem, values, progress=False) for values in ((x[:60], y[:60]), (x[60:], y[60:])))
-    found = find_duplicates(sem, test, train, decide(sem, test, None), most_images=most)
+    audit = Commands("m", "photos").audit()
+    found = find_duplicates(sem, test, train, decide(sem, test, None), most_images=most, audit=audit)
     assert said in found.note
-    assert "'lookalike audit MODEL DATA'" in found.note
+    assert "'lookalike audit photos --model m -o suspects.html' compares any number" in found.note
     assert found.finding() is None
+
+
+def test_copies_that_are_training_images_are_counted_once():
+    """ "4 are training images of the model" and "4 are near duplicates" were two findings on the same images."""
+    twins = [Twin(row, row, is_training=True, exact=True) for row in range(3)]
+    pair = Twin(5, 6, is_training=False, exact=False)
+    audit = "lookalike audit photos --model m -o suspects.html"
+    options = {"original_without": None, "n_leaked": 2, "audit": audit}
+    found = Duplicates([*twins, pair], True, 20, 0.9, share(14, 16), "", **options).finding()
+    assert (found.topic, found.level) == ("leak", "bad")
+    assert found.headline == (
+        "2 of the 20 test images are training images of the model: its accuracy on them says nothing about new images."
+    )
+    assert found.claim.startswith(
+        f"{found.headline} 1 other is a near duplicate of training images, and 2 are near duplicates of one another"
+    )
+    assert found.claim.endswith(f"and evaluate again. '{audit}' lists all pairs.")
+    only = Duplicates(twins[:2], True, 20, 0.9, share(16, 18), "", **options).finding()
+    assert only.claim.startswith(f"{found.headline} Without these 2, 88.9% of the other 18 answers are correct; of all")
+    assert "near duplicate" not in only.claim
+
+
+def test_a_page_tells_of_training_images_in_the_test_once(net, tmp_path):
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 8), ("test", 6)):
+        for k, name in enumerate(("ant", "bee", "cat")):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 120, (8, 8), dtype=np.uint8)
+                pixels[3 * k : 3 * k + 3] += 100
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+    for i in range(2):
+        shutil.copy(folder / "train/ant" / f"{i}.png", folder / "test/ant" / f"again{i}.png")
+    preprocessing = Preprocessing(resize=None, crop=None, mean=(0.5,), std=(0.5,))
+    data = load_data(folder, preprocessing)
+    sem = convert(net, data.train, n_prototypes=2, progress=False)
+    write_report(sem, data, tmp_path / "r.html", **QUICK)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    summary = re.search(r'<section id="summary".*?</section>', page, re.DOTALL)[0]
+    findings = re.findall(r"<li class=.*?</li>", summary, re.DOTALL)
+    (told,) = [finding for finding in findings if "training images of the model" in finding]
+    assert told.startswith('<li class="bad">')
+    assert "2 of the 20 test images are training images of the model" in told
+    assert "near duplicates of training images" not in summary
+    assert "lookalike audit DATA --model MODEL -o suspects.html" in told
+    assert 'href="#duplicates"' in told
+    card = evaluate(sem, data, only=("faithfulness",), progress=False)
+    assert any("'lookalike audit DATA --model MODEL' lists them" in sentence for sentence in card.verdict())
+    write_report(sem, data, tmp_path / "s.html", card=card, n_maps=0, progress=False)
+    of_card = (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert "the figures are those of a given scorecard" in of_card
+    assert "leave out &#39;budget&#39;" not in of_card

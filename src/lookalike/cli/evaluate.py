@@ -247,6 +247,7 @@ def report(
     from lookalike.metrics import Scorecard
     from lookalike.metrics.budget import Budget
     from lookalike.report import write_report
+    from lookalike.report.commands import Commands
 
     card = None if scorecard is None else Scorecard.read(scorecard)
     converted, bundle, box = _open(
@@ -269,6 +270,7 @@ def report(
         title=title or model.resolve().name,
         intended_use=intended_use,
         command=shlex.join(["lookalike", *sys.argv[1:]]),
+        commands=Commands(str(model), data, network=network, labels=labels, split_seed=split_seed),
         n_browse=browse,
         n_maps=maps,
         n_nearest=nearest,

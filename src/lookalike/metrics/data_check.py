@@ -43,7 +43,8 @@ class DataCheck:
         if self.n_leaked:
             warnings.append(
                 f"{self.n_leaked:,} of {self.n_test:,} test images are training images of the model: "
-                "its accuracy on them says nothing about new images."
+                "its accuracy on them says nothing about new images. 'lookalike audit DATA --model MODEL' lists them; "
+                "take them out and evaluate again."
             )
         if self.is_calibration:
             warnings.append(

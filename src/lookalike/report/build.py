@@ -25,6 +25,7 @@ from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
+from lookalike.report.commands import Commands
 from lookalike.report.duplicates import find_duplicates
 from lookalike.report.examples import decide, explain_examples
 from lookalike.report.extras import fitting_extras
@@ -44,6 +45,7 @@ class ReportOptions(EvaluationOptions, total=False):
     n_nearest: int
     intended_use: str | None
     command: str | None
+    commands: Commands
     only: Sequence[str] | None
     seed: int
     resume: str | Path | None
@@ -84,8 +86,9 @@ def write_report(
         **options: By name: ``title`` of the page; ``n_browse``, the largest number of test images to show, and
             ``n_maps``, the number of these with heat-maps, of which wrong and disagreeing ones come first;
             ``n_nearest``, the number of prototypes to show for each; ``intended_use`` and ``command``, texts for the
-            reader; and the options of ``evaluate``, of which ``n_images`` is 30 and ``n_draws`` 1 by default. With
-            ``rule="share"`` the report also shows how stable its heat-maps are.
+            reader; ``commands``, the model's folder and the data's for the commands that the page names; and the
+            options of ``evaluate``, of which ``n_images`` is 30 and ``n_draws`` 1 by default. With ``rule="share"`` the
+            report also shows how stable its heat-maps are.
 
     Returns:
         The scorecard shown in the report.
@@ -120,6 +123,7 @@ def write_report(
     standing = (
         None if box is None else box.compare_with_labels(model, aligned_labels(store, model, "test"), store, data)
     )
+    is_given_card = card is not None
     if card is not None:
         _check_card(card, model, store)
     decisions = decide(model, store, None if standing is None else standing.predictions)
@@ -147,17 +151,33 @@ def write_report(
     examples.notes.extend(extras.notes)
     if training_images is None:
         train_store = None  # other data than the model's own
+    commands = page.commands if training_images is None else page.commands.with_own_training_data()
     if train_store is None and not why_no_training:
-        why_no_training = "they were not read for this report; leave out 'budget' and 'only' to have them read"
-    duplicates = find_duplicates(model, store, train_store, decisions, why_no_training)
+        why_no_training = _why_not_read(is_given_card, commands)
+    n_leaked = card.details.get("data", [{}])[0].get("n_leaked", 0)
+    duplicates = find_duplicates(
+        model, store, train_store, decisions, why_no_training, n_leaked=n_leaked, audit=commands.audit()
+    )
     for entry in examples.entries:
         entry["is_copy"] = duplicates is not None and entry["row"] in duplicates.of_training
     material = Material(
         model, card, store, decisions, examples, explainer, data, training_images, page, extras, train_store,
-        duplicates, why_no_training,
+        duplicates, why_no_training, commands,
     )  # fmt: skip
     write_whole(path, _page_of(material), replace=overwrite)
     return card
+
+
+def _why_not_read(is_given_card: bool, commands: Commands) -> str:
+    """Returns why the page has no embeddings of training images that are there, and the way out."""
+    listed = commands.audit()
+    also = "" if listed is None else f", or list near duplicates by '{listed}'"
+    if is_given_card:
+        return (
+            "the figures are those of a given scorecard, for which nothing is read again; leave out '--scorecard' "
+            f"(card=…) to have them read{also}"
+        )
+    return f"they were not read for this report; leave out 'budget' and 'only' to have them read{also}"
 
 
 def _embedded_training_data(

@@ -64,6 +64,8 @@ class Duplicates:
         note: What was not compared, why, and what to do about it; empty if all was.
         original_without: Share of the original's answers that are correct on the images of ``without``; None without
             an original.
+        n_leaked: Number of test images that are training images of the model, by their contents.
+        audit: The command that lists all pairs; None if there is none for these data.
     """
 
     twins: list[Twin]
@@ -73,6 +75,8 @@ class Duplicates:
     without: Share | None
     note: str = ""
     original_without: float | None = None
+    n_leaked: int = 0
+    audit: str | None = None
 
     @property
     def of_training(self) -> set[int]:
@@ -80,28 +84,46 @@ class Duplicates:
         return {twin.row for twin in self.twins if twin.is_training}
 
     def finding(self) -> Finding | None:
-        """Returns the finding for the first section; None if there is nothing to say."""
+        """Returns the finding for the first section; None if there is nothing to say.
+
+        Copies that are training images of the model are counted once: the finding stands for that on leaked images.
+        """
         of_training = self.of_training
         within = {row for twin in self.twins if not twin.is_training for row in (twin.row, twin.other)}
         if not self.twins:
             claim = "No test image is a near duplicate of a training image or of another test image."
             return Finding("duplicates", "good", claim) if self.with_training else None
-        parts = []
-        if of_training:
-            are = "is a near duplicate" if len(of_training) == 1 else "are near duplicates"
-            parts.append(f"{len(of_training):,} of the {self.n_test:,} test images {are} of training images")
+        lead, parts = "", []
+        n_leaked = min(self.n_leaked, len(of_training))
+        if n_leaked:
+            are = "is a training image" if n_leaked == 1 else "are training images"
+            lead = f"{n_leaked:,} of the {self.n_test:,} test images {are} of the model: its accuracy on "
+            lead += f"{'it' if n_leaked == 1 else 'them'} says nothing about new images."
+        n_near = len(of_training) - n_leaked
+        if n_near:
+            others = "other" if n_near == 1 else "others"
+            of_all = others if n_leaked else f"of the {self.n_test:,} test images"
+            are = "is a near duplicate" if n_near == 1 else "are near duplicates"
+            parts.append(f"{n_near:,} {of_all} {are} of training images")
         if within:
             of_all = "" if of_training else f"of the {self.n_test:,} test images "
             parts.append(f"{len(within):,} {of_all}are near duplicates of one another")
-        claim = f"{', and '.join(parts)}: such images are easier than new ones."
+        more = f"{', and '.join(parts)}: such images are easier than new ones." if parts else ""
+        claim = " ".join(text for text in (lead, more) if text)
+        claim, figures = self._without_them(claim)
+        claim = f"{claim} {self._way_out()}"
+        if n_leaked:
+            return Finding("leak", "bad", claim, figures, headline=lead)
+        return Finding("duplicates", "caution", claim, figures)
+
+    def _without_them(self, claim: str) -> tuple[str, str]:
+        """Returns a claim with the accuracy on the other images, and the interval of that."""
         if self.without is None:
-            return Finding(
-                "duplicates", "caution", f"{claim} No other test images are left to measure the accuracy on."
-            )
-        n_training = len(of_training)
+            return f"{claim} No other test images are left to measure the accuracy on.", ""
+        n_training = len(self.of_training)
         n_within = self.n_test - self.without.n - n_training  # those that are in both are counted once
-        left_out = [*([f"these {n_training:,}"] if of_training else []), *([f"{n_within:,}"] if n_within else [])]
-        of_them = "" if not n_within else " of the others" if of_training else " of these"
+        left_out = [*([f"these {n_training:,}"] if n_training else []), *([f"{n_within:,}"] if n_within else [])]
+        of_them = "" if not n_within else " of the others" if n_training else " of these"
         kept = ", so that one of each group stays," if n_within else ","
         of_original = "" if self.original_without is None else f" (of the original's, {self.original_without:.1%})"
         claim += (
@@ -109,8 +131,14 @@ class Duplicates:
             f"{counted(self.without.n, 'answer')} {'is' if self.without.n == 1 else 'are'} correct{of_original}; "
             f"of all {self.n_test:,}, {self.accuracy:.1%}."
         )
-        figures = f"95% interval without them {self.without.low:.1%} to {self.without.high:.1%}"
-        return Finding("duplicates", "caution", claim, figures)
+        return claim, f"95% interval without them {self.without.low:.1%} to {self.without.high:.1%}"
+
+    def _way_out(self) -> str:
+        """Says how to list the pairs and what to do with them."""
+        listed = "" if self.audit is None else f" '{self.audit}' lists all pairs."
+        groups = any(not twin.is_training for twin in self.twins)
+        keep_one = ", all but one of each group of test images that are alike," if groups else ""
+        return f"Take them out of the test images{keep_one} and evaluate again.{listed}"
 
 
 def find_duplicates(
@@ -120,6 +148,9 @@ def find_duplicates(
     decisions: Decisions,
     why_no_training: str = "",
     most_images: int = _MOST_IMAGES,
+    *,
+    n_leaked: int = 0,
+    audit: str | None = None,
 ) -> Duplicates | None:
     """Looks for near duplicates as the audit does, in the space in which the model compares images.
 
@@ -130,12 +161,15 @@ def find_duplicates(
         decisions: Decisions on the test data.
         why_no_training: Why there are no training data, and the way out.
         most_images: Largest number of images to compare.
+        n_leaked: Number of test images that are training images of the model, by their contents.
+        audit: The command that lists all pairs; None if there is none for these data.
 
     Returns:
         None if there are too few images to say what a usual distance is.
     """
     accuracy = 1 - float(decisions.wrong.double().mean())
-    too_many = f"as a report compares at most {most_images:,} images: 'lookalike audit MODEL DATA' compares any number"
+    way_out = "" if audit is None else f": '{audit}' compares any number"
+    too_many = f"as a report compares at most {most_images:,} images{way_out}"
     if len(store) > most_images:
         note = f"near duplicates were not looked for among {len(store):,} test images, {too_many}"
         return Duplicates([], False, len(store), accuracy, None, note)
@@ -167,7 +201,7 @@ def find_duplicates(
     original_without = None
     if decisions.original is not None and is_kept.any():
         original_without = float((decisions.original == decisions.labels).numpy()[is_kept].mean())
-    return Duplicates(twins, train is not None, len(store), accuracy, without, note, original_without)
+    return Duplicates(twins, train is not None, len(store), accuracy, without, note, original_without, n_leaked, audit)
 
 
 @torch.no_grad()

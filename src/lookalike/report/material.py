@@ -8,6 +8,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
+from lookalike.report.commands import Commands
 from lookalike.report.duplicates import Duplicates
 from lookalike.report.examples import Decisions, Examples
 from lookalike.report.extras import Extras
@@ -24,6 +25,7 @@ class PageOptions:
         n_nearest: Number of prototypes to show for each image.
         intended_use: What the model is meant for, in the words of whoever is responsible for it.
         command: The command that made the report, if one did.
+        commands: The commands that the page names, for its own model and data.
     """
 
     title: str = "Prototype model"
@@ -32,6 +34,7 @@ class PageOptions:
     n_nearest: int = 3
     intended_use: str | None = None
     command: str | None = None
+    commands: Commands = field(default_factory=Commands)
 
     def __post_init__(self) -> None:
         checks.text("title", self.title)
@@ -40,6 +43,7 @@ class PageOptions:
         checks.whole_number("n_nearest", self.n_nearest, 1)
         for name in ("intended_use", "command"):
             checks.optional(checks.text, name, getattr(self, name))
+        checks.instance("commands", self.commands, Commands, "a Commands")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Material:
         train_store: Embeddings of the training data, if they were made.
         duplicates: Test images that the network takes for the same as others; None if they were not looked for.
         why_no_training: Why training images are not read again, and the way out; empty if they are.
+        commands: The commands that the page names.
     """
 
     model: PrototypeModel
@@ -75,6 +80,7 @@ class Material:
     train_store: EmbeddingStore | None = None
     duplicates: Duplicates | None = None
     why_no_training: str = ""
+    commands: Commands = field(default_factory=Commands)
 
     @property
     def has_original(self) -> bool:

@@ -1,23 +1,28 @@
 """The prototypes of a report."""
 
 import math
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import torch
 
 from lookalike._core.errors import RelevanceError
 from lookalike._core.names import telling_name, visible
 from lookalike.data import Batches
+from lookalike.embedding import EmbeddingStore
 from lookalike.explanation import Explainer
 from lookalike.metrics import Scorecard
 from lookalike.metrics.verdict import used_prototypes
 from lookalike.model import PrototypeModel
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.examples import Decisions
+from lookalike.report.members import Member, Members, members_of_prototypes
 from lookalike.report.pictures import picture
 from lookalike.report.words import image_names
 
-_IMAGES_SHOWN = 8  # training images of a prototype
+_IMAGES_SHOWN = 8  # training images of a prototype, and as many of other classes that it takes
 _MAP_CAPTIONS = {
     "part": "pixels that make its nearest image look like it: red for, blue against",
     "against": "no pixels of its nearest image stand out as making it look like it; blue ones speak against it",
@@ -27,7 +32,13 @@ _MOST_WITH_MAPS = 300  # prototypes; if there are more, each is shown by one tra
 
 
 def prototypes_by_class(
-    explainer: Explainer, card: Scorecard, decisions: Decisions, train: Batches | None, *, with_maps: bool = True
+    explainer: Explainer,
+    card: Scorecard,
+    decisions: Decisions,
+    train: Batches | None,
+    train_store: EmbeddingStore | None = None,
+    *,
+    with_maps: bool = True,
 ) -> list[dict[str, Any]]:
     """Returns the classes with their prototypes: pictures, counts, purity, number of decisions.
 
@@ -36,11 +47,12 @@ def prototypes_by_class(
         card: Scorecard of the model, for the activations.
         decisions: Decisions on all test images.
         train: Training data, to read more of the nearest images than the model stores.
+        train_store: Their embeddings, which say whose images are whose; None shows the nearest of each class.
         with_maps: Also show the heat-map on each prototype's image.
     """
     model = explainer.model
     p = model.prototypes
-    pictures = _nearest_pictures(model, train)
+    shown = _shown_images(model, train, train_store)
     maps = _draw_maps(explainer) if with_maps else {}
     decoded = model.decoded_prototypes()
     is_used = used_prototypes(card.details)
@@ -65,7 +77,7 @@ def prototypes_by_class(
                         "title": model.all_annotations.names[j],
                         "description": model.all_annotations.descriptions[j],
                         "region": model.all_annotations.regions[j],
-                        "images": _with_captions(model, j, pictures[j]),
+                        **shown[j],
                         "map": maps[j][0] if j in maps else None,
                         "map_shows": maps[j][1] if j in maps else None,
                         "map_caption": _MAP_CAPTIONS[maps[j][1]] if j in maps else None,
@@ -94,29 +106,82 @@ def prototype_entries(model: PrototypeModel, decisions: Decisions) -> list[dict[
     ]
 
 
-def _nearest_pictures(model: PrototypeModel, train: Batches | None) -> list[list[str]]:
-    """Returns pictures of each prototype's nearest training images: from the training data, or those in the model."""
-    p = model.prototypes
-    too_many = len(p) > _MOST_WITH_MAPS
-    if model.images is None:
-        stored_pictures: list[list[str]] = [[] for _ in range(len(p))]
-    else:
-        stored_images = model.images[:, :1] if too_many else model.images
-        stored_pictures = [[picture(pixels_of_image.numpy()) for pixels_of_image in row] for row in stored_images]
-    if train is None or too_many or not train.can_fetch or model.value_range is None:
-        return stored_pictures
-    # A row number of -1 fills the rows of prototypes with fewer nearest images.
-    rows = p.nearest[:, :_IMAGES_SHOWN]
-    indices = rows[rows >= 0].unique()
-    if not len(indices) or int(indices.max()) >= (train.total or 0):
-        return stored_pictures
-    pixels = model.to_pixels(train.fetch(indices.cpu().numpy()))
+def _shown_images(
+    model: PrototypeModel, train: Batches | None, train_store: EmbeddingStore | None
+) -> list[dict[str, Any]]:
+    """Returns the training images of each prototype, those of other classes that it takes, and their numbers."""
+    nearest = [[index for index in row if index >= 0] for row in model.prototypes.nearest[:, :_IMAGES_SHOWN].tolist()]
+    if train is None or train_store is None or model.has_patches or len(model.prototypes) > _MOST_WITH_MAPS:
+        return _nearest_of_class(model, train, nearest)
+    members = members_of_prototypes(model, train_store, _IMAGES_SHOWN)
+    indices = {member.number for each in members for member in (*each.own, *each.taken)}
+    pictures = _pictures_of(model, train, {*indices, *(index for row in nearest for index in row[:1])})
+    if pictures is None:
+        return _nearest_of_class(model, train, nearest)
+    shown = []
+    for j, each in enumerate(members):
+        images = _own_images(model, train, j, each, pictures)
+        if not images and nearest[j]:  # it has none; the nearest of its class shows it
+            images = _with_captions(model, j, [pictures[nearest[j][0]]])
+        taken = [
+            {"source": pictures[member.number], "caption": _caption_of_taken(model, train, member)}
+            for member in each.taken
+        ]
+        shown.append({"images": images, "n_own": each.n_own, "taken": taken, "n_taken": each.n_taken})
+    return shown
+
+
+def _nearest_of_class(model: PrototypeModel, train: Batches | None, nearest: list[list[int]]) -> list[dict[str, Any]]:
+    """Returns the same where nobody knows whose images are whose: the nearest of the class, as many as it has at most.
+
+    A prototype without any is shown by one of them, too.
+    """
+    counts = model.prototypes.counts.tolist()
+    rows = [indices[: max(1, count)] for indices, count in zip(nearest, counts, strict=True)]
+    pictures = _pictures_of(model, train, {index for row in rows for index in row})
+    shown = []
+    for j, row in enumerate(rows):
+        of_prototype = _stored(model, j, len(row)) if pictures is None else [pictures[index] for index in row]
+        images = _with_captions(model, j, of_prototype)
+        shown.append({"images": images, "n_own": counts[j], "taken": [], "n_taken": None})
+    return shown
+
+
+def _pictures_of(model: PrototypeModel, train: Batches | None, numbers: set[int]) -> dict[int, str] | None:
+    """Returns pictures of training images by their numbers; None if these cannot be read again, or are too many."""
+    if train is None or len(model.prototypes) > _MOST_WITH_MAPS or not train.can_fetch or model.value_range is None:
+        return None
+    indices = sorted(numbers)
+    if not indices or indices[-1] >= (train.total or 0):
+        return None
+    pixels = model.to_pixels(train.fetch(np.array(indices)))
     if pixels is None:
-        return stored_pictures
-    by_index = dict(
-        zip(indices.tolist(), (picture(pixels_of_image.numpy()) for pixels_of_image in pixels), strict=True)
-    )
-    return [[by_index[index] for index in row if index >= 0] for row in rows.tolist()]
+        return None
+    return dict(zip(indices, (picture(pixels_of_image.numpy()) for pixels_of_image in pixels), strict=True))
+
+
+def _stored(model: PrototypeModel, j: int, n_images: int) -> list[str]:
+    """Returns pictures of a prototype's images that the model stores.
+
+    It stores equally many for each prototype, and repeats the nearest where there are fewer.
+    """
+    if model.images is None:
+        return []
+    most = 1 if len(model.prototypes) > _MOST_WITH_MAPS else max(1, n_images)
+    return [picture(pixels_of_image.numpy()) for pixels_of_image in model.images[j, :most]]
+
+
+def _own_images(
+    model: PrototypeModel, train: Batches, j: int, members: Members, pictures: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Returns a prototype's own images with captions: name, distance, and how many of the others are farther."""
+    n_others, shown = members.n_own - 1, []
+    for rank, member in enumerate(members.own):
+        said = f", closer than {(n_others - rank) / n_others:.0%} of its others" if rank < n_others else ""
+        name = _name_of(model, member.number, model.prototypes.class_of(j), train)
+        caption = f"{name} · distance {member.distance:.3g}{said}"
+        shown.append({"source": pictures[member.number], "caption": caption})
+    return shown
 
 
 def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[dict[str, Any]]:
@@ -134,15 +199,25 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
     return captioned
 
 
+def _caption_of_taken(model: PrototypeModel, train: Batches, member: Member) -> str:
+    """Returns the caption of an image of another class."""
+    class_name = model.class_names[member.label]
+    name = _name_of(model, member.number, class_name, train)
+    return f"{name} · it is {visible(class_name)} · distance {member.distance:.3g}"
+
+
 def _file_of(model: PrototypeModel, j: int) -> str | None:
     """Returns the name of the file that shows a prototype; None without one that tells a reader anything."""
     nearest = model.prototypes.nearest
     return telling_name(model.training_names.get(int(nearest[j, 0]))) if nearest.shape[1] else None
 
 
-def _name_of(model: PrototypeModel, index: int, class_name: str) -> str:
-    """Returns what to call one of the training images behind a prototype."""
-    return image_names([model.training_names.get(index)], [index], [class_name])[0]
+def _name_of(model: PrototypeModel, index: int, class_name: str, train: Batches | None = None) -> str:
+    """Returns what to call a training image: by the name that the model has of it, or else by that of the data."""
+    name = model.training_names.get(index)
+    if name is not None or train is None:
+        return image_names([name], [index], [class_name])[0]
+    return "/".join(PurePath(image_names([train.name_of(index)], [index], [class_name])[0]).parts[-2:])
 
 
 def _closer_than(percentile: float, n_images: int) -> str:

@@ -36,6 +36,7 @@ def _prototypes(material: Material) -> dict[str, Any]:
         material.card,
         material.decisions,
         material.train,
+        material.train_store,
         with_maps=material.extras.prototype_maps,
     )
     is_unused = [prototype["ghost"] for each in gallery for prototype in each["prototypes"]]
@@ -43,7 +44,15 @@ def _prototypes(material: Material) -> dict[str, Any]:
         "classes": gallery,
         "has_unused": any(is_unused),
         "why_no_training": "" if material.train is not None else material.why_no_training,
+        "why_not_taken": _why_not_taken(material),
     }
+
+
+def _why_not_taken(material: Material) -> str:
+    """Returns why the images of other classes that a prototype takes are not shown."""
+    if material.model.has_patches:
+        return "this model compares parts of images"
+    return material.why_no_training or "they cannot be read again, or there are too many prototypes"
 
 
 def _what_is_a_prototype(material: Material) -> dict[str, Any]:

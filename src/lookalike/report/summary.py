@@ -17,7 +17,11 @@ _WORDS = {
 }
 _FEWEST_DECISIONS = 3  # of a prototype that is called wrong
 _NAMED = 3
-_LINKS = {"weakest": "weakest", "duplicates": "duplicates"}  # sections that say more of a finding, by its topic
+_LINKS = {
+    "weakest": "weakest",
+    "duplicates": "duplicates",
+    "leak": "duplicates",
+}  # sections that say more of a finding, by its topic
 
 
 def summary(material: Material) -> dict[str, Any]:
@@ -47,12 +51,12 @@ def _links(material: Material) -> dict[str, str]:
 
 def _findings(material: Material) -> list[Finding]:
     """Returns the scorecard's findings and the page's own, in order of weight."""
-    twins = material.duplicates
-    found = [
-        *(_with_decisions(finding, material) for finding in material.card.findings()),
-        None if twins is None else twins.finding(),
-        _often_wrong(material),
-    ]
+    twins = None if material.duplicates is None else material.duplicates.finding()
+    of_card = material.card.findings()
+    if twins is not None and twins.topic == "leak":  # the same images: they are counted once
+        first = next((finding for finding in of_card if finding.topic == "leak"), None)
+        of_card = [finding for finding in of_card if finding is not first]
+    found = [*(_with_decisions(finding, material) for finding in of_card), twins, _often_wrong(material)]
     return by_weight(finding for finding in found if finding is not None)
 
 

@@ -1,0 +1,64 @@
+"""The commands of the program that a report tells its reader to type, ready to be copied."""
+
+import shlex
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Commands about a page's own model and data; words in capitals stand for what the page does not know.
+
+    Attributes:
+        model: Folder of the model.
+        data: Test data of the page, or the folder that the model was converted with.
+        training_data: Folder that the model was converted with.
+        network: Value of ``--network`` that the model needs; None without.
+        labels: Value of ``--labels`` that the data need; None without.
+        split_seed: Value of ``--split-seed`` that divides the data; None takes the model's.
+    """
+
+    model: str = "MODEL"
+    data: str = "DATA"
+    training_data: str = "DATA"
+    network: str | None = None
+    labels: str | None = None
+    split_seed: int | None = None
+
+    def with_own_training_data(self) -> "Commands":
+        """Returns the commands for data that hold the training images, too."""
+        return replace(self, training_data=self.data)
+
+    def audit(self, output: str = "suspects.html") -> str | None:
+        """Returns the command that lists duplicates and probably wrong labels; None where it does not read the data."""
+        if self.labels is not None:
+            return None
+        return self._line("audit", self.data, "--model", self.model, "-o", output)
+
+    def evaluate(self, *options: str) -> str:
+        """Returns the command that measures the model on the page's test images."""
+        return self._line("evaluate", self.model, self.data, *options, *self._of_data())
+
+    def report(self, *options: str, output: str = "report.html") -> str:
+        """Returns the command that makes the page again."""
+        return self._line("report", self.model, self.data, *options, "-o", output, "--overwrite", *self._of_data())
+
+    def convert(self, *options: str, output: str = "new-model") -> str:
+        """Returns the command that converts the model's network again, with other options."""
+        needed = [] if self.labels is None else ["--labels", self.labels]
+        return self._line("convert", self.model, self.training_data, *options, "-o", output, *needed)
+
+    def calibrate(self, output: str = "calibrated-model") -> str:
+        """Returns the command that calibrates the model on images that it has not seen."""
+        return self._line("calibrate", self.model, "OTHER_IMAGES", "-o", output)
+
+    def studio(self) -> str:
+        """Returns the command that opens the model to change its prototypes."""
+        return self._line("studio", self.model, self.training_data)
+
+    def _of_data(self) -> list[str]:
+        labels = [] if self.labels is None else ["--labels", self.labels]
+        return [*labels, *([] if self.split_seed is None else ["--split-seed", str(self.split_seed)])]
+
+    def _line(self, *words: str) -> str:
+        needed = [] if self.network is None else ["--network", self.network]
+        return shlex.join(["lookalike", *words, *needed])
