@@ -213,13 +213,21 @@ def test_captions_compare_with_the_training_samples_in_place_of_a_bare_similarit
         words = near.caption().rpartition(" · ")[2]
         behind = case.behind(near.prototype)
         if not len(behind):
-            assert words.startswith("s = ")
+            assert words == f"distance {near.distance:.3g}"
         elif len(behind) == 1:
             assert words == "of one image"
         elif near.percentile >= 100:
             assert words == "farther than all"
         else:
             assert words == f"closer than {near.n_farther / len(behind):.0%}"
+
+
+def test_a_likeness_is_never_measured_by_a_bare_negative_number(case):
+    """A picture had "similarity −12.3" below it."""
+    near = replace(case.found[0].likenesses[0], similarity=-12.3)
+    assert near.measured("l2", falls_with_distance=True) == f"distance {near.distance:.3g}"
+    assert near.measured("dot", falls_with_distance=False) == f"distance {near.distance:.3g}"
+    assert replace(near, similarity=0.834).measured("cosine", falls_with_distance=False) == "cosine similarity 0.834"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,70 @@ def test_filters_show_what_they_say(opened, samples):
     assert n_found(opened) == 150
 
 
+def test_choices_of_filters_are_not_cut_off(on):
+    """The text "another answer than the original" ended in the middle of a word."""
+    for name in ("kind", "sort"):
+        select = on.locator(f"[name={name}]")
+        room = select.evaluate(
+            """node => { const style = getComputedStyle(node), pen = document.createElement("canvas").getContext("2d");
+            pen.font = style.font;
+            const texts = [...node.options].map(option => pen.measureText(option.textContent).width);
+            return node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)
+                - Math.max(...texts); }"""
+        )
+        assert room >= 0
+    labels = on.locator(".filters label").all()
+    assert all(
+        label.bounding_box()["x"] + label.bounding_box()["width"] <= on.viewport_size["width"] for label in labels
+    )
+
+
+def test_nothing_floats_over_the_text(on):
+    """A button "Sections" covered lines on a phone."""
+    floating = "nodes => nodes.filter(node => getComputedStyle(node).position === 'fixed' && node.offsetParent).length"
+    fixed = "nodes => nodes.filter(node => getComputedStyle(node).position === 'fixed').map(node => node.className)"
+    assert on.eval_on_selector_all("body *:not(dialog):not(dialog *)", fixed) == []
+    assert on.eval_on_selector_all("main *", floating) == 0
+    links = on.locator(".to-contents a")
+    assert links.count() == on.locator("main > section").count() - 1
+    if on.viewport_size["width"] < 500:
+        links.nth(3).click()
+        assert on.evaluate("location.hash") == "#contents"
+
+
+@pytest.mark.parametrize("way", ["pointer", "keys"])
+def test_closing_a_dialog_leaves_a_frame_only_for_who_uses_keys(on, way):
+    opener = on.locator("button.prototype").nth(1)
+    opener.scroll_into_view_if_needed()
+    if way == "pointer":
+        opener.click()
+        on.click("#dialog .close")
+    else:
+        opener.focus()
+        on.keyboard.press("Enter")
+        on.keyboard.press("Escape")
+    assert opener.evaluate("node => node === document.activeElement")
+    assert opener.evaluate("node => getComputedStyle(node).outlineStyle") == ("none" if way == "pointer" else "solid")
+
+
+def test_names_of_files_are_not_broken_inside_the_extension(on, samples):
+    on.click(".sample >> nth=0")
+    tails = on.locator(".detail .nowrap")
+    assert tails.all_inner_texts().count(".png") >= 1
+    heights = on.eval_on_selector_all(".nowrap", "nodes => nodes.map(node => node.getClientRects().length)")
+    assert set(heights) <= {0, 1}
+    assert on.inner_text(".detail h3") == samples[0]["name"]
+
+
+def test_no_similarity_is_a_bare_negative_number(opened, samples):
+    for index in range(6):
+        opened.locator(".sample").nth(index).click()
+        for text in opened.locator(".detail .look > .caption").all_inner_texts():
+            assert not re.search(r"[-−]\d", text.replace("-\n", ""))
+        assert any("distance " in text for text in opened.locator(".detail .look > .caption").all_inner_texts())
+        opened.locator(".detail button:has-text('Close')").click()
+
+
 def test_the_order_by_probability_and_name(opened, samples):
     for order, expected in {
         "unsure": sorted(samples, key=lambda one: one["probability"]),

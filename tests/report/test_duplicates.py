@@ -122,7 +122,7 @@ def test_a_page_says_that_there_were_too_many_images_to_compare(net, images, mos
 
 
 def test_copies_that_are_training_images_are_counted_once():
-    """ "4 are training images of the model" and "4 are near duplicates" were two findings on the same images."""
+    """Two findings were on the same images: that these are training images, and that they are near duplicates."""
     twins = [Twin(row, row, is_training=True, exact=True) for row in range(3)]
     pair = Twin(5, 6, is_training=False, exact=False)
     audit = "lookalike audit photos --model m -o suspects.html"

@@ -14,6 +14,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.metrics import Scorecard
 from lookalike.report import write_report
 from lookalike.report.pictures import picture
+from lookalike.report.words import breakable
 from tests.report.page import data_of
 
 QUICK = {"n_images": 6, "n_steps": 3, "n_draws": 1, "progress": False}
@@ -273,6 +274,33 @@ def test_what_few_images_show_of_heat_maps_is_neither_called_good_nor_green(net,
     assert "pixels that it needs on 30 images. So few images give a hint, no proof." in banner
     rule = re.search(r"\.overall\.hint \{(.*?)\}", text)[1]
     assert "good" not in rule
+
+
+def test_wrong_answers_on_unfamiliar_images_stand_beside_the_others(page, net, blobs, tmp_path):
+    entries = data_of(page)["samples"]
+    wrong = [entry["predicted"] != entry["label"] for entry in entries]
+    strange = [bool(entry["unfamiliar"]) for entry in entries]
+    n_both = sum(map(all, zip(wrong, strange, strict=True)))
+    figures = re.search(r'<ul class="key-figures">.*?</ul>', page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert 'data-show="unfamiliar"' in figures
+    said = f"<b>{n_both} of {sum(strange)}</b> answers on unfamiliar images are wrong; of the others, "
+    assert f"{said}{sum(wrong) - n_both} of {len(entries) - sum(strange)}" in figures
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
+    write_report(sem, (blobs[0][:9], blobs[1][:9]), tmp_path / "r.html", only=("faithfulness",), n_maps=0, **QUICK)
+    assert "<b>0 of 9</b> test images are unfamiliar" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "markup"),
+    [
+        ("ant/a_b-c.jpg", 'ant/<wbr>a_<wbr>b-<wbr>c<wbr><span class="nowrap">.jpg</span>'),
+        ("photos.v2/daffodil.jpeg, 8.42", 'photos.<wbr>v2/<wbr>daffodil<wbr><span class="nowrap">.jpeg,</span> 8.42'),
+        ("<b>/x", "&lt;b&gt;/<wbr>x"),
+        ("image 3 (cat).", "image 3 (cat)."),
+    ],
+)
+def test_names_of_files_wrap_after_separators_and_never_inside_the_extension(text, markup):
+    assert str(breakable(text)) == markup
 
 
 class Read(torch.utils.data.TensorDataset):

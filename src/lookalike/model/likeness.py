@@ -100,13 +100,26 @@ class Likeness:
             return f"as far from it as the farthest of {of_them}"
         return f"closer to it than about {self.n_farther:,} of the {of_them}"
 
-    def _short_nearness(self) -> str:
-        """Says the same for a caption, as a share; without training samples, gives the similarity.
+    def measured(self, similarity: str, *, falls_with_distance: bool) -> str:
+        """Returns how alike input and prototype are as a number with its name: the distance, or a similarity above 0.
 
-        A bare similarity says nothing to a reader who does not know its scale.
+        A negative similarity, such as −12.3 for ``l2``, would say nothing to a reader.
+
+        Args:
+            similarity: Name of the model's similarity.
+            falls_with_distance: Whether that is a distance turned around.
+        """
+        if falls_with_distance or not self.similarity >= 0:
+            return f"distance {self.distance:.3g}"
+        return f"{similarity} similarity {self.similarity:.3g}"
+
+    def _short_nearness(self) -> str:
+        """Says the same for a caption, as a share; without training samples, gives the distance.
+
+        A bare similarity, such as −12.3, says nothing to a reader who does not know its scale.
         """
         if np.isnan(self.percentile):
-            return f"s = {self.similarity:.3g}".replace("= -", "= −")
+            return f"distance {self.distance:.3g}"
         if self.count == 1:
             return "of one image"
         if not self.n_farther:

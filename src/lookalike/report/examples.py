@@ -19,8 +19,10 @@ from lookalike.explanation import Explainer, Explanation
 from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels
 from lookalike.model import PrototypeModel
+from lookalike.model.familiarity import are_unfamiliar
 from lookalike.model.likeness import Likeness
 from lookalike.model.original import OriginalAnswer
+from lookalike.model.similarity import Similarity
 from lookalike.plots.heatmap import common_limit, paint, shares, what_stands_out
 from lookalike.report.key import of_the_page
 from lookalike.report.pictures import picture
@@ -39,12 +41,14 @@ class Decisions:
         predicted: Predicted classes [N].
         original: The original's predictions [N]; None without an original.
         nearest: The most similar prototype [N].
+        unfamiliar: Whether each image is unfamiliar [N]; None if that is not tested.
     """
 
     labels: Tensor
     predicted: Tensor
     original: Tensor | None
     nearest: Tensor
+    unfamiliar: Tensor | None = None
 
     @property
     def wrong(self) -> Tensor:
@@ -85,12 +89,16 @@ class Examples:
 @torch.no_grad()
 def decide(model: PrototypeModel, store: EmbeddingStore, original: Tensor | None) -> Decisions:
     """Returns the decisions on all stored test embeddings; ``original`` holds the original's predictions [N]."""
-    predicted, nearest = [], []
+    predicted, nearest, unfamiliar = [], [], []
     for rows in store.parts(_ROWS):
         z = torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)
         predicted.append(model.scores_of(z).argmax(1).cpu())
         nearest.append(model.similarities_of(z).argmax(1).cpu())
-    return Decisions(aligned_labels(store, model, "test"), torch.cat(predicted), original, torch.cat(nearest))
+        is_unfamiliar = are_unfamiliar(model, z)
+        unfamiliar += [] if is_unfamiliar is None else [torch.from_numpy(is_unfamiliar)]
+    labels = aligned_labels(store, model, "test")
+    familiarity = torch.cat(unfamiliar) if unfamiliar else None
+    return Decisions(labels, torch.cat(predicted), original, torch.cat(nearest), familiarity)
 
 
 def explain_examples(
@@ -159,7 +167,7 @@ def explain_examples(
                     if text
                 ]
                 entries += [
-                    _entry(explanation, row, decisions, model.class_names)
+                    _entry(explanation, row, decisions, model)
                     for row, explanation in zip(rows, explanations, strict=True)
                 ]
                 advance(len(rows))
@@ -238,9 +246,9 @@ def _with_original_of(
     return replace(explanation, original=OriginalAnswer(name or NO_CLASS, None, agrees), contrast=contrast)
 
 
-def _entry(explanation: Explanation, row: int, decisions: Decisions, class_names: Sequence[str]) -> dict[str, Any]:
+def _entry(explanation: Explanation, row: int, decisions: Decisions, model: PrototypeModel) -> dict[str, Any]:
     """Returns what the page's script needs of a test image, as JSON values."""
-    explanation = _with_original_of(explanation, row, decisions, class_names)
+    explanation, similarity = _with_original_of(explanation, row, decisions, model.class_names), model.similarity
     image = explanation.image
     assert image is not None  # as seen before it was explained
     likenesses = explanation.shown
@@ -270,20 +278,20 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions, class_names
         "original_map": original_map,
         "original_shows": original_shows,
         "near": [
-            _likeness_entry(near, heat_map, shows, explanation)
+            _likeness_entry(near, heat_map, shows, explanation, similarity)
             for near, heat_map, shows in zip(likenesses, likeness_maps, likeness_shows, strict=True)
         ],
     }
 
 
 def _likeness_entry(
-    near: Likeness, heat_map: str | None, shows: str | None, explanation: Explanation
+    near: Likeness, heat_map: str | None, shows: str | None, explanation: Explanation, similarity: Similarity
 ) -> dict[str, Any]:
     """Returns what the page's script needs of a likeness."""
     contrast = explanation.contrast
     return {
         "prototype": near.prototype,
-        "similarity": float(f"{near.similarity:.3g}"),
+        "measured": near.measured(similarity.name, falls_with_distance=similarity.falls_with_distance),
         "nearness": explanation.nearness_of(near),
         "is_contrast": contrast is not None and near.prototype == contrast.prototype,
         "map": heat_map,

@@ -9,6 +9,7 @@ from typing import Any
 from lookalike._core.names import json_text, visible
 from lookalike._core.wording import counted
 from lookalike.report.key import linked
+from lookalike.report.words import breakable
 
 _STYLES = (
     "components/tokens.css",
@@ -69,6 +70,7 @@ def render(title: str, subtitle: str, sections: Sequence[RenderedSection], data:
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["counted"] = counted
     environment.filters["linked"] = linked
+    environment.filters["breakable"] = breakable
     style = "\n".join(_source(environment, name) for name in _STYLES)
     script = '(() => {\n"use strict";\n' + "\n".join(_source(environment, name) for name in _SCRIPTS) + "\n})();"
     return environment.get_template("report.html").render(

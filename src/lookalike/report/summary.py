@@ -111,5 +111,24 @@ def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:
             f"{int(decisions.wrong.sum()):,} of {n_test:,}",
             "wrong" if is_wrong else None,
         ),
+        *_unfamiliar_figure(material),
         ("show what it decides by", f"{len(material.model.prototypes):,} prototypes", None),
     ]
+
+
+def _unfamiliar_figure(material: Material) -> list[tuple[str, str, str | None]]:
+    """Returns how many answers on unfamiliar images are wrong, or that there are none; nothing if it is not tested."""
+    decisions = material.decisions
+    if decisions.unfamiliar is None:
+        return []
+    n, n_test = int(decisions.unfamiliar.sum()), len(decisions.labels)
+    if not n:
+        return [
+            ("test images is unfamiliar" if n_test == 1 else "test images are unfamiliar", f"0 of {n_test:,}", None)
+        ]
+    n_wrong = int((decisions.wrong & decisions.unfamiliar).sum())
+    n_others_wrong = int(decisions.wrong.sum()) - n_wrong
+    others = f"; of the others, {n_others_wrong:,} of {n_test - n:,}" if n < n_test else ""
+    is_shown = any(entry["unfamiliar"] for entry in material.examples.entries)
+    title = f"answers on unfamiliar images are wrong{others}"
+    return [(title, f"{n_wrong:,} of {n:,}", "unfamiliar" if is_shown else None)]

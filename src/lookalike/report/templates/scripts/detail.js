@@ -58,7 +58,7 @@ const lookOf = (sample, near, rank) => {
       ownMap ? captioned(zoomable(ownMap, `Pixels of the training image of ${title}`), there) : null));
   }
   const name = prototypes[near.prototype].name;
-  look.append(make("span", { className: "caption", textContent: `${name ? `${name} · ` : ""}similarity ${number(near.similarity)}; ${near.nearness}` }),
+  look.append(make("span", { className: "caption" }, ...(name ? [...breakable(name), " · "] : []), `${near.measured}; ${near.nearness}`),
     make("button", { type: "button", className: "link small", textContent: "more of this prototype",
       onclick: () => openPrototype(near.prototype) }));
   return look;
@@ -90,11 +90,11 @@ const detailOf = (sample, actions) => {
     originals.append(make("p", { className: "muted small", textContent: "No heat-maps were made for this image." }));
   }
   return [
-    make("div", { className: "detail-head" }, make("h3", { textContent: sample.name, tabIndex: -1 }), ...actions),
+    make("div", { className: "detail-head" }, make("h3", { tabIndex: -1 }, ...breakable(sample.name)), ...actions),
     answerOf(sample),
     sample.caution ? make("p", { className: "warning", textContent: `Heat-maps: ${sample.caution}.` }) : "",
     make("div", { className: "comparison" }, originals,
       make("div", { className: "looks" }, ...sample.near.map((near, rank) => lookOf(sample, near, rank)))),
-    make("p", { className: "muted small", textContent: sample.sentence }),
+    make("p", { className: "muted small" }, ...breakable(sample.sentence)),
   ];
 };

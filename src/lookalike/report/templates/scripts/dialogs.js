@@ -4,6 +4,12 @@ const lightbox = document.getElementById("lightbox");
 const viewer = document.getElementById("viewer");
 const origins = new Map(); // by dialog: the element and the place that its reader came from
 
+// Who uses a pointer sees no frame around what has the focus, and who uses keys does. A browser decides that anew when a
+// script moves the focus, such as back to where a dialog was opened.
+for (const [kind, isPointer] of [["pointerdown", true], ["keydown", false]]) {
+  document.addEventListener(kind, () => document.documentElement.classList.toggle("by-pointer", isPointer), true);
+}
+
 const openDialog = (node, title, ...content) => {
   const heading = node.querySelector(".dialog-head h2");
   heading.textContent = title;
@@ -38,7 +44,7 @@ const enlarge = (step) => {
   openDialog(lightbox, enlarged.length > 1 ? `Picture ${position + 1} of ${enlarged.length}` : "Picture",
     make("div", { className: enlarged[position].classList.contains("drawn") ? "drawn" : "" },
       sharpen(make("img", { src: image.src, alt: image.alt }))),
-    make("p", { className: "muted", textContent: caption }),
+    make("p", { className: "muted" }, ...breakable(caption)),
     enlarged.length > 1 ? make("div", { className: "actions" },
       make("button", { type: "button", className: "button", textContent: "← previous", onclick: () => enlarge(-1) }),
       make("button", { type: "button", className: "button", textContent: "next →", onclick: () => enlarge(1) })) : "");

@@ -16,7 +16,15 @@ const percent = (value) => {
   if (value < 1 && text === "100.0%") return "over 99.9%";
   return value > 0 && text === "0.0%" ? "under 0.1%" : text;
 };
-const number = (value) => String(value).replace("-", "−");
+
+// A text with names of files as nodes: they wrap after their separators, and never inside the extension.
+const breakable = (text) => text.split(/(\s+)/).flatMap((word) => {
+  const [, stem, extension, end] = /^(.*?)(\.[A-Za-z]\w{0,4})?([^\w.]*)$/.exec(word);
+  const parts = stem.split(/(?<=[/\\_-]|[^\d\s]\.)(?=[^/\\_.-])/);
+  const nodes = parts.flatMap((part, k) => (k ? [document.createElement("wbr"), part] : [part]));
+  if (!extension) return [...nodes, end];
+  return [...nodes, document.createElement("wbr"), make("span", { className: "nowrap", textContent: extension + end })];
+});
 const className = (k) => classes[k] ?? "a class that this model does not have";
 
 // Few large pixels stay pixels; photographs are smoothed.
