@@ -58,12 +58,42 @@ def test_says_how_every_number_was_computed(page):
     for what in (
         "images as",
         "n_steps 3",
+        "found by k-means",
         "epsilon-plus-flat",
         "1 time, with ",
         "torch ",
         "the original (",
     ):
         assert what in text
+
+
+def test_how_it_was_made_is_said_in_words_and_fingerprints_are_folded_away(page):
+    text = page.read_text(encoding="utf-8")
+    made = re.search(r"<h3>How it was made</h3>(.*?)<details>(.*?)</details>", text, re.DOTALL)
+    words, folded = (re.sub(r"<[^>]+>", "", part) for part in made.groups())
+    assert not re.search(r"[0-9a-f]{16}|\b[a-z]+_[a-z]+\b|0\.\d{5}", words)
+    for said in (
+        "150 images",
+        "90 images, from which the prototypes were made",
+        "6 prototypes, 2 for each class; centres of groups of training images, found by k-means (KMEx)",
+        "the nearer their embeddings, the more alike two images are (l2)",
+        "the class of the prototype that the image is most like; probabilities with a temperature of ",
+        "answers on all 150 test images; explanations on 6 of them, whose pixels turn to noise in 3 steps, compared "
+        "with 1 random order",
+    ):
+        assert said in words
+    assert len(re.findall(r"[0-9a-f]{32}", folded)) >= 4
+    assert "n_steps 3" in folded
+
+
+def test_every_similarity_and_clusterer_has_words():
+    from lookalike.conversion.clustering import CLUSTERERS
+    from lookalike.model.similarity import SIMILARITIES
+    from lookalike.report.made import CLUSTERERS_IN_WORDS, SIMILARITIES_IN_WORDS
+
+    for registry, words in ((SIMILARITIES, SIMILARITIES_IN_WORDS), (CLUSTERERS, CLUSTERERS_IN_WORDS)):
+        own = {name for name in registry if registry[name].__module__.startswith("lookalike.")}
+        assert own == set(words)
 
 
 def test_a_photograph_stays_small():

@@ -1,5 +1,6 @@
 """Why the weakest class is weak: only what stands out is said, and what does not is called not shown."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from lookalike import convert
 from lookalike.embedding import embed
+from lookalike.report import write_report
 from lookalike.report.duplicates import Duplicates, Twin
 from lookalike.report.examples import Decisions, Examples
 from lookalike.report.weakness import weakest
@@ -53,7 +55,7 @@ def material_of(model, data, wrong, *, nearest=None, original=None, unfamiliar=(
     decisions = Decisions(labels, predicted, original, taken_by)
     return SimpleNamespace(
         model=model, decisions=decisions, store=store, train_store=None, examples=Examples(entries),
-        duplicates=duplicates,
+        duplicates=duplicates, card=SimpleNamespace(details={}),
     )  # fmt: skip
 
 
@@ -135,4 +137,33 @@ def test_classes_that_are_equally_weak_are_all_named(model, data):
     wrong = [row for row in range(60) if int(data[1][row]) in (0, 2)]
     found = weakest(material_of(model, data, wrong))
     names = model.class_names
-    assert (found["name"], found["tied"]) == (names[0], f"{names[0]} and {names[2]}")
+    assert (found["name"], found["tied"]) == (names[2], f"{names[0]} and {names[2]}")
+    assert found["why_it"] == "as it has the most errors of them"  # 27, where the other has 6
+
+
+def test_of_classes_with_equally_many_errors_the_first_is_explained(model, data):
+    x, labels = data[0], data[1].clone()
+    labels[:6], labels[33:] = 2, 0  # classes 0 and 1 have 27 images each, and class 2 has 6
+    wrong = [row for row in range(60) if int(labels[row]) in (0, 1)]
+    material = material_of(model, (x, labels), wrong)
+    material.decisions.predicted[wrong] = 2
+    found = weakest(material)
+    assert found["name"] == model.class_names[0]
+    assert found["why_it"] == "the first, in the order of the classes, of those with the most errors"
+
+
+def test_a_page_names_all_weakest_classes_and_says_which_is_explained(tmp_path):
+    torch.manual_seed(0)
+    y = torch.arange(40) % 10
+    x = torch.rand(40, 1, 4, 4)
+    x[torch.arange(40), 0, y // 4, y % 4] += 9
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 10))
+    model = convert(net, (x, y), n_prototypes=1, class_names=[f"kind {k}" for k in range(10)], progress=False)
+    wrong = y.clone()
+    wrong[y > 0] = (y[y > 0] % 9) + 1  # of class 0 all are right, and of the nine others none
+    write_report(model, (x, wrong), tmp_path / "r.html", only=("faithfulness",), n_maps=0, progress=False)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    section = re.search(r'<section id="weakest".*?</section>', page, re.DOTALL)[0]
+    assert "kind 8 and another class: of each, 0.0% of the test images are correct" in section
+    assert "What follows is about <b>kind 1</b>, the first, in the order of the classes" in section
+    assert '<a href="#classes">' in section

@@ -7,6 +7,7 @@ from typing import Any
 
 from lookalike._core.wording import counted
 from lookalike.metrics import Scorecard
+from lookalike.report.made import made_in_words
 from lookalike.report.material import Material
 
 _OPTIONS_TOLD = ("n_prototypes", "clusterer", "n_init", "seed", "precision", "epochs", "dataset")  # for a reader
@@ -17,7 +18,8 @@ def about(material: Material) -> dict[str, Any]:
     return {
         "intended_use": material.page.intended_use,
         "limits": _limits(material),
-        "facts": [("made on", _today()), *_command(material), *_provenance_facts(material.card)],
+        "facts": [("made on", _today()), *_command(material), *made_in_words(material)],
+        "exactly": _provenance_facts(material.card),
     }
 
 
@@ -65,14 +67,11 @@ def _limits(material: Material) -> list[str]:
 
 
 def _provenance_facts(card: Scorecard) -> list[tuple[str, str]]:
-    """Returns names and values of the options, data and versions behind the figures."""
+    """Returns the options by their names, and fingerprints and versions, for who wants to repeat it."""
     info = card.info
     options = dict(info["options"])
     provenance = info["model_provenance"]
     facts = [
-        ("test images", f"{info['n_test']:,}" + (f", {info['skipped']} skipped" if info["skipped"] else "")),
-        ("training images", "–" if info["n_train"] is None else f"{info['n_train']:,}"),
-        ("images as", str(info.get("images_as") or "ready tensors")),
         ("method", str(provenance.get("method", "–"))),
         ("options of the model", _one_line({k: v for k, v in provenance.items() if k in _OPTIONS_TOLD})),
         ("similarity", _one_line(info["similarity"])),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lookalike._core.wording import counted
 from lookalike.embedding import EmbeddingStore
-from lookalike.metrics.class_findings import joined, weakest_labels
+from lookalike.metrics.class_findings import WEAKEST_NAMED, joined, weakest_labels
 from lookalike.metrics.context import aligned_labels
 from lookalike.model.similarity import euclidean_distances
 from lookalike.report.material import Material
@@ -43,18 +43,30 @@ def weakest(material: Material) -> dict[str, Any] | None:
     labels = weakest_labels(accuracies)
     if len(labels) == len(accuracies):
         return None
-    label = labels[0]
+    label, why_it = _explained_of(labels, n_wrong)
     causes = [cause(material, label) for cause in _CAUSES]
     found = [cause.found for cause in causes if cause.found is not None]
     return {
         "name": model.class_names[label],
-        "tied": joined([model.class_names[k] for k in labels]) if len(labels) > 1 else None,
+        "tied": joined([model.class_names[k] for k in labels], WEAKEST_NAMED) if len(labels) > 1 else None,
+        "why_it": why_it,
+        "has_others": len(labels) > 1 and "faithfulness" in material.card.details,
+        "accuracy": accuracies[label],
         "n": int(n[label]),
         "n_wrong": int(n_wrong[label]),
         "found": found,
         "not_shown": [cause.name for cause in causes if cause.found is None],
         "takers": _takers(material, label),
     }
+
+
+def _explained_of(labels: list[int], n_wrong: Tensor) -> tuple[int, str]:
+    """Returns which of several classes that are equally weak is explained, and why that one."""
+    label = max(labels, key=lambda k: (int(n_wrong[k]), -k))
+    others = [int(n_wrong[k]) for k in labels if k != label]
+    if any(n == int(n_wrong[label]) for n in others):
+        return label, "the first, in the order of the classes, of those with the most errors"
+    return label, "as it has the most errors of them"
 
 
 def _training_images(material: Material, label: int) -> _Cause:
