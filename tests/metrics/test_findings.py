@@ -75,6 +75,7 @@ def test_the_gravest_come_first_and_what_decides_all_comes_before_details():
             "^Its heat-maps .* but not what the original looks at",
         ),
         ([AGREES, Finding("leak", "bad", "Leaked.")], "bad", "^Leaked.$"),
+        ([AGREES, Finding("leak", "bad", "Leaked. So.", "1 to 2", headline="Leaked.")], "bad", "^Leaked.$"),
     ],
 )
 def test_the_sentence_over_all(found, level, says):

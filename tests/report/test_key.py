@@ -11,6 +11,7 @@ from lookalike.report.key import TERMS, linked, of_the_page
 
 SYMBOL = re.compile(r"(?<![\w-])(?:[A-Z]+_\w+|[A-Z]{2,}[A-Za-z]*|[A-Z][a-z]+[A-Z]\w*|ε)(?![\w-])")
 COMMON = {"RGB", "ID", "JPEG", "PNG", "KiB", "MiB", "JavaScript", "HTML"}
+COMMON |= {"MODEL", "DATA", "MORE_IMAGES"}  # in commands, where a reader puts folders; said above them
 JARGON = ("Holm", "neuralized", "Wilson", "Brier", "softmax", "AOPC", "ghosting", "silhouette", "Kullback", "logits")
 
 

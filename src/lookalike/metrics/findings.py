@@ -100,7 +100,7 @@ def overall(findings: Sequence[Finding], accuracy: float | None, n_test: int | N
     by_topic = {finding.topic: finding for finding in by_weight(findings)[::-1]}
     if "leak" in by_topic:
         leak = by_topic["leak"]
-        return replace(leak, claim=leak.headline) if leak.headline else leak
+        return replace(leak, claim=leak.headline, figures="") if leak.headline else leak
     sentences = [*_on_predictions(by_topic, accuracy, n_test), *_on_heat_maps(by_topic)]
     warning = next((finding for finding in by_weight(findings) if finding.level in _WARNINGS), None)
     if warning is None and not sentences:

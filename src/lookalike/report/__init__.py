@@ -1,5 +1,6 @@
 """The report: one HTML file that works offline."""
 
 from lookalike.report.build import write_report
+from lookalike.report.commands import Commands
 
-__all__ = ["write_report"]
+__all__ = ["Commands", "write_report"]

@@ -38,18 +38,22 @@ class Commands:
         """Returns the command that measures the model on the page's test images."""
         return self._line("evaluate", self.model, self.data, *options, *self._of_data())
 
-    def report(self, *options: str, output: str = "report.html") -> str:
+    def report(self, *options: str, output: str = "new-report.html") -> str:
         """Returns the command that makes the page again."""
-        return self._line("report", self.model, self.data, *options, "-o", output, "--overwrite", *self._of_data())
+        return self._line("report", self.model, self.data, *options, "-o", output, *self._of_data())
 
     def convert(self, *options: str, output: str = "new-model") -> str:
         """Returns the command that converts the model's network again, with other options."""
         needed = [] if self.labels is None else ["--labels", self.labels]
         return self._line("convert", self.model, self.training_data, *options, "-o", output, *needed)
 
-    def calibrate(self, output: str = "calibrated-model") -> str:
+    def evaluate_on(self, data: str) -> str:
+        """Returns the command that measures the model on other images."""
+        return self._line("evaluate", self.model, data)
+
+    def calibrate(self, data: str, output: str = "calibrated-model") -> str:
         """Returns the command that calibrates the model on images that it has not seen."""
-        return self._line("calibrate", self.model, "OTHER_IMAGES", "-o", output)
+        return self._line("calibrate", self.model, data, "-o", output)
 
     def studio(self) -> str:
         """Returns the command that opens the model to change its prototypes."""

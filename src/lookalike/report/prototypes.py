@@ -177,7 +177,8 @@ def _own_images(
     """Returns a prototype's own images with captions: name, distance, and how many of the others are farther."""
     n_others, shown = members.n_own - 1, []
     for rank, member in enumerate(members.own):
-        said = f", closer than {(n_others - rank) / n_others:.0%} of its others" if rank < n_others else ""
+        said = f", closer than {(n_others - rank) / n_others:.0%} of its others" if 0 < rank < n_others else ""
+        said = ", the nearest" if rank == 0 and n_others else said
         name = _name_of(model, member.number, model.prototypes.class_of(j), train)
         caption = f"{name} · distance {member.distance:.3g}{said}"
         shown.append({"source": pictures[member.number], "caption": caption})

@@ -13,6 +13,7 @@ from lookalike.report.classes import classes, mistakes
 from lookalike.report.duplicates import duplicates
 from lookalike.report.key import TERMS
 from lookalike.report.material import Material
+from lookalike.report.next_steps import next_steps
 from lookalike.report.page import RenderedSection
 from lookalike.report.parts import parts
 from lookalike.report.prototypes import prototypes_by_class
@@ -77,6 +78,7 @@ def _browse(material: Material) -> dict[str, Any]:
 
 SECTIONS = (
     Section("summary", "At a glance", summary),
+    Section("next", "What to do next", next_steps),
     Section("reliance", "When may I rely on it?", reliance),
     Section("mistakes", "What it got wrong", mistakes),
     Section("weakest", "Why is the weakest class weak?", weakest),

@@ -27,7 +27,7 @@ _LINKS = {
 def summary(material: Material) -> dict[str, Any]:
     """Returns the values of the section."""
     card = material.card
-    found = _findings(material)
+    found = all_findings(material)
     whole = overall(found, card.get("accuracy"), len(material.decisions.labels))
     twins = material.duplicates
     own_notes = [*material.examples.notes, *([twins.note] if twins is not None and twins.note else [])]
@@ -49,7 +49,7 @@ def _links(material: Material) -> dict[str, str]:
     return {topic: section for topic, section in _LINKS.items() if is_there[section]}
 
 
-def _findings(material: Material) -> list[Finding]:
+def all_findings(material: Material) -> list[Finding]:
     """Returns the scorecard's findings and the page's own, in order of weight."""
     twins = None if material.duplicates is None else material.duplicates.finding()
     of_card = material.card.findings()
@@ -60,18 +60,25 @@ def _findings(material: Material) -> list[Finding]:
     return by_weight(finding for finding in found if finding is not None)
 
 
+def often_wrong(material: Material) -> list[int]:
+    """Returns the prototypes whose decisions on test images are mostly wrong, most errors first."""
+    decisions, n_prototypes = material.decisions, len(material.model.prototypes)
+    decided, wrong = decisions.decided_by(n_prototypes), decisions.wrongly_decided_by(n_prototypes)
+    often = [j for j, n in enumerate(decided) if n >= _FEWEST_DECISIONS and wrong[j] > n / 2]
+    return sorted(often, key=lambda j: (-wrong[j], j))
+
+
 def _often_wrong(material: Material) -> Finding | None:
     """Names the prototypes whose decisions on test images are mostly wrong."""
     decisions, prototypes = material.decisions, material.model.prototypes
+    worst = often_wrong(material)
+    if not worst:
+        return None
     decided = decisions.decided_by(len(prototypes))
     wrong = decisions.wrongly_decided_by(len(prototypes))
-    often = [j for j, n in enumerate(decided) if n >= _FEWEST_DECISIONS and wrong[j] > n / 2]
-    if not often:
-        return None
-    worst = sorted(often, key=lambda j: (-wrong[j], j))
     listed = [f"no. {j} of class {prototypes.class_of(j)!r}, {wrong[j]:,} of {decided[j]:,}" for j in worst[:_NAMED]]
-    more = f"; and {len(often) - _NAMED} more" if len(often) > _NAMED else ""
-    whose = "One prototype decides most of its" if len(often) == 1 else f"{len(often)} prototypes decide most of their"
+    more = f"; and {len(worst) - _NAMED} more" if len(worst) > _NAMED else ""
+    whose = "One prototype decides most of its" if len(worst) == 1 else f"{len(worst)} prototypes decide most of their"
     return Finding("wrong prototypes", "info", f"{whose} test images wrongly: {'; '.join(listed)}{more}.")
 
 

@@ -55,7 +55,7 @@ for (const cell of document.querySelectorAll("button.cell")) {
 for (const button of document.querySelectorAll("button[data-show]")) {
   const kind = button.dataset.show;
   const list = samples.filter(kinds[kind]);
-  const title = kind === "disagreeing" ? "Answers that differ from the original’s" : button.textContent.trim();
+  const title = kind === "disagreeing" ? "Answers that differ from the original’s" : button.dataset.title ?? button.textContent.trim();
   button.addEventListener("click", () => showImages(title, list, list.length, { kind }));
 }
 viewer.addEventListener("keydown", (event) => {

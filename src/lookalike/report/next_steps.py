@@ -1,0 +1,283 @@
+"""What to do next: steps that follow from what this report found, with the commands to type."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lookalike._core.wording import counted
+from lookalike.metrics.class_findings import joined
+from lookalike.metrics.findings import Finding
+from lookalike.report.material import Material
+from lookalike.report.summary import all_findings, often_wrong
+
+_ENOUGH_IMAGES = 100  # on which heat-maps are tested; fewer give a hint
+_MOST_NAMED_CLASSES = 12  # in a command; one that names more could not be read
+_NAMED = 3
+_WARNINGS = ("bad", "caution")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do.
+
+    Attributes:
+        text: What to do, and why.
+        commands: Commands to type, in order; None stands for one that there is not for these data.
+        lead: What the commands do; it is left out without any.
+        links: Places of the page to look at, as (anchor, text).
+        shows: Test images that a button shows, e.g. ``"unfamiliar"``; None for none.
+    """
+
+    text: str
+    commands: tuple[str | None, ...] = ()
+    lead: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+    shows: str | None = None
+
+
+def next_steps(material: Material) -> dict[str, Any] | None:
+    """Returns the values of the section; None where nothing follows from the findings."""
+    by_topic: dict[str, Finding] = {}
+    for finding in all_findings(material):
+        by_topic.setdefault(finding.topic, finding)  # the weightiest of a topic comes first
+    steps = [step for of_finding in _STEPS if (step := of_finding(material, by_topic)) is not None]
+    if not steps:
+        return None
+    rows = [
+        {
+            "text": step.text,
+            "lead": step.lead if any(step.commands) else "",
+            "commands": [command.split(" ") for command in step.commands if command is not None],
+            "links": step.links,
+            "shows": step.shows,
+        }
+        for step in steps
+    ]
+    words = {word for step in steps for command in step.commands if command for word in shlex.split(command)}
+    return {"steps": rows, "placeholders": [text for word, text in _PLACEHOLDERS.items() if word in words]}
+
+
+_PLACEHOLDERS = {
+    "MODEL": "MODEL is the folder of the model",
+    "DATA": "DATA is the folder of images that it was converted with",
+    "MORE_IMAGES": "MORE_IMAGES is a folder of labelled images that it has not seen",
+}
+
+
+def _copies(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    twins, commands = material.duplicates, material.commands
+    n_pairs = 0 if twins is None else len(twins.twins)
+    if not n_pairs and "leak" not in by_topic:
+        return None
+    if twins is None or not n_pairs:
+        text = "Take the training images out of the test images, and measure again."
+        return Step(text, (commands.audit(), commands.evaluate()), _lists("them", commands.audit()))
+    n_of_training, is_within = len(twins.of_training), any(not twin.is_training for twin in twins.twins)
+    copies = [
+        *([f"the {n_of_training:,} that are copies of training images"] if n_of_training else []),
+        *(["all but one of each group that are alike"] if is_within else []),
+    ]
+    text = f"Take copies out of the test images ({', and '.join(copies)}), and measure again."
+    lead, links = _lists("all pairs", commands.audit()), (("duplicates", "the pairs"),)
+    return Step(text, (commands.audit(), commands.evaluate()), lead, links)
+
+
+def _lists(what: str, audit: str | None) -> str:
+    return "" if audit is None else f"The first command lists {what}:"
+
+
+def _other_data(material: Material, _: Mapping[str, Finding]) -> Step | None:
+    if material.card.info.get("data_check", {}).get("training_data") != "other":
+        return None
+    return Step("Make this report again with the training images that the model was made from; others were given.")
+
+
+def _mostly_wrong(material: Material) -> list[int]:
+    """Returns the classes most of whose test images are wrong, the worst first."""
+    decisions, k_classes = material.decisions, material.model.n_classes
+    n = torch.bincount(decisions.labels, minlength=k_classes).tolist()
+    n_wrong = torch.bincount(decisions.labels[decisions.wrong], minlength=k_classes).tolist()
+    wrong = [k for k in range(k_classes) if n_wrong[k] > n[k] / 2]
+    return sorted(wrong, key=lambda k: (-n_wrong[k] / n[k], k))
+
+
+def _labels_of_wrong_classes(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    wrong = _mostly_wrong(material)
+    if not wrong:
+        return None
+    decisions = material.decisions
+    counts = []
+    for k in wrong:
+        is_of_class = decisions.labels == k
+        n_wrong = int((decisions.wrong & is_of_class).sum())
+        counts.append(f"{material.model.class_names[k]!r} ({n_wrong:,} of {int(is_of_class.sum()):,} wrong)")
+    text, audit = f"Look at the wrong images of {joined(counts, _NAMED)}: are they labelled correctly?", None
+    if _copies(material, by_topic) is None:
+        audit = material.commands.audit()
+    elif material.commands.audit() is not None:  # the command is there already
+        text += " The list of copies lists labels that are probably wrong, too."
+    return Step(text, (audit,), "The command lists labels that are probably wrong:", (("mistakes", "the images"),))
+
+
+def _prototypes_of_wrong_classes(material: Material, _: Mapping[str, Finding]) -> Step | None:
+    model, decisions = material.model, material.decisions
+    wrong = _mostly_wrong(material)
+    if not wrong:
+        return None
+    if decisions.original is not None:
+        of_original = decisions.wrong & (decisions.original != decisions.labels)
+        lost = [k for k in wrong if int((of_original & (decisions.labels == k)).sum()) * 2 <= _errors(material, k)]
+        if not lost:
+            names = joined([repr(model.class_names[k]) for k in wrong], _NAMED)
+            return Step(
+                f"Train the original with more images of {names}: it gets most of these images wrong itself, so more "
+                "prototypes would not help."
+            )
+        wrong = lost
+    n_prototypes = torch.bincount(model.prototypes.labels.cpu(), minlength=model.n_classes).tolist()
+    n_images = torch.zeros(model.n_classes, dtype=torch.long)
+    n_images.index_add_(0, model.prototypes.labels.cpu(), model.prototypes.counts.cpu().long())
+    more = {k: min(2 * n_prototypes[k], int(n_images[k]) // 2) for k in wrong}
+    more = {k: number for k, number in more.items() if number > n_prototypes[k]}
+    if not more:
+        names = joined([repr(model.class_names[k]) for k in wrong], _NAMED)
+        return Step(f"Add training images of {names}: there are too few for more prototypes.")
+    numbers = {name: more.get(k, n_prototypes[k]) for k, name in enumerate(model.class_names)}
+    command = _convert(material, n_prototypes=_as_option(numbers))
+    names = joined([repr(model.class_names[k]) for k in more], _NAMED)
+    return Step(f"Give {names} more prototypes" + (":" if command else "."), (command,))
+
+
+def _errors(material: Material, label: int) -> int:
+    return int((material.decisions.wrong & (material.decisions.labels == label)).sum())
+
+
+def _as_option(numbers: Mapping[str, int]) -> str:
+    """Returns a value of ``--n-prototypes``: by class where names can be written, or else the largest for all."""
+    if len(numbers) > _MOST_NAMED_CLASSES or any("," in name or name != name.strip() for name in numbers):
+        return str(max(numbers.values()))
+    return ",".join(f"{name}={number}" for name, number in numbers.items())
+
+
+def _convert(material: Material, **changes: str) -> str | None:
+    """Returns the command that converts again with some options changed; None for models that are made otherwise."""
+    provenance = material.model.provenance
+    if material.model.has_patches or provenance.get("method") != "KMEx":
+        return None
+    usual = {"similarity": "l2", "n_prototypes": 5, "clusterer": "kmeans"}
+    options: list[str] = []
+    for name, default in usual.items():
+        value = changes.get(name, provenance.get(name, default))
+        if isinstance(value, Mapping):
+            value = _as_option({str(key): int(number) for key, number in value.items()})
+        if str(value) != str(default):
+            options += [f"--{name.replace('_', '-')}", str(value)]
+    return material.commands.convert(*options)
+
+
+def _other_choice(material: Material, _: Mapping[str, Finding]) -> Step | None:
+    advice = material.model.provenance.get("advice")
+    if not isinstance(advice, Mapping) or advice.get("best") is None:
+        return None
+    taken, best = advice["choices"][0], advice["choices"][advice["best"]]
+    changes = {name: str(best[name]) for name in ("similarity", "n_prototypes") if str(best[name]) != str(taken[name])}
+    command = _convert(material, **changes)
+    tried = (
+        f"{best['accuracy']:.1%} instead of {taken['accuracy']:.1%} of {counted(advice['n_samples'], 'training image')}"
+    )
+    text = f"Convert again by the advice of the conversion: held out in turn, {tried} were classified correctly"
+    return None if command is None else Step(f"{text}:", (command,))
+
+
+def _more_test_images(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    few = [by_topic[topic] for topic in ("agreement", "accuracy") if topic in by_topic]
+    if not any(finding.level == "caution" and "too few images" in finding.claim for finding in few):
+        return None
+    text = (
+        f"Collect more labelled test images: {len(material.decisions.labels):,} are too few to compare this model with "
+        "the original. Then measure on all of them:"
+    )
+    return Step(text, (material.commands.evaluate_on("MORE_IMAGES"),))
+
+
+def _heat_maps(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    """Asks for the tests of heat-maps that were not made, or were made on few images."""
+    has_maps = any(entry["near"][0]["map"] for entry in material.examples.entries)
+    if not has_maps and material.page.n_maps:
+        return None  # none can be made; the notes say why
+    pixels, n_test = by_topic.get("pixels"), len(material.decisions.labels)
+    enough = min(_ENOUGH_IMAGES, n_test)
+    sanity = () if "sanity" in by_topic else ("--sanity",)
+    if pixels is None:
+        text = "Test the heat-maps: whether they point to pixels that the model needs was not measured here."
+        return Step(text, (material.commands.evaluate("--images", str(enough), *sanity),))
+    n_images = pixels.n_images
+    is_few = n_images is not None and n_images < enough
+    if pixels.level == "bad":
+        if material.explainer.rule == "gradient":
+            return None
+        text = "See whether heat-maps by another rule point to pixels that the model needs:"
+        options = ("--rule", "gradient", "--only", "robustness", "--images", str(enough))
+        return Step(text, (material.commands.evaluate(*options),))
+    if not is_few and not sanity:
+        return None
+    parts = [
+        *([f"on {counted(enough, 'image')} in place of {n_images:,}"] if is_few else []),
+        *(["for whether they depend on what the network learned"] if sanity else []),
+    ]
+    text = f"Test the heat-maps {', and '.join(parts)}:"
+    return Step(text, (material.commands.report("--images", str(enough), *sanity),))
+
+
+def _unfamiliar(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    unfamiliar = material.decisions.unfamiliar
+    n = 0 if unfamiliar is None else int(unfamiliar.sum())
+    if not n:
+        return None
+    is_one = n == 1
+    text = (
+        f"Look at the {counted(n, 'unfamiliar image')}: {'does it' if is_one else 'do they'} show what the model was "
+        f"made for? If so, add images like {'it' if is_one else 'these'} to the training data; if not, take "
+        f"{'it' if is_one else 'them'} out of the test images."
+    )
+    calibrate = None
+    if "unfamiliar" in by_topic and material.model.doubt is None:
+        calibrate = material.commands.calibrate("MORE_IMAGES")
+    lead = "“Unfamiliar” is a hint here; a calibration makes a test of it, whose rate of false alarms is known:"
+    is_shown = any(entry["unfamiliar"] for entry in material.examples.entries)
+    return Step(text, (calibrate,), lead, shows="unfamiliar" if is_shown else None)
+
+
+def _wrong_prototypes(material: Material, _: Mapping[str, Finding]) -> Step | None:
+    worst = often_wrong(material)
+    if not worst:
+        return None
+    which = "the prototype that decides" if len(worst) == 1 else "the prototypes that decide"
+    text = f"Look at {which} most of {'its' if len(worst) == 1 else 'their'} test images wrongly:"
+    lead = f"The studio removes or splits {'it' if len(worst) == 1 else 'them'}:"
+    links = tuple((f"prototype-{j}", f"no. {j}") for j in worst[:_NAMED])
+    return Step(text, (material.commands.studio(),), lead, links)
+
+
+def _unused(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    if "unused" not in by_topic or by_topic["unused"].level not in _WARNINGS:
+        return None
+    command = _convert(material, n_prototypes="auto")
+    text = "Convert again with as many prototypes as the images of each class need, so that none is unused:"
+    return None if command is None else Step(text, (command,))
+
+
+def _calibration(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    if "calibration" not in by_topic or material.model.doubt is not None:
+        return None
+    text = "Calibrate the model on images that it has not seen, so that its probabilities can be read as chances:"
+    return Step(text, (material.commands.calibrate("MORE_IMAGES"),))
+
+
+_STEPS: tuple[Callable[[Material, Mapping[str, Finding]], Step | None], ...] = (
+    _copies, _other_data, _labels_of_wrong_classes, _prototypes_of_wrong_classes, _other_choice, _more_test_images,
+    _heat_maps, _unfamiliar, _wrong_prototypes, _unused, _calibration,
+)  # fmt: skip
